@@ -1,0 +1,151 @@
+"""Every deliberate error, in one tree.
+
+    Daskt2iError
+    ├── ConfigError            (ValueError)         a workflow, a setting or an option is wrong
+    ├── SourceError                                 the caption file or the image folder as a whole cannot be used
+    │   └── SourceMissing      (FileNotFoundError)  it is not there
+    ├── RowRejected                                 one row cannot be used; carries a `Reason`; never ends a run
+    ├── ModelError                                  a model cannot be loaded or used
+    │   ├── ModelMissing       (FileNotFoundError)  neither in the local cache nor reachable
+    │   └── OutOfMemory        (MemoryError)        not even one item at a time fits
+    ├── GateError                                   what an encoder made does not decode back to what it was given
+    ├── PlanError              (ValueError)         the run cannot fit the machine; nothing was started
+    ├── StoreError                                  the latent store or a receipt cannot be used
+    │   ├── StoreMissing       (FileNotFoundError)  there is none at this place
+    │   ├── FingerprintMismatch (ValueError)        it was made with other settings or other data
+    │   ├── StoreBusy                               another encode holds it
+    │   └── StoreFull          (OSError)            no space is left where it lies
+    ├── ExecutorError                               the engine failed, not the work
+    │   ├── WorkerLost                              the worker died each time this chunk was tried
+    │   └── SchedulerError     (ConnectionError)    no scheduler could be started or reached
+    └── Stopped                (KeyboardInterrupt)  the user asked to stop; what is committed stays
+
+The sentence of an error says what happened, what is still true, and what to do next. Each error takes that one
+sentence as its only argument (`RowRejected` also a reason), so all of them survive pickling between processes.
+
+`ends_run` tells the encode stage whether one such error on one chunk makes the remaining chunks pointless.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Reason(enum.StrEnum):
+    """Why a row was rejected. The list is fixed: manifests, receipts and reports hold these strings."""
+
+    UNREADABLE_IMAGE = "unreadable-image"
+    IMAGE_TOO_SMALL = "image-too-small"
+    IMAGE_TOO_LARGE = "image-too-large"
+    MISSING_FILE = "missing-file"
+    UNSAFE_PATH = "unsafe-path"
+    NO_CAPTION = "no-caption"
+    DUPLICATE_ID = "duplicate-id"
+    NOT_FINITE = "not-finite"
+
+
+class Daskt2iError(Exception):
+    """Root of the tree."""
+
+    ends_run = False
+
+
+class ConfigError(Daskt2iError, ValueError):
+    """A workflow file, a `--set`, a class path or an option is wrong."""
+
+    ends_run = True
+
+
+class SourceError(Daskt2iError):
+    """A source cannot be used as a whole."""
+
+    ends_run = True
+
+
+class SourceMissing(SourceError, FileNotFoundError):
+    """The caption file, the image folder or the archive is not there."""
+
+
+class RowRejected(Daskt2iError):
+    """One row cannot be used.
+
+    Args:
+        reason: the bucket the row goes into.
+        detail: one clause for a person, e.g. `"shorter side 7 < 32"`.
+    """
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = Reason(reason)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
+
+
+class ModelError(Daskt2iError):
+    """A model cannot be loaded or used."""
+
+    ends_run = True
+
+
+class ModelMissing(ModelError, FileNotFoundError):
+    """A model is neither in the local cache nor reachable."""
+
+
+class OutOfMemory(ModelError, MemoryError):
+    """Not even one item at a time fits into the memory of the device."""
+
+
+class GateError(Daskt2iError):
+    """What an encoder made does not decode back to what it was given."""
+
+    ends_run = True
+
+
+class PlanError(Daskt2iError, ValueError):
+    """The run cannot fit the machine or the disk; nothing was started."""
+
+    ends_run = True
+
+
+class StoreError(Daskt2iError):
+    """The latent store or a receipt cannot be used."""
+
+    ends_run = True
+
+
+class StoreMissing(StoreError, FileNotFoundError):
+    """There is no store at this place."""
+
+
+class FingerprintMismatch(StoreError, ValueError):
+    """The store was made with other settings or other data."""
+
+
+class StoreBusy(StoreError):
+    """Another encode holds the run folder."""
+
+
+class StoreFull(StoreError, OSError):
+    """No space is left where the store lies."""
+
+
+class ExecutorError(Daskt2iError):
+    """The engine failed, not the work."""
+
+
+class WorkerLost(ExecutorError):
+    """The worker died each time this piece of work was tried."""
+
+
+class SchedulerError(ExecutorError, ConnectionError):
+    """No scheduler could be started or reached."""
+
+    ends_run = True
+
+
+class Stopped(Daskt2iError, KeyboardInterrupt):
+    """The user asked to stop. What is committed stays; the same command goes on."""
+
+    ends_run = True
