@@ -1,0 +1,281 @@
+"""The encode stage: an executor over the open chunks of a plan, receipts to a manifest.
+
+Covers: what is already done and still intact, one fingerprint per store, precision resolved once, failures and their
+retries.
+Does not cover: what is known before (`prepare`), one chunk (`worker`), where chunks run (`executors`), how any of it
+looks on a terminal (`workflow`).
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from daskt2i import lock
+from daskt2i.config import Component, Workflow, fingerprint
+from daskt2i.errors import Daskt2iError, ExecutorError, Stopped, StoreError
+from daskt2i.folder import MANIFEST, WORKFLOW, RunFolder
+from daskt2i.latents import ZarrStore
+from daskt2i.layout import EMPTY_PREFIX, store_arrays
+from daskt2i.manifest import write_manifest
+from daskt2i.model_cache import Inspection, Job, inspect
+from daskt2i.plan import choose_batch
+from daskt2i.prepare import Prepared, check_disk, preflight, refuse_other
+from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Summary
+from daskt2i.protocols import Executor, Workforce
+from daskt2i.receipts import Receipts
+from daskt2i.types import Chunk, Receipt, Runtime
+from daskt2i.worker import encode_chunk
+
+ERROR_LOG = "errors.log"
+"""Tracebacks of chunks that failed, below a run folder on this machine."""
+
+SAME_FAILURES = 4
+"""Chunks that fail before one succeeds, after which the run is given up: then the setup is wrong, not the chunks."""
+
+
+def encode(prepared: Prepared, executor: Executor, listener: Listener = lambda event: None) -> Summary:
+    """Run the open chunks of a plan, and fold the receipts into the manifest when all are in.
+
+    Args:
+        executor: not started yet; closed at the end, however it ends.
+        listener: told what happens, in this thread.
+
+    Returns:
+        The totals. Chunks that failed for good are named in it; the rest is finished.
+
+    Raises:
+        StoreBusy: another encode holds the run folder.
+        Stopped: the user pressed Ctrl-C.
+        Daskt2iError: any error that makes the remaining chunks pointless. What is committed stays.
+    """
+    with lock.hold(prepared.folder, "encode"):
+        return _Run(prepared, executor, listener).go()
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of one `encode`."""
+
+    prepared: Prepared
+    executor: Executor
+    listener: Listener
+
+    def go(self) -> Summary:
+        prepared = self.prepared
+        begun = perf_counter()
+        summary = Summary(
+            out=str(prepared.folder), store=ZarrStore(prepared.folder).address, rows=prepared.source_info.rows
+        )
+        try:
+            if warning := check_disk(prepared):
+                self.listener(Note(warning))
+            done = self._find_done(summary)
+            if not all(done):
+                with closing(self.executor):
+                    self._run_open(done, summary)
+            self._fold(summary)
+        except KeyboardInterrupt:
+            count = sum(1 for _ in Receipts(prepared.folder).read())
+            raise Stopped(
+                f"Stopped. {count} of {len(prepared.plan)} chunks are in {prepared.folder}; "
+                "the same command goes on from there."
+            ) from None
+        finally:
+            summary.seconds = perf_counter() - begun
+        return summary
+
+    def _run_open(self, done: bytearray, summary: Summary) -> None:
+        workforce = self.executor.start()
+        preflight(self.prepared, workforce)
+        summary.workers, summary.threads = workforce.workers, workforce.threads
+        self.listener(Started(workforce, summary.skipped, summary.accepted + sum(summary.rejected.values())))
+        job = self._open_store(workforce)
+        summary.precision = job.runtime.precision
+        self._run_chunks(job, done, summary)
+
+    def _open_store(self, workforce: Workforce) -> Job:
+        """Resolve what only a worker can tell, make the store or check the one that is there."""
+        prepared, workflow = self.prepared, self.prepared.workflow
+        run, dataset = workflow.run, workflow.dataset
+        job = Job(
+            source=dataset.source,
+            image=dataset.image,
+            encoders=dataset.encoders,
+            slots=max(1, prepared.source_info.slots),
+            folder=prepared.folder,
+            fingerprint="",
+            runtime=Runtime(run.device, "fp32", workforce.threads),
+            batch=prepared.cost.batch,
+            text_batch=run.text_batch,
+            readers=run.readers,
+            gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
+            min_psnr=run.min_psnr,
+        )
+        found = self._inspect(job)
+        ident = prepared.identity(found.runtime.precision)
+        if prepared.stored is not None:
+            refuse_other(prepared, prepared.stored, ident)
+        batch = choose_batch(prepared.image_info, found.runtime.device) if run.batch == "auto" else run.batch
+        job = replace(job, fingerprint=fingerprint(ident), runtime=found.runtime, batch=batch)
+        ZarrStore(prepared.folder).create(
+            prepared.source_info.rows,
+            dataset.rows_per_chunk,
+            store_arrays(prepared.image_info, prepared.text_info, job.slots),
+            self._attributes(ident, job),
+            # {EMPTY_PREFIX + name: array for name, array in found.empty.items()},
+        )
+        prepared.folder.write(WORKFLOW, _without_secrets(workflow).to_yaml().encode())
+        return job
+
+    def _inspect(self, job: Job) -> Inspection:
+        look = functools.partial(inspect, precision=self.prepared.precision)
+        outcomes = [outcome for _, outcome in self.executor.run(look, [job])]
+        if isinstance(outcomes[0], BaseException):
+            raise outcomes[0]
+        return outcomes[0]
+
+    def _attributes(self, ident: Mapping[str, Any], job: Job) -> dict[str, Any]:
+        prepared = self.prepared
+        return {
+            "daskt2i": {
+                "fingerprint": job.fingerprint,
+                "identity": ident,
+                "random_weights": prepared.random_weights,
+                "image_encoder": dict(prepared.image_info.attributes),
+                "text_encoder": dict(prepared.text_info.attributes),
+            }
+        }
+
+    def _find_done(self, summary: Summary) -> bytearray:
+        """One byte per chunk, 1 where its receipt and its shards are in order. Broken ones are told and done again."""
+        prepared = self.prepared
+        if prepared.stored is None:
+            return bytearray(len(prepared.plan))
+        mark = prepared.stored["fingerprint"]
+        summary.precision = prepared.precision
+        run = prepared.workflow.run
+        deep = run.recheck == "hash" or (run.recheck == "auto" and prepared.folder.is_local)
+        store, receipts = ZarrStore(prepared.folder), Receipts(prepared.folder)
+        done = bytearray(len(prepared.plan))
+
+        def examine(receipt: Receipt) -> tuple[Receipt, str | None]:
+            if receipt.fingerprint != mark:
+                return receipt, "its receipt belongs to another fingerprint"
+            if receipt.chunk >= len(done) or prepared.plan[receipt.chunk].stop != receipt.stop:
+                return receipt, "its receipt does not match the plan"
+            return receipt, store.check(receipt.shards, deep)
+
+        def torn(name: str, why: str) -> None:
+            self.listener(Note(f"{name} does not count ({why}); its chunk is encoded again."))
+
+        with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
+            for receipt, problem in _bounded_map(pool, examine, receipts.read(torn), 16):
+                if problem:
+                    self.listener(Note(f"Chunk {receipt.chunk} is encoded again: {problem}."))
+                    receipts.delete(receipt.chunk)
+                else:
+                    done[receipt.chunk] = 1
+                    summary.add(receipt)
+                    summary.skipped += 1
+        return done
+
+    def _run_chunks(self, job: Job, done: bytearray, summary: Summary) -> None:
+        work = functools.partial(encode_chunk, job)
+        todo: Iterable[int] = (i for i in range(len(done)) if not done[i])
+        for attempt in range(self.prepared.workflow.run.retries + 1):
+            last = attempt == self.prepared.workflow.run.retries
+            failed: list[int] = []
+            with closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes:
+                for chunk, outcome in outcomes:
+                    if not isinstance(outcome, BaseException):
+                        summary.add(outcome)
+                        summary.done += 1
+                        summary.rows_now += outcome.accepted
+                        for warning in outcome.warnings:
+                            self.listener(Note(warning))
+                        self.listener(ChunkDone(outcome))
+                        continue
+                    self._log(chunk, outcome)
+                    if getattr(outcome, "ends_run", False):
+                        raise outcome
+                    failed.append(chunk.index)
+                    self.listener(ChunkFailed(chunk.index, outcome, last))
+                    if not summary.done and not summary.skipped and len(failed) == SAME_FAILURES:
+                        raise _hopeless(outcome, self.prepared.folder) from outcome
+            if not failed:
+                return
+            todo = sorted(failed)
+            if last:
+                summary.failed = todo
+
+    def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
+        """Open chunks with their rows, made when they are asked for."""
+        for index in todo:
+            chunk = self.prepared.plan[index]
+            yield replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
+
+    def _log(self, chunk: Chunk, error: BaseException) -> None:
+        """Keep the traceback for whoever looks into it; the user gets the sentence."""
+        folder = self.prepared.folder
+        if folder.is_local:
+            text = "".join(traceback.format_exception(error))
+            try:
+                with folder.local_path(ERROR_LOG).open("a", encoding="utf-8") as log:
+                    log.write(f"chunk {chunk.index}, rows {chunk.start} to {chunk.stop}\n{text}\n")
+            except OSError:
+                self.listener(
+                    Note(f"The traceback of chunk {chunk.index} could not be kept: {ERROR_LOG} is not writable.")
+                )
+
+    def _fold(self, summary: Summary) -> None:
+        prepared = self.prepared
+        if summary.failed:
+            prepared.folder.delete(MANIFEST)
+            return
+        write_manifest(prepared.folder, prepared.source.rows, Receipts(prepared.folder).read(), summary.rows)
+        total = summary.accepted + sum(summary.rejected.values())
+        if total != summary.rows:
+            raise StoreError(
+                f"{summary.rows} rows went in and {total} were counted; run `verify` on {prepared.folder}."
+            )
+
+
+def _as_generator(outcomes: Iterator[Any]) -> Any:
+    """`executor.run` as something that can be closed, whatever kind of iterator a third-party executor returns."""
+    return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
+
+
+def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], window: int) -> Any:
+    """`pool.map` that draws its items lazily."""
+    ahead: list[Any] = []
+    for item in items:
+        ahead.append(pool.submit(function, item))
+        if len(ahead) >= window:
+            yield ahead.pop(0).result()
+    for future in ahead:
+        yield future.result()
+
+
+def _hopeless(error: BaseException, folder: RunFolder) -> Daskt2iError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return ExecutorError(
+        f"The first {SAME_FAILURES} chunks all failed, so the run was given up; the last one said: "
+        f"{type(error).__name__}: {said}. Nothing was lost. The tracebacks are in {folder.address(ERROR_LOG)}."
+    )
+
+
+def _without_secrets(workflow: Workflow) -> Workflow:
+    """Storage options may hold credentials: they are not written beside the data."""
+    run = workflow.run.model_copy(update={"storage_options": None})
+    source = Component.model_validate(
+        {"class": workflow.dataset.source.class_path}
+        | {k: v for k, v in workflow.dataset.source.arguments.items() if k != "storage_options"}
+    )
+    return workflow.model_copy(update={"run": run, "dataset": workflow.dataset.model_copy(update={"source": source})})

@@ -1,0 +1,92 @@
+"""The books of a run: what is in flight, and how often a worker died under it.
+
+Covers: drawing items lazily, giving an item back after a death, setting a suspect aside to run alone.
+Does not cover: running anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from daskt2i.errors import WorkerLost
+
+T = TypeVar("T")
+
+ALLOWED_DEATHS = 3
+"""Deaths after which an item is no longer run beside others. As Dask's own (distributed.scheduler.allowed-failures)."""
+
+
+class Attempts(Generic[T]):
+    """Items by number, from a lazy source.
+
+    Attributes:
+        flying: number -> item, for all that was drawn and is not finished.
+        suspects: numbers of items that have used up their deaths; to be run alone, once, after the others.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self._numbers = itertools.count()
+        self._again: deque[int] = deque()
+        self._deaths: dict[int, int] = {}
+        self.flying: dict[int, T] = {}
+        self.suspects: deque[int] = deque()
+
+    def draw(self) -> tuple[int, T] | None:
+        """The next item to run, or None: one that lost its worker first, then a fresh one."""
+        if self._again:
+            number = self._again.popleft()
+            return number, self.flying[number]
+        for item in self._items:
+            number = next(self._numbers)
+            self.flying[number] = item
+            return number, item
+        return None
+
+    def __iter__(self) -> Iterator[tuple[int, T]]:
+        return iter(self.draw, None)
+
+    def finish(self, number: int) -> T:
+        """The item is done with, well or not."""
+        self._deaths.pop(number, None)
+        return self.flying.pop(number)
+
+    def died(self, numbers: Iterable[int]) -> None:
+        """A worker died, and any of these may have been in its hands."""
+        for number in numbers:
+            self._deaths[number] = self._deaths.get(number, 0) + 1
+            (self._again if self._deaths[number] < ALLOWED_DEATHS else self.suspects).append(number)
+
+
+def lost(item: object) -> WorkerLost:
+    """The error for an item that took its worker down even when it ran alone."""
+    return WorkerLost(
+        f"The worker died {ALLOWED_DEATHS} times with this piece of work in its hands, and once more when it ran "
+        f"alone ({_short(item)}). The others go on. Memory is the usual cause: watch the worker while it runs."
+    )
+
+
+def _short(item: object) -> str:
+    index = getattr(item, "index", None)
+    return f"chunk {index}" if isinstance(index, int) else repr(item)[:80]
+
+
+def end_with_parent(period: float = 1.0) -> None:
+    """End this process when its parent is gone, however the parent ended. Call once, in the child.
+
+    A child whose parent was killed gets init (or a subreaper) as its new parent; a thread looks for that.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(period)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="daskt2i-parent", daemon=True).start()

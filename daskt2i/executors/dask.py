@@ -1,0 +1,173 @@
+"""Chunks on the workers of a Dask cluster: this machine or many.
+
+Covers: a sliding window, moving a chunk away from a worker that retires, workers that die, stage times on Dask's Fine
+Performance Metrics page.
+Does not cover: starting a cluster (`cluster`), pages of our own on the dashboard.
+
+Tasks carry neither `resources=` nor `workers=`: those bypass the scheduler's queue, and a dead worker then blames all
+that were assigned to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from distributed import Client, Future, KilledWorker, Reschedule, as_completed, get_worker
+from distributed.core import Status
+from distributed.metrics import context_meter
+
+from daskt2i.errors import SchedulerError
+from daskt2i.executors.attempts import lost
+from daskt2i.protocols import Workforce
+from daskt2i.worker import interruption
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_WORKER_SECONDS = 30.0
+"""How long to wait for a first worker: one that has just died is being started again."""
+
+_LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
+
+_IN_THREAD = ("load", "wait", "encode_image", "encode_text", "gate", "write")
+"""Stages that fill the task's own thread; reading and decoding run beside it and would count twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A client and what it talks to.
+
+    Attributes:
+        client: connected.
+        threads: torch threads of each worker.
+        close: ends what was started for it; does nothing to a cluster that was attached to.
+    """
+
+    client: Client
+    threads: int
+    close: Callable[[], None]
+
+
+class DaskExecutor:
+    """Runs on every worker that the scheduler has, and on those that join.
+
+    Args:
+        connect: makes the connection; called by `start`.
+    """
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._connection: Connection | None = None
+
+    def start(self) -> Workforce:
+        """Connect, and count the workers.
+
+        Raises:
+            SchedulerError: no scheduler, or one without workers.
+        """
+        self._connection = self._connect()
+        client = self._connection.client
+        try:
+            client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+        except TimeoutError:
+            address = client.scheduler.address
+            self.close()
+            raise SchedulerError(
+                f"The scheduler at {address} has no workers, so nothing was started. "
+                "Start some (`dask worker ADDRESS`), and run the same command again."
+            ) from None
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        limits = [w["memory_limit"] for w in workers.values() if w.get("memory_limit")]
+        return Workforce(
+            workers=len(workers),
+            threads=self._connection.threads,
+            memory_limit=min(limits) if limits else None,
+            address=client.scheduler.address,
+            dashboard=client.dashboard_link or "",
+        )
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+        """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
+        assert self._connection is not None, "start() comes first"
+        client = self._connection.client
+        source = iter(items)
+        flying: dict[Future, T] = {}
+        suspects: list[T] = []
+
+        def submit(item: T) -> Future:
+            # Equal calls would share one future; a chunk is never "the same" as its retry.
+            future = client.submit(_on_worker, work, item, pure=False, key=None)
+            flying[future] = item
+            return future
+
+        try:
+            completed = as_completed(with_results=False, loop=client.loop)
+            for item in source:
+                completed.add(submit(item))
+                if len(flying) >= self._window():
+                    break
+            for future in completed:
+                item = flying.pop(future)
+                outcome = _outcome(future)
+                while len(flying) < self._window():
+                    try:
+                        completed.add(submit(next(source)))
+                    except StopIteration:
+                        break
+                if isinstance(outcome, KilledWorker):
+                    suspects.append(item)
+                else:
+                    yield item, outcome
+            for item in suspects:
+                future = submit(item)
+                outcome = _outcome(future)
+                del flying[future]
+                yield item, lost(item) if isinstance(outcome, KilledWorker) else outcome
+        finally:
+            if flying:
+                client.cancel(list(flying), asynchronous=False)
+
+    def close(self) -> None:
+        """Close the client, and the cluster if it was started here."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _window(self) -> int:
+        assert self._connection is not None
+        return 2 * max(1, len(self._connection.client.scheduler_info(n_workers=-1)["workers"]))
+
+
+def _outcome(future: Future) -> Any:
+    try:
+        error = future.exception()
+        return future.result() if error is None else error
+    except Exception as error:  # the future was lost with its scheduler
+        return error
+
+
+def _on_worker(work: Callable[[T], R], item: T) -> R:
+    """One item in a Dask worker."""
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def check() -> None:
+        # Retirement, lifetime and adaptive scaling do not wait for a running task; a chunk that goes on there would
+        # be computed twice, and its worker killed in the middle of it.
+        if worker.status in _LEAVING:
+            raise Reschedule
+        task = worker.state.tasks.get(key)
+        if task is not None and task.state == "cancelled":
+            raise Reschedule
+
+    token = interruption.set(check)
+    try:
+        result = work(item)
+    finally:
+        interruption.reset(token)
+    for stage, value in (getattr(result, "seconds", None) or {}).items():
+        if stage in _IN_THREAD:
+            context_meter.digest_metric(stage, value, "seconds")
+    return result

@@ -1,0 +1,96 @@
+"""Chunks on joblib's loky processes of this machine.
+
+Covers: lazy dispatch, and starting again when a worker dies.
+Does not cover: other joblib backends, other machines (`executors.dask`).
+"""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import joblib
+from joblib.externals.loky import get_reusable_executor
+
+from daskt2i.executors.attempts import Attempts, end_with_parent, lost
+from daskt2i.protocols import Workforce
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_guarded = False
+
+
+class JoblibExecutor:
+    """`joblib.Parallel` over loky, results as they come.
+
+    Args:
+        workers: processes.
+        threads: torch threads of each.
+        memory_limit: bytes for each, as the plan promised; not enforced.
+    """
+
+    def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
+        self._workers, self._threads, self._memory_limit = workers, threads, memory_limit
+
+    def start(self) -> Workforce:
+        """The processes start with the first items."""
+        return Workforce(self._workers, self._threads, self._memory_limit)
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+        """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
+        books = Attempts(items)
+        pending: list[tuple[int, T]] | Attempts[T] = books
+        while True:
+            results = self._parallel(work, pending)
+            try:
+                for number, outcome in results:
+                    yield books.finish(number), outcome
+            except BrokenProcessPool:
+                books.died(list(books.flying.keys() - set(books.suspects)))
+                continue
+            finally:
+                _close(results)
+            break
+        while books.suspects:
+            number = books.suspects.popleft()
+            alone = self._parallel(work, [(number, books.flying[number])])
+            item = books.finish(number)
+            try:
+                yield item, next(alone)[1]
+            except BrokenProcessPool:
+                yield item, lost(item)
+            finally:
+                _close(alone)
+
+    def close(self) -> None:
+        """End the processes."""
+        get_reusable_executor(max_workers=self._workers).shutdown(wait=True, kill_workers=True)
+
+    def _parallel(self, work: Callable[[T], R], numbered: Iterable[tuple[int, T]]) -> Any:
+        with joblib.parallel_config(backend="loky", n_jobs=self._workers, inner_max_num_threads=self._threads):
+            parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
+        return parallel(joblib.delayed(_attempt)(work, number, item) for number, item in numbered)
+
+
+def _close(results: Any) -> None:
+    """Cancel what is in flight. joblib warns of work that nobody collects, which is what cancelling means."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        results.close()
+
+
+def _attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
+    """One item in a worker. Errors come back as values: one of them must not end the others."""
+    global _guarded
+    if not _guarded:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent()
+        _guarded = True
+    try:
+        return number, work(item)
+    except Exception as error:
+        return number, error

@@ -1,0 +1,127 @@
+"""Chunks on a pool of spawned processes of this machine, without Dask.
+
+Covers: a bounded window, a pool that is made anew when a worker dies, children that end with their parent.
+Does not cover: other machines, a dashboard (`executors.dask`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from daskt2i.executors.attempts import Attempts, lost
+from daskt2i.protocols import Workforce
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class MultiprocessingExecutor:
+    """A pool of processes. Spawned, never forked: a fork copies the locks of torch's threads in whatever state.
+
+    Args:
+        workers: processes.
+        threads: torch threads of each.
+        memory_limit: bytes for each, as the plan promised; not enforced.
+    """
+
+    def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
+        self._workers, self._threads, self._memory_limit = workers, threads, memory_limit
+        self._context = multiprocessing.get_context("spawn")
+        self._pool: ProcessPoolExecutor | None = None
+        self._lifeline: tuple[Connection, Connection] | None = None
+
+    def start(self) -> Workforce:
+        """The processes start with the first items."""
+        return Workforce(self._workers, self._threads, self._memory_limit)
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+        """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
+        books = Attempts(items)
+        flying: dict[Future[R], int] = {}
+        finished = False
+        try:
+            while True:
+                while len(flying) < 2 * self._workers and (drawn := books.draw()) is not None:
+                    flying[self._submit(work, drawn[1])] = drawn[0]
+                if not flying:
+                    break
+                done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                if any(isinstance(f.exception(), BrokenProcessPool) for f in done):
+                    # The pool tells that a process died, not whose: all that were in flight are given back.
+                    done, _ = wait(flying)
+                    self._discard()
+                    books.died([n for f, n in flying.items() if isinstance(f.exception(), BrokenProcessPool)])
+                for future in done:
+                    number = flying.pop(future)
+                    if not isinstance(future.exception(), BrokenProcessPool):
+                        yield books.finish(number), _outcome(future)
+            while books.suspects:
+                number = books.suspects.popleft()
+                future = self._submit(work, books.flying[number])
+                wait([future])
+                item = books.finish(number)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    self._discard()
+                    yield item, lost(item)
+                else:
+                    yield item, _outcome(future)
+            finished = True
+        finally:
+            if not finished:
+                self._discard()
+
+    def close(self) -> None:
+        """End the processes, at once."""
+        self._discard()
+
+    def _submit(self, work: Callable[[T], R], item: T) -> Future[R]:
+        if self._pool is None:
+            self._lifeline = self._context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(
+                self._workers, mp_context=self._context, initializer=_initialise, initargs=(self._lifeline[0],)
+            )
+        try:
+            return self._pool.submit(work, item)
+        except BrokenProcessPool as error:  # a worker died between two calls
+            broken: Future[R] = Future()
+            broken.set_exception(error)
+            return broken
+
+    def _discard(self) -> None:
+        pool, lifeline = self._pool, self._lifeline
+        self._pool = self._lifeline = None
+        if lifeline is not None:
+            lifeline[1].close()
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+        if lifeline is not None:
+            lifeline[0].close()
+
+
+def _outcome(future: Future[Any]) -> Any:
+    error = future.exception()
+    return future.result() if error is None else error
+
+
+def _initialise(lifeline: Connection) -> None:
+    """In a new worker: Ctrl-C is the parent's to handle, and the worker ends when the parent lets go of the line.
+
+    A pipe and not an event: the kernel closes it however the parent ends, and no killed worker can leave it locked.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def hold() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            lifeline.recv()
+        os._exit(0)
+
+    threading.Thread(target=hold, name="daskt2i-lifeline", daemon=True).start()

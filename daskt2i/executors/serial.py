@@ -1,0 +1,38 @@
+"""Chunks one after the other in this process: the executable specification of an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from daskt2i.protocols import Workforce
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class SerialExecutor:
+    """Runs in the calling thread. Nothing is pickled; a fault ends the process, so nothing is tried again.
+
+    Args:
+        threads: torch threads.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+
+    def start(self) -> Workforce:
+        """One worker: this process."""
+        return Workforce(workers=1, threads=self._threads, memory_limit=None)
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+        """Each item with its result or its error, in order."""
+        for item in items:
+            try:
+                outcome: R | BaseException = work(item)
+            except Exception as error:
+                outcome = error
+            yield item, outcome
+
+    def close(self) -> None:
+        """Nothing to stop."""

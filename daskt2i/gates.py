@@ -1,0 +1,90 @@
+"""Gates: checks on what an encoder made, before it is written.
+
+Covers: finite values, decode-back against the pixels that went in, the test card that a model meets on load.
+Does not cover: when they are applied and to which rows (`worker`), whether stored bytes are intact (`latents`).
+
+Decode-back is the check on the pixel range. MLPerf's published latents were made from pixels in [0, 1] by a VAE that
+wants [-1, 1] (mlcommons/training #721), and nobody saw it until models were trained on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.errors import GateError
+from daskt2i.types import Pixels
+
+RANGE_GAIN = 6.0
+"""dB that undoing a linear change of range must win before the message names it as the cause."""
+
+
+def finite_rows(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
+    """Which rows (first dimension) hold finite values only, over all floating-point arrays given: `bool[n]`."""
+    masks = [
+        np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays if np.issubdtype(a.dtype, np.floating) and len(a)
+    ]
+    return np.logical_and.reduce(masks) if masks else np.ones(0, dtype=bool)
+
+
+def psnr(original: Pixels, decoded: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(255² / mean squared error); infinite for equal pictures."""
+    error = np.mean((original.astype(np.float32) - decoded.astype(np.float32)) ** 2, dtype=np.float64)
+    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
+
+
+def card(resolution: int) -> Pixels:
+    """A picture that uses the whole range: black to white ramps in each channel, `uint8[1, resolution, resolution, 3]`.
+
+    Smooth, so that any working autoencoder reconstructs it well.
+    """
+    ramp = np.linspace(0, 255, resolution)
+    across, down = np.meshgrid(ramp, ramp)
+    ramps = np.stack([across, down, 255 - (across + down) / 2], axis=-1)
+    return ramps.round().astype(np.uint8)[None]
+
+
+def require_likeness(original: Pixels, decoded: Pixels, minimum: float, what: str) -> tuple[float, ...]:
+    """Compare pictures with what their latents decode to.
+
+    Args:
+        original, decoded: `uint8[n, height, width, 3]`, n >= 1.
+        minimum: dB that the median of the rows must reach.
+        what: what was decoded, for the message, e.g. `"chunk 0"`.
+
+    Returns:
+        dB of each row.
+
+    Raises:
+        GateError: the median is lower, with its figure and, where a linear map explains it, the likely cause.
+    """
+    if decoded.shape != original.shape:
+        raise GateError(
+            f"The image encoder decodes {what} to shape {decoded.shape[1:]} where {original.shape[1:]} went in. "
+            "Nothing of it was stored; check the encoder's `decode`."
+        )
+    values = tuple(psnr(a, b) for a, b in zip(original, decoded, strict=True))
+    median = float(np.median(values))
+    if median >= minimum:
+        return values
+    raise GateError(
+        f"The latents of {what} decode to pictures at {median:.1f} dB PSNR of the originals, below {minimum:.1f} dB"
+        f"{_range_clue(original, decoded, median)}. The run was stopped and nothing of this chunk was stored. "
+        "Check the encoder's pixel range and weights, or lower run.min_psnr if such pictures are expected."
+    )
+
+
+def _range_clue(original: Pixels, decoded: Pixels, found: float) -> str:
+    """Whether `original = gain * decoded + offset` is much closer: then the pixel range is wrong, not the model."""
+    x, y = decoded.astype(np.float64).ravel(), original.astype(np.float64).ravel()
+    if x.std() < 1e-6:
+        return "; they are all one colour"
+    gain, offset = np.polyfit(x, y, 1)
+    mapped = np.clip(gain * x + offset, 0, 255).round().astype(np.uint8).reshape(original.shape)
+    better = psnr(original, mapped)
+    if better < found + RANGE_GAIN or 0.9 < gain < 1.1:
+        return ""
+    return f" (pixels x {gain:.2f} {offset:+.0f} would give {better:.1f} dB: the model was fed a wrong pixel range)"

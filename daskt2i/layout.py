@@ -1,0 +1,54 @@
+"""Which arrays a store has: what the encoders make, and what each row brings with it.
+
+Covers: names, dimensions, dtypes and fill values, and empty arrays of a chunk in that shape.
+Does not cover: shards, compression, files (`latents`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.types import ArraySpec, EncoderInfo
+
+EMPTY_PREFIX = "empty_"
+"""The empty prompt's arrays stand once beside the others, without `row` and `slot`: `empty_text_states`, …"""
+
+
+def row_arrays(slots: int) -> tuple[ArraySpec, ...]:
+    """What a row brings: its captions and where its pixels came from."""
+    return (
+        ArraySpec("caption", ("slot",), (slots,), "string", "", "captions as in the source; unused slots are empty"),
+        ArraySpec("image_id", (), (), "int64", 0, "the source's number for the image"),
+        ArraySpec("file_name", (), (), "string", "", "the image below the source's image root"),
+        ArraySpec("crop_box", ("edge",), (4,), "int32", 0, "left, top, right, bottom in upright source pixels"),
+        ArraySpec("source_size", ("side",), (2,), "int32", 0, "width, height of the upright source image, pixels"),
+        ArraySpec("valid", (), (), "bool", False, "True where the row is accepted; all else there is meaningless"),
+    )
+
+
+def text_arrays(text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
+    """A text encoder's arrays with the `slot` dimension in front."""
+    return tuple(
+        ArraySpec(a.name, ("slot", *a.dims), (slots, *a.shape), a.dtype, a.fill, a.description) for a in text.arrays
+    )
+
+
+def store_arrays(image: EncoderInfo, text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
+    """All arrays of a store that have a row dimension; `slots` is the number of captions of the fullest row."""
+    return (*image.arrays, *text_arrays(text, slots), *row_arrays(slots))
+
+
+def empty_chunk(arrays: Sequence[ArraySpec], rows: int) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of `rows` rows that hold nothing but fill values."""
+    return {a.name: _filled((rows, *a.shape), a) for a in arrays}
+
+
+def _filled(shape: tuple[int, ...], spec: ArraySpec) -> npt.NDArray[Any]:
+    if spec.dtype == "string":
+        return np.full(shape, "", dtype=np.dtypes.StringDType())
+    fill = np.nan if spec.fill == "nan" else spec.fill
+    return np.full(shape, fill, dtype=spec.dtype)

@@ -1,0 +1,217 @@
+"""What a worker process keeps between chunks: the job's source and its loaded encoders.
+
+Covers: loading each model once per process, the test card that a model meets on load, the batch size that was found to
+fit, what a worker finds out before the first chunk.
+Does not cover: encoding a chunk (`worker`), how a model is loaded (`encoders`).
+
+Models load lazily, in the task. A Dask `WorkerPlugin.setup` would load them on the worker's event loop, and its
+failure on a worker that joins late is swallowed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+import numpy.typing as npt
+
+from daskt2i import gates, images
+from daskt2i.config import Component, EncoderSettings, ImageSettings
+from daskt2i.encoders.precision import default_device, resolve
+from daskt2i.errors import OutOfMemory
+from daskt2i.folder import RunFolder
+from daskt2i.protocols import ImageEncoder, Source, TextEncoder
+from daskt2i.types import Runtime
+
+T = TypeVar("T")
+
+turn = threading.RLock()
+"""Held while this process works on a chunk, so that one model runs at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker needs to know besides the chunk. Small, and picklable.
+
+    Attributes:
+        source, image, encoders: as in the workflow.
+        slots: caption slots of the store.
+        folder: the run folder.
+        fingerprint: goes into every receipt.
+        runtime: device, precision and torch threads.
+        batch: images through the model at once; `text_batch`: captions.
+        readers: threads that read and decode while the model runs.
+        gate_rows: rows of each chunk to decode back; 0 for none (random weights have no likeness to show).
+        min_psnr: dB that decode-back must reach.
+    """
+
+    source: Component
+    image: ImageSettings
+    encoders: EncoderSettings
+    slots: int
+    folder: RunFolder
+    fingerprint: str
+    runtime: Runtime
+    batch: int
+    text_batch: int
+    readers: int
+    gate_rows: int
+    min_psnr: float
+
+    @property
+    def limits(self) -> images.Limits:
+        """Sizes that an image must keep."""
+        return images.Limits(min_side=self.image.min_side, max_pixels=self.image.max_pixels)
+
+
+@dataclass(slots=True)
+class Models:
+    """Source and encoders of this process, loaded.
+
+    Attributes:
+        key: the job they belong to.
+        fits: `"batch"` or `"text_batch"` -> items that were found to fit into memory, where it has run out.
+    """
+
+    key: str
+    source: Source
+    image: ImageEncoder
+    text: TextEncoder
+    fits: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """Sentences since the last call."""
+        taken = tuple(self.warnings)
+        self.warnings.clear()
+        return taken
+
+
+_held: Models | None = None
+_loads: Counter[str] = Counter()
+
+
+def loads() -> dict[str, int]:
+    """How often this process has loaded each model: `{"image": 1, "text": 1}` unless something is wrong."""
+    return dict(_loads)
+
+
+def models_for(job: Job) -> Models:
+    """The models of a job, loaded if this process does not hold them yet. One job's models are held at a time.
+
+    Raises:
+        ConfigError, ModelError: an encoder cannot be built or loaded.
+        GateError: the image encoder does not reconstruct the test card.
+    """
+    global _held
+    key = repr((job.source, job.image, job.encoders, job.runtime))
+    with turn:
+        if _held is None or _held.key != key:
+            _held = None  # frees the last job's weights before the next ones are read
+            _held = _load(job, key)
+        return _held
+
+
+def _load(job: Job, key: str) -> Models:
+    source = job.source.build(Source, "dataset.source")
+    image = job.encoders.image.build(ImageEncoder, "dataset.encoders.image")
+    text = job.encoders.text.build(TextEncoder, "dataset.encoders.text")
+    image.load(job.runtime)
+    _loads["image"] += 1
+    if job.gate_rows:
+        # A picture of known pixels must come back: catches a wrong range before the first image is read.
+        card = gates.card(job.image.resolution)
+        decoded = image.decode(image.encode(card, 1))
+        if decoded is not None:
+            gates.require_likeness(card, decoded, job.min_psnr, "the test card")
+    text.load(job.runtime)
+    _loads["text"] += 1
+    return Models(key, source, image, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What one worker found before the first chunk.
+
+    Attributes:
+        runtime: device and precision as resolved there.
+        empty: the empty prompt's arrays, without the caption dimension.
+        worker: `host:pid`.
+    """
+
+    runtime: Runtime
+    empty: Mapping[str, npt.NDArray[Any]]
+    worker: str
+
+
+def inspect(job: Job, precision: str) -> Inspection:
+    """Resolve device and precision on a worker, load the models there, and encode the empty prompt.
+
+    Args:
+        job: its `runtime.precision` is not used; its `runtime.device` may be `"auto"`.
+        precision: as the workflow says: `auto`, `fp32`, `bf16` or `fp16`.
+
+    Raises:
+        ConfigError: the device cannot do this precision.
+        ModelError, GateError: the models do not load, or do not reconstruct the test card.
+    """
+    with turn:
+        device = default_device() if job.runtime.device == "auto" else job.runtime.device
+        runtime = Runtime(device, resolve(precision, device), job.runtime.threads)
+        models = models_for(replace(job, runtime=runtime))
+        empty = models.text.encode([""], 1)
+        return Inspection(runtime, {name: array[0] for name, array in empty.items()}, process_name())
+
+
+def back_off(models: Models, which: Literal["batch", "text_batch"], wanted: int, call: Callable[[int], T]) -> T:
+    """Call with a batch size, halved each time memory runs out. What is found to fit stays for this process.
+
+    Args:
+        which: the setting under `run:` that gives the batch size.
+        wanted: its value.
+        call: takes the batch size.
+
+    Raises:
+        OutOfMemory: one item at a time does not fit either.
+    """
+    while True:
+        size = min(wanted, models.fits.get(which, wanted))
+        try:
+            return call(size)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise OutOfMemory(
+                    f"Not even one item at a time fits into memory ({error}). What is committed stays. "
+                    "Use fewer workers, a smaller dataset.image.resolution, or a machine with more memory."
+                ) from error
+        # Outside the except block: the traceback would keep the tensors alive.
+        _release_memory()
+        models.fits[which] = size // 2
+        models.warnings.append(f"run.{which}: memory ran out at {size}; {process_name()} goes on with {size // 2}.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch.OutOfMemoryError on a GPU; a RuntimeError of the CPU allocator, which has no type of its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+def _release_memory() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def process_name() -> str:
+    """`host:pid` of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,110 @@
+"""What a run tells while it goes on, and how it ended.
+
+Covers: events for whoever listens (a progress bar, a notebook, a test), and the totals of a run.
+Does not cover: showing any of it (`workflow`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from daskt2i.protocols import Workforce
+from daskt2i.types import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The executor is up. `done` chunks of `rows_done` rows were there before."""
+
+    workforce: Workforce
+    done: int
+    rows_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDone:
+    """A chunk was committed."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkFailed:
+    """A chunk failed; `final` when it will not be tried again."""
+
+    chunk: int
+    error: BaseException
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person should know."""
+
+    text: str
+
+
+Event = Started | ChunkDone | ChunkFailed | Note
+Listener = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a run ended. `to_json` has the fields that other programs read.
+
+    Attributes:
+        accepted, rejected, captions, truncated, bytes: of the whole store, chunks of earlier runs included.
+        done, skipped: chunks encoded now, and found done; `failed`: chunks that did not succeed.
+        rows_now, seconds: accepted rows of this run, and its wall time.
+    """
+
+    out: str
+    store: str
+    rows: int
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    captions: int = 0
+    truncated: int = 0
+    bytes: int = 0
+    done: int = 0
+    skipped: int = 0
+    failed: list[int] = field(default_factory=list)
+    rows_now: int = 0
+    seconds: float = 0.0
+    workers: int = 0
+    threads: int = 0
+    precision: str = ""
+
+    def add(self, receipt: Receipt) -> None:
+        """Count a chunk that is in the store."""
+        self.accepted += receipt.accepted
+        self.rejected.update(str(r.reason) for r in receipt.rejected)
+        self.captions += receipt.captions
+        self.truncated += receipt.truncated
+        self.bytes += sum(s.size for s in receipt.shards)
+
+    @property
+    def images_per_second(self) -> float:
+        """Accepted rows of this run per second of wall time."""
+        return self.rows_now / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `encode --json` prints."""
+        return {
+            "out": self.out,
+            "store": self.store,
+            "rows": self.rows,
+            "accepted": self.accepted,
+            "rejected": dict(sorted(self.rejected.items())),
+            "captions": self.captions,
+            "chunks": {"done": self.done, "skipped": self.skipped, "failed": len(self.failed)},
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(self.images_per_second, 3),
+            "bytes": self.bytes,
+            "workers": self.workers,
+            "threads": self.threads,
+            "precision": self.precision,
+        }

@@ -1,0 +1,77 @@
+"""Reading ahead: the records of a chunk, in row order, fetched and decoded by threads while the model runs.
+
+Covers: a bounded window of rows in flight, which bytes were read (their hash), the rows that cannot be used.
+Does not cover: where bytes come from (`sources`), what a picture must be (`images`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from daskt2i import images
+from daskt2i.errors import RowRejected
+from daskt2i.protocols import Source
+from daskt2i.types import Record, Rejection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One row, read or rejected.
+
+    Attributes:
+        row: what was read.
+        outcome: the record, or why there is none.
+        digest: SHA-256 of the image file's bytes; empty where none were read.
+        fetch_seconds, decode_seconds: time of the thread that did it.
+    """
+
+    row: Row
+    outcome: Record | Rejection
+    digest: bytes
+    fetch_seconds: float
+    decode_seconds: float
+
+
+def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -> Reading:
+    """Fetch and decode one row. Errors that are not the row's own (network, disk) propagate: the chunk is retried."""
+    begun = fetched = time.perf_counter()
+    digest = b""
+    outcome: Record | Rejection
+    try:
+        if row.reason is not None:
+            raise RowRejected(row.reason, row.detail)
+        data = source.read(row)
+        fetched = time.perf_counter()
+        digest = hashlib.sha256(data).digest()
+        picture = images.read(data, resolution, limits)
+        outcome = Record(row, picture.pixels, picture.source_size, picture.crop_box)
+    except RowRejected as error:
+        outcome = Rejection(row.index, row.image_id, error.reason, error.detail)
+    return Reading(row, outcome, digest, fetched - begun, time.perf_counter() - fetched)
+
+
+def read_ahead(
+    source: Source, rows: Iterable[Row], resolution: int, limits: images.Limits, *, threads: int, window: int
+) -> Iterator[Reading]:
+    """The rows in order, at most `window` of them in flight or waiting.
+
+    Args:
+        threads: how many read at once.
+        window: rows ahead of the consumer; each holds one decoded picture.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-read") as pool:
+        ahead: list[Future[Reading]] = []
+        try:
+            for row in rows:
+                ahead.append(pool.submit(read_row, source, row, resolution, limits))
+                if len(ahead) >= window:
+                    yield ahead.pop(0).result()
+            while ahead:
+                yield ahead.pop(0).result()
+        finally:
+            for future in ahead:
+                future.cancel()

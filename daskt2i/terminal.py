@@ -1,0 +1,235 @@
+"""What a person reads on a terminal: the plan, a progress bar, the summary, an error. Renders; prints nothing itself.
+
+Covers: sizes and durations in words, tables that fit 80 columns, progress on a terminal and as plain lines elsewhere.
+Does not cover: `--json` (each result has its own `to_json`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from daskt2i.plan import Crew
+from daskt2i.prepare import Prepared
+from daskt2i.progress import ChunkDone, ChunkFailed, Event, Note, Started, Summary
+from daskt2i.status import Status
+from daskt2i.verify import Verdict
+
+PLAIN_SECONDS = 5.0
+"""Seconds between two progress lines where there is no terminal."""
+
+
+def size(count: float) -> str:
+    """Bytes in words: `"1.4 GiB"`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `"4.2 s"`, `"3 min 05 s"`, `"2 h 10 min"`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def plan_table(prepared: Prepared, crew: Crew | None) -> Table:
+    """What `--dry-run` shows. `crew` is None for a cluster that is attached to."""
+    info, plan, cost, dataset = prepared.source_info, prepared.plan, prepared.cost, prepared.workflow.dataset
+    left_out = [f"{info.orphan_captions} orphan"] * bool(info.orphan_captions)
+    left_out += [f"{info.blank_captions} blank"] * bool(info.blank_captions)
+    captions = f"{info.captions:,} captions" + (f" (and {', '.join(left_out)}, not counted)" if left_out else "")
+    rows = [
+        ("source", info.label),
+        ("rows", f"{info.rows:,} images, {captions}"),
+        ("chunks", f"{len(plan):,} of {plan.rows_per_chunk} rows"),
+        ("image encoder", _encoder(prepared, "image", f"{dataset.image.resolution} px")),
+        ("text encoder", _encoder(prepared, "text", "")),
+        ("precision", prepared.precision + (" (measured at the start)" if prepared.precision == "auto" else "")),
+        ("batch", f"{cost.batch} images, {prepared.workflow.run.text_batch} captions"),
+    ]
+    if crew is None:
+        rows.append(("workers", "as the cluster has them"))
+        rows.append(("memory", f"about {size(cost.worker_memory)} per worker"))
+    else:
+        rows.append(("workers", f"{crew.workers} x {crew.threads} threads ({crew.reason})"))
+        rows.append(("memory", f"about {size(cost.worker_memory)} per worker, {size(crew.memory_limit)} allowed"))
+    rows.append(("disk", f"about {size(cost.disk)} ({size(cost.latents_disk)} latents, {size(cost.text_disk)} text)"))
+    rows.append(("run folder", str(prepared.folder) + (" (goes on)" if prepared.stored else "")))
+    return _facts(f"Plan of {prepared.workflow.name}", rows)
+
+
+def _encoder(prepared: Prepared, kind: str, extra: str) -> str:
+    component = getattr(prepared.workflow.dataset.encoders, kind)
+    info = getattr(prepared, f"{kind}_info")
+    name = component.class_path.rpartition(".")[2]
+    arrays = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
+    random = " RANDOM WEIGHTS," if info.random_weights else ""
+    model = component.arguments.get("model")
+    return f"{name}{f' {model}' if model else ''},{random} {f'{extra} -> ' if extra else ''}{arrays}"
+
+
+def summary_table(summary: Summary) -> Table:
+    """How an encode ended."""
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items()))
+    total = sum(summary.rejected.values())
+    rows = [
+        (
+            "rows",
+            f"{summary.rows:,}: {summary.accepted:,} accepted, {total:,} rejected{f' ({rejected})' * bool(total)}",
+        ),
+        ("captions", f"{summary.captions:,}" + f", {summary.truncated:,} cut to length" * bool(summary.truncated)),
+        ("chunks", f"{summary.done:,} encoded now, {summary.skipped:,} found done, {len(summary.failed)} failed"),
+    ]
+    if summary.rows_now:
+        crew = f"{summary.workers} workers x {summary.threads} threads, {summary.precision}"
+        rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {crew})"))
+    rows.append(("store", f"{summary.store} ({size(summary.bytes)})"))
+    title = "Encoded" if not summary.failed else "Encoded in part"
+    return _facts(title, rows)
+
+
+def status_table(found: Status) -> Table:
+    """What `status` shows."""
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(found.rejected.items()))
+    rows = [
+        (
+            "rows",
+            f"{found.rows_done:,} of {found.rows:,}: {found.accepted:,} accepted, "
+            f"{sum(found.rejected.values()):,} rejected",
+        ),
+        ("chunks", f"{found.done:,} of {found.chunks:,} done"),
+        ("captions", f"{found.captions:,}"),
+        ("precision", found.precision + (", RANDOM WEIGHTS: for speed tests only" if found.random_weights else "")),
+        ("store", f"{found.store} ({size(found.bytes)})"),
+        ("running", found.held_by or "no"),
+    ]
+    if rejected:
+        rows.insert(1, ("rejected", rejected))
+    return _facts("Complete" if found.to_json()["complete"] else "Not complete", rows)
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """What `verify` shows."""
+    rows = [("rows", f"{verdict.rows:,}"), ("chunks", f"{verdict.chunks:,}, {len(verdict.problems):,} of them bad")]
+    rows += [("", problem) for _, problem in sorted(verdict.problems.items())[:20]]
+    if len(verdict.problems) > 20:
+        rows.append(("", f"and {len(verdict.problems) - 20:,} more"))
+    if verdict.psnr:
+        rows.append(("decode-back", f"{min(verdict.psnr):.1f} dB or more on {len(verdict.psnr)} rows"))
+    rows += [("note", note) for note in verdict.notes[:10]]
+    if not verdict.ok:
+        rows.append(("next", "run encode again: it encodes these chunks and leaves the others alone"))
+    return _facts("The store is in order" if verdict.ok else "The store is not in order", rows)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.fields.get('rate', 0.0):.1f} images/s", style="green")
+
+
+class EncodeProgress:
+    """A listener for `encode`: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+        console: where to write; standard error, so that standard output holds results alone.
+        rows: rows of the run.
+    """
+
+    def __init__(self, console: Console, rows: int) -> None:
+        self._console, self._rows = console, rows
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("encoding", total=rows, start=False)
+        self._begun = self._told = monotonic()
+        self._before = self._now = 0
+
+    def __enter__(self) -> EncodeProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            force = event.workforce
+            self._say(
+                f"{force.workers} workers x {force.threads} threads"
+                + f", {event.done} chunks done before" * bool(event.done)
+            )
+            if force.dashboard:
+                self._say(f"dashboard {force.dashboard}")
+            self._before = event.rows_done
+            self._begun = self._told = monotonic()
+            self._bar.start_task(self._task)
+            self._bar.update(self._task, completed=self._before)
+        elif isinstance(event, ChunkDone):
+            self._now += event.receipt.stop - event.receipt.start
+            self._advance()
+        elif isinstance(event, ChunkFailed):
+            again = "" if event.final else "; it is tried again after the others"
+            self._say(f"chunk {event.chunk} failed: {sentence(event.error)}{again}", "yellow")
+        elif isinstance(event, Note):
+            self._say(event.text, "yellow")
+
+    def _advance(self) -> None:
+        now = monotonic()
+        rate = self._now / max(1e-9, now - self._begun)
+        done = self._before + self._now
+        self._bar.update(self._task, completed=done, rate=rate)
+        if not self._console.is_terminal and (now - self._told >= PLAIN_SECONDS or done >= self._rows):
+            self._told = now
+            left = (self._rows - done) / rate if rate else 0.0
+            self._say(f"{done:,}/{self._rows:,} rows, {rate:.1f} images/s, {duration(left)} left")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one line for a person: its sentence, or its kind where it is not ours."""
+    from daskt2i.errors import Daskt2iError
+
+    text = " ".join(str(error).split())
+    return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"
+
+
+def counting(console: Console, what: str) -> Callable[[int, int], None]:
+    """A progress callback `(done, of)` that says every few seconds how far `what` has come."""
+    told = monotonic()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal told
+        if monotonic() - told >= PLAIN_SECONDS:
+            told = monotonic()
+            console.print(Text(f"{what} {done:,}/{of:,}"), soft_wrap=True)
+
+    return tell

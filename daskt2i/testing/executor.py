@@ -1,0 +1,160 @@
+"""What every executor must do. Subclass `ExecutorSuite` and give an `executor` fixture.
+
+    class TestMine(ExecutorSuite):
+        @pytest.fixture
+        def executor(self):
+            executor = MyExecutor(2)
+            yield executor
+            executor.close()
+
+Set `processes = False` for an executor that runs in the calling process: a death there is the end of the test.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daskt2i.errors import RowRejected, WorkerLost
+from daskt2i.protocols import Executor
+
+
+def double(item: int) -> int:
+    """Twice the item."""
+    return 2 * item
+
+
+def nap(item: int) -> int:
+    """The item, after 20 ms."""
+    time.sleep(0.02)
+    return item
+
+
+def refuse_thirteen(item: int) -> int:
+    """The item, but 13 is an error of ours and 14 one that nobody foresaw."""
+    if item == 13:
+        raise RowRejected("missing-file", "thirteen")  # type: ignore[arg-type]
+    if item == 14:
+        raise ZeroDivisionError("fourteen")
+    return item
+
+
+def process_of(item: int) -> int:
+    """The process that runs it."""
+    return os.getpid()
+
+
+class DieOnce:
+    """Kills its process the first time it meets each of some items. Counts every start in a folder of marks."""
+
+    def __init__(self, marks: Path, deadly: tuple[int, ...], always: bool = False) -> None:
+        self.marks, self.deadly, self.always = marks, deadly, always
+
+    def __call__(self, item: int) -> int:
+        starts = len(list(self.marks.glob(f"{item}-*")))
+        (self.marks / f"{item}-{starts}-{os.getpid()}").touch()
+        if item in self.deadly and (self.always or starts == 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+
+class Counting:
+    """An endless source of items that knows how many were drawn."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            self.drawn += 1
+            yield self.drawn
+
+
+class ExecutorSuite:
+    """Conformance of an `Executor`."""
+
+    processes = True
+
+    @pytest.fixture
+    def executor(self) -> Executor:
+        """A fresh executor with two workers where it has workers."""
+        raise NotImplementedError("override the fixture `executor`")
+
+    def test_it_says_what_it_has(self, executor: Executor) -> None:
+        force = executor.start()
+        assert force.workers >= 1
+        assert force.threads >= 1
+
+    def test_every_item_comes_back_once_with_its_result(self, executor: Executor) -> None:
+        executor.start()
+        assert dict(executor.run(double, range(40))) == {i: 2 * i for i in range(40)}
+
+    def test_no_items_no_results(self, executor: Executor) -> None:
+        executor.start()
+        assert list(executor.run(double, [])) == []
+
+    def test_it_runs_twice(self, executor: Executor) -> None:
+        executor.start()
+        assert len(list(executor.run(double, range(3)))) == len(list(executor.run(double, range(3)))) == 3
+
+    def test_equal_items_are_not_merged(self, executor: Executor) -> None:
+        executor.start()
+        assert [r for _, r in executor.run(double, [7, 7, 7])] == [14, 14, 14]
+
+    def test_an_error_comes_back_with_its_item_and_the_others_go_on(self, executor: Executor) -> None:
+        executor.start()
+        found: dict[int, Any] = dict(executor.run(refuse_thirteen, range(10, 20)))
+        assert len(found) == 10
+        assert isinstance(found[13], RowRejected)
+        assert found[13].detail == "thirteen"
+        assert isinstance(found[14], ZeroDivisionError)
+        assert found[15] == 15
+
+    def test_items_are_drawn_as_they_are_needed(self, executor: Executor) -> None:
+        force = executor.start()
+        source = Counting()
+        outcomes = executor.run(nap, source)
+        for _ in range(5):
+            next(outcomes)
+        outcomes.close()  # type: ignore[attr-defined]
+        assert source.drawn <= 5 + 4 * force.workers + 4
+
+    def test_closing_twice_does_no_harm(self, executor: Executor) -> None:
+        executor.start()
+        executor.close()
+        executor.close()
+
+    def test_work_is_picklable_both_ways(self, executor: Executor) -> None:
+        executor.start()
+        work = pickle.loads(pickle.dumps(double))
+        assert next(iter(executor.run(work, [1]))) == (1, 2)
+
+    def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
+        if not self.processes:
+            pytest.skip("runs in this process")
+        executor.start()
+        assert sorted(i for i, _ in executor.run(DieOnce(tmp_path, (3, 8)), range(12))) == list(range(12))
+
+    def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        if not self.processes:
+            pytest.skip("runs in this process")
+        executor.start()
+        found: dict[int, Any] = dict(executor.run(DieOnce(tmp_path, (5,), always=True), range(8)))
+        assert isinstance(found.pop(5), WorkerLost)
+        assert found == {i: i for i in (0, 1, 2, 3, 4, 6, 7)}
+        assert len(list(tmp_path.glob("5-*"))) >= 3
+
+    def test_work_runs_in_another_process(self, executor: Executor) -> None:
+        if not self.processes:
+            pytest.skip("runs in this process")
+        executor.start()
+        assert os.getpid() not in {r for _, r in executor.run(process_of, range(4))}

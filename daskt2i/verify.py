@@ -1,0 +1,196 @@
+"""Whether a store is what its receipts say: every shard re-hashed, rows counted, a sample decoded back.
+
+Covers: finding what is wrong and naming the chunk; changes nothing.
+Does not cover: repairing (`encode` does that, chunk by chunk, when the same command is run again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.config
+import numpy as np
+import yaml
+
+from daskt2i import gates, images
+from daskt2i.config import Workflow, load_defaults, parse_workflow
+from daskt2i.errors import ConfigError, GateError, RowRejected, StoreError, StoreMissing
+from daskt2i.folder import WORKFLOW, RunFolder
+from daskt2i.latents import ZarrStore
+from daskt2i.plan import Plan
+from daskt2i.protocols import ImageEncoder, Source
+from daskt2i.receipts import Receipts
+from daskt2i.types import Receipt, Runtime
+
+SAMPLE_ROWS = 8
+"""Rows decoded back, spread over the store."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What `verify` found.
+
+    Attributes:
+        rows: rows of the store.
+        chunks: chunks of the store, open ones included.
+        problems: chunk -> what is wrong with it, one sentence.
+        notes: what could not be checked, and why.
+        psnr: dB of the rows that were decoded back.
+    """
+
+    rows: int
+    chunks: int
+    problems: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Every chunk is there and is what its receipt says."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `verify --json` prints."""
+        return {"ok": self.ok, "rows": self.rows, "chunks": self.chunks, "bad": sorted(self.problems)}
+
+
+def verify(
+    folder: RunFolder, workflow: Workflow | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Verdict:
+    """Check a run folder.
+
+    Args:
+        workflow: where source and encoders come from for decoding a sample back; None leaves that out.
+        progress: called with chunks checked, and chunks in all.
+
+    Raises:
+        StoreMissing: there is no store.
+        StoreError: its metadata are damaged.
+    """
+    store = ZarrStore(folder)
+    attributes = store.attributes()
+    if attributes is None:
+        raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
+    layout, mark = store.layout(), attributes["daskt2i"]["fingerprint"]
+    plan = Plan(layout["rows"], layout["rows_per_chunk"])
+    verdict = Verdict(rows=plan.rows, chunks=len(plan))
+    seen = _check_receipts(store, plan, mark, verdict, progress)
+    for index in range(len(plan)):
+        if not seen[index]:
+            verdict.problems.setdefault(index, f"chunk {index} is not done: it has no receipt")
+    if workflow is None:
+        verdict.notes.append("Nothing was decoded back: the settings of this run are not at hand.")
+    elif attributes["daskt2i"]["random_weights"]:
+        verdict.notes.append("Nothing was decoded back: the encoders have random weights.")
+    else:
+        try:
+            _decode_back(store, plan, workflow, attributes["daskt2i"], verdict)
+        except (StoreError, GateError):
+            raise
+        except Exception as error:  # the source or the model may have moved; the store is none the worse
+            verdict.notes.append(f"Nothing was decoded back: {' '.join(str(error).split())}")
+    return verdict
+
+
+def settings_of(folder: RunFolder) -> Workflow | None:
+    """The settings that a run folder was last encoded with, or None where they are missing or not readable."""
+    load_defaults()
+    try:
+        data = yaml.safe_load(folder.read(WORKFLOW))
+        data["run"] = {**dask.config.get("daskt2i.run"), **data.get("run", {})}
+        return parse_workflow(data, folder.address(WORKFLOW))
+    except (FileNotFoundError, yaml.YAMLError, ConfigError, TypeError, AttributeError):
+        return None
+
+
+def _check_receipts(
+    store: ZarrStore, plan: Plan, mark: str, verdict: Verdict, progress: Callable[[int, int], None]
+) -> bytearray:
+    """Re-hash what every receipt names, and count its valid rows. One byte per chunk that has a receipt."""
+    seen = bytearray(len(plan))
+
+    def examine(receipt: Receipt) -> tuple[int, str | None]:
+        if receipt.fingerprint != mark:
+            return receipt.chunk, "its receipt belongs to another fingerprint"
+        problem = store.check(receipt.shards, deep=True)
+        if problem is None:
+            valid = int(np.count_nonzero(store.read("valid", receipt.start, receipt.stop)))
+            if valid != receipt.accepted:
+                problem = f"{valid} rows are valid, and its receipt says {receipt.accepted}"
+        return receipt.chunk, problem
+
+    def torn(name: str, why: str) -> None:
+        verdict.notes.append(f"{name} does not count: {why}.")
+
+    with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-verify") as pool:
+        # `map` over a generator would submit everything at once; receipts are small and few enough in a window.
+        window = []
+        checked = 0
+        for receipt in Receipts(store.folder).read(torn):
+            if receipt.chunk >= len(plan):
+                verdict.notes.append(f"The receipt of chunk {receipt.chunk} belongs to no chunk of this store.")
+                continue
+            seen[receipt.chunk] = 1
+            window.append(pool.submit(examine, receipt))
+            if len(window) >= 16:
+                checked += _take(window.pop(0).result(), verdict)
+                progress(checked, len(plan))
+        for future in window:
+            checked += _take(future.result(), verdict)
+            progress(checked, len(plan))
+    return seen
+
+
+def _take(found: tuple[int, str | None], verdict: Verdict) -> int:
+    chunk, problem = found
+    if problem:
+        verdict.problems[chunk] = f"chunk {chunk}: {problem}"
+    return 1
+
+
+def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[str, Any], verdict: Verdict) -> None:
+    """Decode a few rows and compare them with their images, read again from the source."""
+    dataset, run = workflow.dataset, workflow.run
+    source: Source = dataset.source.build(Source, "dataset.source")
+    encoder: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
+    resolution = dataset.image.resolution
+    limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
+    source.info()
+    loaded = False
+    for index in _spread(plan, verdict):
+        row = next(iter(source.rows(index, index + 1)))
+        if not store.read("valid", index, index + 1)[0]:
+            continue
+        try:
+            picture = images.read(source.read(row), resolution, limits)
+        except RowRejected as error:
+            verdict.notes.append(f"Row {index} was not decoded back: its image cannot be read now ({error}).")
+            continue
+        if not loaded:
+            from daskt2i.encoders.precision import default_device
+
+            device = default_device() if run.device == "auto" else run.device
+            encoder.load(Runtime(device, "fp32" if device == "cpu" else stored["identity"]["precision"], 1))
+            loaded = True
+        made = {a.name: store.read(a.name, index, index + 1) for a in encoder.info(resolution).arrays}
+        decoded = encoder.decode(made)
+        if decoded is None:
+            verdict.notes.append("Nothing was decoded back: this image encoder has no way back.")
+            return
+        try:
+            verdict.psnr.extend(gates.require_likeness(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
+        except GateError as error:
+            chunk = index // plan.rows_per_chunk
+            verdict.psnr.append(gates.psnr(picture.pixels[None], decoded))
+            verdict.problems.setdefault(chunk, f"chunk {chunk}: {error}")
+
+
+def _spread(plan: Plan, verdict: Verdict) -> list[int]:
+    """Rows to look at, evenly over the chunks that are in order so far."""
+    good = [i for i in range(len(plan)) if i not in verdict.problems]
+    count = min(SAMPLE_ROWS, len(good))
+    picked = [plan[good[i * len(good) // count]] for i in range(count)] if count else []
+    return [chunk.start + (len(chunk) // 2) for chunk in picked]

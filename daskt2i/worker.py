@@ -1,0 +1,256 @@
+"""What one worker does with one chunk. Knows no engine: every executor runs `encode_chunk`.
+
+Covers: batches in a fixed order, rejects, the gates, stage times, and the order in which a chunk is committed.
+Does not cover: the models themselves (`model_cache`), reading ahead (`reading`), which chunks and what to do when one
+fails (`encode`), where it runs (`executors`).
+
+A process encodes one chunk at a time, whatever the number of threads that call: two chunks at once would double the
+memory that the plan promised, and share the same cores.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i import gates
+from daskt2i.errors import Reason
+from daskt2i.latents import ZarrStore
+from daskt2i.layout import empty_chunk, store_arrays
+from daskt2i.model_cache import Job, Models, back_off, loads, models_for, process_name, turn
+from daskt2i.reading import read_ahead
+from daskt2i.receipts import Receipts
+from daskt2i.types import Chunk, Encoded, Receipt, Record, Rejection, Row
+
+interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)
+"""Called between batches. An executor may set one that raises, to move the chunk elsewhere."""
+
+_VERSIONED = ("daskt2i", "torch", "diffusers", "transformers", "numpy", "pillow", "zarr")
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def encode_chunk(job: Job, chunk: Chunk) -> Receipt:
+    """Read, encode, check and commit one chunk: arrays first, then the receipt.
+
+    Calling it twice gives the same arrays, so a retry or a duplicate does no harm.
+
+    Raises:
+        GateError: what was encoded does not decode back; nothing of the chunk is stored.
+        OutOfMemory: not even one item at a time fits.
+        StoreFull, StoreError: it could not be written.
+        Exception: whatever `interruption` or a third-party component raises.
+    """
+    with turn:
+        return _ChunkRun(job, chunk).run()
+
+
+@dataclass(slots=True)
+class _ChunkRun:
+    """The state of one `encode_chunk`."""
+
+    job: Job
+    chunk: Chunk
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    rejected: dict[int, Rejection] = field(default_factory=dict)
+    psnr: tuple[float, ...] = ()
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def run(self) -> Receipt:
+        begun = time.perf_counter()
+        job, chunk = self.job, self.chunk
+        with self._timed("load"):
+            models = models_for(job)
+        image = models.image.info(job.image.resolution)
+        arrays = empty_chunk(store_arrays(image, models.text.info(), job.slots), len(chunk))
+        records = self._encode_images(models, arrays)
+        truncated = self._encode_texts(models, arrays, records)
+        self._lay_rows(arrays, records)
+        with self._timed("write"):
+            shards = ZarrStore(job.folder).write(chunk, Encoded(arrays))
+        self.seconds["total"] = time.perf_counter() - begun
+        receipt = Receipt(
+            chunk=chunk.index,
+            start=chunk.start,
+            stop=chunk.stop,
+            fingerprint=job.fingerprint,
+            accepted=len(records),
+            captions=sum(len(r.row.captions) for r in records.values()),
+            truncated=truncated,
+            rejected=tuple(self.rejected[i] for i in sorted(self.rejected)),
+            inputs=self.digest.hexdigest(),
+            seconds={stage: round(value, 6) for stage, value in self.seconds.items()},
+            worker=process_name(),
+            loads=loads(),
+            batch=models.fits.get("batch", job.batch),
+            peak_bytes=peak_bytes(),
+            warnings=models.take_warnings(),
+            versions=_versions(),
+            psnr=tuple(round(v, 2) for v in self.psnr),
+            shards=shards,
+        )
+        Receipts(job.folder).write(receipt)
+        return receipt
+
+    def _encode_images(self, models: Models, arrays: Arrays) -> dict[int, Record]:
+        """Fill the image encoder's arrays. Returns the accepted records by row, without their pixels."""
+        kept: dict[int, Record] = {}
+        samples: dict[int, Record] = {}
+        wanted = self._gate_rows()
+        for batch in self._batches(models):
+            interruption.get()()
+            pixels = np.stack([r.pixels for r in batch])
+            with self._timed("encode_image"):
+                made = back_off(models, "batch", self.job.batch, functools.partial(models.image.encode, pixels))
+            finite = gates.finite_rows(made.values())
+            for i, record in enumerate(batch):
+                row = record.row
+                if not finite[i]:
+                    self._reject(row, Reason.NOT_FINITE, "the image encoder gave NaN or infinity")
+                    continue
+                for name, array in made.items():
+                    arrays[name][row.index - self.chunk.start] = array[i]
+                kept[row.index] = replace(record, pixels=record.pixels[:0])
+                if row.index in wanted:
+                    samples[row.index] = record
+        if samples:
+            self._gate(models, arrays, samples)
+        return kept
+
+    def _batches(self, models: Models) -> Iterator[list[Record]]:
+        """Records in row order, `job.batch` at a time; two batches are read ahead.
+
+        The batches depend on the rows alone, so that every run of a chunk makes the same ones and the same bits.
+        """
+        job = self.job
+        readings = read_ahead(
+            models.source, self.chunk.rows, job.image.resolution, job.limits, threads=job.readers, window=2 * job.batch
+        )
+        batch: list[Record] = []
+        while True:
+            with self._timed("wait"):
+                reading = next(readings, None)
+            if reading is None:
+                break
+            self.seconds["read"] += reading.fetch_seconds
+            self.seconds["decode"] += reading.decode_seconds
+            self.digest.update(reading.digest)
+            if isinstance(reading.outcome, Rejection):
+                self.rejected[reading.row.index] = reading.outcome
+                continue
+            batch.append(reading.outcome)
+            if len(batch) == job.batch:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _gate_rows(self) -> set[int]:
+        """Rows to decode back, spread evenly over the chunk."""
+        readable = [r.index for r in self.chunk.rows if r.reason is None]
+        count = min(self.job.gate_rows, len(readable))
+        return {readable[i * len(readable) // count] for i in range(count)}
+
+    def _gate(self, models: Models, arrays: Arrays, samples: Mapping[int, Record]) -> None:
+        places = [index - self.chunk.start for index in samples]
+        made = {a.name: arrays[a.name][places] for a in models.image.info(self.job.image.resolution).arrays}
+        with self._timed("gate"):
+            decoded = models.image.decode(made)
+            if decoded is not None:
+                originals = np.stack([r.pixels for r in samples.values()])
+                what = f"chunk {self.chunk.index} (rows {', '.join(map(str, samples))})"
+                self.psnr = gates.require_likeness(originals, decoded, self.job.min_psnr, what)
+
+    def _encode_texts(self, models: Models, arrays: Arrays, records: dict[int, Record]) -> int:
+        """Fill the text encoder's arrays, each different caption encoded once.
+
+        Rows whose states are not finite leave `records`. Returns the number of truncated captions.
+        """
+        interruption.get()()
+        captions = list(dict.fromkeys(c for r in records.values() for c in r.row.captions))
+        if not captions:
+            return 0
+        with self._timed("encode_text"):
+            made = back_off(models, "text_batch", self.job.text_batch, functools.partial(models.text.encode, captions))
+        finite = gates.finite_rows(made.values())
+        place = {caption: i for i, caption in enumerate(captions)}
+        truncated = 0
+        for index, record in list(records.items()):
+            chosen = [place[c] for c in record.row.captions]
+            if not finite[chosen].all():
+                self._reject(record.row, Reason.NOT_FINITE, "the text encoder gave NaN or infinity")
+                del records[index]
+                continue
+            for name, array in made.items():
+                slots = arrays[name][index - self.chunk.start]
+                slots[...] = 0  # unused slots and padding cost nothing once compressed
+                slots[: len(chosen)] = array[chosen]
+            truncated += int(made["text_truncated"][chosen].sum())
+        return truncated
+
+    def _lay_rows(self, arrays: Arrays, records: Mapping[int, Record]) -> None:
+        """Fill what the rows bring, and clear what the image encoder made for a row rejected after it."""
+        for row in self.chunk.rows:
+            i = row.index - self.chunk.start
+            arrays["image_id"][i], arrays["file_name"][i] = row.image_id, row.file_name
+            record = records.get(row.index)
+            if record is None:
+                for array in arrays.values():
+                    if np.issubdtype(array.dtype, np.floating):
+                        array[i] = np.nan
+                continue
+            arrays["caption"][i, : len(row.captions)] = row.captions
+            arrays["crop_box"][i], arrays["source_size"][i] = record.crop_box, record.source_size
+            arrays["valid"][i] = True
+
+    def _reject(self, row: Row, reason: Reason, detail: str) -> None:
+        self.rejected[row.index] = Rejection(row.index, row.image_id, reason, detail)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - begun
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process so far, bytes.
+
+    Linux gives it in /proc: `getrusage` there includes what the parent held when it forked.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kibibytes elsewhere
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _VERSIONED:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,46 @@
+"""Shared builders and markers. Tests state behaviour; what they have in common is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run tests that take minutes too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches for a hub, and no user's settings reach a test."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"needs the data set {name} beside the checkout (../shared/data/{name})")
+    return folder
+
+
+@pytest.fixture
+def coco_mini() -> Path:
+    """80 real photographs with 400 captions."""
+    return _shared("coco-mini")
+
+
+@pytest.fixture
+def hostile() -> Path:
+    """23 rows, 10 of them good."""
+    return _shared("hostile")

@@ -1,0 +1,151 @@
+"""Every executor keeps the same promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from daskt2i.cluster import Scheduler, open_executor
+from daskt2i.config import load_defaults
+from daskt2i.errors import ConfigError, SchedulerError
+from daskt2i.plan import GIB, Crew
+from daskt2i.protocols import Executor
+from daskt2i.testing.executor import ExecutorSuite, double
+
+TWO = Crew(2, 1, 2 * GIB, "two")
+
+
+def opened(text: str) -> Iterator[Executor]:
+    load_defaults()
+    executor = open_executor(Scheduler.parse(text), TWO)
+    yield executor
+    executor.close()
+
+
+class TestSerial(ExecutorSuite):
+    processes = False
+
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        yield from opened("serial")
+
+
+class TestMultiprocessing(ExecutorSuite):
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        yield from opened("multiprocessing:2")
+
+
+class TestJoblib(ExecutorSuite):
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        yield from opened("joblib:2")
+
+
+class TestDask(ExecutorSuite):
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        yield from opened("local:2")
+
+    def test_it_listens_on_loopback_alone(self, executor: Executor) -> None:
+        force = executor.start()
+        assert force.dashboard.startswith("http://127.0.0.1:")
+        assert force.address.startswith("tcp://127.0.0.1:")
+        listening = {
+            c.laddr.ip
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
+            for c in process.net_connections("inet")
+            if c.status == psutil.CONN_LISTEN
+        }
+        assert listening <= {"127.0.0.1", "::1"}
+
+    def test_it_leaves_the_environment_of_this_process_as_it_was(self, executor: Executor) -> None:
+        before = dict(os.environ)
+        executor.start()
+        assert dict(os.environ) == before
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster that somebody else runs."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+class TestAttachedDask(ExecutorSuite):
+    @pytest.fixture
+    def executor(self, address: str) -> Iterator[Executor]:
+        yield from opened(address)
+
+    def test_closing_leaves_the_cluster_running(self, executor: Executor, address: str) -> None:
+        executor.start()
+        executor.close()
+        again = open_executor(Scheduler.parse(address), TWO)
+        again.start()
+        assert list(again.run(double, [4])) == [(4, 8)]
+        again.close()
+
+
+def test_an_address_where_nobody_listens_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskt2i.cluster._SERVER_TIMEOUT", 1.0)
+    with pytest.raises(SchedulerError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9"):
+        open_executor(Scheduler.parse("tcp://127.0.0.1:9"), TWO).start()
+
+
+@pytest.mark.parametrize("text", ["local:0", "local:x", ":3", "serial:2", "nowhere", "nowhere:2", ""])
+def test_a_scheduler_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        Scheduler.parse(text)
+
+
+@pytest.mark.parametrize("kind", ["multiprocessing:2", "joblib:2", "local:2"])
+def test_no_worker_outlives_a_killed_driver(kind: str, tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import time
+        from daskt2i.cluster import Scheduler, open_executor
+        from daskt2i.config import load_defaults
+        from daskt2i.plan import Crew
+
+        if __name__ == "__main__":
+            load_defaults()
+            executor = open_executor(Scheduler.parse({kind!r}), Crew(2, 1, 1 << 31, ""))
+            executor.start()
+            outcomes = executor.run(time.sleep, [0.01, 0.01] + [600.0] * 8)
+            next(outcomes), next(outcomes)
+            print("busy", flush=True)
+            next(outcomes)
+        """)
+    )
+    driver = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "busy\n"
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert children
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(_alive(c) for c in children):
+        time.sleep(0.2)
+    assert [c for c in children if _alive(c)] == []
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
