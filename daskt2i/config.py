@@ -11,12 +11,14 @@ variables such as `DASK_DASKT2I__RUN__RETRIES=5`) < the workflow file < `--set s
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dask.config
 import yaml
@@ -34,6 +36,8 @@ SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
 """The source of a workflow that draws its own data."""
 
 _PACKAGE = Path(__file__).parent
+
+_Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Strict(BaseModel):
@@ -71,7 +75,7 @@ class Component(BaseModel):
             )
         try:
             factory = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError) as error:  # TypeError: a path that begins with a dot
             raise ConfigError(
                 f"{setting}.class names {self.class_path}, which cannot be imported ({error}). "
                 "Check the spelling, and that the package is installed where the workers run."
@@ -80,11 +84,10 @@ class Component(BaseModel):
             built = factory(**self.arguments)
         except TypeError as error:
             raise ConfigError(f"{setting} ({self.class_path}) does not take these settings: {error}.") from error
-        if not isinstance(built, protocol):
-            lacking = sorted(n for n in _methods_of(protocol) if not callable(getattr(built, n, None)))
+        if unfit := [name for name in _methods_of(protocol) if not _fits(built, protocol, name)]:
             raise ConfigError(
                 f"{setting}.class names {self.class_path}, which is no {protocol.__name__}: it lacks "
-                f"{', '.join(lacking)}. See daskt2i.protocols.{protocol.__name__}."
+                f"{', '.join(sorted(unfit))}, or takes other arguments. See daskt2i.protocols.{protocol.__name__}."
             )
         return built
 
@@ -95,6 +98,23 @@ class Component(BaseModel):
 
 def _methods_of(protocol: type) -> list[str]:
     return [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
+
+
+def _fits(built: object, protocol: type, name: str) -> bool:
+    """Whether a method is there and can be called as the protocol says: an image encoder is no text encoder."""
+    method = getattr(built, name, None)
+    if not callable(method):
+        return False
+    try:
+        signature = inspect.signature(method)
+    except ValueError:  # of a built-in, which tells nothing
+        return True
+    wanted = list(inspect.signature(getattr(protocol, name)).parameters)[1:]
+    try:
+        signature.bind(*wanted)
+    except TypeError:
+        return False
+    return True
 
 
 class ImageSettings(_Strict):
@@ -108,7 +128,7 @@ class ImageSettings(_Strict):
 
     resolution: int = Field(256, ge=8, le=8192)
     min_side: int = Field(32, ge=1)
-    max_pixels: int = Field(178_956_970, ge=1)
+    max_pixels: int = Field(67_108_864, ge=1)
 
 
 class EncoderSettings(_Strict):
@@ -133,9 +153,9 @@ class RunSettings(_Strict):
 
     scheduler: str
     device: str
-    workers: int | Literal["auto"]
-    threads: int | Literal["auto"]
-    batch: int | Literal["auto"]
+    workers: _Count | Literal["auto"]
+    threads: _Count | Literal["auto"]
+    batch: _Count | Literal["auto"]
     text_batch: int = Field(ge=1)
     readers: int = Field(ge=1)
     retries: int = Field(ge=0)
@@ -163,7 +183,9 @@ class Workflow(_Strict):
 
     def to_yaml(self) -> str:
         """The settings as a workflow file that gives them again."""
-        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+        # Not exclude_none: an argument that is null on purpose must not become its default.
+        data = self.model_dump(mode="json", by_alias=True)
+        return yaml.safe_dump({k: v for k, v in data.items() if v is not None}, sort_keys=False, allow_unicode=True)
 
 
 def load_defaults() -> None:
@@ -207,7 +229,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bad UTF-8, or a date such as 2020-13-01
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no mapping at its top; a workflow starts with `name:` and `dataset:`.")
@@ -230,16 +252,25 @@ def load_workflow(
     load_defaults()
     path = find_file(name, "workflows")
     data: dict[str, Any] = {"name": path.stem, **read_yaml(path)}
-    data["run"] = {**dask.config.get("daskt2i.run"), **(data.get("run") or {})}
+    data["run"] = {**_section(dask.config.get("daskt2i.run"), "dask.config"), **_section(data.get("run"), str(path))}
     if (images is None) != (captions is None):
         raise ConfigError("--images and --captions belong together; give both.")
     if images is not None:
         data.pop("scenes", None)
         coco = {"class": "daskt2i.sources.coco.CocoSource", "images": images, "captions": captions}
-        data.setdefault("dataset", {})["source"] = coco
+        data["dataset"] = {**_section(data.get("dataset"), str(path), "dataset"), "source": coco}
     for text in sets:
         _set(data, text)
     return parse_workflow(data, str(path))
+
+
+def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
+    """A copy of a mapping: what `--set` changes in it stays out of dask.config."""
+    if not isinstance(data, Mapping | None):
+        raise ConfigError(
+            f"`{name}:` of {where} holds {data!r} where settings are wanted, such as `run: {{batch: 4}}`."
+        )
+    return copy.deepcopy(dict(data or {}))
 
 
 def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
@@ -252,14 +283,38 @@ def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
     if data.get("scenes") is not None and isinstance(dataset, dict) and "source" not in dataset:
         data = {**data, "dataset": {"source": {"class": SCENES_SOURCE, **data["scenes"]}, **dataset}}
     try:
-        return Workflow.model_validate(data)
+        workflow = Workflow.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(_problem(e) for e in error.errors())
+        problems = "; ".join(dict.fromkeys(_problem(e) for e in error.errors()))
         raise ConfigError(f"The workflow {where} is not valid: {problems}.") from error
+    dataset = workflow.dataset
+    for setting, component in [
+        ("dataset.source", dataset.source),
+        ("dataset.encoders.image", dataset.encoders.image),
+        ("dataset.encoders.text", dataset.encoders.text),
+    ]:
+        for name, value in component.arguments.items():
+            _require_plain(value, f"{setting}.{name}", where)
+    return workflow
+
+
+def _require_plain(value: Any, setting: str, where: str) -> None:
+    """Arguments go into the fingerprint and into the store, as JSON; YAML knows dates and binaries besides."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The workflow {where} is not valid: {setting} is {value!r}, which is no JSON value; put it in quotes."
+        ) from error
 
 
 def _problem(error: Any) -> str:
-    setting = ".".join(str(part) for part in error["loc"])
+    # Of a setting that is a number or "auto", pydantic names each way in which it is wrong.
+    branches = ("int", "constrained-int", "literal['auto']")
+    loc = [part for part in error["loc"] if part not in branches]
+    setting = ".".join(str(part) for part in loc)
+    if len(loc) < len(error["loc"]):
+        return f"{setting}: should be a whole number from 1, or auto (given: {error['input']!r})"
     if error["type"] == "extra_forbidden":
         return f"there is no setting {setting}"
     if error["type"] == "missing":
@@ -274,7 +329,7 @@ def _set(data: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set run.batch=4.")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"--set {text!r}: the value is not YAML.") from error
     node = data
     for part in parts[:-1]:
@@ -295,17 +350,25 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`."""
     left, right = dict(_flatten(stored)), dict(_flatten(wanted))
-    absent = "nothing"
     return [
-        f"dataset.{key}: {left.get(key, absent)} there, {right.get(key, absent)} now"
+        f"dataset.{key}: {_shown(left.get(key))} there, {_shown(right.get(key))} now"
         for key in sorted(left.keys() | right.keys())
-        if left.get(key, absent) != right.get(key, absent)
+        if left.get(key) != right.get(key)
     ]
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in data.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", json.dumps(value) if not isinstance(value, str) else value
+            yield f"{prefix}{key}", json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _shown(value: str | None) -> str:
+    """JSON text for a person: a word needs no quotes; one that looks like a number keeps them."""
+    if value is None:
+        return "nothing"
+    word = value[1:-1]
+    plain = value.startswith('"') and word.replace("_", "").replace(":", "").replace(".", "").isalnum()
+    return word if plain and not word.replace(".", "").isdecimal() else value

@@ -22,7 +22,7 @@ from daskt2i.config import Component, Workflow, fingerprint
 from daskt2i.errors import Daskt2iError, ExecutorError, Stopped, StoreError
 from daskt2i.folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.latents import ZarrStore
-from daskt2i.layout import EMPTY_PREFIX, store_arrays
+from daskt2i.layout import empty_prompt, store_arrays
 from daskt2i.manifest import write_manifest
 from daskt2i.model_cache import Inspection, Job, inspect
 from daskt2i.plan import choose_batch
@@ -129,7 +129,7 @@ class _Run:
             dataset.rows_per_chunk,
             store_arrays(prepared.image_info, prepared.text_info, job.slots),
             self._attributes(ident, job),
-            # {EMPTY_PREFIX + name: array for name, array in found.empty.items()},
+            empty_prompt(prepared.text_info, found.empty),
         )
         prepared.folder.write(WORKFLOW, _without_secrets(workflow).to_yaml().encode())
         return job

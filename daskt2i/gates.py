@@ -19,15 +19,20 @@ from daskt2i.errors import GateError
 from daskt2i.types import Pixels
 
 RANGE_GAIN = 6.0
-"""dB that undoing a linear change of range must win before the message names it as the cause."""
+"""dB that undoing a wrong range or channel order must win before the message names it as the cause."""
 
 
 def finite_rows(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
-    """Which rows (first dimension) hold finite values only, over all floating-point arrays given: `bool[n]`."""
-    masks = [
-        np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays if np.issubdtype(a.dtype, np.floating) and len(a)
-    ]
-    return np.logical_and.reduce(masks) if masks else np.ones(0, dtype=bool)
+    """Which rows (first dimension) hold finite values only, over all floating-point arrays given: `bool[n]`.
+
+    Arrays of whole numbers count as finite; all arrays have the same number of rows.
+    """
+    found = list(arrays)
+    finite = np.ones(len(found[0]) if found else 0, dtype=bool)
+    for array in found:
+        if np.issubdtype(array.dtype, np.floating) and array.size:
+            finite &= np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return finite
 
 
 def psnr(original: Pixels, decoded: Pixels) -> float:
@@ -72,13 +77,19 @@ def require_likeness(original: Pixels, decoded: Pixels, minimum: float, what: st
         return values
     raise GateError(
         f"The latents of {what} decode to pictures at {median:.1f} dB PSNR of the originals, below {minimum:.1f} dB"
-        f"{_range_clue(original, decoded, median)}. The run was stopped and nothing of this chunk was stored. "
+        f"{_clue(original, decoded, median)}. The run was stopped and nothing of this chunk was stored. "
         "Check the encoder's pixel range and weights, or lower run.min_psnr if such pictures are expected."
     )
 
 
-def _range_clue(original: Pixels, decoded: Pixels, found: float) -> str:
-    """Whether `original = gain * decoded + offset` is much closer: then the pixel range is wrong, not the model."""
+def _clue(original: Pixels, decoded: Pixels, found: float) -> str:
+    """What would bring the decoded pictures much closer to the originals: then the feeding is wrong, not the model.
+
+    Tried are the channels in reverse order, and a linear change of range, `original = gain * decoded + offset`.
+    """
+    swapped = psnr(original, decoded[..., ::-1])
+    if swapped >= found + RANGE_GAIN:
+        return f" (with red and blue exchanged it would be {swapped:.1f} dB: the model was fed blue, green, red)"
     x, y = decoded.astype(np.float64).ravel(), original.astype(np.float64).ravel()
     if x.std() < 1e-6:
         return "; they are all one colour"

@@ -6,13 +6,13 @@ Does not cover: shards, compression, files (`latents`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.types import ArraySpec, EncoderInfo
+from daskt2i.types import ArraySpec, Constant, EncoderInfo
 
 EMPTY_PREFIX = "empty_"
 """The empty prompt's arrays stand once beside the others, without `row` and `slot`: `empty_text_states`, …"""
@@ -40,6 +40,15 @@ def text_arrays(text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
 def store_arrays(image: EncoderInfo, text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
     """All arrays of a store that have a row dimension; `slots` is the number of captions of the fullest row."""
     return (*image.arrays, *text_arrays(text, slots), *row_arrays(slots))
+
+
+def empty_prompt(text: EncoderInfo, made: Mapping[str, npt.NDArray[Any]]) -> tuple[Constant, ...]:
+    """What the text encoder makes of the empty prompt, for caption dropout; `made` has no caption dimension."""
+    return tuple(
+        Constant(EMPTY_PREFIX + a.name, a.dims, made[a.name], f"the empty prompt: {a.description}")
+        for a in text.arrays
+        if a.dims
+    )
 
 
 def empty_chunk(arrays: Sequence[ArraySpec], rows: int) -> dict[str, npt.NDArray[Any]]:

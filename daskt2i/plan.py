@@ -122,7 +122,11 @@ def cost(
     pixels = 3 * resolution**2 * batch * 4
     tokens = source.caption_characters / CHARACTERS_PER_TOKEN + 2 * source.captions
     states = max((a for a in text.arrays if "token" in a.dims), key=lambda a: a.row_bytes, default=None)
-    token_bytes = states.row_bytes / states.shape[0] if states else 0
+    longest = states.shape[states.dims.index("token")] if states else 1
+    if text.attributes.get("pad") == "full":  # the encoder fills the padding with states of its own: not zeros
+        tokens = longest * source.captions
+    tokens = min(tokens, longest * source.captions)
+    token_bytes = states.row_bytes / longest if states else 0
     others = sum(a.row_bytes for a in text.arrays if "token" not in a.dims)
     text_disk = tokens * token_bytes + source.captions * others + source.caption_characters
     return Cost(
@@ -174,6 +178,8 @@ def crew(
     Raises:
         PlanError: not even one worker fits, or the number of workers asked for does not.
     """
+    if workers is not None and workers < 1:
+        raise PlanError(f"{workers} workers were asked for; it takes one at least. Nothing was started.")
     fits = int(memory * PAUSE_FRACTION // worker_memory)
     need, has = worker_memory / MIB, memory / MIB
     if fits < (workers or 1):
@@ -185,10 +191,10 @@ def crew(
     if workers is None:
         by_threads = max(1, cores // threads) if threads else cores
         workers = max(1, min(by_threads, fits, chunks))
-        limits = {
-            by_threads: f"{cores} cores",
-            fits: f"{has / 1024:.0f} GiB of memory",
+        limits = {  # where two say the same, the last one here is the better reason
             chunks: f"{chunks} chunks to do",
+            fits: f"{has / 1024:.0f} GiB of memory",
+            by_threads: f"{cores} cores",
         }
         reason = f"{limits[workers]} allow {workers}" if workers in limits else "one worker"
     else:

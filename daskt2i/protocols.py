@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy.typing as npt
 
-from daskt2i.types import ArraySpec, Chunk, Encoded, EncoderInfo, Pixels, Row, Runtime, Shard, SourceInfo
+from daskt2i.types import ArraySpec, Chunk, Constant, Encoded, EncoderInfo, Pixels, Row, Runtime, Shard, SourceInfo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +49,7 @@ class Source(Protocol):
         """The encoded image file of a row, bytes. Called on workers, from several threads at once.
 
         Raises:
-            RowRejected: `missing-file` or `unsafe-path`.
+            RowRejected: `missing-file`, `unsafe-path`, `unreadable-image` or `image-too-large`.
         """
         ...
 
@@ -117,9 +117,20 @@ class LatentStore(Protocol):
     """Arrays in whole shards, one shard of every array per chunk. Receipts are kept elsewhere (`receipts`)."""
 
     def create(
-        self, rows: int, rows_per_chunk: int, arrays: Sequence[ArraySpec], attributes: Mapping[str, Any]
+        self,
+        rows: int,
+        rows_per_chunk: int,
+        arrays: Sequence[ArraySpec],
+        attributes: Mapping[str, Any],
+        constants: Sequence[Constant] = (),
     ) -> None:
-        """Make the empty arrays; a store that is already there with the same arrays is kept. Driver only."""
+        """Make the empty arrays, and write the constants; a store that is already there with the same is kept.
+
+        Driver only.
+
+        Raises:
+            FingerprintMismatch: what is there has other arrays or attributes.
+        """
         ...
 
     def write(self, chunk: Chunk, encoded: Encoded) -> tuple[Shard, ...]:

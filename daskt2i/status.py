@@ -9,7 +9,7 @@ from typing import Any
 from daskt2i.errors import StoreMissing
 from daskt2i.folder import MANIFEST, RunFolder
 from daskt2i.latents import ZarrStore
-holder = lambda f: ""
+from daskt2i.lock import holder
 from daskt2i.plan import Plan
 from daskt2i.receipts import Receipts
 

@@ -134,10 +134,12 @@ def verdict_table(verdict: Verdict) -> Table:
     rows += [("", problem) for _, problem in sorted(verdict.problems.items())[:20]]
     if len(verdict.problems) > 20:
         rows.append(("", f"and {len(verdict.problems) - 20:,} more"))
+    if verdict.shared:
+        rows.append(("", f"{verdict.shared}; encode into another folder, this array belongs to all chunks"))
     if verdict.psnr:
         rows.append(("decode-back", f"{min(verdict.psnr):.1f} dB or more on {len(verdict.psnr)} rows"))
     rows += [("note", note) for note in verdict.notes[:10]]
-    if not verdict.ok:
+    if verdict.problems:
         rows.append(("next", "run encode again: it encodes these chunks and leaves the others alone"))
     return _facts("The store is in order" if verdict.ok else "The store is not in order", rows)
 

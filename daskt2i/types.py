@@ -124,6 +124,16 @@ class ArraySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Constant:
+    """One array of a store that has no rows, e.g. the state of the empty prompt: its dimensions and its values."""
+
+    name: str
+    dims: tuple[str, ...]
+    values: npt.NDArray[Any]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceInfo:
     """What a source says of itself before the first image is read.
 

@@ -39,6 +39,7 @@ class Verdict:
         problems: chunk -> what is wrong with it, one sentence.
         notes: what could not be checked, and why.
         psnr: dB of the rows that were decoded back.
+        shared: what is wrong with the arrays that belong to no chunk, or None.
     """
 
     rows: int
@@ -46,11 +47,12 @@ class Verdict:
     problems: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
+    shared: str | None = None
 
     @property
     def ok(self) -> bool:
         """Every chunk is there and is what its receipt says."""
-        return not self.problems
+        return not self.problems and self.shared is None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `verify --json` prints."""
@@ -77,6 +79,7 @@ def verify(
     layout, mark = store.layout(), attributes["daskt2i"]["fingerprint"]
     plan = Plan(layout["rows"], layout["rows_per_chunk"])
     verdict = Verdict(rows=plan.rows, chunks=len(plan))
+    verdict.shared = store.check(store.constants())
     seen = _check_receipts(store, plan, mark, verdict, progress)
     for index in range(len(plan)):
         if not seen[index]:

@@ -38,7 +38,7 @@ from daskt2i.types import Chunk, Encoded, Receipt, Record, Rejection, Row
 interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)
 """Called between batches. An executor may set one that raises, to move the chunk elsewhere."""
 
-_VERSIONED = ("daskt2i", "torch", "diffusers", "transformers", "numpy", "pillow", "zarr")
+_VERSIONED = ("daskt2i", "torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "numcodecs")
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -1,0 +1,59 @@
+"""Zarr stores over a run folder: one to read with, and one that flushes and hashes what it writes.
+
+Covers: what zarr 3.1 does that a chunk that is all new must not suffer from.
+Does not cover: which arrays there are (`latents`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from daskt2i.folder import RunFolder
+from daskt2i.types import Shard
+
+
+def reading_store(folder: RunFolder, name: str, read_only: bool = True) -> Any:
+    """The zarr store `name` in a run folder; "" is the folder itself."""
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from zarr.storage import FsspecStore, LocalStore
+
+    if folder.is_local:
+        return LocalStore(folder.local_path(name), read_only=read_only)
+    # Not FsspecStore.from_url: it makes an asynchronous s3fs, whose sessions nobody closes.
+    fs = AsyncFileSystemWrapper(folder.filesystem(), asynchronous=True)
+    return FsspecStore(fs, read_only=read_only, path=fs._strip_protocol(folder.address(name)))
+
+
+def flushing_store(folder: RunFolder, name: str, shards: list[Shard]) -> Any:
+    """The same, for writing: each object is on disk when it returns, and noted in `shards`; none is ever read."""
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+    from zarr.storage import WrapperStore
+
+    class FlushingStore(WrapperStore[Any]):
+        async def set(self, key: str, value: Buffer) -> None:
+            data = memoryview(value.as_buffer_like()).cast("B")
+            write = asyncio.to_thread(folder.write, f"{name}/{key}" if name else key, data)
+            if key.endswith("zarr.json"):
+                await write
+                return
+            digest, _ = await asyncio.gather(asyncio.to_thread(hashlib.sha256, data), write)
+            shards.append(Shard(key, digest.hexdigest(), data.nbytes))
+
+        async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+            if not await self.exists(key):
+                await self.set(key, value)
+
+        async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+            await asyncio.gather(*(self.set(key, value) for key, value in values))
+
+        async def get(
+            self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+        ) -> Buffer | None:
+            # zarr merges into the shard that is there, even when all of it is written; a chunk is all new.
+            return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
+
+    return FlushingStore(reading_store(folder, name, read_only=False))

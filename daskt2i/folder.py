@@ -1,0 +1,360 @@
+"""The run folder: where everything that a run makes lies, on this machine or behind an fsspec address.
+
+    workflow.yaml  latents.zarr/  receipts/  manifest.parquet  train/  pipeline/  samples/  reports/
+
+Covers: the names of what lies inside; whole-object reads and writes; a write that is there completely or not at all,
+and on disk when the call returns; what a full disk, a missing bucket or a missing package sounds like.
+Does not cover: what the objects hold (`latents`, `receipts`, `manifest`), who may write (`lock`).
+
+On this machine an object is written to a hidden temporary file beside its place, flushed, and renamed, and then the
+folder is flushed: a rename alone survives a killed process, but not a power cut. Elsewhere one put is all there is, and
+object stores make it whole or nothing. Endpoints and credentials of object stores may come as `storage_options` or from
+fsspec's own configuration and environment (`FSSPEC_S3_ENDPOINT_URL`, `AWS_ENDPOINT_URL`, ...), which is read by fsspec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, StoreMissing
+
+WORKFLOW = "workflow.yaml"
+STORE = "latents.zarr"
+RECEIPTS = "receipts"
+MANIFEST = "manifest.parquet"
+LOCK = "encode.lock"
+TRAIN = "train"
+PIPELINE = "pipeline"
+SAMPLES = "samples"
+REPORTS = "reports"
+
+Buffer = bytes | bytearray | memoryview
+
+_PARTIAL = ".partial"
+_BLOCK = 4 * 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# What object stores answer when there is no room; they reach us as OSError(EIO) with the code in the text.
+_FULL_CODES = ("StorageFull", "QuotaExceeded", "InsufficientStorage")
+
+
+class RunFolder:
+    """A run folder. Cheap to make, picklable; touches nothing until it is asked to.
+
+    Args:
+        address: a path (made absolute here, because workers run elsewhere) or an fsspec address: `s3://bucket/x`,
+            `memory://x`, `file:///x`.
+        storage_options: passed to fsspec; JSON values if the folder is to travel between processes.
+
+    Names of objects are relative, with `/` between folders: `"receipts/chunk-0000012.json"`.
+    """
+
+    def __init__(self, address: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
+        text = os.fspath(address)
+        for prefix in ("file://", "local://"):
+            text = text.removeprefix(prefix)
+        if not text.strip():
+            raise ConfigError("The run folder has no name; give a path or an address such as s3://bucket/run.")
+        self.is_local = "://" not in text
+        self.root = str(Path(text).expanduser().absolute()) if self.is_local else text.rstrip("/")
+        self.storage_options: dict[str, Any] = dict(storage_options or {})
+
+    def __repr__(self) -> str:
+        return f"RunFolder({self.root!r})"  # without the options: they may hold credentials
+
+    def __str__(self) -> str:
+        return self.root
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RunFolder):
+            return NotImplemented
+        return (self.root, self.storage_options) == (other.root, other.storage_options)
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
+    def address(self, name: str = "") -> str:
+        """Where `name` lies, as a path or an fsspec address.
+
+        Raises:
+            StoreError: the name leads out of the folder.
+        """
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+            raise StoreError(f"{name!r} is not a name inside {self.root}; nothing was touched.")
+        return "/".join((self.root.rstrip("/"), *parts)) if parts else self.root
+
+    def local_path(self, name: str = "") -> Path:
+        """Where `name` lies on this machine.
+
+        Raises:
+            StoreError: the folder is not on this machine.
+        """
+        if not self.is_local:
+            raise StoreError(f"{self.root} is not on this machine, so {name!r} has no path.")
+        return Path(self.address(name))
+
+    def read(self, name: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if self.is_local:
+            with self.explaining(f"read {name}"):
+                return self.local_path(name).read_bytes()
+        with self._remote(f"read {name}") as (fs, path):
+            return bytes(fs.cat_file(path(name)))
+
+    def read_many(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | Exception]]:
+        """Each object, or the error that reading it gave, in the order of `names`; at most 256 in memory at once."""
+        if self.is_local:
+            for name in names:
+                try:
+                    yield name, self.read(name)
+                except (OSError, StoreError) as error:
+                    yield name, error
+            return
+        for start in range(0, len(names), 256):
+            batch = names[start : start + 256]
+            with self._remote("read objects") as (fs, path):
+                # cat_ranges and not cat: cat takes [, ? and * in an address for patterns.
+                answers = fs.cat_ranges([path(name) for name in batch], None, None, on_error="return")
+            yield from zip(batch, answers, strict=True)
+
+    def write(self, name: str, data: Buffer) -> None:
+        """Write an object, completely or not at all; it is on disk when this returns. Replaces what was there.
+
+        Raises:
+            StoreFull: no space is left; what was there before is unchanged.
+            StoreError: it may not be written here.
+        """
+        if self.is_local:
+            with self.writing(name) as file:
+                file.write(data)
+            return
+        with self._remote(f"write {name}") as (fs, path):
+            fs.pipe_file(path(name), bytes(data))
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A binary file that becomes the object when the block ends well, and nothing otherwise.
+
+        Raises:
+            StoreFull, StoreError: as `write`.
+        """
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="daskt2i-") as folder:
+                copy = Path(folder) / "object"
+                with self.explaining(f"write {name}"), copy.open("wb") as file:
+                    yield file
+                with self._remote(f"write {name}") as (fs, path):
+                    fs.put_file(str(copy), path(name))
+            return
+        target = self.local_path(name)
+        partial = target.parent / f".{target.name}.{uuid.uuid4().hex}{_PARTIAL}"
+        with self.explaining(f"write {name}"):
+            try:
+                _make_folders(target.parent)
+                with partial.open("xb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(target)
+                _flush_folder(target.parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
+                raise
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object or folder."""
+        if self.is_local:
+            with self.explaining(f"look for {name}"):
+                return self.local_path(name).exists()
+        with self._remote(f"look for {name}") as (fs, path):
+            return bool(fs.exists(path(name)))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None where there is none."""
+        if self.is_local:
+            try:
+                with self.explaining(f"look for {name}"):
+                    return self.local_path(name).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        with self._remote(f"look for {name}") as (fs, path):
+            try:
+                return int(fs.size(path(name)))
+            except FileNotFoundError:
+                return None
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of an object, 64 hex digits, read in blocks of 4 MiB.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        digest = hashlib.sha256()
+        with contextlib.ExitStack() as stack:
+            if self.is_local:
+                file: IO[bytes] = stack.enter_context(self.local_path(name).open("rb"))
+            else:
+                fs, path = stack.enter_context(self._remote(f"read {name}"))
+                file = stack.enter_context(fs.open(path(name), "rb", block_size=_BLOCK))
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names of all objects below a folder, sorted; empty where there is no such folder. No partial files."""
+        if self.is_local:
+            base = self.local_path()
+            with self.explaining(f"list {prefix}"):
+                walk = os.walk(self.local_path(prefix), onerror=_unless_missing)
+                found = [Path(folder, file) for folder, _, files in walk for file in files if not _is_partial(file)]
+            return sorted(path.relative_to(base).as_posix() for path in found)
+        with self._remote(f"list {prefix}") as (fs, path):
+            base_length = len(fs._strip_protocol(self.root).strip("/")) + 1
+            names = [str(p).lstrip("/")[base_length:] for p in fs.find(path(prefix))]
+            return sorted(name for name in names if not _is_partial(name))
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        if self.is_local:
+            with self.explaining(f"delete {name}"):
+                self.local_path(name).unlink(missing_ok=True)
+            return
+        with self._remote(f"delete {name}") as (fs, path), contextlib.suppress(FileNotFoundError):
+            fs.rm_file(path(name))
+
+    def sweep(self, older_than: float = 3600.0) -> int:
+        """Remove partial files that killed processes left behind; how many went. Call it while you hold the lock.
+
+        Args:
+            older_than: seconds since the last change; younger ones may belong to a process that still writes.
+        """
+        swept = 0
+        if self.is_local:
+            for folder, _, files in os.walk(self.local_path()):
+                for partial in (Path(folder, name) for name in files if _is_partial(name)):
+                    with contextlib.suppress(OSError):
+                        if time.time() - partial.stat().st_mtime >= older_than:
+                            partial.unlink()
+                            swept += 1
+        return swept
+
+    def free_bytes(self) -> int | None:
+        """Bytes that this user may still write here, quotas aside; None where the folder is not on this machine."""
+        if not self.is_local:
+            return None
+        path = self.local_path()
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        return shutil.disk_usage(path).free
+
+    def filesystem(self) -> Any:
+        """The fsspec file system behind an address that is not on this machine; fsspec keeps one per set of options.
+
+        Raises:
+            ConfigError: the address is of no known kind, or its package is not installed.
+        """
+        from fsspec.core import url_to_fs
+
+        try:
+            return url_to_fs(self.root, **self.storage_options)[0]
+        except ImportError as error:
+            package = "pip install 'daskt2i[s3]'" if self.root.startswith(("s3:", "s3a:")) else f"({error})"
+            raise ConfigError(f"{self.root} needs a package that is not installed: {package}.") from error
+        except ValueError as error:
+            raise ConfigError(f"{self.root} is not an address that fsspec knows: {error}.") from error
+
+    @contextlib.contextmanager
+    def _remote(self, doing: str) -> Iterator[tuple[Any, Any]]:
+        """The file system, and what turns a name into its path."""
+        fs = self.filesystem()
+        # Others write here too: a listing that fsspec remembers from before their write would hide it.
+        fs.invalidate_cache()
+        with self.explaining(doing):
+            yield fs, lambda name: fs._strip_protocol(self.address(name))
+
+    @contextlib.contextmanager
+    def explaining(self, doing: str) -> Iterator[None]:
+        """A block whose file system errors become ours where we can explain them; the others pass.
+
+        Args:
+            doing: what could not be done, for the sentence: `"write manifest.parquet"`.
+
+        Raises:
+            StoreFull, StoreError, StoreMissing, ConfigError: no space, no permission, no bucket, no credentials.
+        """
+        try:
+            yield
+        except Daskt2iError:
+            raise
+        except Exception as error:
+            code = getattr(error, "errno", None)
+            if code in _FULL or (isinstance(error, OSError) and any(word in str(error) for word in _FULL_CODES)):
+                raise StoreFull(
+                    f"No space is left in {self.root} (could not {doing}). What is committed there stays and can be "
+                    "read; free some space and run the same command again."
+                ) from error
+            if code in _DENIED or isinstance(error, PermissionError):
+                raise StoreError(
+                    f"Could not {doing} in {self.root}: permission denied. What is there is unchanged; choose another "
+                    "folder with --out, or ask for the right to write there."
+                ) from error
+            if isinstance(error, FileNotFoundError) and not self.is_local and doing.startswith("write"):
+                raise StoreMissing(
+                    f"Could not {doing} in {self.root}: its bucket or container is not there. Create it, or choose "
+                    "another address with --out."
+                ) from error
+            if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+                raise ConfigError(f"Could not {doing} in {self.root}: {error}. Set the credentials.") from error
+            raise
+
+
+def _is_partial(name: str) -> bool:
+    return name.endswith(_PARTIAL) and PurePosixPath(name).name.startswith(".")
+
+
+def _unless_missing(error: OSError) -> None:
+    """Of a folder that cannot be listed, silence would say that it is empty."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _make_folders(folder: Path) -> None:
+    """`mkdir -p`, each new name flushed in its parent."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        _flush_folder(new.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Put the names in a folder on disk. Some file systems cannot flush a folder; there is nothing to do about it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows cannot open a folder
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in _FULL | {errno.EIO}:
+            raise
+    finally:
+        os.close(handle)

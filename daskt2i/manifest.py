@@ -1,0 +1,138 @@
+"""The manifest: one line per row of a finished store, accepted, or rejected and why, in one Parquet table.
+
+| column | type | |
+|---|---|---|
+| row | int64 | row of the store |
+| image_id | int64 | the source's own number |
+| file_name | string | below the source's image root |
+| status | string | `accepted` or `rejected` |
+| reason | string | one of `errors.Reason`; null when accepted |
+| detail | string | one clause for a person; null when accepted |
+| captions | int32 | captions that are not blank, as the source lists them |
+| chunk | int64 | chunk of the row |
+
+Covers: folding rows and receipts into that table, and refusing to when they contradict each other.
+Does not cover: finding out which receipts count (`receipts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from daskt2i.errors import StoreError
+from daskt2i.folder import MANIFEST, RunFolder
+from daskt2i.types import Receipt, Row
+
+_GROUP_ROWS = 65_536
+
+Line = tuple[int, int, str, str, str | None, str | None, int, int]
+
+
+def write_manifest(
+    folder: RunFolder,
+    rows_of: Callable[[int, int], Sequence[Row]],
+    receipts: Iterable[Receipt],
+    rows: int | None = None,
+) -> int:
+    """Write `manifest.parquet`, completely or not at all; at most 65,536 rows in memory at once.
+
+    Args:
+        rows_of: `(start, stop)` -> those rows, as a source's `rows` gives them.
+        receipts: in the order of chunks, without gaps, from row 0.
+        rows: how many rows there must be in all; not checked when None.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        StoreError: receipts and rows contradict each other; the manifest that was there before is unchanged.
+        StoreFull: no space is left.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            pa.field("row", pa.int64(), nullable=False),
+            pa.field("image_id", pa.int64(), nullable=False),
+            pa.field("file_name", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("reason", pa.string()),
+            pa.field("detail", pa.string()),
+            pa.field("captions", pa.int32(), nullable=False),
+            pa.field("chunk", pa.int64(), nullable=False),
+        ]
+    )
+
+    def flush(writer: Any, lines: list[Line]) -> None:
+        columns = zip(*lines, strict=True)
+        try:
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        except (pa.ArrowException, OverflowError) as error:
+            first, last = lines[0][0], lines[-1][0]
+            raise _contradiction(f"a number of rows {first} to {last} fits no column ({error})") from error
+        writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=_GROUP_ROWS)
+
+    written = 0
+    with folder.writing(MANIFEST) as file:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            lines: list[Line] = []
+            for line in _lines(rows_of, receipts):
+                lines.append(line)
+                written += 1
+                if len(lines) == _GROUP_ROWS:
+                    flush(writer, lines)
+                    lines = []
+            if lines:
+                flush(writer, lines)
+        if rows is not None and written != rows:
+            raise _contradiction(f"the receipts cover {written} rows, and there are {rows}")
+    return written
+
+
+def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Receipt]) -> Iterator[Line]:
+    expected = 0
+    for receipt in receipts:
+        if receipt.start != expected:
+            raise _contradiction(f"chunk {receipt.chunk} starts at row {receipt.start} instead of {expected}")
+        expected = receipt.stop
+        rows = rows_of(receipt.start, receipt.stop)
+        if [row.index for row in rows] != list(range(receipt.start, receipt.stop)):
+            raise _contradiction(f"the source gave other rows than {receipt.start} to {receipt.stop}")
+        rejected = {rejection.row: rejection for rejection in receipt.rejected}
+        captions = 0
+        for row in rows:
+            rejection = rejected.pop(row.index, None)
+            if rejection is None:
+                captions += len(row.captions)
+            elif rejection.image_id != row.image_id:
+                raise _contradiction(f"row {row.index} is image {row.image_id}, its receipt says {rejection.image_id}")
+            yield (
+                row.index,
+                row.image_id,
+                _valid(row.file_name),
+                "accepted" if rejection is None else "rejected",
+                None if rejection is None else str(rejection.reason),
+                None if rejection is None else _valid(rejection.detail),
+                len(row.captions),
+                receipt.chunk,
+            )
+        if rejected:
+            raise _contradiction(f"chunk {receipt.chunk} rejects rows it does not have: {sorted(rejected)[:5]}")
+        if captions != receipt.captions:
+            raise _contradiction(
+                f"chunk {receipt.chunk} has {captions} captions in the source, {receipt.captions} in its receipt"
+            )
+
+
+def _contradiction(what: str) -> StoreError:
+    return StoreError(
+        f"The manifest was not written: {what}. The latents and receipts are untouched. If the captions file was "
+        "changed, put it back; else run verify, then encode again."
+    )
+
+
+def _valid(text: str) -> str:
+    """Text that Parquet takes: a lone surrogate, as broken file names have, is shown as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,100 @@
+"""Receipts on disk: one JSON object for each finished chunk, written last. A chunk without a receipt is not there.
+
+Covers: writing, reading and deleting receipts in a run folder; noticing the ones that prove nothing.
+Does not cover: what a receipt holds (`types.Receipt`), whether its shards are still intact (`latents`), or whether it
+belongs to the current settings (`encode` compares fingerprints).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from daskt2i.errors import StoreError
+from daskt2i.folder import RECEIPTS, RunFolder
+from daskt2i.types import Receipt
+
+_NAME = re.compile(re.escape(RECEIPTS) + r"/chunk-([0-9]{7,})\.json")
+
+
+class Receipts:
+    """The receipts of a run folder. Cheap to make, picklable."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def write(self, receipt: Receipt) -> None:
+        """Put a receipt on disk, completely or not at all. Call it when the chunk's shards are on disk, not before.
+
+        Raises:
+            StoreError: it names no shard, so it proves nothing.
+            StoreFull: no space is left.
+        """
+        if not receipt.shards:
+            raise StoreError(f"The receipt of chunk {receipt.chunk} names no shard, so the chunk is not written yet.")
+        # A file name or caption may hold a lone surrogate; `json.loads` reads it back the same way.
+        self.folder.write(_name(receipt.chunk), receipt.to_json().encode("utf-8", "surrogatepass"))
+
+    def read(self, on_problem: Callable[[str, str], None] | None = None) -> Iterator[Receipt]:
+        """Every receipt that counts, in the order of chunks, one at a time in memory.
+
+        A file that is torn, edited by hand into nonsense, or not ours does not count: its chunk is not done.
+
+        Args:
+            on_problem: called with the name of each file that does not count, and a clause that says why.
+        """
+        numbered = []
+        for name in self.folder.list(RECEIPTS):
+            if match := _NAME.fullmatch(name):
+                numbered.append((int(match[1]), name))
+            elif on_problem:
+                on_problem(name, "is not the name of a receipt")
+        chunks = {name: chunk for chunk, name in sorted(numbered)}
+        for name, found in self.folder.read_many(list(chunks)):
+            try:
+                if isinstance(found, Exception):
+                    raise found
+                receipt = Receipt.from_json(found)
+                _check(receipt, chunks[name])
+            except FileNotFoundError:
+                continue  # deleted since it was listed
+            except StoreError:
+                raise
+            except (ValueError, RecursionError, OSError) as error:
+                if on_problem:
+                    on_problem(name, str(error))
+                continue
+            yield receipt
+
+    def delete(self, chunk: int) -> None:
+        """Remove a receipt, so that the chunk is not done; nothing happens where there is none."""
+        self.folder.delete(_name(chunk))
+
+
+def _name(chunk: int) -> str:
+    return f"{RECEIPTS}/chunk-{chunk:07d}.json"
+
+
+def _check(receipt: Receipt, chunk: int) -> None:
+    """What `Receipt.from_json` takes on trust.
+
+    Raises:
+        ValueError: one of its fields cannot be true.
+    """
+    numbers = (receipt.chunk, receipt.start, receipt.stop, receipt.accepted, receipt.captions)
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"a count is not a whole number: {numbers}")
+    if receipt.chunk != chunk:
+        raise ValueError(f"it is the receipt of chunk {receipt.chunk}")
+    if not 0 <= receipt.start < receipt.stop or receipt.accepted < 0 or receipt.captions < 0:
+        raise ValueError(f"rows {receipt.start} to {receipt.stop}, {receipt.accepted} accepted, cannot be")
+    rejected = {rejection.row for rejection in receipt.rejected}
+    if len(rejected) != len(receipt.rejected) or not all(receipt.start <= row < receipt.stop for row in rejected):
+        raise ValueError("a rejected row is listed twice or is not one of the chunk's")
+    if not receipt.shards:
+        raise ValueError("it names no shard")
+    for shard in receipt.shards:
+        if not (isinstance(shard.key, str) and type(shard.size) is int and isinstance(shard.sha256, str)):
+            raise ValueError("a shard is not a key, a hash and a size")
+        if shard.key.startswith("/") or ".." in shard.key.split("/"):
+            raise ValueError(f"the shard {shard.key!r} is not inside the store")

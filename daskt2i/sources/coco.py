@@ -1,0 +1,195 @@
+"""COCO captions over images in a folder, in a zip read in place, or under any fsspec address.
+
+Covers: which rows there are and what the caption file alone says against them; fetching an image's bytes.
+Does not cover: reading the caption file (`coco_index`), zip archives (`zipped`), what the bytes must be (`images`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+import threading
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
+from daskt2i.sources.coco_index import Index, parse, unusable
+from daskt2i.sources.zipped import MAX_FILE_BYTES, Zip
+from daskt2i.types import Row, SourceInfo
+
+
+class CocoSource:
+    """One row per entry of `images`, in file order, with all its captions in the order of `annotations`.
+
+    Args:
+        images: a folder, a zip archive (read in place), or an fsspec address of either (`s3://…`, `memory://…`,
+            `https://…`; an address is a zip if it ends in `.zip`). A folder may itself be a symbolic link; no file
+            name may lead out of it.
+        captions: the caption file, at a path or an fsspec address; `.gz`, `.bz2` and `.xz` are unpacked.
+        storage_options: arguments of fsspec for those of the two that are addresses.
+
+    In a zip an image is the entry that has its `file_name`, or else the only one that ends in `/` + `file_name`
+    (`train2014/` of COCO's own archives). A base name alone is never matched: `val/1.jpg` is not `train/1.jpg`.
+
+    The object is small: pickling drops what was read. A copy that only reads images never parses the caption file.
+    """
+
+    def __init__(self, images: str, captions: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.images = _absolute(os.fspath(images))
+        self.captions = _absolute(os.fspath(captions))
+        self._storage_options = dict(storage_options or {})
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._parsed: Index | None = None
+        self._pictures: _Folder | _Remote | Zip | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: self.__dict__[key] for key in ("images", "captions", "_storage_options")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"CocoSource(images={self.images!r}, captions={self.captions!r})"  # storage options may hold secrets
+
+    def info(self) -> SourceInfo:
+        """Counts and identity; `content` is the SHA-256 of the caption file as it lies there. Reads it once.
+
+        Raises:
+            SourceMissing: no caption file, or nothing where the images should be.
+            SourceError: not a caption file in COCO format; an archive that is none.
+        """
+        index = self._index()
+        self._open_images()
+        return SourceInfo(
+            rows=len(index),
+            slots=index.slots,
+            captions=index.caption_count,
+            caption_characters=index.caption_characters,
+            orphan_captions=index.orphan_captions,
+            blank_captions=index.blank_captions,
+            content={"source": "coco", "captions_sha256": index.sha256},
+            label=f"{posixpath.basename(self.captions)} ({len(index):,} images, {index.caption_count:,} captions)",
+        )
+
+    def rows(self, start: int, stop: int) -> Sequence[Row]:
+        """Rows `start <= index < stop`; what lies beyond the last row is left out.
+
+        Raises:
+            SourceMissing, SourceError: as `info`.
+        """
+        if start < 0:
+            raise IndexError(f"rows start at 0, not at {start}")
+        index = self._index()
+        return [index.row(position) for position in range(start, min(stop, len(index)))]
+
+    def read(self, row: Row) -> bytes:
+        """The encoded image file of a row. Safe from several threads; keeps no file open.
+
+        Raises:
+            RowRejected: `missing-file`, `unsafe-path` (nothing is opened), `unreadable-image` where the file may not
+                be read or the archive is damaged there, `image-too-large` over 256 MiB of file.
+            OSError: the disk or the network failed.
+        """
+        wrong = unusable(row.file_name)
+        if wrong is not None:
+            raise RowRejected(*wrong)
+        try:
+            return self._open_images().read(posixpath.normpath(row.file_name))
+        except RowRejected:
+            raise
+        except PermissionError as error:
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "no permission to read the file") from error
+        except (SourceMissing, SourceError):
+            raise
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise RowRejected(Reason.MISSING_FILE, row.file_name) from error
+
+    def _index(self) -> Index:
+        with self._lock:
+            if self._parsed is None:
+                self._parsed = parse(self.captions, self._options(self.captions))
+            return self._parsed
+
+    def _options(self, address: str) -> dict[str, Any]:
+        return self._storage_options if "://" in address else {}
+
+    def _open_images(self) -> _Folder | _Remote | Zip:
+        with self._lock:
+            if self._pictures is None:
+                self._pictures = _open(self.images, self._options(self.images))
+            return self._pictures
+
+
+def _absolute(address: str) -> str:
+    """A local path from the root on, so that a worker that starts elsewhere finds it; addresses as they are."""
+    return address if "://" in address else str(Path(address).expanduser().absolute())
+
+
+def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
+    """Find out what lies at the address of the images.
+
+    Raises:
+        SourceMissing, SourceError
+    """
+    missing = f"no images at {address}: give a folder, a .zip file or an fsspec address; nothing was read"
+    try:
+        files, path = fsspec.core.url_to_fs(address, **options)
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"{address} is not an address that fsspec can open: {error}") from error
+    local = "file" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
+    if local:
+        if Path(path).is_dir():
+            return _Folder(Path(path).resolve())
+        if not Path(path).exists():
+            raise SourceMissing(missing)
+        return Zip(files, path)
+    if path.lower().endswith(".zip"):
+        return Zip(files, path)
+    web = "http" in files.protocol or "https" in files.protocol
+    if not web and not files.exists(path):  # most web servers list no folders
+        raise SourceMissing(missing)
+    return _Remote(files, path.rstrip("/"), quoted=web)
+
+
+class _Folder:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, name: str) -> bytes:
+        path = self._root / name
+        try:
+            real = path.resolve()
+        except RuntimeError as error:  # Python < 3.13 says so of a circle of symbolic links
+            raise RowRejected(Reason.MISSING_FILE, f"{name} is a circle of symbolic links") from error
+        if not real.is_relative_to(self._root):
+            raise RowRejected(Reason.UNSAFE_PATH, f"{name} is a symbolic link that leads out of the image folder")
+        try:
+            about = real.stat()
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+                raise RowRejected(Reason.MISSING_FILE, f"no file can have this name: {name[:200]}") from error
+            raise
+        if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
+            raise RowRejected(Reason.MISSING_FILE, f"{name} is not a file")
+        if about.st_size > MAX_FILE_BYTES:
+            raise RowRejected(Reason.IMAGE_TOO_LARGE, f"a file of {about.st_size} bytes > {MAX_FILE_BYTES}")
+        return real.read_bytes()
+
+
+class _Remote:
+    def __init__(self, files: Any, root: str, quoted: bool) -> None:
+        self._files, self._root, self._quoted = files, root, quoted
+
+    def read(self, name: str) -> bytes:
+        data = self._files.cat_file(f"{self._root}/{urllib.parse.quote(name) if self._quoted else name}")
+        return bytes(data)
