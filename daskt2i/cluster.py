@@ -176,16 +176,18 @@ class _ClusterFile:
         arguments = dict(self.arguments)
         if "dashboard_address" in arguments:
             arguments["dashboard_address"] = _free(arguments["dashboard_address"])
-        arguments |= {"n_workers": hands.workers, "memory_limit": hands.memory_limit, "silence_logs": logging.ERROR}
+        arguments |= {"n_workers": hands.workers, "memory_limit": hands.memory_limit, "silence_logs": logging.CRITICAL}
         # The nanny sets thread variables for its worker before it spawns it; ours must be the plan's, not 1.
         environ = {k: str(hands.threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        config = self.config | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environ.items()}
+        preload = [*dask.config.get("distributed.worker.preload", []), "daskt2i.executors.preload"]
+        config = self.config | {"distributed.worker.preload": preload}
+        config |= {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environ.items()}
         try:
             with _environment_kept(), dask.config.set(config):
                 cluster = factory(**arguments)
                 client = Client(cluster, set_as_default=False)
                 client.wait_for_workers(hands.workers, timeout=120)
-        except (OSError, TimeoutError, TypeError, ValueError) as error:
+        except (OSError, TimeoutError, TypeError, ValueError, RuntimeError) as error:
             raise SchedulerError(
                 f"The cluster of clusters/{self.name}.yaml did not start ({error}). Nothing was encoded; "
                 "--scheduler multiprocessing needs no scheduler."

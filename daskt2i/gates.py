@@ -1,6 +1,7 @@
 """Gates: checks on what an encoder made, before it is written.
 
-Covers: finite values, decode-back against the pixels that went in, the test card that a model meets on load.
+Covers: arrays as promised, finite values, decode-back against the pixels that went in, the test card that a model meets on
+load.
 Does not cover: when they are applied and to which rows (`worker`), whether stored bytes are intact (`latents`).
 
 Decode-back is the check on the pixel range. MLPerf's published latents were made from pixels in [0, 1] by a VAE that
@@ -9,14 +10,14 @@ wants [-1, 1] (mlcommons/training #721), and nobody saw it until models were tra
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.errors import GateError
-from daskt2i.types import Pixels
+from daskt2i.errors import GateError, ModelError
+from daskt2i.types import ArraySpec, Pixels
 
 RANGE_GAIN = 6.0
 """dB that undoing a wrong range or channel order must win before the message names it as the cause."""
@@ -33,6 +34,31 @@ def finite_rows(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
         if np.issubdtype(array.dtype, np.floating) and array.size:
             finite &= np.isfinite(array).reshape(len(array), -1).all(axis=1)
     return finite
+
+
+def require_promised(arrays: Sequence[ArraySpec], made: Mapping[str, npt.NDArray[Any]], count: int, what: str) -> None:
+    """Refuse what an encoder made if it is not what its `info` says: numpy would broadcast and cast without a word.
+
+    Args:
+        arrays: `EncoderInfo.arrays` of the encoder.
+        made: what its `encode` returned for `count` items.
+        what: the encoder, for the message, e.g. `"The image encoder"`.
+
+    Raises:
+        ModelError: an array is missing or unknown, or of another shape or dtype.
+    """
+    wanted = {a.name: f"{a.dtype} {(count, *a.shape)}" for a in arrays}
+    found = {name: f"{array.dtype} {array.shape}" for name, array in made.items()}
+    if found != wanted:
+        wrong = [
+            f"{name} is {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
+            for name in sorted(found.keys() | wanted.keys())
+            if found.get(name) != wanted.get(name)
+        ]
+        raise ModelError(
+            f"{what} made other arrays than its info() promises: {'; '.join(wrong)}. Nothing of this chunk was stored; "
+            "correct the class (daskt2i.testing.encoder has a suite for it)."
+        )
 
 
 def psnr(original: Pixels, decoded: Pixels) -> float:

@@ -163,7 +163,7 @@ def inspect(job: Job, precision: str) -> Inspection:
     """
     with turn:
         device = default_device() if job.runtime.device == "auto" else job.runtime.device
-        runtime = Runtime(device, resolve(precision, device), job.runtime.threads)
+        runtime = Runtime(device, resolve(precision, device, job.runtime.threads), job.runtime.threads)
         models = models_for(replace(job, runtime=runtime))
         empty = models.text.encode([""], 1)
         return Inspection(runtime, {name: array[0] for name, array in empty.items()}, process_name())

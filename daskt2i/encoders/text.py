@@ -1,0 +1,377 @@
+"""Captions to text states by transformers: CLIP text models, T5 encoders, BERT and other text-only models.
+
+Covers: states, the pooled state where the model has a trained one, the token mask, which captions were cut; batches by
+length, or the exact full-length states of Stable Diffusion (`pad: full`); pretrained or seeded random weights.
+Does not cover: choosing a caption, dropping it (training), models that bring code of their own.
+
+| `pad` | CLIP | T5, BERT, others |
+|---|---|---|
+| `length` | no mask needed: a token never sees what stands right of it; padding states are zeros | mask given |
+| `full` | padded to `max_tokens` with the tokenizer's token, no mask, padding states kept | the same, mask given |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.encoders import footprint, tokens
+from daskt2i.encoders.textconfig import MOST_TOKENS, TextShape, text_shape
+from daskt2i.encoders.weights import (
+    TOKENIZER_FILES,
+    VOCABULARIES,
+    WeightFiles,
+    WeightsOption,
+    check_weights_option,
+    config_digest,
+    locate,
+    model_name,
+    quiet,
+    random_config,
+    read_header,
+    read_json,
+    weight_files,
+    weights_digest,
+)
+from daskt2i.errors import ConfigError, ModelError, ModelMissing
+from daskt2i.types import ArraySpec, EncoderInfo, Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+STEM = "model"
+"""Name of the weight file in a transformers folder."""
+
+_TOKENIZER_SETTING = "dataset.encoders.text.tokenizer"
+
+
+class TextEncoder:
+    """One text model with its tokenizer.
+
+    Args:
+        model: hub id (`openai/clip-vit-large-patch14`) or folder; for random weights also the name of a shipped config.
+        subfolder: folder inside the model's, e.g. `text_encoder` of a whole pipeline; its tokenizer is then looked for
+            in the `tokenizer` folder beside it.
+        tokenizer: hub id or folder of the tokenizer, where it does not lie with the model.
+        revision: branch, tag or commit of the model's hub id.
+        max_tokens: length of a slot; None for the model's own limit, at most 512.
+        pad: `length` or `full`, see above.
+        layer: which hidden state becomes `text_states`, e.g. -2 for the last but one, as the layers give it (no final
+            norm; this is what SDXL takes); None for the model's output.
+        projection: CLIP with or without its projected pooled state; None as the model's config says.
+        weights: `pretrained`, or `random` for speed tests (marked in the store).
+        seed: of the random weights.
+
+    Raises:
+        ConfigError: an argument is not what it can be.
+    """
+
+    setting = "dataset.encoders.text.model"
+
+    def __init__(
+        self,
+        model: str,
+        subfolder: str | None = None,
+        tokenizer: str | None = None,
+        revision: str | None = None,
+        max_tokens: int | None = None,
+        pad: Literal["length", "full"] = "length",
+        layer: int | None = None,
+        projection: bool | None = None,
+        weights: WeightsOption = "pretrained",
+        seed: int = 0,
+    ) -> None:
+        check_weights_option(weights, seed)
+        if pad not in ("length", "full"):
+            raise ConfigError(f"dataset.encoders.text.pad is {pad!r}; it can be length or full.")
+        if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 2):
+            raise ConfigError(f"dataset.encoders.text.max_tokens is {max_tokens!r}; it must be a whole number from 2.")
+        self.model = str(model)
+        self.subfolder = subfolder
+        self.tokenizer = None if tokenizer is None else str(tokenizer)
+        self.revision = revision
+        self.max_tokens = max_tokens
+        self.pad = pad
+        self.layer = layer
+        self.projection = projection
+        self.weights = weights
+        self.seed = seed
+        self._loaded: tuple[Any, Any, TextShape, int] | None = None
+        self._runtime: Runtime | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None, "_runtime": None}
+
+    def info(self) -> EncoderInfo:
+        """What it makes of one caption, from JSON files and file headers alone.
+
+        Raises:
+            ConfigError: max_tokens or layer beyond what the model has.
+            ModelMissing, ModelError: no such model or tokenizer, or not one that this class can use.
+        """
+        config, files, shape, prefixed = self._read()
+        tokenizer = self._tokenizer_folder()
+        length = self._length(shape, tokenizer)
+        arrays = [
+            ArraySpec("text_states", ("token", "feature"), (length, shape.hidden), "float16", "nan", "text states"),
+            ArraySpec("text_mask", ("token",), (length,), "bool", False, "True for tokens of the caption"),
+            ArraySpec("text_truncated", (), (), "bool", False, "True where the caption was cut to the length"),
+        ]
+        if shape.pooled:
+            meaning = {"projection": "projected state of the closing token", "eos": "state of the closing token"}
+            text = meaning.get(shape.pooling, "pooled state of the first token")
+            arrays.append(ArraySpec("text_pooled", ("feature",), (shape.pooled,), "float16", "nan", text))
+        digest = config_digest(config, tokenizer)
+        random = self.weights == "random"
+        return EncoderInfo(
+            arrays=tuple(arrays),
+            weights=f"seed:{self.seed}/config:{digest[:16]}" if files is None else weights_digest(files, digest),
+            attributes={
+                "class": shape.kind,
+                "model": model_name(self.model, self.subfolder),
+                "model_type": str(shape.config["model_type"]),
+                "tokenizer": model_name(self.tokenizer or self.model),
+                "features": shape.hidden,
+                "max_tokens": length,
+                "pad": self.pad,
+                "layer": self.layer,
+                "pooling": shape.pooling,
+                "pooled_features": shape.pooled,
+            },
+            random_weights=random,
+            weight_bytes=4 * (shape.parameters() if random else prefixed),
+            item_bytes=footprint.text_item_bytes(
+                hidden=shape.hidden, inner=shape.inner, heads=shape.heads, tokens=length
+            ),
+        )
+
+    def load(self, runtime: Runtime) -> None:
+        """Build model and tokenizer on `runtime.device` in `runtime.precision`, for inference.
+
+        Raises:
+            ConfigError: fp16 on a CPU; max_tokens or layer beyond what the model has.
+            ModelMissing, ModelError: no such model, files that do not fit it, or a tokenizer of another model.
+        """
+        import torch
+
+        if runtime.precision == "fp16" and runtime.device == "cpu":
+            raise ConfigError("fp16 does not run on a CPU; use --set dataset.precision=auto, fp32 or bf16.")
+        torch.set_num_threads(runtime.threads)
+        _, files, shape, _ = self._read()
+        folder = self._tokenizer_folder()
+        length = self._length(shape, folder)
+        tokenizer = self._load_tokenizer(folder)
+        self._check_pair(tokenizer, shape)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
+        model = self._random(shape, dtype) if files is None else self._pretrained(files, shape, dtype)
+        model = model.to(runtime.device).eval().requires_grad_(False)
+        self._loaded, self._runtime = (model, tokenizer, shape, length), runtime
+
+    def encode(self, items: Sequence[str], batch: int) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of `info()` for n captions, in their order.
+
+        `text_states` float16[n, token, feature], `text_mask` bool[n, token], `text_truncated` bool[n], and
+        `text_pooled` float16[n, feature] where the model has one.
+        """
+        import torch
+
+        if self._loaded is None or self._runtime is None:
+            raise RuntimeError("load comes before encode")
+        model, tokenizer, shape, length = self._loaded
+        torch.set_num_threads(self._runtime.threads)  # per thread: the one that loaded may not be this one
+        ids, truncated = tokens.tokenize(tokenizer, items, length)
+        made: dict[str, npt.NDArray[Any]] = {
+            "text_states": np.zeros((len(ids), length, shape.hidden), np.float16),
+            "text_mask": np.zeros((len(ids), length), np.bool_),
+            "text_truncated": truncated,
+        }
+        if shape.pooled:
+            made["text_pooled"] = np.zeros((len(ids), shape.pooled), np.float16)
+        full = self.pad == "full"
+        for group in tokens.groups([len(one) for one in ids], batch):
+            width = length if full else len(ids[group[0]])
+            numbers = np.full((len(group), width), tokens.filler(tokenizer), np.int64)
+            mask = np.zeros((len(group), width), np.bool_)
+            for place, index in enumerate(group):
+                numbers[place, : len(ids[index])] = ids[index]
+                mask[place, : len(ids[index])] = True
+            states, pooled = self._forward(model, shape, numbers, mask, self._runtime.device)
+            for place, index in enumerate(group):
+                kept = width if full else len(ids[index])
+                made["text_states"][index, :kept] = states[place, :kept]
+                made["text_mask"][index, :width] = mask[place]
+                if pooled is not None:
+                    made["text_pooled"][index] = pooled[place]
+        return made
+
+    def _forward(
+        self, model: Any, shape: TextShape, numbers: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_], device: str
+    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16] | None]:
+        import torch
+
+        given: dict[str, Any] = {"input_ids": torch.from_numpy(numbers).to(device)}
+        if not shape.is_clip:
+            given["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(device)
+        with torch.inference_mode():
+            out = model(**given, output_hidden_states=self.layer is not None, return_dict=True)
+            chosen = out.last_hidden_state if self.layer is None else out.hidden_states[self.layer]
+            states = chosen.to(torch.float16).cpu().numpy()
+            if not shape.pooled:
+                return states, None
+            pooled = out.text_embeds if shape.pooling == "projection" else out.pooler_output
+            return states, pooled.to(torch.float16).cpu().numpy()
+
+    def _read(self) -> tuple[dict[str, Any], WeightFiles | None, TextShape, int]:
+        """The config, the weight files (None for random weights), the shape, and parameters that the files hold."""
+        name = model_name(self.model, self.subfolder)
+        if self.weights == "random":
+            config = random_config(self.model, self.subfolder, self.revision, self.setting)
+            return config, None, text_shape(config, None, self.projection, name), 0
+        folder = self._folder()
+        config = read_json(folder / "config.json")
+        files = weight_files(folder, STEM)
+        tensors = {key: size for path in files.paths for key, size in read_header(path).items()}
+        shape = text_shape(config, tensors, self.projection, name)
+        own = [size for key, size in tensors.items() if not shape.prefixes or key.startswith(shape.prefixes)]
+        return config, files, shape, sum(own)
+
+    def _folder(self) -> Path:
+        return locate(
+            self.model,
+            self.subfolder,
+            self.revision,
+            needs=("config.json", f"{STEM}*.safetensors"),
+            also=(f"{STEM}*.safetensors.index.json",),
+            setting=self.setting,
+        )
+
+    def _tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies: named, beside the text encoder of a pipeline, or with the model."""
+        model, subfolder, revision = self.tokenizer, None, None
+        if model is None:
+            model, subfolder, revision = self.model, self.subfolder, self.revision
+            if subfolder is not None:
+                subfolder = re.sub(r"text_encoder(?=(_\d+)?$)", "tokenizer", subfolder)
+        needs = ("tokenizer_config.json",)
+        folder = locate(model, subfolder, revision, needs=needs, also=TOKENIZER_FILES, setting=_TOKENIZER_SETTING)
+        # transformers 5 makes a tokenizer of three words where vocab.json is absent, one of letters without merges.txt
+        if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
+            raise ModelMissing(
+                f"{folder} holds no tokenizer (tokenizer.json, or vocab.json with merges.txt, …); "
+                f"point to a folder that does with `--set {_TOKENIZER_SETTING}=FOLDER`."
+            )
+        return folder
+
+    def _length(self, shape: TextShape, tokenizer: Path) -> int:
+        path = tokenizer / "tokenizer_config.json"
+        stated = read_json(path).get("model_max_length") if path.is_file() else None
+        # tokenizers without a limit state 1e30
+        limits = [int(n) for n in (stated, shape.limit) if isinstance(n, int | float) and 0 < n < 1e6]
+        if self.layer is not None and not -shape.layers - 1 <= self.layer <= shape.layers:
+            raise ConfigError(f"dataset.encoders.text.layer is {self.layer}, but the model has {shape.layers} layers.")
+        if self.max_tokens is None:
+            return min([*limits, MOST_TOKENS])
+        if shape.limit is not None and self.max_tokens > shape.limit:
+            raise ConfigError(
+                f"dataset.encoders.text.max_tokens is {self.max_tokens}, but the model reads at most {shape.limit}."
+            )
+        return self.max_tokens
+
+    def _load_tokenizer(self, folder: Path) -> Any:
+        import transformers
+
+        try:
+            with quiet():
+                return transformers.AutoTokenizer.from_pretrained(
+                    str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+                )
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise ModelError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
+
+    def _check_pair(self, tokenizer: Any, shape: TextShape) -> None:
+        """Refuse a tokenizer that makes numbers which this model reads wrongly, or not at all."""
+        pair = f"The tokenizer {model_name(self.tokenizer or self.model)} does not belong to {model_name(self.model)}"
+        largest = max(tokenizer.get_vocab().values(), default=0)
+        if largest >= shape.vocabulary:
+            raise ModelError(f"{pair}: it makes numbers up to {largest}, the model knows {shape.vocabulary}.")
+        if not shape.is_clip:
+            return
+        end, stated = tokenizer.eos_token_id, shape.config["eos_token_id"]
+        # CLIP configs from before transformers #24773 state 2, and the model then pools at the highest number
+        expected = tokenizer.vocab_size - 1 if stated == 2 else stated
+        if end != expected:
+            raise ModelError(
+                f"{pair}: it ends a text with token {end}, but the model pools at token {expected} "
+                f"(eos_token_id {stated} in config.json)."
+            )
+
+    def _random(self, shape: TextShape, dtype: torch.dtype) -> Any:
+        import torch
+        import transformers
+
+        config = {key: value for key, value in shape.config.items() if key not in ("dtype", "torch_dtype")}
+        built = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
+        factory = getattr(transformers, shape.kind)
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also reseed the GPUs
+            model = factory.from_config(built) if shape.kind == "AutoModel" else factory(built)
+        return _encoder_of(model, shape).to(dtype)
+
+    def _pretrained(self, files: WeightFiles, shape: TextShape, dtype: torch.dtype) -> Any:
+        import transformers
+
+        name = model_name(self.model, self.subfolder)
+        options: dict[str, Any] = {_dtype_option(transformers.__version__): dtype}
+        if shape.kind == "AutoModel":
+            options["trust_remote_code"] = False
+        try:
+            with quiet():
+                model, report = getattr(transformers, shape.kind).from_pretrained(
+                    str(self._folder()),
+                    use_safetensors=True,
+                    variant=files.variant,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    **options,
+                )
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+            raise ModelError(
+                f"{name} cannot be loaded by transformers {transformers.__version__}: {_first_line(error)}"
+            ) from error
+        absent = sorted(key for key in report["missing_keys"] if _counts(key, shape))
+        if absent:
+            # transformers would fill them with random numbers and go on
+            raise ModelError(
+                f"The weights of {name} lack {len(absent)} tensors that its config.json asks for, first {absent[0]}; "
+                "the two files do not belong together."
+            )
+        return _encoder_of(model, shape)
+
+
+def _counts(key: str, shape: TextShape) -> bool:
+    """Whether a missing tensor matters: not one that is derived, tied, or part of a pooler that nobody reads."""
+    if "position_ids" in key or (shape.pooling == "none" and "pooler" in key):
+        return False
+    return not (key.endswith("encoder.embed_tokens.weight") and shape.kind.endswith("T5EncoderModel"))  # is "shared"
+
+
+def _encoder_of(model: Any, shape: TextShape) -> Any:
+    """The half that reads, where AutoModel built one that also writes (BART)."""
+    writes = shape.kind == "AutoModel" and getattr(model.config, "is_encoder_decoder", False)
+    return model.get_encoder() if writes else model
+
+
+def _dtype_option(version: str) -> str:
+    """`torch_dtype` was renamed to `dtype` in transformers 4.56."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def _first_line(error: BaseException) -> str:
+    lines: Mapping[int, str] = dict(enumerate(str(error).strip().splitlines()))
+    return lines.get(0, type(error).__name__)

@@ -1,0 +1,182 @@
+"""What a text model is, from its config.json and the names of its tensors. Imports no transformers.
+
+Covers: CLIP text models (alone, or inside a full CLIP repository), T5, mT5 and UMT5 encoders, BERT and what else
+transformers' AutoModel builds from a config that names a hidden size.
+Does not cover: other models of pictures and text (their text towers have conventions of their own), remote code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from daskt2i.encoders import footprint
+from daskt2i.errors import ConfigError, ModelError
+
+MOST_TOKENS = 512
+"""Tokens of a slot where nobody says otherwise and the model could take more: every caption gets such a slot."""
+
+CLIP_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+    "max_position_embeddings": 77, "vocab_size": 49408, "projection_dim": 512, "eos_token_id": 49407,
+}  # fmt: skip
+"""What transformers assumes for keys that a CLIP text config lacks (a test compares them)."""
+
+T5_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+
+_POOLED = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
+_OFFSET = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl"})
+"""Models that count positions from pad_token_id + 1, so that their table is longer than their longest text."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextShape:
+    """One text model.
+
+    Attributes:
+        kind: class in transformers that builds it.
+        config: the config of the text part alone.
+        hidden, inner, layers, heads, vocabulary, positions: sizes; 0 positions where they are relative.
+        matrices: of the feed-forward part: 2, or 3 where it is gated.
+        limit: longest text in tokens; None where positions are relative.
+        pooled: features of the pooled state, 0 without one.
+        pooling: where it comes from: `projection`, `eos`, `first`, or `none`.
+        prefixes: which tensors of the weight files belong to it; empty for all.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    vocabulary: int
+    positions: int
+    matrices: int
+    limit: int | None
+    pooled: int
+    pooling: str
+    prefixes: tuple[str, ...] = ()
+
+    @property
+    def is_clip(self) -> bool:
+        """Causal, so that a token never sees what stands right of it: padding there changes nothing."""
+        return self.kind.startswith("CLIP")
+
+    def parameters(self) -> int:
+        """Number of parameters; exact for CLIP, else within some percent."""
+        return footprint.text_parameters(
+            hidden=self.hidden,
+            inner=self.inner,
+            layers=self.layers,
+            vocabulary=self.vocabulary,
+            positions=self.positions,
+            matrices=self.matrices,
+            projection=self.pooled if self.pooling == "projection" else 0,
+        )
+
+
+def text_shape(
+    config: Mapping[str, Any], tensors: Mapping[str, int] | None, projection: bool | None, name: str
+) -> TextShape:
+    """Read a config.
+
+    Args:
+        config: config.json as it stands.
+        tensors: tensor names of the weight files; None for random weights.
+        projection: CLIP with (True) or without (False) its projected pooled state; None as the config says.
+        name: of the model, for messages.
+
+    Raises:
+        ConfigError: a projection is asked for, and there is none.
+        ModelError: not a text model that can be used.
+    """
+    model_type = str(config.get("model_type") or "")
+    if model_type in ("clip", "clip_text_model"):
+        return _clip(config, tensors, projection, name)
+    if projection:
+        raise ConfigError(f"projection is for CLIP models, and {name} is {model_type or 'none'} by its config.json.")
+    if model_type in T5_CLASSES:
+        return _t5(config, model_type)
+    if "text_config" in config or "_class_name" in config or not model_type:
+        found = model_type or config.get("_class_name") or "no transformers model"
+        raise ModelError(
+            f"{name} is {found} by its config.json; TextEncoder takes CLIP text models, T5 encoders, BERT and other "
+            "text-only models. Point --set dataset.encoders.text.model=… at one, or write an encoder class."
+        )
+    return _other(config, model_type, tensors, name)
+
+
+def _clip(
+    config: Mapping[str, Any], tensors: Mapping[str, int] | None, projection: bool | None, name: str
+) -> TextShape:
+    whole = config.get("model_type") == "clip"
+    # text_config_dict is the older key; where both are there, transformers lets it win
+    text = {**(config.get("text_config") or {}), **(config.get("text_config_dict") or {})} if whole else dict(config)
+    text = {**CLIP_DEFAULTS, **text, "model_type": "clip_text_model"}
+    if projection is None:
+        projection = "CLIPTextModelWithProjection" in (config.get("architectures") or [])
+    if projection and tensors is not None and "text_projection.weight" not in tensors:
+        raise ConfigError(f"{name} has no text_projection among its weights; leave projection out.")
+    return TextShape(
+        kind="CLIPTextModelWithProjection" if projection else "CLIPTextModel",
+        config=text,
+        hidden=int(text["hidden_size"]),
+        inner=int(text["intermediate_size"]),
+        layers=int(text["num_hidden_layers"]),
+        heads=int(text["num_attention_heads"]),
+        vocabulary=int(text["vocab_size"]),
+        positions=int(text["max_position_embeddings"]),
+        matrices=2,
+        limit=int(text["max_position_embeddings"]),
+        pooled=int(text["projection_dim"] if projection else text["hidden_size"]),
+        pooling="projection" if projection else "eos",
+        prefixes=(("text_model.", "text_projection.") if projection else ("text_model.",)) if whole else (),
+    )
+
+
+def _t5(config: Mapping[str, Any], model_type: str) -> TextShape:
+    gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
+    return TextShape(
+        kind=T5_CLASSES[model_type],
+        config=config,
+        hidden=int(config.get("d_model", 512)),
+        inner=int(config.get("d_ff", 2048)),
+        layers=int(config.get("num_layers", 6)),
+        heads=int(config.get("num_heads", 8)),
+        vocabulary=int(config.get("vocab_size", 32128)),
+        positions=0,
+        matrices=3 if gated else 2,
+        limit=None,
+        pooled=0,
+        pooling="none",
+        prefixes=("shared.", "encoder."),
+    )
+
+
+def _other(config: Mapping[str, Any], model_type: str, tensors: Mapping[str, int] | None, name: str) -> TextShape:
+    def size(*keys: str, otherwise: int = 0) -> int:
+        return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), otherwise)
+
+    hidden = size("hidden_size", "d_model", "dim", "n_embd")
+    if not hidden:
+        raise ModelError(f"The config.json of {name} ({model_type}) names no hidden size; it cannot be used here.")
+    positions = size("max_position_embeddings", "n_positions")
+    offset = size("pad_token_id", otherwise=1) + 1 if model_type in _OFFSET else 0
+    # a checkpoint trained without the pooler gets a random one from transformers, so the weights decide
+    pooled = model_type in _POOLED if tensors is None else any(name.endswith("pooler.dense.weight") for name in tensors)
+    return TextShape(
+        kind="AutoModel",
+        config=config,
+        hidden=hidden,
+        inner=size("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim", otherwise=4 * hidden),
+        layers=size("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "n_layer", otherwise=12),
+        heads=size("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "n_head", otherwise=12),
+        vocabulary=size("vocab_size", otherwise=32768),
+        positions=positions,
+        matrices=2,
+        limit=positions - offset if positions else None,
+        pooled=hidden if pooled else 0,
+        pooling="first" if pooled else "none",
+    )

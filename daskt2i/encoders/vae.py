@@ -1,0 +1,323 @@
+"""Images to latents by diffusers' `AutoencoderKL` (mean and std of the posterior) or `AutoencoderTiny` (the latent).
+
+Covers: any such model by its config (reduction, channels, with or without quant_conv), pretrained or seeded random.
+Does not cover: scaling and shifting latents (the dataset, once, from the attributes), drawing from the posterior
+(training), batch back-off and gates (`worker`), tiled coding of very large pictures.
+
+The values are raw, as the model's `encode` gives them: `(latent - shift_factor) * scaling_factor` is what a denoiser
+sees. An AutoencoderTiny was trained to give latents that are scaled already; its scaling_factor is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.encoders import footprint
+from daskt2i.encoders.weights import (
+    WeightsOption,
+    check_weights_option,
+    config_digest,
+    locate,
+    model_name,
+    quiet,
+    random_config,
+    read_header,
+    read_json,
+    weight_files,
+    weights_digest,
+)
+from daskt2i.errors import ConfigError, ModelError
+from daskt2i.types import ArraySpec, EncoderInfo, Pixels, Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+STEM = "diffusion_pytorch_model"
+"""Name of the weight file in a diffusers folder."""
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "AutoencoderKL": {
+        "in_channels": 3, "out_channels": 3, "block_out_channels": (64,), "layers_per_block": 1, "latent_channels": 4,
+        "scaling_factor": 0.18215, "shift_factor": None, "use_quant_conv": True, "use_post_quant_conv": True,
+        "mid_block_add_attention": True, "latents_mean": None, "latents_std": None,
+    },
+    "AutoencoderTiny": {
+        "in_channels": 3, "out_channels": 3, "latent_channels": 4, "encoder_block_out_channels": (64, 64, 64, 64),
+        "decoder_block_out_channels": (64, 64, 64, 64), "num_encoder_blocks": (1, 3, 3, 3),
+        "num_decoder_blocks": (3, 3, 3, 1), "scaling_factor": 1.0, "shift_factor": 0.0,
+    },
+}  # fmt: skip
+"""What diffusers assumes for keys that an older config.json lacks (a test compares it with diffusers' signatures)."""
+
+_PATTERNS = ("config.json", f"{STEM}*.safetensors")
+
+
+class VaeEncoder:
+    """One image autoencoder.
+
+    Args:
+        model: hub id (`stabilityai/sd-vae-ft-mse`) or folder; for random weights also the name of a shipped config.
+        subfolder: folder inside the model's, e.g. `vae` of a whole pipeline.
+        revision: branch, tag or commit of a hub id.
+        weights: `pretrained`, or `random` for speed tests (marked in the store).
+        seed: of the random weights.
+
+    Raises:
+        ConfigError: weights or seed are not what they can be.
+    """
+
+    setting = "dataset.encoders.image.model"
+
+    def __init__(
+        self,
+        model: str,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        weights: WeightsOption = "pretrained",
+        seed: int = 0,
+    ) -> None:
+        check_weights_option(weights, seed)
+        self.model = str(model)
+        self.subfolder = subfolder
+        self.revision = revision
+        self.weights = weights
+        self.seed = seed
+        self._loaded: Any = None
+        self._runtime: Runtime | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None, "_runtime": None}
+
+    def info(self, resolution: int) -> EncoderInfo:
+        """What it makes of images of `resolution` x `resolution` pixels, from config.json and file headers alone.
+
+        Raises:
+            ConfigError: the resolution is no multiple of the model's reduction.
+            ModelMissing, ModelError: no such model, or not one that this class can use.
+        """
+        config, name = self._config(), model_name(self.model, self.subfolder)
+        kind, channels = config["_class_name"], int(config["latent_channels"])
+        reduction = footprint.vae_reduction(config)
+        if resolution < reduction or resolution % reduction:
+            lower = resolution // reduction * reduction
+            good = " or ".join(str(n) for n in (lower, lower + reduction) if n)
+            raise ConfigError(
+                f"dataset.image.resolution is {resolution}, but {name} reduces each side {reduction} times; use {good}."
+            )
+        shape = (channels, resolution // reduction, resolution // reduction)
+        meaning = {
+            "latent_mean": "mean of the posterior, raw",
+            "latent_std": "standard deviation of the posterior, raw",
+        }
+        if kind == "AutoencoderTiny":
+            meaning = {"latent_mean": "the latent as the model gives it; there is no posterior"}
+        attributes: dict[str, Any] = {
+            "class": kind,
+            "model": name,
+            "reduction": reduction,
+            "latent_channels": channels,
+            "scaling_factor": float(config["scaling_factor"]),
+            "shift_factor": float(config["shift_factor"] or 0.0),
+            "latent_values": "raw",
+            "latent_values_note": "as encode gives them; a denoiser gets (latent - shift_factor) * scaling_factor",
+        }
+        if kind == "AutoencoderTiny":
+            attributes["latent_values_note"] = "as encode gives them; the model was trained to give scaled latents"
+        attributes |= {key: config[key] for key in ("latents_mean", "latents_std") if config.get(key) is not None}
+        return EncoderInfo(
+            arrays=tuple(
+                ArraySpec(key, ("channel", "y", "x"), shape, "float16", "nan", text) for key, text in meaning.items()
+            ),
+            weights=self._weights_name(config),
+            attributes=attributes,
+            random_weights=self.weights == "random",
+            weight_bytes=self._weight_bytes(config),
+            item_bytes=footprint.vae_item_bytes(config, resolution),
+        )
+
+    def load(self, runtime: Runtime) -> None:
+        """Build the model on `runtime.device` in `runtime.precision`, in channels_last, for inference.
+
+        Raises:
+            ConfigError: fp16 on a CPU.
+            ModelMissing, ModelError: no such model, or files that do not fit it.
+        """
+        import torch
+        import transformers  # noqa: F401  diffusers imports parts of it lazily, in the middle of silence
+
+        if runtime.precision == "fp16" and runtime.device == "cpu":
+            raise ConfigError("fp16 does not run on a CPU; use --set dataset.precision=auto, fp32 or bf16.")
+        torch.set_num_threads(runtime.threads)
+        build = self._random if self.weights == "random" else self._pretrained
+        model = build(_dtype(runtime)).to(runtime.device).to(memory_format=torch.channels_last)
+        self._loaded, self._runtime = model.eval().requires_grad_(False), runtime
+
+    def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:
+        """Latents of `uint8[n, height, width, 3]`: `latent_mean`, and `latent_std` where there is a posterior.
+
+        Both are `float16[n, channel, height / reduction, width / reduction]`. A value beyond 65,504 becomes infinite.
+
+        Raises:
+            ValueError: other shapes or dtypes, or a side that is no multiple of the reduction.
+        """
+        import torch
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        model, runtime = self._ready()
+        torch.set_num_threads(runtime.threads)  # per thread: the one that loaded may not be this one
+        reduction, channels = footprint.vae_reduction(model.config), model.config["latent_channels"]
+        if items.dtype != np.uint8 or items.ndim != 4 or items.shape[3] != 3:
+            raise ValueError(f"encode takes uint8[n, height, width, 3], not {items.dtype}{list(items.shape)}")
+        n, height, width, _ = items.shape
+        if height % reduction or width % reduction:
+            raise ValueError(f"sides of {height} x {width} pixels are no multiples of {reduction}")
+        shape = (n, channels, height // reduction, width // reduction)
+        posterior = model.config["_class_name"] == "AutoencoderKL"
+        names = ("latent_mean", "latent_std") if posterior else ("latent_mean",)
+        made = {name: np.empty(shape, np.float16) for name in names}
+        with torch.inference_mode():
+            for start in range(0, n, batch):
+                part = slice(start, min(start + batch, n))
+                # uint8 travels, a quarter of fp32; height, width, channel in memory is channels_last already
+                pixels = _tensor(items[part]).to(runtime.device).permute(0, 3, 1, 2)
+                out = model.encode(self.normalise(pixels).to(_dtype(runtime)))
+                if not posterior:
+                    made["latent_mean"][part] = _half(out.latents)
+                    continue
+                # std = exp(logvar / 2) loses bits in bf16, so the posterior is formed again in fp32 (it is small)
+                distribution = DiagonalGaussianDistribution(out.latent_dist.parameters.float())
+                made["latent_mean"][part] = _half(distribution.mean)
+                made["latent_std"][part] = _half(distribution.std)
+        return made
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixel values 0 to 255 as the model wants them: fp32, -1 to 1. In bf16 the step would round white to 0.992."""
+        return pixels.float().div_(127.5).sub_(1.0)
+
+    def decode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Pixels:
+        """The pictures that `latent_mean` stands for, `uint8[n, height, width, 3]`; NaN decodes like 0.
+
+        One image at a time: decoding one takes 1.4 times the memory of encoding one, and only a few rows are decoded.
+        """
+        import torch
+
+        model, runtime = self._ready()
+        torch.set_num_threads(runtime.threads)
+        reduction = footprint.vae_reduction(model.config)
+        mean = arrays["latent_mean"]
+        made = np.empty((len(mean), mean.shape[2] * reduction, mean.shape[3] * reduction, 3), np.uint8)
+        with torch.inference_mode():
+            for index in range(len(mean)):
+                latent = torch.nan_to_num(_tensor(mean[index : index + 1]).float())
+                latent = latent.to(runtime.device, _dtype(runtime), memory_format=torch.channels_last)
+                picture = model.decode(latent).sample[0].float()
+                values = torch.nan_to_num((picture + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+                made[index] = values.permute(1, 2, 0).cpu().numpy()
+        return made
+
+    def _ready(self) -> tuple[Any, Runtime]:
+        if self._loaded is None or self._runtime is None:
+            raise RuntimeError("load comes before encode and decode")
+        return self._loaded, self._runtime
+
+    def _config(self) -> dict[str, Any]:
+        if self.weights == "random":
+            config = random_config(self.model, self.subfolder, self.revision, self.setting)
+        else:
+            config = read_json(self._folder() / "config.json")
+        kind = config.get("_class_name")
+        if kind is None or kind not in DEFAULTS:
+            found = kind or config.get("model_type") or "no diffusers model"
+            raise ModelError(
+                f"{model_name(self.model, self.subfolder)} is {found} by its config.json; VaeEncoder takes "
+                f"{' and '.join(DEFAULTS)}. Point --set {self.setting}=… at one of these, or write an encoder class."
+            )
+        config = {**DEFAULTS[kind], **config}
+        if config["in_channels"] != 3 or config["out_channels"] != 3:
+            raise ModelError(
+                f"{model_name(self.model, self.subfolder)} is not for RGB pictures (in_channels is not 3)."
+            )
+        return config
+
+    def _folder(self) -> Any:
+        needs = _PATTERNS
+        return locate(
+            self.model,
+            self.subfolder,
+            self.revision,
+            needs=needs,
+            also=(f"{STEM}*.safetensors.index.json",),
+            setting=self.setting,
+        )
+
+    def _weights_name(self, config: Mapping[str, Any]) -> str:
+        if self.weights == "random":
+            # the config is part of the name: the same seed fills another architecture with other numbers
+            return f"seed:{self.seed}/config:{config_digest(config)[:16]}"
+        return weights_digest(weight_files(self._folder(), STEM), config_digest(config))
+
+    def _weight_bytes(self, config: Mapping[str, Any]) -> int:
+        if self.weights == "random":
+            return 4 * footprint.vae_parameters(config)
+        return 4 * sum(sum(read_header(path).values()) for path in weight_files(self._folder(), STEM).paths)
+
+    def _random(self, dtype: torch.dtype) -> Any:
+        import diffusers
+        import torch
+
+        config = self._config()
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also reseed the GPUs
+            return getattr(diffusers, config["_class_name"]).from_config(config).to(dtype)
+
+    def _pretrained(self, dtype: torch.dtype) -> Any:
+        import diffusers
+
+        config, folder = self._config(), self._folder()
+        files, name = weight_files(folder, STEM), model_name(self.model, self.subfolder)
+        for path in files.paths:
+            read_header(path)
+        try:
+            with quiet():
+                model, report = getattr(diffusers, config["_class_name"]).from_pretrained(
+                    str(folder),
+                    torch_dtype=dtype,
+                    use_safetensors=True,
+                    variant=files.variant,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"{name} cannot be loaded by diffusers {diffusers.__version__}: {first[0]}") from error
+        if report["missing_keys"]:
+            # diffusers would fill them with random numbers and go on
+            raise ModelError(
+                f"The weights of {name} lack {len(report['missing_keys'])} tensors that its config.json asks for, "
+                f"first {sorted(report['missing_keys'])[0]}; the two files do not belong together."
+            )
+        return model
+
+
+def _dtype(runtime: Runtime) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """A tensor over an array's memory, copied only where torch needs it (read-only or reversed arrays)."""
+    import torch
+
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _half(values: torch.Tensor) -> npt.NDArray[np.float16]:
+    import torch
+
+    return values.to(torch.float16).cpu().numpy()

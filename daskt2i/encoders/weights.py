@@ -1,0 +1,363 @@
+"""Where a model lies, what its files hold, and the hash that stands for them. Imports no torch.
+
+Covers: hub ids and local folders, the lookup in the Hugging Face cache, the download of just the files that count,
+sizes from safetensors headers, the weights' fingerprint, silence while a library loads.
+Does not cover: building the model (`vae`, `text`), sizes of a model that has no weights yet (`footprint`).
+
+Weights are read from safetensors alone: .bin and .pt files are pickles, and unpickling runs whatever code they hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import logging
+import re
+import shlex
+import struct
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from daskt2i.errors import ConfigError, ModelError, ModelMissing
+
+log = logging.getLogger(__name__)
+
+WeightsOption = Literal["pretrained", "random"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
+"""Every file that decides how a caption becomes numbers, in the layouts that transformers reads."""
+
+VOCABULARIES = (
+    ("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("sentencepiece.bpe.model",),
+    ("tokenizer.model",),
+)  # fmt: skip
+"""A folder holds a tokenizer if all files of one of these are there."""
+
+SHIPPED = "daskt2i:"
+"""A model name that starts so is a folder of this package: `daskt2i:demo/vae`."""
+
+HUB_TIMEOUT = 5.0
+"""Seconds for the first answer of the hub. Seen: 0.3 s without a network, 8 s with a silent server."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_SHIPPED = Path(__file__).parent / "configs"
+_IRRELEVANT = ("_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "sample_size")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """The safetensors files of one model.
+
+    Attributes:
+        paths: one file, or its shards in order of name.
+        variant: `"fp16"` where that is the only one there, else None.
+    """
+
+    paths: tuple[Path, ...]
+    variant: str | None
+
+
+def model_name(model: str, subfolder: str | None = None) -> str:
+    """What a store calls the model: its hub id, or the last part of a folder, never a path of this machine."""
+    if model.startswith(SHIPPED):
+        return model
+    local = Path(model).expanduser()
+    name = local.resolve().name if local.is_dir() or not _HUB_ID.fullmatch(model) else model
+    return f"{name}/{subfolder}" if subfolder else name
+
+
+def check_weights_option(weights: str, seed: int) -> None:
+    """Refuse anything but pretrained or seeded random weights.
+
+    Raises:
+        ConfigError: with what would be accepted.
+    """
+    if weights not in ("pretrained", "random"):
+        raise ConfigError(f"weights is {weights!r}; it can be pretrained, or random (for speed tests).")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed!r}; it must be a whole number from 0.")
+
+
+def locate(
+    model: str,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    *,
+    needs: Sequence[str],
+    also: Sequence[str] = (),
+    setting: str,
+) -> Path:
+    """The folder that holds a model's files: a local folder, the Hugging Face cache, or a download, in this order.
+
+    Args:
+        model: a folder, a hub id such as `stabilityai/sd-vae-ft-mse`, or `daskt2i:demo/vae` for one in this package.
+        subfolder: folder inside the model's, e.g. `vae`.
+        revision: branch, tag or commit of a hub id.
+        needs: file patterns; a cached copy counts only if each matches a file. The first is a plain name.
+        also: further patterns to fetch. Nothing else is downloaded.
+        setting: the setting that names the model, for the message.
+
+    Raises:
+        ModelMissing: neither here nor reachable, with the command that fetches it and the setting for a folder.
+    """
+    if model.startswith(SHIPPED):
+        return Path(__file__).parents[1] / model.removeprefix(SHIPPED)
+    local = Path(model).expanduser()
+    if local.is_dir():
+        folder = local / subfolder if subfolder else local
+        if folder.is_dir():
+            return folder
+        raise ModelMissing(f"The folder {local} has no folder {subfolder!r} in it; {_pointer(setting)}.")
+    if not _HUB_ID.fullmatch(model):
+        raise ModelMissing(f"There is no folder {model}; {_pointer(setting)}.")
+    cached = _cached(model, subfolder, revision, needs)
+    return cached if cached is not None else _download(model, subfolder, revision, needs, also, setting)
+
+
+def _pointer(setting: str) -> str:
+    return f"point to a folder that holds the model with `--set {setting}=FOLDER`"
+
+
+def _cached(model: str, subfolder: str | None, revision: str | None, needs: Sequence[str]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    anchor = f"{subfolder}/{needs[0]}" if subfolder else needs[0]
+    try:
+        found = try_to_load_from_cache(model, anchor, revision=revision)
+    except ValueError:  # a name that the hub would not take either
+        return None
+    if not isinstance(found, str):  # None, or the mark of a file that the repository is known not to have
+        return None
+    folder = Path(found).parent
+    return folder if all(any(folder.glob(pattern)) for pattern in needs) else None
+
+
+def _download(
+    model: str, subfolder: str | None, revision: str | None, needs: Sequence[str], also: Sequence[str], setting: str
+) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    log.info("looking for %s on the Hugging Face hub", model)
+    try:
+        with quiet():
+            # asked once first: against a server that never answers, snapshot_download alone went on for minutes
+            HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT)
+            root = snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=[prefix + pattern for pattern in (*needs, *also)],
+                # other number formats and training leftovers double the download and are never read
+                ignore_patterns=["*.fp16.safetensors", "*.non_ema.safetensors", "*.bin", "*.pt", "*.ckpt"],
+                etag_timeout=HUB_TIMEOUT,
+            )
+    except Exception as error:  # the client's own, its HTTP library's (renamed between releases), the disk's
+        raise ModelMissing(_missing(model, subfolder, revision, setting, error)) from error
+    folder = Path(root) / prefix
+    if not folder.is_dir():
+        raise ModelMissing(f"The hub's {model} has no folder {subfolder!r}; {_pointer(setting)}.")
+    # without a network the client hands back an old copy, whole or not
+    absent = [pattern for pattern in needs if not any(folder.glob(pattern))]
+    if absent:
+        raise ModelMissing(
+            f"Neither the Hugging Face cache nor what could be fetched of {model} holds {absent[0]} (weights are read "
+            f"from safetensors alone); fetch it with `{_command(model, subfolder, revision)}`, or {_pointer(setting)}."
+        )
+    return folder
+
+
+def _missing(model: str, subfolder: str | None, revision: str | None, setting: str, error: Exception) -> str:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "GatedRepoError" in kinds:
+        why = "the hub wants its licence accepted first (`hf auth login`)"
+    elif "RevisionNotFoundError" in kinds:
+        why = f"the hub has no revision {revision!r} of it"
+    elif "RepositoryNotFoundError" in kinds:
+        why = "the hub knows no public model of this name"
+    elif isinstance(error, OSError) and error.errno is not None and "ConnectionError" not in kinds:
+        why = f"it could not be written to the cache: {error.strerror}"
+    else:
+        why = "the hub could not be reached"
+    return (
+        f"The model {model} is neither a folder here nor in the Hugging Face cache, and {why}; "
+        f"fetch it where there is a network with `{_command(model, subfolder, revision)}`, or {_pointer(setting)}."
+    )
+
+
+def _command(model: str, subfolder: str | None, revision: str | None) -> str:
+    command = ["hf", "download", model]
+    command += ["--revision", revision] if revision else []
+    command += ["--include", f"{subfolder}/*"] if subfolder else []
+    return shlex.join(command)
+
+
+def weight_files(folder: Path, stem: str) -> WeightFiles:
+    """The safetensors files of a model folder.
+
+    Args:
+        folder: as `locate` gives it.
+        stem: `diffusion_pytorch_model` for diffusers, `model` for transformers.
+
+    Raises:
+        ModelError: there are none, or a shard is missing; says what is there instead, and how to convert it.
+    """
+    for variant in (None, "fp16"):
+        dotted = f".{variant}" if variant else ""
+        single, index = folder / f"{stem}{dotted}.safetensors", folder / f"{stem}.safetensors.index{dotted}.json"
+        if single.is_file():
+            return WeightFiles((single,), variant)
+        if index.is_file():
+            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+            absent = [name for name in names if not (folder / name).is_file()]
+            if absent or not names:
+                raise ModelError(
+                    f"{folder} lacks {absent[0] if absent else stem} that {index.name} lists; fetch it again."
+                )
+            return WeightFiles(tuple(folder / name for name in names), variant)
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth"))
+    if pickles:
+        raise ModelError(
+            f"{folder} holds {pickles[0]} but no {stem}.safetensors, and pickled weights are never opened because they "
+            "can run code; convert it once, where you trust it: load it with from_pretrained, then "
+            "save_pretrained(FOLDER, safe_serialization=True)."
+        )
+    raise ModelError(f"{folder} holds no {stem}.safetensors; copy the weights beside its config.json.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        ModelError: absent, unreadable, or something else than an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        whole = (path.parent / "model_index.json").is_file()
+        advice = "it holds a whole pipeline: name the part with `subfolder`, e.g. vae" if whole else "it holds no model"
+        raise ModelError(f"{path.parent} has no {path.name}; {advice}.") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"{path} holds no JSON object; it is not the {path.name} of a model.")
+    return data
+
+
+def random_config(model: str, subfolder: str | None, revision: str | None, setting: str) -> dict[str, Any]:
+    """The config for random weights: a local folder's, a shipped one by the last part of the name, or the hub's.
+
+    Raises:
+        ModelMissing, ModelError: there is none.
+    """
+    shipped = _SHIPPED / f"{model.rsplit('/', 1)[-1]}.json"
+    if not Path(model).expanduser().is_dir() and shipped.is_file():
+        return read_json(shipped)
+    return read_json(locate(model, subfolder, revision, needs=("config.json",), setting=setting) / "config.json")
+
+
+def read_header(path: Path) -> dict[str, int]:
+    """Tensor name -> number of elements, from the header of a safetensors file.
+
+    The header is a little-endian uint64 length and then that many bytes of JSON (safetensors, "Format").
+
+    Raises:
+        ModelError: not a safetensors file, or cut short, as an interrupted copy or a git-lfs pointer is.
+    """
+    broken = f"{path} is not a whole safetensors file; fetch it again."
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length) if length <= min(size, 100_000_000) else b"")
+        header.pop("__metadata__", None)
+        if max((tensor["data_offsets"][1] for tensor in header.values()), default=0) + 8 + length != size:
+            raise ModelError(broken)
+        return {name: _product(tensor["shape"]) for name, tensor in header.items()}
+    except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ModelError(broken) from error
+
+
+def _product(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+_digests: dict[tuple[str, int, int], str] = {}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits; remembered in this process by path, size and time of change."""
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _digests[key]
+
+
+def config_digest(config: Mapping[str, Any], tokenizer: Path | None = None) -> str:
+    """SHA-256 (64 hex digits) of what a config and a tokenizer folder decide.
+
+    Left out are keys that change nothing (versions, the path it was saved from), and absent tokenizer files.
+    """
+    digest = hashlib.sha256()
+    kept = {key: value for key, value in config.items() if key not in _IRRELEVANT}
+    digest.update(json.dumps(kept, sort_keys=True).encode())
+    for name in TOKENIZER_FILES if tokenizer is not None else ():
+        path = tokenizer / name if tokenizer is not None else Path(name)
+        if path.is_file():
+            digest.update(f"\n{name} {file_digest(path)}".encode())
+    return digest.hexdigest()
+
+
+def weights_digest(files: WeightFiles, config: str) -> str:
+    """`"sha256:…"` over the content of the weight files and the digest of their config."""
+    digest = hashlib.sha256(config.encode())
+    for path in files.paths:
+        digest.update(file_digest(path).encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the log lines, progress bars and Python warnings of the model libraries, and restore them after.
+
+    Loading one tower of a full CLIP repository alone prints some thirty lines about the other tower. Errors are
+    exceptions and are not affected. The switches belong to the process, so other threads are quiet for that moment.
+    """
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    bars = []
+    for name in ("transformers.utils.logging", "diffusers.utils.logging"):
+        if name.split(".")[0] in sys.modules:
+            module = importlib.import_module(name)
+            bars += [module] if module.is_progress_bar_enabled() else []
+    hub = importlib.import_module("huggingface_hub.utils")
+    hub_bars = not hub.are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        for module in bars:
+            module.disable_progress_bar()
+        hub.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if hub_bars:
+                hub.enable_progress_bars()
+            for module in bars:
+                module.enable_progress_bar()
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,71 @@
+"""The number format and the device."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from daskt2i.encoders import precision
+from daskt2i.errors import ConfigError
+
+
+@pytest.mark.parametrize("requested", ["fp32", "bf16"])
+def test_what_is_asked_for_is_given_without_a_probe(requested: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_bf16_gain", lambda threads: pytest.fail("probed"))
+    assert precision.resolve(requested, "cpu") == requested
+
+
+def test_auto_probes_quickly_and_puts_the_threads_back() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    precision.resolve("auto", "cpu", 1)
+    begun = time.monotonic()
+    assert precision.resolve("auto", "cpu", 1) in ("fp32", "bf16")
+    assert time.monotonic() - begun < 2.0, "half a second on an idle machine"
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.12, "fp32"), (1.0, "fp32"), (1.9, "bf16")])
+def test_auto_takes_bf16_only_where_it_is_faster(gain: float, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_bf16_gain", lambda threads: gain)
+    assert precision.resolve("auto", "cpu", 2) == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((3, 7), "fp32"), ((7, 5), "fp32"), ((8, 0), "bf16")])
+def test_auto_on_a_gpu_asks_its_generation(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.resolve("auto", "cuda:1") == expected
+    assert precision.resolve("fp16", "cuda") == "fp16"
+    assert precision.default_device() == "cuda"
+    with pytest.raises(ConfigError, match="2 GPUs"):
+        precision.resolve("auto", "cuda:2")
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fp16"):
+        precision.resolve("fp16", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("requested", "device"), [("int8", "cpu"), ("auto", "mps"), ("auto", "cpu:0"), ("auto", "cuda:x"), ("", "cpu")]
+)
+def test_unknown_names_are_refused(requested: str, device: str) -> None:
+    with pytest.raises(ConfigError):
+        precision.resolve(requested, device)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert precision.default_device() == "cpu"
+    with pytest.raises(ConfigError, match="torch sees 0 GPUs"):
+        precision.resolve("bf16", "cuda")
