@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 _SERVER_TIMEOUT = 20.0
+_START_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ class _ClusterFile:
         import dask
         from distributed import Client
 
+        from daskt2i.executors.attempts import deaf_children
         from daskt2i.executors.dask import Connection
 
         module, _, name = self.factory.rpartition(".")
@@ -179,14 +181,15 @@ class _ClusterFile:
         arguments |= {"n_workers": hands.workers, "memory_limit": hands.memory_limit, "silence_logs": logging.CRITICAL}
         # The nanny sets thread variables for its worker before it spawns it; ours must be the plan's, not 1.
         environ = {k: str(hands.threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        preload = [*dask.config.get("distributed.worker.preload", []), "daskt2i.executors.preload"]
-        config = self.config | {"distributed.worker.preload": preload}
-        config |= {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environ.items()}
+        config = self.config | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environ.items()}
         try:
-            with _environment_kept(), dask.config.set(config):
-                cluster = factory(**arguments)
-                client = Client(cluster, set_as_default=False)
-                client.wait_for_workers(hands.workers, timeout=120)
+            with _environment_kept(), dask.config.set(config), ExitStack() as stack:
+                with deaf_children():  # the thread of its event loop starts here, and nannies start workers from it
+                    cluster = factory(**arguments)
+                stack.callback(cluster.close, timeout=10)
+                client = stack.enter_context(Client(cluster, set_as_default=False))
+                client.wait_for_workers(hands.workers, timeout=_START_SECONDS)
+                stack.pop_all()
         except (OSError, TimeoutError, TypeError, ValueError, RuntimeError) as error:
             raise SchedulerError(
                 f"The cluster of clusters/{self.name}.yaml did not start ({error}). Nothing was encoded; "
@@ -206,10 +209,12 @@ def _attach(address: str) -> Connection:
 
     from daskt2i.executors.dask import Connection
 
+    quiet = ExitStack()
+    quiet.enter_context(_quiet())  # to the end: a scheduler that goes away is told in our words
     try:
-        with _quiet():
-            client = Client(address, timeout=_SERVER_TIMEOUT, set_as_default=False)
+        client = Client(address, timeout=_SERVER_TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
+        quiet.close()
         raise SchedulerError(
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "
             "`dask scheduler` and workers with `dask worker ADDRESS`."
@@ -217,7 +222,12 @@ def _attach(address: str) -> Connection:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     # A worker runs one chunk at a time, so all of its cores are torch's.
     threads = min((w["nthreads"] for w in workers), default=1)
-    return Connection(client, threads, lambda: client.close(timeout=5))
+
+    def close() -> None:
+        with quiet:
+            client.close(timeout=5)
+
+    return Connection(client, threads, close)
 
 
 def _free(address: str) -> str:
@@ -227,7 +237,7 @@ def _free(address: str) -> str:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host or "127.0.0.1", int(port)))
-        except OSError:
+        except (OSError, ValueError, OverflowError):
             return f"{host}:0"
     return address
 

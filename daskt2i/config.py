@@ -280,7 +280,7 @@ def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
         ConfigError: a setting is missing, unknown or of the wrong kind.
     """
     dataset = data.get("dataset")
-    if data.get("scenes") is not None and isinstance(dataset, dict) and "source" not in dataset:
+    if isinstance(data.get("scenes"), dict) and isinstance(dataset, dict) and "source" not in dataset:
         data = {**data, "dataset": {"source": {"class": SCENES_SOURCE, **data["scenes"]}, **dataset}}
     try:
         workflow = Workflow.model_validate(data)
@@ -325,7 +325,7 @@ def _problem(error: Any) -> str:
 def _set(data: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
-    if not equals or (len(parts) < 2 and parts != ["name"]) or not all(parts):
+    if not equals or (len(parts) < 2 and parts not in (["name"], ["scenes"])) or not all(parts):
         raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set run.batch=4.")
     try:
         parsed = yaml.safe_load(value)

@@ -61,11 +61,12 @@ def encode(prepared: Prepared, executor: Executor, listener: Listener = lambda e
 
 @dataclass(slots=True)
 class _Run:
-    """The state of one `encode`."""
+    """The state of one `encode`. `mark` is the fingerprint of its store, once it is known."""
 
     prepared: Prepared
     executor: Executor
     listener: Listener
+    mark: str = ""
 
     def go(self) -> Summary:
         prepared = self.prepared
@@ -74,6 +75,7 @@ class _Run:
             out=str(prepared.folder), store=ZarrStore(prepared.folder).address, rows=prepared.source_info.rows
         )
         try:
+            prepared.folder.sweep()  # what killed workers left half-written
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
             done = self._find_done(summary)
@@ -82,9 +84,8 @@ class _Run:
                     self._run_open(done, summary)
             self._fold(summary)
         except KeyboardInterrupt:
-            count = sum(1 for _ in Receipts(prepared.folder).read())
             raise Stopped(
-                f"Stopped. {count} of {len(prepared.plan)} chunks are in {prepared.folder}; "
+                f"Stopped. {sum(1 for _ in self._receipts())} of {len(prepared.plan)} chunks are in {prepared.folder}; "
                 "the same command goes on from there."
             ) from None
         finally:
@@ -108,6 +109,7 @@ class _Run:
             source=dataset.source,
             image=dataset.image,
             encoders=dataset.encoders,
+            content=fingerprint(prepared.identity("any")),
             slots=max(1, prepared.source_info.slots),
             folder=prepared.folder,
             fingerprint="",
@@ -123,7 +125,8 @@ class _Run:
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, ident)
         batch = choose_batch(prepared.image_info, found.runtime.device) if run.batch == "auto" else run.batch
-        job = replace(job, fingerprint=fingerprint(ident), runtime=found.runtime, batch=batch)
+        self.mark = fingerprint(ident)
+        job = replace(job, fingerprint=self.mark, runtime=found.runtime, batch=batch)
         ZarrStore(prepared.folder).create(
             prepared.source_info.rows,
             dataset.rows_per_chunk,
@@ -158,7 +161,7 @@ class _Run:
         prepared = self.prepared
         if prepared.stored is None:
             return bytearray(len(prepared.plan))
-        mark = prepared.stored["fingerprint"]
+        self.mark = prepared.stored["fingerprint"]
         summary.precision = prepared.precision
         run = prepared.workflow.run
         deep = run.recheck == "hash" or (run.recheck == "auto" and prepared.folder.is_local)
@@ -166,14 +169,14 @@ class _Run:
         done = bytearray(len(prepared.plan))
 
         def examine(receipt: Receipt) -> tuple[Receipt, str | None]:
-            if receipt.fingerprint != mark:
+            if receipt.fingerprint != self.mark:
                 return receipt, "its receipt belongs to another fingerprint"
             if receipt.chunk >= len(done) or prepared.plan[receipt.chunk].stop != receipt.stop:
                 return receipt, "its receipt does not match the plan"
             return receipt, store.check(receipt.shards, deep)
 
         def torn(name: str, why: str) -> None:
-            self.listener(Note(f"{name} does not count ({why}); its chunk is encoded again."))
+            self.listener(Note(f"{name} does not count: {why}."))
 
         with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
             for receipt, problem in _bounded_map(pool, examine, receipts.read(torn), 16):
@@ -234,12 +237,16 @@ class _Run:
                     Note(f"The traceback of chunk {chunk.index} could not be kept: {ERROR_LOG} is not writable.")
                 )
 
+    def _receipts(self) -> Iterator[Receipt]:
+        """Those of this store; a folder may hold others, of a store that was deleted."""
+        return (r for r in Receipts(self.prepared.folder).read() if r.fingerprint == self.mark)
+
     def _fold(self, summary: Summary) -> None:
         prepared = self.prepared
         if summary.failed:
             prepared.folder.delete(MANIFEST)
             return
-        write_manifest(prepared.folder, prepared.source.rows, Receipts(prepared.folder).read(), summary.rows)
+        write_manifest(prepared.folder, prepared.source.rows, self._receipts(), summary.rows)
         total = summary.accepted + sum(summary.rejected.values())
         if total != summary.rows:
             raise StoreError(

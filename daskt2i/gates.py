@@ -1,7 +1,7 @@
 """Gates: checks on what an encoder made, before it is written.
 
-Covers: arrays as promised, finite values, decode-back against the pixels that went in, the test card that a model meets on
-load.
+Covers: arrays as promised, finite values, decode-back against the pixels that went in, the test card that a model
+meets on load.
 Does not cover: when they are applied and to which rows (`worker`), whether stored bytes are intact (`latents`).
 
 Decode-back is the check on the pixel range. MLPerf's published latents were made from pixels in [0, 1] by a VAE that

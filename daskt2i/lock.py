@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from daskt2i.errors import StoreBusy
+from daskt2i.errors import StoreBusy, StoreError
 from daskt2i.folder import LOCK, RunFolder
 
 try:
@@ -210,7 +210,7 @@ def holder(folder: RunFolder) -> str:
     try:
         with hold(folder, "status"):
             return ""
-    except StoreBusy:
+    except (StoreError, OSError):  # held, or not ours to lock
         return _who(found)
 
 

@@ -41,6 +41,7 @@ class Job:
 
     Attributes:
         source, image, encoders: as in the workflow.
+        content: stands for the data and weights that those name; a model folder that is changed in place has another.
         slots: caption slots of the store.
         folder: the run folder.
         fingerprint: goes into every receipt.
@@ -54,6 +55,7 @@ class Job:
     source: Component
     image: ImageSettings
     encoders: EncoderSettings
+    content: str
     slots: int
     folder: RunFolder
     fingerprint: str
@@ -110,7 +112,7 @@ def models_for(job: Job) -> Models:
         GateError: the image encoder does not reconstruct the test card.
     """
     global _held
-    key = repr((job.source, job.image, job.encoders, job.runtime))
+    key = repr((job.source, job.image, job.encoders, job.content, job.runtime))
     with turn:
         if _held is None or _held.key != key:
             _held = None  # frees the last job's weights before the next ones are read
@@ -174,7 +176,7 @@ def back_off(models: Models, which: Literal["batch", "text_batch"], wanted: int,
 
     Args:
         which: the setting under `run:` that gives the batch size.
-        wanted: its value.
+        wanted: its value, or the number of items where there are fewer.
         call: takes the batch size.
 
     Raises:

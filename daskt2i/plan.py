@@ -116,7 +116,8 @@ def cost(
     text_row = sum(a.row_bytes for a in text.arrays) * max(1, source.slots)
     largest = max([a.row_bytes for a in image.arrays] + [a.row_bytes * max(1, source.slots) for a in text.arrays])
     weights = (image.weight_bytes + text.weight_bytes) * scale
-    working = max(image.item_bytes * batch, text.item_bytes * text_batch) * scale
+    # Decoding a row back, for the gate, takes 1.5 times what encoding it takes.
+    working = max(image.item_bytes * max(batch, 1.5), text.item_bytes * text_batch) * scale
     # The text arrays exist twice for a moment: one row per different caption, then laid out by row and slot.
     arrays = (image_row + 2 * text_row + largest) * min(rows_per_chunk, max(1, source.rows))
     pixels = 3 * resolution**2 * batch * 4

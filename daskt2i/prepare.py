@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i import images
-from daskt2i.config import LAYOUT, Component, DatasetSettings, Workflow, differences
+from daskt2i.config import LAYOUT, SCENES_SOURCE, Component, DatasetSettings, Workflow, differences
 from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
 from daskt2i.folder import RunFolder
 from daskt2i.latents import ZarrStore
@@ -94,7 +94,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
         FingerprintMismatch: the store was made with other settings or other data.
     """
     folder = RunFolder(out, workflow.run.storage_options)
-    if workflow.scenes is not None:
+    if workflow.scenes is not None and workflow.dataset.source.class_path == SCENES_SOURCE:
         workflow = _with_scenes(workflow, folder, draw)
     dataset = workflow.dataset
     source: Source = dataset.source.build(Source, "dataset.source")
@@ -143,10 +143,10 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
     if draw:
         write_scenes(place, scenes.rows, scenes.seed)
     captions = place / "captions.json"
-    if not captions.is_file():
-        return workflow  # its source draws the rows when they are asked for: good enough to count them
     arguments = {"images": str(place / "images"), "captions": str(captions)}
     source = Component.model_validate({"class": "daskt2i.sources.coco.CocoSource", **arguments})
+    if not draw and (not captions.is_file() or source.build(Source, "scenes").info().rows != scenes.rows):
+        return workflow  # its source draws the rows when they are asked for: good enough to count them
     return workflow.model_copy(update={"dataset": workflow.dataset.model_copy(update={"source": source})})
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from daskt2i import images
-from daskt2i.errors import RowRejected
+from daskt2i.errors import Reason, RowRejected
 from daskt2i.protocols import Source
 from daskt2i.types import Record, Rejection, Row
 
@@ -44,6 +44,8 @@ def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -
     try:
         if row.reason is not None:
             raise RowRejected(row.reason, row.detail)
+        if not row.captions:
+            raise RowRejected(Reason.NO_CAPTION)
         data = source.read(row)
         fetched = time.perf_counter()
         digest = hashlib.sha256(data).digest()
@@ -56,7 +58,7 @@ def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -
 
 def read_ahead(
     source: Source, rows: Iterable[Row], resolution: int, limits: images.Limits, *, threads: int, window: int
-) -> Iterator[Reading]:
+) -> Generator[Reading, None, None]:
     """The rows in order, at most `window` of them in flight or waiting.
 
     Args:

@@ -43,6 +43,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def crew_words(workers: int, threads: int) -> str:
+    """`"2 workers x 1 thread"`."""
+    return f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
+
+
 def _facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -71,7 +76,7 @@ def plan_table(prepared: Prepared, crew: Crew | None) -> Table:
         rows.append(("workers", "as the cluster has them"))
         rows.append(("memory", f"about {size(cost.worker_memory)} per worker"))
     else:
-        rows.append(("workers", f"{crew.workers} x {crew.threads} threads ({crew.reason})"))
+        rows.append(("workers", f"{crew_words(crew.workers, crew.threads)} ({crew.reason})"))
         rows.append(("memory", f"about {size(cost.worker_memory)} per worker, {size(crew.memory_limit)} allowed"))
     rows.append(("disk", f"about {size(cost.disk)} ({size(cost.latents_disk)} latents, {size(cost.text_disk)} text)"))
     rows.append(("run folder", str(prepared.folder) + (" (goes on)" if prepared.stored else "")))
@@ -101,7 +106,7 @@ def summary_table(summary: Summary) -> Table:
         ("chunks", f"{summary.done:,} encoded now, {summary.skipped:,} found done, {len(summary.failed)} failed"),
     ]
     if summary.rows_now:
-        crew = f"{summary.workers} workers x {summary.threads} threads, {summary.precision}"
+        crew = f"{crew_words(summary.workers, summary.threads)}, {summary.precision}"
         rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {crew})"))
     rows.append(("store", f"{summary.store} ({size(summary.bytes)})"))
     title = "Encoded" if not summary.failed else "Encoded in part"
@@ -183,10 +188,8 @@ class EncodeProgress:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
             force = event.workforce
-            self._say(
-                f"{force.workers} workers x {force.threads} threads"
-                + f", {event.done} chunks done before" * bool(event.done)
-            )
+            before = f", {event.done:,} chunks done before" * bool(event.done)
+            self._say(crew_words(force.workers, force.threads) + before)
             if force.dashboard:
                 self._say(f"dashboard {force.dashboard}")
             self._before = event.rows_done

@@ -17,11 +17,11 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,9 @@ from daskt2i.errors import Reason
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import empty_chunk, store_arrays
 from daskt2i.model_cache import Job, Models, back_off, loads, models_for, process_name, turn
-from daskt2i.reading import read_ahead
+from daskt2i.reading import Reading, read_ahead
 from daskt2i.receipts import Receipts
-from daskt2i.types import Chunk, Encoded, Receipt, Record, Rejection, Row
+from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection, Row
 
 interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)
 """Called between batches. An executor may set one that raises, to move the chunk elsewhere."""
@@ -74,11 +74,10 @@ class _ChunkRun:
         job, chunk = self.job, self.chunk
         with self._timed("load"):
             models = models_for(job)
-        image = models.image.info(job.image.resolution)
-        arrays = empty_chunk(store_arrays(image, models.text.info(), job.slots), len(chunk))
+        arrays = empty_chunk(self._specs(models), len(chunk))
         records = self._encode_images(models, arrays)
         truncated = self._encode_texts(models, arrays, records)
-        self._lay_rows(arrays, records)
+        self._lay_rows(models, arrays, records)
         with self._timed("write"):
             shards = ZarrStore(job.folder).write(chunk, Encoded(arrays))
         self.seconds["total"] = time.perf_counter() - begun
@@ -105,16 +104,21 @@ class _ChunkRun:
         Receipts(job.folder).write(receipt)
         return receipt
 
+    def _specs(self, models: Models) -> tuple[ArraySpec, ...]:
+        return store_arrays(models.image.info(self.job.image.resolution), models.text.info(), self.job.slots)
+
     def _encode_images(self, models: Models, arrays: Arrays) -> dict[int, Record]:
         """Fill the image encoder's arrays. Returns the accepted records by row, without their pixels."""
         kept: dict[int, Record] = {}
         samples: dict[int, Record] = {}
         wanted = self._gate_rows()
+        promised = models.image.info(self.job.image.resolution).arrays
         for batch in self._batches(models):
             interruption.get()()
             pixels = np.stack([r.pixels for r in batch])
             with self._timed("encode_image"):
-                made = back_off(models, "batch", self.job.batch, functools.partial(models.image.encode, pixels))
+                made = self._sized(models, "batch", functools.partial(models.image.encode, pixels), len(batch))
+            gates.require_promised(promised, made, len(batch), "The image encoder")
             finite = gates.finite_rows(made.values())
             for i, record in enumerate(batch):
                 row = record.row
@@ -140,23 +144,26 @@ class _ChunkRun:
             models.source, self.chunk.rows, job.image.resolution, job.limits, threads=job.readers, window=2 * job.batch
         )
         batch: list[Record] = []
-        while True:
-            with self._timed("wait"):
-                reading = next(readings, None)
-            if reading is None:
-                break
+        with closing(readings):
+            while (reading := self._next(readings)) is not None:
+                if isinstance(reading.outcome, Rejection):
+                    self.rejected[reading.row.index] = reading.outcome
+                    continue
+                batch.append(reading.outcome)
+                if len(batch) == job.batch:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _next(self, readings: Iterator[Reading]) -> Reading | None:
+        with self._timed("wait"):
+            reading = next(readings, None)
+        if reading is not None:
             self.seconds["read"] += reading.fetch_seconds
             self.seconds["decode"] += reading.decode_seconds
             self.digest.update(reading.digest)
-            if isinstance(reading.outcome, Rejection):
-                self.rejected[reading.row.index] = reading.outcome
-                continue
-            batch.append(reading.outcome)
-            if len(batch) == job.batch:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+        return reading
 
     def _gate_rows(self) -> set[int]:
         """Rows to decode back, spread evenly over the chunk."""
@@ -184,7 +191,8 @@ class _ChunkRun:
         if not captions:
             return 0
         with self._timed("encode_text"):
-            made = back_off(models, "text_batch", self.job.text_batch, functools.partial(models.text.encode, captions))
+            made = self._sized(models, "text_batch", functools.partial(models.text.encode, captions), len(captions))
+        gates.require_promised(models.text.info().arrays, made, len(captions), "The text encoder")
         finite = gates.finite_rows(made.values())
         place = {caption: i for i, caption in enumerate(captions)}
         truncated = 0
@@ -201,20 +209,29 @@ class _ChunkRun:
             truncated += int(made["text_truncated"][chosen].sum())
         return truncated
 
-    def _lay_rows(self, arrays: Arrays, records: Mapping[int, Record]) -> None:
+    def _lay_rows(self, models: Models, arrays: Arrays, records: Mapping[int, Record]) -> None:
         """Fill what the rows bring, and clear what the image encoder made for a row rejected after it."""
+        blank = empty_chunk(self._specs(models), 1)
         for row in self.chunk.rows:
             i = row.index - self.chunk.start
             arrays["image_id"][i], arrays["file_name"][i] = row.image_id, row.file_name
             record = records.get(row.index)
             if record is None:
-                for array in arrays.values():
-                    if np.issubdtype(array.dtype, np.floating):
-                        array[i] = np.nan
+                for name in arrays.keys() - {"image_id", "file_name"}:
+                    arrays[name][i] = blank[name][0]
                 continue
             arrays["caption"][i, : len(row.captions)] = row.captions
             arrays["crop_box"][i], arrays["source_size"][i] = record.crop_box, record.source_size
             arrays["valid"][i] = True
+
+    def _sized(
+        self,
+        models: Models,
+        which: Literal["batch", "text_batch"],
+        call: Callable[[int], Mapping[str, Any]],
+        items: int,
+    ) -> Mapping[str, Any]:
+        return back_off(models, which, min(items, getattr(self.job, which)), call)
 
     def _reject(self, row: Row, reason: Reason, detail: str) -> None:
         self.rejected[row.index] = Rejection(row.index, row.image_id, reason, detail)

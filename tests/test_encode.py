@@ -285,7 +285,7 @@ def test_memory_that_runs_out_costs_a_warning(tmp_path: Path, calm: dict[str, An
         "text": {"class": "daskt2i.encoders.fake.FakeTextEncoder"},
     }
     told: list[Event] = []
-    settings = workflow(tmp_path, {"encoders": encoders}, {"batch": 16})
+    settings = workflow(tmp_path, {"encoders": encoders, "rows_per_chunk": 16}, {"batch": 16})
     assert run(settings, tmp_path / "out", listener=told.append).accepted == 40
     notes = [e.text for e in told if isinstance(e, Note)]
     assert any("memory ran out at 16" in n and "goes on with 8" in n for n in notes)

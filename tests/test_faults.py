@@ -200,6 +200,38 @@ def test_ctrl_c_to_the_whole_process_group_stops_cleanly_and_the_same_command_go
     assert_whole(out, calm)
 
 
+def test_a_scheduler_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
+    script = (
+        "from distributed import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    place = dict(host='127.0.0.1', dashboard_address='127.0.0.1:0')\n"
+        "    cluster = LocalCluster(n_workers=1, threads_per_worker=1, **place)\n"
+        "    print(cluster.scheduler_address, flush=True)\n"
+        "    input()\n"
+    )
+    (tmp_path / "cluster.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    cluster = subprocess.Popen(
+        [sys.executable, str(tmp_path / "cluster.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert cluster.stdout is not None
+    address = cluster.stdout.readline().strip()
+    out = tmp_path / "out"
+    driver = encode(write_workflow(tmp_path, 0.1), out, address)
+    wait_for(lambda: receipts(out) >= 2)
+    cluster.kill()
+    cluster.communicate()
+    code, text, err = finished(driver, 120)
+    assert (code, text) == (1, "")
+    assert "Traceback" not in err
+    assert "error: The scheduler is gone" in err
+
+
 def test_a_second_encode_while_one_runs_is_refused_by_name(tmp_path: Path) -> None:
     out, workflow = tmp_path / "out", write_workflow(tmp_path, 0.05)
     first = encode(workflow, out, "serial")

@@ -6,12 +6,15 @@ Does not cover: running anything.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import Generic, TypeVar
 
 from daskt2i.errors import WorkerLost
@@ -75,6 +78,24 @@ def lost(item: object) -> WorkerLost:
 def _short(item: object) -> str:
     index = getattr(item, "index", None)
     return f"chunk {index}" if isinstance(index, int) else repr(item)[:80]
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that start in this block never hear Ctrl-C: a terminal sends it to all, and the parent handles it.
+
+    Blocked and not ignored, so that one that comes meanwhile reaches the parent at the end of the block.
+    multiprocessing unblocks it when it starts its resource tracker, so that is started before.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent(period: float = 1.0) -> None:

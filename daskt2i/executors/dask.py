@@ -11,6 +11,7 @@ that were assigned to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -111,6 +112,12 @@ class DaskExecutor:
             for future in completed:
                 item = flying.pop(future)
                 outcome = _outcome(future)
+                if isinstance(outcome, CancelledError) or client.status != "running":
+                    flying.clear()
+                    raise SchedulerError(
+                        "The scheduler is gone, and with it the work that was in flight. What is committed stays; "
+                        "start the cluster again and run the same command: it goes on."
+                    )
                 while len(flying) < self._window():
                     try:
                         completed.add(submit(next(source)))

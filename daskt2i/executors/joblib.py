@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
-from daskt2i.executors.attempts import Attempts, end_with_parent, lost
+from daskt2i.executors.attempts import Attempts, deaf_children, end_with_parent, lost
 from daskt2i.protocols import Workforce
 
 T = TypeVar("T")
@@ -73,7 +73,8 @@ class JoblibExecutor:
     def _parallel(self, work: Callable[[T], R], numbered: Iterable[tuple[int, T]]) -> Any:
         with joblib.parallel_config(backend="loky", n_jobs=self._workers, inner_max_num_threads=self._threads):
             parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
-        return parallel(joblib.delayed(_attempt)(work, number, item) for number, item in numbered)
+        with deaf_children():  # the processes start with the first items, which are sent at once
+            return parallel(joblib.delayed(_attempt)(work, number, item) for number, item in numbered)
 
 
 def _close(results: Any) -> None:

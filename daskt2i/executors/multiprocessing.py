@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from daskt2i.executors.attempts import Attempts, lost
+from daskt2i.executors.attempts import Attempts, deaf_children, lost
 from daskt2i.protocols import Workforce
 
 T = TypeVar("T")
@@ -90,7 +90,8 @@ class MultiprocessingExecutor:
                 self._workers, mp_context=self._context, initializer=_initialise, initargs=(self._lifeline[0],)
             )
         try:
-            return self._pool.submit(work, item)
+            with deaf_children():  # the pool starts its processes when it gets its first work
+                return self._pool.submit(work, item)
         except BrokenProcessPool as error:  # a worker died between two calls
             broken: Future[R] = Future()
             broken.set_exception(error)

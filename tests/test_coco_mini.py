@@ -1,0 +1,121 @@
+"""Real photographs with real captions, and the hostile set, through the demo's encoders: the numbers that are owed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_encode import arrays, assert_same
+
+from daskt2i.cluster import Scheduler, crew_for, open_executor
+from daskt2i.config import load_workflow
+from daskt2i.encode import encode
+from daskt2i.folder import RunFolder
+from daskt2i.prepare import prepare
+from daskt2i.progress import Summary
+from daskt2i.receipts import Receipts
+from daskt2i.verify import settings_of, verify
+
+HOSTILE = [
+    None, "unreadable-image", "unreadable-image", "unreadable-image", None, None, None, None, None, None,
+    "image-too-small", "image-too-small", "image-too-large", None, "missing-file", "unsafe-path", "unsafe-path",
+    "no-caption", "no-caption", None, None, "no-caption", "duplicate-id",
+]  # fmt: skip
+
+
+def run(data: Path, out: Path, scheduler: str, *sets: str) -> Summary:
+    workflow = load_workflow(
+        "demo",
+        ["dataset.precision=fp32", "dataset.rows_per_chunk=16", *sets],
+        str(data / "images"),
+        str(data / "captions.json"),
+    )
+    prepared = prepare(workflow, out)
+    chosen = Scheduler.parse(scheduler)
+    return encode(prepared, open_executor(chosen, crew_for(chosen, prepared)))
+
+
+@pytest.fixture(scope="module")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {"folder": tmp_path_factory.mktemp("coco-mini")}
+
+
+@pytest.fixture
+def reference(coco_mini: Path, shared_runs: dict[str, Path]) -> Path:
+    """One process with one thread."""
+    out = shared_runs["folder"] / "serial"
+    if not out.exists():
+        run(coco_mini, out, "serial", "run.threads=1")
+    return out
+
+
+def test_all_rows_and_captions_arrive_exactly_as_they_are_in_the_file(coco_mini: Path, reference: Path) -> None:
+    listed = json.loads((coco_mini / "captions.json").read_text(encoding="utf-8"))
+    found = arrays(reference)
+    assert found["valid"].all()
+    assert found["image_id"].tolist() == [image["id"] for image in listed["images"]]
+    wanted: dict[int, list[str]] = {image["id"]: [] for image in listed["images"]}
+    for annotation in listed["annotations"]:
+        wanted[annotation["image_id"]].append(annotation["caption"])
+    assert sum(map(len, wanted.values())) == 400
+    for row, captions in enumerate(wanted.values()):
+        assert [c for c in found["caption"][row] if c] == captions
+        assert found["text_mask"][row, : len(captions)].any(axis=1).all()
+        assert np.isfinite(found["latent_mean"][row]).all()
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["serial", "multiprocessing:1", "multiprocessing:2", "joblib:2", "local:1", "local:2"]
+)
+def test_every_executor_gives_the_same_bits_in_fp32(
+    scheduler: str, coco_mini: Path, reference: Path, tmp_path: Path
+) -> None:
+    summary = run(coco_mini, tmp_path / "out", scheduler)
+    assert (summary.accepted, summary.captions) == (80, 400)
+    assert_same(arrays(tmp_path / "out"), arrays(reference))
+    loads: dict[str, Any] = {r.worker: r.loads for r in Receipts(RunFolder(tmp_path / "out")).read()}
+    assert all(counts == {"image": 1, "text": 1} for counts in loads.values())
+
+
+def test_a_resumed_run_gives_the_same_bits(coco_mini: Path, reference: Path, tmp_path: Path) -> None:
+    run(coco_mini, tmp_path / "out", "serial")
+    for chunk in (0, 3):
+        Receipts(RunFolder(tmp_path / "out")).delete(chunk)
+    assert run(coco_mini, tmp_path / "out", "multiprocessing:2").done == 2
+    assert_same(arrays(tmp_path / "out"), arrays(reference))
+
+
+def test_bf16_stays_within_two_percent_of_fp32(coco_mini: Path, reference: Path, tmp_path: Path) -> None:
+    """Of the range of each array, for 99 % of its values; bf16 has 8 bits of mantissa (2^-8 = 0.4 %)."""
+    run(coco_mini, tmp_path / "out", "serial", "dataset.precision=bf16")
+    rough, fine = arrays(tmp_path / "out"), arrays(reference)
+    for name in ("latent_mean", "text_states"):
+        span = float(np.ptp(fine[name].astype(np.float32)))
+        error = np.abs(rough[name].astype(np.float32) - fine[name].astype(np.float32))
+        assert np.quantile(error, 0.99) <= 0.02 * span, name
+
+
+def test_verify_passes_and_the_photographs_decode_back(reference: Path) -> None:
+    verdict = verify(RunFolder(reference), settings_of(RunFolder(reference)))
+    assert verdict.ok, verdict.problems
+    assert len(verdict.psnr) >= 5
+
+
+def test_the_hostile_set_ends_as_its_table_says(hostile: Path, tmp_path: Path) -> None:
+    summary = run(hostile, tmp_path / "out", "serial")
+    assert (summary.accepted, sum(summary.rejected.values()), summary.rows) == (10, 13, 23)
+    assert summary.failed == []
+    lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert [line["reason"] for line in lines] == HOSTILE
+    assert Counter(r for r in HOSTILE if r) == summary.rejected
+    found = arrays(tmp_path / "out")
+    assert found["source_size"][9].tolist() == [200, 320]
+    listed = json.loads((hostile / "captions.json").read_text(encoding="utf-8"))
+    text = next(a["caption"] for a in listed["annotations"] if a["image_id"] == listed["images"][20]["id"])
+    assert found["caption"][20, 0] == text
+    assert summary.truncated == 1
