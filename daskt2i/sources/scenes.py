@@ -1,0 +1,214 @@
+"""Drawn scenes as a source, or as a COCO folder on disk: data with captions that needs no download.
+
+Covers: `ScenesSource`, which draws as it is read, and `write_scenes`, which makes the same pictures a folder that
+`CocoSource` reads. The names of `drawing` and `grammar` that users need are here too.
+Does not cover: how scenes are drawn (`drawing`) and told (`grammar`), reading pictures back (`judge`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from daskt2i.errors import ConfigError, SourceError
+from daskt2i.sources.drawing import VERSION, Scene, Thing, draw, scene
+from daskt2i.sources.grammar import Expectation, Wanted, captions, describe, expected, parse_caption
+from daskt2i.types import Row, SourceInfo
+
+__all__ = [
+    "Expectation",
+    "Scene",
+    "ScenesSource",
+    "Thing",
+    "Wanted",
+    "captions",
+    "describe",
+    "draw",
+    "expected",
+    "jpeg",
+    "parse_caption",
+    "scene",
+    "write_scenes",
+]
+
+CAPTIONS = 5
+COUNTED = 2_000
+"""Beyond this many rows the length of all captions is scaled up from the first ones: counting takes 0.1 ms a row."""
+
+
+class ScenesSource:
+    """Scenes 0 to `rows` - 1 of a seed, drawn when they are read. Row i does not depend on `rows`.
+
+    Args:
+        rows: how many, at least 1.
+        seed: which of the endless sets of scenes.
+
+    Raises:
+        ConfigError: `rows` or `seed` is not such a number.
+    """
+
+    def __init__(self, rows: int = 1000, seed: int = 0) -> None:
+        self._identity = _identity(rows, seed)
+        self._rows, self._seed = rows, seed
+
+    def info(self) -> SourceInfo:
+        """Counts and identity."""
+        counted = min(self._rows, COUNTED)
+        characters = sum(len(text) for i in range(counted) for text in captions(scene(self._seed, i)))
+        return SourceInfo(
+            rows=self._rows,
+            slots=CAPTIONS,
+            captions=CAPTIONS * self._rows,
+            caption_characters=characters * self._rows // counted,
+            orphan_captions=0,
+            blank_captions=0,
+            content={"scenes": self._identity},
+            label=f"drawn scenes ({self._rows} images, {CAPTIONS * self._rows} captions, seed {self._seed})",
+        )
+
+    def rows(self, start: int, stop: int) -> Sequence[Row]:
+        """Rows `start <= index < stop`, as far as there are."""
+        return tuple(
+            Row(i, i + 1, _file_name(self._seed, i), captions(scene(self._seed, i)))
+            for i in range(max(start, 0), min(stop, self._rows))
+        )
+
+    def read(self, row: Row) -> bytes:
+        """The scene as a JPEG file: the same bytes that `write_scenes` writes."""
+        return jpeg(scene(self._seed, row.index))
+
+
+def jpeg(scene: Scene) -> bytes:
+    """The picture of a scene as a JPEG file of quality 95.
+
+    The pixels drawn are the same everywhere; the bytes may differ between releases of the JPEG library.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(draw(scene)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def write_scenes(folder: Path, rows: int, seed: int = 0, progress: Callable[[int], None] | None = None) -> Path:
+    """Write scenes as a COCO folder: `images/*.jpg`, and `captions.json` last, when every picture is there.
+
+    A folder that already holds exactly these scenes is left as it is, but for pictures that went missing, which are
+    drawn again. After an interruption the same call starts over and ends well. Nothing is ever deleted.
+
+    Args:
+        folder: made if it is not there.
+        rows: how many, at least 1.
+        seed: which of the endless sets of scenes.
+        progress: called with the number of pictures done so far, after each.
+
+    Returns:
+        The path of `captions.json`.
+
+    Raises:
+        ConfigError: `rows` or `seed` is not such a number.
+        SourceError: the folder holds something else; it was not touched.
+    """
+    identity = _identity(rows, seed)
+    folder = Path(folder)
+    listing, images = folder / "captions.json", folder / "images"
+    names = [_file_name(seed, i) for i in range(rows)]
+    try:
+        there = _present(images)
+        complete = _holds(listing, identity, folder)
+        if not complete:
+            _check_free(folder, there, set(names))
+        images.mkdir(parents=True, exist_ok=True)
+        for i, name in enumerate(names):
+            if not (complete and there.get(name)):
+                (images / name).write_bytes(jpeg(scene(seed, i)))
+            if progress is not None:
+                progress(i + 1)
+        if not complete:
+            document = _document(identity)
+            part = listing.with_name("captions.json.part")
+            part.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            part.replace(listing)
+    except OSError as error:
+        raise SourceError(
+            f"the scenes cannot be written to {folder}: {error.strerror or error}; "
+            f"there is no complete set there; call it again when that is solved"
+        ) from error
+    return listing
+
+
+def _identity(rows: int, seed: int) -> dict[str, int]:
+    for name, value, least in (("rows", rows, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} of drawn scenes is {value!r}; it must be a whole number, {least} or more")
+    return {"rows": rows, "seed": seed, "version": VERSION}
+
+
+def _file_name(seed: int, index: int) -> str:
+    return f"scene-{seed}-{index:08d}.jpg"
+
+
+def _present(images: Path) -> dict[str, int]:
+    """Name -> size in bytes of what lies in the folder of images."""
+    return {path.name: path.stat().st_size for path in images.iterdir()} if images.is_dir() else {}
+
+
+def _document(identity: dict[str, int]) -> dict[str, Any]:
+    """The caption file, in the format of COCO's `captions_train2014.json`."""
+    images, annotations = [], []
+    for i in range(identity["rows"]):
+        picture = scene(identity["seed"], i)
+        name = _file_name(picture.seed, i)
+        images.append({"id": i + 1, "width": picture.width, "height": picture.height, "file_name": name})
+        for slot, text in enumerate(captions(picture)):
+            annotations.append({"id": i * CAPTIONS + slot + 1, "image_id": i + 1, "caption": text})
+    digest = _digest(images, annotations)
+    info = {"description": "Drawn scenes of daskt2i", "daskt2i": {"scenes": identity, "sha256": digest}}
+    return {"info": info, "images": images, "annotations": annotations}
+
+
+def _digest(images: Any, annotations: Any) -> str:
+    text = json.dumps([images, annotations], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _holds(listing: Path, identity: dict[str, int], folder: Path) -> bool:
+    """True if the caption file is that of these scenes, False if there is none.
+
+    Raises:
+        SourceError: it is another one, or was changed.
+    """
+    try:
+        document = json.loads(listing.read_bytes())
+        mark = document["info"]["daskt2i"]
+        found, digest = mark["scenes"], mark["sha256"]
+        unchanged = digest == _digest(document["images"], document["annotations"])
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        found, unchanged = None, True
+    if found == identity and unchanged:
+        return True
+    if found == identity:
+        what = "these scenes, but with captions that were changed since"
+    elif isinstance(found, dict):
+        what = "other scenes (" + ", ".join(f"{key} {value}" for key, value in found.items()) + ")"
+    else:
+        what = "a caption file that is not of drawn scenes"
+    raise SourceError(f"{folder} holds {what}; nothing was touched; give another folder, or remove this one")
+
+
+def _check_free(folder: Path, there: dict[str, int], names: set[str]) -> None:
+    """Raises SourceError unless the folder is empty, absent, or what an interrupted write of these scenes left."""
+    if folder.is_dir():
+        others = [p.name for p in folder.iterdir() if p.name not in ("images", "captions.json.part")]
+        others += [f"images/{name}" for name in there if name not in names]
+        if others:
+            scenes = all(re.fullmatch(r"images/scene-\d+-\d{8,}\.jpg", name) for name in others)
+            what = "part of another set of scenes" if scenes else f"something else ({min(others)})"
+            raise SourceError(f"{folder} holds {what}; nothing was touched; give an empty folder, or remove this one")
