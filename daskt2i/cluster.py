@@ -13,13 +13,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from daskt2i.config import find_file, read_yaml
 from daskt2i.errors import ConfigError, SchedulerError
+from daskt2i.machine import this_machine
 from daskt2i.plan import Crew, crew
 from daskt2i.prepare import Prepared
 from daskt2i.protocols import Executor
@@ -71,27 +70,6 @@ class Scheduler:
         return cls(kind, int(number) if number else None)
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What workers on this machine may share.
-
-    Attributes:
-        cores: cores that this process may use.
-        memory: bytes, of the machine or of the control group it is confined to.
-    """
-
-    cores: int
-    memory: int
-
-
-def this_machine() -> Machine:
-    """Cores and memory as the operating system grants them to this process (affinity and cgroup limits count)."""
-    from dask.system import CPU_COUNT
-    from distributed.system import MEMORY_LIMIT
-
-    return Machine(int(CPU_COUNT), min(int(MEMORY_LIMIT), psutil.virtual_memory().total))
-
-
 def crew_for(scheduler: Scheduler, prepared: Prepared) -> Crew:
     """Workers x threads for a run on this machine; for an attached cluster the figures of the plan alone.
 
@@ -105,6 +83,17 @@ def crew_for(scheduler: Scheduler, prepared: Prepared) -> Crew:
         workers = 1
     if scheduler.kind == "address":
         return Crew(workers or 0, threads or 0, 0, "the cluster's own")
+    if prepared.on_gpu and workers is None:
+        # More processes on one GPU share its memory and win nothing; a cluster file with one worker per GPU uses more.
+        found = crew(
+            cores=machine.cores,
+            memory=machine.memory,
+            worker_memory=prepared.cost.worker_memory,
+            chunks=len(prepared.plan),
+            workers=1,
+            threads=threads,
+        )
+        return replace(found, reason="one GPU")
     return crew(
         cores=machine.cores,
         memory=machine.memory,
@@ -139,7 +128,7 @@ def open_executor(scheduler: Scheduler, hands: Crew) -> Executor:
     from daskt2i.executors.dask import DaskExecutor
 
     if scheduler.kind == "address":
-        return DaskExecutor(lambda: _attach(scheduler.address))
+        return DaskExecutor(lambda: _attach(scheduler.address, hands.threads))
     settings = _ClusterFile.read(scheduler.kind)
     return DaskExecutor(lambda: settings.start(hands))
 
@@ -204,7 +193,7 @@ class _ClusterFile:
         return Connection(client, hands.threads, close)
 
 
-def _attach(address: str) -> Connection:
+def _attach(address: str, wanted: int) -> Connection:
     from distributed import Client
 
     from daskt2i.executors.dask import Connection
@@ -220,8 +209,9 @@ def _attach(address: str) -> Connection:
             "`dask scheduler` and workers with `dask worker ADDRESS`."
         ) from error
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    # A worker runs one chunk at a time, so all of its cores are torch's.
-    threads = min((w["nthreads"] for w in workers), default=1)
+    # A worker runs one chunk at a time, so all of its cores are torch's. How many those are only `run.threads` can tell
+    # where a worker was started with one thread on a whole node.
+    threads = wanted or min((w["nthreads"] for w in workers), default=1)
 
     def close() -> None:
         with quiet:

@@ -24,7 +24,7 @@ import dask.config
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, Reason
 
 LAYOUT = 1
 """Version of the store's layout: names, dimensions, shard shape. A change makes old stores unreadable, so rarely."""
@@ -68,18 +68,7 @@ class Component(BaseModel):
         Raises:
             ConfigError: no such class, arguments that it does not take, or methods that it lacks.
         """
-        module_name, _, name = self.class_path.rpartition(".")
-        if not module_name:
-            raise ConfigError(
-                f"{setting}.class is {self.class_path!r}; give a dotted path such as package.module.Class."
-            )
-        try:
-            factory = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, TypeError) as error:  # TypeError: a path that begins with a dot
-            raise ConfigError(
-                f"{setting}.class names {self.class_path}, which cannot be imported ({error}). "
-                "Check the spelling, and that the package is installed where the workers run."
-            ) from error
+        factory = self._factory(setting)
         try:
             built = factory(**self.arguments)
         except TypeError as error:
@@ -91,9 +80,42 @@ class Component(BaseModel):
             )
         return built
 
+    def _factory(self, setting: str) -> Any:
+        module_name, _, name = self.class_path.rpartition(".")
+        if not module_name:
+            raise ConfigError(
+                f"{setting}.class is {self.class_path!r}; give a dotted path such as package.module.Class."
+            )
+        try:
+            return getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, TypeError) as error:  # TypeError: a path that begins with a dot
+            raise ConfigError(
+                f"{setting}.class names {self.class_path}, which cannot be imported ({error}). "
+                "Check the spelling, and that the package is installed where the workers run."
+            ) from error
+
     def identity(self) -> dict[str, Any]:
-        """Class and arguments without those that only say where something lies."""
-        return {"class": self.class_path} | {k: v for k, v in self.arguments.items() if k not in LOCATIONS}
+        """Class and arguments, defaults filled in, without those that only say where something lies.
+
+        Which ones those are a class may say itself, in an attribute `locations`.
+        """
+        factory = self._factory("component")
+        try:
+            signature = inspect.signature(factory)
+        except ValueError:  # of a built-in, which tells nothing
+            signature = inspect.Signature()
+        defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
+        locations = getattr(factory, "locations", LOCATIONS)
+        found = {k: v for k, v in {**defaults, **self.arguments}.items() if k not in locations}
+        return {"class": self.class_path} | json.loads(json.dumps(found, default=str))
+
+    def absolute(self) -> Component:
+        """The same, with relative paths of this folder made absolute: workers may stand in another one."""
+        arguments = dict(self.arguments)
+        for key, value in arguments.items():
+            if key in LOCATIONS and isinstance(value, str) and "://" not in value and Path(value).expanduser().exists():
+                arguments[key] = str(Path(value).expanduser().absolute())
+        return Component.model_validate({"class": self.class_path, **arguments})
 
 
 def _methods_of(protocol: type) -> list[str]:
@@ -162,6 +184,8 @@ class RunSettings(_Strict):
     gate_rows: int = Field(ge=0)
     min_psnr: float
     recheck: Literal["auto", "hash", "size"]
+    all_missing: Literal["fail", "reject"]
+    retry_rejected: list[Reason]
     check_disk: bool
     storage_options: dict[str, Any] | None
 

@@ -12,14 +12,14 @@ import functools
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from daskt2i import lock
 from daskt2i.config import Component, Workflow, fingerprint
-from daskt2i.errors import Daskt2iError, ExecutorError, Stopped, StoreError
+from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
 from daskt2i.folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import empty_prompt, store_arrays
@@ -29,15 +29,23 @@ from daskt2i.plan import choose_batch
 from daskt2i.prepare import Prepared, check_disk, preflight, refuse_other
 from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Summary
 from daskt2i.protocols import Executor, Workforce
+from daskt2i.reading import inputs_digest
 from daskt2i.receipts import Receipts
 from daskt2i.types import Chunk, Receipt, Runtime
 from daskt2i.worker import encode_chunk
 
-ERROR_LOG = "errors.log"
-"""Tracebacks of chunks that failed, below a run folder on this machine."""
+ERRORS = "errors"
+"""Tracebacks of chunks that failed, one file each, below the run folder."""
 
-SAME_FAILURES = 4
-"""Chunks that fail before one succeeds, after which the run is given up: then the setup is wrong, not the chunks."""
+FAILURES_IN_A_ROW = 4
+"""Chunks per worker that fail with none succeeding between them, after which the run is given up: then the setup or a
+machine is wrong, not the chunks. (One worker that fails in milliseconds draws chunk after chunk.)"""
+
+CHECK_SECONDS = 5.0
+"""How often a long check of finished chunks says how far it has come."""
+
+RETRY_SECONDS = 2.0
+"""Pause before failed chunks are tried again, longer each time: a disk or a network may need a moment."""
 
 
 def encode(prepared: Prepared, executor: Executor, listener: Listener = lambda event: None) -> Summary:
@@ -75,22 +83,41 @@ class _Run:
             out=str(prepared.folder), store=ZarrStore(prepared.folder).address, rows=prepared.source_info.rows
         )
         try:
+            self._look_again()
+            prepared = self.prepared
             prepared.folder.sweep()  # what killed workers left half-written
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
             done = self._find_done(summary)
-            if not all(done):
+            if not all(done) or self._constants_are_damaged():
                 with closing(self.executor):
                     self._run_open(done, summary)
             self._fold(summary)
         except KeyboardInterrupt:
             raise Stopped(
-                f"Stopped. {sum(1 for _ in self._receipts())} of {len(prepared.plan)} chunks are in {prepared.folder}; "
+                f"Stopped. {summary.skipped + summary.done} of {len(prepared.plan)} chunks are in {prepared.folder}; "
                 "the same command goes on from there."
             ) from None
         finally:
             summary.seconds = perf_counter() - begun
         return summary
+
+    def _look_again(self) -> None:
+        """What was prepared before the lock was held, or long ago, may have been encoded by another since."""
+        attributes = ZarrStore(self.prepared.folder).attributes()
+        self.prepared = replace(self.prepared, stored=attributes["daskt2i"] if attributes else None)
+        if self.prepared.stored is not None:
+            refuse_other(self.prepared, self.prepared.stored, self.prepared.identity(self.prepared.precision))
+
+    def _constants_are_damaged(self) -> bool:
+        store = ZarrStore(self.prepared.folder)
+        problem = store.check(store.constants())
+        if problem is not None:
+            self._tell(f"{problem}; it is made again.")
+        return problem is not None
+
+    def _tell(self, text: str) -> None:
+        self.listener(Note(text))
 
     def _run_open(self, done: bytearray, summary: Summary) -> None:
         workforce = self.executor.start()
@@ -110,6 +137,7 @@ class _Run:
             image=dataset.image,
             encoders=dataset.encoders,
             content=fingerprint(prepared.identity("any")),
+            weights=(prepared.image_info.weights, prepared.text_info.weights),
             slots=max(1, prepared.source_info.slots),
             folder=prepared.folder,
             fingerprint="",
@@ -119,6 +147,7 @@ class _Run:
             readers=run.readers,
             gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
             min_psnr=run.min_psnr,
+            all_missing=run.all_missing,
         )
         found = self._inspect(job)
         ident = prepared.identity(found.runtime.precision)
@@ -126,7 +155,12 @@ class _Run:
             refuse_other(prepared, prepared.stored, ident)
         batch = choose_batch(prepared.image_info, found.runtime.device) if run.batch == "auto" else run.batch
         self.mark = fingerprint(ident)
-        job = replace(job, fingerprint=self.mark, runtime=found.runtime, batch=batch)
+        job = replace(
+            job,
+            fingerprint=self.mark,
+            runtime=replace(job.runtime, precision=found.runtime.precision),
+            batch=batch,
+        )
         ZarrStore(prepared.folder).create(
             prepared.source_info.rows,
             dataset.rows_per_chunk,
@@ -145,7 +179,10 @@ class _Run:
         return outcomes[0]
 
     def _attributes(self, ident: Mapping[str, Any], job: Job) -> dict[str, Any]:
+        """Of the store; one that is there keeps its own, which may name the same model by another folder."""
         prepared = self.prepared
+        if prepared.stored is not None:
+            return {"daskt2i": dict(prepared.stored)}
         return {
             "daskt2i": {
                 "fingerprint": job.fingerprint,
@@ -173,31 +210,53 @@ class _Run:
                 return receipt, "its receipt belongs to another fingerprint"
             if receipt.chunk >= len(done) or prepared.plan[receipt.chunk].stop != receipt.stop:
                 return receipt, "its receipt does not match the plan"
+            if again := {r.reason for r in receipt.rejected}.intersection(run.retry_rejected):
+                return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(again))}"
             return receipt, store.check(receipt.shards, deep)
 
         def torn(name: str, why: str) -> None:
             self.listener(Note(f"{name} does not count: {why}."))
 
         with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
+            told = perf_counter()
             for receipt, problem in _bounded_map(pool, examine, receipts.read(torn), 16):
                 if problem:
-                    self.listener(Note(f"Chunk {receipt.chunk} is encoded again: {problem}."))
+                    self._tell(f"Chunk {receipt.chunk} is encoded again: {problem}.")
                     receipts.delete(receipt.chunk)
-                else:
-                    done[receipt.chunk] = 1
-                    summary.add(receipt)
-                    summary.skipped += 1
+                    continue
+                if summary.skipped == 0:
+                    self._compare_inputs(receipt)
+                done[receipt.chunk] = 1
+                summary.add(receipt)
+                summary.skipped += 1
+                if perf_counter() - told > CHECK_SECONDS:
+                    told = perf_counter()
+                    self._tell(f"{summary.skipped:,} of {len(done):,} chunks checked, that were done before.")
         return done
+
+    def _compare_inputs(self, receipt: Receipt) -> None:
+        """One finished chunk's images, read again: `--images` may point at other pictures with the same names."""
+        prepared = self.prepared
+        rows = prepared.source.rows(receipt.start, receipt.stop)
+        if inputs_digest(prepared.source, rows) != receipt.inputs and any(r.reason is None for r in rows):
+            raise FingerprintMismatch(
+                f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not those that "
+                f"the store in {prepared.folder} was made from. It was not touched. Point --images at those, or encode "
+                "into another folder with --out."
+            )
 
     def _run_chunks(self, job: Job, done: bytearray, summary: Summary) -> None:
         work = functools.partial(encode_chunk, job)
         todo: Iterable[int] = (i for i in range(len(done)) if not done[i])
+        opened, limit = len(done) - sum(done), FAILURES_IN_A_ROW * max(1, summary.workers)
         for attempt in range(self.prepared.workflow.run.retries + 1):
             last = attempt == self.prepared.workflow.run.retries
             failed: list[int] = []
+            in_a_row = 0
             with closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes:
                 for chunk, outcome in outcomes:
                     if not isinstance(outcome, BaseException):
+                        in_a_row = 0
                         summary.add(outcome)
                         summary.done += 1
                         summary.rows_now += outcome.accepted
@@ -210,13 +269,16 @@ class _Run:
                         raise outcome
                     failed.append(chunk.index)
                     self.listener(ChunkFailed(chunk.index, outcome, last))
-                    if not summary.done and not summary.skipped and len(failed) == SAME_FAILURES:
-                        raise _hopeless(outcome, self.prepared.folder) from outcome
+                    in_a_row += 1
+                    if attempt == 0 and in_a_row == limit < opened:
+                        raise _hopeless(in_a_row, outcome, self.prepared.folder) from outcome
             if not failed:
                 return
             todo = sorted(failed)
             if last:
                 summary.failed = todo
+            else:
+                sleep(RETRY_SECONDS * (attempt + 1))
 
     def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
         """Open chunks with their rows, made when they are asked for."""
@@ -226,27 +288,17 @@ class _Run:
 
     def _log(self, chunk: Chunk, error: BaseException) -> None:
         """Keep the traceback for whoever looks into it; the user gets the sentence."""
-        folder = self.prepared.folder
-        if folder.is_local:
-            text = "".join(traceback.format_exception(error))
-            try:
-                with folder.local_path(ERROR_LOG).open("a", encoding="utf-8") as log:
-                    log.write(f"chunk {chunk.index}, rows {chunk.start} to {chunk.stop}\n{text}\n")
-            except OSError:
-                self.listener(
-                    Note(f"The traceback of chunk {chunk.index} could not be kept: {ERROR_LOG} is not writable.")
-                )
-
-    def _receipts(self) -> Iterator[Receipt]:
-        """Those of this store; a folder may hold others, of a store that was deleted."""
-        return (r for r in Receipts(self.prepared.folder).read() if r.fingerprint == self.mark)
+        text = "".join(traceback.format_exception(error))
+        with suppress(StoreError, OSError):  # a full disk, say: the run has its own sentence for that
+            self.prepared.folder.write(f"{ERRORS}/chunk-{chunk.index:07d}.log", text.encode("utf-8", "replace"))
 
     def _fold(self, summary: Summary) -> None:
         prepared = self.prepared
         if summary.failed:
             prepared.folder.delete(MANIFEST)
             return
-        write_manifest(prepared.folder, prepared.source.rows, self._receipts(), summary.rows)
+        receipts = Receipts(prepared.folder).read_chunks(range(len(prepared.plan)))
+        write_manifest(prepared.folder, prepared.source.rows, receipts, summary.rows)
         total = summary.accepted + sum(summary.rejected.values())
         if total != summary.rows:
             raise StoreError(
@@ -270,11 +322,11 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items
         yield future.result()
 
 
-def _hopeless(error: BaseException, folder: RunFolder) -> Daskt2iError:
-    said = " ".join(str(error).split()) or type(error).__name__
+def _hopeless(count: int, error: BaseException, folder: RunFolder) -> Daskt2iError:
+    said = " ".join([str(error).rstrip(".") or "no message", *getattr(error, "__notes__", [])[:1]])
     return ExecutorError(
-        f"The first {SAME_FAILURES} chunks all failed, so the run was given up; the last one said: "
-        f"{type(error).__name__}: {said}. Nothing was lost. The tracebacks are in {folder.address(ERROR_LOG)}."
+        f"{count} chunks failed in a row, so the run was given up; the last one said: {type(error).__name__}: {said}. "
+        f"What is committed stays, and the same command goes on. The tracebacks are in {folder.address(ERRORS)}."
     )
 
 

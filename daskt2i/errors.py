@@ -9,6 +9,8 @@
     │   ├── ModelMissing       (FileNotFoundError)  neither in the local cache nor reachable
     │   └── OutOfMemory        (MemoryError)        not even one item at a time fits
     ├── GateError                                   what an encoder made does not decode back to what it was given
+    │   └── PoorLikeness                            so it is in one chunk, and nothing says that it is so everywhere
+    ├── ImagesAway             (FileNotFoundError)  not one image of a chunk is there: a mount is missing, not a file
     ├── PlanError              (ValueError)         the run cannot fit the machine; nothing was started
     ├── StoreError                                  the latent store or a receipt cannot be used
     │   ├── StoreMissing       (FileNotFoundError)  there is none at this place
@@ -94,13 +96,25 @@ class ModelMissing(ModelError, FileNotFoundError):
 
 
 class OutOfMemory(ModelError, MemoryError):
-    """Not even one item at a time fits into the memory of the device."""
+    """Not even one item at a time fits into the memory of the device; another worker may have more."""
+
+    ends_run = False
 
 
 class GateError(Daskt2iError):
     """What an encoder made does not decode back to what it was given."""
 
     ends_run = True
+
+
+class PoorLikeness(GateError):
+    """The sampled rows of one chunk decode poorly, by no linear change of the pixels: odd pictures, or a weak model."""
+
+    ends_run = False
+
+
+class ImagesAway(Daskt2iError, FileNotFoundError):
+    """Not one image of a chunk is there. The chunk fails, so that its rows are not rejected for good."""
 
 
 class PlanError(Daskt2iError, ValueError):

@@ -94,7 +94,7 @@ class ZarrStore:
 
         Args:
             attributes: of the group; JSON values. `layout` and `coordinates` are ours.
-            constants: arrays without rows, written at once; those of a store that is there are kept.
+            constants: arrays without rows, written at once; in a store that is there, only where they are damaged.
 
         Raises:
             FingerprintMismatch: the store that is there has other arrays or attributes; nothing was touched.
@@ -144,7 +144,7 @@ class ZarrStore:
                 attributes={"description": spec.description} if spec.description else {},
                 zarr_format=3,
             )
-        if not finished:
+        if not finished or self.check(self.constants()):
             layout["constants"] = self._write_constants(constants)
             labels = " ".join(name for name in _ROW_LABELS if name in layout["arrays"])
             ours = {**wanted, LAYOUT: layout, **({COORDINATES: labels} if labels else {})}

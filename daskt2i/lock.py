@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from daskt2i.errors import StoreBusy, StoreError
+from daskt2i.errors import StoreBusy
 from daskt2i.folder import LOCK, RunFolder
 
 try:
@@ -207,11 +207,19 @@ def holder(folder: RunFolder) -> str:
         return ""
     if "beat" in found:
         return _who(found) if time.time() - _beat(found) < STALE_SECONDS else ""
-    try:
-        with hold(folder, "status"):
-            return ""
-    except (StoreError, OSError):  # held, or not ours to lock
+    if fcntl is None or not folder.is_local:
         return _who(found)
+    try:
+        handle = os.open(folder.local_path(LOCK), os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return ""  # left behind by a process that was killed
+    except OSError:
+        return _who(found)
+    finally:
+        os.close(handle)
 
 
 def _who(found: Mapping[str, Any]) -> str:

@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from daskt2i import gates, images
 from daskt2i.config import Component, EncoderSettings, ImageSettings
-from daskt2i.encoders.precision import default_device, resolve
-from daskt2i.errors import OutOfMemory
+from daskt2i.encoders.precision import check_device, default_device, resolve
+from daskt2i.errors import ModelError, OutOfMemory
 from daskt2i.folder import RunFolder
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.types import Runtime
@@ -42,20 +42,23 @@ class Job:
     Attributes:
         source, image, encoders: as in the workflow.
         content: stands for the data and weights that those name; a model folder that is changed in place has another.
+        weights: what the driver's encoders say of their weights, image and text; a worker must find the same.
         slots: caption slots of the store.
         folder: the run folder.
         fingerprint: goes into every receipt.
-        runtime: device, precision and torch threads.
+        runtime: device (`"auto"`: each worker takes what it has), precision and torch threads.
         batch: images through the model at once; `text_batch`: captions.
         readers: threads that read and decode while the model runs.
         gate_rows: rows of each chunk to decode back; 0 for none (random weights have no likeness to show).
         min_psnr: dB that decode-back must reach.
+        all_missing: `"fail"` or `"reject"`: what a chunk without a single image is.
     """
 
     source: Component
     image: ImageSettings
     encoders: EncoderSettings
     content: str
+    weights: tuple[str, str]
     slots: int
     folder: RunFolder
     fingerprint: str
@@ -65,6 +68,7 @@ class Job:
     readers: int
     gate_rows: int
     min_psnr: float
+    all_missing: str
 
     @property
     def limits(self) -> images.Limits:
@@ -95,6 +99,13 @@ class Models:
         return taken
 
 
+_MEMORY_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "cudnn_status_alloc_failed",
+    "cublas_status_alloc_failed",
+)
+
 _held: Models | None = None
 _loads: Counter[str] = Counter()
 
@@ -124,15 +135,23 @@ def _load(job: Job, key: str) -> Models:
     source = job.source.build(Source, "dataset.source")
     image = job.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text = job.encoders.text.build(TextEncoder, "dataset.encoders.text")
-    image.load(job.runtime)
+    found = (image.info(job.image.resolution).weights, text.info().weights)
+    if found != job.weights:
+        raise ModelError(
+            f"{process_name()} holds other weights ({', '.join(found)}) than the driver ({', '.join(job.weights)}), so "
+            "it encoded nothing. Give all workers the same model folder, or a revision of the hub id."
+        )
+    device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
+    runtime = replace(job.runtime, device=device)
+    image.load(runtime)
     _loads["image"] += 1
     if job.gate_rows:
         # A picture of known pixels must come back: catches a wrong range before the first image is read.
         card = gates.card(job.image.resolution)
         decoded = image.decode(image.encode(card, 1))
         if decoded is not None:
-            gates.require_likeness(card, decoded, job.min_psnr, "the test card")
-    text.load(job.runtime)
+            gates.require_likeness(card, decoded, job.min_psnr, "the test card", known=True)
+    text.load(runtime)
     _loads["text"] += 1
     return Models(key, source, image, text)
 
@@ -164,11 +183,13 @@ def inspect(job: Job, precision: str) -> Inspection:
         ModelError, GateError: the models do not load, or do not reconstruct the test card.
     """
     with turn:
-        device = default_device() if job.runtime.device == "auto" else job.runtime.device
-        runtime = Runtime(device, resolve(precision, device, job.runtime.threads), job.runtime.threads)
+        device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
+        runtime = replace(job.runtime, precision=resolve(precision, device, job.runtime.threads))
         models = models_for(replace(job, runtime=runtime))
         empty = models.text.encode([""], 1)
-        return Inspection(runtime, {name: array[0] for name, array in empty.items()}, process_name())
+        return Inspection(
+            replace(runtime, device=device), {name: array[0] for name, array in empty.items()}, process_name()
+        )
 
 
 def back_off(models: Models, which: Literal["batch", "text_batch"], wanted: int, call: Callable[[int], T]) -> T:
@@ -205,7 +226,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS)
 
 
 def _release_memory() -> None:

@@ -91,7 +91,7 @@ def choose_batch(image: EncoderInfo, device: str) -> int:
 
     A function of the encoder and the kind of device alone, so that a resumed run makes the same batches.
     """
-    budget = CPU_BATCH_BYTES if device.startswith(("cpu", "auto")) else GPU_BATCH_BYTES
+    budget = GPU_BATCH_BYTES if device.startswith("cuda") else CPU_BATCH_BYTES
     return int(max(1, min(64, budget // max(1, image.item_bytes))))
 
 
@@ -105,6 +105,7 @@ def cost(
     precision: str,
     batch: int,
     text_batch: int,
+    on_gpu: bool = False,
 ) -> Cost:
     """Memory and disk of a run.
 
@@ -117,7 +118,7 @@ def cost(
     largest = max([a.row_bytes for a in image.arrays] + [a.row_bytes * max(1, source.slots) for a in text.arrays])
     weights = (image.weight_bytes + text.weight_bytes) * scale
     # Decoding a row back, for the gate, takes 1.5 times what encoding it takes.
-    working = max(image.item_bytes * max(batch, 1.5), text.item_bytes * text_batch) * scale
+    working = 0.0 if on_gpu else max(image.item_bytes * max(batch, 1.5), text.item_bytes * text_batch) * scale
     # The text arrays exist twice for a moment: one row per different caption, then laid out by row and slot.
     arrays = (image_row + 2 * text_row + largest) * min(rows_per_chunk, max(1, source.rows))
     pixels = 3 * resolution**2 * batch * 4

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daskt2i import images
+from daskt2i import images, lock
 from daskt2i.config import LAYOUT, SCENES_SOURCE, Component, DatasetSettings, Workflow, differences
 from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
 from daskt2i.folder import RunFolder
 from daskt2i.latents import ZarrStore
+from daskt2i.machine import this_machine
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce
 from daskt2i.types import EncoderInfo, SourceInfo
@@ -48,6 +49,11 @@ class Prepared:
     plan: Plan
     cost: Cost
     stored: Mapping[str, Any] | None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether workers on this machine would take a GPU."""
+        return planned_device(self.workflow.run.device) == "cuda"
 
     @property
     def random_weights(self) -> bool:
@@ -92,8 +98,10 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
     Raises:
         ConfigError, SourceError, ModelMissing: something that the workflow names is wrong or not there.
         FingerprintMismatch: the store was made with other settings or other data.
+        StoreBusy: somebody else is drawing the scenes, or encoding.
     """
     folder = RunFolder(out, workflow.run.storage_options)
+    workflow = _absolute(workflow)
     if workflow.scenes is not None and workflow.dataset.source.class_path == SCENES_SOURCE:
         workflow = _with_scenes(workflow, folder, draw)
     dataset = workflow.dataset
@@ -121,14 +129,32 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
             resolution=dataset.image.resolution,
             rows_per_chunk=dataset.rows_per_chunk,
             precision=dataset.precision,
-            batch=choose_batch(image_info, workflow.run.device) if batch == "auto" else batch,
+            batch=choose_batch(image_info, planned_device(workflow.run.device)) if batch == "auto" else batch,
             text_batch=workflow.run.text_batch,
+            on_gpu=planned_device(workflow.run.device) == "cuda",
         ),
         stored=stored,
     )
     if stored is not None:
         refuse_other(prepared, stored, prepared.identity(prepared.precision))
     return prepared
+
+
+def planned_device(device: str) -> str:
+    """`"cuda"` or `"cpu"`: what workers on this machine would use. Only a worker knows for sure."""
+    if device == "auto":
+        return "cuda" if this_machine().gpus else "cpu"
+    return device.partition(":")[0]
+
+
+def _absolute(workflow: Workflow) -> Workflow:
+    """The workflow with absolute paths."""
+    dataset = workflow.dataset
+    encoders = dataset.encoders.model_copy(
+        update={"image": dataset.encoders.image.absolute(), "text": dataset.encoders.text.absolute()}
+    )
+    changed = dataset.model_copy(update={"source": dataset.source.absolute(), "encoders": encoders})
+    return workflow.model_copy(update={"dataset": changed})
 
 
 def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
@@ -141,7 +167,8 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
         raise ConfigError(f"Scenes are drawn into a folder on this machine, and {folder} is none. Use --images.")
     place = folder.local_path(SCENES)
     if draw:
-        write_scenes(place, scenes.rows, scenes.seed)
+        with lock.hold(folder, "draw scenes"):
+            write_scenes(place, scenes.rows, scenes.seed)
     captions = place / "captions.json"
     arguments = {"images": str(place / "images"), "captions": str(captions)}
     source = Component.model_validate({"class": "daskt2i.sources.coco.CocoSource", **arguments})

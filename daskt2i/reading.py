@@ -6,6 +6,7 @@ Does not cover: where bytes come from (`sources`), what a picture must be (`imag
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Generator, Iterable
@@ -54,6 +55,16 @@ def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -
     except RowRejected as error:
         outcome = Rejection(row.index, row.image_id, error.reason, error.detail)
     return Reading(row, outcome, digest, fetched - begun, time.perf_counter() - fetched)
+
+
+def inputs_digest(source: Source, rows: Iterable[Row]) -> str:
+    """SHA-256 over the image bytes of these rows, as a receipt's `inputs`; decodes nothing."""
+    total = hashlib.sha256()
+    for row in rows:
+        if row.reason is None and row.captions:
+            with contextlib.suppress(RowRejected):
+                total.update(hashlib.sha256(source.read(row)).digest())
+    return total.hexdigest()
 
 
 def read_ahead(

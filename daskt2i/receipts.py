@@ -7,8 +7,9 @@ belongs to the current settings (`encode` compares fingerprints).
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from daskt2i.errors import StoreError
 from daskt2i.folder import RECEIPTS, RunFolder
@@ -65,6 +66,16 @@ class Receipts:
                     on_problem(name, str(error))
                 continue
             yield receipt
+
+    def read_chunks(self, chunks: Iterable[int]) -> Iterator[Receipt]:
+        """The receipts of these chunks by name, without listing the folder: a listing over NFS may be a minute old.
+
+        Those that do not count are left out.
+        """
+        for _, found in self.folder.read_many([_name(chunk) for chunk in chunks]):
+            with contextlib.suppress(ValueError, RecursionError):
+                if not isinstance(found, Exception):
+                    yield Receipt.from_json(found)
 
     def delete(self, chunk: int) -> None:
         """Remove a receipt, so that the chunk is not done; nothing happens where there is none."""

@@ -140,12 +140,12 @@ def verdict_table(verdict: Verdict) -> Table:
     if len(verdict.problems) > 20:
         rows.append(("", f"and {len(verdict.problems) - 20:,} more"))
     if verdict.shared:
-        rows.append(("", f"{verdict.shared}; encode into another folder, this array belongs to all chunks"))
+        rows.append(("", f"{verdict.shared} (it belongs to all chunks)"))
     if verdict.psnr:
         rows.append(("decode-back", f"{min(verdict.psnr):.1f} dB or more on {len(verdict.psnr)} rows"))
     rows += [("note", note) for note in verdict.notes[:10]]
-    if verdict.problems:
-        rows.append(("next", "run encode again: it encodes these chunks and leaves the others alone"))
+    if not verdict.ok:
+        rows.append(("next", "run encode again: it repairs these and leaves the others alone"))
     return _facts("The store is in order" if verdict.ok else "The store is not in order", rows)
 
 
@@ -223,7 +223,7 @@ def sentence(error: BaseException) -> str:
     """An error as one line for a person: its sentence, or its kind where it is not ours."""
     from daskt2i.errors import Daskt2iError
 
-    text = " ".join(str(error).split())
+    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split())
     return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"
 
 

@@ -266,7 +266,7 @@ class Receipt:
 
     def to_json(self) -> str:
         """The receipt as one JSON object, indented for people."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Receipt:

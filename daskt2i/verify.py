@@ -17,16 +17,19 @@ import yaml
 
 from daskt2i import gates, images
 from daskt2i.config import Workflow, load_defaults, parse_workflow
-from daskt2i.errors import ConfigError, GateError, RowRejected, StoreError, StoreMissing
+from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
 from daskt2i.folder import WORKFLOW, RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.plan import Plan
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.receipts import Receipts
-from daskt2i.types import Receipt, Runtime
+from daskt2i.types import Chunk, Receipt, Runtime
 
 SAMPLE_ROWS = 8
 """Rows decoded back, spread over the store."""
+
+OURS = "daskt2i."
+"""Classes that a run folder's own settings may name. It may be somebody else's folder; it does not get to run code."""
 
 
 @dataclass(slots=True)
@@ -60,12 +63,16 @@ class Verdict:
 
 
 def verify(
-    folder: RunFolder, workflow: Workflow | None = None, progress: Callable[[int, int], None] = lambda done, of: None
+    folder: RunFolder,
+    workflow: Workflow | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    trusted: bool = False,
 ) -> Verdict:
     """Check a run folder.
 
     Args:
         workflow: where source and encoders come from for decoding a sample back; None leaves that out.
+        trusted: the workflow comes from the user and not from the folder, so it may name any class.
         progress: called with chunks checked, and chunks in all.
 
     Raises:
@@ -86,6 +93,11 @@ def verify(
             verdict.problems.setdefault(index, f"chunk {index} is not done: it has no receipt")
     if workflow is None:
         verdict.notes.append("Nothing was decoded back: the settings of this run are not at hand.")
+    elif strangers := [path for path in _classes(workflow) if not (trusted or path.startswith(OURS))]:
+        verdict.notes.append(
+            f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, which is not ours to run. "
+            "Name the workflow with --workflow if you trust it."
+        )
     elif attributes["daskt2i"]["random_weights"]:
         verdict.notes.append("Nothing was decoded back: the encoders have random weights.")
     else:
@@ -96,6 +108,11 @@ def verify(
         except Exception as error:  # the source or the model may have moved; the store is none the worse
             verdict.notes.append(f"Nothing was decoded back: {' '.join(str(error).split())}")
     return verdict
+
+
+def _classes(workflow: Workflow) -> list[str]:
+    dataset = workflow.dataset
+    return [c.class_path for c in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
 
 
 def settings_of(folder: RunFolder) -> Workflow | None:
@@ -163,10 +180,12 @@ def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
     source.info()
     loaded = False
-    for index in _spread(plan, verdict):
-        row = next(iter(source.rows(index, index + 1)))
-        if not store.read("valid", index, index + 1)[0]:
+    for chunk in _spread(plan, verdict):
+        valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
+        if not len(valid):
             continue
+        index = chunk.start + int(valid[len(valid) // 2])
+        row = next(iter(source.rows(index, index + 1)))
         try:
             picture = images.read(source.read(row), resolution, limits)
         except RowRejected as error:
@@ -185,15 +204,16 @@ def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[
             return
         try:
             verdict.psnr.extend(gates.require_likeness(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
-        except GateError as error:
-            chunk = index // plan.rows_per_chunk
+        except PoorLikeness as error:  # an odd picture; encoding it again would change nothing
             verdict.psnr.append(gates.psnr(picture.pixels[None], decoded))
-            verdict.problems.setdefault(chunk, f"chunk {chunk}: {error}")
+            verdict.notes.append(str(error))
+        except GateError as error:
+            verdict.psnr.append(gates.psnr(picture.pixels[None], decoded))
+            verdict.problems.setdefault(chunk.index, f"chunk {chunk.index}: {error}")
 
 
-def _spread(plan: Plan, verdict: Verdict) -> list[int]:
-    """Rows to look at, evenly over the chunks that are in order so far."""
+def _spread(plan: Plan, verdict: Verdict) -> list[Chunk]:
+    """Chunks to look into, evenly over those that are in order so far."""
     good = [i for i in range(len(plan)) if i not in verdict.problems]
     count = min(SAMPLE_ROWS, len(good))
-    picked = [plan[good[i * len(good) // count]] for i in range(count)] if count else []
-    return [chunk.start + (len(chunk) // 2) for chunk in picked]
+    return [plan[good[i * len(good) // count]] for i in range(count)]

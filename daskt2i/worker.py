@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i import gates
-from daskt2i.errors import Reason
+from daskt2i.errors import ImagesAway, Reason
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import empty_chunk, store_arrays
 from daskt2i.model_cache import Job, Models, back_off, loads, models_for, process_name, turn
@@ -37,6 +37,9 @@ from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection,
 
 interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)
 """Called between batches. An executor may set one that raises, to move the chunk elsewhere."""
+
+MANY_MISSING = 4
+"""Images of a chunk from which on "all missing" is not believed."""
 
 _VERSIONED = ("daskt2i", "torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "numcodecs")
 
@@ -50,12 +53,17 @@ def encode_chunk(job: Job, chunk: Chunk) -> Receipt:
 
     Raises:
         GateError: what was encoded does not decode back; nothing of the chunk is stored.
+        ImagesAway: none of its images is there, and `job.all_missing` is `"fail"`.
         OutOfMemory: not even one item at a time fits.
         StoreFull, StoreError: it could not be written.
         Exception: whatever `interruption` or a third-party component raises.
     """
     with turn:
-        return _ChunkRun(job, chunk).run()
+        try:
+            return _ChunkRun(job, chunk).run()
+        except Exception as error:
+            error.add_note(f"on {process_name()}")
+            raise
 
 
 @dataclass(slots=True)
@@ -76,6 +84,7 @@ class _ChunkRun:
             models = models_for(job)
         arrays = empty_chunk(self._specs(models), len(chunk))
         records = self._encode_images(models, arrays)
+        self._require_images()
         truncated = self._encode_texts(models, arrays, records)
         self._lay_rows(models, arrays, records)
         with self._timed("write"):
@@ -98,7 +107,7 @@ class _ChunkRun:
             peak_bytes=peak_bytes(),
             warnings=models.take_warnings(),
             versions=_versions(),
-            psnr=tuple(round(v, 2) for v in self.psnr),
+            psnr=tuple(round(min(v, 99.0), 2) for v in self.psnr),  # equal pictures: infinity is not JSON
             shards=shards,
         )
         Receipts(job.folder).write(receipt)
@@ -133,6 +142,16 @@ class _ChunkRun:
         if samples:
             self._gate(models, arrays, samples)
         return kept
+
+    def _require_images(self) -> None:
+        """A chunk whose images are all missing is a missing mount, not so many missing files."""
+        readable = sum(row.reason is None for row in self.chunk.rows)
+        missing = sum(r.reason is Reason.MISSING_FILE for r in self.rejected.values())
+        if self.job.all_missing == "fail" and missing == readable >= MANY_MISSING:
+            raise ImagesAway(
+                f"None of the {readable} images of chunk {self.chunk.index} is there. Nothing of it was stored; check "
+                "the image folder where the workers run, or set run.all_missing=reject if so many are really missing."
+            )
 
     def _batches(self, models: Models) -> Iterator[list[Record]]:
         """Records in row order, `job.batch` at a time; two batches are read ahead.

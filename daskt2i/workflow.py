@@ -103,7 +103,7 @@ def encode(
             listed = ", ".join(map(str, summary.failed[:20])) + ", …" * (len(summary.failed) > 20)
             raise StoreError(
                 f"{len(summary.failed)} chunks failed for good: {listed}. All others are in {summary.store}; the "
-                f"tracebacks are in {prepared.folder.address('errors.log')}. The same command tries those chunks again."
+                f"tracebacks are in {prepared.folder.address('errors')}. The same command tries those chunks again."
             )
 
 
@@ -125,7 +125,9 @@ def status(
 
 @app.command()
 def verify(
-    workflow: WorkflowOption = "demo",
+    workflow: Annotated[
+        str | None, typer.Option("--workflow", "-w", help="As it was encoded; by default the folder's own settings.")
+    ] = None,
     out_folder: OutOption = None,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
@@ -133,11 +135,16 @@ def verify(
     """Re-hash every shard, count the rows, decode a sample back. Exit code 1 names the bad chunks."""
     with _sentences():
         from daskt2i import terminal
+        from daskt2i.config import load_workflow
         from daskt2i.verify import settings_of
         from daskt2i.verify import verify as run_verify
 
-        folder = _folder(workflow, out_folder, set_)
-        verdict = run_verify(folder, settings_of(folder), terminal.counting(err, "chunks checked:"))
+        folder = _folder(workflow or "demo", out_folder, set_)
+        settings = load_workflow(workflow, set_) if workflow else settings_of(folder)
+        tell = terminal.counting(err, "chunks checked:")
+        verdict = run_verify(folder, settings, tell, trusted=workflow is not None)
+        for note in verdict.notes if as_json else []:
+            err.print(Text(note, style="yellow"), soft_wrap=True)
         _print(verdict.to_json(), as_json, terminal.verdict_table(verdict))
         if not verdict.ok:
             raise typer.Exit(1)
@@ -205,7 +212,7 @@ def _sentences() -> Iterator[None]:
         _complain(str(error), "yellow")
         raise typer.Exit(130) from None
     except KeyboardInterrupt:
-        _complain("Stopped before anything was encoded.", "yellow")
+        _complain("Stopped. What is committed stays; the same command goes on from there.", "yellow")
         raise typer.Exit(130) from None
     except Daskt2iError as error:
         _complain(f"error: {' '.join(str(error).split())}")

@@ -17,7 +17,7 @@ FLOORS = {
     0: "errors",
     1: "types folder",
     2: "protocols config plan flushing",
-    3: "images latents receipts manifest lock gates layout progress executors.attempts"
+    3: "images latents receipts manifest lock gates layout progress executors.attempts machine"
     " sources sources.coco sources.coco_index sources.drawing sources.fake sources.grammar sources.judge"
     " sources.scenes sources.zipped"
     " encoders encoders.fake encoders.footprint encoders.precision encoders.text encoders.textconfig"

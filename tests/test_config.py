@@ -325,10 +325,10 @@ def test_how_it_runs_does_not_change_the_fingerprint(settings: dict[str, Any]) -
     [
         ({"resolution": 64}, "dataset.image.resolution: 32 there, 64 now"),
         ({"rows_per_chunk": 4}, "dataset.rows_per_chunk: 8 there, 4 now"),
-        ({"image": {"channels": 5}}, "dataset.encoders.image.channels: nothing there, 5 now"),
+        ({"image": {"channels": 5}}, "dataset.encoders.image.channels: 4 there, 5 now"),
         (
             {"text": {"class": "daskt2i.encoders.fake.FakeTextEncoder", "pooled": False}},
-            "pooled: nothing there, false now",
+            "pooled: true there, false now",
         ),
         ({"rows": 21}, "dataset.source.rows: 20 there, 21 now"),
     ],
@@ -341,9 +341,30 @@ def test_what_is_encoded_changes_the_fingerprint_and_is_told(settings: dict[str,
 
 
 def test_where_things_lie_does_not_count_but_what_they_hold_does() -> None:
-    here = component("x.Y", model="/here", images="a", captions="b", revision="main", tokenizer="t", depth=2)
-    there = component("x.Y", model="/there", images="c", captions="d", storage_options={"key": "k"}, depth=2)
-    assert here.identity() == there.identity() == {"class": "x.Y", "depth": 2}
+    path = "daskt2i.encoders.text.TextEncoder"
+    here = component(path, model="/here", revision="main", tokenizer="t", max_tokens=9)
+    there = component(path, model="/there", subfolder="text_encoder", max_tokens=9)
+    assert here.identity() == there.identity()
+    assert here.identity()["max_tokens"] == 9
+
+
+def test_a_default_that_is_written_out_is_the_same_setting() -> None:
+    path = "daskt2i.encoders.text.TextEncoder"
+    assert component(path, model="m").identity() == component(path, model="m", pad="length", seed=0).identity()
+
+
+class Shelf:
+    """A source that says itself which of its arguments are places."""
+
+    locations = frozenset({"folder"})
+
+    def __init__(self, folder: str, model: str = "oak") -> None:
+        pass
+
+
+def test_a_class_may_say_which_arguments_are_places() -> None:
+    here, there = component("test_config.Shelf", folder="/a"), component("test_config.Shelf", folder="/b")
+    assert here.identity() == there.identity() == {"class": "test_config.Shelf", "model": "oak"}
 
 
 def test_the_content_of_a_caption_file_counts(tmp_path: Path) -> None:

@@ -332,7 +332,7 @@ def test_a_chunk_that_fails_for_good_is_named_and_the_rest_is_finished(tmp_path:
     assert summary.failed == [2]
     assert summary.accepted == 36
     assert not (tmp_path / "out" / "manifest.parquet").exists()
-    assert "the disk is tired" in (tmp_path / "out" / "errors.log").read_text()
+    assert "the disk is tired" in (tmp_path / "out" / "errors" / "chunk-0000002.log").read_text()
     found = status(RunFolder(tmp_path / "out"))
     assert found.to_json()["chunks"] == {"done": 9, "open": 1}
     assert found.to_json()["complete"] is False
@@ -391,3 +391,71 @@ def test_a_listener_hears_of_the_workers_first(tmp_path: Path) -> None:
     run(workflow(tmp_path), tmp_path / "out", listener=told.append)
     assert isinstance(told[0], Started)
     assert sum(isinstance(e, ChunkDone) for e in told) == 10
+
+
+def test_a_folder_without_a_single_image_fails_its_chunks_and_rejects_no_row(tmp_path: Path) -> None:
+    dataset = coco(tmp_path / "coco", rows=8)
+    images = tmp_path / "coco" / "images"
+    images.rename(tmp_path / "away")
+    images.mkdir()
+    summary = run(workflow(tmp_path, dataset), tmp_path / "out")
+    assert (summary.accepted, summary.rejected, summary.failed) == (0, Counter(), [0, 1])
+    images.rmdir()
+    (tmp_path / "away").rename(images)
+    assert run(workflow(tmp_path, dataset), tmp_path / "out").accepted == 8
+
+
+def test_images_that_are_really_missing_can_be_believed_and_asked_for_again(tmp_path: Path) -> None:
+    dataset = coco(tmp_path / "coco", rows=8)
+    (tmp_path / "coco" / "images").rename(tmp_path / "away")
+    (tmp_path / "coco" / "images").mkdir()
+    summary = run(workflow(tmp_path, dataset, {"all_missing": "reject"}), tmp_path / "out")
+    assert summary.rejected == Counter({"missing-file": 8})
+    (tmp_path / "coco" / "images").rmdir()
+    (tmp_path / "away").rename(tmp_path / "coco" / "images")
+    again = run(workflow(tmp_path, dataset, {"retry_rejected": ["missing-file"]}), tmp_path / "out")
+    assert (again.accepted, again.done) == (8, 2)
+
+
+def test_other_pictures_under_the_same_names_are_noticed(tmp_path: Path) -> None:
+    from daskt2i.sources.fake import bitmap
+
+    dataset = coco(tmp_path / "coco", rows=8)
+    run(workflow(tmp_path, dataset), tmp_path / "out")
+    for path in (tmp_path / "coco" / "images").iterdir():
+        path.write_bytes(bitmap(40, 40, (1, 2, 3)))
+    with pytest.raises(FingerprintMismatch, match="images of chunk"):
+        run(workflow(tmp_path, dataset), tmp_path / "out")
+
+
+def test_a_plan_prepared_before_another_run_finished_sees_what_that_did(tmp_path: Path) -> None:
+    prepared = prepare(workflow(tmp_path), tmp_path / "out")
+    for expected in ((10, 0), (0, 10)):
+        chosen = Scheduler.parse("serial")
+        summary = encode(prepared, open_executor(chosen, crew_for(chosen, prepared)))
+        assert (summary.done, summary.skipped) == expected
+
+
+def test_a_damaged_empty_prompt_is_made_again(tmp_path: Path, calm: dict[str, Any]) -> None:
+    out = tmp_path / "out"
+    run(workflow(tmp_path), out)
+    zarr.open_group(out / "latents.zarr", mode="r+")["empty_text_states"][0, 0] = 3.0
+    assert run(workflow(tmp_path), out).done == 0
+    assert verify(RunFolder(out)).ok
+    assert_same(arrays(out), calm)
+
+
+def test_a_folder_of_somebody_else_does_not_get_to_run_code(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(workflow(tmp_path), out)
+    path = out / "workflow.yaml"
+    mark = tmp_path / "ran"
+    path.write_text(
+        path.read_text().replace(
+            "class: daskt2i.sources.fake.FakeSource", f"class: subprocess.Popen\n    args: [touch, {mark}]"
+        )
+    )
+    verdict = verify(RunFolder(out), settings_of(RunFolder(out)))
+    assert verdict.ok
+    assert any("not ours to run" in note for note in verdict.notes)
+    assert not mark.exists()

@@ -152,6 +152,9 @@ class VaeEncoder:
         if runtime.precision == "fp16" and runtime.device == "cpu":
             raise ConfigError("fp16 does not run on a CPU; use --set dataset.precision=auto, fp32 or bf16.")
         torch.set_num_threads(runtime.threads)
+        if runtime.precision == "fp32" and runtime.device != "cpu":
+            # cuDNN's convolutions are TF32 by default: 10 bits of mantissa under the name of fp32
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         build = self._random if self.weights == "random" else self._pretrained
         model = build(_dtype(runtime)).to(runtime.device).to(memory_format=torch.channels_last)
         self._loaded, self._runtime = model.eval().requires_grad_(False), runtime

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pickle
 import signal
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from typing import Generic, TypeVar
 
-from daskt2i.errors import WorkerLost
+from daskt2i.errors import ExecutorError, WorkerLost
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 ALLOWED_DEATHS = 3
 """Deaths after which an item is no longer run beside others. As Dask's own (distributed.scheduler.allowed-failures)."""
@@ -78,6 +81,23 @@ def lost(item: object) -> WorkerLost:
 def _short(item: object) -> str:
     index = getattr(item, "index", None)
     return f"chunk {index}" if isinstance(index, int) else repr(item)[:80]
+
+
+def attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
+    """One item in a worker. Its error comes back as a value, and as one that survives the way back.
+
+    An exception that pickles but does not unpickle (its constructor wants more than its message) would break the pool.
+    """
+    try:
+        return number, work(item)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            told = ExecutorError(f"{type(error).__name__}: {error}")
+            told.__notes__ = [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]
+            return number, told
+        return number, error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, Reschedule, as_completed, get_worker
@@ -27,6 +28,7 @@ from daskt2i.worker import interruption
 T = TypeVar("T")
 R = TypeVar("R")
 
+_COUNT_SECONDS = 5.0
 _WORKER_SECONDS = 30.0
 """How long to wait for a first worker: one that has just died is being started again."""
 
@@ -61,6 +63,7 @@ class DaskExecutor:
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._connection: Connection | None = None
+        self._workers, self._counted = 0, float("-inf")
 
     def start(self) -> Workforce:
         """Connect, and count the workers.
@@ -143,8 +146,12 @@ class DaskExecutor:
             connection.close()
 
     def _window(self) -> int:
+        """Two items per worker. Workers come and go; counting them asks the scheduler, so not for every item."""
         assert self._connection is not None
-        return 2 * max(1, len(self._connection.client.scheduler_info(n_workers=-1)["workers"]))
+        if monotonic() - self._counted > _COUNT_SECONDS and self._connection.client.status == "running":
+            self._counted = monotonic()
+            self._workers = len(self._connection.client.scheduler_info(n_workers=-1)["workers"])
+        return 2 * max(1, self._workers)
 
 
 def _outcome(future: Future) -> Any:

@@ -6,6 +6,7 @@ Does not cover: other joblib backends, other machines (`executors.dask`).
 
 from __future__ import annotations
 
+import os
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
-from daskt2i.executors.attempts import Attempts, deaf_children, end_with_parent, lost
+from daskt2i.executors.attempts import Attempts, attempt, deaf_children, end_with_parent, lost
 from daskt2i.protocols import Workforce
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class JoblibExecutor:
         with joblib.parallel_config(backend="loky", n_jobs=self._workers, inner_max_num_threads=self._threads):
             parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
         with deaf_children():  # the processes start with the first items, which are sent at once
-            return parallel(joblib.delayed(_attempt)(work, number, item) for number, item in numbered)
+            return parallel(joblib.delayed(_attempt)(os.getpid(), work, number, item) for number, item in numbered)
 
 
 def _close(results: Any) -> None:
@@ -84,14 +85,11 @@ def _close(results: Any) -> None:
         results.close()
 
 
-def _attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
-    """One item in a worker. Errors come back as values: one of them must not end the others."""
+def _attempt(driver: int, work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
+    """One item in a worker; joblib runs a single job in the driver, which must keep its ears."""
     global _guarded
-    if not _guarded:
+    if not _guarded and os.getpid() != driver:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_with_parent()
         _guarded = True
-    try:
-        return number, work(item)
-    except Exception as error:
-        return number, error
+    return attempt(work, number, item)

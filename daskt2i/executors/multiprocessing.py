@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from daskt2i.executors.attempts import Attempts, deaf_children, lost
+from daskt2i.executors.attempts import Attempts, attempt, deaf_children, lost
 from daskt2i.protocols import Workforce
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class MultiprocessingExecutor:
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
         """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
         books = Attempts(items)
-        flying: dict[Future[R], int] = {}
+        flying: dict[Future[Any], int] = {}
         finished = False
         try:
             while True:
@@ -83,7 +83,7 @@ class MultiprocessingExecutor:
         """End the processes, at once."""
         self._discard()
 
-    def _submit(self, work: Callable[[T], R], item: T) -> Future[R]:
+    def _submit(self, work: Callable[[T], R], item: T) -> Future[Any]:
         if self._pool is None:
             self._lifeline = self._context.Pipe(duplex=False)
             self._pool = ProcessPoolExecutor(
@@ -91,9 +91,9 @@ class MultiprocessingExecutor:
             )
         try:
             with deaf_children():  # the pool starts its processes when it gets its first work
-                return self._pool.submit(work, item)
+                return self._pool.submit(attempt, work, 0, item)
         except BrokenProcessPool as error:  # a worker died between two calls
-            broken: Future[R] = Future()
+            broken: Future[Any] = Future()
             broken.set_exception(error)
             return broken
 
@@ -110,7 +110,7 @@ class MultiprocessingExecutor:
 
 def _outcome(future: Future[Any]) -> Any:
     error = future.exception()
-    return future.result() if error is None else error
+    return future.result()[1] if error is None else error
 
 
 def _initialise(lifeline: Connection) -> None:
