@@ -15,7 +15,9 @@ from test_encode import arrays, assert_same
 from daskt2i.cluster import Scheduler, crew_for, open_executor
 from daskt2i.config import load_workflow
 from daskt2i.encode import encode
+from daskt2i.errors import GateError
 from daskt2i.folder import RunFolder
+from daskt2i.model_cache import process_name
 from daskt2i.prepare import prepare
 from daskt2i.progress import Summary
 from daskt2i.receipts import Receipts
@@ -79,6 +81,7 @@ def test_every_executor_gives_the_same_bits_in_fp32(
     assert (summary.accepted, summary.captions) == (80, 400)
     assert_same(arrays(tmp_path / "out"), arrays(reference))
     loads: dict[str, Any] = {r.worker: r.loads for r in Receipts(RunFolder(tmp_path / "out")).read()}
+    loads.pop(process_name(), None)  # this process has run other tests
     assert all(counts == {"image": 1, "text": 1} for counts in loads.values())
 
 
@@ -106,8 +109,34 @@ def test_verify_passes_and_the_photographs_decode_back(reference: Path) -> None:
     assert len(verdict.psnr) >= 5
 
 
-def test_the_hostile_set_ends_as_its_table_says(hostile: Path, tmp_path: Path) -> None:
-    summary = run(hostile, tmp_path / "out", "serial")
+class Unsigned:
+    """The demo's VAE, fed pixels in [0, 1]: the mistake that MLPerf's published latents were made with."""
+
+    def __new__(cls) -> Any:
+        from daskt2i.encoders.vae import VaeEncoder
+
+        class Inner(VaeEncoder):
+            def normalise(self, pixels: Any) -> Any:
+                return pixels.float() / 255
+
+        return Inner("daskt2i:demo/vae")
+
+
+@pytest.mark.parametrize("gate", ["on load", "in the first chunk"])
+def test_a_vae_that_is_fed_the_wrong_range_stops_with_its_psnr(
+    gate: str, coco_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gate == "in the first chunk":
+        monkeypatch.setattr("daskt2i.gates.card", lambda resolution: np.full((1, resolution, resolution, 3), 255, "u1"))
+    with pytest.raises(GateError, match=r"at \d+\.\d dB PSNR") as caught:
+        run(coco_mini, tmp_path / "out", "serial", "dataset.encoders.image={class: test_coco_mini.Unsigned}")
+    assert ("chunk 0" if gate == "in the first chunk" else "the test card") in str(caught.value)
+    assert list(Receipts(RunFolder(tmp_path / "out")).read()) == []
+
+
+@pytest.mark.parametrize("resolution", [64, 128])
+def test_the_hostile_set_ends_as_its_table_says(resolution: int, hostile: Path, tmp_path: Path) -> None:
+    summary = run(hostile, tmp_path / "out", "serial", f"dataset.image.resolution={resolution}")
     assert (summary.accepted, sum(summary.rejected.values()), summary.rows) == (10, 13, 23)
     assert summary.failed == []
     lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
