@@ -79,7 +79,10 @@ def encode(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode images and captions into a Zarr store; the same command again goes on where it stopped."""
+    """Encode images and captions into a Zarr store.
+
+    The same command again goes on where it stopped.
+    """
     with _sentences():
         from daskt2i import cluster, terminal
         from daskt2i.config import load_workflow
@@ -132,7 +135,10 @@ def verify(
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Re-hash every shard, count the rows, decode a sample back. Exit code 1 names the bad chunks."""
+    """Check a store against its receipts.
+
+    Every shard is hashed again, the rows are counted, a sample is decoded back. Exit code 1 when a chunk is bad.
+    """
     with _sentences():
         from daskt2i import terminal
         from daskt2i.config import load_workflow
@@ -157,7 +163,10 @@ def scenes(
     seed: Annotated[int, typer.Option("--seed", help="Another seed, other scenes.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw scenes with captions, as a COCO folder: images/*.jpg and captions.json."""
+    """Draw scenes with captions, as a COCO folder.
+
+    It holds images/*.jpg and captions.json.
+    """
     with _sentences():
         from daskt2i import terminal
         from daskt2i.sources.scenes import write_scenes
