@@ -118,12 +118,12 @@ def deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_with_parent(period: float = 1.0) -> None:
+def end_with_parent(parent: int, period: float = 1.0) -> None:
     """End this process when its parent is gone, however the parent ended. Call once, in the child.
 
-    A child whose parent was killed gets init (or a subreaper) as its new parent; a thread looks for that.
+    A child whose parent was killed gets init (or a subreaper) as its new parent; a thread looks for that. The parent's
+    number comes from the parent: it may be gone before the child has finished its imports.
     """
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

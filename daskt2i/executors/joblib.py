@@ -22,8 +22,6 @@ from daskt2i.protocols import Workforce
 T = TypeVar("T")
 R = TypeVar("R")
 
-_guarded = False
-
 
 class JoblibExecutor:
     """`joblib.Parallel` over loky, results as they come.
@@ -72,10 +70,11 @@ class JoblibExecutor:
         get_reusable_executor(max_workers=self._workers).shutdown(wait=True, kill_workers=True)
 
     def _parallel(self, work: Callable[[T], R], numbered: Iterable[tuple[int, T]]) -> Any:
-        with joblib.parallel_config(backend="loky", n_jobs=self._workers, inner_max_num_threads=self._threads):
+        settings = {"backend": "loky", "n_jobs": self._workers, "initializer": _guard, "initargs": (os.getpid(),)}
+        with joblib.parallel_config(**settings, inner_max_num_threads=self._threads):
             parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
         with deaf_children():  # the processes start with the first items, which are sent at once
-            return parallel(joblib.delayed(_attempt)(os.getpid(), work, number, item) for number, item in numbered)
+            return parallel(joblib.delayed(attempt)(work, number, item) for number, item in numbered)
 
 
 def _close(results: Any) -> None:
@@ -85,11 +84,7 @@ def _close(results: Any) -> None:
         results.close()
 
 
-def _attempt(driver: int, work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
-    """One item in a worker; joblib runs a single job in the driver, which must keep its ears."""
-    global _guarded
-    if not _guarded and os.getpid() != driver:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        end_with_parent()
-        _guarded = True
-    return attempt(work, number, item)
+def _guard(parent: int) -> None:
+    """In a new worker: Ctrl-C is the parent's to handle, and the worker ends with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
