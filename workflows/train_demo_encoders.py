@@ -5,7 +5,7 @@ tokenizer, `DIR/figures.json` what was measured on scenes that neither has seen.
 autoencoder also from textures made below, so that photographs, which it has never seen, survive it too. The text model
 learns against a small image tower, which is measured here and then thrown away.
 
-Takes about twenty minutes on two cores. docs/demo-encoders.md holds the figures of the ones we ship.
+Takes about an hour on two cores. docs/demo-encoders.md holds the figures of the ones we ship.
 """
 
 from __future__ import annotations
@@ -528,7 +528,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     parser.add_argument("--scenes", type=int, default=4000, help="scenes to learn from, and as many twins (4000)")
     parser.add_argument(
-        "--vae-steps", type=int, default=3400, help="steps of 16 quarters or 8 pictures; 0 trains none (3400)"
+        "--vae-steps", type=int, default=9000, help="steps of 16 quarters or 8 pictures; 0 trains none (9000)"
     )
     parser.add_argument("--text-steps", type=int, default=1000, help="steps of 128 captions; 0 trains none (1000)")
     arguments = parser.parse_args()
