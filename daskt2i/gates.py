@@ -24,7 +24,7 @@ RANGE_GAIN = 6.0
 
 
 CARD_PSNR = 15.0
-"""dB that any working model gives the test card. Our small demo VAE gives 34; a softer one, fed pixels in [0, 1], gave 9.7."""
+"""dB that any working model gives the test card. Our small demo VAE gives 34; one fed pixels in [0, 1] gave 9.7."""
 
 LIKE_ENOUGH = 30.0
 """dB from which on nothing can be wrong with the feeding."""
