@@ -95,7 +95,7 @@ class _Run:
             self._fold(summary)
         except KeyboardInterrupt:
             raise Stopped(
-                f"Stopped. {summary.skipped + summary.done} of {len(prepared.plan)} chunks are in {prepared.folder}; "
+                f"Stopped. {Receipts(prepared.folder).count()} of {len(prepared.plan)} chunks are in {prepared.folder}; "
                 "the same command goes on from there."
             ) from None
         finally:

@@ -77,6 +77,10 @@ class Receipts:
                 if not isinstance(found, Exception):
                     yield Receipt.from_json(found)
 
+    def count(self) -> int:
+        """How many there are, by their names alone: one listing, nothing is read."""
+        return sum(_NAME.fullmatch(name) is not None for name in self.folder.list(RECEIPTS))
+
     def delete(self, chunk: int) -> None:
         """Remove a receipt, so that the chunk is not done; nothing happens where there is none."""
         self.folder.delete(_name(chunk))

@@ -103,9 +103,10 @@ def encode(
             summary = run_encode(prepared, cluster.open_executor(chosen, crew), progress)
         _print(summary.to_json(), as_json, terminal.summary_table(summary))
         if summary.failed:
+            count = len(summary.failed)
             listed = ", ".join(map(str, summary.failed[:20])) + ", …" * (len(summary.failed) > 20)
             raise StoreError(
-                f"{len(summary.failed)} chunks failed for good: {listed}. All others are in {summary.store}; the "
+                f"{count} chunk{'s' * (count != 1)} failed for good: {listed}. All others are in {summary.store}; the "
                 f"tracebacks are in {prepared.folder.address('errors')}. The same command tries those chunks again."
             )
 

@@ -270,10 +270,10 @@ def test_chunks_that_fail_for_good_are_named_and_the_exit_code_is_1(tmp_path: Pa
     assert done.returncode == 1
     found = one_object(done)
     assert found["chunks"] == {"done": 2, "skipped": 0, "failed": 1}
-    assert "error: 1 chunks failed for good: 1." in done.stderr
+    assert "error: 1 chunk failed for good: 1." in done.stderr
     assert "the disk is gone" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "out" / "errors.log").read_text().count("OSError: the disk is gone") == 2
+    assert "OSError: the disk is gone" in (tmp_path / "out" / "errors" / "chunk-0000001.log").read_text()
     assert not (tmp_path / "out" / "manifest.parquet").exists()
 
 
