@@ -94,8 +94,9 @@ class _Run:
                     self._run_open(done, summary)
             self._fold(summary)
         except KeyboardInterrupt:
+            count = Receipts(prepared.folder).count()
             raise Stopped(
-                f"Stopped. {Receipts(prepared.folder).count()} of {len(prepared.plan)} chunks are in {prepared.folder}; "
+                f"Stopped. {count} of {len(prepared.plan)} chunks are in {prepared.folder}; "
                 "the same command goes on from there."
             ) from None
         finally:
