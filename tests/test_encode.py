@@ -268,7 +268,7 @@ def test_a_second_encode_on_a_held_folder_is_refused_by_name(tmp_path: Path) -> 
     assert run(workflow(tmp_path), out).done == 10
 
 
-@pytest.mark.parametrize("scheduler", ALL)
+@pytest.mark.parametrize("scheduler", ["serial", "local:2"])
 def test_a_wrong_pixel_range_stops_the_run_in_its_first_chunk(scheduler: str, tmp_path: Path) -> None:
     encoders = {
         "image": {"class": "daskt2i.encoders.fake.FakeImageEncoder", "pixel_range": "unit"},

@@ -41,6 +41,11 @@ class CountedSource:
         return Inner(rows)
 
 
+def also_slow(*values: str) -> list[Any]:
+    """Cases that a quick run leaves out: the same code as a case beside them."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def write_workflow(folder: Path, seconds: float, chunks: int = CHUNKS) -> Path:
     """A workflow of fakes whose image encoder takes `seconds` for an image."""
     (folder / "marks").mkdir(parents=True, exist_ok=True)
@@ -159,7 +164,7 @@ def test_twenty_killed_workers_in_one_run_lose_no_row(tmp_path: Path, calm: dict
     assert_whole(out, calm)
 
 
-@pytest.mark.parametrize("scheduler", ["local:2", "multiprocessing:2", "joblib:2", "serial"])
+@pytest.mark.parametrize("scheduler", ["local:2", "multiprocessing:2", *also_slow("joblib:2", "serial")])
 def test_a_killed_driver_costs_the_chunks_in_flight_alone(scheduler: str, tmp_path: Path, calm: dict[str, Any]) -> None:
     out, workflow = tmp_path / "out", write_workflow(tmp_path, 0.02)
     driver = encode(workflow, out, scheduler)
@@ -178,7 +183,7 @@ def test_a_killed_driver_costs_the_chunks_in_flight_alone(scheduler: str, tmp_pa
     assert_whole(out, calm)
 
 
-@pytest.mark.parametrize("scheduler", ["local:2", "multiprocessing:2"])
+@pytest.mark.parametrize("scheduler", ["local:2", *also_slow("multiprocessing:2")])
 def test_ctrl_c_to_the_whole_process_group_stops_cleanly_and_the_same_command_goes_on(
     scheduler: str, tmp_path: Path, calm: dict[str, Any]
 ) -> None:
