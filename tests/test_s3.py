@@ -35,9 +35,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # it would remember the endpoint of another test
     files = s3fs.S3FileSystem(skip_instance_cache=True)
     files.mkdir("bucket")
     yield files
+    s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
