@@ -24,7 +24,7 @@ from daskt2i.errors import StoreError
 from daskt2i.folder import MANIFEST, RunFolder
 from daskt2i.types import Receipt, Row
 
-_GROUP_ROWS = 65_536
+_GROUP_ROWS = 8_192
 
 Line = tuple[int, int, str, str, str | None, str | None, int, int]
 
@@ -35,7 +35,7 @@ def write_manifest(
     receipts: Iterable[Receipt],
     rows: int | None = None,
 ) -> int:
-    """Write `manifest.parquet`, completely or not at all; at most 65,536 rows in memory at once.
+    """Write `manifest.parquet`, completely or not at all; at most 8,192 rows in memory at once.
 
     Args:
         rows_of: `(start, stop)` -> those rows, as a source's `rows` gives them.
