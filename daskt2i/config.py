@@ -1,7 +1,7 @@
 """Settings: workflow files, `--set`, `dask.config`, and what of them decides bytes.
 
-Covers: reading a workflow (YAML, loaded safely) into typed models, the order in which settings win, components named
-by class path, the fingerprint of a store.
+Covers: reading a workflow (YAML, loaded safely) into typed models (`settings`), the order in which settings win,
+the fingerprint of a store.
 Does not cover: what the settings do (`plan`, `worker`), cluster files (`cluster`).
 
 What and how are apart. `dataset:` decides bytes and is fingerprinted; `run:` is free to change when a run is resumed.
@@ -13,203 +13,25 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import dask.config
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from daskt2i.errors import ConfigError, Reason
+from daskt2i.errors import ConfigError
+from daskt2i.settings import Workflow
 
 LAYOUT = 1
 """Version of the store's layout: names, dimensions, shard shape. A change makes old stores unreadable, so rarely."""
-
-LOCATIONS = frozenset({"model", "subfolder", "tokenizer", "revision", "images", "captions", "storage_options"})
-"""Arguments of a component that say where something lies, not what it is: content hashes stand for them."""
 
 SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
 """The source of a workflow that draws its own data."""
 
 _PACKAGE = Path(__file__).parent
-
-_Count = Annotated[int, Field(ge=1, strict=True)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Component(BaseModel):
-    """A class by its dotted path, with the arguments of its constructor beside it.
-
-    In YAML: `{class: daskt2i.encoders.vae.VaeEncoder, model: stabilityai/sd-vae-ft-mse}`.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
-    class_path: str = Field(alias="class")
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What the constructor is called with."""
-        return dict(self.model_extra or {})
-
-    def build(self, protocol: type, setting: str) -> Any:
-        """Import the class, call it, and check that it fits the seam.
-
-        Args:
-            protocol: a runtime-checkable protocol of `daskt2i.protocols`.
-            setting: where the component stands in the workflow, for the message.
-
-        Raises:
-            ConfigError: no such class, arguments that it does not take, or methods that it lacks.
-        """
-        factory = self._factory(setting)
-        try:
-            built = factory(**self.arguments)
-        except TypeError as error:
-            raise ConfigError(f"{setting} ({self.class_path}) does not take these settings: {error}.") from error
-        if unfit := [name for name in _methods_of(protocol) if not _fits(built, protocol, name)]:
-            raise ConfigError(
-                f"{setting}.class names {self.class_path}, which is no {protocol.__name__}: it lacks "
-                f"{', '.join(sorted(unfit))}, or takes other arguments. See daskt2i.protocols.{protocol.__name__}."
-            )
-        return built
-
-    def _factory(self, setting: str) -> Any:
-        module_name, _, name = self.class_path.rpartition(".")
-        if not module_name:
-            raise ConfigError(
-                f"{setting}.class is {self.class_path!r}; give a dotted path such as package.module.Class."
-            )
-        try:
-            return getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, TypeError) as error:  # TypeError: a path that begins with a dot
-            raise ConfigError(
-                f"{setting}.class names {self.class_path}, which cannot be imported ({error}). "
-                "Check the spelling, and that the package is installed where the workers run."
-            ) from error
-
-    def identity(self) -> dict[str, Any]:
-        """Class and arguments, defaults filled in, without those that only say where something lies.
-
-        Which ones those are a class may say itself, in an attribute `locations`.
-        """
-        factory = self._factory("component")
-        try:
-            signature = inspect.signature(factory)
-        except ValueError:  # of a built-in, which tells nothing
-            signature = inspect.Signature()
-        defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
-        locations = getattr(factory, "locations", LOCATIONS)
-        found = {k: v for k, v in {**defaults, **self.arguments}.items() if k not in locations}
-        return {"class": self.class_path} | json.loads(json.dumps(found, default=str))
-
-    def absolute(self) -> Component:
-        """The same, with relative paths of this folder made absolute: workers may stand in another one."""
-        arguments = dict(self.arguments)
-        for key, value in arguments.items():
-            if key in LOCATIONS and isinstance(value, str) and "://" not in value and Path(value).expanduser().exists():
-                arguments[key] = str(Path(value).expanduser().absolute())
-        return Component.model_validate({"class": self.class_path, **arguments})
-
-
-def _methods_of(protocol: type) -> list[str]:
-    return [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
-
-
-def _fits(built: object, protocol: type, name: str) -> bool:
-    """Whether a method is there and can be called as the protocol says: an image encoder is no text encoder."""
-    method = getattr(built, name, None)
-    if not callable(method):
-        return False
-    try:
-        signature = inspect.signature(method)
-    except ValueError:  # of a built-in, which tells nothing
-        return True
-    wanted = list(inspect.signature(getattr(protocol, name)).parameters)[1:]
-    try:
-        signature.bind(*wanted)
-    except TypeError:
-        return False
-    return True
-
-
-class ImageSettings(_Strict):
-    """How pictures are read.
-
-    Attributes:
-        resolution: side of the square that is encoded, pixels.
-        min_side: shorter side, in source pixels, below which an image is rejected.
-        max_pixels: width x height above which an image is rejected unread.
-    """
-
-    resolution: int = Field(256, ge=8, le=8192)
-    min_side: int = Field(32, ge=1)
-    max_pixels: int = Field(67_108_864, ge=1)
-
-
-class EncoderSettings(_Strict):
-    """One image encoder and one text encoder."""
-
-    image: Component
-    text: Component
-
-
-class DatasetSettings(_Strict):
-    """What is encoded: everything here decides bytes and is fingerprinted."""
-
-    source: Component
-    image: ImageSettings = ImageSettings()  # type: ignore[call-arg]
-    encoders: EncoderSettings
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    rows_per_chunk: int = Field(256, ge=1, le=65536)
-
-
-class RunSettings(_Strict):
-    """How it is encoded: free to change on resume. Defaults and their reasons: `daskt2i/defaults.yaml`."""
-
-    scheduler: str
-    device: str
-    workers: _Count | Literal["auto"]
-    threads: _Count | Literal["auto"]
-    batch: _Count | Literal["auto"]
-    text_batch: int = Field(ge=1)
-    readers: int = Field(ge=1)
-    retries: int = Field(ge=0)
-    gate_rows: int = Field(ge=0)
-    min_psnr: float
-    recheck: Literal["auto", "hash", "size"]
-    all_missing: Literal["fail", "reject"]
-    retry_rejected: list[Reason]
-    check_disk: bool
-    storage_options: dict[str, Any] | None
-
-
-class SceneSettings(_Strict):
-    """Draw a data set into the run folder before it is encoded (the demo's data)."""
-
-    rows: int = Field(ge=1)
-    seed: int = 0
-
-
-class Workflow(_Strict):
-    """A workflow file, resolved."""
-
-    name: str
-    scenes: SceneSettings | None = None
-    dataset: DatasetSettings
-    run: RunSettings
-
-    def to_yaml(self) -> str:
-        """The settings as a workflow file that gives them again."""
-        # Not exclude_none: an argument that is null on purpose must not become its default.
-        data = self.model_dump(mode="json", by_alias=True)
-        return yaml.safe_dump({k: v for k, v in data.items() if v is not None}, sort_keys=False, allow_unicode=True)
 
 
 def load_defaults() -> None:
@@ -276,7 +98,9 @@ def load_workflow(
     load_defaults()
     path = find_file(name, "workflows")
     data: dict[str, Any] = {"name": path.stem, **read_yaml(path)}
-    data["run"] = {**_section(dask.config.get("daskt2i.run"), "dask.config"), **_section(data.get("run"), str(path))}
+    for name in ("run", "launch"):
+        defaults = _section(dask.config.get(f"daskt2i.{name}"), "dask.config", name)
+        data[name] = {**defaults, **_section(data.get(name), str(path), name)}
     if (images is None) != (captions is None):
         raise ConfigError("--images and --captions belong together; give both.")
     if images is not None:
@@ -303,6 +127,8 @@ def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
     Raises:
         ConfigError: a setting is missing, unknown or of the wrong kind.
     """
+    if "launch" not in data:  # of a run folder that was made before there was one
+        data = {**data, "launch": _section(dask.config.get("daskt2i.launch"), "dask.config", "launch")}
     dataset = data.get("dataset")
     if isinstance(data.get("scenes"), dict) and isinstance(dataset, dict) and "source" not in dataset:
         data = {**data, "dataset": {"source": {"class": SCENES_SOURCE, **data["scenes"]}, **dataset}}

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i import images, lock
-from daskt2i.config import LAYOUT, SCENES_SOURCE, Component, DatasetSettings, Workflow, differences
+from daskt2i.component import Component
+from daskt2i.config import LAYOUT, SCENES_SOURCE, differences
 from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
 from daskt2i.folder import RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.machine import this_machine
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce
+from daskt2i.settings import DatasetSettings, Workflow
 from daskt2i.types import EncoderInfo, SourceInfo
 
 SCENES = "scenes"

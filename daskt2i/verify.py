@@ -16,13 +16,14 @@ import numpy as np
 import yaml
 
 from daskt2i import gates, images
-from daskt2i.config import Workflow, load_defaults, parse_workflow
+from daskt2i.config import load_defaults, parse_workflow
 from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
 from daskt2i.folder import WORKFLOW, RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.plan import Plan
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.receipts import Receipts
+from daskt2i.settings import Workflow
 from daskt2i.types import Chunk, Receipt, Runtime
 
 SAMPLE_ROWS = 8

@@ -15,9 +15,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 FLOORS = {
     0: "errors",
-    1: "types folder",
-    2: "protocols config plan flushing",
-    3: "images latents receipts manifest lock gates layout progress executors.attempts machine"
+    1: "types folder component",
+    2: "protocols settings plan flushing",
+    3: "config images latents receipts manifest lock gates layout progress executors.attempts machine"
     " sources sources.coco sources.coco_index sources.drawing sources.fake sources.grammar sources.judge"
     " sources.scenes sources.zipped"
     " encoders encoders.fake encoders.footprint encoders.precision encoders.text encoders.textconfig"

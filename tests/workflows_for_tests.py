@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from daskt2i.config import Component, DatasetSettings, EncoderSettings, Workflow, load_defaults, parse_workflow
+from daskt2i.component import Component
+from daskt2i.config import load_defaults, parse_workflow
+from daskt2i.settings import DatasetSettings, EncoderSettings, Workflow
 
 SOURCE = "daskt2i.sources.fake.FakeSource"
 IMAGE = "daskt2i.encoders.fake.FakeImageEncoder"
