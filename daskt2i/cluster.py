@@ -69,6 +69,11 @@ class Scheduler:
             find_file(kind, "clusters")
         return cls(kind, int(number) if number else None)
 
+    @property
+    def is_pool(self) -> bool:
+        """Whether it needs no Dask scheduler: this process, or a process pool of this machine."""
+        return self.kind in ("serial", "multiprocessing", "joblib")
+
 
 def crew_for(scheduler: Scheduler, prepared: Prepared) -> Crew:
     """Workers x threads for a run on this machine; for an attached cluster the figures of the plan alone.
@@ -127,10 +132,21 @@ def open_executor(scheduler: Scheduler, hands: Crew) -> Executor:
         return JoblibExecutor(hands.workers, hands.threads, hands.memory_limit)
     from daskt2i.executors.dask import DaskExecutor
 
+    if scheduler.kind != "address":
+        _ClusterFile.read(scheduler.kind)  # what is wrong with it is told before anything is started
+    return DaskExecutor(lambda: connect(scheduler, hands))
+
+
+def connect(scheduler: Scheduler, hands: Crew) -> Connection:
+    """Start the cluster of a file, or attach to an address.
+
+    Raises:
+        ConfigError: the cluster file is wrong.
+        SchedulerError: no scheduler could be started or reached.
+    """
     if scheduler.kind == "address":
-        return DaskExecutor(lambda: _attach(scheduler.address, hands.threads))
-    settings = _ClusterFile.read(scheduler.kind)
-    return DaskExecutor(lambda: settings.start(hands))
+        return _attach(scheduler.address, hands.threads)
+    return _ClusterFile.read(scheduler.kind).start(hands)
 
 
 @dataclass(frozen=True, slots=True)

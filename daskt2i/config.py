@@ -197,11 +197,11 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], section: str = "dataset.") -> list[str]:
     """What differs between two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`."""
     left, right = dict(_flatten(stored)), dict(_flatten(wanted))
     return [
-        f"dataset.{key}: {_shown(left.get(key))} there, {_shown(right.get(key))} now"
+        f"{section}{key}: {_shown(left.get(key))} there, {_shown(right.get(key))} now"
         for key in sorted(left.keys() | right.keys())
         if left.get(key) != right.get(key)
     ]

@@ -171,7 +171,7 @@ class _Run:
             self._attributes(ident, job),
             empty_prompt(prepared.text_info, found.empty),
         )
-        prepared.folder.write(WORKFLOW, _without_secrets(workflow).to_yaml().encode())
+        prepared.folder.write(WORKFLOW, without_secrets(workflow).to_yaml().encode())
         return job
 
     def _inspect(self, job: Job) -> Inspection:
@@ -309,6 +309,16 @@ class _Run:
             )
 
 
+def failed_for_good(summary: Summary, folder: RunFolder) -> StoreError:
+    """For an encode whose chunks failed in part."""
+    count = len(summary.failed)
+    listed = ", ".join(map(str, summary.failed[:20])) + ", …" * (count > 20)
+    return StoreError(
+        f"{count} chunk{'s' * (count != 1)} failed for good: {listed}. All others are in {summary.store}; the "
+        f"tracebacks are in {folder.address('errors')}. The same command tries those chunks again."
+    )
+
+
 def _as_generator(outcomes: Iterator[Any]) -> Any:
     """`executor.run` as something that can be closed, whatever kind of iterator a third-party executor returns."""
     return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
@@ -333,7 +343,7 @@ def _hopeless(count: int, error: BaseException, folder: RunFolder) -> Daskt2iErr
     )
 
 
-def _without_secrets(workflow: Workflow) -> Workflow:
+def without_secrets(workflow: Workflow) -> Workflow:
     """Storage options may hold credentials: they are not written beside the data."""
     run = workflow.run.model_copy(update={"storage_options": None})
     source = Component.model_validate(

@@ -17,8 +17,10 @@
     │   ├── FingerprintMismatch (ValueError)        it was made with other settings or other data
     │   ├── StoreBusy                               another encode holds it
     │   └── StoreFull          (OSError)            no space is left where it lies
+    ├── NotFinite              (ArithmeticError)    the loss of a training run is no number any more
     ├── ExecutorError                               the engine failed, not the work
     │   ├── WorkerLost                              the worker died each time this chunk was tried
+    │   ├── RankLost                                a rank of a distributed run ended early each time it was tried
     │   └── SchedulerError     (ConnectionError)    no scheduler could be started or reached
     └── Stopped                (KeyboardInterrupt)  the user asked to stop; what is committed stays
 
@@ -145,12 +147,24 @@ class StoreFull(StoreError, OSError):
     """No space is left where the store lies."""
 
 
+class NotFinite(Daskt2iError, ArithmeticError):
+    """The loss of a training run is no number any more; the last good checkpoint stands."""
+
+    ends_run = True
+
+
 class ExecutorError(Daskt2iError):
     """The engine failed, not the work."""
 
 
 class WorkerLost(ExecutorError):
     """The worker died each time this piece of work was tried."""
+
+
+class RankLost(ExecutorError):
+    """A rank of a distributed run ended early, and the attempts are used up; the last checkpoint stands."""
+
+    ends_run = True
 
 
 class SchedulerError(ExecutorError, ConnectionError):

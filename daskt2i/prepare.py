@@ -103,9 +103,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
         StoreBusy: somebody else is drawing the scenes, or encoding.
     """
     folder = RunFolder(out, workflow.run.storage_options)
-    workflow = _absolute(workflow)
-    if workflow.scenes is not None and workflow.dataset.source.class_path == SCENES_SOURCE:
-        workflow = _with_scenes(workflow, folder, draw)
+    workflow = with_source(workflow, folder, draw)
     dataset = workflow.dataset
     source: Source = dataset.source.build(Source, "dataset.source")
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
@@ -142,6 +140,18 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
     return prepared
 
 
+def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
+    """The workflow with absolute paths, and with its scenes as a COCO folder in the run folder.
+
+    Args:
+        draw: draw them if they are not there yet; else their source draws them when they are asked for.
+    """
+    workflow = _absolute(workflow)
+    if workflow.scenes is not None and workflow.dataset.source.class_path == SCENES_SOURCE:
+        workflow = _with_scenes(workflow, folder, draw)
+    return workflow
+
+
 def planned_device(device: str) -> str:
     """`"cuda"` or `"cpu"`: what workers on this machine would use. Only a worker knows for sure."""
     if device == "auto":
@@ -170,7 +180,7 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
     place = folder.local_path(SCENES)
     if draw:
         with lock.hold(folder, "draw scenes"):
-            write_scenes(place, scenes.rows, scenes.seed)
+            write_scenes(place, scenes.rows, scenes.seed, scenes.shapes)
     captions = place / "captions.json"
     arguments = {"images": str(place / "images"), "captions": str(captions)}
     source = Component.model_validate({"class": "daskt2i.sources.coco.CocoSource", **arguments})

@@ -73,10 +73,17 @@ class RunSettings(_Strict):
 
 
 class SceneSettings(_Strict):
-    """Draw a data set into the run folder before it is encoded (the demo's data)."""
+    """Draw a data set into the run folder before it is encoded (the demo's data).
+
+    Attributes:
+        rows: how many scenes.
+        seed: another seed, other scenes.
+        shapes: most shapes in a scene.
+    """
 
     rows: int = Field(ge=1)
     seed: int = 0
+    shapes: Literal[1, 2] = 2
 
 
 class ModelSettings(_Strict):

@@ -48,7 +48,8 @@ def crew_words(workers: int, threads: int) -> str:
     return f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
 
 
-def _facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and values, one pair a line."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -80,7 +81,7 @@ def plan_table(prepared: Prepared, crew: Crew | None) -> Table:
         rows.append(("memory", f"about {size(cost.worker_memory)} per worker, {size(crew.memory_limit)} allowed"))
     rows.append(("disk", f"about {size(cost.disk)} ({size(cost.latents_disk)} latents, {size(cost.text_disk)} text)"))
     rows.append(("run folder", str(prepared.folder) + (" (goes on)" if prepared.stored else "")))
-    return _facts(f"Plan of {prepared.workflow.name}", rows)
+    return facts(f"Plan of {prepared.workflow.name}", rows)
 
 
 def _encoder(prepared: Prepared, kind: str, extra: str) -> str:
@@ -110,7 +111,7 @@ def summary_table(summary: Summary) -> Table:
         rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {crew})"))
     rows.append(("store", f"{summary.store} ({size(summary.bytes)})"))
     title = "Encoded" if not summary.failed else "Encoded in part"
-    return _facts(title, rows)
+    return facts(title, rows)
 
 
 def status_table(found: Status) -> Table:
@@ -130,7 +131,7 @@ def status_table(found: Status) -> Table:
     ]
     if rejected:
         rows.insert(1, ("rejected", rejected))
-    return _facts("Complete" if found.to_json()["complete"] else "Not complete", rows)
+    return facts("Complete" if found.to_json()["complete"] else "Not complete", rows)
 
 
 def verdict_table(verdict: Verdict) -> Table:
@@ -146,7 +147,7 @@ def verdict_table(verdict: Verdict) -> Table:
     rows += [("note", note) for note in verdict.notes[:10]]
     if not verdict.ok:
         rows.append(("next", "run encode again: it repairs these and leaves the others alone"))
-    return _facts("The store is in order" if verdict.ok else "The store is not in order", rows)
+    return facts("The store is in order" if verdict.ok else "The store is not in order", rows)
 
 
 class _Rate(ProgressColumn):

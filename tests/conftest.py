@@ -44,3 +44,16 @@ def coco_mini() -> Path:
 def hostile() -> Path:
     """23 rows, 10 of them good."""
     return _shared("hostile")
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 scenes, encoded and trained on for three steps: all the files of a run, and no skill. Do not change it."""
+    import os
+
+    from trained_runs import encoded, trained
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    out = tmp_path_factory.mktemp("demo") / "run"
+    trained(encoded(out), out)
+    return out

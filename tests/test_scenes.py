@@ -464,3 +464,21 @@ def test_what_is_no_picture_is_refused(pixels: Pixels) -> None:
 def test_a_reading_of_nothing_is_compared_without_a_fault() -> None:
     verdict = compare(Reading(None, (), 1.0), wanted(ASKED))
     assert not any(getattr(verdict, field.name) for field in dataclasses.fields(verdict))
+
+
+def test_scenes_of_one_shape_are_a_set_of_their_own(tmp_path: Path) -> None:
+    source = ScenesSource(40, 3, shapes=1)
+    assert all(len(scene(3, i, 1).things) == 1 for i in range(40))
+    assert any(len(scene(3, i).things) == 2 for i in range(40))
+    assert all(len(parse_caption(text).things) == 1 for row in source.rows(0, 40) for text in row.captions)  # type: ignore[union-attr]
+    both = ScenesSource(40, 3)
+    assert source.info().content != both.info().content
+    assert {row.file_name for row in source.rows(0, 40)}.isdisjoint(row.file_name for row in both.rows(0, 40))
+    listing = write_scenes(tmp_path, 3, seed=3, shapes=1)
+    document = json.loads(listing.read_text())
+    assert [image["file_name"] for image in document["images"]] == [row.file_name for row in source.rows(0, 3)]
+    assert (tmp_path / "images" / document["images"][0]["file_name"]).read_bytes() == source.read(source.rows(0, 1)[0])
+    with pytest.raises(SourceError, match="holds other scenes"):
+        write_scenes(tmp_path, 3, seed=3)
+    with pytest.raises(ConfigError, match="a scene has 1 or 2"):
+        ScenesSource(3, shapes=3)

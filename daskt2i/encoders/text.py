@@ -115,7 +115,7 @@ class TextEncoder:
             ModelMissing, ModelError: no such model or tokenizer, or not one that this class can use.
         """
         config, files, shape, prefixed = self._read()
-        tokenizer = self._tokenizer_folder()
+        tokenizer = self.tokenizer_folder()
         length = self._length(shape, tokenizer)
         arrays = [
             ArraySpec("text_states", ("token", "feature"), (length, shape.hidden), "float16", "nan", "text states"),
@@ -163,7 +163,7 @@ class TextEncoder:
             raise ConfigError("fp16 does not run on a CPU; use --set dataset.precision=auto, fp32 or bf16.")
         torch.set_num_threads(runtime.threads)
         _, files, shape, _ = self._read()
-        folder = self._tokenizer_folder()
+        folder = self.tokenizer_folder()
         length = self._length(shape, folder)
         tokenizer = self._load_tokenizer(folder)
         self._check_pair(tokenizer, shape)
@@ -209,6 +209,13 @@ class TextEncoder:
                     made["text_pooled"][index] = pooled[place]
         return made
 
+    @property
+    def module(self) -> Any:
+        """The loaded transformers model."""
+        if self._loaded is None:
+            raise RuntimeError("load comes first")
+        return self._loaded[0]
+
     def _forward(
         self, model: Any, shape: TextShape, numbers: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_], device: str
     ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16] | None]:
@@ -250,8 +257,12 @@ class TextEncoder:
             setting=self.setting,
         )
 
-    def _tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies: named, beside the text encoder of a pipeline, or with the model."""
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies: named, beside the text encoder of a pipeline, or with the model.
+
+        Raises:
+            ModelMissing: there is none.
+        """
         model, subfolder, revision = self.tokenizer, None, None
         if model is None:
             model, subfolder, revision = self.model, self.subfolder, self.revision

@@ -222,6 +222,11 @@ class VaeEncoder:
                 made[index] = values.permute(1, 2, 0).cpu().numpy()
         return made
 
+    @property
+    def module(self) -> Any:
+        """The loaded diffusers model."""
+        return self._ready()[0]
+
     def _ready(self) -> tuple[Any, Runtime]:
         if self._loaded is None or self._runtime is None:
             raise RuntimeError("load comes before encode and decode")

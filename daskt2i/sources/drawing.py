@@ -137,14 +137,18 @@ class Draws:
         return [rest.pop(self.below(len(rest))) for _ in options]
 
 
-def scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of `seed`. Takes some 20 microseconds; draws nothing."""
+def scene(seed: int, index: int, shapes: int = 2) -> Scene:
+    """Scene number `index` of `seed`. Takes some 20 microseconds; draws nothing.
+
+    Args:
+        shapes: most shapes in it: of two, two scenes in five have one; 1 for one in each.
+    """
     draws = Draws("scene", VERSION, seed, index)
     width, height = draws.choice(PICTURES)
     background = draws.choice(BACKGROUNDS)
     kinds = [(shape, colour) for shape in SHAPES for colour in SHAPE_COLOURS if colour != background]
     first = draws.choice(kinds)
-    if draws.below(5) < 2:
+    if draws.below(5) < 2 or shapes == 1:
         things: tuple[Thing, ...] = (_alone(draws, *first),)
     else:
         kinds.remove(first)

@@ -49,19 +49,20 @@ class ScenesSource:
     Args:
         rows: how many, at least 1.
         seed: which of the endless sets of scenes.
+        shapes: most shapes in a scene, 1 or 2.
 
     Raises:
-        ConfigError: `rows` or `seed` is not such a number.
+        ConfigError: one of them is not such a number.
     """
 
-    def __init__(self, rows: int = 1000, seed: int = 0) -> None:
-        self._identity = _identity(rows, seed)
-        self._rows, self._seed = rows, seed
+    def __init__(self, rows: int = 1000, seed: int = 0, shapes: int = 2) -> None:
+        self._identity = _identity(rows, seed, shapes)
+        self._rows, self._seed, self._shapes = rows, seed, shapes
 
     def info(self) -> SourceInfo:
         """Counts and identity."""
         counted = min(self._rows, COUNTED)
-        characters = sum(len(text) for i in range(counted) for text in captions(scene(self._seed, i)))
+        characters = sum(len(text) for i in range(counted) for text in captions(self._scene(i)))
         return SourceInfo(
             rows=self._rows,
             slots=CAPTIONS,
@@ -76,13 +77,16 @@ class ScenesSource:
     def rows(self, start: int, stop: int) -> Sequence[Row]:
         """Rows `start <= index < stop`, as far as there are."""
         return tuple(
-            Row(i, i + 1, _file_name(self._seed, i), captions(scene(self._seed, i)))
+            Row(i, i + 1, _file_name(self._identity, i), captions(self._scene(i)))
             for i in range(max(start, 0), min(stop, self._rows))
         )
 
     def read(self, row: Row) -> bytes:
         """The scene as a JPEG file: the same bytes that `write_scenes` writes."""
-        return jpeg(scene(self._seed, row.index))
+        return jpeg(self._scene(row.index))
+
+    def _scene(self, index: int) -> Scene:
+        return scene(self._seed, index, self._shapes)
 
 
 def jpeg(scene: Scene) -> bytes:
@@ -95,7 +99,9 @@ def jpeg(scene: Scene) -> bytes:
     return buffer.getvalue()
 
 
-def write_scenes(folder: Path, rows: int, seed: int = 0, progress: Callable[[int], None] | None = None) -> Path:
+def write_scenes(
+    folder: Path, rows: int, seed: int = 0, shapes: int = 2, progress: Callable[[int], None] | None = None
+) -> Path:
     """Write scenes as a COCO folder: `images/*.jpg`, and `captions.json` last, when every picture is there.
 
     A folder that already holds exactly these scenes is left as it is, but for pictures that went missing, which are
@@ -105,19 +111,20 @@ def write_scenes(folder: Path, rows: int, seed: int = 0, progress: Callable[[int
         folder: made if it is not there.
         rows: how many, at least 1.
         seed: which of the endless sets of scenes.
+        shapes: most shapes in a scene, 1 or 2.
         progress: called with the number of pictures done so far, after each.
 
     Returns:
         The path of `captions.json`.
 
     Raises:
-        ConfigError: `rows` or `seed` is not such a number.
+        ConfigError: one of them is not such a number.
         SourceError: the folder holds something else; it was not touched.
     """
-    identity = _identity(rows, seed)
+    identity = _identity(rows, seed, shapes)
     folder = Path(folder)
     listing, images = folder / "captions.json", folder / "images"
-    names = [_file_name(seed, i) for i in range(rows)]
+    names = [_file_name(identity, i) for i in range(rows)]
     try:
         there = _present(images)
         complete = _holds(listing, identity, folder)
@@ -126,7 +133,7 @@ def write_scenes(folder: Path, rows: int, seed: int = 0, progress: Callable[[int
         images.mkdir(parents=True, exist_ok=True)
         for i, name in enumerate(names):
             if not (complete and there.get(name)):
-                (images / name).write_bytes(jpeg(scene(seed, i)))
+                (images / name).write_bytes(jpeg(scene(seed, i, shapes)))
             if progress is not None:
                 progress(i + 1)
         if not complete:
@@ -142,15 +149,19 @@ def write_scenes(folder: Path, rows: int, seed: int = 0, progress: Callable[[int
     return listing
 
 
-def _identity(rows: int, seed: int) -> dict[str, int]:
-    for name, value, least in (("rows", rows, 1), ("seed", seed, 0)):
+def _identity(rows: int, seed: int, shapes: int) -> dict[str, int]:
+    for name, value, least in (("rows", rows, 1), ("seed", seed, 0), ("shapes", shapes, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"{name} of drawn scenes is {value!r}; it must be a whole number, {least} or more")
-    return {"rows": rows, "seed": seed, "version": VERSION}
+    if shapes > 2:
+        raise ConfigError(f"shapes of drawn scenes is {shapes}; a scene has 1 or 2")
+    return {"rows": rows, "seed": seed, "version": VERSION} | ({"shapes": 1} if shapes == 1 else {})
 
 
-def _file_name(seed: int, index: int) -> str:
-    return f"scene-{seed}-{index:08d}.jpg"
+def _file_name(identity: dict[str, int], index: int) -> str:
+    """Of one picture. Scenes of one shape are others, so that they are named otherwise."""
+    kind = "single" if identity.get("shapes") == 1 else "scene"
+    return f"{kind}-{identity['seed']}-{index:08d}.jpg"
 
 
 def _present(images: Path) -> dict[str, int]:
@@ -162,8 +173,8 @@ def _document(identity: dict[str, int]) -> dict[str, Any]:
     """The caption file, in the format of COCO's `captions_train2014.json`."""
     images, annotations = [], []
     for i in range(identity["rows"]):
-        picture = scene(identity["seed"], i)
-        name = _file_name(picture.seed, i)
+        picture = scene(identity["seed"], i, identity.get("shapes", 2))
+        name = _file_name(identity, i)
         images.append({"id": i + 1, "width": picture.width, "height": picture.height, "file_name": name})
         for slot, text in enumerate(captions(picture)):
             annotations.append({"id": i * CAPTIONS + slot + 1, "image_id": i + 1, "caption": text})
@@ -209,6 +220,6 @@ def _check_free(folder: Path, there: dict[str, int], names: set[str]) -> None:
         others = [p.name for p in folder.iterdir() if p.name not in ("images", "captions.json.part")]
         others += [f"images/{name}" for name in there if name not in names]
         if others:
-            scenes = all(re.fullmatch(r"images/scene-\d+-\d{8,}\.jpg", name) for name in others)
+            scenes = all(re.fullmatch(r"images/(scene|single)-\d+-\d{8,}\.jpg", name) for name in others)
             what = "part of another set of scenes" if scenes else f"something else ({min(others)})"
             raise SourceError(f"{folder} holds {what}; nothing was touched; give an empty folder, or remove this one")

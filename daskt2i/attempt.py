@@ -1,0 +1,263 @@
+"""All ranks of a launch, started together: all of them to the end, or none.
+
+Covers: how many ranks, the rendezvous, hearing the ranks, stopping all when one ends early, which of the ends explains
+the others.
+Does not cover: starting a rank (`hands`), how often to try (`launch`).
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+from daskt2i.errors import SchedulerError
+from daskt2i.hands import Ended, Hands, Message
+from daskt2i.places import Placement, arrange
+from daskt2i.supervise import RankSpec
+
+STOP_SECONDS = 10.0
+_GRACE_SECONDS = 1.0
+"""When one rank ends early, its peers fail of that; the one that tells a final error may be among them."""
+
+_WEIGHT = {"final": 0, "no scheduler": 1, "lost": 2, "left": 3, "died": 5}
+
+
+Listener = Callable[[dict[str, Any]], None]
+"""Gets each event in the thread that called `launch`: a JSON object with `kind` and `attempt`, and `rank` if it is a
+rank's. The launcher's own kinds are `attempt`, `failed`, `fewer` and `note`; the last three have a `text`."""
+
+
+class EndedEarly(Exception):
+    """An attempt came to nothing, and another may not.
+
+    Attributes:
+        why: one sentence.
+        log: the last lines of the rank that is to blame.
+    """
+
+    def __init__(self, why: str, log: Sequence[str] = ()) -> None:
+        super().__init__(why)
+        self.why, self.log = why, log
+
+
+class Attempt:
+    """All ranks, started once.
+
+    Args:
+        placements: one for each rank, rank 0 first.
+        spec: what is the same for all of them.
+        hear: called with each event, in the thread that calls `go`.
+    """
+
+    def __init__(
+        self,
+        hands: Hands,
+        inbox: queue.SimpleQueue[Message],
+        placements: Sequence[Placement],
+        spec: RankSpec,
+        hear: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.hands, self.inbox, self.placements, self.spec, self.hear = hands, inbox, placements, spec, hear
+        self.tag = uuid4().hex
+        self.begun: set[int] = set()
+        self.alive: set[int] = set()
+        self.ended: dict[int, Ended] = {}  # in the order in which they ended
+        self.meeting: Mapping[str, Any] | None = None
+        self.late = ""
+
+    def go(self, start_seconds: float) -> None:
+        """To the end of all ranks, or to that of the attempt; nothing of it runs any more then.
+
+        Raises:
+            EndedEarly: it is worth another attempt.
+            Daskt2iError: what a rank raised.
+            SchedulerError: the scheduler is gone.
+        """
+        early = False
+        try:
+            self._together(start_seconds)
+        except EndedEarly:
+            early = True
+            self._take(_GRACE_SECONDS)
+        finally:
+            self._halt()
+        if early:
+            raise self._blame()
+
+    def _together(self, limit: float) -> None:
+        self._begin(self.placements[0], 0)
+        self._wait(lambda: self.meeting is not None, limit, f"Rank 0 made no rendezvous within {limit:.0f} s.")
+        assert self.meeting is not None
+        for placement in self.placements[1:]:
+            self._begin(placement, self.meeting["port"])
+        world = len(self.placements)
+        self._wait(lambda: len(self.alive) == world, limit, f"Not all ranks started within {limit:.0f} s.")
+        self._wait(lambda: len(self.ended) == world)
+
+    def _begin(self, placement: Placement, port: int) -> None:
+        self.begun.add(placement.rank)
+        spec = replace(
+            self.spec,
+            rank=placement.rank,
+            world=placement.world,
+            local_rank=placement.local_rank,
+            local_world=placement.local_world,
+            address=placement.place.host,
+            host=self.placements[0].place.host,
+            port=port,
+            cuda=placement.cuda,
+            env={"DASKT2I_BACKEND": placement.backend, **self.spec.env},
+        )
+        self.hands.start(placement.place, spec, self.tag)
+
+    def _wait(self, condition: Callable[[], bool], seconds: float = float("inf"), late: str = "") -> None:
+        deadline = monotonic() + seconds
+        while not condition():
+            self._hear_one(0.2)
+            if any(end.how != "finished" for end in self.ended.values()):
+                raise EndedEarly("")
+            if monotonic() > deadline:
+                missing = sorted(self.begun - self.alive)
+                where = ", ".join(self.placements[rank].place.address for rank in missing)
+                self.late = f"{late} The workers may be busy with other work, or out of reach: {where}."
+                raise EndedEarly(self.late)
+
+    def _take(self, seconds: float) -> None:
+        """Hear the ranks until all that were begun have ended, for some seconds at most."""
+        deadline = monotonic() + seconds
+        while self.begun - self.ended.keys() and monotonic() < deadline:
+            self._hear_one(0.1)
+
+    def _halt(self) -> None:
+        if self.begun - self.ended.keys():
+            self.hands.stop(self.tag)
+            self._take(STOP_SECONDS)
+        for rank in sorted(self.begun - self.ended.keys()):
+            address = self.placements[rank].place.address
+            self.hear({"kind": "note", "text": f"Rank {rank} did not confirm its end: {address} does not answer."})
+
+    def _hear_one(self, seconds: float) -> None:
+        try:
+            message = self.inbox.get(timeout=seconds)
+        except queue.Empty:
+            return
+        if message.launch != self.tag:
+            return  # the last words of an attempt before
+        if isinstance(message.what, Ended):
+            self.ended.setdefault(message.rank, message.what)
+            return
+        event = {**message.what, "rank": message.rank}
+        if event["kind"] == "rendezvous" and message.rank == 0:
+            self.meeting = event
+        elif event["kind"] == "alive":
+            self.alive.add(message.rank)
+        self.hear(event)
+
+    def _blame(self) -> Exception:
+        """The end that explains the others."""
+        ends = [(rank, end) for rank, end in self.ended.items() if end.how in _WEIGHT]
+        if not ends:
+            return EndedEarly(self.late or "A rank was stopped from outside: its task was cancelled.")
+
+        def weight(item: tuple[int, Ended]) -> int:
+            _, end = item
+            # A rank that was killed is the cause where another says that the connection was closed.
+            return _WEIGHT[end.how] - (end.how == "died" and end.detail.startswith("SIG"))
+
+        rank, end = min(ends, key=weight)
+        who = f"Rank {rank} of {len(self.placements)} ({self.placements[rank].place.address})"
+        if end.error is not None:
+            return end.error
+        if end.how == "no scheduler":
+            return no_scheduler()
+        if end.how == "lost":
+            return EndedEarly(f"{who} is gone with its worker.", end.log)
+        if end.how == "left":
+            return EndedEarly(f"{who} was stopped, for its worker is retiring.", end.log)
+        return EndedEarly(f"{who} ended with {end.detail}.", end.log)
+
+
+def no_scheduler() -> SchedulerError:
+    """For a scheduler that went away under its ranks."""
+    return SchedulerError(
+        "The scheduler is gone, and its workers end with it. The last checkpoint stands; start the cluster again and "
+        "run the same command: it goes on from there."
+    )
+
+
+def _ranks(count: int) -> str:
+    return "1 rank" if count == 1 else f"{count} ranks"
+
+
+class Run:
+    """All attempts of one launch."""
+
+    def __init__(
+        self,
+        module: str,
+        job: dict[str, Any],
+        hands: Hands,
+        ranks: int,
+        threads: int,
+        listener: Listener,
+        gpus: bool,
+        env: dict[str, str],
+        start_seconds: float,
+    ) -> None:
+        self.module, self.job, self.hands, self.ranks, self.threads = module, job, hands, ranks, threads
+        self.gpus, self.env, self.start_seconds = gpus, env, start_seconds
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.number = 0
+        self.step = -1
+        self.last: dict[str, Mapping[str, Any]] = {}
+        self._listener: Listener | None = listener
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """An event of the launcher's own."""
+        self.hear({"kind": kind, **fields})
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """Hand an event to the listener. One that raises hears no more: the ranks' last words would raise again."""
+        event["attempt"] = self.number
+        self.last[event["kind"]] = event
+        step = event.get("step")
+        if event["kind"] == "checkpoint" and isinstance(step, int):
+            self.step = max(self.step, step)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(event)
+            self._listener = listener
+
+    def attempt(self) -> int:
+        """Start all ranks once, and stay to the end. Returns how many there were."""
+        self.number += 1
+        places = self.hands.places(self.ranks)
+        world = self._world(len(places))
+        placements = arrange(places, world, self.gpus)
+        self.tell(
+            "attempt",
+            ranks=world,
+            backend=placements[0].backend,
+            places=[f"{p.place.address}" + (f" GPU {p.cuda}" if p.cuda else "") for p in placements],
+        )
+        spec = RankSpec(self.module, self.job, threads=self.threads, env=self.env)
+        Attempt(self.hands, self.inbox, placements, spec, self.hear).go(self.start_seconds)
+        return world
+
+    def _world(self, there: int) -> int:
+        if there >= self.ranks or self.number == 1:
+            return self.ranks  # too many at the first attempt: `arrange` says so
+        batch = self.job.get("batch")
+        fewer = [n for n in range(1, there + 1) if not isinstance(batch, int) or batch % n == 0]
+        if not fewer:
+            raise SchedulerError(
+                "No worker came back in time, so training cannot go on. The last checkpoint "
+                "stands; start workers, and run the same command again."
+            )
+        text = f"{there} of {self.ranks} workers are there, so this attempt goes on with {_ranks(fewer[-1])}."
+        self.tell("fewer", ranks=fewer[-1], text=text)
+        return fewer[-1]

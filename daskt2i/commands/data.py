@@ -1,0 +1,154 @@
+"""The commands about data: encode, status, verify, scenes.
+
+Covers: reading options, calling what does the work, showing what came of it.
+Does not cover: how output and errors look (`console`), the commands about models (`commands.model`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from daskt2i.console import answer, err, sentences
+from daskt2i.options import (
+    CaptionsOption,
+    DryRunOption,
+    ImagesOption,
+    JsonOption,
+    OutOption,
+    SchedulerOption,
+    SetOption,
+    WorkflowOption,
+)
+
+
+def encode(
+    workflow: WorkflowOption = "demo",
+    scheduler: SchedulerOption = None,
+    out_folder: OutOption = None,
+    images: ImagesOption = None,
+    captions: CaptionsOption = None,
+    set_: SetOption = [],  # noqa: B006
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Encode images and captions into a Zarr store.
+
+    The same command again goes on where it stopped.
+    """
+    with sentences():
+        from daskt2i import cluster, terminal
+        from daskt2i.config import load_workflow
+        from daskt2i.prepare import prepare
+
+        settings = load_workflow(workflow, set_, images, captions)
+        chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+        prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
+        crew = cluster.crew_for(chosen, prepared)
+        if dry_run:
+            answer(plan_json(prepared, crew), as_json, terminal.plan_table(prepared, None if chosen.address else crew))
+            return
+        from daskt2i.encode import encode as run_encode
+        from daskt2i.encode import failed_for_good
+
+        if not as_json:
+            err.print(terminal.plan_table(prepared, None if chosen.address else crew))
+        with terminal.EncodeProgress(err, prepared.source_info.rows) as progress:
+            summary = run_encode(prepared, cluster.open_executor(chosen, crew), progress)
+        answer(summary.to_json(), as_json, terminal.summary_table(summary))
+        if summary.failed:
+            raise failed_for_good(summary, prepared.folder)
+
+
+def status(
+    workflow: WorkflowOption = "demo",
+    out_folder: OutOption = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far a run folder has come."""
+    with sentences():
+        from daskt2i import terminal
+        from daskt2i.status import status as run_status
+
+        found = run_status(folder_of(workflow, out_folder, set_))
+        answer(found.to_json(), as_json, terminal.status_table(found))
+
+
+def verify(
+    workflow: Annotated[
+        str | None, typer.Option("--workflow", "-w", help="As it was encoded; by default the folder's own settings.")
+    ] = None,
+    out_folder: OutOption = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Check a store against its receipts.
+
+    Every shard is hashed again, the rows are counted, a sample is decoded back. Exit code 1 when a chunk is bad.
+    """
+    with sentences():
+        from daskt2i import terminal
+        from daskt2i.config import load_workflow
+        from daskt2i.verify import settings_of
+        from daskt2i.verify import verify as run_verify
+
+        folder = folder_of(workflow or "demo", out_folder, set_)
+        settings = load_workflow(workflow, set_) if workflow else settings_of(folder)
+        tell = terminal.counting(err, "chunks checked:")
+        verdict = run_verify(folder, settings, tell, trusted=workflow is not None)
+        for note in verdict.notes if as_json else []:
+            err.print(Text(note, style="yellow"), soft_wrap=True)
+        answer(verdict.to_json(), as_json, terminal.verdict_table(verdict))
+        if not verdict.ok:
+            raise typer.Exit(1)
+
+
+def scenes(
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many scenes.")] = 1000,
+    out_folder: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("scenes"),
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, other scenes.")] = 0,
+    shapes: Annotated[int, typer.Option("--shapes", min=1, max=2, help="Most shapes in a scene.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw scenes with captions, as a COCO folder.
+
+    It holds images/*.jpg and captions.json.
+    """
+    with sentences():
+        from daskt2i import terminal
+        from daskt2i.sources.scenes import write_scenes
+
+        tell = terminal.counting(err, "scenes drawn:")
+        captions = write_scenes(out_folder, rows, seed, shapes, lambda done: tell(done, rows))
+        result = {"out": str(captions.parent), "rows": rows, "captions": str(captions)}
+        answer(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))
+
+
+def plan_json(prepared: Any, crew: Any) -> dict[str, Any]:
+    return {
+        "rows": prepared.source_info.rows,
+        "captions": prepared.source_info.captions,
+        "chunks": len(prepared.plan),
+        "workers": crew.workers,
+        "threads": crew.threads,
+        "memory_per_worker": prepared.cost.worker_memory,
+        "bytes": prepared.cost.disk,
+        "precision": prepared.precision,
+        "out": str(prepared.folder),
+    }
+
+
+def folder_of(workflow: str, out_folder: str | None, sets: list[str]) -> Any:
+    from daskt2i.config import load_workflow
+
+    return run_folder(load_workflow(workflow, sets), out_folder)
+
+
+def run_folder(settings: Any, out_folder: str | None) -> Any:
+    from daskt2i.folder import RunFolder
+
+    return RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options)

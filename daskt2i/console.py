@@ -1,0 +1,79 @@
+"""What the command line prints, and how each of its ways out becomes one sentence. Nothing else prints.
+
+Results go to standard output, everything else (progress, notes, errors) to standard error. The exit code is 0 when all
+is well, 1 when something failed (the sentence says what), 2 for a wrong command line, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from daskt2i.errors import Daskt2iError, Stopped
+
+out = Console(soft_wrap=False, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def answer(data: dict[str, Any], as_json: bool, table: Any) -> None:
+    """The result of a command: one JSON object on standard output, or a table."""
+    if as_json:
+        sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    else:
+        out.print(table)
+
+
+def say(table: Any, as_json: bool) -> None:
+    """A result on the way to the last one."""
+    if not as_json:
+        out.print(table)
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Every way out is one sentence. SIGTERM (a batch system ending the job) stops as cleanly as Ctrl-C."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Stopped as error:
+        complain(str(error), "yellow")
+        raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        complain("Stopped. What is committed stays; the same command goes on from there.", "yellow")
+        raise typer.Exit(130) from None
+    except Daskt2iError as error:
+        complain(f"error: {' '.join(str(error).split())}")
+        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        name = tempfile.mkstemp(prefix="daskt2i-", suffix=".log")[1]
+        Path(name).write_text(traceback.format_exc(), encoding="utf-8")
+        said = " ".join(str(error).split())
+        complain(
+            f"error: {type(error).__name__}: {said}. This was not foreseen. What is committed stays, and the same "
+            f"command goes on; the traceback is in {name}."
+        )
+        raise typer.Exit(1) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def complain(text: str, style: str = "red") -> None:
+    err.print(Text(text, style=style), soft_wrap=True)

@@ -1,0 +1,98 @@
+"""What the denoiser learns: noised latents, the target, and its weight, for three objectives.
+
+| objective | noised | target | time |
+|---|---|---|---|
+| `flow` | (1 - t) x + t n | n - x | t = sigmoid(normal), shifted; the model is told 1000 t |
+| `v` | a x + s n | a n - s x | one of 1,000 steps of the schedule, the last without any signal |
+| `epsilon` | a x + s n | n | the same schedule, the last with a little signal |
+
+x is the latent, n normal noise, a^2 + s^2 = 1. Flow: rectified flow with logit-normal times (arXiv:2403.03206, 3.1). v:
+arXiv:2202.00512, with the schedule rescaled to zero terminal SNR (arXiv:2305.08891). epsilon: arXiv:2006.11239.
+
+Covers: that table, and min-SNR weights.
+Does not cover: where noise and times come from (`dataset`: keyed by row), the schedule's numbers (`noise`), samplers
+(`pipeline`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from daskt2i.noise import Objective, alphas_cumprod
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One batch as the denoiser sees it.
+
+    Attributes:
+        inputs: noised latents, `float32[b, c, y, x]`.
+        times: what the model is told, `float32[b]`, 0 (clean) to 1000.
+        target: `float32[b, c, y, x]`.
+        weight: of each sample's squared error, `float32[b]`.
+    """
+
+    inputs: torch.Tensor
+    times: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+
+
+class Diffusion:
+    """An objective with its settings.
+
+    Args:
+        objective: `flow`, `v` or `epsilon`.
+        snr_gamma: the gamma of min-SNR weights (arXiv:2303.09556, 3.4) for `v` and `epsilon`; None weighs all alike.
+        shift: of flow's times, `t -> shift t / (1 + (shift - 1) t)` (arXiv:2403.03206, eq. 23).
+    """
+
+    def __init__(self, objective: Objective, snr_gamma: float | None = 5.0, shift: float = 1.0) -> None:
+        self.objective = objective
+        self.snr_gamma = snr_gamma
+        self.shift = shift
+        self._alphas: Any = None
+
+    def lesson(self, latents: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, normal: torch.Tensor) -> Lesson:
+        """Noised latents and what to make of them.
+
+        Args:
+            latents, noise: `float32[b, c, y, x]`.
+            uniform: `float32[b]` in [0, 1), picks the step of a schedule.
+            normal: `float32[b]`, picks flow's time.
+        """
+        import torch
+
+        if self.objective == "flow":
+            time = torch.sigmoid(normal)
+            time = self.shift * time / (1 + (self.shift - 1) * time)
+            t = time[:, None, None, None]
+            return Lesson((1 - t) * latents + t * noise, 1000 * time, noise - latents, torch.ones_like(time))
+        if self._alphas is None:
+            self._alphas = torch.as_tensor(alphas_cumprod(self.objective), dtype=torch.float32, device=latents.device)
+        step = (uniform * len(self._alphas)).long().clamp(max=len(self._alphas) - 1)
+        power = self._alphas[step]
+        a, s = power.sqrt()[:, None, None, None], (1 - power).sqrt()[:, None, None, None]
+        target = noise if self.objective == "epsilon" else a * noise - s * latents
+        return Lesson(a * latents + s * noise, step.float(), target, self._weight(power))
+
+    def _weight(self, power: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if self.snr_gamma is None:
+            return torch.ones_like(power)
+        snr = power / (1 - power)
+        if self.objective == "epsilon":
+            return snr.clamp(max=self.snr_gamma) / snr
+        # In terms of v the weight is divided by SNR + 1. One is added before the cut too: else the last step, where the
+        # SNR is 0, would have no weight, and sampling starts there.
+        return (snr + 1).clamp(max=self.snr_gamma) / (snr + 1)
+
+    def loss(self, predicted: torch.Tensor, lesson: Lesson) -> torch.Tensor:
+        """Each sample's weighted mean squared error, `float32[b]`."""
+        error = (predicted.float() - lesson.target).square().mean(dim=(1, 2, 3))
+        return error * lesson.weight

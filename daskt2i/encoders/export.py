@@ -1,0 +1,131 @@
+"""Encoders as parts of a diffusers pipeline folder.
+
+Covers: the autoencoder with its shift folded into its weights, a CLIP text model with its tokenizer cut to the length
+that was stored, and saying why an encoder cannot be such a part.
+Does not cover: the denoiser and the scheduler (`pipeline`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from daskt2i.encoders.text import TextEncoder
+from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.encoders.weights import TOKENIZER_FILES, quiet
+from daskt2i.types import Runtime
+
+_FP32 = Runtime("cpu", "fp32", 1)
+
+
+def unfit(image: object, text: object) -> str | None:
+    """Why these two cannot be parts of a `StableDiffusionPipeline`, one clause, or None."""
+    if not isinstance(image, VaeEncoder):
+        return f"the image encoder is a {type(image).__name__}, not a VaeEncoder"
+    if not isinstance(text, TextEncoder):
+        return f"the text encoder is a {type(text).__name__}, not a TextEncoder"
+    about = text.info().attributes
+    if about["model_type"] != "clip_text_model":
+        return f"the text encoder is of type {about['model_type']}, and a StableDiffusionPipeline takes CLIP"
+    if about["layer"] is not None:
+        return f"the text states come from layer {about['layer']}, and the pipeline takes the model's output"
+    return None
+
+
+def export_vae(encoder: VaeEncoder, folder: Path) -> Any:
+    """Write the autoencoder in fp32, made for latents as a denoiser sees them but for the scaling factor.
+
+    `StableDiffusionPipeline` divides latents by `scaling_factor` and knows neither `shift_factor` nor `latents_mean`
+    and `latents_std`, so these go into the 1 x 1 convolutions beside the latents, and out of the config.
+
+    Returns:
+        The model, in evaluation mode.
+    """
+    encoder.load(_FP32)
+    vae = encoder.module
+    config = vae.config
+    if config["_class_name"] == "AutoencoderKL":
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        channels = config["latent_channels"]
+        if mean is not None and std is not None:
+            _fold(vae, mean, std)
+        elif shift := config.get("shift_factor"):
+            _fold(vae, [shift] * channels, [1.0] * channels)
+    with quiet():
+        vae.save_pretrained(str(folder), safe_serialization=True)
+    _without_origin(folder / "config.json")
+    return vae
+
+
+def _fold(vae: Any, mean: Any, std: Any) -> None:
+    """Make the model one of latents u = (z - mean) / std in place of z, by channel.
+
+    Decoding sees z = std u + mean; encoding gives (mean_z - mean) / std, and a log variance less by 2 log std.
+    """
+    import torch
+
+    channels = vae.config["latent_channels"]
+    shift = torch.tensor(mean, dtype=torch.float32).flatten()
+    scale = torch.tensor(std, dtype=torch.float32).flatten()
+    both = {"quant_conv": 2 * channels, "post_quant_conv": channels}
+    for name, size in both.items():
+        if getattr(vae, name, None) is None:
+            conv = torch.nn.Conv2d(size, size, 1)
+            with torch.no_grad():
+                conv.weight.copy_(torch.eye(size)[:, :, None, None])
+                conv.bias.zero_()  # type: ignore[union-attr]
+            setattr(vae, name, conv)
+    with torch.no_grad():
+        out, back = vae.quant_conv, vae.post_quant_conv
+        out.weight[:channels] /= scale[:, None, None, None]
+        out.bias[:channels] = (out.bias[:channels] - shift) / scale
+        out.bias[channels:] -= 2 * scale.log()
+        back.bias += back.weight[:, :, 0, 0] @ shift
+        back.weight *= scale[None, :, None, None]
+    vae.register_to_config(
+        shift_factor=None, latents_mean=None, latents_std=None, use_quant_conv=True, use_post_quant_conv=True
+    )
+
+
+def export_text(encoder: TextEncoder, model: Path, tokenizer: Path) -> None:
+    """Write a CLIP text model in fp32 and its tokenizer, which pads and cuts to the length that was stored.
+
+    The weights carry the names of published CLIP repositories (`text_model.…`): transformers 5 would write shorter
+    ones, which 4.48 does not know; it would start from random weights, with a warning.
+    """
+    from safetensors.torch import save_file
+    from transformers import CLIPTextConfig
+
+    encoder.load(_FP32)
+    source = encoder.module
+    config = CLIPTextConfig(**{k: v for k, v in source.config.to_dict().items() if k not in _RUNTIME})
+    config.architectures = ["CLIPTextModel"]
+    config.save_pretrained(str(model))
+    weights = {
+        f"text_model.{name.removeprefix('text_model.')}": value.contiguous()
+        for name, value in source.state_dict().items()
+        if not name.startswith("text_projection") and not name.endswith("position_ids")
+    }
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.mkdir(parents=True, exist_ok=True)
+    origin = encoder.tokenizer_folder()
+    for name in TOKENIZER_FILES:
+        for path in origin.glob(name):
+            shutil.copyfile(path, tokenizer / path.name)
+    label = tokenizer / "tokenizer_config.json"
+    said = json.loads(label.read_text(encoding="utf-8"))
+    said |= {"model_max_length": encoder.info().attributes["max_tokens"], "tokenizer_class": "CLIPTokenizer"}
+    label.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_RUNTIME = frozenset({"dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures", "model_type"})
+"""Of a config: what a loaded model adds."""
+
+
+def _without_origin(path: Path) -> None:
+    """Take the place a model came from out of its config: a path of this machine."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,150 @@
+"""What starts and stops ranks for the launcher: the seam, and processes of this machine.
+
+Covers: how a rank's end is told, ranks as children of this process.
+Does not cover: Dask workers (`launch.DaskHands`), what is done about an end (`launch`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from daskt2i.errors import Daskt2iError
+from daskt2i.machine import this_machine
+from daskt2i.places import Place, visible_gpus
+from daskt2i.supervise import RankDied, RankSpec, supervise
+
+How = Literal["finished", "stopped", "died", "final", "left", "lost", "no scheduler"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of one rank.
+
+    Attributes:
+        how: `finished`; `stopped` as asked; `died`, which may go better next time; `final`, which will not; `left`: its
+            worker is retiring; `lost`: its worker is gone; `no scheduler`: all workers are.
+        detail: `"exit code 3"`, or the sentence of a final error.
+        error: for `final`: what the module raised.
+        log: the rank's last lines.
+    """
+
+    how: How
+    detail: str = ""
+    error: Daskt2iError | None = None
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something that a rank told, or its end. The end comes last."""
+
+    launch: str
+    rank: int
+    what: Mapping[str, Any] | Ended
+
+
+class Hands(Protocol):
+    """Where ranks can run."""
+
+    def opened(self, put: Callable[[Message], None]) -> AbstractContextManager[Sequence[str]]:
+        """Ready for ranks; `put` is called from any thread. Gives notes for the user. Leaving it stops every rank."""
+        ...
+
+    def places(self, wanted: int) -> list[Place]:
+        """Where ranks can run now. Waits a while for as many as are wanted.
+
+        Raises:
+            SchedulerError: the scheduler is gone.
+        """
+        ...
+
+    def start(self, place: Place, spec: RankSpec, launch: str) -> None:
+        """Start one rank; returns at once. All that comes of it goes to `put`."""
+        ...
+
+    def stop(self, launch: str) -> None:
+        """Ask all ranks of a launch to end; returns at once or nearly so. Their ends go to `put`."""
+        ...
+
+
+def outcome(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], stopping: Callable[[], Ended | None]) -> Ended:
+    """Start a rank, and stay with it to its end.
+
+    Args:
+        stopping: the end to report if the rank shall be stopped now, or None.
+    """
+    why = stopping()
+    if why is not None:
+        return why
+
+    def should_stop() -> bool:
+        nonlocal why
+        why = stopping()
+        return why is not None
+
+    try:
+        finished = supervise(spec, on_event, should_stop)
+    except RankDied as death:
+        return Ended("died", death.how, log=death.log)
+    except Daskt2iError as error:
+        return Ended("final", str(error), error=error)
+    return Ended("finished") if finished or why is None else why
+
+
+class LocalHands:
+    """Ranks as child processes of this one.
+
+    Args:
+        workers: how many can run side by side.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self._put: Callable[[Message], None] | None = None
+        self._stopped: set[str] = set()
+        self._threads: list[threading.Thread] = []
+
+    @contextmanager
+    def opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
+        """See `Hands.opened`."""
+        self._put = put
+        try:
+            yield ()
+        finally:
+            self._put = None
+            for thread in self._threads:
+                thread.join()
+            self._threads.clear()
+
+    def places(self, wanted: int) -> list[Place]:
+        """As many as there are, at once."""
+        here = Place("here", "127.0.0.1", visible_gpus(), max(1, this_machine().cores // self.workers))
+        return [replace(here, address=f"process {n} of {os.getpid()}") for n in range(self.workers)]
+
+    def start(self, place: Place, spec: RankSpec, launch: str) -> None:
+        """See `Hands.start`."""
+        put = self._put
+        assert put is not None, "opened() comes first"
+
+        def stopping() -> Ended | None:
+            return Ended("stopped") if self._put is None or launch in self._stopped else None
+
+        def work() -> None:
+            put(
+                Message(
+                    launch, spec.rank, outcome(spec, lambda event: put(Message(launch, spec.rank, event)), stopping)
+                )
+            )
+
+        thread = threading.Thread(target=work, name=f"daskt2i-rank-{spec.rank}", daemon=True)
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
+
+    def stop(self, launch: str) -> None:
+        """See `Hands.stop`."""
+        self._stopped.add(launch)

@@ -1,0 +1,196 @@
+"""What learns on one rank: a model with its optimiser, its loss scale and the moving average of its weights.
+
+Covers: one step of learning, what of it a checkpoint holds, the moving average in place of the weights.
+Does not cover: what is fitted to what, when, and together with whom (`optimise`), files (`checkpoint`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from daskt2i.settings import OptimiserSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Learner:
+    """A model that is fitted.
+
+    Args:
+        model: on its device, the same on every rank.
+        precision: `fp32`, `bf16` or `fp16`, of the arithmetic inside the model; weights stay as they are.
+        world: ranks of the run; with more than one the process group must be there.
+
+    Attributes:
+        wrapped: the model as it learns, perhaps compiled, its gradients the mean over all ranks.
+        seconds: host time so far in `forward`, `backward` (the exchange of gradients runs beside it) and `optimiser`.
+            A GPU works behind the host's back: there it is the time to queue the work.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: OptimiserSettings,
+        device: str,
+        precision: str,
+        world: int = 1,
+        compiled: bool = False,
+    ) -> None:
+        import torch
+
+        self.model, self.device, self.precision, self.clip = model, device, precision, settings.clip
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        # Fused is one kernel for all weights. Its CPU version is as exact, and twice as fast as the loop.
+        self.optimiser = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.ema: Any = None
+        if settings.ema:
+            from diffusers.training_utils import EMAModel
+
+            # diffusers' own warm-up is (1 + step) / (10 + step), up to the decay.
+            self.ema = EMAModel(self.parameters, decay=settings.ema, foreach=True)
+        self.scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=precision == "fp16")
+        self.wrapped: Any = torch.compile(model) if compiled else model
+        self._distributed = world > 1
+        if self._distributed:
+            self.wrapped = torch.nn.parallel.DistributedDataParallel(self.wrapped, gradient_as_bucket_view=True)
+        self.seconds = {"forward": 0.0, "backward": 0.0, "optimiser": 0.0}
+
+    def learn(
+        self,
+        parts: Sequence[tuple[Any, float]],
+        loss_of: Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]],
+        rate: float,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step. Where the gradient is not finite, fp16 leaves the weights alone; otherwise they are spoilt.
+
+        Args:
+            parts: of a batch, each with its share of the samples.
+            rate: the learning rate.
+
+        Returns:
+            Loss and figures of this rank, `norm` among them: that of the gradient before it is clipped.
+        """
+        import torch
+
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        total: Any = 0.0
+        figures: dict[str, Any] = {}
+        for number, (part, share) in enumerate(parts):
+            last = number == len(parts) - 1
+            # The ranks exchange their gradients once, with the last part.
+            with contextlib.nullcontext() if last or not self._distributed else self.wrapped.no_sync():
+                with self._timed("forward"), self.autocast():
+                    loss, found = loss_of(self.wrapped, part)
+                with self._timed("backward"):
+                    self.scaler.scale(loss * share).backward()
+            total = total + loss.detach() * share
+            for name, value in found.items():
+                figures[name] = figures.get(name, 0.0) + value.detach() * share
+        with self._timed("optimiser"):
+            self.scaler.unscale_(self.optimiser)
+            figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
+            if self.ema is not None:
+                self.ema.step(self.parameters)
+        return total, figures
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        begun = perf_counter()
+        yield
+        self.seconds[name] += perf_counter() - begun
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Arithmetic in `precision`."""
+        import torch
+
+        formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.partition(":")[0], dtype=formats[self.precision])
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model with the moving average in place of its weights, where there is one, and nothing learned."""
+        import torch
+
+        self.model.eval()
+        if self.ema is not None:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        try:
+            with torch.no_grad():
+                yield self.model
+        finally:
+            if self.ema is not None:
+                self.ema.restore(self.parameters)
+            self.model.train()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint must hold; not copies."""
+        found = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        for index, entry in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser/{index:05d}/{key}": value for key, value in entry.items()}
+        if self.ema is not None:
+            found |= {f"ema/{index:05d}": value for index, value in enumerate(self.ema.shadow_params)}
+        return found
+
+    def about(self) -> dict[str, Any]:
+        """What belongs to the tensors, as JSON values."""
+        return {
+            "scaler": self.scaler.state_dict(),
+            "ema_step": None if self.ema is None else self.ema.optimization_step,
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Go back to what `tensors` and `about` gave.
+
+        Raises:
+            RuntimeError, ValueError, KeyError, IndexError: they are of another model.
+        """
+        import torch
+
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}, "ema": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            groups[part][rest] = value
+        self.model.load_state_dict(groups["model"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups["optimiser"].items():
+            number, _, key = name.partition("/")
+            index = int(number)
+            state.setdefault(index, {})[key] = _laid_out_as(self.parameters[index], value)
+        fresh = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": fresh})
+        if self.ema is not None:
+            with torch.no_grad():
+                for index, mine in enumerate(self.ema.shadow_params):
+                    mine.copy_(groups["ema"][f"{index:05d}"])
+            self.ema.optimization_step = int(about["ema_step"])
+        if about["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(about["scaler"]))
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value in the parameter's memory order, e.g. channels_last.
+
+    Fused AdamW walks through memory without a look at strides (seen with torch 2.13 on a CPU): a mean of gradients in
+    another order would move other weights than its own, and nothing would say so.
+    """
+    import torch
+
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

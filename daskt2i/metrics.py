@@ -1,0 +1,110 @@
+"""The figures of a training run on disk: `metrics.jsonl`, one JSON object per line, and TensorBoard events.
+
+Covers: appending, and going back to a checkpoint's step so that each step stands there once.
+Does not cover: what is measured (`optimise`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from daskt2i.folder import RunFolder
+
+METRICS = "train/metrics.jsonl"
+EVENTS = "train/events"
+
+
+class Metrics:
+    """Figures by step. Lines of steps after `step` are dropped: they are run again.
+
+    In a run folder that is not on this machine both are written at `flush` alone.
+
+    Args:
+        step: the last step that counts; 0 for a fresh start.
+        prefix: folder below the run folder, `train` or `train-vae`.
+    """
+
+    def __init__(self, folder: RunFolder, step: int = 0, prefix: str = "train") -> None:
+        self.folder = folder
+        self._name = f"{prefix}/metrics.jsonl"
+        self._remote = None if folder.is_local else tempfile.TemporaryDirectory(prefix="daskt2i-")
+        self._events_name = f"{prefix}/events"
+        kept = [line for line in read_metrics(folder, prefix) if line["step"] <= step]
+        folder.write(self._name, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        if self._remote is None:
+            self._path = folder.local_path(self._name)
+            events = folder.local_path(self._events_name)
+        else:
+            self._path = Path(self._remote.name) / "metrics.jsonl"
+            self._path.write_bytes(folder.read(self._name))
+            events = Path(self._remote.name) / "events"
+        from torch.utils.tensorboard import SummaryWriter
+
+        with folder.explaining(f"write {self._events_name}"):
+            # TensorBoard hides what an earlier writer had put down for later steps.
+            self._board: Any = SummaryWriter(str(events), purge_step=step + 1)
+
+    def add(self, step: int, **figures: float) -> None:
+        """Figures of one step, finite numbers; a step may have several lines, with different names.
+
+        Raises:
+            StoreFull, StoreError: they cannot be written; all lines before stand.
+        """
+        line = {"step": step, **{name: _rounded(value) for name, value in figures.items()}}
+        with self.folder.explaining(f"write {self._name}"), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        with self.folder.explaining(f"write {self._events_name}"):
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Put all of it where the run folder is, and on disk there.
+
+        Raises:
+            StoreFull, StoreError: it cannot be written.
+        """
+        with self.folder.explaining(f"write {self._events_name}"):
+            self._board.flush()
+        if self._remote is None:
+            with self.folder.explaining(f"write {self._name}"), self._path.open("rb") as file:
+                os.fsync(file.fileno())
+            return
+        self.folder.write(self._name, self._path.read_bytes())
+        for path in sorted((Path(self._remote.name) / "events").iterdir()):
+            self.folder.write(f"{self._events_name}/{path.name}", path.read_bytes())
+
+    def close(self) -> None:
+        """Flush and let go. Raises what `flush` does."""
+        try:
+            self.flush()
+        finally:
+            with self.folder.explaining(f"write {self._events_name}"):
+                self._board.close()
+            if self._remote is not None:
+                self._remote.cleanup()
+
+
+def read_metrics(folder: RunFolder, prefix: str = "train") -> list[dict[str, Any]]:
+    """All lines, in the order of steps; a last line that was cut off is left out."""
+    try:
+        text = folder.read(f"{prefix}/metrics.jsonl").decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    lines: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, Mapping) and isinstance(found.get("step"), int):
+                lines.append(dict(found))
+    return lines
+
+
+def _rounded(value: float) -> float:
+    """Nine significant digits: a float32 is told exactly."""
+    return float(f"{value:.9g}")

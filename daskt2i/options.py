@@ -1,0 +1,42 @@
+"""The options of the command line that several commands share: one spelling and one sentence for each.
+
+Covers: names, kinds and help texts.
+Does not cover: the commands (`workflow`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+WorkflowOption = Annotated[str, typer.Option("--workflow", "-w", help="A shipped workflow, or a YAML file.")]
+OutOption = Annotated[str | None, typer.Option("--out", "-o", help="The run folder. [default: runs/WORKFLOW]")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        "-s",
+        help="serial, multiprocessing[:N], joblib[:N], local[:N], tcp://host:port, or a cluster file. [default: local]",
+    ),
+]
+SetOption = Annotated[list[str], typer.Option("--set", help="section.key=value, for any setting; may be repeated.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+ImagesOption = Annotated[
+    str | None, typer.Option("--images", help="A folder, zip or address of images, for any workflow.")
+]
+CaptionsOption = Annotated[
+    str | None, typer.Option("--captions", help="The COCO caption file that goes with --images.")
+]
+PromptOption = Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; may be repeated.")]
+PromptsOption = Annotated[str | None, typer.Option("--prompts", help="A text file with one prompt per line.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="The first seed. [default: sample.seed]")]
+CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures of each prompt, seeds one by one.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Of the sampler. [default: sample.steps]")]
+GuidanceOption = Annotated[
+    float | None, typer.Option("--guidance", min=0, help="Weight of the prompt. [default: sample.guidance]")
+]
+SamplerOption = Annotated[str | None, typer.Option("--sampler", help="ddim, dpm++ or euler. [default: sample.sampler]")]

@@ -1,0 +1,164 @@
+"""Pictures from prompts, in this process, by the pipeline of a run folder.
+
+Covers: batches, a seed for each picture, the sampler, a look at each step, models that were trained with a mask.
+Does not cover: spreading prompts over workers, files and sheets (`sample`), the folder itself (`pipeline`).
+
+A picture follows from its prompt, seed, steps, guidance and sampler. The batch it is drawn in changes its values by
+rounding at most. It is what `StableDiffusionPipeline` draws with `generator=torch.Generator().manual_seed(seed)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.encoders.weights import quiet
+from daskt2i.errors import ModelError
+from daskt2i.pipeline import ABOUT, Sampler, preview, scheduler_for
+from daskt2i.types import Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
+"""Called after each step with its number from 1, the number of steps, and small pictures `uint8[n, y, x, 3]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One picture that is asked for.
+
+    Attributes:
+        prompt: what it shall show.
+        seed: of its noise.
+    """
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How pictures are drawn.
+
+    Attributes:
+        steps: of the sampler.
+        guidance: weight of the prompt against the empty one; 1 or less for none, and half the work.
+        sampler: `dpm++`, `ddim` or `euler`.
+        batch: pictures at once.
+    """
+
+    steps: int
+    guidance: float
+    sampler: Sampler
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture that was drawn.
+
+    Attributes:
+        wish: what was asked for.
+        pixels: `uint8[height, width, 3]`.
+    """
+
+    wish: Wish
+    pixels: Pixels
+
+
+class Painter:
+    """A pipeline in memory.
+
+    Args:
+        place: the pipeline's folder on this machine.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: of torch.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+
+    def __init__(self, place: Path, device: str = "cpu", threads: int = 1) -> None:
+        import torch
+
+        with quiet():  # transformers complains that torchvision is missing, which nothing here needs
+            from diffusers import StableDiffusionPipeline
+
+        self.threads = threads
+        torch.set_num_threads(threads)
+        label = place / ABOUT
+        self.about: dict[str, Any] = json.loads(label.read_text(encoding="utf-8")) if label.is_file() else {}
+        try:
+            with quiet():
+                self._pipe: Any = StableDiffusionPipeline.from_pretrained(
+                    str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+                ).to(device)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"The pipeline in {place} cannot be loaded: {first}. Train again to write it anew; checkpoints stand."
+            ) from error
+        self._pipe.set_progress_bar_config(disable=True)
+        self._pipe.unet.to(memory_format=torch.channels_last)
+        self._config = dict(self._pipe.scheduler.config)
+
+    def paint(self, wishes: Sequence[Wish], look: Look, on_step: OnStep | None = None) -> Iterator[Picture]:
+        """Draw them, in their order.
+
+        Args:
+            on_step: a look at each step of each batch.
+        """
+        import torch
+
+        torch.set_num_threads(self.threads)  # per thread: the one that loaded may not be this one
+        self._pipe.scheduler = scheduler_for(self._config, look.sampler)
+        for start in range(0, len(wishes), look.batch):
+            part = list(wishes[start : start + look.batch])
+            prompts = [wish.prompt for wish in part]
+            with self._masked(prompts, look.guidance > 1) if self.about.get("masked") else nullcontext():
+                found = self._pipe(
+                    prompts,
+                    generator=[torch.Generator().manual_seed(wish.seed) for wish in part],
+                    num_inference_steps=look.steps,
+                    guidance_scale=look.guidance,
+                    output_type="np",
+                    callback_on_step_end=self._teller(look.steps, on_step) if on_step else None,
+                ).images
+            pixels = (np.nan_to_num(found) * 255).round().astype(np.uint8)
+            for wish, one in zip(part, pixels, strict=True):
+                yield Picture(wish, one)
+
+    def _teller(self, steps: int, on_step: OnStep) -> Callable[..., dict[str, Any]]:
+        def tell(pipe: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            on_step(step + 1, steps, preview(values["latents"], self.about))
+            return values
+
+        return tell
+
+    @contextmanager
+    def _masked(self, prompts: list[str], guided: bool) -> Iterator[None]:
+        """The denoiser sees the tokens of a caption alone, as it did in training; diffusers' pipeline has no mask."""
+        import torch
+
+        def mask(texts: list[str]) -> Tensor:
+            tokenizer = self._pipe.tokenizer
+            length = tokenizer.model_max_length
+            found = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+            return found.attention_mask.bool()
+
+        unet = self._pipe.unet
+        both = torch.cat([mask([""] * len(prompts)), mask(prompts)]) if guided else mask(prompts)
+        unet.forward = functools.partial(type(unet).forward, unet, encoder_attention_mask=both.to(unet.device))
+        try:
+            yield
+        finally:
+            del unet.forward

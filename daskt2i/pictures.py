@@ -1,0 +1,344 @@
+"""The pictures of a source as training samples for an autoencoder: each row once per epoch, cropped and mirrored.
+
+Covers: which rows are trained on and which are held out, their order, a rank's part of each batch, everything random
+about a sample, decoded pictures kept in memory, reading ahead, rows that turn out to be unusable.
+Does not cover: latents (the denoiser's data), what is fitted (`train_vae`), where bytes come from (`sources`), what a
+picture must be (`images`).
+
+One whole number is the position: samples taken by all ranks together since the start. Epoch e is the stream from
+e x `rows` on, so batches cut across epochs and nothing is padded or dropped. What is drawn for a sample depends on
+seed, epoch and row alone, hence neither on the number of ranks nor on interruptions.
+
+A row that cannot be read keeps its place and counts nothing: its sample has weight 0 in the loss, and no other picture
+stands in for it. Reading everything once beforehand would find such rows earlier, at the price of a whole epoch of
+reading before the first step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i import images
+from daskt2i.errors import ConfigError, ImagesAway, Reason, RowRejected, SourceError
+from daskt2i.protocols import Source
+from daskt2i.types import Pixels, Rejection, Row
+
+AHEAD = 2
+"""Batches that are read while the model works on one."""
+
+STREAK = 32
+"""Unusable rows one after the other that end the run: a mount is gone, or the source is not what it seems."""
+
+_BLOCK = 1024
+# What a stream of random numbers is for; part of its key.
+_SPLIT, _ORDER, _SAMPLE, _HELDOUT = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureBatch:
+    """A rank's part of a batch.
+
+    Attributes:
+        pixels: `uint8[b, height, width, 3]`, upright RGB; black where the row could not be read.
+        noise: `float32[b, channel, y, x]`, standard normal numbers for the draw from the posterior.
+        weight: `float32[b]`, 1, or 0 where the row could not be read.
+        rows: `int64[b]`, of the source.
+    """
+
+    pixels: Pixels
+    noise: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> PictureBatch:
+        return PictureBatch(self.pixels[part], self.noise[part], self.weight[part], self.rows[part])
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One picture as it is trained on, or why there is none."""
+
+    pixels: Pixels | None
+    noise: npt.NDArray[np.float32]
+    rejection: Rejection | None
+
+
+class Pictures:
+    """Training samples of one rank, and its held-out pictures.
+
+    A row counts that its source's index does not reject; a row without captions counts too, as nobody reads them here.
+
+    Args:
+        source: where pictures come from. Its `rows` is called in one thread, its `read` in several.
+        resolution: side of a whole picture in pixels.
+        limits: which images are taken.
+        seed: of the split, the order, crops, mirroring and noise.
+        batch: samples of a step over all ranks; `world` divides it.
+        heldout: rows that training never sees.
+        crop: side in pixels of random crops, or None for whole pictures.
+        flip: mirror every other sample, left to right, at random.
+        latent: (channels, reduction) of the autoencoder, for the shape of the noise.
+        cache_bytes: decoded pictures that are kept.
+        threads: that read and decode.
+        tell: called for each row that cannot be used, once per row, in the consumer's thread.
+
+    Raises:
+        ConfigError: a batch, crop or number of held-out rows that cannot work with this source.
+        SourceMissing, SourceError: the source as a whole cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        resolution: int,
+        limits: images.Limits,
+        *,
+        seed: int,
+        batch: int,
+        heldout: int,
+        crop: int | None,
+        flip: bool,
+        latent: tuple[int, int],
+        rank: int = 0,
+        world: int = 1,
+        cache_bytes: int = 512 * 2**20,
+        threads: int = 4,
+        tell: Callable[[Rejection], None] = lambda rejection: None,
+    ) -> None:
+        self.resolution, self.limits, self.batch = resolution, limits, batch
+        self.crop, self.flip = crop, flip
+        self._source, self._rank, self._world, self._tell = source, rank, world, tell
+        self._channels, self._reduction = latent
+        self._key = int.from_bytes(hashlib.sha256(f"daskt2i pictures {seed}".encode()).digest()[:16], "little")
+        self._check()
+        usable = self._usable()
+        if len(usable) <= heldout:
+            raise ConfigError(
+                f"vae.heldout is {heldout}, but the source has {len(usable)} usable rows, so nothing would be left to "
+                "train on; set it lower with --set vae.heldout=N, or add pictures."
+            )
+        mixed = self._generator(_SPLIT, 0, 0).permutation(usable)
+        self.heldout = np.sort(mixed[:heldout])
+        self._training = np.sort(mixed[heldout:])
+        self._orders: OrderedDict[int, npt.NDArray[np.int64]] = OrderedDict()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-pictures")
+        self._cache = _Cache(cache_bytes)
+        self._told: set[int] = set()
+        self._streak = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows that are trained on, which is the length of an epoch."""
+        return len(self._training)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The training rows in the order of an epoch, `int64[rows]`."""
+        if epoch not in self._orders:
+            self._orders[epoch] = self._generator(_ORDER, epoch, 0).permutation(self._training)
+            while len(self._orders) > 2:  # reading ahead may stand in the next epoch already
+                self._orders.popitem(last=False)
+        return self._orders[epoch]
+
+    def part(self, position: int) -> list[tuple[int, int]]:
+        """(epoch, row) of this rank's samples of the batch that begins at a stream position.
+
+        Within a batch rows are sorted before it is cut, so that a rank meets mostly the same rows in each epoch and
+        finds them in its memory; the mean over the batch does not know the order.
+        """
+        places = (divmod(place, self.rows) for place in range(position, position + self.batch))
+        samples = [(epoch, int(self.order(epoch)[index])) for epoch, index in places]
+        share = self.batch // self._world
+        return sorted(samples, key=lambda s: (s[1], s[0]))[self._rank * share : (self._rank + 1) * share]
+
+    def batches(self, position: int) -> Iterator[PictureBatch]:
+        """This rank's part of each batch, from a stream position on, without end.
+
+        Raises:
+            ImagesAway, SourceError: the last `STREAK` rows were all missing, or all unusable.
+        """
+        waiting: deque[tuple[list[tuple[int, int]], list[Future[_Sample]]]] = deque()
+        try:
+            while True:
+                while len(waiting) <= AHEAD:
+                    part = self.part(position)
+                    rows = [(self._row(row), epoch) for epoch, row in part]
+                    waiting.append((part, [self._pool.submit(self._sample, row, epoch) for row, epoch in rows]))
+                    position += self.batch
+                part, futures = waiting.popleft()
+                yield self._stack([row for _, row in part], [future.result() for future in futures])
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
+
+    def heldout_batches(self, size: int) -> Iterator[PictureBatch]:
+        """This rank's share of the held-out pictures, whole, with the same noise each time; no rows that are unusable.
+
+        Args:
+            size: pictures of a batch; the last may have fewer.
+        """
+        yield from self._whole(self.heldout[self._rank :: self._world], size)
+
+    def sight(self, count: int, size: int, heldout: bool = False) -> Iterator[PictureBatch]:
+        """The first `count` training or held-out pictures, whole, the same on every rank; no rows that are unusable."""
+        yield from self._whole(self.heldout[:count] if heldout else self.order(0)[:count], size)
+
+    def close(self) -> None:
+        """End the reading threads and forget the pictures. May be called twice."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._cache.clear()
+
+    def _check(self) -> None:
+        if self.batch % self._world:
+            raise ConfigError(
+                f"vae.batch is {self.batch}, which {self._world} ranks cannot share equally; use a multiple of "
+                f"{self._world}, or another launch.ranks."
+            )
+        for name, side in (("dataset.image.resolution", self.resolution), ("vae.crop", self.crop)):
+            if side is not None and side % self._reduction:
+                lower = side // self._reduction * self._reduction
+                good = " or ".join(str(n) for n in (lower, lower + self._reduction) if n)
+                raise ConfigError(f"{name} is {side}, but the model reduces each side {self._reduction} times; {good}.")
+        if self.crop is not None and self.crop > self.resolution:
+            raise ConfigError(
+                f"vae.crop is {self.crop}, but pictures are {self.resolution} pixels wide "
+                "(dataset.image.resolution); use a smaller one, or null for whole pictures."
+            )
+
+    def _usable(self) -> npt.NDArray[np.int64]:
+        """Rows that the index does not reject."""
+        count = self._source.info().rows
+        found: list[int] = []
+        for start in range(0, count, _BLOCK):
+            rows = self._source.rows(start, min(start + _BLOCK, count))
+            found += [row.index for row in rows if row.reason in (None, Reason.NO_CAPTION)]
+        return np.array(found, np.int64)
+
+    def _row(self, index: int) -> Row:
+        """A row of the source, without the reason that does not count here."""
+        (row,) = self._source.rows(index, index + 1)
+        return dataclasses.replace(row, reason=None, detail="")
+
+    def _generator(self, purpose: int, epoch: int, row: int) -> np.random.Generator:
+        """Random numbers by counter (Salmon et al. 2011, Philox 4x64): 28 microseconds, whatever came before."""
+        return np.random.Generator(np.random.Philox(counter=[0, row, epoch, purpose], key=self._key))
+
+    def _noise(self, generator: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
+        latent = side // self._reduction
+        return generator.standard_normal((self._channels, latent, latent), dtype=np.float32)
+
+    def _read(self, row: Row) -> Pixels | Rejection:
+        """The whole picture, from memory if it is there. Called in several threads."""
+        pixels = self._cache.get(row.index)
+        if pixels is None:
+            try:
+                pixels = images.read(self._source.read(row), self.resolution, self.limits).pixels
+            except RowRejected as error:
+                return Rejection(row.index, row.image_id, error.reason, error.detail or row.file_name)
+            self._cache.put(row.index, pixels)
+        return pixels
+
+    def _sample(self, row: Row, epoch: int) -> _Sample:
+        """One training sample; what is drawn does not depend on whether the row can be read."""
+        generator = self._generator(_SAMPLE, epoch, row.index)
+        side = self.crop or self.resolution
+        top, left = (int(n) for n in generator.integers(0, self.resolution - side + 1, 2))
+        mirrored = self.flip and bool(generator.integers(0, 2))
+        noise = self._noise(generator, side)
+        found = self._read(row)
+        if isinstance(found, Rejection):
+            return _Sample(None, noise, found)
+        pixels = found[top : top + side, left : left + side]
+        return _Sample(pixels[:, ::-1] if mirrored else pixels, noise, None)
+
+    def _still(self, row: Row) -> _Sample:
+        """A whole picture with noise that is always the same."""
+        noise = self._noise(self._generator(_HELDOUT, 0, row.index), self.resolution)
+        found = self._read(row)
+        return _Sample(None, noise, found) if isinstance(found, Rejection) else _Sample(found, noise, None)
+
+    def _whole(self, rows: npt.NDArray[np.int64], size: int) -> Iterator[PictureBatch]:
+        for start in range(0, len(rows), size):
+            part = [self._row(int(index)) for index in rows[start : start + size]]
+            samples = list(self._pool.map(self._still, part))
+            batch = self._stack([row.index for row in part], samples)
+            keep = np.flatnonzero(batch.weight)
+            if len(keep) == len(part):
+                yield batch
+            elif len(keep):
+                yield PictureBatch(batch.pixels[keep], batch.noise[keep], batch.weight[keep], batch.rows[keep])
+
+    def _stack(self, rows: Sequence[int], samples: Sequence[_Sample]) -> PictureBatch:
+        """Samples as arrays, with a word about each row that could not be read."""
+        side = samples[0].noise.shape[-1] * self._reduction
+        pixels = np.zeros((len(samples), side, side, 3), np.uint8)
+        for target, sample in zip(pixels, samples, strict=True):
+            if sample.pixels is not None:
+                target[:] = sample.pixels
+                self._streak = 0
+            else:
+                assert sample.rejection is not None
+                self._report(sample.rejection)
+        weight = np.array([sample.pixels is not None for sample in samples], np.float32)
+        return PictureBatch(pixels, np.stack([s.noise for s in samples]), weight, np.array(rows, np.int64))
+
+    def _report(self, rejection: Rejection) -> None:
+        if rejection.row not in self._told:
+            self._told.add(rejection.row)
+            self._tell(rejection)
+        self._streak += 1
+        if self._streak < STREAK:
+            return
+        what = f"row {rejection.row}: {rejection.reason}, {rejection.detail}"
+        if rejection.reason is Reason.MISSING_FILE:
+            raise ImagesAway(
+                f"None of the last {STREAK} images that training asked for is there (the last: {what}), so it stopped; "
+                "what was saved stands. See that the images are where they were, and run the same command again."
+            )
+        raise SourceError(
+            f"None of the last {STREAK} images that training asked for can be used (the last: {what}), so it stopped; "
+            "what was saved stands. Check the images and dataset.image, and run the same command again."
+        )
+
+
+class _Cache:
+    """Decoded pictures by row, the least recently used go first. Safe from several threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held = limit, 0
+        self._lock = threading.Lock()
+        self._pictures: OrderedDict[int, Pixels] = OrderedDict()
+
+    def get(self, row: int) -> Pixels | None:
+        with self._lock:
+            found = self._pictures.get(row)
+            if found is not None:
+                self._pictures.move_to_end(row)
+            return found
+
+    def put(self, row: int, pixels: Pixels) -> None:
+        pixels.flags.writeable = False  # many samples are cut from it
+        with self._lock:
+            if row in self._pictures:
+                return
+            self._pictures[row] = pixels
+            self._held += pixels.nbytes
+            while self._held > self._limit:
+                self._held -= self._pictures.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        with self._lock:
+            self._pictures.clear()
+            self._held = 0

@@ -1,0 +1,217 @@
+"""The trained model as a folder that diffusers loads: `StableDiffusionPipeline.from_pretrained(RUN/pipeline)`.
+
+    pipeline/model_index.json      written last: without it there is no pipeline
+    pipeline/unet/ vae/ text_encoder/ tokenizer/ scheduler/
+    pipeline/daskt2i.json          what it was trained on, whether padding was masked, a map from latents to RGB
+
+Covers: writing that folder, schedulers for each objective and sampler, the cheap map from latents to colours.
+Does not cover: drawing pictures (`painter`), what is trained (`train`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.component import Component
+from daskt2i.encoders import export
+from daskt2i.encoders.weights import quiet
+from daskt2i.errors import ModelMissing
+from daskt2i.folder import PIPELINE, RunFolder
+from daskt2i.noise import SCHEDULE, STEPS, Objective
+from daskt2i.protocols import ImageEncoder, TextEncoder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Sampler = Literal["dpm++", "ddim", "euler"]
+
+INDEX = "model_index.json"
+ABOUT = "daskt2i.json"
+
+_DPM, _DDIM, _EULER = "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"
+
+
+def scheduler_config(objective: Objective, shift: float = 1.0) -> dict[str, Any]:
+    """Arguments of the `DPMSolverMultistepScheduler` (dpm++, arXiv:2211.01095) that draws what was trained."""
+    if objective == "flow":
+        # FlowMatchEulerDiscreteScheduler does not run in a StableDiffusionPipeline: it has no init_noise_sigma.
+        return {
+            "num_train_timesteps": STEPS,
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": shift,
+        }
+    if objective == "v":
+        # Zero terminal SNR wants the last step itself (arXiv:2305.08891, 3.3): trailing.
+        also = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    else:
+        also = {"prediction_type": "epsilon", "timestep_spacing": "leading", "steps_offset": 1}
+    return {**SCHEDULE, **also}
+
+
+def scheduler_for(config: Mapping[str, Any], sampler: Sampler) -> Any:
+    """The diffusers scheduler of a sampler.
+
+    Args:
+        config: of the pipeline's own scheduler.
+
+    For flow, `ddim` and `euler` are one: both go straight along the velocity, which is what a first-order solver in
+    terms of the clean latent does too.
+    """
+    import diffusers
+
+    given = {key: value for key, value in config.items() if not key.startswith("_")}
+    if sampler == "dpm++":
+        return diffusers.DPMSolverMultistepScheduler.from_config(given)
+    if config.get("use_flow_sigmas"):
+        return diffusers.DPMSolverMultistepScheduler.from_config({**given, "solver_order": 1})
+    if sampler == "ddim":
+        return diffusers.DDIMScheduler.from_config({**given, "clip_sample": False, "set_alpha_to_one": True})
+    return diffusers.EulerDiscreteScheduler.from_config(given)
+
+
+def publish(
+    folder: RunFolder,
+    unet: nn.Module,
+    image: Mapping[str, Any],
+    text: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    about: Mapping[str, Any],
+    latents: npt.NDArray[np.float32],
+) -> tuple[str, str | None]:
+    """Write `pipeline/`, its index last.
+
+    Args:
+        unet: the denoiser.
+        image, text: the encoders' components, as the workflow has them.
+        scheduler: of `scheduler_config`.
+        about: for `daskt2i.json`; JSON values.
+        latents: some final latents `float32[n, c, y, x]`, to fit the map to colours.
+
+    Returns:
+        Where it lies, and why encoders are missing in it (then it is no whole pipeline), or None.
+
+    Raises:
+        StoreFull, StoreError: it cannot be written.
+        ModelMissing, ModelError: an encoder is not there any more.
+    """
+    import diffusers
+
+    folder.delete(f"{PIPELINE}/{INDEX}")
+    with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
+        here = Path(place)
+        with quiet():
+            unet.save_pretrained(str(here / "unet"), safe_serialization=True)  # type: ignore[operator]
+            diffusers.DPMSolverMultistepScheduler.from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
+        index: dict[str, Any] = {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "scheduler": ["diffusers", _DPM],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+        }
+        said = dict(about)
+        image_encoder = Component.model_validate(image).build(ImageEncoder, "dataset.encoders.image")
+        text_encoder = Component.model_validate(text).build(TextEncoder, "dataset.encoders.text")
+        why = export.unfit(image_encoder, text_encoder)
+        if why is None:
+            vae = export.export_vae(image_encoder, here / "vae")
+            export.export_text(text_encoder, here / "text_encoder", here / "tokenizer")
+            index |= {
+                "vae": ["diffusers", type(vae).__name__],
+                "text_encoder": ["transformers", "CLIPTextModel"],
+                "tokenizer": ["transformers", "CLIPTokenizer"],
+            }
+            said |= _colours(vae, latents)
+        for path in sorted(path for path in here.rglob("*") if path.is_file()):
+            with path.open("rb") as source, folder.writing(f"{PIPELINE}/{path.relative_to(here).as_posix()}") as file:
+                shutil.copyfileobj(source, file)
+        folder.write(f"{PIPELINE}/{ABOUT}", (json.dumps(said, indent=1) + "\n").encode())
+        if why is None:
+            folder.write(f"{PIPELINE}/{INDEX}", (json.dumps(index, indent=2) + "\n").encode())
+    return folder.address(PIPELINE), why
+
+
+def _colours(vae: Any, latents: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """The linear map from a latent's channels to RGB (-1 to 1) that fits what the autoencoder makes of some latents.
+
+    Least squares over all places of all latents; pictures are shrunk to the latents' size by means of blocks.
+    """
+    import torch
+
+    if not len(latents):
+        return {}
+    given = torch.from_numpy(np.ascontiguousarray(latents))
+    with torch.no_grad():
+        made = torch.cat([vae.decode(part / vae.config["scaling_factor"]).sample for part in given.split(1)])
+    small = torch.nn.functional.adaptive_avg_pool2d(made, (given.shape[2], given.shape[3]))
+    inputs = given.permute(0, 2, 3, 1).flatten(0, 2).double()
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], 1)
+    targets = small.permute(0, 2, 3, 1).flatten(0, 2).double()
+    found = torch.linalg.lstsq(inputs, targets).solution
+    return {
+        "latent_rgb": [[round(value, 5) for value in row] for row in found[:-1].tolist()],
+        "latent_rgb_bias": [round(value, 5) for value in found[-1].tolist()],
+    }
+
+
+def preview(latents: Tensor, about: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+    """Latents as small pictures, without the autoencoder: `[n, c, y, x]` -> `uint8[n, y, x, 3]`.
+
+    Args:
+        about: `daskt2i.json` of the pipeline; without a map of its own the mean of the channels is shown in grey.
+    """
+    values = latents.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    if "latent_rgb" in about:
+        colours = values @ np.array(about["latent_rgb"], np.float32) + np.array(about["latent_rgb_bias"], np.float32)
+    else:
+        colours = np.repeat(values.mean(axis=3, keepdims=True) / 3, 3, axis=3)
+    made: npt.NDArray[np.uint8] = ((colours + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    return made
+
+
+def about(folder: RunFolder) -> dict[str, Any]:
+    """`daskt2i.json` of a run folder's pipeline; empty where there is none."""
+    try:
+        return dict(json.loads(folder.read(f"{PIPELINE}/{ABOUT}")))
+    except FileNotFoundError:
+        return {}
+
+
+def exists(folder: RunFolder) -> bool:
+    """Whether there is a whole pipeline."""
+    return folder.exists(f"{PIPELINE}/{INDEX}")
+
+
+@contextmanager
+def local(folder: RunFolder) -> Iterator[Path]:
+    """The pipeline as a folder on this machine; a remote one is copied for as long as the block runs.
+
+    Raises:
+        ModelMissing: there is none.
+    """
+    if not exists(folder):
+        raise ModelMissing(
+            f"There is no trained pipeline in {folder.address(PIPELINE)}. Train one first, with train or with run."
+        )
+    if folder.is_local:
+        yield folder.local_path(PIPELINE)
+        return
+    with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
+        for name in folder.list(PIPELINE):
+            path = Path(place) / Path(name).relative_to(PIPELINE)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(folder.read(name))
+        yield Path(place)

@@ -1,0 +1,119 @@
+"""One set of workers for several stages: the cluster that encoded trains and draws too.
+
+    with Session(scheduler, crew) as session:
+        encode(prepared, session.executor())
+        train(workflow, folder, session.hands(), …)
+
+Covers: starting a cluster once, when it is first needed, and closing it at the end.
+Does not cover: what a scheduler's name means (`cluster`), the stages.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from daskt2i.cluster import Scheduler, connect, open_executor
+from daskt2i.hands import Hands, LocalHands
+from daskt2i.machine import this_machine
+from daskt2i.plan import Crew, crew
+from daskt2i.protocols import Executor, Workforce
+
+if TYPE_CHECKING:
+    from daskt2i.executors.dask import Connection
+
+RANK_BYTES = 1 << 30
+"""A rank without its model: Python, torch, diffusers, decoded shards."""
+
+STATE_BYTES = 20
+"""Of a parameter in training: weight, gradient, two moments of Adam, moving average, fp32 each."""
+
+
+class Session:
+    """Workers for one stage after the other. A context manager.
+
+    Args:
+        scheduler: `--scheduler`, taken apart.
+        hands: workers, threads and memory on this machine; an attached cluster has its own.
+
+    Raises:
+        ConfigError: the cluster file is wrong.
+        SchedulerError: no scheduler could be started or reached (when it is first needed).
+    """
+
+    def __init__(self, scheduler: Scheduler, hands: Crew) -> None:
+        self.scheduler, self.crew = scheduler, hands
+        self._stack = ExitStack()
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @property
+    def dashboard(self) -> str:
+        """Link to the dashboard, or "" where there is none (yet)."""
+        return (self._connection.client.dashboard_link or "") if self._connection else ""
+
+    def executor(self) -> Executor:
+        """Where chunks run; closing it leaves the cluster for the next stage."""
+        if self.scheduler.is_pool:
+            return open_executor(self.scheduler, self.crew)
+        from daskt2i.executors.dask import DaskExecutor
+
+        return DaskExecutor(lambda: replace(self._connected(), close=lambda: None))
+
+    def hands(self) -> tuple[Hands, Workforce]:
+        """Where ranks run, and how many workers there are."""
+        if self.scheduler.is_pool:
+            return LocalHands(self.crew.workers), Workforce(self.crew.workers, self.crew.threads, None)
+        from daskt2i.launch import DaskHands
+
+        connection = self._connected()
+        workers = connection.client.scheduler_info(n_workers=-1)["workers"]
+        there = Workforce(
+            len(workers),
+            connection.threads,
+            None,
+            connection.client.scheduler.address,
+            connection.client.dashboard_link or "",
+        )
+        return DaskHands(connection.client), there
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect(self.scheduler, self.crew)
+            self._stack.callback(self._connection.close)
+        return self._connection
+
+
+def crew_to_train(scheduler: Scheduler, batch: int, parameters: int, threads: int | str, ranks: int | str) -> Crew:
+    """Workers x threads on this machine for ranks that nobody encoded with before.
+
+    Args:
+        batch: samples of a step: no more ranks than that.
+        parameters: of the model; 0 where they are not known.
+        threads, ranks: as `launch` has them; `auto` leaves them to the machine.
+
+    Raises:
+        PlanError: the ranks do not fit into memory.
+    """
+    machine = this_machine()
+    workers = scheduler.workers or (ranks if isinstance(ranks, int) else None)
+    if scheduler.kind == "serial":
+        workers = 1
+    if scheduler.kind == "address":
+        return Crew(workers or 0, threads if isinstance(threads, int) else 0, 0, "the cluster's own")
+    if machine.gpus and workers is None:
+        workers = machine.gpus
+    return crew(
+        cores=machine.cores,
+        memory=machine.memory,
+        worker_memory=RANK_BYTES + STATE_BYTES * parameters,
+        chunks=batch,
+        workers=workers,
+        threads=threads if isinstance(threads, int) else None,
+    )

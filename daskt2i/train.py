@@ -1,0 +1,204 @@
+"""What one rank does to train the denoiser: `python -m daskt2i.rank daskt2i.train`, started by the launcher.
+
+Covers: batches as tensors, loss, held-out loss, sheets of pictures on the way, the pipeline that comes out.
+Does not cover: the loop (`optimise`), starting ranks (`launch`), what the driver checks before and tells after
+(`training`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from daskt2i import model, pipeline
+from daskt2i import rank as ranks
+from daskt2i.config import fingerprint
+from daskt2i.dataset import Batch, LatentDataset
+from daskt2i.diffusion import Diffusion
+from daskt2i.folder import PIPELINE, TRAIN, RunFolder
+from daskt2i.optimise import optimise
+from daskt2i.painter import Look, Painter, Wish
+from daskt2i.settings import LaunchSettings, SampleSettings, TrainSettings
+from daskt2i.sheet import png, sheet
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+EXAMPLES = 16
+"""Latents to which the map to colours is fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the launcher sends, as JSON.
+
+    Attributes:
+        folder: the run folder's address, with `storage_options` for fsspec.
+        train, launch: the workflow's sections.
+        identity: what decides the loss curve.
+        cache_bytes: decoded shards that a rank keeps.
+        vae, text: the encoders' components, for the pipeline.
+        sample: the workflow's section, for sheets on the way.
+        batch: samples of one step, over all ranks: the launcher looks at it when fewer workers come back.
+        allow_random: train on a store of random weights: for measuring speed alone.
+    """
+
+    folder: str
+    storage_options: Mapping[str, Any] | None
+    train: Mapping[str, Any]
+    launch: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    cache_bytes: int
+    vae: Mapping[str, Any]
+    text: Mapping[str, Any]
+    sample: Mapping[str, Any]
+    batch: int
+    allow_random: bool = False
+
+
+class Denoiser:
+    """The `optimise.Task` of text-to-image training."""
+
+    def __init__(self, job: Job) -> None:
+        me = ranks.rank()
+        self.job = job
+        self.settings = TrainSettings.model_validate(job.train)
+        self.folder = RunFolder(job.folder, job.storage_options)
+        self.dataset = LatentDataset(
+            self.folder,
+            seed=self.settings.seed,
+            batch=self.settings.batch,
+            rank=me.rank,
+            world=me.world,
+            window=self.settings.window,
+            heldout=self.settings.heldout,
+            dropout=self.settings.dropout,
+            posterior=self.settings.posterior,
+            cache_bytes=job.cache_bytes,
+            allow_random=job.allow_random,
+        )
+        self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
+        self._device = "cpu"
+        self._heldout: list[Batch] | None = None
+
+    def build(self, device: str) -> nn.Module:
+        """The UNet that the settings ask for, fitted to the store."""
+        config = model.unet_config(
+            self.settings.model.preset, self.settings.model.config, self.dataset.latent_shape, self.dataset.features
+        )
+        self._device = device
+        return model.build(config, self.settings.seed).to(device)
+
+    def batches(self, position: int) -> Iterator[Batch]:
+        """This rank's part of each batch from there on."""
+        return self.dataset.batches(position)
+
+    def parts(self, batch: Batch, count: int) -> list[tuple[Batch, float]]:
+        """Rows of a batch in `count` parts, as equal as can be."""
+        rows = len(batch.latents)
+        edges = np.linspace(0, rows, min(count, rows) + 1).round().astype(int)
+        return [(batch[a:b], (b - a) / rows) for a, b in itertools.pairwise(edges)]
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean weighted squared error of what the denoiser says."""
+        return self._losses(model, batch).mean(), {}
+
+    def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        import torch
+
+        def tensor(array: Any) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
+
+        lesson = self.diffusion.lesson(
+            tensor(batch.latents), tensor(batch.noise), tensor(batch.uniform), tensor(batch.normal)
+        )
+        mask = tensor(batch.text_mask) if self.dataset.masked else None
+        predicted = model(
+            lesson.inputs.contiguous(memory_format=torch.channels_last),
+            lesson.times,
+            tensor(batch.text_states).float(),
+            encoder_attention_mask=mask,
+            return_dict=False,
+        )[0]
+        return self.diffusion.loss(predicted, lesson)
+
+    def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
+        """The same loss, on rows that training never sees, with the same noise each time."""
+        if self._heldout is None:  # few rows, looked at often
+            self._heldout = list(self.dataset.heldout_batches(min(64, self.settings.batch)))
+        total, count = 0.0, 0
+        for batch in self._heldout:
+            total += float(self._losses(model, batch).sum())
+            count += len(batch.latents)
+        return total, count, {}
+
+    def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
+        """The diffusers pipeline in `pipeline/`: where it lies, and a note where it is not all that it could be."""
+        address, why = self._publish(model, folder)
+        note = None
+        if why is not None:
+            note = f"{address} holds the denoiser alone: {why}."
+        elif self.dataset.masked:
+            note = (
+                "The denoiser saw the tokens of captions alone (pad: length). sample and evaluate mask the padding; a "
+                "plain StableDiffusionPipeline has no mask, so it shows the denoiser padding that it never saw. Encode "
+                "with dataset.encoders.text.pad=full where that matters."
+            )
+        return {"pipeline": address, "note": note, "parameters": sum(p.numel() for p in model.parameters())}
+
+    def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
+        """Pictures of `sample.prompts` by the weights as they are, in `train/sheets/`; where, or None without any."""
+        wanted = SampleSettings.model_validate(self.job.sample)
+        if not wanted.prompts:
+            return None
+        with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
+            here = RunFolder(place)
+            if self._publish(model, here)[1] is not None:
+                return None
+            painter = Painter(here.local_path(PIPELINE), self._device, ranks.rank().threads)
+        look = Look(wanted.steps, wanted.guidance, wanted.sampler, wanted.batch)
+        pictures = list(painter.paint([Wish(prompt, wanted.seed) for prompt in wanted.prompts], look))
+        made = sheet([picture.pixels for picture in pictures], wanted.prompts)
+        name = f"{TRAIN}/sheets/step-{step:07d}.png"
+        folder.write(name, png(made, {"Step": step, "Software": "daskt2i"}))
+        return name
+
+    def _publish(self, model: nn.Module, folder: RunFolder) -> tuple[str, str | None]:
+        batches = self.dataset.heldout_batches(EXAMPLES)
+        first = next(itertools.chain(batches, self.dataset.batches(0)))
+        said = {
+            "identity": self.job.identity,
+            "fingerprint": fingerprint(self.job.identity),
+            "objective": self.settings.objective,
+            "masked": self.dataset.masked,
+        }
+        return pipeline.publish(
+            folder,
+            model,
+            self.job.vae,
+            self.job.text,
+            pipeline.scheduler_config(self.settings.objective, self.settings.shift),
+            said,
+            first.latents[:EXAMPLES],
+        )
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self.dataset.close()
+
+
+def main() -> None:
+    """One rank, from its job to its end."""
+    job = Job(**ranks.job())
+    settings = TrainSettings.model_validate(job.train)
+    launch = LaunchSettings.model_validate(job.launch)
+    optimise(Denoiser(job), settings, launch, RunFolder(job.folder, job.storage_options), job.identity)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""What one rank does to train an autoencoder: `python -m daskt2i.rank daskt2i.train_vae`, started by the launcher.
+
+Covers: a new or a given AutoencoderKL, its loss on pictures of a source, PSNR on held-out ones, and the diffusers
+folder that comes out, which `VaeEncoder` loads.
+Does not cover: which pictures, in which order (`pictures`), the terms of the loss (`vae_loss`), the loop (`optimise`),
+starting ranks (`launch`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from daskt2i import gates, vae_loss
+from daskt2i import rank as ranks
+from daskt2i.autoencoder import Given, latent_of, new, new_config, save, there_and_back
+from daskt2i.component import Component
+from daskt2i.errors import SourceError
+from daskt2i.folder import RunFolder
+from daskt2i.images import Limits
+from daskt2i.optimise import optimise
+from daskt2i.pictures import PictureBatch, Pictures
+from daskt2i.protocols import Source
+from daskt2i.settings import ImageSettings, LaunchSettings, VaeSettings
+from daskt2i.types import Pixels, Rejection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PREFIX = "train-vae"
+"""Folder of checkpoints and figures below the run folder."""
+
+SCALE_PICTURES = 512
+"""Training pictures on which the scaling factor is measured."""
+
+MEASURED_PICTURES = 256
+"""Held-out pictures that rank 0 looks at in the end, while the other ranks wait."""
+
+STILL_BATCH = 16
+"""Pictures that go through the model at once when nothing is learned from them."""
+
+MOST_TOLD = 100
+"""Rows that a rank reports as unusable one by one; the share of all of them is in the figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the launcher sends, as JSON.
+
+    Attributes:
+        folder: the run folder's address, with `storage_options` for fsspec.
+        source: the component that pictures come from.
+        image, vae, launch: the workflow's sections (`image` is `dataset.image`).
+        identity: what decides the loss curve.
+        cache_bytes: decoded pictures that a rank keeps.
+        batch: samples of one step, over all ranks: the launcher looks at it when fewer workers come back.
+        readers: threads of a rank that read and decode.
+    """
+
+    folder: str
+    storage_options: Mapping[str, Any] | None
+    source: Mapping[str, Any]
+    image: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    launch: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    cache_bytes: int
+    batch: int
+    readers: int = 4
+
+
+class Autoencoder:
+    """The `optimise.Task` of an AutoencoderKL.
+
+    Raises:
+        ConfigError: settings that do not fit the model or the source.
+        ModelMissing, ModelError: the model to start from cannot be used.
+        SourceMissing, SourceError: the source cannot be used.
+    """
+
+    def __init__(self, job: Job, me: ranks.Rank) -> None:
+        self.settings = VaeSettings.model_validate(job.vae)
+        image = ImageSettings.model_validate(job.image)
+        self.resolution = image.resolution
+        given = self.settings.model
+        self._given = None if given is None else Given(given)
+        self._config = new_config(self.settings.config, image.resolution)
+        self._still = min(STILL_BATCH, max(1, self.settings.batch // me.world))
+        self._device = "cpu"
+        self._told = 0
+        self.pictures = Pictures(
+            Component.model_validate(job.source).build(Source, "dataset.source"),
+            image.resolution,
+            Limits(image.min_side, image.max_pixels),
+            seed=self.settings.seed,
+            batch=self.settings.batch,
+            heldout=self.settings.heldout,
+            crop=self.settings.crop,
+            flip=self.settings.flip,
+            latent=self._given.latent(image.resolution) if self._given else latent_of(self._config),
+            rank=me.rank,
+            world=me.world,
+            cache_bytes=job.cache_bytes,
+            threads=job.readers,
+            tell=self._skipped,
+        )
+
+    def _skipped(self, rejection: Rejection) -> None:
+        self._told += 1
+        if self._told <= MOST_TOLD:
+            ranks.tell("skipped", row=rejection.row, reason=str(rejection.reason), detail=rejection.detail)
+
+    def build(self, device: str) -> nn.Module:
+        """There and back as one module, in channels_last: the given weights, or new ones from the seed."""
+        import torch
+
+        self._device = device
+        vae = self._given.model_to_train() if self._given else new(self._config, self.settings.seed)
+        vae = vae.requires_grad_(True).train().to(device).to(memory_format=torch.channels_last)
+        return there_and_back(vae)
+
+    def batches(self, position: int) -> Iterator[PictureBatch]:
+        """This rank's part of each batch from there on."""
+        return self.pictures.batches(position)
+
+    def parts(self, batch: PictureBatch, count: int) -> list[tuple[PictureBatch, float]]:
+        """Pictures of a batch in `count` parts, as equal as can be."""
+        edges = np.linspace(0, len(batch), min(count, len(batch)) + 1).round().astype(int)
+        return [(batch[a:b], (b - a) / len(batch)) for a, b in itertools.pairwise(edges)]
+
+    def loss(self, model: nn.Module, batch: PictureBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean of the weighted terms over this rank's part, and each term by itself.
+
+        A row that could not be read adds nothing and is counted all the same, so that the gradient does not depend on
+        which rank met it; `skipped` is the share of such rows.
+        """
+        import torch
+
+        pixels, noise = self._tensors(batch)
+        made, mean, logvar = model(pixels, noise)
+        weight = torch.from_numpy(batch.weight).to(pixels.device)
+        found = vae_loss.terms(made, pixels, mean, logvar)
+        figures = {name: (value * weight).mean() for name, value in found.items()}
+        total = torch.stack([getattr(self.settings.loss, name) * figures[name] for name in vae_loss.TERMS]).sum()
+        return total, {name: value.detach() for name, value in figures.items()} | {"skipped": 1 - weight.mean()}
+
+    def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
+        """The same loss with the same noise each time, and PSNR in dB through the mean of the posterior."""
+        import torch
+
+        loss, db, count = 0.0, 0.0, 0
+        with torch.no_grad():
+            for batch in self.pictures.heldout_batches(self._still):
+                loss += float(self.loss(model, batch)[0]) * len(batch)
+                db += sum(self._db(model, batch.pixels))
+                count += len(batch)
+        return loss, count, {"psnr": db}
+
+    def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
+        """The diffusers folder `vae/`, its config holding the scale that was measured.
+
+        Returns:
+            `vae` (its address), `scaling_factor`, `parameters`, `card_psnr` (dB on the encode stage's test card), and
+            where rows are held out `psnr`, `psnr_worst`, and of a model that was fine-tuned `psnr_before`.
+
+        Raises:
+            StoreFull, StoreError: it cannot be written.
+            SourceError: not one picture could be read.
+        """
+        import torch
+
+        vae: Any = model.vae
+        found: dict[str, Any] = {"parameters": sum(p.numel() for p in vae.parameters())}
+        with torch.no_grad():
+            vae.register_to_config(**self._scale(vae), sample_size=self.resolution)
+            found["scaling_factor"] = vae.config["scaling_factor"]
+            found["card_psnr"] = round(self._db(model, gates.card(self.resolution))[0], 2)
+            if values := self._heldout_db(model):
+                found |= {"psnr": round(float(np.mean(values)), 2), "psnr_worst": round(min(values), 2)}
+                if self._given is not None:  # before it is written: it may go where the given one lies
+                    before = self._heldout_db(self.build(self._device).eval())
+                    found["psnr_before"] = round(float(np.mean(before)), 2)
+        found["vae"] = save(vae, folder)
+        if found["card_psnr"] < gates.CARD_PSNR:
+            ranks.tell(
+                "note",
+                text=f"The autoencoder brings the test card back at {found['card_psnr']:.1f} dB, and encode asks "
+                f"{gates.CARD_PSNR:.0f}: it would refuse this one. Train it longer.",
+            )
+        return found
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self.pictures.close()
+
+    def _tensors(self, batch: PictureBatch) -> tuple[Tensor, Tensor]:
+        """Pictures from -1 to 1, and the noise, on the device."""
+        import torch
+
+        return self._normal(batch.pixels), torch.from_numpy(batch.noise).to(self._device, non_blocking=True)
+
+    def _normal(self, pixels: Pixels) -> Tensor:
+        """`uint8[n, height, width, 3]` -> `float32[n, 3, height, width]`, -1 to 1, in channels_last, on the device."""
+        import torch
+
+        # uint8 travels, a quarter of fp32; height, width, channel in memory is channels_last already
+        return torch.from_numpy(pixels).to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _scale(self, vae: Any) -> dict[str, Any]:
+        """Entries of the config that bring the latents to variance 1, as a denoiser wants them.
+
+        `scaling_factor` is 1 / standard deviation of the latents, drawn from the posterior (Rombach et al. 2022,
+        arXiv:2112.10752, appendix G). What else a fine-tuned model's config says of its latents is measured anew.
+        """
+        import torch
+
+        config, parts = vae.config, []
+        for batch in self.pictures.sight(SCALE_PICTURES, self._still):
+            pixels, noise = self._tensors(batch)
+            posterior = vae.encode(pixels).latent_dist
+            parts.append((posterior.mean + posterior.std * noise).cpu())
+        if not parts:
+            raise SourceError(
+                "Not one training picture could be read to measure the scale of the latents, so no autoencoder was "
+                "written; the last checkpoint stands. Look after the images, and run the same command again."
+            )
+        latents = torch.cat(parts)
+        if config.get("latents_mean") is not None or config.get("latents_std") is not None:
+            by_channel = latents.transpose(0, 1).flatten(1)
+            return {
+                "latents_mean": [round(value, 5) for value in by_channel.mean(1).tolist()],
+                "latents_std": [round(value, 5) for value in by_channel.std(1).tolist()],
+            }
+        found = {"scaling_factor": float(f"{1 / max(latents.std().item(), 1e-6):.5g}")}
+        if config.get("shift_factor") is not None:
+            found["shift_factor"] = round(latents.mean().item(), 5)
+        return found
+
+    def _heldout_db(self, model: nn.Module) -> list[float]:
+        """PSNR of the first held-out pictures of all ranks."""
+        batches = self.pictures.sight(MEASURED_PICTURES, self._still, heldout=True)
+        return [value for batch in batches for value in self._db(model, batch.pixels)]
+
+    def _db(self, model: nn.Module, pixels: Pixels) -> list[float]:
+        """PSNR of each picture, through the mean of the posterior."""
+        import torch
+
+        made, _, _ = model(self._normal(pixels))
+        target = torch.from_numpy(pixels).to(made.device).permute(0, 3, 1, 2)
+        return [float(value) for value in vae_loss.psnr(made, target)]
+
+
+def main() -> None:
+    """One rank, from its job to its end."""
+    job = Job(**ranks.job())
+    settings = VaeSettings.model_validate(job.vae)
+    launch = LaunchSettings.model_validate(job.launch)
+    task = Autoencoder(job, ranks.rank())
+    optimise(task, settings, launch, RunFolder(job.folder, job.storage_options), job.identity, PREFIX)
+
+
+if __name__ == "__main__":
+    main()

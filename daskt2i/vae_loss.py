@@ -1,0 +1,55 @@
+"""What an autoencoder is fitted to: how far the picture that comes out is from the one that went in, and the KL.
+
+Covers: the terms, per picture, and PSNR.
+Does not cover: their weights (`settings`), what is computed from what (`train_vae`).
+
+No term needs another network: LPIPS would have to be downloaded, and knows photographs alone. The differences between
+neighbouring pixels weigh outlines, which a mean over pixels hardly sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TERMS = ("l1", "l2", "edges", "kl")
+"""Names of the terms, which are those of `VaeLossSettings`."""
+
+LEAST_ERROR = 1e-3
+"""Mean squared error, in squared steps of 8 bits, below which a picture counts as equal: 78 dB, a finite number."""
+
+
+def terms(made: Tensor, clean: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
+    """The terms of each picture, `float32[n]` by name.
+
+    Args:
+        made, clean: pictures that came out and went in, `[n, 3, height, width]`, -1 to 1.
+        mean, logvar: of the posterior, `[n, channel, y, x]`.
+
+    `l1` and `l2` are mean absolute and squared error. `edges` is the mean absolute error of the differences between
+    neighbours, down and across. `kl` is the divergence of the posterior from a standard normal distribution (Kingma and
+    Welling 2014, appendix B), as a mean over the numbers of the latent: its weight then fits any size of picture.
+    """
+    error = made.float() - clean.float()
+    down, across = error.diff(dim=2).abs().flatten(1).mean(1), error.diff(dim=3).abs().flatten(1).mean(1)
+    mean, logvar = mean.float(), logvar.float()
+    return {
+        "l1": error.abs().flatten(1).mean(1),
+        "l2": error.square().flatten(1).mean(1),
+        "edges": (down + across) / 2,
+        "kl": 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).mean(1),
+    }
+
+
+def psnr(made: Tensor, pixels: Tensor) -> Tensor:
+    """PSNR of each picture once it is rounded to 8 bits, dB, `float32[n]`: 10 log10(255² / mean squared error).
+
+    Args:
+        made: pictures that came out, `[n, 3, height, width]`, -1 to 1.
+        pixels: what they should be, the same shape, 0 to 255.
+    """
+    back = ((made.float() + 1) * 127.5).round().clamp(0, 255)
+    error = (back - pixels.float()).square().flatten(1).mean(1)
+    return 10 * (255.0**2 / error.clamp(min=LEAST_ERROR)).log10()

@@ -1,0 +1,151 @@
+"""A task of milliseconds for the tests of the loop, in this process and as a rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import numpy as np
+
+from daskt2i import rank as ranks
+from daskt2i.config import load_defaults
+from daskt2i.folder import RunFolder
+from daskt2i.metrics import read_metrics
+from daskt2i.optimise import optimise
+from daskt2i.settings import LaunchSettings, OptimiserSettings
+
+STEPS, BATCH = 12, 8
+IDENTITY = {"train": {"seed": 0, "learning_rate": 0.01}}
+Batch = tuple[Any, Any, str]
+
+
+class Toy:
+    """A small convolution, in channels_last as the real models are, learns to halve a picture and shift it.
+
+    Args:
+        spoil: by step, what is wrong there: `loss` or `gradient` is no number, or the process comes to its `end`.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, spoil: dict[int, str] | None = None) -> None:
+        self.rank, self.world, self.spoil = rank, world, spoil or {}
+        self.closed = False
+        self.device = "cpu"
+        self.learning: list[bool] = []
+
+    def build(self, device: str) -> Any:
+        import torch
+        from torch import nn
+
+        self.device = device
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 6, 3, padding=1), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(6, 3, 3, padding=1)
+        return nn.Sequential(*layers).to(device).to(memory_format=torch.channels_last)
+
+    def batches(self, position: int) -> Iterator[Batch]:
+        share = BATCH // self.world
+        while (what := self.spoil.get(position // BATCH + 1, "")) != "end":
+            yield self._batch(range(position + self.rank * share, position + (self.rank + 1) * share), what)
+            position += BATCH
+
+    def _batch(self, rows: range, what: str = "") -> Batch:
+        import torch
+
+        pixels = np.stack([np.random.default_rng(row).standard_normal((3, 6, 6), np.float32) for row in rows])
+        target = np.roll(pixels, 1, axis=2) * np.float32("nan" if what == "loss" else 0.5)
+        inputs = torch.from_numpy(pixels).to(memory_format=torch.channels_last)
+        return inputs.to(self.device), torch.from_numpy(target).to(self.device), what
+
+    def parts(self, batch: Batch, count: int) -> list[tuple[Batch, float]]:
+        size = len(batch[0]) // count
+        cuts = range(0, len(batch[0]), size)
+        return [((batch[0][i : i + size], batch[1][i : i + size], batch[2]), 1 / count) for i in cuts]
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
+        pixels, target, what = batch
+        made = model(pixels).float()
+        loss = (made - target).square().mean()
+        if what == "gradient":
+            loss = loss + (made * 0).sum().sqrt()  # nothing is added, with an infinite slope
+        return loss, {"mean": made.detach().mean()}
+
+    def heldout(self, model: Any) -> tuple[float, int, dict[str, float]]:
+        self.learning.append(model.training)
+        size = 4 // self.world
+        batch = self._batch(range(10**6 + self.rank * size, 10**6 + (self.rank + 1) * size))
+        return float(self.loss(model, batch)[0]) * size, size, {"rows": float(size)}
+
+    def finish(self, model: Any, folder: RunFolder) -> dict[str, Any]:
+        weights = b"".join(p.detach().cpu().contiguous().numpy().tobytes() for p in model.parameters())
+        folder.write("weights", weights)
+        return {"weights": "weights"}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Drawing(Toy):
+    """One that draws as well."""
+
+    def sheet(self, model: Any, step: int, folder: RunFolder) -> str:
+        folder.write(f"sheets/{step}", str(float(next(model.parameters()).sum())).encode())
+        return f"sheets/{step}"
+
+
+class Dying(Toy):
+    """One whose last rank is killed at a step, once."""
+
+    def __init__(self, rank: int, world: int, step: int, mark: Path) -> None:
+        super().__init__(rank, world)
+        self.step, self.mark = step, mark
+
+    def batches(self, position: int) -> Iterator[Batch]:
+        for step, batch in enumerate(super().batches(position), position // BATCH + 1):
+            if step == self.step and self.rank == self.world - 1 and not self.mark.exists():
+                self.mark.touch()
+                os.kill(os.getpid(), 9)
+            yield batch
+
+
+def settings(**changes: Any) -> OptimiserSettings:
+    chosen = {"steps": STEPS, "batch": BATCH, "learning_rate": 1e-2, "warmup": 3, "ema": 0.9, "heldout": 4, **changes}
+    return OptimiserSettings.model_validate(chosen)
+
+
+def launching(**changes: Any) -> LaunchSettings:
+    load_defaults()
+    chosen = {"precision": "fp32", "device": "cpu", "checkpoint_every": 4, "heldout_every": 6, **changes}
+    return LaunchSettings.model_validate({**dask.config.get("daskt2i.launch"), **chosen})
+
+
+def run_folder(folder: Path | RunFolder) -> RunFolder:
+    return folder if isinstance(folder, RunFolder) else RunFolder(folder)
+
+
+def fit(folder: Path | RunFolder, task: Any = None, identity: Any = None, **changes: Any) -> dict[str, Any]:
+    """All steps on one rank in this process. Changes go to the settings that have such a name."""
+    how = {name: changes.pop(name) for name in list(changes) if name in LaunchSettings.model_fields}
+    return optimise(
+        task or Toy(), settings(**changes), launching(**how), run_folder(folder), identity or IDENTITY
+    )  # fmt: skip
+
+
+def losses(folder: Path | RunFolder, name: str = "loss") -> list[float]:
+    """By step; each step must be there once."""
+    lines = [line for line in read_metrics(run_folder(folder)) if name in line]
+    if name == "loss":
+        assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line[name] for line in lines]
+
+
+def main() -> None:
+    """As a rank."""
+    job, me = ranks.job(), ranks.rank()
+    task = Dying(me.rank, me.world, job["die_at"], Path(job["folder"], "died"))
+    optimise(task, settings(**job["settings"]), launching(**job["launch"]), RunFolder(job["folder"]), IDENTITY)
+
+
+if __name__ == "__main__":
+    main()

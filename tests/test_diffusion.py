@@ -1,0 +1,99 @@
+"""Objectives, schedules and samplers belong together: who knows the answer draws it, whatever the sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+from daskt2i.diffusion import Diffusion
+from daskt2i.noise import SCHEDULE, STEPS, Objective, alphas_cumprod
+from daskt2i.pipeline import scheduler_config, scheduler_for
+
+OBJECTIVES: tuple[Objective, ...] = ("flow", "v", "epsilon")
+
+
+def batch(rows: int = 64, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    draw = torch.Generator().manual_seed(seed)
+    latents, noise = torch.randn(2, rows, 4, 4, 4, generator=draw)
+    return latents, noise, torch.rand(rows, generator=draw), torch.randn(rows, generator=draw)
+
+
+def answer(objective: Objective, latent: torch.Tensor, seen: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    """What a model says that knows the clean latent."""
+    if objective == "flow":
+        return (seen - latent) / (time.float() / STEPS)
+    power = torch.as_tensor(alphas_cumprod(objective))[int(time)]
+    a, s = power.sqrt().float(), (1 - power).sqrt().float()
+    noise = (seen - a * latent) / s
+    return noise if objective == "epsilon" else a * noise - s * latent
+
+
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim", "euler"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_who_knows_the_picture_draws_it_with_each_sampler(objective: Objective, sampler: Any) -> None:
+    latent, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    scheduler = scheduler_for(scheduler_config(objective), sampler)
+    scheduler.set_timesteps(12)
+    now = noise * scheduler.init_noise_sigma
+    for time in scheduler.timesteps:
+        seen = scheduler.scale_model_input(now, time)
+        now = scheduler.step(answer(objective, latent, seen, time), time, now).prev_sample
+    assert (now - latent).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_target_is_what_the_sampler_takes_the_model_for(objective: Objective) -> None:
+    latents, noise, uniform, normal = batch()
+    diffusion = Diffusion(objective)
+    lesson = diffusion.lesson(latents, noise, uniform, normal)
+    said = torch.cat(
+        [answer(objective, latents[i : i + 1], lesson.inputs[i : i + 1], lesson.times[i]) for i in range(len(latents))]
+    )
+    assert diffusion.loss(said, lesson).max() < 1e-3
+    assert diffusion.loss(torch.zeros_like(said), lesson).min() > 0
+    assert lesson.times.min() >= 0
+    assert lesson.times.max() <= STEPS
+
+
+def test_schedules_are_those_of_diffusers() -> None:
+    theirs = DDPMScheduler(**SCHEDULE)
+    np.testing.assert_allclose(alphas_cumprod("epsilon"), theirs.alphas_cumprod, rtol=1e-4)
+    rescaled = 1 - rescale_zero_terminal_snr(theirs.betas)
+    np.testing.assert_allclose(alphas_cumprod("v"), torch.cumprod(rescaled, 0), atol=1e-5)
+    assert alphas_cumprod("v")[-1] == 0
+    with pytest.raises(ValueError, match="flow has no"):
+        alphas_cumprod("flow")
+
+
+def test_v_trains_on_pure_noise_too_and_with_a_weight() -> None:
+    latents, noise, _, normal = batch(1)
+    lesson = Diffusion("v").lesson(latents, noise, torch.tensor([0.99999]), normal)
+    assert torch.equal(lesson.inputs, noise)
+    assert torch.equal(lesson.target, -latents)
+    assert lesson.weight.item() == 1
+
+
+@pytest.mark.parametrize("objective", ["v", "epsilon"])
+def test_min_snr_weights_are_those_of_the_paper_and_can_be_left_out(objective: Objective) -> None:
+    latents, noise, uniform, normal = batch()
+    lesson = Diffusion(objective, snr_gamma=5.0).lesson(latents, noise, uniform, normal)
+    power = torch.as_tensor(alphas_cumprod(objective))[lesson.times.long()]
+    snr = power / (1 - power)
+    if objective == "epsilon":
+        expected = torch.minimum(snr, torch.tensor(5.0)) / snr
+    else:
+        expected = torch.minimum(snr + 1, torch.tensor(5.0)) / (snr + 1)
+    torch.testing.assert_close(lesson.weight.double(), expected.double(), rtol=1e-4, atol=1e-6)
+    assert torch.equal(Diffusion(objective, None).lesson(latents, noise, uniform, normal).weight, torch.ones(64))
+
+
+def test_a_shift_moves_flow_to_noisier_times() -> None:
+    given = batch()
+    times = [Diffusion("flow", shift=shift).lesson(*given).times for shift in (1.0, 3.0)]
+    t = times[0] / STEPS
+    torch.testing.assert_close(times[1] / STEPS, 3 * t / (1 + 2 * t))

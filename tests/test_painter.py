@@ -1,0 +1,81 @@
+"""A picture follows from its prompt, its seed and the sampler: not from what is drawn beside it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daskt2i.errors import ModelError
+from daskt2i.painter import Look, Painter, Wish
+
+LOOK = Look(steps=3, guidance=3.0, sampler="dpm++", batch=4)
+WISHES = [Wish("a red circle on white", 1), Wish("a blue star on grey", 2), Wish("a red circle on white", 3)]
+
+
+@pytest.fixture(scope="module")
+def painter(demo_run: Path) -> Painter:
+    return Painter(demo_run / "pipeline")
+
+
+def pixels(painter: Painter, wishes: list[Wish], look: Look = LOOK, **more: Any) -> np.ndarray:
+    return np.stack([picture.pixels for picture in painter.paint(wishes, look, **more)]).astype(int)
+
+
+def test_the_same_seed_draws_the_same_picture_whatever_the_batch(painter: Painter) -> None:
+    together = pixels(painter, WISHES)
+    alone = np.concatenate([pixels(painter, [wish]) for wish in WISHES])
+    assert np.abs(together - alone).max() <= 1
+    assert np.array_equal(together, pixels(painter, WISHES))
+
+
+def test_seeds_prompts_guidance_and_samplers_matter(painter: Painter) -> None:
+    first, _, other_seed = pixels(painter, WISHES)
+    assert np.abs(first - other_seed).mean() > 1
+    for look in (Look(3, 1.0, "dpm++", 4), Look(3, 3.0, "euler", 4), Look(6, 3.0, "dpm++", 4)):
+        assert np.abs(first - pixels(painter, WISHES[:1], look)[0]).max() > 0
+    # For flow both go straight along the velocity.
+    euler, ddim = (pixels(painter, WISHES[:1], Look(3, 3.0, sampler, 4)) for sampler in ("euler", "ddim"))  # type: ignore[arg-type]
+    assert np.array_equal(euler, ddim)
+
+
+def test_each_step_can_be_looked_at(painter: Painter) -> None:
+    seen: list[tuple[int, int, tuple[int, ...]]] = []
+    pixels(painter, WISHES, on_step=lambda step, of, small: seen.append((step, of, small.shape)))
+    assert seen == [(step, 3, (3, 16, 16, 3)) for step in (1, 2, 3)]
+
+
+def test_a_model_that_was_trained_with_a_mask_is_shown_the_caption_alone(painter: Painter) -> None:
+    masks: list[Any] = []
+    unet = painter._pipe.unet
+    handle = unet.register_forward_pre_hook(lambda m, a, kw: masks.append(kw), with_kwargs=True)
+    painter.about["masked"] = True
+    original = type(unet).forward
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        masks.append(kwargs["encoder_attention_mask"])
+        return original(self, *args, **kwargs)
+
+    try:
+        type(unet).forward = spy
+        masked = pixels(painter, WISHES[:2])
+    finally:
+        type(unet).forward = original
+        painter.about["masked"] = False
+        handle.remove()
+    mask = next(entry for entry in masks if not isinstance(entry, dict))
+    assert mask.shape == (4, 26)  # two empty prompts, two captions
+    assert mask.sum(1).tolist()[:2] == [2, 2]
+    assert all(2 < count < 26 for count in mask.sum(1).tolist()[2:])
+    assert "forward" not in vars(unet)
+    assert np.abs(masked - pixels(painter, WISHES[:2])).max() > 0
+
+
+def test_a_damaged_pipeline_is_one_sentence(demo_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo_run / "pipeline", tmp_path / "pipeline")
+    (tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match=r"cannot be loaded: .* Train again"):
+        Painter(tmp_path / "pipeline")

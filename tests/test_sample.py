@@ -1,0 +1,128 @@
+"""Prompts become picture files that say how they were made, on any executor, and are not drawn twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from daskt2i.errors import ConfigError, ModelMissing, SourceMissing
+from daskt2i.executors.multiprocessing import MultiprocessingExecutor
+from daskt2i.executors.serial import SerialExecutor
+from daskt2i.folder import RunFolder
+from daskt2i.painter import Look, Wish
+from daskt2i.protocols import Executor
+from daskt2i.sample import draw, read_prompts, wishes_for
+from daskt2i.sheet import file_name, png, sheet
+from daskt2i.workflow import app
+
+LOOK = Look(steps=2, guidance=3.0, sampler="dpm++", batch=2)
+WISHES = wishes_for(["a red circle", "a blue star", "a green ring"], 5)
+
+
+def drawn(executor: Executor, folder: Path, wishes: list[Wish] = WISHES, **more: Any) -> np.ndarray:
+    workforce = executor.start()
+    try:
+        pictures = draw(RunFolder(folder), wishes, LOOK, executor, workforce, "cpu", **more)
+    finally:
+        executor.close()
+    assert [picture.wish for picture in pictures] == wishes
+    return np.stack([picture.pixels for picture in pictures]).astype(int)
+
+
+def test_workers_share_the_pictures_and_draw_the_same_ones(demo_run: Path) -> None:
+    counted: list[tuple[int, int]] = []
+    here = drawn(SerialExecutor(1), demo_run, tell=lambda done, of: counted.append((done, of)))
+    assert counted[-1] == (3, 3)
+    there = drawn(MultiprocessingExecutor(2, 1, None), demo_run)
+    assert np.abs(here - there).max() <= 1
+
+
+def test_without_a_pipeline_the_sentence_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match="Train one first"):
+        drawn(SerialExecutor(1), tmp_path)
+
+
+@pytest.fixture
+def run_copy(demo_run: Path, tmp_path: Path) -> Path:
+    """A run folder with the pipeline alone, to draw into."""
+    shutil.copytree(demo_run / "pipeline", tmp_path / "run" / "pipeline")
+    return tmp_path / "run"
+
+
+def command(*words: str) -> Any:
+    return CliRunner().invoke(app, [*words, "--scheduler", "serial", "--json"], catch_exceptions=False)
+
+
+def test_the_command_writes_pictures_with_their_story_and_a_sheet(run_copy: Path) -> None:
+    words = ["sample", "-p", "a red circle", "-p", "Ein grüner Stern", "--seed", "7", "--steps", "2", "--guidance", "2"]
+    done = command(*words, "--count", "2", "--sampler", "euler", "-o", str(run_copy))
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    files = [Path(name) for name in said["files"]]
+    assert said["pictures"] == 4
+    assert [path.name for path in files] == [
+        "sheet.png",
+        "000-a-red-circle-seed7.png",
+        "001-a-red-circle-seed8.png",
+        "002-ein-gr-ner-stern-seed7.png",
+        "003-ein-gr-ner-stern-seed8.png",
+    ]
+    with Image.open(files[4]) as picture:
+        assert picture.size == (64, 64)
+        assert picture.text == {  # type: ignore[attr-defined]
+            "Prompt": "Ein grüner Stern", "Seed": "8", "Steps": "2", "Guidance": "2", "Sampler": "euler",
+            "Software": "daskt2i",
+        }  # fmt: skip
+    with Image.open(files[0]) as picture:
+        assert picture.text["Prompts"] == "a red circle\nEin grüner Stern"  # type: ignore[attr-defined]
+        assert picture.text["Seeds"] == "7, 8"  # type: ignore[attr-defined]
+    before = files[1].stat().st_mtime_ns
+    again = json.loads(command(*words, "--count", "2", "--sampler", "euler", "-o", str(run_copy)).stdout)
+    assert again["files"] == said["files"]
+    assert files[1].stat().st_mtime_ns == before  # nothing was drawn again
+    files[2].unlink()
+    command(*words, "--count", "2", "--sampler", "euler", "-o", str(run_copy))
+    assert files[2].exists()
+
+
+def test_a_file_of_prompts_has_one_on_each_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("\ufeffa red circle\n\n# of no account\n  a blue star  \n", encoding="utf-8")
+    assert read_prompts(str(path)) == ["a red circle", "a blue star"]
+    with pytest.raises(SourceMissing, match=r"none\.txt cannot be read"):
+        read_prompts(str(tmp_path / "none.txt"))
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        read_prompts(str(path))
+
+
+def test_nothing_to_draw_says_what_can_be_given() -> None:
+    with pytest.raises(ConfigError, match=r"--prompt TEXT .* --prompts FILE"):
+        wishes_for([], 0)
+
+
+def test_file_names_are_safe_and_short_whatever_the_prompt() -> None:
+    assert file_name(3, "../../etc/passwd; rm -rf", 1) == "003-etc-passwd-rm-rf-seed1.png"
+    assert file_name(0, "赤い丸", 2) == "000-prompt-seed2.png"
+    assert len(file_name(1, "word " * 100, 0)) < 70
+
+
+def test_a_sheet_holds_every_picture_enlarged_in_rows_with_frames() -> None:
+    pictures = [np.full((16, 16, 3), 20 * i, np.uint8) for i in range(5)]
+    page = sheet(pictures, ["a label that is much too long for three lines of text " * 3] * 5, columns=3)
+    tile = 128 + 8
+    assert page.shape == (2 * (tile + 3 * 13) + 8, 3 * tile + 8, 3)
+    assert page[8 + 64, 8 + tile + 64].tolist() == [20, 20, 20]
+    framed = sheet(pictures[:2], ["", ""], marks=[True, False])
+    assert framed[6, 60].tolist() == [30, 140, 60]
+    assert framed[6, 8 + tile + 60].tolist() == [200, 40, 40]
+    with pytest.raises(ValueError, match="no sheet"):
+        sheet([], [])
+    assert png(pictures[0], {"Seed": 1}).startswith(b"\x89PNG")

@@ -1,0 +1,54 @@
+"""A small run folder with everything in it: scenes, latents by the demo encoders, a pipeline trained for moments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from daskt2i.config import load_workflow
+from daskt2i.encode import encode
+from daskt2i.executors.serial import SerialExecutor
+from daskt2i.folder import RunFolder
+from daskt2i.hands import LocalHands
+from daskt2i.prepare import prepare
+from daskt2i.settings import Workflow
+from daskt2i.training import Trained, train
+
+TINY = (
+    "scenes.rows=20",
+    "dataset.rows_per_chunk=8",
+    "dataset.precision=fp32",
+    "run.device=cpu",
+    "run.gate_rows=0",
+    "train.steps=3",
+    "train.batch=4",
+    "train.heldout=4",
+    "train.warmup=0",
+    "train.learning_rate=0.02",  # a model begins by saying nothing, and three steps must teach it to
+    "train.ema=0",
+    "train.model.config={block_out_channels: [16, 32, 32]}",
+    "launch.device=cpu",
+    "launch.precision=fp32",
+    "launch.checkpoint_every=2",
+    "sample.steps=3",
+    "sample.batch=4",
+)
+"""`--set` of the run."""
+
+
+def tiny_workflow(*more: str) -> Workflow:
+    """The demo, made small."""
+    return load_workflow("demo", [*TINY, *more])
+
+
+def encoded(out: Path, *more: str) -> Workflow:
+    """Encode a tiny demo in this process."""
+    workflow = tiny_workflow(*more)
+    summary = encode(prepare(workflow, out), SerialExecutor())
+    assert not summary.failed
+    return workflow
+
+
+def trained(workflow: Workflow, out: Path, listener: Any = lambda event: None, ranks: int = 1) -> Trained:
+    """Train it with ranks that are children of this process."""
+    return train(workflow, RunFolder(out), LocalHands(ranks), ranks, 1, listener)
