@@ -42,7 +42,7 @@ WORKER_SECONDS = 60.0
 _ASK_SECONDS = 3.0
 _FETCH_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
-_RESTART_SECONDS = 30
+_RESTART_SECONDS = 60
 _TOLD_LINES = 15
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 

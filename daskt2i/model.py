@@ -94,9 +94,8 @@ def build(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
     """The model with fresh weights, in channels_last, ready to train; the same weights for the same seed.
 
     The last convolution of each residual block and of the model begins at zero, so that the blocks begin as identities
-    (Dhariwal and Nichol 2021, arXiv:2105.05233, whose code does so; diffusers does not). On the demo's data 800 steps of
-    16 samples ended at a loss of 0.19 with it, 400 steps of 32 without it at 0.21. Attention keeps its weights: with
-    zeros there too, prompts took longer to be heard.
+    (Dhariwal and Nichol 2021, arXiv:2105.05233, whose code does so; diffusers does not). Attention keeps its weights:
+    with zeros there too, prompts took longer to be heard.
 
     Raises:
         ConfigError: diffusers does not take the config.

@@ -303,7 +303,7 @@ def test_a_worker_that_is_busy_is_named(client: Client) -> None:
     with pytest.raises(RankLost, match=rf"busy with other work, or out of reach: {address}\.") as caught:
         launch("rank_modules.ddp", {}, DaskHands(client), 2, 1, Killer(), 1, env=ENV, start_seconds=1)
     assert "One attempt was allowed" in str(caught.value)
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 60  # half of what it would wait by default
     busy.result()
 
 
@@ -462,7 +462,7 @@ def test_a_killed_driver_takes_all_ranks_with_it_and_the_same_command_goes_on(
     psutil.wait_procs(children, timeout=10)
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
     with driver(kind, about) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert min(event["step"] for event in map(json.loads, out.splitlines()) if event["kind"] == "step") == 5
     assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
@@ -475,7 +475,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_driver_alone(kind: str, tmp_path: Path
         until_step(process, 3)
         begun = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - begun < 15
     assert ranks_running() == []
