@@ -58,6 +58,9 @@ ImagesOption = Annotated[
 CaptionsOption = Annotated[
     str | None, typer.Option("--captions", help="The COCO caption file that goes with --images.")
 ]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", help="Keep the rows of which it is true, e.g. 'people and not duplicate'.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,6 +78,7 @@ def encode(
     out_folder: OutOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
+    where: WhereOption = None,
     set_: SetOption = [],  # noqa: B006  # typer reads it, nobody changes it
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -88,7 +92,7 @@ def encode(
         from daskt2i.config import load_workflow
         from daskt2i.prepare import prepare
 
-        settings = load_workflow(workflow, set_, images, captions)
+        settings = load_workflow(workflow, _with_where(set_, where), images, captions)
         chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
         crew = cluster.crew_for(chosen, prepared)
@@ -189,7 +193,12 @@ def _plan_json(prepared: Any, crew: Any) -> dict[str, Any]:
         "bytes": prepared.cost.disk,
         "precision": prepared.precision,
         "out": str(prepared.folder),
+        **({"left_out": prepared.source_info.left_out} if prepared.workflow.dataset.where else {}),
     }
+
+
+def _with_where(sets: list[str], where: str | None) -> list[str]:
+    return sets if where is None else [*sets, f"dataset.where={json.dumps(where)}"]
 
 
 def _folder(workflow: str, out_folder: str | None, sets: list[str]) -> Any:

@@ -15,14 +15,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 FLOORS = {
     0: "errors",
-    1: "types folder component",
-    2: "protocols settings plan flushing",
-    3: "config images latents receipts manifest lock gates layout progress executors.attempts machine"
+    1: "types folder component formats facts",
+    2: "protocols settings plan flushing images captions captions.activities captions.mentions captions.people"
+    " captions.rules expression likeness instances",
+    3: "config survey latents receipts manifest lock gates layout progress executors.attempts machine"
     " sources sources.coco sources.coco_index sources.drawing sources.fake sources.grammar sources.judge"
     " sources.scenes sources.zipped"
     " encoders encoders.fake encoders.footprint encoders.precision encoders.text encoders.textconfig"
     " encoders.tokens encoders.vae encoders.weights",
-    4: "reading model_cache status testing testing.encoder testing.executor testing.source testing.store",
+    4: "reading model_cache status selection testing testing.encoder testing.executor testing.source testing.store",
     5: "worker prepare verify",
     6: "encode executors executors.dask executors.joblib executors.multiprocessing executors.serial",
     7: "cluster terminal",
@@ -38,7 +39,7 @@ imports nothing before somebody asks for `open_store`.
 FLOOR = {f"daskt2i.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["daskt2i"] = 4  # a front door to the store, one floor above it
 
-FAMILIES = ("daskt2i.sources.", "daskt2i.encoders.")
+FAMILIES = ("daskt2i.captions.", "daskt2i.sources.", "daskt2i.encoders.")
 """Sub-packages on one floor whose modules may import each other, without a circle."""
 
 HEAVY = {"torch", "diffusers", "transformers"}

@@ -103,9 +103,10 @@ class TextEncoder:
         self.seed = seed
         self._loaded: tuple[Any, Any, TextShape, int] | None = None
         self._runtime: Runtime | None = None
+        self._tokenizer: tuple[Any, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None, "_runtime": None}
+        return {**self.__dict__, "_loaded": None, "_runtime": None, "_tokenizer": None}
 
     def info(self) -> EncoderInfo:
         """What it makes of one caption, from JSON files and file headers alone.
@@ -208,6 +209,17 @@ class TextEncoder:
                 if pooled is not None:
                     made["text_pooled"][index] = pooled[place]
         return made
+
+    def count_tokens(self, captions: Sequence[str]) -> tuple[list[int], int]:
+        """Tokens of each caption before any is cut, and how many fit a slot. Loads the tokenizer alone.
+
+        Raises:
+            ModelMissing, ModelError, ConfigError: as `load`.
+        """
+        if self._tokenizer is None:
+            folder = self._tokenizer_folder()
+            self._tokenizer = self._load_tokenizer(folder), self._length(self._read()[2], folder)
+        return tokens.count(self._tokenizer[0], captions), self._tokenizer[1]
 
     def _forward(
         self, model: Any, shape: TextShape, numbers: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_], device: str

@@ -38,6 +38,14 @@ def tokenize(tokenizer: Any, captions: Sequence[str], limit: int) -> tuple[list[
     return [list(ids) or [filler(tokenizer)] for ids in whole], truncated
 
 
+def count(tokenizer: Any, captions: Sequence[str]) -> list[int]:
+    """Tokens of each caption, special tokens included, before any is cut."""
+    if not captions:
+        return []
+    texts = [text.encode("utf-8", "replace").decode("utf-8") for text in captions]
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]]
+
+
 def filler(tokenizer: Any) -> int:
     """The token for empty places: padding, else end, else start, else 0."""
     found = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
