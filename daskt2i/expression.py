@@ -17,14 +17,14 @@ import ast
 import difflib
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import Any
 
 from daskt2i.errors import ConfigError
 from daskt2i.facts import FACTS, NUMBER, TEXT, WORDS, YES_NO
 
 MOST_CHARACTERS = 2000
-_LIST = "a list of values"
+MOST_DEPTH = 40
 
 _FUNCTIONS = {"min": min, "max": max, "abs": abs}
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
@@ -49,7 +49,7 @@ class Expression:
         return any(FACTS[name].picture for name in self.names)
 
     def keeps(self, values: Mapping[str, Any]) -> bool:
-        """Whether a row with these facts stays. One for which it divides by zero (an unreadable image's height) does not.
+        """Whether a row with these facts stays. One for which it divides by zero (an image of height 0) does not.
 
         Args:
             values: of all `names`.
@@ -77,27 +77,25 @@ def parse_where(text: str) -> Expression:
     check = _Check(" ".join(stripped.splitlines()))
     tree = check.parsed()
     if (kind := check.kind(tree)) != YES_NO:
-        check.refuse(tree, f"the whole is {kind}, and not yes or no; compare it with something")
+        raise check.wrong(tree, f"the whole is {kind}, and not yes or no; compare it with something")
     return Expression(ast.unparse(tree), tuple(sorted(check.names)))
 
 
 @dataclass(slots=True)
 class _Check:
     text: str
-    names: set[str]
+    names: set[str] = field(default_factory=set)
+    depth: int = 0
 
-    def __init__(self, text: str) -> None:
-        self.text, self.names = text, set()
-
-    def refuse(self, node: ast.AST, why: str) -> NoReturn:
+    def wrong(self, node: ast.AST, why: str) -> ConfigError:
         # Python counts columns in bytes of UTF-8.
         raw = self.text.encode()
         start, stop = getattr(node, "col_offset", 0), getattr(node, "end_col_offset", None) or len(raw)
-        self.refuse_at(len(raw[:start].decode()), len(raw[:stop].decode()), why)
+        return self.wrong_at(len(raw[:start].decode()), len(raw[:stop].decode()), why)
 
-    def refuse_at(self, start: int, stop: int, why: str) -> NoReturn:
+    def wrong_at(self, start: int, stop: int, why: str) -> ConfigError:
         shown = f"{self.text[:start]}>>>{self.text[start:stop]}<<<{self.text[stop:]}"
-        raise ConfigError(f"dataset.where: at character {start + 1}, `{shown}`: {why}. Nothing was encoded.")
+        return ConfigError(f"dataset.where: at character {start + 1}, `{shown}`: {why}. Nothing was encoded.")
 
     def parsed(self) -> ast.expr:
         try:
@@ -105,12 +103,24 @@ class _Check:
         except SyntaxError as error:
             start = max(0, min((error.offset or 1) - 1, len(self.text)))
             end = error.end_offset - 1 if error.end_offset and error.end_offset - 1 > start else start + 1
-            self.refuse_at(start, min(end, len(self.text)), f"this is no expression ({error.msg})")
+            raise self.wrong_at(start, min(end, len(self.text)), f"this is no expression ({error.msg})") from error
         except (ValueError, RecursionError, MemoryError) as error:
-            self.refuse_at(0, len(self.text), f"this is no expression ({type(error).__name__})")
+            raise self.wrong_at(0, len(self.text), f"this is no expression ({type(error).__name__})") from error
 
     def kind(self, node: ast.expr) -> str:
-        """What a part gives; refuses what is not allowed."""
+        """What a part gives.
+
+        Raises:
+            ConfigError: it is not allowed, or its own parts do not fit.
+        """
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise self.wrong(node, f"this is nested more than {MOST_DEPTH} deep")
+        found = self._kind(node)
+        self.depth -= 1
+        return found
+
+    def _kind(self, node: ast.expr) -> str:
         match node:
             case ast.Constant(value=bool()):
                 return YES_NO
@@ -142,12 +152,12 @@ class _Check:
                 for argument in args:
                     self._want(argument, NUMBER)
                 if (name == "abs") != (len(args) == 1):
-                    self.refuse(node, "abs takes one number, min and max two or more")
+                    raise self.wrong(node, "abs takes one number, min and max two or more")
                 return NUMBER
             case ast.Call():
-                self.refuse(node, "only min, max and abs can be called, with numbers")
+                raise self.wrong(node, "only min, max and abs can be called, with numbers")
             case _:
-                self.refuse(
+                raise self.wrong(
                     node,
                     "this is not allowed here: an expression holds facts, numbers, texts, comparisons, and, or, not, "
                     "in, + - * / // % and min, max, abs",
@@ -162,14 +172,14 @@ class _Check:
             if quoted:
                 hint = f'did you mean {quoted[0]} == "{name}"?'
             hint = f"{hint} " if hint else ""
-            self.refuse(node, f"there is no fact named {name}; {hint}the facts are {', '.join(FACTS)}")
+            raise self.wrong(node, f"there is no fact named {name}; {hint}the facts are {', '.join(FACTS)}")
         self.names.add(name)
         return fact.kind
 
     def _want(self, node: ast.expr, wanted: str) -> None:
         found = self.kind(node)
         if found != wanted:
-            self.refuse(node, f"this is {found}, where {wanted} is wanted")
+            raise self.wrong(node, f"this is {found}, where {wanted} is wanted")
 
     def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> None:
         if isinstance(op, ast.In | ast.NotIn):
@@ -180,28 +190,28 @@ class _Check:
         elif isinstance(op, ast.Eq | ast.NotEq):
             kinds = self.kind(left), self.kind(right)
             if kinds[0] != kinds[1] or kinds[0] == WORDS:
-                self.refuse(right, f"{kinds[0]} is compared with {kinds[1]}")
+                raise self.wrong(right, f"{kinds[0]} is compared with {kinds[1]}")
             self._known(left, right)
             self._known(right, left)
         else:
-            self.refuse(right, "`is` compares no values; write ==")
+            raise self.wrong(right, "`is` compares no values; write ==")
 
     def _contains(self, left: ast.expr, right: ast.expr) -> None:
         found = self.kind(left)
         if isinstance(right, ast.List | ast.Tuple):
             for item in right.elts:
                 if not isinstance(item, ast.Constant) or self.kind(item) != found:
-                    self.refuse(item, f"a list after `in` holds values such as {found}, as left of it")
+                    raise self.wrong(item, f"a list after `in` holds values such as {found}, as left of it")
                 self._known(left, item)
         elif (kind := self.kind(right)) not in (TEXT, WORDS) or found != TEXT:
-            self.refuse(right, f"`in` looks for a text in a text or a list of words, not for {found} in {kind}")
+            raise self.wrong(right, f"`in` looks for a text in a text or a list of words, not for {found} in {kind}")
 
     def _known(self, name: ast.expr, value: ast.expr) -> None:
         """A value that the fact can never have is a slip of the pen: it would keep nothing, without a word."""
         if isinstance(name, ast.Name) and isinstance(value, ast.Constant):
             values = FACTS[name.id].values
             if values and value.value not in values:
-                self.refuse(value, f"{name.id} is never this; it can be {', '.join(v or 'empty' for v in values)}")
+                raise self.wrong(value, f"{name.id} is never this; it can be {', '.join(v or 'empty' for v in values)}")
 
 
 @functools.lru_cache(maxsize=8)

@@ -162,6 +162,66 @@ def verify(
 
 
 @app.command()
+def insights(
+    workflow: WorkflowOption = "demo",
+    scheduler: SchedulerOption = None,
+    out_folder: OutOption = None,
+    images: ImagesOption = None,
+    captions: CaptionsOption = None,
+    where: WhereOption = None,
+    pictures: Annotated[bool, typer.Option(help="Look at the image files too.")] = True,
+    tokens: Annotated[bool, typer.Option(help="Count tokens by the workflow's text encoder.")] = True,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many activities to list.")] = 20,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Report what a data set holds: people, activities, captions, files, repeats.
+
+    It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
+    """
+    with _sentences():
+        from daskt2i import cluster, terminal
+        from daskt2i import insights as stage
+        from daskt2i.config import load_workflow
+        from daskt2i.folder import RunFolder
+        from daskt2i.insights_view import report_view
+
+        settings = load_workflow(workflow, _with_where(set_, where), images, captions)
+        dataset = stage.settled(settings)
+        chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+        report = stage.insights(
+            dataset,
+            RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options),
+            cluster.open_executor(chosen, stage.crew_for_insights(chosen.workers, chosen.kind, tokens=tokens)),
+            pictures=pictures,
+            tokens=tokens,
+            top=top,
+            progress=terminal.counting(err, "images read:"),
+        )
+        _print(report.to_json(), as_json, report_view(report))
+
+
+@app.command()
+def suggest(
+    text: Annotated[str, typer.Argument(help="A few letters or words.")],
+    workflow: WorkflowOption = "demo",
+    out_folder: OutOption = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many suggestions.")] = 8,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Suggest prompts from the captions of a store."""
+    with _sentences():
+        from daskt2i.insights_view import suggestions_view
+        from daskt2i.suggest import Suggestions
+
+        folder = _folder(workflow, out_folder, set_)
+        found = Suggestions.of_store(folder.root, folder.storage_options).suggest(text, count)
+        told = [{"text": one.text, "times": one.times, "why": one.why} for one in found]
+        _print({"text": text, "suggestions": told}, as_json, suggestions_view(found))
+
+
+@app.command()
 def scenes(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many scenes.")] = 1000,
     out_folder: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("scenes"),

@@ -24,9 +24,9 @@ FLOORS = {
     " encoders encoders.fake encoders.footprint encoders.precision encoders.text encoders.textconfig"
     " encoders.tokens encoders.vae encoders.weights",
     4: "reading model_cache status selection testing testing.encoder testing.executor testing.source testing.store",
-    5: "worker prepare verify",
-    6: "encode executors executors.dask executors.joblib executors.multiprocessing executors.serial",
-    7: "cluster terminal",
+    5: "report suggest worker prepare verify",
+    6: "encode insights_view page executors executors.dask executors.joblib executors.multiprocessing executors.serial",
+    7: "cluster insights terminal",
     8: "workflow",
 }
 """Lower floor -> modules. A module imports strictly lower floors; a new module must be given a floor here.
