@@ -66,9 +66,9 @@ td.name { overflow-wrap: anywhere; text-align: left; white-space: normal; }
 
 _MEANING = """
 These figures count what people wrote under pictures, not who is pictured. A gender here is a word that an annotator
-chose, often from looks, and is no statement about anybody; whoever is called a person, rider or child stays neutral. What
-captions leave out is not counted: "unstated" is most often an adult whom nobody described. Use the figures to see what a
-model will be told, and what it will hardly see; do not use them to say who people are.
+chose, often from looks, and is no statement about anybody; whoever is called a person, rider or child stays neutral.
+What captions leave out is not counted: "unstated" is most often an adult whom nobody described. Use the figures to see
+what a model will be told, and what it will hardly see; do not use them to say who people are.
 """
 
 

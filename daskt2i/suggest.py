@@ -4,10 +4,10 @@ Covers: completions by frequency, captions that hold the words elsewhere, captio
 Does not cover: making anything up: every suggestion is a caption that somebody wrote.
 
 Loading sorts the captions as rows of word numbers, in the order of the alphabet. A prefix is then a range found by
-bisection, and the next words of a range are runs in a column. Meaning is the cosine between pooled text states; for speed
-they are projected to 64 dimensions (their principal ones), and the best are compared again in full. A typed text has no
-state of its own here (that would take the encoder); the mean of the captions it leads to stands for it, unless the
-caller brings one.
+bisection, and the next words of a range are runs in a column. Meaning is the cosine between pooled text states; for
+speed they are projected to 64 dimensions (their principal ones), and the best are compared again in full. A typed text
+has no state of its own here (that would take the encoder); the mean of the captions it leads to stands for it, unless
+the caller brings one.
 """
 
 from __future__ import annotations
@@ -70,14 +70,19 @@ class Suggestions:
         table = np.zeros((len(keys), _DEPTH), np.int32)
         for row, key in enumerate(keys):
             table[row, : len(key)] = [number[word] for word in key]
-        filled = np.flatnonzero(table[:, 0])
+        order = np.lexsort(table.T[::-1])  # a stable sort: of equal captions the first one stands first
+        order = order[table[order, 0] > 0]
+        ordered = table[order]
+        changes = (np.diff(ordered, axis=0) != 0).any(axis=1)
+        starts = np.flatnonzero(np.append(True, changes)[: len(order)])
         # By the first caption of equal ones: its spelling is shown, its state stands for all.
-        found, first, counts = np.unique(table[filled], axis=0, return_index=True, return_counts=True)
-        self._words, self._table, self._times = words, found, counts
-        self._texts = [" ".join(captions[int(filled[place])].split()) for place in first]
-        self._length = (found > 0).sum(axis=1)
-        self._holders = _holders(found, len(words) + 1)
-        self._states = None if states is None else _Meaning(np.asarray(states)[filled[first]])
+        first = order[starts]
+        self._words, self._table = words, ordered[starts]
+        self._times = np.diff(np.append(starts, len(order)))
+        self._texts = [" ".join(captions[int(place)].split()) for place in first]
+        self._length = (self._table > 0).sum(axis=1)
+        self._holders = _holders(self._table, len(words) + 1)
+        self._states = None if states is None else _Meaning(np.asarray(states)[first])
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -205,13 +210,11 @@ class _Meaning:
         self._states = states
         sample = _unit(states[:: max(1, len(states) // _SAMPLE)].astype(np.float32))
         self._mean = sample.mean(axis=0)
-        _, _, axes = (
-            np.linalg.svd(np.cov((sample - self._mean).T)) if len(sample) > 1 else (0, 0, np.eye(len(self._mean)))
-        )
-        self._axes = np.ascontiguousarray(np.atleast_2d(axes)[:DIMENSIONS].T, dtype=np.float32)
-        parts = [
-            _unit(self._short(states[start : start + 8192])) for start in range(0, len(states), 8192)
-        ]  # in parts: all states in float32 would take twice the memory
+        spread = (sample - self._mean).T @ (sample - self._mean)
+        _, axes = np.linalg.eigh(spread)  # ascending
+        self._axes = np.ascontiguousarray(axes[:, ::-1][:, :DIMENSIONS], dtype=np.float32)
+        # In parts: all states in float32 would take twice the memory.
+        parts = [_unit(self._short(states[start : start + 8192])) for start in range(0, len(states), 8192)]
         self._shorts = np.concatenate(parts)
 
     def _short(self, states: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -224,9 +227,9 @@ class _Meaning:
         """Captions outside of a range that mean what a state, or these captions on average, mean."""
         if state is None and not seeds:
             return []
-        wanted = (
-            _unit(self._states[list(seeds)].astype(np.float32)).mean(axis=0) if state is None else np.asarray(state)
-        )
+        if state is None:
+            state = _unit(self._states[list(seeds)].astype(np.float32)).mean(axis=0)
+        wanted = np.asarray(state, np.float32)
         likeness = self._shorts @ _unit(self._short(wanted[None]))[0]
         likeness[exclude[0] : exclude[1]] = -np.inf
         some = min(_AGAIN, len(likeness))

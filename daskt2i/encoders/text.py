@@ -218,7 +218,8 @@ class TextEncoder:
         """
         if self._tokenizer is None:
             folder = self._tokenizer_folder()
-            self._tokenizer = self._load_tokenizer(folder), self._length(self._read()[2], folder)
+            tokenizer = tokens.load_for_counting(folder) or self._load_tokenizer(folder)
+            self._tokenizer = tokenizer, self._length(self._read()[2], folder)
         return tokens.count(self._tokenizer[0], captions), self._tokenizer[1]
 
     def _forward(
