@@ -56,8 +56,8 @@ h3 { font-size: 14px; margin: 0 0 6px; font-weight: 600; }
 .card b { display: block; font-size: 24px; line-height: 1.2; } .card span { color: #5b6876; font-size: 13px; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 14px; }
 .panel { overflow: hidden; }
-.thumbs { display: flex; flex-wrap: wrap; gap: 6px; }
-.thumbs img { width: 112px; height: 112px; border-radius: 5px; display: block; background: #eceff3; }
+.thumbs { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px; }
+.thumbs img { width: 100%; aspect-ratio: 1; border-radius: 5px; display: block; background: #eceff3; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; } td { padding: 3px 8px 3px 0; vertical-align: top; }
 td:last-child { text-align: right; white-space: nowrap; padding-right: 0; }
 td.name { overflow-wrap: anywhere; text-align: left; white-space: normal; }

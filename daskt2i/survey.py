@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from daskt2i import images, likeness
 from daskt2i.captions.mentions import tokens_of
-from daskt2i.captions.people import read_captions
+from daskt2i.captions.people import read_tokens
 from daskt2i.captions.rules import Rules, compile_rules
 from daskt2i.component import Component
 from daskt2i.errors import Daskt2iError, Reason, RowRejected
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 READERS = 4
 """Threads that read and decode images: most of the time they wait for a disk or a network, or are outside of Python."""
 
-_ARTICLES = frozenset(["a", "an", "the", "some", "his", "her", "its", "their", "is", "are", "of"])
+_NO_MATTER = frozenset(("a", "an", "the", "some", "his", "her", "its", "their", "is", "are", "of", ",", ".", ";", ":"))
+"""Words and marks by which captions may differ and still say the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def survey_chunk(survey: Survey, chunk: Chunk) -> Surveyed:
     rules = compile_rules(survey.rules)
     captions = [caption for row in chunk.rows for caption in row.captions]
     counts, limit, note = _tokens(survey.text, captions)
-    lines = [_of_captions(row, rules) for row in chunk.rows]
+    tokens = [[tokens_of(caption) for caption in row.captions] for row in chunk.rows]
+    lines = [_of_captions(row, said, rules) for row, said in zip(chunk.rows, tokens, strict=True)]
     if survey.pictures:
         source: Source = _built(survey.source.model_dump_json(by_alias=True))
         look = functools.partial(_look, source, survey.limits)
@@ -109,8 +112,8 @@ def survey_chunk(survey: Survey, chunk: Chunk) -> Surveyed:
         facts=pa.RecordBatch.from_arrays(columns, schema=wanted),
         tokens=counts,
         limit=limit,
-        exact=_hashes(captions, lambda text: " ".join(text.split())),
-        alike=_hashes(captions, _gist),
+        exact=_hashes(" ".join(caption.split()) for caption in captions),
+        alike=_hashes(map(_gist, captions, itertools.chain.from_iterable(tokens))),
         of_row=np.repeat([row.index for row in chunk.rows], [len(row.captions) for row in chunk.rows]).astype(np.int64),
         note=note,
     )
@@ -169,8 +172,8 @@ def _add_tokens(lines: list[dict[str, Any]], rows: Sequence[Row], counts: npt.ND
         line["cut"] = int((mine > limit).sum()) if len(mine) else 0
 
 
-def _of_captions(row: Row, rules: Rules) -> dict[str, Any]:
-    found = read_captions(row.captions, rules)
+def _of_captions(row: Row, tokens: list[list[str]], rules: Rules) -> dict[str, Any]:
+    found = read_tokens(tokens, rules)
     return {
         "row": row.index,
         "image_id": row.image_id,
@@ -223,16 +226,13 @@ def _header(data: bytes) -> dict[str, Any]:
     return {"format": image.format or "", "mode": image.mode, "width": image.width, "height": image.height}
 
 
-def _gist(caption: str) -> str:
+def _gist(caption: str, tokens: list[str]) -> str:
     """The words without order, articles, marks and plural s: captions that share it say the same."""
-    words = {token[:-1] if token.endswith("s") and len(token) > 3 else token for token in tokens_of(caption)}
-    kept = sorted(word for word in words - _ARTICLES if word[0].isalnum())
-    return " ".join(kept) or caption.strip()
+    words = {token[:-1] if token[-1] == "s" and len(token) > 3 else token for token in tokens}
+    return " ".join(sorted(words - _NO_MATTER)) or caption.strip()
 
 
-def _hashes(captions: Sequence[str], key: Callable[[str], str]) -> npt.NDArray[np.uint64]:
-    """64 bits of each caption's key. Two different ones of a million agree with a chance of 3 in 100 million."""
-    joined = b"".join(
-        hashlib.blake2b(key(caption).encode("utf-8", "replace"), digest_size=8).digest() for caption in captions
-    )
+def _hashes(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """64 bits of each text. Two different ones of a million agree with a chance of 3 in 100 million."""
+    joined = b"".join(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest() for text in texts)
     return np.frombuffer(joined, np.uint64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from daskt2i.captions.rules import MANY, Person, Rules
+from daskt2i.captions.rules import ENDINGS, MANY, Person, Rules
 
 _TOKEN = re.compile(r"[a-z]+(?:[-'][a-z]+)*(?:(?<=s)')?|[0-9]+|[,.;:]")
 _LONGEST = 300
@@ -54,7 +54,9 @@ class _Caption:
         found: list[Mention] = []
         carried: Person | None = None  # a word that turned out to describe the next one
         for place, token in enumerate(tokens):
-            person = self._person(token)
+            person = rules.persons.get(token)
+            if person is None and (token[-3:] in ENDINGS or "'" in token):
+                person = self._person(token)
             if person is None:
                 continue
             if self._is_something_else(place, person):

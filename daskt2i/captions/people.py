@@ -48,9 +48,8 @@ class People:
 NOBODY = People()
 
 
-def read_caption(caption: str, rules: Rules) -> CaptionPeople | None:
-    """What one caption says of people; None where it says nothing at all."""
-    tokens = tokens_of(caption)
+def read_caption(tokens: list[str], rules: Rules) -> CaptionPeople | None:
+    """What one caption, as `tokens_of` gives it, says of people; None where it says nothing at all."""
     imaginary = not rules.words["imaginary"].isdisjoint(tokens)
     mentions = mentions_of(tokens, rules)
     if not mentions and not imaginary:
@@ -59,7 +58,12 @@ def read_caption(caption: str, rules: Rules) -> CaptionPeople | None:
 
 
 def read_captions(captions: Sequence[str], rules: Rules) -> People:
-    """What the captions of one image say together.
+    """What the captions of one image say together; see `read_tokens`."""
+    return read_tokens([tokens_of(caption) for caption in captions], rules)
+
+
+def read_tokens(captions: Sequence[list[str]], rules: Rules) -> People:
+    """What the captions of one image, as `tokens_of` gives them, say together.
 
     - people: any caption names somebody, unless half of the captions or more speak of a cartoon, a diorama, a figurine.
     - gender: mixed where one caption names both, or the fewer of the two is said by a third of those that say any.

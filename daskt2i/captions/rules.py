@@ -98,7 +98,7 @@ class Rules:
     def person(self, word: str) -> Person | None:
         """Whom a word names, compounds included: policewoman, salespeople, but not snowman."""
         found = self.persons.get(word)
-        if found is None and word[-3:] in _ENDINGS:
+        if found is None and word[-3:] in ENDINGS:
             return self._compound(word)
         return found
 
@@ -114,7 +114,7 @@ class Rules:
         return None
 
 
-_ENDINGS = frozenset({"man", "men", "son", "ple", "irl", "boy"})
+ENDINGS = frozenset({"man", "men", "son", "ple", "irl", "boy"})
 """Last three letters of the suffixes' words: a quick way past most words."""
 
 
