@@ -231,6 +231,7 @@ def _evaluator(text: str) -> tuple[Any, ast.expr]:
         ast.Expr, ast.Constant, ast.Name, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.Call, ast.List,
         ast.Tuple,
     )  # fmt: skip
-    evaluator = EvalWithCompoundTypes(operators=allowed, functions=dict(_FUNCTIONS))
+    evaluator = EvalWithCompoundTypes(operators=allowed)
+    evaluator.functions = dict(_FUNCTIONS)  # as an argument they would come on top of list, dict, …
     evaluator.nodes = {node: handler for node, handler in evaluator.nodes.items() if node in nodes}
     return evaluator, ast.parse(text, mode="eval").body

@@ -53,7 +53,7 @@ class FactSettings(_Strict):
 
     rules: str | None = None
     instances: str | None = None
-    near: int = Field(7, ge=0, le=7)
+    near: int = Field(10, ge=0, le=12)
 
 
 class DatasetSettings(_Strict):
