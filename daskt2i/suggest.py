@@ -133,7 +133,7 @@ class Suggestions:
         found = [(place, "goes on") for place in self._go_on(low, high, len(whole), ahead)]
         if len(found) < ahead and (whole or part):
             taken = {place for place, _ in found}
-            holding = self._holding([*whole, *([part] if part else [])])
+            holding = self._holding(whole, part)
             found += [(place, "holds the words") for place in holding if place not in taken][: ahead - len(found)]
         if self._states is not None and (found or state is not None):
             taken = {place for place, _ in found}
@@ -181,16 +181,12 @@ class Suggestions:
         lengths = self._length[low:high][ties]
         return low + int(ties[np.argmin(np.abs(lengths - np.median(lengths)))])
 
-    def _holding(self, words: Sequence[str]) -> list[int]:
-        """Captions with all these words anywhere, the most frequent first; the last word may be unfinished."""
+    def _holding(self, whole: Sequence[str], part: str) -> list[int]:
+        """Captions with all these words anywhere, the most frequent first; of the last one perhaps only a part."""
         found: npt.NDArray[np.int64] | None = None
         rows, starts = self._holders
-        for place, word in enumerate(words):
-            first = bisect_left(self._words, word)
-            last = bisect_left(self._words, word + _LAST) if place == len(words) - 1 else first + 1
-            if first == len(self._words) or (place < len(words) - 1 and self._words[first] != word):
-                return []
-            mine = rows[starts[first + 1] : starts[last + 1]]
+        for word, last in [*((word, f"{word}\0") for word in whole), *([(part, part + _LAST)] if part else [])]:
+            mine = rows[starts[bisect_left(self._words, word) + 1] : starts[bisect_left(self._words, last) + 1]]
             found = mine if found is None else found[np.isin(found, mine)]
         if found is None or not len(found):
             return []

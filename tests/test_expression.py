@@ -11,10 +11,10 @@ from daskt2i.expression import MOST_DEPTH, parse_where
 from daskt2i.facts import FACTS
 
 ROW: dict[str, Any] = {
-    "people": True, "gender": "male", "age": "adult", "group": "single", "activity": "ride", "activities": ("ride", "hold"),
-    "captions": 5, "words": 12, "file_name": "val/1.jpg", "image_id": 7, "licence": "CC BY", "persons": -1, "width": 640,
-    "height": 480, "bytes": 1000, "format": "JPEG", "mode": "RGB", "usable": True, "reason": "", "duplicate": False,
-    "exact_duplicate": False,
+    "people": True, "gender": "male", "age": "adult", "group": "single", "activity": "ride",
+    "activities": ("ride", "hold"), "captions": 5, "words": 12, "file_name": "val/1.jpg", "image_id": 7,
+    "licence": "CC BY", "persons": -1, "width": 640, "height": 480, "bytes": 1000, "format": "JPEG", "mode": "RGB",
+    "usable": True, "reason": "", "duplicate": False, "exact_duplicate": False,
 }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_a_division_by_zero_keeps_nothing_and_ends_nothing() -> None:
 
 
 def test_two_ways_to_write_the_same_are_the_same() -> None:
-    assert parse_where("people   and gender==\"male\"").text == parse_where("(people and gender == 'male')").text
+    assert parse_where('people   and gender=="male"').text == parse_where("(people and gender == 'male')").text
     assert parse_where("people and width > 3").needs_pictures
     assert not parse_where("people").needs_pictures
 

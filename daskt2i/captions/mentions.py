@@ -25,11 +25,13 @@ class Mention:
         place: index of its token.
         person: whom it names, with what the words before it add.
         number: 1, 2 or 3 (three or more).
+        open: a plural without a number: two or more.
     """
 
     place: int
     person: Person
     number: int
+    open: bool = False
 
 
 def tokens_of(caption: str) -> list[str]:
@@ -68,7 +70,9 @@ class _Caption:
             person, carried = self._filled(place, person, carried), None
             if self._said_before(place, person, found):
                 continue
-            found.append(Mention(place, person, self._number(place, person)))
+            number = self._number(place, person)
+            plain = number is None and person.plural and not person.collective
+            found.append(Mention(place, person, number or person.number, open=plain))
         if not found:
             return self._by_pronoun()
         if not rules.words["others"].isdisjoint(tokens):
@@ -195,7 +199,7 @@ class _Caption:
             found.append(token)
         return found
 
-    def _number(self, place: int, person: Person) -> int:
+    def _number(self, place: int, person: Person) -> int | None:
         for distance, token in enumerate(self._phrase(place)):
             if token.isdigit():
                 return max(1, min(MANY, int(token[:2])))
@@ -204,7 +208,7 @@ class _Caption:
                 if number > 1 or not person.collective:
                     # "a women": a slip for the singular; but "this many people" is many
                     return number if number > 1 or distance == 0 or not person.plural else MANY
-        return person.number
+        return None
 
     def _said_before(self, place: int, person: Person, found: list[Mention]) -> bool:
         if not any(mention.person.lemma == person.lemma for mention in found):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from daskt2i.captions.activities import activities_of
 from daskt2i.captions.mentions import Mention, mentions_of, tokens_of
 from daskt2i.captions.rules import MANY, Rules
-from daskt2i.facts import AGES
+from daskt2i.facts import AGES, GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ def read_tokens(captions: Sequence[list[str]], rules: Rules) -> People:
     - people: any caption names somebody, unless half of the captions or more speak of a cartoon, a diorama, a figurine.
     - gender: mixed where one caption names both, or the fewer of the two is said by a third of those that say any.
     - age: by most captions; elderly and teen narrow down adult and child.
-    - group: the (upper) median of what the captions count.
+    - group: the (upper) median of what the captions count. A plural without a number is as many as other captions
+      say, if they say two or more.
     """
     read = [found for caption in captions if (found := read_caption(caption, rules)) is not None]
     told = [found for found in read if found.mentions]
@@ -78,12 +79,11 @@ def read_tokens(captions: Sequence[list[str]], rules: Rules) -> People:
     for found in told:
         for lemma, weight in found.activities.items():
             scores[lemma] = scores.get(lemma, 0.0) + weight
-    counts = sorted(min(MANY, sum(mention.number for mention in found.mentions)) for found in told)
     return People(
         people=True,
         gender=_gender(told),
         age=_age(told),
-        group=("", "single", "pair", "group")[counts[len(counts) // 2]],
+        group=_group(told),
         activities=tuple(sorted(scores, key=lambda lemma: -scores[lemma])),
     )
 
@@ -97,6 +97,19 @@ def _gender(told: Sequence[CaptionPeople]) -> str:
             return "mixed"
         return "male" if male > female else "female"
     return "male" if male else "female" if female else "neutral"
+
+
+def _group(told: Sequence[CaptionPeople]) -> str:
+    counts: list[int] = []
+    plain = 0
+    for found in told:
+        if len(found.mentions) == 1 and found.mentions[0].open:
+            plain += 1
+        else:
+            counts.append(min(MANY, sum(mention.number for mention in found.mentions)))
+    several = sorted(count for count in counts if count > 1)
+    counts += [several[len(several) // 2] if several else MANY] * plain
+    return GROUPS[sorted(counts)[len(counts) // 2]]
 
 
 def _age(told: Sequence[CaptionPeople]) -> str:
