@@ -37,6 +37,10 @@ _DEPTH = 24
 _AGAIN = 256
 _SEEDS = 32
 _SAMPLE = 20_000
+_PART = 8192
+_CELLS = 512
+_PROBES = 12
+"""Cells that are searched, of about 512: one caption in forty."""
 _LAST = "\U0010ffff"
 
 
@@ -77,11 +81,12 @@ class Suggestions:
         starts = np.flatnonzero(np.append(True, changes)[: len(order)])
         # By the first caption of equal ones: its spelling is shown, its state stands for all.
         first = order[starts]
-        self._words, self._table = words, ordered[starts]
+        self._words = words
+        self._columns = np.ascontiguousarray(ordered[starts].T)  # [word of a caption, captions]
         self._times = np.diff(np.append(starts, len(order)))
         self._texts = [" ".join(captions[int(place)].split()) for place in first]
-        self._length = (self._table > 0).sum(axis=1)
-        self._holders = _holders(self._table, len(words) + 1)
+        self._length = (self._columns > 0).sum(axis=0)
+        self._holders = _holders(self._columns, len(words) + 1)
         self._states = None if states is None else _Meaning(np.asarray(states)[first])
 
     def __len__(self) -> int:
@@ -153,10 +158,10 @@ class Suggestions:
             place = bisect_left(self._words, word)
             if place == len(self._words) or self._words[place] != word or depth >= _DEPTH:
                 return 0, 0
-            low, high = _within(self._table[:, depth], low, high, place + 1, place + 2)
+            low, high = _within(self._columns[depth], low, high, place + 1, place + 2)
         if part and len(whole) < _DEPTH:
             first, last = bisect_left(self._words, part), bisect_left(self._words, part + _LAST)
-            low, high = _within(self._table[:, len(whole)], low, high, first + 1, last + 1)
+            low, high = _within(self._columns[len(whole)], low, high, first + 1, last + 1)
         return low, high
 
     def _go_on(self, low: int, high: int, depth: int, count: int) -> list[int]:
@@ -165,7 +170,7 @@ class Suggestions:
             return []
         edges = np.array([low])
         for column in range(depth, _DEPTH):
-            here = np.flatnonzero(np.diff(self._table[low:high, column])) + low + 1
+            here = np.flatnonzero(np.diff(self._columns[column, low:high])) + low + 1
             edges = np.union1d(edges, here)
             if len(edges) >= count:
                 break
@@ -187,7 +192,12 @@ class Suggestions:
         rows, starts = self._holders
         for word, last in [*((word, f"{word}\0") for word in whole), *([(part, part + _LAST)] if part else [])]:
             mine = rows[starts[bisect_left(self._words, word) + 1] : starts[bisect_left(self._words, last) + 1]]
-            found = mine if found is None else found[np.isin(found, mine)]
+            if found is None:
+                found = mine
+                continue
+            holds = np.zeros(len(self), np.bool_)
+            holds[mine] = True
+            found = found[holds[found]]
         if found is None or not len(found):
             return []
         found = np.unique(found)
@@ -200,7 +210,11 @@ class Suggestions:
 
 
 class _Meaning:
-    """Pooled states of captions, and a short form of them to search."""
+    """Pooled states of captions, and a short form of them to search.
+
+    The short forms are sorted into cells, each around one of them; a search looks into the cells nearest to what is
+    wanted, and into more of those where they hold too little. So 400,000 captions cost no more than some thousands.
+    """
 
     def __init__(self, states: npt.NDArray[Any]) -> None:
         self._states = states
@@ -210,8 +224,13 @@ class _Meaning:
         _, axes = np.linalg.eigh(spread)  # ascending
         self._axes = np.ascontiguousarray(axes[:, ::-1][:, :DIMENSIONS], dtype=np.float32)
         # In parts: all states in float32 would take twice the memory.
-        parts = [_unit(self._short(states[start : start + 8192])) for start in range(0, len(states), 8192)]
-        self._shorts = np.concatenate(parts)
+        parts = [_unit(self._short(states[start : start + _PART])) for start in range(0, len(states), _PART)]
+        shorts = np.concatenate(parts)
+        self._centres = shorts[:: max(1, len(shorts) // _CELLS)]
+        cell = np.concatenate([(part @ self._centres.T).argmax(axis=1) for part in parts])
+        self._order = np.argsort(cell, kind="stable")
+        self._starts = np.searchsorted(cell[self._order], np.arange(len(self._centres) + 1))
+        self._shorts = shorts[self._order]
 
     def _short(self, states: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         short: npt.NDArray[np.float32] = (_unit(states.astype(np.float32)) - self._mean) @ self._axes
@@ -221,19 +240,32 @@ class _Meaning:
         self, state: npt.NDArray[Any] | None, seeds: Sequence[int], count: int, exclude: tuple[int, int]
     ) -> list[int]:
         """Captions outside of a range that mean what a state, or these captions on average, mean."""
-        if state is None and not seeds:
-            return []
         if state is None:
+            if not seeds:
+                return []
             state = _unit(self._states[list(seeds)].astype(np.float32)).mean(axis=0)
         wanted = np.asarray(state, np.float32)
-        likeness = self._shorts @ _unit(self._short(wanted[None]))[0]
-        likeness[exclude[0] : exclude[1]] = -np.inf
-        some = min(_AGAIN, len(likeness))
-        best = np.argpartition(-likeness, some - 1)[:some]
-        best = best[np.isfinite(likeness[best])]
+        short = _unit(self._short(wanted[None]))[0]
+        cells = np.argsort(-(self._centres @ short), kind="stable")
+        rows, likeness = self._in_cells(cells, short, exclude, max(count, _AGAIN))
+        best = rows[np.argsort(-likeness, kind="stable")[:_AGAIN]]
         # Without the mean, which all captions share, what is left tells them apart.
         exact = (_unit(self._states[best].astype(np.float32)) - self._mean) @ (_unit(wanted[None])[0] - self._mean)
         return [int(place) for place in best[np.argsort(-exact, kind="stable")[:count]]]
+
+    def _in_cells(
+        self, cells: npt.NDArray[np.intp], short: npt.NDArray[np.float32], exclude: tuple[int, int], enough: int
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+        """Captions of the nearest cells with their likeness; of more cells while these hold too few."""
+        probes = _PROBES
+        while True:
+            spans = [np.arange(self._starts[cell], self._starts[cell + 1]) for cell in cells[:probes]]
+            places = np.concatenate(spans)
+            rows = self._order[places]
+            outside = (rows < exclude[0]) | (rows >= exclude[1])
+            if outside.sum() >= enough or probes >= len(cells):
+                return rows[outside], self._shorts[places[outside]] @ short
+            probes *= 4
 
 
 def _words(text: str) -> list[str]:
@@ -254,10 +286,10 @@ def _within(column: npt.NDArray[np.int32], low: int, high: int, first: int, last
     return low + int(np.searchsorted(run, first)), low + int(np.searchsorted(run, last))
 
 
-def _holders(table: npt.NDArray[np.int32], words: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows by word: `rows[starts[w]:starts[w + 1]]` hold word w."""
-    rows, columns = np.nonzero(table)
-    numbers = table[rows, columns]
+def _holders(columns: npt.NDArray[np.int32], words: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Captions by word: `rows[starts[w]:starts[w + 1]]` hold word w."""
+    rows = np.nonzero(columns)[1]
+    numbers = columns[columns > 0]
     order = np.argsort(numbers, kind="stable")
     starts = np.searchsorted(numbers[order], np.arange(words + 1))
     return rows[order], starts.astype(np.int64)
