@@ -32,6 +32,7 @@ from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Su
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.reading import inputs_digest
 from daskt2i.receipts import Receipts
+from daskt2i.selection import reading_component
 from daskt2i.settings import Workflow
 from daskt2i.types import Chunk, Receipt, Runtime
 from daskt2i.worker import encode_chunk
@@ -82,7 +83,10 @@ class _Run:
         prepared = self.prepared
         begun = perf_counter()
         summary = Summary(
-            out=str(prepared.folder), store=ZarrStore(prepared.folder).address, rows=prepared.source_info.rows
+            out=str(prepared.folder),
+            store=ZarrStore(prepared.folder).address,
+            rows=prepared.source_info.rows,
+            left_out=None if prepared.workflow.dataset.where is None else prepared.source_info.left_out,
         )
         try:
             self._look_again()
@@ -136,7 +140,7 @@ class _Run:
         prepared, workflow = self.prepared, self.prepared.workflow
         run, dataset = workflow.run, workflow.dataset
         job = Job(
-            source=dataset.source,
+            source=reading_component(dataset),
             image=dataset.image,
             encoders=dataset.encoders,
             content=fingerprint(prepared.identity("any")),

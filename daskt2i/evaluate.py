@@ -175,7 +175,7 @@ def by_clip(
     import transformers
     from PIL import Image
 
-    from daskt2i.encoders.weights import locate, quiet
+    from daskt2i.encoders.weights import first_line, locate, quiet
 
     torch.set_num_threads(threads)
     needs = ("config.json", "model*.safetensors", "preprocessor_config.json")
@@ -187,10 +187,9 @@ def by_clip(
     except ModelMissing:
         raise
     except Exception as error:  # transformers raises many kinds
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{model} cannot be loaded as a CLIP model: {first}. evaluate.clip_model takes a repository with both "
-            "towers, a tokenizer and preprocessor_config.json."
+            f"{model} cannot be loaded as a CLIP model: {first_line(error)}. evaluate.clip_model takes a repository "
+            "with both towers, a tokenizer and preprocessor_config.json."
         ) from error
     clip = clip.to(device).eval()
     prompts = list(dict.fromkeys(picture.wish.prompt for picture in pictures))

@@ -24,19 +24,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from daskt2i.errors import ConfigError, Reason, RowRejected
+from daskt2i.formats import Jpeg, open_image
 from daskt2i.types import Box, Pixels
 
 TRANSFORM: dict[str, str | int] = {"resize": "bicubic-antialiased", "crop": "centre", "version": 1}
@@ -117,7 +108,7 @@ def read(data: bytes, resolution: int, limits: Limits) -> Picture:
 
 
 def _read(data: bytes, resolution: int, limits: Limits) -> Picture:
-    image = _open(data)
+    image = open_image(data)
     size = image.size
     _check(size, limits)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -165,39 +156,6 @@ def _check(size: tuple[int, int], limits: Limits) -> None:
         raise RowRejected(Reason.IMAGE_TOO_SMALL, f"shorter side {min(size)} < {limits.min_side}")
 
 
-class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """Leaves EXIF alone: opening would parse all of it for a resolution in dpi and warn of whatever is odd there."""
-
-    def getexif(self) -> Image.Exif:
-        return Image.Exif()
-
-
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """The header, parsed. The classes are called directly: `Image.open` would warn of large images by itself."""
-    stream, head = io.BytesIO(data), data[:12]
-    if not data:
-        raise RowRejected(Reason.UNREADABLE_IMAGE, "the file is empty")
-    if head.startswith(b"\xff\xd8\xff"):
-        return _Jpeg(stream)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile(stream)
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return GifImagePlugin.GifImageFile(stream)
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return WebPImagePlugin.WebPImageFile(stream)
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return TiffImagePlugin.TiffImageFile(stream)
-    if head.startswith(b"BM"):
-        return BmpImagePlugin.BmpImageFile(stream)
-    if head[:1] == b"P" and head[1:2] in b"123456Ff" and head[2:3].isspace():
-        return PpmImagePlugin.PpmImageFile(stream)
-    if head[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1"):
-        from PIL import AvifImagePlugin  # Pillow has it from 11.3
-
-        return AvifImagePlugin.AvifImageFile(stream)
-    raise RowRejected(Reason.UNREADABLE_IMAGE, "not a JPEG, PNG, GIF, WebP, TIFF, BMP, PPM or AVIF file")
-
-
 def _draft(image: JpegImagePlugin.JpegImageFile, resolution: int) -> None:
     """Decode at reduced scale where the shorter side stays `DRAFT_MARGIN` times the target: fewer coefficients."""
     side = resolution * DRAFT_MARGIN
@@ -218,7 +176,7 @@ def _refuse_grey_tail(data: bytes, image: Image.Image) -> None:
     if any(value not in (127, 128) for value in (corner if isinstance(corner, tuple) else (corner,))):
         return
     end = data.rfind(b"\xff\xd9")
-    again = _Jpeg(io.BytesIO(data[:end] + b"\x55" * 256 + data[end:]))
+    again = Jpeg(io.BytesIO(data[:end] + b"\x55" * 256 + data[end:]))
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.decoderconfig:
         again.draft(again.mode, image.size)
     again.load()

@@ -31,6 +31,9 @@ ImagesOption = Annotated[
 CaptionsOption = Annotated[
     str | None, typer.Option("--captions", help="The COCO caption file that goes with --images.")
 ]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", help="Keep the rows of which it is true, e.g. 'people and not duplicate'.")
+]
 PromptOption = Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; may be repeated.")]
 PromptsOption = Annotated[str | None, typer.Option("--prompts", help="A text file with one prompt per line.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="The first seed. [default: sample.seed]")]

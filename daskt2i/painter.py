@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.encoders.weights import quiet
+from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.pipeline import ABOUT, Sampler, preview, scheduler_for
 from daskt2i.types import Pixels
@@ -103,9 +103,9 @@ class Painter:
                     str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
                 ).to(device)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"The pipeline in {place} cannot be loaded: {first}. Train again to write it anew; checkpoints stand."
+                f"The pipeline in {place} cannot be loaded: {first_line(error)}. Train again to write it anew; "
+                "checkpoints stand."
             ) from error
         self._pipe.set_progress_bar_config(disable=True)
         self._pipe.unet.to(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from daskt2i.latents import ZarrStore
 from daskt2i.machine import this_machine
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce
+from daskt2i.selection import open_source
 from daskt2i.settings import DatasetSettings, Workflow
 from daskt2i.types import EncoderInfo, SourceInfo
 
@@ -87,6 +88,7 @@ def identity(
         },
         "precision": precision,
         "rows_per_chunk": dataset.rows_per_chunk,
+        **({} if source.where is None else {"where": dict(source.where)}),
     }
 
 
@@ -105,7 +107,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
     folder = RunFolder(out, workflow.run.storage_options)
     workflow = with_source(workflow, folder, draw)
     dataset = workflow.dataset
-    source: Source = dataset.source.build(Source, "dataset.source")
+    source = open_source(dataset, folder, keep=draw)
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
     source_info, image_info, text_info = source.info(), image.info(dataset.image.resolution), text.info()

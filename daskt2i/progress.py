@@ -58,6 +58,7 @@ class Summary:
     Attributes:
         accepted, rejected, captions, truncated, bytes: of the whole store, chunks of earlier runs included.
         done, skipped: chunks encoded now, and found done; `failed`: chunks that did not succeed.
+        left_out: rows of the source that `dataset.where` leaves out, none of `rows`; None without a `where`.
         rows_now, seconds: accepted rows of this run, and its wall time.
     """
 
@@ -77,6 +78,7 @@ class Summary:
     workers: int = 0
     threads: int = 0
     precision: str = ""
+    left_out: int | None = None
 
     def add(self, receipt: Receipt) -> None:
         """Count a chunk that is in the store."""
@@ -107,4 +109,5 @@ class Summary:
             "workers": self.workers,
             "threads": self.threads,
             "precision": self.precision,
+            **({} if self.left_out is None else {"left_out": self.left_out}),
         }

@@ -42,10 +42,29 @@ class EncoderSettings(_Strict):
     text: Component
 
 
+class FactSettings(_Strict):
+    """How the facts are found that `insights` reports and `where` names. Part of the fingerprint where `where` is set.
+
+    Attributes:
+        rules: a YAML file of word lists; null for ours (`daskt2i/captions/rules.yaml`).
+        instances: a COCO instance file, for the fact `persons`; null for none.
+        near: bits of 128 in which the signatures of near-duplicate pictures may differ.
+    """
+
+    rules: str | None = None
+    instances: str | None = None
+    near: int = Field(10, ge=0, le=12)
+
+
 class DatasetSettings(_Strict):
-    """What is encoded: everything here decides bytes and is fingerprinted."""
+    """What is encoded: everything here decides bytes and is fingerprinted.
+
+    `where` keeps the rows of which it is true: an expression over the facts, see docs/insights.md.
+    """
 
     source: Component
+    where: str | None = None
+    facts: FactSettings = FactSettings()  # type: ignore[call-arg]
     image: ImageSettings = ImageSettings()  # type: ignore[call-arg]
     encoders: EncoderSettings
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -23,6 +23,7 @@ class Status:
         rows_done: rows of those chunks: accepted and rejected ones.
         held_by: who is encoding into it, or "".
         manifest: whether the run was finished.
+        left_out: rows of the source that `dataset.where` left out; None where it was made without one.
     """
 
     out: str
@@ -38,6 +39,7 @@ class Status:
     bytes: int = 0
     held_by: str = ""
     manifest: bool = False
+    left_out: int | None = None
 
     @property
     def rows_done(self) -> int:
@@ -60,6 +62,7 @@ class Status:
             "random_weights": self.random_weights,
             "running": self.held_by,
             "complete": self.manifest and self.done == self.chunks,
+            **({} if self.left_out is None else {"left_out": self.left_out}),
         }
 
 
@@ -83,6 +86,7 @@ def status(folder: RunFolder) -> Status:
         random_weights=about["random_weights"],
         held_by=holder(folder),
         manifest=folder.exists(MANIFEST),
+        left_out=about["identity"].get("where", {}).get("left_out"),
     )
     for receipt in Receipts(folder).read():
         if receipt.fingerprint != about["fingerprint"]:

@@ -67,6 +67,7 @@ def plan_table(prepared: Prepared, crew: Crew | None) -> Table:
     rows = [
         ("source", info.label),
         ("rows", f"{info.rows:,} images, {captions}"),
+        *([("left out", f"{info.left_out:,} images, by where: {dataset.where}")] if dataset.where else []),
         ("chunks", f"{len(plan):,} of {plan.rows_per_chunk} rows"),
         ("image encoder", _encoder(prepared, "image", f"{dataset.image.resolution} px")),
         ("text encoder", _encoder(prepared, "text", "")),
@@ -103,6 +104,7 @@ def summary_table(summary: Summary) -> Table:
             "rows",
             f"{summary.rows:,}: {summary.accepted:,} accepted, {total:,} rejected{f' ({rejected})' * bool(total)}",
         ),
+        *([] if summary.left_out is None else [("left out", f"{summary.left_out:,} rows, by dataset.where")]),
         ("captions", f"{summary.captions:,}" + f", {summary.truncated:,} cut to length" * bool(summary.truncated)),
         ("chunks", f"{summary.done:,} encoded now, {summary.skipped:,} found done, {len(summary.failed)} failed"),
     ]
@@ -129,6 +131,8 @@ def status_table(found: Status) -> Table:
         ("store", f"{found.store} ({size(found.bytes)})"),
         ("running", found.held_by or "no"),
     ]
+    if found.left_out is not None:
+        rows.insert(1, ("left out", f"{found.left_out:,} rows, by dataset.where"))
     if rejected:
         rows.insert(1, ("rejected", rejected))
     return facts("Complete" if found.to_json()["complete"] else "Not complete", rows)

@@ -25,7 +25,8 @@ from daskt2i.images import Limits
 from daskt2i.optimise import optimise
 from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source
-from daskt2i.settings import ImageSettings, LaunchSettings, VaeSettings
+from daskt2i.selection import open_source
+from daskt2i.settings import DatasetSettings, ImageSettings, LaunchSettings, VaeSettings
 from daskt2i.types import Pixels, Rejection
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Job:
         cache_bytes: decoded pictures that a rank keeps.
         batch: samples of one step, over all ranks: the launcher looks at it when fewer workers come back.
         readers: threads of a rank that read and decode.
+        dataset: the workflow's section, where its `where` narrows the source down; else None.
     """
 
     folder: str
@@ -71,6 +73,7 @@ class Job:
     cache_bytes: int
     batch: int
     readers: int = 4
+    dataset: Mapping[str, Any] | None = None
 
 
 class Autoencoder:
@@ -93,7 +96,7 @@ class Autoencoder:
         self._device = "cpu"
         self._told = 0
         self.pictures = Pictures(
-            Component.model_validate(job.source).build(Source, "dataset.source"),
+            _source(job),
             image.resolution,
             Limits(image.min_side, image.max_pixels),
             seed=self.settings.seed,
@@ -252,6 +255,16 @@ class Autoencoder:
         made, _, _ = model(self._normal(pixels))
         target = torch.from_numpy(pixels).to(made.device).permute(0, 3, 1, 2)
         return [float(value) for value in vae_loss.psnr(made, target)]
+
+
+def _source(job: Job) -> Source:
+    """What pictures come from. The driver has put the facts that `where` needs into the run folder."""
+    if job.dataset is None:
+        source: Source = Component.model_validate(job.source).build(Source, "dataset.source")
+        return source
+    return open_source(
+        DatasetSettings.model_validate(job.dataset), RunFolder(job.folder, job.storage_options), keep=False
+    )
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ from daskt2i.launch import launch
 from daskt2i.metrics import read_metrics
 from daskt2i.pipeline import about as pipeline_about
 from daskt2i.prepare import with_source
-from daskt2i.protocols import ImageEncoder, Source, TextEncoder
+from daskt2i.protocols import ImageEncoder, TextEncoder
+from daskt2i.selection import open_source
 from daskt2i.settings import LaunchSettings, Workflow
 from daskt2i.train import Job as TrainJob
 from daskt2i.train_vae import PREFIX as VAE_PREFIX
@@ -178,9 +179,10 @@ def train_vae(
     with lock.hold(folder, "train-vae"):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source
-        info = source.build(Source, "dataset.source").info()
+        info = open_source(workflow.dataset, folder).info()
         identity = {
             "source": {**source.identity(), **info.content},
+            **({} if info.where is None else {"where": dict(info.where)}),
             "image": _plain(workflow.dataset.image),
             "vae": _plain(settings),
         }
@@ -197,6 +199,7 @@ def train_vae(
             identity=identity,
             cache_bytes=_cache(ways),
             batch=settings.batch,
+            dataset=None if workflow.dataset.where is None else _plain(workflow.dataset),
         )
         gone = launch("daskt2i.train_vae", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways))
         last = gone.last.get("done", {})

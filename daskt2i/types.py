@@ -40,6 +40,8 @@ class Row:
         captions: all captions that are not blank, in file order, as they stand in the file.
         reason: why the row is rejected, where the index alone tells; None for a row worth reading.
         detail: one clause for a person beside `reason`.
+        licence: the name of the image's licence, as the source says; "" where it says none.
+        origin: row of the source where `index` is that of a selection from it (`selection`); None elsewhere.
     """
 
     index: int
@@ -48,6 +50,8 @@ class Row:
     captions: tuple[str, ...]
     reason: Reason | None = None
     detail: str = ""
+    licence: str = ""
+    origin: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ class SourceInfo:
         blank_captions: empty, missing or white-space captions.
         content: what identifies the data, for the fingerprint: e.g. `{"captions_sha256": …}`. JSON values only.
         label: one line for a person, e.g. `"captions.json (80 images, 400 captions)"`.
+        left_out: rows of the source that `dataset.where` leaves out; they are none of `rows`.
+        where: what identifies that choice, for the fingerprint; None where nothing was chosen. JSON values only.
     """
 
     rows: int
@@ -156,6 +162,8 @@ class SourceInfo:
     blank_captions: int
     content: Mapping[str, Any]
     label: str
+    left_out: int = 0
+    where: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, St
 from daskt2i.folder import WORKFLOW, RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.plan import Plan
-from daskt2i.protocols import ImageEncoder, Source
+from daskt2i.protocols import ImageEncoder
 from daskt2i.receipts import Receipts
+from daskt2i.selection import open_source
 from daskt2i.settings import Workflow
 from daskt2i.types import Chunk, Receipt, Runtime
 
@@ -175,7 +176,7 @@ def _take(found: tuple[int, str | None], verdict: Verdict) -> int:
 def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[str, Any], verdict: Verdict) -> None:
     """Decode a few rows and compare them with their images, read again from the source."""
     dataset, run = workflow.dataset, workflow.run
-    source: Source = dataset.source.build(Source, "dataset.source")
+    source = open_source(dataset, store.folder, keep=False)
     encoder: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     resolution = dataset.image.resolution
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)

@@ -8,6 +8,7 @@ Covers: the list of commands. What each does is in `commands`, what is printed i
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -25,10 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (model.run, data.encode, model.train, model.sample, model.evaluate, data.status, data.verify):
-    app.command()(command)
-app.command("train-vae")(model.train_vae)
-app.command()(data.scenes)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    *(model.run, data.encode, model.train, model.train_vae, model.sample, model.evaluate),
+    *(data.status, data.verify, data.insights, data.suggest, data.scenes),
+)
+for command in COMMANDS:
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 @app.callback(invoke_without_command=True)

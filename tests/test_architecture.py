@@ -15,19 +15,20 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 FLOORS = {
     0: "errors",
-    1: "types folder component machine rank noise options",
-    2: "protocols settings plan flushing places console diffusion model sheet vae_loss stream metrics checkpoint",
-    3: "config images latents receipts manifest lock gates layout progress executors.attempts supervise learner"
+    1: "types folder component machine rank noise options formats facts",
+    2: "protocols settings plan flushing images places console diffusion model sheet vae_loss stream metrics checkpoint"
+    " captions captions.activities captions.mentions captions.people captions.rules expression likeness instances",
+    3: "config survey latents receipts manifest lock gates layout progress executors.attempts supervise learner peers"
     " sources sources.coco sources.coco_index sources.drawing sources.fake sources.grammar sources.judge"
     " sources.scenes sources.zipped"
     " encoders encoders.export encoders.fake encoders.footprint encoders.precision encoders.text encoders.textconfig"
     " encoders.tokens encoders.vae encoders.weights",
-    4: "reading model_cache status hands pipeline pictures autoencoder shards optimise"
+    4: "reading model_cache status selection hands pipeline pictures autoencoder shards optimise"
     " testing testing.encoder testing.executor testing.source testing.store",
-    5: "worker prepare verify attempt painter dataset",
-    6: "encode launch sample evaluate train train_vae"
+    5: "report suggest worker prepare verify attempt painter dataset",
+    6: "encode launch sample evaluate train train_vae insights_view page"
     " executors executors.dask executors.joblib executors.multiprocessing executors.serial",
-    7: "cluster terminal training",
+    7: "cluster insights terminal training",
     8: "session terminal_training",
     9: "stages",
     10: "commands.data",
@@ -44,7 +45,7 @@ imports nothing before somebody asks for `open_store`.
 FLOOR = {f"daskt2i.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
 FLOOR["daskt2i"] = 4  # a front door to the store, one floor above it
 
-FAMILIES = ("daskt2i.sources.", "daskt2i.encoders.")
+FAMILIES = ("daskt2i.captions.", "daskt2i.sources.", "daskt2i.encoders.")
 """Sub-packages on one floor whose modules may import each other, without a circle."""
 
 HEAVY = {"torch", "diffusers", "transformers"}

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 CARRIED = [
     "daskt2i/workflow.py",
     "daskt2i/defaults.yaml",
+    "daskt2i/captions/rules.yaml",
     "daskt2i/py.typed",
     "daskt2i/clusters/local.yaml",
     "daskt2i/workflows/demo.yaml",

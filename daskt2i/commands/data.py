@@ -1,4 +1,4 @@
-"""The commands about data: encode, status, verify, scenes.
+"""The commands about data: encode, status, verify, insights, suggest, scenes.
 
 Covers: reading options, calling what does the work, showing what came of it.
 Does not cover: how output and errors look (`console`), the commands about models (`commands.model`).
@@ -6,6 +6,7 @@ Does not cover: how output and errors look (`console`), the commands about model
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from daskt2i.options import (
     OutOption,
     SchedulerOption,
     SetOption,
+    WhereOption,
     WorkflowOption,
 )
 
@@ -31,6 +33,7 @@ def encode(
     out_folder: OutOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
+    where: WhereOption = None,
     set_: SetOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -44,7 +47,7 @@ def encode(
         from daskt2i.config import load_workflow
         from daskt2i.prepare import prepare
 
-        settings = load_workflow(workflow, set_, images, captions)
+        settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
         crew = cluster.crew_for(chosen, prepared)
@@ -107,6 +110,64 @@ def verify(
             raise typer.Exit(1)
 
 
+def insights(
+    workflow: WorkflowOption = "demo",
+    scheduler: SchedulerOption = None,
+    out_folder: OutOption = None,
+    images: ImagesOption = None,
+    captions: CaptionsOption = None,
+    where: WhereOption = None,
+    pictures: Annotated[bool, typer.Option(help="Look at the image files too.")] = True,
+    tokens: Annotated[bool, typer.Option(help="Count tokens by the workflow's text encoder.")] = True,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many activities to list.")] = 20,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Report what a data set holds: people, activities, captions, files, repeats.
+
+    It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
+    """
+    with sentences():
+        from daskt2i import cluster, terminal
+        from daskt2i import insights as stage
+        from daskt2i.config import load_workflow
+        from daskt2i.folder import RunFolder
+        from daskt2i.insights_view import report_view
+
+        settings = load_workflow(workflow, with_where(set_, where), images, captions)
+        dataset = stage.settled(settings)
+        chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+        report = stage.insights(
+            dataset,
+            RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options),
+            cluster.open_executor(chosen, stage.crew_for_insights(chosen.workers, chosen.kind, tokens=tokens)),
+            pictures=pictures,
+            tokens=tokens,
+            top=top,
+            progress=terminal.counting(err, "images read:"),
+        )
+        answer(report.to_json(), as_json, report_view(report))
+
+
+def suggest(
+    text: Annotated[str, typer.Argument(help="A few letters or words.")],
+    workflow: WorkflowOption = "demo",
+    out_folder: OutOption = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many suggestions.")] = 8,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Suggest prompts from the captions of a store."""
+    with sentences():
+        from daskt2i.insights_view import suggestions_view
+        from daskt2i.suggest import Suggestions
+
+        folder = folder_of(workflow, out_folder, set_)
+        found = Suggestions.of_store(folder.root, folder.storage_options).suggest(text, count)
+        told = [{"text": one.text, "times": one.times, "why": one.why} for one in found]
+        answer({"text": text, "suggestions": told}, as_json, suggestions_view(found))
+
+
 def scenes(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many scenes.")] = 1000,
     out_folder: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("scenes"),
@@ -139,7 +200,13 @@ def plan_json(prepared: Any, crew: Any) -> dict[str, Any]:
         "bytes": prepared.cost.disk,
         "precision": prepared.precision,
         "out": str(prepared.folder),
+        **({"left_out": prepared.source_info.left_out} if prepared.workflow.dataset.where else {}),
     }
+
+
+def with_where(sets: list[str], where: str | None) -> list[str]:
+    """The `--set` texts, with `--where` among them."""
+    return sets if where is None else [*sets, f"dataset.where={json.dumps(where)}"]
 
 
 def folder_of(workflow: str, out_folder: str | None, sets: list[str]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.commands.data import plan_json, run_folder
+from daskt2i.commands.data import plan_json, run_folder, with_where
 from daskt2i.console import answer, err, say, sentences
 from daskt2i.options import (
     CaptionsOption,
@@ -30,6 +30,7 @@ from daskt2i.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    WhereOption,
     WorkflowOption,
 )
 
@@ -40,6 +41,7 @@ def run(
     out_folder: OutOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
+    where: WhereOption = None,
     set_: SetOption = [],  # noqa: B006  # typer reads it, nobody changes it
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -54,7 +56,7 @@ def run(
         from daskt2i.prepare import prepare
         from daskt2i.terminal_training import samples_table, train_plan, trained_table
 
-        settings = load_workflow(workflow, set_, images, captions)
+        settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
         crew = cluster.crew_for(chosen, prepared)

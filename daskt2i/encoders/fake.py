@@ -218,6 +218,10 @@ class FakeTextEncoder:
         made = {"text_states": states, "text_mask": mask, "text_truncated": truncated}
         return {**made, "text_pooled": pooled} if self.pooled else made
 
+    def count_tokens(self, captions: Sequence[str]) -> tuple[list[int], int]:
+        """Tokens of each caption before any is cut, and how many fit."""
+        return [len(caption.split()) + 2 for caption in captions], self.max_tokens
+
     def _vector(self, word: str) -> npt.NDArray[np.float32]:
         seed = zlib.crc32(word.encode("utf-8", "surrogatepass"))
         return np.random.default_rng(seed).standard_normal(self.features, dtype=np.float32)

@@ -13,7 +13,7 @@ Does not cover: choosing a caption, dropping it (training), models that bring co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ from daskt2i.encoders.weights import (
     WeightsOption,
     check_weights_option,
     config_digest,
+    first_line,
     locate,
     model_name,
     quiet,
@@ -103,9 +104,10 @@ class TextEncoder:
         self.seed = seed
         self._loaded: tuple[Any, Any, TextShape, int] | None = None
         self._runtime: Runtime | None = None
+        self._tokenizer: tuple[Any, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None, "_runtime": None}
+        return {**self.__dict__, "_loaded": None, "_runtime": None, "_tokenizer": None}
 
     def info(self) -> EncoderInfo:
         """What it makes of one caption, from JSON files and file headers alone.
@@ -216,6 +218,18 @@ class TextEncoder:
             raise RuntimeError("load comes first")
         return self._loaded[0]
 
+    def count_tokens(self, captions: Sequence[str]) -> tuple[list[int], int]:
+        """Tokens of each caption before any is cut, and how many fit a slot. Loads the tokenizer alone.
+
+        Raises:
+            ModelMissing, ModelError, ConfigError: as `load`.
+        """
+        if self._tokenizer is None:
+            folder = self.tokenizer_folder()
+            tokenizer = tokens.load_for_counting(folder) or self._load_tokenizer(folder)
+            self._tokenizer = tokenizer, self._length(self._read()[2], folder)
+        return tokens.count(self._tokenizer[0], captions), self._tokenizer[1]
+
     def _forward(
         self, model: Any, shape: TextShape, numbers: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_], device: str
     ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16] | None]:
@@ -302,7 +316,7 @@ class TextEncoder:
                     str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
                 )
         except Exception as error:  # the tokenizers library raises nothing more specific
-            raise ModelError(f"The tokenizer in {folder} cannot be loaded: {_first_line(error)}") from error
+            raise ModelError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
 
     def _check_pair(self, tokenizer: Any, shape: TextShape) -> None:
         """Refuse a tokenizer that makes numbers which this model reads wrongly, or not at all."""
@@ -352,7 +366,7 @@ class TextEncoder:
                 )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
             raise ModelError(
-                f"{name} cannot be loaded by transformers {transformers.__version__}: {_first_line(error)}"
+                f"{name} cannot be loaded by transformers {transformers.__version__}: {first_line(error)}"
             ) from error
         absent = sorted(key for key in report["missing_keys"] if _counts(key, shape))
         if absent:
@@ -381,8 +395,3 @@ def _dtype_option(version: str) -> str:
     """`torch_dtype` was renamed to `dtype` in transformers 4.56."""
     major, minor = (int(part) for part in version.split(".")[:2])
     return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Mapping[int, str] = dict(enumerate(str(error).strip().splitlines()))
-    return lines.get(0, type(error).__name__)

@@ -9,10 +9,13 @@ COCO captions have 13.7 CLIP tokens on average: padded to 77, a model does five 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from daskt2i.errors import ModelError
 
 SLACK = 8
 """A batch takes captions shorter than its longest by up to a SLACK-th (at least 2): at most that share is padding."""
@@ -36,6 +39,36 @@ def tokenize(tokenizer: Any, captions: Sequence[str], limit: int) -> tuple[list[
         for index, ids in zip(cut, again["input_ids"], strict=True):
             whole[index] = ids
     return [list(ids) or [filler(tokenizer)] for ids in whole], truncated
+
+
+def count(tokenizer: Any, captions: Sequence[str]) -> list[int]:
+    """Tokens of each caption, special tokens included, before any is cut."""
+    if not captions:
+        return []
+    texts = [text.encode("utf-8", "replace").decode("utf-8") for text in captions]
+    if hasattr(tokenizer, "encode_batch_fast"):
+        return [len(found.ids) for found in tokenizer.encode_batch_fast(texts)]
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]]
+
+
+def load_for_counting(folder: Path) -> Any | None:
+    """The tokenizer of a folder without transformers, which would import torch; None where it has no tokenizer.json.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises nothing more specific
+        raise ModelError(f"The tokenizer {path} cannot be loaded: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def filler(tokenizer: Any) -> int:

@@ -21,6 +21,7 @@ from daskt2i.encoders.weights import (
     WeightsOption,
     check_weights_option,
     config_digest,
+    first_line,
     locate,
     model_name,
     quiet,
@@ -300,8 +301,9 @@ class VaeEncoder:
                     output_loading_info=True,
                 )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            first = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"{name} cannot be loaded by diffusers {diffusers.__version__}: {first[0]}") from error
+            raise ModelError(
+                f"{name} cannot be loaded by diffusers {diffusers.__version__}: {first_line(error)}"
+            ) from error
         if report["missing_keys"]:
             # diffusers would fill them with random numbers and go on
             raise ModelError(

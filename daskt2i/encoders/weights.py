@@ -329,6 +329,11 @@ def weights_digest(files: WeightFiles, config: str) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, without what it adds below; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the log lines, progress bars and Python warnings of the model libraries, and restore them after.

@@ -24,8 +24,8 @@ _EXPECTED = "a JSON object with `images` (id, file_name) and `annotations` (imag
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 _ABSENT = object()
 
-_Entry = tuple[Any, Any, Any, Any]
-"""id, image_id, file_name, caption of one JSON object, `_ABSENT` where it has no such key."""
+_Entry = tuple[Any, Any, Any, Any, Any]
+"""id, image_id, file_name, caption, license of one JSON object, `_ABSENT` where it has no such key."""
 
 
 @dataclass(slots=True)
@@ -38,6 +38,7 @@ class Index:
         names: file names.
         captions: per row the captions that are not blank.
         rejected: row -> why it cannot be used.
+        licences: per row its licence: the name that the file gives it, else its number; "" without one.
         orphan_captions, blank_captions: as in `SourceInfo`.
     """
 
@@ -46,6 +47,7 @@ class Index:
     names: list[str] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
     rejected: dict[int, tuple[Reason, str]] = field(default_factory=dict)
+    licences: list[str] = field(default_factory=list)
     orphan_captions: int = 0
     blank_captions: int = 0
     slots: int = 0
@@ -58,7 +60,9 @@ class Index:
     def row(self, index: int) -> Row:
         """Row `index`, with the reason against it if there is one."""
         reason, detail = self.rejected.get(index, (None, ""))
-        return Row(index, self.ids[index], self.names[index], self.captions[index], reason, detail)
+        return Row(
+            index, self.ids[index], self.names[index], self.captions[index], reason, detail, self.licences[index]
+        )
 
 
 def parse(address: str, options: dict[str, Any]) -> Index:
@@ -80,9 +84,10 @@ def parse(address: str, options: dict[str, Any]) -> Index:
         raise SourceError(f"{address} lists no images: expected {_EXPECTED}")
 
     index = Index(digest)
+    licences = _licences(document.get("licenses"))
     first: dict[int, int] = {}
     for position, entry in enumerate(images):
-        number, _, name, _ = _fields(address, "images", position, entry)
+        number, _, name, _, licence = _fields(address, "images", position, entry)
         image_id = _integer(address, "images", position, "id", number)
         if first.setdefault(image_id, position) != position:
             index.rejected[position] = (Reason.DUPLICATE_ID, f"id {image_id} is that of row {first[image_id]} already")
@@ -90,6 +95,7 @@ def parse(address: str, options: dict[str, Any]) -> Index:
             index.rejected[position] = wrong
         index.ids.append(image_id)
         index.names.append(_storable(name))
+        index.licences.append("" if licence is _ABSENT or licence is None else licences.get(str(licence), str(licence)))
         images[position] = None
     del images
 
@@ -147,12 +153,28 @@ def _load(address: str, options: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _thin(pairs: list[tuple[str, Any]]) -> Any:
-    """Keep four values of an object and let go of the rest (addresses, dates, boxes) while the file is parsed."""
+    """Keep five values of an object and let go of the rest (addresses, dates, boxes) while the file is parsed."""
     item = dict(pairs)
-    if "images" in item or "annotations" in item:
+    if "images" in item or "annotations" in item or ("url" in item and "name" in item):  # the file, or a licence
         return item
+    return _values(item)
+
+
+def _values(item: dict[str, Any]) -> _Entry:
     get = item.get
-    return get("id", _ABSENT), get("image_id", _ABSENT), get("file_name", _ABSENT), get("caption", _ABSENT)
+    return (
+        get("id", _ABSENT), get("image_id", _ABSENT), get("file_name", _ABSENT), get("caption", _ABSENT),
+        get("license", _ABSENT),
+    )  # fmt: skip
+
+
+def _licences(listed: Any) -> dict[str, str]:
+    """Number -> name. A file without usable licences is as good as any other."""
+    found = {}
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            found[str(entry.get("id"))] = _storable(entry["name"])
+    return found
 
 
 def _attach(address: str, annotations: list[Any], first: dict[int, int], index: Index) -> None:
@@ -160,7 +182,7 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
     gathered: list[list[str] | None] = [None] * len(index)
     named = False
     for position, entry in enumerate(annotations):
-        _, number, _, caption = _fields(address, "annotations", position, entry)
+        _, number, _, caption, _ = _fields(address, "annotations", position, entry)
         annotations[position] = None
         named = named or caption is not _ABSENT
         row = first.get(_integer(address, "annotations", position, "image_id", number))
@@ -183,8 +205,10 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
 
 
 def _fields(address: str, where: str, position: int, entry: Any) -> _Entry:
-    if isinstance(entry, tuple) and len(entry) == 4:
+    if isinstance(entry, tuple) and len(entry) == 5:
         return entry
+    if isinstance(entry, dict) and "url" in entry:  # kept whole as a licence would be
+        return _values(entry)
     raise SourceError(f"entry {position} of `{where}` in {address} is not an object: expected {_EXPECTED}")
 
 

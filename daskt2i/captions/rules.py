@@ -1,0 +1,290 @@
+"""The word lists by which captions are read: YAML data, checked and turned into tables.
+
+Covers: loading ours or a user's, plurals and verb forms made by rule, what each word can mean.
+Does not cover: reading a caption with them (`people`).
+
+Forms of a verb by the rules of English spelling: ride, rides, riding, rode; run, running (a final consonant after one
+short vowel is doubled); carry, carries. Irregular ones are listed and win.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from daskt2i.errors import ConfigError
+from daskt2i.facts import AGES
+
+OURS = Path(__file__).parent / "rules.yaml"
+
+VERSION = 1
+"""Of the meaning of the sections; a file states the one that it was written for."""
+
+MANY = 3
+"""A plural without a number, and anything beyond two: `group`."""
+
+Form = Literal["ing", "s", "base", "past"]
+
+_WORDS = (
+    "things", "unreal", "depictions", "imaginary", "body", "kin", "negations", "could_serve", "others", "stops",
+    "determiners", "animals", "verbs", "light", "weak",
+)  # fmt: skip
+_TABLES = ("unless_after", "unless_before", "ages", "pronouns", "irregular", "implied", "named_by_ing", "collectives")
+_MAPS = ("plurals", "possessives", "agents", "same", "suffixes")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What a word says of whom it names.
+
+    Attributes:
+        lemma: its singular.
+        gender: male, female or neutral.
+        age: child, teen, adult, elderly or unstated.
+        number: 1, 2 or 3 (three or more).
+        plural: it is a plural, so a number before it counts.
+        collective: it names several in the singular (family, couple).
+        possessive: it only counts before a part of the body.
+    """
+
+    lemma: str
+    gender: str
+    age: str
+    number: int = 1
+    plural: bool = False
+    collective: bool = False
+    possessive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A form of a verb: its lemma, and which form it is."""
+
+    lemma: str
+    form: Form
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The lists as tables. Every word is in lower case.
+
+    Attributes:
+        digest: SHA-256 of the file, 64 hex digits; part of a selection's fingerprint.
+        persons: word -> whom it names.
+        verbs: form -> verb.
+        numbers: word -> 1, 2 or 3.
+        ages: adjective -> age. `pronouns`: pronoun -> gender. `implied`: thing -> activity.
+        words: the other sections that are plain lists; `tables`: those that give a list for a word.
+        maps: those that give a word for a word.
+    """
+
+    digest: str
+    persons: Mapping[str, Person]
+    verbs: Mapping[str, Verb]
+    numbers: Mapping[str, int]
+    ages: Mapping[str, str]
+    pronouns: Mapping[str, str]
+    implied: Mapping[str, str]
+    words: Mapping[str, frozenset[str]]
+    tables: Mapping[str, Mapping[str, frozenset[str]]]
+    maps: Mapping[str, Mapping[str, str]]
+
+    def person(self, word: str) -> Person | None:
+        """Whom a word names, compounds included: policewoman, salespeople, but not snowman."""
+        found = self.persons.get(word)
+        if found is None and word[-3:] in ENDINGS:
+            return self._compound(word)
+        return found
+
+    def _compound(self, word: str) -> Person | None:
+        suffixes = self.maps["suffixes"]
+        if word in self.words["not_persons"]:
+            return None
+        for ending, gender in suffixes.items():
+            if word.endswith(ending) and len(word) >= len(ending) + 3:
+                whole = self.persons.get(ending)
+                age = whole.age if whole else "adult"
+                return Person(word, gender, age, MANY if whole and whole.plural else 1, bool(whole and whole.plural))
+        return None
+
+
+ENDINGS = frozenset({"man", "men", "son", "ple", "irl", "boy"})
+"""Last three letters of the suffixes' words: a quick way past most words."""
+
+
+def load_rules(path: str | Path | None = None) -> str:
+    """The text of a rules file, ours by default; checked.
+
+    Raises:
+        ConfigError: not there, not YAML, or not of this shape; the sentence names the section.
+    """
+    place = Path(path).expanduser() if path else OURS
+    try:
+        text = place.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The rules {place} cannot be read ({error}). Nothing was counted; copy {OURS}.") from error
+    compile_rules(text, str(place))
+    return text
+
+
+@functools.lru_cache(maxsize=8)
+def compile_rules(text: str, where: str = "the rules") -> Rules:
+    """Rules from the text of a file; compiled once per process.
+
+    Raises:
+        ConfigError: see `load_rules`.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where} is no YAML ({' '.join(str(error).split())}). Nothing was counted.") from error
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        raise ConfigError(f"{where} does not begin with `version: {VERSION}`. Nothing was counted; copy {OURS}.")
+    known = {"version", "persons", "numbers", *_WORDS, *_TABLES, *_MAPS}
+    if wrong := [f"no section {name}" for name in sorted(known - data.keys())] + [
+        f"an unknown section {name}" for name in sorted(map(str, data.keys() - known))
+    ]:
+        raise ConfigError(f"{where} has {', '.join(wrong)}. Nothing was counted; {OURS} has all sections.")
+    reader = _Reader(where)
+    suffixes = dict(reader.mapping("suffixes", data["suffixes"]))
+    not_persons = reader.words("suffixes.not", suffixes.pop("not", ""))
+    words = {name: reader.words(name, data[name]) for name in _WORDS}
+    words["things"] |= {plural(word) for word in words["things"]}
+    tables = {name: reader.table(name, data[name]) for name in _TABLES}
+    maps = {name: reader.texts(name, data[name]) for name in _MAPS if name != "suffixes"}
+    maps["suffixes"] = reader.texts("suffixes", suffixes)
+    numbers = {
+        word: int(number)
+        for number, listed in reader.mapping("numbers", data["numbers"]).items()
+        for word in reader.words(f"numbers.{number}", listed)
+    }
+    verbs = _verbs(words["verbs"], tables["irregular"])
+    return Rules(
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        persons=_persons(reader, data["persons"], tables["collectives"], maps["plurals"], maps["possessives"]),
+        verbs=verbs,
+        numbers=numbers,
+        ages=_inverted(tables["ages"]),
+        pronouns=_inverted(tables["pronouns"]),
+        implied=_inverted(tables["implied"]),
+        words={**words, "not_persons": not_persons},
+        tables=tables,
+        maps=maps,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads sections, and says which one is wrong."""
+
+    where: str
+
+    def mapping(self, name: str, value: Any) -> Mapping[Any, Any]:
+        if not isinstance(value, dict):
+            raise self.wrong(name, "a mapping")
+        return value
+
+    def words(self, name: str, value: Any) -> frozenset[str]:
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return frozenset(word.lower() for word in value)
+        if not isinstance(value, str | None):
+            raise self.wrong(name, "words separated by spaces")
+        return frozenset((value or "").lower().split())
+
+    def texts(self, name: str, value: Any) -> dict[str, str]:
+        found = {str(key): text for key, text in self.mapping(name, value).items()}
+        if not all(isinstance(text, str) and len(text.split()) == 1 for text in found.values()):
+            raise self.wrong(name, "one word for each word")
+        return found
+
+    def table(self, name: str, value: Any) -> dict[str, frozenset[str]]:
+        return {str(key): self.words(f"{name}.{key}", text) for key, text in self.mapping(name, value).items()}
+
+    def wrong(self, name: str, wanted: str) -> ConfigError:
+        return ConfigError(f"{self.where}: the section {name} should hold {wanted}. Nothing was counted.")
+
+
+def _inverted(table: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    return {word: key for key, words in table.items() for word in words}
+
+
+def _persons(
+    reader: _Reader,
+    groups: Any,
+    collectives: Mapping[str, frozenset[str]],
+    plurals: Mapping[str, str],
+    possessives: Mapping[str, str],
+) -> dict[str, Person]:
+    if not isinstance(groups, list) or not all(isinstance(g, dict) and "words" in g for g in groups):
+        raise reader.wrong("persons", "a list of {gender, age, words}")
+    found: dict[str, Person] = {}
+    for group in groups:
+        gender, age = group.get("gender"), group.get("age", "unstated")
+        if gender not in ("male", "female", "neutral") or age not in AGES[1:]:
+            raise reader.wrong("persons", "genders male, female or neutral, and ages child, teen, adult, elderly")
+        for word in reader.words("persons", group["words"]):
+            found[word] = Person(word, gender, age)
+    irregular = set(plurals.values())
+    for word, person in list(found.items()):
+        if word not in irregular:
+            found.setdefault(plural(word), Person(word, person.gender, person.age, MANY, plural=True))
+    for form, word in plurals.items():
+        if word in found:
+            found[form] = Person(word, found[word].gender, found[word].age, MANY, plural=True)
+    for form, word in possessives.items():
+        if word in found:
+            found[form] = Person(word, found[word].gender, found[word].age, MANY, plural=True, possessive=True)
+    for kind, words in collectives.items():
+        if kind not in ("pair", "group"):
+            raise reader.wrong("collectives", "pair and group")
+        for word in words:
+            number = 2 if kind == "pair" else MANY
+            found[word] = Person(word, "neutral", "unstated", number, collective=True)
+            found.setdefault(plural(word), Person(word, "neutral", "unstated", MANY, collective=True, plural=True))
+    return found
+
+
+def plural(word: str) -> str:
+    """The regular plural of an English noun."""
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return f"{word[:-1]}ies"
+    return f"{word}es" if word.endswith(("s", "x", "z", "ch", "sh")) else f"{word}s"
+
+
+def _verbs(lemmas: Iterable[str], irregular: Mapping[str, frozenset[str]]) -> dict[str, Verb]:
+    """Form -> verb, for every form of every lemma. A base form of one verb beats another form of another."""
+    found: dict[str, Verb] = {}
+    for lemma in sorted(lemmas):
+        ing, past = _participles(lemma)
+        found.setdefault(ing, Verb(lemma, "ing"))
+        found.setdefault(past, Verb(lemma, "past"))
+        found.setdefault(plural(lemma), Verb(lemma, "s"))
+    for lemma, forms in sorted(irregular.items()):
+        for form in forms:
+            kind: Form = "ing" if form.endswith("ing") else "s" if form.endswith("s") and form != lemma else "past"
+            found[form] = Verb(lemma, kind)
+    for lemma in lemmas:
+        found[lemma] = Verb(lemma, "base")
+    return found
+
+
+def _participles(lemma: str) -> tuple[str, str]:
+    """The regular -ing and -ed forms."""
+    if lemma.endswith("ie"):
+        return f"{lemma[:-2]}ying", f"{lemma}d"
+    if lemma.endswith("e") and not lemma.endswith(("ee", "oe", "ye")):
+        return f"{lemma[:-1]}ing", f"{lemma}d"
+    if lemma.endswith("y") and lemma[-2] not in "aeiou":
+        return f"{lemma}ing", f"{lemma[:-1]}ied"
+    short = len(lemma) >= 3 and lemma[-1] not in "aeiouwxy" and lemma[-2] in "aeiou" and lemma[-3] not in "aeiou"
+    # One syllable doubles (run, running); of longer ones only those that are listed do, and COCO has none.
+    if short and sum(letter in "aeiou" for letter in lemma) == 1:
+        return f"{lemma}{lemma[-1]}ing", f"{lemma}{lemma[-1]}ed"
+    ending = "d" if lemma.endswith("e") else "ed"
+    return f"{lemma}ing", f"{lemma}{ending}"

@@ -1,0 +1,237 @@
+"""`where:` as an expression over the facts of a row: checked before anything runs, then evaluated by simpleeval.
+
+    people and group == "single" and min(width, height) >= 256 and not duplicate
+
+Covers: names of facts, numbers, texts, lists of them after `in`; `and or not`, comparisons, `in`, `+ - * / // %`, and
+`min`, `max`, `abs`. Nothing else parses: no attribute, no index, no call of anything else, no comprehension.
+Does not cover: finding the facts (`survey`), choosing the rows (`selection`).
+
+The check is ours (docs/decisions/0004-where.md): it walks the syntax tree by an allow-list, knows of each part whether
+it is yes or no, a number, a text or a list of words, and points to the place that is wrong. simpleeval evaluates what
+has passed, with its nodes, operators and functions cut down to the same list.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from daskt2i.errors import ConfigError
+from daskt2i.facts import FACTS, NUMBER, TEXT, WORDS, YES_NO
+
+MOST_CHARACTERS = 2000
+MOST_DEPTH = 40
+
+_FUNCTIONS = {"min": min, "max": max, "abs": abs}
+_ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A checked `where`.
+
+    Attributes:
+        text: as written, in Python's own spacing and quotes: two ways to write the same give the same fingerprint.
+        names: the facts it names, sorted.
+    """
+
+    text: str
+    names: tuple[str, ...]
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether image files must be read to decide it."""
+        return any(FACTS[name].picture for name in self.names)
+
+    def keeps(self, values: Mapping[str, Any]) -> bool:
+        """Whether a row with these facts stays. One for which it divides by zero (an image of height 0) does not.
+
+        Args:
+            values: of all `names`.
+        """
+        evaluator, tree = _evaluator(self.text)
+        evaluator.names = dict(values)
+        try:
+            return bool(evaluator.eval(self.text, previously_parsed=tree))
+        except ZeroDivisionError:
+            return False
+
+
+def parse_where(text: str) -> Expression:
+    """Check an expression.
+
+    Raises:
+        ConfigError: it is none, or names what is no fact; the sentence shows the place.
+    """
+    stripped = text.strip()
+    if not stripped or len(stripped) > MOST_CHARACTERS or "\0" in stripped:
+        raise ConfigError(
+            f"dataset.where is {'empty' if not stripped else 'too long or no text'}; give an expression over the facts "
+            f'such as `people and group == "single"` (at most {MOST_CHARACTERS} characters). Nothing was encoded.'
+        )
+    check = _Check(" ".join(stripped.splitlines()))
+    tree = check.parsed()
+    if (kind := check.kind(tree)) != YES_NO:
+        raise check.wrong(tree, f"the whole is {kind}, and not yes or no; compare it with something")
+    return Expression(ast.unparse(tree), tuple(sorted(check.names)))
+
+
+@dataclass(slots=True)
+class _Check:
+    text: str
+    names: set[str] = field(default_factory=set)
+    depth: int = 0
+
+    def wrong(self, node: ast.AST, why: str) -> ConfigError:
+        # Python counts columns in bytes of UTF-8.
+        raw = self.text.encode()
+        start, stop = getattr(node, "col_offset", 0), getattr(node, "end_col_offset", None) or len(raw)
+        return self.wrong_at(len(raw[:start].decode()), len(raw[:stop].decode()), why)
+
+    def wrong_at(self, start: int, stop: int, why: str) -> ConfigError:
+        shown = f"{self.text[:start]}>>>{self.text[start:stop]}<<<{self.text[stop:]}"
+        return ConfigError(f"dataset.where: at character {start + 1}, `{shown}`: {why}. Nothing was encoded.")
+
+    def parsed(self) -> ast.expr:
+        try:
+            return ast.parse(self.text, mode="eval").body
+        except SyntaxError as error:
+            start = max(0, min((error.offset or 1) - 1, len(self.text)))
+            end = error.end_offset - 1 if error.end_offset and error.end_offset - 1 > start else start + 1
+            raise self.wrong_at(start, min(end, len(self.text)), f"this is no expression ({error.msg})") from error
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise self.wrong_at(0, len(self.text), f"this is no expression ({type(error).__name__})") from error
+
+    def kind(self, node: ast.expr) -> str:
+        """What a part gives.
+
+        Raises:
+            ConfigError: it is not allowed, or its own parts do not fit.
+        """
+        self.depth += 1
+        if self.depth > MOST_DEPTH:
+            raise self.wrong(node, f"this is nested more than {MOST_DEPTH} deep")
+        found = self._kind(node)
+        self.depth -= 1
+        return found
+
+    def _kind(self, node: ast.expr) -> str:
+        match node:
+            case ast.Constant(value=bool()):
+                return YES_NO
+            case ast.Constant(value=int() | float()):
+                return NUMBER
+            case ast.Constant(value=str()):
+                return TEXT
+            case ast.Name(id=name):
+                return self._named(node, name)
+            case ast.BoolOp(values=values):
+                for value in values:
+                    self._want(value, YES_NO)
+                return YES_NO
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                self._want(operand, YES_NO)
+                return YES_NO
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+                self._want(operand, NUMBER)
+                return NUMBER
+            case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _ARITHMETIC):
+                self._want(left, NUMBER)
+                self._want(right, NUMBER)
+                return NUMBER
+            case ast.Compare(left=first, ops=comparisons, comparators=others):
+                for one, comparison, other in zip([first, *others], comparisons, others, strict=False):
+                    self._compare(one, comparison, other)
+                return YES_NO
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
+                for argument in args:
+                    self._want(argument, NUMBER)
+                if (name == "abs") != (len(args) == 1):
+                    raise self.wrong(node, "abs takes one number, min and max two or more")
+                return NUMBER
+            case ast.Call():
+                raise self.wrong(node, "only min, max and abs can be called, with numbers")
+            case _:
+                raise self.wrong(
+                    node,
+                    "this is not allowed here: an expression holds facts, numbers, texts, comparisons, and, or, not, "
+                    "in, + - * / // % and min, max, abs",
+                )
+
+    def _named(self, node: ast.expr, name: str) -> str:
+        fact = FACTS.get(name)
+        if fact is None:
+            close = difflib.get_close_matches(name, FACTS, 1, 0.6)
+            hint = f"did you mean {close[0]}?" if close else ""
+            quoted = [f for f, about in FACTS.items() if name in about.values and name]
+            if quoted:
+                hint = f'did you mean {quoted[0]} == "{name}"?'
+            hint = f"{hint} " if hint else ""
+            raise self.wrong(node, f"there is no fact named {name}; {hint}the facts are {', '.join(FACTS)}")
+        self.names.add(name)
+        return fact.kind
+
+    def _want(self, node: ast.expr, wanted: str) -> None:
+        found = self.kind(node)
+        if found != wanted:
+            raise self.wrong(node, f"this is {found}, where {wanted} is wanted")
+
+    def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> None:
+        if isinstance(op, ast.In | ast.NotIn):
+            self._contains(left, right)
+        elif isinstance(op, _ORDER):
+            self._want(left, NUMBER)
+            self._want(right, NUMBER)
+        elif isinstance(op, ast.Eq | ast.NotEq):
+            kinds = self.kind(left), self.kind(right)
+            if kinds[0] != kinds[1] or kinds[0] == WORDS:
+                raise self.wrong(right, f"{kinds[0]} is compared with {kinds[1]}")
+            self._known(left, right)
+            self._known(right, left)
+        else:
+            raise self.wrong(right, "`is` compares no values; write ==")
+
+    def _contains(self, left: ast.expr, right: ast.expr) -> None:
+        found = self.kind(left)
+        if isinstance(right, ast.List | ast.Tuple):
+            for item in right.elts:
+                if not isinstance(item, ast.Constant) or self.kind(item) != found:
+                    raise self.wrong(item, f"a list after `in` holds values such as {found}, as left of it")
+                self._known(left, item)
+        elif (kind := self.kind(right)) not in (TEXT, WORDS) or found != TEXT:
+            raise self.wrong(right, f"`in` looks for a text in a text or a list of words, not for {found} in {kind}")
+
+    def _known(self, name: ast.expr, value: ast.expr) -> None:
+        """A value that the fact can never have is a slip of the pen: it would keep nothing, without a word."""
+        if isinstance(name, ast.Name) and isinstance(value, ast.Constant):
+            values = FACTS[name.id].values
+            if values and value.value not in values:
+                raise self.wrong(value, f"{name.id} is never this; it can be {', '.join(v or 'empty' for v in values)}")
+
+
+@functools.lru_cache(maxsize=8)
+def _evaluator(text: str) -> tuple[Any, ast.expr]:
+    """simpleeval, cut down to what `_Check` lets through, and the tree of a checked text."""
+    import operator
+
+    from simpleeval import EvalWithCompoundTypes
+
+    allowed: dict[Any, Any] = {
+        ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+        ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Eq: operator.eq, ast.NotEq: operator.ne,
+        ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Not: operator.not_,
+        ast.USub: operator.neg, ast.UAdd: operator.pos, ast.In: lambda x, y: x in y, ast.NotIn: lambda x, y: x not in y,
+    }  # fmt: skip
+    nodes = (
+        ast.Expr, ast.Constant, ast.Name, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.Call, ast.List,
+        ast.Tuple,
+    )  # fmt: skip
+    evaluator = EvalWithCompoundTypes(operators=allowed)
+    evaluator.functions = dict(_FUNCTIONS)  # as an argument they would come on top of list, dict, …
+    evaluator.nodes = {node: handler for node, handler in evaluator.nodes.items() if node in nodes}
+    return evaluator, ast.parse(text, mode="eval").body

@@ -1,0 +1,167 @@
+"""The insights stage: an executor over all rows of a source, facts to a report, files in the run folder.
+
+Covers: how rows are cut for the workers, what a worker needs, the reports that are written.
+Does not cover: one chunk (`survey`), the totals (`report`), the page (`page`), where chunks run (`executors`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+
+from daskt2i import page
+from daskt2i.component import Component
+from daskt2i.errors import SourceError
+from daskt2i.expression import parse_where
+from daskt2i.facts import to_csv
+from daskt2i.folder import REPORTS, RunFolder
+from daskt2i.machine import this_machine
+from daskt2i.plan import MIB, PROCESS_BYTES, Crew, Plan, crew
+from daskt2i.protocols import Executor, Source
+from daskt2i.report import TOP, Report, make_report
+from daskt2i.selection import boxed_persons, keep_facts, kept_rows, survey_of
+from daskt2i.settings import DatasetSettings, Workflow
+from daskt2i.survey import Surveyed, fold, survey_chunk
+from daskt2i.types import Chunk
+
+HTML, JSON, CSV = f"{REPORTS}/insights.html", f"{REPORTS}/insights.json", f"{REPORTS}/insights.csv"
+
+MOST_ROWS = 1024
+"""Rows of one task: 1 to 10 seconds of work, and about 100 KB of facts to send back."""
+
+WORKER_BYTES = 250 * MIB
+"""A worker that counts no tokens: Pillow, numpy, pyarrow and a chunk. The tokenizers of transformers import torch."""
+
+
+def crew_for_insights(workers: int | None, kind: str, *, tokens: bool) -> Crew:
+    """Workers for this machine; one torch thread each, as nothing here computes with torch.
+
+    Args:
+        workers: how many were asked for, or None.
+        kind: of the scheduler (`cluster.Scheduler.kind`); an attached cluster has its own workers.
+
+    Raises:
+        PlanError: they do not fit into memory.
+    """
+    if kind == "address":
+        return Crew(0, 1, 0, "the cluster's own")
+    machine = this_machine()
+    return crew(
+        cores=machine.cores,
+        memory=machine.memory,
+        worker_memory=PROCESS_BYTES if tokens else WORKER_BYTES,
+        chunks=machine.cores,
+        workers=1 if kind == "serial" else workers,
+        threads=1,
+    )
+
+
+def settled(workflow: Workflow) -> DatasetSettings:
+    """The workflow's data set with absolute paths: workers may stand in another folder."""
+    dataset = workflow.dataset
+    text = dataset.encoders.text.absolute()
+    encoders = dataset.encoders.model_copy(update={"text": text})
+    return dataset.model_copy(update={"source": dataset.source.absolute(), "encoders": encoders})
+
+
+def insights(
+    dataset: DatasetSettings,
+    folder: RunFolder,
+    executor: Executor,
+    *,
+    pictures: bool = True,
+    tokens: bool = True,
+    top: int = TOP,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Report:
+    """Find the facts of all rows, count them, and write the reports.
+
+    Args:
+        dataset: settled.
+        folder: the run folder; the reports go below `reports/`.
+        executor: not started yet; closed at the end, however it ends.
+        pictures: look at the image files too.
+        tokens: count the tokens of the workflow's text encoder.
+        top: activities that are listed.
+        progress: called with rows done, and rows in all.
+
+    Raises:
+        ConfigError: `where` or the rules are wrong. SourceError: the source cannot be used.
+        Daskt2iError, OSError: a chunk could not be read (a disk or a network failed).
+    """
+    begun = perf_counter()
+    expression = None if dataset.where is None else parse_where(dataset.where)
+    source: Source = dataset.source.build(Source, "dataset.source")
+    info = source.info()
+    if info.rows == 0:
+        raise SourceError(f"The source has no rows ({info.label}), so there is nothing to report.")
+    persons = boxed_persons(dataset)
+    text = dataset.encoders.text if tokens else None
+    with closing(executor):
+        workforce = executor.start()
+        parts = _surveyed(dataset, source, executor, info.rows, workforce.workers, pictures, text, progress)
+    table = fold(parts, dataset.facts.near, persons)
+    keep_facts(table, dataset, source, folder, pictures=pictures)
+    report = make_report(
+        info,
+        table,
+        parts,
+        lambda row, number: next(iter(source.rows(row, row + 1))).captions[number],
+        kept=None if expression is None else kept_rows(table, expression),
+        looked=pictures,
+        top=top,
+    )
+    report.where = "" if expression is None else expression.text
+    report.workers = workforce.workers
+    report.html = page.render(report, source if pictures else None, _about(dataset, text))
+    report.seconds = perf_counter() - begun
+    _write(report, folder)
+    return report
+
+
+def _surveyed(
+    dataset: DatasetSettings,
+    source: Source,
+    executor: Executor,
+    rows: int,
+    workers: int,
+    pictures: bool,
+    text: Component | None,
+    progress: Callable[[int, int], None],
+) -> list[Surveyed]:
+    plan = Plan(rows, max(1, min(MOST_ROWS, -(-rows // (4 * max(1, workers))))))
+    work = partial(survey_chunk, survey_of(dataset, pictures=pictures, text=text))
+    parts: list[Surveyed] = []
+    done = 0
+    for chunk, outcome in executor.run(work, _chunks(plan, source)):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        parts.append(outcome)
+        done += len(chunk)
+        progress(done, rows)
+    return parts
+
+
+def _chunks(plan: Plan, source: Source) -> Iterator[Chunk]:
+    for chunk in plan:
+        yield replace(chunk, rows=tuple(source.rows(chunk.start, chunk.stop)))
+
+
+def _about(dataset: DatasetSettings, text: Component | None) -> page.About:
+    given = {} if text is None else text.arguments
+    return page.About(
+        tokenizer=str(given.get("tokenizer") or given.get("model") or (text.class_path if text else "")),
+        rules=dataset.facts.rules or "",
+        limits=survey_of(dataset).limits,
+    )
+
+
+def _write(report: Report, folder: RunFolder) -> None:
+    report.files = {"html": folder.address(HTML), "csv": folder.address(CSV), "json": folder.address(JSON)}
+    folder.write(HTML, report.html.encode("utf-8", "replace"))
+    folder.write(CSV, to_csv(report.table))
+    folder.write(JSON, (json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace"))

@@ -1,0 +1,316 @@
+"""The report as one HTML page that needs nothing else: charts by Bokeh, its script inside, thumbnails as data.
+
+Covers: the charts of the study (gender, age group, group size, activities), histograms, a sample of pictures per class.
+Does not cover: counting (`report`). Text from the data is escaped; a content policy in the page forbids every request,
+so that a page that is mailed or put on a web server tells nobody who looks at it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from daskt2i import images
+from daskt2i.errors import RowRejected
+from daskt2i.protocols import Source
+from daskt2i.report import Report
+from daskt2i.types import Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+THUMBNAIL = 112
+SAMPLES = 6
+"""Pictures of a class, evenly over its rows; about 4 KB each."""
+
+CLASSES = 6
+"""Activities of which pictures are shown."""
+
+_COLOURS = {
+    "male": "#4477aa", "female": "#cc6677", "neutral": "#999933", "mixed": "#aa4499", "child": "#88ccee",
+    "teen": "#44aa99", "adult": "#4477aa", "elderly": "#882255", "unstated": "#bbbbbb", "single": "#4477aa",
+    "pair": "#ddcc77", "group": "#cc6677",
+}  # fmt: skip
+"""Paul Tol's muted scheme, which people with colour blindness can tell apart (personal.sron.nl/~pault)."""
+
+_PLAIN = "#4477aa"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
+
+_STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; background: #f5f6f8; margin: 0; }
+main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 60px; }
+h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 19px; margin: 36px 0 10px; }
+h3 { font-size: 14px; margin: 0 0 6px; font-weight: 600; }
+.sub { color: #5b6876; margin: 0 0 18px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
+.card, .panel { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; padding: 14px 16px; }
+.card b { display: block; font-size: 24px; line-height: 1.2; } .card span { color: #5b6876; font-size: 13px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 14px; }
+.panel { overflow: hidden; }
+.thumbs { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px; }
+.thumbs img { width: 100%; aspect-ratio: 1; border-radius: 5px; display: block; background: #eceff3; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; } td { padding: 3px 8px 3px 0; vertical-align: top; }
+td:last-child { text-align: right; white-space: nowrap; padding-right: 0; }
+td.name { overflow-wrap: anywhere; text-align: left; white-space: normal; }
+.note { color: #5b6876; font-size: 13.5px; max-width: 860px; }
+"""
+
+_MEANING = """
+These figures count what people wrote under pictures, not who is pictured. A gender here is a word that an annotator
+chose, often from looks, and is no statement about anybody; whoever is called a person, rider or child stays neutral.
+What captions leave out is not counted: "unstated" is most often an adult whom nobody described. Use the figures to see
+what a model will be told, and what it will hardly see; do not use them to say who people are.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the page says of how it was made.
+
+    Attributes:
+        tokenizer: whose tokens were counted, "" for none.
+        rules: the user's rules file, "" for ours.
+        limits: which images are shown.
+    """
+
+    tokenizer: str
+    rules: str
+    limits: images.Limits
+
+
+def render(report: Report, source: Source | None, about: About) -> str:
+    """The page.
+
+    Args:
+        source: where pictures are read; None for a page without pictures.
+    """
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+
+    figures = _figures(report)
+    script, blocks = components(figures) if figures else ("", {})
+    body = "".join(
+        [
+            f"<h1>{escape(report.label)}</h1>",
+            f'<p class="sub">{_subtitle(report)}</p>',
+            _cards(report),
+            _section("People, as captions tell", blocks, ("gender", "age", "group", "activities", "boxes")),
+            f'<p class="note">{_MEANING}</p>',
+            _pictures(report, source, about.limits) if source is not None else "",
+            _section("Captions", blocks, ("captions", "tokens"), _repeated(report)),
+            _section("Files", blocks, ("widths", "heights", "ratio", "bytes"), _tables(report)),
+            _section("Licences", {}, (), _table("Licence", report.licences)),
+            _notes(report, about),
+        ]
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{escape(report.label)}: insights</title><style>{_STYLE}</style>'
+        f"{Resources(mode='inline', components=['bokeh']).render_js()}</head>"
+        f"<body><main>{body}</main>{script}</body></html>"
+    )
+
+
+def _subtitle(report: Report) -> str:
+    parts = [f"{report.rows:,} images", f"{report.captions:,} captions"]
+    if report.where:
+        parts.append(f"kept by <code>{escape(report.where)}</code>, {report.left_out:,} left out")
+    return " · ".join(parts)
+
+
+def _cards(report: Report) -> str:
+    share = f"{report.people / report.rows:.1%} of images" if report.rows else ""
+    cards = [(f"{report.people:,}", f"with people, {share}")]
+    if report.looked:
+        unusable = sum(report.reasons.values())
+        cards += [
+            (f"{unusable:,}", f"that encode would reject, {report.unreadable:,} of them unreadable"),
+            (f"{report.exact + report.near:,}", f"repeats: {report.exact:,} exact, {report.near:,} near"),
+            (f"{report.bytes / 2**20:,.1f} MiB", "of image files"),
+        ]
+    if report.limit:
+        cards.append((f"{report.cut:,}", f"captions longer than {report.limit} tokens: they will be cut"))
+    cards.append((f"{report.alike:,}", f"captions that say what another says, {report.repeated:,} word for word"))
+    inside = "".join(f'<div class="card"><b>{value}</b><span>{escape(text)}</span></div>' for value, text in cards)
+    return f'<div class="cards">{inside}</div>'
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    found = {
+        "gender": _bars("Gender", report.gender),
+        "age": _bars("Age group", report.age),
+        "group": _bars("Group size", report.group),
+        "activities": _bars(f"Main activity, the {len(report.activities)} most frequent", report.activities),
+        "boxes": _bars("People: captions and boxes", report.boxes),
+        "captions": _bars("Captions per image", {str(k): v for k, v in report.captions_per_image.items()}),
+        "tokens": _columns("Tokens per caption", report.tokens, report.limit),
+    }
+    if report.looked and report.table.num_rows:
+        width, height, size = (report.table[name].to_numpy() for name in ("width", "height", "bytes"))
+        known = (width > 0) & (height > 0)
+        found["widths"] = _histogram("Width, pixels", width[known])
+        found["heights"] = _histogram("Height, pixels", height[known])
+        found["ratio"] = _histogram("Width / height", np.clip(width[known] / height[known], 0, 4))
+        found["bytes"] = _histogram("File size, KiB", size[size > 0] / 1024)
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _figure(height: int, **settings: Any) -> Any:
+    from bokeh.plotting import figure
+
+    made = figure(height=height, sizing_mode="stretch_width", toolbar_location=None, tools="", **settings)
+    made.outline_line_color = None
+    made.title.text_font_size = "14px"
+    made.grid.grid_line_color = "#eef0f3"
+    made.axis.axis_line_color = "#c9d0d8"
+    made.axis.minor_tick_line_color = None
+    return made
+
+
+def _bars(title: str, counts: Mapping[str, int]) -> Any:
+    """Horizontal bars with count and share."""
+    if not counts:
+        return None
+    names, values = list(counts), list(counts.values())
+    total = sum(values)
+    made = _figure(
+        64 + 26 * len(names), title=title, y_range=names[::-1], x_range=(0, max(values) * 1.32), min_border_right=10
+    )
+    made.hbar(y=names, right=values, height=0.72, color=[_COLOURS.get(name, _PLAIN) for name in names])
+    labels = [f"{value:,}  ({value / total:.0%})" for value in values]
+    made.text(x=values, y=names, text=labels, x_offset=6, text_baseline="middle", text_font_size="12px")
+    made.ygrid.grid_line_color = None
+    made.xaxis.visible = False
+    return made
+
+
+def _columns(title: str, counts: Mapping[int, int], limit: int) -> Any:
+    if not counts:
+        return None
+    from bokeh.models import Span
+
+    last = max(*counts, 1)
+    shown = np.zeros(min(last, 2 * max(limit, 1)) + 1)
+    for number, count in counts.items():
+        shown[min(number, len(shown) - 1)] += count
+    made = _figure(240, title=title)
+    made.vbar(x=np.arange(len(shown)), top=shown, width=0.9, color=_PLAIN)
+    if limit < len(shown):
+        made.add_layout(Span(location=limit + 0.5, dimension="height", line_color="#cc6677", line_dash="dashed"))
+    return made
+
+
+def _histogram(title: str, values: Any) -> Any:
+    if not len(values):
+        return None
+    made = _figure(220, title=title)
+    spread = float(np.ptp(values))
+    counts, edges = np.histogram(values, 30 if spread else 1, None if spread else (values[0] - 1, values[0] + 1))
+    made.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], color=_PLAIN, line_color="white")
+    made.y_range.start = 0
+    return made
+
+
+def _section(title: str, blocks: Mapping[str, str], names: Iterable[str], extra: str = "") -> str:
+    panels = "".join(f'<div class="panel">{blocks[name]}</div>' for name in names if name in blocks)
+    return f'<h2>{title}</h2><div class="grid">{panels}{extra}</div>' if panels or extra else ""
+
+
+def _table(title: str, counts: Mapping[Any, int]) -> str:
+    if not counts:
+        return ""
+    lines = "".join(f'<tr><td class="name">{escape(str(k))}</td><td>{v:,}</td></tr>' for k, v in counts.items())
+    return f'<div class="panel"><h3>{escape(title)}</h3><table>{lines}</table></div>'
+
+
+def _repeated(report: Report) -> str:
+    return _table("Said most often", dict(report.most_repeated))
+
+
+def _tables(report: Report) -> str:
+    if not report.looked:
+        return ""
+    sizes = {f"{width} x {height}": rows for (width, height), rows in report.sizes.items()}
+    return (
+        _table("Size, the most frequent", sizes)
+        + _table("Shape", report.aspects)
+        + _table("Format", report.formats)
+        + _table("Colour mode", report.modes)
+        + _table("Encode would reject", report.reasons)
+    )
+
+
+def _notes(report: Report, about: About) -> str:
+    made = [f"Rules: {about.rules}." if about.rules else "Rules: those of daskt2i, for English captions."]
+    if report.limit:
+        made.append(f"Tokens: those of {about.tokenizer}, {report.limit} at most.")
+    if report.blank or report.orphan:
+        made.append(f"{report.blank:,} blank captions, {report.orphan:,} of images that are not listed: not counted.")
+    made += report.notes
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in made)
+
+
+def _pictures(report: Report, source: Source, limits: images.Limits) -> str:
+    """A few thumbnails of each class."""
+    table = report.table
+    panels = []
+    for column, counts in (("gender", report.gender), ("group", report.group), ("age", report.age)):
+        for value in counts:
+            panels.append(_sample(f"{column}: {value}", _where(table, column, value), table, source, limits))
+    main = [listed[0] if listed else "" for listed in table["activities"].to_pylist()]
+    for activity in list(report.activities)[:CLASSES]:
+        rows = [row for row, name in enumerate(main) if name == activity]
+        panels.append(_sample(f"activity: {activity}", rows, table, source, limits))
+    panels.append(_sample("no people", _where(table, "people", False), table, source, limits))
+    copies = table["duplicate_of"].to_pylist()
+    pairs = [row for row, first in enumerate(copies) if first >= 0][: SAMPLES // 2]
+    panels.append(_sample("repeats of earlier images", pairs, table, source, limits))
+    inside = "".join(panel for panel in panels if panel)
+    return f'<h2>Examples</h2><div class="grid">{inside}</div>' if inside else ""
+
+
+def _where(table: pa.Table, column: str, value: Any) -> list[int]:
+    return [row for row, found in enumerate(table[column].to_pylist()) if found == value]
+
+
+def _sample(title: str, rows: Sequence[int], table: pa.Table, source: Source, limits: images.Limits) -> str:
+    shown: list[str] = []
+    step = max(1, len(rows) // SAMPLES)
+    for place in rows[::step]:
+        if len(shown) == SAMPLES:
+            break
+        index = table["row"][place].as_py()
+        row = next(iter(source.rows(index, index + 1)))
+        data = _thumbnail(source, row, limits)
+        if data:
+            text = escape(f"{row.file_name}: {row.captions[0] if row.captions else ''}", quote=True)
+            shown.append(f'<img src="data:image/jpeg;base64,{data}" alt="{text}" title="{text}">')
+    if not shown:
+        return ""
+    return (
+        f'<div class="panel"><h3>{escape(title)} ({len(rows):,})</h3><div class="thumbs">{"".join(shown)}</div></div>'
+    )
+
+
+def _thumbnail(source: Source, row: Row, limits: images.Limits) -> str:
+    """JPEG in base64; "" where the row has no picture."""
+    if row.reason is not None:
+        return ""
+    try:
+        pixels = images.read(source.read(row), THUMBNAIL, limits).pixels
+    except RowRejected:
+        return ""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=75)
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,238 @@
+"""The facts of a chunk of rows: its captions read by the rules, its images looked at. Knows no engine.
+
+Covers: one chunk on a worker (`survey_chunk`), and folding the chunks on the driver (`fold`).
+Does not cover: where chunks run (`insights`, `selection`), how captions are read (`people`) and pictures compared
+(`likeness`).
+
+An image is decoded at 32 pixels, by the function that encodes: what is unreadable here is unreadable there. Most of a
+JPEG is skipped at that size.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i import images, likeness
+from daskt2i.captions.mentions import tokens_of
+from daskt2i.captions.people import read_tokens
+from daskt2i.captions.rules import Rules, compile_rules
+from daskt2i.component import Component
+from daskt2i.errors import Daskt2iError, Reason, RowRejected
+from daskt2i.facts import schema
+from daskt2i.formats import open_image
+from daskt2i.protocols import Source, TextEncoder
+from daskt2i.types import Chunk, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+READERS = 4
+"""Threads that read and decode images: most of the time they wait for a disk or a network, or are outside of Python."""
+
+_NO_MATTER = frozenset(("a", "an", "the", "some", "his", "her", "its", "their", "is", "are", "of", ",", ".", ";", ":"))
+"""Words and marks by which captions may differ and still say the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is to be found out; picklable, and small: it travels with every chunk.
+
+    Attributes:
+        source: where images are read.
+        rules: text of the rules file.
+        limits: which images encode would take.
+        pictures: look at the images too.
+        text: the text encoder whose tokens are counted, or None.
+    """
+
+    source: Component
+    rules: str
+    limits: images.Limits
+    pictures: bool = True
+    text: Component | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """The facts of one chunk.
+
+    Attributes:
+        start: its first row.
+        facts: a line per row, by `facts.schema`.
+        tokens: of each caption, int32[captions]; empty where none are counted.
+        limit: tokens that the encoder takes, 0 where none are counted.
+        exact, alike: a hash of each caption as it stands, and of its words without order, articles and plurals,
+            uint64[captions]. `of_row`: the row of each caption, int64[captions].
+        note: what could not be done, or "".
+    """
+
+    start: int
+    facts: pa.RecordBatch
+    tokens: npt.NDArray[np.int32]
+    limit: int
+    exact: npt.NDArray[np.uint64]
+    alike: npt.NDArray[np.uint64]
+    of_row: npt.NDArray[np.int64]
+    note: str = ""
+
+
+def survey_chunk(survey: Survey, chunk: Chunk) -> Surveyed:
+    """Find the facts of a chunk that holds its rows.
+
+    Raises:
+        SourceError, OSError: the images as a whole cannot be read (a disk or a network failed).
+    """
+    import pyarrow as pa
+
+    rules = compile_rules(survey.rules)
+    captions = [caption for row in chunk.rows for caption in row.captions]
+    counts, limit, note = _tokens(survey.text, captions)
+    tokens = [[tokens_of(caption) for caption in row.captions] for row in chunk.rows]
+    lines = [_of_captions(row, said, rules) for row, said in zip(chunk.rows, tokens, strict=True)]
+    if survey.pictures:
+        source: Source = _built(survey.source.model_dump_json(by_alias=True))
+        look = functools.partial(_look, source, survey.limits)
+        with ThreadPoolExecutor(READERS, thread_name_prefix="daskt2i-look") as pool:
+            for line, seen in zip(lines, pool.map(look, chunk.rows), strict=True):
+                line.update(seen)
+    _add_tokens(lines, chunk.rows, counts, limit)
+    wanted = schema()
+    columns = [pa.array([line[field.name] for line in lines], field.type) for field in wanted]
+    return Surveyed(
+        start=chunk.start,
+        facts=pa.RecordBatch.from_arrays(columns, schema=wanted),
+        tokens=counts,
+        limit=limit,
+        exact=_hashes(" ".join(caption.split()) for caption in captions),
+        alike=_hashes(map(_gist, captions, itertools.chain.from_iterable(tokens))),
+        of_row=np.repeat([row.index for row in chunk.rows], [len(row.captions) for row in chunk.rows]).astype(np.int64),
+        note=note,
+    )
+
+
+def fold(parts: Iterable[Surveyed], bits: int, persons: Mapping[int, int] | None = None) -> pa.Table:
+    """The whole table: the chunks in order, with `duplicate_of`, `exact_duplicate` and `persons`.
+
+    Args:
+        bits: how many of the 128 bits of a picture's signature near copies may differ in.
+        persons: image id -> people boxed; None where nobody boxed them, which gives -1.
+    """
+    import pyarrow as pa
+
+    table = pa.Table.from_batches([part.facts for part in sorted(parts, key=lambda part: part.start)], schema())
+    found, exact = likeness.copies(table["sha256"].to_pylist(), table["signature"].to_pylist(), bits)
+    boxed = [-1 if persons is None else persons.get(number, 0) for number in table["image_id"].to_pylist()]
+    table = table.append_column("duplicate_of", pa.array(found))
+    table = table.append_column("exact_duplicate", pa.array(exact))
+    return table.append_column("persons", pa.array(boxed, pa.int32()))
+
+
+@functools.lru_cache(maxsize=4)
+def _built(component: str) -> Any:
+    """A component, built once per process."""
+    return Component.model_validate_json(component).build(Source, "dataset.source")
+
+
+@functools.lru_cache(maxsize=4)
+def _counter(component: str) -> Callable[[Sequence[str]], tuple[Sequence[int], int]] | None:
+    """What counts the tokens of a text encoder, built once per process; None where it cannot say."""
+    encoder = Component.model_validate_json(component).build(TextEncoder, "dataset.encoders.text")
+    return getattr(encoder, "count_tokens", None)
+
+
+def _tokens(text: Component | None, captions: list[str]) -> tuple[npt.NDArray[np.int32], int, str]:
+    none = np.zeros(0, np.int32)
+    if text is None:
+        return none, 0, ""
+    try:
+        count = _counter(text.model_dump_json(by_alias=True))
+        if count is None:
+            return none, 0, f"{text.class_path} does not say how it counts tokens (it has no count_tokens)"
+        counts, limit = count(captions)
+    except Daskt2iError as error:
+        return none, 0, str(error)
+    return np.asarray(counts, np.int32), limit, ""
+
+
+def _add_tokens(lines: list[dict[str, Any]], rows: Sequence[Row], counts: npt.NDArray[np.int32], limit: int) -> None:
+    place = 0
+    for line, row in zip(lines, rows, strict=True):
+        mine = counts[place : place + len(row.captions)]
+        place += len(row.captions)
+        line["tokens"] = int(mine.max()) if len(mine) else -1
+        line["cut"] = int((mine > limit).sum()) if len(mine) else 0
+
+
+def _of_captions(row: Row, tokens: list[list[str]], rules: Rules) -> dict[str, Any]:
+    found = read_tokens(tokens, rules)
+    return {
+        "row": row.index,
+        "image_id": row.image_id,
+        "file_name": row.file_name.encode("utf-8", "backslashreplace").decode(),
+        "reason": str(row.reason or ("" if row.captions else Reason.NO_CAPTION)),
+        "detail": row.detail.encode("utf-8", "backslashreplace").decode(),
+        "people": found.people,
+        "gender": found.gender,
+        "age": found.age,
+        "group": found.group,
+        "activities": list(found.activities),
+        "captions": len(row.captions),
+        "words": max((len(caption.split()) for caption in row.captions), default=0),
+        "width": 0,
+        "height": 0,
+        "bytes": 0,
+        "format": "",
+        "mode": "",
+        "licence": row.licence,
+        "sha256": b"",
+        "signature": b"",
+    }
+
+
+def _look(source: Source, limits: images.Limits, row: Row) -> dict[str, Any]:
+    """The facts of one image file. What is wrong with it is a fact; a failing disk is an error."""
+    seen: dict[str, Any] = {}
+    if row.reason in (Reason.UNSAFE_PATH, Reason.MISSING_FILE):
+        return seen
+    known = row.reason is not None or not row.captions  # then it is rejected for that, and only looked at
+    try:
+        data = source.read(row)
+        seen |= {"bytes": len(data), "sha256": hashlib.sha256(data).digest()}
+        seen |= _header(data)
+        picture = images.read(data, likeness.SIDE, limits)
+        seen["width"], seen["height"] = picture.source_size
+        seen["signature"] = likeness.signature(picture.pixels)
+    except RowRejected as error:
+        if not known:
+            seen |= {"reason": str(error.reason), "detail": error.detail.encode("utf-8", "backslashreplace").decode()}
+    return seen
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """Format, mode and size as the header says, even where no pixel can be had."""
+    try:
+        image = open_image(data)
+    except Exception:  # Pillow's parsers raise almost anything; `images.read` will say what is wrong
+        return {}
+    return {"format": image.format or "", "mode": image.mode, "width": image.width, "height": image.height}
+
+
+def _gist(caption: str, tokens: list[str]) -> str:
+    """The words without order, articles, marks and plural s: captions that share it say the same."""
+    words = {token[:-1] if token[-1] == "s" and len(token) > 3 else token for token in tokens}
+    return " ".join(sorted(words - _NO_MATTER)) or caption.strip()
+
+
+def _hashes(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """64 bits of each text. Two different ones of a million agree with a chance of 3 in 100 million."""
+    joined = b"".join(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest() for text in texts)
+    return np.frombuffer(joined, np.uint64)

@@ -1,0 +1,134 @@
+"""`where:` takes expressions over facts, and nothing else; what is wrong is pointed to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from daskt2i.errors import ConfigError
+from daskt2i.expression import MOST_DEPTH, parse_where
+from daskt2i.facts import FACTS
+
+ROW: dict[str, Any] = {
+    "people": True, "gender": "male", "age": "adult", "group": "single", "activity": "ride",
+    "activities": ("ride", "hold"), "captions": 5, "words": 12, "file_name": "val/1.jpg", "image_id": 7,
+    "licence": "CC BY", "persons": -1, "width": 640, "height": 480, "bytes": 1000, "format": "JPEG", "mode": "RGB",
+    "usable": True, "reason": "", "duplicate": False, "exact_duplicate": False,
+}  # fmt: skip
+
+
+def keeps(text: str, **changes: Any) -> bool:
+    expression = parse_where(text)
+    return expression.keeps({name: {**ROW, **changes}[name] for name in expression.names})
+
+
+def test_the_row_has_all_facts() -> None:
+    assert list(ROW) == list(FACTS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "people",
+        'people and group == "single" and min(width, height) >= 256 and not duplicate',
+        "'ride' in activities",
+        "gender in ['male', 'female']",
+        "gender in ('male',)",
+        "group not in ['pair', 'group']",
+        "'val/' in file_name",
+        "1.2 < width / height < 1.4",
+        "abs(width - height) == 160 and max(1, 2, 3) == 3",
+        "image_id % 2 == 1 and image_id // 2 == 3 and -image_id < 0",
+        "reason == ''",
+        "people == True",
+        "  people\n and usable ",
+        "True",
+    ],
+)
+def test_what_is_true_of_the_row(text: str) -> None:
+    assert keeps(text)
+    assert not keeps(f"not ({text.strip()})")
+
+
+def test_a_division_by_zero_keeps_nothing_and_ends_nothing() -> None:
+    assert not keeps("width / height > 1", width=0, height=0)
+    assert not keeps("width / height <= 1", width=0, height=0)
+
+
+def test_two_ways_to_write_the_same_are_the_same() -> None:
+    assert parse_where('people   and gender=="male"').text == parse_where("(people and gender == 'male')").text
+    assert parse_where("people and width > 3").needs_pictures
+    assert not parse_where("people").needs_pictures
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "why"),
+    [
+        ("peple", ">>>peple<<<", "did you mean people?"),
+        ("people and male", "and >>>male<<<", 'did you mean gender == "male"?'),
+        ("zzz", ">>>zzz<<<", "the facts are people, gender"),
+        ('group == "sngle"', '== >>>"sngle"<<<', "it can be none, single, pair, group"),
+        ("gender in ['man']", "[>>>'man'<<<]", "gender is never this"),
+        ("width", ">>>width<<<", "the whole is a number"),
+        ("people and width", "and >>>width<<<", "this is a number, where yes or no is wanted"),
+        ("people > 3", ">>>people<<< >", "this is yes or no, where a number is wanted"),
+        ("gender == 3", "== >>>3<<<", "a text is compared with a number"),
+        ("activities == 'ride'", "== >>>'ride'<<<", "is compared with"),
+        ("3 in activities", "in >>>activities<<<", "looks for a text"),
+        ("people and (", "and >>>(<<<", "never closed"),
+        ("people gender", ">>>gender<<<", "this is no expression"),
+        ("people = True", ">>>=<<< True", "this is no expression"),
+        ("import os", ">>>import<<< os", "this is no expression"),
+        ("people; people", ">>>;<<<", "this is no expression"),
+        ("__import__('os').system('true')", ">>>__import__('os').system('true')<<<", "only min, max and abs"),
+        ("open('/etc/passwd')", ">>>open('/etc/passwd')<<<", "only min, max and abs"),
+        ("gender.upper() == 'MALE'", ">>>gender.upper()<<<", "only min, max and abs"),
+        ("gender.__class__", ">>>gender.__class__<<<", "not allowed here"),
+        ("activities[0] == 'ride'", ">>>activities[0]<<<", "not allowed here"),
+        ("[x for x in activities]", ">>>[x for x in activities]<<<", "not allowed here"),
+        ("(lambda: people)()", ">>>(lambda: people)()<<<", "only min, max and abs"),
+        ("people if people else people", ">>>people if people else people<<<", "not allowed here"),
+        ("width ** 9999999", ">>>width ** 9999999<<<", "not allowed here"),
+        ("f'{people}' == 'x'", ">>>f'{people}'<<<", "not allowed here"),
+        ("people is True", "is >>>True<<<", "write =="),
+        ("min(width) > 3", ">>>min(width)<<<", "abs takes one number"),
+        ("min(width, key=3) > 3", ">>>min(width, key=3)<<<", "only min, max and abs"),
+        ("max(*activities) > 3", ">>>*activities<<<", "not allowed here"),
+        ("width in [height]", ">>>height<<<", "holds values"),
+        ("(x := 3) > 2", ">>>x := 3<<<", "not allowed here"),
+        ("'ü' in activities and peple", "and >>>peple<<<", "did you mean people?"),
+        ("not " * 100 + "people", ">>>", "nested more than"),
+        ("(" * 300 + "people" + ")" * 300, ">>>", "this is no expression"),
+        ("", "", "dataset.where is empty"),
+        ("   ", "", "dataset.where is empty"),
+        ("people or " * 400 + "people", "", "too long"),
+        ("people\0", "", "no text"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_what_is_refused_is_pointed_to(text: str, place: str, why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_where(text)
+    assert place in str(caught.value)
+    assert why in str(caught.value)
+    assert "Nothing was encoded" in str(caught.value)
+
+
+def test_what_passes_by_depth_is_evaluated() -> None:
+    assert keeps("not " * (2 * ((MOST_DEPTH - 2) // 2)) + "people")
+
+
+def test_the_evaluator_itself_knows_no_more_than_the_check() -> None:
+    """A second fence: were the check to let something through, simpleeval would not run it."""
+    import ast
+
+    import simpleeval
+
+    from daskt2i.expression import _evaluator
+
+    evaluator, _ = _evaluator("people")
+    for text in ("people.__class__", "people[0]", "[x for x in people]", "f'{people}'", "2 ** 3", "people if 1 else 2"):
+        with pytest.raises((simpleeval.InvalidExpression, KeyError)):
+            evaluator.eval(text, previously_parsed=ast.parse(text, mode="eval").body)
+    assert sorted(evaluator.functions) == ["abs", "max", "min"]

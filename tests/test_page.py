@@ -1,0 +1,213 @@
+"""The page stands alone: no other host is asked, nothing in the data becomes markup, a browser shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.server
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coco_folders import PEOPLE, write_coco
+from PIL import Image
+from test_selection import settings
+
+from daskt2i.executors.serial import SerialExecutor
+from daskt2i.folder import RunFolder
+from daskt2i.insights import insights
+from daskt2i.report import Report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+HOSTILE = "</script><script>alert(1)</script><img src=https://example.org/x>"
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    """A report over data that would like to be markup, and where its page lies."""
+    folder = tmp_path_factory.mktemp("page")
+    captions = [[*PEOPLE[0], HOSTILE], *PEOPLE[1:], [HOSTILE], [HOSTILE]]
+    write_coco(folder / "data", captions, same={5: 1})
+    dataset = settings(folder / "data", "captions > 0").dataset
+    report = insights(dataset, RunFolder(folder / "out"), SerialExecutor())
+    return report, folder / "out" / "reports" / "insights.html"
+
+
+def test_the_page_holds_everything_that_it_shows(shown: tuple[Report, Path]) -> None:
+    report, path = shown
+    html = path.read_text(encoding="utf-8")
+    assert html == report.html
+    assert "default-src 'none'" in html
+    sources = _Sources()
+    sources.feed(html)
+    assert [address for address in sources.found if not address.startswith("data:")] == []
+    assert len(sources.found) >= 10
+    picture = next(address for address in sources.found if address.startswith("data:image/jpeg"))
+    assert Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).size == (112, 112)
+
+
+class _Sources(HTMLParser):
+    """Every address that a browser would fetch by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+
+def test_nothing_in_the_data_becomes_markup(shown: tuple[Report, Path]) -> None:
+    report, _ = shown
+    assert HOSTILE not in report.html
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in report.html
+    assert "<b>NC" not in report.html
+
+
+def test_a_notebook_shows_it_in_a_frame(shown: tuple[Report, Path]) -> None:
+    shown_there = shown[0]._repr_html_()
+    assert shown_there.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert shown_there.count("<") == 2
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address at which a headless Chromium listens to the DevTools protocol."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("needs chromium (apt-get install chromium)")
+    profile = tmp_path_factory.mktemp("profile")
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+        "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank",
+    ]  # fmt: skip
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen([found, *flags], stdout=silent, stderr=silent, start_new_session=True)
+    try:
+        port = profile / "DevToolsActivePort"
+        deadline = time.monotonic() + 30
+        while not (port.is_file() and len(port.read_text().split()) == 2):
+            assert process.poll() is None, "chromium ended"
+            assert time.monotonic() < deadline, "chromium did not start"
+            time.sleep(0.05)
+        number, path = port.read_text().split()
+        yield f"ws://127.0.0.1:{number}{path}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+async def _visit(address: str, url: str) -> tuple[list[str], list[str], bytes]:
+    """What a page wrote to the console or threw, what it asked for, and what it looks like (PNG)."""
+    from tornado.websocket import websocket_connect
+
+    socket = await websocket_connect(address, max_message_size=2**26)
+    complaints: list[str] = []
+    asked: list[str] = []
+    loaded = False
+    number = 0
+    session: str | None = None
+
+    def hear(message: dict[str, Any]) -> None:
+        nonlocal loaded
+        about = message.get("params", {})
+        match message.get("method"):
+            case "Runtime.exceptionThrown":
+                complaints.append(json.dumps(about["exceptionDetails"])[:500])
+            case "Log.entryAdded" if about["entry"]["level"] in ("error", "warning"):
+                complaints.append(about["entry"]["text"])
+            case "Runtime.consoleAPICalled" if about["type"] in ("error", "warning", "assert"):
+                complaints.append(json.dumps(about["args"])[:500])
+            case "Network.requestWillBeSent":
+                asked.append(about["request"]["url"])
+            case "Page.loadEventFired":
+                loaded = True
+
+    async def receive() -> dict[str, Any]:
+        message = json.loads(await asyncio.wait_for(socket.read_message(), 60))
+        hear(message)
+        return message
+
+    async def call(method: str, **parameters: Any) -> dict[str, Any]:
+        nonlocal number
+        number += 1
+        message = {"id": number, "method": method, "params": parameters}
+        await socket.write_message(json.dumps({**message, "sessionId": session} if session else message))
+        while (answer := await receive()).get("id") != number:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    target = await call("Target.createTarget", url="about:blank")
+    session = (await call("Target.attachToTarget", targetId=target["targetId"], flatten=True))["sessionId"]
+    for domain in ("Page", "Runtime", "Log", "Network"):
+        await call(f"{domain}.enable")
+    size = {"width": 1200, "height": 1600, "deviceScaleFactor": 1, "mobile": False}
+    await call("Emulation.setDeviceMetricsOverride", **size)
+    await call("Page.navigate", url=url)
+    while not loaded:
+        await receive()
+    drawn = "Bokeh.documents.length > 0 && Bokeh.documents.every(document => document.is_idle)"
+    for _ in range(300):
+        if (await call("Runtime.evaluate", expression=drawn))["result"].get("value"):
+            break
+        await asyncio.sleep(0.1)
+    else:
+        raise AssertionError(f"Bokeh did not draw: {complaints}")
+    picture = await call("Page.captureScreenshot", format="png")
+    await call("Target.closeTarget", targetId=target["targetId"])
+    socket.close()
+    await socket.read_message()  # None: closed on both sides
+    return complaints, asked, base64.b64decode(picture["data"])
+
+
+@pytest.fixture
+def server(shown: tuple[Report, Path]) -> Iterator[str]:
+    """The folder of the page behind HTTP on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(shown[1].parent))) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join()
+
+
+def test_a_browser_shows_it_from_file_and_server(shown: tuple[Report, Path], browser: str, server: str) -> None:
+    for url in (shown[1].as_uri(), f"{server}/insights.html"):
+        complaints, asked, picture = asyncio.run(_visit(browser, url))
+        assert complaints == []
+        assert [one for one in asked if not one.startswith("data:")] == [url]
+        look_at(picture)
+
+
+def look_at(picture: bytes) -> None:
+    """The charts are drawn: bars in the colours of the classes, in some hundreds of pixels each, on white panels."""
+    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).reshape(-1, 3).astype(np.int16)
+
+    def area(*colour: int) -> int:
+        return int((np.abs(pixels - np.array(colour)).max(axis=1) <= 6).sum())
+
+    assert len(pixels) == 1200 * 1600
+    assert area(255, 255, 255) > 100_000
+    for name, colour in {"male": (0x44, 0x77, 0xAA), "female": (0xCC, 0x66, 0x77), "pair": (0xDD, 0xCC, 0x77)}.items():
+        assert area(*colour) > 500, name
