@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 _SERVER_TIMEOUT = 20.0
 _START_SECONDS = 120
+
+_CLIENT_CONFIG = {"distributed.admin.low-level-log-length": 100}
+"""For a client without a cluster file. `clusters/local.yaml` says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +190,10 @@ class _ClusterFile:
         # The nanny sets thread variables for its worker before it spawns it; ours must be the plan's, not 1.
         environ = {k: str(hands.threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         config = self.config | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environ.items()}
+        settings = dask.config.set(config)  # until the end: the logs of a worker that joins later are made then
         try:
-            with _environment_kept(), dask.config.set(config), ExitStack() as stack:
+            with _environment_kept(), ExitStack() as stack:
+                stack.enter_context(settings)
                 with deaf_children():  # the thread of its event loop starts here, and nannies start workers from it
                     cluster = factory(**arguments)
                 stack.callback(cluster.close, timeout=10)
@@ -202,20 +207,25 @@ class _ClusterFile:
             ) from error
 
         def close() -> None:
-            with _quiet():
-                client.close(timeout=5)
-                cluster.close(timeout=10)
+            # The work is done by now: a worker that ends slowly does not make a failure of it, and ends with us.
+            with settings, _quiet():
+                with suppress(TimeoutError, OSError):
+                    client.close(timeout=5)
+                with suppress(TimeoutError, OSError):
+                    cluster.close(timeout=10)
 
         return Connection(client, hands.threads, close)
 
 
 def _attach(address: str, wanted: int) -> Connection:
+    import dask
     from distributed import Client
 
     from daskt2i.executors.dask import Connection
 
     quiet = ExitStack()
     quiet.enter_context(_quiet())  # to the end: a scheduler that goes away is told in our words
+    quiet.enter_context(dask.config.set(_CLIENT_CONFIG))
     try:
         client = Client(address, timeout=_SERVER_TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

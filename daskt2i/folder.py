@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -116,7 +117,7 @@ class RunFolder:
         with self._remote(f"read {name}") as (fs, path):
             return bytes(fs.cat_file(path(name)))
 
-    def read_many(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | Exception]]:
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | Exception]]:
         """Each object, or the error that reading it gave, in the order of `names`; at most 256 in memory at once."""
         if self.is_local:
             for name in names:
@@ -125,8 +126,8 @@ class RunFolder:
                 except (OSError, StoreError) as error:
                     yield name, error
             return
-        for start in range(0, len(names), 256):
-            batch = names[start : start + 256]
+        names = iter(names)
+        while batch := list(itertools.islice(names, 256)):
             with self._remote("read objects") as (fs, path):
                 # cat_ranges and not cat: cat takes [, ? and * in an address for patterns.
                 answers = fs.cat_ranges([path(name) for name in batch], None, None, on_error="return")

@@ -17,6 +17,7 @@ Does not cover: finding out which receipts count (`receipts`).
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,7 +25,11 @@ from daskt2i.errors import StoreError
 from daskt2i.folder import MANIFEST, RunFolder
 from daskt2i.types import Receipt, Row
 
-_GROUP_ROWS = 8_192
+_GROUP_ROWS = 1_024
+"""Rows of a row group. Folding 20,000 rows takes 2 MiB more than folding 200; with 8,192 it took 17 MiB more."""
+
+_REPETITIVE = ["status", "reason", "detail", "captions"]
+"""Columns worth a dictionary. Those of the others, whose values are all different, doubled the file."""
 
 Line = tuple[int, int, str, str, str | None, str | None, int, int]
 
@@ -35,7 +40,7 @@ def write_manifest(
     receipts: Iterable[Receipt],
     rows: int | None = None,
 ) -> int:
-    """Write `manifest.parquet`, completely or not at all; at most 8,192 rows in memory at once.
+    """Write `manifest.parquet`, completely or not at all; at most 1,024 rows in memory at once.
 
     Args:
         rows_of: `(start, stop)` -> those rows, as a source's `rows` gives them.
@@ -68,15 +73,15 @@ def write_manifest(
     def flush(writer: Any, lines: list[Line]) -> None:
         columns = zip(*lines, strict=True)
         try:
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        except (pa.ArrowException, OverflowError) as error:
+            arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        except (pa.ArrowException, OverflowError, TypeError) as error:
             first, last = lines[0][0], lines[-1][0]
             raise _contradiction(f"a number of rows {first} to {last} fits no column ({error})") from error
         writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=_GROUP_ROWS)
 
     written = 0
     with folder.writing(MANIFEST) as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_REPETITIVE) as writer:
             lines: list[Line] = []
             for line in _lines(rows_of, receipts):
                 lines.append(line)
@@ -89,6 +94,18 @@ def write_manifest(
         if rows is not None and written != rows:
             raise _contradiction(f"the receipts cover {written} rows, and there are {rows}")
     return written
+
+
+def _array(values: Sequence[Any], kind: Any) -> Any:
+    """`pa.array(values, kind)` for text and whole numbers. That one imports pandas: 53 MiB that nothing else needs."""
+    import pyarrow as pa
+
+    if pa.types.is_string(kind):
+        builder = pa.lib.StringBuilder()
+        builder.append_values(values)
+        return builder.finish()
+    numbers = array("i" if kind == pa.int32() else "q", values)
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Receipt]) -> Iterator[Line]:

@@ -51,7 +51,7 @@ class Receipts:
             elif on_problem:
                 on_problem(name, "is not the name of a receipt")
         chunks = {name: chunk for chunk, name in sorted(numbered)}
-        for name, found in self.folder.read_many(list(chunks)):
+        for name, found in self.folder.read_many(chunks):
             try:
                 if isinstance(found, Exception):
                     raise found
@@ -72,7 +72,7 @@ class Receipts:
 
         Those that do not count are left out.
         """
-        for _, found in self.folder.read_many([_name(chunk) for chunk in chunks]):
+        for _, found in self.folder.read_many(_name(chunk) for chunk in chunks):
             with contextlib.suppress(ValueError, RecursionError):
                 if not isinstance(found, Exception):
                     yield Receipt.from_json(found)

@@ -10,8 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
+from dask.utils import key_split
+from distributed import Client
 
 from daskt2i.cluster import Scheduler, open_executor
 from daskt2i.config import load_defaults
@@ -67,10 +70,31 @@ class TestDask(ExecutorSuite):
         }
         assert listening <= {"127.0.0.1", "::1"}
 
+    def test_dask_keeps_nothing_of_a_task_that_is_done(
+        self, executor: Executor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("daskt2i.executors.dask._COUNT_SECONDS", 0.0)
+        executor.start()
+        client: Client = executor._connection.client  # type: ignore[attr-defined]
+        assert len(dict(executor.run(double, range(200)))) == 200
+        spans = client.cluster.scheduler.extensions["spans"].spans.values()
+        assert spans
+        assert sum(len(span._metadata_seen) for span in spans) < 50
+        assert sum(len(span._metadata["collections"]) for span in spans if span._metadata) < 50  # else 200
+        assert key_split.cache_info().currsize < 100
+        assert client.scheduler_comm.recent_message_log.maxlen == 100
+        assert {s.recent_message_log.maxlen for s in client.cluster.scheduler.stream_comms.values()} == {100}
+
     def test_it_leaves_the_environment_of_this_process_as_it_was(self, executor: Executor) -> None:
         before = dict(os.environ)
         executor.start()
         assert dict(os.environ) == before
+
+    def test_it_leaves_dasks_settings_as_they_were(self, executor: Executor) -> None:
+        before = dask.config.get("distributed.admin.low-level-log-length")
+        executor.start()
+        executor.close()
+        assert dask.config.get("distributed.admin.low-level-log-length") == before
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +98,23 @@ def test_receipts_are_drawn_one_at_a_time(folder: RunFolder) -> None:
     assert write_manifest(folder, rows_when_drawn, watched()) == 22
 
 
+def test_folding_does_not_load_pandas(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from daskt2i.folder import RunFolder
+from daskt2i.manifest import write_manifest
+from daskt2i.testing.store import receipt_for
+from daskt2i.types import Chunk, Row, Shard
+
+receipt = receipt_for(Chunk(0, 0, 1), (Shard("image_id/c.0", "a" * 64, 10),), ())
+write_manifest(RunFolder({str(tmp_path)!r}), lambda start, stop: [Row(0, 7, "x.jpg", ("a", "b"))], [receipt])
+print("pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
+    assert table(RunFolder(tmp_path))[0]["file_name"] == "x.jpg"
+
+
 def changed(index: int, **changes: Any) -> list[Receipt]:
     made = receipts()
     made[index] = dataclasses.replace(made[index], **changes)
@@ -138,9 +157,10 @@ def test_a_source_that_changed_is_refused(folder: RunFolder) -> None:
     assert folder.list() == []
 
 
-def test_an_image_number_that_no_column_can_hold_is_refused(folder: RunFolder) -> None:
+@pytest.mark.parametrize("number", [2**70, 1.5, "7"])
+def test_an_image_number_that_no_column_can_hold_is_refused(folder: RunFolder, number: Any) -> None:
     def huge(start: int, stop: int) -> Sequence[Row]:
-        return [dataclasses.replace(row, image_id=2**70) for row in rows_of(start, stop)]
+        return [dataclasses.replace(row, image_id=number) for row in rows_of(start, stop)]
 
     with pytest.raises(StoreError):
         write_manifest(folder, huge, receipts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from pathlib import Path
@@ -119,3 +120,9 @@ def test_receipts_are_read_one_at_a_time(folder: RunFolder) -> None:
     assert next(found).chunk == 0
     receipts.delete(2)
     assert [receipt.chunk for receipt in found] in ([1], [1, 2])  # a store behind a network is asked in groups
+
+
+def test_chunks_by_name_are_asked_for_as_they_are_needed(folder: RunFolder) -> None:
+    receipts = Receipts(folder)
+    receipts.write(a_receipt(3))
+    assert next(receipts.read_chunks(itertools.count())) == a_receipt(3)
