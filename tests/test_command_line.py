@@ -22,7 +22,10 @@ from workflows_for_tests import child_environment, fake_data, fake_settings, fin
 
 from daskt2i import workflow
 
-COMMANDS = ("encode", "status", "verify", "scenes")
+COMMANDS = (
+    *("run", "encode", "train", "train-vae", "sample", "evaluate"),
+    *("status", "verify", "insights", "suggest", "scenes"),
+)
 
 ENCODE_KEYS = [
     *("out", "store", "rows", "accepted", "rejected", "captions", "chunks", "seconds", "images_per_second", "bytes"),
