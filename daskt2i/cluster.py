@@ -22,6 +22,7 @@ from daskt2i.machine import this_machine
 from daskt2i.plan import Crew, crew
 from daskt2i.prepare import Prepared
 from daskt2i.protocols import Executor
+from daskt2i.roster import workers_of
 
 if TYPE_CHECKING:
     from daskt2i.executors.dask import Connection
@@ -234,7 +235,7 @@ def _attach(address: str, wanted: int) -> Connection:
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "
             "`dask scheduler` and workers with `dask worker ADDRESS`."
         ) from error
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = workers_of(client).values()
     # A worker runs one chunk at a time, so all of its cores are torch's. How many those are only `run.threads` can tell
     # where a worker was started with one thread on a whole node.
     threads = wanted or min((w["nthreads"] for w in workers), default=1)

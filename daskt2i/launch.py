@@ -30,6 +30,7 @@ from daskt2i.errors import ConfigError, RankLost, SchedulerError
 from daskt2i.hands import Ended, Hands, Message, outcome
 from daskt2i.hands import LocalHands as LocalHands
 from daskt2i.places import Place, visible_gpus
+from daskt2i.roster import workers_of
 from daskt2i.supervise import RankSpec
 
 TOPIC = "daskt2i-train"
@@ -305,16 +306,6 @@ def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
     finally:
         _ended.add(launch)  # before it leaves the other: `_stop` asks in between
         _running.discard(launch)
-
-
-def workers_of(client: Client) -> Mapping[str, Any]:
-    """What the scheduler knows of each worker, by address.
-
-    Not by `scheduler_info`: it gives what the client holds, and the client replaces that every 2 s by an answer without
-    any worker (distributed 2026.8). In such a moment all ranks would seem to be lost.
-    """
-    found: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
-    return found
 
 
 def free(client: Client) -> list[str]:

@@ -19,6 +19,7 @@ from daskt2i.hands import Hands, LocalHands
 from daskt2i.machine import this_machine
 from daskt2i.plan import Crew, crew
 from daskt2i.protocols import Executor, Workforce
+from daskt2i.roster import workers_of
 
 if TYPE_CHECKING:
     from daskt2i.executors.dask import Connection
@@ -73,7 +74,7 @@ class Session:
         from daskt2i.launch import DaskHands
 
         connection = self._connected()
-        workers = connection.client.scheduler_info(n_workers=-1)["workers"]
+        workers = workers_of(connection.client)
         there = Workforce(
             len(workers),
             connection.threads,

@@ -23,8 +23,9 @@ from rank_modules.ddp import expected
 from daskt2i import model_cache
 from daskt2i.attempt import Run
 from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
-from daskt2i.launch import TOPIC, DaskHands, LocalHands, free, launch, workers_of
+from daskt2i.launch import TOPIC, DaskHands, LocalHands, free, launch
 from daskt2i.places import Place
+from daskt2i.roster import workers_of
 
 TESTS = Path(__file__).parent
 ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}

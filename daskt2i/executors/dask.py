@@ -25,6 +25,7 @@ from distributed.metrics import context_meter
 from daskt2i.errors import SchedulerError
 from daskt2i.executors.attempts import lost
 from daskt2i.protocols import Workforce
+from daskt2i.roster import workers_of
 from daskt2i.worker import interruption
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class DaskExecutor:
                 f"The scheduler at {address} has no workers, so nothing was started. "
                 "Start some (`dask worker ADDRESS`), and run the same command again."
             ) from None
-        workers = client.scheduler_info(n_workers=-1)["workers"]
+        workers = workers_of(client)
         limits = [w["memory_limit"] for w in workers.values() if w.get("memory_limit")]
         return Workforce(
             workers=len(workers),
@@ -153,7 +154,8 @@ class DaskExecutor:
         if monotonic() - self._counted > _COUNT_SECONDS and self._connection.client.status == "running":
             self._counted = monotonic()
             _forget(self._connection.client)
-            self._workers = len(self._connection.client.scheduler_info(n_workers=-1)["workers"])
+            with suppress(OSError, RuntimeError, TimeoutError):  # a scheduler that goes away is told where it matters
+                self._workers = len(workers_of(self._connection.client))
         return 2 * max(1, self._workers)
 
 
