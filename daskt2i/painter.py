@@ -89,6 +89,7 @@ class Painter:
 
     def __init__(self, place: Path, device: str = "cpu", threads: int = 1) -> None:
         import torch
+        import transformers.utils.logging  # noqa: F401  sets its loggers up on import, which would undo the silence below
 
         with quiet():  # transformers complains that torchvision is missing, which nothing here needs
             from diffusers import StableDiffusionPipeline

@@ -17,7 +17,8 @@ FLOORS = {
     0: "errors",
     1: "types folder component machine rank noise options formats facts",
     2: "protocols settings plan flushing images places roster console diffusion model sheet vae_loss stream metrics"
-    " checkpoint captions captions.activities captions.mentions captions.people captions.rules expression likeness instances",
+    " checkpoint"
+    " captions captions.activities captions.mentions captions.people captions.rules expression likeness instances",
     3: "config survey latents receipts manifest lock gates layout progress executors.attempts supervise learner peers"
     " sources sources.coco sources.coco_index sources.drawing sources.fake sources.grammar sources.judge"
     " sources.scenes sources.zipped"

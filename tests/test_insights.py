@@ -127,7 +127,9 @@ def test_the_hostile_set_gives_a_report(hostile: Path, tmp_path: Path) -> None:
     """The same rows, for the same reasons, that encode rejects (test_coco_mini)."""
     from test_coco_mini import HOSTILE
 
-    workflow = load_workflow("demo", [], str(hostile / "images"), str(hostile / "captions.json"))
+    workflow = load_workflow(
+        "demo", ["dataset.encoders.text.max_tokens=77"], str(hostile / "images"), str(hostile / "captions.json")
+    )
     found = insights(settled(workflow), RunFolder(tmp_path / "out"), SerialExecutor())
     assert [reason or None for reason in found.table["reason"].to_pylist()] == HOSTILE
     assert (found.rows, sum(found.reasons.values()), found.orphan, found.cut) == (23, 13, 1, 1)
@@ -169,7 +171,7 @@ def test_tokens_are_those_of_the_encoder(folder: str) -> None:
         else TextEncoder("openai/clip-vit-large-patch14", tokenizer=str(CLIP), weights="random")
     )
     counts, limit = encoder.count_tokens(captions)
-    tokenizer = encoder._load_tokenizer(encoder._tokenizer_folder())
+    tokenizer = encoder._load_tokenizer(encoder.tokenizer_folder())
     assert counts == [len(tokenizer(text)["input_ids"]) for text in captions]
     assert limit == 77
 

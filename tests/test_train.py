@@ -31,7 +31,10 @@ from daskt2i.train import Job
 from daskt2i.training import train
 
 GOLDEN = Path(__file__).parent / "golden" / "demo_loss.json"
-LONGER = ("train.steps=14", "train.batch=4", "launch.checkpoint_every=3", "train.heldout=4")
+LONGER = (
+    *("train.steps=14", "train.batch=4", "launch.checkpoint_every=3", "train.heldout=4"),
+    *("train.learning_rate=0.001", "train.warmup=4", "train.ema=0.99", "launch.threads=1"),
+)
 
 
 def losses(folder: Path) -> dict[int, float]:
