@@ -235,7 +235,7 @@ def _blobs(mask: Mask) -> list[Mask]:
 
 
 def _thing(picture: Map, blob: Mask, behind: Map) -> Seen | None:
-    """What a blob is; None if it is no single shape of a single colour."""
+    """What a blob is; None if it has more than one colour, or is too small to tell."""
     side = len(blob)
     away = _length(picture - behind)
     core = blob & (away >= 0.75 * np.quantile(away[blob], 0.9))
@@ -252,9 +252,8 @@ def _thing(picture: Map, blob: Mask, behind: Map) -> Seen | None:
         return None
     fits = sorted(((_fit(cover, shape, area), shape) for shape in SHAPES), reverse=True)
     (fit, x, y, radius), shape = fits[0]
-    if fit < FITS:
-        return None
-    sure = fit - fits[1][0][0] >= AHEAD
+    # A blob of one colour that is no shape keeps its colour and place: a sentence may be right about those.
+    sure = fit >= FITS and fit - fits[1][0][0] >= AHEAD
     r, g, b = (int(value) for value in ink.round())
     per_mille = 1000 / side
     return Seen(
