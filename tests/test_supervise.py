@@ -209,6 +209,18 @@ def test_a_job_that_is_not_json_is_refused_before_anything_starts() -> None:
         run(spec("tell", text=object()))
 
 
+@pytest.mark.parametrize(("set_to", "kept"), [("65536", False), ("131072", True), (None, False)])
+def test_dasks_allocator_setting_for_workers_does_not_reach_a_rank_but_a_users_own_does(
+    monkeypatch: pytest.MonkeyPatch, set_to: str | None, kept: bool
+) -> None:
+    name = "MALLOC_TRIM_THRESHOLD_"
+    if set_to is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, set_to)
+    assert environment(spec("nothing")).get(name) == (set_to if kept else None)
+
+
 def test_the_environment_is_torchruns_and_names_threads_and_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     what = RankSpec("m", {}, rank=3, world=4, local_rank=1, local_world=2, threads=7, cuda="5", env={"A": "b"}, port=9)
