@@ -17,13 +17,14 @@ FLOORS = {
     0: "errors",
     1: "types folder component machine rank noise options formats facts",
     2: "protocols settings plan flushing images places roster console diffusion model sheet vae_loss stream metrics"
+    " webpage bench.report"
     " checkpoint"
     " captions captions.activities captions.mentions captions.people captions.rules expression likeness instances",
     3: "config survey latents receipts manifest lock gates layout progress executors.attempts supervise learner peers"
     " sources sources.coco sources.coco_index sources.drawing sources.fake sources.grammar sources.judge"
     " sources.scenes sources.zipped"
     " encoders encoders.export encoders.fake encoders.footprint encoders.precision encoders.text encoders.textconfig"
-    " encoders.tokens encoders.vae encoders.weights",
+    " encoders.tokens encoders.vae encoders.weights bench bench.page",
     4: "reading model_cache status selection hands pipeline pictures autoencoder shards optimise"
     " testing testing.encoder testing.executor testing.source testing.store",
     5: "report suggest worker prepare verify attempt painter dataset",
