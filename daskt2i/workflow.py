@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.commands import data, model
+from daskt2i.commands import bench, data, model
 from daskt2i.console import out
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+app.add_typer(bench.app)
 
 
 @app.callback(invoke_without_command=True)
