@@ -31,8 +31,8 @@ FLOORS = {
     6: "bench.child bench.peak bench.runs bench.warm encode launch sample evaluate train train_vae insights_view page"
     " executors executors.dask executors.joblib executors.multiprocessing executors.serial",
     7: "bench.naive bench.plots cluster insights terminal training",
-    8: "bench.cell bench.scaling session terminal_training",
-    9: "bench.encode stages",
+    8: "bench.scaling bench.simulation session terminal_training",
+    9: "bench.cell bench.encode bench.scheduler stages",
     10: "commands.bench commands.data",
     11: "commands commands.model",
     12: "workflow",

@@ -19,7 +19,7 @@ class Task:
     """One measurement, in a process of its own: as a user's command, with nothing warm from the one before.
 
     Attributes:
-        kind: `encode` (one of our schedulers), `naive`, or `peak` (of the machine).
+        kind: `encode` (one of our schedulers), `naive`, `peak` (of the machine) or `scheduler` (a simulation).
         workflow: YAML, resolved, its rows chosen.
         folder: a fresh run folder.
         part: what of it is measured.
@@ -27,10 +27,11 @@ class Task:
         workers, threads: processes, and torch threads of each; naive ignores threads.
         busy: for `peak`: numbers of cores to keep busy at once.
         precisions: for `peak`: in which to measure; `auto` is resolved there.
+        chunk_seconds, arrays: for `scheduler`: what a chunk takes, and whether its arrays are written.
         parent: the process that waits for it; `begun`: when it was started there (time.time()).
     """
 
-    kind: Literal["encode", "naive", "peak"]
+    kind: Literal["encode", "naive", "peak", "scheduler"]
     workflow: str
     folder: str
     part: Part
@@ -39,6 +40,8 @@ class Task:
     threads: int = 1
     busy: tuple[int, ...] = (1,)
     precisions: tuple[str, ...] = ()
+    chunk_seconds: float = 0.0
+    arrays: bool = False
     parent: int = 0
     begun: float = 0.0
 
