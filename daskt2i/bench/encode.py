@@ -41,6 +41,7 @@ class Wanted:
         rows, repeats: of each cell.
         threads: torch threads of each worker.
         keep: leave the stores of the cells in the folder.
+        peak_seconds: of each measurement of the machine's peak.
     """
 
     schedulers: tuple[str, ...]
@@ -50,6 +51,7 @@ class Wanted:
     repeats: int = 3
     threads: int = 1
     keep: bool = False
+    peak_seconds: float = 1.0
 
     def cells(self) -> tuple[Asked, ...]:
         """The cells in the order of the table.
@@ -211,6 +213,7 @@ class Bench:
             threads=max(1, threads),
             busy=tuple(busy),
             precisions=tuple(precisions),
+            peak_seconds=self.wanted.peak_seconds,
         )
 
 

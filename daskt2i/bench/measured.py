@@ -26,7 +26,7 @@ class Task:
         scheduler: as `--scheduler` takes it.
         workers, threads: processes, and torch threads of each; naive ignores threads.
         busy: for `peak`: numbers of cores to keep busy at once.
-        precisions: for `peak`: in which to measure; `auto` is resolved there.
+        precisions: for `peak`: in which to measure; `auto` is resolved there. `peak_seconds`: of each size.
         chunk_seconds, arrays: for `scheduler`: what a chunk takes, and whether its arrays are written.
         parent: the process that waits for it; `begun`: when it was started there (time.time()).
     """
@@ -40,6 +40,7 @@ class Task:
     threads: int = 1
     busy: tuple[int, ...] = (1,)
     precisions: tuple[str, ...] = ()
+    peak_seconds: float = 1.0
     chunk_seconds: float = 0.0
     arrays: bool = False
     parent: int = 0
