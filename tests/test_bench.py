@@ -334,7 +334,9 @@ def test_a_child_that_fails_tells_its_sentence(tmp_path: Path) -> None:
 def test_encode_is_measured_by_serial_pool_and_naive(tmp_path: Path) -> None:
     told: list[str] = []
     settings = load_workflow("demo", ["dataset.rows_per_chunk=4"])
-    wanted = Wanted(("serial", "multiprocessing", "naive"), (1,), ("both",), rows=8, repeats=1, peak_seconds=0.01)
+    wanted = Wanted(
+        ("serial", "multiprocessing", "naive"), (1,), ("both",), rows=8, repeats=1, peak_seconds=0.01, peak_sides=(256,)
+    )
     report = Bench(settings, RunFolder(tmp_path), wanted, told.append).run("bench encode")
     assert report.complete
     assert [cell.values["scheduler"] for cell in report.cells] == ["serial", "multiprocessing", "naive"]
