@@ -23,6 +23,7 @@ from test_page import _visit, browser  # noqa: F401  browser is a fixture
 from workflows_for_tests import child_environment, fake_settings
 
 from daskt2i.bench import page
+from daskt2i.bench.cell import run_encode
 from daskt2i.bench.child import perform
 from daskt2i.bench.encode import Bench, Wanted
 from daskt2i.bench.measured import Measured, Task
@@ -326,6 +327,17 @@ def test_a_child_that_fails_tells_its_sentence(tmp_path: Path) -> None:
     workflow = with_rows(fake_settings(), 4, "both").to_yaml()
     with pytest.raises(ExecutorError, match="nowhere"):
         perform(Task("encode", workflow, str(tmp_path / "run"), "both", "nowhere", workers=1))
+
+
+@pytest.mark.parametrize("part", ["vae", "text", "both"])
+def test_each_part_is_encoded_and_counted(tmp_path: Path, part: Any) -> None:
+    workflow = with_rows(fake_settings(rows=6, rows_per_chunk=4, source={"uncaptioned": [1]}, gate_rows=1), 8, part)
+    task = Task("encode", workflow.to_yaml(), str(tmp_path / "run"), part, "serial", begun=time.time())
+    found = run_encode(task, workflow)
+    assert (found.rows, found.accepted, found.rejected) == (8, 6, 2)
+    assert len(found.chunk_seconds) == 2
+    assert found.distinct == {"vae": 2, "text": 12, "both": 12}[part]
+    assert min(found.cold, found.steady, found.finish, found.worker_peak, found.written) > 0
 
 
 # The whole of it

@@ -119,7 +119,7 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
     """Write the report's files, and print it.
 
     Raises:
-        typer.Exit: 130 where it was stopped before its end, 1 where nothing was measured.
+        typer.Exit: 130 where it was stopped before its end, 1 where a cell failed.
     """
     from daskt2i.bench.page import save
 
@@ -128,7 +128,7 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
     answer({**report.to_json(), "files": places}, as_json, Group(report.view(), *lines))
     if not report.complete:
         raise typer.Exit(130)
-    if report.cells and all(cell.flags and len(cell.values) <= 4 for cell in report.cells):
+    if any(flag.startswith("Failed") for cell in report.cells for flag in cell.flags):
         raise typer.Exit(1)
 
 
