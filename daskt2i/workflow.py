@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.commands import data, model
+from daskt2i.commands import data, estimate, model
 from daskt2i.console import out
 
 app = typer.Typer(
@@ -28,7 +28,8 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(model.run, data.encode, model.train, model.train_vae, model.sample, model.evaluate),
-    *(data.status, data.verify, data.insights, data.suggest, data.scenes),
+    *(data.status, data.verify, data.insights, estimate.estimate, data.suggest),
+    data.scenes,
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
