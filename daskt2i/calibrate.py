@@ -46,7 +46,7 @@ from daskt2i.worker import encode_chunk, peak_bytes
 SECONDS = 40.0
 """What encoding takes beside the start, if nothing else is asked for: less than a minute in all, as a rule."""
 
-STEADY_SECONDS = 15.0
+STEADY_SECONDS = 10.0
 """How long the steady rate is measured, where that leaves time; short measurements are those of something else."""
 
 CHUNKS = 3

@@ -204,6 +204,7 @@ class LaunchSettings(_Strict):
     heldout_every: int = Field(ge=1)
     grid_every: int = Field(ge=0)
     cache: str
+    time_exchange: bool = False  # run folders from before it name the others
 
 
 class SampleSettings(_Strict):
