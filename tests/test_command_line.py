@@ -24,7 +24,7 @@ from daskt2i import workflow
 
 COMMANDS = (
     *("run", "encode", "train", "train-vae", "sample", "evaluate"),
-    *("status", "verify", "insights", "suggest", "scenes"),
+    *("status", "verify", "insights", "estimate", "suggest", "scenes"),
 )
 
 ENCODE_KEYS = [
