@@ -246,7 +246,7 @@ class _Run:
 
     def _row_seconds(self) -> float:
         """About what a row takes on a worker, from what has come back; 0 before that."""
-        told = [seen.took("load", "gate") / seen.rows for seen in self.seen]
+        told = [seen.took("load", "gate", "write") / seen.rows for seen in self.seen]
         return statistics.median(told[-8:]) if told else 0.0
 
     def _warm_rows(self) -> int:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.commands import data, estimate, model
+from daskt2i.commands import bench, bench_training, data, estimate, model
 from daskt2i.console import out
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+for command in (bench_training.read, bench_training.train, bench_training.sample):
+    bench.app.command(command.__name__)(command)
+app.add_typer(bench.app)
 
 
 @app.callback(invoke_without_command=True)

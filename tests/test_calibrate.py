@@ -43,7 +43,7 @@ def test_any_number_of_rows_leaves_no_large_gap(count: int) -> None:
 
 def test_a_calibration_says_what_a_run_takes_and_leaves_nothing_behind(tmp_path: Path) -> None:
     prepared = prepare(fake_settings(rows=40, rows_per_chunk=8), tmp_path / "out")
-    found = calibrate(prepared, SerialExecutor(2), shared=True, seconds=1.0)
+    found = calibrate(prepared, SerialExecutor(2), shared=True, seconds=600.0)
     assert (found.workers, found.threads, found.device, found.precision) == (1, 2, "cpu", "fp32")
     assert found.executor == "SerialExecutor"
     assert found.chunk_rows == 8

@@ -194,7 +194,7 @@ def _notes(report: Report) -> str:
 def _pairs(title: str, values: Mapping[str, Any]) -> str:
     if not values:
         return ""
-    told = {name: show("number", v) if isinstance(v, int | float) else str(v) for name, v in values.items()}
+    told = {k: v if isinstance(v, str) else show("number", v) for k, v in values.items() if not isinstance(v, dict)}
     lines = "".join(
         f'<tr><td class="name">{escape(name.replace("_", " "))}</td><td class="name">{escape(value)}</td></tr>'
         for name, value in told.items()

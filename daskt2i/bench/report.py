@@ -223,11 +223,12 @@ def _view(report: Report) -> RenderableType:
         if group and not measured:
             continue
         title = Text(group, style="bold dim") if group else None
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         shown = [*keys, *measured]
         for column in shown:
             right = column.kind != "text"
-            table.add_column(column.heading, justify="right" if right else "left", header_style="dim", overflow="fold")
+            heading = column.heading.replace(", ", "\n", 1)  # the unit below: columns are narrow
+            table.add_column(heading, justify="right" if right else "left", header_style="dim", overflow="fold")
         for number, cell in enumerate(report.cells, 1):
             texts = [show(column.kind, cell.values.get(column.name)) for column in shown]
             if cell.flags and texts:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from daskt2i.commands.bench import numbers
 from daskt2i.commands.data import with_where
 from daskt2i.console import answer, err, sentences
 from daskt2i.options import (
@@ -65,7 +66,7 @@ def estimate(
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
-        counts = numbers("--workers", workers)
+        counts = [] if workers is None else list(dict.fromkeys(numbers(workers, "--workers")))
         here = chosen.kind in _HERE
         kinds = _devices(devices, settings.run.device)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}")
@@ -109,20 +110,6 @@ def estimate(
         )
         keep(prepared.folder, prepared.content, found, result.to_json())
         answer(result.to_json(), as_json, estimate_table(result))
-
-
-def numbers(option: str, text: str | None) -> list[int]:
-    """`"1,2,8"` as numbers; empty for None.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    from daskt2i.errors import ConfigError
-
-    parts = [] if text is None else [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"{option} {text!r} is not of the form 1,2,8.")
-    return list(dict.fromkeys(int(part) for part in parts))
 
 
 def _devices(text: str | None, usual: str) -> list[str]:
