@@ -133,7 +133,7 @@ def epochs(
         cold: take the store out of the page cache before each epoch.
     """
     dataset = LatentDataset(
-        folder, seed=0, batch=BATCH, window=window, cache_bytes=cache, threads=readers, allow_random=True
+        folder, seed=0, batch=BATCH, window=window, heldout=0, cache_bytes=cache, threads=readers, allow_random=True
     )
     try:
         for number in range(repeats + 1):
