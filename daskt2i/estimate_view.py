@@ -16,7 +16,7 @@ from rich.text import Text
 
 from daskt2i.estimate import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
 from daskt2i.settings import PriceSettings
-from daskt2i.terminal import duration, facts, size
+from daskt2i.terminal import crew_words, duration, facts, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,7 @@ def estimate_table(estimate: Estimate) -> RenderableType:
     ]
     first = estimate.calibrations[0]
     rows = [
+        ("workers", "processes x torch threads; images/s of the whole run, steady: while all are at work"),
         (
             "disk",
             f"{size(on_disk.total)}: {size(on_disk.latents)} latents, {size(on_disk.text)} text, "
@@ -123,7 +124,7 @@ def estimate_table(estimate: Estimate) -> RenderableType:
         rows.append(
             (
                 "calibrated",
-                f"{one.device}, {one.precision}: {one.workers} workers x {one.threads} threads, {one.rows:,} rows in "
+                f"{one.device}, {one.precision}: {crew_words(one.workers, one.threads)}, {one.rows:,} rows in "
                 f"chunks of {one.chunk_rows}; {one.seconds_per_row(work.rows_per_chunk):.3g} s per row and worker; "
                 f"start {duration(one.start_seconds + one.begin_seconds)}",
             )
@@ -140,17 +141,16 @@ def estimate_table(estimate: Estimate) -> RenderableType:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number == 0 else "right", header_style="dim")
+        table.add_column(name, justify="left" if number == 0 else "right", header_style="dim", no_wrap=True)
     return table
 
 
 def _runs(forecasts: Sequence[Forecast]) -> Table:
-    table = _table("device", "workers", "threads", "time", "images/s", "steady", "memory each", "of", "basis")
+    table = _table("device", "workers", "time", "images/s", "steady", "memory", "of", "basis")
     for one in forecasts:
         table.add_row(
             one.device,
-            str(one.workers),
-            str(one.threads),
+            f"{one.workers} x {one.threads}",
             duration(one.seconds) if one.fits else f"({duration(one.seconds)})",
             f"{one.images_per_second:.1f}",
             f"{one.steady_rate:.1f}",
