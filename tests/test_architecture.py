@@ -32,8 +32,8 @@ FLOORS = {
     " calibrate encode launch sample evaluate train train_vae insights_view page"
     " executors executors.dask executors.joblib executors.multiprocessing executors.serial",
     7: "bench.naive bench.plots bench.train cluster insights terminal training",
-    8: "bench.cell bench.scaling estimate_view session terminal_training",
-    9: "bench.encode stages",
+    8: "bench.scaling bench.simulation estimate_view session terminal_training",
+    9: "bench.cell bench.encode bench.scheduler stages",
     10: "commands.bench commands.data",
     11: "commands commands.bench_training commands.estimate commands.model",
     12: "workflow",

@@ -1,6 +1,6 @@
 """One measurement in a process of its own: `python -m daskt2i.bench.cell TASK RESULT`, two JSON files.
 
-Covers: running `encode` under a warm start and a meter, `naive` and `peak`; every way out is one JSON object.
+Covers: running `encode` under a warm start and a meter, `naive`, `peak`, `simulation`; every way out is one object.
 Does not cover: which cells there are and what is made of them (`bench.encode`). Not meant to be typed.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from daskt2i import cluster, encode, prepare
-from daskt2i.bench import naive, peak
+from daskt2i.bench import naive, peak, simulation
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.bench.warm import WarmExecutor
@@ -30,11 +30,9 @@ from daskt2i.settings import Workflow
 from daskt2i.types import Receipt
 from daskt2i.worker import peak_bytes
 
-DISTINCT_ROWS = 4096
-
 
 def main(arguments: list[str]) -> None:
-    """Do the task, and write what came of it: `{"measured": …}`, `{"peak": …}` or `{"error": sentence}`."""
+    """Do the task, and write what came of it: `{"measured": …}`, `peak`, `simulated`, or `{"error": sentence}`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is started in the background ignores it
     task = Task.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
     end_with_parent(task.parent)
@@ -53,6 +51,8 @@ def perform(task: Task) -> dict[str, Any]:
     workflow = parse_workflow(yaml.safe_load(task.workflow), "of a benchmark")
     if task.kind == "peak":
         return {"peak": peak.measure(task, workflow)}
+    if task.kind == "scheduler":
+        return {"simulated": asdict(simulation.simulate(task, workflow))}
     measured = naive.run_naive(task, workflow) if task.kind == "naive" else run_encode(task, workflow)
     return {"measured": asdict(measured)}
 

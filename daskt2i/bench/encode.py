@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daskt2i.bench import child
-from daskt2i.bench.measured import Measured, Task
+from daskt2i.bench.measured import PEAK_SIDES, Measured, Task
 from daskt2i.bench.report import Report
 from daskt2i.bench.rows import Part, with_rows
 from daskt2i.bench.runs import NAIVE, Asked, Ground, Runs
@@ -41,6 +41,7 @@ class Wanted:
         rows, repeats: of each cell.
         threads: torch threads of each worker.
         keep: leave the stores of the cells in the folder.
+        peak_seconds, peak_sides: of each measurement of the machine's peak, as in `Task`.
     """
 
     schedulers: tuple[str, ...]
@@ -50,6 +51,8 @@ class Wanted:
     repeats: int = 3
     threads: int = 1
     keep: bool = False
+    peak_seconds: float = 1.0
+    peak_sides: tuple[int, ...] = PEAK_SIDES
 
     def cells(self) -> tuple[Asked, ...]:
         """The cells in the order of the table.
@@ -211,6 +214,8 @@ class Bench:
             threads=max(1, threads),
             busy=tuple(busy),
             precisions=tuple(precisions),
+            peak_seconds=self.wanted.peak_seconds,
+            peak_sides=self.wanted.peak_sides,
         )
 
 

@@ -13,24 +13,29 @@ from typing import Any, Literal
 
 from daskt2i.bench.rows import Part
 
+PEAK_SIDES = (1024, 1536, 2048, 3072)
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One measurement, in a process of its own: as a user's command, with nothing warm from the one before.
 
     Attributes:
-        kind: `encode` (one of our schedulers), `naive`, or `peak` (of the machine).
+        kind: `encode` (one of our schedulers), `naive`, `peak` (of the machine) or `scheduler` (a simulation).
         workflow: YAML, resolved, its rows chosen.
         folder: a fresh run folder.
         part: what of it is measured.
         scheduler: as `--scheduler` takes it.
         workers, threads: processes, and torch threads of each; naive ignores threads.
         busy: for `peak`: numbers of cores to keep busy at once.
-        precisions: for `peak`: in which to measure; `auto` is resolved there.
+        precisions: for `peak`: in which to measure; `auto` is resolved there. `peak_seconds`: of each size;
+            `peak_sides`: the sizes, of square matrices. The fastest counts: smaller ones do not fill the units, larger
+            ones leave the caches.
+        chunk_seconds, arrays: for `scheduler`: what a chunk takes, and whether its arrays are written.
         parent: the process that waits for it; `begun`: when it was started there (time.time()).
     """
 
-    kind: Literal["encode", "naive", "peak"]
+    kind: Literal["encode", "naive", "peak", "scheduler"]
     workflow: str
     folder: str
     part: Part
@@ -39,6 +44,10 @@ class Task:
     threads: int = 1
     busy: tuple[int, ...] = (1,)
     precisions: tuple[str, ...] = ()
+    peak_seconds: float = 1.0
+    peak_sides: tuple[int, ...] = PEAK_SIDES
+    chunk_seconds: float = 0.0
+    arrays: bool = False
     parent: int = 0
     begun: float = 0.0
 
@@ -51,6 +60,7 @@ class Task:
         """What `to_json` wrote."""
         data = json.loads(text)
         data["busy"], data["precisions"] = tuple(data["busy"]), tuple(data["precisions"])
+        data["peak_sides"] = tuple(data["peak_sides"])
         return cls(**data)
 
 

@@ -151,7 +151,10 @@ def png(plot: Plot) -> bytes:
             axes.set_xticks(ticks)
         if plot.from_zero:
             axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, ncols=2)
+    if plot.parts or len(plot.curves) > 4:
+        figure.legend(fontsize=8, ncols=4, loc="outside lower center")
+    else:
+        axes.legend(fontsize=8, ncols=2)
     stream = io.BytesIO()
     canvas.print_png(stream)
     return stream.getvalue()

@@ -24,12 +24,6 @@ from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.settings import Workflow
 from daskt2i.types import Runtime
 
-SIDES = (1024, 1536, 2048, 3072)
-"""Of the square matrices; the fastest counts. Smaller ones do not fill the units, larger ones leave the caches."""
-
-SECONDS = 1.0
-"""Of each size."""
-
 SAMPLE = 64
 """Captions whose operations are counted; their mean stands for all."""
 
@@ -47,14 +41,14 @@ def measure(task: Task, workflow: Workflow) -> dict[str, Any]:
     wanted = workflow.dataset.precision
     precision = resolve(wanted, "cpu", 1)
     peaks = {
-        name: {str(busy): peak(name, busy) for busy in task.busy}
+        name: {str(busy): peak(name, busy, task.peak_seconds, task.peak_sides) for busy in task.busy}
         for name in dict.fromkeys(precision if name == "auto" else name for name in task.precisions)
     }
     torch.set_num_threads(max(task.busy))
     return {"precision": precision, "peaks": peaks, **operations(task, workflow, max(task.busy))}
 
 
-def peak(precision: str, busy: int, seconds: float = SECONDS, sides: Sequence[int] = SIDES) -> float:
+def peak(precision: str, busy: int, seconds: float, sides: Sequence[int]) -> float:
     """FLOP/s of `busy` threads together, each with products of its own, the best of several sizes."""
     return max(_rate(precision, busy, seconds, side) for side in sides)
 

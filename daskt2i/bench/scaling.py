@@ -150,7 +150,8 @@ def _shares(measured: Sequence[Measured]) -> dict[str, Value]:
     total = sums.get("total", 0.0)
     inside = sum(own.values())
     if not any(one.chunk_seconds for one in measured):  # naive reads in the same thread
-        inside += sums.get("read", 0.0) + sums.get("decode", 0.0)
+        own["wait"] = sums.get("read", 0.0) + sums.get("decode", 0.0)
+        inside += own["wait"]
     own |= {"other": max(0.0, total - inside), "idle": max(0.0, whole - total)}
     found: dict[str, Value] = {f"{stage}_share": seconds / whole for stage, seconds in own.items()}
     found |= {f"{stage}_share": sums.get(stage, 0.0) / whole for stage in ("read", "decode")}

@@ -71,6 +71,45 @@ def bench_encode(
         show(Bench(settings, folder, wanted, tell).run(typed()), folder, as_json)
 
 
+@app.command("scheduler")
+def bench_scheduler(
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows of a whole run.")] = 1_000_000,
+    chunks: Annotated[int, typer.Option("--chunks", min=1, help="Chunks of a whole run.")] = 4000,
+    workers: Annotated[str, typer.Option("--workers", help="Numbers of workers, with commas.")] = "2,8,32",
+    chunk_seconds: Annotated[
+        str, typer.Option("--chunk-seconds", help="What a chunk takes, with commas; 0 shows the overhead alone.")
+    ] = "0,0.05,0.5",
+    repeats: RepeatsOption = 1,
+    arrays: Annotated[bool, typer.Option("--arrays/--no-arrays", help="Write tiny arrays too.")] = False,
+    most_seconds: Annotated[
+        float, typer.Option("--most-seconds", min=1, help="A run that takes longer is cut.")
+    ] = 120.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders that were made.")] = False,
+    out_folder: Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")] = "runs/bench-scheduler",
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate scale: how many workers one scheduler keeps busy.
+
+    The driver, the scheduler, the receipts are real; the workers sleep.
+    """
+    with sentences():
+        from daskt2i.bench.scheduler import Asked, SchedulerBench
+        from daskt2i.folder import RunFolder
+
+        folder = RunFolder(out_folder)
+        asked = Asked(
+            rows=rows,
+            chunks=chunks,
+            workers=numbers(workers, "--workers"),
+            chunk_seconds=_seconds(chunk_seconds, "--chunk-seconds"),
+            repeats=repeats,
+            arrays=arrays,
+            most_seconds=most_seconds,
+            keep=keep,
+        )
+        show(SchedulerBench(folder, asked, tell).run(typed()), folder, as_json)
+
+
 def tell(line: str) -> None:
     """A line of progress, on standard error."""
     err.print(Text(line, style="dim"), soft_wrap=True)
@@ -80,7 +119,7 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
     """Write the report's files, and print it.
 
     Raises:
-        typer.Exit: 130 where it was stopped before its end, 1 where nothing was measured.
+        typer.Exit: 130 where it was stopped before its end, 1 where a cell failed.
     """
     from daskt2i.bench.page import save
 
@@ -89,7 +128,7 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
     answer({**report.to_json(), "files": places}, as_json, Group(report.view(), *lines))
     if not report.complete:
         raise typer.Exit(130)
-    if report.cells and all(cell.flags and len(cell.values) <= 4 for cell in report.cells):
+    if any(flag.startswith("Failed") for cell in report.cells for flag in cell.flags):
         raise typer.Exit(1)
 
 
@@ -119,3 +158,20 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     if not found or not all(word.isdecimal() and int(word) for word in found):
         raise ConfigError(f"{option} is {text!r}; give whole numbers from 1 with commas, e.g. 1,2,4.")
     return tuple(int(word) for word in found)
+
+
+def _seconds(text: str, option: str) -> tuple[float, ...]:
+    """Seconds with commas.
+
+    Raises:
+        ConfigError: something else, or none.
+    """
+    from daskt2i.errors import ConfigError
+
+    try:
+        found = tuple(float(word) for word in words(text))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= seconds < float("inf") for seconds in found):
+        raise ConfigError(f"{option} is {text!r}; give seconds from 0 with commas, e.g. 0,0.5.")
+    return found
