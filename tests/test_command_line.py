@@ -27,7 +27,7 @@ COMMANDS = (
     *("status", "verify", "insights", "estimate", "suggest", "scenes"),
 )
 
-GROUPS = {"bench": ("encode", "scheduler")}
+GROUPS = {"bench": ("encode", "scheduler", "read", "train", "sample")}
 """Commands that hold others."""
 
 ENCODE_KEYS = [
