@@ -13,28 +13,27 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
 from typing import Any
 
 from daskt2i import lock
 from daskt2i.component import Component
-from daskt2i.config import fingerprint
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
+from daskt2i.estimate import Work
 from daskt2i.folder import MANIFEST, WORKFLOW, RunFolder
+from daskt2i.forecast import Finished, compare
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import empty_prompt, store_arrays
 from daskt2i.manifest import write_manifest
 from daskt2i.model_cache import Inspection, Job, inspect
-from daskt2i.plan import choose_batch
-from daskt2i.prepare import Prepared, check_disk, preflight, refuse_other
+from daskt2i.prepare import Prepared, check_disk, job_for, preflight, refuse_other, settle, speed_settings
 from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Summary
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.reading import inputs_digest
 from daskt2i.receipts import Receipts
-from daskt2i.selection import reading_component
 from daskt2i.settings import Workflow
-from daskt2i.types import Chunk, Receipt, Runtime
+from daskt2i.types import Chunk, Receipt
 from daskt2i.worker import encode_chunk
 
 ERRORS = "errors"
@@ -72,12 +71,19 @@ def encode(prepared: Prepared, executor: Executor, listener: Listener = lambda e
 
 @dataclass(slots=True)
 class _Run:
-    """The state of one `encode`. `mark` is the fingerprint of its store, once it is known."""
+    """The state of one `encode`.
+
+    `mark` is the fingerprint of its store, once it is known; `device` what the first worker took; `settings` those of
+    its job that a forecast depends on.
+    """
 
     prepared: Prepared
     executor: Executor
     listener: Listener
     mark: str = ""
+    device: str = ""
+    hosts: set[str] = field(default_factory=set)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def go(self) -> Summary:
         prepared = self.prepared
@@ -107,7 +113,29 @@ class _Run:
             ) from None
         finally:
             summary.seconds = perf_counter() - begun
+        if summary.done and not summary.failed:
+            summary.forecast = compare(prepared.folder, self._finished(summary))
         return summary
+
+    def _finished(self, summary: Summary) -> Finished:
+        """This run, for whoever forecast it."""
+        prepared = self.prepared
+        info = prepared.source_info
+        return Finished(
+            content=prepared.content,
+            work=Work(info.rows, prepared.plan.rows_per_chunk, info.captions),
+            done=summary.done,
+            skipped=summary.skipped,
+            seconds=summary.seconds,
+            bytes=summary.bytes,
+            device=self.device,
+            precision=summary.precision,
+            workers=summary.workers,
+            threads=summary.threads,
+            executor=type(self.executor).__name__,
+            hosts=frozenset(self.hosts),
+            settings=self.settings,
+        )
 
     def _look_again(self) -> None:
         """What was prepared before the lock was held, or long ago, may have been encoded by another since."""
@@ -138,41 +166,17 @@ class _Run:
     def _open_store(self, workforce: Workforce) -> Job:
         """Resolve what only a worker can tell, make the store or check the one that is there."""
         prepared, workflow = self.prepared, self.prepared.workflow
-        run, dataset = workflow.run, workflow.dataset
-        job = Job(
-            source=reading_component(dataset),
-            image=dataset.image,
-            encoders=dataset.encoders,
-            content=fingerprint(prepared.identity("any")),
-            weights=(prepared.image_info.weights, prepared.text_info.weights),
-            slots=max(1, prepared.source_info.slots),
-            folder=prepared.folder,
-            fingerprint="",
-            runtime=Runtime(run.device, "fp32", workforce.threads),
-            batch=prepared.cost.batch,
-            text_batch=run.text_batch,
-            readers=run.readers,
-            gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
-            min_psnr=run.min_psnr,
-            all_missing=run.all_missing,
-        )
+        job = job_for(prepared, workforce)
         found = self._inspect(job)
-        ident = prepared.identity(found.runtime.precision)
         if prepared.stored is not None:
-            refuse_other(prepared, prepared.stored, ident)
-        batch = choose_batch(prepared.image_info, found.runtime.device) if run.batch == "auto" else run.batch
-        self.mark = fingerprint(ident)
-        job = replace(
-            job,
-            fingerprint=self.mark,
-            runtime=replace(job.runtime, precision=found.runtime.precision),
-            batch=batch,
-        )
+            refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision))
+        job = settle(job, prepared, found)
+        self.mark, self.device, self.settings = job.fingerprint, found.runtime.device, speed_settings(job)
         ZarrStore(prepared.folder).create(
             prepared.source_info.rows,
-            dataset.rows_per_chunk,
+            workflow.dataset.rows_per_chunk,
             store_arrays(prepared.image_info, prepared.text_info, job.slots),
-            self._attributes(ident, job),
+            self._attributes(prepared.identity(job.runtime.precision), job),
             empty_prompt(prepared.text_info, found.empty),
         )
         prepared.folder.write(WORKFLOW, without_secrets(workflow).to_yaml().encode())
@@ -267,6 +271,7 @@ class _Run:
                         summary.add(outcome)
                         summary.done += 1
                         summary.rows_now += outcome.accepted
+                        self.hosts.add(outcome.worker.rpartition(":")[0])
                         for warning in outcome.warnings:
                             self.listener(Note(warning))
                         self.listener(ChunkDone(outcome))

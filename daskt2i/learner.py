@@ -25,11 +25,15 @@ class Learner:
         model: on its device, the same on every rank.
         precision: `fp32`, `bf16` or `fp16`, of the arithmetic inside the model; weights stay as they are.
         world: ranks of the run; with more than one the process group must be there.
+        time_exchange: time the exchange of gradients apart from the rest of the backward pass, as `exchange`.
 
     Attributes:
         wrapped: the model as it learns, perhaps compiled, its gradients the mean over all ranks.
-        seconds: host time so far in `forward`, `backward` (the exchange of gradients runs beside it) and `optimiser`.
-            A GPU works behind the host's back: there it is the time to queue the work.
+        seconds: host time so far in `forward`, `backward` (the exchange of gradients runs beside it) and `optimiser`;
+            with `time_exchange` and several ranks also in `exchange`: from the moment the last gradients are there and
+            sent until those of all ranks are back. That is what the exchange costs: the part of it that runs beside
+            the backward pass costs no time, and waiting for a slower rank is in it. A GPU works behind the host's back:
+            there it is the time to queue the work.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Learner:
         precision: str,
         world: int = 1,
         compiled: bool = False,
+        time_exchange: bool = False,
     ) -> None:
         import torch
 
@@ -65,6 +70,10 @@ class Learner:
         if self._distributed:
             self.wrapped = torch.nn.parallel.DistributedDataParallel(self.wrapped, gradient_as_bucket_view=True)
         self.seconds = {"forward": 0.0, "backward": 0.0, "optimiser": 0.0}
+        self._sent = 0.0
+        if self._distributed and time_exchange:
+            self.seconds["exchange"] = 0.0
+            self.wrapped.register_comm_hook(None, lambda state, bucket: self._send(bucket))
 
     def learn(
         self,
@@ -96,6 +105,10 @@ class Learner:
                     loss, found = loss_of(self.wrapped, part)
                 with self._timed("backward"):
                     self.scaler.scale(loss * share).backward()
+                if last and "exchange" in self.seconds:
+                    waited = perf_counter() - self._sent
+                    self.seconds["backward"] -= waited
+                    self.seconds["exchange"] += waited
             total = total + loss.detach() * share
             for name, value in found.items():
                 figures[name] = figures.get(name, 0.0) + value.detach() * share
@@ -107,6 +120,13 @@ class Learner:
             if self.ema is not None:
                 self.ema.step(self.parameters)
         return total, figures
+
+    def _send(self, bucket: Any) -> Any:
+        """What DDP does with a bucket of gradients, and when. It calls this for the last one when all are computed."""
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+        self._sent = perf_counter()
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -154,7 +154,9 @@ class _Run:
         model: Any = task.build(self.device)
         if launch.gradient_checkpointing and hasattr(model, "enable_gradient_checkpointing"):
             model.enable_gradient_checkpointing()
-        self.learner = Learner(model, settings, self.device, self.precision, me.world, launch.compile)
+        self.learner = Learner(
+            model, settings, self.device, self.precision, me.world, launch.compile, launch.time_exchange
+        )
         self.step = 0 if found is None else self._restore(found)
         self.overflows = 0
         self.metrics = Metrics(folder, self.step, prefix) if me.rank == 0 else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from daskt2i import images
+from daskt2i import images, webpage
 from daskt2i.errors import RowRejected
 from daskt2i.protocols import Source
 from daskt2i.report import Report
@@ -39,30 +39,6 @@ _COLOURS = {
     "pair": "#ddcc77", "group": "#cc6677",
 }  # fmt: skip
 """Paul Tol's muted scheme, which people with colour blindness can tell apart (personal.sron.nl/~pault)."""
-
-_PLAIN = "#4477aa"
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
-
-_STYLE = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; background: #f5f6f8; margin: 0; }
-main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 19px; margin: 36px 0 10px; }
-h3 { font-size: 14px; margin: 0 0 6px; font-weight: 600; }
-.sub { color: #5b6876; margin: 0 0 18px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
-.card, .panel { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; padding: 14px 16px; }
-.card b { display: block; font-size: 24px; line-height: 1.2; } .card span { color: #5b6876; font-size: 13px; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 14px; }
-.panel { overflow: hidden; }
-.thumbs { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px; }
-.thumbs img { width: 100%; aspect-ratio: 1; border-radius: 5px; display: block; background: #eceff3; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; } td { padding: 3px 8px 3px 0; vertical-align: top; }
-td:last-child { text-align: right; white-space: nowrap; padding-right: 0; }
-td.name { overflow-wrap: anywhere; text-align: left; white-space: normal; }
-.note { color: #5b6876; font-size: 13.5px; max-width: 860px; }
-"""
 
 _MEANING = """
 These figures count what people wrote under pictures, not who is pictured. A gender here is a word that an annotator
@@ -94,7 +70,6 @@ def render(report: Report, source: Source | None, about: About) -> str:
         source: where pictures are read; None for a page without pictures.
     """
     from bokeh.embed import components
-    from bokeh.resources import Resources
 
     figures = _figures(report)
     script, blocks = components(figures) if figures else ("", {})
@@ -103,23 +78,16 @@ def render(report: Report, source: Source | None, about: About) -> str:
             f"<h1>{escape(report.label)}</h1>",
             f'<p class="sub">{_subtitle(report)}</p>',
             _cards(report),
-            _section("People, as captions tell", blocks, ("gender", "age", "group", "activities", "boxes")),
+            webpage.section("People, as captions tell", blocks, ("gender", "age", "group", "activities", "boxes")),
             f'<p class="note">{_MEANING}</p>',
             _pictures(report, source, about.limits) if source is not None else "",
-            _section("Captions", blocks, ("captions", "tokens"), _repeated(report)),
-            _section("Files", blocks, ("widths", "heights", "ratio", "bytes"), _tables(report)),
-            _section("Licences", {}, (), _table("Licence", report.licences)),
+            webpage.section("Captions", blocks, ("captions", "tokens"), _repeated(report)),
+            webpage.section("Files", blocks, ("widths", "heights", "ratio", "bytes"), _tables(report)),
+            webpage.section("Licences", {}, (), _table("Licence", report.licences)),
             _notes(report, about),
         ]
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(report.label)}: insights</title><style>{_STYLE}</style>'
-        f"{Resources(mode='inline', components=['bokeh']).render_js()}</head>"
-        f"<body><main>{body}</main>{script}</body></html>"
-    )
+    return webpage.document(f"{report.label}: insights", body, script)
 
 
 def _subtitle(report: Report) -> str:
@@ -166,28 +134,16 @@ def _figures(report: Report) -> dict[str, Any]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def _figure(height: int, **settings: Any) -> Any:
-    from bokeh.plotting import figure
-
-    made = figure(height=height, sizing_mode="stretch_width", toolbar_location=None, tools="", **settings)
-    made.outline_line_color = None
-    made.title.text_font_size = "14px"
-    made.grid.grid_line_color = "#eef0f3"
-    made.axis.axis_line_color = "#c9d0d8"
-    made.axis.minor_tick_line_color = None
-    return made
-
-
 def _bars(title: str, counts: Mapping[str, int]) -> Any:
     """Horizontal bars with count and share."""
     if not counts:
         return None
     names, values = list(counts), list(counts.values())
     total = sum(values)
-    made = _figure(
+    made = webpage.figure(
         64 + 26 * len(names), title=title, y_range=names[::-1], x_range=(0, max(values) * 1.32), min_border_right=10
     )
-    made.hbar(y=names, right=values, height=0.72, color=[_COLOURS.get(name, _PLAIN) for name in names])
+    made.hbar(y=names, right=values, height=0.72, color=[_COLOURS.get(name, webpage.PLAIN) for name in names])
     labels = [f"{value:,}  ({value / total:.0%})" for value in values]
     made.text(x=values, y=names, text=labels, x_offset=6, text_baseline="middle", text_font_size="12px")
     made.ygrid.grid_line_color = None
@@ -204,8 +160,8 @@ def _columns(title: str, counts: Mapping[int, int], limit: int) -> Any:
     shown = np.zeros(min(last, 2 * max(limit, 1)) + 1)
     for number, count in counts.items():
         shown[min(number, len(shown) - 1)] += count
-    made = _figure(240, title=title)
-    made.vbar(x=np.arange(len(shown)), top=shown, width=0.9, color=_PLAIN)
+    made = webpage.figure(240, title=title)
+    made.vbar(x=np.arange(len(shown)), top=shown, width=0.9, color=webpage.PLAIN)
     if limit < len(shown):
         made.add_layout(Span(location=limit + 0.5, dimension="height", line_color="#cc6677", line_dash="dashed"))
     return made
@@ -214,17 +170,12 @@ def _columns(title: str, counts: Mapping[int, int], limit: int) -> Any:
 def _histogram(title: str, values: Any) -> Any:
     if not len(values):
         return None
-    made = _figure(220, title=title)
+    made = webpage.figure(220, title=title)
     spread = float(np.ptp(values))
     counts, edges = np.histogram(values, 30 if spread else 1, None if spread else (values[0] - 1, values[0] + 1))
-    made.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], color=_PLAIN, line_color="white")
+    made.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], color=webpage.PLAIN, line_color="white")
     made.y_range.start = 0
     return made
-
-
-def _section(title: str, blocks: Mapping[str, str], names: Iterable[str], extra: str = "") -> str:
-    panels = "".join(f'<div class="panel">{blocks[name]}</div>' for name in names if name in blocks)
-    return f'<h2>{title}</h2><div class="grid">{panels}{extra}</div>' if panels or extra else ""
 
 
 def _table(title: str, counts: Mapping[Any, int]) -> str:

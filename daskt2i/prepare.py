@@ -8,22 +8,23 @@ Does not cover: anything that needs weights or a worker (`encode`). Imports no t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from daskt2i import images, lock
 from daskt2i.component import Component
-from daskt2i.config import LAYOUT, SCENES_SOURCE, differences
+from daskt2i.config import LAYOUT, SCENES_SOURCE, differences, fingerprint
 from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
 from daskt2i.folder import RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.machine import this_machine
+from daskt2i.model_cache import Inspection, Job
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce
-from daskt2i.selection import open_source
+from daskt2i.selection import open_source, reading_component
 from daskt2i.settings import DatasetSettings, Workflow
-from daskt2i.types import EncoderInfo, SourceInfo
+from daskt2i.types import EncoderInfo, Runtime, SourceInfo
 
 SCENES = "scenes"
 """Where a workflow's scenes are drawn, below the run folder."""
@@ -72,6 +73,50 @@ class Prepared:
     def identity(self, precision: str) -> dict[str, Any]:
         """Everything that decides bytes, for the fingerprint."""
         return identity(self.workflow.dataset, self.source_info, self.image_info, self.text_info, precision)
+
+    @property
+    def content(self) -> str:
+        """Fingerprint of data, encoders and settings that decide bytes, whatever the precision."""
+        return fingerprint(self.identity("any"))
+
+
+def job_for(prepared: Prepared, workforce: Workforce) -> Job:
+    """The job of a run, before a worker has been asked what only it can tell."""
+    workflow = prepared.workflow
+    run, dataset = workflow.run, workflow.dataset
+    return Job(
+        source=reading_component(dataset),
+        image=dataset.image,
+        encoders=dataset.encoders,
+        content=prepared.content,
+        weights=(prepared.image_info.weights, prepared.text_info.weights),
+        slots=max(1, prepared.source_info.slots),
+        folder=prepared.folder,
+        fingerprint="",
+        runtime=Runtime(run.device, "fp32", workforce.threads),
+        batch=prepared.cost.batch,
+        text_batch=run.text_batch,
+        readers=run.readers,
+        gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
+        min_psnr=run.min_psnr,
+        all_missing=run.all_missing,
+    )
+
+
+def settle(job: Job, prepared: Prepared, found: Inspection) -> Job:
+    """The job with what a worker found: precision, and the batch for its device."""
+    asked = prepared.workflow.run.batch
+    return replace(
+        job,
+        fingerprint=fingerprint(prepared.identity(found.runtime.precision)),
+        runtime=replace(job.runtime, precision=found.runtime.precision),
+        batch=choose_batch(prepared.image_info, found.runtime.device) if asked == "auto" else asked,
+    )
+
+
+def speed_settings(job: Job) -> dict[str, Any]:
+    """Those settings of a job that decide its speed and not its bytes, device and threads aside."""
+    return {"batch": job.batch, "text_batch": job.text_batch, "readers": job.readers, "gate_rows": job.gate_rows}
 
 
 def identity(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from daskt2i.forecast import Check
 from daskt2i.protocols import Workforce
 from daskt2i.types import Receipt
 
@@ -60,6 +61,7 @@ class Summary:
         done, skipped: chunks encoded now, and found done; `failed`: chunks that did not succeed.
         left_out: rows of the source that `dataset.where` leaves out, none of `rows`; None without a `where`.
         rows_now, seconds: accepted rows of this run, and its wall time.
+        forecast: what an estimate had said, beside what came of it; None without one.
     """
 
     out: str
@@ -79,6 +81,7 @@ class Summary:
     threads: int = 0
     precision: str = ""
     left_out: int | None = None
+    forecast: Check | None = None
 
     def add(self, receipt: Receipt) -> None:
         """Count a chunk that is in the store."""
@@ -110,4 +113,5 @@ class Summary:
             "threads": self.threads,
             "precision": self.precision,
             **({} if self.left_out is None else {"left_out": self.left_out}),
+            **({} if self.forecast is None else {"forecast": self.forecast.to_json()}),
         }

@@ -6,6 +6,7 @@ Does not cover: reading files and `--set` (`config`), what the settings do.
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -203,6 +204,7 @@ class LaunchSettings(_Strict):
     heldout_every: int = Field(ge=1)
     grid_every: int = Field(ge=0)
     cache: str
+    time_exchange: bool = False  # run folders from before it name the others
 
 
 class SampleSettings(_Strict):
@@ -238,6 +240,41 @@ class EvaluateSettings(_Strict):
     clip_model: str | None = None
 
 
+class InstanceSettings(_Strict):
+    """One machine that can be had for a price.
+
+    Attributes:
+        device: `cpu` or `cuda`: what encodes there.
+        per_hour: its price, in the table's currency.
+        cores, gpus: that it has.
+        memory_gib: its memory; null where it is no limit.
+        images_per_second: a rate that was measured there with this workflow; null to take it from the calibration.
+    """
+
+    name: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    per_hour: float = Field(ge=0)
+    cores: int = Field(1, ge=1)
+    gpus: int = Field(1, ge=1)
+    memory_gib: float | None = Field(None, gt=0)
+    images_per_second: float | None = Field(None, gt=0)
+
+
+class PriceSettings(_Strict):
+    """What machines cost: yours to fill in, for `estimate`. There are no defaults, since prices change.
+
+    Attributes:
+        currency: of all prices.
+        source: where they were read.
+        date: when.
+    """
+
+    currency: str
+    source: str
+    date: datetime.date
+    instances: list[InstanceSettings] = Field(min_length=1)
+
+
 class Workflow(_Strict):
     """A workflow file, resolved."""
 
@@ -250,6 +287,7 @@ class Workflow(_Strict):
     launch: LaunchSettings
     sample: SampleSettings = SampleSettings()  # type: ignore[call-arg]
     evaluate: EvaluateSettings = EvaluateSettings()  # type: ignore[call-arg]
+    prices: PriceSettings | None = None
 
     def to_yaml(self) -> str:
         """The settings as a workflow file that gives them again."""

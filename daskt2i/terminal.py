@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from daskt2i.forecast import Check
 from daskt2i.plan import Crew
 from daskt2i.prepare import Prepared
 from daskt2i.progress import ChunkDone, ChunkFailed, Event, Note, Started, Summary
@@ -111,9 +112,20 @@ def summary_table(summary: Summary) -> Table:
     if summary.rows_now:
         crew = f"{crew_words(summary.workers, summary.threads)}, {summary.precision}"
         rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {crew})"))
+    if summary.forecast is not None:
+        rows.append(("forecast", check_words(summary.forecast)))
     rows.append(("store", f"{summary.store} ({size(summary.bytes)})"))
     title = "Encoded" if not summary.failed else "Encoded in part"
     return facts(title, rows)
+
+
+def check_words(check: Check) -> str:
+    """How far a forecast was off: `"52.1 s was forecast for 50.0 s: 4 % too long"`."""
+    if check.forecast is None or check.error is None:
+        return f"the one in reports/estimate.json was not used: {check.reason}"
+    off = f"{abs(check.error):.0%} too {'long' if check.error > 0 else 'short'}".replace("%", " %")
+    because = f" (scaled: {check.reason})" if check.reason else ""
+    return f"{duration(check.forecast)} was forecast, {duration(check.seconds)} it took: {off}{because}"
 
 
 def status_table(found: Status) -> Table:

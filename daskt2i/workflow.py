@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.commands import data, model
+from daskt2i.commands import bench, bench_training, data, estimate, model
 from daskt2i.console import out
 
 app = typer.Typer(
@@ -28,10 +28,14 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(model.run, data.encode, model.train, model.train_vae, model.sample, model.evaluate),
-    *(data.status, data.verify, data.insights, data.suggest, data.scenes),
+    *(data.status, data.verify, data.insights, estimate.estimate, data.suggest),
+    data.scenes,
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+for command in (bench_training.read, bench_training.train, bench_training.sample):
+    bench.app.command(command.__name__)(command)
+app.add_typer(bench.app)
 
 
 @app.callback(invoke_without_command=True)

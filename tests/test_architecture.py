@@ -17,23 +17,25 @@ FLOORS = {
     0: "errors",
     1: "types folder component machine rank noise options formats facts",
     2: "protocols settings plan flushing images places roster console diffusion model sheet vae_loss stream metrics"
+    " webpage bench.meter bench.report turns"
     " checkpoint"
     " captions captions.activities captions.mentions captions.people captions.rules expression likeness instances",
-    3: "config survey latents receipts manifest lock gates layout progress executors.attempts supervise learner peers"
+    3: "estimate config survey latents receipts manifest lock gates layout executors.attempts supervise learner peers"
     " sources sources.coco sources.coco_index sources.drawing sources.fake sources.grammar sources.judge"
     " sources.scenes sources.zipped"
     " encoders encoders.export encoders.fake encoders.footprint encoders.precision encoders.text encoders.textconfig"
-    " encoders.tokens encoders.vae encoders.weights",
-    4: "reading model_cache status selection hands pipeline pictures autoencoder shards optimise"
+    " encoders.tokens encoders.vae encoders.weights bench bench.columns bench.page",
+    4: "bench.rows forecast reading model_cache status selection hands pipeline pictures autoencoder shards optimise"
     " testing testing.encoder testing.executor testing.source testing.store",
-    5: "report suggest worker prepare verify attempt painter dataset",
-    6: "encode launch sample evaluate train train_vae insights_view page"
+    5: "bench.measured bench.stores progress report suggest worker prepare verify attempt painter dataset",
+    6: "bench.child bench.peak bench.read bench.runs bench.sample bench.warm"
+    " calibrate encode launch sample evaluate train train_vae insights_view page"
     " executors executors.dask executors.joblib executors.multiprocessing executors.serial",
-    7: "cluster insights terminal training",
-    8: "session terminal_training",
-    9: "stages",
-    10: "commands.data",
-    11: "commands commands.model",
+    7: "bench.naive bench.plots bench.train cluster insights terminal training",
+    8: "bench.scaling bench.simulation estimate_view session terminal_training",
+    9: "bench.cell bench.encode bench.scheduler stages",
+    10: "commands.bench commands.data",
+    11: "commands commands.bench_training commands.estimate commands.model",
     12: "workflow",
 }
 """Lower floor -> modules. A module imports strictly lower floors; a new module must be given a floor here.

@@ -24,8 +24,11 @@ from daskt2i import workflow
 
 COMMANDS = (
     *("run", "encode", "train", "train-vae", "sample", "evaluate"),
-    *("status", "verify", "insights", "suggest", "scenes"),
+    *("status", "verify", "insights", "estimate", "suggest", "scenes"),
 )
+
+GROUPS = {"bench": ("encode", "scheduler", "read", "train", "sample")}
+"""Commands that hold others."""
 
 ENCODE_KEYS = [
     *("out", "store", "rows", "accepted", "rejected", "captions", "chunks", "seconds", "images_per_second", "bytes"),
@@ -104,6 +107,18 @@ def test_help_fits_80_columns(command: tuple[str, ...]) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
     wanted = COMMANDS if not command else ("--json", "--out")
     assert all(word in done.stdout for word in wanted)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_of_a_group_names_its_commands_and_they_fit_too(group: str) -> None:
+    top, whole = run("--help"), run(group, "--help")
+    assert group in top.stdout
+    assert all(name in whole.stdout for name in GROUPS[group])
+    for name in GROUPS[group]:
+        done = run(group, name, "--help")
+        assert done.returncode == 0, done.stderr
+        assert max(map(len, done.stdout.splitlines())) <= 80
+        assert all(word in done.stdout for word in ("--json", "--out"))
 
 
 @pytest.mark.parametrize(

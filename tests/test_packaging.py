@@ -17,6 +17,7 @@ CARRIED = [
     "daskt2i/captions/rules.yaml",
     "daskt2i/py.typed",
     "daskt2i/clusters/local.yaml",
+    "daskt2i/clusters/simulation.yaml",
     "daskt2i/workflows/demo.yaml",
     "daskt2i/workflows/coco-sd15.yaml",
     "daskt2i/workflows/coco-sd15-random.yaml",

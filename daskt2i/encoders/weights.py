@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
+from daskt2i.turns import first_alone
 
 log = logging.getLogger(__name__)
 
@@ -293,6 +294,9 @@ def _product(shape: Sequence[int]) -> int:
     return count
 
 
+LARGE_BYTES = 64 * 1024 * 1024
+"""Size of a file from which on one worker of a machine reads it first: less is there in an instant."""
+
 _digests: dict[tuple[str, int, int], str] = {}
 
 
@@ -301,7 +305,9 @@ def file_digest(path: Path) -> str:
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _digests:
-        with path.open("rb") as file:
+        # The workers of a machine begin together, and this is the first that each of them reads of a model.
+        waits = first_alone(key[0]) if stat.st_size >= LARGE_BYTES else contextlib.nullcontext()
+        with waits, path.open("rb") as file:
             _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _digests[key]
 

@@ -1,0 +1,136 @@
+"""One measurement in a process of its own: `python -m daskt2i.bench.cell TASK RESULT`, two JSON files.
+
+Covers: running `encode` under a warm start and a meter, `naive`, `peak`, `simulation`; every way out is one object.
+Does not cover: which cells there are and what is made of them (`bench.encode`). Not meant to be typed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from daskt2i import cluster, encode, prepare
+from daskt2i.bench import naive, peak, simulation
+from daskt2i.bench.measured import Measured, Task
+from daskt2i.bench.meter import Meter
+from daskt2i.bench.warm import WarmExecutor
+from daskt2i.config import load_defaults, parse_workflow
+from daskt2i.errors import Daskt2iError
+from daskt2i.executors.attempts import end_with_parent
+from daskt2i.progress import ChunkDone, ChunkFailed, Event
+from daskt2i.settings import Workflow
+from daskt2i.types import Receipt
+from daskt2i.worker import peak_bytes
+
+
+def main(arguments: list[str]) -> None:
+    """Do the task, and write what came of it: `{"measured": …}`, `peak`, `simulated`, or `{"error": sentence}`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is started in the background ignores it
+    task = Task.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    end_with_parent(task.parent)
+    try:
+        result = perform(task)
+    except Daskt2iError as error:
+        result = {"error": " ".join(str(error).split())}
+    except Exception as error:
+        result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    Path(arguments[1]).write_text(json.dumps(result), encoding="utf-8")
+
+
+def perform(task: Task) -> dict[str, Any]:
+    """The task's result, in this process."""
+    load_defaults()
+    workflow = parse_workflow(yaml.safe_load(task.workflow), "of a benchmark")
+    if task.kind == "peak":
+        return {"peak": peak.measure(task, workflow)}
+    if task.kind == "scheduler":
+        return {"simulated": asdict(simulation.simulate(task, workflow))}
+    measured = naive.run_naive(task, workflow) if task.kind == "naive" else run_encode(task, workflow)
+    return {"measured": asdict(measured)}
+
+
+class _Receipts:
+    """A listener that keeps of each receipt what a table needs."""
+
+    def __init__(self) -> None:
+        self.stages: Counter[str] = Counter()
+        self.chunk_seconds: list[float] = []
+        self.peak = self.batch = 0
+        self.problem: BaseException | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ChunkFailed):
+            self.problem = event.error
+        if isinstance(event, ChunkDone):
+            self._add(event.receipt)
+
+    def _add(self, receipt: Receipt) -> None:
+        seconds = dict(receipt.seconds)
+        load = seconds.pop("load", 0.0)
+        seconds["total"] -= load
+        self.stages.update(seconds)
+        self.chunk_seconds.append(seconds["total"])
+        self.peak, self.batch = max(self.peak, receipt.peak_bytes), max(self.batch, receipt.batch)
+
+
+def run_encode(task: Task, workflow: Workflow) -> Measured:
+    """`encode` as a user runs it, but for the one moment at which all workers have loaded.
+
+    Raises:
+        Daskt2iError: whatever `encode` raises; a chunk that failed for good.
+    """
+    run = workflow.run.model_copy(update={"workers": task.workers, "threads": task.threads})
+    prepared = prepare.prepare(workflow.model_copy(update={"run": run}), task.folder, draw=False)
+    chosen = cluster.Scheduler.parse(task.scheduler)
+    meter, receipts = Meter(), _Receipts()
+    crew = cluster.crew_for(chosen, prepared)
+    executor = WarmExecutor(cluster.open_executor(chosen, crew), prepared.folder, meter)
+    try:
+        summary = encode.encode(prepared, executor, receipts)
+    finally:
+        meter.close()
+    ended = time.time()
+    if summary.failed:
+        raise receipts.problem or encode.failed_for_good(summary, prepared.folder)
+    return Measured(
+        workers=summary.workers,
+        threads=summary.threads,
+        precision=summary.precision,
+        rows=prepared.source_info.rows,
+        accepted=summary.accepted,
+        rejected=sum(summary.rejected.values()),
+        cold=executor.loaded - task.begun,
+        steady=executor.last - executor.loaded,
+        finish=ended - executor.last,
+        cpu=meter.cpu,
+        elsewhere=meter.elsewhere,
+        stages=dict(receipts.stages),
+        chunk_seconds=tuple(receipts.chunk_seconds),
+        worker_peak=receipts.peak,
+        driver_peak=peak_bytes(),
+        written=summary.bytes,
+        captions=summary.captions,
+        distinct=_distinct(prepared),
+        batch=receipts.batch,
+        memory=tuple(meter.memory),
+    )
+
+
+def _distinct(prepared: prepare.Prepared) -> int:
+    """Captions that went through the text encoder: equal ones once a chunk."""
+    return sum(
+        len({caption for row in prepared.source.rows(chunk.start, chunk.stop) for caption in row.captions})
+        for chunk in prepared.plan
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

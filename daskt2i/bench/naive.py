@@ -1,0 +1,267 @@
+"""What the original study did, as the baseline: a pool of processes, and each row's result pickled back.
+
+    Pool(N): torch's own number of threads in each process, fp32, contiguous tensors,
+    one image at a time, every caption padded to the full length and encoded, results collected in the parent.
+
+Covers: the same rows, weights and pixels as `encode` has, through the plain models of diffusers and transformers.
+Does not cover: anything that `encode` adds (store, receipts, gates, rejects beyond a count). Processes are spawned, not
+forked: torch's threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from daskt2i import images
+from daskt2i.bench.measured import Measured, Task
+from daskt2i.bench.meter import Meter
+from daskt2i.bench.rows import Part
+from daskt2i.encoders.text import TextEncoder
+from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.errors import ConfigError, ExecutorError, RowRejected
+from daskt2i.executors.attempts import deaf_children
+from daskt2i.protocols import ImageEncoder, Source
+from daskt2i.protocols import TextEncoder as AnyTextEncoder
+from daskt2i.settings import Workflow
+from daskt2i.types import Row, Runtime
+from daskt2i.worker import peak_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+TIMEOUT = 600.0
+"""Seconds that the pool may take to load."""
+
+Result = tuple[bool, int, dict[str, Any], dict[str, float], int, int]
+"""accepted, captions, arrays, seconds by stage, peak bytes of the process, its torch threads."""
+
+
+def require_plain(workflow: Workflow, part: Part) -> None:
+    """Refuse encoders that are not the two of ours around a model of diffusers and one of transformers.
+
+    Raises:
+        ConfigError: another class is named.
+    """
+    encoders = workflow.dataset.encoders
+    wanted = {"vae": (encoders.image, VaeEncoder), "text": (encoders.text, TextEncoder)}
+    for name, (component, kind) in wanted.items():
+        if part in (name, "both") and component.class_path != f"{kind.__module__}.{kind.__name__}":
+            raise ConfigError(
+                f"The scheduler `naive` runs the plain model in a {kind.__name__}, and the workflow names "
+                f"{component.class_path}. Leave naive out of --schedulers."
+            )
+
+
+class Naive:
+    """The models of one process of the pool.
+
+    Args:
+        workflow: with encoders that `require_plain` lets pass.
+        part: which of them is used.
+    """
+
+    def __init__(self, workflow: Workflow, part: Part) -> None:
+        import torch
+
+        dataset = workflow.dataset
+        self.resolution, self.part = dataset.image.resolution, part
+        self.limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
+        self.source: Source = dataset.source.build(Source, "dataset.source")
+        self.vae: Any = None
+        self.text: Any = None
+        self.tokenizer: Any = None
+        self.length = 0
+        self.threads = torch.get_num_threads()
+        runtime = Runtime("cpu", "fp32", self.threads)
+        if part != "text":
+            image: VaeEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
+            self.vae = _plain(image, runtime).to(memory_format=torch.contiguous_format)
+        if part != "vae":
+            import transformers
+
+            text: TextEncoder = dataset.encoders.text.build(AnyTextEncoder, "dataset.encoders.text")
+            self.text = _plain(text, runtime)
+            self.length = int(text.info().attributes["max_tokens"])
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(text.tokenizer_folder()), trust_remote_code=False, local_files_only=True
+            )
+
+    def encode(self, row: Row) -> Result:
+        """One row: its latent's mean and std, and the states of all its captions, in fp32."""
+        import torch
+
+        seconds = {"read": 0.0, "decode": 0.0, "encode_image": 0.0, "encode_text": 0.0}
+        made: dict[str, Any] = {"row": row.index}
+        begun = time.perf_counter()
+        try:
+            if row.reason is not None:
+                raise RowRejected(row.reason, row.detail)
+            with torch.no_grad():
+                if self.vae is not None:
+                    made |= self._image(row, seconds)
+                if self.text is not None:
+                    made["states"] = self._captions(row.captions, seconds)
+        except RowRejected:
+            return False, 0, {}, {**seconds, "total": time.perf_counter() - begun}, peak_bytes(), self.threads
+        seconds["total"] = time.perf_counter() - begun
+        return True, len(row.captions), made, seconds, peak_bytes(), self.threads
+
+    def _image(self, row: Row, seconds: dict[str, float]) -> dict[str, Any]:
+        import torch
+
+        begun = time.perf_counter()
+        data = self.source.read(row)
+        read = time.perf_counter()
+        pixels = images.read(data, self.resolution, self.limits).pixels
+        decoded = time.perf_counter()
+        tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0).contiguous().float() / 127.5 - 1.0
+        made = _latents(self.vae.encode(tensor))
+        done = time.perf_counter()
+        seconds |= {"read": read - begun, "decode": decoded - read, "encode_image": done - decoded}
+        return made
+
+    def _captions(self, captions: Sequence[str], seconds: dict[str, float]) -> list[Any]:
+        begun = time.perf_counter()
+        made = []
+        for caption in captions:
+            given = self.tokenizer(
+                caption, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+            )
+            kept = {k: v for k, v in given.items() if k == "input_ids" or (k == "attention_mask" and not self._clip())}
+            made.append(self.text(**kept)[0].numpy())
+        seconds["encode_text"] = time.perf_counter() - begun
+        return made
+
+    def _clip(self) -> bool:
+        return "clip" in str(self.text.config.model_type)
+
+
+def _plain(encoder: VaeEncoder | TextEncoder, runtime: Runtime) -> Any:
+    """The model inside one of our encoders, as its library made it."""
+    encoder.load(runtime)
+    return encoder.module
+
+
+def _latents(out: Any) -> dict[str, torch.Tensor]:
+    if hasattr(out, "latent_dist"):
+        return {"mean": out.latent_dist.mean.numpy(), "std": out.latent_dist.std.numpy()}
+    return {"mean": out.latents.numpy()}
+
+
+_here: Naive | None = None
+
+
+def _load(workflow: Workflow, part: Part, marks: str) -> None:
+    """In a new process of the pool."""
+    global _here
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _here = Naive(workflow, part)
+    Path(marks, str(os.getpid())).touch()
+
+
+def _encode(row: Row) -> Result:
+    assert _here is not None
+    return _here.encode(row)
+
+
+def run_naive(task: Task, workflow: Workflow, clock: Callable[[], float] = time.time) -> Measured:
+    """Encode all rows as the study did, and write the pickle that it wrote.
+
+    Raises:
+        ConfigError: the workflow's encoders are not ours.
+        ExecutorError: the pool did not load.
+    """
+    folder = Path(task.folder)
+    marks = folder / "warm"
+    marks.mkdir(parents=True)
+    source: Source = workflow.dataset.source.build(Source, "dataset.source")
+    rows = source.info().rows
+    require_plain(workflow, task.part)
+    meter = Meter()
+    results: list[Result] = []
+    context = multiprocessing.get_context("spawn")
+    with deaf_children():
+        pool = context.Pool(task.workers, _load, (workflow, task.part, str(marks)))
+    try:
+        _await(marks, task.workers, [process.pid for process in pool._pool])  # type: ignore[attr-defined]
+        loaded = clock()
+        meter.start()
+        for result in pool.imap_unordered(_encode, _rows(source, rows)):
+            results.append(result)
+        last = clock()
+        meter.mark()
+        written = _write(folder / "naive.pickle", results)
+    finally:
+        pool.terminate()
+        pool.join()
+        meter.close()
+    ended = clock()
+    stages = {stage: sum(result[3].get(stage, 0.0) for result in results) for stage in results[0][3]}
+    return Measured(
+        workers=task.workers,
+        threads=results[0][5],
+        precision="fp32",
+        rows=rows,
+        accepted=sum(result[0] for result in results),
+        rejected=sum(not result[0] for result in results),
+        cold=loaded - task.begun,
+        steady=last - loaded,
+        finish=ended - last,
+        cpu=meter.cpu,
+        elsewhere=meter.elsewhere,
+        stages=stages,
+        chunk_seconds=(),
+        worker_peak=max(result[4] for result in results),
+        driver_peak=peak_bytes(),
+        written=written,
+        captions=sum(result[1] for result in results),
+        distinct=sum(result[1] for result in results),
+        batch=1,
+        memory=tuple(meter.memory),
+    )
+
+
+def _rows(source: Source, rows: int) -> Iterator[Row]:
+    for start in range(0, rows, 1024):
+        yield from source.rows(start, min(rows, start + 1024))
+
+
+def _await(marks: Path, workers: int, pids: Sequence[int]) -> None:
+    """Until every process has loaded. A pool replaces those that die in their initializer, for ever: so does it not."""
+    deadline = time.monotonic() + TIMEOUT
+    while (there := sum(1 for _ in marks.iterdir())) < workers:
+        gone = [pid for pid in pids if not _alive(pid)]
+        if gone or time.monotonic() > deadline:
+            raise ExecutorError(
+                f"{there} of {workers} processes of the naive pool have loaded their models"
+                f"{', and one has died' * bool(gone)}; nothing was measured. Ask for fewer workers."
+            )
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _write(path: Path, results: Sequence[Result]) -> int:
+    """The study's pickle; written to be weighed, never read. Returns its bytes."""
+    kept = [{k: np.asarray(v) if k != "row" else v for k, v in result[2].items()} for result in results if result[0]]
+    with path.open("wb") as file:
+        pickle.dump(kept, file)
+        file.flush()
+        os.fsync(file.fileno())
+    return path.stat().st_size

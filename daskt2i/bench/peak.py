@@ -1,0 +1,119 @@
+"""The machine's peak in matrix products, and the operations that the encoders need: what a speed is held against.
+
+Covers: square products in the precision of the run, one thread on each of k cores, all at once; counting with
+`torch.utils.flop_counter` (2 per multiply and add: convolutions, matrix products, attention; nothing elementwise).
+Does not cover: memory bandwidth; GPUs.
+
+The threads belong to one process: torch releases the interpreter's lock in a product, and each Python thread has its
+own number of torch threads, 1 here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from daskt2i.bench.measured import Task
+from daskt2i.bench.rows import CAPTION
+from daskt2i.encoders.precision import resolve
+from daskt2i.protocols import ImageEncoder, Source, TextEncoder
+from daskt2i.settings import Workflow
+from daskt2i.types import Runtime
+
+SAMPLE = 64
+"""Captions whose operations are counted; their mean stands for all."""
+
+
+def measure(task: Task, workflow: Workflow) -> dict[str, Any]:
+    """What the parts of the workflow are held against.
+
+    Returns:
+        `precision`: as `dataset.precision` resolves here; `peaks`: precision -> busy cores -> FLOP/s of them together;
+        `image_flop`: of one image; `caption_flop`: mean of one caption as `encode` runs it; `padded_flop`: of one
+        caption at full length. Those of a part that is not measured are 0.
+    """
+    import torch
+
+    wanted = workflow.dataset.precision
+    precision = resolve(wanted, "cpu", 1)
+    peaks = {
+        name: {str(busy): peak(name, busy, task.peak_seconds, task.peak_sides) for busy in task.busy}
+        for name in dict.fromkeys(precision if name == "auto" else name for name in task.precisions)
+    }
+    torch.set_num_threads(max(task.busy))
+    return {"precision": precision, "peaks": peaks, **operations(task, workflow, max(task.busy))}
+
+
+def peak(precision: str, busy: int, seconds: float, sides: Sequence[int]) -> float:
+    """FLOP/s of `busy` threads together, each with products of its own, the best of several sizes."""
+    return max(_rate(precision, busy, seconds, side) for side in sides)
+
+
+def _rate(precision: str, busy: int, seconds: float, side: int) -> float:
+    import torch
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    ready = threading.Barrier(busy)
+    rates = [0.0] * busy
+
+    def work(place: int) -> None:
+        torch.set_num_threads(1)
+        a, b = (torch.full((side, side), 0.5, dtype=dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        with torch.inference_mode():
+            torch.mm(a, b, out=out)
+            ready.wait()
+            begun = time.perf_counter()
+            count = 0
+            while (now := time.perf_counter()) - begun < seconds or count == 0:
+                torch.mm(a, b, out=out)
+                count += 1
+            now = time.perf_counter()
+        rates[place] = 2.0 * side**3 * count / (now - begun)
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(busy)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(rates)
+
+
+def operations(task: Task, workflow: Workflow, threads: int) -> dict[str, float]:
+    """`image_flop`, `caption_flop`, `padded_flop`, counted on one image and on the first captions of the source.
+
+    Attention is counted on torch's plain path (`SDPBackend.MATH`), since the counter does not know the fused one of
+    CPUs; it is the same mathematics.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    found = {"image_flop": 0.0, "caption_flop": 0.0, "padded_flop": 0.0}
+    dataset, runtime = workflow.dataset, Runtime("cpu", "fp32", threads)
+    with sdpa_kernel(SDPBackend.MATH):
+        if task.part != "text":
+            image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
+            image.load(runtime)
+            side = dataset.image.resolution
+            found["image_flop"] = _count(image.encode, np.zeros((1, side, side, 3), np.uint8))
+            del image
+        if task.part != "vae":
+            source: Source = dataset.source.build(Source, "dataset.source")
+            text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
+            captions = list(dict.fromkeys(c for row in source.rows(0, SAMPLE) for c in row.captions))[:SAMPLE]
+            text.load(runtime)
+            found["caption_flop"] = _count(text.encode, captions or [CAPTION])
+            found["padded_flop"] = _count(text.encode, [" ".join(["a"] * 1000)])
+    return found
+
+
+def _count(encode: Any, items: Any) -> float:
+    """Of one item, mean."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        encode(items, len(items))
+    return float(counter.get_total_flops()) / len(items)

@@ -1,0 +1,310 @@
+"""What a benchmark measured, as one table of plain values with what is needed to repeat it.
+
+Covers: the columns and their units, cells, flags, plots as data; the report on a terminal, as JSON and as CSV.
+Does not cover: the page and the pictures (`bench.page`), measuring (the other modules of `bench`), printing.
+
+A cell that failed stays in the table: with a flag that says why, and without figures.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from daskt2i.machine import this_machine
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Value = str | int | float | bool | None
+"""A figure of a cell; None where it was not measured."""
+
+Kind = Literal["text", "count", "number", "seconds", "rate", "times", "share", "bytes"]
+"""What a column holds, which decides how it is shown. JSON and CSV hold plain values: seconds, bytes, shares of 1."""
+
+PACKAGES = (
+    *("daskt2i", "torch", "diffusers", "transformers", "numpy", "dask", "distributed", "zarr", "joblib", "pyarrow"),
+    "pillow",
+)
+"""Whose versions a report states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: key in JSON and heading in CSV: words with underscores.
+        kind: how it is shown.
+        title: heading on a terminal and on the page; by default the name, with spaces.
+        group: heading of the table it belongs to on a terminal, where one table would be too wide; "" for a key, which
+            is repeated in each of them.
+        unit: what follows the kind's own unit, e.g. `images` for images/s.
+        meaning: one sentence, for the page and the documentation.
+    """
+
+    name: str
+    kind: Kind = "number"
+    title: str = ""
+    group: str = ""
+    unit: str = ""
+    meaning: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, for people."""
+        own = {"seconds": "s", "rate": "/s", "bytes": "MiB", "times": "x", "share": ""}.get(self.kind, "")
+        unit = f"{self.unit}{own}" if self.kind == "rate" else self.unit or own
+        return f"{self.title or self.name.replace('_', ' ')}{f', {unit}' if unit else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One line of the table.
+
+    Attributes:
+        values: column name -> value; a column that is not named was not measured.
+        flags: sentences about this line alone, e.g. why a figure is not to be trusted.
+    """
+
+    values: Mapping[str, Value]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of a plot: points x, y; `low` and `high` around y where repeats spread.
+
+    Attributes:
+        ideal: what could be reached: drawn dashed, without points.
+    """
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    ideal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Curves over x, or stacked bars over categories.
+
+    Attributes:
+        name: of its PNG file, a word with dashes.
+        curves: of a plot over x.
+        categories, parts: of stacked bars: part name -> one value per category.
+        from_zero: the y axis begins at 0.
+    """
+
+    name: str
+    title: str
+    x: str
+    y: str
+    curves: tuple[Curve, ...] = ()
+    categories: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    from_zero: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A benchmark's result.
+
+    Attributes:
+        name: of its files, e.g. `bench-encode`.
+        title: one line.
+        command: what was typed.
+        columns, cells: the table.
+        facts: what holds for all cells, e.g. the machine's peak: name -> value or list of values. JSON values only.
+        notes: sentences for a person.
+        plots: pictures of the table.
+        machine, versions: where it ran, and with what.
+        when: start, ISO 8601, UTC.
+        complete: False when it was stopped before all cells were measured.
+    """
+
+    name: str
+    title: str
+    command: str
+    columns: tuple[Column, ...]
+    cells: tuple[Cell, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    machine: Mapping[str, Value] = field(default_factory=lambda: machine_facts())
+    versions: Mapping[str, str] = field(default_factory=lambda: package_versions())
+    when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    complete: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `--json` prints, and that the `.json` file holds."""
+        return {
+            "report": self.name,
+            "title": self.title,
+            "command": self.command,
+            "when": self.when,
+            "complete": self.complete,
+            "machine": dict(self.machine),
+            "versions": dict(self.versions),
+            "facts": dict(self.facts),
+            "columns": [
+                {"name": c.name, "kind": c.kind, "heading": c.heading, "meaning": c.meaning} for c in self.columns
+            ],
+            "cells": [{**cell.values, "flags": list(cell.flags)} for cell in self.cells],
+            "notes": list(self.notes),
+        }
+
+    def to_csv(self) -> bytes:
+        """The cells with a heading, UTF-8; flags in the last column, one after the other."""
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*(column.name for column in self.columns), "flags"])
+        for cell in self.cells:
+            values = [cell.values.get(column.name) for column in self.columns]
+            writer.writerow(["" if value is None else value for value in values] + [" ".join(cell.flags)])
+        return stream.getvalue().encode()
+
+    def view(self) -> RenderableType:
+        """The report on a terminal of 80 columns: one table per group of columns, flags and notes below."""
+        return _view(self)
+
+
+def show(kind: Kind, value: Value) -> str:
+    """A value in words, without its unit: `"0.93"`, `"95 %"`, `"1,204"`; `"–"` for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    match kind:
+        case "count":
+            return f"{value:,.0f}"
+        case "share":
+            return f"{value:.0%}".replace("%", " %") if value >= 0.1 or value == 0 else f"{100 * value:.1f} %"
+        case "bytes":
+            return _digits(value / 2**20)
+        case "times":
+            return f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else _digits(value)
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    size = abs(value)
+    if size >= 100 or value == 0:
+        return f"{value:,.0f}"
+    places = 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
+    return f"{value:.{places}f}" if size >= 0.0001 else f"{value:.1e}"
+
+
+def _view(report: Report) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    keys = [column for column in report.columns if not column.group]
+    groups = list(dict.fromkeys(column.group for column in report.columns if column.group)) or [""]
+    parts: list[RenderableType] = [Text(report.title, style="bold")]
+    if not report.complete:
+        parts.append(Text("Stopped before all was measured.", style="yellow"))
+    for group in groups:
+        measured = [c for c in report.columns if c.group == group and c.group and _any(report, c)]
+        if group and not measured:
+            continue
+        title = Text(group, style="bold dim") if group else None
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        shown = [*keys, *measured]
+        for column in shown:
+            right = column.kind != "text"
+            heading = column.heading.replace(", ", "\n", 1)  # the unit below: columns are narrow
+            table.add_column(heading, justify="right" if right else "left", header_style="dim", overflow="fold")
+        for number, cell in enumerate(report.cells, 1):
+            texts = [show(column.kind, cell.values.get(column.name)) for column in shown]
+            if cell.flags and texts:
+                texts[0] += f" ({number})"
+            table.add_row(*map(Text, texts))
+        parts += [Text(""), table]
+    flags = [(f"({number})", flag) for number, cell in enumerate(report.cells, 1) for flag in cell.flags]
+    facts = [
+        (name.replace("_", " "), value if isinstance(value, str) else show("number", value))
+        for name, value in report.facts.items()
+        if isinstance(value, str | int | float)
+    ]
+    below = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    below.add_column(style="dim")
+    below.add_column(overflow="fold")
+    for name, text in [*flags, *facts, *(("note", note) for note in report.notes)]:
+        below.add_row(name, Text(text))
+    below.add_row("machine", Text(", ".join(f"{k} {show('number', v)}" for k, v in report.machine.items())))
+    return Group(*parts, Text(""), below)
+
+
+def _any(report: Report, column: Column) -> bool:
+    return any(cell.values.get(column.name) is not None for cell in report.cells)
+
+
+def machine_facts() -> dict[str, Value]:
+    """What this machine is, without its name: processor, cores, memory in GiB, GPUs, operating system."""
+    machine = this_machine()
+    return {
+        "processor": _processor(),
+        "cores": machine.cores,
+        "memory_gib": round(machine.memory / 2**30, 1),
+        "gpus": machine.gpus,
+        "instructions": _instructions(),
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
+    }
+
+
+def _processor() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split())
+    return platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """Of those that decide the speed of matrix products, the ones that are there."""
+    for line in _cpuinfo():
+        if line.startswith("flags"):
+            there = set(line.partition(":")[2].split())
+            return " ".join(name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in there)
+    return ""
+
+
+@cache
+def _cpuinfo() -> tuple[str, ...]:
+    try:
+        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:  # not Linux
+        return ()
+
+
+def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Package -> version, of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, least and largest of one value or more; the median of an even number is the mean of the middle two."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return median, ordered[0], ordered[-1]

@@ -1,0 +1,131 @@
+"""How long a picture takes: seconds by steps of the sampler and pictures at once: `bench sample`.
+
+Covers: one process that draws with a trained pipeline, loading apart from drawing.
+Does not cover: spreading prompts over workers (`sample`), how good the pictures are (`evaluate`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
+from daskt2i.errors import ConfigError, ModelMissing
+from daskt2i.painter import Look, Painter, Wish
+from daskt2i.pipeline import INDEX, Sampler
+
+COLUMNS = (
+    Column("steps", "count", meaning="Of the sampler."),
+    Column("batch", "count", unit="pictures", meaning="Pictures at once."),
+    Column("seconds", "seconds", "per picture", meaning="Median over the repeats, without loading."),
+    Column("seconds_low", "seconds", "least"),
+    Column("seconds_high", "seconds", "most"),
+    Column("rate", "rate", "pictures", unit="pictures", meaning="Pictures per second, at the median."),
+    Column("step_seconds", "seconds", "per step and picture", meaning="Median, by steps: text and decoding included."),
+)
+
+PROMPT = "a red circle in the middle of a white picture"
+
+
+def bench_sample(
+    place: Path,
+    steps: Sequence[int],
+    batches: Sequence[int],
+    *,
+    prompts: Sequence[str] = (PROMPT,),
+    guidance: float = 3.0,
+    sampler: Sampler = "dpm++",
+    device: str = "cpu",
+    threads: int = 1,
+    repeats: int = 3,
+    command: str = "",
+    tell: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Measure every combination of steps and batch with a pipeline folder.
+
+    Args:
+        place: a diffusers pipeline folder, e.g. `runs/demo/pipeline`.
+        prompts: taken in turn.
+        repeats: batches of each; one more goes before them.
+        command: what was typed.
+        tell: called with a line for each cell.
+
+    Raises:
+        ModelMissing: there is no pipeline at this place.
+        ModelError: it cannot be loaded.
+        ConfigError: no prompts.
+    """
+    if not (place / INDEX).is_file():
+        raise ModelMissing(
+            f"There is no pipeline in {place}, so nothing was measured. Train one first with train or run, or name a "
+            "folder with --pipeline."
+        )
+    if not prompts:
+        raise ConfigError("bench sample needs a prompt at least; give --prompt TEXT. Nothing was measured.")
+    begun = time.perf_counter()
+    painter = Painter(place, device, threads)
+    load = time.perf_counter() - begun
+    cells: list[Cell] = []
+    size = (0, 0)
+    for count, batch in itertools.product(steps, batches):
+        look = Look(count, guidance, sampler, batch)
+        wishes = [Wish(prompts[n % len(prompts)], n) for n in range(batch)]
+        took = []
+        for number in range(repeats + 1):
+            begun = time.perf_counter()
+            pictures = list(painter.paint(wishes, look))
+            if number:
+                took.append((time.perf_counter() - begun) / batch)
+            size = (pictures[0].pixels.shape[1], pictures[0].pixels.shape[0])
+        middle, low, high = spread(took)
+        tell(f"{count} steps, {batch} at once: {middle:.3g} s per picture")
+        cells.append(
+            Cell(
+                {
+                    "steps": count,
+                    "batch": batch,
+                    "seconds": middle,
+                    "seconds_low": low,
+                    "seconds_high": high,
+                    "rate": 1 / middle,
+                    "step_seconds": middle / count,
+                }
+            )
+        )
+    return Report(
+        name="bench-sample",
+        title=f"Pictures of {size[0]} x {size[1]} pixels by steps and batch",
+        command=command,
+        columns=COLUMNS,
+        cells=tuple(cells),
+        facts={
+            "sampler": sampler,
+            "guidance": guidance,
+            "device": device,
+            "threads": threads,
+            "load_seconds": round(load, 3),
+            "repeats": repeats,
+        },
+        notes=("Guidance above 1 runs the denoiser twice for each step.",),
+        plots=tuple(_plots(cells, steps, batches)),
+    )
+
+
+def _plots(cells: Sequence[Cell], steps: Sequence[int], batches: Sequence[int]) -> Iterator[Plot]:
+    for over, values, other in (("steps", steps, "batch"), ("batch", batches, "steps")):
+        if len(values) < 2:
+            continue
+        lines: dict[str, list[Cell]] = {}
+        for cell in cells:
+            lines.setdefault(f"{other} {cell.values[other]}", []).append(cell)
+        curves = tuple(
+            Curve(name, _all(line, over), _all(line, "seconds"), _all(line, "seconds_low"), _all(line, "seconds_high"))
+            for name, line in lines.items()
+        )
+        yield Plot(f"seconds-by-{over}", f"Seconds per picture by {over}", over, "s per picture", curves)
+
+
+def _all(cells: Sequence[Cell], key: str) -> tuple[float, ...]:
+    return tuple(float(cell.values[key] or 0) for cell in cells)

@@ -1,0 +1,171 @@
+"""One simulated run: the real plan, window, scheduler, receipts and manifest; workers that sleep instead of encoding.
+
+Covers: `encode` from start to end with `encode_chunk` replaced; memory and processor time over chunks.
+Does not cover: which runs there are (`scheduler`).
+
+Workers are threads, so driver, scheduler and all workers share one interpreter and one core of it: what is measured
+here as the cost of a chunk is more than what a scheduler in a process of its own needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psutil
+
+from daskt2i import cluster, encode, prepare
+from daskt2i.bench.measured import Task
+from daskt2i.errors import ExecutorError
+from daskt2i.latents import ZarrStore
+from daskt2i.layout import empty_chunk, store_arrays
+from daskt2i.model_cache import Job, models_for, process_name
+from daskt2i.plan import Crew
+from daskt2i.progress import ChunkDone, Event
+from daskt2i.protocols import Executor, Workforce
+from daskt2i.receipts import Receipts
+from daskt2i.settings import Workflow
+from daskt2i.types import Chunk, Encoded, Receipt, Shard
+from daskt2i.worker import encode_chunk, peak_bytes
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SCHEDULER = "simulation"
+"""The cluster file."""
+
+SAMPLES = 200
+"""Looks at memory over a run."""
+
+_LIMIT = 1 << 40
+"""Bytes for each worker: they have one process, and no limit of their own."""
+
+
+def simulated_chunk(seconds: float, arrays: bool, job: Job, chunk: Chunk) -> Receipt:
+    """In place of `encode_chunk`: sleep, write the chunk (or do not), write its receipt.
+
+    Args:
+        seconds: that encoding takes.
+        arrays: write the arrays, filled with what a row that was never written holds. Otherwise the receipt names a
+            shard of no bytes that is not there, and the store cannot be verified.
+    """
+    begun = time.perf_counter()
+    time.sleep(seconds)
+    shards: tuple[Shard, ...] = (Shard("none", "0" * 64, 0),)
+    if arrays:
+        models = models_for(job)
+        specs = store_arrays(models.image.info(job.image.resolution), models.text.info(), job.slots)
+        shards = ZarrStore(job.folder).write(chunk, Encoded(empty_chunk(specs, len(chunk))))
+    receipt = Receipt(
+        chunk=chunk.index,
+        start=chunk.start,
+        stop=chunk.stop,
+        fingerprint=job.fingerprint,
+        accepted=len(chunk),
+        captions=sum(len(row.captions) for row in chunk.rows),
+        truncated=0,
+        rejected=(),
+        inputs=hashlib.sha256().hexdigest(),
+        seconds={"encode_image": seconds, "total": time.perf_counter() - begun},
+        worker=process_name(),
+        loads={"image": 1, "text": 1},
+        batch=1,
+        peak_bytes=peak_bytes(),
+        shards=shards,
+    )
+    Receipts(job.folder).write(receipt)
+    return receipt
+
+
+class SimulatedExecutor:
+    """Another executor, with `simulated_chunk` in place of `encode_chunk`."""
+
+    def __init__(self, inner: Executor, seconds: float, arrays: bool) -> None:
+        self._inner, self._seconds, self._arrays = inner, seconds, arrays
+        self.begun = self.last = 0.0
+
+    def start(self) -> Workforce:
+        """As the other's."""
+        return self._inner.start()
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+        """As the other's; what is not a chunk (the inspection) runs as it is."""
+        replaced: Callable[[Any], Any] = work
+        if isinstance(work, functools.partial) and work.func is encode_chunk:
+            replaced = functools.partial(simulated_chunk, self._seconds, self._arrays, work.args[0])
+            self.begun = self.begun or time.perf_counter()
+        for outcome in self._inner.run(replaced, items):
+            self.last = time.perf_counter()
+            yield outcome
+
+    def close(self) -> None:
+        """As the other's."""
+        self._inner.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What one run gave.
+
+    Attributes:
+        chunks, rows: that were committed.
+        steady: wall seconds from the first chunk's start to the last one's end.
+        finish: from there to the end: the manifest, closing.
+        cpu: processor seconds of the whole process meanwhile.
+        memory: (chunks done, resident bytes of the process), over the run.
+    """
+
+    workers: int
+    chunks: int
+    rows: int
+    steady: float
+    finish: float
+    cpu: float
+    memory: tuple[tuple[int, int], ...]
+
+
+def simulate(task: Task, workflow: Workflow) -> Simulated:
+    """Run it in this process.
+
+    Raises:
+        ExecutorError: rows are missing.
+    """
+    prepared = prepare.prepare(workflow, task.folder, draw=False)
+    chosen = cluster.Scheduler.parse(f"{SCHEDULER}:{task.workers}")
+    crew = Crew(task.workers, 1, _LIMIT, "simulated")
+    executor = SimulatedExecutor(cluster.open_executor(chosen, crew), task.chunk_seconds, task.arrays)
+    process = psutil.Process()
+    every = max(1, len(prepared.plan) // SAMPLES)
+    memory: list[tuple[int, int]] = []
+    done, cpu, before = 0, 0.0, 0.0
+
+    def listen(event: Event) -> None:
+        nonlocal done, cpu, before
+        if isinstance(event, ChunkDone):
+            done += 1
+            if done == 1 or done % every == 0 or done == len(prepared.plan):
+                memory.append((done, process.memory_info().rss))
+                times = process.cpu_times()
+                cpu = times.user + times.system
+                before = before or cpu
+
+    summary = encode.encode(prepared, executor, listen)
+    ended = time.perf_counter()
+    if summary.failed or summary.accepted != prepared.source_info.rows:
+        raise ExecutorError(
+            f"{summary.accepted:,} of {prepared.source_info.rows:,} rows were counted, and {len(summary.failed):,} "
+            "chunks failed, so the run says nothing."
+        )
+    return Simulated(
+        workers=summary.workers,
+        chunks=summary.done,
+        rows=summary.accepted,
+        steady=executor.last - executor.begun,
+        finish=ended - executor.last,
+        cpu=cpu - before,
+        memory=tuple(memory),
+    )

@@ -1,0 +1,145 @@
+"""Latent stores of random numbers in the shapes of real ones, for benchmarks of what reads a store.
+
+Covers: the real store with its receipts, as many captions, tokens and bytes as an encode would write.
+Does not cover: reading them (`bench.read`, `bench.train`).
+
+| store | latents, mean and std, fp16 | text, fp16 | rows, rows per shard |
+|---|---|---|---|
+| demo | 4 x 16 x 16 | 5 captions x 24 tokens x 128, `pad: full` | 1,000, 64 |
+| sd15 | 4 x 32 x 32 | 5 x 77 x 768, 9 to 21 tokens in use, `pad: length` | 2,304, 256 |
+| sd15-full | 4 x 32 x 32 | 5 x 77 x 768, `pad: full` | 2,304, 256 |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from daskt2i.errors import ConfigError
+from daskt2i.folder import STORE, RunFolder
+from daskt2i.latents import ZarrStore
+from daskt2i.layout import row_arrays
+from daskt2i.plan import Plan
+from daskt2i.receipts import Receipts
+from daskt2i.types import ArraySpec, Constant, Encoded, Receipt
+
+MARK = "random-numbers"
+"""Fingerprint of such a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A store.
+
+    Attributes:
+        latent: channels, height, width.
+        text: captions, tokens, features.
+        used: fewest and most tokens of a caption.
+        pad: `length` or `full`, as the text encoder's.
+        rows_per_chunk, rows: of the store.
+    """
+
+    latent: tuple[int, int, int]
+    text: tuple[int, int, int]
+    used: tuple[int, int]
+    pad: str
+    rows_per_chunk: int
+    rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, decoded: mean, std and the states of all captions, fp16."""
+        return 2 * (2 * int(np.prod(self.latent)) + int(np.prod(self.text)))
+
+
+SHAPES = {
+    "demo": Shape((4, 16, 16), (5, 24, 128), (24, 24), "full", 64, 1000),
+    "sd15": Shape((4, 32, 32), (5, 77, 768), (9, 21), "length", 256, 2304),
+    "sd15-full": Shape((4, 32, 32), (5, 77, 768), (9, 21), "full", 256, 2304),
+}
+
+
+def shape_named(name: str) -> Shape:
+    """A shape of `SHAPES`.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in SHAPES:
+        raise ConfigError(f"There is no store shape {name!r}; there are {', '.join(SHAPES)}.")
+    return SHAPES[name]
+
+
+def write_random(folder: RunFolder, shape: Shape) -> None:
+    """The store with its receipts, of seeded random numbers, marked as untrained: no trainer takes it by mistake.
+
+    Raises:
+        StoreFull, StoreError: it cannot be written.
+    """
+    slots, tokens, features = shape.text
+    arrays = (
+        ArraySpec("latent_mean", ("channel", "y", "x"), shape.latent, "float16", "nan"),
+        ArraySpec("latent_std", ("channel", "y", "x"), shape.latent, "float16", "nan"),
+        ArraySpec("text_states", ("slot", "token", "feature"), shape.text, "float16", "nan"),
+        ArraySpec("text_mask", ("slot", "token"), (slots, tokens), "bool", False),
+        *(array for array in row_arrays(slots) if array.name == "valid"),
+    )
+    about: Mapping[str, Any] = {
+        "fingerprint": MARK,
+        "identity": {"encoders": {"text": {}}},
+        "random_weights": True,
+        "image_encoder": {"scaling_factor": 0.18215, "shift_factor": 0.0},
+        "text_encoder": {"pad": shape.pad},
+    }
+    empty = (
+        Constant("empty_text_states", ("token", "feature"), np.zeros((tokens, features), np.float16)),
+        Constant("empty_text_mask", ("token",), np.arange(tokens) < 2),
+    )
+    store, receipts, plan = ZarrStore(folder), Receipts(folder), Plan(shape.rows, shape.rows_per_chunk)
+    store.create(plan.rows, plan.rows_per_chunk, arrays, {"daskt2i": about}, empty)
+    random = np.random.default_rng(0)
+    for chunk in plan:
+        n = len(chunk)
+        lengths = random.integers(shape.used[0], shape.used[1] + 1, (n, slots))
+        mask = np.arange(tokens) < lengths[..., None]
+        states = np.zeros((n, *shape.text), np.float16)
+        filled = mask if shape.pad == "length" else np.ones_like(mask)
+        states[filled] = random.standard_normal((int(filled.sum()), features), np.float32)
+        mean, std = (random.standard_normal((n, *shape.latent), np.float32).astype(np.float16) for _ in range(2))
+        made = {"latent_mean": mean, "latent_std": np.abs(std), "text_states": states, "text_mask": mask}
+        shards = store.write(chunk, Encoded({**made, "valid": np.ones(n, np.bool_)}))
+        receipts.write(
+            Receipt(
+                chunk=chunk.index,
+                start=chunk.start,
+                stop=chunk.stop,
+                fingerprint=MARK,
+                accepted=n,
+                captions=n * slots,
+                truncated=0,
+                rejected=(),
+                inputs="",
+                seconds={},
+                worker="",
+                loads={},
+                batch=n,
+                peak_bytes=0,
+                shards=shards,
+            )
+        )
+
+
+def forget(folder: RunFolder) -> bool:
+    """Take the store's files out of the page cache. Whether this system can."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for path in folder.local_path(STORE).rglob("*"):
+        if path.is_file():
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return True

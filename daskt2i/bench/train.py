@@ -1,0 +1,231 @@
+"""How training scales over ranks: the real trainer for some steps on a store of random numbers: `bench train`.
+
+Covers: samples per second and efficiency by ranks, shares of a step's time, the start.
+Does not cover: what is learned (nothing), the stores (`bench.stores`), reading alone (`bench.read`).
+
+The exchange of gradients runs beside the backward pass, so its length says little. What is given here as `exchange` is
+what it costs: from the moment a rank has its last gradients and sends them until those of all ranks are back, as a DDP
+communication hook tells it (`Learner`). Waiting for a slower rank is in it. The first step does not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
+from daskt2i.bench.stores import MARK, shape_named, write_random
+from daskt2i.errors import ConfigError, Daskt2iError
+from daskt2i.folder import PIPELINE, TRAIN, RunFolder
+from daskt2i.hands import Hands
+from daskt2i.launch import launch
+from daskt2i.machine import this_machine
+from daskt2i.settings import LaunchSettings, TrainSettings
+from daskt2i.train import Job
+
+SHARES = ("waiting", "forward", "backward", "exchange", "optimiser")
+"""Of the time of rank 0; what is missing from 1 is the rest: figures of all ranks, events, noise of the machine."""
+
+COLUMNS = (
+    Column("ranks", "count"),
+    Column("threads", "count", meaning="Torch threads of each rank."),
+    Column("rate", "rate", "median", "speed", unit="samples", meaning="Of all ranks, the first step aside."),
+    Column("rate_low", "rate", "least", "speed", unit="samples"),
+    Column("rate_high", "rate", "most", "speed", unit="samples"),
+    Column("speedup", "times", "speed-up", "speed", meaning="Against the fewest ranks."),
+    Column("efficiency", "share", "efficiency", "speed", meaning="Speed-up by the cores that it took."),
+    Column("start_seconds", "seconds", "start", "speed", meaning="Until the first step begins, median."),
+    Column("waiting", "share", "data", group="shares of a step", meaning="Waiting for a batch."),
+    Column("forward", "share", group="shares of a step"),
+    Column("backward", "share", group="shares of a step", meaning="With what of the exchange runs beside it."),
+    Column("exchange", "share", "all-reduce", group="shares of a step", meaning="From the last sent to all back."),
+    Column("optimiser", "share", group="shares of a step"),
+    Column("rest", "share", group="shares of a step"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One launch: samples/s of all ranks, shares of rank 0's time (none on a GPU but `waiting`), seconds to start."""
+
+    rate: float
+    shares: dict[str, float]
+    start_seconds: float
+
+
+HandsFor = Callable[[int, int], Any]
+"""(ranks, threads) -> a context manager that gives the `Hands` on which they run."""
+
+
+@contextmanager
+def on_this_machine(ranks: int, threads: int) -> Iterator[Hands]:
+    """Ranks as child processes of this one."""
+    from daskt2i.hands import LocalHands
+
+    yield LocalHands(ranks)
+
+
+def bench_train(
+    ranks: Sequence[int],
+    train: TrainSettings,
+    ways: LaunchSettings,
+    *,
+    shape: str = "demo",
+    steps: int = 30,
+    threads: int | None = None,
+    repeats: int = 3,
+    place: str | None = None,
+    hands: HandsFor = on_this_machine,
+    command: str = "",
+    tell: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Measure each number of ranks.
+
+    Args:
+        train: model, batch and objective; its steps and held-out rows do not count.
+        ways: device, precision, accumulation and cache.
+        shape: of the store, a name of `bench.stores.SHAPES`.
+        steps: of each launch; the first does not count.
+        threads: of each rank; by default the cores shared among the most ranks, so that all can be compared.
+        place: folder for the store, which all ranks reach; the system's for temporary files if None.
+        hands: where ranks run.
+        command: what was typed.
+        tell: called with a line for each launch.
+
+    Raises:
+        ConfigError: no such shape, or ranks that do not share the batch; nothing was started.
+        StoreFull, StoreError: the store cannot be written.
+    """
+    made = shape_named(shape)
+    if wrong := [n for n in ranks if train.batch % n]:
+        raise ConfigError(
+            f"{wrong[0]} ranks cannot share a batch of {train.batch} equally, so nothing was started. Use other "
+            "--ranks, or --set train.batch=N."
+        )
+    if steps < 2:
+        raise ConfigError("bench train needs 2 steps at least, for the first does not count. Nothing was started.")
+    cores = this_machine().cores
+    if threads is None:
+        threads = max(1, cores // max(ranks))
+    cells: list[Cell] = []
+    with tempfile.TemporaryDirectory(dir=place, prefix="daskt2i-bench-") as there:
+        folder = RunFolder(there)
+        write_random(folder, made)
+        job = _job(folder, train.model_copy(update={"steps": steps, "heldout": 0}), ways)
+        for count in ranks:
+            cells.append(_cell(folder, job, count, threads, repeats, hands, cores, cells[0] if cells else None, tell))
+    return Report(
+        name="bench-train",
+        title=f"Training by ranks: {steps} steps of {train.batch} samples, store {shape}",
+        command=command,
+        columns=COLUMNS,
+        cells=tuple(cells),
+        facts={"steps": steps, "batch": train.batch, "repeats": repeats, "preset": train.model.preset or "none"},
+        notes=(
+            "all-reduce is what the exchange of gradients costs: from the last gradients sent to those of all ranks "
+            "back, waiting for a slower rank included. What of it runs beside the backward pass is in backward.",
+        ),
+        plots=tuple(_plots([cell for cell in cells if "rate" in cell.values])),
+    )
+
+
+def trial(folder: RunFolder, job: Job, ranks: int, threads: int, hands: Hands) -> Trial:
+    """One launch of the real trainer, from the first step to the last.
+
+    Raises:
+        Daskt2iError: what ended it.
+    """
+    for name in (TRAIN, PIPELINE):  # checkpoints and pipeline of the launch before
+        shutil.rmtree(folder.local_path(name), ignore_errors=True)
+    started: list[float] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "started":
+            started.append(time.perf_counter())
+
+    begun = time.perf_counter()
+    gpus = job.launch["device"] != "cpu"
+    gone = launch("daskt2i.train", dataclasses.asdict(job), hands, ranks, threads, listen, attempts=1, gpus=gpus)
+    done = gone.last["done"]
+    return Trial(float(done["samples_per_second"]), dict(done["shares"]), started[0] - begun if started else 0.0)
+
+
+def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> Job:
+    from dask.utils import parse_bytes
+
+    quiet = {"checkpoint_every": train.steps, "grid_every": 0, "time_exchange": True, "attempts": 1}
+    plain: dict[str, Any] = json.loads(train.model_dump_json(by_alias=True))
+    launched: dict[str, Any] = json.loads(ways.model_copy(update=quiet).model_dump_json(by_alias=True))
+    fakes = "daskt2i.encoders.fake"
+    return Job(
+        folder=folder.root,
+        storage_options=None,
+        train=plain,
+        launch=launched,
+        identity={"store": MARK, "train": plain},
+        cache_bytes=int(parse_bytes(ways.cache)),
+        vae={"class": f"{fakes}.FakeImageEncoder"},
+        text={"class": f"{fakes}.FakeTextEncoder"},
+        sample={},
+        batch=train.batch,
+        allow_random=True,
+    )
+
+
+def _cell(
+    folder: RunFolder,
+    job: Job,
+    ranks: int,
+    threads: int,
+    repeats: int,
+    hands: HandsFor,
+    cores: int,
+    base: Cell | None,
+    tell: Callable[[str], None],
+) -> Cell:
+    key: dict[str, Any] = {"ranks": ranks, "threads": threads}
+    found: list[Trial] = []
+    try:
+        with hands(ranks, threads) as these:
+            for _ in range(repeats):
+                found.append(trial(folder, job, ranks, threads, these))
+                tell(f"{ranks} ranks x {threads} threads: {found[-1].rate:.1f} samples/s")
+    except Daskt2iError as error:
+        return Cell(key, (f"Failed after {len(found)} of {repeats} launches: {' '.join(str(error).split())}",))
+    rate, low, high = spread([one.rate for one in found])
+    values = {**key, "rate": rate, "rate_low": low, "rate_high": high}
+    values["start_seconds"] = spread([one.start_seconds for one in found])[0]
+    for name in SHARES:
+        there = [one.shares[name] for one in found if name in one.shares]
+        if there:
+            values[name] = spread(there)[0]
+    if "forward" in values:
+        values["rest"] = max(0.0, 1 - sum(values.get(name, 0.0) for name in SHARES))
+    first = values if base is None else base.values
+    flags = [f"More than the {cores} cores of this machine."] * (ranks * threads > cores)
+    if isinstance(first.get("rate"), float):
+        values["speedup"] = rate / float(first["rate"] or 1)
+        values["efficiency"] = values["speedup"] * first["ranks"] * first["threads"] / (ranks * threads)
+        if values["efficiency"] > 1.05:
+            flags.append("An efficiency above 105 %: the fewest ranks were measured too slow.")
+    return Cell(values, tuple(flags))
+
+
+def _plots(cells: Sequence[Cell]) -> Iterator[Plot]:
+    if len(cells) < 2:
+        return
+    figures: list[dict[str, Any]] = [dict(cell.values) for cell in cells]
+    x = tuple(float(cell["ranks"]) for cell in figures)
+    rates, low, high = (tuple(float(cell[key]) for cell in figures) for key in ("rate", "rate_low", "rate_high"))
+    ideal = Curve("ideal", x, tuple(rates[0] * n / x[0] for n in x), ideal=True)
+    yield Plot("rate-by-ranks", "Samples/s by ranks", "ranks", "samples/s", (Curve("seen", x, rates, low, high), ideal))
+    parts = {name: tuple(float(cell.get(name) or 0.0) for cell in figures) for name in (*SHARES, "rest")}
+    names = tuple(f"{cell['ranks']}" for cell in figures)
+    yield Plot("shares-by-ranks", "Shares of a step", "ranks", "share", categories=names, parts=parts)

@@ -1,0 +1,96 @@
+"""An executor that has every worker load its models before the first chunk, and notes when that was.
+
+Covers: telling start-up from steady work, for any executor of `daskt2i.executors`.
+Does not cover: what is measured meanwhile (`meter`).
+
+`encode` itself does not wait like this: there a worker begins as soon as it is ready. So a benchmark's wall time is
+longer by what the first worker waits for the last one, and that wait is counted as start-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from daskt2i.bench.meter import Meter
+from daskt2i.errors import ExecutorError
+from daskt2i.folder import RunFolder
+from daskt2i.model_cache import Job, models_for, process_name
+from daskt2i.protocols import Executor, Workforce
+from daskt2i.worker import encode_chunk
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TIMEOUT = 600.0
+"""Seconds that the first worker waits for the last one."""
+
+_WARM = "warm"
+
+
+class WarmExecutor:
+    """Another executor, with a start-up that ends at one moment.
+
+    Args:
+        inner: not started yet.
+        folder: the run folder; workers leave a mark in it.
+        meter: started when all are loaded, marked after the last outcome.
+    """
+
+    def __init__(self, inner: Executor, folder: RunFolder, meter: Meter) -> None:
+        self._inner, self._folder, self._meter = inner, folder, meter
+        self._workers = 1
+        self.loaded = 0.0
+        """When every worker had loaded its models (time.time()); 0 before."""
+
+        self.last = 0.0
+        """When the last outcome came back."""
+
+    def start(self) -> Workforce:
+        """As the other's."""
+        force = self._inner.start()
+        self._workers = max(1, force.workers)
+        return force
+
+    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+        """As the other's; before the first chunk every worker loads.
+
+        Raises:
+            ExecutorError: not all of them have within ten minutes.
+        """
+        if isinstance(work, functools.partial) and work.func is encode_chunk and not self.loaded:
+            self._warm(work.args[0])
+        for outcome in self._inner.run(work, items):
+            self.last = time.time()
+            yield outcome
+        if self.loaded:
+            self._meter.mark()
+
+    def close(self) -> None:
+        """As the other's."""
+        self._inner.close()
+
+    def _warm(self, job: Job) -> None:
+        load: Callable[[Any], Any] = functools.partial(load_and_wait, self._folder, self._workers)
+        for _, outcome in self._inner.run(load, [job] * self._workers):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        self.loaded = self.last = time.time()
+        self._meter.start()
+
+
+def load_and_wait(folder: RunFolder, workers: int, job: Job) -> str:
+    """On a worker: load the models, and wait until all have. While one waits, the others get the other calls."""
+    models_for(job)
+    folder.write(f"{_WARM}/{process_name().replace(':', '-')}", b"")
+    deadline = time.monotonic() + TIMEOUT
+    while (there := len(folder.list(_WARM))) < workers:
+        if time.monotonic() > deadline:
+            raise ExecutorError(
+                f"After {TIMEOUT:.0f} s only {there} of {workers} workers have loaded their models; nothing was "
+                "measured. Ask for fewer workers."
+            )
+        time.sleep(0.02)
+    return process_name()

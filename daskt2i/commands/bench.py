@@ -1,0 +1,177 @@
+"""The commands that measure: bench encode, bench scheduler.
+
+Covers: reading options, calling what measures, showing the report and where its files lie.
+Does not cover: measuring and reports (`daskt2i.bench`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from daskt2i.console import answer, err, sentences
+from daskt2i.options import CaptionsOption, ImagesOption, JsonOption, SetOption, WorkflowOption
+
+app = typer.Typer(
+    name="bench",
+    help="Measure how fast the stages run here, and against what.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+BenchOutOption = Annotated[
+    str | None, typer.Option("--out", "-o", help="The folder of the reports. [default: runs/bench-WORKFLOW]")
+]
+RepeatsOption = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each cell; medians are of these.")]
+
+
+@app.command("encode")
+def bench_encode(
+    workflow: WorkflowOption = "demo",
+    workers: Annotated[str, typer.Option("--workers", help="Numbers of workers, with commas.")] = "1,2,4,8",
+    schedulers: Annotated[
+        str, typer.Option("--schedulers", help="Of serial, multiprocessing, joblib, local, …, and naive, with commas.")
+    ] = "serial,multiprocessing,joblib,local,naive",
+    parts: Annotated[str, typer.Option("--parts", help="Of vae, text, both, with commas.")] = "both",
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows of each run.")] = 256,
+    repeats: RepeatsOption = 3,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads of each worker; not of naive.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the stores that were made.")] = False,
+    out_folder: BenchOutOption = None,
+    images: ImagesOption = None,
+    captions: CaptionsOption = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Time encoding by workers and schedulers.
+
+    Time, speed-up and efficiency; where the time goes; how near the machine's limit it comes.
+    """
+    with sentences():
+        from daskt2i.bench.encode import Bench, Wanted
+        from daskt2i.config import load_workflow
+        from daskt2i.folder import RunFolder
+
+        settings = load_workflow(workflow, set_, images, captions)
+        wanted = Wanted(
+            schedulers=words(schedulers),
+            workers=numbers(workers, "--workers"),
+            parts=words(parts),  # type: ignore[arg-type]  # checked by `cells`
+            rows=rows,
+            repeats=repeats,
+            threads=threads,
+            keep=keep,
+        )
+        folder = RunFolder(out_folder or f"runs/bench-{settings.name}", settings.run.storage_options)
+        show(Bench(settings, folder, wanted, tell).run(typed()), folder, as_json)
+
+
+@app.command("scheduler")
+def bench_scheduler(
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows of a whole run.")] = 1_000_000,
+    chunks: Annotated[int, typer.Option("--chunks", min=1, help="Chunks of a whole run.")] = 4000,
+    workers: Annotated[str, typer.Option("--workers", help="Numbers of workers, with commas.")] = "2,8,32",
+    chunk_seconds: Annotated[
+        str, typer.Option("--chunk-seconds", help="What a chunk takes, with commas; 0 shows the overhead alone.")
+    ] = "0,0.05,0.5",
+    repeats: RepeatsOption = 1,
+    arrays: Annotated[bool, typer.Option("--arrays/--no-arrays", help="Write tiny arrays too.")] = False,
+    most_seconds: Annotated[
+        float, typer.Option("--most-seconds", min=1, help="A run that takes longer is cut.")
+    ] = 120.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders that were made.")] = False,
+    out_folder: Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")] = "runs/bench-scheduler",
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate scale: how many workers one scheduler keeps busy.
+
+    The driver, the scheduler, the receipts are real; the workers sleep.
+    """
+    with sentences():
+        from daskt2i.bench.scheduler import Asked, SchedulerBench
+        from daskt2i.folder import RunFolder
+
+        folder = RunFolder(out_folder)
+        asked = Asked(
+            rows=rows,
+            chunks=chunks,
+            workers=numbers(workers, "--workers"),
+            chunk_seconds=_seconds(chunk_seconds, "--chunk-seconds"),
+            repeats=repeats,
+            arrays=arrays,
+            most_seconds=most_seconds,
+            keep=keep,
+        )
+        show(SchedulerBench(folder, asked, tell).run(typed()), folder, as_json)
+
+
+def tell(line: str) -> None:
+    """A line of progress, on standard error."""
+    err.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def show(report: Any, folder: Any, as_json: bool) -> None:
+    """Write the report's files, and print it.
+
+    Raises:
+        typer.Exit: 130 where it was stopped before its end, 1 where a cell failed.
+    """
+    from daskt2i.bench.page import save
+
+    places = save(report, folder)
+    lines = [Text(f"{'' if kind == 'no png' else 'written  '}{place}", style="dim") for kind, place in places.items()]
+    answer({**report.to_json(), "files": places}, as_json, Group(report.view(), *lines))
+    if not report.complete:
+        raise typer.Exit(130)
+    if any(flag.startswith("Failed") for cell in report.cells for flag in cell.flags):
+        raise typer.Exit(1)
+
+
+def typed() -> str:
+    """The command as it was typed, without the folder that Python or the script lies in."""
+    import shlex
+
+    program = Path(sys.argv[0])
+    start = "python -m daskt2i.workflow" if program.stem in ("workflow", "__main__") else program.name
+    return f"{start} {shlex.join(sys.argv[1:])}"
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a list with commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers with commas.
+
+    Raises:
+        ConfigError: something else, or none.
+    """
+    from daskt2i.errors import ConfigError
+
+    found = words(text.replace("_", ""))
+    if not found or not all(word.isdecimal() and int(word) for word in found):
+        raise ConfigError(f"{option} is {text!r}; give whole numbers from 1 with commas, e.g. 1,2,4.")
+    return tuple(int(word) for word in found)
+
+
+def _seconds(text: str, option: str) -> tuple[float, ...]:
+    """Seconds with commas.
+
+    Raises:
+        ConfigError: something else, or none.
+    """
+    from daskt2i.errors import ConfigError
+
+    try:
+        found = tuple(float(word) for word in words(text))
+    except ValueError:
+        found = ()
+    if not found or not all(0 <= seconds < float("inf") for seconds in found):
+        raise ConfigError(f"{option} is {text!r}; give seconds from 0 with commas, e.g. 0,0.5.")
+    return found

@@ -1,0 +1,171 @@
+"""The commands that measure training and what is around it: bench read, bench train, bench sample.
+
+Covers: reading options, calling what measures.
+Does not cover: measuring (`daskt2i.bench`), where reports are written and how they are shown (`commands.bench`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from daskt2i.commands.bench import RepeatsOption, numbers, show, tell, typed, words
+from daskt2i.console import sentences
+from daskt2i.options import JsonOption, PromptOption, SetOption, WorkflowOption
+
+OutOption = Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")]
+PlaceOption = Annotated[
+    str | None, typer.Option("--dir", help="Where the store is written meanwhile. [default: a temporary folder]")
+]
+
+
+def read(
+    shapes: Annotated[str, typer.Option(help="Of demo, sd15, sd15-full, with commas.")] = "demo,sd15,sd15-full",
+    readers: Annotated[str, typer.Option(help="Numbers of reading threads, with commas.")] = "1,2",
+    windows: Annotated[str, typer.Option(help="Shards that are shuffled together, with commas.")] = "8",
+    origins: Annotated[
+        str, typer.Option("--from", help="Of memory, page cache, disk, with commas.")
+    ] = "memory,page cache,disk",
+    repeats: RepeatsOption = 5,
+    place: PlaceOption = None,
+    out_folder: OutOption = "runs/bench-read",
+    as_json: JsonOption = False,
+) -> None:
+    """Time training samples out of a store, by readers, window and cache.
+
+    Stores of random numbers in real shapes; one process, no model.
+    """
+    with sentences():
+        from daskt2i.bench.read import ORIGINS, bench_read
+        from daskt2i.errors import ConfigError
+        from daskt2i.folder import RunFolder
+
+        wanted = tuple(origin for origin in ORIGINS if origin in words(origins))
+        if len(wanted) != len(words(origins)):
+            raise ConfigError(f"--from is {origins!r}; give some of {', '.join(ORIGINS)}. Nothing was measured.")
+        report = bench_read(
+            words(shapes),
+            numbers(readers, "--readers"),
+            numbers(windows, "--windows"),
+            wanted,
+            repeats=repeats,
+            place=place,
+            command=typed(),
+            tell=tell,
+        )
+        show(report, RunFolder(out_folder), as_json)
+
+
+def train(
+    workflow: WorkflowOption = "demo",
+    ranks: Annotated[str, typer.Option(help="Numbers of ranks, with commas.")] = "1,2",
+    steps: Annotated[int, typer.Option(min=2, help="Of each launch; the first does not count.")] = 30,
+    shape: Annotated[str, typer.Option(help="The store: demo, sd15 or sd15-full.")] = "demo",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each rank. [default: the cores among the most ranks]")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", "-s", help="multiprocessing (child processes), or local (Dask workers).")
+    ] = "multiprocessing",
+    repeats: RepeatsOption = 3,
+    place: PlaceOption = None,
+    out_folder: OutOption = "runs/bench-train",
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Time training by ranks: samples/s, efficiency, and where a step's time goes.
+
+    The real trainer with the workflow's model and batch, on a store of random numbers.
+    """
+    with sentences():
+        from daskt2i.bench.train import bench_train
+        from daskt2i.config import load_workflow
+        from daskt2i.folder import RunFolder
+
+        settings = load_workflow(workflow, set_)
+        report = bench_train(
+            numbers(ranks, "--ranks"),
+            settings.train,
+            settings.launch,
+            shape=shape,
+            steps=steps,
+            threads=threads,
+            repeats=repeats,
+            place=place,
+            hands=hands_of(scheduler),
+            command=typed(),
+            tell=tell,
+        )
+        show(report, RunFolder(out_folder), as_json)
+
+
+def sample(
+    pipeline: Annotated[
+        Path, typer.Option("--pipeline", help="A diffusers pipeline folder, as train makes it.")
+    ] = Path("runs/demo/pipeline"),
+    steps: Annotated[str, typer.Option(help="Of the sampler, with commas.")] = "10,20",
+    batches: Annotated[str, typer.Option(help="Pictures at once, with commas.")] = "1,4,16",
+    prompts: PromptOption = [],  # noqa: B006
+    guidance: Annotated[float, typer.Option(min=0, help="Weight of the prompt.")] = 3.0,
+    sampler: Annotated[str, typer.Option(help="ddim, dpm++ or euler.")] = "dpm++",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads. [default: all cores]")] = None,
+    repeats: RepeatsOption = 3,
+    out_folder: OutOption = "runs/bench-sample",
+    as_json: JsonOption = False,
+) -> None:
+    """Time pictures, by steps and batch.
+
+    One process that has loaded the pipeline already.
+    """
+    with sentences():
+        from daskt2i.bench.sample import PROMPT, bench_sample
+        from daskt2i.errors import ConfigError
+        from daskt2i.folder import RunFolder
+        from daskt2i.machine import this_machine
+
+        if sampler not in ("dpm++", "ddim", "euler"):
+            raise ConfigError(f"--sampler is {sampler!r}; it can be ddim, dpm++ or euler. Nothing was measured.")
+        report = bench_sample(
+            pipeline.expanduser(),
+            numbers(steps, "--steps"),
+            numbers(batches, "--batches"),
+            prompts=prompts or (PROMPT,),
+            guidance=guidance,
+            sampler=sampler,  # type: ignore[arg-type]  # checked above
+            device=device,
+            threads=threads or this_machine().cores,
+            repeats=repeats,
+            command=typed(),
+            tell=tell,
+        )
+        show(report, RunFolder(out_folder), as_json)
+
+
+def hands_of(scheduler: str) -> Callable[[int, int], Any]:
+    """Where ranks run: child processes for a pool's name, else the workers of a Dask cluster started for them.
+
+    Raises:
+        ConfigError: no such scheduler.
+    """
+    from daskt2i.cluster import Scheduler
+    from daskt2i.hands import LocalHands
+    from daskt2i.machine import this_machine
+    from daskt2i.plan import Crew
+    from daskt2i.session import Session
+
+    chosen = Scheduler.parse(scheduler)
+
+    @contextmanager
+    def hands(ranks: int, threads: int) -> Iterator[Any]:
+        if chosen.is_pool:
+            yield LocalHands(ranks)
+            return
+        with Session(chosen, Crew(ranks, threads, this_machine().memory // ranks, "as asked for")) as session:
+            yield session.hands()[0]
+
+    return hands

@@ -1,0 +1,172 @@
+"""The forecast of a run folder: kept by `estimate`, compared by `encode` with what came of it, and kept with that.
+
+    reports/estimate.json   what was calibrated and forecast; `checked`: one entry for each encode since
+
+Covers: writing and reading that file; whether a forecast was made for a run, and how far it was off.
+Does not cover: forecasting (`estimate`), measuring (`calibrate`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from daskt2i.errors import StoreError
+from daskt2i.estimate import Calibration, Work, disk, forecast
+from daskt2i.folder import REPORTS, RunFolder
+
+ESTIMATE = f"{REPORTS}/estimate.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An encode that has ended well, as far as it can be compared with a forecast.
+
+    Attributes:
+        content: fingerprint of data, encoders and settings that decide bytes, precision aside.
+        work: of the whole run.
+        done, skipped: chunks encoded now, and found done.
+        seconds: wall time; `bytes`: of the whole store.
+        device, precision, workers, threads, executor, hosts, settings: as in `Calibration`.
+    """
+
+    content: str
+    work: Work
+    done: int
+    skipped: int
+    seconds: float
+    bytes: int
+    device: str
+    precision: str
+    workers: int
+    threads: int
+    executor: str
+    hosts: frozenset[str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A forecast beside what came of it.
+
+    Attributes:
+        forecast, seconds: forecast and real seconds; `error`: `forecast / seconds - 1`. None where it was not used.
+        bytes_error: the same of the store's size; None for a run that went on from an earlier one.
+        basis: `measured`, `scaled` or `not used`.
+        reason: why it was scaled or not used, a clause; "" where it was made for just this.
+    """
+
+    forecast: float | None
+    seconds: float
+    error: float | None
+    bytes_error: float | None
+    basis: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """With figures rounded, for `encode --json`."""
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def check(content: str, calibrations: Sequence[Calibration], finished: Finished) -> Check:
+    """Compare a run with the forecast that was made for it, scaled to what was done; or say why it was not used.
+
+    Args:
+        content: of the run that was forecast.
+    """
+
+    def unused(reason: str) -> Check:
+        return Check(None, finished.seconds, None, None, "not used", reason)
+
+    if content != finished.content:
+        return unused("it was made for other data, encoders or dataset settings")
+    kind = finished.device.partition(":")[0]
+    fitting = [c for c in calibrations if c.device.partition(":")[0] == kind]
+    if not fitting:
+        return unused(
+            f"it was made for {', '.join(c.device for c in calibrations) or 'nothing'}, and this ran on {kind}"
+        )
+    fitting = [c for c in fitting if c.precision == finished.precision]
+    if not fitting:
+        return unused(f"it was made for another precision than {finished.precision}")
+    fitting = [c for c in fitting if finished.hosts <= set(c.hosts)] or [
+        c for c in fitting if not c.cores and set(c.hosts) & finished.hosts
+    ]
+    if not fitting:
+        return unused("it was made on other machines")
+    fitting = [c for c in fitting if dict(c.settings) == dict(finished.settings)]
+    if not fitting:
+        return unused("it was made with other settings of run: (batch, text_batch, readers or gate_rows)")
+    if not finished.done:
+        return unused("there was nothing left to do")
+    there = min(fitting, key=lambda c: (abs(c.workers - finished.workers), c.executor != finished.executor))
+    reasons = []
+    if (there.workers, there.threads) != (finished.workers, finished.threads):
+        was, now = f"{there.workers} x {there.threads}", f"{finished.workers} x {finished.threads}"
+        reasons.append(f"{was} workers x threads were calibrated, and {now} ran")
+    if there.executor != finished.executor:
+        reasons.append(f"{there.executor} was calibrated, and {finished.executor} ran")
+    work = finished.work
+    if finished.skipped:
+        reasons.append(f"{finished.skipped:,} of {work.chunks:,} chunks were done before")
+        part = min(1.0, finished.done * work.rows_per_chunk / work.rows)
+        work = replace(work, rows=max(1, round(work.rows * part)), captions=math.ceil(work.captions * part))
+    seconds = forecast(there, work, finished.workers, threads=finished.threads).seconds
+    whole = disk(there, finished.work).total
+    return Check(
+        forecast=seconds,
+        seconds=finished.seconds,
+        error=seconds / finished.seconds - 1 if finished.seconds else None,
+        bytes_error=whole / finished.bytes - 1 if finished.bytes and not finished.skipped else None,
+        basis="scaled" if reasons else "measured",
+        reason="; ".join(reasons),
+    )
+
+
+def keep(folder: RunFolder, content: str, calibrations: Sequence[Calibration], shown: Mapping[str, Any]) -> None:
+    """Write the forecast; checks of earlier ones stay.
+
+    Args:
+        content: as `Prepared.content`.
+        shown: what `estimate --json` prints.
+
+    Raises:
+        StoreFull, StoreError: it cannot be written.
+    """
+    record = {
+        **shown,
+        "content": content,
+        "calibrations": [asdict(calibration) for calibration in calibrations],
+        "checked": _read(folder).get("checked", []),
+    }
+    folder.write(ESTIMATE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+
+
+def compare(folder: RunFolder, finished: Finished) -> Check | None:
+    """How far the forecast that lies here was off, kept beside it; None where there is none that can be read."""
+    record = _read(folder)
+    try:
+        calibrations = [Calibration.from_json(one) for one in record["calibrations"]]
+        content = str(record["content"])
+    except (KeyError, TypeError, ValueError):  # none, or of another version
+        return None
+    found = check(content, calibrations, finished)
+    entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "workers": finished.workers, **found.to_json()}
+    checked = record.get("checked")
+    record["checked"] = [*(checked if isinstance(checked, list) else []), entry]
+    with suppress(StoreError, OSError):  # what was encoded is done, whatever becomes of this
+        folder.write(ESTIMATE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+    return found
+
+
+def _read(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.read(ESTIMATE))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,79 @@
+"""One HTML page that needs nothing else: its style, its policy, and Bokeh's script inside.
+
+Covers: the frame around any report, a plain figure, panels of figures, escaped tables.
+Does not cover: what a page shows (`page` for insights, `bench.page` for benchmarks).
+
+The content policy forbids every request, so that a page that is mailed or put on a web server tells nobody who looks at
+it, and looks the same from a file without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+PLAIN = "#4477aa"
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; font-src data:"
+
+STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; background: #f5f6f8; margin: 0; }
+main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 60px; }
+h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 19px; margin: 36px 0 10px; }
+h3 { font-size: 14px; margin: 0 0 6px; font-weight: 600; }
+.sub { color: #5b6876; margin: 0 0 18px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
+.card, .panel { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; padding: 14px 16px; }
+.card b { display: block; font-size: 24px; line-height: 1.2; } .card span { color: #5b6876; font-size: 13px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 14px; }
+.panel { overflow: hidden; }
+.thumbs { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px; }
+.thumbs img { width: 100%; aspect-ratio: 1; border-radius: 5px; display: block; background: #eceff3; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; } td { padding: 3px 8px 3px 0; vertical-align: top; }
+td:last-child { text-align: right; white-space: nowrap; padding-right: 0; }
+td.name { overflow-wrap: anywhere; text-align: left; white-space: normal; }
+.note { color: #5b6876; font-size: 13.5px; max-width: 860px; }
+"""
+
+
+def document(title: str, body: str, script: str, style: str = "") -> str:
+    """The whole page.
+
+    Args:
+        title: plain text.
+        body: HTML, its text escaped already.
+        script: what `bokeh.embed.components` gave, or "".
+        style: rules of this page, after those of all.
+    """
+    from bokeh.resources import Resources
+
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}{style}</style>'
+        f"{Resources(mode='inline', components=['bokeh']).render_js()}</head>"
+        f"<body><main>{body}</main>{script}</body></html>"
+    )
+
+
+def figure(height: int, **settings: Any) -> Any:
+    """An empty Bokeh figure as wide as its panel, `height` pixels high."""
+    from bokeh.plotting import figure as plain
+
+    made = plain(height=height, sizing_mode="stretch_width", toolbar_location=None, tools="", **settings)
+    made.outline_line_color = None
+    made.title.text_font_size = "14px"
+    made.grid.grid_line_color = "#eef0f3"
+    made.axis.axis_line_color = "#c9d0d8"
+    made.axis.minor_tick_line_color = None
+    return made
+
+
+def section(title: str, blocks: Mapping[str, str], names: Iterable[str], extra: str = "") -> str:
+    """A heading over the panels that are there; "" where there are none."""
+    panels = "".join(f'<div class="panel">{blocks[name]}</div>' for name in names if name in blocks)
+    return f'<h2>{title}</h2><div class="grid">{panels}{extra}</div>' if panels or extra else ""

@@ -1,0 +1,69 @@
+"""One process of a machine first, the others after it."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from daskt2i import turns
+from daskt2i.encoders import weights
+
+fcntl = pytest.importorskip("fcntl")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_others_wait_for_the_first_and_then_go_together() -> None:
+    order: list[str] = []
+    inside = threading.Barrier(2)
+
+    def follow() -> None:
+        with turns.first_alone("model") as first:
+            order.append(f"first={first}")
+            inside.wait(20)  # both are in it at once, or this breaks
+
+    threads = [threading.Thread(target=follow) for _ in range(2)]
+    with turns.first_alone("model") as first:
+        assert first
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(0.1)
+        order.append("the first leaves")
+    for thread in threads:
+        thread.join(20)
+    assert order == ["the first leaves", "first=False", "first=False"]
+
+
+def test_other_names_do_not_wait() -> None:
+    with turns.first_alone("model") as one, turns.first_alone("another") as two:
+        assert (one, two) == (True, True)
+
+
+def test_a_turn_is_given_back_when_its_holder_fails() -> None:
+    with pytest.raises(KeyError), turns.first_alone("model"):
+        raise KeyError
+    with turns.first_alone("model") as first:
+        assert first
+
+
+def test_without_a_place_for_locks_everybody_goes_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with turns.first_alone("model") as one, turns.first_alone("model") as two:
+        assert (one, two) == (True, True)
+
+
+def test_large_weights_are_read_by_one_first_and_small_ones_by_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(weights, "LARGE_BYTES", 100)
+    for name, size in (("small", 99), ("large", 100)):
+        (tmp_path / name).write_bytes(bytes(size))
+        weights.file_digest(tmp_path / name)
+    assert len(list(tmp_path.glob("*.turn"))) == 1
