@@ -410,7 +410,9 @@ def encoding(tmp_path: Path, scheduler: str) -> Iterator[tuple[subprocess.Popen[
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("scheduler", ["serial", "multiprocessing:2", "joblib:2", "local:2"])
+@pytest.mark.parametrize(  # tests/test_faults.py presses it for the whole group of local:2, by default
+    "scheduler", ["serial", "multiprocessing:2", "joblib:2", pytest.param("local:2", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, command):
         _wait(lambda: _receipts(out) >= 2 or process.poll() is not None, "two chunks")

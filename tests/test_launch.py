@@ -445,10 +445,8 @@ def until_step(process: subprocess.Popen[str], step: int) -> None:
     raise AssertionError(process.communicate()[1])
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["attached", pytest.param("local", marks=pytest.mark.slow), pytest.param("dask", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # tests/test_train.py kills the driver of the real trainer, by default
+@pytest.mark.parametrize("kind", ["attached", "local", "dask"])
 def test_a_killed_driver_takes_all_ranks_with_it_and_the_same_command_goes_on(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

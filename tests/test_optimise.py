@@ -412,9 +412,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # tests/test_train.py holds both of the real trainer, by default
 @pytest.mark.parametrize(
     ("die_at", "within"),
-    [pytest.param(0, 1e-4, marks=pytest.mark.slow, id="calm"), pytest.param(27, 1e-5, id="one is killed on the way")],
+    [pytest.param(0, 1e-4, id="calm"), pytest.param(27, 1e-5, id="one is killed on the way")],
 )
 def test_two_ranks_give_the_losses_of_one(die_at: int, within: float, alone: Path, tmp_path: Path) -> None:
     """Over 50 steps in fp32. One that is killed costs the steps since the checkpoint, and no other losses."""

@@ -61,7 +61,8 @@ def calm(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, flo
 def test_thirty_steps_of_the_demo_have_the_loss_they_had(tmp_path: Path) -> None:
     """The demo's own model, encoders, objective and optimiser, on 48 scenes. To renew it: DASKT2I_GOLDEN=1."""
     sets = ["scenes.rows=48", "dataset.precision=fp32", "run.device=cpu", "run.gate_rows=0", "launch.precision=fp32"]
-    sets += ["train.steps=30", "train.batch=8", "train.heldout=8", "launch.device=cpu"]
+    # A lower rate than the demo's: with that one, rounding has grown to 0.3 % by step 35.
+    sets += ["train.steps=30", "train.batch=8", "train.heldout=8", "train.learning_rate=0.001", "launch.device=cpu"]
     workflow = load_workflow("demo", sets)
     from daskt2i.encode import encode
     from daskt2i.executors.serial import SerialExecutor
@@ -78,10 +79,15 @@ def test_thirty_steps_of_the_demo_have_the_loss_they_had(tmp_path: Path) -> None
     assert sum(found[-5:]) < sum(found[:5])
 
 
-def test_two_ranks_have_the_losses_of_one(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
-    shutil.copytree(store, tmp_path / "run")
-    trained(tiny_workflow(*LONGER), tmp_path / "run", ranks=2)
-    assert losses(tmp_path / "run") == pytest.approx(calm, abs=1e-4)
+def test_two_ranks_have_the_losses_of_one_and_to_the_bit_if_that_one_accumulates_in_two(
+    store: Path, calm: dict[int, float], tmp_path: Path
+) -> None:
+    shutil.copytree(store, tmp_path / "two")
+    trained(tiny_workflow(*LONGER), tmp_path / "two", ranks=2)
+    assert losses(tmp_path / "two") == pytest.approx(calm, abs=1e-4)
+    shutil.copytree(store, tmp_path / "parts")
+    trained(tiny_workflow(*LONGER, "launch.accumulate=2"), tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "two")
 
 
 def of_this_test(mark: str) -> list[psutil.Process]:
