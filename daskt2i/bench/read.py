@@ -166,12 +166,5 @@ def _plots(cells: Sequence[Cell], readers: Sequence[int], windows: Sequence[int]
             if len(fixed) > 1:
                 name += f", {other} {cell.values[other]}"
             lines.setdefault(name, []).append(cell)
-        curves = tuple(
-            Curve(name, _all(line, over), _all(line, "rate"), _all(line, "rate_low"), _all(line, "rate_high"))
-            for name, line in lines.items()
-        )
+        curves = tuple(Curve.of(name, line, over, "rate") for name, line in lines.items())
         yield Plot(f"rate-by-{over}", f"Samples/s by {over}", over, "samples/s", curves)
-
-
-def _all(cells: Sequence[Cell], key: str) -> tuple[float, ...]:
-    return tuple(float(cell.values[key] or 0) for cell in cells)

@@ -94,6 +94,15 @@ class Curve:
     high: tuple[float, ...] = ()
     ideal: bool = False
 
+    @classmethod
+    def of(cls, name: str, cells: Sequence[Cell], x: str, y: str) -> Curve:
+        """Through these cells, by the names of their values; `y_low` and `y_high` are the spread around `y`."""
+
+        def values(key: str) -> tuple[float, ...]:
+            return tuple(float(cell.values[key] or 0) for cell in cells)
+
+        return cls(name, values(x), values(y), values(f"{y}_low"), values(f"{y}_high"))
+
 
 @dataclass(frozen=True, slots=True)
 class Plot:

@@ -120,12 +120,5 @@ def _plots(cells: Sequence[Cell], steps: Sequence[int], batches: Sequence[int]) 
         lines: dict[str, list[Cell]] = {}
         for cell in cells:
             lines.setdefault(f"{other} {cell.values[other]}", []).append(cell)
-        curves = tuple(
-            Curve(name, _all(line, over), _all(line, "seconds"), _all(line, "seconds_low"), _all(line, "seconds_high"))
-            for name, line in lines.items()
-        )
+        curves = tuple(Curve.of(name, line, over, "seconds") for name, line in lines.items())
         yield Plot(f"seconds-by-{over}", f"Seconds per picture by {over}", over, "s per picture", curves)
-
-
-def _all(cells: Sequence[Cell], key: str) -> tuple[float, ...]:
-    return tuple(float(cell.values[key] or 0) for cell in cells)
