@@ -36,6 +36,7 @@ import numpy.typing as npt
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreMissing
 from daskt2i.flushing import flushing_store, reading_store
 from daskt2i.folder import STORE, RunFolder
+from daskt2i.plan import WRITTEN_AT_ONCE
 from daskt2i.types import ArraySpec, Chunk, Constant, Encoded, Shard
 
 if TYPE_CHECKING:
@@ -195,11 +196,16 @@ class ZarrStore:
 
         shards: list[Shard] = []
         store = flushing_store(self.folder, self.name, shards)
-        for name, array in values.items():
-            target = self._opened(store, name, "r+")
+
+        def put(name: str) -> None:
             # Without this zarr leaves out shards that hold only the fill value, and there is nothing to hash.
-            target = target.with_config({"write_empty_chunks": True})
-            target[chunk.start : chunk.stop] = array
+            target = self._opened(store, name, "r+").with_config({"write_empty_chunks": True})
+            target[chunk.start : chunk.stop] = values[name]
+
+        # Most of a small write is waiting for the disk to flush: several arrays wait together.
+        with ThreadPoolExecutor(WRITTEN_AT_ONCE, thread_name_prefix="daskt2i-write") as pool:
+            for done in [pool.submit(put, name) for name in sorted(values, key=lambda name: -values[name].nbytes)]:
+                done.result()
         if len(shards) != len(values):
             raise StoreError(
                 f"zarr {zarr.__version__} wrote {len(shards)} objects for the {len(values)} arrays of chunk "

@@ -23,6 +23,9 @@ Measured 373 MB for torch, diffusers and transformers alone (2-core x86-64, torc
 zarr, pyarrow and a Dask worker around them.
 """
 
+WRITTEN_AT_ONCE = 4
+"""Arrays of a chunk that are compressed and flushed side by side."""
+
 PAUSE_FRACTION = 0.80
 """Share of its limit at which a Dask worker stops taking tasks (distributed.worker.memory.pause)."""
 
@@ -110,17 +113,18 @@ def cost(
     """Memory and disk of a run.
 
     Memory is the process, the weights, one batch in the larger of the two models, the arrays of one chunk (once as
-    encoded, and the largest of them once more while it is compressed), and the pixels that wait for the model.
+    encoded, and the largest of them once more while they are compressed), and the pixels that wait for the model.
     """
     scale = 0.5 if precision in ("bf16", "fp16") else 1.0
     image_row = sum(a.row_bytes for a in image.arrays)
     text_row = sum(a.row_bytes for a in text.arrays) * max(1, source.slots)
-    largest = max([a.row_bytes for a in image.arrays] + [a.row_bytes * max(1, source.slots) for a in text.arrays])
+    sizes = [a.row_bytes for a in image.arrays] + [a.row_bytes * max(1, source.slots) for a in text.arrays]
+    written = sum(sorted(sizes)[-WRITTEN_AT_ONCE:])
     weights = (image.weight_bytes + text.weight_bytes) * scale
     # Decoding a row back, for the gate, takes 1.5 times what encoding it takes.
     working = 0.0 if on_gpu else max(image.item_bytes * max(batch, 1.5), text.item_bytes * text_batch) * scale
     # The text arrays exist twice for a moment: one row per different caption, then laid out by row and slot.
-    arrays = (image_row + 2 * text_row + largest) * min(rows_per_chunk, max(1, source.rows))
+    arrays = (image_row + 2 * text_row + written) * min(rows_per_chunk, max(1, source.rows))
     pixels = 3 * resolution**2 * batch * 4
     tokens = source.caption_characters / CHARACTERS_PER_TOKEN + 2 * source.captions
     states = max((a for a in text.arrays if "token" in a.dims), key=lambda a: a.row_bytes, default=None)

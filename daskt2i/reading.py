@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -67,24 +69,32 @@ def inputs_digest(source: Source, rows: Iterable[Row]) -> str:
     return total.hexdigest()
 
 
-def read_ahead(
+@contextlib.contextmanager
+def reading_ahead(
     source: Source, rows: Iterable[Row], resolution: int, limits: images.Limits, *, threads: int, window: int
-) -> Generator[Reading, None, None]:
-    """The rows in order, at most `window` of them in flight or waiting.
+) -> Iterator[Iterator[Reading]]:
+    """Begins to read at once, and gives the rows in order; at most `window` of them are in flight or waiting.
 
     Args:
         threads: how many read at once.
         window: rows ahead of the consumer; each holds one decoded picture.
     """
+    left = iter(rows)
     with ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-read") as pool:
-        ahead: list[Future[Reading]] = []
-        try:
-            for row in rows:
-                ahead.append(pool.submit(read_row, source, row, resolution, limits))
-                if len(ahead) >= window:
-                    yield ahead.pop(0).result()
+
+        def begin(count: int) -> Iterator[Future[Reading]]:
+            return (pool.submit(read_row, source, row, resolution, limits) for row in itertools.islice(left, count))
+
+        ahead = deque(begin(window))
+
+        def readings() -> Iterator[Reading]:
             while ahead:
-                yield ahead.pop(0).result()
+                reading = ahead.popleft().result()
+                ahead.extend(begin(1))
+                yield reading
+
+        try:
+            yield readings()
         finally:
             for future in ahead:
                 future.cancel()

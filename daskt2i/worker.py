@@ -17,7 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from daskt2i.errors import ImagesAway, Reason
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import empty_chunk, store_arrays
 from daskt2i.model_cache import Job, Models, back_off, loads, models_for, process_name, turn
-from daskt2i.reading import Reading, read_ahead
+from daskt2i.reading import Reading, reading_ahead
 from daskt2i.receipts import Receipts
 from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection, Row
 
@@ -83,9 +83,14 @@ class _ChunkRun:
         with self._timed("load"):
             models = models_for(job)
         arrays = empty_chunk(self._specs(models), len(chunk))
-        records = self._encode_images(models, arrays)
+        reading = reading_ahead(
+            models.source, chunk.rows, job.image.resolution, job.limits, threads=job.readers, window=2 * job.batch
+        )
+        with reading as readings:
+            unusable = self._encode_texts(models, arrays)  # while the first pictures are read
+            records = self._encode_images(models, arrays, readings)
         self._require_images()
-        truncated = self._encode_texts(models, arrays, records)
+        self._reject_texts(records, unusable)
         self._lay_rows(models, arrays, records)
         with self._timed("write"):
             shards = ZarrStore(job.folder).write(chunk, Encoded(arrays))
@@ -97,7 +102,7 @@ class _ChunkRun:
             fingerprint=job.fingerprint,
             accepted=len(records),
             captions=sum(len(r.row.captions) for r in records.values()),
-            truncated=truncated,
+            truncated=int(arrays["text_truncated"].sum()),
             rejected=tuple(self.rejected[i] for i in sorted(self.rejected)),
             inputs=self.digest.hexdigest(),
             seconds={stage: round(value, 6) for stage, value in self.seconds.items()},
@@ -116,13 +121,13 @@ class _ChunkRun:
     def _specs(self, models: Models) -> tuple[ArraySpec, ...]:
         return store_arrays(models.image.info(self.job.image.resolution), models.text.info(), self.job.slots)
 
-    def _encode_images(self, models: Models, arrays: Arrays) -> dict[int, Record]:
+    def _encode_images(self, models: Models, arrays: Arrays, readings: Iterator[Reading]) -> dict[int, Record]:
         """Fill the image encoder's arrays. Returns the accepted records by row, without their pixels."""
         kept: dict[int, Record] = {}
         samples: dict[int, Record] = {}
         wanted = self._gate_rows()
         promised = models.image.info(self.job.image.resolution).arrays
-        for batch in self._batches(models):
+        for batch in self._batches(readings):
             interruption.get()()
             pixels = np.stack([r.pixels for r in batch])
             with self._timed("encode_image"):
@@ -153,25 +158,20 @@ class _ChunkRun:
                 "the image folder where the workers run, or set run.all_missing=reject if so many are really missing."
             )
 
-    def _batches(self, models: Models) -> Iterator[list[Record]]:
-        """Records in row order, `job.batch` at a time; two batches are read ahead.
+    def _batches(self, readings: Iterator[Reading]) -> Iterator[list[Record]]:
+        """Records in row order, `job.batch` at a time.
 
         The batches depend on the rows alone, so that every run of a chunk makes the same ones and the same bits.
         """
-        job = self.job
-        readings = read_ahead(
-            models.source, self.chunk.rows, job.image.resolution, job.limits, threads=job.readers, window=2 * job.batch
-        )
         batch: list[Record] = []
-        with closing(readings):
-            while (reading := self._next(readings)) is not None:
-                if isinstance(reading.outcome, Rejection):
-                    self.rejected[reading.row.index] = reading.outcome
-                    continue
-                batch.append(reading.outcome)
-                if len(batch) == job.batch:
-                    yield batch
-                    batch = []
+        while (reading := self._next(readings)) is not None:
+            if isinstance(reading.outcome, Rejection):
+                self.rejected[reading.row.index] = reading.outcome
+                continue
+            batch.append(reading.outcome)
+            if len(batch) == self.job.batch:
+                yield batch
+                batch = []
         if batch:
             yield batch
 
@@ -200,36 +200,39 @@ class _ChunkRun:
                 what = f"chunk {self.chunk.index} (rows {', '.join(map(str, samples))})"
                 self.psnr = gates.require_likeness(originals, decoded, self.job.min_psnr, what)
 
-    def _encode_texts(self, models: Models, arrays: Arrays, records: dict[int, Record]) -> int:
-        """Fill the text encoder's arrays, each different caption encoded once.
+    def _encode_texts(self, models: Models, arrays: Arrays) -> set[int]:
+        """Fill the text encoder's arrays for every row that may have an image, each different caption encoded once.
 
-        Rows whose states are not finite leave `records`. Returns the number of truncated captions.
+        Returns the rows whose states are not finite.
         """
         interruption.get()()
-        captions = list(dict.fromkeys(c for r in records.values() for c in r.row.captions))
+        rows = [row for row in self.chunk.rows if row.reason is None and row.captions]
+        captions = list(dict.fromkeys(c for row in rows for c in row.captions))
         if not captions:
-            return 0
+            return set()
         with self._timed("encode_text"):
             made = self._sized(models, "text_batch", functools.partial(models.text.encode, captions), len(captions))
         gates.require_promised(models.text.info().arrays, made, len(captions), "The text encoder")
         finite = gates.finite_rows(made.values())
         place = {caption: i for i, caption in enumerate(captions)}
-        truncated = 0
-        for index, record in list(records.items()):
-            chosen = [place[c] for c in record.row.captions]
+        unusable = set()
+        for row in rows:
+            chosen = [place[c] for c in row.captions]
             if not finite[chosen].all():
-                self._reject(record.row, Reason.NOT_FINITE, "the text encoder gave NaN or infinity")
-                del records[index]
-                continue
+                unusable.add(row.index)
             for name, array in made.items():
-                slots = arrays[name][index - self.chunk.start]
+                slots = arrays[name][row.index - self.chunk.start]
                 slots[...] = 0  # unused slots and padding cost nothing once compressed
                 slots[: len(chosen)] = array[chosen]
-            truncated += int(made["text_truncated"][chosen].sum())
-        return truncated
+        return unusable
+
+    def _reject_texts(self, records: dict[int, Record], unusable: set[int]) -> None:
+        """Rows whose states are not finite leave `records`. What is wrong with the image has been said first."""
+        for index in unusable & records.keys():
+            self._reject(records.pop(index).row, Reason.NOT_FINITE, "the text encoder gave NaN or infinity")
 
     def _lay_rows(self, models: Models, arrays: Arrays, records: Mapping[int, Record]) -> None:
-        """Fill what the rows bring, and clear what the image encoder made for a row rejected after it."""
+        """Fill what the rows bring, and clear what the encoders made for a row that was rejected after all."""
         blank = empty_chunk(self._specs(models), 1)
         for row in self.chunk.rows:
             i = row.index - self.chunk.start

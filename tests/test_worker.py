@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from daskt2i.latents import ZarrStore
 from daskt2i.layout import store_arrays
 from daskt2i.model_cache import Job, Models, back_off, inspect, models_for
 from daskt2i.prepare import Prepared, prepare
-from daskt2i.reading import Reading, read_ahead, read_row
+from daskt2i.reading import Reading, read_row, reading_ahead
 from daskt2i.receipts import Receipts
 from daskt2i.settings import Workflow
 from daskt2i.sources.fake import FakeSource, bitmap
@@ -206,6 +207,17 @@ def test_a_nan_of_the_text_encoder_rejects_that_row_alone(tmp_path: Path) -> Non
     assert "text encoder" in receipt.rejected[0].detail
     assert (receipt.accepted, receipt.captions) == (7, 14)
     _assert_only_this_row_is_empty(bench, 5)
+
+
+def test_what_is_wrong_with_the_image_is_said_before_what_is_wrong_with_the_text(tmp_path: Path) -> None:
+    poisoned = FakeSource(20).rows(5, 6)[0].captions[1]
+    receipt = Bench(tmp_path, text={"nan_for": poisoned}, source={"missing": [5]}).encode()
+    assert [(r.row, r.reason) for r in receipt.rejected] == [(5, Reason.MISSING_FILE)]
+    assert (receipt.accepted, receipt.captions) == (7, 14)
+
+
+def test_captions_of_rejected_rows_are_not_counted_as_truncated(tmp_path: Path) -> None:
+    assert Bench(tmp_path, text={"max_tokens": 5}, source={"missing": [5]}).encode().truncated == 14
 
 
 def _assert_only_this_row_is_empty(bench: Bench, row: int) -> None:
@@ -613,23 +625,32 @@ class Slow(FakeSource):
         return super().read(row)
 
 
-def _ahead(source: Slow, window: int = 6, threads: int = 3) -> Iterator[Reading]:
-    return read_ahead(source, source.rows(0, 40), 16, LIMITS, threads=threads, window=window)
+def _ahead(source: Slow, window: int = 6, threads: int = 3) -> contextlib.AbstractContextManager[Iterator[Reading]]:
+    return reading_ahead(source, source.rows(0, 40), 16, LIMITS, threads=threads, window=window)
 
 
 @pytest.mark.parametrize(("window", "threads"), [(1, 1), (6, 3), (3, 8), (100, 2)])
 def test_rows_come_in_order_whatever_is_read_first(window: int, threads: int) -> None:
-    assert [r.row.index for r in _ahead(Slow(), window, threads)] == list(range(40))
+    with _ahead(Slow(), window, threads) as readings:
+        assert [r.row.index for r in readings] == list(range(40))
+
+
+def test_reading_begins_before_the_first_row_is_asked_for() -> None:
+    source = Slow()
+    with _ahead(source):
+        deadline = time.monotonic() + 10
+        while source.asked < 6 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert source.asked == 6
 
 
 def test_no_more_rows_are_read_than_the_window_holds() -> None:
     source = Slow()
-    readings = _ahead(source)
-    for taken in range(1, 10):
-        next(readings)
-        time.sleep(0.01)
-        assert source.asked <= taken + 6
-    readings.close()  # type: ignore[attr-defined]
+    with _ahead(source) as readings:
+        for taken in range(1, 10):
+            next(readings)
+            time.sleep(0.01)
+            assert source.asked <= taken + 6
     stopped = source.asked
     time.sleep(0.05)
     assert source.asked == stopped < 40
@@ -637,10 +658,10 @@ def test_no_more_rows_are_read_than_the_window_holds() -> None:
 
 def test_an_error_that_is_not_the_rows_own_comes_out_in_its_place() -> None:
     source = Slow(wrong=lambda index: OSError("the network is gone") if index == 7 else None)
-    readings = _ahead(source)
-    assert [next(readings).row.index for _ in range(7)] == list(range(7))
-    with pytest.raises(OSError, match="the network is gone"):
-        next(readings)
+    with _ahead(source) as readings:
+        assert [next(readings).row.index for _ in range(7)] == list(range(7))
+        with pytest.raises(OSError, match="the network is gone"):
+            next(readings)
     assert source.asked < 40
 
 
