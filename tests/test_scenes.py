@@ -482,3 +482,11 @@ def test_scenes_of_one_shape_are_a_set_of_their_own(tmp_path: Path) -> None:
         write_scenes(tmp_path, 3, seed=3)
     with pytest.raises(ConfigError, match="a scene has 1 or 2"):
         ScenesSource(3, shapes=3)
+
+
+def test_a_shape_that_is_always_alone_is_drawn_larger_and_read_as_surely() -> None:
+    close, mixed = [scene(5, i, 1) for i in range(120)], [scene(5, i) for i in range(120)]
+    alone = [one.things[0].radius for one in mixed if len(one.things) == 1]
+    assert np.mean([one.things[0].radius for one in close]) > 1.25 * np.mean(alone)
+    for one in close:
+        assert compare(judge(draw(one, 64, 64)), expected(one)).right, one

@@ -28,6 +28,9 @@ Rgb = tuple[int, int, int]
 VERSION = 1
 """Raise it when any scene, caption or pixel changes; it is part of what identifies the data."""
 
+CLOSE_VERSION = 2
+"""The same for scenes of one shape each."""
+
 COLOURS: dict[str, Rgb] = {
     "red": (205, 25, 40),
     "orange": (245, 130, 20),
@@ -52,6 +55,10 @@ SIZES = {"small": (105, 125), "medium": (145, 160), "large": (180, 190)}
 """Name -> smallest and largest radius; a shape alone may be larger still. Captions never name the middle one."""
 
 LARGEST_ALONE = 300
+
+CLOSE_SIZES = {"small": (165, 190), "medium": (220, 250), "large": (280, 310)}
+"""The same where every scene has one shape: there is room, and a small model sees more of it."""
+
 EDGE = 30
 """Nothing is drawn nearer than this to the edge of the centre square."""
 
@@ -141,7 +148,7 @@ def scene(seed: int, index: int, shapes: int = 2) -> Scene:
     """Scene number `index` of `seed`. Takes some 20 microseconds; draws nothing.
 
     Args:
-        shapes: most shapes in it: of two, two scenes in five have one; 1 for one in each.
+        shapes: most shapes in it: of two, two scenes in five have one; 1 for one in each, drawn larger.
     """
     draws = Draws("scene", VERSION, seed, index)
     width, height = draws.choice(PICTURES)
@@ -149,7 +156,7 @@ def scene(seed: int, index: int, shapes: int = 2) -> Scene:
     kinds = [(shape, colour) for shape in SHAPES for colour in SHAPE_COLOURS if colour != background]
     first = draws.choice(kinds)
     if draws.below(5) < 2 or shapes == 1:
-        things: tuple[Thing, ...] = (_alone(draws, *first),)
+        things: tuple[Thing, ...] = (_alone(draws, *first, close=shapes == 1),)
     else:
         kinds.remove(first)
         things = _pair(draws, first, draws.choice(kinds))
@@ -161,10 +168,10 @@ def _near(draws: Draws, colour: str) -> Rgb:
     return r, g, b
 
 
-def _alone(draws: Draws, shape: str, colour: str) -> Thing:
+def _alone(draws: Draws, shape: str, colour: str, close: bool) -> Thing:
     size = draws.choice(tuple(SIZES))
-    low, high = SIZES[size]
-    radius = draws.between(low, LARGEST_ALONE if size == "large" else high)
+    low, high = (CLOSE_SIZES if close else SIZES)[size]
+    radius = draws.between(low, LARGEST_ALONE if size == "large" and not close else high)
     place = draws.choice(PLACES)
     off = min(500 - EDGE - radius, draws.between(240, 280))
     aside = draws.between(-40, 40)

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from daskt2i.errors import ConfigError, SourceError
-from daskt2i.sources.drawing import VERSION, Scene, Thing, draw, scene
+from daskt2i.sources.drawing import CLOSE_VERSION, VERSION, Scene, Thing, draw, scene
 from daskt2i.sources.grammar import Expectation, Wanted, captions, describe, expected, parse_caption
 from daskt2i.types import Row, SourceInfo
 
@@ -49,7 +49,7 @@ class ScenesSource:
     Args:
         rows: how many, at least 1.
         seed: which of the endless sets of scenes.
-        shapes: most shapes in a scene, 1 or 2.
+        shapes: most shapes in a scene, 1 or 2; one alone is drawn larger.
 
     Raises:
         ConfigError: one of them is not such a number.
@@ -111,7 +111,7 @@ def write_scenes(
         folder: made if it is not there.
         rows: how many, at least 1.
         seed: which of the endless sets of scenes.
-        shapes: most shapes in a scene, 1 or 2.
+        shapes: most shapes in a scene, 1 or 2; one alone is drawn larger.
         progress: called with the number of pictures done so far, after each.
 
     Returns:
@@ -155,7 +155,9 @@ def _identity(rows: int, seed: int, shapes: int) -> dict[str, int]:
             raise ConfigError(f"{name} of drawn scenes is {value!r}; it must be a whole number, {least} or more")
     if shapes > 2:
         raise ConfigError(f"shapes of drawn scenes is {shapes}; a scene has 1 or 2")
-    return {"rows": rows, "seed": seed, "version": VERSION} | ({"shapes": 1} if shapes == 1 else {})
+    if shapes == 1:
+        return {"rows": rows, "seed": seed, "version": CLOSE_VERSION, "shapes": 1}
+    return {"rows": rows, "seed": seed, "version": VERSION}
 
 
 def _file_name(identity: dict[str, int], index: int) -> str:
