@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from daskt2i.settings import OptimiserSettings
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
@@ -54,15 +55,7 @@ class Learner:
         import torch
 
         self.model, self.device, self.precision, self.clip = model, device, precision, settings.clip
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        # Fused is one kernel for all weights. Its CPU version is as exact, and twice as fast as the loop.
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.parameters, self.optimisers = _optimisers(model, settings, world)
         self.ema: Any = None
         if settings.ema:
             from diffusers.training_utils import EMAModel
@@ -98,9 +91,10 @@ class Learner:
         """
         import torch
 
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=True)
         total: Any = 0.0
         figures: dict[str, Any] = {}
         for number, (part, share) in enumerate(parts):
@@ -119,9 +113,11 @@ class Learner:
             for name, value in found.items():
                 figures[name] = figures.get(name, 0.0) + value.detach() * share
         with self._timed("optimiser"):
-            self.scaler.unscale_(self.optimiser)
+            for optimiser in self.optimisers:
+                self.scaler.unscale_(optimiser)
             figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
-            self.scaler.step(self.optimiser)
+            for optimiser in self.optimisers:
+                self.scaler.step(optimiser)
             self.scaler.update()
             if self.ema is not None:
                 self.ema.step(self.parameters)
@@ -169,11 +165,19 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold; not copies."""
         found = {f"model/{name}": value for name, value in self.model.state_dict().items()}
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            found |= {f"optimiser/{index:05d}/{key}": value for key, value in entry.items()}
+        for first, optimiser in self._numbered():
+            for index, entry in optimiser.state_dict()["state"].items():
+                found |= {f"optimiser/{first + index:05d}/{key}": value for key, value in entry.items()}
         if self.ema is not None:
             found |= {f"ema/{index:05d}": value for index, value in enumerate(self.ema.shadow_params)}
         return found
+
+    def _numbered(self) -> Iterator[tuple[int, torch.optim.Optimizer]]:
+        """The optimisers, each with the place of its first weight in `parameters`."""
+        first = 0
+        for optimiser in self.optimisers:
+            yield first, optimiser
+            first += len(optimiser.param_groups[0]["params"])
 
     def about(self) -> dict[str, Any]:
         """What belongs to the tensors, as JSON values."""
@@ -200,15 +204,40 @@ class Learner:
             number, _, key = name.partition("/")
             index = int(number)
             state.setdefault(index, {})[key] = _laid_out_as(self.parameters[index], value)
-        fresh = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state, "param_groups": fresh})
+        for first, optimiser in self._numbered():
+            fresh = optimiser.state_dict()["param_groups"]
+            mine = range(first, first + len(fresh[0]["params"]))
+            own = {index - first: state[index] for index in mine if index in state}
+            optimiser.load_state_dict({"state": own, "param_groups": fresh})
         if self.ema is not None:
             with torch.no_grad():
-                for index, mine in enumerate(self.ema.shadow_params):
-                    mine.copy_(groups["ema"][f"{index:05d}"])
+                for index, shadow in enumerate(self.ema.shadow_params):
+                    shadow.copy_(groups["ema"][f"{index:05d}"])
             self.ema.optimization_step = int(about["ema_step"])
         if about["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(about["scaler"]))
+
+
+def _optimisers(
+    model: nn.Module, settings: OptimiserSettings, world: int
+) -> tuple[list[nn.Parameter], list[torch.optim.Optimizer]]:
+    """The weights that learn, and their optimisers; these have them in the same order, one after the other."""
+    import torch
+
+    from daskt2i.muon import Muon, inner_matrices
+
+    matrices, others = inner_matrices(model) if settings.optimiser == "muon" else ([], [])
+    if not matrices:
+        others = [weight for weight in model.parameters() if weight.requires_grad]
+    found: list[torch.optim.Optimizer] = []
+    if matrices:
+        rank = torch.distributed.get_rank() if world > 1 else 0
+        found.append(Muon(matrices, settings.learning_rate, settings.weight_decay, world, rank))
+    if others:
+        # Fused is one kernel for all weights. Its CPU version is as exact, and twice as fast as the loop.
+        rates = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
+        found.append(torch.optim.AdamW(others, **rates, fused=True))  # type: ignore[arg-type]
+    return [*matrices, *others], found
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:

@@ -119,6 +119,8 @@ class OptimiserSettings(_Strict):
     Attributes:
         steps: optimiser steps.
         batch: samples of one step, over all ranks together.
+        optimiser: `adamw`, or `muon` for the matrices inside the model and AdamW for the rest: more work a step, which
+            the ranks share, and with large batches fewer steps.
         learning_rate: peak of the schedule.
         warmup: steps in which the rate rises to it; after them a half cosine falls to `final_rate` times the peak.
         clip: largest norm of the gradient; null leaves it as it is.
@@ -130,6 +132,7 @@ class OptimiserSettings(_Strict):
 
     steps: int = Field(1000, ge=1)
     batch: int = Field(64, ge=1)
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0)
     final_rate: float = Field(0.0, ge=0, le=1)

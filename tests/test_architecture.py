@@ -17,7 +17,7 @@ FLOORS = {
     0: "errors",
     1: "types folder component machine rank noise options formats facts",
     2: "protocols settings plan flushing images places roster console diffusion model sheet vae_loss stream metrics"
-    " webpage bench.meter bench.report turns"
+    " muon webpage bench.meter bench.report turns"
     " checkpoint"
     " captions captions.activities captions.mentions captions.people captions.rules expression likeness instances",
     3: "estimate config survey latents receipts manifest lock gates layout executors.attempts supervise learner peers"

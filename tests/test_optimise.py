@@ -437,6 +437,6 @@ def test_the_optimisers_means_keep_the_order_of_their_weights_in_memory() -> Non
     contiguous = {name: value.contiguous() for name, value in first.tensors().items()}
     second.restore(contiguous, first.about())
     for mine, theirs in zip(first.parameters, second.parameters, strict=True):
-        means = second.optimiser.state[theirs]["exp_avg"]
+        means = second.optimisers[0].state[theirs]["exp_avg"]
         assert means.stride() == theirs.stride()
-        assert bool((means == first.optimiser.state[mine]["exp_avg"]).all())
+        assert bool((means == first.optimisers[0].state[mine]["exp_avg"]).all())

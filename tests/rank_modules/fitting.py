@@ -27,10 +27,11 @@ class Toy:
 
     Args:
         spoil: by step, what is wrong there: `loss` or `gradient` is no number, or the process comes to its `end`.
+        width: channels inside.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, spoil: dict[int, str] | None = None) -> None:
-        self.rank, self.world, self.spoil = rank, world, spoil or {}
+    def __init__(self, rank: int = 0, world: int = 1, spoil: dict[int, str] | None = None, width: int = 6) -> None:
+        self.rank, self.world, self.spoil, self.width = rank, world, spoil or {}, width
         self.closed = False
         self.device = "cpu"
         self.learning: list[bool] = []
@@ -41,7 +42,15 @@ class Toy:
 
         self.device = device
         torch.manual_seed(0)
-        layers = nn.Conv2d(3, 6, 3, padding=1), nn.SiLU(), nn.Dropout(0.0), nn.Conv2d(6, 3, 3, padding=1)
+        first, last = nn.Conv2d(3, self.width, 3, padding=1), nn.Conv2d(self.width, 3, 3, padding=1)
+        layers = first, nn.SiLU(), nn.Dropout(0.0), last
+        if self.width > 6:
+            layers = (
+                *layers[:3],
+                nn.Conv2d(self.width, 2 * self.width, 1),
+                nn.Conv2d(2 * self.width, self.width, 1),
+                last,
+            )
         return nn.Sequential(*layers).to(device).to(memory_format=torch.channels_last)
 
     def batches(self, position: int) -> Iterator[Batch]:
@@ -97,8 +106,8 @@ class Drawing(Toy):
 class Dying(Toy):
     """One whose last rank is killed at a step, once."""
 
-    def __init__(self, rank: int, world: int, step: int, mark: Path) -> None:
-        super().__init__(rank, world)
+    def __init__(self, rank: int, world: int, step: int, mark: Path, width: int) -> None:
+        super().__init__(rank, world, width=width)
         self.step, self.mark = step, mark
 
     def batches(self, position: int) -> Iterator[Batch]:
@@ -143,7 +152,7 @@ def losses(folder: Path | RunFolder, name: str = "loss") -> list[float]:
 def main() -> None:
     """As a rank."""
     job, me = ranks.job(), ranks.rank()
-    task = Dying(me.rank, me.world, job["die_at"], Path(job["folder"], "died"))
+    task = Dying(me.rank, me.world, job["die_at"], Path(job["folder"], "died"), job.get("width", 6))
     optimise(task, settings(**job["settings"]), launching(**job["launch"]), RunFolder(job["folder"]), IDENTITY)
 
 

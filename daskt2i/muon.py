@@ -1,0 +1,117 @@
+"""Muon: momentum whose matrices are made orthogonal, for the weights inside a network; AdamW for all others.
+
+Covers: which weights are such matrices, the step, sharing its work among ranks.
+Does not cover: rates over time, clipping, gradients (`learner`).
+
+K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; sizes of steps after J. Liu et al. 2025,
+arXiv:2502.16982, 2.2: with them AdamW's learning rate and weight decay suit both. torch.optim.Muon (from 2.9 on) takes
+no convolutions, and does not share its work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+ROUNDS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton-Schulz iteration: singular values between 0.01 and 1 come to 0.7 to 1.2 in five rounds."""
+
+LIKE_ADAMW = 0.2
+"""Root mean square of AdamW's updates, seen by Liu et al."""
+
+SMALLEST = 16
+"""Rows and columns that a matrix must have: fewer directions are not worth the work."""
+
+_OUTER = {"conv_in", "conv_out"}
+
+
+def inner_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable weights between two layers of features, convolutions included; and all others.
+
+    The first and the last layer, biases, norms and embeddings are others, as its author advises.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        sides = (weight.shape[0], weight[0].numel()) if weight.ndim >= 2 else (0, 0)
+        inner = min(sides) >= SMALLEST and id(weight) not in tables and _OUTER.isdisjoint(name.split("."))
+        (matrices if inner else others).append(weight)
+    return matrices, others
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Nearly the closest matrix with orthonormal rows or columns, whichever are fewer: `float32[rows, columns]`."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(ROUNDS):
+        gram = x @ x.mT
+        x = torch.addmm(a * x, torch.addmm(b * gram, gram, gram, alpha=c), x)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for matrices; a convolution's weight counts as `[outputs, inputs x height x width]`.
+
+    Args:
+        ranks, rank: who shares the work: each rank makes some updates orthogonal and sends them to all, so that all
+            have the same bits, and those of one rank alone. Gradients must be the same on all.
+    """
+
+    def __init__(
+        self, matrices: Sequence[nn.Parameter], lr: float, weight_decay: float, ranks: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self._shared = ranks > 1
+        self._mine = {id(weight) for weight in _dealt(matrices, ranks)[rank]}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move the weights that have gradients."""
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            sizes = [weight.numel() for weight in weights]
+            updates = weights[0].new_zeros(sum(sizes))
+            parts = updates.split(sizes)
+            for weight, part in zip(weights, parts, strict=True):
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+                if not self._shared or id(weight) in self._mine:
+                    ahead = weight.grad.lerp(state["momentum"], MOMENTUM)
+                    part.copy_(orthogonal(ahead.reshape(weight.shape[0], -1)).flatten())
+            if self._shared:
+                torch.distributed.all_reduce(updates)  # the others' parts are zeros
+            for weight, part in zip(weights, parts, strict=True):
+                size = LIKE_ADAMW * math.sqrt(max(weight.shape[0], weight[0].numel()))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(part.reshape(weight.shape), alpha=-group["lr"] * size)
+
+
+def _dealt(matrices: Iterable[nn.Parameter], ranks: int) -> list[list[nn.Parameter]]:
+    """The matrices of each rank, so that all have about as much to multiply."""
+    hands: list[Any] = [[] for _ in range(ranks)]
+    work = [0] * ranks
+
+    def cost(weight: nn.Parameter) -> int:
+        rows, columns = sorted((weight.shape[0], weight[0].numel()))
+        return rows * rows * (rows + 2 * columns)
+
+    for weight in sorted(matrices, key=cost, reverse=True):
+        least = work.index(min(work))
+        hands[least].append(weight)
+        work[least] += cost(weight)
+    return hands
