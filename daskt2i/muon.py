@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
-ROUNDS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz iteration: singular values between 0.01 and 1 come to 0.7 to 1.2 in five rounds."""
+"""Of the quintic Newton-Schulz iteration: singular values come to 0.7 to 1.2, small ones 3.4 times nearer each round."""
+
+ROUNDS = 3
+"""Its author takes five. On the demo three teach as much, with three fifths of the work: values above 0.02 arrive."""
 
 LIKE_ADAMW = 0.2
 """Root mean square of AdamW's updates, seen by Liu et al."""
