@@ -85,6 +85,14 @@ class TestDask(ExecutorSuite):
         assert client.scheduler_comm.recent_message_log.maxlen == 100
         assert {s.recent_message_log.maxlen for s in client.cluster.scheduler.stream_comms.values()} == {100}
 
+    def test_workers_keep_freed_memory_as_their_system_does_and_have_the_planned_threads(
+        self, executor: Executor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+        executor.start()
+        names = ["MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"]
+        assert dict(executor.run(os.environ.get, names)) == {"MALLOC_TRIM_THRESHOLD_": None, "OMP_NUM_THREADS": "1"}
+
     def test_it_leaves_the_environment_of_this_process_as_it_was(self, executor: Executor) -> None:
         before = dict(os.environ)
         executor.start()

@@ -56,7 +56,7 @@ SIZES = {"small": (105, 125), "medium": (145, 160), "large": (180, 190)}
 
 LARGEST_ALONE = 300
 
-CLOSE_SIZES = {"small": (205, 230), "medium": (255, 280), "large": (300, 320)}
+CLOSE_SIZES = {"small": (235, 255), "medium": (275, 295), "large": (310, 330)}
 """The same where every scene has one shape: there is room, and a small model sees more of it."""
 
 EDGE = 30
