@@ -224,7 +224,7 @@ def _optimisers(
     """The weights that learn, and their optimisers; these have them in the same order, one after the other."""
     import torch
 
-    from daskt2i.muon import Muon, inner_matrices
+    from daskt2i.muon import inner_matrices, muon
 
     matrices, others = inner_matrices(model) if settings.optimiser == "muon" else ([], [])
     if not matrices:
@@ -232,7 +232,7 @@ def _optimisers(
     found: list[torch.optim.Optimizer] = []
     if matrices:
         rank = torch.distributed.get_rank() if world > 1 else 0
-        found.append(Muon(matrices, settings.learning_rate, settings.weight_decay, world, rank))
+        found.append(muon(matrices, settings.learning_rate, settings.weight_decay, world, rank))
     if others:
         # Fused is one kernel for all weights. Its CPU version is as exact, and twice as fast as the loop.
         rates = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}

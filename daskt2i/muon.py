@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz iteration: singular values come to 0.7 to 1.2, small ones 3.4 times nearer each round."""
+"""Of the quintic Newton-Schulz iteration: singular values come to 0.7 to 1.2, small ones grow 3.4 times a round."""
 
 ROUNDS = 3
 """Its author takes five. On the demo three teach as much, with three fifths of the work: values above 0.02 arrive."""
@@ -38,6 +39,8 @@ def inner_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
     The first and the last layer, biases, norms and embeddings are others, as its author advises.
     """
+    from torch import nn
+
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -52,6 +55,8 @@ def inner_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
 def orthogonal(matrix: Tensor) -> Tensor:
     """Nearly the closest matrix with orthonormal rows or columns, whichever are fewer: `float32[rows, columns]`."""
+    import torch
+
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
     x = x / (x.norm() + 1e-7)
@@ -62,45 +67,45 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-class Muon(torch.optim.Optimizer):
+def muon(
+    matrices: Sequence[nn.Parameter], lr: float, weight_decay: float, ranks: int = 1, rank: int = 0
+) -> torch.optim.Optimizer:
     """Muon for matrices; a convolution's weight counts as `[outputs, inputs x height x width]`.
 
     Args:
         ranks, rank: who shares the work: each rank makes some updates orthogonal and sends them to all, so that all
             have the same bits, and those of one rank alone. Gradients must be the same on all.
     """
+    import torch
 
-    def __init__(
-        self, matrices: Sequence[nn.Parameter], lr: float, weight_decay: float, ranks: int = 1, rank: int = 0
-    ) -> None:
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
-        self._shared = ranks > 1
-        self._mine = {id(weight) for weight in _dealt(matrices, ranks)[rank]}
+    mine = {id(weight) for weight in _dealt(matrices, ranks)[rank]}
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move the weights that have gradients."""
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if not weights:
-                continue
-            sizes = [weight.numel() for weight in weights]
-            updates = weights[0].new_zeros(sum(sizes))
-            parts = updates.split(sizes)
-            for weight, part in zip(weights, parts, strict=True):
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-                if not self._shared or id(weight) in self._mine:
-                    ahead = weight.grad.lerp(state["momentum"], MOMENTUM)
-                    part.copy_(orthogonal(ahead.reshape(weight.shape[0], -1)).flatten())
-            if self._shared:
-                torch.distributed.all_reduce(updates)  # the others' parts are zeros
-            for weight, part in zip(weights, parts, strict=True):
-                size = LIKE_ADAMW * math.sqrt(max(weight.shape[0], weight[0].numel()))
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(part.reshape(weight.shape), alpha=-group["lr"] * size)
+    class Muon(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+            for group in self.param_groups:
+                weights = [weight for weight in group["params"] if weight.grad is not None]
+                if not weights:
+                    continue
+                sizes = [weight.numel() for weight in weights]
+                updates = weights[0].new_zeros(sum(sizes))
+                parts = updates.split(sizes)
+                for weight, part in zip(weights, parts, strict=True):
+                    state = self.state[weight]
+                    if not state:
+                        state["momentum"] = torch.zeros_like(weight)
+                    state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+                    if id(weight) in mine:
+                        ahead = weight.grad.lerp(state["momentum"], MOMENTUM)
+                        part.copy_(orthogonal(ahead.reshape(weight.shape[0], -1)).flatten())
+                if ranks > 1:
+                    torch.distributed.all_reduce(updates)  # the others' parts are zeros
+                for weight, part in zip(weights, parts, strict=True):
+                    size = LIKE_ADAMW * math.sqrt(max(weight.shape[0], weight[0].numel()))
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(part.reshape(weight.shape), alpha=-group["lr"] * size)
+
+    return Muon(matrices, {"lr": lr, "weight_decay": weight_decay})
 
 
 def _dealt(matrices: Iterable[nn.Parameter], ranks: int) -> list[list[nn.Parameter]]:

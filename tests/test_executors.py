@@ -79,7 +79,7 @@ class TestDask(ExecutorSuite):
         assert len(dict(executor.run(double, range(200)))) == 200
         spans = client.cluster.scheduler.extensions["spans"].spans.values()
         assert spans
-        assert sum(len(span._metadata_seen) for span in spans) < 50
+        assert sum(len(getattr(span, "_metadata_seen", ())) for span in spans) < 50  # distributed before 2026.8
         assert sum(len(span._metadata["collections"]) for span in spans if span._metadata) < 50  # else 200
         assert key_split.cache_info().currsize < 100
         assert client.scheduler_comm.recent_message_log.maxlen == 100

@@ -13,7 +13,7 @@ from torch import nn
 from daskt2i.launch import LocalHands, launch
 from daskt2i.learner import Learner
 from daskt2i.model import build, unet_config
-from daskt2i.muon import Muon, inner_matrices, orthogonal
+from daskt2i.muon import inner_matrices, muon, orthogonal
 
 WIDE = {"width": 16}
 MUON: dict[str, Any] = {"optimiser": "muon", "steps": 12, "ema": 0.0}
@@ -50,7 +50,7 @@ def test_embeddings_are_no_matrices() -> None:
 def test_a_step_has_the_size_of_one_of_adamw() -> None:
     weight = nn.Parameter(torch.zeros(32, 16, 3, 3).to(memory_format=torch.channels_last))
     weight.grad = torch.randn_like(weight)
-    Muon([weight], lr=0.01, weight_decay=0.0).step()
+    muon([weight], lr=0.01, weight_decay=0.0).step()
     assert weight.detach().square().mean().sqrt() == pytest.approx(0.2 * 0.01, rel=0.2)
     assert (weight.detach() * weight.grad).sum() < 0
 
@@ -83,7 +83,7 @@ def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) ->
     weights = [nn.Parameter(torch.zeros(16, 16)) for _ in range(4)]
     for weight in weights:
         weight.grad = torch.randn_like(weight)
-    Muon(weights, 0.01, 0.0, ranks=2, rank=1).step()
+    muon(weights, 0.01, 0.0, ranks=2, rank=1).step()
     assert sum(bool(weight.any()) for weight in weights) == 2
 
 

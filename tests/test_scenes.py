@@ -490,3 +490,26 @@ def test_a_shape_that_is_always_alone_is_drawn_larger_and_read_as_surely() -> No
     assert np.mean([one.things[0].radius for one in close]) > 1.5 * np.mean(alone)
     for one in close:
         assert compare(judge(draw(one, 64, 64)), expected(one)).right, one
+
+
+def crooked(shape: str, bend: float) -> Pixels:
+    """A yellow shape on blue, 64 pixels; waves of `bend` pixels move its outline."""
+    side, fine = 64, 4
+    y, x = np.mgrid[: side * fine, : side * fine] / fine
+    drawn = coverage(shape, side * fine / 2, side * fine / 2, 18.0 * fine, side * fine, side * fine)
+    down, right = (
+        np.clip((here + bend * np.sin(other / wave)) * fine, 0, side * fine - 1).astype(int)
+        for here, other, wave in ((y, x, 5), (x, y, 4))
+    )
+    cover = drawn[down, right].reshape(side, fine, side, fine).mean(axis=(1, 3))[..., None]
+    return np.rint(cover * COLOURS["yellow"] + (1 - cover) * COLOURS["blue"]).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("shape", "bend"), [("star", 1.0), ("cross", 2.0), ("ring", 2.0), ("triangle", 2.0)])
+def test_a_crooked_shape_that_could_be_no_other_is_read(shape: str, bend: float) -> None:
+    assert [thing.shape for thing in judge(crooked(shape, bend)).things] == [shape]
+
+
+@pytest.mark.parametrize(("shape", "bend"), [("star", 2.0), ("cross", 4.0), ("ring", 4.0), ("triangle", 4.0)])
+def test_a_shape_bent_out_of_all_likeness_is_not(shape: str, bend: float) -> None:
+    assert not any(thing.shape for thing in judge(crooked(shape, bend)).things)

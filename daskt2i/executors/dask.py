@@ -169,7 +169,7 @@ def _forget(client: Client) -> None:
     with suppress(AttributeError, KeyError):  # no scheduler here, or another version of distributed
         for span in list(client.cluster.scheduler.extensions["spans"].spans.values()):
             # Both are emptied in place: the scheduler's thread may be adding to them.
-            span._metadata_seen.clear()
+            getattr(span, "_metadata_seen", set()).clear()  # distributed before 2026.8
             if span._metadata is not None:
                 span._metadata["collections"].clear()
 
