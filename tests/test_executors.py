@@ -91,7 +91,7 @@ class TestDask(ExecutorSuite):
         monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
         executor.start()
         names = ["MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"]
-        assert dict(executor.run(os.environ.get, names)) == {"MALLOC_TRIM_THRESHOLD_": None, "OMP_NUM_THREADS": "1"}
+        assert dict(executor.run(os.getenv, names)) == {"MALLOC_TRIM_THRESHOLD_": None, "OMP_NUM_THREADS": "1"}
 
     def test_it_leaves_the_environment_of_this_process_as_it_was(self, executor: Executor) -> None:
         before = dict(os.environ)
