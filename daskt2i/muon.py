@@ -23,7 +23,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration: singular values come to 0.7 to 1.2, small ones grow 3.4 times a round."""
 
 ROUNDS = 3
-"""Its author takes five. Three have three fifths of the work, and values above 0.02 arrive; the demo learns with three."""
+"""Its author takes five. Three are three fifths of the work; values above 0.02 arrive, and the demo learns so."""
 
 LIKE_ADAMW = 0.2
 """Root mean square of AdamW's updates, seen by Liu et al."""
