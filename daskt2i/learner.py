@@ -116,8 +116,10 @@ class Learner:
             for optimiser in self.optimisers:
                 self.scaler.unscale_(optimiser)
             figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
-            for optimiser in self.optimisers:
-                self.scaler.step(optimiser)
+            # The scaler judges each optimiser's gradients alone: with two, one would move while the other stood still.
+            if not self.scaler.is_enabled() or figures["norm"].isfinite():
+                for optimiser in self.optimisers:
+                    self.scaler.step(optimiser)
             self.scaler.update()
             if self.ema is not None:
                 self.ema.step(self.parameters)
