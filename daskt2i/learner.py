@@ -228,9 +228,10 @@ def _optimisers(
 
     from daskt2i.muon import inner_matrices, muon
 
-    matrices, others = inner_matrices(model) if settings.optimiser == "muon" else ([], [])
-    if not matrices:
-        others = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices: list[nn.Parameter] = []
+    others = [weight for weight in model.parameters() if weight.requires_grad]
+    if settings.optimiser == "muon":
+        matrices, others = inner_matrices(model)
     found: list[torch.optim.Optimizer] = []
     if matrices:
         rank = torch.distributed.get_rank() if world > 1 else 0
