@@ -343,15 +343,15 @@ def test_each_part_is_encoded_and_counted(tmp_path: Path, part: Any) -> None:
 # The whole of it
 
 
-def test_encode_is_measured_by_serial_pool_and_naive(tmp_path: Path) -> None:
+def test_encode_is_measured_by_pool_and_naive(tmp_path: Path) -> None:
     told: list[str] = []
     settings = load_workflow("demo", ["dataset.rows_per_chunk=4"])
     wanted = Wanted(
-        ("serial", "multiprocessing", "naive"), (1,), ("both",), rows=8, repeats=1, peak_seconds=0.01, peak_sides=(256,)
+        ("multiprocessing", "naive"), (1,), ("both",), rows=8, repeats=1, peak_seconds=0.01, peak_sides=(256,)
     )
     report = Bench(settings, RunFolder(tmp_path), wanted, told.append).run("bench encode")
     assert report.complete
-    assert [cell.values["scheduler"] for cell in report.cells] == ["serial", "multiprocessing", "naive"]
+    assert [cell.values["scheduler"] for cell in report.cells] == ["multiprocessing", "naive"]
     for cell in report.cells:
         values = cell.values
         assert not [flag for flag in cell.flags if flag.startswith("Failed")]
@@ -361,7 +361,7 @@ def test_encode_is_measured_by_serial_pool_and_naive(tmp_path: Path) -> None:
         for name in ("cold_s", "cpu_share", "worker_peak_bytes", "written_bytes", "model_share", "vs_naive"):
             assert values[name] > 0, name  # type: ignore[operator]
     assert not list((tmp_path / "cells").iterdir())
-    assert len(told) == 5
+    assert len(told) == 4
     assert report.facts["ground both"]["image_flop"] > 1e6
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import daskt2i
 from daskt2i.sources.fake import FakeSource
+from daskt2i.workflow import app
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
@@ -54,7 +56,8 @@ def put_data(files: Any) -> None:
     files.pipe_file("bucket/captions.json", json.dumps({"images": listed, "annotations": captions}).encode())
 
 
-def command(*words: str) -> Any:
+def apart(*words: str) -> Any:
+    """What the command line says in a process of its own, as a user starts it."""
     done = subprocess.run(
         [sys.executable, "-m", "daskt2i.workflow", *words, "--json"],
         capture_output=True,
@@ -64,7 +67,15 @@ def command(*words: str) -> Any:
         check=False,
     )
     assert "Traceback" not in done.stderr
-    return done.returncode, done.stderr, json.loads(done.stdout) if done.stdout else None
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def here(*words: str, code: int = 0) -> Any:
+    """What the command line says in this process, which has its imports behind it."""
+    done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    assert done.exit_code == code, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_source_and_store_on_s3_give_the_arrays_of_a_local_run(s3: Any, tmp_path: Path) -> None:
@@ -83,27 +94,24 @@ def test_source_and_store_on_s3_give_the_arrays_of_a_local_run(s3: Any, tmp_path
         "rows_per_chunk": 4,
     }
     workflow.write_text(json.dumps({"name": "s3", "dataset": dataset}))
-    code, err, summary = command("encode", "-w", str(workflow), "-o", "s3://bucket/run", "-s", "local:2")
-    assert code == 0, err
+    encode = ("encode", "-w", str(workflow), "-o", "s3://bucket/run")
+    summary = apart(*encode, "-s", "local:2")
     assert (summary["accepted"], summary["rejected"]) == (ROWS, {"missing-file": 1})
     assert summary["store"] == "s3://bucket/run/latents.zarr"
 
-    code, err, again = command("encode", "-w", str(workflow), "-o", "s3://bucket/run", "-s", "serial")
-    assert (code, again["chunks"]) == (0, {"done": 0, "skipped": 7, "failed": 0}), err
+    assert here(*encode, "-s", "serial")["chunks"] == {"done": 0, "skipped": 7, "failed": 0}
 
-    code, err, _ = command("encode", "-w", str(workflow), "-o", str(tmp_path / "run"), "-s", "serial")
-    assert code == 0, err
-    there = daskt2i.open_store("s3://bucket/run").load()
-    here = daskt2i.open_store(tmp_path / "run").load()
-    for name in here.variables:
-        np.testing.assert_array_equal(there[name].values, here[name].values, err_msg=str(name))
+    here("encode", "-w", str(workflow), "-o", str(tmp_path / "run"), "-s", "serial")
+    remote = daskt2i.open_store("s3://bucket/run").load()
+    local = daskt2i.open_store(tmp_path / "run").load()
+    for name in local.variables:
+        np.testing.assert_array_equal(remote[name].values, local[name].values, err_msg=str(name))
 
     key = next(k for k in s3.find("bucket/run/latents.zarr/latent_mean") if k.endswith("c.2.0.0.0"))
     data = bytearray(s3.cat_file(key))
     data[5] ^= 1
     s3.pipe_file(key, bytes(data))
-    code, err, verdict = command("verify", "-o", "s3://bucket/run")
-    assert (code, verdict["bad"]) == (1, [2]), err
-    command("encode", "-w", str(workflow), "-o", "s3://bucket/run", "-s", "serial", "--set", "run.recheck=hash")
-    assert command("verify", "-o", "s3://bucket/run")[2]["ok"]
+    assert here("verify", "-o", "s3://bucket/run", code=1)["bad"] == [2]
+    here(*encode, "-s", "serial", "--set", "run.recheck=hash")
+    assert here("verify", "-o", "s3://bucket/run")["ok"]
     assert not s3.exists("bucket/run/encode.lock")
