@@ -36,6 +36,7 @@ from daskt2i.layout import empty_prompt, store_arrays
 from daskt2i.machine import this_machine
 from daskt2i.manifest import write_manifest
 from daskt2i.model_cache import Inspection, Job, inspect
+from daskt2i.plan import array_bytes
 from daskt2i.prepare import Prepared, job_for, preflight, settle, speed_settings
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.receipts import Receipts
@@ -315,8 +316,7 @@ class _Run:
             )
         all_rows = sum(r.stop - r.start for r in counted)
         latents, text, rest = self._bytes(counted)
-        row_bytes = sum(a.row_bytes for a in self.prepared.image_info.arrays)
-        row_bytes += 2 * job.slots * sum(a.row_bytes for a in self.prepared.text_info.arrays)  # as in plan.cost
+        row_bytes = array_bytes(self.prepared.image_info, self.prepared.text_info, job.slots)
         more = (self.prepared.plan.rows_per_chunk - self.chunk_rows) * row_bytes
         return Calibration(
             device=found.runtime.device,

@@ -249,7 +249,7 @@ class _Run:
         """One finished chunk's images, read again: `--images` may point at other pictures with the same names."""
         prepared = self.prepared
         rows = prepared.source.rows(receipt.start, receipt.stop)
-        if inputs_digest(prepared.source, rows) != receipt.inputs and any(r.reason is None for r in rows):
+        if inputs_digest(prepared.source, rows) != receipt.inputs and any(row.usable for row in rows):
             raise FingerprintMismatch(
                 f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not those that "
                 f"the store in {prepared.folder} was made from. It was not touched. Point --images at those, or encode "

@@ -1,7 +1,8 @@
 """The Zarr store: named arrays over rows, written one whole shard per array and chunk.
 
 Covers: making the arrays, writing a chunk so that it is on disk, reading rows, checking objects against their hashes,
-opening the whole as an xarray Dataset. Writing takes as much memory again as the largest array of a chunk.
+opening the whole as an xarray Dataset. Writing takes as much memory again as the largest arrays of a chunk, of which
+`plan.WRITTEN_AT_ONCE` are compressed side by side.
 Does not cover: what is done (`receipts`), what the arrays mean (`encode`, `dataset`), who may write (`lock`).
 
 What the layout rests on, measured on 2 cores with 256 rows a chunk (latents 4x32x32 fp16, text states 5x77x768 fp16
@@ -17,8 +18,8 @@ with 9 to 21 tokens in use):
 | text | 1 | 64 (36 MiB) | 500 | 573 | 256 | 19.5 |
 
 Level 3 is no smaller (1.09 times for latents, 5.5 for text) and no faster. An inner chunk holds 64 rows where that is
-half a MiB or more, and never more than 10 MiB. So 256 rows of all arrays (156 MB, 31 MB on disk) are compressed, hashed
-and flushed in 0.28 s, and reading latents gives 400 MB/s.
+half a MiB or more, and never more than 10 MiB. So 256 rows of all arrays (156 MB, 31 MB on disk) were compressed,
+hashed and flushed in 0.28 s one after the other, and reading latents gives 400 MB/s.
 """
 
 from __future__ import annotations

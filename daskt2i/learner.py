@@ -181,9 +181,13 @@ class Learner:
             yield first, optimiser
             first += len(optimiser.param_groups[0]["params"])
 
+    def _kinds(self) -> list[str]:
+        return [type(optimiser).__name__ for optimiser in self.optimisers]
+
     def about(self) -> dict[str, Any]:
         """What belongs to the tensors, as JSON values."""
         return {
+            "optimisers": self._kinds(),
             "scaler": self.scaler.state_dict(),
             "ema_step": None if self.ema is None else self.ema.optimization_step,
         }
@@ -196,6 +200,8 @@ class Learner:
         """
         import torch
 
+        if (kinds := about.get("optimisers", self._kinds())) != self._kinds():
+            raise ValueError(f"its optimisers are {' and '.join(kinds)}, not {' and '.join(self._kinds())}")
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}, "ema": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition("/")
@@ -214,7 +220,12 @@ class Learner:
         if self.ema is not None:
             with torch.no_grad():
                 for index, shadow in enumerate(self.ema.shadow_params):
-                    shadow.copy_(groups["ema"][f"{index:05d}"])
+                    average = groups["ema"][f"{index:05d}"]
+                    if average.shape != shadow.shape:
+                        raise ValueError(
+                            f"its average {index} has the shape {list(average.shape)}, not {list(shadow.shape)}"
+                        )
+                    shadow.copy_(average)
             self.ema.optimization_step = int(about["ema_step"])
         if about["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(about["scaler"]))

@@ -11,8 +11,8 @@ no convolutions, and does not share its work.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,12 @@ MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton-Schulz iteration: singular values come to 0.7 to 1.2, small ones grow 3.4 times a round."""
 
-ROUNDS = 3
-"""Its author takes five. Three are three fifths of the work; values above 0.02 arrive, and the demo learns so."""
+ROUNDS, WIDE, WIDE_ROUNDS = 3, 512, 5
+"""Three are three fifths of the work: singular values above 0.02 arrive, and the demo learns so. The values of a random
+matrix with n rows and norm 1 lie around n^-1/2, so from `WIDE` rows and columns on it is five, as its author takes."""
+
+BUCKET = 32_000_000
+"""Updates that are held at once, and sent to the other ranks together."""
 
 LIKE_ADAMW = 0.2
 """Root mean square of AdamW's updates, seen by Liu et al."""
@@ -61,7 +65,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x = matrix.mT if tall else matrix
     x = x / (x.norm() + 1e-7)
     a, b, c = COEFFICIENTS
-    for _ in range(ROUNDS):
+    for _ in range(WIDE_ROUNDS if len(x) >= WIDE else ROUNDS):
         gram = x @ x.mT
         x = torch.addmm(a * x, torch.addmm(b * gram, gram, gram, alpha=c), x)
     return x.mT if tall else x
@@ -78,29 +82,31 @@ def muon(
     """
     import torch
 
-    mine = {id(weight) for weight in _dealt(matrices, ranks)[rank]}
+    buckets = list(_buckets(matrices))
+    mine = {id(weight) for bucket in buckets for weight in _dealt(bucket, ranks)[rank]}
 
     class Muon(torch.optim.Optimizer):
         @torch.no_grad()
         def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-            for group in self.param_groups:
-                weights = [weight for weight in group["params"] if weight.grad is not None]
-                if not weights:
+            (group,) = self.param_groups
+            for bucket in buckets:
+                learned = [(weight, weight.grad) for weight in bucket if weight.grad is not None]
+                if not learned:
                     continue
-                sizes = [weight.numel() for weight in weights]
-                updates = weights[0].new_zeros(sum(sizes))
+                sizes = [weight.numel() for weight, _ in learned]
+                updates = bucket[0].new_zeros(sum(sizes))
                 parts = updates.split(sizes)
-                for weight, part in zip(weights, parts, strict=True):
+                for (weight, gradient), part in zip(learned, parts, strict=True):
                     state = self.state[weight]
                     if not state:
                         state["momentum"] = torch.zeros_like(weight)
-                    state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+                    state["momentum"].lerp_(gradient, 1 - MOMENTUM)
                     if id(weight) in mine:
-                        ahead = weight.grad.lerp(state["momentum"], MOMENTUM)
+                        ahead = gradient.lerp(state["momentum"], MOMENTUM)
                         part.copy_(orthogonal(ahead.reshape(weight.shape[0], -1)).flatten())
                 if ranks > 1:
                     torch.distributed.all_reduce(updates)  # the others' parts are zeros
-                for weight, part in zip(weights, parts, strict=True):
+                for (weight, _), part in zip(learned, parts, strict=True):
                     size = LIKE_ADAMW * math.sqrt(max(weight.shape[0], weight[0].numel()))
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
                     weight.add_(part.reshape(weight.shape), alpha=-group["lr"] * size)
@@ -108,9 +114,20 @@ def muon(
     return Muon(matrices, {"lr": lr, "weight_decay": weight_decay})
 
 
+def _buckets(matrices: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """The matrices in their order, as many together as `BUCKET` holds, one at least."""
+    bucket: list[nn.Parameter] = []
+    for weight in matrices:
+        if bucket and sum(other.numel() for other in bucket) + weight.numel() > BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(weight)
+    yield bucket
+
+
 def _dealt(matrices: Iterable[nn.Parameter], ranks: int) -> list[list[nn.Parameter]]:
     """The matrices of each rank, so that all have about as much to multiply."""
-    hands: list[Any] = [[] for _ in range(ranks)]
+    shares: list[list[nn.Parameter]] = [[] for _ in range(ranks)]
     work = [0] * ranks
 
     def cost(weight: nn.Parameter) -> int:
@@ -119,6 +136,6 @@ def _dealt(matrices: Iterable[nn.Parameter], ranks: int) -> list[list[nn.Paramet
 
     for weight in sorted(matrices, key=cost, reverse=True):
         least = work.index(min(work))
-        hands[least].append(weight)
+        shares[least].append(weight)
         work[least] += cost(weight)
-    return hands
+    return shares

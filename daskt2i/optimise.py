@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import textwrap
 from collections.abc import Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -31,7 +32,7 @@ from daskt2i.folder import RunFolder
 from daskt2i.learner import Learner
 from daskt2i.metrics import Metrics
 from daskt2i.peers import Peers, joined
-from daskt2i.settings import LaunchSettings, OptimiserSettings
+from daskt2i.settings import LaunchSettings, OptimiserSettings, completed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,6 +42,9 @@ TELL_SECONDS = 0.5
 
 MOST_OVERFLOWS = 50
 """Steps in a row that fp16 may leave out. The scale halves each time, from 65,536: with so many it is nothing."""
+
+MOST_OF_AN_ERROR = 300
+"""Characters of torch's own words in a sentence of ours: it names every weight that does not fit."""
 
 QUEUED_STEPS = 10
 """Steps of a GPU between two looks at its figures, each of which stops its queue."""
@@ -186,7 +190,7 @@ class _Run:
         again = (
             "It was not loaded, and nothing was changed; choose another folder with --out, or remove the checkpoints."
         )
-        differ = differences(found.about.get("identity", {}), self.identity, "")
+        differ = differences(completed(found.about.get("identity", {})), completed(self.identity), "")
         if found.position != found.step * self.settings.batch:
             differ.append(f"its step {found.step} is sample {found.position}, not {found.step * self.settings.batch}")
         if differ:
@@ -197,7 +201,8 @@ class _Run:
         try:
             self.learner.restore(found.tensors, found.about)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            raise StoreError(f"{stands} is of another model ({error}). {again}") from error
+            why = textwrap.shorten(str(error), MOST_OF_AN_ERROR, placeholder=" …")
+            raise StoreError(f"{stands} is of another model ({why}). {again}") from error
         return found.step
 
     def go(self) -> dict[str, Any]:
@@ -233,17 +238,18 @@ class _Run:
             waited += perf_counter() - asked
             pending.append((self.step + 1, *self._learn(batch)))
             self.step += 1
-            if self.step == first:
-                waited, begun = 0.0, perf_counter()
-                self.learner.seconds = dict.fromkeys(self.learner.seconds, 0.0)
             last = self.step == self.settings.steps
             saves = last or self.step % self.launch.checkpoint_every == 0
             looks = bool(self.settings.heldout) and (last or self.step % self.launch.heldout_every == 0)
             draws = bool(self.launch.grid_every) and not last and self.step % self.launch.grid_every == 0
-            if saves or looks or draws or self._kind() == "cpu" or self.step % QUEUED_STEPS == 0:
+            counts = self.step > first
+            if saves or looks or draws or not counts or self._kind() == "cpu" or self.step % QUEUED_STEPS == 0:
                 line = self._settle(pending)
                 pending.clear()
                 now = perf_counter()
+                if not counts:
+                    waited, begun = 0.0, now
+                    self.learner.seconds = dict.fromkeys(self.learner.seconds, 0.0)
                 if self.me.rank == 0 and (now - told > TELL_SECONDS or last):
                     told, speed = now, self._speed(self.step - first, now - begun, waited)
                     ranks.tell("step", **line, **speed)

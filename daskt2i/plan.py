@@ -16,11 +16,12 @@ from daskt2i.types import Chunk, EncoderInfo, SourceInfo
 MIB = 1 << 20
 GIB = 1 << 30
 
-PROCESS_BYTES = 520 * MIB
+PROCESS_BYTES = 560 * MIB
 """A worker before it loads a model: torch, diffusers, transformers, zarr and distributed imported.
 
 Measured 373 MB for torch, diffusers and transformers alone (2-core x86-64, torch 2.13), and about 120 MB more with
-zarr, pyarrow and a Dask worker around them.
+zarr, pyarrow and a Dask worker around them. What is left over is what the demo's workers took beyond the sum of their
+parts (631 to 650 MiB in all).
 """
 
 WRITTEN_AT_ONCE = 4
@@ -112,19 +113,15 @@ def cost(
 ) -> Cost:
     """Memory and disk of a run.
 
-    Memory is the process, the weights, one batch in the larger of the two models, the arrays of one chunk (once as
-    encoded, and the largest of them once more while they are compressed), and the pixels that wait for the model.
+    Memory is the process, the weights, one batch in the larger of the two models, the arrays of one chunk
+    (`array_bytes`), and the pixels that wait for the model.
     """
     scale = 0.5 if precision in ("bf16", "fp16") else 1.0
     image_row = sum(a.row_bytes for a in image.arrays)
-    text_row = sum(a.row_bytes for a in text.arrays) * max(1, source.slots)
-    sizes = [a.row_bytes for a in image.arrays] + [a.row_bytes * max(1, source.slots) for a in text.arrays]
-    written = sum(sorted(sizes)[-WRITTEN_AT_ONCE:])
     weights = (image.weight_bytes + text.weight_bytes) * scale
     # Decoding a row back, for the gate, takes 1.5 times what encoding it takes.
     working = 0.0 if on_gpu else max(image.item_bytes * max(batch, 1.5), text.item_bytes * text_batch) * scale
-    # The text arrays exist twice for a moment: one row per different caption, then laid out by row and slot.
-    arrays = (image_row + 2 * text_row + written) * min(rows_per_chunk, max(1, source.rows))
+    arrays = array_bytes(image, text, source.slots) * min(rows_per_chunk, max(1, source.rows))
     pixels = 3 * resolution**2 * batch * 4
     tokens = source.caption_characters / CHARACTERS_PER_TOKEN + 2 * source.captions
     states = max((a for a in text.arrays if "token" in a.dims), key=lambda a: a.row_bytes, default=None)
@@ -141,6 +138,17 @@ def cost(
         text_disk=int(text_disk),
         batch=batch,
     )
+
+
+def array_bytes(image: EncoderInfo, text: EncoderInfo, slots: int) -> int:
+    """What a row of a chunk takes in a worker, at the most.
+
+    All arrays once, and more at two moments that do not meet: the states as they come from the encoder, one row for
+    each different caption, until they are laid out by row and slot; and the largest arrays while they are compressed.
+    """
+    images = [a.row_bytes for a in image.arrays]
+    texts = [a.row_bytes * max(1, slots) for a in text.arrays]
+    return sum(images) + sum(texts) + max(sum(texts), sum(sorted(images + texts)[-WRITTEN_AT_ONCE:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def inputs_digest(source: Source, rows: Iterable[Row]) -> str:
     """SHA-256 over the image bytes of these rows, as a receipt's `inputs`; decodes nothing."""
     total = hashlib.sha256()
     for row in rows:
-        if row.reason is None and row.captions:
+        if row.usable:
             with contextlib.suppress(RowRejected):
                 total.update(hashlib.sha256(source.read(row)).digest())
     return total.hexdigest()

@@ -7,15 +7,19 @@ Does not cover: reading files and `--set` (`config`), what the settings do.
 from __future__ import annotations
 
 import datetime
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
+from dask.utils import parse_bytes
 from pydantic import BaseModel, ConfigDict, Field
 
 from daskt2i.component import Component
-from daskt2i.errors import Reason
+from daskt2i.errors import ConfigError, Reason
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Strict(BaseModel):
@@ -136,7 +140,7 @@ class OptimiserSettings(_Strict):
     learning_rate: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0)
     final_rate: float = Field(0.0, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     clip: float | None = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
@@ -191,6 +195,15 @@ class VaeSettings(OptimiserSettings):
     loss: VaeLossSettings = VaeLossSettings()  # type: ignore[call-arg]
 
 
+def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity of a training, with settings that its version did not have yet at their defaults: so it worked."""
+    found = dict(identity)
+    for name, kind in (("train", TrainSettings), ("vae", VaeSettings)):
+        if isinstance(found.get(name), Mapping):
+            found[name] = {**json.loads(kind.model_validate({}).model_dump_json(by_alias=True)), **found[name]}
+    return found
+
+
 class LaunchSettings(_Strict):
     """How training runs: free to change on resume. Defaults and their reasons: `daskt2i/defaults.yaml`."""
 
@@ -208,6 +221,17 @@ class LaunchSettings(_Strict):
     grid_every: int = Field(ge=0)
     cache: str
     time_exchange: bool = False  # run folders from before it name the others
+
+    def cache_bytes(self) -> int:
+        """`cache` in bytes.
+
+        Raises:
+            ConfigError: it is no size.
+        """
+        try:
+            return int(parse_bytes(self.cache))
+        except ValueError as error:
+            raise ConfigError(f"launch.cache is {self.cache!r}; give a size such as 512 MiB.") from error
 
 
 class SampleSettings(_Strict):

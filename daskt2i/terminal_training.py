@@ -108,15 +108,18 @@ def train_plan(
             ("rows", f"{trained:,} to learn from, {min(rows, settings.heldout):,} held out"),
             ("steps", f"{settings.steps:,} of {batch}: {epochs:.1f} epochs"),
             ("ranks", f"{ranks or 'one per worker'} x {threads or 'as the workers have'} threads"),
-            (
-                "rate",
-                f"{settings.learning_rate:g} after {settings.warmup} steps, then down a cosine",
-            ),
+            ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
             ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep} kept"),
             ("run folder", out),
         ],
     )
+
+
+def _rate(settings: OptimiserSettings) -> str:
+    if settings.warmup >= settings.steps:
+        return f"rising all the time: {settings.learning_rate:g} would be reached after {settings.warmup} steps"
+    return f"{settings.learning_rate:g} after {settings.warmup} steps, then down a cosine"
 
 
 def trained_table(found: Trained, title: str = "Trained") -> Table:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask.utils import parse_bytes
-
 from daskt2i import lock
 from daskt2i.attempt import Listener
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
@@ -30,7 +28,7 @@ from daskt2i.pipeline import about as pipeline_about
 from daskt2i.prepare import with_source
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.selection import open_source
-from daskt2i.settings import LaunchSettings, Workflow
+from daskt2i.settings import LaunchSettings, Workflow, completed
 from daskt2i.train import Job as TrainJob
 from daskt2i.train_vae import PREFIX as VAE_PREFIX
 from daskt2i.train_vae import Job as VaeJob
@@ -150,7 +148,7 @@ def train(
         settings, ways = workflow.train, workflow.launch
         identity = {"store": stored["fingerprint"], "train": _plain(settings)}
         done = _checkpoint(folder, CHECKPOINTS, identity)
-        if done == settings.steps and pipeline_about(folder).get("identity") == identity:
+        if done == settings.steps and completed(pipeline_about(folder).get("identity", {})) == completed(identity):
             return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
         _keep_settings(workflow, folder)
         job = TrainJob(
@@ -159,7 +157,7 @@ def train(
             train=_plain(settings),
             launch=_plain(ways),
             identity=identity,
-            cache_bytes=_cache(ways),
+            cache_bytes=ways.cache_bytes(),
             vae=_plain(encoders.image),
             text=_plain(encoders.text),
             sample=_plain(workflow.sample),
@@ -197,7 +195,7 @@ def train_vae(
             vae=_plain(settings),
             launch=_plain(ways),
             identity=identity,
-            cache_bytes=_cache(ways),
+            cache_bytes=ways.cache_bytes(),
             batch=settings.batch,
             dataset=None if workflow.dataset.where is None else _plain(workflow.dataset),
         )
@@ -212,13 +210,6 @@ def _plain(model: Any) -> dict[str, Any]:
     """Settings as JSON values, as they go into identities and jobs."""
     found: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True))
     return found
-
-
-def _cache(ways: LaunchSettings) -> int:
-    try:
-        return int(parse_bytes(ways.cache))
-    except ValueError as error:
-        raise ConfigError(f"launch.cache is {ways.cache!r}; give a size such as 512 MiB.") from error
 
 
 def _ways(ways: LaunchSettings) -> dict[str, Any]:
@@ -250,7 +241,7 @@ def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> in
     newest = Checkpoints(folder, name).newest(tensors=False)
     if newest is None:
         return 0
-    if differ := differences(newest.about["identity"], identity, ""):
+    if differ := differences(completed(newest.about["identity"]), completed(identity), ""):
         raise FingerprintMismatch(
             f"The checkpoints in {folder.address(name)} belong to another training: {'; '.join(differ)}. They were not "
             "touched. Go back to those settings, or remove that folder, or train in another run folder (--out)."

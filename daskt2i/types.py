@@ -53,6 +53,11 @@ class Row:
     licence: str = ""
     origin: int | None = None
 
+    @property
+    def usable(self) -> bool:
+        """Whether its image is worth reading: nothing speaks against it in the index, and it has a caption."""
+        return self.reason is None and bool(self.captions)
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

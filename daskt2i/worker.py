@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import sys
 import time
 from collections import defaultdict
@@ -87,9 +88,17 @@ class _ChunkRun:
             models.source, chunk.rows, job.image.resolution, job.limits, threads=job.readers, window=2 * job.batch
         )
         with reading as readings:
-            unusable = self._encode_texts(models, arrays)  # while the first pictures are read
-            records = self._encode_images(models, arrays, readings)
-        self._require_images()
+            with self._timed("wait"):
+                head = next(readings)  # a network that is away shows before captions cost time
+            readings = itertools.chain([head], readings)
+            if isinstance(head.outcome, Rejection) and head.outcome.reason is Reason.MISSING_FILE:
+                records = self._encode_images(models, arrays, readings)
+                self._require_images()
+                unusable = self._encode_texts(models, arrays)
+            else:
+                unusable = self._encode_texts(models, arrays)  # while the next pictures are read
+                records = self._encode_images(models, arrays, readings)
+                self._require_images()
         self._reject_texts(records, unusable)
         self._lay_rows(models, arrays, records)
         with self._timed("write"):
@@ -150,7 +159,7 @@ class _ChunkRun:
 
     def _require_images(self) -> None:
         """A chunk whose images are all missing is a missing mount, not so many missing files."""
-        readable = sum(row.reason is None for row in self.chunk.rows)
+        readable = sum(row.usable for row in self.chunk.rows)
         missing = sum(r.reason is Reason.MISSING_FILE for r in self.rejected.values())
         if self.job.all_missing == "fail" and missing == readable >= MANY_MISSING:
             raise ImagesAway(
@@ -186,7 +195,7 @@ class _ChunkRun:
 
     def _gate_rows(self) -> set[int]:
         """Rows to decode back, spread evenly over the chunk."""
-        readable = [r.index for r in self.chunk.rows if r.reason is None]
+        readable = [row.index for row in self.chunk.rows if row.usable]
         count = min(self.job.gate_rows, len(readable))
         return {readable[i * len(readable) // count] for i in range(count)}
 
@@ -206,7 +215,7 @@ class _ChunkRun:
         Returns the rows whose states are not finite.
         """
         interruption.get()()
-        rows = [row for row in self.chunk.rows if row.reason is None and row.captions]
+        rows = [row for row in self.chunk.rows if row.usable]
         captions = list(dict.fromkeys(c for row in rows for c in row.captions))
         if not captions:
             return set()

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from daskt2i.bench.cell import run_encode
 from daskt2i.bench.child import perform
 from daskt2i.bench.encode import Bench, Wanted
 from daskt2i.bench.measured import Measured, Task
-from daskt2i.bench.naive import require_plain
+from daskt2i.bench.naive import gather, require_plain
 from daskt2i.bench.peak import peak
 from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, show, spread
 from daskt2i.bench.rows import BenchRows, with_rows
@@ -338,6 +339,20 @@ def test_each_part_is_encoded_and_counted(tmp_path: Path, part: Any) -> None:
     assert len(found.chunk_seconds) == 2
     assert found.distinct == {"vae": 2, "text": 12, "both": 12}[part]
     assert min(found.cold, found.steady, found.finish, found.worker_peak, found.written) > 0
+
+
+def _dies_at(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_process_of_naive_that_is_killed_ends_the_run_instead_of_hanging_it() -> None:
+    with (
+        get_context("spawn").Pool(2) as pool,
+        pytest.raises(ExecutorError, match=r"was killed after \d+ of 8 rows; memory is the usual cause"),
+    ):
+        gather(pool, _dies_at, range(8), 8)
 
 
 # The whole of it

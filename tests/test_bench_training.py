@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +108,35 @@ def launched(rates: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(train, "launch", launch)
     monkeypatch.setattr(train, "this_machine", lambda: SimpleNamespace(cores=4))
     return asked
+
+
+def test_ctrl_c_leaves_what_was_measured(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape, tmp_path: Path) -> None:
+    launched({1: [9.0], 2: [18.0]}, monkeypatch)
+
+    @contextlib.contextmanager
+    def hands(ranks: int, threads: int) -> Iterator[Any]:
+        if ranks == 2:
+            raise KeyboardInterrupt
+        yield None
+
+    workflow = tiny_workflow()
+    report = train.bench_train([1, 2], workflow.train, workflow.launch, shape="tiny", steps=5, repeats=1, hands=hands)
+    assert (report.complete, [cell.values["ranks"] for cell in report.cells]) == (False, [1])
+    assert (report.facts["optimiser"], report.facts["precision"]) == (workflow.train.optimiser, "fp32")
+
+    def interrupted(line: str) -> None:
+        raise KeyboardInterrupt
+
+    halfway = read.bench_read(["tiny"], [1], [2], repeats=1, place=str(tmp_path), tell=interrupted)
+    assert not halfway.complete
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_is_no_size_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    workflow = tiny_workflow("launch.cache=much")
+    with pytest.raises(ConfigError, match=r"launch\.cache is 'much'; give a size such as 512 MiB"):
+        train.bench_train([1], workflow.train, workflow.launch, place=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_efficiency_compares_equal_cores(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from daskt2i.launch import LocalHands, launch
 from daskt2i.learner import Learner
 from daskt2i.model import build, unet_config
-from daskt2i.muon import inner_matrices, muon, orthogonal
+from daskt2i.muon import _buckets, inner_matrices, muon, orthogonal
 
 WIDE = {"width": 16}
 MUON: dict[str, Any] = {"optimiser": "muon", "steps": 12, "ema": 0.0}
@@ -27,6 +27,12 @@ def test_an_update_has_no_favourite_direction(shape: tuple[int, int]) -> None:
     values = torch.linalg.svdvals(orthogonal(steep))
     assert 0.5 < values.min() <= values.max() < 1.3
     assert torch.linalg.svdvals(steep).min() < 0.04
+
+
+def test_wide_matrices_arrive_as_well() -> None:
+    """Their values lie around 1/sqrt(640) = 0.04, and a good part of them far below."""
+    drawn = torch.randn((640, 640), generator=torch.Generator().manual_seed(0))
+    assert (torch.linalg.svdvals(orthogonal(drawn)) > 0.6).float().mean() > 0.95
 
 
 def test_it_takes_the_matrices_inside_a_denoiser_and_leaves_the_rest() -> None:
@@ -77,6 +83,15 @@ def test_two_ranks_share_the_work_and_move_the_weights_as_one_does(tmp_path: Pat
     assert (tmp_path / "two/weights").read_bytes() == (tmp_path / "one/weights").read_bytes()
 
 
+def test_updates_are_held_a_bucket_at_a_time_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tmp_path / "one", Toy(**WIDE), **MUON)
+    monkeypatch.setattr("daskt2i.muon.BUCKET", 600)
+    weights = [nn.Parameter(torch.zeros(16, rows)) for rows in (16, 16, 64, 8)]
+    assert [len(bucket) for bucket in _buckets(weights)] == [2, 1, 1]
+    fit(tmp_path / "several", Toy(**WIDE), **MUON)
+    assert losses(tmp_path / "several") == losses(tmp_path / "one")
+
+
 def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that is alone with its part leaves the others' weights where they are: it does not do their work."""
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda updates: None)
@@ -87,7 +102,7 @@ def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(bool(weight.any()) for weight in weights) == 2
 
 
-def test_a_model_without_matrices_is_fitted_by_adamw(tmp_path: Path) -> None:
+def test_a_model_without_matrices_is_fitted_by_adamw() -> None:
     learner = Learner(Toy().build("cpu"), settings(optimiser="muon"), "cpu", "fp32")
     assert [type(one) for one in learner.optimisers] == [torch.optim.AdamW]
 

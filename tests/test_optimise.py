@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from rank_modules.fitting import BATCH, STEPS, Drawing, Toy, fit, losses, settings
+from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
 
 from daskt2i import optimise
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
@@ -234,6 +234,22 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     interrupted(tmp_path, 6)
     with pytest.raises(StoreError, match=r"step 4 .* is of another model"):
         fit(tmp_path, Wider())
+
+
+def test_a_checkpoint_from_before_a_setting_came_is_gone_on_from(calm: Path, tmp_path: Path) -> None:
+    """`train.optimiser` came later; what was trained without it was trained by its default."""
+    interrupted(tmp_path, 6)
+    today = {"train": {**IDENTITY["train"], "optimiser": "adamw"}}
+    fit(tmp_path, identity=today)
+    assert losses(tmp_path) == losses(calm)
+    with pytest.raises(FingerprintMismatch, match=r"train\.optimiser: adamw there, muon now"):
+        fit(tmp_path, identity={"train": {**IDENTITY["train"], "optimiser": "muon"}})
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused_whatever_its_identity(tmp_path: Path) -> None:
+    fit(tmp_path, Toy(width=16))
+    with pytest.raises(StoreError, match=r"optimisers are AdamW, not Muon and AdamW"):
+        fit(tmp_path, Toy(width=16), optimiser="muon")
 
 
 # --- losses that are no numbers -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from daskt2i.errors import ConfigError, SourceError
 from daskt2i.protocols import Source
-from daskt2i.sources.drawing import BACKGROUNDS, COLOURS, SHAPE_COLOURS, SHAPES, coverage
+from daskt2i.sources.drawing import BACKGROUNDS, CLOSE_VERSION, COLOURS, SHAPE_COLOURS, SHAPES, coverage
 from daskt2i.sources.grammar import SIZE_WORDS, Expectation, Wanted
 from daskt2i.sources.judge import Reading, compare, judge
 from daskt2i.sources.scenes import (
@@ -71,6 +71,14 @@ def test_a_scene_is_the_same_for_ever() -> None:
     assert digest == "227ee526febd264dc3872f6ca8cb1966bb2aad54cd26003874ea1f6c12b77929"
     pixels = b"".join(draw(scene(0, i), 96, 64).tobytes() for i in range(40))
     assert hashlib.sha256(pixels).hexdigest() == "41f1b53ea3baf564b939f07906a0db2ef08343456286aa9bc8e0a111c4d7e41c"
+
+
+def test_a_scene_of_one_shape_is_the_same_until_its_version_rises() -> None:
+    """Captions are the same whatever the sizes are, so nothing but the version tells old pictures from new ones."""
+    told = "\n".join(str(scene(seed, i, shapes=1)) for seed in (0, 7) for i in (0, 1, 99, 10**7))
+    pixels = b"".join(draw(scene(0, i, shapes=1), 96, 64).tobytes() for i in range(40))
+    digest = hashlib.sha256(told.encode() + pixels).hexdigest()
+    assert (CLOSE_VERSION, digest) == (3, "df7674a640ce930f7b5134357b151e136c77146d492d4ec481bea0f23f7333c1")
 
 
 def test_row_i_does_not_depend_on_the_number_of_rows() -> None:

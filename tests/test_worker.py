@@ -16,7 +16,7 @@ from workflows_for_tests import component, fake_settings, with_parts
 
 from daskt2i import images, model_cache
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
-from daskt2i.errors import ConfigError, GateError, ModelError, OutOfMemory, Reason, StoreFull
+from daskt2i.errors import ConfigError, GateError, ImagesAway, ModelError, OutOfMemory, Reason, StoreFull
 from daskt2i.folder import RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import store_arrays
@@ -154,6 +154,47 @@ def test_a_chunk_of_rejected_rows_is_a_chunk(tmp_path: Path) -> None:
     assert (receipt.accepted, len(receipt.rejected), receipt.captions, receipt.psnr) == (0, 3, 0, ())
     assert receipt.shards
     assert not bench.read("valid").any()
+
+
+@pytest.mark.parametrize("uncaptioned", [(), (2,)])
+def test_where_all_images_are_away_no_caption_is_encoded(
+    uncaptioned: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row without a caption has no image to look for, whoever says so: its source, or the worker."""
+    away = component(f"{__name__}.Away", uncaptioned=list(uncaptioned))
+    bench = Bench(tmp_path, with_parts(fake_settings(), source=away))
+    monkeypatch.setattr(FakeTextEncoder, "encode", _never)
+    with pytest.raises(ImagesAway, match=f"None of the {8 - len(uncaptioned)} images of chunk 0"):
+        bench.encode()
+    assert not list(Receipts(bench.prepared.folder).read())
+
+
+class Away(FakeSource):
+    """All images are missing; that a row has no caption is for the worker to see."""
+
+    def __init__(self, uncaptioned: Sequence[int]) -> None:
+        super().__init__(rows=20, missing=range(20))
+        self.bare = set(uncaptioned)
+
+    def _row(self, index: int) -> Row:
+        row = super()._row(index)
+        return replace(row, captions=()) if index in self.bare else row
+
+
+def _never(*given: Any) -> Any:
+    raise AssertionError("nothing was to be encoded")
+
+
+def test_a_source_that_cannot_be_reached_costs_no_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, with_parts(fake_settings(), source=component(f"{__name__}.Unreachable", rows=20)))
+    monkeypatch.setattr(FakeTextEncoder, "encode", _never)
+    with pytest.raises(ConnectionError, match="no route"):
+        bench.encode()
+
+
+class Unreachable(FakeSource):
+    def read(self, row: Row) -> bytes:
+        raise ConnectionError("no route")
 
 
 def test_unused_slots_are_zeros_and_rows_keep_their_own_captions(tmp_path: Path) -> None:

@@ -126,10 +126,8 @@ def run_encode(task: Task, workflow: Workflow) -> Measured:
 
 def _distinct(prepared: prepare.Prepared) -> int:
     """Captions that went through the text encoder: equal ones once a chunk."""
-    return sum(
-        len({caption for row in prepared.source.rows(chunk.start, chunk.stop) for caption in row.captions})
-        for chunk in prepared.plan
-    )
+    chunks = (prepared.source.rows(chunk.start, chunk.stop) for chunk in prepared.plan)
+    return sum(len({caption for row in rows if row.usable for caption in row.captions}) for rows in chunks)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Wanted:
         Raises:
             ConfigError: an unknown scheduler or part, or a number below 1.
         """
-        if min((*self.workers, self.repeats, self.threads, self.rows), default=0) < 1 or not self.schedulers:
+        if min((*self.workers, self.repeats, self.threads, self.rows)) < 1 or not self.schedulers:
             raise ConfigError("Workers, rows, repeats and threads are 1 or more, and it takes one scheduler at least.")
         found = []
         for part in self.parts:

@@ -15,9 +15,10 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 TIMEOUT = 600.0
 """Seconds that the pool may take to load."""
 
+T = TypeVar("T")
+R = TypeVar("R")
 Result = tuple[bool, int, dict[str, Any], dict[str, float], int, int]
 """accepted, captions, arrays, seconds by stage, peak bytes of the process, its torch threads."""
 
@@ -187,7 +190,6 @@ def run_naive(task: Task, workflow: Workflow, clock: Callable[[], float] = time.
     rows = source.info().rows
     require_plain(workflow, task.part)
     meter = Meter()
-    results: list[Result] = []
     context = multiprocessing.get_context("spawn")
     with deaf_children():
         pool = context.Pool(task.workers, _load, (workflow, task.part, str(marks)))
@@ -195,8 +197,7 @@ def run_naive(task: Task, workflow: Workflow, clock: Callable[[], float] = time.
         _await(marks, task.workers, [process.pid for process in pool._pool])  # type: ignore[attr-defined]
         loaded = clock()
         meter.start()
-        for result in pool.imap_unordered(_encode, _rows(source, rows)):
-            results.append(result)
+        results = gather(pool, _encode, _rows(source, rows), rows)
         last = clock()
         meter.mark()
         written = _write(folder / "naive.pickle", results)
@@ -233,6 +234,26 @@ def run_naive(task: Task, workflow: Workflow, clock: Callable[[], float] = time.
 def _rows(source: Source, rows: int) -> Iterator[Row]:
     for start in range(0, rows, 1024):
         yield from source.rows(start, min(rows, start + 1024))
+
+
+def gather(pool: Pool, function: Callable[[T], R], items: Iterable[T], count: int) -> list[R]:
+    """The pool's results in the order in which they come.
+
+    Raises:
+        ExecutorError: a process was killed. The pool would start another, and wait for ever for what went down with it.
+    """
+    crew = list(pool._pool)  # type: ignore[attr-defined]
+    coming, results = pool.imap_unordered(function, items), list[R]()
+    while len(results) < count:
+        try:
+            results.append(coming.next(timeout=1))
+        except multiprocessing.TimeoutError:
+            if not all(process.is_alive() for process in crew):
+                raise ExecutorError(
+                    f"A process of the naive pool was killed after {len(results)} of {count} rows; memory is the usual "
+                    "cause. What was measured before stands; ask for fewer --workers."
+                ) from None
+    return results
 
 
 def _await(marks: Path, workers: int, pids: Sequence[int]) -> None:

@@ -82,14 +82,19 @@ def bench_read(
     """
     chosen = {name: shape_named(name) for name in shapes}
     cells: list[Cell] = []
-    for name, shape in chosen.items():
-        with tempfile.TemporaryDirectory(dir=place, prefix="daskt2i-bench-") as there:
-            folder = RunFolder(there)
-            write_random(folder, shape)
-            for origin, threads, window in itertools.product(origins, readers, windows):
-                cell = _cell(folder, name, shape, origin, threads, window, repeats)
-                tell(f"{name} from {origin}, {threads} readers, window {window}: {cell.values['rate']:,.0f} samples/s")
-                cells.append(cell)
+    complete = True
+    try:
+        for name, shape in chosen.items():
+            with tempfile.TemporaryDirectory(dir=place, prefix="daskt2i-bench-") as there:
+                folder = RunFolder(there)
+                write_random(folder, shape)
+                for origin, threads, window in itertools.product(origins, readers, windows):
+                    cell = _cell(folder, name, shape, origin, threads, window, repeats)
+                    rate = f"{cell.values['rate']:,.0f} samples/s"
+                    tell(f"{name} from {origin}, {threads} readers, window {window}: {rate}")
+                    cells.append(cell)
+    except KeyboardInterrupt:
+        complete = False
     return Report(
         name="bench-read",
         title="Training samples out of a latent store, one process",
@@ -99,6 +104,7 @@ def bench_read(
         facts={"batch": BATCH, "repeats": repeats},
         notes=("Stores of random numbers; a sample is one image's latents and one of its captions.",),
         plots=tuple(_plots(cells, readers, windows)),
+        complete=complete,
     )
 
 

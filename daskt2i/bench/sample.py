@@ -69,31 +69,35 @@ def bench_sample(
     load = time.perf_counter() - begun
     cells: list[Cell] = []
     size = (0, 0)
-    for count, batch in itertools.product(steps, batches):
-        look = Look(count, guidance, sampler, batch)
-        wishes = [Wish(prompts[n % len(prompts)], n) for n in range(batch)]
-        took = []
-        for number in range(repeats + 1):
-            begun = time.perf_counter()
-            pictures = list(painter.paint(wishes, look))
-            if number:
-                took.append((time.perf_counter() - begun) / batch)
-            size = (pictures[0].pixels.shape[1], pictures[0].pixels.shape[0])
-        middle, low, high = spread(took)
-        tell(f"{count} steps, {batch} at once: {middle:.3g} s per picture")
-        cells.append(
-            Cell(
-                {
-                    "steps": count,
-                    "batch": batch,
-                    "seconds": middle,
-                    "seconds_low": low,
-                    "seconds_high": high,
-                    "rate": 1 / middle,
-                    "step_seconds": middle / count,
-                }
+    complete = True
+    try:
+        for count, batch in itertools.product(steps, batches):
+            look = Look(count, guidance, sampler, batch)
+            wishes = [Wish(prompts[n % len(prompts)], n) for n in range(batch)]
+            took = []
+            for number in range(repeats + 1):
+                begun = time.perf_counter()
+                pictures = list(painter.paint(wishes, look))
+                if number:
+                    took.append((time.perf_counter() - begun) / batch)
+                size = (pictures[0].pixels.shape[1], pictures[0].pixels.shape[0])
+            middle, low, high = spread(took)
+            tell(f"{count} steps, {batch} at once: {middle:.3g} s per picture")
+            cells.append(
+                Cell(
+                    {
+                        "steps": count,
+                        "batch": batch,
+                        "seconds": middle,
+                        "seconds_low": low,
+                        "seconds_high": high,
+                        "rate": 1 / middle,
+                        "step_seconds": middle / count,
+                    }
+                )
             )
-        )
+    except KeyboardInterrupt:
+        complete = False
     return Report(
         name="bench-sample",
         title=f"Pictures of {size[0]} x {size[1]} pixels by steps and batch",
@@ -110,6 +114,7 @@ def bench_sample(
         },
         notes=("Guidance above 1 runs the denoiser twice for each step.",),
         plots=tuple(_plots(cells, steps, batches)),
+        complete=complete,
     )
 
 

@@ -46,7 +46,7 @@ COLUMNS = (
     Column("forward", "share", group="shares of a step"),
     Column("backward", "share", group="shares of a step", meaning="With what of the exchange runs beside it."),
     Column("exchange", "share", "all-reduce", group="shares of a step", meaning="From the last sent to all back."),
-    Column("optimiser", "share", group="shares of a step"),
+    Column("optimiser", "share", group="shares of a step", meaning="With Muon the sum of updates over the ranks too."),
     Column("rest", "share", group="shares of a step"),
 )
 
@@ -111,6 +111,7 @@ def bench_train(
         )
     if steps < 2:
         raise ConfigError("bench train needs 2 steps at least, for the first does not count. Nothing was started.")
+    ways.cache_bytes()
     cores = this_machine().cores
     if threads is None:
         threads = max(1, cores // max(ranks))
@@ -119,20 +120,33 @@ def bench_train(
         folder = RunFolder(there)
         write_random(folder, made)
         job = _job(folder, train.model_copy(update={"steps": steps, "heldout": 0}), ways)
-        for count in ranks:
-            cells.append(_cell(folder, job, count, threads, repeats, hands, cores, cells[0] if cells else None, tell))
+        complete = True
+        try:
+            for count in ranks:
+                base = cells[0] if cells else None
+                cells.append(_cell(folder, job, count, threads, repeats, hands, cores, base, tell))
+        except KeyboardInterrupt:
+            complete = False
     return Report(
         name="bench-train",
         title=f"Training by ranks: {steps} steps of {train.batch} samples, store {shape}",
         command=command,
         columns=COLUMNS,
         cells=tuple(cells),
-        facts={"steps": steps, "batch": train.batch, "repeats": repeats, "preset": train.model.preset or "none"},
+        facts={
+            "steps": steps,
+            "batch": train.batch,
+            "optimiser": train.optimiser,
+            "precision": ways.precision,
+            "repeats": repeats,
+            "preset": train.model.preset or "none",
+        },
         notes=(
             "all-reduce is what the exchange of gradients costs: from the last gradients sent to those of all ranks "
             "back, waiting for a slower rank included. What of it runs beside the backward pass is in backward.",
         ),
         plots=tuple(_plots([cell for cell in cells if "rate" in cell.values])),
+        complete=complete,
     )
 
 
@@ -158,8 +172,6 @@ def trial(folder: RunFolder, job: Job, ranks: int, threads: int, hands: Hands) -
 
 
 def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> Job:
-    from dask.utils import parse_bytes
-
     quiet = {"checkpoint_every": train.steps, "grid_every": 0, "time_exchange": True, "attempts": 1}
     plain: dict[str, Any] = json.loads(train.model_dump_json(by_alias=True))
     launched: dict[str, Any] = json.loads(ways.model_copy(update=quiet).model_dump_json(by_alias=True))
@@ -170,7 +182,7 @@ def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> Job:
         train=plain,
         launch=launched,
         identity={"store": MARK, "train": plain},
-        cache_bytes=int(parse_bytes(ways.cache)),
+        cache_bytes=ways.cache_bytes(),
         vae={"class": f"{fakes}.FakeImageEncoder"},
         text={"class": f"{fakes}.FakeTextEncoder"},
         sample={},

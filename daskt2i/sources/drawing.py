@@ -28,7 +28,7 @@ Rgb = tuple[int, int, int]
 VERSION = 1
 """Raise it when any scene, caption or pixel changes; it is part of what identifies the data."""
 
-CLOSE_VERSION = 2
+CLOSE_VERSION = 3
 """The same for scenes of one shape each."""
 
 COLOURS: dict[str, Rgb] = {
