@@ -91,14 +91,12 @@ class _ChunkRun:
             with self._timed("wait"):
                 head = next(readings)  # a network that is away shows before captions cost time
             readings = itertools.chain([head], readings)
-            if isinstance(head.outcome, Rejection) and head.outcome.reason is Reason.MISSING_FILE:
-                records = self._encode_images(models, arrays, readings)
-                self._require_images()
+            away = isinstance(head.outcome, Rejection) and head.outcome.reason is Reason.MISSING_FILE
+            unusable = set() if away else self._encode_texts(models, arrays)  # while the next pictures are read
+            records = self._encode_images(models, arrays, readings)
+            self._require_images()
+            if away:  # of this one alone, as it turned out
                 unusable = self._encode_texts(models, arrays)
-            else:
-                unusable = self._encode_texts(models, arrays)  # while the next pictures are read
-                records = self._encode_images(models, arrays, readings)
-                self._require_images()
         self._reject_texts(records, unusable)
         self._lay_rows(models, arrays, records)
         with self._timed("write"):

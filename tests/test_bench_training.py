@@ -132,8 +132,11 @@ def test_ctrl_c_leaves_what_was_measured(monkeypatch: pytest.MonkeyPatch, tiny: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cache_that_is_no_size_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_cache_that_is_no_size_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workflow = tiny_workflow("launch.cache=much")
+    monkeypatch.setattr(train, "write_random", lambda *given: pytest.fail("a store was written"))
     with pytest.raises(ConfigError, match=r"launch\.cache is 'much'; give a size such as 512 MiB"):
         train.bench_train([1], workflow.train, workflow.launch, place=str(tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
 
-from daskt2i import optimise
+from daskt2i import optimise, terminal_training
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.errors import ConfigError, FingerprintMismatch, NotFinite, StoreError, StoreFull
 from daskt2i.folder import RunFolder
@@ -234,6 +234,16 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     interrupted(tmp_path, 6)
     with pytest.raises(StoreError, match=r"step 4 .* is of another model"):
         fit(tmp_path, Wider())
+
+
+def test_means_that_never_forget_are_refused() -> None:
+    with pytest.raises(ValueError, match="less than 1"):
+        settings(betas=[0.9, 1.0])
+
+
+def test_a_plan_says_when_the_rate_never_reaches_its_peak() -> None:
+    assert terminal_training._rate(settings()) == "0.01 after 3 steps, then down a cosine"
+    assert "rising all the time" in terminal_training._rate(settings(warmup=STEPS))
 
 
 def test_a_checkpoint_from_before_a_setting_came_is_gone_on_from(calm: Path, tmp_path: Path) -> None:
