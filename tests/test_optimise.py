@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ def test_what_it_tells_is_enough_for_a_progress_bar(told: Told, tmp_path: Path) 
     assert [event["step"] for event in told if event["kind"] == "checkpoint"] == [4, 8, 12]
     assert told[-1]["kind"] == "done"
     assert told[-1]["samples_per_second"] == last["samples_per_second"]
+
+
+def test_the_first_step_counts_for_no_rate(told: Told, tmp_path: Path) -> None:
+    class Slow(Toy):
+        def batches(self, position: int) -> Iterator[Any]:
+            time.sleep(1.0)
+            yield from super().batches(position)
+
+    fit(tmp_path, Slow())
+    assert [event for event in told if event["kind"] == "step"][-1]["shares"]["waiting"] < 0.5
 
 
 def test_held_out_rows_are_looked_at_under_the_moving_average_and_nothing_is_learned(tmp_path: Path) -> None:

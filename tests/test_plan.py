@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daskt2i.errors import PlanError
-from daskt2i.plan import GIB, MIB, Cost, Crew, Plan, choose_batch, cost, crew
+from daskt2i.plan import GIB, MIB, Cost, Crew, Plan, array_bytes, choose_batch, cost, crew
 from daskt2i.types import ArraySpec, Chunk, EncoderInfo, SourceInfo
 
 TRAIN2014_IMAGES = 82_783
@@ -227,3 +227,12 @@ def test_workers_that_cannot_fit_are_refused_with_what_would(asked: dict[str, An
 
 def test_a_crew_can_be_shown() -> None:
     assert isinstance(crew(cores=2, memory=8 * GIB, worker_memory=GIB, chunks=4), Crew)
+
+
+def test_states_laid_out_and_arrays_compressed_are_never_in_memory_together() -> None:
+    def info(*sizes: int) -> EncoderInfo:
+        arrays = tuple(ArraySpec(f"a{size}", ("x",), (size,), "uint8", 0) for size in sizes)
+        return EncoderInfo(arrays, "none", {}, False, 0, 0)
+
+    assert array_bytes(info(1), info(10, 20), slots=3) == 1 + 90 + 91  # all are compressed at once
+    assert array_bytes(info(*range(50, 56)), info(1), slots=1) == 316 + (52 + 53 + 54 + 55)
