@@ -170,11 +170,13 @@ class DaskHands:
     def places(self, wanted: int) -> list[Place]:
         """See `Hands.places`."""
         deadline = monotonic() + self.worker_seconds
+        silent: dict[str, threading.Thread] = {}  # a frozen worker is not asked again before it has answered
         while True:
             if self.client.status != "running":
                 raise no_scheduler()
             there = sorted(address for address, info in self._workers().items() if info["status"] == "running")
-            described = _ask(self.client, _describe, there)
+            described = _ask(self.client, _describe, [a for a in there if a not in silent], silent=silent)
+            silent = {address: thread for address, thread in silent.items() if thread.is_alive()}
             found = [Place(a, get_address_host(a), gpus, cores, ident) for a, (ident, gpus, cores) in described.items()]
             if len(found) >= wanted or monotonic() > deadline:
                 return found
@@ -335,8 +337,18 @@ def _loads() -> int:
     return 0 if cache is None else len(cache.loads())
 
 
-def _ask(client: Client, function: Callable[..., Any], addresses: Sequence[str], *arguments: Any) -> dict[str, Any]:
-    """Call a function on these workers' event loops, side by side. Those that do not answer in time are left out."""
+def _ask(
+    client: Client,
+    function: Callable[..., Any],
+    addresses: Sequence[str],
+    *arguments: Any,
+    silent: dict[str, threading.Thread] | None = None,
+) -> dict[str, Any]:
+    """Call a function on these workers' event loops, side by side. Those that do not answer in time are left out.
+
+    Args:
+        silent: takes the threads that still wait for an answer.
+    """
     answers: dict[str, Any] = {}
 
     def ask(address: str) -> None:
@@ -345,10 +357,12 @@ def _ask(client: Client, function: Callable[..., Any], addresses: Sequence[str],
             if not isinstance(found[address], BaseException):
                 answers[address] = found[address]
 
-    threads = [threading.Thread(target=ask, args=(address,), daemon=True) for address in addresses]
-    for thread in threads:
+    threads = {address: threading.Thread(target=ask, args=(address,), daemon=True) for address in addresses}
+    for thread in threads.values():
         thread.start()
     deadline = monotonic() + _ASK_SECONDS
-    for thread in threads:
+    for thread in threads.values():
         thread.join(max(0.0, deadline - monotonic()))
+    if silent is not None:
+        silent.update(threads)
     return {address: answers[address] for address in addresses if address in answers}

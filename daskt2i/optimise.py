@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -22,6 +23,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from daskt2i import rank as ranks
 from daskt2i.checkpoint import Checkpoint, Checkpoints
@@ -57,13 +60,10 @@ class Task(Protocol):
         """The model that is fitted, on the device, the same on every rank."""
 
     def batches(self, position: int) -> Iterator[Any]:
-        """This rank's part of each batch, from a stream position on, without end."""
+        """This rank's part of each batch, from a stream position on, without end. A batch has a length and slices."""
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over this rank's part, and figures to log. `model` is what `build` made, perhaps wrapped."""
-
-    def parts(self, batch: Any, count: int) -> list[tuple[Any, float]]:
-        """A rank's part of a batch cut into `count`, each with its share of the samples."""
 
     def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
         """Over this rank's share of the held-out rows: sum of losses, how many, and sums of other figures."""
@@ -93,6 +93,12 @@ def rate(settings: OptimiserSettings, step: int) -> float:
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
     low = settings.final_rate
     return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def cut(batch: Any, count: int) -> list[tuple[Any, float]]:
+    """A rank's batch in `count` parts as equal as can be, none of them empty, each with its share of the samples."""
+    edges = np.linspace(0, len(batch), min(count, len(batch)) + 1).round().astype(int)
+    return [(batch[a:b], (b - a) / len(batch)) for a, b in itertools.pairwise(edges)]
 
 
 def optimise(
@@ -277,7 +283,7 @@ class _Run:
 
         # Whatever draws inside the model draws the same after a resume; ranks draw differently.
         torch.manual_seed(_seed(self.settings.seed, self.step, self.me.rank))
-        parts = self.task.parts(batch, self.launch.accumulate)
+        parts = cut(batch, self.launch.accumulate)
         return self.learner.learn(parts, self.task.loss, rate(self.settings, self.step))
 
     def _settle(self, pending: list[tuple[int, Tensor, dict[str, Tensor]]]) -> dict[str, float]:

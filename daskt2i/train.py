@@ -98,12 +98,6 @@ class Denoiser:
         """This rank's part of each batch from there on."""
         return self.dataset.batches(position)
 
-    def parts(self, batch: Batch, count: int) -> list[tuple[Batch, float]]:
-        """Rows of a batch in `count` parts, as equal as can be."""
-        rows = len(batch.latents)
-        edges = np.linspace(0, rows, min(count, rows) + 1).round().astype(int)
-        return [(batch[a:b], (b - a) / rows) for a, b in itertools.pairwise(edges)]
-
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean weighted squared error of what the denoiser says."""
         return self._losses(model, batch).mean(), {}

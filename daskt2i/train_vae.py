@@ -8,7 +8,6 @@ starting ranks (`launch`).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -129,11 +128,6 @@ class Autoencoder:
     def batches(self, position: int) -> Iterator[PictureBatch]:
         """This rank's part of each batch from there on."""
         return self.pictures.batches(position)
-
-    def parts(self, batch: PictureBatch, count: int) -> list[tuple[PictureBatch, float]]:
-        """Pictures of a batch in `count` parts, as equal as can be."""
-        edges = np.linspace(0, len(batch), min(count, len(batch)) + 1).round().astype(int)
-        return [(batch[a:b], (b - a) / len(batch)) for a, b in itertools.pairwise(edges)]
 
     def loss(self, model: nn.Module, batch: PictureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of the weighted terms over this rank's part, and each term by itself.

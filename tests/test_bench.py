@@ -37,8 +37,10 @@ from daskt2i.bench.scaling import make_report
 from daskt2i.bench.scheduler import Asked as Simulation
 from daskt2i.bench.scheduler import SchedulerBench, growth
 from daskt2i.config import load_workflow
-from daskt2i.errors import ConfigError, ExecutorError
+from daskt2i.errors import ConfigError, ExecutorError, Reason
 from daskt2i.folder import RunFolder
+from daskt2i.sources.fake import FakeSource
+from daskt2i.types import Row
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -330,9 +332,17 @@ def test_a_child_that_fails_tells_its_sentence(tmp_path: Path) -> None:
         perform(Task("encode", workflow, str(tmp_path / "run"), "both", "nowhere", workers=1))
 
 
+class Unsafe(FakeSource):
+    """Row 1 has captions, which nobody encodes: its name is refused."""
+
+    def rows(self, start: int, stop: int) -> list[Row]:
+        return [replace(row, reason=Reason.UNSAFE_PATH) if row.index == 1 else row for row in super().rows(start, stop)]
+
+
 @pytest.mark.parametrize("part", ["vae", "text", "both"])
-def test_each_part_is_encoded_and_counted(tmp_path: Path, part: Any) -> None:
-    workflow = with_rows(fake_settings(rows=6, rows_per_chunk=4, source={"uncaptioned": [1]}, gate_rows=1), 8, part)
+@pytest.mark.parametrize("source", [{"uncaptioned": [1]}, {"class": "test_bench.Unsafe"}])
+def test_each_part_is_encoded_and_counted(tmp_path: Path, part: Any, source: dict[str, Any]) -> None:
+    workflow = with_rows(fake_settings(rows=6, rows_per_chunk=4, source=source, gate_rows=1), 8, part)
     task = Task("encode", workflow.to_yaml(), str(tmp_path / "run"), part, "serial", begun=time.time())
     found = run_encode(task, workflow)
     assert (found.rows, found.accepted, found.rejected) == (8, 6, 2)

@@ -20,6 +20,7 @@ from daskt2i.dataset import LatentDataset
 from daskt2i.errors import ConfigError, ModelMissing, RankLost, StoreError
 from daskt2i.folder import RunFolder
 from daskt2i.learner import Learner
+from daskt2i.optimise import cut
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> 
         ]
         batch = next(task.batches(0))
         for learner in learners:
-            learner.learn(task.parts(batch, 2), task.loss, 0.01)
+            learner.learn(cut(batch, 2), task.loss, 0.01)
         plain, timed = learners
         assert set(plain.seconds) == {"forward", "backward", "optimiser"}
         assert set(timed.seconds) == {*plain.seconds, "exchange"}
@@ -245,6 +246,27 @@ def test_pictures_are_timed_by_steps_and_batch(monkeypatch: pytest.MonkeyPatch, 
         assert cell.values["step_seconds"] == pytest.approx(cell.values["seconds"] / cell.values["steps"])
     assert "16 x 8" in report.title
     assert [plot.name for plot in report.plots] == ["seconds-by-steps", "seconds-by-batch"]
+
+
+@pytest.mark.parametrize("finished", [0, 3])
+def test_ctrl_c_leaves_the_pictures_that_were_timed(
+    finished: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Interrupted(Painter):
+        def paint(self, wishes: Any, look: Any) -> Any:
+            if len(Painter.asked) == 2 * finished:  # each cell: one to warm up, one that counts
+                raise KeyboardInterrupt
+            yield from super().paint(wishes, look)
+
+    monkeypatch.setattr(sample, "Painter", Interrupted)
+    (tmp_path / "model_index.json").write_text("{}")
+    report = sample.bench_sample(tmp_path, [2, 4], [1, 3], repeats=1)
+    assert not report.complete
+    assert [(cell.values["steps"], cell.values["batch"]) for cell in report.cells] == [(2, 1), (2, 3), (4, 1)][
+        :finished
+    ]
+    assert ("16 x 8" in report.title) == bool(finished)
+    assert "0 x 0" not in report.title
 
 
 def test_without_a_pipeline_nothing_is_measured(tmp_path: Path) -> None:

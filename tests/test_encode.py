@@ -55,7 +55,7 @@ def workflow(tmp_path: Path, dataset: dict[str, Any] | None = None, run: dict[st
             "rows_per_chunk": 4,
             **(dataset or {}),
         },
-        "run": {"retries": 0, **(run or {})},
+        "run": {"device": "cpu", "retries": 0, **(run or {})},
     }
     tmp_path.mkdir(exist_ok=True, parents=True)
     path = tmp_path / "fake.yaml"

@@ -62,6 +62,7 @@ def write_workflow(folder: Path, seconds: float, chunks: int = CHUNKS) -> Path:
             "precision": "fp32",
             "rows_per_chunk": ROWS_PER_CHUNK,
         },
+        "run": {"device": "cpu"},  # no process asks torch, which takes seconds to import
     }
     path = folder / "faults.yaml"
     path.write_text(json.dumps(settings))

@@ -136,6 +136,16 @@ def test_a_task_that_cannot_draw_is_not_asked_to(calm: Path, tmp_path: Path) -> 
     assert losses(tmp_path) == losses(calm)
 
 
+@pytest.mark.parametrize(
+    ("rows", "count", "sizes"), [(8, 1, [8]), (8, 3, [3, 2, 3]), (3, 8, [1, 1, 1]), (10, 4, [2, 3, 3, 2])]
+)
+def test_a_batch_is_cut_into_parts_as_equal_as_can_be(rows: int, count: int, sizes: list[int]) -> None:
+    found = optimise.cut(list(range(rows)), count)
+    assert [len(part) for part, _ in found] == sizes
+    assert [row for part, _ in found for row in part] == list(range(rows))
+    assert [share for _, share in found] == [size / rows for size in sizes]
+
+
 @pytest.mark.parametrize("count", [2, 8])
 def test_a_batch_in_parts_gives_the_losses_of_a_whole_one(count: int, calm: Path, tmp_path: Path) -> None:
     fit(tmp_path, accumulate=count)

@@ -93,7 +93,7 @@ def test_source_and_store_on_s3_give_the_arrays_of_a_local_run(s3: Any, tmp_path
         "precision": "fp32",
         "rows_per_chunk": 4,
     }
-    workflow.write_text(json.dumps({"name": "s3", "dataset": dataset}))
+    workflow.write_text(json.dumps({"name": "s3", "dataset": dataset, "run": {"device": "cpu"}}))
     encode = ("encode", "-w", str(workflow), "-o", "s3://bucket/run")
     summary = apart(*encode, "-s", "local:2")
     assert (summary["accepted"], summary["rejected"]) == (ROWS, {"missing-file": 1})

@@ -68,7 +68,7 @@ def bench_sample(
     painter = Painter(place, device, threads)
     load = time.perf_counter() - begun
     cells: list[Cell] = []
-    size = (0, 0)
+    size = ""
     complete = True
     try:
         for count, batch in itertools.product(steps, batches):
@@ -80,7 +80,7 @@ def bench_sample(
                 pictures = list(painter.paint(wishes, look))
                 if number:
                     took.append((time.perf_counter() - begun) / batch)
-                size = (pictures[0].pixels.shape[1], pictures[0].pixels.shape[0])
+                size = " of {1} x {0} pixels".format(*pictures[0].pixels.shape)
             middle, low, high = spread(took)
             tell(f"{count} steps, {batch} at once: {middle:.3g} s per picture")
             cells.append(
@@ -100,7 +100,7 @@ def bench_sample(
         complete = False
     return Report(
         name="bench-sample",
-        title=f"Pictures of {size[0]} x {size[1]} pixels by steps and batch",
+        title=f"Pictures{size} by steps and batch",
         command=command,
         columns=COLUMNS,
         cells=tuple(cells),

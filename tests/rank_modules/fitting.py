@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,21 @@ from daskt2i.settings import LaunchSettings, OptimiserSettings
 
 STEPS, BATCH = 12, 8
 IDENTITY = {"train": {"seed": 0, "learning_rate": 0.01}}
-Batch = tuple[Any, Any, str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors `float32[b, 3, 6, 6]`, and what is wrong with them."""
+
+    pixels: Any
+    target: Any
+    what: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, part: slice) -> Batch:
+        return Batch(self.pixels[part], self.target[part], self.what)
 
 
 class Toy:
@@ -65,18 +80,12 @@ class Toy:
         pixels = np.stack([np.random.default_rng(row).standard_normal((3, 6, 6), np.float32) for row in rows])
         target = np.roll(pixels, 1, axis=2) * np.float32("nan" if what == "loss" else 0.5)
         inputs = torch.from_numpy(pixels).to(memory_format=torch.channels_last)
-        return inputs.to(self.device), torch.from_numpy(target).to(self.device), what
-
-    def parts(self, batch: Batch, count: int) -> list[tuple[Batch, float]]:
-        size = len(batch[0]) // count
-        cuts = range(0, len(batch[0]), size)
-        return [((batch[0][i : i + size], batch[1][i : i + size], batch[2]), 1 / count) for i in cuts]
+        return Batch(inputs.to(self.device), torch.from_numpy(target).to(self.device), what)
 
     def loss(self, model: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
-        pixels, target, what = batch
-        made = model(pixels).float()
-        loss = (made - target).square().mean()
-        if what == "gradient":
+        made = model(batch.pixels).float()
+        loss = (made - batch.target).square().mean()
+        if batch.what == "gradient":
             loss = loss + (made * 0).sum().sqrt()  # nothing is added, with an infinite slope
         return loss, {"mean": made.detach().mean()}
 
