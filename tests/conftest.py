@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 
+from daskt2i.machine import this_machine
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+# Several processes share the cores. OpenMP's threads spin while they wait for each other, unless told to sleep: with one
+# other busy process beside them, 18 s became 2 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell that starts us in the background has us ignore Ctrl-C, and whom we start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LONGEST = ("coco_mini", "executors", "faults", "model_commands", "train", "encode", "bench", "command_line", "s3")
+"""Files of a minute and more, in this order: begun last, one of them would have a process to itself at the end."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: much of a test is waiting, for processes to start and to end."""
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or this_machine().cores + 1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -56,8 +73,6 @@ def hostile() -> Path:
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 scenes, encoded and trained on for three steps: all the files of a run, and no skill. Do not change it."""
-    import os
-
     from trained_runs import encoded, trained
 
     os.environ["HF_HUB_OFFLINE"] = "1"

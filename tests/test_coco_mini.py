@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,23 @@ def run(data: Path, out: Path, scheduler: str, *sets: str) -> Summary:
     return encode(prepared, open_executor(chosen, crew_for(chosen, prepared)))
 
 
+def first(rows: int, data: Path, folder: Path) -> Path:
+    """The first rows of a data set, as a data set."""
+    listed = json.loads((data / "captions.json").read_text(encoding="utf-8"))
+    images = listed["images"][:rows]
+    kept = {image["id"] for image in images}
+    annotations = [annotation for annotation in listed["annotations"] if annotation["image_id"] in kept]
+    folder.mkdir()
+    (folder / "images").symlink_to((data / "images").resolve())
+    (folder / "captions.json").write_text(json.dumps({**listed, "images": images, "annotations": annotations}))
+    return folder
+
+
+def beginning(rows: int, whole: dict[str, Any]) -> dict[str, Any]:
+    """The first rows of arrays of 80; the empty prompt's have none."""
+    return {name: values[:rows] if len(values) == 80 else values for name, values in whole.items()}
+
+
 @pytest.fixture(scope="module")
 def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"folder": tmp_path_factory.mktemp("coco-mini")}
@@ -72,20 +90,20 @@ def test_all_rows_and_captions_arrive_exactly_as_they_are_in_the_file(coco_mini:
         assert np.isfinite(found["latent_mean"][row]).all()
 
 
-@pytest.mark.parametrize("scheduler", ["serial", "multiprocessing:2", "joblib:2", "local:1", "local:2"])
+@pytest.mark.parametrize("scheduler", ["serial", "multiprocessing:2", "joblib:2", "local:2"])
 def test_every_executor_gives_the_same_bits_in_fp32(
     scheduler: str, coco_mini: Path, reference: Path, tmp_path: Path
 ) -> None:
-    summary = run(coco_mini, tmp_path / "out", scheduler)
-    assert (summary.accepted, summary.captions) == (80, 400)
-    assert_same(arrays(tmp_path / "out"), arrays(reference))
+    summary = run(first(48, coco_mini, tmp_path / "data"), tmp_path / "out", scheduler)
+    assert (summary.accepted, summary.captions) == (48, 240)
+    assert_same(arrays(tmp_path / "out"), beginning(48, arrays(reference)))
     loads: dict[str, Any] = {r.worker: r.loads for r in Receipts(RunFolder(tmp_path / "out")).read()}
     loads.pop(process_name(), None)  # this process has run other tests
     assert all(counts == {"image": 1, "text": 1} for counts in loads.values())
 
 
 def test_a_resumed_run_gives_the_same_bits(coco_mini: Path, reference: Path, tmp_path: Path) -> None:
-    run(coco_mini, tmp_path / "out", "serial")
+    shutil.copytree(reference, tmp_path / "out")
     for chunk in (0, 3):
         Receipts(RunFolder(tmp_path / "out")).delete(chunk)
     assert run(coco_mini, tmp_path / "out", "multiprocessing:2").done == 2
@@ -93,9 +111,13 @@ def test_a_resumed_run_gives_the_same_bits(coco_mini: Path, reference: Path, tmp
 
 
 def test_bf16_stays_within_two_percent_of_fp32(coco_mini: Path, reference: Path, tmp_path: Path) -> None:
-    """Of the range of each array, for 99 % of its values; bf16 has 8 bits of mantissa (2^-8 = 0.4 %)."""
-    run(coco_mini, tmp_path / "out", "serial", "dataset.precision=bf16")
-    rough, fine = arrays(tmp_path / "out"), arrays(reference)
+    """Of the range of each array, for 99 % of its values; bf16 has 8 bits of mantissa (2^-8 = 0.4 %).
+
+    Of a few rows: a processor without bf16 takes several times as long for it.
+    """
+    data = first(16, coco_mini, tmp_path / "data")
+    assert run(data, tmp_path / "out", "serial", "dataset.precision=bf16").accepted == 16
+    rough, fine = arrays(tmp_path / "out"), beginning(16, arrays(reference))
     for name in ("latent_mean", "text_states"):
         span = float(np.ptp(fine[name].astype(np.float32)))
         error = np.abs(rough[name].astype(np.float32) - fine[name].astype(np.float32))

@@ -22,7 +22,7 @@ import zarr
 from daskt2i.folder import RunFolder
 from daskt2i.receipts import Receipts
 
-CHUNKS = 48
+CHUNKS = 32
 ROWS_PER_CHUNK = 4
 
 
@@ -140,7 +140,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return arrays(folder / "out")
 
 
-@pytest.mark.parametrize(("deaths", "seconds"), [(6, 0.12), pytest.param(20, 0.25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("deaths", "seconds"), [(5, 0.12), pytest.param(20, 0.4, marks=pytest.mark.slow)])
 def test_killed_workers_lose_no_row(deaths: int, seconds: float, tmp_path: Path, calm: dict[str, Any]) -> None:
     out, dice, kills = tmp_path / "out", random.Random(7), 0
     driver = encode(write_workflow(tmp_path, seconds), out, "local:2")

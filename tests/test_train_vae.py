@@ -25,6 +25,7 @@ from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceEr
 from daskt2i.folder import RunFolder
 from daskt2i.images import Limits
 from daskt2i.metrics import read_metrics
+from daskt2i.optimise import cut
 from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source
 from daskt2i.settings import LaunchSettings, VaeSettings
@@ -484,7 +485,7 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(p.grad, mean, rtol=1e-4, atol=1e-6)
     # Parts for accumulation are the batch as well.
     module.zero_grad()
-    parts = alone.parts(batch, 3)
+    parts = cut(batch, 3)
     assert sum(share for _, share in parts) == pytest.approx(1)
     for piece, share in parts:
         (alone.loss(module, piece)[0] * share).backward()
