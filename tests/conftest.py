@@ -13,8 +13,8 @@ from daskt2i.machine import this_machine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-# Several processes share the cores. OpenMP's threads spin while they wait for each other, unless told to sleep: with one
-# other busy process beside them, 18 s became 2 s.
+# Several processes share the cores. OpenMP's threads spin while they wait for each other, unless told to sleep: with
+# one other busy process beside them, 18 s became 2 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell that starts us in the background has us ignore Ctrl-C, and whom we start inherits that.
