@@ -205,15 +205,16 @@ def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> 
             for timed in (False, True)
         ]
         batch = next(task.batches(0))
-        for learner in learners:
-            learner.learn(cut(batch, 2), task.loss, 0.01)
+        norms = [learner.learn(cut(batch, 2), task.loss, 0.01)[1]["norm"] for learner in learners]
         plain, timed = learners
         assert set(plain.seconds) == {"forward", "backward", "optimiser"}
         assert set(timed.seconds) == {*plain.seconds, "exchange"}
         assert timed.seconds["exchange"] > 0
         assert timed.seconds["backward"] > 0
+        # Not to the bit: this process, unlike a rank, may have begun its products without MKL_CBWR.
+        torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=0)
         for one, other in zip(plain.parameters, timed.parameters, strict=True):
-            assert torch.equal(one, other)
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
     finally:
         distributed.destroy_process_group()
 
