@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from daskt2i.machine import this_machine
 
@@ -71,11 +72,18 @@ def hostile() -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 scenes, encoded and trained on for three steps: all the files of a run, and no skill. Do not change it."""
+def demo_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """20 scenes, encoded and trained on for three steps: all the files of a run, and no skill. Do not change it.
+
+    Made once for all processes of the suite.
+    """
     from trained_runs import encoded, trained
 
     os.environ["HF_HUB_OFFLINE"] = "1"
-    out = tmp_path_factory.mktemp("demo") / "run"
-    trained(encoded(out), out)
-    return out
+    base = tmp_path_factory.getbasetemp()
+    place = (base if worker_id == "master" else base.parent) / "demo"
+    with FileLock(f"{place}.lock"):
+        if not (place / "made").exists():
+            trained(encoded(place / "run"), place / "run")
+            (place / "made").touch()
+    return place / "run"
