@@ -390,6 +390,26 @@ def test_a_frozen_worker_does_not_hold_up_the_others(tmp_path: Path) -> None:
         assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
 
 
+def test_a_frozen_worker_is_asked_once_and_counts_again_when_it_wakes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daskt2i.launch._ASK_SECONDS", 1.5)
+    hands = DaskHands(client, worker_seconds=3)
+
+    def asking() -> int:
+        return sum(thread.name.endswith("(ask)") for thread in threading.enumerate())
+
+    frozen = min(client.run(os.getpid).values())
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        assert len(hands.places(2)) == 1
+        assert asking() == 1
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    wait_for(lambda: not asking(), 15)
+    assert len(hands.places(2)) == 2
+
+
 def test_all_workers_are_seen_while_the_client_looks_too(client: Client) -> None:
     """Its own look brings none of them, and must not be taken for an answer: all ranks would be lost."""
     with (
