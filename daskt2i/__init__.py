@@ -3,8 +3,7 @@
     import daskt2i
     dataset = daskt2i.open_store("runs/demo")       # an xarray Dataset
 
-The command line is `python -m daskt2i.workflow`. From Python the same steps are `daskt2i.config.load_workflow`,
-`daskt2i.prepare.prepare`, `daskt2i.cluster.open_executor` and `daskt2i.encode.encode`.
+The command line is `python -m daskt2i.workflow`; the README shows the same steps from Python.
 """
 
 from __future__ import annotations

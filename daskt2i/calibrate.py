@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from daskt2i.component import Component
+from daskt2i.config.component import Component
 from daskt2i.errors import PlanError
 from daskt2i.estimate import Calibration
 from daskt2i.folder import RunFolder

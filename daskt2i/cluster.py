@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from daskt2i.config import find_file, read_yaml
+from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.errors import ConfigError, SchedulerError
 from daskt2i.machine import this_machine
 from daskt2i.plan import Crew, crew

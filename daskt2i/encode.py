@@ -18,7 +18,8 @@ from time import perf_counter, sleep
 from typing import Any
 
 from daskt2i import lock
-from daskt2i.component import Component
+from daskt2i.config.component import Component
+from daskt2i.config.settings import Workflow
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
 from daskt2i.estimate import Work
 from daskt2i.folder import MANIFEST, WORKFLOW, RunFolder
@@ -32,7 +33,6 @@ from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Su
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.reading import inputs_digest
 from daskt2i.receipts import Receipts
-from daskt2i.settings import Workflow
 from daskt2i.types import Chunk, Receipt
 from daskt2i.worker import encode_chunk
 

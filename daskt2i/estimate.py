@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from daskt2i.config.settings import InstanceSettings, PriceSettings
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION
-from daskt2i.settings import InstanceSettings, PriceSettings
 
 EXACT_CHUNKS = 50_000
 """Chunks up to which the queue is followed one by one; above, a last round that is not full is nothing."""

@@ -14,8 +14,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
-from daskt2i.settings import PriceSettings
 from daskt2i.terminal import crew_words, duration, facts, size
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from daskt2i.settings import OptimiserSettings
+from daskt2i.config.settings import OptimiserSettings
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.component import Component
+from daskt2i.config.component import Component
 from daskt2i.encoders import export
 from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ModelMissing

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from daskt2i import terminal
 from daskt2i.cluster import Scheduler, crew_for
+from daskt2i.config.settings import Workflow
 from daskt2i.encode import encode
 from daskt2i.errors import ConfigError, Stopped
 from daskt2i.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
@@ -31,7 +32,6 @@ from daskt2i.prepare import Prepared
 from daskt2i.progress import Summary
 from daskt2i.sample import draw, wishes_for, write
 from daskt2i.session import Session, crew_to_train
-from daskt2i.settings import Workflow
 from daskt2i.sheet import png, sheet
 from daskt2i.terminal_training import TrainProgress
 from daskt2i.training import Trained, ranks_for, train, train_vae

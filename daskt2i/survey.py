@@ -25,7 +25,7 @@ from daskt2i import images, likeness
 from daskt2i.captions.mentions import tokens_of
 from daskt2i.captions.people import read_tokens
 from daskt2i.captions.rules import Rules, compile_rules
-from daskt2i.component import Component
+from daskt2i.config.component import Component
 from daskt2i.errors import Daskt2iError, Reason, RowRejected
 from daskt2i.facts import schema
 from daskt2i.formats import open_image

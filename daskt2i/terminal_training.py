@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.evaluate import FIELDS, ClipScores, Fidelity
-from daskt2i.settings import LaunchSettings, OptimiserSettings
 from daskt2i.terminal import duration, facts
 from daskt2i.training import Trained
 

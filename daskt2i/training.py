@@ -16,7 +16,8 @@ from typing import Any
 from daskt2i import lock
 from daskt2i.attempt import Listener
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
-from daskt2i.config import differences
+from daskt2i.config.settings import LaunchSettings, Workflow, completed
+from daskt2i.config.workflow_file import differences
 from daskt2i.encode import without_secrets
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError, StoreMissing
 from daskt2i.folder import WORKFLOW, RunFolder
@@ -28,7 +29,6 @@ from daskt2i.pipeline import about as pipeline_about
 from daskt2i.prepare import with_source
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.selection import open_source
-from daskt2i.settings import LaunchSettings, Workflow, completed
 from daskt2i.train import Job as TrainJob
 from daskt2i.train_vae import PREFIX as VAE_PREFIX
 from daskt2i.train_vae import Job as VaeJob

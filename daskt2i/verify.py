@@ -16,7 +16,8 @@ import numpy as np
 import yaml
 
 from daskt2i import gates, images
-from daskt2i.config import load_defaults, parse_workflow
+from daskt2i.config.settings import Workflow
+from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
 from daskt2i.folder import WORKFLOW, RunFolder
 from daskt2i.latents import ZarrStore
@@ -24,7 +25,6 @@ from daskt2i.plan import Plan
 from daskt2i.protocols import ImageEncoder
 from daskt2i.receipts import Receipts
 from daskt2i.selection import open_source
-from daskt2i.settings import Workflow
 from daskt2i.types import Chunk, Receipt, Runtime
 
 SAMPLE_ROWS = 8

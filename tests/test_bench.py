@@ -36,7 +36,7 @@ from daskt2i.bench.runs import Asked, Ground, Runs
 from daskt2i.bench.scaling import make_report
 from daskt2i.bench.scheduler import Asked as Simulation
 from daskt2i.bench.scheduler import SchedulerBench, growth
-from daskt2i.config import load_workflow
+from daskt2i.config.workflow_file import load_workflow
 from daskt2i.errors import ConfigError, ExecutorError, Reason
 from daskt2i.folder import RunFolder
 from daskt2i.sources.fake import FakeSource

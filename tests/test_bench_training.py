@@ -302,7 +302,7 @@ def test_the_commands_write_their_reports(
 
 
 def test_the_day_of_a_price_table_is_a_day() -> None:
-    from daskt2i.settings import PriceSettings
+    from daskt2i.config.settings import PriceSettings
 
     given = {"currency": "EUR", "source": "x", "date": datetime.date(2026, 11, 25), "instances": [{"name": "a"}]}
     with pytest.raises(ValueError, match="per_hour"):

@@ -22,7 +22,7 @@ from workflows_for_tests import (
     write_workflow,
 )
 
-from daskt2i.config import differences, find_file, fingerprint, load_workflow, parse_workflow, shipped
+from daskt2i.config.workflow_file import differences, find_file, fingerprint, load_workflow, parse_workflow, shipped
 from daskt2i.errors import ConfigError
 from daskt2i.prepare import identity
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -61,7 +61,10 @@ def test_the_last_of_two_sets_wins(workflow: str) -> None:
 def test_environment_variables_and_files_of_dask_count(tmp_path: Path) -> None:
     workflow = write_workflow(tmp_path / "w.yaml")
     (tmp_path / "dask.yaml").write_text("daskt2i: {run: {readers: 6, text-batch: 4}}")
-    code = f"from daskt2i.config import load_workflow as l; r = l({str(workflow)!r}).run; print(r.retries, r.readers)"
+    code = (
+        "from daskt2i.config.workflow_file import load_workflow; "
+        f"run = load_workflow({str(workflow)!r}).run; print(run.retries, run.readers)"
+    )
     environment = {**child_environment(), "DASK_DASKT2I__RUN__RETRIES": "5", "DASK_CONFIG": str(tmp_path / "dask.yaml")}
     (tmp_path / "dask.yaml").write_text("daskt2i: {run: {readers: 6}}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

@@ -16,7 +16,7 @@ import zarr
 
 import daskt2i
 from daskt2i.cluster import Scheduler, crew_for, open_executor
-from daskt2i.config import Workflow, load_defaults, load_workflow
+from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
 from daskt2i.encode import encode
 from daskt2i.errors import (
     ExecutorError,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate import EXACT_CHUNKS, Calibration, Work, disk, forecast, makespan, price
 from daskt2i.folder import RunFolder
 from daskt2i.forecast import ESTIMATE, Finished, check, compare, keep
-from daskt2i.settings import PriceSettings
 
 CALIBRATION = Calibration(
     device="cpu",

@@ -17,7 +17,7 @@ from dask.utils import key_split
 from distributed import Client
 
 from daskt2i.cluster import Scheduler, open_executor
-from daskt2i.config import load_defaults
+from daskt2i.config.workflow_file import load_defaults
 from daskt2i.errors import ConfigError, SchedulerError
 from daskt2i.plan import GIB, Crew
 from daskt2i.protocols import Executor
@@ -158,7 +158,7 @@ def test_no_worker_outlives_a_killed_driver(kind: str, tmp_path: Path) -> None:
         textwrap.dedent(f"""
         import time
         from daskt2i.cluster import Scheduler, open_executor
-        from daskt2i.config import load_defaults
+        from daskt2i.config.workflow_file import load_defaults
         from daskt2i.plan import Crew
 
         if __name__ == "__main__":

@@ -13,7 +13,7 @@ from test_command_line import one_error, one_object, run
 from test_selection import settings, workflow_file
 
 import daskt2i
-from daskt2i.config import load_workflow
+from daskt2i.config.workflow_file import load_workflow
 from daskt2i.errors import SourceError
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor

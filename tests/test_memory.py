@@ -19,7 +19,7 @@ GROWTH = 1.10
 DRIVER = """
 import sys
 from daskt2i.cluster import Scheduler, crew_for, open_executor
-from daskt2i.config import load_workflow
+from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode import encode
 from daskt2i.prepare import prepare
 from daskt2i.worker import peak_bytes

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 CARRIED = [
     "daskt2i/workflow.py",
-    "daskt2i/defaults.yaml",
-    "daskt2i/captions/rules.yaml",
+    "daskt2i/config/defaults.yaml",
+    "daskt2i/facts/captions/rules.yaml",
     "daskt2i/py.typed",
     "daskt2i/clusters/local.yaml",
     "daskt2i/clusters/simulation.yaml",

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster
 from trained_runs import TINY, encoded, tiny_workflow, trained
 from workflows_for_tests import child_environment
 
-from daskt2i.config import load_workflow
+from daskt2i.config.workflow_file import load_workflow
 from daskt2i.folder import RunFolder
 from daskt2i.hands import LocalHands
 from daskt2i.launch import DaskHands, launch

@@ -19,7 +19,8 @@ from PIL import Image
 
 from daskt2i import gates, optimise, rank, train_vae, vae_loss
 from daskt2i.autoencoder import new_config
-from daskt2i.config import load_defaults
+from daskt2i.config.settings import LaunchSettings, VaeSettings
+from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceError
 from daskt2i.folder import RunFolder
@@ -28,7 +29,6 @@ from daskt2i.metrics import read_metrics
 from daskt2i.optimise import cut
 from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source
-from daskt2i.settings import LaunchSettings, VaeSettings
 from daskt2i.sources.fake import FakeSource
 from daskt2i.sources.scenes import ScenesSource
 from daskt2i.train_vae import Autoencoder, Job

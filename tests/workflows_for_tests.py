@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from daskt2i.component import Component
-from daskt2i.config import load_defaults, parse_workflow
-from daskt2i.settings import DatasetSettings, EncoderSettings, Workflow
+from daskt2i.config.component import Component
+from daskt2i.config.settings import DatasetSettings, EncoderSettings, Workflow
+from daskt2i.config.workflow_file import load_defaults, parse_workflow
 
 SOURCE = "daskt2i.sources.fake.FakeSource"
 IMAGE = "daskt2i.encoders.fake.FakeImageEncoder"

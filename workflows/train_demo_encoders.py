@@ -31,7 +31,7 @@ from demo_pictures import PIXELS, UNSEEN, different, picture, textures
 from daskt2i import gates
 from daskt2i.autoencoder import SMALL
 from daskt2i.checkpoint import Checkpoints
-from daskt2i.config import load_defaults
+from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.folder import RunFolder
 from daskt2i.launch import LocalHands, launch
@@ -44,7 +44,7 @@ PEAK = 2e-3
 
 
 def stages(steps: int, seed: int) -> dict[str, dict[str, Any]]:
-    """The settings (`daskt2i.settings.VaeSettings`) of the two parts of the autoencoder's training, by name.
+    """The settings (`daskt2i.config.settings.VaeSettings`) of the two parts of the autoencoder's training, by name.
 
     Three quarters of the steps see quarters of pictures, which is much cheaper; the rest see half as many whole ones,
     with a rate that goes on where the first part's ends on one half cosine over all steps.

@@ -1,6 +1,9 @@
-"""Benchmarks: how fast the stages run here, against what the machine could do, as tables that anyone can repeat.
+"""Measuring: how fast the stages run here, and against what.
 
-How to add one: write a module whose functions measure and return plain values, one that makes a `report.Report` of them
-(columns, cells, plots), and a command in `commands.bench` that calls both and hands the report to `console`. Terminal,
-JSON, CSV, the page and the PNGs follow from the report.
+In here: encoding by workers and schedulers (`encode`), samples out of a store (`read`), training by ranks (`train`),
+pictures (`sample`), many simulated workers (`scheduler`, `simulation`), and what they share: processes of their own
+(`child`, `cell`), tasks and figures (`measured`), memory (`meter`), stores of random numbers (`stores`), reports
+(`report`, `page`).
+Not in here: a forecast of one run (`estimate`), the options of the commands (`cli.bench`).
+To add a benchmark: a function that returns a `Report`, and its command in `cli`.
 """

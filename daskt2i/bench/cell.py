@@ -22,11 +22,11 @@ from daskt2i.bench import naive, peak, simulation
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.bench.warm import WarmExecutor
-from daskt2i.config import load_defaults, parse_workflow
+from daskt2i.config.settings import Workflow
+from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.errors import Daskt2iError
 from daskt2i.executors.attempts import end_with_parent
 from daskt2i.progress import ChunkDone, ChunkFailed, Event
-from daskt2i.settings import Workflow
 from daskt2i.types import Receipt
 from daskt2i.worker import peak_bytes
 

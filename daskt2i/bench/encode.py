@@ -18,12 +18,12 @@ from daskt2i.bench.rows import Part, with_rows
 from daskt2i.bench.runs import NAIVE, Asked, Ground, Runs
 from daskt2i.bench.scaling import make_report
 from daskt2i.cluster import Scheduler
+from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.folder import RunFolder
 from daskt2i.machine import this_machine
 from daskt2i.prepare import planned_device, with_source
 from daskt2i.protocols import Source
-from daskt2i.settings import Workflow
 
 PARTS: tuple[Part, ...] = ("vae", "text", "both")
 

@@ -26,13 +26,13 @@ from daskt2i import images
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.bench.rows import Part
+from daskt2i.config.settings import Workflow
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ExecutorError, RowRejected
 from daskt2i.executors.attempts import deaf_children
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.protocols import TextEncoder as AnyTextEncoder
-from daskt2i.settings import Workflow
 from daskt2i.types import Row, Runtime
 from daskt2i.worker import peak_bytes
 

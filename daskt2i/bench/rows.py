@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from daskt2i.component import Component
+from daskt2i.config.component import Component
+from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import Source
-from daskt2i.settings import Workflow
 from daskt2i.sources.fake import bitmap
 from daskt2i.types import Row, SourceInfo
 

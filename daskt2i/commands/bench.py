@@ -54,7 +54,7 @@ def bench_encode(
     """
     with sentences():
         from daskt2i.bench.encode import Bench, Wanted
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.folder import RunFolder
 
         settings = load_workflow(workflow, set_, images, captions)

@@ -44,7 +44,7 @@ def encode(
     """
     with sentences():
         from daskt2i import cluster, terminal
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.prepare import prepare
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
@@ -95,7 +95,7 @@ def verify(
     """
     with sentences():
         from daskt2i import terminal
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.verify import settings_of
         from daskt2i.verify import verify as run_verify
 
@@ -130,7 +130,7 @@ def insights(
     with sentences():
         from daskt2i import cluster, terminal
         from daskt2i import insights as stage
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.folder import RunFolder
         from daskt2i.insights_view import report_view
 
@@ -210,7 +210,7 @@ def with_where(sets: list[str], where: str | None) -> list[str]:
 
 
 def folder_of(workflow: str, out_folder: str | None, sets: list[str]) -> Any:
-    from daskt2i.config import load_workflow
+    from daskt2i.config.workflow_file import load_workflow
 
     return run_folder(load_workflow(workflow, sets), out_folder)
 

@@ -56,7 +56,7 @@ def estimate(
     with sentences():
         from daskt2i import cluster
         from daskt2i.calibrate import SECONDS, calibrate
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.errors import ConfigError
         from daskt2i.estimate import Work
         from daskt2i.estimate_view import estimate_of, estimate_table

@@ -52,7 +52,7 @@ def run(
     """
     with sentences():
         from daskt2i import cluster, terminal
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.prepare import prepare
         from daskt2i.terminal_training import samples_table, train_plan, trained_table
 
@@ -103,7 +103,7 @@ def train(
     The same command again goes on from the last checkpoint.
     """
     with sentences():
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
 
         settings = load_workflow(workflow, set_)
         folder = run_folder(settings, out_folder)
@@ -131,7 +131,7 @@ def train_vae(
     What comes out is a diffusers folder that encode takes: --set dataset.encoders.image.model=RUN/vae
     """
     with sentences():
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.terminal_training import trained_table
 
         settings = load_workflow(workflow, set_, images, captions)
@@ -159,7 +159,7 @@ def sample(
     The same prompt and seed give the same picture, however many are drawn.
     """
     with sentences():
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.sample import read_prompts, wishes_for
         from daskt2i.terminal_training import samples_table
 
@@ -186,7 +186,7 @@ def evaluate(
     Drawn scenes are read back by a judge; other data gets CLIP scores (--set evaluate.clip_model=FOLDER).
     """
     with sentences():
-        from daskt2i.config import load_workflow
+        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.sample import read_prompts
         from daskt2i.terminal_training import clip_table, fidelity_table
 

@@ -1,22 +1,11 @@
-"""Encoders: pixels to latents, captions to text states.
+"""Pixels to latents and captions to text states. Each encoder is a class that a workflow can name.
 
-| module | holds |
-|---|---|
-| `vae` | `VaeEncoder`: diffusers' AutoencoderKL and AutoencoderTiny |
-| `text` | `TextEncoder`: CLIP text models, T5 encoders, BERT and the like, by transformers |
-| `fake` | encoders without weights, for tests and for measuring everything else |
-| `textconfig`, `tokens` | what a text model is, from its config alone; captions to token batches |
-| `weights` | where a model lies, what its files hold, the hash that stands for them |
-| `footprint` | parameters and working memory, from a config alone |
-| `precision` | the number format and the device, chosen by a short probe |
-| `configs/` | the architectures of published models, for seeded random weights without a network |
-
-How to add one: write a class with `info`, `load`, `encode` (and `decode` for images) as `daskt2i.protocols` describes
-them, in any importable module. Keep the constructor cheap: it runs on the driver for `--dry-run`, and the object is
-pickled before `load`. Import torch inside `load` and `encode` alone. Let `info().weights` name the exact weights: it
-is what stops a store from mixing two models. Then subclass `daskt2i.testing.encoder.ImageEncoderSuite` or
-`TextEncoderSuite` in a test, and name the class in a workflow:
-
-    encoders:
-      image: {class: mypackage.MyEncoder, model: /where/it/lies}
+In here: VAEs (`vae`), text encoders (`text`, `textconfig`, `tokens`), finding and loading weights (`weights`), what a
+model needs (`footprint`), the layout of a trained folder (`export`), one process loading while others wait
+(`one_at_a_time`), a fake for tests (`fake`).
+Not in here: when and where a chunk is encoded (`encode`), the models that we train (`model`).
+Imports: `errors`, `types`, `protocols`, `machine`.
+To add one: write a class with the methods of `daskt2i.protocols.ImageEncoder` or `TextEncoder`, with a cheap
+constructor that imports no torch, and subclass the suite in `daskt2i.testing.encoder` in a test. A workflow names it by
+its dotted path; no registry needs to know it. Class paths stand in fingerprints, so an encoder never moves.
 """

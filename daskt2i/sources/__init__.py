@@ -1,13 +1,10 @@
-"""Where images with captions come from.
+"""Rows of images with captions: where data comes from. Each source is a class that a workflow can name.
 
-How to add one: write a class with the three methods of `daskt2i.protocols.Source` (`info`, `rows`, `read`), in a
-module of your own or here, and name it in a workflow by its dotted path:
-
-    dataset:
-      source: {class: mypackage.mymodule.MySource, folder: /data/mine}
-
-The constructor is cheap: it is called on the driver for `--dry-run` and again in every worker. Row `index` must stay
-the same for ever, as it is the row of the store; `read` is called from several threads at once; `info().content`
-must change whenever the data does, as it goes into the fingerprint. Subclass `daskt2i.testing.source.SourceSuite` to
-check it.
+In here: COCO's caption format (`coco`, its index in `coco_index`, images in a zip in `zipped`), drawn scenes
+(`scenes`, with everything about drawing in `drawn`), and a fake for tests (`fake`).
+Not in here: decoding images (`images`), encoders, which rows are kept (`facts.selection`).
+Imports: `errors`, `types`, `protocols`, `config`.
+To add one: write a class with `info`, `rows` and `read` as `daskt2i.protocols.Source` describes them, with a cheap
+constructor, and subclass `daskt2i.testing.source.SourceSuite` in a test. A workflow names it by its dotted path; no
+registry needs to know it. Class paths stand in workflow files and in fingerprints, so a source never moves.
 """

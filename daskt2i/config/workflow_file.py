@@ -5,8 +5,8 @@ the fingerprint of a store.
 Does not cover: what the settings do (`plan`, `worker`), cluster files (`cluster`).
 
 What and how are apart. `dataset:` decides bytes and is fingerprinted; `run:` is free to change when a run is resumed.
-The order, last wins: `daskt2i/defaults.yaml` < the user's `dask.config` (section `daskt2i:`, files or environment
-variables such as `DASK_DASKT2I__RUN__RETRIES=5`) < the workflow file < `--set section.key=value`.
+The order, last wins: `daskt2i/config/defaults.yaml` < the user's `dask.config` (section `daskt2i:`, files or
+environment variables such as `DASK_DASKT2I__RUN__RETRIES=5`) < the workflow file < `--set section.key=value`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import dask.config
 import yaml
 from pydantic import ValidationError
 
+from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
-from daskt2i.settings import Workflow
 
 LAYOUT = 1
 """Version of the store's layout: names, dimensions, shard shape. A change makes old stores unreadable, so rarely."""
@@ -31,12 +31,12 @@ LAYOUT = 1
 SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
 """The source of a workflow that draws its own data."""
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def load_defaults() -> None:
     """Put our defaults under `daskt2i:` in `dask.config`, below whatever the user has set."""
-    defaults = yaml.safe_load((_PACKAGE / "defaults.yaml").read_text(encoding="utf-8"))
+    defaults = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))
     dask.config.update_defaults(defaults)
 
 

@@ -15,7 +15,7 @@ import yaml
 from dask.utils import parse_bytes
 from pydantic import BaseModel, ConfigDict, Field
 
-from daskt2i.component import Component
+from daskt2i.config.component import Component
 from daskt2i.errors import ConfigError, Reason
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
@@ -51,7 +51,7 @@ class FactSettings(_Strict):
     """How the facts are found that `insights` reports and `where` names. Part of the fingerprint where `where` is set.
 
     Attributes:
-        rules: a YAML file of word lists; null for ours (`daskt2i/captions/rules.yaml`).
+        rules: a YAML file of word lists; null for ours (`daskt2i/facts/captions/rules.yaml`).
         instances: a COCO instance file, for the fact `persons`; null for none.
         near: bits of 128 in which the signatures of near-duplicate pictures may differ.
     """
@@ -77,7 +77,7 @@ class DatasetSettings(_Strict):
 
 
 class RunSettings(_Strict):
-    """How it is encoded: free to change on resume. Defaults and their reasons: `daskt2i/defaults.yaml`."""
+    """How it is encoded: free to change on resume. Defaults and their reasons: `daskt2i/config/defaults.yaml`."""
 
     scheduler: str
     device: str
@@ -205,7 +205,7 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LaunchSettings(_Strict):
-    """How training runs: free to change on resume. Defaults and their reasons: `daskt2i/defaults.yaml`."""
+    """How training runs: free to change on resume. Defaults and their reasons: `daskt2i/config/defaults.yaml`."""
 
     ranks: _Count | Literal["auto"]
     threads: _Count | Literal["auto"]
