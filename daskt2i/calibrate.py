@@ -33,7 +33,7 @@ from daskt2i.estimate import Calibration
 from daskt2i.folder import RunFolder
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import empty_prompt, store_arrays
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 from daskt2i.manifest import write_manifest
 from daskt2i.model_cache import Inspection, Job, inspect
 from daskt2i.plan import array_bytes

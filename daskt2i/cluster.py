@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.errors import ConfigError, SchedulerError
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 from daskt2i.plan import Crew, crew
 from daskt2i.prepare import Prepared
 from daskt2i.protocols import Executor

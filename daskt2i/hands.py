@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from daskt2i.errors import Daskt2iError
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 from daskt2i.places import Place, visible_gpus
 from daskt2i.supervise import RankDied, RankSpec, supervise
 

@@ -20,7 +20,7 @@ from daskt2i.errors import SourceError
 from daskt2i.expression import parse_where
 from daskt2i.facts import to_csv
 from daskt2i.folder import REPORTS, RunFolder
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 from daskt2i.plan import MIB, PROCESS_BYTES, Crew, Plan, crew
 from daskt2i.protocols import Executor, Source
 from daskt2i.report import TOP, Report, make_report

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import psutil
 
 from daskt2i.errors import PlanError
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 
 
 @dataclass(frozen=True, slots=True)

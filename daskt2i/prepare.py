@@ -19,7 +19,7 @@ from daskt2i.config.workflow_file import LAYOUT, SCENES_SOURCE, differences, fin
 from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
 from daskt2i.folder import RunFolder
 from daskt2i.latents import ZarrStore
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 from daskt2i.model_cache import Inspection, Job
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce

@@ -60,7 +60,7 @@ def painter_for(task: Task) -> Painter:
     """
     global _held
     os.environ.setdefault("MKL_CBWR", REPEATABLE)
-    from daskt2i.encoders.precision import check_device, default_device
+    from daskt2i.machine.precision import check_device, default_device
 
     device = default_device() if task.device == "auto" else check_device(task.device)
     # What it was trained on, and how far: another training's pipeline says something else there.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from daskt2i.cluster import Scheduler, connect, open_executor
 from daskt2i.hands import Hands, LocalHands
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 from daskt2i.plan import Crew, crew
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.roster import workers_of

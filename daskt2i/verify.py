@@ -194,7 +194,7 @@ def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[
             verdict.notes.append(f"Row {index} was not decoded back: its image cannot be read now ({error}).")
             continue
         if not loaded:
-            from daskt2i.encoders.precision import default_device
+            from daskt2i.machine.precision import default_device
 
             device = default_device() if run.device == "auto" else run.device
             encoder.load(Runtime(device, "fp32" if device == "cpu" else stored["identity"]["precision"], 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from daskt2i.encoders import precision
 from daskt2i.errors import ConfigError
+from daskt2i.machine import precision
 
 
 @pytest.mark.parametrize("requested", ["fp32", "bf16"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from daskt2i import turns
+from daskt2i.encoders import one_at_a_time as turns
 from daskt2i.encoders import weights
 
 fcntl = pytest.importorskip("fcntl")

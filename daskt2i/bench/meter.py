@@ -11,7 +11,7 @@ from time import monotonic
 
 import psutil
 
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 
 PERIOD = 1.0
 """Seconds between two looks: at most that much of a child that ends unseen is lost."""

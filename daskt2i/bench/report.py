@@ -14,12 +14,11 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
+from daskt2i.machine.processor import matrix_instructions, processor_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -267,37 +266,13 @@ def machine_facts() -> dict[str, Value]:
     """What this machine is, without its name: processor, cores, memory in GiB, GPUs, operating system."""
     machine = this_machine()
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": machine.cores,
         "memory_gib": round(machine.memory / 2**30, 1),
         "gpus": machine.gpus,
-        "instructions": _instructions(),
+        "instructions": " ".join(matrix_instructions()),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
     }
-
-
-def _processor() -> str:
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return " ".join(line.partition(":")[2].split())
-    return platform.processor() or platform.machine()
-
-
-def _instructions() -> str:
-    """Of those that decide the speed of matrix products, the ones that are there."""
-    for line in _cpuinfo():
-        if line.startswith("flags"):
-            there = set(line.partition(":")[2].split())
-            return " ".join(name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in there)
-    return ""
-
-
-@cache
-def _cpuinfo() -> tuple[str, ...]:
-    try:
-        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines())
-    except OSError:  # not Linux
-        return ()
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

@@ -23,7 +23,7 @@ from daskt2i.bench.plots import plots
 from daskt2i.bench.report import Cell, Report, Value, spread
 from daskt2i.bench.rows import Part
 from daskt2i.bench.runs import NAIVE, Ground, Runs
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 
 BROKEN = 1.05
 """Efficiency above which the baseline is not to be trusted."""

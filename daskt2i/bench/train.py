@@ -27,7 +27,7 @@ from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.hands import Hands
 from daskt2i.launch import launch
-from daskt2i.machine import this_machine
+from daskt2i.machine.machine import this_machine
 from daskt2i.train import Job
 
 SHARES = ("waiting", "forward", "backward", "exchange", "optimiser")

@@ -126,7 +126,7 @@ def sample(
         from daskt2i.bench.sample import PROMPT, bench_sample
         from daskt2i.errors import ConfigError
         from daskt2i.folder import RunFolder
-        from daskt2i.machine import this_machine
+        from daskt2i.machine.machine import this_machine
 
         if sampler not in ("dpm++", "ddim", "euler"):
             raise ConfigError(f"--sampler is {sampler!r}; it can be ddim, dpm++ or euler. Nothing was measured.")
@@ -154,7 +154,7 @@ def hands_of(scheduler: str) -> Callable[[int, int], Any]:
     """
     from daskt2i.cluster import Scheduler
     from daskt2i.hands import LocalHands
-    from daskt2i.machine import this_machine
+    from daskt2i.machine.machine import this_machine
     from daskt2i.plan import Crew
     from daskt2i.session import Session
 

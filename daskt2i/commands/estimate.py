@@ -61,7 +61,7 @@ def estimate(
         from daskt2i.estimate import Work
         from daskt2i.estimate_view import estimate_of, estimate_table
         from daskt2i.forecast import keep
-        from daskt2i.machine import this_machine
+        from daskt2i.machine.machine import this_machine
         from daskt2i.prepare import prepare
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
@@ -133,7 +133,7 @@ def _to_measure(chosen: Any, prepared: Any, counts: list[int], here: bool) -> li
     """
     from dataclasses import replace
 
-    from daskt2i.machine import this_machine
+    from daskt2i.machine.machine import this_machine
     from daskt2i.plan import PAUSE_FRACTION
 
     if chosen.kind == "address" or chosen.workers is not None or chosen.kind == "serial":

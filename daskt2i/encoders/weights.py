@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from daskt2i.encoders.one_at_a_time import first_alone
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
-from daskt2i.turns import first_alone
 
 log = logging.getLogger(__name__)
 
