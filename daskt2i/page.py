@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from daskt2i import images, webpage
+from daskt2i import webpage
 from daskt2i.errors import RowRejected
+from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.report import Report
 from daskt2i.types import Row

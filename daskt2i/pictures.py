@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i import images
 from daskt2i.errors import ConfigError, ImagesAway, Reason, RowRejected, SourceError
+from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.types import Pixels, Rejection, Row
 

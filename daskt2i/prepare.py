@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from daskt2i import images, lock
+from daskt2i import lock
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.config.workflow_file import LAYOUT, SCENES_SOURCE, differences, fingerprint
 from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
 from daskt2i.folder import RunFolder
+from daskt2i.images import read as images
 from daskt2i.latents import ZarrStore
 from daskt2i.machine.machine import this_machine
 from daskt2i.model_cache import Inspection, Job

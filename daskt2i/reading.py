@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from daskt2i import images
 from daskt2i.errors import Reason, RowRejected
+from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.types import Record, Rejection, Row
 

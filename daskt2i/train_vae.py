@@ -21,7 +21,7 @@ from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, ImageSettings, LaunchSettings, VaeSettings
 from daskt2i.errors import SourceError
 from daskt2i.folder import RunFolder
-from daskt2i.images import Limits
+from daskt2i.images.read import Limits
 from daskt2i.optimise import optimise
 from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source

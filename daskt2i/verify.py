@@ -15,11 +15,12 @@ import dask.config
 import numpy as np
 import yaml
 
-from daskt2i import gates, images
+from daskt2i import gates
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
 from daskt2i.folder import WORKFLOW, RunFolder
+from daskt2i.images import read as images
 from daskt2i.latents import ZarrStore
 from daskt2i.plan import Plan
 from daskt2i.protocols import ImageEncoder

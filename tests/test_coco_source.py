@@ -21,8 +21,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from daskt2i import images
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
+from daskt2i.images import read as images
 from daskt2i.sources import coco_index
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import bitmap, colour

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, ImageOps, JpegImagePlugin
 
-from daskt2i import images
 from daskt2i.errors import ConfigError, Reason, RowRejected, Stopped
-from daskt2i.images import Limits
+from daskt2i.images import read as images
+from daskt2i.images.read import Limits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 LIMITS = Limits()

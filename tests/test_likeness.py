@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daskt2i import images, likeness
+from daskt2i import likeness
+from daskt2i.images import read as images
 from daskt2i.likeness import SIDE, copies, signature
 
 

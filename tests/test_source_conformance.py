@@ -12,8 +12,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from daskt2i import images
 from daskt2i.errors import Reason, RowRejected
+from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import FakeSource, bitmap, colour

@@ -24,7 +24,7 @@ from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceError
 from daskt2i.folder import RunFolder
-from daskt2i.images import Limits
+from daskt2i.images.read import Limits
 from daskt2i.metrics import read_metrics
 from daskt2i.optimise import cut
 from daskt2i.pictures import PictureBatch, Pictures

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from workflows_for_tests import component, fake_settings, with_parts
 
-from daskt2i import images, model_cache
+from daskt2i import model_cache
 from daskt2i.config.settings import Workflow
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.errors import ConfigError, GateError, ImagesAway, ModelError, OutOfMemory, Reason, StoreFull
 from daskt2i.folder import RunFolder
+from daskt2i.images import read as images
 from daskt2i.latents import ZarrStore
 from daskt2i.layout import store_arrays
 from daskt2i.model_cache import Job, Models, back_off, inspect, models_for

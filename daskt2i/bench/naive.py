@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from daskt2i import images
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.bench.rows import Part
@@ -31,6 +30,7 @@ from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ExecutorError, RowRejected
 from daskt2i.executors.attempts import deaf_children
+from daskt2i.images import read as images
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.protocols import TextEncoder as AnyTextEncoder
 from daskt2i.types import Row, Runtime

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from daskt2i.errors import ConfigError, Reason, RowRejected
-from daskt2i.formats import Jpeg, open_image
+from daskt2i.images.formats import Jpeg, open_image
 from daskt2i.types import Box, Pixels
 
 TRANSFORM: dict[str, str | int] = {"resize": "bicubic-antialiased", "crop": "centre", "version": 1}
