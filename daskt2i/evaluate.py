@@ -14,8 +14,8 @@ import numpy as np
 
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
 from daskt2i.painter import Picture
-from daskt2i.sources.grammar import Expectation, captions, parse_caption
-from daskt2i.sources.judge import Verdict, compare, judge
+from daskt2i.sources.drawn.grammar import Expectation, captions, parse_caption
+from daskt2i.sources.drawn.judge import Verdict, compare, judge
 from daskt2i.sources.scenes import scene
 
 PROMPT_SEED = 20_000_003

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import daskt2i
-from daskt2i.sources.judge import compare, judge
+from daskt2i.sources.drawn.judge import compare, judge
 from daskt2i.sources.scenes import captions, describe, draw, expected, jpeg, parse_caption, scene
 from daskt2i.types import Pixels
 

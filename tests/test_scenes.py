@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from daskt2i.errors import ConfigError, SourceError
 from daskt2i.protocols import Source
-from daskt2i.sources.drawing import BACKGROUNDS, CLOSE_VERSION, COLOURS, SHAPE_COLOURS, SHAPES, coverage
-from daskt2i.sources.grammar import SIZE_WORDS, Expectation, Wanted
-from daskt2i.sources.judge import Reading, compare, judge
+from daskt2i.sources.drawn.drawing import BACKGROUNDS, CLOSE_VERSION, COLOURS, SHAPE_COLOURS, SHAPES, coverage
+from daskt2i.sources.drawn.grammar import SIZE_WORDS, Expectation, Wanted
+from daskt2i.sources.drawn.judge import Reading, compare, judge
 from daskt2i.sources.scenes import (
     Scene,
     ScenesSource,

@@ -1,7 +1,7 @@
 """Pictures for training the demo encoders: drawn scenes, scenes that differ in one respect, made-up textures.
 
 Covers: the source that `train_demo_encoders.py` gives to the autoencoder's trainer, and what the text model sees.
-Does not cover: how scenes are drawn (`daskt2i.sources.drawing`), either model.
+Does not cover: how scenes are drawn (`daskt2i.sources.drawn.drawing`), either model.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from daskt2i.sources.drawing import BACKGROUNDS, COLOURS, OPPOSITE, SHAPE_COLOURS, SHAPES, Scene
-from daskt2i.sources.grammar import captions, describe
+from daskt2i.sources.drawn.drawing import BACKGROUNDS, COLOURS, OPPOSITE, SHAPE_COLOURS, SHAPES, Scene
+from daskt2i.sources.drawn.grammar import captions, describe
 from daskt2i.sources.scenes import jpeg, scene
 from daskt2i.types import Row, SourceInfo
 

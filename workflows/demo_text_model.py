@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from daskt2i.sources.drawing import BACKGROUNDS, PLACES, SHAPE_COLOURS, SHAPES, Scene
-from daskt2i.sources.grammar import Expectation, captions, expected, parse_caption
+from daskt2i.sources.drawn.drawing import BACKGROUNDS, PLACES, SHAPE_COLOURS, SHAPES, Scene
+from daskt2i.sources.drawn.grammar import Expectation, captions, expected, parse_caption
 from daskt2i.sources.scenes import scene
 
 WORDS = """

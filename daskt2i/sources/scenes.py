@@ -18,8 +18,8 @@ from typing import Any
 from PIL import Image
 
 from daskt2i.errors import ConfigError, SourceError
-from daskt2i.sources.drawing import CLOSE_VERSION, VERSION, Scene, Thing, draw, scene
-from daskt2i.sources.grammar import Expectation, Wanted, captions, describe, expected, parse_caption
+from daskt2i.sources.drawn.drawing import CLOSE_VERSION, VERSION, Scene, Thing, draw, scene
+from daskt2i.sources.drawn.grammar import Expectation, Wanted, captions, describe, expected, parse_caption
 from daskt2i.types import Row, SourceInfo
 
 __all__ = [

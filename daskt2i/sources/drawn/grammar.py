@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from daskt2i.sources.drawing import (
+from daskt2i.sources.drawn.drawing import (
     BACKGROUNDS,
     OPPOSITE,
     SHAPE_COLOURS,

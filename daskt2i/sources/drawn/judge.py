@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from daskt2i.sources.drawing import BACKGROUNDS, COLOURS, OPPOSITE, SHAPE_COLOURS, SHAPES, Rgb, coverage
-from daskt2i.sources.grammar import Expectation, Wanted
+from daskt2i.sources.drawn.drawing import BACKGROUNDS, COLOURS, OPPOSITE, SHAPE_COLOURS, SHAPES, Rgb, coverage
+from daskt2i.sources.drawn.grammar import Expectation, Wanted
 from daskt2i.types import Pixels
 
 Map = npt.NDArray[np.floating[Any]]
