@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daskt2i.latents import open_store as open_store
+    from daskt2i.store.zarr_store import open_store as open_store
 
 __version__ = "0.1.0"
 __all__ = ["open_store"]
@@ -20,7 +20,7 @@ __all__ = ["open_store"]
 def __getattr__(name: str) -> Any:
     """Import on first use, so that `import daskt2i` stays instant."""
     if name == "open_store":
-        from daskt2i.latents import open_store
+        from daskt2i.store.zarr_store import open_store
 
         return open_store
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

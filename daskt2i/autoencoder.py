@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn

@@ -30,17 +30,17 @@ from uuid import uuid4
 from daskt2i.config.component import Component
 from daskt2i.errors import PlanError
 from daskt2i.estimate import Calibration
-from daskt2i.folder import RunFolder
-from daskt2i.latents import ZarrStore
-from daskt2i.layout import empty_prompt, store_arrays
 from daskt2i.machine.machine import this_machine
-from daskt2i.manifest import write_manifest
 from daskt2i.model_cache import Inspection, Job, inspect
 from daskt2i.plan import array_bytes
 from daskt2i.prepare import Prepared, job_for, preflight, settle, speed_settings
 from daskt2i.protocols import Executor, Workforce
-from daskt2i.receipts import Receipts
 from daskt2i.selection import SelectedSource
+from daskt2i.store.layout import empty_prompt, store_arrays
+from daskt2i.store.manifest import write_manifest
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
 from daskt2i.worker import encode_chunk, peak_bytes
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from daskt2i.errors import StoreError
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import torch

@@ -17,22 +17,22 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
 from typing import Any
 
-from daskt2i import lock
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
 from daskt2i.estimate import Work
-from daskt2i.folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.forecast import Finished, compare
-from daskt2i.latents import ZarrStore
-from daskt2i.layout import empty_prompt, store_arrays
-from daskt2i.manifest import write_manifest
 from daskt2i.model_cache import Inspection, Job, inspect
 from daskt2i.prepare import Prepared, check_disk, job_for, preflight, refuse_other, settle, speed_settings
 from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Summary
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.reading import inputs_digest
-from daskt2i.receipts import Receipts
+from daskt2i.store import lock
+from daskt2i.store.layout import empty_prompt, store_arrays
+from daskt2i.store.manifest import write_manifest
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
 from daskt2i.worker import encode_chunk
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from daskt2i.errors import StoreError
 from daskt2i.estimate import Calibration, Work, disk, forecast
-from daskt2i.folder import REPORTS, RunFolder
+from daskt2i.store.run_folder import REPORTS, RunFolder
 
 ESTIMATE = f"{REPORTS}/estimate.json"
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 
 METRICS = "train/metrics.jsonl"
 EVENTS = "train/events"

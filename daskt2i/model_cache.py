@@ -25,10 +25,10 @@ from daskt2i import gates
 from daskt2i.config.component import Component
 from daskt2i.config.settings import EncoderSettings, ImageSettings
 from daskt2i.errors import ModelError, OutOfMemory
-from daskt2i.folder import RunFolder
 from daskt2i.images import read as images
 from daskt2i.machine.precision import check_device, default_device, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Runtime
 
 T = TypeVar("T")

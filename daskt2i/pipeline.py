@@ -25,9 +25,9 @@ from daskt2i.config.component import Component
 from daskt2i.encoders import export
 from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ModelMissing
-from daskt2i.folder import PIPELINE, RunFolder
 from daskt2i.noise import SCHEDULE, STEPS, Objective
 from daskt2i.protocols import ImageEncoder, TextEncoder
+from daskt2i.store.run_folder import PIPELINE, RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -29,10 +29,10 @@ from daskt2i.config.settings import DatasetSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.errors import ConfigError, Reason
 from daskt2i.expression import Expression, parse_where
-from daskt2i.folder import REPORTS, RunFolder
 from daskt2i.images import read as images
 from daskt2i.instances import persons_of
 from daskt2i.protocols import Source
+from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.survey import Survey, fold, survey_chunk
 from daskt2i.types import Chunk, Row, SourceInfo
 

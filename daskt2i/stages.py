@@ -22,8 +22,6 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode import encode
 from daskt2i.errors import ConfigError, Stopped
 from daskt2i.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
-from daskt2i.folder import REPORTS, SAMPLES, RunFolder
-from daskt2i.latents import ZarrStore
 from daskt2i.model import PARAMETERS
 from daskt2i.painter import Look, Picture, Wish
 from daskt2i.pipeline import about
@@ -33,6 +31,8 @@ from daskt2i.progress import Summary
 from daskt2i.sample import draw, wishes_for, write
 from daskt2i.session import Session, crew_to_train
 from daskt2i.sheet import png, sheet
+from daskt2i.store.run_folder import REPORTS, SAMPLES, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.terminal_training import TrainProgress
 from daskt2i.training import Trained, ranks_for, train, train_vae
 

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import StoreError
-from daskt2i.folder import STORE, RunFolder
-from daskt2i.latents import ZarrStore
+from daskt2i.store.run_folder import STORE, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 
 Why = Literal["goes on", "holds the words", "means similar"]
 

@@ -18,7 +18,7 @@ from daskt2i.forecast import Check
 from daskt2i.plan import Crew
 from daskt2i.prepare import Prepared
 from daskt2i.progress import ChunkDone, ChunkFailed, Event, Note, Started, Summary
-from daskt2i.status import Status
+from daskt2i.store.status import Status
 from daskt2i.verify import Verdict
 
 PLAIN_SECONDS = 5.0

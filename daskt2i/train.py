@@ -21,10 +21,10 @@ from daskt2i.config.settings import LaunchSettings, SampleSettings, TrainSetting
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.dataset import Batch, LatentDataset
 from daskt2i.diffusion import Diffusion
-from daskt2i.folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.optimise import optimise
 from daskt2i.painter import Look, Painter, Wish
 from daskt2i.sheet import png, sheet
+from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

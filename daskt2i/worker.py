@@ -29,11 +29,11 @@ import numpy.typing as npt
 
 from daskt2i import gates
 from daskt2i.errors import ImagesAway, Reason
-from daskt2i.latents import ZarrStore
-from daskt2i.layout import empty_chunk, store_arrays
 from daskt2i.model_cache import Job, Models, back_off, loads, models_for, process_name, turn
 from daskt2i.reading import Reading, reading_ahead
-from daskt2i.receipts import Receipts
+from daskt2i.store.layout import empty_chunk, store_arrays
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection, Row
 
 interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)

@@ -38,8 +38,8 @@ from daskt2i.bench.scheduler import Asked as Simulation
 from daskt2i.bench.scheduler import SchedulerBench, growth
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.errors import ConfigError, ExecutorError, Reason
-from daskt2i.folder import RunFolder
 from daskt2i.sources.fake import FakeSource
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Row
 
 HOSTILE = "</script><script>alert(1)</script>"

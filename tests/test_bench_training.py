@@ -18,9 +18,9 @@ from trained_runs import tiny_workflow
 from daskt2i.bench import read, sample, stores, train
 from daskt2i.dataset import LatentDataset
 from daskt2i.errors import ConfigError, ModelMissing, RankLost, StoreError
-from daskt2i.folder import RunFolder
 from daskt2i.learner import Learner
 from daskt2i.optimise import cut
+from daskt2i.store.run_folder import RunFolder
 
 
 @pytest.fixture

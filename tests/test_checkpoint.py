@@ -18,7 +18,7 @@ import torch
 from daskt2i import checkpoint
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.errors import StoreError, StoreFull
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -150,7 +150,7 @@ def test_what_a_killed_process_left_is_swept(folder: RunFolder) -> None:
 KILLED = """
 import os, sys, torch
 from daskt2i import checkpoint
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 write = checkpoint._write
 class Dying:
     def __init__(self, file): self.file, self.left = file, 2

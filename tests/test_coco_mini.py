@@ -17,11 +17,11 @@ from daskt2i.cluster import Scheduler, crew_for, open_executor
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode import encode
 from daskt2i.errors import GateError
-from daskt2i.folder import RunFolder
 from daskt2i.model_cache import process_name
 from daskt2i.prepare import prepare
 from daskt2i.progress import Summary
-from daskt2i.receipts import Receipts
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.verify import settings_of, verify
 
 HOSTILE = [

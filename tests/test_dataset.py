@@ -18,9 +18,9 @@ from daskt2i import open_store
 from daskt2i.dataset import Batch, LatentDataset
 from daskt2i.encoders.fake import STD, FakeImageEncoder
 from daskt2i.errors import ConfigError, StoreError, StoreMissing
-from daskt2i.folder import RunFolder
 from daskt2i.shards import Cache, Shard
 from daskt2i.sources.fake import FakeSource
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.stream import Order, Purpose, Streams, key_of
 from daskt2i.types import ArraySpec, EncoderInfo, Row
 
@@ -510,7 +510,7 @@ def test_a_missing_empty_prompt_is_told(own: Path) -> None:
 
 
 def test_a_store_that_encode_did_not_make_is_refused(tmp_path: Path) -> None:
-    from daskt2i.latents import ZarrStore
+    from daskt2i.store.zarr_store import ZarrStore
 
     ZarrStore(RunFolder(tmp_path)).create(4, 2, [ArraySpec("latent_mean", (), (), "float16", "nan")], {})
     with pytest.raises(StoreError, match="was not made by encode"):

@@ -27,14 +27,14 @@ from daskt2i.errors import (
     StoreBusy,
     StoreMissing,
 )
-from daskt2i.folder import RunFolder
-from daskt2i.latents import ZarrStore
-from daskt2i.lock import hold
 from daskt2i.plan import GIB, Crew
 from daskt2i.prepare import prepare
 from daskt2i.progress import ChunkDone, ChunkFailed, Event, Note, Started, Summary
-from daskt2i.receipts import Receipts
-from daskt2i.status import status
+from daskt2i.store.lock import hold
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.status import status
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.verify import settings_of, verify
 
 ALL = ["serial", "multiprocessing:2", "joblib:2", "local:2"]

@@ -11,8 +11,8 @@ import pytest
 
 from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate import EXACT_CHUNKS, Calibration, Work, disk, forecast, makespan, price
-from daskt2i.folder import RunFolder
 from daskt2i.forecast import ESTIMATE, Finished, check, compare, keep
+from daskt2i.store.run_folder import RunFolder
 
 CALIBRATION = Calibration(
     device="cpu",

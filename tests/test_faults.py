@@ -19,8 +19,8 @@ import psutil
 import pytest
 import zarr
 
-from daskt2i.folder import RunFolder
-from daskt2i.receipts import Receipts
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
 
 CHUNKS = 32
 ROWS_PER_CHUNK = 4

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from daskt2i.errors import ConfigError, StoreError, StoreFull
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -156,7 +156,7 @@ def test_a_folder_of_somebody_else_is_a_clear_error(tmp_path: Path) -> None:
         outcome = _run(
             f"""
             import os
-            from daskt2i.folder import RunFolder
+            from daskt2i.store.run_folder import RunFolder
             if os.geteuid() == 0:
                 os.setresuid(65534, 65534, 65534)  # root may write anywhere
             RunFolder({str(tmp_path)!r}).{call}
@@ -177,7 +177,7 @@ def test_an_unknown_address_and_a_missing_package_are_clear_errors() -> None:
         """
         import sys
         sys.modules["s3fs"] = None
-        from daskt2i.folder import RunFolder
+        from daskt2i.store.run_folder import RunFolder
         RunFolder("s3://bucket/run").read("a")
         """
     )
@@ -202,7 +202,7 @@ def test_partial_files_of_killed_processes_are_hidden_and_swept(tmp_path: Path) 
 
 _WRITES_AND_WAITS = """
 import sys, time
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 with RunFolder(sys.argv[1]).writing("receipts/b.json") as file:
     file.write(b"half"); file.flush()
     print("writing", flush=True)

@@ -18,10 +18,10 @@ from daskt2i.errors import SourceError
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.facts import COLUMNS
-from daskt2i.folder import RunFolder
 from daskt2i.insights import insights, settled
 from daskt2i.report import Report
 from daskt2i.selection import open_source
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.survey import Survey, survey_chunk
 from daskt2i.types import Chunk
 

@@ -17,9 +17,9 @@ import pytest
 import xarray as xr
 
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreFull, StoreMissing
-from daskt2i.folder import RunFolder
-from daskt2i.latents import ZarrStore, inner_rows, open_store
-from daskt2i.receipts import Receipts
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore, inner_rows, open_store
 from daskt2i.testing.store import ARRAYS, ATTRIBUTES, ROWS, ROWS_PER_CHUNK, chunks, encoded, receipt_for, same
 from daskt2i.types import ArraySpec, Chunk, Encoded
 
@@ -78,7 +78,7 @@ def test_open_store_says_where_there_is_none(tmp_path: Path) -> None:
 def test_attributes_come_back_as_given_without_importing_zarr(store: ZarrStore) -> None:
     assert store.attributes() == ATTRIBUTES
     code = (
-        "import sys; from daskt2i.folder import RunFolder; from daskt2i.latents import ZarrStore;"
+        "import sys; from daskt2i.store.run_folder import RunFolder; from daskt2i.store.zarr_store import ZarrStore;"
         "assert ZarrStore(RunFolder(sys.argv[1])).attributes();"
         "assert not {'zarr', 'torch', 'xarray'} & set(sys.modules), 'a heavy import'"
     )
@@ -275,9 +275,9 @@ def test_every_shard_and_its_name_are_flushed_before_write_returns(
 _ENCODES = """
 import itertools, sys
 import numpy as np
-from daskt2i.folder import RunFolder
-from daskt2i.latents import ZarrStore
-from daskt2i.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.store.receipts import Receipts
 from daskt2i.testing.store import ARRAYS, ROWS, ROWS_PER_CHUNK, chunks, encoded, receipt_for
 folder = RunFolder(sys.argv[1])
 store, receipts = ZarrStore(folder), Receipts(folder)

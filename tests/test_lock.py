@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-import daskt2i.lock
+import daskt2i.store.lock
 from daskt2i.errors import StoreBusy
-from daskt2i.folder import RunFolder
-from daskt2i.lock import hold
+from daskt2i.store.lock import hold
+from daskt2i.store.run_folder import RunFolder
 
 _HOLDS = """
 import os, subprocess, sys, time
-from daskt2i.folder import RunFolder
-from daskt2i.lock import hold
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.lock import hold
 with hold(RunFolder(sys.argv[1]), "encode"):
     child = ""
     if "popen" in sys.argv:
@@ -134,8 +134,8 @@ def test_only_one_of_many_that_start_at_once_gets_it(folder: RunFolder) -> None:
     code = """
 import sys, time
 from daskt2i.errors import StoreBusy
-from daskt2i.folder import RunFolder
-from daskt2i.lock import hold
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.lock import hold
 sys.stdin.readline()
 try:
     with hold(RunFolder(sys.argv[1]), "encode"):
@@ -158,18 +158,18 @@ except StoreBusy:
 @pytest.fixture(params=["memory", "a disk without locks", "a system without flock"])
 def beating(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """A folder whose lock is an object with a heartbeat."""
-    monkeypatch.setattr(daskt2i.lock, "SETTLE_SECONDS", 0.02)
-    monkeypatch.setattr(daskt2i.lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(daskt2i.store.lock, "SETTLE_SECONDS", 0.02)
+    monkeypatch.setattr(daskt2i.store.lock, "BEAT_SECONDS", 0.05)
     if request.param == "memory":
         return RunFolder(f"memory://{uuid.uuid4().hex}/run")
     if request.param == "a system without flock":
-        monkeypatch.setattr(daskt2i.lock, "fcntl", None)
+        monkeypatch.setattr(daskt2i.store.lock, "fcntl", None)
         return RunFolder(tmp_path / "run")
 
     def no_locks(handle: int, operation: int) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(daskt2i.lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(daskt2i.store.lock.fcntl, "flock", no_locks)
     return RunFolder(tmp_path / "run")
 
 
@@ -207,7 +207,7 @@ def test_of_two_that_write_in_the_same_moment_the_later_one_stays(
     beating: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = json.dumps({"label": "encode", "pid": 2, "host": "h", "token": "y", "beat": time.time()}).encode()
-    monkeypatch.setattr("daskt2i.lock.time.sleep", lambda seconds: beating.write("encode.lock", other))
+    monkeypatch.setattr("daskt2i.store.lock.time.sleep", lambda seconds: beating.write("encode.lock", other))
     with pytest.raises(StoreBusy, match="pid 2"), hold(beating, "encode"):
         pass
     assert beating.read("encode.lock") == other, "the lock of the other one is not ours to remove"

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import daskt2i.manifest
+import daskt2i.store.manifest
 from daskt2i.errors import Reason, StoreError
-from daskt2i.folder import RunFolder
-from daskt2i.manifest import write_manifest
+from daskt2i.store.manifest import write_manifest
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.testing.store import receipt_for
 from daskt2i.types import Chunk, Receipt, Rejection, Row, Shard
 
@@ -71,7 +71,7 @@ def test_every_row_has_one_line(folder: RunFolder) -> None:
 
 
 def test_rows_are_folded_in_bounded_groups(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daskt2i.manifest, "_GROUP_ROWS", 5)
+    monkeypatch.setattr(daskt2i.store.manifest, "_GROUP_ROWS", 5)
     write_manifest(folder, rows_of, receipts())
     file = pq.ParquetFile(pa.BufferReader(folder.read("manifest.parquet")))
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [5, 5, 5, 5, 2]
@@ -101,8 +101,8 @@ def test_receipts_are_drawn_one_at_a_time(folder: RunFolder) -> None:
 def test_folding_does_not_load_pandas(tmp_path: Path) -> None:
     script = f"""
 import sys
-from daskt2i.folder import RunFolder
-from daskt2i.manifest import write_manifest
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.manifest import write_manifest
 from daskt2i.testing.store import receipt_for
 from daskt2i.types import Chunk, Row, Shard
 

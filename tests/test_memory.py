@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from daskt2i.folder import RunFolder
-from daskt2i.receipts import Receipts
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

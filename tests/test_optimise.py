@@ -19,10 +19,10 @@ from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, loss
 from daskt2i import optimise, terminal_training
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.errors import ConfigError, FingerprintMismatch, NotFinite, StoreError, StoreFull
-from daskt2i.folder import RunFolder
 from daskt2i.launch import LocalHands, launch
 from daskt2i.learner import Learner
 from daskt2i.metrics import read_metrics
+from daskt2i.store.run_folder import RunFolder
 
 Told = list[dict[str, Any]]
 

@@ -26,9 +26,9 @@ from PIL import Image
 from test_selection import settings
 
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.folder import RunFolder
 from daskt2i.insights import insights
 from daskt2i.report import Report
+from daskt2i.store.run_folder import RunFolder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HOSTILE = "</script><script>alert(1)</script><img src=https://example.org/x>"

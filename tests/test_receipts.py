@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from daskt2i.errors import Reason, StoreError
-from daskt2i.folder import RunFolder
-from daskt2i.receipts import Receipts
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.testing.store import receipt_for
 from daskt2i.types import Chunk, Receipt, Rejection, Shard
 

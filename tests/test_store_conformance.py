@@ -12,10 +12,10 @@ import fsspec
 import pytest
 
 from daskt2i.errors import StoreMissing
-from daskt2i.folder import RunFolder
-from daskt2i.latents import ZarrStore, open_store
-from daskt2i.lock import hold
-from daskt2i.receipts import Receipts
+from daskt2i.store.lock import hold
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore, open_store
 from daskt2i.testing.store import (
     ARRAYS,
     ATTRIBUTES,
@@ -87,7 +87,7 @@ class TestOnS3(ZarrStoreSuite):
         return ZarrStore(RunFolder(f"{address}/{uuid.uuid4().hex}/run", options))
 
     def test_the_whole_run_folder_works_on_a_bucket(self, made: ZarrStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("daskt2i.lock.SETTLE_SECONDS", 0.05)
+        monkeypatch.setattr("daskt2i.store.lock.SETTLE_SECONDS", 0.05)
         folder = made.folder
         receipts = Receipts(folder)
         with hold(folder, "encode"):

@@ -23,7 +23,6 @@ from daskt2i.config.settings import LaunchSettings, VaeSettings
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceError
-from daskt2i.folder import RunFolder
 from daskt2i.images.read import Limits
 from daskt2i.metrics import read_metrics
 from daskt2i.optimise import cut
@@ -31,6 +30,7 @@ from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource
 from daskt2i.sources.scenes import ScenesSource
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.train_vae import Autoencoder, Job
 from daskt2i.types import Rejection, Row, Runtime, SourceInfo
 

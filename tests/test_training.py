@@ -15,12 +15,12 @@ from workflows_for_tests import fake_settings, finish
 
 from daskt2i.checkpoint import Checkpoints
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
-from daskt2i.folder import RunFolder
 from daskt2i.hands import LocalHands
-from daskt2i.lock import hold
 from daskt2i.metrics import read_metrics
 from daskt2i.pipeline import about, exists
-from daskt2i.receipts import Receipts
+from daskt2i.store.lock import hold
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.training import check_store, ranks_for, train
 from daskt2i.verify import settings_of
 

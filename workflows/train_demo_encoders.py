@@ -33,8 +33,8 @@ from daskt2i.autoencoder import SMALL
 from daskt2i.checkpoint import Checkpoints
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
-from daskt2i.folder import RunFolder
 from daskt2i.launch import LocalHands, launch
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.train_vae import PREFIX, Job
 from daskt2i.types import Runtime
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from daskt2i import webpage
 from daskt2i.bench.report import Cell, Column, Plot, Report, show
-from daskt2i.folder import REPORTS, RunFolder
+from daskt2i.store.run_folder import REPORTS, RunFolder
 
 COLOURS = ("#4477aa", "#cc6677", "#117733", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933", "#88ccee", "#bbbbbb")
 """Paul Tol's muted scheme, which people with colour blindness can tell apart (personal.sron.nl/~pault)."""

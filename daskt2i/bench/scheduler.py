@@ -22,7 +22,7 @@ from daskt2i.bench.simulation import Simulated
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, load_workflow
 from daskt2i.errors import ConfigError, Daskt2iError
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 
 BUSY = 0.95
 """Share of worker time in chunks from which on a scheduler keeps its workers busy."""

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from daskt2i.errors import ConfigError
-from daskt2i.folder import STORE, RunFolder
-from daskt2i.latents import ZarrStore
-from daskt2i.layout import row_arrays
 from daskt2i.plan import Plan
-from daskt2i.receipts import Receipts
+from daskt2i.store.layout import row_arrays
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import STORE, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import ArraySpec, Constant, Encoded, Receipt
 
 MARK = "random-numbers"

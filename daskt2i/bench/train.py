@@ -24,10 +24,10 @@ from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
 from daskt2i.bench.stores import MARK, shape_named, write_random
 from daskt2i.config.settings import LaunchSettings, TrainSettings
 from daskt2i.errors import ConfigError, Daskt2iError
-from daskt2i.folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.hands import Hands
 from daskt2i.launch import launch
 from daskt2i.machine.machine import this_machine
+from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train import Job
 
 SHARES = ("waiting", "forward", "backward", "exchange", "optimiser")

@@ -55,7 +55,7 @@ def bench_encode(
     with sentences():
         from daskt2i.bench.encode import Bench, Wanted
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.folder import RunFolder
+        from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, set_, images, captions)
         wanted = Wanted(
@@ -94,7 +94,7 @@ def bench_scheduler(
     """
     with sentences():
         from daskt2i.bench.scheduler import Asked, SchedulerBench
-        from daskt2i.folder import RunFolder
+        from daskt2i.store.run_folder import RunFolder
 
         folder = RunFolder(out_folder)
         asked = Asked(

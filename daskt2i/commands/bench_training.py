@@ -42,7 +42,7 @@ def read(
     with sentences():
         from daskt2i.bench.read import ORIGINS, bench_read
         from daskt2i.errors import ConfigError
-        from daskt2i.folder import RunFolder
+        from daskt2i.store.run_folder import RunFolder
 
         wanted = tuple(origin for origin in ORIGINS if origin in words(origins))
         if len(wanted) != len(words(origins)):
@@ -84,7 +84,7 @@ def train(
     with sentences():
         from daskt2i.bench.train import bench_train
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.folder import RunFolder
+        from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, set_)
         report = bench_train(
@@ -125,8 +125,8 @@ def sample(
     with sentences():
         from daskt2i.bench.sample import PROMPT, bench_sample
         from daskt2i.errors import ConfigError
-        from daskt2i.folder import RunFolder
         from daskt2i.machine.machine import this_machine
+        from daskt2i.store.run_folder import RunFolder
 
         if sampler not in ("dpm++", "ddim", "euler"):
             raise ConfigError(f"--sampler is {sampler!r}; it can be ddim, dpm++ or euler. Nothing was measured.")

@@ -75,7 +75,7 @@ def status(
     """Show how far a run folder has come."""
     with sentences():
         from daskt2i import terminal
-        from daskt2i.status import status as run_status
+        from daskt2i.store.status import status as run_status
 
         found = run_status(folder_of(workflow, out_folder, set_))
         answer(found.to_json(), as_json, terminal.status_table(found))
@@ -131,8 +131,8 @@ def insights(
         from daskt2i import cluster, terminal
         from daskt2i import insights as stage
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.folder import RunFolder
         from daskt2i.insights_view import report_view
+        from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         dataset = stage.settled(settings)
@@ -216,6 +216,6 @@ def folder_of(workflow: str, out_folder: str | None, sets: list[str]) -> Any:
 
 
 def run_folder(settings: Any, out_folder: str | None) -> Any:
-    from daskt2i.folder import RunFolder
+    from daskt2i.store.run_folder import RunFolder
 
     return RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options)

@@ -203,7 +203,7 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
     """What `train --dry-run` prints: the arguments of `answer`."""
     from daskt2i.cluster import Scheduler
     from daskt2i.stages import crew_of
-    from daskt2i.status import status
+    from daskt2i.store.status import status
     from daskt2i.terminal_training import train_plan
     from daskt2i.training import ranks_for
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from daskt2i.errors import StoreError
-from daskt2i.folder import MANIFEST, RunFolder
+from daskt2i.store.run_folder import MANIFEST, RunFolder
 from daskt2i.types import Receipt, Row
 
 _GROUP_ROWS = 1_024

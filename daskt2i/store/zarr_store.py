@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreMissing
-from daskt2i.flushing import flushing_store, reading_store
-from daskt2i.folder import STORE, RunFolder
 from daskt2i.plan import WRITTEN_AT_ONCE
+from daskt2i.store.run_folder import STORE, RunFolder
+from daskt2i.store.zarr_flush import flushing_store, reading_store
 from daskt2i.types import ArraySpec, Chunk, Constant, Encoded, Shard
 
 if TYPE_CHECKING:

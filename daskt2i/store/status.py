@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.errors import StoreMissing
-from daskt2i.folder import MANIFEST, RunFolder
-from daskt2i.latents import ZarrStore
-from daskt2i.lock import holder
 from daskt2i.plan import Plan
-from daskt2i.receipts import Receipts
+from daskt2i.store.lock import holder
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import MANIFEST, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 
 
 @dataclass(slots=True)

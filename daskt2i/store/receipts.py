@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from daskt2i.errors import StoreError
-from daskt2i.folder import RECEIPTS, RunFolder
+from daskt2i.store.run_folder import RECEIPTS, RunFolder
 from daskt2i.types import Receipt
 
 _NAME = re.compile(re.escape(RECEIPTS) + r"/chunk-([0-9]{7,})\.json")

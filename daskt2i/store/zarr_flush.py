@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from daskt2i.folder import RunFolder
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Shard
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.errors import StoreBusy
-from daskt2i.folder import LOCK, RunFolder
+from daskt2i.store.run_folder import LOCK, RunFolder
 
 try:
     import fcntl
