@@ -30,12 +30,12 @@ from uuid import uuid4
 from daskt2i.config.component import Component
 from daskt2i.errors import PlanError
 from daskt2i.estimate import Calibration
+from daskt2i.facts.selection import SelectedSource
 from daskt2i.machine.machine import this_machine
 from daskt2i.model_cache import Inspection, Job, inspect
 from daskt2i.plan import array_bytes
 from daskt2i.prepare import Prepared, job_for, preflight, settle, speed_settings
 from daskt2i.protocols import Executor, Workforce
-from daskt2i.selection import SelectedSource
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.receipts import Receipts

@@ -17,15 +17,15 @@ from daskt2i import page
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.errors import SourceError
-from daskt2i.expression import parse_where
-from daskt2i.facts import to_csv
+from daskt2i.facts.expression import parse_where
+from daskt2i.facts.selection import boxed_persons, keep_facts, kept_rows, survey_of
+from daskt2i.facts.survey import Surveyed, fold, survey_chunk
+from daskt2i.facts.table import to_csv
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import MIB, PROCESS_BYTES, Crew, Plan, crew
 from daskt2i.protocols import Executor, Source
 from daskt2i.report import TOP, Report, make_report
-from daskt2i.selection import boxed_persons, keep_facts, kept_rows, survey_of
 from daskt2i.store.run_folder import REPORTS, RunFolder
-from daskt2i.survey import Surveyed, fold, survey_chunk
 from daskt2i.types import Chunk
 
 HTML, JSON, CSV = f"{REPORTS}/insights.html", f"{REPORTS}/insights.json", f"{REPORTS}/insights.csv"

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import Reason
-from daskt2i.facts import AGES, GENDERS, GROUPS
-from daskt2i.survey import Surveyed
+from daskt2i.facts.survey import Surveyed
+from daskt2i.facts.table import AGES, GENDERS, GROUPS
 from daskt2i.types import SourceInfo
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from daskt2i.autoencoder import Given, latent_of, new, new_config, save, there_a
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, ImageSettings, LaunchSettings, VaeSettings
 from daskt2i.errors import SourceError
+from daskt2i.facts.selection import open_source
 from daskt2i.images.read import Limits
 from daskt2i.optimise import optimise
 from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source
-from daskt2i.selection import open_source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Pixels, Rejection
 

@@ -19,13 +19,13 @@ from daskt2i.config.settings import LaunchSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode import without_secrets
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError, StoreMissing
+from daskt2i.facts.selection import open_source
 from daskt2i.hands import Hands
 from daskt2i.launch import launch
 from daskt2i.metrics import read_metrics
 from daskt2i.pipeline import about as pipeline_about
 from daskt2i.prepare import with_source
 from daskt2i.protocols import ImageEncoder, TextEncoder
-from daskt2i.selection import open_source
 from daskt2i.store import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore

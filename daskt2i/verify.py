@@ -19,10 +19,10 @@ from daskt2i import gates
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
+from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
 from daskt2i.plan import Plan
 from daskt2i.protocols import ImageEncoder
-from daskt2i.selection import open_source
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore

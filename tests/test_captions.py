@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from daskt2i.captions.people import People, read_captions
-from daskt2i.captions.rules import OURS, Rules, compile_rules, load_rules, plural
 from daskt2i.errors import ConfigError
+from daskt2i.facts.captions.people import People, read_captions
+from daskt2i.facts.captions.rules import OURS, Rules, compile_rules, load_rules, plural
 
 LABELS = Path(__file__).parent / "data" / "coco_mini_labels.csv"
 

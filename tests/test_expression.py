@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from daskt2i.errors import ConfigError
-from daskt2i.expression import MOST_DEPTH, parse_where
-from daskt2i.facts import FACTS
+from daskt2i.facts.expression import MOST_DEPTH, parse_where
+from daskt2i.facts.table import FACTS
 
 ROW: dict[str, Any] = {
     "people": True, "gender": "male", "age": "adult", "group": "single", "activity": "ride",
@@ -125,7 +125,7 @@ def test_the_evaluator_itself_knows_no_more_than_the_check() -> None:
 
     import simpleeval
 
-    from daskt2i.expression import _evaluator
+    from daskt2i.facts.expression import _evaluator
 
     evaluator, _ = _evaluator("people")
     for text in ("people.__class__", "people[0]", "[x for x in people]", "f'{people}'", "2 ** 3", "people if 1 else 2"):

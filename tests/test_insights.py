@@ -17,12 +17,12 @@ from daskt2i.config.workflow_file import load_workflow
 from daskt2i.errors import SourceError
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.facts import COLUMNS
+from daskt2i.facts.selection import open_source
+from daskt2i.facts.survey import Survey, survey_chunk
+from daskt2i.facts.table import COLUMNS
 from daskt2i.insights import insights, settled
 from daskt2i.report import Report
-from daskt2i.selection import open_source
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.survey import Survey, survey_chunk
 from daskt2i.types import Chunk
 
 CLIP = Path(__file__).parents[2] / "shared" / "data" / "clip-tokenizer"
@@ -255,7 +255,7 @@ def test_help_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_survey_is_small_enough_to_travel(coco: Path) -> None:
     import pickle
 
-    from daskt2i.selection import survey_of
+    from daskt2i.facts.selection import survey_of
 
     survey = survey_of(settings(coco).dataset)
     assert isinstance(survey, Survey)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daskt2i import likeness
+from daskt2i.facts import near_duplicates as likeness
+from daskt2i.facts.near_duplicates import SIDE, copies, signature
 from daskt2i.images import read as images
-from daskt2i.likeness import SIDE, copies, signature
 
 
 def noise(seed: int) -> np.ndarray:

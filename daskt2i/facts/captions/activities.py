@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from daskt2i.captions.mentions import Mention
-from daskt2i.captions.rules import Rules
+from daskt2i.facts.captions.mentions import Mention
+from daskt2i.facts.captions.rules import Rules
 
 _ENDS = frozenset(".;:")
 _PREPOSITIONS = frozenset(

@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i import facts
-from daskt2i.captions.rules import compile_rules, load_rules
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.errors import ConfigError, Reason
-from daskt2i.expression import Expression, parse_where
+from daskt2i.facts import table as facts
+from daskt2i.facts.captions.rules import compile_rules, load_rules
+from daskt2i.facts.coco_instances import persons_of
+from daskt2i.facts.expression import Expression, parse_where
+from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
-from daskt2i.instances import persons_of
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import REPORTS, RunFolder
-from daskt2i.survey import Survey, fold, survey_chunk
 from daskt2i.types import Chunk, Row, SourceInfo
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from daskt2i.captions.rules import ENDINGS, MANY, Person, Rules
+from daskt2i.facts.captions.rules import ENDINGS, MANY, Person, Rules
 
 _TOKEN = re.compile(r"[a-z]+(?:[-'][a-z]+)*(?:(?<=s)')?|[0-9]+|[,.;:]")
 _LONGEST = 300

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from daskt2i.captions.activities import activities_of
-from daskt2i.captions.mentions import Mention, mentions_of, tokens_of
-from daskt2i.captions.rules import MANY, Rules
-from daskt2i.facts import AGES, GROUPS
+from daskt2i.facts.captions.activities import activities_of
+from daskt2i.facts.captions.mentions import Mention, mentions_of, tokens_of
+from daskt2i.facts.captions.rules import MANY, Rules
+from daskt2i.facts.table import AGES, GROUPS
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i import likeness
-from daskt2i.captions.mentions import tokens_of
-from daskt2i.captions.people import read_tokens
-from daskt2i.captions.rules import Rules, compile_rules
 from daskt2i.config.component import Component
 from daskt2i.errors import Daskt2iError, Reason, RowRejected
-from daskt2i.facts import schema
+from daskt2i.facts import near_duplicates as likeness
+from daskt2i.facts.captions.mentions import tokens_of
+from daskt2i.facts.captions.people import read_tokens
+from daskt2i.facts.captions.rules import Rules, compile_rules
+from daskt2i.facts.table import schema
 from daskt2i.images import read as images
 from daskt2i.images.formats import open_image
 from daskt2i.protocols import Source, TextEncoder

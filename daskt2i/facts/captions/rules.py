@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from daskt2i.errors import ConfigError
-from daskt2i.facts import AGES
+from daskt2i.facts.table import AGES
 
 OURS = Path(__file__).parent / "rules.yaml"
 

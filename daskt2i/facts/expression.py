@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.errors import ConfigError
-from daskt2i.facts import FACTS, NUMBER, TEXT, WORDS, YES_NO
+from daskt2i.facts.table import FACTS, NUMBER, TEXT, WORDS, YES_NO
 
 MOST_CHARACTERS = 2000
 MOST_DEPTH = 40
