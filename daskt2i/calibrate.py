@@ -29,7 +29,7 @@ from uuid import uuid4
 
 from daskt2i.config.component import Component
 from daskt2i.errors import PlanError
-from daskt2i.estimate import Calibration
+from daskt2i.estimate.arithmetic import Calibration
 from daskt2i.facts.selection import SelectedSource
 from daskt2i.machine.machine import this_machine
 from daskt2i.model_cache import Inspection, Job, inspect

@@ -20,8 +20,8 @@ from typing import Any
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
-from daskt2i.estimate import Work
-from daskt2i.forecast import Finished, compare
+from daskt2i.estimate.arithmetic import Work
+from daskt2i.estimate.forecast import Finished, compare
 from daskt2i.model_cache import Inspection, Job, inspect
 from daskt2i.prepare import Prepared, check_disk, job_for, preflight, refuse_other, settle, speed_settings
 from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Summary

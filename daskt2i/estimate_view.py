@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from daskt2i.config.settings import PriceSettings
-from daskt2i.estimate import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
+from daskt2i.estimate.arithmetic import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
 from daskt2i.terminal import crew_words, duration, facts, size
 
 

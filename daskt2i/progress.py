@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from daskt2i.forecast import Check
+from daskt2i.estimate.forecast import Check
 from daskt2i.protocols import Workforce
 from daskt2i.types import Receipt
 

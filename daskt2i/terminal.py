@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from daskt2i.forecast import Check
+from daskt2i.estimate.forecast import Check
 from daskt2i.plan import Crew
 from daskt2i.prepare import Prepared
 from daskt2i.progress import ChunkDone, ChunkFailed, Event, Note, Started, Summary

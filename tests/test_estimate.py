@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from daskt2i.config.settings import PriceSettings
-from daskt2i.estimate import EXACT_CHUNKS, Calibration, Work, disk, forecast, makespan, price
-from daskt2i.forecast import ESTIMATE, Finished, check, compare, keep
+from daskt2i.estimate.arithmetic import EXACT_CHUNKS, Calibration, Work, disk, forecast, makespan, price
+from daskt2i.estimate.forecast import ESTIMATE, Finished, check, compare, keep
 from daskt2i.store.run_folder import RunFolder
 
 CALIBRATION = Calibration(

@@ -58,9 +58,9 @@ def estimate(
         from daskt2i.calibrate import SECONDS, calibrate
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.errors import ConfigError
-        from daskt2i.estimate import Work
+        from daskt2i.estimate.arithmetic import Work
+        from daskt2i.estimate.forecast import keep
         from daskt2i.estimate_view import estimate_of, estimate_table
-        from daskt2i.forecast import keep
         from daskt2i.machine.machine import this_machine
         from daskt2i.prepare import prepare
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from daskt2i.errors import StoreError
-from daskt2i.estimate import Calibration, Work, disk, forecast
+from daskt2i.estimate.arithmetic import Calibration, Work, disk, forecast
 from daskt2i.store.run_folder import REPORTS, RunFolder
 
 ESTIMATE = f"{REPORTS}/estimate.json"
