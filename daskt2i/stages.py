@@ -208,7 +208,7 @@ class Stages:
                 store = ZarrStore(self.folder)
                 known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
             return unseen_prompts(count, known, self.workflow.scenes.shapes)
-        from daskt2i.dataset import LatentDataset
+        from daskt2i.loader.dataset import LatentDataset
 
         settings = self.workflow.train
         if not settings.heldout:

@@ -22,8 +22,8 @@ from daskt2i.config.settings import DatasetSettings, ImageSettings, LaunchSettin
 from daskt2i.errors import SourceError
 from daskt2i.facts.selection import open_source
 from daskt2i.images.read import Limits
+from daskt2i.loader.picture_dataset import PictureBatch, Pictures
 from daskt2i.optimise import optimise
-from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Pixels, Rejection

@@ -16,9 +16,9 @@ from rank_modules.fitting import Toy, settings
 from trained_runs import tiny_workflow
 
 from daskt2i.bench import read, sample, stores, train
-from daskt2i.dataset import LatentDataset
 from daskt2i.errors import ConfigError, ModelMissing, RankLost, StoreError
 from daskt2i.learner import Learner
+from daskt2i.loader.dataset import LatentDataset
 from daskt2i.optimise import cut
 from daskt2i.store.run_folder import RunFolder
 

@@ -15,13 +15,13 @@ import pytest
 from workflows_for_tests import component, fake_settings, finish, with_parts
 
 from daskt2i import open_store
-from daskt2i.dataset import Batch, LatentDataset
 from daskt2i.encoders.fake import STD, FakeImageEncoder
 from daskt2i.errors import ConfigError, StoreError, StoreMissing
-from daskt2i.shards import Cache, Shard
+from daskt2i.loader.dataset import Batch, LatentDataset
+from daskt2i.loader.sample_order import Order, Purpose, Streams, key_of
+from daskt2i.loader.shards import Cache, Shard
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.stream import Order, Purpose, Streams, key_of
 from daskt2i.types import ArraySpec, EncoderInfo, Row
 
 ROWS, CHUNK, HELDOUT = 44, 4, 5

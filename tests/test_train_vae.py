@@ -24,9 +24,9 @@ from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceError
 from daskt2i.images.read import Limits
+from daskt2i.loader.picture_dataset import PictureBatch, Pictures
 from daskt2i.metrics import read_metrics
 from daskt2i.optimise import cut
-from daskt2i.pictures import PictureBatch, Pictures
 from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource
 from daskt2i.sources.scenes import ScenesSource

@@ -18,7 +18,7 @@ from typing import Literal
 
 from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, Value, spread
 from daskt2i.bench.stores import Shape, forget, shape_named, write_random
-from daskt2i.dataset import LatentDataset
+from daskt2i.loader.dataset import LatentDataset
 from daskt2i.store.run_folder import RunFolder
 
 BATCH = 64

@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import ConfigError, StoreError
-from daskt2i.shards import Cache, Floats, Reader, Shard
+from daskt2i.loader.sample_order import Order, Purpose, Sample, Streams, Whole, key_of
+from daskt2i.loader.shards import Cache, Floats, Reader, Shard
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.stream import Order, Purpose, Sample, Streams, Whole, key_of
 
 AHEAD = 2
 """Batches that are made while the model works on one."""

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import StoreError
+from daskt2i.loader.sample_order import Sample, Streams, Whole
 from daskt2i.plan import Plan
 from daskt2i.store.layout import EMPTY_PREFIX
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import ZarrStore, inner_rows
-from daskt2i.stream import Sample, Streams, Whole
 
 Floats = npt.NDArray[np.float32]
 
