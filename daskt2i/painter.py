@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
-from daskt2i.pipeline import ABOUT, Sampler, preview, scheduler_for
+from daskt2i.model.pipeline import ABOUT, Sampler, preview, scheduler_for
 from daskt2i.types import Pixels
 
 if TYPE_CHECKING:

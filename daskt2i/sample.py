@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskt2i.errors import ConfigError, SourceMissing, Stopped
+from daskt2i.model.pipeline import about, local
 from daskt2i.model_cache import REPEATABLE
 from daskt2i.painter import Look, Painter, Picture, Wish
-from daskt2i.pipeline import about, local
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.sheet import file_name, png, sheet
 from daskt2i.store.run_folder import SAMPLES, RunFolder

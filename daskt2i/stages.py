@@ -22,9 +22,9 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode import encode
 from daskt2i.errors import ConfigError, Stopped
 from daskt2i.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
-from daskt2i.model import PARAMETERS
+from daskt2i.model.denoiser import PARAMETERS
+from daskt2i.model.pipeline import about
 from daskt2i.painter import Look, Picture, Wish
-from daskt2i.pipeline import about
 from daskt2i.plan import Crew
 from daskt2i.prepare import Prepared
 from daskt2i.progress import Summary

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskt2i import model, pipeline
 from daskt2i import rank as ranks
 from daskt2i.config.settings import LaunchSettings, SampleSettings, TrainSettings
 from daskt2i.config.workflow_file import fingerprint
-from daskt2i.diffusion import Diffusion
 from daskt2i.loader.dataset import Batch, LatentDataset
+from daskt2i.model import denoiser as model
+from daskt2i.model import pipeline
+from daskt2i.model.diffusion import Diffusion
 from daskt2i.optimise import optimise
 from daskt2i.painter import Look, Painter, Wish
 from daskt2i.sheet import png, sheet

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskt2i import gates, vae_loss
+from daskt2i import gates
 from daskt2i import rank as ranks
-from daskt2i.autoencoder import Given, latent_of, new, new_config, save, there_and_back
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, ImageSettings, LaunchSettings, VaeSettings
 from daskt2i.errors import SourceError
 from daskt2i.facts.selection import open_source
 from daskt2i.images.read import Limits
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
+from daskt2i.model import autoencoder_loss as vae_loss
+from daskt2i.model.autoencoder import Given, latent_of, new, new_config, save, there_and_back
 from daskt2i.optimise import optimise
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder

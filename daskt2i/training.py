@@ -23,7 +23,7 @@ from daskt2i.facts.selection import open_source
 from daskt2i.hands import Hands
 from daskt2i.launch import launch
 from daskt2i.metrics import read_metrics
-from daskt2i.pipeline import about as pipeline_about
+from daskt2i.model.pipeline import about as pipeline_about
 from daskt2i.prepare import with_source
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store import lock

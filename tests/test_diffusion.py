@@ -10,9 +10,9 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
-from daskt2i.diffusion import Diffusion
-from daskt2i.noise import SCHEDULE, STEPS, Objective, alphas_cumprod
-from daskt2i.pipeline import scheduler_config, scheduler_for
+from daskt2i.model.diffusion import Diffusion
+from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective, alphas_cumprod
+from daskt2i.model.pipeline import scheduler_config, scheduler_for
 
 OBJECTIVES: tuple[Objective, ...] = ("flow", "v", "epsilon")
 

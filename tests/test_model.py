@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from daskt2i import model
 from daskt2i.errors import ConfigError
+from daskt2i.model import denoiser as model
 
 
 def test_presets_are_fitted_to_latents_and_text_states() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from daskt2i.launch import LocalHands, launch
 from daskt2i.learner import Learner
-from daskt2i.model import build, unet_config
+from daskt2i.model.denoiser import build, unet_config
 from daskt2i.muon import _buckets, inner_matrices, muon, orthogonal
 
 WIDE = {"width": 16}

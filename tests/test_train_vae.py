@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daskt2i import gates, optimise, rank, train_vae, vae_loss
-from daskt2i.autoencoder import new_config
+from daskt2i import gates, optimise, rank, train_vae
 from daskt2i.config.settings import LaunchSettings, VaeSettings
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
@@ -26,6 +25,8 @@ from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceEr
 from daskt2i.images.read import Limits
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
 from daskt2i.metrics import read_metrics
+from daskt2i.model import autoencoder_loss as vae_loss
+from daskt2i.model.autoencoder import new_config
 from daskt2i.optimise import cut
 from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource

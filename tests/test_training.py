@@ -17,7 +17,7 @@ from daskt2i.checkpoint import Checkpoints
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
 from daskt2i.hands import LocalHands
 from daskt2i.metrics import read_metrics
-from daskt2i.pipeline import about, exists
+from daskt2i.model.pipeline import about, exists
 from daskt2i.store.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder

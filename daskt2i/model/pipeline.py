@@ -25,7 +25,7 @@ from daskt2i.config.component import Component
 from daskt2i.encoders import export
 from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ModelMissing
-from daskt2i.noise import SCHEDULE, STEPS, Objective
+from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.run_folder import PIPELINE, RunFolder
 

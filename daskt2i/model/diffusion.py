@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from daskt2i.noise import Objective, alphas_cumprod
+from daskt2i.model.noise_schedule import Objective, alphas_cumprod
 
 if TYPE_CHECKING:
     import torch
