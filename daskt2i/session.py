@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daskt2i.cluster import Scheduler, connect, open_executor
-from daskt2i.hands import Hands, LocalHands
+from daskt2i.launch.rank_spawners import Hands, LocalHands
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import Crew, crew
 from daskt2i.protocols import Executor, Workforce
@@ -71,7 +71,7 @@ class Session:
         """Where ranks run, and how many workers there are."""
         if self.scheduler.is_pool:
             return LocalHands(self.crew.workers), Workforce(self.crew.workers, self.crew.threads, None)
-        from daskt2i.launch import DaskHands
+        from daskt2i.launch.launcher import DaskHands
 
         connection = self._connected()
         workers = workers_of(connection.client)

@@ -1,4 +1,4 @@
-"""What one rank does to train the denoiser: `python -m daskt2i.rank daskt2i.train`, started by the launcher.
+"""What one rank does to train the denoiser: `python -m daskt2i.launch.rank daskt2i.train`, started by the launcher.
 
 Covers: batches as tensors, loss, held-out loss, sheets of pictures on the way, the pipeline that comes out.
 Does not cover: the loop (`optimise`), starting ranks (`launch`), what the driver checks before and tells after
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskt2i import rank as ranks
 from daskt2i.config.settings import LaunchSettings, SampleSettings, TrainSettings
 from daskt2i.config.workflow_file import fingerprint
+from daskt2i.launch import rank as ranks
 from daskt2i.loader.dataset import Batch, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline

@@ -1,4 +1,4 @@
-"""What one rank does to train an autoencoder: `python -m daskt2i.rank daskt2i.train_vae`, started by the launcher.
+"""What one rank does to train an autoencoder. The launcher starts it: `daskt2i.launch.rank daskt2i.train_vae`.
 
 Covers: a new or a given AutoencoderKL, its loss on pictures of a source, PSNR on held-out ones, and the diffusers
 folder that comes out, which `VaeEncoder` loads.
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daskt2i import gates
-from daskt2i import rank as ranks
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, ImageSettings, LaunchSettings, VaeSettings
 from daskt2i.errors import SourceError
 from daskt2i.facts.selection import open_source
 from daskt2i.images.read import Limits
+from daskt2i.launch import rank as ranks
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
 from daskt2i.model import autoencoder_loss as vae_loss
 from daskt2i.model.autoencoder import Given, latent_of, new, new_config, save, there_and_back

@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.attempt import Listener
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.config.settings import LaunchSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode import without_secrets
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError, StoreMissing
 from daskt2i.facts.selection import open_source
-from daskt2i.hands import Hands
-from daskt2i.launch import launch
+from daskt2i.launch.attempt import Listener
+from daskt2i.launch.launcher import launch
+from daskt2i.launch.rank_spawners import Hands
 from daskt2i.metrics import read_metrics
 from daskt2i.model.pipeline import about as pipeline_about
 from daskt2i.prepare import with_source

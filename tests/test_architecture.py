@@ -62,7 +62,6 @@ BY_NAME = {
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""
 
 HOMELESS: dict[str, str] = {
-    "attempt": "launch.attempt",
     "bench.columns": "bench.encode.columns",
     "bench.encode": "bench.encode.driver",
     "bench.naive": "bench.encode.naive",
@@ -86,10 +85,8 @@ HOMELESS: dict[str, str] = {
     "estimate_view": "display.estimate",
     "evaluate": "sample.evaluate",
     "gates": "encode.gates",
-    "hands": "launch.rank_spawners",
     "insights": "insights.driver",
     "insights_view": "display.insights",
-    "launch": "launch.launcher",
     "learner": "train.learner",
     "metrics": "train.metrics",
     "model_cache": "encode.model_cache",
@@ -98,11 +95,8 @@ HOMELESS: dict[str, str] = {
     "options": "cli.options",
     "page": "insights.page",
     "painter": "sample.painter",
-    "peers": "launch.process_group",
-    "places": "launch.placement",
     "prepare": "encode.prepare",
     "progress": "encode.summary",
-    "rank": "launch.rank",
     "reading": "encode.read_ahead",
     "report": "insights.report",
     "roster": "deploy.workers",
@@ -111,7 +105,6 @@ HOMELESS: dict[str, str] = {
     "sheet": "sample.image_grid",
     "stages": "session.stages",
     "suggest": "insights.suggest",
-    "supervise": "launch.supervisor",
     "terminal": "display.encode",
     "terminal_training": "display.train",
     "train": "train.denoiser_rank",

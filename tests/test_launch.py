@@ -21,10 +21,10 @@ from distributed import Client, LocalCluster
 from rank_modules.ddp import expected
 
 from daskt2i import model_cache
-from daskt2i.attempt import Run
 from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
-from daskt2i.launch import TOPIC, DaskHands, LocalHands, free, launch
-from daskt2i.places import Place
+from daskt2i.launch.attempt import Run
+from daskt2i.launch.launcher import TOPIC, DaskHands, LocalHands, free, launch
+from daskt2i.launch.placement import Place
 from daskt2i.roster import workers_of
 
 TESTS = Path(__file__).parent
@@ -48,7 +48,10 @@ def ranks_running() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "daskt2i.rank" in process.cmdline() and process.environ().get("LAUNCHED_BY") == ENV["LAUNCHED_BY"]:
+            if (
+                "daskt2i.launch.rank" in process.cmdline()
+                and process.environ().get("LAUNCHED_BY") == ENV["LAUNCHED_BY"]
+            ):
                 found.append(process)
     return found
 
@@ -393,7 +396,7 @@ def test_a_frozen_worker_does_not_hold_up_the_others(tmp_path: Path) -> None:
 def test_a_frozen_worker_is_asked_once_and_counts_again_when_it_wakes(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskt2i.launch._ASK_SECONDS", 1.5)
+    monkeypatch.setattr("daskt2i.launch.launcher._ASK_SECONDS", 1.5)
     hands = DaskHands(client, worker_seconds=3)
 
     def asking() -> int:

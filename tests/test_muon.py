@@ -10,7 +10,7 @@ import torch
 from rank_modules.fitting import BATCH, Toy, fit, losses, settings
 from torch import nn
 
-from daskt2i.launch import LocalHands, launch
+from daskt2i.launch.launcher import LocalHands, launch
 from daskt2i.learner import Learner
 from daskt2i.model.denoiser import build, unet_config
 from daskt2i.muon import _buckets, inner_matrices, muon, orthogonal

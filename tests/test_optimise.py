@@ -19,7 +19,7 @@ from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, loss
 from daskt2i import optimise, terminal_training
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.errors import ConfigError, FingerprintMismatch, NotFinite, StoreError, StoreFull
-from daskt2i.launch import LocalHands, launch
+from daskt2i.launch.launcher import LocalHands, launch
 from daskt2i.learner import Learner
 from daskt2i.metrics import read_metrics
 from daskt2i.store.run_folder import RunFolder
@@ -39,7 +39,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """What a rank tells."""
     events: Told = []
-    monkeypatch.setattr("daskt2i.rank.tell", lambda kind, **fields: events.append({"kind": kind, **fields}))
+    monkeypatch.setattr("daskt2i.launch.rank.tell", lambda kind, **fields: events.append({"kind": kind, **fields}))
     return events
 
 

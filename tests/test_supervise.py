@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from daskt2i import rank
 from daskt2i.errors import ConfigError, Daskt2iError, PlanError, StoreFull
-from daskt2i.places import Place, arrange, interface_of, visible_gpus
-from daskt2i.supervise import RankDied, RankSpec, environment, final_error, supervise
+from daskt2i.launch import rank
+from daskt2i.launch.placement import Place, arrange, interface_of, visible_gpus
+from daskt2i.launch.supervisor import RankDied, RankSpec, environment, final_error, supervise
 
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
 
@@ -144,7 +144,7 @@ def test_stopping_ends_the_rank_and_its_children() -> None:
 
 
 def test_one_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daskt2i.supervise.TERM_SECONDS", 1.0)
+    monkeypatch.setattr("daskt2i.launch.supervisor.TERM_SECONDS", 1.0)
     begun = time.monotonic()
     finished, events = run(spec("sleep", deaf=True), stop_at="deaf")
     assert not finished
@@ -181,7 +181,7 @@ SUPERVISOR = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_supervise import spec, never
-from daskt2i.supervise import supervise
+from daskt2i.launch.supervisor import supervise
 supervise(spec("sleep", deaf=True), lambda event: print(*event.get("pids", []), flush=True), never)
 """
 

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daskt2i import gates, optimise, rank, train_vae
+from daskt2i import gates, optimise, train_vae
 from daskt2i.config.settings import LaunchSettings, VaeSettings
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceError
 from daskt2i.images.read import Limits
+from daskt2i.launch import rank
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
 from daskt2i.metrics import read_metrics
 from daskt2i.model import autoencoder_loss as vae_loss

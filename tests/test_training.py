@@ -15,7 +15,7 @@ from workflows_for_tests import fake_settings, finish
 
 from daskt2i.checkpoint import Checkpoints
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
-from daskt2i.hands import LocalHands
+from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.metrics import read_metrics
 from daskt2i.model.pipeline import about, exists
 from daskt2i.store.lock import hold

@@ -32,7 +32,7 @@ from daskt2i import gates
 from daskt2i.checkpoint import Checkpoints
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encoders.vae import VaeEncoder
-from daskt2i.launch import LocalHands, launch
+from daskt2i.launch.launcher import LocalHands, launch
 from daskt2i.model.autoencoder import SMALL
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train_vae import PREFIX, Job

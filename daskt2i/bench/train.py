@@ -24,8 +24,8 @@ from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
 from daskt2i.bench.stores import MARK, shape_named, write_random
 from daskt2i.config.settings import LaunchSettings, TrainSettings
 from daskt2i.errors import ConfigError, Daskt2iError
-from daskt2i.hands import Hands
-from daskt2i.launch import launch
+from daskt2i.launch.launcher import launch
+from daskt2i.launch.rank_spawners import Hands
 from daskt2i.machine.machine import this_machine
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train import Job
@@ -67,7 +67,7 @@ HandsFor = Callable[[int, int], Any]
 @contextmanager
 def on_this_machine(ranks: int, threads: int) -> Iterator[Hands]:
     """Ranks as child processes of this one."""
-    from daskt2i.hands import LocalHands
+    from daskt2i.launch.rank_spawners import LocalHands
 
     yield LocalHands(ranks)
 

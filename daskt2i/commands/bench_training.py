@@ -153,7 +153,7 @@ def hands_of(scheduler: str) -> Callable[[int, int], Any]:
         ConfigError: no such scheduler.
     """
     from daskt2i.cluster import Scheduler
-    from daskt2i.hands import LocalHands
+    from daskt2i.launch.rank_spawners import LocalHands
     from daskt2i.machine.machine import this_machine
     from daskt2i.plan import Crew
     from daskt2i.session import Session

@@ -11,8 +11,8 @@ import os
 import time
 from pathlib import Path
 
-from daskt2i import rank
 from daskt2i.errors import NotFinite
+from daskt2i.launch import rank
 
 
 def share(step: int, batch: int, me: int, world: int) -> float:

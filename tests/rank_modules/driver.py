@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from daskt2i.executors.attempts import deaf_children
-from daskt2i.launch import DaskHands, LocalHands, launch
+from daskt2i.launch.launcher import DaskHands, LocalHands, launch
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import dask.config
 import numpy as np
 
-from daskt2i import rank as ranks
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.config.workflow_file import load_defaults
+from daskt2i.launch import rank as ranks
 from daskt2i.metrics import read_metrics
 from daskt2i.optimise import optimise
 from daskt2i.store.run_folder import RunFolder

@@ -10,8 +10,8 @@ import threading
 import time
 from typing import Any
 
-from daskt2i import rank
 from daskt2i.errors import ConfigError, StoreFull
+from daskt2i.launch import rank
 
 
 class OwnError(StoreFull):

@@ -1,6 +1,6 @@
 """One rank of a distributed run: what its module asks for, and the process around it.
 
-    python -m daskt2i.rank MODULE          # started by `daskt2i.supervise`, never by hand
+    python -m daskt2i.launch.rank MODULE          # started by `daskt2i.launch.supervisor`, never by hand
 
     from daskt2i import rank               # in MODULE, which is run as `__main__`
     settings = rank.job()
@@ -78,7 +78,7 @@ def job() -> dict[str, Any]:
     if _JOB is None:
         raise ConfigError(
             "This module is a rank of a distributed run and was started by hand, so it has no job. Nothing was done; "
-            "start it through daskt2i.launch.launch."
+            "start it through daskt2i.launch.launcher.launch."
         )
     return _JOB
 
@@ -204,5 +204,5 @@ def _known(error: Daskt2iError) -> str:
 
 
 if __name__ == "__main__":
-    # The module imports `daskt2i.rank` by its name: the job and the channel must be in that copy, not in this one.
-    importlib.import_module("daskt2i.rank").main()
+    # The module imports `daskt2i.launch.rank` by name: the job and the channel must be in that copy, not in this one.
+    importlib.import_module("daskt2i.launch.rank").main()

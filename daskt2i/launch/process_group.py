@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from daskt2i.rank import Rank
+from daskt2i.launch.rank import Rank
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,9 +15,9 @@ from typing import Any
 from uuid import uuid4
 
 from daskt2i.errors import SchedulerError
-from daskt2i.hands import Ended, Hands, Message
-from daskt2i.places import Placement, arrange
-from daskt2i.supervise import RankSpec
+from daskt2i.launch.placement import Placement, arrange
+from daskt2i.launch.rank_spawners import Ended, Hands, Message
+from daskt2i.launch.supervisor import RankSpec
 
 STOP_SECONDS = 10.0
 _GRACE_SECONDS = 1.0

@@ -27,8 +27,8 @@ from typing import Any
 
 from daskt2i import errors
 from daskt2i.errors import Daskt2iError
-from daskt2i.places import interface_of
-from daskt2i.rank import MARK
+from daskt2i.launch.placement import interface_of
+from daskt2i.launch.rank import MARK
 
 POLL_SECONDS = 0.2
 TERM_SECONDS = 5.0
@@ -145,7 +145,7 @@ class _Child:
         self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "daskt2i.rank", spec.module],
+            [sys.executable, "-m", "daskt2i.launch.rank", spec.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

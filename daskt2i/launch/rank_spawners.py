@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from daskt2i.errors import Daskt2iError
+from daskt2i.launch.placement import Place, visible_gpus
+from daskt2i.launch.supervisor import RankDied, RankSpec, supervise
 from daskt2i.machine.machine import this_machine
-from daskt2i.places import Place, visible_gpus
-from daskt2i.supervise import RankDied, RankSpec, supervise
 
 How = Literal["finished", "stopped", "died", "final", "left", "lost", "no scheduler"]
 
