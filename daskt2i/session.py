@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from daskt2i.cluster import Scheduler, connect, open_executor
+from daskt2i.deploy.connect import Scheduler, connect, open_executor
+from daskt2i.deploy.workers import workers_of
 from daskt2i.launch.rank_spawners import Hands, LocalHands
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import Crew, crew
 from daskt2i.protocols import Executor, Workforce
-from daskt2i.roster import workers_of
 
 if TYPE_CHECKING:
     from daskt2i.executors.dask import Connection

@@ -17,8 +17,8 @@ import numpy as np
 from rich.console import Console
 
 from daskt2i import terminal
-from daskt2i.cluster import Scheduler, crew_for
 from daskt2i.config.settings import Workflow
+from daskt2i.deploy.connect import Scheduler, crew_for
 from daskt2i.encode import encode
 from daskt2i.errors import ConfigError, Stopped
 from daskt2i.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts

@@ -73,7 +73,6 @@ HOMELESS: dict[str, str] = {
     "bench.warm": "bench.encode.warm",
     "calibrate": "encode.calibration",
     "checkpoint": "train.checkpoint",
-    "cluster": "deploy.connect",
     "commands": "cli",
     "commands.bench": "cli.bench",
     "commands.bench_training": "cli.bench_training",
@@ -99,7 +98,6 @@ HOMELESS: dict[str, str] = {
     "progress": "encode.summary",
     "reading": "encode.read_ahead",
     "report": "insights.report",
-    "roster": "deploy.workers",
     "sample": "sample.driver",
     "session": "session.session",
     "sheet": "sample.image_grid",
@@ -116,7 +114,7 @@ HOMELESS: dict[str, str] = {
 }
 """Modules that have not moved yet, and where they go."""
 
-OPEN_CUTS: dict[str, set[str]] = {"deploy": {"encode", "executors"}, "session": {"display"}}
+OPEN_CUTS: dict[str, set[str]] = {"deploy": {"executors", "encode"}, "session": {"display"}}
 """Imports that still point the wrong way."""
 
 MAY_USE_DISTRIBUTED = {"deploy", "launch", "executors", "session", "dashboard"}

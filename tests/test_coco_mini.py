@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from test_encode import arrays, assert_same
 
-from daskt2i.cluster import Scheduler, crew_for, open_executor
 from daskt2i.config.workflow_file import load_workflow
+from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
 from daskt2i.encode import encode
 from daskt2i.errors import GateError
 from daskt2i.model_cache import process_name

@@ -15,8 +15,8 @@ import pytest
 import zarr
 
 import daskt2i
-from daskt2i.cluster import Scheduler, crew_for, open_executor
 from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
+from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
 from daskt2i.encode import encode
 from daskt2i.errors import (
     ExecutorError,

@@ -16,8 +16,8 @@ import pytest
 from dask.utils import key_split
 from distributed import Client
 
-from daskt2i.cluster import Scheduler, open_executor
 from daskt2i.config.workflow_file import load_defaults
+from daskt2i.deploy.connect import Scheduler, open_executor
 from daskt2i.errors import ConfigError, SchedulerError
 from daskt2i.plan import GIB, Crew
 from daskt2i.protocols import Executor
@@ -140,7 +140,7 @@ class TestAttachedDask(ExecutorSuite):
 
 
 def test_an_address_where_nobody_listens_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daskt2i.cluster._SERVER_TIMEOUT", 1.0)
+    monkeypatch.setattr("daskt2i.deploy.connect._SERVER_TIMEOUT", 1.0)
     with pytest.raises(SchedulerError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9"):
         open_executor(Scheduler.parse("tcp://127.0.0.1:9"), TWO).start()
 
@@ -157,7 +157,7 @@ def test_no_worker_outlives_a_killed_driver(kind: str, tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(f"""
         import time
-        from daskt2i.cluster import Scheduler, open_executor
+        from daskt2i.deploy.connect import Scheduler, open_executor
         from daskt2i.config.workflow_file import load_defaults
         from daskt2i.plan import Crew
 

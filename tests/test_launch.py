@@ -21,11 +21,11 @@ from distributed import Client, LocalCluster
 from rank_modules.ddp import expected
 
 from daskt2i import model_cache
+from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
 from daskt2i.launch.attempt import Run
 from daskt2i.launch.launcher import TOPIC, DaskHands, LocalHands, free, launch
 from daskt2i.launch.placement import Place
-from daskt2i.roster import workers_of
 
 TESTS = Path(__file__).parent
 ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}

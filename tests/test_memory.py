@@ -18,7 +18,7 @@ GROWTH = 1.10
 
 DRIVER = """
 import sys
-from daskt2i.cluster import Scheduler, crew_for, open_executor
+from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode import encode
 from daskt2i.prepare import prepare

@@ -17,13 +17,14 @@ from typing import Any
 
 import yaml
 
-from daskt2i import cluster, encode, prepare
+from daskt2i import encode, prepare
 from daskt2i.bench import naive, peak, simulation
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.bench.warm import WarmExecutor
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
+from daskt2i.deploy import connect as cluster
 from daskt2i.errors import Daskt2iError
 from daskt2i.executors.attempts import end_with_parent
 from daskt2i.progress import ChunkDone, ChunkFailed, Event

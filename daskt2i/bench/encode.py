@@ -17,8 +17,8 @@ from daskt2i.bench.report import Report
 from daskt2i.bench.rows import Part, with_rows
 from daskt2i.bench.runs import NAIVE, Asked, Ground, Runs
 from daskt2i.bench.scaling import make_report
-from daskt2i.cluster import Scheduler
 from daskt2i.config.settings import Workflow
+from daskt2i.deploy.connect import Scheduler
 from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.machine.machine import this_machine
 from daskt2i.prepare import planned_device, with_source

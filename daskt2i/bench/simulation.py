@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 import psutil
 
-from daskt2i import cluster, encode, prepare
+from daskt2i import encode, prepare
 from daskt2i.bench.measured import Task
 from daskt2i.config.settings import Workflow
+from daskt2i.deploy import connect as cluster
 from daskt2i.errors import ExecutorError
 from daskt2i.model_cache import Job, models_for, process_name
 from daskt2i.plan import Crew

@@ -43,8 +43,9 @@ def encode(
     The same command again goes on where it stopped.
     """
     with sentences():
-        from daskt2i import cluster, terminal
+        from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.deploy import connect as cluster
         from daskt2i.prepare import prepare
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
@@ -128,9 +129,10 @@ def insights(
     It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
     """
     with sentences():
-        from daskt2i import cluster, terminal
         from daskt2i import insights as stage
+        from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.deploy import connect as cluster
         from daskt2i.insights_view import report_view
         from daskt2i.store.run_folder import RunFolder
 

@@ -54,9 +54,9 @@ def estimate(
     with it at its end.
     """
     with sentences():
-        from daskt2i import cluster
         from daskt2i.calibrate import SECONDS, calibrate
         from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.deploy import connect as cluster
         from daskt2i.errors import ConfigError
         from daskt2i.estimate.arithmetic import Work
         from daskt2i.estimate.forecast import keep

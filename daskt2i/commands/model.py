@@ -51,8 +51,9 @@ def run(
     The same command again goes on where it stopped.
     """
     with sentences():
-        from daskt2i import cluster, terminal
+        from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.deploy import connect as cluster
         from daskt2i.prepare import prepare
         from daskt2i.terminal_training import samples_table, train_plan, trained_table
 
@@ -201,7 +202,7 @@ def evaluate(
 
 def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool) -> tuple[dict[str, Any], bool, Any]:
     """What `train --dry-run` prints: the arguments of `answer`."""
-    from daskt2i.cluster import Scheduler
+    from daskt2i.deploy.connect import Scheduler
     from daskt2i.stages import crew_of
     from daskt2i.store.status import status
     from daskt2i.terminal_training import train_plan
@@ -218,7 +219,7 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
 @contextmanager
 def stages_of(settings: Any, folder: Any, scheduler: str | None) -> Iterator[Any]:
     """The stages after encoding, on workers of their own."""
-    from daskt2i import cluster
+    from daskt2i.deploy import connect as cluster
     from daskt2i.stages import Stages, open_session
 
     chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)

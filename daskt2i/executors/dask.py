@@ -22,10 +22,10 @@ from distributed import Client, Future, KilledWorker, Reschedule, as_completed, 
 from distributed.core import Status
 from distributed.metrics import context_meter
 
+from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import SchedulerError
 from daskt2i.executors.attempts import lost
 from daskt2i.protocols import Workforce
-from daskt2i.roster import workers_of
 from daskt2i.worker import interruption
 
 T = TypeVar("T")

@@ -25,13 +25,13 @@ from distributed import Client, Future, get_worker
 from distributed.comm import get_address_host
 from distributed.core import Status
 
+from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, RankLost, SchedulerError
 from daskt2i.launch.attempt import EndedEarly, Listener, Run, no_scheduler
 from daskt2i.launch.placement import Place, visible_gpus
 from daskt2i.launch.rank_spawners import Ended, Hands, Message, outcome
 from daskt2i.launch.rank_spawners import LocalHands as LocalHands
 from daskt2i.launch.supervisor import RankSpec
-from daskt2i.roster import workers_of
 
 TOPIC = "daskt2i-train"
 START_SECONDS = 120.0
