@@ -14,9 +14,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from daskt2i.encode.model_cache import REPEATABLE
 from daskt2i.errors import ConfigError, SourceMissing, Stopped
 from daskt2i.model.pipeline import about, local
-from daskt2i.model_cache import REPEATABLE
 from daskt2i.painter import Look, Painter, Picture, Wish
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.sheet import file_name, png, sheet

@@ -19,15 +19,15 @@ from rich.console import Console
 from daskt2i import terminal
 from daskt2i.config.settings import Workflow
 from daskt2i.deploy.connect import Scheduler, crew_for
-from daskt2i.encode import encode
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import Prepared
+from daskt2i.encode.summary import Summary
 from daskt2i.errors import ConfigError, Stopped
 from daskt2i.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
 from daskt2i.model.denoiser import PARAMETERS
 from daskt2i.model.pipeline import about
 from daskt2i.painter import Look, Picture, Wish
 from daskt2i.plan import Crew
-from daskt2i.prepare import Prepared
-from daskt2i.progress import Summary
 from daskt2i.sample import draw, wishes_for, write
 from daskt2i.session import Session, crew_to_train
 from daskt2i.sheet import png, sheet

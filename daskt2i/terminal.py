@@ -14,12 +14,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from daskt2i.encode.prepare import Prepared
+from daskt2i.encode.summary import ChunkDone, ChunkFailed, Event, Note, Started, Summary
+from daskt2i.encode.verify import Verdict
 from daskt2i.estimate.forecast import Check
 from daskt2i.plan import Crew
-from daskt2i.prepare import Prepared
-from daskt2i.progress import ChunkDone, ChunkFailed, Event, Note, Started, Summary
 from daskt2i.store.status import Status
-from daskt2i.verify import Verdict
 
 PLAIN_SECONDS = 5.0
 """Seconds between two progress lines where there is no terminal."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskt2i import gates
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, ImageSettings, LaunchSettings, VaeSettings
+from daskt2i.encode import gates
 from daskt2i.errors import SourceError
 from daskt2i.facts.selection import open_source
 from daskt2i.images.read import Limits

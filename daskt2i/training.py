@@ -16,7 +16,9 @@ from typing import Any
 from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.config.settings import LaunchSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
-from daskt2i.encode import without_secrets
+from daskt2i.encode.driver import without_secrets
+from daskt2i.encode.prepare import with_source
+from daskt2i.encode.verify import settings_of, verify
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError, StoreMissing
 from daskt2i.facts.selection import open_source
 from daskt2i.launch.attempt import Listener
@@ -24,7 +26,6 @@ from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import Hands
 from daskt2i.metrics import read_metrics
 from daskt2i.model.pipeline import about as pipeline_about
-from daskt2i.prepare import with_source
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
@@ -32,7 +33,6 @@ from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train import Job as TrainJob
 from daskt2i.train_vae import PREFIX as VAE_PREFIX
 from daskt2i.train_vae import Job as VaeJob
-from daskt2i.verify import settings_of, verify
 
 LAST_STEPS = 50
 """Steps over which the loss in the summary is averaged: that of one step says little."""

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from workflows_for_tests import SOURCE, component, fake_settings, finish, with_parts
 
-from daskt2i import calibrate as calibrations
-from daskt2i import worker, workflow
-from daskt2i.calibrate import calibrate, spread_rows
+from daskt2i import workflow
+from daskt2i.encode import calibration as calibrations
+from daskt2i.encode import worker
+from daskt2i.encode.calibration import calibrate, spread_rows
+from daskt2i.encode.prepare import prepare
 from daskt2i.errors import PlanError, SourceMissing
 from daskt2i.estimate.arithmetic import Work, disk
 from daskt2i.estimate.forecast import ESTIMATE
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.prepare import prepare
 from daskt2i.protocols import Workforce
 from daskt2i.store.run_folder import RunFolder
 

@@ -15,14 +15,14 @@ from test_encode import arrays, assert_same
 
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
-from daskt2i.encode import encode
+from daskt2i.encode.driver import encode
+from daskt2i.encode.model_cache import process_name
+from daskt2i.encode.prepare import prepare
+from daskt2i.encode.summary import Summary
+from daskt2i.encode.verify import settings_of, verify
 from daskt2i.errors import GateError
-from daskt2i.model_cache import process_name
-from daskt2i.prepare import prepare
-from daskt2i.progress import Summary
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.verify import settings_of, verify
 
 HOSTILE = [
     None, "unreadable-image", "unreadable-image", "unreadable-image", None, None, None, None, None, None,
@@ -150,7 +150,9 @@ def test_a_vae_that_is_fed_the_wrong_range_stops_with_its_psnr(
     gate: str, coco_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if gate == "in the first chunk":
-        monkeypatch.setattr("daskt2i.gates.card", lambda resolution: np.full((1, resolution, resolution, 3), 255, "u1"))
+        monkeypatch.setattr(
+            "daskt2i.encode.gates.card", lambda resolution: np.full((1, resolution, resolution, 3), 255, "u1")
+        )
     with pytest.raises(GateError, match=r"at \d+\.\d dB PSNR") as caught:
         run(coco_mini, tmp_path / "out", "serial", "dataset.encoders.image={class: test_coco_mini.Unsigned}")
     assert ("chunk 0" if gate == "in the first chunk" else "the test card") in str(caught.value)

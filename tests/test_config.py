@@ -23,8 +23,8 @@ from workflows_for_tests import (
 )
 
 from daskt2i.config.workflow_file import differences, find_file, fingerprint, load_workflow, parse_workflow, shipped
+from daskt2i.encode.prepare import identity
 from daskt2i.errors import ConfigError
-from daskt2i.prepare import identity
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 
 

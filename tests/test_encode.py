@@ -17,7 +17,10 @@ import zarr
 import daskt2i
 from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
 from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
-from daskt2i.encode import encode
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
+from daskt2i.encode.summary import ChunkDone, ChunkFailed, Event, Note, Started, Summary
+from daskt2i.encode.verify import settings_of, verify
 from daskt2i.errors import (
     ExecutorError,
     FingerprintMismatch,
@@ -28,14 +31,11 @@ from daskt2i.errors import (
     StoreMissing,
 )
 from daskt2i.plan import GIB, Crew
-from daskt2i.prepare import prepare
-from daskt2i.progress import ChunkDone, ChunkFailed, Event, Note, Started, Summary
 from daskt2i.store.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.verify import settings_of, verify
 
 ALL = ["serial", "multiprocessing:2", "joblib:2", "local:2"]
 

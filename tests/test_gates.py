@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskt2i import gates
+from daskt2i.encode import gates
 from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.errors import GateError, ModelError
 from daskt2i.types import ArraySpec, Pixels

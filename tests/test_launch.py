@@ -20,8 +20,8 @@ import pytest
 from distributed import Client, LocalCluster
 from rank_modules.ddp import expected
 
-from daskt2i import model_cache
 from daskt2i.deploy.workers import workers_of
+from daskt2i.encode import model_cache
 from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
 from daskt2i.launch.attempt import Run
 from daskt2i.launch.launcher import TOPIC, DaskHands, LocalHands, free, launch

@@ -20,9 +20,9 @@ DRIVER = """
 import sys
 from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
 from daskt2i.config.workflow_file import load_workflow
-from daskt2i.encode import encode
-from daskt2i.prepare import prepare
-from daskt2i.worker import peak_bytes
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
+from daskt2i.encode.worker import peak_bytes
 
 if __name__ == "__main__":
     prepared = prepare(load_workflow(sys.argv[1]), sys.argv[2])

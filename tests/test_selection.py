@@ -15,17 +15,17 @@ from workflows_for_tests import fake_settings, write_workflow
 import daskt2i
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
-from daskt2i.encode import encode
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
+from daskt2i.encode.verify import settings_of, verify
 from daskt2i.errors import ConfigError, FingerprintMismatch
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.facts import selection
 from daskt2i.facts.selection import FACTS, SelectedSource, open_source, reading_component
-from daskt2i.prepare import prepare
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.testing.source import SourceSuite
 from daskt2i.types import Row
-from daskt2i.verify import settings_of, verify
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from coco_folders import write_coco
 from test_command_line import one_error, one_object, run
 from test_selection import settings
 
-from daskt2i.encode import encode
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
 from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.prepare import prepare
 from daskt2i.suggest import Suggestions
 
 CAPTIONS = [

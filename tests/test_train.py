@@ -64,9 +64,9 @@ def test_thirty_steps_of_the_demo_have_the_loss_they_had(tmp_path: Path) -> None
     # A lower rate than the demo's: with that one, rounding has grown to 0.3 % by step 35.
     sets += ["train.steps=30", "train.batch=8", "train.heldout=8", "train.learning_rate=0.001", "launch.device=cpu"]
     workflow = load_workflow("demo", sets)
-    from daskt2i.encode import encode
+    from daskt2i.encode.driver import encode
+    from daskt2i.encode.prepare import prepare
     from daskt2i.executors.serial import SerialExecutor
-    from daskt2i.prepare import prepare
 
     encode(prepare(workflow, tmp_path), SerialExecutor())
     trained(workflow, tmp_path)
@@ -172,9 +172,9 @@ def test_one_step_of_stable_diffusions_own_unet_fits_into_20_gb(tmp_path: Path) 
     tokenizer = Path(__file__).parents[2] / "shared" / "data" / "clip-tokenizer"
     if not tokenizer.is_dir():
         pytest.skip("needs CLIP's tokenizer beside the checkout (../shared/data/clip-tokenizer)")
-    from daskt2i.encode import encode
+    from daskt2i.encode.driver import encode
+    from daskt2i.encode.prepare import prepare
     from daskt2i.executors.serial import SerialExecutor
-    from daskt2i.prepare import prepare
 
     sets = ["scenes.rows=2", "dataset.rows_per_chunk=2", "dataset.precision=fp32", "run.device=cpu"]
     sets += [f"dataset.encoders.text.tokenizer={tokenizer}", "train.model.preset=sd15", "train.steps=1"]

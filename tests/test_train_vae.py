@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daskt2i import gates, optimise, train_vae
+from daskt2i import optimise, train_vae
 from daskt2i.config.settings import LaunchSettings, VaeSettings
 from daskt2i.config.workflow_file import load_defaults
+from daskt2i.encode import gates
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceError
 from daskt2i.images.read import Limits

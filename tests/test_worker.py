@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from workflows_for_tests import component, fake_settings, with_parts
 
-from daskt2i import model_cache
 from daskt2i.config.settings import Workflow
+from daskt2i.encode import model_cache
+from daskt2i.encode.model_cache import Job, Models, back_off, inspect, models_for
+from daskt2i.encode.prepare import Prepared, prepare
+from daskt2i.encode.read_ahead import Reading, read_row, reading_ahead
+from daskt2i.encode.worker import encode_chunk, interruption
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.errors import ConfigError, GateError, ImagesAway, ModelError, OutOfMemory, Reason, StoreFull
 from daskt2i.images import read as images
-from daskt2i.model_cache import Job, Models, back_off, inspect, models_for
-from daskt2i.prepare import Prepared, prepare
-from daskt2i.reading import Reading, read_row, reading_ahead
 from daskt2i.sources.fake import FakeSource, bitmap
 from daskt2i.store.layout import store_arrays
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Pixels, Receipt, Record, Rejection, Row, Runtime
-from daskt2i.worker import encode_chunk, interruption
 
 LIMITS = images.Limits(min_side=8, max_pixels=10**6)
 CPU = Runtime("cpu", "fp32", 1)

@@ -7,10 +7,10 @@ from typing import Any
 
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_workflow
-from daskt2i.encode import encode
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.rank_spawners import LocalHands
-from daskt2i.prepare import prepare
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.training import Trained, train
 

@@ -81,9 +81,9 @@ def with_parts(workflow: Workflow, **parts: Component) -> Workflow:
 
 def finish(workflow: Workflow, out: Path) -> Any:
     """Encode it in this process. Returns the summary."""
-    from daskt2i.encode import encode
+    from daskt2i.encode.driver import encode
+    from daskt2i.encode.prepare import prepare
     from daskt2i.executors.serial import SerialExecutor
-    from daskt2i.prepare import prepare
 
     return encode(prepare(workflow, out), SerialExecutor())
 

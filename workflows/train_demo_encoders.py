@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from demo_pictures import PIXELS, UNSEEN, different, picture, textures
 
-from daskt2i import gates
 from daskt2i.checkpoint import Checkpoints
 from daskt2i.config.workflow_file import load_defaults
+from daskt2i.encode import gates
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.launch.launcher import LocalHands, launch
 from daskt2i.model.autoencoder import SMALL

@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from daskt2i import encode, prepare
 from daskt2i.bench import naive, peak, simulation
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
@@ -25,11 +24,13 @@ from daskt2i.bench.warm import WarmExecutor
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.deploy import connect as cluster
+from daskt2i.encode import driver as encode
+from daskt2i.encode import prepare
+from daskt2i.encode.summary import ChunkDone, ChunkFailed, Event
+from daskt2i.encode.worker import peak_bytes
 from daskt2i.errors import Daskt2iError
 from daskt2i.executors.attempts import end_with_parent
-from daskt2i.progress import ChunkDone, ChunkFailed, Event
 from daskt2i.types import Receipt
-from daskt2i.worker import peak_bytes
 
 
 def main(arguments: list[str]) -> None:

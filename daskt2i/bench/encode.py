@@ -19,9 +19,9 @@ from daskt2i.bench.runs import NAIVE, Asked, Ground, Runs
 from daskt2i.bench.scaling import make_report
 from daskt2i.config.settings import Workflow
 from daskt2i.deploy.connect import Scheduler
+from daskt2i.encode.prepare import planned_device, with_source
 from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.machine.machine import this_machine
-from daskt2i.prepare import planned_device, with_source
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 

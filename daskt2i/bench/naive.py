@@ -26,6 +26,7 @@ from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.bench.rows import Part
 from daskt2i.config.settings import Workflow
+from daskt2i.encode.worker import peak_bytes
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ExecutorError, RowRejected
@@ -34,7 +35,6 @@ from daskt2i.images import read as images
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.protocols import TextEncoder as AnyTextEncoder
 from daskt2i.types import Row, Runtime
-from daskt2i.worker import peak_bytes
 
 if TYPE_CHECKING:
     import torch

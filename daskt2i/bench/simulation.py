@@ -18,20 +18,21 @@ from typing import Any, TypeVar
 
 import psutil
 
-from daskt2i import encode, prepare
 from daskt2i.bench.measured import Task
 from daskt2i.config.settings import Workflow
 from daskt2i.deploy import connect as cluster
+from daskt2i.encode import driver as encode
+from daskt2i.encode import prepare
+from daskt2i.encode.model_cache import Job, models_for, process_name
+from daskt2i.encode.summary import ChunkDone, Event
+from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import ExecutorError
-from daskt2i.model_cache import Job, models_for, process_name
 from daskt2i.plan import Crew
-from daskt2i.progress import ChunkDone, Event
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.store.layout import empty_chunk, store_arrays
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Encoded, Receipt, Shard
-from daskt2i.worker import encode_chunk, peak_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")

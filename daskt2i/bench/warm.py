@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from daskt2i.bench.meter import Meter
+from daskt2i.encode.model_cache import Job, models_for, process_name
+from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import ExecutorError
-from daskt2i.model_cache import Job, models_for, process_name
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.worker import encode_chunk
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -46,7 +46,7 @@ def encode(
         from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.deploy import connect as cluster
-        from daskt2i.prepare import prepare
+        from daskt2i.encode.prepare import prepare
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
@@ -55,8 +55,8 @@ def encode(
         if dry_run:
             answer(plan_json(prepared, crew), as_json, terminal.plan_table(prepared, None if chosen.address else crew))
             return
-        from daskt2i.encode import encode as run_encode
-        from daskt2i.encode import failed_for_good
+        from daskt2i.encode.driver import encode as run_encode
+        from daskt2i.encode.driver import failed_for_good
 
         if not as_json:
             err.print(terminal.plan_table(prepared, None if chosen.address else crew))
@@ -97,8 +97,8 @@ def verify(
     with sentences():
         from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.verify import settings_of
-        from daskt2i.verify import verify as run_verify
+        from daskt2i.encode.verify import settings_of
+        from daskt2i.encode.verify import verify as run_verify
 
         folder = folder_of(workflow or "demo", out_folder, set_)
         settings = load_workflow(workflow, set_) if workflow else settings_of(folder)

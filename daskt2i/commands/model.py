@@ -54,7 +54,7 @@ def run(
         from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.deploy import connect as cluster
-        from daskt2i.prepare import prepare
+        from daskt2i.encode.prepare import prepare
         from daskt2i.terminal_training import samples_table, train_plan, trained_table
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
@@ -69,7 +69,7 @@ def run(
         if dry_run:
             answer(plan_json(prepared, crew), as_json, plan)
             return
-        from daskt2i.encode import failed_for_good
+        from daskt2i.encode.driver import failed_for_good
         from daskt2i.sample import wishes_for
         from daskt2i.stages import Stages, open_session
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.deploy.workers import workers_of
+from daskt2i.encode.prepare import Prepared
 from daskt2i.errors import ConfigError, SchedulerError
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import Crew, crew
-from daskt2i.prepare import Prepared
 from daskt2i.protocols import Executor
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from distributed.core import Status
 from distributed.metrics import context_meter
 
 from daskt2i.deploy.workers import workers_of
+from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.executors.attempts import lost
 from daskt2i.protocols import Workforce
-from daskt2i.worker import interruption
 
 T = TypeVar("T")
 R = TypeVar("R")

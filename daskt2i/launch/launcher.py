@@ -333,7 +333,7 @@ def free(client: Client) -> list[str]:
 
 def _loads() -> int:
     """On a worker: models that it has loaded; without importing what would load them."""
-    cache = sys.modules.get("daskt2i.model_cache")
+    cache = sys.modules.get("daskt2i.encode.model_cache")
     return 0 if cache is None else len(cache.loads())
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.config.workflow_file import LAYOUT, SCENES_SOURCE, differences, fingerprint
+from daskt2i.encode.model_cache import Inspection, Job
 from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.selection import open_source, reading_component
 from daskt2i.images import read as images
 from daskt2i.machine.machine import this_machine
-from daskt2i.model_cache import Inspection, Job
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce
 from daskt2i.store import lock

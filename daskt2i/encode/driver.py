@@ -19,14 +19,15 @@ from typing import Any
 
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
+from daskt2i.encode.model_cache import Inspection, Job, inspect
+from daskt2i.encode.prepare import Prepared, check_disk, job_for, preflight, refuse_other, settle, speed_settings
+from daskt2i.encode.read_ahead import inputs_digest
+from daskt2i.encode.summary import ChunkDone, ChunkFailed, Listener, Note, Started, Summary
+from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare
-from daskt2i.model_cache import Inspection, Job, inspect
-from daskt2i.prepare import Prepared, check_disk, job_for, preflight, refuse_other, settle, speed_settings
-from daskt2i.progress import ChunkDone, ChunkFailed, Listener, Note, Started, Summary
 from daskt2i.protocols import Executor, Workforce
-from daskt2i.reading import inputs_digest
 from daskt2i.store import lock
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
@@ -34,7 +35,6 @@ from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
-from daskt2i.worker import encode_chunk
 
 ERRORS = "errors"
 """Tracebacks of chunks that failed, one file each, below the run folder."""

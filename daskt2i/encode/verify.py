@@ -15,9 +15,9 @@ import dask.config
 import numpy as np
 import yaml
 
-from daskt2i import gates
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
+from daskt2i.encode import gates
 from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
 from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images

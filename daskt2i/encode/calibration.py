@@ -28,13 +28,14 @@ from typing import Any
 from uuid import uuid4
 
 from daskt2i.config.component import Component
+from daskt2i.encode.model_cache import Inspection, Job, inspect
+from daskt2i.encode.prepare import Prepared, job_for, preflight, settle, speed_settings
+from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import PlanError
 from daskt2i.estimate.arithmetic import Calibration
 from daskt2i.facts.selection import SelectedSource
 from daskt2i.machine.machine import this_machine
-from daskt2i.model_cache import Inspection, Job, inspect
 from daskt2i.plan import array_bytes
-from daskt2i.prepare import Prepared, job_for, preflight, settle, speed_settings
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
@@ -42,7 +43,6 @@ from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
-from daskt2i.worker import encode_chunk, peak_bytes
 
 SECONDS = 40.0
 """What encoding takes beside the start, if nothing else is asked for: less than a minute in all, as a rule."""

@@ -21,9 +21,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy.typing as npt
 
-from daskt2i import gates
 from daskt2i.config.component import Component
 from daskt2i.config.settings import EncoderSettings, ImageSettings
+from daskt2i.encode import gates
 from daskt2i.errors import ModelError, OutOfMemory
 from daskt2i.images import read as images
 from daskt2i.machine.precision import check_device, default_device, resolve
