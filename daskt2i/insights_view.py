@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from daskt2i.report import Report, shares
-from daskt2i.suggest import Suggestion
+from daskt2i.insights.report import Report, shares
+from daskt2i.insights.suggest import Suggestion
 
 _BAR = 24
 _SHOWN = 10

@@ -20,8 +20,8 @@ from daskt2i.executors.serial import SerialExecutor
 from daskt2i.facts.selection import open_source
 from daskt2i.facts.survey import Survey, survey_chunk
 from daskt2i.facts.table import COLUMNS
-from daskt2i.insights import insights, settled
-from daskt2i.report import Report
+from daskt2i.insights.driver import insights, settled
+from daskt2i.insights.report import Report
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Chunk
 
@@ -31,7 +31,7 @@ CLIP = Path(__file__).parents[2] / "shared" / "data" / "clip-tokenizer"
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes seconds, and has tests of its own."""
-    monkeypatch.setattr("daskt2i.page.render", lambda *_: "<html></html>")
+    monkeypatch.setattr("daskt2i.insights.page.render", lambda *_: "<html></html>")
 
 
 def report(folder: Path, out: Path, where: str | None = None, **options: Any) -> Report:

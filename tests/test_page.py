@@ -26,8 +26,8 @@ from PIL import Image
 from test_selection import settings
 
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.insights import insights
-from daskt2i.report import Report
+from daskt2i.insights.driver import insights
+from daskt2i.insights.report import Report
 from daskt2i.store.run_folder import RunFolder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

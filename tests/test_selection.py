@@ -86,7 +86,7 @@ def test_a_worker_reads_by_the_row_of_the_other_source(coco: Path) -> None:
 def test_encoding_keeps_exactly_the_rows_that_the_report_counts(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskt2i.page.render", lambda *_: "")  # takes seconds, and has tests of its own
+    monkeypatch.setattr("daskt2i.insights.page.render", lambda *_: "")  # takes seconds, and has tests of its own
     given = ["-w", workflow_file(coco), "-s", "serial", "--json"]
     told = one_object(run("insights", *given, "-o", tmp_path / "report"))
     found = one_object(run("encode", *given, "-o", tmp_path / "out", "--where", "people"))

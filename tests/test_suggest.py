@@ -14,7 +14,7 @@ from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.suggest import Suggestions
+from daskt2i.insights.suggest import Suggestions
 
 CAPTIONS = [
     "A man on a surfboard.",

@@ -129,10 +129,10 @@ def insights(
     It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
     """
     with sentences():
-        from daskt2i import insights as stage
         from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.deploy import connect as cluster
+        from daskt2i.insights import driver as stage
         from daskt2i.insights_view import report_view
         from daskt2i.store.run_folder import RunFolder
 
@@ -161,8 +161,8 @@ def suggest(
 ) -> None:
     """Suggest prompts from the captions of a store."""
     with sentences():
+        from daskt2i.insights.suggest import Suggestions
         from daskt2i.insights_view import suggestions_view
-        from daskt2i.suggest import Suggestions
 
         folder = folder_of(workflow, out_folder, set_)
         found = Suggestions.of_store(folder.root, folder.storage_options).suggest(text, count)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daskt2i.suggest import Suggestions
+from daskt2i.insights.suggest import Suggestions
 
 FEATURES = 768
 ASKED = ("a", "a ", "a man on a", "a man on a ", "two", "the", "woman hold", "surf", "zz", "dog on a couch", "a m")

@@ -20,8 +20,8 @@ from PIL import Image
 from daskt2i import webpage
 from daskt2i.errors import RowRejected
 from daskt2i.images import read as images
+from daskt2i.insights.report import Report
 from daskt2i.protocols import Source
-from daskt2i.report import Report
 from daskt2i.types import Row
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
-from daskt2i import page
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.errors import SourceError
@@ -21,10 +20,11 @@ from daskt2i.facts.expression import parse_where
 from daskt2i.facts.selection import boxed_persons, keep_facts, kept_rows, survey_of
 from daskt2i.facts.survey import Surveyed, fold, survey_chunk
 from daskt2i.facts.table import to_csv
+from daskt2i.insights import page
+from daskt2i.insights.report import TOP, Report, make_report
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import MIB, PROCESS_BYTES, Crew, Plan, crew
 from daskt2i.protocols import Executor, Source
-from daskt2i.report import TOP, Report, make_report
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk
 
