@@ -23,14 +23,14 @@ from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import Prepared
 from daskt2i.encode.summary import Summary
 from daskt2i.errors import ConfigError, Stopped
-from daskt2i.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
 from daskt2i.model.denoiser import PARAMETERS
 from daskt2i.model.pipeline import about
-from daskt2i.painter import Look, Picture, Wish
 from daskt2i.plan import Crew
-from daskt2i.sample import draw, wishes_for, write
+from daskt2i.sample.driver import draw, wishes_for, write
+from daskt2i.sample.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
+from daskt2i.sample.image_grid import png, sheet
+from daskt2i.sample.painter import Look, Picture, Wish
 from daskt2i.session import Session, crew_to_train
-from daskt2i.sheet import png, sheet
 from daskt2i.store.run_folder import REPORTS, SAMPLES, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.terminal_training import TrainProgress

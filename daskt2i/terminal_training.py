@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
-from daskt2i.evaluate import FIELDS, ClipScores, Fidelity
+from daskt2i.sample.evaluate import FIELDS, ClipScores, Fidelity
 from daskt2i.terminal import duration, facts
 from daskt2i.training import Trained
 

@@ -23,8 +23,8 @@ from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
 from daskt2i.model.diffusion import Diffusion
 from daskt2i.optimise import optimise
-from daskt2i.painter import Look, Painter, Wish
-from daskt2i.sheet import png, sheet
+from daskt2i.sample.image_grid import png, sheet
+from daskt2i.sample.painter import Look, Painter, Wish
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 
 if TYPE_CHECKING:

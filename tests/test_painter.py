@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from daskt2i.errors import ModelError
-from daskt2i.painter import Look, Painter, Wish
+from daskt2i.sample.painter import Look, Painter, Wish
 
 LOOK = Look(steps=3, guidance=3.0, sampler="dpm++", batch=4)
 WISHES = [Wish("a red circle on white", 1), Wish("a blue star on grey", 2), Wish("a red circle on white", 3)]

@@ -23,7 +23,7 @@ from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ModelMissing
 from daskt2i.model.pipeline import INDEX, about, exists, local, preview
-from daskt2i.painter import Look, Painter, Wish
+from daskt2i.sample.painter import Look, Painter, Wish
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Runtime
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from daskt2i.errors import ConfigError, ModelMissing, SourceMissing
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.painter import Look, Wish
 from daskt2i.protocols import Executor
-from daskt2i.sample import draw, read_prompts, wishes_for
-from daskt2i.sheet import file_name, png, sheet
+from daskt2i.sample.driver import draw, read_prompts, wishes_for
+from daskt2i.sample.image_grid import file_name, png, sheet
+from daskt2i.sample.painter import Look, Wish
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.workflow import app
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
 from daskt2i.errors import ConfigError, ModelMissing
 from daskt2i.model.pipeline import INDEX, Sampler
-from daskt2i.painter import Look, Painter, Wish
+from daskt2i.sample.painter import Look, Painter, Wish
 
 COLUMNS = (
     Column("steps", "count", meaning="Of the sampler."),

@@ -70,7 +70,7 @@ def run(
             answer(plan_json(prepared, crew), as_json, plan)
             return
         from daskt2i.encode.driver import failed_for_good
-        from daskt2i.sample import wishes_for
+        from daskt2i.sample.driver import wishes_for
         from daskt2i.stages import Stages, open_session
 
         if not as_json:
@@ -161,7 +161,7 @@ def sample(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.sample import read_prompts, wishes_for
+        from daskt2i.sample.driver import read_prompts, wishes_for
         from daskt2i.terminal_training import samples_table
 
         words = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler}
@@ -188,7 +188,7 @@ def evaluate(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.sample import read_prompts
+        from daskt2i.sample.driver import read_prompts
         from daskt2i.terminal_training import clip_table, fidelity_table
 
         settings = load_workflow(workflow, set_)
@@ -228,7 +228,7 @@ def stages_of(settings: Any, folder: Any, scheduler: str | None) -> Iterator[Any
 
 
 def look_of(settings: Any) -> Any:
-    from daskt2i.painter import Look
+    from daskt2i.sample.painter import Look
 
     given = settings.sample
     return Look(given.steps, given.guidance, given.sampler, given.batch)

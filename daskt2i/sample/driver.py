@@ -17,9 +17,9 @@ from typing import Any
 from daskt2i.encode.model_cache import REPEATABLE
 from daskt2i.errors import ConfigError, SourceMissing, Stopped
 from daskt2i.model.pipeline import about, local
-from daskt2i.painter import Look, Painter, Picture, Wish
 from daskt2i.protocols import Executor, Workforce
-from daskt2i.sheet import file_name, png, sheet
+from daskt2i.sample.image_grid import file_name, png, sheet
+from daskt2i.sample.painter import Look, Painter, Picture, Wish
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.types import Pixels
 

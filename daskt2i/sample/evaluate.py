@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
-from daskt2i.painter import Picture
+from daskt2i.sample.painter import Picture
 from daskt2i.sources.drawn.grammar import Expectation, captions, parse_caption
 from daskt2i.sources.drawn.judge import Verdict, compare, judge
 from daskt2i.sources.scenes import scene

@@ -1,0 +1,8 @@
+"""Prompts to pictures, and whether they are right.
+
+In here: one batch of pictures (`painter`), all of them on the workers and into `samples/` (`driver`), many pictures in
+one (`image_grid`), pictures against their prompts (`evaluate`).
+Not in here: the pipeline folder (`model.pipeline`), training, the judge of drawn scenes (`sources.drawn.judge`).
+Imports: `model`, `store`, `loader`, `protocols`; where pictures are drawn it is told by an executor.
+To add a measure of pictures: a function in `evaluate`.
+"""
