@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from daskt2i import terminal
 from daskt2i.config.settings import Workflow
 from daskt2i.deploy.connect import Scheduler, crew_for
+from daskt2i.display import encode as terminal
+from daskt2i.display.train import TrainProgress
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import Prepared
 from daskt2i.encode.summary import Summary
@@ -33,8 +34,7 @@ from daskt2i.sample.painter import Look, Picture, Wish
 from daskt2i.session import Session, crew_to_train
 from daskt2i.store.run_folder import REPORTS, SAMPLES, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.terminal_training import TrainProgress
-from daskt2i.training import Trained, ranks_for, train, train_vae
+from daskt2i.train.driver import Trained, ranks_for, train, train_vae
 
 _SAMPLES = f"{SAMPLES}/samples.json"
 _SHEET_PICTURES = 128
@@ -145,7 +145,7 @@ class Stages:
                 raise self._stopped("train-vae") from None
 
     def _stopped(self, name: str) -> Stopped:
-        from daskt2i.checkpoint import Checkpoints
+        from daskt2i.train.checkpoint import Checkpoints
 
         newest = Checkpoints(self.folder, f"{name}/checkpoints").newest(tensors=False)
         stands = f"The checkpoint of step {newest.step:,} stands" if newest else "There is no checkpoint yet"

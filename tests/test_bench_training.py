@@ -17,10 +17,10 @@ from trained_runs import tiny_workflow
 
 from daskt2i.bench import read, sample, stores, train
 from daskt2i.errors import ConfigError, ModelMissing, RankLost, StoreError
-from daskt2i.learner import Learner
 from daskt2i.loader.dataset import LatentDataset
-from daskt2i.optimise import cut
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.learner import Learner
+from daskt2i.train.loop import cut
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_efficiency_compares_equal_cores(monkeypatch: pytest.MonkeyPatch, tiny: 
     assert "exchange" not in one
     assert (two["exchange"], two["rest"]) == (0.1, pytest.approx(0.1))
     job = asked[0]["job"]
-    assert asked[0]["module"] == "daskt2i.train"
+    assert asked[0]["module"] == "daskt2i.train.denoiser_rank"
     assert (job["train"]["steps"], job["train"]["heldout"], job["launch"]["time_exchange"]) == (5, 0, True)
     assert [plot.name for plot in report.plots] == ["rate-by-ranks", "shares-by-ranks"]
 

@@ -15,10 +15,10 @@ from uuid import uuid4
 import pytest
 import torch
 
-from daskt2i import checkpoint
-from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.errors import StoreError, StoreFull
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train import checkpoint
+from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 
 from daskt2i.errors import StoreFull
-from daskt2i.metrics import EVENTS, METRICS, Metrics, read_metrics
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.metrics import EVENTS, METRICS, Metrics, read_metrics
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -11,9 +11,9 @@ from rank_modules.fitting import BATCH, Toy, fit, losses, settings
 from torch import nn
 
 from daskt2i.launch.launcher import LocalHands, launch
-from daskt2i.learner import Learner
 from daskt2i.model.denoiser import build, unet_config
-from daskt2i.muon import _buckets, inner_matrices, muon, orthogonal
+from daskt2i.train.learner import Learner
+from daskt2i.train.muon import _buckets, inner_matrices, muon, orthogonal
 
 WIDE = {"width": 16}
 MUON: dict[str, Any] = {"optimiser": "muon", "steps": 12, "ema": 0.0}
@@ -85,7 +85,7 @@ def test_two_ranks_share_the_work_and_move_the_weights_as_one_does(tmp_path: Pat
 
 def test_updates_are_held_a_bucket_at_a_time_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path / "one", Toy(**WIDE), **MUON)
-    monkeypatch.setattr("daskt2i.muon.BUCKET", 600)
+    monkeypatch.setattr("daskt2i.train.muon.BUCKET", 600)
     weights = [nn.Parameter(torch.zeros(16, rows)) for rows in (16, 16, 64, 8)]
     assert [len(bucket) for bucket in _buckets(weights)] == [2, 1, 1]
     fit(tmp_path / "several", Toy(**WIDE), **MUON)

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
 
-from daskt2i import optimise, terminal_training
-from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
+from daskt2i.display import train as terminal_training
 from daskt2i.errors import ConfigError, FingerprintMismatch, NotFinite, StoreError, StoreFull
 from daskt2i.launch.launcher import LocalHands, launch
-from daskt2i.learner import Learner
-from daskt2i.metrics import read_metrics
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train import loop as optimise
+from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
+from daskt2i.train.learner import Learner
+from daskt2i.train.metrics import read_metrics
 
 Told = list[dict[str, Any]]
 

@@ -25,10 +25,10 @@ from workflows_for_tests import child_environment
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.launch.launcher import DaskHands, launch
 from daskt2i.launch.rank_spawners import LocalHands
-from daskt2i.metrics import read_metrics
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train import Job
-from daskt2i.training import train
+from daskt2i.train.denoiser_rank import Job
+from daskt2i.train.driver import train
+from daskt2i.train.metrics import read_metrics
 
 GOLDEN = Path(__file__).parent / "golden" / "demo_loss.json"
 LONGER = (
@@ -209,7 +209,7 @@ def test_one_step_of_stable_diffusions_own_unet_fits_into_20_gb(tmp_path: Path) 
             pids.append(event["pid"])
         look(event)
 
-    launched = launch("daskt2i.train", dataclasses.asdict(job), LocalHands(1), 1, 2, listen, attempts=1)
+    launched = launch("daskt2i.train.denoiser_rank", dataclasses.asdict(job), LocalHands(1), 1, 2, listen, attempts=1)
     print(f"\npeak of the rank at its step: {peak / 1e9:.1f} GB")
     assert launched.last["step"]["loss"] > 0
     assert 3.4e9 < peak < 20e9

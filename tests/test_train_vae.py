@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daskt2i import optimise, train_vae
 from daskt2i.config.settings import LaunchSettings, VaeSettings
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encode import gates
@@ -26,15 +25,17 @@ from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceEr
 from daskt2i.images.read import Limits
 from daskt2i.launch import rank
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
-from daskt2i.metrics import read_metrics
 from daskt2i.model import autoencoder_loss as vae_loss
 from daskt2i.model.autoencoder import new_config
-from daskt2i.optimise import cut
 from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource
 from daskt2i.sources.scenes import ScenesSource
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train_vae import Autoencoder, Job
+from daskt2i.train import autoencoder_rank as train_vae
+from daskt2i.train import loop as optimise
+from daskt2i.train.autoencoder_rank import Autoencoder, Job
+from daskt2i.train.loop import cut
+from daskt2i.train.metrics import read_metrics
 from daskt2i.types import Rejection, Row, Runtime, SourceInfo
 
 SIDE = 32

@@ -13,16 +13,16 @@ import pytest
 from trained_runs import encoded, tiny_workflow, trained
 from workflows_for_tests import fake_settings, finish
 
-from daskt2i.checkpoint import Checkpoints
 from daskt2i.encode.verify import settings_of
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
 from daskt2i.launch.rank_spawners import LocalHands
-from daskt2i.metrics import read_metrics
 from daskt2i.model.pipeline import about, exists
 from daskt2i.store.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.training import check_store, ranks_for, train
+from daskt2i.train.checkpoint import Checkpoints
+from daskt2i.train.driver import check_store, ranks_for, train
+from daskt2i.train.metrics import read_metrics
 
 FAKE_RUN = {"rows": 24, "rows_per_chunk": 8, "resolution": 32}
 

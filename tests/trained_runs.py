@@ -12,7 +12,7 @@ from daskt2i.encode.prepare import prepare
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.training import Trained, train
+from daskt2i.train.driver import Trained, train
 
 TINY = (
     "scenes.rows=20",

@@ -5,8 +5,8 @@ tokenizer, `DIR/figures.json` what was measured on scenes that neither has seen.
 autoencoder also from made-up textures, so that photographs, which it has never seen, survive it too. The text model
 learns against a small image tower, which is measured here and then thrown away.
 
-The autoencoder is trained by `daskt2i.train_vae`, with checkpoints in `DIR/training`: the same command goes on from
-there. Takes about an hour on two cores. docs/demo-encoders.md holds the figures of the ones we ship.
+The autoencoder is trained by `daskt2i.train.autoencoder_rank`, with checkpoints in `DIR/training`: the same command
+goes on from there. Takes about an hour on two cores. docs/demo-encoders.md holds the figures of the ones we ship.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import numpy as np
 import torch
 from demo_pictures import PIXELS, UNSEEN, different, picture, textures
 
-from daskt2i.checkpoint import Checkpoints
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encode import gates
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.launch.launcher import LocalHands, launch
 from daskt2i.model.autoencoder import SMALL
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train_vae import PREFIX, Job
+from daskt2i.train.autoencoder_rank import PREFIX, Job
+from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.types import Runtime
 
 HERE = Path(__file__).resolve().parent
@@ -80,7 +80,14 @@ def fit(folder: Path, settings: Mapping[str, Any], scenes: int, threads: int, id
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     hands, env = LocalHands(), {"PYTHONPATH": paths}
     launched = launch(
-        "daskt2i.train_vae", dataclasses.asdict(job), hands, 1, threads, Told(folder.name), gpus=False, env=env
+        "daskt2i.train.autoencoder_rank",
+        dataclasses.asdict(job),
+        hands,
+        1,
+        threads,
+        Told(folder.name),
+        gpus=False,
+        env=env,
     )
     return Path(launched.last["done"]["vae"])
 

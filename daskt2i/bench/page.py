@@ -14,7 +14,7 @@ from html import escape
 from importlib.util import find_spec
 from typing import Any
 
-from daskt2i import webpage
+from daskt2i import formatting as webpage
 from daskt2i.bench.report import Cell, Column, Plot, Report, show
 from daskt2i.store.run_folder import REPORTS, RunFolder
 

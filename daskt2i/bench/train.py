@@ -28,7 +28,7 @@ from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import Hands
 from daskt2i.machine.machine import this_machine
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
-from daskt2i.train import Job
+from daskt2i.train.denoiser_rank import Job
 
 SHARES = ("waiting", "forward", "backward", "exchange", "optimiser")
 """Of the time of rank 0; what is missing from 1 is the rest: figures of all ranks, events, noise of the machine."""
@@ -166,7 +166,9 @@ def trial(folder: RunFolder, job: Job, ranks: int, threads: int, hands: Hands) -
 
     begun = time.perf_counter()
     gpus = job.launch["device"] != "cpu"
-    gone = launch("daskt2i.train", dataclasses.asdict(job), hands, ranks, threads, listen, attempts=1, gpus=gpus)
+    gone = launch(
+        "daskt2i.train.denoiser_rank", dataclasses.asdict(job), hands, ranks, threads, listen, attempts=1, gpus=gpus
+    )
     done = gone.last["done"]
     return Trial(float(done["samples_per_second"]), dict(done["shares"]), started[0] - begun if started else 0.0)
 

@@ -43,9 +43,9 @@ def encode(
     The same command again goes on where it stopped.
     """
     with sentences():
-        from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.deploy import connect as cluster
+        from daskt2i.display import encode as terminal
         from daskt2i.encode.prepare import prepare
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
@@ -75,7 +75,7 @@ def status(
 ) -> None:
     """Show how far a run folder has come."""
     with sentences():
-        from daskt2i import terminal
+        from daskt2i.display import encode as terminal
         from daskt2i.store.status import status as run_status
 
         found = run_status(folder_of(workflow, out_folder, set_))
@@ -95,8 +95,8 @@ def verify(
     Every shard is hashed again, the rows are counted, a sample is decoded back. Exit code 1 when a chunk is bad.
     """
     with sentences():
-        from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.display import encode as terminal
         from daskt2i.encode.verify import settings_of
         from daskt2i.encode.verify import verify as run_verify
 
@@ -129,11 +129,11 @@ def insights(
     It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
     """
     with sentences():
-        from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.deploy import connect as cluster
+        from daskt2i.display import encode as terminal
+        from daskt2i.display.insights import report_view
         from daskt2i.insights import driver as stage
-        from daskt2i.insights_view import report_view
         from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
@@ -161,8 +161,8 @@ def suggest(
 ) -> None:
     """Suggest prompts from the captions of a store."""
     with sentences():
+        from daskt2i.display.insights import suggestions_view
         from daskt2i.insights.suggest import Suggestions
-        from daskt2i.insights_view import suggestions_view
 
         folder = folder_of(workflow, out_folder, set_)
         found = Suggestions.of_store(folder.root, folder.storage_options).suggest(text, count)
@@ -182,7 +182,7 @@ def scenes(
     It holds images/*.jpg and captions.json.
     """
     with sentences():
-        from daskt2i import terminal
+        from daskt2i.display import encode as terminal
         from daskt2i.sources.scenes import write_scenes
 
         tell = terminal.counting(err, "scenes drawn:")

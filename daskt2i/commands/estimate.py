@@ -56,12 +56,12 @@ def estimate(
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.deploy import connect as cluster
+        from daskt2i.display.estimate import estimate_of, estimate_table
         from daskt2i.encode.calibration import SECONDS, calibrate
         from daskt2i.encode.prepare import prepare
         from daskt2i.errors import ConfigError
         from daskt2i.estimate.arithmetic import Work
         from daskt2i.estimate.forecast import keep
-        from daskt2i.estimate_view import estimate_of, estimate_table
         from daskt2i.machine.machine import this_machine
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)

@@ -51,11 +51,11 @@ def run(
     The same command again goes on where it stopped.
     """
     with sentences():
-        from daskt2i import terminal
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.deploy import connect as cluster
+        from daskt2i.display import encode as terminal
+        from daskt2i.display.train import samples_table, train_plan, trained_table
         from daskt2i.encode.prepare import prepare
-        from daskt2i.terminal_training import samples_table, train_plan, trained_table
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
@@ -111,7 +111,7 @@ def train(
         if dry_run:
             answer(*_train_plan(settings, scheduler, folder, as_json))
             return
-        from daskt2i.terminal_training import trained_table
+        from daskt2i.display.train import trained_table
 
         with stages_of(settings, folder, scheduler) as stages:
             trained = stages.train()
@@ -133,7 +133,7 @@ def train_vae(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.terminal_training import trained_table
+        from daskt2i.display.train import trained_table
 
         settings = load_workflow(workflow, set_, images, captions)
         with stages_of(settings, run_folder(settings, out_folder), scheduler) as stages:
@@ -161,8 +161,8 @@ def sample(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.display.train import samples_table
         from daskt2i.sample.driver import read_prompts, wishes_for
-        from daskt2i.terminal_training import samples_table
 
         words = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler}
         given = [f"sample.{name}={value}" for name, value in words.items() if value is not None]
@@ -188,8 +188,8 @@ def evaluate(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.display.train import clip_table, fidelity_table
         from daskt2i.sample.driver import read_prompts
-        from daskt2i.terminal_training import clip_table, fidelity_table
 
         settings = load_workflow(workflow, set_)
         texts = read_prompts(prompts) if prompts else None
@@ -203,10 +203,10 @@ def evaluate(
 def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool) -> tuple[dict[str, Any], bool, Any]:
     """What `train --dry-run` prints: the arguments of `answer`."""
     from daskt2i.deploy.connect import Scheduler
+    from daskt2i.display.train import train_plan
     from daskt2i.stages import crew_of
     from daskt2i.store.status import status
-    from daskt2i.terminal_training import train_plan
-    from daskt2i.training import ranks_for
+    from daskt2i.train.driver import ranks_for
 
     chosen = Scheduler.parse(scheduler or settings.run.scheduler)
     crew, rows, given = crew_of(chosen, settings), status(folder).accepted, settings.train

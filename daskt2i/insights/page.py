@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from daskt2i import webpage
+from daskt2i import formatting as webpage
 from daskt2i.errors import RowRejected
 from daskt2i.images import read as images
 from daskt2i.insights.report import Report

@@ -1,6 +1,6 @@
 """A module as N ranks on N workers, all or nothing, started again from its last checkpoint when a rank dies.
 
-    launched = launch("daskt2i.train", job, DaskHands(client), ranks=4, threads=8, listener=show)
+    launched = launch("daskt2i.train.denoiser_rank", job, DaskHands(client), ranks=4, threads=8, listener=show)
 
 Covers: where the ranks go, the rendezvous of each attempt, stopping all when one ends early, how often to try again,
 events from the ranks to the driver, freeing the workers of their encoders.

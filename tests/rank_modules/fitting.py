@@ -14,9 +14,9 @@ import numpy as np
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.launch import rank as ranks
-from daskt2i.metrics import read_metrics
-from daskt2i.optimise import optimise
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.loop import optimise
+from daskt2i.train.metrics import read_metrics
 
 STEPS, BATCH = 12, 8
 IDENTITY = {"train": {"seed": 0, "learning_rate": 0.01}}

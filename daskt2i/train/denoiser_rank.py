@@ -1,4 +1,4 @@
-"""What one rank does to train the denoiser: `python -m daskt2i.launch.rank daskt2i.train`, started by the launcher.
+"""What one rank does to train the denoiser. The launcher starts this module as a rank (`daskt2i.launch.rank`).
 
 Covers: batches as tensors, loss, held-out loss, sheets of pictures on the way, the pipeline that comes out.
 Does not cover: the loop (`optimise`), starting ranks (`launch`), what the driver checks before and tells after
@@ -22,10 +22,10 @@ from daskt2i.loader.dataset import Batch, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
 from daskt2i.model.diffusion import Diffusion
-from daskt2i.optimise import optimise
 from daskt2i.sample.image_grid import png, sheet
 from daskt2i.sample.painter import Look, Painter, Wish
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
+from daskt2i.train.loop import optimise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,8 +1,8 @@
 """The training stages on the driver: what must hold before ranks are started, and what is told when they are done.
 
 Covers: whether the store can be trained on, whose checkpoints lie in the run folder, how many ranks, the job that they
-are sent, the summary; for the denoiser (`train`) and for an autoencoder (`train_vae`).
-Does not cover: what a rank does (`daskt2i.train`, `daskt2i.train_vae`), starting ranks (`launch`), sampling (`sample`).
+are sent, the summary; for the denoiser and for an autoencoder.
+Does not cover: what a rank does (`denoiser_rank`, `autoencoder_rank`), starting ranks (`launch`), sampling (`sample`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.config.settings import LaunchSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.driver import without_secrets
@@ -24,15 +23,16 @@ from daskt2i.facts.selection import open_source
 from daskt2i.launch.attempt import Listener
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import Hands
-from daskt2i.metrics import read_metrics
 from daskt2i.model.pipeline import about as pipeline_about
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.train import Job as TrainJob
-from daskt2i.train_vae import PREFIX as VAE_PREFIX
-from daskt2i.train_vae import Job as VaeJob
+from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
+from daskt2i.train.autoencoder_rank import Job as VaeJob
+from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
+from daskt2i.train.denoiser_rank import Job as TrainJob
+from daskt2i.train.metrics import read_metrics
 
 LAST_STEPS = 50
 """Steps over which the loss in the summary is averaged: that of one step says little."""
@@ -163,7 +163,9 @@ def train(
             sample=_plain(workflow.sample),
             batch=settings.batch,
         )
-        gone = launch("daskt2i.train", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways))
+        gone = launch(
+            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways)
+        )
         last = gone.last.get("done", {})
         return _ended(
             folder, settings.steps, "train", last, gone.ranks, gone.attempts, gone.seconds, str(last.get("pipeline"))
@@ -199,7 +201,9 @@ def train_vae(
             batch=settings.batch,
             dataset=None if workflow.dataset.where is None else _plain(workflow.dataset),
         )
-        gone = launch("daskt2i.train_vae", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways))
+        gone = launch(
+            "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways)
+        )
         last = gone.last.get("done", {})
         return _ended(
             folder, settings.steps, VAE_PREFIX, last, gone.ranks, gone.attempts, gone.seconds, str(last.get("vae"))

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
+from daskt2i.display.encode import duration, facts
 from daskt2i.sample.evaluate import FIELDS, ClipScores, Fidelity
-from daskt2i.terminal import duration, facts
-from daskt2i.training import Trained
+from daskt2i.train.driver import Trained
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where there is no terminal."""

@@ -1,4 +1,4 @@
-"""What one rank does to train an autoencoder. The launcher starts it: `daskt2i.launch.rank daskt2i.train_vae`.
+"""What one rank does to train an autoencoder. The launcher starts this module as a rank (`daskt2i.launch.rank`).
 
 Covers: a new or a given AutoencoderKL, its loss on pictures of a source, PSNR on held-out ones, and the diffusers
 folder that comes out, which `VaeEncoder` loads.
@@ -24,9 +24,9 @@ from daskt2i.launch import rank as ranks
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
 from daskt2i.model import autoencoder_loss as vae_loss
 from daskt2i.model.autoencoder import Given, latent_of, new, new_config, save, there_and_back
-from daskt2i.optimise import optimise
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.loop import optimise
 from daskt2i.types import Pixels, Rejection
 
 if TYPE_CHECKING:

@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from daskt2i.checkpoint import Checkpoint, Checkpoints
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings, completed
 from daskt2i.config.workflow_file import differences
 from daskt2i.errors import FingerprintMismatch, NotFinite, StoreError
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import Peers, joined
-from daskt2i.learner import Learner
 from daskt2i.machine.precision import check_device, resolve
-from daskt2i.metrics import Metrics
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.checkpoint import Checkpoint, Checkpoints
+from daskt2i.train.learner import Learner
+from daskt2i.train.metrics import Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

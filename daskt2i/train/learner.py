@@ -237,7 +237,7 @@ def _optimisers(
     """The weights that learn, and their optimisers; these have them in the same order, one after the other."""
     import torch
 
-    from daskt2i.muon import inner_matrices, muon
+    from daskt2i.train.muon import inner_matrices, muon
 
     matrices: list[nn.Parameter] = []
     others = [weight for weight in model.parameters() if weight.requires_grad]
