@@ -156,7 +156,7 @@ def hands_of(scheduler: str) -> Callable[[int, int], Any]:
     from daskt2i.launch.rank_spawners import LocalHands
     from daskt2i.machine.machine import this_machine
     from daskt2i.plan import Crew
-    from daskt2i.session import Session
+    from daskt2i.session.session import Session
 
     chosen = Scheduler.parse(scheduler)
 

@@ -71,7 +71,7 @@ def run(
             return
         from daskt2i.encode.driver import failed_for_good
         from daskt2i.sample.driver import wishes_for
-        from daskt2i.stages import Stages, open_session
+        from daskt2i.session.stages import Stages, open_session
 
         if not as_json:
             err.print(plan)
@@ -204,7 +204,7 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
     """What `train --dry-run` prints: the arguments of `answer`."""
     from daskt2i.deploy.connect import Scheduler
     from daskt2i.display.train import train_plan
-    from daskt2i.stages import crew_of
+    from daskt2i.session.stages import crew_of
     from daskt2i.store.status import status
     from daskt2i.train.driver import ranks_for
 
@@ -220,7 +220,7 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
 def stages_of(settings: Any, folder: Any, scheduler: str | None) -> Iterator[Any]:
     """The stages after encoding, on workers of their own."""
     from daskt2i.deploy import connect as cluster
-    from daskt2i.stages import Stages, open_session
+    from daskt2i.session.stages import Stages, open_session
 
     chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
     with open_session(chosen, settings) as session:

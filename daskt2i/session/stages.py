@@ -31,7 +31,7 @@ from daskt2i.sample.driver import draw, wishes_for, write
 from daskt2i.sample.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
 from daskt2i.sample.image_grid import png, sheet
 from daskt2i.sample.painter import Look, Picture, Wish
-from daskt2i.session import Session, crew_to_train
+from daskt2i.session.session import Session, crew_to_train
 from daskt2i.store.run_folder import REPORTS, SAMPLES, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.driver import Trained, ranks_for, train, train_vae
