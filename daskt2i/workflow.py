@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.commands import bench, bench_training, data, estimate, model
-from daskt2i.console import out
+from daskt2i.cli import bench, bench_training, data, estimate, model
+from daskt2i.cli.console import out
 
 app = typer.Typer(
     name="daskt2i",

@@ -61,28 +61,10 @@ BY_NAME = {
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""
 
-HOMELESS: dict[str, str] = {
-    "bench.columns": "bench.encode.columns",
-    "bench.encode": "bench.encode.driver",
-    "bench.naive": "bench.encode.naive",
-    "bench.peak": "bench.encode.peak",
-    "bench.plots": "bench.encode.plots",
-    "bench.rows": "bench.encode.rows",
-    "bench.runs": "bench.encode.runs",
-    "bench.scaling": "bench.encode.scaling",
-    "bench.warm": "bench.encode.warm",
-    "commands": "cli",
-    "commands.bench": "cli.bench",
-    "commands.bench_training": "cli.bench_training",
-    "commands.data": "cli.data",
-    "commands.estimate": "cli.estimate",
-    "commands.model": "cli.model",
-    "console": "cli.console",
-    "options": "cli.options",
-}
+HOMELESS: dict[str, str] = {}
 """Modules that have not moved yet, and where they go."""
 
-OPEN_CUTS: dict[str, set[str]] = {"deploy": {"executors", "encode"}, "session": {"display"}}
+OPEN_CUTS: dict[str, set[str]] = {"deploy": {"encode", "executors"}, "session": {"display"}}
 """Imports that still point the wrong way."""
 
 MAY_USE_DISTRIBUTED = {"deploy", "launch", "executors", "session", "dashboard"}

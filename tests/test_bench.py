@@ -26,14 +26,14 @@ from workflows_for_tests import child_environment, fake_settings
 from daskt2i.bench import page
 from daskt2i.bench.cell import run_encode
 from daskt2i.bench.child import perform
-from daskt2i.bench.encode import Bench, Wanted
+from daskt2i.bench.encode.driver import Bench, Wanted
+from daskt2i.bench.encode.naive import gather, require_plain
+from daskt2i.bench.encode.peak import peak
+from daskt2i.bench.encode.rows import BenchRows, with_rows
+from daskt2i.bench.encode.runs import Asked, Ground, Runs
+from daskt2i.bench.encode.scaling import make_report
 from daskt2i.bench.measured import Measured, Task
-from daskt2i.bench.naive import gather, require_plain
-from daskt2i.bench.peak import peak
 from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, show, spread
-from daskt2i.bench.rows import BenchRows, with_rows
-from daskt2i.bench.runs import Asked, Ground, Runs
-from daskt2i.bench.scaling import make_report
 from daskt2i.bench.scheduler import Asked as Simulation
 from daskt2i.bench.scheduler import SchedulerBench, growth
 from daskt2i.config.workflow_file import load_workflow

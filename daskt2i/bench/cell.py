@@ -17,10 +17,11 @@ from typing import Any
 
 import yaml
 
-from daskt2i.bench import naive, peak, simulation
+from daskt2i.bench import simulation
+from daskt2i.bench.encode import naive, peak
+from daskt2i.bench.encode.warm import WarmExecutor
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
-from daskt2i.bench.warm import WarmExecutor
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.deploy import connect as cluster

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from daskt2i.bench.rows import Part
+from daskt2i.bench.encode.rows import Part
 
 PEAK_SIDES = (1024, 1536, 2048, 3072)
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from daskt2i.commands.bench import RepeatsOption, numbers, show, tell, typed, words
-from daskt2i.console import sentences
-from daskt2i.options import JsonOption, PromptOption, SetOption, WorkflowOption
+from daskt2i.cli.bench import RepeatsOption, numbers, show, tell, typed, words
+from daskt2i.cli.console import sentences
+from daskt2i.cli.options import JsonOption, PromptOption, SetOption, WorkflowOption
 
 OutOption = Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")]
 PlaceOption = Annotated[

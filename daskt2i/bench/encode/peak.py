@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from daskt2i.bench.encode.rows import CAPTION
 from daskt2i.bench.measured import Task
-from daskt2i.bench.rows import CAPTION
 from daskt2i.config.settings import Workflow
 from daskt2i.machine.precision import resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder

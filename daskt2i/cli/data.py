@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from daskt2i.console import answer, err, sentences
-from daskt2i.options import (
+from daskt2i.cli.console import answer, err, sentences
+from daskt2i.cli.options import (
     CaptionsOption,
     DryRunOption,
     ImagesOption,

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from daskt2i.bench.encode.rows import Part
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
-from daskt2i.bench.rows import Part
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.worker import peak_bytes
 from daskt2i.encoders.text import TextEncoder

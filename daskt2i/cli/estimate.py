@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from daskt2i.commands.bench import numbers
-from daskt2i.commands.data import with_where
-from daskt2i.console import answer, err, sentences
-from daskt2i.options import (
+from daskt2i.cli.bench import numbers
+from daskt2i.cli.console import answer, err, sentences
+from daskt2i.cli.data import with_where
+from daskt2i.cli.options import (
     CaptionsOption,
     ImagesOption,
     JsonOption,

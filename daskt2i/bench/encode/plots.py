@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from daskt2i.bench.columns import STAGES
+from daskt2i.bench.encode.columns import STAGES
+from daskt2i.bench.encode.runs import Runs
 from daskt2i.bench.report import Cell, Curve, Plot
-from daskt2i.bench.runs import Runs
 
 MEMORY_SECONDS = 60.0
 """Steady seconds from which on memory over time is drawn."""

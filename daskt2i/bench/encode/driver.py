@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daskt2i.bench import child
+from daskt2i.bench.encode.rows import Part, with_rows
+from daskt2i.bench.encode.runs import NAIVE, Asked, Ground, Runs
+from daskt2i.bench.encode.scaling import make_report
 from daskt2i.bench.measured import PEAK_SIDES, Measured, Task
 from daskt2i.bench.report import Report
-from daskt2i.bench.rows import Part, with_rows
-from daskt2i.bench.runs import NAIVE, Asked, Ground, Runs
-from daskt2i.bench.scaling import make_report
 from daskt2i.config.settings import Workflow
 from daskt2i.deploy.connect import Scheduler
 from daskt2i.encode.prepare import planned_device, with_source

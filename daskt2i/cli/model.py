@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.commands.data import plan_json, run_folder, with_where
-from daskt2i.console import answer, err, say, sentences
-from daskt2i.options import (
+from daskt2i.cli.console import answer, err, say, sentences
+from daskt2i.cli.data import plan_json, run_folder, with_where
+from daskt2i.cli.options import (
     CaptionsOption,
     CountOption,
     DryRunOption,

@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from daskt2i.bench.columns import COLUMNS, STAGES
+from daskt2i.bench.encode.columns import COLUMNS, STAGES
+from daskt2i.bench.encode.plots import plots
+from daskt2i.bench.encode.rows import Part
+from daskt2i.bench.encode.runs import NAIVE, Ground, Runs
 from daskt2i.bench.measured import Measured
-from daskt2i.bench.plots import plots
 from daskt2i.bench.report import Cell, Report, Value, spread
-from daskt2i.bench.rows import Part
-from daskt2i.bench.runs import NAIVE, Ground, Runs
 from daskt2i.machine.machine import this_machine
 
 BROKEN = 1.05

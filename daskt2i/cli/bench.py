@@ -14,8 +14,8 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.console import answer, err, sentences
-from daskt2i.options import CaptionsOption, ImagesOption, JsonOption, SetOption, WorkflowOption
+from daskt2i.cli.console import answer, err, sentences
+from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption, WorkflowOption
 
 app = typer.Typer(
     name="bench",
@@ -53,7 +53,7 @@ def bench_encode(
     Time, speed-up and efficiency; where the time goes; how near the machine's limit it comes.
     """
     with sentences():
-        from daskt2i.bench.encode import Bench, Wanted
+        from daskt2i.bench.encode.driver import Bench, Wanted
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.store.run_folder import RunFolder
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from daskt2i.bench.encode.rows import Part
 from daskt2i.bench.measured import Measured
-from daskt2i.bench.rows import Part
 from daskt2i.errors import ExecutorError
 
 NAIVE = "naive"
