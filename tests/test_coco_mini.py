@@ -14,13 +14,14 @@ import pytest
 from test_encode import arrays, assert_same
 
 from daskt2i.config.workflow_file import load_workflow
-from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
 from daskt2i.encode.driver import encode
 from daskt2i.encode.model_cache import process_name
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.summary import Summary
 from daskt2i.encode.verify import settings_of, verify
 from daskt2i.errors import GateError
+from daskt2i.session.schedulers import Scheduler, open_executor
+from daskt2i.session.worker_layout import crew_for
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 

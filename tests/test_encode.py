@@ -16,7 +16,6 @@ import zarr
 
 import daskt2i
 from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
-from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.summary import ChunkDone, ChunkFailed, Event, Note, Started, Summary
@@ -31,6 +30,8 @@ from daskt2i.errors import (
     StoreMissing,
 )
 from daskt2i.plan import GIB, Crew
+from daskt2i.session.schedulers import Scheduler, open_executor
+from daskt2i.session.worker_layout import crew_for
 from daskt2i.store.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder

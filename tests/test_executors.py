@@ -17,10 +17,10 @@ from dask.utils import key_split
 from distributed import Client
 
 from daskt2i.config.workflow_file import load_defaults
-from daskt2i.deploy.connect import Scheduler, open_executor
 from daskt2i.errors import ConfigError, SchedulerError
 from daskt2i.plan import GIB, Crew
 from daskt2i.protocols import Executor
+from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.testing.executor import ExecutorSuite, double
 
 TWO = Crew(2, 1, 2 * GIB, "two")
@@ -157,7 +157,7 @@ def test_no_worker_outlives_a_killed_driver(kind: str, tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(f"""
         import time
-        from daskt2i.deploy.connect import Scheduler, open_executor
+        from daskt2i.session.schedulers import Scheduler, open_executor
         from daskt2i.config.workflow_file import load_defaults
         from daskt2i.plan import Crew
 

@@ -18,7 +18,8 @@ GROWTH = 1.10
 
 DRIVER = """
 import sys
-from daskt2i.deploy.connect import Scheduler, crew_for, open_executor
+from daskt2i.session.schedulers import Scheduler, open_executor
+from daskt2i.session.worker_layout import crew_for
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare

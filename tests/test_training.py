@@ -17,11 +17,12 @@ from daskt2i.encode.verify import settings_of
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
 from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.model.pipeline import about, exists
+from daskt2i.session.worker_layout import ranks_for
 from daskt2i.store.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoints
-from daskt2i.train.driver import check_store, ranks_for, train
+from daskt2i.train.driver import check_store, train
 from daskt2i.train.metrics import read_metrics
 
 FAKE_RUN = {"rows": 24, "rows_per_chunk": 8, "resolution": 32}

@@ -24,13 +24,14 @@ from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
-from daskt2i.deploy import connect as cluster
+from daskt2i.deploy.child_processes import end_with_parent
 from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
 from daskt2i.encode.summary import ChunkDone, ChunkFailed, Event
 from daskt2i.encode.worker import peak_bytes
 from daskt2i.errors import Daskt2iError
-from daskt2i.executors.attempts import end_with_parent
+from daskt2i.session.schedulers import Scheduler, open_executor
+from daskt2i.session.worker_layout import crew_for
 from daskt2i.types import Receipt
 
 
@@ -92,10 +93,10 @@ def run_encode(task: Task, workflow: Workflow) -> Measured:
     """
     run = workflow.run.model_copy(update={"workers": task.workers, "threads": task.threads})
     prepared = prepare.prepare(workflow.model_copy(update={"run": run}), task.folder, draw=False)
-    chosen = cluster.Scheduler.parse(task.scheduler)
+    chosen = Scheduler.parse(task.scheduler)
     meter, receipts = Meter(), _Receipts()
-    crew = cluster.crew_for(chosen, prepared)
-    executor = WarmExecutor(cluster.open_executor(chosen, crew), prepared.folder, meter)
+    crew = crew_for(chosen, prepared)
+    executor = WarmExecutor(open_executor(chosen, crew), prepared.folder, meter)
     try:
         summary = encode.encode(prepared, executor, receipts)
     finally:

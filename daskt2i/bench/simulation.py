@@ -20,7 +20,6 @@ import psutil
 
 from daskt2i.bench.measured import Task
 from daskt2i.config.settings import Workflow
-from daskt2i.deploy import connect as cluster
 from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
 from daskt2i.encode.model_cache import Job, models_for, process_name
@@ -29,6 +28,7 @@ from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import ExecutorError
 from daskt2i.plan import Crew
 from daskt2i.protocols import Executor, Workforce
+from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.store.layout import empty_chunk, store_arrays
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
@@ -137,9 +137,9 @@ def simulate(task: Task, workflow: Workflow) -> Simulated:
         ExecutorError: rows are missing.
     """
     prepared = prepare.prepare(workflow, task.folder, draw=False)
-    chosen = cluster.Scheduler.parse(f"{SCHEDULER}:{task.workers}")
+    chosen = Scheduler.parse(f"{SCHEDULER}:{task.workers}")
     crew = Crew(task.workers, 1, _LIMIT, "simulated")
-    executor = SimulatedExecutor(cluster.open_executor(chosen, crew), task.chunk_seconds, task.arrays)
+    executor = SimulatedExecutor(open_executor(chosen, crew), task.chunk_seconds, task.arrays)
     process = psutil.Process()
     every = max(1, len(prepared.plan) // SAMPLES)
     memory: list[tuple[int, int]] = []

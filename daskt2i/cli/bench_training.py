@@ -152,10 +152,10 @@ def hands_of(scheduler: str) -> Callable[[int, int], Any]:
     Raises:
         ConfigError: no such scheduler.
     """
-    from daskt2i.deploy.connect import Scheduler
     from daskt2i.launch.rank_spawners import LocalHands
     from daskt2i.machine.machine import this_machine
     from daskt2i.plan import Crew
+    from daskt2i.session.schedulers import Scheduler
     from daskt2i.session.session import Session
 
     chosen = Scheduler.parse(scheduler)

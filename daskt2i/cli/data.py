@@ -44,14 +44,15 @@ def encode(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.deploy import connect as cluster
         from daskt2i.display import encode as terminal
         from daskt2i.encode.prepare import prepare
+        from daskt2i.session.schedulers import Scheduler, open_executor
+        from daskt2i.session.worker_layout import crew_for
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
-        chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+        chosen = Scheduler.parse(scheduler or settings.run.scheduler)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
-        crew = cluster.crew_for(chosen, prepared)
+        crew = crew_for(chosen, prepared)
         if dry_run:
             answer(plan_json(prepared, crew), as_json, terminal.plan_table(prepared, None if chosen.address else crew))
             return
@@ -61,7 +62,7 @@ def encode(
         if not as_json:
             err.print(terminal.plan_table(prepared, None if chosen.address else crew))
         with terminal.EncodeProgress(err, prepared.source_info.rows) as progress:
-            summary = run_encode(prepared, cluster.open_executor(chosen, crew), progress)
+            summary = run_encode(prepared, open_executor(chosen, crew), progress)
         answer(summary.to_json(), as_json, terminal.summary_table(summary))
         if summary.failed:
             raise failed_for_good(summary, prepared.folder)
@@ -130,19 +131,20 @@ def insights(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.deploy import connect as cluster
         from daskt2i.display import encode as terminal
         from daskt2i.display.insights import report_view
         from daskt2i.insights import driver as stage
+        from daskt2i.session.schedulers import Scheduler, open_executor
+        from daskt2i.session.worker_layout import crew_for_insights
         from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         dataset = stage.settled(settings)
-        chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+        chosen = Scheduler.parse(scheduler or settings.run.scheduler)
         report = stage.insights(
             dataset,
             RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options),
-            cluster.open_executor(chosen, stage.crew_for_insights(chosen.workers, chosen.kind, tokens=tokens)),
+            open_executor(chosen, crew_for_insights(chosen, tokens=tokens)),
             pictures=pictures,
             tokens=tokens,
             top=top,

@@ -55,7 +55,6 @@ def estimate(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.deploy import connect as cluster
         from daskt2i.display.estimate import estimate_of, estimate_table
         from daskt2i.encode.calibration import SECONDS, calibrate
         from daskt2i.encode.prepare import prepare
@@ -63,9 +62,11 @@ def estimate(
         from daskt2i.estimate.arithmetic import Work
         from daskt2i.estimate.forecast import keep
         from daskt2i.machine.machine import this_machine
+        from daskt2i.session.schedulers import Scheduler, open_executor
+        from daskt2i.session.worker_layout import crew_for
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
-        chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+        chosen = Scheduler.parse(scheduler or settings.run.scheduler)
         counts = [] if workers is None else list(dict.fromkeys(numbers(workers, "--workers")))
         here = chosen.kind in _HERE
         kinds = _devices(devices, settings.run.device)
@@ -86,7 +87,7 @@ def estimate(
                 found.append(
                     calibrate(
                         mine,
-                        cluster.open_executor(one, cluster.crew_for(one, mine)),
+                        open_executor(one, crew_for(one, mine)),
                         shared=here,
                         rows=rows,
                         seconds=max(_SHORTEST_SECONDS, SECONDS / len(measured)),

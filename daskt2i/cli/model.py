@@ -52,15 +52,16 @@ def run(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.deploy import connect as cluster
         from daskt2i.display import encode as terminal
         from daskt2i.display.train import samples_table, train_plan, trained_table
         from daskt2i.encode.prepare import prepare
+        from daskt2i.session.schedulers import Scheduler
+        from daskt2i.session.worker_layout import crew_for
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
-        chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+        chosen = Scheduler.parse(scheduler or settings.run.scheduler)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
-        crew = cluster.crew_for(chosen, prepared)
+        crew = crew_for(chosen, prepared)
         rows, place = prepared.source_info.rows, str(prepared.folder)
         plan = Group(
             terminal.plan_table(prepared, None if chosen.address else crew),
@@ -202,11 +203,10 @@ def evaluate(
 
 def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool) -> tuple[dict[str, Any], bool, Any]:
     """What `train --dry-run` prints: the arguments of `answer`."""
-    from daskt2i.deploy.connect import Scheduler
     from daskt2i.display.train import train_plan
-    from daskt2i.session.stages import crew_of
+    from daskt2i.session.schedulers import Scheduler
+    from daskt2i.session.worker_layout import crew_of, ranks_for
     from daskt2i.store.status import status
-    from daskt2i.train.driver import ranks_for
 
     chosen = Scheduler.parse(scheduler or settings.run.scheduler)
     crew, rows, given = crew_of(chosen, settings), status(folder).accepted, settings.train
@@ -219,10 +219,10 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
 @contextmanager
 def stages_of(settings: Any, folder: Any, scheduler: str | None) -> Iterator[Any]:
     """The stages after encoding, on workers of their own."""
-    from daskt2i.deploy import connect as cluster
+    from daskt2i.session.schedulers import Scheduler
     from daskt2i.session.stages import Stages, open_session
 
-    chosen = cluster.Scheduler.parse(scheduler or settings.run.scheduler)
+    chosen = Scheduler.parse(scheduler or settings.run.scheduler)
     with open_session(chosen, settings) as session:
         yield Stages(settings, folder, session, err)
 

@@ -1,8 +1,9 @@
-"""`--scheduler` to an executor: this process, process pools, or a Dask cluster from `clusters/NAME.yaml`.
+"""A connection to Dask: a cluster started from a file, or one that is there already.
 
-Covers: reading the scheduler's name, how much machine there is, starting a cluster with its settings, attaching to an
-address (which is never closed by us).
-Does not cover: what runs on it (`executors`), how many workers are sensible (`plan`).
+Covers: reading a cluster file, starting its cluster with its settings, attaching to an address (which is never closed
+by us).
+Does not cover: what `--scheduler` means (`session.schedulers`), what runs on the workers (`executors`, `launch`), how
+many workers are sensible (`session.worker_layout`).
 """
 
 from __future__ import annotations
@@ -11,23 +12,19 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+from distributed import Client
 
 from daskt2i.config.workflow_file import find_file, read_yaml
+from daskt2i.deploy.child_processes import deaf_children
 from daskt2i.deploy.workers import workers_of
-from daskt2i.encode.prepare import Prepared
 from daskt2i.errors import ConfigError, SchedulerError
-from daskt2i.machine.machine import this_machine
-from daskt2i.plan import Crew, crew
-from daskt2i.protocols import Executor
 
-if TYPE_CHECKING:
-    from daskt2i.executors.dask import Connection
-
-_PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 _SERVER_TIMEOUT = 20.0
 _START_SECONDS = 120
 
@@ -36,132 +33,36 @@ _CLIENT_CONFIG = {"distributed.admin.low-level-log-length": 100}
 
 
 @dataclass(frozen=True, slots=True)
-class Scheduler:
-    """A `--scheduler` value, taken apart.
+class Connection:
+    """A client and what it talks to.
 
     Attributes:
-        kind: `serial`, `multiprocessing`, `joblib`, the name of a cluster file, or `address`.
-        workers: the number behind the colon, or None.
-        address: for `address`: where the scheduler listens.
+        client: connected.
+        threads: torch threads of each worker.
+        close: ends what was started for it; does nothing to a cluster that was attached to.
     """
 
-    kind: str
-    workers: int | None = None
-    address: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Scheduler:
-        """`local`, `local:4`, `serial`, `joblib:2`, `tcp://10.0.0.5:8786`, a path of a cluster file, …
-
-        Raises:
-            ConfigError: not of one of these forms.
-        """
-        if text.startswith(_PROTOCOLS):
-            return cls("address", address=text)
-        kind, colon, number = text.rpartition(":")
-        if not colon:
-            kind, number = text, ""
-        if (colon and not number.isdecimal()) or (number and int(number) < 1) or not kind:
-            raise ConfigError(
-                f"--scheduler {text!r} is not of the form serial, multiprocessing[:N], joblib[:N], local[:N] or "
-                "tcp://host:port (N workers, 1 or more)."
-            )
-        if kind == "serial":
-            if number not in ("", "1"):
-                raise ConfigError("--scheduler serial is one process; use multiprocessing:N or local:N for more.")
-        elif kind not in ("multiprocessing", "joblib"):
-            find_file(kind, "clusters")
-        return cls(kind, int(number) if number else None)
-
-    @property
-    def is_pool(self) -> bool:
-        """Whether it needs no Dask scheduler: this process, or a process pool of this machine."""
-        return self.kind in ("serial", "multiprocessing", "joblib")
-
-
-def crew_for(scheduler: Scheduler, prepared: Prepared) -> Crew:
-    """Workers x threads for a run on this machine; for an attached cluster the figures of the plan alone.
-
-    Raises:
-        PlanError: the workers do not fit into memory.
-    """
-    run, machine = prepared.workflow.run, this_machine()
-    workers = scheduler.workers or (None if run.workers == "auto" else run.workers)
-    threads = None if run.threads == "auto" else run.threads
-    if scheduler.kind == "serial":
-        workers = 1
-    if scheduler.kind == "address":
-        return Crew(workers or 0, threads or 0, 0, "the cluster's own")
-    if prepared.on_gpu and workers is None:
-        # More processes on one GPU share its memory and win nothing; a cluster file with one worker per GPU uses more.
-        found = crew(
-            cores=machine.cores,
-            memory=machine.memory,
-            worker_memory=prepared.cost.worker_memory,
-            chunks=len(prepared.plan),
-            workers=1,
-            threads=threads,
-        )
-        return replace(found, reason="one GPU")
-    return crew(
-        cores=machine.cores,
-        memory=machine.memory,
-        worker_memory=prepared.cost.worker_memory,
-        chunks=len(prepared.plan),
-        workers=workers,
-        threads=threads,
-    )
-
-
-def open_executor(scheduler: Scheduler, hands: Crew) -> Executor:
-    """The executor for a scheduler; nothing is started yet.
-
-    Args:
-        hands: workers, threads and memory on this machine; an attached cluster has its own.
-
-    Raises:
-        ConfigError: the cluster file is wrong.
-    """
-    if scheduler.kind == "serial":
-        from daskt2i.executors.serial import SerialExecutor
-
-        return SerialExecutor(hands.threads)
-    if scheduler.kind == "multiprocessing":
-        from daskt2i.executors.multiprocessing import MultiprocessingExecutor
-
-        return MultiprocessingExecutor(hands.workers, hands.threads, hands.memory_limit)
-    if scheduler.kind == "joblib":
-        from daskt2i.executors.joblib import JoblibExecutor
-
-        return JoblibExecutor(hands.workers, hands.threads, hands.memory_limit)
-    from daskt2i.executors.dask import DaskExecutor
-
-    if scheduler.kind != "address":
-        _ClusterFile.read(scheduler.kind)  # what is wrong with it is told before anything is started
-    return DaskExecutor(lambda: connect(scheduler, hands))
-
-
-def connect(scheduler: Scheduler, hands: Crew) -> Connection:
-    """Start the cluster of a file, or attach to an address.
-
-    Raises:
-        ConfigError: the cluster file is wrong.
-        SchedulerError: no scheduler could be started or reached.
-    """
-    if scheduler.kind == "address":
-        return _attach(scheduler.address, hands.threads)
-    return _ClusterFile.read(scheduler.kind).start(hands)
+    client: Client
+    threads: int
+    close: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _ClusterFile:
+class ClusterFile:
+    """A cluster file: the class of the cluster, its arguments, and the Dask settings that hold while it runs."""
+
     name: str
     factory: str
     arguments: dict[str, Any]
     config: dict[str, Any]
 
     @classmethod
-    def read(cls, name: str) -> _ClusterFile:
+    def read(cls, name: str) -> ClusterFile:
+        """By the name of a shipped file, or by its path.
+
+        Raises:
+            ConfigError: there is none, or it is wrong.
+        """
         path = find_file(name, "clusters")
         data = read_yaml(path)
         unknown = data.keys() - {"cluster", "arguments", "config"}
@@ -170,13 +71,17 @@ class _ClusterFile:
             raise ConfigError(f"The cluster file {path} {wrong}; it holds cluster, arguments and config.")
         return cls(path.stem, data["cluster"], dict(data.get("arguments") or {}), dict(data.get("config") or {}))
 
-    def start(self, hands: Crew) -> Connection:
-        import dask
-        from distributed import Client
+    def start(self, workers: int, threads: int, memory_limit: int) -> Connection:
+        """Start the cluster, and wait for all of its workers.
 
-        from daskt2i.executors.attempts import deaf_children
-        from daskt2i.executors.dask import Connection
+        Args:
+            threads: torch threads of each worker.
+            memory_limit: bytes of each worker.
 
+        Raises:
+            ConfigError: the class cannot be imported.
+            SchedulerError: it did not start.
+        """
         module, _, name = self.factory.rpartition(".")
         try:
             factory = getattr(importlib.import_module(module), name)
@@ -187,9 +92,9 @@ class _ClusterFile:
         arguments = dict(self.arguments)
         if "dashboard_address" in arguments:
             arguments["dashboard_address"] = _free(arguments["dashboard_address"])
-        arguments |= {"n_workers": hands.workers, "memory_limit": hands.memory_limit, "silence_logs": logging.CRITICAL}
+        arguments |= {"n_workers": workers, "memory_limit": memory_limit, "silence_logs": logging.CRITICAL}
         # The nanny sets thread variables for its worker before it spawns it; ours must be the plan's, not 1.
-        environ = {k: str(hands.threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        environ = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         config = self.config | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environ.items()}
         settings = dask.config.set(config)  # until the end: the logs of a worker that joins later are made then
         try:
@@ -199,7 +104,7 @@ class _ClusterFile:
                     cluster = factory(**arguments)
                 stack.callback(cluster.close, timeout=10)
                 client = stack.enter_context(Client(cluster, set_as_default=False))
-                client.wait_for_workers(hands.workers, timeout=_START_SECONDS)
+                client.wait_for_workers(workers, timeout=_START_SECONDS)
                 stack.pop_all()
         except (OSError, TimeoutError, TypeError, ValueError, RuntimeError) as error:
             raise SchedulerError(
@@ -215,15 +120,18 @@ class _ClusterFile:
                 with suppress(TimeoutError, OSError):
                     cluster.close(timeout=10)
 
-        return Connection(client, hands.threads, close)
+        return Connection(client, threads, close)
 
 
-def _attach(address: str, wanted: int) -> Connection:
-    import dask
-    from distributed import Client
+def attach(address: str, threads: int) -> Connection:
+    """Attach to a scheduler. Closing the connection leaves it running.
 
-    from daskt2i.executors.dask import Connection
+    Args:
+        threads: torch threads of each worker; 0: as many as the worker with the fewest has.
 
+    Raises:
+        SchedulerError: nobody answers there.
+    """
     quiet = ExitStack()
     quiet.enter_context(_quiet())  # to the end: a scheduler that goes away is told in our words
     quiet.enter_context(dask.config.set(_CLIENT_CONFIG))
@@ -238,7 +146,7 @@ def _attach(address: str, wanted: int) -> Connection:
     workers = workers_of(client).values()
     # A worker runs one chunk at a time, so all of its cores are torch's. How many those are only `run.threads` can tell
     # where a worker was started with one thread on a whole node.
-    threads = wanted or min((w["nthreads"] for w in workers), default=1)
+    threads = threads or min((w["nthreads"] for w in workers), default=1)
 
     def close() -> None:
         with quiet:

@@ -3,7 +3,7 @@
 In here: `serial`, `multiprocessing`, `joblib`, `dask`, and the books of a run with its retries (`attempts`).
 Not in here: what a chunk is (`encode`), how a cluster starts (`deploy`), what `--scheduler` means (`session`).
 To add one: write a class with `start`, `run` and `close` as `daskt2i.protocols.Executor` describes them, subclass
-`daskt2i.testing.executor.ExecutorSuite` in a test, and name it in `daskt2i.deploy.connect`. `run` must draw its
+`daskt2i.testing.executor.ExecutorSuite` in a test, and name it in `daskt2i.session.schedulers`. `run` must draw its
 items lazily, hand back every item exactly once, and survive the death of a worker; `attempts.Attempts` keeps the
 books for that.
 """

@@ -2,7 +2,7 @@
 
 Covers: a sliding window, moving a chunk away from a worker that retires, workers that die, stage times on Dask's Fine
 Performance Metrics page.
-Does not cover: starting a cluster (`cluster`), pages of our own on the dashboard.
+Does not cover: starting a cluster (`deploy`), pages of our own on the dashboard.
 
 Tasks carry neither `resources=` nor `workers=`: those bypass the scheduler's queue, and a dead worker then blames all
 that were assigned to it.
@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -22,6 +21,7 @@ from distributed import Client, Future, KilledWorker, Reschedule, as_completed, 
 from distributed.core import Status
 from distributed.metrics import context_meter
 
+from daskt2i.deploy.connect import Connection
 from daskt2i.deploy.workers import workers_of
 from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
@@ -39,21 +39,6 @@ _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.sto
 
 _IN_THREAD = ("load", "wait", "encode_image", "encode_text", "gate", "write")
 """Stages that fill the task's own thread; reading and decoding run beside it and would count twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A client and what it talks to.
-
-    Attributes:
-        client: connected.
-        threads: torch threads of each worker.
-        close: ends what was started for it; does nothing to a cluster that was attached to.
-    """
-
-    client: Client
-    threads: int
-    close: Callable[[], None]
 
 
 class DaskExecutor:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
-from daskt2i.executors.attempts import Attempts, attempt, deaf_children, end_with_parent, lost
+from daskt2i.deploy.child_processes import deaf_children, end_with_parent
+from daskt2i.executors.attempts import Attempts, attempt, lost
 from daskt2i.protocols import Workforce
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from daskt2i.executors.attempts import Attempts, attempt, deaf_children, lost
+from daskt2i.deploy.child_processes import deaf_children
+from daskt2i.executors.attempts import Attempts, attempt, lost
 from daskt2i.protocols import Workforce
 
 T = TypeVar("T")

@@ -22,8 +22,7 @@ from daskt2i.facts.survey import Surveyed, fold, survey_chunk
 from daskt2i.facts.table import to_csv
 from daskt2i.insights import page
 from daskt2i.insights.report import TOP, Report, make_report
-from daskt2i.machine.machine import this_machine
-from daskt2i.plan import MIB, PROCESS_BYTES, Crew, Plan, crew
+from daskt2i.plan import Plan
 from daskt2i.protocols import Executor, Source
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk
@@ -32,32 +31,6 @@ HTML, JSON, CSV = f"{REPORTS}/insights.html", f"{REPORTS}/insights.json", f"{REP
 
 MOST_ROWS = 1024
 """Rows of one task: 1 to 10 seconds of work, and about 100 KB of facts to send back."""
-
-WORKER_BYTES = 250 * MIB
-"""A worker that counts no tokens: Pillow, numpy, pyarrow and a chunk. The tokenizers of transformers import torch."""
-
-
-def crew_for_insights(workers: int | None, kind: str, *, tokens: bool) -> Crew:
-    """Workers for this machine; one torch thread each, as nothing here computes with torch.
-
-    Args:
-        workers: how many were asked for, or None.
-        kind: of the scheduler (`cluster.Scheduler.kind`); an attached cluster has its own workers.
-
-    Raises:
-        PlanError: they do not fit into memory.
-    """
-    if kind == "address":
-        return Crew(0, 1, 0, "the cluster's own")
-    machine = this_machine()
-    return crew(
-        cores=machine.cores,
-        memory=machine.memory,
-        worker_memory=PROCESS_BYTES if tokens else WORKER_BYTES,
-        chunks=machine.cores,
-        workers=1 if kind == "serial" else workers,
-        threads=1,
-    )
 
 
 def settled(workflow: Workflow) -> DatasetSettings:

@@ -5,7 +5,7 @@
         train(workflow, folder, session.hands(), …)
 
 Covers: starting a cluster once, when it is first needed, and closing it at the end.
-Does not cover: what a scheduler's name means (`cluster`), the stages.
+Does not cover: what a scheduler's name means (`schedulers`), the stages.
 """
 
 from __future__ import annotations
@@ -14,21 +14,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from daskt2i.deploy.connect import Scheduler, connect, open_executor
 from daskt2i.deploy.workers import workers_of
 from daskt2i.launch.rank_spawners import Hands, LocalHands
-from daskt2i.machine.machine import this_machine
-from daskt2i.plan import Crew, crew
+from daskt2i.plan import Crew
 from daskt2i.protocols import Executor, Workforce
+from daskt2i.session.schedulers import Scheduler, connect, open_executor
 
 if TYPE_CHECKING:
-    from daskt2i.executors.dask import Connection
-
-RANK_BYTES = 1 << 30
-"""A rank without its model: Python, torch, diffusers, decoded shards."""
-
-STATE_BYTES = 20
-"""Of a parameter in training: weight, gradient, two moments of Adam, moving average, fp32 each."""
+    from daskt2i.deploy.connect import Connection
 
 
 class Session:
@@ -89,32 +82,3 @@ class Session:
             self._connection = connect(self.scheduler, self.crew)
             self._stack.callback(self._connection.close)
         return self._connection
-
-
-def crew_to_train(scheduler: Scheduler, batch: int, parameters: int, threads: int | str, ranks: int | str) -> Crew:
-    """Workers x threads on this machine for ranks that nobody encoded with before.
-
-    Args:
-        batch: samples of a step: no more ranks than that.
-        parameters: of the model; 0 where they are not known.
-        threads, ranks: as `launch` has them; `auto` leaves them to the machine.
-
-    Raises:
-        PlanError: the ranks do not fit into memory.
-    """
-    machine = this_machine()
-    workers = scheduler.workers or (ranks if isinstance(ranks, int) else None)
-    if scheduler.kind == "serial":
-        workers = 1
-    if scheduler.kind == "address":
-        return Crew(workers or 0, threads if isinstance(threads, int) else 0, 0, "the cluster's own")
-    if machine.gpus and workers is None:
-        workers = machine.gpus
-    return crew(
-        cores=machine.cores,
-        memory=machine.memory,
-        worker_memory=RANK_BYTES + STATE_BYTES * parameters,
-        chunks=batch,
-        workers=workers,
-        threads=threads if isinstance(threads, int) else None,
-    )

@@ -17,24 +17,23 @@ import numpy as np
 from rich.console import Console
 
 from daskt2i.config.settings import Workflow
-from daskt2i.deploy.connect import Scheduler, crew_for
 from daskt2i.display import encode as terminal
 from daskt2i.display.train import TrainProgress
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import Prepared
 from daskt2i.encode.summary import Summary
 from daskt2i.errors import ConfigError, Stopped
-from daskt2i.model.denoiser import PARAMETERS
 from daskt2i.model.pipeline import about
-from daskt2i.plan import Crew
 from daskt2i.sample.driver import draw, wishes_for, write
 from daskt2i.sample.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
 from daskt2i.sample.image_grid import png, sheet
 from daskt2i.sample.painter import Look, Picture, Wish
-from daskt2i.session.session import Session, crew_to_train
+from daskt2i.session.schedulers import Scheduler
+from daskt2i.session.session import Session
+from daskt2i.session.worker_layout import crew_for, crew_of, ranks_for
 from daskt2i.store.run_folder import REPORTS, SAMPLES, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.train.driver import Trained, ranks_for, train, train_vae
+from daskt2i.train.driver import Trained, train, train_vae
 
 _SAMPLES = f"{SAMPLES}/samples.json"
 _SHEET_PICTURES = 128
@@ -92,13 +91,6 @@ def open_session(scheduler: Scheduler, workflow: Workflow, prepared: Prepared | 
         prepared: where chunks will be encoded too, whose memory then counts.
     """
     return Session(scheduler, crew_for(scheduler, prepared) if prepared else crew_of(scheduler, workflow))
-
-
-def crew_of(scheduler: Scheduler, workflow: Workflow) -> Crew:
-    """Workers x threads for ranks that nobody encoded with before."""
-    ways, settings = workflow.launch, workflow.train
-    parameters = PARAMETERS.get(settings.model.preset or "", 0)
-    return crew_to_train(scheduler, settings.batch, parameters, ways.threads, ways.ranks)
 
 
 class Stages:

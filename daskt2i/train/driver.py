@@ -18,7 +18,7 @@ from daskt2i.config.workflow_file import differences
 from daskt2i.encode.driver import without_secrets
 from daskt2i.encode.prepare import with_source
 from daskt2i.encode.verify import settings_of, verify
-from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError, StoreMissing
+from daskt2i.errors import FingerprintMismatch, StoreError, StoreMissing
 from daskt2i.facts.selection import open_source
 from daskt2i.launch.attempt import Listener
 from daskt2i.launch.launcher import launch
@@ -99,22 +99,6 @@ def check_store(folder: RunFolder, tell: Callable[[int, int], None] = lambda don
             "repairs what is damaged, and leaves the rest alone."
         )
     return stored
-
-
-def ranks_for(batch: int, wanted: int | str, workers: int) -> int:
-    """How many ranks: as asked for, or as many of the workers as divide the batch.
-
-    Raises:
-        ConfigError: ranks were asked for that do not divide the batch.
-    """
-    if not isinstance(wanted, int):
-        return max(n for n in range(1, max(1, min(workers, batch)) + 1) if batch % n == 0)
-    if batch % wanted:
-        raise ConfigError(
-            f"launch.ranks is {wanted}, which does not divide the batch of {batch}, and ranks share it equally. "
-            "Nothing was started; change one of them."
-        )
-    return wanted
 
 
 def train(

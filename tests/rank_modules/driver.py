@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from daskt2i.executors.attempts import deaf_children
+from daskt2i.deploy.child_processes import deaf_children
 from daskt2i.launch.launcher import DaskHands, LocalHands, launch
 
 

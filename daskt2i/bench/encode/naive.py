@@ -26,11 +26,11 @@ from daskt2i.bench.encode.rows import Part
 from daskt2i.bench.measured import Measured, Task
 from daskt2i.bench.meter import Meter
 from daskt2i.config.settings import Workflow
+from daskt2i.deploy.child_processes import deaf_children
 from daskt2i.encode.worker import peak_bytes
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ExecutorError, RowRejected
-from daskt2i.executors.attempts import deaf_children
 from daskt2i.images import read as images
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.protocols import TextEncoder as AnyTextEncoder

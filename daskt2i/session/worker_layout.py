@@ -1,0 +1,134 @@
+"""How many workers and threads a stage gets on this machine.
+
+Covers: workers that encode, ranks that train, workers that look at a data set.
+Does not cover: dividing cores and memory (`plan`), workers of a cluster that is attached to: it has its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from daskt2i.config.settings import Workflow
+from daskt2i.encode.prepare import Prepared
+from daskt2i.errors import ConfigError
+from daskt2i.machine.machine import this_machine
+from daskt2i.model.denoiser import PARAMETERS
+from daskt2i.plan import MIB, PROCESS_BYTES, Crew, crew
+from daskt2i.session.schedulers import Scheduler
+
+RANK_BYTES = 1 << 30
+"""A rank without its model: Python, torch, diffusers, decoded shards."""
+
+STATE_BYTES = 20
+"""Of a parameter in training: weight, gradient, two moments of Adam, moving average, fp32 each."""
+
+INSIGHTS_BYTES = 250 * MIB
+"""A worker that counts no tokens: Pillow, numpy, pyarrow and a chunk. The tokenizers of transformers import torch."""
+
+
+def crew_for(scheduler: Scheduler, prepared: Prepared) -> Crew:
+    """Workers x threads for a run on this machine; for an attached cluster the figures of the plan alone.
+
+    Raises:
+        PlanError: the workers do not fit into memory.
+    """
+    run, machine = prepared.workflow.run, this_machine()
+    workers = scheduler.workers or (None if run.workers == "auto" else run.workers)
+    threads = None if run.threads == "auto" else run.threads
+    if scheduler.kind == "serial":
+        workers = 1
+    if scheduler.kind == "address":
+        return Crew(workers or 0, threads or 0, 0, "the cluster's own")
+    if prepared.on_gpu and workers is None:
+        # More processes on one GPU share its memory and win nothing; a cluster file with one worker per GPU uses more.
+        found = crew(
+            cores=machine.cores,
+            memory=machine.memory,
+            worker_memory=prepared.cost.worker_memory,
+            chunks=len(prepared.plan),
+            workers=1,
+            threads=threads,
+        )
+        return replace(found, reason="one GPU")
+    return crew(
+        cores=machine.cores,
+        memory=machine.memory,
+        worker_memory=prepared.cost.worker_memory,
+        chunks=len(prepared.plan),
+        workers=workers,
+        threads=threads,
+    )
+
+
+def crew_of(scheduler: Scheduler, workflow: Workflow) -> Crew:
+    """Workers x threads for ranks that nobody encoded with before."""
+    ways, settings = workflow.launch, workflow.train
+    parameters = PARAMETERS.get(settings.model.preset or "", 0)
+    return crew_to_train(scheduler, settings.batch, parameters, ways.threads, ways.ranks)
+
+
+def crew_to_train(scheduler: Scheduler, batch: int, parameters: int, threads: int | str, ranks: int | str) -> Crew:
+    """Workers x threads on this machine for ranks that nobody encoded with before.
+
+    Args:
+        batch: samples of a step: no more ranks than that.
+        parameters: of the model; 0 where they are not known.
+        threads, ranks: as `launch` has them; `auto` leaves them to the machine.
+
+    Raises:
+        PlanError: the ranks do not fit into memory.
+    """
+    machine = this_machine()
+    workers = scheduler.workers or (ranks if isinstance(ranks, int) else None)
+    if scheduler.kind == "serial":
+        workers = 1
+    if scheduler.kind == "address":
+        return Crew(workers or 0, threads if isinstance(threads, int) else 0, 0, "the cluster's own")
+    if machine.gpus and workers is None:
+        workers = machine.gpus
+    return crew(
+        cores=machine.cores,
+        memory=machine.memory,
+        worker_memory=RANK_BYTES + STATE_BYTES * parameters,
+        chunks=batch,
+        workers=workers,
+        threads=threads if isinstance(threads, int) else None,
+    )
+
+
+def crew_for_insights(scheduler: Scheduler, *, tokens: bool) -> Crew:
+    """Workers for this machine; one torch thread each, as nothing here computes with torch.
+
+    Args:
+        tokens: whether tokens are counted, for which every worker imports torch.
+
+    Raises:
+        PlanError: they do not fit into memory.
+    """
+    if scheduler.kind == "address":
+        return Crew(0, 1, 0, "the cluster's own")
+    machine = this_machine()
+    return crew(
+        cores=machine.cores,
+        memory=machine.memory,
+        worker_memory=PROCESS_BYTES if tokens else INSIGHTS_BYTES,
+        chunks=machine.cores,
+        workers=1 if scheduler.kind == "serial" else scheduler.workers,
+        threads=1,
+    )
+
+
+def ranks_for(batch: int, wanted: int | str, workers: int) -> int:
+    """How many ranks: as asked for, or as many of the workers as divide the batch.
+
+    Raises:
+        ConfigError: ranks were asked for that do not divide the batch.
+    """
+    if not isinstance(wanted, int):
+        return max(n for n in range(1, max(1, min(workers, batch)) + 1) if batch % n == 0)
+    if batch % wanted:
+        raise ConfigError(
+            f"launch.ranks is {wanted}, which does not divide the batch of {batch}, and ranks share it equally. "
+            "Nothing was started; change one of them."
+        )
+    return wanted
