@@ -1,6 +1,7 @@
-"""One HTML page that needs nothing else: its style, its policy, and Bokeh's script inside.
+"""How figures are written in words and tables, and the frame of an HTML page that needs nothing else.
 
-Covers: the frame around any report, a plain figure, panels of figures, escaped tables.
+Covers: sizes and durations, tables of names and values for a terminal; for a page its style, its policy, Bokeh's script
+inside, a plain figure, panels of figures, escaped tables.
 Does not cover: what a page shows (`page` for insights, `bench.page` for benchmarks).
 
 The content policy forbids every request, so that a page that is mailed or put on a web server tells nobody who looks at
@@ -12,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 PLAIN = "#4477aa"
 
@@ -37,6 +41,40 @@ td:last-child { text-align: right; white-space: nowrap; padding-right: 0; }
 td.name { overflow-wrap: anywhere; text-align: left; white-space: normal; }
 .note { color: #5b6876; font-size: 13.5px; max-width: 860px; }
 """
+
+
+def size(count: float) -> str:
+    """Bytes in words: `"1.4 GiB"`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `"4.2 s"`, `"3 min 05 s"`, `"2 h 10 min"`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def crew_words(workers: int, threads: int) -> str:
+    """`"2 workers x 1 thread"`."""
+    return f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and values, one pair a line."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
 
 
 def document(title: str, body: str, script: str, style: str = "") -> str:

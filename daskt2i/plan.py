@@ -6,6 +6,7 @@ Does not cover: which chunks are done (`encode` asks the receipts), starting any
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -36,6 +37,9 @@ CHARACTERS_PER_TOKEN = 4.4
 CPU_BATCH_BYTES = 256 * MIB
 GPU_BATCH_BYTES = 4096 * MIB
 """Working memory that an automatic batch may take. On a CPU small batches are faster: they stay in the caches."""
+
+
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +218,19 @@ def crew(
     else:
         reason = "as asked for" if workers <= cores else f"as asked for: more than the {cores} cores"
     return Crew(workers, threads or max(1, cores // workers), memory // workers, reason)
+
+
+def spread_rows(count: int, total: int, first: int = 0) -> list[int]:
+    """Rows of a data set, spread evenly: any `count` of them, all different while there are so many.
+
+    Multiples of the golden ratio, modulo 1, cut a line into parts of nearly one length, however many there are
+    (Knuth, The Art of Computer Programming, volume 3, 6.4, theorem S).
+
+    Args:
+        first: how many were asked for before.
+    """
+    # A step that has no divisor in common with the total visits every row once before any comes again.
+    step = max(1, round(total * _GOLDEN_RATIO))
+    while math.gcd(step, total) > 1:
+        step += 1
+    return [(number * step + total // 2) % total for number in range(first, first + count)]

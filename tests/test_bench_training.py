@@ -17,6 +17,7 @@ from trained_runs import tiny_workflow
 
 from daskt2i.bench import read, sample, stores, train
 from daskt2i.errors import ConfigError, ModelMissing, RankLost, StoreError
+from daskt2i.events import LaunchEvent
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.learner import Learner
@@ -102,7 +103,7 @@ def launched(rates: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch) -> 
         asked.append({"module": module, "job": job, "ranks": ranks, "threads": threads, **more})
         if not rates[ranks]:
             raise RankLost("A rank died.")
-        listener({"kind": "started"})
+        listener(LaunchEvent("started", 1, 0))
         shares = {k: v for k, v in SHARES.items() if k != "exchange" or ranks > 1}
         return SimpleNamespace(last={"done": {"samples_per_second": rates[ranks].pop(0), "shares": shares}})
 

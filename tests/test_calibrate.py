@@ -14,12 +14,14 @@ from workflows_for_tests import SOURCE, component, fake_settings, finish, with_p
 from daskt2i import workflow
 from daskt2i.encode import calibration as calibrations
 from daskt2i.encode import worker
-from daskt2i.encode.calibration import calibrate, spread_rows
+from daskt2i.encode.calibration import calibrate
 from daskt2i.encode.prepare import prepare
 from daskt2i.errors import PlanError, SourceMissing
 from daskt2i.estimate.arithmetic import Work, disk
 from daskt2i.estimate.forecast import ESTIMATE
+from daskt2i.events import Activity, Event
 from daskt2i.executors.serial import SerialExecutor
+from daskt2i.plan import spread_rows
 from daskt2i.protocols import Workforce
 from daskt2i.store.run_folder import RunFolder
 
@@ -106,13 +108,13 @@ class _TwoWorkers:
 
 def test_nothing_counts_before_all_workers_are_at_work(tmp_path: Path) -> None:
     prepared = prepare(fake_settings(rows=60, rows_per_chunk=4), tmp_path)
-    seen: list[str] = []
-    found = calibrate(prepared, _TwoWorkers(late=9), shared=False, rows=16, tell=seen.append)
+    seen: list[Event] = []
+    found = calibrate(prepared, _TwoWorkers(late=9), shared=False, rows=16, listener=seen.append)
     assert found.rows == 16
     assert found.cores == 0
     assert found.ready_seconds is not None
     assert "there" in found.hosts
-    assert any("all at work" in line for line in seen)
+    assert any("all at work" in event.text for event in seen if isinstance(event, Activity))
 
 
 def test_a_failure_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import daskt2i
 from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
-from daskt2i.encode.summary import ChunkDone, ChunkFailed, Event, Note, Started, Summary
+from daskt2i.encode.summary import Summary
 from daskt2i.encode.verify import settings_of, verify
 from daskt2i.errors import (
     ExecutorError,
@@ -29,6 +29,7 @@ from daskt2i.errors import (
     StoreBusy,
     StoreMissing,
 )
+from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, StageEnded, StageStarted, WorkersReady
 from daskt2i.plan import GIB, Crew
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.session.worker_layout import crew_for
@@ -387,10 +388,12 @@ def test_opening_a_store_that_is_not_there_is_one_sentence(tmp_path: Path) -> No
         daskt2i.open_store(tmp_path / "nothing")
 
 
-def test_a_listener_hears_of_the_workers_first(tmp_path: Path) -> None:
+def test_a_listener_hears_of_the_stage_then_of_the_workers_and_of_the_end_at_last(tmp_path: Path) -> None:
     told: list[Event] = []
     run(workflow(tmp_path), tmp_path / "out", listener=told.append)
-    assert isinstance(told[0], Started)
+    assert told[0] == StageStarted("encode", 40)
+    assert isinstance(told[1], WorkersReady)
+    assert told[-1] == StageEnded("encode")
     assert sum(isinstance(e, ChunkDone) for e in told) == 10
 
 

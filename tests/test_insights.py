@@ -201,7 +201,7 @@ def test_a_survey_imports_no_torch(coco: Path, tmp_path: Path) -> None:
     from workflows_for_tests import child_environment
 
     code = (
-        "import sys; from daskt2i import page, workflow\n"
+        "import sys; from daskt2i import workflow; from daskt2i.insights import page\n"
         "page.render = lambda *_: ''\n"
         "try: workflow.app(sys.argv[1:])\n"
         "except SystemExit as end: assert not end.code\n"

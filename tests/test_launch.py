@@ -23,6 +23,7 @@ from rank_modules.ddp import expected
 from daskt2i.deploy.workers import workers_of
 from daskt2i.encode import model_cache
 from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
+from daskt2i.events import LaunchEvent
 from daskt2i.launch.attempt import Run
 from daskt2i.launch.launcher import TOPIC, DaskHands, LocalHands, free, launch
 from daskt2i.launch.placement import Place
@@ -30,7 +31,6 @@ from daskt2i.launch.placement import Place
 TESTS = Path(__file__).parent
 ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}
 STEPS, BATCH = 8, 4
-Event = dict[str, Any]
 
 
 def job(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -100,22 +100,22 @@ class Killer:
 
     def __init__(self, victim: Callable[[dict[int, int]], int] | None = None, step: int = 5) -> None:
         self.victim, self.step = victim, step
-        self.events: list[Event] = []
+        self.events: list[LaunchEvent] = []
         self.threads: set[threading.Thread] = set()
         self.killed = 0.0
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: LaunchEvent) -> None:
         self.events.append(event)
         self.threads.add(threading.current_thread())
-        if self.victim is not None and event["kind"] == "step" and event["step"] == self.step:
-            pids = {e["rank"]: e["pid"] for e in self.events if e["kind"] == "alive"}
+        if self.victim is not None and event.kind == "step" and event["step"] == self.step:
+            pids = {e.rank: e["pid"] for e in self.events if e.kind == "alive"}
             os.kill(self.victim(pids), signal.SIGKILL)
             self.victim, self.killed = None, time.monotonic()
-        if event["kind"] == "attempt" and event["attempt"] == 2:
+        if event.kind == "attempt" and event.attempt == 2:
             self.again = time.monotonic()
 
-    def of(self, kind: str) -> list[Event]:
-        return [event for event in self.events if event["kind"] == kind]
+    def of(self, kind: str) -> list[LaunchEvent]:
+        return [event for event in self.events if event.kind == kind]
 
 
 def test_two_ranks_run_to_the_end_and_their_events_arrive_here(hands: Any, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_two_ranks_run_to_the_end_and_their_events_arrive_here(hands: Any, tmp_p
     assert (launched.attempts, launched.ranks) == (1, 2)
     assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
     assert launched.last["result"]["value"] == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
-    steps = [[e["step"] for e in seen.of("step") if e["rank"] == rank] for rank in (0, 1)]
+    steps = [[e["step"] for e in seen.of("step") if e.rank == rank] for rank in (0, 1)]
     assert steps == [list(range(1, STEPS + 1))] * 2
-    assert {e["attempt"] for e in seen.events} == {1}
+    assert {e.attempt for e in seen.events} == {1}
     assert seen.threads == {threading.main_thread()}
     assert seen.of("attempt")[0]["backend"] == "gloo"
     if isinstance(hands, DaskHands):
@@ -185,10 +185,10 @@ def test_a_kill_stops_all_and_the_next_attempt_goes_on(
     assert launched.ranks == 2
     assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
     assert says in seen.of("failed")[0]["text"]
-    resumed = [e["step"] for e in seen.of("step") if e["attempt"] == 2]
+    resumed = [e["step"] for e in seen.of("step") if e.attempt == 2]
     assert min(resumed) == 5  # after the checkpoint of step 4
     # All had ended before the next attempt was begun.
-    old = [e["pid"] for e in seen.of("alive") if e["attempt"] == 1]
+    old = [e["pid"] for e in seen.of("alive") if e.attempt == 1]
     assert not any(psutil.pid_exists(pid) for pid in old)
     if "worker" not in says:
         assert seen.again - seen.killed < 10
@@ -271,9 +271,9 @@ def test_on_dask_missing_workers_are_waited_for_and_then_refused(client: Client)
 def test_ctrl_c_stops_all_ranks_and_comes_through(hands: Any, tmp_path: Path) -> None:
     asked = 0.0
 
-    def listen(event: Event) -> None:
+    def listen(event: LaunchEvent) -> None:
         nonlocal asked
-        if event["kind"] == "step" and event["step"] == 3 and not asked:
+        if event.kind == "step" and event["step"] == 3 and not asked:
             asked = time.monotonic()
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -286,7 +286,7 @@ def test_ctrl_c_stops_all_ranks_and_comes_through(hands: Any, tmp_path: Path) ->
 def test_a_listener_that_raises_stops_all_and_hears_no_more(tmp_path: Path) -> None:
     calls = 0
 
-    def listen(event: Event) -> None:
+    def listen(event: LaunchEvent) -> None:
         nonlocal calls
         calls += 1
         raise ZeroDivisionError
@@ -315,9 +315,9 @@ def test_a_worker_that_is_busy_is_named(client: Client) -> None:
 def test_tasks_that_somebody_cancels_stop_all_ranks(client: Client, tmp_path: Path) -> None:
     seen, hands = Killer(), DaskHands(client)
 
-    def listen(event: Event) -> None:
+    def listen(event: LaunchEvent) -> None:
         seen(event)
-        if event["kind"] == "step" and event["step"] == 5 and event["attempt"] == 1 and event["rank"] == 1:
+        if event.kind == "step" and event["step"] == 5 and event.attempt == 1 and event.rank == 1:
             client.cancel([future for future, (_, rank, _) in hands._flying.items() if rank == 0])
 
     launched = launch("rank_modules.ddp", job(tmp_path, hold=0), hands, 2, 1, listen, env=ENV)
@@ -332,9 +332,9 @@ def test_a_retiring_worker_gives_its_rank_up(tmp_path: Path) -> None:
         seen = Killer()
         retiring: list[threading.Thread] = []
 
-        def listen(event: Event) -> None:
+        def listen(event: LaunchEvent) -> None:
             seen(event)
-            if event["kind"] == "step" and event["step"] == 5 and not retiring:
+            if event.kind == "step" and event["step"] == 5 and not retiring:
                 address = seen.of("attempt")[0]["places"][1]
                 retiring.append(threading.Thread(target=client.retire_workers, args=([address],)))
                 retiring[0].start()
@@ -358,8 +358,8 @@ def test_a_scheduler_that_dies_is_told_and_takes_the_ranks_with_it(tmp_path: Pat
     client = Client(scheduler_file=wait_for(lambda: file if Path(file).exists() else None), timeout=30)
     client.wait_for_workers(2, timeout=60)
 
-    def listen(event: Event) -> None:
-        if event["kind"] == "step" and event["step"] == 5:
+    def listen(event: LaunchEvent) -> None:
+        if event.kind == "step" and event["step"] == 5:
             scheduler.kill()
 
     try:
@@ -463,7 +463,7 @@ def until_step(process: subprocess.Popen[str], step: int) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
-        if event["kind"] == "step" and event["step"] == step:
+        if event.kind == "step" and event["step"] == step:
             return
     raise AssertionError(process.communicate()[1])
 

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from daskt2i.errors import ConfigError, ModelMissing, SourceMissing
+from daskt2i.events import Event, Progress
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.protocols import Executor
@@ -27,19 +28,15 @@ WISHES = wishes_for(["a red circle", "a blue star", "a green ring"], 5)
 
 
 def drawn(executor: Executor, folder: Path, wishes: list[Wish] = WISHES, **more: Any) -> np.ndarray:
-    workforce = executor.start()
-    try:
-        pictures = draw(RunFolder(folder), wishes, LOOK, executor, workforce, "cpu", **more)
-    finally:
-        executor.close()
+    pictures = draw(RunFolder(folder), wishes, LOOK, executor, "cpu", **more)
     assert [picture.wish for picture in pictures] == wishes
     return np.stack([picture.pixels for picture in pictures]).astype(int)
 
 
 def test_workers_share_the_pictures_and_draw_the_same_ones(demo_run: Path) -> None:
-    counted: list[tuple[int, int]] = []
-    here = drawn(SerialExecutor(1), demo_run, tell=lambda done, of: counted.append((done, of)))
-    assert counted[-1] == (3, 3)
+    counted: list[Event] = []
+    here = drawn(SerialExecutor(1), demo_run, listener=counted.append)
+    assert counted[-1] == Progress("pictures drawn", 3, 3)
     there = drawn(MultiprocessingExecutor(2, 1, None), demo_run)
     assert np.abs(here - there).max() <= 1
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from daskt2i.errors import ConfigError, SourceError
+from daskt2i.events import Progress
 from daskt2i.protocols import Source
 from daskt2i.sources.drawn.drawing import BACKGROUNDS, CLOSE_VERSION, COLOURS, SHAPE_COLOURS, SHAPES, coverage
 from daskt2i.sources.drawn.grammar import SIZE_WORDS, Expectation, Wanted
@@ -248,9 +249,9 @@ def test_a_number_that_is_none_is_refused(rows: int, seed: int, tmp_path: Path) 
 
 
 def test_the_folder_is_coco_and_holds_what_the_source_gives(tmp_path: Path) -> None:
-    calls: list[int] = []
-    listing = write_scenes(tmp_path / "deep" / "scenes", 12, seed=2, progress=calls.append)
-    assert calls == list(range(1, 13))
+    calls: list[Progress] = []
+    listing = write_scenes(tmp_path / "deep" / "scenes", 12, seed=2, listener=calls.append)
+    assert calls == [Progress("scenes drawn", done, 12) for done in range(1, 13)]
     document = json.loads(listing.read_text(encoding="utf-8"))
     source = ScenesSource(rows=12, seed=2)
     by_image: dict[int, list[str]] = {}
@@ -280,12 +281,12 @@ def test_a_complete_folder_is_left_alone_and_a_lost_picture_is_drawn_again(tmp_p
 
 
 def test_an_interrupted_folder_is_finished(tmp_path: Path) -> None:
-    def stop(done: int) -> None:
-        if done == 3:
+    def stop(event: Progress) -> None:
+        if event.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_scenes(tmp_path, 6, progress=stop)
+        write_scenes(tmp_path, 6, listener=stop)
     assert not (tmp_path / "captions.json").exists()
     (tmp_path / "images" / "scene-0-00000002.jpg").write_bytes(b"half a pict")
     write_scenes(tmp_path, 6)

@@ -23,6 +23,7 @@ from trained_runs import TINY, encoded, tiny_workflow, trained
 from workflows_for_tests import child_environment
 
 from daskt2i.config.workflow_file import load_workflow
+from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import DaskHands, launch
 from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.store.run_folder import RunFolder
@@ -113,10 +114,10 @@ def test_a_killed_rank_leaves_the_loss_curve_as_it_was(store: Path, calm: dict[i
     shutil.copytree(store, out)
     fatal, pids = random.randrange(4, 12), {}
 
-    def kill(event: dict[str, Any]) -> None:
-        if event["kind"] == "alive":
-            pids[event["attempt"]] = event["pid"]
-        if event["kind"] == "checkpoint" and event["step"] >= fatal - 3 and event["attempt"] == 1:
+    def kill(event: LaunchEvent) -> None:
+        if event.kind == "alive":
+            pids[event.attempt] = event["pid"]
+        if event.kind == "checkpoint" and event["step"] >= fatal - 3 and event.attempt == 1:
             os.kill(pids[1], signal.SIGKILL)
 
     found = trained(tiny_workflow(*LONGER), out, kill)
@@ -130,10 +131,10 @@ def test_a_killed_worker_leaves_the_loss_curve_as_it_was(store: Path, calm: dict
     shutil.copytree(store, out)
     pids: dict[int, int] = {}
 
-    def kill(event: dict[str, Any]) -> None:
-        if event["kind"] == "alive":
-            pids[event["attempt"]] = event["pid"]
-        if event["kind"] == "checkpoint" and event["step"] == 6 and event["attempt"] == 1:
+    def kill(event: LaunchEvent) -> None:
+        if event.kind == "alive":
+            pids[event.attempt] = event["pid"]
+        if event.kind == "checkpoint" and event["step"] == 6 and event.attempt == 1:
             psutil.Process(pids[1]).parent().kill()  # the Dask worker above the rank
 
     options = {"threads_per_worker": 1, "processes": True, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
@@ -196,16 +197,16 @@ def test_one_step_of_stable_diffusions_own_unet_fits_into_20_gb(tmp_path: Path) 
     )
     peak = 0
 
-    def look(event: dict[str, Any]) -> None:
+    def look(event: LaunchEvent) -> None:
         nonlocal peak
-        if event["kind"] == "step":
+        if event.kind == "step":
             status = Path(f"/proc/{pids[-1]}/status").read_text()
             peak = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
     pids: list[int] = []
 
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "alive":
+    def listen(event: LaunchEvent) -> None:
+        if event.kind == "alive":
             pids.append(event["pid"])
         look(event)
 

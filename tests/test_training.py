@@ -15,6 +15,7 @@ from workflows_for_tests import fake_settings, finish
 
 from daskt2i.encode.verify import settings_of
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
+from daskt2i.events import Event, LaunchEvent, Progress
 from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.model.pipeline import about, exists
 from daskt2i.session.worker_layout import ranks_for
@@ -55,9 +56,9 @@ def refused(folder: Path, workflow: Any) -> None:
 
 
 def test_a_whole_store_is_accepted_after_every_shard_was_hashed(store: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    assert check_store(RunFolder(store), lambda done, of: seen.append((done, of)))["random_weights"] is False
-    assert seen[-1] == (3, 3)
+    seen: list[Event] = []
+    assert check_store(RunFolder(store), seen.append)["random_weights"] is False
+    assert seen[-1] == Progress("chunks checked", 3, 3)
 
 
 def test_what_cannot_be_trained_on_says_how_to_go_on(store: Path, tmp_path: Path) -> None:
@@ -133,11 +134,11 @@ def test_a_store_of_other_encoders_leaves_the_denoiser_and_says_why(store: Path)
     settings = {"steps": 2, "batch": 4, "heldout": 4, "model": {"config": {"block_out_channels": [16, 16, 16]}}}
     data = fake_settings(**FAKE_RUN)
     workflow = data.model_copy(update={"train": type(data.train).model_validate(settings)})
-    events: list[dict[str, Any]] = []
+    events: list[LaunchEvent] = []
     found = trained(workflow, store, events.append)
     assert "holds the denoiser alone: the image encoder is a FakeImageEncoder" in found.notes[0]
     assert (store / "pipeline" / "unet" / "config.json").is_file()
     assert not exists(RunFolder(store))
-    kinds = {event["kind"] for event in events}
+    kinds = {event.kind for event in events}
     assert kinds >= {"attempt", "started", "step", "checkpoint", "heldout", "done"}
     assert json.loads((store / "train" / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
+from daskt2i.events import Event, LaunchEvent
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.store.run_folder import RunFolder
@@ -49,6 +50,13 @@ def encoded(out: Path, *more: str) -> Workflow:
     return workflow
 
 
-def trained(workflow: Workflow, out: Path, listener: Any = lambda event: None, ranks: int = 1) -> Trained:
-    """Train it with ranks that are children of this process."""
-    return train(workflow, RunFolder(out), LocalHands(ranks), ranks, 1, listener)
+def trained(
+    workflow: Workflow, out: Path, listener: Callable[[LaunchEvent], object] = lambda event: None, ranks: int = 1
+) -> Trained:
+    """Train it with ranks that are children of this process. The listener gets what the launch tells."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, LaunchEvent):
+            listener(event)
+
+    return train(workflow, RunFolder(out), LocalHands(ranks), ranks, 1, hear)

@@ -31,6 +31,7 @@ from demo_pictures import PIXELS, UNSEEN, different, picture, textures
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encode import gates
 from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import LocalHands, launch
 from daskt2i.model.autoencoder import SMALL
 from daskt2i.store.run_folder import RunFolder
@@ -98,8 +99,8 @@ class Told:
     def __init__(self, name: str) -> None:
         self.name, self.next, self.began = name, 0, time.monotonic()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        kind, step = event["kind"], event.get("step", 0)
+    def __call__(self, event: LaunchEvent) -> None:
+        kind, step = event.kind, event.get("step", 0)
         if kind == "step" and step < self.next:
             return
         if kind == "step":
@@ -108,7 +109,7 @@ class Told:
         elif kind == "heldout":
             said = f"held out: {event['heldout_psnr']:.1f} dB"
         elif kind in ("note", "failed", "skipped"):
-            said = str(event.get("text") or event)
+            said = str(event.get("text") or dict(event.fields))
         else:
             return
         print(f"{self.name:8s} {step:5d}  {said}  {time.monotonic() - self.began:.0f} s", flush=True)

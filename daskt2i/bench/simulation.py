@@ -23,9 +23,9 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
 from daskt2i.encode.model_cache import Job, models_for, process_name
-from daskt2i.encode.summary import ChunkDone, Event
 from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import ExecutorError
+from daskt2i.events import ChunkDone, Event
 from daskt2i.plan import Crew
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.session.schedulers import Scheduler, open_executor

@@ -24,6 +24,7 @@ from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
 from daskt2i.bench.stores import MARK, shape_named, write_random
 from daskt2i.config.settings import LaunchSettings, TrainSettings
 from daskt2i.errors import ConfigError, Daskt2iError
+from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import Hands
 from daskt2i.machine.machine import this_machine
@@ -160,8 +161,8 @@ def trial(folder: RunFolder, job: Job, ranks: int, threads: int, hands: Hands) -
         shutil.rmtree(folder.local_path(name), ignore_errors=True)
     started: list[float] = []
 
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "started":
+    def listen(event: LaunchEvent) -> None:
+        if event.kind == "started":
             started.append(time.perf_counter())
 
     begun = time.perf_counter()

@@ -44,7 +44,8 @@ def encode(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.display import encode as terminal
+        from daskt2i.display.encode import plan_table, summary_table
+        from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.prepare import prepare
         from daskt2i.session.schedulers import Scheduler, open_executor
         from daskt2i.session.worker_layout import crew_for
@@ -54,16 +55,15 @@ def encode(
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
         crew = crew_for(chosen, prepared)
         if dry_run:
-            answer(plan_json(prepared, crew), as_json, terminal.plan_table(prepared, None if chosen.address else crew))
+            answer(plan_json(prepared, crew), as_json, plan_table(prepared, None if chosen.address else crew))
             return
         from daskt2i.encode.driver import encode as run_encode
         from daskt2i.encode.driver import failed_for_good
 
         if not as_json:
-            err.print(terminal.plan_table(prepared, None if chosen.address else crew))
-        with terminal.EncodeProgress(err, prepared.source_info.rows) as progress:
-            summary = run_encode(prepared, open_executor(chosen, crew), progress)
-        answer(summary.to_json(), as_json, terminal.summary_table(summary))
+            err.print(plan_table(prepared, None if chosen.address else crew))
+        summary = run_encode(prepared, open_executor(chosen, crew), TerminalProgress(err))
+        answer(summary.to_json(), as_json, summary_table(summary))
         if summary.failed:
             raise failed_for_good(summary, prepared.folder)
 
@@ -76,11 +76,11 @@ def status(
 ) -> None:
     """Show how far a run folder has come."""
     with sentences():
-        from daskt2i.display import encode as terminal
+        from daskt2i.display.encode import status_table
         from daskt2i.store.status import status as run_status
 
         found = run_status(folder_of(workflow, out_folder, set_))
-        answer(found.to_json(), as_json, terminal.status_table(found))
+        answer(found.to_json(), as_json, status_table(found))
 
 
 def verify(
@@ -97,17 +97,17 @@ def verify(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.display import encode as terminal
+        from daskt2i.display.encode import verdict_table
+        from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.verify import settings_of
         from daskt2i.encode.verify import verify as run_verify
 
         folder = folder_of(workflow or "demo", out_folder, set_)
         settings = load_workflow(workflow, set_) if workflow else settings_of(folder)
-        tell = terminal.counting(err, "chunks checked:")
-        verdict = run_verify(folder, settings, tell, trusted=workflow is not None)
+        verdict = run_verify(folder, settings, TerminalProgress(err), trusted=workflow is not None)
         for note in verdict.notes if as_json else []:
             err.print(Text(note, style="yellow"), soft_wrap=True)
-        answer(verdict.to_json(), as_json, terminal.verdict_table(verdict))
+        answer(verdict.to_json(), as_json, verdict_table(verdict))
         if not verdict.ok:
             raise typer.Exit(1)
 
@@ -131,8 +131,8 @@ def insights(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.display import encode as terminal
         from daskt2i.display.insights import report_view
+        from daskt2i.display.progress import TerminalProgress
         from daskt2i.insights import driver as stage
         from daskt2i.session.schedulers import Scheduler, open_executor
         from daskt2i.session.worker_layout import crew_for_insights
@@ -148,7 +148,7 @@ def insights(
             pictures=pictures,
             tokens=tokens,
             top=top,
-            progress=terminal.counting(err, "images read:"),
+            listener=TerminalProgress(err),
         )
         answer(report.to_json(), as_json, report_view(report))
 
@@ -184,11 +184,10 @@ def scenes(
     It holds images/*.jpg and captions.json.
     """
     with sentences():
-        from daskt2i.display import encode as terminal
+        from daskt2i.display.progress import TerminalProgress
         from daskt2i.sources.scenes import write_scenes
 
-        tell = terminal.counting(err, "scenes drawn:")
-        captions = write_scenes(out_folder, rows, seed, shapes, lambda done: tell(done, rows))
+        captions = write_scenes(out_folder, rows, seed, shapes, TerminalProgress(err))
         result = {"out": str(captions.parent), "rows": rows, "captions": str(captions)}
         answer(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from daskt2i.cli.bench import numbers
 from daskt2i.cli.console import answer, err, sentences
@@ -56,6 +55,7 @@ def estimate(
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.estimate import estimate_of, estimate_table
+        from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.calibration import SECONDS, calibrate
         from daskt2i.encode.prepare import prepare
         from daskt2i.errors import ConfigError
@@ -91,7 +91,7 @@ def estimate(
                         shared=here,
                         rows=rows,
                         seconds=max(_SHORTEST_SECONDS, SECONDS / len(measured)),
-                        tell=_tell,
+                        listener=TerminalProgress(err),
                     )
                 )
             wanted = wanted or [found[-1].workers]
@@ -146,7 +146,3 @@ def _to_measure(chosen: Any, prepared: Any, counts: list[int], here: bool) -> li
         return [chosen]
     room = int(machine.memory * PAUSE_FRACTION // prepared.cost.worker_memory)
     return [replace(chosen, workers=n) for n in counts if n <= min(machine.cores, room)] or [chosen]
-
-
-def _tell(text: str) -> None:
-    err.print(Text(f"calibrating: {text}"), soft_wrap=True)

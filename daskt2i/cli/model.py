@@ -52,7 +52,7 @@ def run(
     """
     with sentences():
         from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.display import encode as terminal
+        from daskt2i.display.encode import plan_table, summary_table
         from daskt2i.display.train import samples_table, train_plan, trained_table
         from daskt2i.encode.prepare import prepare
         from daskt2i.session.schedulers import Scheduler
@@ -64,12 +64,13 @@ def run(
         crew = crew_for(chosen, prepared)
         rows, place = prepared.source_info.rows, str(prepared.folder)
         plan = Group(
-            terminal.plan_table(prepared, None if chosen.address else crew),
+            plan_table(prepared, None if chosen.address else crew),
             train_plan("Then train", settings.train, settings.launch, rows, crew.workers, crew.threads, place),
         )
         if dry_run:
             answer(plan_json(prepared, crew), as_json, plan)
             return
+        from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.driver import failed_for_good
         from daskt2i.sample.driver import wishes_for
         from daskt2i.session.stages import Stages, open_session
@@ -77,11 +78,11 @@ def run(
         if not as_json:
             err.print(plan)
         with open_session(chosen, settings, prepared) as session:
-            stages = Stages(settings, prepared.folder, session, err)
+            stages = Stages(settings, prepared.folder, session, TerminalProgress(err))
             summary = stages.encode(prepared)
             if summary.failed:
                 raise failed_for_good(summary, prepared.folder)
-            say(terminal.summary_table(summary), as_json)
+            say(summary_table(summary), as_json)
             trained = stages.train()
             say(trained_table(trained), as_json)
             drawn = stages.sample(wishes_for(settings.sample.prompts, settings.sample.seed), look_of(settings))
@@ -219,12 +220,13 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
 @contextmanager
 def stages_of(settings: Any, folder: Any, scheduler: str | None) -> Iterator[Any]:
     """The stages after encoding, on workers of their own."""
+    from daskt2i.display.progress import TerminalProgress
     from daskt2i.session.schedulers import Scheduler
     from daskt2i.session.stages import Stages, open_session
 
     chosen = Scheduler.parse(scheduler or settings.run.scheduler)
     with open_session(chosen, settings) as session:
-        yield Stages(settings, folder, session, err)
+        yield Stages(settings, folder, session, TerminalProgress(err))
 
 
 def look_of(settings: Any) -> Any:

@@ -1,12 +1,11 @@
 """What a person reads on a terminal: the plan, a progress bar, the summary, an error. Renders; prints nothing itself.
 
-Covers: sizes and durations in words, tables that fit 80 columns, progress on a terminal and as plain lines elsewhere.
+Covers: tables that fit 80 columns, progress on a terminal and as plain lines elsewhere.
 Does not cover: `--json` (each result has its own `to_json`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from time import monotonic
 
 from rich.console import Console
@@ -15,48 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from daskt2i.encode.prepare import Prepared
-from daskt2i.encode.summary import ChunkDone, ChunkFailed, Event, Note, Started, Summary
+from daskt2i.encode.summary import Summary
 from daskt2i.encode.verify import Verdict
 from daskt2i.estimate.forecast import Check
+from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, WorkersReady
+from daskt2i.formatting import crew_words, duration, facts, size
 from daskt2i.plan import Crew
 from daskt2i.store.status import Status
 
 PLAIN_SECONDS = 5.0
 """Seconds between two progress lines where there is no terminal."""
-
-
-def size(count: float) -> str:
-    """Bytes in words: `"1.4 GiB"`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `"4.2 s"`, `"3 min 05 s"`, `"2 h 10 min"`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def crew_words(workers: int, threads: int) -> str:
-    """`"2 workers x 1 thread"`."""
-    return f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
-
-
-def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    """Names and values, one pair a line."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, Text(value))
-    return table
 
 
 def plan_table(prepared: Prepared, crew: Crew | None) -> Table:
@@ -203,9 +170,9 @@ class EncodeProgress:
         self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, WorkersReady):
             force = event.workforce
-            before = f", {event.done:,} chunks done before" * bool(event.done)
+            before = f", {event.chunks_done:,} chunks done before" * bool(event.chunks_done)
             self._say(crew_words(force.workers, force.threads) + before)
             if force.dashboard:
                 self._say(f"dashboard {force.dashboard}")
@@ -242,16 +209,3 @@ def sentence(error: BaseException) -> str:
 
     text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split())
     return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"
-
-
-def counting(console: Console, what: str) -> Callable[[int, int], None]:
-    """A progress callback `(done, of)` that says every few seconds how far `what` has come."""
-    told = monotonic()
-
-    def tell(done: int, of: int) -> None:
-        nonlocal told
-        if monotonic() - told >= PLAIN_SECONDS:
-            told = monotonic()
-            console.print(Text(f"{what} {done:,}/{of:,}"), soft_wrap=True)
-
-    return tell

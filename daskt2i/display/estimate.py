@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from daskt2i.config.settings import PriceSettings
-from daskt2i.display.encode import crew_words, duration, facts, size
 from daskt2i.estimate.arithmetic import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
+from daskt2i.formatting import crew_words, duration, facts, size
 
 
 @dataclass(frozen=True, slots=True)

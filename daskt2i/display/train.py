@@ -1,14 +1,14 @@
 """What a person reads while a model is trained and after: a progress bar, plain lines, tables. Prints nothing itself.
 
 Covers: the events of ranks as words, the summaries of train, train-vae, sample and evaluate.
-Does not cover: encoding (`terminal`, whose words for sizes and durations are used here), `--json`.
+Does not cover: encoding (`encode`), `--json`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,16 +16,19 @@ from rich.table import Table
 from rich.text import Text
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
-from daskt2i.display.encode import duration, facts
+from daskt2i.events import Event, LaunchEvent, Note
+from daskt2i.formatting import duration, facts
 from daskt2i.sample.evaluate import FIELDS, ClipScores, Fidelity
-from daskt2i.train.driver import Trained
+
+if TYPE_CHECKING:
+    from daskt2i.train.driver import Trained
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
 
 class TrainProgress:
-    """A listener for the events of a launch: a bar on a terminal, plain lines elsewhere.
+    """A listener for training: a bar on a terminal, plain lines elsewhere.
 
     Args:
         console: where to write; standard error.
@@ -46,7 +49,7 @@ class TrainProgress:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(what, total=steps, start=False, figures="")
-        self._told = float("-inf")
+        self._last_line = float("-inf")
         self._heldout = ""
 
     def __enter__(self) -> TrainProgress:
@@ -56,8 +59,14 @@ class TrainProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        kind = event["kind"]
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, LaunchEvent):
+            self._told_by_launch(event)
+        elif isinstance(event, Note):
+            self._say(event.text, "yellow")
+
+    def _told_by_launch(self, event: LaunchEvent) -> None:
+        kind = event.kind
         if kind in ("note", "failed", "fewer"):
             self._say(str(event["text"]), "yellow")
         elif kind == "started":
@@ -78,15 +87,15 @@ class TrainProgress:
         elif kind == "skipped":
             self._say(f"row {event['row']} cannot be used ({event['reason']}): {event['detail']}", "yellow")
 
-    def _step(self, event: Mapping[str, Any]) -> None:
+    def _step(self, event: LaunchEvent) -> None:
         step, speed = event["step"], event.get("samples_per_second", 0.0)  # none after the first step
         rate = f", {speed:.1f} samples/s" if speed else ""
         self._bar.update(self._task, completed=step, figures=f"loss {event['loss']:.4f}{rate}")
         if self._console.is_terminal:
             return
         now = monotonic()
-        if now - self._told >= PLAIN_SECONDS or step == self._steps:
-            self._told = now
+        if now - self._last_line >= PLAIN_SECONDS or step == self._steps:
+            self._last_line = now
             seconds = (self._steps - step) * self._batch / speed if speed else 0.0
             left = f", {duration(seconds)} left" if seconds else ""
             self._say(f"step {step:,}/{self._steps:,}, loss {event['loss']:.4f}{self._heldout}{rate}{left}")

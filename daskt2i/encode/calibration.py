@@ -18,11 +18,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -33,9 +32,10 @@ from daskt2i.encode.prepare import Prepared, job_for, preflight, settle, speed_s
 from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import PlanError
 from daskt2i.estimate.arithmetic import Calibration
+from daskt2i.events import Activity, Listener, ignore
 from daskt2i.facts.selection import SelectedSource
 from daskt2i.machine.machine import this_machine
-from daskt2i.plan import array_bytes
+from daskt2i.plan import array_bytes, spread_rows
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
@@ -59,7 +59,6 @@ WARM_SECONDS = 1.0
 PATIENCE = 300.0
 """Seconds until the last worker must have done its first chunk; then it goes on without it."""
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _STORE_CHUNKS = 1_000_000
 
 Item = tuple[Job, Chunk]
@@ -72,7 +71,7 @@ def calibrate(
     shared: bool,
     rows: int | None = None,
     seconds: float = SECONDS,
-    tell: Callable[[str], None] = lambda text: None,
+    listener: Listener = ignore,
 ) -> Calibration:
     """Measure on an executor's workers. Nothing of it stays.
 
@@ -82,7 +81,7 @@ def calibrate(
         shared: whether the workers share this machine's cores.
         rows: to be measured at the steady rate; by default as many as `seconds` allow.
         seconds: for encoding.
-        tell: called with a line for a person now and then.
+        listener: told what is being measured.
 
     Raises:
         PlanError: a worker has not the memory that it needs, or no row was accepted.
@@ -90,7 +89,7 @@ def calibrate(
     """
     place = RunFolder(f"{prepared.folder.root}/calibration-{uuid4().hex[:8]}", prepared.folder.storage_options)
     try:
-        return _Run(prepared, place, executor, shared, rows, seconds, tell).go()
+        return _Run(prepared, place, executor, shared, rows, seconds, listener).go()
     finally:
         _remove(place)
 
@@ -98,22 +97,6 @@ def calibrate(
 def encode_item(item: Item) -> Receipt:
     """On a worker: the chunk of one of two stores, which differ in rows per chunk alone."""
     return encode_chunk(*item)
-
-
-def spread_rows(count: int, total: int, first: int = 0) -> list[int]:
-    """Rows of a data set, spread evenly: any `count` of them, all different while there are so many.
-
-    Multiples of the golden ratio, modulo 1, cut a line into parts of nearly one length, however many there are
-    (Knuth, The Art of Computer Programming, volume 3, 6.4, theorem S).
-
-    Args:
-        first: how many were asked for before.
-    """
-    # A step that has no divisor in common with the total visits every row once before any comes again.
-    step = max(1, round(total * _GOLDEN))
-    while math.gcd(step, total) > 1:
-        step += 1
-    return [(number * step + total // 2) % total for number in range(first, first + count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +139,12 @@ class _Run:
         shared: bool,
         wanted: int | None,
         seconds: float,
-        tell: Callable[[str], None],
+        listener: Listener,
     ) -> None:
         self.asked = prepared.precision
         self.prepared = replace(prepared, folder=place, stored=None)
-        self.executor, self.shared, self.wanted, self.seconds, self.tell = executor, shared, wanted, seconds, tell
+        self.executor, self.shared, self.wanted, self.seconds = executor, shared, wanted, seconds
+        self.listener = listener
         self.seen: list[_Seen] = []
         self.made: dict[int, list[Chunk]] = {}
         self.steady: set[tuple[int, int]] = set()
@@ -169,16 +153,19 @@ class _Run:
         self.warm_rows: int | None = None
         self.together = False
 
+    def _tell(self, text: str) -> None:
+        self.listener(Activity(f"calibrating: {text}"))
+
     def go(self) -> Calibration:
         begun = time.perf_counter()
         with contextlib.closing(self.executor):
             workforce = self.executor.start()
             started = time.perf_counter()
-            self.tell(f"{workforce.workers} worker(s) started in {started - begun:.1f} s; the first one loads")
+            self._tell(f"{workforce.workers} worker(s) started in {started - begun:.1f} s; the first one loads")
             preflight(self.prepared, workforce)
             job, found = self._settle(workforce)
             phase = time.perf_counter()
-            self.tell(f"loaded in {phase - started:.1f} s ({found.runtime.device}, {found.runtime.precision})")
+            self._tell(f"loaded in {phase - started:.1f} s ({found.runtime.device}, {found.runtime.precision})")
             self._encode(job, found, workforce, phase)
             ended = time.perf_counter()
         closing = time.perf_counter() - ended
@@ -236,7 +223,7 @@ class _Run:
             yield self._item(job, found, self._warm_rows())
         rows, count = self._size(job, workforce, phase)
         self.chunk_rows = rows
-        self.tell(f"all at work after {time.perf_counter() - phase:.1f} s; measuring chunks of {rows} rows")
+        self._tell(f"all at work after {time.perf_counter() - phase:.1f} s; measuring chunks of {rows} rows")
         until = time.perf_counter() + (STEADY_SECONDS if self.wanted is None else 0.0)
         most = max(count, len(self.prepared.plan))
         # What a row takes was a guess from the first ones, so the clock has the last word.

@@ -22,11 +22,12 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode.model_cache import Inspection, Job, inspect
 from daskt2i.encode.prepare import Prepared, check_disk, job_for, preflight, refuse_other, settle, speed_settings
 from daskt2i.encode.read_ahead import inputs_digest
-from daskt2i.encode.summary import ChunkDone, ChunkFailed, Listener, Note, Started, Summary
+from daskt2i.encode.summary import Summary
 from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare
+from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, StageEnded, StageStarted, WorkersReady, ignore
 from daskt2i.protocols import Executor, Workforce
 from daskt2i.store import lock
 from daskt2i.store.layout import empty_prompt, store_arrays
@@ -50,7 +51,7 @@ RETRY_SECONDS = 2.0
 """Pause before failed chunks are tried again, longer each time: a disk or a network may need a moment."""
 
 
-def encode(prepared: Prepared, executor: Executor, listener: Listener = lambda event: None) -> Summary:
+def encode(prepared: Prepared, executor: Executor, listener: Listener = ignore) -> Summary:
     """Run the open chunks of a plan, and fold the receipts into the manifest when all are in.
 
     Args:
@@ -65,8 +66,12 @@ def encode(prepared: Prepared, executor: Executor, listener: Listener = lambda e
         Stopped: the user pressed Ctrl-C.
         Daskt2iError: any error that makes the remaining chunks pointless. What is committed stays.
     """
-    with lock.hold(prepared.folder, "encode"):
-        return _Run(prepared, executor, listener).go()
+    listener(StageStarted("encode", prepared.source_info.rows))
+    try:
+        with lock.hold(prepared.folder, "encode"):
+            return _Run(prepared, executor, listener).go()
+    finally:
+        listener(StageEnded("encode"))
 
 
 @dataclass(slots=True)
@@ -158,7 +163,7 @@ class _Run:
         workforce = self.executor.start()
         preflight(self.prepared, workforce)
         summary.workers, summary.threads = workforce.workers, workforce.threads
-        self.listener(Started(workforce, summary.skipped, summary.accepted + sum(summary.rejected.values())))
+        self.listener(WorkersReady(workforce, summary.skipped, summary.accepted + sum(summary.rejected.values())))
         job = self._open_store(workforce)
         summary.precision = job.runtime.precision
         self._run_chunks(job, done, summary)

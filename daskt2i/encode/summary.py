@@ -1,55 +1,17 @@
-"""What a run tells while it goes on, and how it ended.
+"""How an encode ended: the totals of a run.
 
-Covers: events for whoever listens (a progress bar, a notebook, a test), and the totals of a run.
-Does not cover: showing any of it (`workflow`).
+Covers: counting receipts, the object that `encode --json` prints.
+Does not cover: what a run tells while it goes on (`events`), showing totals (`display.encode`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.estimate.forecast import Check
-from daskt2i.protocols import Workforce
 from daskt2i.types import Receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The executor is up. `done` chunks of `rows_done` rows were there before."""
-
-    workforce: Workforce
-    done: int
-    rows_done: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkDone:
-    """A chunk was committed."""
-
-    receipt: Receipt
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkFailed:
-    """A chunk failed; `final` when it will not be tried again."""
-
-    chunk: int
-    error: BaseException
-    final: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something a person should know."""
-
-    text: str
-
-
-Event = Started | ChunkDone | ChunkFailed | Note
-Listener = Callable[[Event], None]
 
 
 @dataclass(slots=True)

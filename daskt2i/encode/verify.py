@@ -6,7 +6,6 @@ Does not cover: repairing (`encode` does that, chunk by chunk, when the same com
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.encode import gates
 from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
+from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
 from daskt2i.plan import Plan
@@ -68,7 +68,7 @@ class Verdict:
 def verify(
     folder: RunFolder,
     workflow: Workflow | None = None,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    listener: Listener = ignore,
     trusted: bool = False,
 ) -> Verdict:
     """Check a run folder.
@@ -76,7 +76,7 @@ def verify(
     Args:
         workflow: where source and encoders come from for decoding a sample back; None leaves that out.
         trusted: the workflow comes from the user and not from the folder, so it may name any class.
-        progress: called with chunks checked, and chunks in all.
+        listener: told how many chunks are checked.
 
     Raises:
         StoreMissing: there is no store.
@@ -90,7 +90,7 @@ def verify(
     plan = Plan(layout["rows"], layout["rows_per_chunk"])
     verdict = Verdict(rows=plan.rows, chunks=len(plan))
     verdict.shared = store.check(store.constants())
-    seen = _check_receipts(store, plan, mark, verdict, progress)
+    seen = _check_receipts(store, plan, mark, verdict, listener)
     for index in range(len(plan)):
         if not seen[index]:
             verdict.problems.setdefault(index, f"chunk {index} is not done: it has no receipt")
@@ -129,9 +129,7 @@ def settings_of(folder: RunFolder) -> Workflow | None:
         return None
 
 
-def _check_receipts(
-    store: ZarrStore, plan: Plan, mark: str, verdict: Verdict, progress: Callable[[int, int], None]
-) -> bytearray:
+def _check_receipts(store: ZarrStore, plan: Plan, mark: str, verdict: Verdict, listener: Listener) -> bytearray:
     """Re-hash what every receipt names, and count its valid rows. One byte per chunk that has a receipt."""
     seen = bytearray(len(plan))
 
@@ -160,10 +158,10 @@ def _check_receipts(
             window.append(pool.submit(examine, receipt))
             if len(window) >= 16:
                 checked += _take(window.pop(0).result(), verdict)
-                progress(checked, len(plan))
+                listener(Progress("chunks checked", checked, len(plan)))
         for future in window:
             checked += _take(future.result(), verdict)
-            progress(checked, len(plan))
+            listener(Progress("chunks checked", checked, len(plan)))
     return seen
 
 

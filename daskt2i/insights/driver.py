@@ -7,7 +7,7 @@ Does not cover: one chunk (`survey`), the totals (`report`), the page (`page`), 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from time import perf_counter
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.errors import SourceError
+from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.expression import parse_where
 from daskt2i.facts.selection import boxed_persons, keep_facts, kept_rows, survey_of
 from daskt2i.facts.survey import Surveyed, fold, survey_chunk
@@ -49,7 +50,7 @@ def insights(
     pictures: bool = True,
     tokens: bool = True,
     top: int = TOP,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    listener: Listener = ignore,
 ) -> Report:
     """Find the facts of all rows, count them, and write the reports.
 
@@ -60,7 +61,7 @@ def insights(
         pictures: look at the image files too.
         tokens: count the tokens of the workflow's text encoder.
         top: activities that are listed.
-        progress: called with rows done, and rows in all.
+        listener: told how many rows have been looked at.
 
     Raises:
         ConfigError: `where` or the rules are wrong. SourceError: the source cannot be used.
@@ -76,7 +77,7 @@ def insights(
     text = dataset.encoders.text if tokens else None
     with closing(executor):
         workforce = executor.start()
-        parts = _surveyed(dataset, source, executor, info.rows, workforce.workers, pictures, text, progress)
+        parts = _surveyed(dataset, source, executor, info.rows, workforce.workers, pictures, text, listener)
     table = fold(parts, dataset.facts.near, persons)
     keep_facts(table, dataset, source, folder, pictures=pictures)
     report = make_report(
@@ -104,7 +105,7 @@ def _surveyed(
     workers: int,
     pictures: bool,
     text: Component | None,
-    progress: Callable[[int, int], None],
+    listener: Listener,
 ) -> list[Surveyed]:
     plan = Plan(rows, max(1, min(MOST_ROWS, -(-rows // (4 * max(1, workers))))))
     work = partial(survey_chunk, survey_of(dataset, pictures=pictures, text=text))
@@ -115,7 +116,7 @@ def _surveyed(
             raise outcome
         parts.append(outcome)
         done += len(chunk)
-        progress(done, rows)
+        listener(Progress("images read", done, rows))
     return parts
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from daskt2i.errors import SchedulerError
+from daskt2i.events import LaunchEvent
 from daskt2i.launch.placement import Placement, arrange
 from daskt2i.launch.rank_spawners import Ended, Hands, Message
 from daskt2i.launch.supervisor import RankSpec
@@ -24,11 +25,6 @@ _GRACE_SECONDS = 1.0
 """When one rank ends early, its peers fail of that; the one that tells a final error may be among them."""
 
 _WEIGHT = {"final": 0, "no scheduler": 1, "lost": 2, "left": 3, "died": 5}
-
-
-Listener = Callable[[dict[str, Any]], None]
-"""Gets each event in the thread that called `launch`: a JSON object with `kind` and `attempt`, and `rank` if it is a
-rank's. The launcher's own kinds are `attempt`, `failed`, `fewer` and `note`; the last three have a `text`."""
 
 
 class EndedEarly(Exception):
@@ -203,7 +199,7 @@ class Run:
         hands: Hands,
         ranks: int,
         threads: int,
-        listener: Listener,
+        listener: Callable[[LaunchEvent], None],
         gpus: bool,
         env: dict[str, str],
         start_seconds: float,
@@ -213,19 +209,20 @@ class Run:
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.number = 0
         self.step = -1
-        self.last: dict[str, Mapping[str, Any]] = {}
-        self._listener: Listener | None = listener
+        self.last: dict[str, LaunchEvent] = {}
+        self._listener: Callable[[LaunchEvent], None] | None = listener
 
     def tell(self, kind: str, **fields: Any) -> None:
         """An event of the launcher's own."""
         self.hear({"kind": kind, **fields})
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def hear(self, told: Mapping[str, Any]) -> None:
         """Hand an event to the listener. One that raises hears no more: the ranks' last words would raise again."""
-        event["attempt"] = self.number
-        self.last[event["kind"]] = event
+        fields = {name: value for name, value in told.items() if name not in ("kind", "attempt", "rank")}
+        event = LaunchEvent(told["kind"], self.number, told.get("rank"), fields)
+        self.last[event.kind] = event
         step = event.get("step")
-        if event["kind"] == "checkpoint" and isinstance(step, int):
+        if event.kind == "checkpoint" and isinstance(step, int):
             self.step = max(self.step, step)
         listener, self._listener = self._listener, None
         if listener is not None:

@@ -27,7 +27,8 @@ from distributed.core import Status
 
 from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, RankLost, SchedulerError
-from daskt2i.launch.attempt import EndedEarly, Listener, Run, no_scheduler
+from daskt2i.events import LaunchEvent
+from daskt2i.launch.attempt import EndedEarly, Run, no_scheduler
 from daskt2i.launch.placement import Place, visible_gpus
 from daskt2i.launch.rank_spawners import Ended, Hands, Message, outcome
 from daskt2i.launch.rank_spawners import LocalHands as LocalHands
@@ -62,7 +63,7 @@ class Launched:
     attempts: int
     ranks: int
     seconds: float
-    last: Mapping[str, Mapping[str, Any]]
+    last: Mapping[str, LaunchEvent]
 
 
 def launch(
@@ -71,7 +72,7 @@ def launch(
     hands: Hands,
     ranks: int,
     threads: int,
-    listener: Listener,
+    listener: Callable[[LaunchEvent], None],
     attempts: int = 3,
     *,
     gpus: bool = True,
@@ -88,6 +89,7 @@ def launch(
         job: JSON values, the same for all ranks: `rank.job()` there. `batch`, if it is there, is what the number of
             ranks must divide.
         threads: torch threads of each rank.
+        listener: gets each `LaunchEvent`, in this thread.
         attempts: how many attempts in a row may end early without a new checkpoint: an event of kind `checkpoint` with
             a larger `step` than any before.
         gpus: False leaves the ranks on the CPU.

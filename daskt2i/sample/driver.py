@@ -1,81 +1,80 @@
 """The sample stage: prompts and seeds to picture files, spread over the workers of any executor.
 
-Covers: which pictures are asked for, cutting them into tasks, one pipeline per worker process, files and the sheet.
-Does not cover: drawing (`painter`), where tasks run (`executors`), whether pictures are right (`evaluate`).
+Covers: which pictures are asked for, what is skipped, cutting them into tasks, files and the sheet.
+Does not cover: a worker's part (`worker`), where tasks run (`executors`), whether pictures are right (`evaluation`).
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
-from daskt2i.encode.model_cache import REPEATABLE
 from daskt2i.errors import ConfigError, SourceMissing, Stopped
-from daskt2i.model.pipeline import about, local
-from daskt2i.protocols import Executor, Workforce
+from daskt2i.events import Listener, Progress, ignore
+from daskt2i.model.pipeline import about
+from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, png, sheet
-from daskt2i.sample.painter import Look, Painter, Picture, Wish
+from daskt2i.sample.painter import Look, Picture, Wish
+from daskt2i.sample.worker import Task, draw_part
 from daskt2i.store.run_folder import SAMPLES, RunFolder
-from daskt2i.types import Pixels
 
 SHEET_PICTURES = 64
 """Most pictures on a sheet; more would be too small to see."""
 
-Part = tuple[int, tuple[Wish, ...]]
-"""Some of the wishes, and the number of the first."""
+_SAMPLES = f"{SAMPLES}/samples.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What each worker is told, beside its part of the wishes.
+class Drawn:
+    """What `sample` made.
 
     Attributes:
-        folder: the run folder.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        threads: torch threads of each worker.
+        files: addresses, the sheet's first.
+        pictures: how many.
+        seconds: of this command; 0 where they were there.
     """
 
-    folder: RunFolder
-    look: Look
-    device: str
-    threads: int
+    files: tuple[str, ...]
+    pictures: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `sample --json` prints."""
+        return {"files": list(self.files), "pictures": self.pictures, "seconds": round(self.seconds, 3)}
 
 
-_turn = threading.Lock()
-_held: tuple[str, Painter] | None = None
-"""The pipeline of this process, and what it is."""
+def sample(
+    folder: RunFolder,
+    wishes: Sequence[Wish],
+    look: Look,
+    executor: Executor,
+    device: str = "auto",
+    listener: Listener = ignore,
+) -> Drawn:
+    """Draw into `samples/`; nothing where the same pictures of the same pipeline are there.
 
-
-def painter_for(task: Task) -> Painter:
-    """The pipeline of a run folder, loaded if this process does not hold it yet.
-
-    Raises:
-        ModelMissing, ModelError: there is none, or it cannot be loaded.
-        ConfigError: the device is not there.
+    Args and errors are those of `draw`, and of `write`.
     """
-    global _held
-    os.environ.setdefault("MKL_CBWR", REPEATABLE)
-    from daskt2i.machine.precision import check_device, default_device
-
-    device = default_device() if task.device == "auto" else check_device(task.device)
-    # What it was trained on, and how far: another training's pipeline says something else there.
-    key = repr((str(task.folder), device, about(task.folder)))
-    with _turn:
-        if _held is None or _held[0] != key:
-            _held = None
-            with local(task.folder) as place:
-                _held = (key, Painter(place, device, task.threads))
-        return _held[1]
-
-
-def draw_part(task: Task, part: Part) -> list[Pixels]:
-    """On a worker: some pictures."""
-    return [picture.pixels for picture in painter_for(task).paint(part[1], task.look)]
+    mark = {
+        "pipeline": about(folder).get("fingerprint"),
+        "wishes": [[wish.prompt, wish.seed] for wish in wishes],
+        "look": [look.steps, look.guidance, look.sampler],
+    }
+    there = _read_json(folder, _SAMPLES)
+    names = [f"{SAMPLES}/{name}" for name in there.get("files", [])]
+    if mark["pipeline"] and there.get("made_from") == mark and all(map(folder.exists, names)):
+        return Drawn(tuple(map(folder.address, names)), len(wishes), 0.0)
+    begun = perf_counter()
+    pictures = draw(folder, wishes, look, executor, device, listener)
+    files = tuple(write(folder, pictures, look))
+    names = [name.rpartition("/")[2] for name in files]
+    folder.write(_SAMPLES, json.dumps({"made_from": mark, "files": names}, indent=1).encode())
+    return Drawn(files, len(pictures), perf_counter() - begun)
 
 
 def draw(
@@ -83,14 +82,14 @@ def draw(
     wishes: Sequence[Wish],
     look: Look,
     executor: Executor,
-    workforce: Workforce,
     device: str = "auto",
-    tell: Callable[[int, int], None] = lambda done, of: None,
+    listener: Listener = ignore,
 ) -> list[Picture]:
-    """Draw all of them on an executor that was started.
+    """Draw all of them.
 
     Args:
-        tell: called with pictures done, and pictures in all.
+        executor: not started yet; closed at the end, however it ends.
+        listener: told how many pictures are drawn.
 
     Returns:
         In the order of `wishes`.
@@ -99,6 +98,14 @@ def draw(
         Stopped: the user pressed Ctrl-C.
         Daskt2iError: what went wrong on a worker.
     """
+    with closing(executor):
+        return _drawn(folder, wishes, look, executor, device, listener)
+
+
+def _drawn(
+    folder: RunFolder, wishes: Sequence[Wish], look: Look, executor: Executor, device: str, listener: Listener
+) -> list[Picture]:
+    workforce = executor.start()
     size = min(look.batch, max(1, -(-len(wishes) // workforce.workers)))
     parts = [(start, tuple(wishes[start : start + size])) for start in range(0, len(wishes), size)]
     task = Task(folder, look, device, workforce.threads)
@@ -110,7 +117,7 @@ def draw(
                     raise outcome
                 for number, (wish, pixels) in enumerate(zip(part, outcome, strict=True), start):
                     found[number] = Picture(wish, pixels)
-                tell(len(found), len(wishes))
+                listener(Progress("pictures drawn", len(found), len(wishes)))
     except KeyboardInterrupt:
         raise Stopped(f"Stopped after {len(found)} of {len(wishes)} pictures; none was written.") from None
     return [found[number] for number in range(len(wishes))]
@@ -174,3 +181,11 @@ def read_prompts(path: str) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"The file of prompts {path} is not UTF-8 text; write one prompt per line.") from error
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _read_json(folder: RunFolder, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.read(name))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

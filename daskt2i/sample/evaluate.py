@@ -6,13 +6,14 @@ Does not cover: drawing the pictures (`sample`), how the judge reads one (`sourc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
+from daskt2i.events import Listener, Progress, ignore
 from daskt2i.sample.painter import Picture
 from daskt2i.sources.drawn.grammar import Expectation, captions, parse_caption
 from daskt2i.sources.drawn.judge import Verdict, compare, judge
@@ -105,12 +106,12 @@ class Fidelity:
     problems: list[str] = field(default_factory=list)
 
 
-def by_judge(pictures: Sequence[Picture], tell: Callable[[int, int], None] = lambda done, of: None) -> Fidelity:
+def by_judge(pictures: Sequence[Picture], listener: Listener = ignore) -> Fidelity:
     """Read pictures back.
 
     Args:
         pictures: their prompts are sentences that `parse_caption` reads.
-        tell: called with pictures judged, and pictures in all.
+        listener: told how many pictures are judged.
 
     Raises:
         ConfigError: a prompt is not about a scene.
@@ -129,7 +130,7 @@ def by_judge(pictures: Sequence[Picture], tell: Callable[[int, int], None] = lam
         found.right.append(verdict.right)
         values = zip(FIELDS, fields_of(verdict), strict=True)
         found.problems.append(", ".join(name for name, right in values if not right and name != "all"))
-        tell(len(found.right), len(pictures))
+        listener(Progress("pictures judged", len(found.right), len(pictures)))
     return found
 
 

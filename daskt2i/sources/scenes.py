@@ -11,13 +11,14 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from daskt2i.errors import ConfigError, SourceError
+from daskt2i.events import Listener, Progress, ignore
 from daskt2i.sources.drawn.drawing import CLOSE_VERSION, VERSION, Scene, Thing, draw, scene
 from daskt2i.sources.drawn.grammar import Expectation, Wanted, captions, describe, expected, parse_caption
 from daskt2i.types import Row, SourceInfo
@@ -99,9 +100,7 @@ def jpeg(scene: Scene) -> bytes:
     return buffer.getvalue()
 
 
-def write_scenes(
-    folder: Path, rows: int, seed: int = 0, shapes: int = 2, progress: Callable[[int], None] | None = None
-) -> Path:
+def write_scenes(folder: Path, rows: int, seed: int = 0, shapes: int = 2, listener: Listener = ignore) -> Path:
     """Write scenes as a COCO folder: `images/*.jpg`, and `captions.json` last, when every picture is there.
 
     A folder that already holds exactly these scenes is left as it is, but for pictures that went missing, which are
@@ -112,7 +111,7 @@ def write_scenes(
         rows: how many, at least 1.
         seed: which of the endless sets of scenes.
         shapes: most shapes in a scene, 1 or 2; one alone is drawn larger.
-        progress: called with the number of pictures done so far, after each.
+        listener: told how many pictures are drawn.
 
     Returns:
         The path of `captions.json`.
@@ -134,8 +133,7 @@ def write_scenes(
         for i, name in enumerate(names):
             if not (complete and there.get(name)):
                 (images / name).write_bytes(jpeg(scene(seed, i, shapes)))
-            if progress is not None:
-                progress(i + 1)
+            listener(Progress("scenes drawn", i + 1, rows))
         if not complete:
             document = _document(identity)
             part = listing.with_name("captions.json.part")

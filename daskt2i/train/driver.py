@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings, Workflow, completed
+from daskt2i.config.settings import LaunchSettings, OptimiserSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.driver import without_secrets
 from daskt2i.encode.prepare import with_source
 from daskt2i.encode.verify import settings_of, verify
-from daskt2i.errors import FingerprintMismatch, StoreError, StoreMissing
+from daskt2i.errors import FingerprintMismatch, Stopped, StoreError, StoreMissing
+from daskt2i.events import Listener, StageEnded, StageStarted, ignore
 from daskt2i.facts.selection import open_source
-from daskt2i.launch.attempt import Listener
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import Hands
 from daskt2i.model.pipeline import about as pipeline_about
@@ -71,11 +72,11 @@ class Trained:
         return {**found, "ranks": self.ranks, "attempts": self.attempts, **self.more, name: self.made}
 
 
-def check_store(folder: RunFolder, tell: Callable[[int, int], None] = lambda done, of: None) -> dict[str, Any]:
+def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any]:
     """The attributes of a store that can be trained on.
 
     Args:
-        tell: called with chunks checked, and chunks in all.
+        listener: told how many chunks are checked.
 
     Raises:
         StoreMissing: there is none.
@@ -90,7 +91,7 @@ def check_store(folder: RunFolder, tell: Callable[[int, int], None] = lambda don
             f"The store in {folder} was encoded with random weights, which is for speed tests; what is trained on it "
             "draws noise. Encode with pretrained encoders into another folder."
         )
-    verdict = verify(folder, None, tell)
+    verdict = verify(folder, None, listener)
     if not verdict.ok:
         first = verdict.shared or verdict.problems[min(verdict.problems)]
         more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
@@ -107,25 +108,24 @@ def train(
     hands: Hands,
     ranks: int,
     threads: int,
-    listener: Listener,
-    tell: Callable[[int, int], None] = lambda done, of: None,
+    listener: Listener = ignore,
 ) -> Trained:
     """Train the denoiser on a run folder's store, from its newest checkpoint on; nothing if it is done.
 
     Args:
         workflow: its sections `train`, `launch` and `dataset.encoders` count.
         hands: where ranks run.
-        listener: gets the ranks' events.
-        tell: called with chunks checked, and chunks in all.
+        listener: told how many chunks are checked, then what the ranks tell.
 
     Raises:
+        Stopped: the user pressed Ctrl-C.
         StoreBusy: another command works on the run folder.
         StoreMissing, StoreError: the store cannot be trained on.
         FingerprintMismatch: the checkpoints that are there belong to other settings or another store.
         Daskt2iError: whatever ended the training; checkpoints stand.
     """
-    with lock.hold(folder, "train"):
-        stored = check_store(folder, tell)
+    with _stage("train", workflow.train, folder, listener), lock.hold(folder, "train"):
+        stored = check_store(folder, listener)
         workflow = with_source(workflow, folder, draw=False)  # ranks may stand in another folder
         encoders = workflow.dataset.encoders
         _same_encoders(workflow, stored, folder)
@@ -150,17 +150,17 @@ def train(
         gone = launch(
             "daskt2i.train.denoiser_rank", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways)
         )
-        last = gone.last.get("done", {})
+        last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, "train", last, gone.ranks, gone.attempts, gone.seconds, str(last.get("pipeline"))
         )
 
 
 def train_vae(
-    workflow: Workflow, folder: RunFolder, hands: Hands, ranks: int, threads: int, listener: Listener
+    workflow: Workflow, folder: RunFolder, hands: Hands, ranks: int, threads: int, listener: Listener = ignore
 ) -> Trained:
     """Train or fine-tune an autoencoder on a source's images; nothing if it is done. As `train`."""
-    with lock.hold(folder, "train-vae"):
+    with _stage(VAE_PREFIX, workflow.vae, folder, listener), lock.hold(folder, VAE_PREFIX):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source
         info = open_source(workflow.dataset, folder).info()
@@ -188,10 +188,24 @@ def train_vae(
         gone = launch(
             "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways)
         )
-        last = gone.last.get("done", {})
+        last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, VAE_PREFIX, last, gone.ranks, gone.attempts, gone.seconds, str(last.get("vae"))
         )
+
+
+@contextmanager
+def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: Listener) -> Iterator[None]:
+    """The begin and the end of a training for whoever listens, and Ctrl-C as a sentence."""
+    listener(StageStarted(name, settings.steps, settings.batch))
+    try:
+        yield
+    except KeyboardInterrupt:
+        newest = Checkpoints(folder, f"{name}/checkpoints").newest(tensors=False)
+        stands = f"The checkpoint of step {newest.step:,} stands" if newest else "There is no checkpoint yet"
+        raise Stopped(f"Stopped; no rank is left running. {stands}, and the same command goes on.") from None
+    finally:
+        listener(StageEnded(name))
 
 
 def _plain(model: Any) -> dict[str, Any]:

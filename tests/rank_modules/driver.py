@@ -8,14 +8,15 @@ import sys
 from typing import Any
 
 from daskt2i.deploy.child_processes import deaf_children
+from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import DaskHands, LocalHands, launch
 
 
 def main() -> None:
     kind, job = sys.argv[1], json.loads(sys.argv[2])
 
-    def show(event: dict[str, Any]) -> None:
-        print(json.dumps(event), flush=True)
+    def show(event: LaunchEvent) -> None:
+        print(json.dumps({"kind": event.kind, **event.fields}), flush=True)
 
     def go(hands: Any) -> None:
         env = {name: os.environ[name] for name in ("PYTHONPATH", "LAUNCHED_BY")}

@@ -1,0 +1,121 @@
+"""The evaluate stage: unseen prompts to pictures, and whether the pictures show what they say.
+
+Covers: which prompts, drawing them, the contact sheet and the figures in `reports/`.
+Does not cover: the measures (`evaluate`), drawing (`driver`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from daskt2i.config.settings import Workflow
+from daskt2i.errors import ConfigError
+from daskt2i.events import Listener, ignore
+from daskt2i.loader.dataset import LatentDataset
+from daskt2i.protocols import Executor
+from daskt2i.sample.driver import draw, wishes_for
+from daskt2i.sample.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
+from daskt2i.sample.image_grid import png, sheet
+from daskt2i.sample.painter import Look
+from daskt2i.store.run_folder import REPORTS, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+
+_SHEET_PICTURES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What `evaluate` found: shares by the judge, or CLIP scores.
+
+    Attributes:
+        prompts, seeds: how many of each.
+        sheet: address of the contact sheet.
+    """
+
+    prompts: int
+    seeds: int
+    sheet: str
+    fidelity: Fidelity | None = None
+    clip: ClipScores | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `evaluate --json` prints: each share and its count."""
+        found: dict[str, Any] = {"prompts": self.prompts, "seeds": self.seeds}
+        if self.fidelity is not None:
+            found |= self.fidelity.overall.to_json()
+            found |= {"single": self.fidelity.single.to_json(), "pair": self.fidelity.pair.to_json()}
+        if self.clip is not None:
+            found |= self.clip.to_json()
+        return {**found, "sheet": self.sheet}
+
+
+def evaluate(
+    workflow: Workflow,
+    folder: RunFolder,
+    executor: Executor,
+    prompts: Sequence[str] | None = None,
+    listener: Listener = ignore,
+) -> Evaluated:
+    """Draw unseen prompts with several seeds each, and see whether the pictures show what they say.
+
+    Args:
+        executor: not started yet; closed at the end.
+        prompts: other ones than those of the workflow.
+        listener: told how many pictures are drawn, and judged.
+
+    Raises:
+        ConfigError: there are no prompts, or the judge cannot read them.
+        Daskt2iError: pictures could not be drawn.
+    """
+    wanted, sample = workflow.evaluate, workflow.sample
+    if prompts is None:
+        prompts = _prompts(workflow, folder)
+    look = Look(sample.steps, sample.guidance, sample.sampler, sample.batch)
+    wishes = wishes_for(prompts, sample.seed, wanted.seeds)
+    pictures = draw(folder, wishes, look, executor, workflow.run.device, listener)
+    found = Evaluated(len(prompts), wanted.seeds, folder.address(f"{REPORTS}/evaluate.png"))
+    marks: list[bool | None] | None = None
+    labels = [wish.prompt for wish in wishes]
+    if wanted.clip_model is None:
+        fidelity = by_judge(pictures, listener)
+        found, marks = replace(found, fidelity=fidelity), list(fidelity.right)
+        labels = [f"{text} [{why}]" if why else text for text, why in zip(labels, fidelity.problems, strict=True)]
+    else:
+        device = "cpu" if workflow.run.device == "auto" else workflow.run.device
+        found = replace(found, clip=by_clip(pictures, wanted.clip_model, device))
+    # One seed after the other, so that the sheet shows as many prompts as it can.
+    order = sorted(range(len(pictures)), key=lambda i: (i % wanted.seeds, i))[:_SHEET_PICTURES]
+    page = sheet(
+        [pictures[i].pixels for i in order], [labels[i] for i in order], marks=marks and [marks[i] for i in order]
+    )
+    folder.write(f"{REPORTS}/evaluate.png", png(page, {"Software": "daskt2i"}))
+    folder.write(f"{REPORTS}/evaluate.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
+    return found
+
+
+def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
+    """Of drawn scenes: sentences that the data does not hold. Of other data: captions of held-out rows."""
+    count = workflow.evaluate.prompts
+    if workflow.scenes is not None:
+        known: list[str] = []
+        if ZarrStore(folder).attributes() is not None:
+            store = ZarrStore(folder)
+            known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
+        return unseen_prompts(count, known, workflow.scenes.shapes)
+    settings = workflow.train
+    if not settings.heldout:
+        raise ConfigError(
+            "evaluate takes its prompts from rows that training never saw, and train.heldout is 0. Give --prompts."
+        )
+    data = LatentDataset(
+        folder, seed=settings.seed, batch=settings.batch, window=settings.window, heldout=settings.heldout
+    )
+    rows = np.concatenate([batch.rows for batch in data.heldout_batches(64)])
+    data.close()
+    store = ZarrStore(folder)
+    return [str(store.read("caption", int(row), int(row) + 1)[0, 0]) for row in rows[:count]]

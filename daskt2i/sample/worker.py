@@ -1,0 +1,68 @@
+"""What one worker draws: some of the pictures, with the one pipeline that its process holds.
+
+Covers: loading the pipeline of a run folder once per process, a part of the pictures.
+Does not cover: drawing itself (`painter`), which pictures there are (`driver`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+
+from daskt2i.encode.model_cache import REPEATABLE
+from daskt2i.model.pipeline import about, local
+from daskt2i.sample.painter import Look, Painter, Wish
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.types import Pixels
+
+Part = tuple[int, tuple[Wish, ...]]
+"""Some of the wishes, and the number of the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What each worker is told, beside its part of the wishes.
+
+    Attributes:
+        folder: the run folder.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: torch threads of each worker.
+    """
+
+    folder: RunFolder
+    look: Look
+    device: str
+    threads: int
+
+
+_turn = threading.Lock()
+_held: tuple[str, Painter] | None = None
+"""The pipeline of this process, and what it is."""
+
+
+def painter_for(task: Task) -> Painter:
+    """The pipeline of a run folder, loaded if this process does not hold it yet.
+
+    Raises:
+        ModelMissing, ModelError: there is none, or it cannot be loaded.
+        ConfigError: the device is not there.
+    """
+    global _held
+    os.environ.setdefault("MKL_CBWR", REPEATABLE)
+    from daskt2i.machine.precision import check_device, default_device
+
+    device = default_device() if task.device == "auto" else check_device(task.device)
+    # What it was trained on, and how far: another training's pipeline says something else there.
+    key = repr((str(task.folder), device, about(task.folder)))
+    with _turn:
+        if _held is None or _held[0] != key:
+            _held = None
+            with local(task.folder) as place:
+                _held = (key, Painter(place, device, task.threads))
+        return _held[1]
+
+
+def draw_part(task: Task, part: Part) -> list[Pixels]:
+    """On a worker: some pictures."""
+    return [picture.pixels for picture in painter_for(task).paint(part[1], task.look)]
