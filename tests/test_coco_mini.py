@@ -17,8 +17,9 @@ from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.model_cache import process_name
 from daskt2i.encode.prepare import prepare
+from daskt2i.encode.saved_workflow import settings_of
 from daskt2i.encode.summary import Summary
-from daskt2i.encode.verify import settings_of, verify
+from daskt2i.encode.verify import verify
 from daskt2i.errors import GateError
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.session.worker_layout import crew_for

@@ -18,8 +18,9 @@ import daskt2i
 from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
+from daskt2i.encode.saved_workflow import settings_of
 from daskt2i.encode.summary import Summary
-from daskt2i.encode.verify import settings_of, verify
+from daskt2i.encode.verify import verify
 from daskt2i.errors import (
     ExecutorError,
     FingerprintMismatch,

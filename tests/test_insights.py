@@ -209,19 +209,8 @@ def test_a_survey_imports_no_torch(coco: Path, tmp_path: Path) -> None:
         "assert not heavy, heavy"
     )
     workflow_file(coco)
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "insights",
-        "-w",
-        "w.yaml",
-        "-s",
-        "serial",
-        "--json",
-        "-o",
-        str(tmp_path / "o"),
-    ]
+    words = f"insights -w w.yaml -s serial --json -o {tmp_path / 'o'}".split()
+    command = [sys.executable, "-c", code, *words]
     env = {**child_environment(), "PYTHONPATH": str(Path(daskt2i.__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, cwd=coco, env=env)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,8 @@ from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
-from daskt2i.encode.verify import settings_of, verify
+from daskt2i.encode.saved_workflow import settings_of
+from daskt2i.encode.verify import verify
 from daskt2i.errors import ConfigError, FingerprintMismatch
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.facts import selection

@@ -13,7 +13,7 @@ import pytest
 from trained_runs import encoded, tiny_workflow, trained
 from workflows_for_tests import fake_settings, finish
 
-from daskt2i.encode.verify import settings_of
+from daskt2i.encode.saved_workflow import settings_of
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Progress
 from daskt2i.launch.rank_spawners import LocalHands

@@ -16,7 +16,8 @@ from workflows_for_tests import component, fake_settings, with_parts
 
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import model_cache
-from daskt2i.encode.model_cache import Job, Models, back_off, inspect, models_for
+from daskt2i.encode.job import Job
+from daskt2i.encode.model_cache import Models, back_off, inspect, models_for
 from daskt2i.encode.prepare import Prepared, prepare
 from daskt2i.encode.read_ahead import Reading, read_row, reading_ahead
 from daskt2i.encode.worker import encode_chunk, interruption

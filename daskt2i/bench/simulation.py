@@ -22,7 +22,8 @@ from daskt2i.bench.measured import Task
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
-from daskt2i.encode.model_cache import Job, models_for, process_name
+from daskt2i.encode.job import Job
+from daskt2i.encode.model_cache import models_for, process_name
 from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import ExecutorError
 from daskt2i.events import ChunkDone, Event

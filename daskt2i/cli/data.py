@@ -99,7 +99,7 @@ def verify(
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.encode import verdict_table
         from daskt2i.display.progress import TerminalProgress
-        from daskt2i.encode.verify import settings_of
+        from daskt2i.encode.saved_workflow import settings_of
         from daskt2i.encode.verify import verify as run_verify
 
         folder = folder_of(workflow or "demo", out_folder, set_)

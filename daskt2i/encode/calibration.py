@@ -27,8 +27,9 @@ from typing import Any
 from uuid import uuid4
 
 from daskt2i.config.component import Component
-from daskt2i.encode.model_cache import Inspection, Job, inspect
-from daskt2i.encode.prepare import Prepared, job_for, preflight, settle, speed_settings
+from daskt2i.encode.job import Inspection, Job, job_for, settle, speed_settings
+from daskt2i.encode.model_cache import inspect
+from daskt2i.encode.prepare import Prepared, preflight
 from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import PlanError
 from daskt2i.estimate.arithmetic import Calibration

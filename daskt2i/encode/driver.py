@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
 from typing import Any
 
-from daskt2i.config.component import Component
-from daskt2i.config.settings import Workflow
-from daskt2i.encode.model_cache import Inspection, Job, inspect
-from daskt2i.encode.prepare import Prepared, check_disk, job_for, preflight, refuse_other, settle, speed_settings
+from daskt2i.encode.job import Inspection, Job, job_for, settle, speed_settings
+from daskt2i.encode.model_cache import inspect
+from daskt2i.encode.prepare import Prepared, check_disk, preflight, refuse_other
 from daskt2i.encode.read_ahead import inputs_digest
+from daskt2i.encode.saved_workflow import without_secrets
 from daskt2i.encode.summary import Summary
 from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
@@ -355,13 +355,3 @@ def _hopeless(count: int, error: BaseException, folder: RunFolder) -> Daskt2iErr
         f"{count} chunks failed in a row, so the run was given up; the last one said: {type(error).__name__}: {said}. "
         f"What is committed stays, and the same command goes on. The tracebacks are in {folder.address(ERRORS)}."
     )
-
-
-def without_secrets(workflow: Workflow) -> Workflow:
-    """Storage options may hold credentials: they are not written beside the data."""
-    run = workflow.run.model_copy(update={"storage_options": None})
-    source = Component.model_validate(
-        {"class": workflow.dataset.source.class_path}
-        | {k: v for k, v in workflow.dataset.source.arguments.items() if k != "storage_options"}
-    )
-    return workflow.model_copy(update={"run": run, "dataset": workflow.dataset.model_copy(update={"source": source})})

@@ -15,21 +15,15 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-import numpy.typing as npt
-
-from daskt2i.config.component import Component
-from daskt2i.config.settings import EncoderSettings, ImageSettings
 from daskt2i.encode import gates
+from daskt2i.encode.job import Inspection, Job
 from daskt2i.errors import ModelError, OutOfMemory
-from daskt2i.images import read as images
 from daskt2i.machine.precision import check_device, default_device, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
-from daskt2i.store.run_folder import RunFolder
-from daskt2i.types import Runtime
 
 T = TypeVar("T")
 
@@ -42,47 +36,6 @@ did, at the same speed (torch 2.13, MKL 2024.2, 2 cores with AVX2). oneDNN's con
 
 turn = threading.RLock()
 """Held while this process works on a chunk, so that one model runs at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All that a worker needs to know besides the chunk. Small, and picklable.
-
-    Attributes:
-        source, image, encoders: as in the workflow.
-        content: stands for the data and weights that those name; a model folder that is changed in place has another.
-        weights: what the driver's encoders say of their weights, image and text; a worker must find the same.
-        slots: caption slots of the store.
-        folder: the run folder.
-        fingerprint: goes into every receipt.
-        runtime: device (`"auto"`: each worker takes what it has), precision and torch threads.
-        batch: images through the model at once; `text_batch`: captions.
-        readers: threads that read and decode while the model runs.
-        gate_rows: rows of each chunk to decode back; 0 for none (random weights have no likeness to show).
-        min_psnr: dB that decode-back must reach.
-        all_missing: `"fail"` or `"reject"`: what a chunk without a single image is.
-    """
-
-    source: Component
-    image: ImageSettings
-    encoders: EncoderSettings
-    content: str
-    weights: tuple[str, str]
-    slots: int
-    folder: RunFolder
-    fingerprint: str
-    runtime: Runtime
-    batch: int
-    text_batch: int
-    readers: int
-    gate_rows: int
-    min_psnr: float
-    all_missing: str
-
-    @property
-    def limits(self) -> images.Limits:
-        """Sizes that an image must keep."""
-        return images.Limits(min_side=self.image.min_side, max_pixels=self.image.max_pixels)
 
 
 @dataclass(slots=True)
@@ -164,21 +117,6 @@ def _load(job: Job, key: str) -> Models:
     text.load(runtime)
     _loads["text"] += 1
     return Models(key, source, image, text)
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What one worker found before the first chunk.
-
-    Attributes:
-        runtime: device and precision as resolved there.
-        empty: the empty prompt's arrays, without the caption dimension.
-        worker: `host:pid`.
-    """
-
-    runtime: Runtime
-    empty: Mapping[str, npt.NDArray[Any]]
-    worker: str
 
 
 def inspect(job: Job, precision: str) -> Inspection:

@@ -8,27 +8,22 @@ Does not cover: anything that needs weights or a worker (`encode`). Imports no t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, Workflow
-from daskt2i.config.workflow_file import LAYOUT, SCENES_SOURCE, differences, fingerprint
-from daskt2i.encode.model_cache import Inspection, Job
-from daskt2i.errors import ConfigError, FingerprintMismatch, PlanError, SourceError
-from daskt2i.facts.selection import open_source, reading_component
+from daskt2i.config.workflow_file import LAYOUT, differences, fingerprint
+from daskt2i.encode.saved_workflow import with_source
+from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
+from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce
-from daskt2i.store import lock
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import EncoderInfo, Runtime, SourceInfo
-
-SCENES = "scenes"
-"""Where a workflow's scenes are drawn, below the run folder."""
+from daskt2i.types import EncoderInfo, SourceInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,45 +74,6 @@ class Prepared:
     def content(self) -> str:
         """Fingerprint of data, encoders and settings that decide bytes, whatever the precision."""
         return fingerprint(self.identity("any"))
-
-
-def job_for(prepared: Prepared, workforce: Workforce) -> Job:
-    """The job of a run, before a worker has been asked what only it can tell."""
-    workflow = prepared.workflow
-    run, dataset = workflow.run, workflow.dataset
-    return Job(
-        source=reading_component(dataset),
-        image=dataset.image,
-        encoders=dataset.encoders,
-        content=prepared.content,
-        weights=(prepared.image_info.weights, prepared.text_info.weights),
-        slots=max(1, prepared.source_info.slots),
-        folder=prepared.folder,
-        fingerprint="",
-        runtime=Runtime(run.device, "fp32", workforce.threads),
-        batch=prepared.cost.batch,
-        text_batch=run.text_batch,
-        readers=run.readers,
-        gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
-        min_psnr=run.min_psnr,
-        all_missing=run.all_missing,
-    )
-
-
-def settle(job: Job, prepared: Prepared, found: Inspection) -> Job:
-    """The job with what a worker found: precision, and the batch for its device."""
-    asked = prepared.workflow.run.batch
-    return replace(
-        job,
-        fingerprint=fingerprint(prepared.identity(found.runtime.precision)),
-        runtime=replace(job.runtime, precision=found.runtime.precision),
-        batch=choose_batch(prepared.image_info, found.runtime.device) if asked == "auto" else asked,
-    )
-
-
-def speed_settings(job: Job) -> dict[str, Any]:
-    """Those settings of a job that decide its speed and not its bytes, device and threads aside."""
-    return {"batch": job.batch, "text_batch": job.text_batch, "readers": job.readers, "gate_rows": job.gate_rows}
 
 
 def identity(
@@ -188,53 +144,11 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
     return prepared
 
 
-def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
-    """The workflow with absolute paths, and with its scenes as a COCO folder in the run folder.
-
-    Args:
-        draw: draw them if they are not there yet; else their source draws them when they are asked for.
-    """
-    workflow = _absolute(workflow)
-    if workflow.scenes is not None and workflow.dataset.source.class_path == SCENES_SOURCE:
-        workflow = _with_scenes(workflow, folder, draw)
-    return workflow
-
-
 def planned_device(device: str) -> str:
     """`"cuda"` or `"cpu"`: what workers on this machine would use. Only a worker knows for sure."""
     if device == "auto":
         return "cuda" if this_machine().gpus else "cpu"
     return device.partition(":")[0]
-
-
-def _absolute(workflow: Workflow) -> Workflow:
-    """The workflow with absolute paths."""
-    dataset = workflow.dataset
-    encoders = dataset.encoders.model_copy(
-        update={"image": dataset.encoders.image.absolute(), "text": dataset.encoders.text.absolute()}
-    )
-    changed = dataset.model_copy(update={"source": dataset.source.absolute(), "encoders": encoders})
-    return workflow.model_copy(update={"dataset": changed})
-
-
-def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
-    """The workflow with its scenes as a COCO folder, or as a drawing source when nothing is to be written."""
-    from daskt2i.sources.scenes import write_scenes
-
-    assert workflow.scenes is not None
-    scenes = workflow.scenes
-    if not folder.is_local:
-        raise ConfigError(f"Scenes are drawn into a folder on this machine, and {folder} is none. Use --images.")
-    place = folder.local_path(SCENES)
-    if draw:
-        with lock.hold(folder, "draw scenes"):
-            write_scenes(place, scenes.rows, scenes.seed, scenes.shapes)
-    captions = place / "captions.json"
-    arguments = {"images": str(place / "images"), "captions": str(captions)}
-    source = Component.model_validate({"class": "daskt2i.sources.coco.CocoSource", **arguments})
-    if not draw and (not captions.is_file() or source.build(Source, "scenes").info().rows != scenes.rows):
-        return workflow  # its source draws the rows when they are asked for: good enough to count them
-    return workflow.model_copy(update={"dataset": workflow.dataset.model_copy(update={"source": source})})
 
 
 def refuse_other(prepared: Prepared, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

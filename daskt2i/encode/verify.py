@@ -10,21 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import dask.config
 import numpy as np
-import yaml
 
 from daskt2i.config.settings import Workflow
-from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.encode import gates
-from daskt2i.errors import ConfigError, GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
+from daskt2i.errors import GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
 from daskt2i.plan import Plan
 from daskt2i.protocols import ImageEncoder
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import WORKFLOW, RunFolder
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt, Runtime
 
@@ -116,17 +113,6 @@ def verify(
 def _classes(workflow: Workflow) -> list[str]:
     dataset = workflow.dataset
     return [c.class_path for c in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
-
-
-def settings_of(folder: RunFolder) -> Workflow | None:
-    """The settings that a run folder was last encoded with, or None where they are missing or not readable."""
-    load_defaults()
-    try:
-        data = yaml.safe_load(folder.read(WORKFLOW))
-        data["run"] = {**dask.config.get("daskt2i.run"), **data.get("run", {})}
-        return parse_workflow(data, folder.address(WORKFLOW))
-    except (FileNotFoundError, yaml.YAMLError, ConfigError, TypeError, AttributeError):
-        return None
 
 
 def _check_receipts(store: ZarrStore, plan: Plan, mark: str, verdict: Verdict, listener: Listener) -> bytearray:

@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encode import gates
-from daskt2i.encode.model_cache import Job, Models, back_off, loads, models_for, process_name, turn
+from daskt2i.encode.job import Job
+from daskt2i.encode.model_cache import Models, back_off, loads, models_for, process_name, turn
 from daskt2i.encode.read_ahead import Reading, reading_ahead
 from daskt2i.errors import ImagesAway, Reason
 from daskt2i.store.layout import empty_chunk, store_arrays

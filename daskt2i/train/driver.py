@@ -16,9 +16,8 @@ from typing import Any
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
-from daskt2i.encode.driver import without_secrets
-from daskt2i.encode.prepare import with_source
-from daskt2i.encode.verify import settings_of, verify
+from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
+from daskt2i.encode.verify import verify
 from daskt2i.errors import FingerprintMismatch, Stopped, StoreError, StoreMissing
 from daskt2i.events import Listener, StageEnded, StageStarted, ignore
 from daskt2i.facts.selection import open_source

@@ -18,7 +18,8 @@ from daskt2i.bench.encode.scaling import make_report
 from daskt2i.bench.measured import PEAK_SIDES, Measured, Task
 from daskt2i.bench.report import Report
 from daskt2i.config.settings import Workflow
-from daskt2i.encode.prepare import planned_device, with_source
+from daskt2i.encode.prepare import planned_device
+from daskt2i.encode.saved_workflow import with_source
 from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.machine.machine import this_machine
 from daskt2i.protocols import Source

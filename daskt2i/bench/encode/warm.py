@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from daskt2i.bench.meter import Meter
-from daskt2i.encode.model_cache import Job, models_for, process_name
+from daskt2i.encode.job import Job
+from daskt2i.encode.model_cache import models_for, process_name
 from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import ExecutorError
 from daskt2i.protocols import Executor, Workforce

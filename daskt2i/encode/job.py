@@ -1,0 +1,119 @@
+"""The job: all that a worker is told besides its chunk.
+
+Covers: a job from what was prepared, and what the first worker adds to it (precision, batch, fingerprint).
+Does not cover: what a worker does with it (`worker`, `model_cache`), chunks (`plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy.typing as npt
+
+from daskt2i.config.component import Component
+from daskt2i.config.settings import EncoderSettings, ImageSettings
+from daskt2i.config.workflow_file import fingerprint
+from daskt2i.encode.prepare import Prepared
+from daskt2i.facts.selection import reading_component
+from daskt2i.images import read as images
+from daskt2i.plan import choose_batch
+from daskt2i.protocols import Workforce
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.types import Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker needs to know besides the chunk. Small, and picklable.
+
+    Attributes:
+        source, image, encoders: as in the workflow.
+        content: stands for the data and weights that those name; a model folder that is changed in place has another.
+        weights: what the driver's encoders say of their weights, image and text; a worker must find the same.
+        slots: caption slots of the store.
+        folder: the run folder.
+        fingerprint: goes into every receipt.
+        runtime: device (`"auto"`: each worker takes what it has), precision and torch threads.
+        batch: images through the model at once; `text_batch`: captions.
+        readers: threads that read and decode while the model runs.
+        gate_rows: rows of each chunk to decode back; 0 for none (random weights have no likeness to show).
+        min_psnr: dB that decode-back must reach.
+        all_missing: `"fail"` or `"reject"`: what a chunk without a single image is.
+    """
+
+    source: Component
+    image: ImageSettings
+    encoders: EncoderSettings
+    content: str
+    weights: tuple[str, str]
+    slots: int
+    folder: RunFolder
+    fingerprint: str
+    runtime: Runtime
+    batch: int
+    text_batch: int
+    readers: int
+    gate_rows: int
+    min_psnr: float
+    all_missing: str
+
+    @property
+    def limits(self) -> images.Limits:
+        """Sizes that an image must keep."""
+        return images.Limits(min_side=self.image.min_side, max_pixels=self.image.max_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What one worker found before the first chunk.
+
+    Attributes:
+        runtime: device and precision as resolved there.
+        empty: the empty prompt's arrays, without the caption dimension.
+        worker: `host:pid`.
+    """
+
+    runtime: Runtime
+    empty: Mapping[str, npt.NDArray[Any]]
+    worker: str
+
+
+def job_for(prepared: Prepared, workforce: Workforce) -> Job:
+    """The job of a run, before a worker has been asked what only it can tell."""
+    workflow = prepared.workflow
+    run, dataset = workflow.run, workflow.dataset
+    return Job(
+        source=reading_component(dataset),
+        image=dataset.image,
+        encoders=dataset.encoders,
+        content=prepared.content,
+        weights=(prepared.image_info.weights, prepared.text_info.weights),
+        slots=max(1, prepared.source_info.slots),
+        folder=prepared.folder,
+        fingerprint="",
+        runtime=Runtime(run.device, "fp32", workforce.threads),
+        batch=prepared.cost.batch,
+        text_batch=run.text_batch,
+        readers=run.readers,
+        gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
+        min_psnr=run.min_psnr,
+        all_missing=run.all_missing,
+    )
+
+
+def settle(job: Job, prepared: Prepared, found: Inspection) -> Job:
+    """The job with what a worker found: precision, and the batch for its device."""
+    asked = prepared.workflow.run.batch
+    return replace(
+        job,
+        fingerprint=fingerprint(prepared.identity(found.runtime.precision)),
+        runtime=replace(job.runtime, precision=found.runtime.precision),
+        batch=choose_batch(prepared.image_info, found.runtime.device) if asked == "auto" else asked,
+    )
+
+
+def speed_settings(job: Job) -> dict[str, Any]:
+    """Those settings of a job that decide its speed and not its bytes, device and threads aside."""
+    return {"batch": job.batch, "text_batch": job.text_batch, "readers": job.readers, "gate_rows": job.gate_rows}

@@ -1,0 +1,84 @@
+"""The settings that a run folder keeps: absolute, without secrets, and read back.
+
+Covers: paths that hold in any folder, scenes as a COCO folder, `workflow.yaml` of a run folder.
+Does not cover: workflow files of users (`config.workflow_file`), what else is known before a run (`prepare`).
+"""
+
+from __future__ import annotations
+
+import dask.config
+import yaml
+
+from daskt2i.config.component import Component
+from daskt2i.config.settings import Workflow
+from daskt2i.config.workflow_file import SCENES_SOURCE, load_defaults, parse_workflow
+from daskt2i.errors import ConfigError
+from daskt2i.protocols import Source
+from daskt2i.store import lock
+from daskt2i.store.run_folder import WORKFLOW, RunFolder
+
+SCENES = "scenes"
+"""Where a workflow's scenes are drawn, below the run folder."""
+
+
+def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
+    """The workflow with absolute paths, and with its scenes as a COCO folder in the run folder.
+
+    Args:
+        draw: draw them if they are not there yet; else their source draws them when they are asked for.
+    """
+    workflow = _absolute(workflow)
+    if workflow.scenes is not None and workflow.dataset.source.class_path == SCENES_SOURCE:
+        workflow = _with_scenes(workflow, folder, draw)
+    return workflow
+
+
+def without_secrets(workflow: Workflow) -> Workflow:
+    """Storage options may hold credentials: they are not written beside the data."""
+    run = workflow.run.model_copy(update={"storage_options": None})
+    source = Component.model_validate(
+        {"class": workflow.dataset.source.class_path}
+        | {k: v for k, v in workflow.dataset.source.arguments.items() if k != "storage_options"}
+    )
+    return workflow.model_copy(update={"run": run, "dataset": workflow.dataset.model_copy(update={"source": source})})
+
+
+def settings_of(folder: RunFolder) -> Workflow | None:
+    """The settings that a run folder was last encoded with, or None where they are missing or not readable."""
+    load_defaults()
+    try:
+        data = yaml.safe_load(folder.read(WORKFLOW))
+        data["run"] = {**dask.config.get("daskt2i.run"), **data.get("run", {})}
+        return parse_workflow(data, folder.address(WORKFLOW))
+    except (FileNotFoundError, yaml.YAMLError, ConfigError, TypeError, AttributeError):
+        return None
+
+
+def _absolute(workflow: Workflow) -> Workflow:
+    """The workflow with absolute paths."""
+    dataset = workflow.dataset
+    encoders = dataset.encoders.model_copy(
+        update={"image": dataset.encoders.image.absolute(), "text": dataset.encoders.text.absolute()}
+    )
+    changed = dataset.model_copy(update={"source": dataset.source.absolute(), "encoders": encoders})
+    return workflow.model_copy(update={"dataset": changed})
+
+
+def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
+    """The workflow with its scenes as a COCO folder, or as a drawing source when nothing is to be written."""
+    from daskt2i.sources.scenes import write_scenes
+
+    assert workflow.scenes is not None
+    scenes = workflow.scenes
+    if not folder.is_local:
+        raise ConfigError(f"Scenes are drawn into a folder on this machine, and {folder} is none. Use --images.")
+    place = folder.local_path(SCENES)
+    if draw:
+        with lock.hold(folder, "draw scenes"):
+            write_scenes(place, scenes.rows, scenes.seed, scenes.shapes)
+    captions = place / "captions.json"
+    arguments = {"images": str(place / "images"), "captions": str(captions)}
+    source = Component.model_validate({"class": "daskt2i.sources.coco.CocoSource", **arguments})
+    if not draw and (not captions.is_file() or source.build(Source, "scenes").info().rows != scenes.rows):
+        return workflow  # its source draws the rows when they are asked for: good enough to count them
+    return workflow.model_copy(update={"dataset": workflow.dataset.model_copy(update={"source": source})})
