@@ -4,7 +4,7 @@
     python tests/golden/compare.py BEFORE/golden.json AFTER/golden.json
 
 Record once before the change and once after it, on the same machine and with the same packages, then compare.
-It takes about four minutes on two cores.
+It takes four to five minutes on two cores.
 
 Covers: exit codes, standard output and standard error of some hundred commands; every file of the run folders that
 they make: shards, receipts, manifest, checkpoints, pipelines, pictures, reports. All of it on a CPU in fp32.
@@ -60,6 +60,7 @@ TEXT = (
     (re.compile(rf"\b{re.escape(socket.gethostname())}:\d+"), "<host>:<pid>"),
     (re.compile(rf"\b(on|of) {re.escape(socket.gethostname())}\b"), r"\1 <host>"),
     (re.compile(r"\b0x[0-9a-f]{6,}"), "<address>"),
+    (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<uuid>"),
     (re.compile(rf"{re.escape(tempfile.gettempdir())}/daskt2i-\w+"), "<temporary>"),
     (re.compile(r'"(_diffusers_version|transformers_version)": "[^"]*"'), r'"\1": "<version>"'),
 )
