@@ -151,12 +151,15 @@ def defaults() -> Iterator[str]:
 
 
 def facts() -> Iterator[str]:
-    """What `where` may name, the values of those that have a few, and the columns of insights.csv."""
+    """What `where` may name, the values of those that have a few, the columns of insights.csv, and of facts.parquet
+    the key under which it says what decided it."""
     from daskt2i.facts import COLUMNS, FACTS
+    from daskt2i.selection import _KEY
 
     yield from FACTS
     yield from (f"{name}={value}" for name, fact in FACTS.items() for value in fact.values)
     yield from (f"insights.csv: {name}" for name in COLUMNS)
+    yield f"facts.parquet: {_KEY.decode()}"
 
 
 def commands() -> Iterator[str]:
