@@ -69,7 +69,7 @@ def _package() -> Path:
 
 def _shipped() -> Iterator[Any]:
     """Every value in the YAML files that we ship, with the name before it."""
-    from daskt2i.config import shipped
+    from daskt2i.config.workflow_file import shipped
 
     package = _package()
     for path in [*shipped("workflows").glob("*.yaml"), *shipped("clusters").glob("*.yaml"), *package.glob("*.yaml")]:
@@ -125,14 +125,14 @@ def _models(annotation: Any) -> Iterator[Any]:
 
 def settings() -> Iterator[str]:
     """Every setting that a workflow file or `--set` may name."""
-    from daskt2i.settings import Workflow
+    from daskt2i.config.settings import Workflow
 
     yield from (key for key, _ in _fields(Workflow))
 
 
 def choices() -> Iterator[str]:
     """What settings with a few possible values may be."""
-    from daskt2i.settings import Workflow
+    from daskt2i.config.settings import Workflow
 
     def values(annotation: Any) -> Iterator[Any]:
         if get_origin(annotation) is Literal:
@@ -153,8 +153,8 @@ def defaults() -> Iterator[str]:
 def facts() -> Iterator[str]:
     """What `where` may name, the values of those that have a few, the columns of insights.csv, and of facts.parquet
     the key under which it says what decided it."""
-    from daskt2i.facts import COLUMNS, FACTS
-    from daskt2i.selection import _KEY
+    from daskt2i.facts.selection import _KEY
+    from daskt2i.facts.table import COLUMNS, FACTS
 
     yield from FACTS
     yield from (f"{name}={value}" for name, fact in FACTS.items() for value in fact.values)
@@ -188,9 +188,9 @@ def _run() -> dict[str, Any]:
     import pyarrow.parquet as pq
     from workflows_for_tests import fake_settings, finish
 
-    from daskt2i.folder import RunFolder
-    from daskt2i.status import status
-    from daskt2i.verify import verify
+    from daskt2i.encode.verify import verify
+    from daskt2i.store.run_folder import RunFolder
+    from daskt2i.store.status import status
 
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "out"
@@ -248,26 +248,22 @@ def _said(*functions: Callable[..., Any]) -> set[str]:
 
 def run_folder() -> Iterator[str]:
     """Files and folders that a run makes."""
-    from daskt2i import (
-        autoencoder,
-        checkpoint,
-        folder,
-        forecast,
-        insights,
-        metrics,
-        pipeline,
-        prepare,
-        selection,
-        stages,
-        train_vae,
-    )
+    from daskt2i.encode import saved_workflow
+    from daskt2i.estimate import forecast
+    from daskt2i.facts import selection
+    from daskt2i.insights import driver as insights
+    from daskt2i.model import autoencoder, pipeline
+    from daskt2i.sample import driver as sample
+    from daskt2i.store import run_folder as folder
+    from daskt2i.train import autoencoder_rank as train_vae
+    from daskt2i.train import checkpoint, metrics
 
     yield from (folder.WORKFLOW, folder.STORE, folder.RECEIPTS, folder.MANIFEST, folder.LOCK, folder.TRAIN)
     yield from (folder.PIPELINE, folder.SAMPLES, folder.REPORTS, metrics.METRICS, metrics.EVENTS)
     yield from (checkpoint.CHECKPOINTS, f"{checkpoint.CHECKPOINTS}/{checkpoint._NAME.pattern}")
     yield from (f"{folder.PIPELINE}/{name}" for name in (pipeline.INDEX, pipeline.ABOUT))
-    yield from (autoencoder.FOLDER, train_vae.PREFIX, prepare.SCENES)
-    yield from (insights.HTML, insights.JSON, insights.CSV, forecast.ESTIMATE, selection.FACTS, stages._SAMPLES)
+    yield from (autoencoder.FOLDER, train_vae.PREFIX, saved_workflow.SCENES)
+    yield from (insights.HTML, insights.JSON, insights.CSV, forecast.ESTIMATE, selection.FACTS, sample._SAMPLES)
     yield from _of_run("files")
 
 
@@ -288,9 +284,9 @@ def manifest() -> Iterator[str]:
 
 def checkpoint() -> Iterator[str]:
     """Keys of the label beside a checkpoint's tensors."""
-    from daskt2i.checkpoint import Checkpoints
-    from daskt2i.learner import Learner
-    from daskt2i.optimise import _Run
+    from daskt2i.train.checkpoint import Checkpoints
+    from daskt2i.train.learner import Learner
+    from daskt2i.train.loop import _Run
 
     yield from _said(Checkpoints.save)
     yield from (f"about.{key}" for key in _said(Learner.about, _Run._save))
@@ -298,18 +294,18 @@ def checkpoint() -> Iterator[str]:
 
 def pipeline() -> Iterator[str]:
     """Keys of `pipeline/daskt2i.json` and `pipeline/model_index.json`."""
-    from daskt2i import pipeline as module
-    from daskt2i.train import Denoiser
+    from daskt2i.model import pipeline as module
+    from daskt2i.train.denoiser_rank import Denoiser
 
     yield from _said(module.publish, module._colours, Denoiser._publish)
 
 
 def metrics() -> Iterator[str]:
     """Figures in a line of metrics.jsonl."""
-    from daskt2i.learner import Learner
-    from daskt2i.metrics import Metrics
-    from daskt2i.optimise import _Run
-    from daskt2i.vae_loss import TERMS
+    from daskt2i.model.autoencoder_loss import TERMS
+    from daskt2i.train.learner import Learner
+    from daskt2i.train.loop import _Run
+    from daskt2i.train.metrics import Metrics
 
     yield from _said(Metrics.add, _Run._settle, _Run._look, Learner.learn)
     yield from (f"vae: {name}" for name in TERMS)
@@ -317,16 +313,17 @@ def metrics() -> Iterator[str]:
 
 def json_() -> Iterator[str]:
     """What `--json` prints."""
-    from daskt2i.commands import data, model
-    from daskt2i.estimate_view import Estimate
-    from daskt2i.evaluate import FIELDS, ClipScores, Shares
-    from daskt2i.forecast import Check
-    from daskt2i.optimise import _Run
-    from daskt2i.report import Report
-    from daskt2i.stages import Drawn, Evaluated
-    from daskt2i.train import Denoiser
-    from daskt2i.train_vae import Autoencoder
-    from daskt2i.training import Trained
+    from daskt2i.cli import data, model
+    from daskt2i.display.estimate import Estimate
+    from daskt2i.estimate.forecast import Check
+    from daskt2i.insights.report import Report
+    from daskt2i.sample.driver import Drawn
+    from daskt2i.sample.evaluate import FIELDS, ClipScores, Shares
+    from daskt2i.sample.evaluation import Evaluated
+    from daskt2i.train.autoencoder_rank import Autoencoder
+    from daskt2i.train.denoiser_rank import Denoiser
+    from daskt2i.train.driver import Trained
+    from daskt2i.train.loop import _Run
 
     yield from (f"evaluate: {name}" for name in FIELDS)
     yield from _of_run("json")
