@@ -147,7 +147,7 @@ def choices() -> Iterator[str]:
 
 def defaults() -> Iterator[str]:
     """Keys that we put into `dask.config`, which users set in files and environment variables."""
-    yield from _keys(yaml.safe_load((_package() / "defaults.yaml").read_text(encoding="utf-8")))
+    yield from _keys(yaml.safe_load((_package() / "config" / "defaults.yaml").read_text(encoding="utf-8")))
 
 
 def facts() -> Iterator[str]:
