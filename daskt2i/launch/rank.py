@@ -8,7 +8,7 @@
 
 Covers: the job on standard input, events on standard output, the rendezvous that rank 0 makes, the end of this process
 when its supervisor is gone.
-Does not cover: starting processes (`supervise`), where they run (`launch`), what a module computes.
+Does not cover: starting processes (`supervisor`), where they run (`placement`), what a module computes.
 
 The module finds the environment that torchrun gives (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, …), so one that was
 written for torchrun runs unchanged: its `init_process_group()` becomes a client of the store that is made here.
