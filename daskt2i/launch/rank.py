@@ -2,7 +2,7 @@
 
     python -m daskt2i.launch.rank MODULE          # started by `daskt2i.launch.supervisor`, never by hand
 
-    from daskt2i import rank               # in MODULE, which is run as `__main__`
+    from daskt2i.launch import rank        # in MODULE, which is run as `__main__`
     settings = rank.job()
     rank.tell("step", step=1, loss=0.5)
 
