@@ -1,12 +1,13 @@
 """Two pictures of who imports whom: the flat modules of before the rooms, and the rooms of today.
 
-    python docs/rooms.py                        # writes docs/rooms.svg from today's source
-    python docs/rooms.py --commit b8c4509       # writes docs/rooms-before.svg too, from that commit, by git
+    python docs/rooms.py                     # writes rooms.svg and the table in architecture.md, from today's source
+    python docs/rooms.py --check             # writes nothing; fails where the two are not what it would write
+    python docs/rooms.py --commit b8c4509    # writes docs/rooms-before.svg too, from that commit, by git
 
 Covers: every import in the source, inside functions and under TYPE_CHECKING too. Only the standard library is needed.
 Does not cover: which imports are allowed (tests/test_architecture.py).
 
-tests/test_docs.py fails while rooms.svg is not what this script draws from the source of today.
+tests/test_docs.py runs `--check`.
 
 rooms-before.svg needs the history of the repository. It does not change, so it is made once and kept.
 """
@@ -30,6 +31,7 @@ PACKAGE = "daskt2i"
 FONT = "font-family='Helvetica, Arial, DejaVu Sans, sans-serif'"
 INK, FAINT, LINE, BOX, EDGE = "#1f2933", "#616e7c", "#7b8794", "#eef4fb", "#9fb9d6"
 MARKED = "#c2410c"
+BEGIN, END = "<!-- rooms: written by docs/rooms.py -->", "<!-- end of rooms -->"
 
 Graph = dict[str, set[str]]
 """Importer -> what it imports."""
@@ -348,18 +350,39 @@ def moved_to(room: str, commit: str) -> set[str]:
     return {room_of(old) for old, new in moves if new.startswith(f"{PACKAGE}/{room}/") and old.count("/") == 1}
 
 
+def with_table(page: str, sources: dict[str, str]) -> str:
+    """docs/architecture.md with the table of rooms as the signs have it, in the order of the floors."""
+    floor = floors(imports(sources))
+    rows = ["| floor | room | its sign says |", "|---|---|---|"]
+    for room in sorted(floor, key=lambda name: (floor[name], name)):
+        path = f"{room}/" if f"{PACKAGE}/{room}/__init__.py" in sources else f"{room}.py"
+        rows.append(f"| {floor[room]} | [`{path}`](../{PACKAGE}/{path}) | {first_sentence(sources, room)} |")
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"docs/architecture.md has no place for the table: {BEGIN} and {END}, each on a line.")
+    return f"{before}{begin}\n\n" + "\n".join(rows) + f"\n\n{end}{after}"
+
+
 def main() -> None:
-    """Write docs/rooms.svg; with --commit docs/rooms-before.svg too."""
+    """Write what is made from today's source; with --commit rooms-before.svg too."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--commit", help="draw the modules of this commit as rooms-before.svg too")
-    commit = parser.parse_args().commit
-    (DOCS / "rooms.svg").write_text(draw_rooms(sources_of_today()), encoding="utf-8")
-    if commit:
-        marked = moved_to("store", commit)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where something is out of date")
+    given = parser.parse_args()
+    today, page = sources_of_today(), DOCS / "architecture.md"
+    made = {DOCS / "rooms.svg": draw_rooms(today), page: with_table(page.read_text(encoding="utf-8"), today)}
+    if given.commit:
+        marked = moved_to("store", given.commit)
         words = (
             f"In colour: the {len(marked)} modules that are the room store today, and what they imported of each other."
         )
-        (DOCS / "rooms-before.svg").write_text(draw_before(sources_of(commit), marked, words), encoding="utf-8")
+        made[DOCS / "rooms-before.svg"] = draw_before(sources_of(given.commit), marked, words)
+    for path, text in made.items():
+        if not given.check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"docs/{path.name} is not of today's source: run `python docs/rooms.py`.")
 
 
 if __name__ == "__main__":
