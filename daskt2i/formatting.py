@@ -2,7 +2,7 @@
 
 Covers: sizes and durations, tables of names and values for a terminal; for a page its style, its policy, Bokeh's script
 inside, a plain figure, panels of figures, escaped tables.
-Does not cover: what a page shows (`page` for insights, `bench.page` for benchmarks).
+Does not cover: what a page shows (`insights.page`, `bench.page`).
 
 The content policy forbids every request, so that a page that is mailed or put on a web server tells nobody who looks at
 it, and looks the same from a file without a network.

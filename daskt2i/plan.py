@@ -1,7 +1,7 @@
 """The plan: rows to chunks, and what a run will cost before it starts. Pure: no files, no network, no models.
 
 Covers: chunk boundaries, memory of a worker, bytes on disk, workers x threads for a machine.
-Does not cover: which chunks are done (`encode` asks the receipts), starting anything (`cluster`).
+Does not cover: which chunks are done (`encode` asks the receipts), starting anything (`deploy`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 | `Source` | `sources.fake.FakeSource` | `testing.source.SourceSuite` |
 | `ImageEncoder` | `encoders.fake.FakeImageEncoder` | `testing.encoder.ImageEncoderSuite` |
 | `TextEncoder` | `encoders.fake.FakeTextEncoder` | `testing.encoder.TextEncoderSuite` |
-| `LatentStore` | `latents.ZarrStore` on a `memory://` address | `testing.store.LatentStoreSuite` |
+| `LatentStore` | `store.zarr_store.ZarrStore` on a `memory://` address | `testing.store.LatentStoreSuite` |
 | `Executor` | `executors.serial.SerialExecutor` | `testing.executor.ExecutorSuite` |
 
 A component named in a workflow is a dotted class path plus arguments. Its constructor is cheap: it is called on the
@@ -114,7 +114,7 @@ class TextEncoder(Protocol):
 
 
 class LatentStore(Protocol):
-    """Arrays in whole shards, one shard of every array per chunk. Receipts are kept elsewhere (`receipts`)."""
+    """Arrays in whole shards, one shard of every array per chunk. Receipts are kept elsewhere (`store.receipts`)."""
 
     def create(
         self,

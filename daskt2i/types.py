@@ -3,7 +3,7 @@
     Row -> Chunk -> Record -> Encoded -> Receipt
 
 Covers: the data that passes between modules, and how a receipt becomes JSON and back.
-Does not cover: settings (`config`), how rows become chunks (`plan`), where arrays lie (`latents`).
+Does not cover: settings (`config`), how rows become chunks (`plan`), where arrays lie (`store.zarr_store`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Row:
         reason: why the row is rejected, where the index alone tells; None for a row worth reading.
         detail: one clause for a person beside `reason`.
         licence: the name of the image's licence, as the source says; "" where it says none.
-        origin: row of the source where `index` is that of a selection from it (`selection`); None elsewhere.
+        origin: row of the source where `index` is that of a selection from it (`facts.selection`); None elsewhere.
     """
 
     index: int

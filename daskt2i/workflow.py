@@ -2,7 +2,7 @@
 
     python -m daskt2i.workflow run [--workflow NAME|FILE] [--scheduler local] [--out DIR] [--set section.key=value] …
 
-Covers: the list of commands. What each does is in `commands`, what is printed in `console`.
+Covers: the list of commands. What each does is in `cli`, what is printed in `cli.console`.
 """
 
 from __future__ import annotations

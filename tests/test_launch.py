@@ -142,7 +142,7 @@ def test_a_module_written_for_torchrun_runs_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_module_in_the_documentation_runs_and_goes_on(tmp_path: Path) -> None:
-    text = (TESTS.parent / "docs" / "launching.md").read_text()
+    text = (TESTS.parent / "docs" / "launch.md").read_text()
     (tmp_path / "documented.py").write_text(text.partition("```python\n")[2].partition("```")[0])
     about = {"folder": str(tmp_path / "run"), "steps": 4, "batch": 64, "every": 2}
     weights = []

@@ -1,6 +1,7 @@
 """One measurement in a process of its own: `python -m daskt2i.bench.cell TASK RESULT`, two JSON files.
 
-Covers: running `encode` under a warm start and a meter, `naive`, `peak`, `simulation`; every way out is one object.
+Covers: running `encode` under a warm start and a meter, `encode.naive`, `encode.peak`, `simulation`; every way out is
+one object.
 Does not cover: which cells there are and what is made of them (`bench.encode`). Not meant to be typed.
 """
 

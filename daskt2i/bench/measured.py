@@ -1,7 +1,7 @@
 """What one run of one cell is asked to do, and what it tells.
 
 Covers: the two records that travel between the command and the process that measures, as JSON.
-Does not cover: measuring (`cell`, `naive`, `peak`), medians and tables (`encode`).
+Does not cover: measuring (`cell`, `encode.naive`, `encode.peak`), medians and tables (`encode.scaling`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Covers: stores of random numbers in real shapes, by reader threads and shuffle window, read from memory, from the page
 cache and from the disk.
-Does not cover: the stores (`bench.stores`), training (`bench.train`), several ranks.
+Does not cover: the stores (`stores`), training (`bench.train`), several ranks.
 
 Each figure is that of an epoch in batches of 64: what the trainer's loop would get if the model took no time.
 """

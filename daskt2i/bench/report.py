@@ -1,7 +1,7 @@
 """What a benchmark measured, as one table of plain values with what is needed to repeat it.
 
 Covers: the columns and their units, cells, flags, plots as data; the report on a terminal, as JSON and as CSV.
-Does not cover: the page and the pictures (`bench.page`), measuring (the other modules of `bench`), printing.
+Does not cover: the page and the pictures (`page`), measuring (the other modules of `bench`), printing.
 
 A cell that failed stays in the table: with a flag that says why, and without figures.
 """

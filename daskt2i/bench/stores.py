@@ -1,7 +1,7 @@
 """Latent stores of random numbers in the shapes of real ones, for benchmarks of what reads a store.
 
 Covers: the real store with its receipts, as many captions, tokens and bytes as an encode would write.
-Does not cover: reading them (`bench.read`, `bench.train`).
+Does not cover: reading them (`read`, `bench.train`).
 
 | store | latents, mean and std, fp16 | text, fp16 | rows, rows per shard |
 |---|---|---|---|

@@ -1,7 +1,7 @@
 """How training scales over ranks: the real trainer for some steps on a store of random numbers: `bench train`.
 
 Covers: samples per second and efficiency by ranks, shares of a step's time, the start.
-Does not cover: what is learned (nothing), the stores (`bench.stores`), reading alone (`bench.read`).
+Does not cover: what is learned (nothing), the stores (`stores`), reading alone (`read`).
 
 The exchange of gradients runs beside the backward pass, so its length says little. What is given here as `exchange` is
 what it costs: from the moment a rank has its last gradients and sends them until those of all ranks are back, as a DDP

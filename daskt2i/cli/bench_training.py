@@ -1,7 +1,7 @@
 """The commands that measure training and what is around it: bench read, bench train, bench sample.
 
 Covers: reading options, calling what measures.
-Does not cover: measuring (`daskt2i.bench`), where reports are written and how they are shown (`commands.bench`).
+Does not cover: measuring (`daskt2i.bench`), where reports are written and how they are shown (`cli.bench`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The commands about data: encode, status, verify, insights, suggest, scenes.
 
 Covers: reading options, calling what does the work, showing what came of it.
-Does not cover: how output and errors look (`console`), the commands about models (`commands.model`).
+Does not cover: how output and errors look (`console`), the commands about models (`cli.model`).
 """
 
 from __future__ import annotations

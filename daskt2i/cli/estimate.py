@@ -1,7 +1,8 @@
 """The command `estimate`: hours, disk, memory and money of an encode, before it runs.
 
 Covers: its options, which workers are measured, what is said where a device is not there.
-Does not cover: measuring (`calibrate`), the arithmetic (`estimate`), how it looks (`estimate_view`).
+Does not cover: measuring (`encode.calibration`), the arithmetic (`estimate.arithmetic`), how it looks
+(`display.estimate`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The commands about models: train, train-vae, sample, evaluate, and run, which encodes first.
 
 Covers: reading options, calling what does the work, showing what came of it.
-Does not cover: how output and errors look (`console`), the commands about data (`commands.data`).
+Does not cover: how output and errors look (`console`), the commands about data (`cli.data`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The options of the command line that several commands share: one spelling and one sentence for each.
 
 Covers: names, kinds and help texts.
-Does not cover: the commands (`workflow`).
+Does not cover: the commands (the other modules).
 """
 
 from __future__ import annotations

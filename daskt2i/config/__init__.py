@@ -3,7 +3,7 @@
 In here: reading a workflow (`workflow_file`), the models that its sections become (`settings`), a class named by its
 dotted path (`component`), the defaults of `run:` and `launch:` (`defaults.yaml`).
 Not in here: what a setting does. The room that uses a setting knows that.
-Imports: `errors` and `protocols` alone, so every room may import this one.
-To add a setting: a field with a docstring line in `settings`, a line in docs/settings.md. If it changes stored arrays,
+Imports: `errors` alone, so every room may import this one.
+To add a setting: a field with a docstring line in `settings`, a line in docs/config.md. If it changes stored arrays,
 it belongs below `dataset:`, which is fingerprinted.
 """

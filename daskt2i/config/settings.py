@@ -1,7 +1,7 @@
 """The settings of a workflow as typed models: which there are, of what kind, and what they mean.
 
 Covers: names, kinds, limits and defaults.
-Does not cover: reading files and `--set` (`config`), what the settings do.
+Does not cover: reading files and `--set` (`workflow_file`), what the settings do.
 """
 
 from __future__ import annotations

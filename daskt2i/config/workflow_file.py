@@ -2,7 +2,7 @@
 
 Covers: reading a workflow (YAML, loaded safely) into typed models (`settings`), the order in which settings win,
 the fingerprint of a store.
-Does not cover: what the settings do (`plan`, `worker`), cluster files (`cluster`).
+Does not cover: what the settings do (the room that uses one), cluster files (`deploy.connect`).
 
 What and how are apart. `dataset:` decides bytes and is fingerprinted; `run:` is free to change when a run is resumed.
 The order, last wins: `daskt2i/config/defaults.yaml` < the user's `dask.config` (section `daskt2i:`, files or

@@ -1,7 +1,7 @@
 """What events and results look like on a terminal. It renders, and prints nothing itself.
 
-In here: the plan, progress and totals of encoding (`encode`), of training and drawing (`train`), an estimate
-(`estimate`), the report of a data set (`insights`).
+In here: every event of every stage (`progress`); the plan and totals of encoding (`encode`), of training and drawing
+(`train`), an estimate (`estimate`), the report of a data set (`insights`).
 Not in here: what happens (`events`), where it is printed (`cli.console`), pages for a browser (`insights.page`).
 To show something new: a listener of events here, or a function from a result to a rich renderable.
 """

@@ -1,7 +1,7 @@
 """What `estimate` shows on a terminal, and the JSON object that it prints and keeps.
 
 Covers: the calibrations of one command, put together with the run they are for.
-Does not cover: figures (`estimate`), measuring (`calibrate`).
+Does not cover: figures (`estimate.arithmetic`), measuring (`encode.calibration`).
 """
 
 from __future__ import annotations

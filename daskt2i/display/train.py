@@ -1,7 +1,7 @@
 """What a person reads while a model is trained and after: a progress bar, plain lines, tables. Prints nothing itself.
 
 Covers: the events of ranks as words, the summaries of train, train-vae, sample and evaluate.
-Does not cover: encoding (`encode`), `--json`.
+Does not cover: encoding (`display.encode`), `--json`.
 """
 
 from __future__ import annotations

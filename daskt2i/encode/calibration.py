@@ -2,7 +2,7 @@
 
 Covers: which rows, chunks of which size and how many, what is measured where, the folder that they are written to and
 that is removed afterwards.
-Does not cover: what follows for a run (`estimate`), which workers (`cluster`).
+Does not cover: what follows for a run (`estimate`), which workers (`session`).
 
 Rows come from the whole data set by the golden ratio, so that any number of them is spread evenly: image sizes and
 caption lengths change along a data set. First every worker loads and warms up on a few rows; what it encodes from then

@@ -3,7 +3,7 @@
 Covers: what is already done and still intact, one fingerprint per store, precision resolved once, failures and their
 retries.
 Does not cover: what is known before (`prepare`), one chunk (`worker`), where chunks run (`executors`), how any of it
-looks on a terminal (`workflow`).
+looks on a terminal (`display.encode`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Covers: arrays as promised, finite values, decode-back against the pixels that went in, the test card that a model
 meets on load.
-Does not cover: when they are applied and to which rows (`worker`), whether stored bytes are intact (`latents`).
+Does not cover: when they are applied and to which rows (`worker`), whether stored bytes are intact
+(`store.zarr_store`).
 
 Decode-back is the check on the pixel range. MLPerf's published latents were made from pixels in [0, 1] by a VAE that
 wants [-1, 1] (mlcommons/training #721), and nobody saw it until models were trained on them.

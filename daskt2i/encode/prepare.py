@@ -2,7 +2,7 @@
 
 Covers: source and encoders by what they say of themselves, the plan, its cost, whether the store that is there fits,
 whether machine and disk are large enough.
-Does not cover: anything that needs weights or a worker (`encode`). Imports no torch, so `--dry-run` answers at once.
+Does not cover: anything that needs weights or a worker (`driver`). Imports no torch, so `--dry-run` answers at once.
 """
 
 from __future__ import annotations

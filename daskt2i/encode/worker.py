@@ -1,8 +1,8 @@
 """What one worker does with one chunk. Knows no engine: every executor runs `encode_chunk`.
 
 Covers: batches in a fixed order, rejects, the gates, stage times, and the order in which a chunk is committed.
-Does not cover: the models themselves (`model_cache`), reading ahead (`reading`), which chunks and what to do when one
-fails (`encode`), where it runs (`executors`).
+Does not cover: the models themselves (`model_cache`), reading ahead (`read_ahead`), which chunks and what to do when
+one fails (`driver`), where it runs (`executors`).
 
 A process encodes one chunk at a time, whatever the number of threads that call: two chunks at once would double the
 memory that the plan promised, and share the same cores.

@@ -2,7 +2,7 @@
 
 Covers: the autoencoder with its shift folded into its weights, a CLIP text model with its tokenizer cut to the length
 that was stored, and saying why an encoder cannot be such a part.
-Does not cover: the denoiser and the scheduler (`pipeline`).
+Does not cover: the denoiser and the scheduler (`model.pipeline`).
 """
 
 from __future__ import annotations

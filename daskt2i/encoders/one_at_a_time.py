@@ -1,7 +1,7 @@
 """One process of a machine first, the others after it, for what is cheaper once somebody has done it.
 
 Covers: reading a large file from a disk or a network: the first one fills the page cache, from which the rest are fed.
-Does not cover: who may write a run folder (`lock`); being right, for which nobody needs to wait.
+Does not cover: who may write a run folder (`store.lock`); being right, for which nobody needs to wait.
 
 Eight workers that read one file of 1.7 GB at once from a network disk ask for it eight times over, each in the others'
 way. A model is hashed before it is loaded, and both find the file in memory then; safetensors files are mapped, so the

@@ -1,8 +1,8 @@
 """Images to latents by diffusers' `AutoencoderKL` (mean and std of the posterior) or `AutoencoderTiny` (the latent).
 
 Covers: any such model by its config (reduction, channels, with or without quant_conv), pretrained or seeded random.
-Does not cover: scaling and shifting latents (the dataset, once, from the attributes), drawing from the posterior
-(training), batch back-off and gates (`worker`), tiled coding of very large pictures.
+Does not cover: scaling and shifting latents (`loader.dataset`, once, from the attributes), drawing from the posterior
+(training), batch back-off and gates (`encode.worker`), tiled coding of very large pictures.
 
 The values are raw, as the model's `encode` gives them: `(latent - shift_factor) * scaling_factor` is what a denoiser
 sees. An AutoencoderTiny was trained to give latents that are scaled already; its scaling_factor is 1.

@@ -2,7 +2,8 @@
 
 Covers: the time of chunks on n workers, from one calibration to another number of workers, bytes of a store, cost by a
 price table.
-Does not cover: measuring (`calibrate`), keeping a forecast and comparing it with the run (`forecast`), showing it.
+Does not cover: measuring (`encode.calibration`), keeping a forecast and comparing it with the run (`forecast`), showing
+it.
 
 A run takes
 

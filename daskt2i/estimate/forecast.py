@@ -3,7 +3,7 @@
     reports/estimate.json   what was calibrated and forecast; `checked`: one entry for each encode since
 
 Covers: writing and reading that file; whether a forecast was made for a run, and how far it was off.
-Does not cover: forecasting (`estimate`), measuring (`calibrate`).
+Does not cover: forecasting (`arithmetic`), measuring (`encode.calibration`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The facts of a chunk of rows: its captions read by the rules, its images looked at. Knows no engine.
 
 Covers: one chunk on a worker (`survey_chunk`), and folding the chunks on the driver (`fold`).
-Does not cover: where chunks run (`insights`, `selection`), how captions are read (`people`) and pictures compared
-(`likeness`).
+Does not cover: where chunks run (`insights`, `selection`), how captions are read (`captions`) and pictures compared
+(`near_duplicates`).
 
 An image is decoded at 32 pixels, by the function that encodes: what is unreadable here is unreadable there. Most of a
 JPEG is skipped at that size.
@@ -68,7 +68,7 @@ class Surveyed:
 
     Attributes:
         start: its first row.
-        facts: a line per row, by `facts.schema`.
+        facts: a line per row, by `table.schema`.
         tokens: of each caption, int32[captions]; empty where none are counted.
         limit: tokens that the encoder takes, 0 where none are counted.
         exact, alike: a hash of each caption as it stands, and of its words without order, articles and plurals,

@@ -1,7 +1,7 @@
 """What is known of each image, as one table: a line per row of the source, a column per fact.
 
 Covers: the columns, which of them `where:` may name and what values they can have, the table as CSV.
-Does not cover: finding the facts (`survey`), totals over them (`report`).
+Does not cover: finding the facts (`survey`), totals over them (`insights.report`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Covers: JPEG (also the first picture of an MPO), PNG, GIF, WebP, TIFF, BMP, PPM and, where Pillow has it, AVIF. No other
 parser ever sees the data: Pillow's EPS reader starts a program.
-Does not cover: decoding (`images`), what a header says (`header`).
+Does not cover: decoding and what a header says (`read`).
 """
 
 from __future__ import annotations

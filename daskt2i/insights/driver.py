@@ -1,7 +1,7 @@
 """The insights stage: an executor over all rows of a source, facts to a report, files in the run folder.
 
 Covers: how rows are cut for the workers, what a worker needs, the reports that are written.
-Does not cover: one chunk (`survey`), the totals (`report`), the page (`page`), where chunks run (`executors`).
+Does not cover: one chunk (`facts.survey`), the totals (`report`), the page (`page`), where chunks run (`executors`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What `insights` found, as totals: over people, captions, pictures.
 
 Covers: counting the table of facts (`facts`) and the hashes of captions; the object that `--json` prints.
-Does not cover: finding facts (`survey`), showing them on a terminal (`insights_view`) or as a page (`page`).
+Does not cover: finding facts (`facts.survey`), showing them on a terminal (`display.insights`) or as a page (`page`).
 """
 
 from __future__ import annotations

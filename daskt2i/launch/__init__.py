@@ -4,6 +4,6 @@ In here: the front (`launcher`), all attempts and one attempt (`attempt`), what 
 (`rank_spawners`) and on Dask workers (`launcher`), which rank goes where (`placement`), one rank's process from outside
 (`supervisor`) and from inside (`rank`), ranks talking to each other (`process_group`).
 Not in here: what a module computes, where its checkpoints lie.
-Imports: `errors`, `machine`, `deploy`.
-Public: `launcher.launch`, `rank.job`, `rank.tell`; docs/launching.md shows how to launch a module of your own.
+Imports: `errors`, `events`, `machine`, `deploy`.
+Public: `launcher.launch`, `rank.job`, `rank.tell`; docs/launch.md shows how to launch a module of your own.
 """

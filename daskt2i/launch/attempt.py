@@ -2,7 +2,7 @@
 
 Covers: how many ranks, the rendezvous, hearing the ranks, stopping all when one ends early, which of the ends explains
 the others.
-Does not cover: starting a rank (`hands`), how often to try (`launch`).
+Does not cover: starting a rank (`rank_spawners`), how often to try (`launcher`).
 """
 
 from __future__ import annotations

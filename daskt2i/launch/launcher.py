@@ -4,7 +4,7 @@
 
 Covers: where the ranks go, the rendezvous of each attempt, stopping all when one ends early, how often to try again,
 events from the ranks to the driver, freeing the workers of their encoders.
-Does not cover: what a module computes, where its checkpoints lie (it finds them itself), one process (`supervise`).
+Does not cover: what a module computes, where its checkpoints lie (it finds them itself), one process (`supervisor`).
 
 On Dask each rank is the child of a task that is bound to one worker. Such a task waits for ever when its worker dies,
 so the driver looks itself which workers are there. (With `allow_other_workers` Dask's work stealing moved a rank away

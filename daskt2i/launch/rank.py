@@ -2,13 +2,13 @@
 
     python -m daskt2i.launch.rank MODULE          # started by `daskt2i.launch.supervisor`, never by hand
 
-    from daskt2i import rank               # in MODULE, which is run as `__main__`
+    from daskt2i.launch import rank        # in MODULE, which is run as `__main__`
     settings = rank.job()
     rank.tell("step", step=1, loss=0.5)
 
 Covers: the job on standard input, events on standard output, the rendezvous that rank 0 makes, the end of this process
 when its supervisor is gone.
-Does not cover: starting processes (`supervise`), where they run (`launch`), what a module computes.
+Does not cover: starting processes (`supervisor`), where they run (`placement`), what a module computes.
 
 The module finds the environment that torchrun gives (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, …), so one that was
 written for torchrun runs unchanged: its `init_process_group()` becomes a client of the store that is made here.

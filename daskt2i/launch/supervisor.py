@@ -2,7 +2,7 @@
 
 Covers: the environment of a rank, relaying its events, keeping the end of its log, stopping it with all that it has
 started.
-Does not cover: what happens inside the process (`rank`), where it runs (`places`), several together (`launch`).
+Does not cover: what happens inside the process (`rank`), where it runs (`placement`), several together (`attempt`).
 
 Processes are started by `subprocess`: a Dask worker is daemonic, and `multiprocessing` starts no children there. Each
 has a session of its own, so that a signal to its group reaches the readers of a DataLoader too, and Ctrl-C on a

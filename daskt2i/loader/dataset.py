@@ -3,8 +3,9 @@
 Covers: which rows are trained on and which are held out, their order, a rank's part of each batch, everything random
 about a sample (caption, dropout, posterior, noise, time), raw latents to final ones, decoded shards kept in memory,
 reading ahead, shards that turn out to be unusable.
-Does not cover: what is fitted (`train`), pictures (`pictures`), making noised latents (`diffusion`). Pictures are not
-mirrored: mirrored latents are not stored, and a latent turned around is not the latent of the picture turned around.
+Does not cover: what is fitted (`train`), pictures (`picture_dataset`), making noised latents (`model.diffusion`).
+Pictures are not mirrored: mirrored latents are not stored, and a latent turned around is not the latent of the picture
+turned around.
 
 One whole number is the position: samples taken by all ranks together since the start. Epoch e is the stream from
 e x `rows` on, so batches cut across epochs and nothing is padded or dropped. Within an epoch shards (chunks) are

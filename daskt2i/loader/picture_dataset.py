@@ -2,8 +2,8 @@
 
 Covers: which rows are trained on and which are held out, their order, a rank's part of each batch, everything random
 about a sample, decoded pictures kept in memory, reading ahead, rows that turn out to be unusable.
-Does not cover: latents (the denoiser's data), what is fitted (`train_vae`), where bytes come from (`sources`), what a
-picture must be (`images`).
+Does not cover: latents (the denoiser's data), what is fitted (`train.autoencoder_rank`), where bytes come from
+(`sources`), what a picture must be (`images`).
 
 One whole number is the position: samples taken by all ranks together since the start. Epoch e is the stream from
 e x `rows` on, so batches cut across epochs and nothing is padded or dropped. What is drawn for a sample depends on

@@ -2,7 +2,8 @@
 
 Covers: which rows are accepted, the caption that an epoch wants, raw latents to final ones, shards that are missing or
 damaged, a cache that is bounded in bytes.
-Does not cover: the order of rows (`stream`), batches (`dataset`), looking at rows with xarray (`latents.open_store`).
+Does not cover: the order of rows (`sample_order`), batches (`dataset`), looking at rows with xarray
+(`store.zarr_store.open_store`).
 """
 
 from __future__ import annotations

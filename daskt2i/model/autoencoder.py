@@ -1,7 +1,8 @@
 """The autoencoder that is fitted: a diffusers `AutoencoderKL`, new or given, and the folder that it becomes.
 
 Covers: the config of a new one, loading one to go on from, there and back as one module, writing the folder.
-Does not cover: what it is fitted to (`vae_loss`, `train_vae`), encoding a data set with it (`encoders.vae`).
+Does not cover: what it is fitted to (`autoencoder_loss`, `train.autoencoder_rank`), encoding a data set with it
+(`encoders.vae`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an autoencoder is fitted to: how far the picture that comes out is from the one that went in, and the KL.
 
 Covers: the terms, per picture, and PSNR.
-Does not cover: their weights (`settings`), what is computed from what (`train_vae`).
+Does not cover: their weights (`config.settings`), what is computed from what (`train.autoencoder_rank`).
 
 No term needs another network: LPIPS would have to be downloaded, and knows photographs alone. The differences between
 neighbouring pixels weigh outlines, which a mean over pixels hardly sees.

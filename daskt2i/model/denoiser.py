@@ -1,7 +1,7 @@
 """The denoiser: a diffusers `UNet2DConditionModel`, by preset or by its own config.
 
 Covers: the presets, fitting them to the latents and text states of a store, sizes that cannot work.
-Does not cover: what it is trained for (`diffusion`), how (`optimise`), the folder it ends in (`pipeline`).
+Does not cover: what it is trained for (`diffusion`), how (`train.loop`), the folder it ends in (`pipeline`).
 """
 
 from __future__ import annotations

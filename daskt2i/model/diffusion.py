@@ -10,8 +10,8 @@ x is the latent, n normal noise, a^2 + s^2 = 1. Flow: rectified flow with logit-
 arXiv:2202.00512, with the schedule rescaled to zero terminal SNR (arXiv:2305.08891). epsilon: arXiv:2006.11239.
 
 Covers: that table, and min-SNR weights.
-Does not cover: where noise and times come from (`dataset`: keyed by row), the schedule's numbers (`noise`), samplers
-(`pipeline`).
+Does not cover: where noise and times come from (`loader.dataset`: keyed by row), the schedule's numbers
+(`noise_schedule`), samplers (`pipeline`).
 """
 
 from __future__ import annotations

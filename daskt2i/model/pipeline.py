@@ -5,7 +5,7 @@
     pipeline/daskt2i.json          what it was trained on, whether padding was masked, a map from latents to RGB
 
 Covers: writing that folder, schedulers for each objective and sampler, the cheap map from latents to colours.
-Does not cover: drawing pictures (`painter`), what is trained (`train`).
+Does not cover: drawing pictures (`sample.painter`), what is trained (`train`).
 """
 
 from __future__ import annotations

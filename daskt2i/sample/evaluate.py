@@ -1,7 +1,7 @@
 """How well pictures show what their prompts say: by the judge of drawn scenes, or by CLIP.
 
 Covers: prompts that the data set does not hold, the judge's shares with their counts, CLIP scores, the table.
-Does not cover: drawing the pictures (`sample`), how the judge reads one (`sources.judge`).
+Does not cover: drawing the pictures (`driver`), how the judge reads one (`sources.drawn.judge`).
 """
 
 from __future__ import annotations

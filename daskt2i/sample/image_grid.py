@@ -1,7 +1,7 @@
 """Pictures as PNG files that say how they were made, and many of them on one sheet.
 
 Covers: PNG text, file names from prompts, contact sheets with a line or two below each picture.
-Does not cover: making pictures (`painter`), where files go (`sample`, `evaluate`).
+Does not cover: making pictures (`painter`), where files go (`driver`, `evaluate`).
 """
 
 from __future__ import annotations

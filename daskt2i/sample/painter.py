@@ -1,7 +1,7 @@
 """Pictures from prompts, in this process, by the pipeline of a run folder.
 
 Covers: batches, a seed for each picture, the sampler, a look at each step, models that were trained with a mask.
-Does not cover: spreading prompts over workers, files and sheets (`sample`), the folder itself (`pipeline`).
+Does not cover: spreading prompts over workers, files and sheets (`driver`), the folder itself (`model.pipeline`).
 
 A picture follows from its prompt, seed, steps, guidance and sampler. The batch it is drawn in changes its values by
 rounding at most. It is what `StableDiffusionPipeline` draws with `generator=torch.Generator().manual_seed(seed)`.

@@ -1,8 +1,9 @@
 """Drawn scenes as a source, or as a COCO folder on disk: data with captions that needs no download.
 
 Covers: `ScenesSource`, which draws as it is read, and `write_scenes`, which makes the same pictures a folder that
-`CocoSource` reads. The names of `drawing` and `grammar` that users need are here too.
-Does not cover: how scenes are drawn (`drawing`) and told (`grammar`), reading pictures back (`judge`).
+`CocoSource` reads. The names of `drawn.drawing` and `drawn.grammar` that users need are here too.
+Does not cover: how scenes are drawn (`drawn.drawing`) and told (`drawn.grammar`), reading pictures back
+(`drawn.judge`).
 """
 
 from __future__ import annotations

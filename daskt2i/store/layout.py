@@ -1,7 +1,7 @@
 """Which arrays a store has: what the encoders make, and what each row brings with it.
 
 Covers: names, dimensions, dtypes and fill values, and empty arrays of a chunk in that shape.
-Does not cover: shards, compression, files (`latents`).
+Does not cover: shards, compression, files (`zarr_store`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Receipts on disk: one JSON object for each finished chunk, written last. A chunk without a receipt is not there.
 
 Covers: writing, reading and deleting receipts in a run folder; noticing the ones that prove nothing.
-Does not cover: what a receipt holds (`types.Receipt`), whether its shards are still intact (`latents`), or whether it
-belongs to the current settings (`encode` compares fingerprints).
+Does not cover: what a receipt holds (`types.Receipt`), whether its shards are still intact (`zarr_store`), or whether
+it belongs to the current settings (`encode` compares fingerprints).
 """
 
 from __future__ import annotations

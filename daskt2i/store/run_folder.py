@@ -4,7 +4,7 @@
 
 Covers: the names of what lies inside; whole-object reads and writes; a write that is there completely or not at all,
 and on disk when the call returns; what a full disk, a missing bucket or a missing package sounds like.
-Does not cover: what the objects hold (`latents`, `receipts`, `manifest`), who may write (`lock`).
+Does not cover: what the objects hold (`zarr_store`, `receipts`, `manifest`), who may write (`lock`).
 
 On this machine an object is written to a hidden temporary file beside its place, flushed, and renamed, and then the
 folder is flushed: a rename alone survives a killed process, but not a power cut. Elsewhere one put is all there is, and

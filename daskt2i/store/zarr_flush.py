@@ -1,7 +1,7 @@
 """Zarr stores over a run folder: one to read with, and one that flushes and hashes what it writes.
 
 Covers: what zarr 3.1 does that a chunk that is all new must not suffer from.
-Does not cover: which arrays there are (`latents`).
+Does not cover: which arrays there are (`zarr_store`).
 """
 
 from __future__ import annotations

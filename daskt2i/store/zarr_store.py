@@ -3,7 +3,7 @@
 Covers: making the arrays, writing a chunk so that it is on disk, reading rows, checking objects against their hashes,
 opening the whole as an xarray Dataset. Writing takes as much memory again as the largest arrays of a chunk, of which
 `plan.WRITTEN_AT_ONCE` are compressed side by side.
-Does not cover: what is done (`receipts`), what the arrays mean (`encode`, `dataset`), who may write (`lock`).
+Does not cover: what is done (`receipts`), what the arrays mean (`encode`, `loader.dataset`), who may write (`lock`).
 
 What the layout rests on, measured on 2 cores with 256 rows a chunk (latents 4x32x32 fp16, text states 5x77x768 fp16
 with 9 to 21 tokens in use):

@@ -2,8 +2,8 @@
 
 Covers: a new or a given AutoencoderKL, its loss on pictures of a source, PSNR on held-out ones, and the diffusers
 folder that comes out, which `VaeEncoder` loads.
-Does not cover: which pictures, in which order (`pictures`), the terms of the loss (`vae_loss`), the loop (`optimise`),
-starting ranks (`launch`).
+Does not cover: which pictures, in which order (`loader.picture_dataset`), the terms of the loss
+(`model.autoencoder_loss`), the loop (`loop`), starting ranks (`launch`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Job:
 
 
 class Autoencoder:
-    """The `optimise.Task` of an AutoencoderKL.
+    """The `loop.Task` of an AutoencoderKL.
 
     Raises:
         ConfigError: settings that do not fit the model or the source.

@@ -1,8 +1,8 @@
 """What one rank does to train the denoiser. The launcher starts this module as a rank (`daskt2i.launch.rank`).
 
 Covers: batches as tensors, loss, held-out loss, sheets of pictures on the way, the pipeline that comes out.
-Does not cover: the loop (`optimise`), starting ranks (`launch`), what the driver checks before and tells after
-(`training`).
+Does not cover: the loop (`loop`), starting ranks (`launch`), what the driver checks before and tells after
+(`driver`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Job:
 
 
 class Denoiser:
-    """The `optimise.Task` of text-to-image training."""
+    """The `loop.Task` of text-to-image training."""
 
     def __init__(self, job: Job) -> None:
         me = ranks.rank()

@@ -1,7 +1,7 @@
 """What learns on one rank: a model with its optimiser, its loss scale and the moving average of its weights.
 
 Covers: one step of learning, what of it a checkpoint holds, the moving average in place of the weights.
-Does not cover: what is fitted to what, when, and together with whom (`optimise`), files (`checkpoint`).
+Does not cover: what is fitted to what, when, and together with whom (`loop`), files (`checkpoint`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Covers: the schedule of the rate, going on from the newest checkpoint, when to save, to look at held-out rows and to
 draw, figures of all ranks, stopping where they are no numbers any more.
-Does not cover: what is fitted to what (a `Task`: `train`, `train_vae`), one step of it (`learner`), how ranks talk
-(`peers`), who starts them (`launch`).
+Does not cover: what is fitted to what (a `Task`: `denoiser_rank`, `autoencoder_rank`), one step of it (`learner`), how
+ranks talk (`launch.process_group`), who starts them (`launch`).
 
 The loss curve depends on the settings and the seed, not on the number of ranks (but for the order of additions) nor on
 interruptions: samples and their noise are keyed by row and epoch, torch is seeded anew at each step, and everything
@@ -82,7 +82,7 @@ class Draws(Protocol):
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
         """On rank 0, under the moving average: write a picture, and return its name below the run folder.
 
-        The other ranks wait meanwhile, for `peers.GROUP_TIMEOUT` at most. After the last step the driver draws.
+        The other ranks wait meanwhile, for `process_group.GROUP_TIMEOUT` at most. After the last step the driver draws.
         """
 
 

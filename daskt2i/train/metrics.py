@@ -1,7 +1,7 @@
 """The figures of a training run on disk: `metrics.jsonl`, one JSON object per line, and TensorBoard events.
 
 Covers: appending, and going back to a checkpoint's step so that each step stands there once.
-Does not cover: what is measured (`optimise`).
+Does not cover: what is measured (`loop`).
 """
 
 from __future__ import annotations

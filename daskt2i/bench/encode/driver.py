@@ -1,7 +1,8 @@
 """`bench encode`: which cells there are, running them one after the other, and the report of what they gave.
 
 Covers: fresh run folders, repeats in turn (a machine that slows down hurts all cells alike), exact counts, stopping.
-Does not cover: one measurement (`cell`, `naive`, `peak`), speed-up and flags (`scaling`), showing it (`report`).
+Does not cover: one measurement (`bench.cell`, `naive`, `peak`), speed-up and flags (`scaling`), showing it
+(`bench.report`).
 """
 
 from __future__ import annotations

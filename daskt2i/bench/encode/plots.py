@@ -1,7 +1,7 @@
 """The plots of `bench encode`: those of the study with the ideal line, where worker time goes, memory over time.
 
 Covers: figures of cells to curves and bars.
-Does not cover: drawing them (`page`).
+Does not cover: drawing them (`bench.page`).
 """
 
 from __future__ import annotations

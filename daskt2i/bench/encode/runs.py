@@ -1,7 +1,7 @@
 """What was asked for, what came of it, and what it is held against: the input of the tables.
 
 Covers: a cell and its repeats, rows that add up, the machine's peak and the encoders' operations.
-Does not cover: running (`encode`), figures (`scaling`).
+Does not cover: running (`driver`), figures (`scaling`).
 """
 
 from __future__ import annotations

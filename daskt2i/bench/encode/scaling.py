@@ -1,7 +1,7 @@
 """From runs to the tables that the original study printed: time, speed-up, efficiency, and why they are what they are.
 
 Covers: medians over repeats, the baseline, shares of worker time, shares of the machine's peak, flags. Pure.
-Does not cover: running anything (`encode`).
+Does not cover: running anything (`driver`).
 
 With `T(n)` the steady seconds of n workers and the fastest single worker of the same part as baseline:
 

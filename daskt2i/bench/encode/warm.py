@@ -1,7 +1,7 @@
 """An executor that has every worker load its models before the first chunk, and notes when that was.
 
 Covers: telling start-up from steady work, for any executor of `daskt2i.executors`.
-Does not cover: what is measured meanwhile (`meter`).
+Does not cover: what is measured meanwhile (`bench.meter`).
 
 `encode` itself does not wait like this: there a worker begins as soon as it is ready. So a benchmark's wall time is
 longer by what the first worker waits for the last one, and that wait is counted as start-up.

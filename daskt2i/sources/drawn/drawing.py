@@ -1,7 +1,8 @@
 """Scenes and how they are drawn: one or two coloured shapes on a coloured background.
 
 Covers: the words (colours, shapes, sizes, places), which scene has which number, and its pixels.
-Does not cover: sentences about a scene (`grammar`), reading a picture back (`judge`), rows and files (`scenes`).
+Does not cover: sentences about a scene (`grammar`), reading a picture back (`judge`), rows and files
+(`sources.scenes`).
 
 Lengths are in per mille of the *centre square*, the largest centred square of the picture: all that a scene describes
 lies inside it, so that resizing the shorter side and cropping the centre loses nothing.
