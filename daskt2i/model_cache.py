@@ -138,7 +138,7 @@ def models_for(job: Job) -> Models:
     with turn:
         if _held is None or _held.key != key:
             _held = None  # frees the last job's weights before the next ones are read
-            with _without_collection():
+            with without_collection():
                 _held = _load(job, key)
         return _held
 
@@ -206,7 +206,7 @@ def inspect(job: Job, precision: str) -> Inspection:
 
 
 @contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """While torch and diffusers are imported: Python looks through all their objects again and again for garbage.
 
     A fifth of the time of those imports (4.9 s with it, 3.8 s without).

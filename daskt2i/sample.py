@@ -16,7 +16,7 @@ from typing import Any
 
 from daskt2i.errors import ConfigError, SourceMissing, Stopped
 from daskt2i.folder import SAMPLES, RunFolder
-from daskt2i.model_cache import REPEATABLE
+from daskt2i.model_cache import REPEATABLE, without_collection
 from daskt2i.painter import Look, Painter, Picture, Wish
 from daskt2i.pipeline import about, local
 from daskt2i.protocols import Executor, Workforce
@@ -68,7 +68,7 @@ def painter_for(task: Task) -> Painter:
     with _turn:
         if _held is None or _held[0] != key:
             _held = None
-            with local(task.folder) as place:
+            with local(task.folder) as place, without_collection():
                 _held = (key, Painter(place, device, task.threads))
         return _held[1]
 
