@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -23,13 +24,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = ("coco_mini", "executors", "faults", "model_commands", "train", "encode", "bench", "command_line", "s3")
-"""Files of a minute and more, in this order: begun last, one of them would have a process to itself at the end."""
+LONGEST = (
+    *("train", "coco_mini", "model_commands", "faults", "command_line", "executors", "bench", "launch", "encode", "s3"),
+    *("store_conformance", "train_vae", "pipeline", "text_encoder", "bench_training", "scenes", "evaluate", "sample"),
+)
+"""Files of 15 s and more, the longest first: begun last, one of them would have a process to itself at the end."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: much of a test is waiting, for processes to start and to end."""
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or this_machine().cores + 1)
+
+
+def pytest_sessionstart() -> None:
+    """Files of tests import torch, distributed and much else: a quarter of that time is a search for garbage."""
+    gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.freeze()  # what was imported stays
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -110,7 +110,7 @@ def test_a_resumed_run_gives_the_same_bits(coco_mini: Path, reference: Path, tmp
     shutil.copytree(reference, tmp_path / "out")
     for chunk in (0, 3):
         Receipts(RunFolder(tmp_path / "out")).delete(chunk)
-    assert run(coco_mini, tmp_path / "out", "multiprocessing:2").done == 2
+    assert run(coco_mini, tmp_path / "out", "multiprocessing:1").done == 2  # another process, and other threads
     assert_same(arrays(tmp_path / "out"), arrays(reference))
 
 

@@ -85,11 +85,30 @@ def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
+@pytest.fixture(autouse=True)
+def _no_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks of a test need no moment to come back."""
+    monkeypatch.setattr("daskt2i.encode.driver.RETRY_SECONDS", 0.01)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed; copy it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(workflow(folder), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def calm(finished: Path) -> dict[str, Any]:
+    """Its arrays."""
+    return arrays(finished)
+
+
 @pytest.fixture
-def calm(tmp_path: Path) -> dict[str, Any]:
-    """The arrays of a run that nobody disturbed."""
-    run(workflow(tmp_path), tmp_path / "calm")
-    return arrays(tmp_path / "calm")
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A finished run of `workflow`, to do something to."""
+    return shutil.copytree(finished, tmp_path / "out")
 
 
 @pytest.mark.parametrize("scheduler", ALL[1:])
@@ -119,9 +138,8 @@ def test_rows_end_in_exactly_one_counted_bucket(tmp_path: Path) -> None:
     assert [line["status"] == "accepted" for line in table] == valid.tolist()
 
 
-def test_the_store_opens_in_xarray_with_names_and_attributes(tmp_path: Path) -> None:
-    run(workflow(tmp_path), tmp_path / "out")
-    dataset = daskt2i.open_store(tmp_path / "out")
+def test_the_store_opens_in_xarray_with_names_and_attributes(out: Path) -> None:
+    dataset = daskt2i.open_store(out)
     assert dataset.latent_mean.dims == ("row", "channel", "y", "x")
     assert dataset.text_states.dims == ("row", "slot", "token", "feature")
     assert dataset.sizes["row"] == 40
@@ -139,18 +157,18 @@ def test_the_same_command_again_encodes_nothing(tmp_path: Path) -> None:
     assert (again.done, again.skipped, again.accepted, again.rows_now) == (0, 10, 40, 0)
 
 
-def test_a_deleted_receipt_costs_that_chunk_alone(calm: dict[str, Any], tmp_path: Path) -> None:
-    settings, out = workflow(tmp_path), tmp_path / "out"
-    run(settings, out)
+def test_a_deleted_receipt_costs_that_chunk_alone(calm: dict[str, Any], tmp_path: Path, out: Path) -> None:
+    settings = workflow(tmp_path)
     Receipts(RunFolder(out)).delete(6)
     again = run(settings, out)
     assert (again.done, again.skipped) == (1, 9)
     assert_same(arrays(out), calm)
 
 
-def test_one_flipped_byte_is_named_by_verify_and_repaired_alone_by_encode(calm: dict[str, Any], tmp_path: Path) -> None:
-    settings, out = workflow(tmp_path), tmp_path / "out"
-    run(settings, out)
+def test_one_flipped_byte_is_named_by_verify_and_repaired_alone_by_encode(
+    calm: dict[str, Any], tmp_path: Path, out: Path
+) -> None:
+    settings = workflow(tmp_path)
     receipt = list(Receipts(RunFolder(out)).read())[4]
     shard = out / "latents.zarr" / max(receipt.shards, key=lambda s: s.size).key
     data = bytearray(shard.read_bytes())
@@ -167,23 +185,19 @@ def test_one_flipped_byte_is_named_by_verify_and_repaired_alone_by_encode(calm: 
     assert verify(RunFolder(out), settings_of(RunFolder(out))).ok
 
 
-def test_verify_decodes_a_sample_back_and_counts_rows(tmp_path: Path) -> None:
-    run(workflow(tmp_path), tmp_path / "out")
-    verdict = verify(RunFolder(tmp_path / "out"), settings_of(RunFolder(tmp_path / "out")))
+def test_verify_decodes_a_sample_back_and_counts_rows(out: Path) -> None:
+    verdict = verify(RunFolder(out), settings_of(RunFolder(out)))
     assert verdict.ok
     assert len(verdict.psnr) == 8
     assert min(verdict.psnr) > 30
 
 
-def test_verify_names_chunks_that_are_not_done(tmp_path: Path) -> None:
-    run(workflow(tmp_path), tmp_path / "out")
-    Receipts(RunFolder(tmp_path / "out")).delete(2)
-    assert verify(RunFolder(tmp_path / "out")).to_json()["bad"] == [2]
+def test_verify_names_chunks_that_are_not_done(out: Path) -> None:
+    Receipts(RunFolder(out)).delete(2)
+    assert verify(RunFolder(out)).to_json()["bad"] == [2]
 
 
-def test_verify_notices_a_changed_empty_prompt(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(workflow(tmp_path), out)
+def test_verify_notices_a_changed_empty_prompt(out: Path) -> None:
     group = zarr.open_group(out / "latents.zarr", mode="r+")
     group["empty_text_states"][0, 0] = 3.0
     assert not verify(RunFolder(out)).ok
@@ -201,18 +215,17 @@ def test_verify_notices_a_changed_empty_prompt(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_changed_setting_is_refused_with_what_differs(change: dict[str, Any], named: str, tmp_path: Path) -> None:
-    run(workflow(tmp_path), tmp_path / "out")
-    before = arrays(tmp_path / "out")
+def test_a_changed_setting_is_refused_with_what_differs(
+    change: dict[str, Any], named: str, tmp_path: Path, out: Path
+) -> None:
+    before = arrays(out)
     with pytest.raises(FingerprintMismatch) as caught:
-        run(workflow(tmp_path, change), tmp_path / "out")
+        run(workflow(tmp_path, change), out)
     assert named in str(caught.value)
-    assert_same(arrays(tmp_path / "out"), before)
+    assert_same(arrays(out), before)
 
 
-def test_how_a_run_goes_may_change_when_it_is_resumed(calm: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(workflow(tmp_path), out)
+def test_how_a_run_goes_may_change_when_it_is_resumed(calm: dict[str, Any], tmp_path: Path, out: Path) -> None:
     for chunk in range(0, 10, 2):
         Receipts(RunFolder(out)).delete(chunk)
     again = run(workflow(tmp_path, run={"batch": 1, "readers": 5, "retries": 3}), out, "multiprocessing:2")
@@ -441,18 +454,14 @@ def test_a_plan_prepared_before_another_run_finished_sees_what_that_did(tmp_path
         assert (summary.done, summary.skipped) == expected
 
 
-def test_a_damaged_empty_prompt_is_made_again(tmp_path: Path, calm: dict[str, Any]) -> None:
-    out = tmp_path / "out"
-    run(workflow(tmp_path), out)
+def test_a_damaged_empty_prompt_is_made_again(tmp_path: Path, calm: dict[str, Any], out: Path) -> None:
     zarr.open_group(out / "latents.zarr", mode="r+")["empty_text_states"][0, 0] = 3.0
     assert run(workflow(tmp_path), out).done == 0
     assert verify(RunFolder(out)).ok
     assert_same(arrays(out), calm)
 
 
-def test_a_folder_of_somebody_else_does_not_get_to_run_code(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(workflow(tmp_path), out)
+def test_a_folder_of_somebody_else_does_not_get_to_run_code(tmp_path: Path, out: Path) -> None:
     path = out / "workflow.yaml"
     mark = tmp_path / "ran"
     path.write_text(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dask
@@ -33,6 +35,20 @@ def opened(text: str) -> Iterator[Executor]:
     executor.close()
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Callable[[str], Executor]]:
+    """Started ones that several tests use. One that begins it, kills in it or ends it has an `executor` to itself."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def started(text: str) -> Executor:
+            executor = stack.enter_context(contextlib.contextmanager(opened)(text))
+            executor.start()
+            return executor
+
+        yield started
+
+
 class TestSerial(ExecutorSuite):
     processes = False
 
@@ -46,17 +62,29 @@ class TestMultiprocessing(ExecutorSuite):
     def executor(self) -> Iterator[Executor]:
         yield from opened("multiprocessing:2")
 
+    @pytest.fixture
+    def started(self, shared: Callable[[str], Executor]) -> Executor:
+        return shared("multiprocessing:2")
+
 
 class TestJoblib(ExecutorSuite):
     @pytest.fixture
     def executor(self) -> Iterator[Executor]:
         yield from opened("joblib:2")
 
+    @pytest.fixture
+    def started(self, shared: Callable[[str], Executor]) -> Executor:
+        return shared("joblib:2")
+
 
 class TestDask(ExecutorSuite):
     @pytest.fixture
     def executor(self) -> Iterator[Executor]:
         yield from opened("local:2")
+
+    @pytest.fixture
+    def started(self, shared: Callable[[str], Executor]) -> Executor:
+        return shared("local:2")
 
     def test_it_listens_on_loopback_alone(self, executor: Executor) -> None:
         force = executor.start()
@@ -101,10 +129,10 @@ class TestDask(ExecutorSuite):
         assert dict(os.environ) == before
 
     def test_it_leaves_dasks_settings_as_they_were(self, executor: Executor) -> None:
-        before = dask.config.get("distributed.admin.low-level-log-length")
-        executor.start()
-        executor.close()
-        assert dask.config.get("distributed.admin.low-level-log-length") == before
+        with dask.config.set({"distributed.admin.low-level-log-length": 7}):  # neither Dask's own nor ours
+            executor.start()
+            executor.close()
+            assert dask.config.get("distributed.admin.low-level-log-length") == 7
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import zarr
+from test_command_line import run
 
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
@@ -127,8 +128,8 @@ def assert_whole(out: Path, calm: dict[str, Any]) -> None:
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
     rows = [r for receipt in Receipts(RunFolder(out)).read() for r in range(receipt.start, receipt.stop)]
     assert rows == list(range(CHUNKS * ROWS_PER_CHUNK))
-    code, text, err = finished(command("verify", "-o", str(out), "--json"))
-    assert (code, json.loads(text)["ok"]) == (0, True), err
+    done = run("verify", "-o", out, "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +277,8 @@ def test_a_full_disk_is_one_sentence_and_the_store_stays_valid(
     assert "Traceback" not in err
     done = receipts(out)
     assert 0 < done < CHUNKS
-    code, text, _ = finished(command("verify", "-o", str(out), "--json"))
-    assert (code, len(json.loads(text)["bad"])) == (1, CHUNKS - done)
+    seen = run("verify", "-o", out, "--json")
+    assert (seen.returncode, len(json.loads(seen.stdout)["bad"])) == (1, CHUNKS - done)
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     code, text, err = finished(encode(workflow, out, scheduler))
     assert code == 0, err

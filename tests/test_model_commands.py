@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from test_command_line import _a_plain_terminal, run  # noqa: F401  a fixture for every test
 from trained_runs import TINY
 from workflows_for_tests import child_environment
 
@@ -20,6 +21,13 @@ SETS = [word for text in TINY for word in ("--set", text)]
 def daskt2i(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "daskt2i.workflow", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def here(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """What starts no rank and no worker, in this process, which has its imports behind it."""
+    done = run(*words)
     assert done.returncode == code, done.stderr
     return done
 
@@ -58,17 +66,17 @@ def test_the_same_command_again_finds_everything_done(finished: tuple[Path, dict
 
 
 def test_plans_are_shown_and_nothing_is_started(finished: tuple[Path, dict[str, object], str], tmp_path: Path) -> None:
-    plan = daskt2i("run", "--dry-run", "-o", str(tmp_path / "new"), *SETS).stdout
+    plan = here("run", "--dry-run", "-o", str(tmp_path / "new"), *SETS).stdout
     assert "Plan of demo" in plan
     assert "Then train" in plan
     assert not (tmp_path / "new").exists()
     out = finished[0]
-    said = json.loads(daskt2i("train", "--dry-run", "--json", "-o", str(out), "-s", "serial", *SETS).stdout)
+    said = json.loads(here("train", "--dry-run", "--json", "-o", str(out), "-s", "serial", *SETS).stdout)
     assert said == {"rows": 20, "steps": 3, "batch": 4, "ranks": 1, "threads": said["threads"], "out": str(out)}
 
 
 def test_training_without_a_store_is_one_sentence(tmp_path: Path) -> None:
-    done = daskt2i("train", "-s", "serial", "-o", str(tmp_path / "none"), *SETS, code=1)
+    done = here("train", "-s", "serial", "-o", str(tmp_path / "none"), *SETS, code=1)
     assert done.stderr.strip().startswith("error: There is no latent store in")
     assert "Traceback" not in done.stderr
 
@@ -82,9 +90,9 @@ def test_train_vae_leaves_a_folder_that_encode_takes(tmp_path: Path) -> None:
     assert said["steps"] == 2
     assert said["vae"] == str(tmp_path / "run" / "vae")
     assert "psnr" in said
-    again = json.loads(daskt2i("train-vae", *words, "--json").stdout)
+    again = json.loads(here("train-vae", *words, "--json").stdout)
     assert (again["ranks"], again["vae"]) == (0, said["vae"])
-    plan = daskt2i(
+    plan = here(
         "encode", "--dry-run", "-o", str(tmp_path / "b"), *SETS, "--set", f"dataset.encoders.image.model={said['vae']}"
     )
     assert "4x16x16" in plan.stdout

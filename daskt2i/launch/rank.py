@@ -17,6 +17,7 @@ written for torchrun runs unchanged: its `init_process_group()` becomes a client
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -118,6 +119,7 @@ def main() -> None:
     _JOB = json.loads(_first_line(lifeline))
     threading.Thread(target=_end_with_supervisor, args=(lifeline,), name="daskt2i-lifeline", daemon=True).start()
     del sys.argv[1]
+    gc.set_threshold(10_000, 10, 10)  # Python spends a fifth of the imports on garbage: 4.9 s, so 3.9 s
     try:
         store = _make_rendezvous() if os.environ["RANK"] == "0" and os.environ["MASTER_PORT"] == "0" else None
         tell("alive", pid=os.getpid())

@@ -10,7 +10,7 @@ import os
 import threading
 from dataclasses import dataclass
 
-from daskt2i.encode.model_cache import REPEATABLE
+from daskt2i.encode.model_cache import REPEATABLE, without_collection
 from daskt2i.model.pipeline import about, local
 from daskt2i.sample.painter import Look, Painter, Wish
 from daskt2i.store.run_folder import RunFolder
@@ -58,7 +58,7 @@ def painter_for(task: Task) -> Painter:
     with _turn:
         if _held is None or _held[0] != key:
             _held = None
-            with local(task.folder) as place:
+            with local(task.folder) as place, without_collection():
                 _held = (key, Painter(place, device, task.threads))
         return _held[1]
 

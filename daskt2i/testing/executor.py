@@ -7,6 +7,8 @@
             yield executor
             executor.close()
 
+Tests that do an executor no harm share what the fixture `started` gives, if you override it with a wider scope.
+
 Set `processes = False` for an executor that runs in the calling process: a death there is the end of the test.
 """
 
@@ -87,30 +89,31 @@ class ExecutorSuite:
         """A fresh executor with two workers where it has workers."""
         raise NotImplementedError("override the fixture `executor`")
 
+    @pytest.fixture
+    def started(self, executor: Executor) -> Executor:
+        """One that was started, for tests that do it no harm. Where a start takes long, they may share one."""
+        executor.start()
+        return executor
+
     def test_it_says_what_it_has(self, executor: Executor) -> None:
         force = executor.start()
         assert force.workers >= 1
         assert force.threads >= 1
 
-    def test_every_item_comes_back_once_with_its_result(self, executor: Executor) -> None:
-        executor.start()
-        assert dict(executor.run(double, range(40))) == {i: 2 * i for i in range(40)}
+    def test_every_item_comes_back_once_with_its_result(self, started: Executor) -> None:
+        assert dict(started.run(double, range(40))) == {i: 2 * i for i in range(40)}
 
-    def test_no_items_no_results(self, executor: Executor) -> None:
-        executor.start()
-        assert list(executor.run(double, [])) == []
+    def test_no_items_no_results(self, started: Executor) -> None:
+        assert list(started.run(double, [])) == []
 
-    def test_it_runs_twice(self, executor: Executor) -> None:
-        executor.start()
-        assert len(list(executor.run(double, range(3)))) == len(list(executor.run(double, range(3)))) == 3
+    def test_it_runs_twice(self, started: Executor) -> None:
+        assert len(list(started.run(double, range(3)))) == len(list(started.run(double, range(3)))) == 3
 
-    def test_equal_items_are_not_merged(self, executor: Executor) -> None:
-        executor.start()
-        assert [r for _, r in executor.run(double, [7, 7, 7])] == [14, 14, 14]
+    def test_equal_items_are_not_merged(self, started: Executor) -> None:
+        assert [r for _, r in started.run(double, [7, 7, 7])] == [14, 14, 14]
 
-    def test_an_error_comes_back_with_its_item_and_the_others_go_on(self, executor: Executor) -> None:
-        executor.start()
-        found: dict[int, Any] = dict(executor.run(refuse_thirteen, range(10, 20)))
+    def test_an_error_comes_back_with_its_item_and_the_others_go_on(self, started: Executor) -> None:
+        found: dict[int, Any] = dict(started.run(refuse_thirteen, range(10, 20)))
         assert len(found) == 10
         assert isinstance(found[13], RowRejected)
         assert found[13].detail == "thirteen"
@@ -131,10 +134,9 @@ class ExecutorSuite:
         executor.close()
         executor.close()
 
-    def test_work_is_picklable_both_ways(self, executor: Executor) -> None:
-        executor.start()
+    def test_work_is_picklable_both_ways(self, started: Executor) -> None:
         work = pickle.loads(pickle.dumps(double))
-        assert next(iter(executor.run(work, [1]))) == (1, 2)
+        assert next(iter(started.run(work, [1]))) == (1, 2)
 
     def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
         if not self.processes:
@@ -153,8 +155,7 @@ class ExecutorSuite:
         assert found == {i: i for i in (0, 1, 2, 3, 4, 6, 7)}
         assert len(list(tmp_path.glob("5-*"))) >= 3
 
-    def test_work_runs_in_another_process(self, executor: Executor) -> None:
+    def test_work_runs_in_another_process(self, started: Executor) -> None:
         if not self.processes:
             pytest.skip("runs in this process")
-        executor.start()
-        assert os.getpid() not in {r for _, r in executor.run(process_of, range(4))}
+        assert os.getpid() not in {r for _, r in started.run(process_of, range(4))}
