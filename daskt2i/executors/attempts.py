@@ -1,7 +1,7 @@
 """The books of a run: what is in flight, and how often a worker died under it.
 
 Covers: drawing items lazily, giving an item back after a death, setting a suspect aside to run alone.
-Does not cover: running anything.
+Does not cover: running anything, how many deaths are allowed (`retries`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from daskt2i.errors import ExecutorError, WorkerLost
+from daskt2i.retries import ALLOWED_DEATHS, is_suspect
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-ALLOWED_DEATHS = 3
-"""Deaths after which an item is no longer run beside others. As Dask's own (distributed.scheduler.allowed-failures)."""
 
 
 class Attempts(Generic[T]):
@@ -61,7 +59,7 @@ class Attempts(Generic[T]):
         """A worker died, and any of these may have been in its hands."""
         for number in numbers:
             self._deaths[number] = self._deaths.get(number, 0) + 1
-            (self._again if self._deaths[number] < ALLOWED_DEATHS else self.suspects).append(number)
+            (self.suspects if is_suspect(self._deaths[number]) else self._again).append(number)
 
 
 def lost(item: object) -> WorkerLost:

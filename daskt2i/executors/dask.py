@@ -27,13 +27,12 @@ from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.executors.attempts import lost
 from daskt2i.protocols import Workforce
+from daskt2i.retries import FIRST_WORKER_SECONDS
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _COUNT_SECONDS = 5.0
-_WORKER_SECONDS = 30.0
-"""How long to wait for a first worker: one that has just died is being started again."""
 
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
@@ -62,7 +61,7 @@ class DaskExecutor:
         self._connection = self._connect()
         client = self._connection.client
         try:
-            client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+            client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
         except TimeoutError:
             address = client.scheduler.address
             self.close()
