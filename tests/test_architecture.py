@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
     "errors": "",
+    "portable_errors": "errors",
     "types": "errors",
     "protocols": "types",
     "formatting": "",
@@ -36,16 +37,16 @@ MAY_IMPORT = {
     "estimate": "errors plan config store",
     "loader": "errors types protocols plan images store",
     "model": "errors protocols config encoders store",
-    "launch": "errors retries machine deploy",
+    "launch": "errors portable_errors retries machine deploy",
     "encode": "errors types protocols plan retries config images sources machine store facts estimate",
     "insights": "errors types protocols plan formatting config images machine store facts",
-    "executors": "errors protocols retries deploy encode",
+    "executors": "errors portable_errors protocols retries deploy encode",
     "sample": "errors types protocols sources machine encoders store model encode",
     "train": "errors types protocols config images machine store facts loader model launch encode sample",
     "display": "errors plan config store estimate encode insights sample train",
     "session": "errors protocols plan config machine deploy store loader model launch encode executors sample train",
-    "bench": "errors types protocols plan formatting config images sources machine encoders deploy store loader model"
-    " launch encode executors sample train session",
+    "bench": "errors portable_errors types protocols plan formatting config images sources machine encoders deploy"
+    " store loader model launch encode executors sample train session",
     "cli": "errors plan config machine sources deploy store estimate launch encode insights sample train display"
     " session bench",
     "workflow": "cli",

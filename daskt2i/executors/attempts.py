@@ -7,13 +7,12 @@ Does not cover: running anything, how many deaths are allowed (`retries`).
 from __future__ import annotations
 
 import itertools
-import pickle
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from daskt2i.errors import ExecutorError, WorkerLost
+from daskt2i.errors import WorkerLost
+from daskt2i.portable_errors import portable
 from daskt2i.retries import ALLOWED_DEATHS, is_suspect
 
 T = TypeVar("T")
@@ -76,17 +75,8 @@ def _short(item: object) -> str:
 
 
 def attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
-    """One item in a worker. Its error comes back as a value, and as one that survives the way back.
-
-    An exception that pickles but does not unpickle (its constructor wants more than its message) would break the pool.
-    """
+    """One item in a worker. Its error comes back as a value, and as one that survives the way back."""
     try:
         return number, work(item)
     except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            told = ExecutorError(f"{type(error).__name__}: {error}")
-            told.__notes__ = [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]
-            return number, told
-        return number, error
+        return number, portable(error)
