@@ -26,6 +26,7 @@ from daskt2i.deploy.workers import workers_of
 from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.executors.attempts import lost
+from daskt2i.portable_errors import portable
 from daskt2i.protocols import Workforce
 from daskt2i.retries import FIRST_WORKER_SECONDS
 
@@ -183,11 +184,15 @@ def _on_worker(work: Callable[[T], R], item: T) -> R:
         if task is not None and task.state == "cancelled":
             raise Reschedule
 
-    token = interruption.set(check)
+    token, failed = interruption.set(check), None
     try:
         result = work(item)
+    except Exception as error:
+        failed = portable(error)
     finally:
         interruption.reset(token)
+    if failed is not None:  # raised out here, lest it gets the one that does not travel as its context
+        raise failed
     for stage, value in (getattr(result, "seconds", None) or {}).items():
         if stage in _IN_THREAD:
             context_meter.digest_metric(stage, value, "seconds")
