@@ -7,7 +7,7 @@ import json
 import pickle
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -256,3 +256,18 @@ def test_whatever_is_told_an_error_of_the_tree_with_its_sentence_arrives(
     error = from_json(told)
     assert (type(error), str(error)) == (kind, str(told.get("message")))
     assert error.ends_run is kind.ends_run
+
+
+def test_one_that_takes_more_than_a_sentence_and_lacks_it_is_the_nearest_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast(dict[str, Any], TREE), "OwnStoreFull", OwnStoreFull)
+    assert type(from_json({"type": "OwnStoreFull", "message": "m"})) is StoreFull
+
+
+def test_a_third_partys_class_by_the_name_of_one_of_ours_is_not_taken_for_it() -> None:
+    namesake = type("StoreFull", (ConfigError,), {})
+    assert type(by_json(namesake("m"))) is ConfigError
+
+
+def test_arguments_that_json_cannot_hold_stay_behind() -> None:
+    arrived = by_json(ConfigError("m", {1}))
+    assert (type(arrived), str(arrived)) == (ConfigError, str(ConfigError("m", {1})))
