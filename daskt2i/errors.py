@@ -25,14 +25,18 @@
     └── Stopped                (KeyboardInterrupt)  the user asked to stop; what is committed stays
 
 The sentence of an error says what happened, what is still true, and what to do next. Each error takes that one
-sentence as its only argument (`RowRejected` also a reason), so all of them survive pickling between processes.
+sentence as its only argument (`RowRejected` also a reason). A class below one of them may take what it likes: all
+survive pickling with their sentence, their attributes, their notes and the name of their cause.
 
 `ends_run` tells the encode stage whether one such error on one chunk makes the remaining chunks pointless.
+
+See also: `portable_errors`, for errors on their way to another process.
 """
 
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 
 class Reason(enum.StrEnum):
@@ -52,6 +56,30 @@ class Daskt2iError(Exception):
     """Root of the tree."""
 
     ends_run = False
+    _caused_by = ""
+
+    @property
+    def caused_by(self) -> str:
+        """Name of the class that this error was raised from, or `""`. The cause itself may be in another process."""
+        return self._caused_by if self.__cause__ is None else type(self.__cause__).__name__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced = super().__reduce__()
+        assert isinstance(reduced, tuple)
+        _, arguments, *state = reduced
+        attributes = {**(state[0] if state else {}), **({"_caused_by": self.caused_by} if self.caused_by else {})}
+        return _again, (type(self), arguments, attributes)
+
+
+def _again(kind: type[Daskt2iError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Daskt2iError:
+    """An error out of its parts. Its constructor is not asked: what that takes need not be what the parts are."""
+    # Not `kind.__new__`: that of MemoryError refuses classes below it.
+    make: Any = OSError.__new__ if issubclass(kind, OSError) else Exception.__new__
+    error: Daskt2iError = make(kind, *arguments)
+    if isinstance(error, OSError):  # with a constructor below it, `__new__` has left the number and the words out
+        OSError.__init__(error, *arguments)
+    error.__setstate__(attributes)
+    return error
 
 
 class ConfigError(Daskt2iError, ValueError):

@@ -19,11 +19,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
     "errors": "",
+    "portable_errors": "errors",
     "types": "errors",
     "protocols": "types",
     "events": "types protocols",
     "formatting": "",
     "plan": "errors types",
+    "retries": "",
     "config": "errors",
     "images": "errors types",
     "sources": "errors types events",
@@ -36,16 +38,16 @@ MAY_IMPORT = {
     "estimate": "errors plan config store",
     "loader": "errors types protocols plan images store",
     "model": "errors protocols config encoders store",
-    "launch": "errors events machine deploy",
-    "encode": "errors types protocols events plan config images sources machine store facts estimate",
+    "launch": "errors portable_errors events retries machine deploy",
+    "encode": "errors types protocols events plan retries config images sources machine store facts estimate",
     "insights": "errors types protocols events formatting plan config images store facts",
-    "executors": "errors protocols deploy encode",
+    "executors": "errors portable_errors protocols retries deploy encode",
     "sample": "errors types protocols events config sources machine encoders store loader model encode",
     "train": "errors types protocols events config images machine store facts loader model launch encode sample",
     "display": "errors events formatting plan config store estimate encode insights sample train",
     "session": "errors protocols events plan config machine deploy store model launch encode executors sample train",
-    "bench": "errors types protocols events formatting plan config images sources machine encoders deploy store loader"
-    " model launch encode sample train session",
+    "bench": "errors portable_errors types protocols events formatting plan config images sources machine encoders"
+    " deploy store loader model launch encode sample train session",
     "cli": "errors plan config sources machine store estimate launch encode insights sample display session bench",
     "workflow": "cli",
 }

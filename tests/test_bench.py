@@ -328,8 +328,10 @@ def test_two_threads_do_not_have_less_than_one() -> None:
 
 def test_a_child_that_fails_tells_its_sentence(tmp_path: Path) -> None:
     workflow = with_rows(fake_settings(), 4, "both").to_yaml()
-    with pytest.raises(ExecutorError, match="nowhere"):
+    with pytest.raises(ExecutorError, match="nowhere") as caught:
         perform(Task("encode", workflow, str(tmp_path / "run"), "both", "nowhere", workers=1))
+    assert isinstance(caught.value.__cause__, ConfigError)
+    assert str(caught.value) == " ".join(str(caught.value.__cause__).split())
 
 
 class Unsafe(FakeSource):

@@ -88,7 +88,7 @@ def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
 @pytest.fixture(autouse=True)
 def _no_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disks of a test need no moment to come back."""
-    monkeypatch.setattr("daskt2i.encode.driver.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("daskt2i.retries.RETRY_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dask
 import psutil
@@ -19,7 +22,7 @@ from dask.utils import key_split
 from distributed import Client
 
 from daskt2i.config.workflow_file import load_defaults
-from daskt2i.errors import ConfigError, SchedulerError
+from daskt2i.errors import ConfigError, ExecutorError, ModelError, SchedulerError
 from daskt2i.plan import GIB, Crew
 from daskt2i.protocols import Executor
 from daskt2i.session.schedulers import Scheduler, open_executor
@@ -171,6 +174,37 @@ def test_an_address_where_nobody_listens_is_one_sentence(monkeypatch: pytest.Mon
     monkeypatch.setattr("daskt2i.deploy.connect._SERVER_TIMEOUT", 1.0)
     with pytest.raises(SchedulerError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9"):
         open_executor(Scheduler.parse("tcp://127.0.0.1:9"), TWO).start()
+
+
+class Unportable(Exception):
+    """Neither it nor what is raised from it can be pickled."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+def fail_in_ways(way: str) -> None:
+    try:
+        raise Unportable("out of reach")
+    except Unportable as error:
+        if way == "foreign":
+            raise
+        raise ModelError("The model does not load.") from (error if way == "cause" else None)
+
+
+@pytest.mark.parametrize("kind", ["multiprocessing:2", "joblib:2", "local:2"])
+def test_an_error_that_cannot_travel_is_told_and_one_of_ours_stays_what_it_is(kind: str) -> None:
+    """Over all: the class decides whether the run goes on, and Dask would send `Exception("ModelError(…)")`."""
+    with closing(next(opened(kind))) as executor:
+        executor.start()
+        found: dict[str, Any] = dict(executor.run(fail_in_ways, ["foreign", "cause", "context"]))
+    assert type(found["foreign"]) is ExecutorError
+    assert str(found["foreign"]) == "Unportable: out of reach"
+    for way in ("cause", "context"):
+        assert type(found[way]) is ModelError
+        assert (str(found[way]), found[way].ends_run) == ("The model does not load.", True)
+    assert found["cause"].caused_by == "Unportable"
 
 
 @pytest.mark.parametrize("text", ["local:0", "local:x", ":3", "serial:2", "nowhere", "nowhere:2", ""])

@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from daskt2i.errors import ConfigError, Daskt2iError, PlanError, StoreFull
+from daskt2i.errors import ConfigError, PlanError, Reason, RowRejected, StoreFull
 from daskt2i.launch import rank
 from daskt2i.launch.placement import Place, arrange, interface_of, visible_gpus
-from daskt2i.launch.supervisor import RankDied, RankSpec, environment, final_error, supervise
+from daskt2i.launch.supervisor import RankDied, RankSpec, environment, supervise
 
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}
 
@@ -117,18 +117,11 @@ def test_a_deliberate_error_comes_back_in_its_class(do: str, kind: type[Exceptio
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize(
-    ("told", "kind"),
-    [
-        ({"type": "ConfigError", "message": "m"}, ConfigError),
-        ({"type": "RowRejected", "message": "m"}, Daskt2iError),
-        ({"type": "os", "message": "m"}, Daskt2iError),
-        ({"type": "Reason", "message": "no-caption"}, Daskt2iError),
-        ({}, Daskt2iError),
-    ],
-)
-def test_whatever_class_is_told_an_error_of_ours_is_raised(told: dict[str, Any], kind: type[Exception]) -> None:
-    assert type(final_error(told)) is kind
+def test_it_brings_what_else_it_had_to_say() -> None:
+    with pytest.raises(RowRejected) as caught:
+        run(spec("refuse_a_row"))
+    assert caught.value.reason is Reason.NO_CAPTION
+    assert (caught.value.__notes__, caught.value.caused_by) == (["in the toy"], "ValueError")
 
 
 def test_standard_input_is_not_the_modules() -> None:

@@ -29,24 +29,22 @@ from daskt2i.deploy.child_processes import end_with_parent
 from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
 from daskt2i.encode.worker import peak_bytes
-from daskt2i.errors import Daskt2iError
 from daskt2i.events import ChunkDone, ChunkFailed, Event
+from daskt2i.portable_errors import to_json
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.session.worker_layout import crew_for
 from daskt2i.types import Receipt
 
 
 def main(arguments: list[str]) -> None:
-    """Do the task, and write what came of it: `{"measured": …}`, `peak`, `simulated`, or `{"error": sentence}`."""
+    """Do the task, and write what came of it: `{"measured": …}`, `peak`, `simulated`, or `{"error": …}`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is started in the background ignores it
     task = Task.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
     end_with_parent(task.parent)
     try:
         result = perform(task)
-    except Daskt2iError as error:
-        result = {"error": " ".join(str(error).split())}
     except Exception as error:
-        result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        result = {"error": to_json(error)}
     Path(arguments[1]).write_text(json.dumps(result), encoding="utf-8")
 
 

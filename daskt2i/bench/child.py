@@ -20,6 +20,7 @@ from typing import Any
 
 from daskt2i.bench.measured import Task
 from daskt2i.errors import ExecutorError
+from daskt2i.portable_errors import from_json
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Taken out of the environment: ours sets its threads itself, and naive is to have torch's default."""
@@ -34,7 +35,7 @@ def perform(task: Task) -> dict[str, Any]:
         What `cell.perform` returned.
 
     Raises:
-        ExecutorError: it failed; the sentence is the child's.
+        ExecutorError: it failed; the sentence is the child's, and so is the error that it is raised from.
         KeyboardInterrupt: Ctrl-C here; the child is stopped first.
     """
     with tempfile.TemporaryDirectory(prefix="daskt2i-bench-") as folder:
@@ -61,7 +62,8 @@ def perform(task: Task) -> dict[str, Any]:
             )
         result: dict[str, Any] = json.loads(made.read_text(encoding="utf-8"))
     if "error" in result:
-        raise ExecutorError(result["error"])
+        error = from_json(result["error"])
+        raise ExecutorError(" ".join(str(error).split())) from error
     return result
 
 

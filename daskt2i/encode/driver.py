@@ -29,6 +29,7 @@ from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare
 from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, StageEnded, StageStarted, WorkersReady, ignore
 from daskt2i.protocols import Executor, Workforce
+from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
@@ -40,15 +41,8 @@ from daskt2i.types import Chunk, Receipt
 ERRORS = "errors"
 """Tracebacks of chunks that failed, one file each, below the run folder."""
 
-FAILURES_IN_A_ROW = 4
-"""Chunks per worker that fail with none succeeding between them, after which the run is given up: then the setup or a
-machine is wrong, not the chunks. (One worker that fails in milliseconds draws chunk after chunk.)"""
-
 CHECK_SECONDS = 5.0
 """How often a long check of finished chunks says how far it has come."""
-
-RETRY_SECONDS = 2.0
-"""Pause before failed chunks are tried again, longer each time: a disk or a network may need a moment."""
 
 
 def encode(prepared: Prepared, executor: Executor, listener: Listener = ignore) -> Summary:
@@ -264,7 +258,7 @@ class _Run:
     def _run_chunks(self, job: Job, done: bytearray, summary: Summary) -> None:
         work = functools.partial(encode_chunk, job)
         todo: Iterable[int] = (i for i in range(len(done)) if not done[i])
-        opened, limit = len(done) - sum(done), FAILURES_IN_A_ROW * max(1, summary.workers)
+        opened = len(done) - sum(done)
         for attempt in range(self.prepared.workflow.run.retries + 1):
             last = attempt == self.prepared.workflow.run.retries
             failed: list[int] = []
@@ -287,7 +281,7 @@ class _Run:
                     failed.append(chunk.index)
                     self.listener(ChunkFailed(chunk.index, outcome, last))
                     in_a_row += 1
-                    if attempt == 0 and in_a_row == limit < opened:
+                    if attempt == 0 and is_hopeless(in_a_row, summary.workers, opened):
                         raise _hopeless(in_a_row, outcome, self.prepared.folder) from outcome
             if not failed:
                 return
@@ -295,7 +289,7 @@ class _Run:
             if last:
                 summary.failed = todo
             else:
-                sleep(RETRY_SECONDS * (attempt + 1))
+                sleep(pause(attempt))
 
     def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
         """Open chunks with their rows, made when they are asked for."""

@@ -26,6 +26,7 @@ from daskt2i.encode.job import Inspection, Job
 from daskt2i.errors import ModelError, OutOfMemory
 from daskt2i.machine.precision import check_device, default_device, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
+from daskt2i.retries import smaller_batch
 
 T = TypeVar("T")
 
@@ -177,15 +178,16 @@ def back_off(models: Models, which: Literal["batch", "text_batch"], wanted: int,
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
-            if size == 1:
+            smaller = smaller_batch(size)
+            if smaller is None:
                 raise OutOfMemory(
                     f"Not even one item at a time fits into memory ({error}). What is committed stays. "
                     "Use fewer workers, a smaller dataset.image.resolution, or a machine with more memory."
                 ) from error
         # Outside the except block: the traceback would keep the tensors alive.
         _release_memory()
-        models.fits[which] = size // 2
-        models.warnings.append(f"run.{which}: memory ran out at {size}; {process_name()} goes on with {size // 2}.")
+        models.fits[which] = smaller
+        models.warnings.append(f"run.{which}: memory ran out at {size}; {process_name()} goes on with {smaller}.")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

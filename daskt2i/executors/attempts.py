@@ -1,25 +1,22 @@
 """The books of a run: what is in flight, and how often a worker died under it.
 
 Covers: drawing items lazily, giving an item back after a death, setting a suspect aside to run alone.
-Does not cover: running anything.
+Does not cover: running anything, how many deaths are allowed (`retries`).
 """
 
 from __future__ import annotations
 
 import itertools
-import pickle
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from daskt2i.errors import ExecutorError, WorkerLost
+from daskt2i.errors import WorkerLost
+from daskt2i.portable_errors import portable
+from daskt2i.retries import ALLOWED_DEATHS, is_suspect
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-ALLOWED_DEATHS = 3
-"""Deaths after which an item is no longer run beside others. As Dask's own (distributed.scheduler.allowed-failures)."""
 
 
 class Attempts(Generic[T]):
@@ -61,7 +58,7 @@ class Attempts(Generic[T]):
         """A worker died, and any of these may have been in its hands."""
         for number in numbers:
             self._deaths[number] = self._deaths.get(number, 0) + 1
-            (self._again if self._deaths[number] < ALLOWED_DEATHS else self.suspects).append(number)
+            (self.suspects if is_suspect(self._deaths[number]) else self._again).append(number)
 
 
 def lost(item: object) -> WorkerLost:
@@ -78,17 +75,8 @@ def _short(item: object) -> str:
 
 
 def attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
-    """One item in a worker. Its error comes back as a value, and as one that survives the way back.
-
-    An exception that pickles but does not unpickle (its constructor wants more than its message) would break the pool.
-    """
+    """One item in a worker. Its error comes back as a value, and as one that survives the way back."""
     try:
         return number, work(item)
     except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            told = ExecutorError(f"{type(error).__name__}: {error}")
-            told.__notes__ = [*getattr(error, "__notes__", []), "".join(traceback.format_exception(error))]
-            return number, told
-        return number, error
+        return number, portable(error)

@@ -26,14 +26,14 @@ from daskt2i.deploy.workers import workers_of
 from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.executors.attempts import lost
+from daskt2i.portable_errors import portable
 from daskt2i.protocols import Workforce
+from daskt2i.retries import FIRST_WORKER_SECONDS
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _COUNT_SECONDS = 5.0
-_WORKER_SECONDS = 30.0
-"""How long to wait for a first worker: one that has just died is being started again."""
 
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
@@ -62,7 +62,7 @@ class DaskExecutor:
         self._connection = self._connect()
         client = self._connection.client
         try:
-            client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+            client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
         except TimeoutError:
             address = client.scheduler.address
             self.close()
@@ -184,11 +184,15 @@ def _on_worker(work: Callable[[T], R], item: T) -> R:
         if task is not None and task.state == "cancelled":
             raise Reschedule
 
-    token = interruption.set(check)
+    token, failed = interruption.set(check), None
     try:
         result = work(item)
+    except Exception as error:
+        failed = portable(error)
     finally:
         interruption.reset(token)
+    if failed is not None:  # raised out here, lest it gets the one that does not travel as its context
+        raise failed
     for stage, value in (getattr(result, "seconds", None) or {}).items():
         if stage in _IN_THREAD:
             context_meter.digest_metric(stage, value, "seconds")

@@ -33,18 +33,16 @@ from daskt2i.launch.placement import Place, visible_gpus
 from daskt2i.launch.rank_spawners import Ended, Hands, Message, outcome
 from daskt2i.launch.rank_spawners import LocalHands as LocalHands
 from daskt2i.launch.supervisor import RankSpec
+from daskt2i.retries import LAUNCH_ATTEMPTS, WORKER_SECONDS, attempts_without_progress
+from daskt2i.retries import RESTART_SECONDS as _RESTART_SECONDS
 
 TOPIC = "daskt2i-train"
 START_SECONDS = 120.0
 """For rank 0 to make a rendezvous, then for the others to come alive: imports from a network disk take a minute."""
 
-WORKER_SECONDS = 60.0
-"""How long to wait for workers that are being started again; on a busy machine one took 21 s."""
-
 _ASK_SECONDS = 3.0
 _FETCH_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
-_RESTART_SECONDS = 60
 _TOLD_LINES = 15
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
@@ -73,7 +71,7 @@ def launch(
     ranks: int,
     threads: int,
     listener: Callable[[LaunchEvent], None],
-    attempts: int = 3,
+    attempts: int = LAUNCH_ATTEMPTS,
     *,
     gpus: bool = True,
     env: Mapping[str, str] | None = None,
@@ -116,7 +114,7 @@ def launch(
             try:
                 world = run.attempt()
             except EndedEarly as end:
-                idle = 0 if run.step > before else idle + 1
+                idle = attempts_without_progress(idle, before, run.step)
                 if idle >= attempts:
                     raise RankLost(_used_up(end, run, attempts)) from None
                 run.tell("failed", text=f"{end.why} All ranks are started again from the last checkpoint.")

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from daskt2i import errors
 from daskt2i.errors import ConfigError, Daskt2iError
+from daskt2i.portable_errors import to_json
 
 MARK = b"\x1e"
 """What an event begins with (the record separator of RFC 7464); a line feed ends it."""
@@ -130,7 +130,7 @@ def main() -> None:
                 raise
         _part(store)
     except Daskt2iError as error:
-        tell("error", type=_known(error), message=str(error), final=True)
+        tell("error", **to_json(error), final=True)
         raise
 
 
@@ -198,11 +198,6 @@ def _part(store: Any) -> None:
             TCPStore(os.environ["MASTER_ADDR"], port, me.world, is_master=False, timeout=timedelta(seconds=10)).set(
                 f"daskt2i/ended/{me.rank}", "1"
             )
-
-
-def _known(error: Daskt2iError) -> str:
-    """The nearest class of the error that the launcher knows: a module may have its own below it."""
-    return next(c.__name__ for c in type(error).__mro__ if getattr(errors, c.__name__, None) is c)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from daskt2i import errors
-from daskt2i.errors import Daskt2iError
 from daskt2i.launch.placement import interface_of
 from daskt2i.launch.rank import MARK
+from daskt2i.portable_errors import from_json
 
 POLL_SECONDS = 0.2
 TERM_SECONDS = 5.0
@@ -120,20 +119,10 @@ def supervise(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], should
         code = child.end()
         child.relay(on_event, 0)
         if child.error is not None:
-            raise final_error(child.error)
+            raise from_json(child.error)
         if code and not stopped:
             raise RankDied(_ending(code), child.log)
         return not stopped
-
-
-def final_error(told: Mapping[str, Any]) -> Daskt2iError:
-    """The error that a rank told: its own class with its own sentence."""
-    kind = getattr(errors, str(told.get("type")), Daskt2iError)
-    try:
-        error = kind(str(told.get("message")))
-    except (TypeError, ValueError):  # one that takes more than a sentence
-        error = None
-    return error if isinstance(error, Daskt2iError) else Daskt2iError(str(told.get("message")))
 
 
 class _Child:

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from daskt2i.errors import ConfigError, StoreFull
+from daskt2i.errors import ConfigError, Reason, RowRejected, StoreFull
 from daskt2i.launch import rank
 
 
@@ -49,6 +49,12 @@ def refuse(job: dict[str, Any]) -> None:
 
 def refuse_own_way(job: dict[str, Any]) -> None:
     raise OwnError("The disk is full.")
+
+
+def refuse_a_row(job: dict[str, Any]) -> None:
+    error = RowRejected(Reason.NO_CAPTION, "it is blank")
+    error.add_note("in the toy")
+    raise error from ValueError("blank")
 
 
 def leave(job: dict[str, Any]) -> None:

@@ -1,0 +1,137 @@
+"""Errors on their way from one process to another: what leaves, what travels, what arrives.
+
+    error -> portable(error) -> pickle -> error                    executors
+    error -> to_json(error) -> text -> from_json(…) -> error       ranks, processes that measure
+
+Covers: the same class with the same sentence, `ends_run`, notes and name of the cause; the nearest class of the tree
+for one that the other side cannot know; ExecutorError for what is not of the tree and cannot travel.
+Does not cover: the tree, and how its own classes pickle (`errors`); what is done about an error; a process that dies
+without a word (`retries`, `executors`, `launch`).
+
+    arrives                   by pickle                         by JSON
+    a class of the tree       as it is                          as it is
+    a class below one         as it is, if that pickles;        as the nearest class of the tree
+                              else as the nearest of the tree
+    any other                 as it is, if that pickles;        as ExecutorError, `"ValueError: its words"`,
+                              else as by JSON                   with its traceback as the last note
+
+A cause that does not pickle stays behind, for Dask would send it along; its name goes with the error.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from daskt2i import errors
+from daskt2i.errors import Daskt2iError, ExecutorError
+
+TREE: Mapping[str, type[Daskt2iError]] = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Daskt2iError)
+}
+"""The classes that both sides know, by name."""
+
+
+def portable(error: Exception) -> Exception:
+    """The error itself if pickle brings it over, or one of the tree that says the same.
+
+    An exception that pickles but does not unpickle (its constructor wants more than its message) would break a pool.
+    """
+    if not _survives(error):
+        return from_json(_told(error, with_traceback=True))
+    if not all(map(_survives, _behind(error))):
+        error.add_note(_traceback(error))
+        if isinstance(error, Daskt2iError):
+            error._caused_by = error.caused_by
+        error.__cause__ = error.__context__ = None
+    return error
+
+
+def to_json(error: BaseException) -> dict[str, Any]:
+    """An error as a JSON object, for `from_json` on the other side.
+
+    Returns:
+        `type` and `message`; and where they tell something that these do not: `arguments` of the constructor, `notes`,
+        `cause`, `ends_run`.
+    """
+    return _told(error, with_traceback=not isinstance(error, Daskt2iError))
+
+
+def from_json(told: Mapping[str, Any]) -> Daskt2iError:
+    """The error that `to_json` told, as far as it can be made; whatever stands there, an error of the tree."""
+    arguments, notes, ends_run = told.get("arguments"), told.get("notes"), told.get("ends_run")
+    error = _made(TREE.get(str(told.get("type")), Daskt2iError), str(told.get("message")), arguments)
+    for note in notes if isinstance(notes, list) else ():
+        error.add_note(str(note))
+    if isinstance(ends_run, bool):
+        error.ends_run = ends_run
+    error._caused_by = str(told.get("cause") or "")
+    return error
+
+
+def _told(error: BaseException, with_traceback: bool) -> dict[str, Any]:
+    notes = [str(note) for note in getattr(error, "__notes__", ())]
+    if with_traceback:
+        notes.append(_traceback(error))
+    if isinstance(error, Daskt2iError):
+        kind, message, cause = _nearest(error), str(error), error.caused_by
+    else:
+        kind, message, cause = ExecutorError, f"{type(error).__name__}: {error}", type(error).__name__
+    told: dict[str, Any] = {"type": kind.__name__, "message": message}
+    if isinstance(error, Daskt2iError) and error.args != (message,) and all(map(_is_plain, error.args)):
+        told["arguments"] = list(error.args)
+    if notes:
+        told["notes"] = notes
+    if cause:
+        told["cause"] = cause
+    if (ends_run := bool(getattr(error, "ends_run", False))) != kind.ends_run:
+        told["ends_run"] = ends_run
+    return told
+
+
+def _made(kind: type[Daskt2iError], message: str, arguments: object) -> Daskt2iError:
+    """Of this class, or of the nearest above it that says this sentence: some take more than a sentence."""
+    for candidate in kind.__mro__:
+        for given in (arguments, [message]):
+            if issubclass(candidate, Daskt2iError) and isinstance(given, list):
+                try:
+                    error = candidate(*given)
+                except (TypeError, ValueError):
+                    continue
+                if str(error) == message:
+                    return error
+    return Daskt2iError(message)
+
+
+def _nearest(error: Daskt2iError) -> type[Daskt2iError]:
+    return next(kind for kind in type(error).__mro__ if TREE.get(kind.__name__) is kind)
+
+
+def _survives(error: BaseException) -> bool:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """What it was raised from, and what was being handled then, and so on; each once."""
+    seen, open_ = {id(error)}, [error]
+    while open_:
+        last = open_.pop()
+        for one in (last.__cause__, last.__context__):
+            if one is not None and id(one) not in seen:
+                seen.add(id(one))
+                open_.append(one)
+                yield one
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
