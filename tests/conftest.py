@@ -9,11 +9,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from builders import SHARED, TESTS
+from builders.browser import browser as browser
 from filelock import FileLock
 
 from daskt2i.machine.machine import this_machine
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Several processes share the cores. OpenMP's threads spin while they wait for each other, unless told to sleep: with
 # one other busy process beside them, 18 s became 2 s.
@@ -25,8 +25,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 
 LONGEST = (
-    *("train", "coco_mini", "model_commands", "faults", "command_line", "executors", "bench", "launch", "encode", "s3"),
-    *("store_conformance", "train_vae", "pipeline", "text_encoder", "bench_training", "scenes", "evaluate", "sample"),
+    *("train/test_denoiser_rank", "encode/test_coco_mini", "cli/test_model_commands", "encode/test_faults"),
+    *("cli/test_command_line", "executors/test_conformance", "bench/test_bench", "launch/test_launcher"),
+    *("encode/test_driver", "store/test_s3", "store/test_conformance", "train/test_autoencoder_rank"),
+    *("model/test_pipeline", "encoders/test_text", "bench/test_training_benches", "sources/test_scenes"),
+    *("sample/test_evaluate", "sample/test_driver"),
 )
 """Files of 15 s and more, the longest first: begun last, one of them would have a process to itself at the end."""
 
@@ -52,8 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    ranks = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+    order = {TESTS / f"{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -92,7 +95,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
     Made once for all processes of the suite.
     """
-    from trained_runs import encoded, trained
+    from builders.runs import encoded, trained
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     base = tmp_path_factory.getbasetemp()

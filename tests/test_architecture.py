@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workflows_for_tests import child_environment
+from builders.workflows import child_environment
 
 PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
@@ -334,7 +334,7 @@ def test_importtime_of_help_shows_no_torch() -> None:
 @pytest.fixture(scope="module")
 def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of fake encoders, for `status` to look at."""
-    from workflows_for_tests import fake_settings, finish, write_workflow
+    from builders.workflows import fake_settings, finish, write_workflow
 
     folder = tmp_path_factory.mktemp("architecture")
     write_workflow(folder / "fake.yaml")

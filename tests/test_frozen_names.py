@@ -186,7 +186,7 @@ def commands() -> Iterator[str]:
 def _run() -> dict[str, Any]:
     """What a small run makes: its summary, status and verdict, and names and keys of its files."""
     import pyarrow.parquet as pq
-    from workflows_for_tests import fake_settings, finish
+    from builders.workflows import fake_settings, finish
 
     from daskt2i.encode.verify import verify
     from daskt2i.store.run_folder import RunFolder

@@ -1,0 +1,79 @@
+"""A small run folder with everything in it: scenes, latents by the demo encoders, a pipeline trained for moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from daskt2i.config.settings import Workflow
+from daskt2i.config.workflow_file import load_workflow
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
+from daskt2i.events import Event, LaunchEvent
+from daskt2i.executors.serial import SerialExecutor
+from daskt2i.launch.rank_spawners import LocalHands
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.train.driver import Trained, train
+
+TINY = (
+    "scenes.rows=20",
+    "dataset.rows_per_chunk=8",
+    "dataset.precision=fp32",
+    "run.device=cpu",
+    "run.gate_rows=0",
+    "train.steps=3",
+    "train.batch=4",
+    "train.heldout=4",
+    "train.warmup=0",
+    "train.learning_rate=0.02",  # a model begins by saying nothing, and three steps must teach it to
+    "train.ema=0",
+    "train.model.config={block_out_channels: [16, 32, 32]}",
+    "launch.device=cpu",
+    "launch.precision=fp32",
+    "launch.checkpoint_every=2",
+    "sample.steps=3",
+    "sample.batch=4",
+)
+"""`--set` of the run."""
+
+
+def tiny_workflow(*more: str) -> Workflow:
+    """The demo, made small."""
+    return load_workflow("demo", [*TINY, *more])
+
+
+def encoded(out: Path, *more: str) -> Workflow:
+    """Encode a tiny demo in this process."""
+    workflow = tiny_workflow(*more)
+    summary = encode(prepare(workflow, out), SerialExecutor())
+    assert not summary.failed
+    return workflow
+
+
+def trained(
+    workflow: Workflow, out: Path, listener: Callable[[LaunchEvent], object] = lambda event: None, ranks: int = 1
+) -> Trained:
+    """Train it with ranks that are children of this process. The listener gets what the launch tells."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, LaunchEvent):
+            listener(event)
+
+    return train(workflow, RunFolder(out), LocalHands(ranks), ranks, 1, hear)
+
+
+def arrays(out: Path | str) -> dict[str, Any]:
+    """Every array of a run's store, by name."""
+    group = zarr.open_group(ZarrStore(RunFolder(out)).address, mode="r")
+    return {name: np.asarray(array[...]) for name, array in group.arrays()}
+
+
+def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)

@@ -1,0 +1,121 @@
+"""`run`, `train`, `train-vae` as a user types them: from nothing to pictures, plans, sentences after Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from builders.command_line import run
+from builders.runs import TINY
+from builders.workflows import child_environment
+
+SETS = [word for text in TINY for word in ("--set", text)]
+
+
+def daskt2i(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "daskt2i.workflow", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def here(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """What starts no rank and no worker, in this process, which has its imports behind it."""
+    done = run(*words)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
+    """One `run` on one Dask worker, from nothing to pictures: its folder, what it printed, what it told."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    done = daskt2i("run", "-s", "local:1", "-o", str(out), "--json", *SETS)
+    return out, json.loads(done.stdout), done.stderr
+
+
+def test_one_command_leads_from_nothing_to_pictures(finished: tuple[Path, dict[str, dict[str, object]], str]) -> None:
+    out, said, told = finished
+    assert set(said) == {"encode", "train", "sample"}
+    assert said["encode"]["accepted"] == 20
+    assert said["train"]["steps"] == 3
+    assert said["train"]["ranks"] == 1
+    assert said["sample"]["pictures"] == 8
+    for name in ("workflow.yaml", "latents.zarr", "manifest.parquet", "train/metrics.jsonl"):
+        assert (out / name).exists()
+    assert (out / "samples" / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert "Traceback" not in told
+    assert told.count("dashboard http://127.0.0.1:") >= 1
+    assert "requires torchvision" not in told
+
+
+def test_the_same_command_again_finds_everything_done(finished: tuple[Path, dict[str, object], str]) -> None:
+    out = finished[0]
+    before = {path: path.stat().st_mtime_ns for path in (out / "train" / "checkpoints").iterdir()}
+    done = daskt2i("run", "-s", "serial", "-o", str(out), *SETS)
+    assert "nothing was left to do" in done.stdout
+    assert "0 encoded now, 3 found done" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "train" / "checkpoints").iterdir()}
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_plans_are_shown_and_nothing_is_started(finished: tuple[Path, dict[str, object], str], tmp_path: Path) -> None:
+    plan = here("run", "--dry-run", "-o", str(tmp_path / "new"), *SETS).stdout
+    assert "Plan of demo" in plan
+    assert "Then train" in plan
+    assert not (tmp_path / "new").exists()
+    out = finished[0]
+    said = json.loads(here("train", "--dry-run", "--json", "-o", str(out), "-s", "serial", *SETS).stdout)
+    assert said == {"rows": 20, "steps": 3, "batch": 4, "ranks": 1, "threads": said["threads"], "out": str(out)}
+
+
+def test_training_without_a_store_is_one_sentence(tmp_path: Path) -> None:
+    done = here("train", "-s", "serial", "-o", str(tmp_path / "none"), *SETS, code=1)
+    assert done.stderr.strip().startswith("error: There is no latent store in")
+    assert "Traceback" not in done.stderr
+
+
+def test_train_vae_leaves_a_folder_that_encode_takes(tmp_path: Path) -> None:
+    settings = ("steps=2", "batch=4", "heldout=4", "config={block_out_channels: [8, 8, 8], norm_num_groups: 4}")
+    vae = [word for text in settings for word in ("--set", f"vae.{text}")]
+    words = ["-s", "serial", "-o", str(tmp_path / "run"), *SETS, *vae]
+    done = daskt2i("train-vae", *words, "--json")
+    said = json.loads(done.stdout)
+    assert said["steps"] == 2
+    assert said["vae"] == str(tmp_path / "run" / "vae")
+    assert "psnr" in said
+    again = json.loads(here("train-vae", *words, "--json").stdout)
+    assert (again["ranks"], again["vae"]) == (0, said["vae"])
+    plan = here(
+        "encode", "--dry-run", "-o", str(tmp_path / "b"), *SETS, "--set", f"dataset.encoders.image.model={said['vae']}"
+    )
+    assert "4x16x16" in plan.stdout
+
+
+def test_ctrl_c_stops_training_and_says_where_it_stands(
+    finished: tuple[Path, dict[str, object], str], tmp_path: Path
+) -> None:
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("train", "pipeline", "samples"))
+    command = [sys.executable, "-m", "daskt2i.workflow", "train", "-s", "serial", "-o", str(out), *SETS]
+    driver = subprocess.Popen(
+        [*command, "--set", "train.steps=2000"],
+        env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((out / "train").glob("checkpoints/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(driver.pid, signal.SIGINT)
+    _, told = driver.communicate(timeout=60)
+    assert driver.returncode == 130, told
+    assert "Stopped; no rank is left running. The checkpoint of step" in " ".join(told.split())
+    assert "Traceback" not in told

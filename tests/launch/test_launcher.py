@@ -1,0 +1,503 @@
+"""N ranks on N workers: all or nothing, from the last checkpoint on, and never a process left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import psutil
+import pytest
+from builders import TESTS
+from distributed import Client, LocalCluster
+from rank_modules.ddp import expected
+
+from daskt2i.deploy.workers import workers_of
+from daskt2i.encode import model_cache
+from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
+from daskt2i.events import LaunchEvent
+from daskt2i.launch.attempt import Run
+from daskt2i.launch.launcher import TOPIC, DaskHands, LocalHands, free, launch
+from daskt2i.launch.placement import Place
+
+ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}
+STEPS, BATCH = 8, 4
+
+
+def job(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {"folder": str(folder), "steps": STEPS, "batch": BATCH, "every": 2, "seconds": 0.02, **changes}
+
+
+def value(folder: Path) -> float:
+    state = json.loads((folder / "checkpoint.json").read_text())
+    assert state["step"] == STEPS
+    return float(state["value"])
+
+
+def ranks_running() -> list[psutil.Process]:
+    """Of this test run: others may use the same machine."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if (
+                "daskt2i.launch.rank" in process.cmdline()
+                and process.environ().get("LAUNCHED_BY") == ENV["LAUNCHED_BY"]
+            ):
+                found.append(process)
+    return found
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come so far"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_orphans() -> Iterator[None]:
+    yield
+    left = ranks_running()
+    assert left == []
+
+
+@contextlib.contextmanager
+def two_workers() -> Iterator[Client]:
+    # LocalCluster gives a worker up that takes 15 s to start again, as on a machine with much else to do.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "120s"}),
+        LocalCluster(
+            2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with two_workers() as client:
+        yield client
+
+
+@pytest.fixture(params=["dask", pytest.param("local", marks=pytest.mark.slow)])
+def hands(request: pytest.FixtureRequest) -> Any:
+    return LocalHands(2) if request.param == "local" else DaskHands(request.getfixturevalue("client"))
+
+
+class Killer:
+    """A listener that keeps the events, and kills something once when the run comes to a step."""
+
+    def __init__(self, victim: Callable[[dict[int, int]], int] | None = None, step: int = 5) -> None:
+        self.victim, self.step = victim, step
+        self.events: list[LaunchEvent] = []
+        self.threads: set[threading.Thread] = set()
+        self.killed = 0.0
+
+    def __call__(self, event: LaunchEvent) -> None:
+        self.events.append(event)
+        self.threads.add(threading.current_thread())
+        if self.victim is not None and event.kind == "step" and event["step"] == self.step:
+            pids = {e.rank: e["pid"] for e in self.events if e.kind == "alive"}
+            os.kill(self.victim(pids), signal.SIGKILL)
+            self.victim, self.killed = None, time.monotonic()
+        if event.kind == "attempt" and event.attempt == 2:
+            self.again = time.monotonic()
+
+    def of(self, kind: str) -> list[LaunchEvent]:
+        return [event for event in self.events if event.kind == kind]
+
+
+def test_two_ranks_run_to_the_end_and_their_events_arrive_here(hands: Any, tmp_path: Path) -> None:
+    seen = Killer()
+    launched = launch("rank_modules.ddp", job(tmp_path), hands, 2, 1, seen, env=ENV)
+    assert (launched.attempts, launched.ranks) == (1, 2)
+    assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
+    assert launched.last["result"]["value"] == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
+    steps = [[e["step"] for e in seen.of("step") if e.rank == rank] for rank in (0, 1)]
+    assert steps == [list(range(1, STEPS + 1))] * 2
+    assert {e.attempt for e in seen.events} == {1}
+    assert seen.threads == {threading.main_thread()}
+    assert seen.of("attempt")[0]["backend"] == "gloo"
+    if isinstance(hands, DaskHands):
+        kinds = [event["kind"] for _, event in hands.client.get_events(TOPIC)]
+        assert kinds.count("checkpoint") >= STEPS // 2
+        wait_for(lambda: not hands.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)), 5)
+
+
+def test_a_module_written_for_torchrun_runs_unchanged(tmp_path: Path) -> None:
+    env = ENV | {"RESULT": str(tmp_path / "result")}
+    launch("rank_modules.for_torchrun", {}, LocalHands(2), 2, 1, Killer(), env=env)
+    assert (tmp_path / "result").read_text() == "3.0 of 2"
+
+
+def test_the_module_in_the_documentation_runs_and_goes_on(tmp_path: Path) -> None:
+    text = (TESTS.parent / "docs" / "launch.md").read_text()
+    (tmp_path / "documented.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    about = {"folder": str(tmp_path / "run"), "steps": 4, "batch": 64, "every": 2}
+    weights = []
+    for steps in (4, 6):
+        seen = Killer()
+        launch(
+            "documented", {**about, "steps": steps}, LocalHands(1), 1, 1, seen, env=ENV | {"PYTHONPATH": str(tmp_path)}
+        )
+        weights += [event["weight"] for event in seen.of("step")]
+    assert weights == pytest.approx([1 - 0.9**n for n in range(1, 7)])
+
+
+def kill_rank(number: int) -> Callable[[dict[int, int]], int]:
+    return lambda pids: pids[number]
+
+
+def kill_worker_of(number: int) -> Callable[[dict[int, int]], int]:
+    return lambda pids: psutil.Process(pids[number]).ppid()
+
+
+@pytest.mark.parametrize(
+    ("where", "kill", "number", "says"),
+    [
+        ("dask", kill_rank, 1, "SIGKILL"),
+        ("dask", kill_worker_of, 0, "gone with its worker"),
+        pytest.param("local", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),
+        pytest.param("dask", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),
+        pytest.param("dask", kill_worker_of, 1, "gone with its worker", marks=pytest.mark.slow),
+        pytest.param("local", kill_rank, 1, "SIGKILL", marks=pytest.mark.slow),
+    ],
+    ids=["dask-rank1", "dask-worker0", "local-rank0", "dask-rank0", "dask-worker1", "local-rank1"],
+)
+def test_a_kill_stops_all_and_the_next_attempt_goes_on(
+    where: str, kill: Any, number: int, says: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    hands = LocalHands(2) if where == "local" else DaskHands(request.getfixturevalue("client"))
+    seen = Killer(kill(number))
+    launched = launch("rank_modules.ddp", job(tmp_path, hold=number), hands, 2, 1, seen, env=ENV)
+    assert launched.attempts == 2
+    assert launched.ranks == 2
+    assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
+    assert says in seen.of("failed")[0]["text"]
+    resumed = [e["step"] for e in seen.of("step") if e.attempt == 2]
+    assert min(resumed) == 5  # after the checkpoint of step 4
+    # All had ended before the next attempt was begun.
+    old = [e["pid"] for e in seen.of("alive") if e.attempt == 1]
+    assert not any(psutil.pid_exists(pid) for pid in old)
+    if "worker" not in says:
+        assert seen.again - seen.killed < 10
+
+
+def test_a_deliberate_error_is_raised_here_and_not_tried_again(client: Client, tmp_path: Path) -> None:
+    """Rank 1 tells it; rank 0 fails of the closed connection at the same time."""
+    seen = Killer()
+    with pytest.raises(NotFinite, match="at step 2"):
+        launch("rank_modules.ddp", job(tmp_path, blown_up=1, seconds=0), DaskHands(client), 2, 1, seen, env=ENV)
+    assert len(seen.of("attempt")) == 1
+
+
+def test_attempts_without_progress_are_counted_and_the_last_lines_told(tmp_path: Path) -> None:
+    seen = Killer()
+    with pytest.raises(RankLost, match="2 attempts in a row") as caught:
+        launch("rank_modules.ddp", job(tmp_path, crash=0), LocalHands(1), 1, 1, seen, attempts=2, env=ENV)
+    assert str(caught.value).endswith("RuntimeError: the wheel came off")
+    assert "exit code 1" in str(caught.value)
+    assert len(seen.of("attempt")) == 2
+
+
+class Shrinking(LocalHands):
+    """Three places at first, fewer later."""
+
+    def __init__(self, *counts: int) -> None:
+        super().__init__(3)
+        self.counts = list(counts)
+
+    def places(self, wanted: int) -> list[Place]:
+        return super().places(wanted)[: self.counts.pop(0)]
+
+
+@pytest.mark.parametrize(
+    ("there", "batch", "ranks"),
+    [(4, 12, 4), (5, 12, 4), (3, 12, 3), (3, 8, 2), (3, 7, 1), (2, None, 2)],
+)
+def test_fewer_workers_get_as_many_ranks_as_divide_the_batch(there: int, batch: int | None, ranks: int) -> None:
+    run = Run("m", {} if batch is None else {"batch": batch}, LocalHands(), 4, 1, lambda event: None, True, {}, 1)
+    run.number = 2
+    assert run._world(there) == ranks
+
+
+@pytest.mark.slow
+def test_with_fewer_workers_it_goes_on_with_ranks_that_divide_the_batch(tmp_path: Path) -> None:
+    seen = Killer(kill_rank(1))
+    launched = launch(
+        "rank_modules.ddp", job(tmp_path, batch=3, hold=1), Shrinking(3, 2), 3, 1, seen, attempts=1, env=ENV
+    )
+    assert (launched.attempts, launched.ranks) == (2, 1)
+    assert value(tmp_path) == pytest.approx(expected(STEPS, 3), abs=1e-12)
+    assert "2 of 3 workers" in seen.of("fewer")[0]["text"]
+
+
+def test_when_no_worker_comes_back_it_says_so() -> None:
+    """The first attempt fails at once: it may take no time at all to start."""
+    with pytest.raises(SchedulerError, match="No worker came back"):
+        launch("rank_modules.toy", {}, Shrinking(1, 0), 1, 1, Killer(), env=ENV, start_seconds=0.05)
+
+
+def test_a_rank_that_makes_no_rendezvous_in_time_counts_as_failed() -> None:
+    begun = time.monotonic()
+    with pytest.raises(RankLost, match="no rendezvous within 0 s"):
+        launch("rank_modules.toy", {"do": "sleep"}, LocalHands(1), 1, 1, Killer(), 1, env=ENV, start_seconds=0.05)
+    assert time.monotonic() - begun < 10
+
+
+def test_more_ranks_than_workers_are_refused() -> None:
+    with pytest.raises(PlanError, match="3 ranks"):
+        launch("rank_modules.ddp", {}, LocalHands(2), 3, 1, Killer())
+    with pytest.raises(ConfigError):
+        launch("rank_modules.ddp", {}, LocalHands(2), 0, 1, Killer())
+
+
+def test_on_dask_missing_workers_are_waited_for_and_then_refused(client: Client) -> None:
+    with pytest.raises(PlanError, match="3 ranks need as many workers, and there are 2"):
+        launch("rank_modules.ddp", {}, DaskHands(client, worker_seconds=0.5), 3, 1, Killer())
+
+
+def test_ctrl_c_stops_all_ranks_and_comes_through(hands: Any, tmp_path: Path) -> None:
+    asked = 0.0
+
+    def listen(event: LaunchEvent) -> None:
+        nonlocal asked
+        if event.kind == "step" and event["step"] == 3 and not asked:
+            asked = time.monotonic()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        launch("rank_modules.ddp", job(tmp_path, seconds=0.2), hands, 2, 1, listen, env=ENV)
+    assert time.monotonic() - asked < 10
+    assert ranks_running() == []
+
+
+def test_a_listener_that_raises_stops_all_and_hears_no_more(tmp_path: Path) -> None:
+    calls = 0
+
+    def listen(event: LaunchEvent) -> None:
+        nonlocal calls
+        calls += 1
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        launch("rank_modules.ddp", job(tmp_path), LocalHands(1), 1, 1, listen, env=ENV)
+    assert calls == 1
+
+
+def wait_there(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_a_worker_that_is_busy_is_named(client: Client) -> None:
+    address = sorted(client.run(os.getpid))[0]
+    busy = client.submit(wait_there, 3, workers=[address], pure=False)
+    begun = time.monotonic()
+    with pytest.raises(RankLost, match=rf"busy with other work, or out of reach: {address}\.") as caught:
+        launch("rank_modules.ddp", {}, DaskHands(client), 2, 1, Killer(), 1, env=ENV, start_seconds=1)
+    assert "One attempt was allowed" in str(caught.value)
+    assert time.monotonic() - begun < 60  # half of what it would wait by default
+    busy.result()
+
+
+@pytest.mark.slow
+def test_tasks_that_somebody_cancels_stop_all_ranks(client: Client, tmp_path: Path) -> None:
+    seen, hands = Killer(), DaskHands(client)
+
+    def listen(event: LaunchEvent) -> None:
+        seen(event)
+        if event.kind == "step" and event["step"] == 5 and event.attempt == 1 and event.rank == 1:
+            client.cancel([future for future, (_, rank, _) in hands._flying.items() if rank == 0])
+
+    launched = launch("rank_modules.ddp", job(tmp_path, hold=0), hands, 2, 1, listen, env=ENV)
+    assert launched.attempts == 2
+    assert seen.of("failed")[0]["text"].startswith(("Rank", "A rank"))
+    assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
+
+
+@pytest.mark.slow
+def test_a_retiring_worker_gives_its_rank_up(tmp_path: Path) -> None:
+    with two_workers() as client:
+        seen = Killer()
+        retiring: list[threading.Thread] = []
+
+        def listen(event: LaunchEvent) -> None:
+            seen(event)
+            if event.kind == "step" and event["step"] == 5 and not retiring:
+                address = seen.of("attempt")[0]["places"][1]
+                retiring.append(threading.Thread(target=client.retire_workers, args=([address],)))
+                retiring[0].start()
+
+        hands = DaskHands(client, worker_seconds=2)
+        launched = launch("rank_modules.ddp", job(tmp_path, hold=1), hands, 2, 1, listen, env=ENV)
+        retiring[0].join()
+        assert (launched.attempts, launched.ranks) == (2, 1)
+        assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_told_and_takes_the_ranks_with_it(tmp_path: Path) -> None:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    file = str(tmp_path / "scheduler.json")
+    code = "import sys; from dask.__main__ import main; sys.argv = ['dask', *sys.argv[1:]]; main()"
+    dask = [sys.executable, "-c", code]
+    common = ["--scheduler-file", file, "--no-dashboard"]
+    scheduler = subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", *common], **quiet)
+    workers = [subprocess.Popen([*dask, "worker", "--nthreads", "1", *common], **quiet) for _ in range(2)]
+    client = Client(scheduler_file=wait_for(lambda: file if Path(file).exists() else None), timeout=30)
+    client.wait_for_workers(2, timeout=60)
+
+    def listen(event: LaunchEvent) -> None:
+        if event.kind == "step" and event["step"] == 5:
+            scheduler.kill()
+
+    try:
+        with pytest.raises(SchedulerError, match="scheduler is gone"):
+            launch("rank_modules.ddp", job(tmp_path, hold=0), DaskHands(client), 2, 1, listen, env=ENV)
+        wait_for(lambda: not ranks_running(), 15)
+    finally:
+        client.close(timeout=2)
+        for process in (*workers, scheduler):
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    with two_workers() as client:
+        frozen: list[int] = []
+
+        def freeze(pids: dict[int, int]) -> int:
+            frozen.append(psutil.Process(pids[1]).ppid())
+            os.kill(frozen[0], signal.SIGSTOP)
+            return pids[1]
+
+        seen = Killer(freeze)
+        try:
+            hands = DaskHands(client, worker_seconds=2)
+            launched = launch("rank_modules.ddp", job(tmp_path, hold=1), hands, 2, 1, seen, env=ENV)
+        finally:
+            os.kill(frozen[0], signal.SIGCONT)
+        assert (launched.attempts, launched.ranks) == (2, 1)
+        assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
+
+
+def test_a_frozen_worker_is_asked_once_and_counts_again_when_it_wakes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daskt2i.launch.launcher._ASK_SECONDS", 1.5)
+    hands = DaskHands(client, worker_seconds=3)
+
+    def asking() -> int:
+        return sum(thread.name.endswith("(ask)") for thread in threading.enumerate())
+
+    frozen = min(client.run(os.getpid).values())
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        assert len(hands.places(2)) == 1
+        assert asking() == 1
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    wait_for(lambda: not asking(), 15)
+    assert len(hands.places(2)) == 2
+
+
+def test_all_workers_are_seen_while_the_client_looks_too(client: Client) -> None:
+    """Its own look brings none of them, and must not be taken for an answer: all ranks would be lost."""
+    with (
+        dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
+        Client(client.scheduler.address) as hasty,
+    ):
+        assert {len(workers_of(hasty)) for _ in range(300)} == {2}
+
+
+def fill(dask_worker: Any) -> int:
+    model_cache._loads["image"] += 1
+    return os.getpid()
+
+
+def test_workers_that_hold_encoders_are_started_again(client: Client) -> None:
+    address = sorted(client.run(os.getpid))[0]
+    pid = client.run(fill, workers=[address])[address]
+    assert free(client) == []
+    assert not psutil.pid_exists(pid)
+    assert len(client.run(os.getpid)) == 2
+    assert free(client) == []  # they hold nothing now
+
+
+def test_workers_without_a_nanny_are_left_alone_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        LocalCluster(1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
+        Client(cluster) as client,
+    ):
+        monkeypatch.setitem(model_cache._loads, "image", 1)
+        notes = free(client)
+        assert len(notes) == 1
+        assert "no nanny" in notes[0]
+        assert len(client.run(os.getpid)) == 1
+
+
+def driver(kind: str, about: dict[str, Any]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(TESTS / "rank_modules" / "driver.py"), kind, json.dumps(about)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENV},
+        start_new_session=True,
+    )
+
+
+def until_step(process: subprocess.Popen[str], step: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event.kind == "step" and event["step"] == step:
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.slow  # tests/train/test_denoiser_rank.py kills the driver of the real trainer, by default
+@pytest.mark.parametrize("kind", ["attached", "local", "dask"])
+def test_a_killed_driver_takes_all_ranks_with_it_and_the_same_command_goes_on(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "attached":
+        kind = request.getfixturevalue("client").scheduler.address
+    about = job(tmp_path, hold=1)
+    with driver(kind, about) as process:
+        until_step(process, 5)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    wait_for(lambda: not ranks_running(), 10)
+    psutil.wait_procs(children, timeout=10)
+    assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+    with driver(kind, about) as process:
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert min(event["step"] for event in map(json.loads, out.splitlines()) if event["kind"] == "step") == 5
+    assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "dask"])
+def test_ctrl_c_on_a_terminal_reaches_the_driver_alone(kind: str, tmp_path: Path) -> None:
+    with driver(kind, job(tmp_path, hold=1)) as process:
+        until_step(process, 3)
+        begun = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 15
+    assert ranks_running() == []

@@ -1,0 +1,124 @@
+"""Prompt fidelity: the judge is strict with pictures and fair to prompts, and CLIP scores stand beside a yardstick."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders.models import clip_folder
+from PIL import Image
+from typer.testing import CliRunner
+
+from daskt2i.errors import ConfigError, ModelError
+from daskt2i.sample.evaluate import PROMPT_SEED, by_clip, by_judge, unseen_prompts
+from daskt2i.sample.painter import Picture, Wish
+from daskt2i.sources.drawn.grammar import captions, parse_caption
+from daskt2i.sources.scenes import draw, scene
+from daskt2i.types import Pixels
+from daskt2i.workflow import app
+
+
+def at_64(index: int) -> Pixels:
+    """A scene of the prompts' seed, as the demo encodes it."""
+    picture = Image.fromarray(draw(scene(PROMPT_SEED, index)))
+    scale = 64 / min(picture.size)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (picture.width - 64) // 2, (picture.height - 64) // 2
+    return np.asarray(picture.crop((left, top, left + 64, top + 64)))
+
+
+def told_whole(index: int) -> str:
+    return next(text for text in captions(scene(PROMPT_SEED, index)) if text in unseen_prompts(40, ()))
+
+
+def test_prompts_tell_everything_are_the_same_each_time_and_none_is_known() -> None:
+    prompts = unseen_prompts(30, ())
+    assert prompts == unseen_prompts(30, ())
+    assert len(set(prompts)) == 30
+    for prompt in prompts:
+        wanted = parse_caption(prompt)
+        assert wanted is not None
+        assert wanted.background
+        assert all(thing.colour and thing.place for thing in wanted.things)
+    assert {len(parse_caption(prompt).things) for prompt in prompts} == {1, 2}  # type: ignore[union-attr]
+    # Known word by word, whatever the full stop and the capital.
+    fewer = unseen_prompts(29, [prompts[0].lower() + "."])
+    assert prompts[0] not in fewer
+
+
+def test_true_pictures_are_right_and_others_are_told_what_is_wrong() -> None:
+    pictures = [Picture(Wish(told_whole(i), 0), at_64(i)) for i in range(12)]
+    found = by_judge(pictures)
+    assert found.overall.of == 12 == found.single.of + found.pair.of
+    assert found.overall.share("all") == 1
+    assert found.problems == [""] * 12
+    wrong = [Picture(pictures[i].wish, pictures[(i + 1) % 12].pixels) for i in range(12)]
+    said = by_judge(wrong)
+    assert said.overall.share("all") == 0
+    assert all(said.problems)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert by_judge([Picture(pictures[0].wish, noise)]).overall.right["background"] == 0
+
+
+def test_the_judge_reads_prompts_about_scenes_alone() -> None:
+    with pytest.raises(ConfigError, match=r"'a man in cycle' is none.*evaluate\.clip_model"):
+        by_judge([Picture(Wish("a man in cycle", 0), np.zeros((64, 64, 3), np.uint8))])
+
+
+@pytest.fixture
+def clip_model(tmp_path: Path) -> Path:
+    """A full CLIP repository of random weights, with the preprocessor of openai's."""
+    folder = clip_folder(tmp_path / "clip", "CLIPModel")
+    sizes = {"crop_size": 16, "size": 16, "do_center_crop": True, "do_resize": True, "do_normalize": True}
+    means = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    kinds = {"feature_extractor_type": "CLIPFeatureExtractor", "image_processor_type": "CLIPImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**sizes, **means, **kinds, "resample": 3}))
+    return folder
+
+
+def test_clip_scores_are_cosines_and_stand_beside_those_of_other_prompts(clip_model: Path) -> None:
+    import torch
+    from transformers import CLIPModel, CLIPProcessor
+
+    pictures = [Picture(Wish(text, 0), at_64(i)) for i, text in enumerate(["a red dog", "two cats", "a red dog"])]
+    found = by_clip(pictures, str(clip_model))
+    model, processor = CLIPModel.from_pretrained(str(clip_model)), CLIPProcessor.from_pretrained(str(clip_model))
+    given = processor(
+        text=["a red dog", "two cats"], images=[Image.fromarray(p.pixels) for p in pictures], return_tensors="pt",
+        padding=True,
+    )  # fmt: skip
+    with torch.no_grad():
+        out = model(**given)
+    cosines = (out.image_embeds @ out.text_embeds.T).clamp(min=0).numpy() * 100
+    np.testing.assert_allclose(found.scores, [cosines[0, 0], cosines[1, 1], cosines[2, 0]], rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(found.mismatched, [cosines[0, 1], cosines[1, 0], cosines[2, 1]], rtol=1e-3, atol=1e-2)
+    assert found.to_json()["count"] == 3
+    assert 0 <= found.retrieval <= 1
+
+
+def test_what_is_no_clip_model_is_one_sentence(clip_model: Path) -> None:
+    (clip_model / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match=r"cannot be loaded as a CLIP model.*both towers"):
+        by_clip([Picture(Wish("a dog", 0), at_64(0))], str(clip_model))
+
+
+def test_the_command_gives_shares_with_counts_and_a_contact_sheet(demo_run: Path, tmp_path: Path) -> None:
+    for name in ("pipeline", "latents.zarr"):
+        shutil.copytree(demo_run / name, tmp_path / name)
+    small = [f"--set=evaluate.{key}={value}" for key, value in (("prompts", 3), ("seeds", 2))]
+    words = ["evaluate", *small, "--set=sample.steps=2", "-o", str(tmp_path), "-s", "serial"]
+    done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["prompts"], said["seeds"], said["count"]) == (3, 2, 6)
+    assert said["single"]["count"] + said["pair"]["count"] == 6
+    assert set(said) >= {"background", "colour", "shape", "place", "all"}
+    assert json.loads((tmp_path / "reports" / "evaluate.json").read_text())["count"] == 6
+    with Image.open(said["sheet"]) as page:
+        assert page.width > 200
+    table = CliRunner().invoke(app, words, catch_exceptions=False, env={"COLUMNS": "80"}).stdout
+    assert "all pictures (6)" in table
+    assert max(map(len, table.splitlines())) <= 80

@@ -1,0 +1,491 @@
+"""The loop of training: the same losses whatever interrupts it, and never a spoilt checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from builders import TESTS
+from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
+
+from daskt2i.display import train as terminal_training
+from daskt2i.errors import ConfigError, FingerprintMismatch, NotFinite, StoreError, StoreFull
+from daskt2i.launch.launcher import LocalHands, launch
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.train import loop as optimise
+from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
+from daskt2i.train.learner import Learner
+from daskt2i.train.metrics import read_metrics
+
+Told = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without a break."""
+    folder = tmp_path_factory.mktemp("calm")
+    fit(folder)
+    return folder
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """What a rank tells."""
+    events: Told = []
+    monkeypatch.setattr("daskt2i.launch.rank.tell", lambda kind, **fields: events.append({"kind": kind, **fields}))
+    return events
+
+
+def newest(folder: Path) -> int:
+    found = Checkpoints(RunFolder(folder)).newest()
+    return 0 if found is None else found.step
+
+
+def interrupted(folder: Path, step: int, **changes: Any) -> None:
+    """Run up to before a step, as if a kill came there."""
+    with pytest.raises(StopIteration):
+        fit(folder, Toy(spoil={step: "end"}), **changes)
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_and_leaves_figures_checkpoints_and_what_comes_out(calm: Path) -> None:
+    found = losses(calm)
+    assert len(found) == STEPS
+    assert np.mean(found[-3:]) < np.mean(found[:3])
+    lines = read_metrics(RunFolder(calm))
+    assert lines[0].keys() == {"step", "loss", "mean", "norm", "rate"}
+    assert [line for line in lines if "heldout_loss" in line] == [
+        {"step": step, "heldout_loss": pytest.approx(1, abs=0.9), "heldout_rows": 1.0} for step in (6, 12)
+    ]
+    assert [step for step in (4, 8, 12) if (calm / CHECKPOINTS / f"step-{step:07d}.json").exists()] == [8, 12]
+    assert list((calm / "train/events").iterdir())
+
+
+def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine() -> None:
+    rates = [optimise.rate(settings(warmup=4, steps=20, final_rate=0.1), step) for step in range(21)]
+    assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert rates[4] == pytest.approx(0.01)
+    assert rates[12] == pytest.approx((0.01 + 0.001) / 2)
+    assert rates[20] == pytest.approx(0.001)
+    assert optimise.rate(settings(warmup=0), 0) == pytest.approx(0.01)
+
+
+def test_what_it_tells_is_enough_for_a_progress_bar(told: Told, tmp_path: Path) -> None:
+    fit(tmp_path)
+    assert {"step": 0, "steps": STEPS, "ranks": 1, "precision": "fp32", "device": "cpu"}.items() <= told[0].items()
+    first, *_, last = [event for event in told if event["kind"] == "step"]
+    assert {"step", "loss", "rate", "samples_per_second", "shares"} <= first.keys()
+    assert last["step"] == STEPS
+    assert last["loss"] == pytest.approx(losses(tmp_path)[-1])
+    assert last["samples_per_second"] > 0
+    assert last["shares"].keys() == {"waiting", "forward", "backward", "optimiser"}
+    assert 0.1 < sum(last["shares"].values()) <= 1
+    assert [event["step"] for event in told if event["kind"] == "checkpoint"] == [4, 8, 12]
+    assert told[-1]["kind"] == "done"
+    assert told[-1]["samples_per_second"] == last["samples_per_second"]
+
+
+def test_the_first_step_counts_for_no_rate(told: Told, tmp_path: Path) -> None:
+    class Slow(Toy):
+        def batches(self, position: int) -> Iterator[Any]:
+            time.sleep(1.0)
+            yield from super().batches(position)
+
+    fit(tmp_path, Slow())
+    assert [event for event in told if event["kind"] == "step"][-1]["shares"]["waiting"] < 0.5
+
+
+def test_held_out_rows_are_looked_at_under_the_moving_average_and_nothing_is_learned(tmp_path: Path) -> None:
+    """Looking more often changes no loss; the average is not what is trained."""
+    task = Toy()
+    fit(tmp_path / "often", task, heldout_every=1)
+    assert task.learning == [False] * STEPS
+    fit(tmp_path / "plain", ema=0.0, heldout_every=1)
+    assert losses(tmp_path / "often") == losses(tmp_path / "plain")
+    averaged, plain = (losses(tmp_path / name, "heldout_loss") for name in ("often", "plain"))
+    assert averaged[1:] != plain[1:]
+
+
+def test_what_comes_out_is_the_moving_average(calm: Path, tmp_path: Path) -> None:
+    found = Checkpoints(RunFolder(calm)).newest()
+    assert found is not None
+    parts = [v.contiguous().numpy().tobytes() for k, v in sorted(found.tensors.items()) if k.startswith("ema/")]
+    assert (calm / "weights").read_bytes() == b"".join(parts)
+
+
+def test_sheets_are_drawn_now_and_then_under_the_moving_average(told: Told, calm: Path, tmp_path: Path) -> None:
+    fit(tmp_path, Drawing(), grid_every=4)
+    sheets = [event for event in told if event["kind"] == "sheet"]
+    assert sheets == [{"kind": "sheet", "step": step, "file": f"sheets/{step}"} for step in (4, 8)]  # 12: the driver
+    assert losses(tmp_path) == losses(calm)
+    found = Checkpoints(RunFolder(tmp_path)).load(8)
+    assert float((tmp_path / "sheets/8").read_bytes()) == pytest.approx(float(found.tensors["ema/00000"].sum()))
+
+
+def test_a_task_that_cannot_draw_is_not_asked_to(calm: Path, tmp_path: Path) -> None:
+    fit(tmp_path, grid_every=2)
+    assert losses(tmp_path) == losses(calm)
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "sizes"), [(8, 1, [8]), (8, 3, [3, 2, 3]), (3, 8, [1, 1, 1]), (10, 4, [2, 3, 3, 2])]
+)
+def test_a_batch_is_cut_into_parts_as_equal_as_can_be(rows: int, count: int, sizes: list[int]) -> None:
+    found = optimise.cut(list(range(rows)), count)
+    assert [len(part) for part, _ in found] == sizes
+    assert [row for part, _ in found for row in part] == list(range(rows))
+    assert [share for _, share in found] == [size / rows for size in sizes]
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_a_batch_in_parts_gives_the_losses_of_a_whole_one(count: int, calm: Path, tmp_path: Path) -> None:
+    fit(tmp_path, accumulate=count)
+    assert losses(tmp_path) == pytest.approx(losses(calm), abs=1e-6)
+    assert losses(tmp_path, "norm") == pytest.approx(losses(calm, "norm"), rel=1e-4)
+
+
+def test_bf16_stays_near(calm: Path, tmp_path: Path) -> None:
+    fit(tmp_path, precision="bf16")
+    assert losses(tmp_path) == pytest.approx(losses(calm), rel=0.03)
+    assert losses(tmp_path) != losses(calm)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_a_compiled_model_gives_the_same_losses(calm: Path, tmp_path: Path) -> None:
+    """Slow: the compiler takes half a minute, even for this model."""
+    fit(tmp_path, compile=True)
+    assert losses(tmp_path) == pytest.approx(losses(calm), abs=1e-5)
+
+
+# --- interruptions --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [2, 5, 7, 12])
+def test_a_run_that_was_cut_gives_the_losses_of_one_that_was_not(step: int, calm: Path, tmp_path: Path) -> None:
+    """To the bit, on one rank in fp32; also what comes out, which is the moving average."""
+    interrupted(tmp_path, step)
+    fit(tmp_path)
+    for name in ("loss", "norm", "heldout_loss"):
+        assert losses(tmp_path, name) == losses(calm, name)
+    assert (tmp_path / "weights").read_bytes() == (calm / "weights").read_bytes()
+
+
+def test_only_steps_after_the_checkpoint_are_run_again(calm: Path, tmp_path: Path, told: Told) -> None:
+    interrupted(tmp_path, 7)
+    assert len(losses(tmp_path)) == 6
+    told.clear()
+    fit(tmp_path)
+    assert told[0]["step"] == 4
+    assert next(event["step"] for event in told if event["kind"] == "step") == 5
+
+
+def test_a_finished_run_is_finished_again_without_a_step(calm: Path, told: Told) -> None:
+    before = (calm / "weights").read_bytes()
+    (calm / "weights").unlink()
+    fit(calm, Toy(spoil=dict.fromkeys(range(20), "end")))
+    assert (calm / "weights").read_bytes() == before
+    assert [event["kind"] for event in told] == ["started", "done"]
+    assert len(losses(calm)) == STEPS
+
+
+def test_a_torn_checkpoint_costs_more_steps_and_nothing_else(calm: Path, tmp_path: Path, told: Told) -> None:
+    interrupted(tmp_path, 10)
+    assert newest(tmp_path) == 8
+    os.truncate(tmp_path / CHECKPOINTS / "step-0000008.safetensors", 100)
+    told.clear()
+    fit(tmp_path)
+    assert [event["text"][:43] for event in told if event["kind"] == "note"] == [
+        "The checkpoint of step 8 is passed over: it"
+    ]
+    assert losses(tmp_path) == losses(calm)
+    assert (tmp_path / "weights").read_bytes() == (calm / "weights").read_bytes()
+
+
+def test_how_it_runs_may_change_between_the_pieces(calm: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path, 6, checkpoint_every=1)
+    fit(tmp_path, accumulate=4, keep=1, heldout_every=6)
+    assert losses(tmp_path) == pytest.approx(losses(calm), abs=1e-6)
+
+
+def test_auto_stays_at_the_precision_that_the_run_began_with(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def resolve(wanted: str, device: str, threads: int) -> str:
+        asked.append(wanted)
+        return "bf16" if wanted == "auto" else wanted
+
+    monkeypatch.setattr(optimise, "resolve", resolve)
+    interrupted(tmp_path, 6, precision="auto")
+    fit(tmp_path, precision="auto")
+    assert asked == ["auto"]
+    assert [event["precision"] for event in told if event["kind"] == "started"] == ["bf16", "bf16"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+    interrupted(tmp_path, 6)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    other = {"train": {"seed": 0, "learning_rate": 0.02}}
+    with pytest.raises(FingerprintMismatch, match=r"train\.learning_rate: 0\.01 there, 0\.02 now") as caught:
+        fit(tmp_path, identity=other, learning_rate=0.02)
+    assert str(tmp_path / CHECKPOINTS) in str(caught.value)
+    with pytest.raises(FingerprintMismatch, match="step 4 is sample 32, not 64"):
+        fit(tmp_path, batch=16)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    class Wider(Toy):
+        def build(self, device: str) -> Any:
+            from torch import nn
+
+            return nn.Conv2d(3, 3, 1)
+
+    interrupted(tmp_path, 6)
+    with pytest.raises(StoreError, match=r"step 4 .* is of another model"):
+        fit(tmp_path, Wider())
+
+
+def test_means_that_never_forget_are_refused() -> None:
+    with pytest.raises(ValueError, match="less than 1"):
+        settings(betas=[0.9, 1.0])
+
+
+def test_a_plan_says_when_the_rate_never_reaches_its_peak() -> None:
+    assert terminal_training._rate(settings()) == "0.01 after 3 steps, then down a cosine"
+    assert "rising all the time" in terminal_training._rate(settings(warmup=STEPS))
+
+
+def test_a_checkpoint_from_before_a_setting_came_is_gone_on_from(calm: Path, tmp_path: Path) -> None:
+    """`train.optimiser` came later; what was trained without it was trained by its default."""
+    interrupted(tmp_path, 6)
+    today = {"train": {**IDENTITY["train"], "optimiser": "adamw"}}
+    fit(tmp_path, identity=today)
+    assert losses(tmp_path) == losses(calm)
+    with pytest.raises(FingerprintMismatch, match=r"train\.optimiser: adamw there, muon now"):
+        fit(tmp_path, identity={"train": {**IDENTITY["train"], "optimiser": "muon"}})
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused_whatever_its_identity(tmp_path: Path) -> None:
+    fit(tmp_path, Toy(width=16))
+    with pytest.raises(StoreError, match=r"optimisers are AdamW, not Muon and AdamW"):
+        fit(tmp_path, Toy(width=16), optimiser="muon")
+
+
+# --- losses that are no numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("what", "says"), [("loss", "The loss"), ("gradient", "The gradient")])
+@pytest.mark.parametrize(("precision", "step"), [("fp32", 4), ("fp32", 7), ("bf16", 4)])
+def test_what_is_no_number_stops_the_run_and_the_last_good_checkpoint_stands(
+    what: str, says: str, precision: str, step: int, tmp_path: Path
+) -> None:
+    """A gradient spoils the weights before a loss shows it: at step 4 the checkpoint would have held them."""
+    stands = "step 4 stands" if step == 7 else "no checkpoint was written yet"
+    task = Toy(spoil={step: what})
+    with pytest.raises(NotFinite, match=rf"{says} at step {step} is nan.*{stands}.*lower learning_rate"):
+        fit(tmp_path, task, precision=precision)
+    assert task.closed
+    assert newest(tmp_path) == (4 if step == 7 else 0)
+    assert len(losses(tmp_path)) == step - 1
+    assert np.isfinite(losses(tmp_path, "norm")).all()
+
+
+def test_after_it_stopped_the_same_command_goes_on_from_good_weights(calm: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFinite):
+        fit(tmp_path, Toy(spoil={8: "gradient"}))
+    fit(tmp_path)
+    assert losses(tmp_path) == losses(calm)
+
+
+def test_held_out_rows_whose_loss_is_no_number_stop_it_too(tmp_path: Path) -> None:
+    class Blind(Toy):
+        def heldout(self, model: Any) -> tuple[float, int, dict[str, float]]:
+            return math.nan, 4, {}
+
+    with pytest.raises(NotFinite, match=r"loss on held-out rows at step 6 is nan.*step 4 stands"):
+        fit(tmp_path, Blind())
+
+
+# --- fp16 -----------------------------------------------------------------------------------------------------------
+
+
+def device() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("fp16 training wants a CUDA device, and torch sees none here")
+    return "cuda"
+
+
+def test_fp16_trains_on_a_gpu(calm: Path, tmp_path: Path) -> None:
+    fit(tmp_path, precision="fp16", device=device())
+    assert losses(tmp_path) == pytest.approx(losses(calm), rel=0.03)
+
+
+def test_on_a_gpu_a_run_that_was_cut_goes_on_alike(tmp_path: Path) -> None:
+    for name in ("calm", "cut"):
+        if name == "cut":
+            interrupted(tmp_path / name, 7, precision="fp16", device=device())
+        fit(tmp_path / name, precision="fp16", device=device())
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "calm"), rel=1e-3)
+
+
+def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="fp16 does not run on a CPU"):
+        fit(tmp_path, precision="fp16")
+
+
+@pytest.fixture
+def fp16_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 on a CPU, slow but with the same scaler."""
+    monkeypatch.setattr(optimise, "resolve", lambda wanted, device, threads: wanted)
+
+
+@pytest.mark.usefixtures("fp16_here")
+def test_in_fp16_a_gradient_that_overflows_costs_its_step_alone(tmp_path: Path) -> None:
+    fit(tmp_path, Toy(spoil={5: "gradient"}), precision="fp16")
+    lines = [line for line in read_metrics(RunFolder(tmp_path)) if "loss" in line]
+    assert [line["step"] for line in lines if "overflow" in line] == [5]
+    assert "norm" not in lines[4]
+    assert [line["rate"] for line in lines] == [pytest.approx(optimise.rate(settings(), step)) for step in range(STEPS)]
+    found = Checkpoints(RunFolder(tmp_path)).newest()
+    assert found is not None
+    assert found.about["scaler"]["scale"] == 32768.0  # half of what it begins with
+    assert float(found.tensors["optimiser/00000/step"]) == STEPS - 1
+    assert all(bool(t.isfinite().all()) for t in found.tensors.values())
+
+
+@pytest.mark.usefixtures("fp16_here")
+def test_in_fp16_a_run_that_was_cut_keeps_its_scale(tmp_path: Path) -> None:
+    spoil = {2: "gradient", 6: "gradient"}
+    fit(tmp_path / "calm", Toy(spoil=spoil), precision="fp16")
+    with pytest.raises(StopIteration):
+        fit(tmp_path / "cut", Toy(spoil={**spoil, 8: "end"}), precision="fp16")
+    fit(tmp_path / "cut", Toy(spoil=spoil), precision="fp16")
+    assert losses(tmp_path / "cut") == losses(tmp_path / "calm")
+    assert (tmp_path / "cut" / "weights").read_bytes() == (tmp_path / "calm" / "weights").read_bytes()
+
+
+@pytest.mark.usefixtures("fp16_here")
+def test_in_fp16_gradients_that_overflow_for_ever_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimise, "MOST_OVERFLOWS", 4)
+    with pytest.raises(NotFinite, match="gradient at step 9"):
+        fit(tmp_path, Toy(spoil=dict.fromkeys([2, 3, 5, 6, 7, 8, 9], "gradient")), precision="fp16")
+
+
+# --- disk -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 512 KiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 8192])
+def test_a_full_disk_stops_it_with_one_sentence_and_with_room_the_same_command_goes_on(
+    left: int, small: Path, calm: Path
+) -> None:
+    """No room for the next figures, or for the next checkpoint only."""
+
+    class Filling(Toy):
+        def batches(self, position: int) -> Iterator[Any]:
+            for step, batch in enumerate(super().batches(position), position // BATCH + 1):
+                if step == 6:
+                    free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
+                    (small / "filler").write_bytes(b"x" * max(0, free - left))
+                yield batch
+
+    with pytest.raises(StoreFull, match="free some space and run the same command again"):
+        fit(small / "run", Filling())
+    (small / "filler").unlink()
+    assert newest(small / "run") == 4
+    fit(small / "run")
+    assert losses(small / "run") == losses(calm)
+
+
+def test_a_run_folder_elsewhere_is_gone_on_from_as_well(calm: Path) -> None:
+    folder = RunFolder(f"memory://{uuid4().hex}")
+    with pytest.raises(StopIteration):
+        fit(folder, Toy(spoil={7: "end"}))
+    fit(folder)
+    assert losses(folder) == losses(calm)
+    assert folder.read("weights") == (calm / "weights").read_bytes()
+
+
+# --- several ranks --------------------------------------------------------------------------------------------------
+
+
+LONG = {"steps": 50, "ema": 0.0}
+
+
+def two_ranks(folder: Path, die_at: int) -> Any:
+    folder.mkdir()
+    job = {
+        "folder": str(folder),
+        "batch": BATCH,
+        "die_at": die_at,
+        "settings": LONG,
+        "launch": {"checkpoint_every": 10},
+    }
+    env = {"PYTHONPATH": str(TESTS)}
+    return launch("rank_modules.fitting", job, LocalHands(2), 2, 1, lambda event: None, env=env)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    fit(folder, **LONG)
+    return folder
+
+
+@pytest.mark.slow  # tests/train/test_denoiser_rank.py holds both of the real trainer, by default
+@pytest.mark.parametrize(
+    ("die_at", "within"),
+    [pytest.param(0, 1e-4, id="calm"), pytest.param(27, 1e-5, id="one is killed on the way")],
+)
+def test_two_ranks_give_the_losses_of_one(die_at: int, within: float, alone: Path, tmp_path: Path) -> None:
+    """Over 50 steps in fp32. One that is killed costs the steps since the checkpoint, and no other losses."""
+    assert two_ranks(tmp_path / "two", die_at).attempts == (2 if die_at else 1)
+    assert len(losses(tmp_path / "two")) == 50
+    for name in ("loss", "norm", "heldout_loss"):
+        assert losses(tmp_path / "two", name) == pytest.approx(losses(alone, name), abs=within)
+
+
+# --- the learner ----------------------------------------------------------------------------------------------------
+
+
+def test_the_optimisers_means_keep_the_order_of_their_weights_in_memory() -> None:
+    """Fused AdamW pairs them by place in memory: in another order a resumed run would move other weights."""
+    task = Toy()
+    first, second = (Learner(task.build("cpu"), settings(), "cpu", "fp32") for _ in range(2))
+    batch = next(task.batches(0))
+    first.learn([(batch, 1.0)], task.loss, 0.01)
+    contiguous = {name: value.contiguous() for name, value in first.tensors().items()}
+    second.restore(contiguous, first.about())
+    for mine, theirs in zip(first.parameters, second.parameters, strict=True):
+        means = second.optimisers[0].state[theirs]["exp_avg"]
+        assert means.stride() == theirs.stride()
+        assert bool((means == first.optimisers[0].state[mine]["exp_avg"]).all())

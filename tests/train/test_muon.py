@@ -1,0 +1,128 @@
+"""Muon: orthogonal steps, the weights it takes, the same bits from one rank or two, and after an interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import TESTS
+from rank_modules.fitting import BATCH, Toy, fit, losses, settings
+from torch import nn
+
+from daskt2i.launch.launcher import LocalHands, launch
+from daskt2i.model.denoiser import build, unet_config
+from daskt2i.train.learner import Learner
+from daskt2i.train.muon import _buckets, inner_matrices, muon, orthogonal
+
+WIDE = {"width": 16}
+MUON: dict[str, Any] = {"optimiser": "muon", "steps": 12, "ema": 0.0}
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (144, 16), (32, 32)])
+def test_an_update_has_no_favourite_direction(shape: tuple[int, int]) -> None:
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(drawn, full_matrices=False)
+    steep = u @ torch.diag(torch.logspace(0, -1.5, len(s))) @ v
+    values = torch.linalg.svdvals(orthogonal(steep))
+    assert 0.5 < values.min() <= values.max() < 1.3
+    assert torch.linalg.svdvals(steep).min() < 0.04
+
+
+def test_wide_matrices_arrive_as_well() -> None:
+    """Their values lie around 1/sqrt(640) = 0.04, and a good part of them far below."""
+    drawn = torch.randn((640, 640), generator=torch.Generator().manual_seed(0))
+    assert (torch.linalg.svdvals(orthogonal(drawn)) > 0.6).float().mean() > 0.95
+
+
+def test_it_takes_the_matrices_inside_a_denoiser_and_leaves_the_rest() -> None:
+    unet = build(unet_config("demo", {}, (4, 16, 16), 128), 0)
+    matrices, others = inner_matrices(unet)
+    names = {id(weight): name for name, weight in unet.named_parameters()}
+    taken, left = ({names[id(weight)] for weight in found} for found in (matrices, others))
+    assert len(taken) + len(left) == len(names)
+    assert {"down_blocks.0.resnets.0.conv1.weight", "mid_block.attentions.0.proj_in.weight"} <= taken
+    assert {"conv_in.weight", "conv_out.weight", "conv_norm_out.weight", "mid_block.resnets.0.conv1.bias"} <= left
+    assert sum(weight.numel() for weight in matrices) > 0.95 * sum(p.numel() for p in unet.parameters())
+
+
+def test_embeddings_are_no_matrices() -> None:
+    model = nn.Sequential(nn.Embedding(100, 32), nn.Linear(32, 32, bias=False))
+    matrices, others = inner_matrices(model)
+    assert [weight.shape for weight in matrices] == [(32, 32)]
+    assert [weight.shape for weight in others] == [(100, 32)]
+
+
+def test_a_step_has_the_size_of_one_of_adamw() -> None:
+    weight = nn.Parameter(torch.zeros(32, 16, 3, 3).to(memory_format=torch.channels_last))
+    weight.grad = torch.randn_like(weight)
+    muon([weight], lr=0.01, weight_decay=0.0).step()
+    assert weight.detach().square().mean().sqrt() == pytest.approx(0.2 * 0.01, rel=0.2)
+    assert (weight.detach() * weight.grad).sum() < 0
+
+
+def test_what_was_interrupted_goes_on_with_the_same_losses(tmp_path: Path) -> None:
+    fit(tmp_path / "calm", Toy(**WIDE), **MUON)
+    with pytest.raises(StopIteration):
+        fit(tmp_path / "cut", Toy(spoil={7: "end"}, **WIDE), **MUON)
+    fit(tmp_path / "cut", Toy(**WIDE), **MUON)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "calm")
+    assert losses(tmp_path / "calm")[-1] < 0.8 * losses(tmp_path / "calm")[0]
+    fit(tmp_path / "adamw", Toy(**WIDE), **{**MUON, "optimiser": "adamw"})
+    assert losses(tmp_path / "adamw") != losses(tmp_path / "calm")
+
+
+def test_two_ranks_share_the_work_and_move_the_weights_as_one_does(tmp_path: Path) -> None:
+    """To the last bit, if the one adds up the same parts.
+
+    The one is a rank too: this process may have begun its products without MKL_CBWR, and they round otherwise then.
+    """
+    env = {"PYTHONPATH": str(TESTS)}
+    for name, ranks, how in (("one", 1, {"accumulate": 2}), ("two", 2, {})):
+        (tmp_path / name).mkdir()
+        job = {"folder": str(tmp_path / name), "batch": BATCH, "die_at": 0, "settings": MUON, "launch": how, **WIDE}
+        launch("rank_modules.fitting", job, LocalHands(ranks), ranks, 1, lambda event: None, env=env)
+    assert losses(tmp_path / "two") == losses(tmp_path / "one")
+    assert (tmp_path / "two/weights").read_bytes() == (tmp_path / "one/weights").read_bytes()
+
+
+def test_updates_are_held_a_bucket_at_a_time_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tmp_path / "one", Toy(**WIDE), **MUON)
+    monkeypatch.setattr("daskt2i.train.muon.BUCKET", 600)
+    weights = [nn.Parameter(torch.zeros(16, rows)) for rows in (16, 16, 64, 8)]
+    assert [len(bucket) for bucket in _buckets(weights)] == [2, 1, 1]
+    fit(tmp_path / "several", Toy(**WIDE), **MUON)
+    assert losses(tmp_path / "several") == losses(tmp_path / "one")
+
+
+def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is alone with its part leaves the others' weights where they are: it does not do their work."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda updates: None)
+    weights = [nn.Parameter(torch.zeros(16, 16)) for _ in range(4)]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    muon(weights, 0.01, 0.0, ranks=2, rank=1).step()
+    assert sum(bool(weight.any()) for weight in weights) == 2
+
+
+def test_a_model_without_matrices_is_fitted_by_adamw() -> None:
+    learner = Learner(Toy().build("cpu"), settings(optimiser="muon"), "cpu", "fp32")
+    assert [type(one) for one in learner.optimisers] == [torch.optim.AdamW]
+
+
+def test_in_fp16_a_gradient_that_overflows_moves_no_weight_of_either_optimiser() -> None:
+    """One matrix overflows; AdamW's gradients are finite, and it has momentum from the step before."""
+    task = Toy(**WIDE)
+    learner = Learner(task.build("cpu"), settings(optimiser="muon"), "cpu", "fp16")
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    batch = next(task.batches(0))
+    learner.learn([(batch, 1.0)], task.loss, 0.01)
+    before = [weight.detach().clone() for weight in learner.parameters]
+    hook = learner.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
+    learner.learn([(batch, 1.0)], task.loss, 0.01)
+    assert all(torch.equal(weight, old) for weight, old in zip(learner.parameters, before, strict=True))
+    assert learner.scaler.get_scale() == 0.5
+    hook.remove()
+    learner.learn([(batch, 1.0)], task.loss, 0.01)
+    assert not any(torch.equal(weight, old) for weight, old in zip(learner.parameters, before, strict=True))
