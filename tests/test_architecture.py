@@ -57,7 +57,6 @@ docs/decisions/, or find the place where the code belongs.
 
 BY_NAME = {
     ("config", "sources"): "a workflow that draws scenes, and --images, name our own sources as a user's file would",
-    ("launch", "encode"): "a worker is asked whether it holds models",
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""
 

@@ -23,7 +23,8 @@ from trained_runs import TINY, encoded, tiny_workflow, trained
 from workflows_for_tests import child_environment
 
 from daskt2i.config.workflow_file import load_workflow
-from daskt2i.launch.launcher import DaskHands, launch
+from daskt2i.launch.dask_ranks import DaskHands
+from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.denoiser_rank import Job

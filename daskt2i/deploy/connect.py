@@ -40,11 +40,13 @@ class Connection:
         client: connected.
         threads: torch threads of each worker.
         close: ends what was started for it; does nothing to a cluster that was attached to.
+        owned: whether the cluster was started for it: nobody else's data is on its workers.
     """
 
     client: Client
     threads: int
     close: Callable[[], None]
+    owned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class ClusterFile:
                 with suppress(TimeoutError, OSError):
                     cluster.close(timeout=10)
 
-        return Connection(client, threads, close)
+        return Connection(client, threads, close, owned=True)
 
 
 def attach(address: str, threads: int) -> Connection:
@@ -152,7 +154,7 @@ def attach(address: str, threads: int) -> Connection:
         with quiet:
             client.close(timeout=5)
 
-    return Connection(client, threads, close)
+    return Connection(client, threads, close, owned=False)
 
 
 def _free(address: str) -> str:
