@@ -59,15 +59,8 @@ docs/decisions/, or find the place where the code belongs.
 
 BY_NAME = {
     ("config", "sources"): "a workflow that draws scenes, and --images, name our own sources as a user's file would",
-    ("launch", "encode"): "a worker is asked whether it holds models",
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""
-
-HOMELESS: dict[str, str] = {}
-"""Modules that have not moved yet, and where they go."""
-
-OPEN_CUTS: dict[str, set[str]] = {}
-"""Imports that still point the wrong way."""
 
 MAY_USE_DISTRIBUTED = {"deploy", "launch", "executors", "session", "dashboard"}
 """The last one is still to come."""
@@ -91,8 +84,7 @@ PACKAGES = {name for name, path in SOURCES.items() if path.name == "__init__.py"
 
 
 def _room(module: str) -> str:
-    name = module.removeprefix("daskt2i.")
-    return HOMELESS.get(name, name).partition(".")[0]
+    return module.removeprefix("daskt2i.").partition(".")[0]
 
 
 ROOMS = sorted({_room(module) for module in SOURCES})
@@ -157,9 +149,9 @@ def test_a_room_may_import_rooms_above_it_alone(room: str) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_what_the_table_says(room: str) -> None:
     found = _room_imports(room)
-    allowed = set(MAY_IMPORT[room].split()) | OPEN_CUTS.get(room, set())
+    allowed = set(MAY_IMPORT[room].split())
     assert {name: sorted(modules) for name, modules in found.items() if name not in allowed} == {}
-    assert OPEN_CUTS or allowed - set(found) == set(), "the table allows an import that nobody makes"
+    assert allowed - set(found) == set(), "the table allows an import that nobody makes"
 
 
 def test_a_string_names_a_module_where_the_table_says_so() -> None:
@@ -205,8 +197,8 @@ def test_modules_are_named_for_what_they_hold() -> None:
 
 
 def test_a_room_has_a_dozen_files_at_the_most() -> None:
-    places = [HOMELESS.get(name.removeprefix("daskt2i."), name).rpartition(".")[0] for name in set(SOURCES) - PACKAGES]
-    assert {place: places.count(place) for place in places if "." in place and places.count(place) > MOST_FILES} == {}
+    rooms = [name.rpartition(".")[0] for name in set(SOURCES) - PACKAGES]
+    assert {room: rooms.count(room) for room in rooms if "." in room and rooms.count(room) > MOST_FILES} == {}
 
 
 def test_no_module_passes_400_lines() -> None:
@@ -214,7 +206,7 @@ def test_no_module_passes_400_lines() -> None:
     assert {name: lines for name, lines in long.items() if lines > MOST_LINES} == {}
 
 
-@pytest.mark.parametrize("package", sorted(PACKAGES - {f"daskt2i.{name}" for name in HOMELESS}))
+@pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_the_init_of_a_package_is_its_sign(package: str) -> None:
     """A docstring that says what is in here, what is not, and how to add one; and no code."""
     tree = TREES[package]

@@ -354,6 +354,10 @@ def events() -> Iterator[str]:
                 if isinstance(kind, ast.Constant) and re.fullmatch("[a-z]+", str(kind.value)):
                     yield str(kind.value)
                     yield from (f"{kind.value}.{word.arg}" for word in node.keywords if word.arg)
+    from daskt2i.errors import ConfigError
+    from daskt2i.portable_errors import to_json
+
+    yield from (f"error.{name}" for name in to_json(ConfigError("said")))
 
 
 def _called(node: ast.Call) -> str:

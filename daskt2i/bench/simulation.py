@@ -3,8 +3,8 @@
 Covers: `encode` from start to end with `encode_chunk` replaced; memory and processor time over chunks.
 Does not cover: which runs there are (`scheduler`).
 
-Workers are threads, so driver, scheduler and all workers share one interpreter and one core of it: what is measured
-here as the cost of a chunk is more than what a scheduler in a process of its own needs.
+Workers are threads of the scheduler's process, so these share one interpreter and one core of it: what is measured here
+as the cost of a chunk, the driver's part included, is more than what a scheduler by itself needs.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class Simulated:
         chunks, rows: that were committed.
         steady: wall seconds from the first chunk's start to the last one's end.
         finish: from there to the end: the manifest, closing.
-        cpu: processor seconds of the whole process meanwhile.
-        memory: (chunks done, resident bytes of the process), over the run.
+        cpu: processor seconds meanwhile, of the driver and of the process that holds scheduler and workers.
+        memory: (chunks done, resident bytes of both), over the run.
     """
 
     workers: int
@@ -142,6 +142,7 @@ def simulate(task: Task, workflow: Workflow) -> Simulated:
     crew = Crew(task.workers, 1, _LIMIT, "simulated")
     executor = SimulatedExecutor(open_executor(chosen, crew), task.chunk_seconds, task.arrays)
     process = psutil.Process()
+    family: list[psutil.Process] = []  # this one, and the scheduler's: known at the first chunk
     every = max(1, len(prepared.plan) // SAMPLES)
     memory: list[tuple[int, int]] = []
     done, cpu, before = 0, 0.0, 0.0
@@ -150,10 +151,11 @@ def simulate(task: Task, workflow: Workflow) -> Simulated:
         nonlocal done, cpu, before
         if isinstance(event, ChunkDone):
             done += 1
+            if not family:
+                family.extend([process, *process.children(recursive=True)])
             if done == 1 or done % every == 0 or done == len(prepared.plan):
-                memory.append((done, process.memory_info().rss))
-                times = process.cpu_times()
-                cpu = times.user + times.system
+                memory.append((done, sum(p.memory_info().rss for p in family)))
+                cpu = sum(sum(p.cpu_times()[:2]) for p in family)
                 before = before or cpu
 
     summary = encode.encode(prepared, executor, listen)

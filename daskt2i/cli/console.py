@@ -7,6 +7,7 @@ is well, 1 when something failed (the sentence says what), 2 for a wrong command
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import tempfile
@@ -50,7 +51,8 @@ def sentences() -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with _without_dasks_log():
+            yield
     except Stopped as error:
         complain(str(error), "yellow")
         raise typer.Exit(130) from None
@@ -73,6 +75,31 @@ def sentences() -> Iterator[None]:
         raise typer.Exit(1) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _without_dasks_log() -> Iterator[None]:
+    """A scheduler that goes away is told in our words, not in distributed's tracebacks. This process is ours to say so.
+
+    distributed gives its loggers a handler of their own when it is imported, which is later, unless the root has one.
+    So the root gets one: as Python's own, which tells warnings of everybody else.
+    """
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    theirs = [h for name in ("distributed", "distributed.client") for h in logging.getLogger(name).handlers]
+    logging.root.addHandler(handler)
+    for each in (handler, *theirs):
+        each.addFilter(_not_dasks)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        for each in theirs:
+            each.removeFilter(_not_dasks)
+
+
+def _not_dasks(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] != "distributed"
 
 
 def complain(text: str, style: str = "red") -> None:

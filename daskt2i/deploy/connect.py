@@ -1,35 +1,31 @@
 """A connection to Dask: a cluster started from a file, or one that is there already.
 
 Covers: reading a cluster file, starting its cluster with its settings, attaching to an address (which is never closed
-by us).
-Does not cover: what `--scheduler` means (`session.schedulers`), what runs on the workers (`executors`, `launch`), how
-many workers are sensible (`session.worker_layout`).
+by us). Either way this process stays as it is: its environment, Dask's settings, loggers, the default client.
+Does not cover: the process of a cluster that we start (`cluster_process`), what `--scheduler` means
+(`session.schedulers`), what runs on the workers (`executors`, `launch`), how many workers are sensible
+(`session.worker_layout`).
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 from distributed import Client
+from distributed.security import Security
 
 from daskt2i.config.workflow_file import find_file, read_yaml
-from daskt2i.deploy.child_processes import deaf_children
+from daskt2i.deploy.cluster_process import ClusterProcess
 from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, SchedulerError
 
 _SERVER_TIMEOUT = 20.0
 _START_SECONDS = 120
-
-_CLIENT_CONFIG = {"distributed.admin.low-level-log-length": 100}
-"""For a client without a cluster file. `clusters/local.yaml` says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +36,18 @@ class Connection:
         client: connected.
         threads: torch threads of each worker.
         close: ends what was started for it; does nothing to a cluster that was attached to.
+        owned: whether the cluster was started for it: nobody else's data is on its workers.
     """
 
     client: Client
     threads: int
     close: Callable[[], None]
+    owned: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterFile:
-    """A cluster file: the class of the cluster, its arguments, and the Dask settings that hold while it runs."""
+    """A cluster file: the class of the cluster, its arguments, and the Dask settings that hold in its processes."""
 
     name: str
     factory: str
@@ -82,30 +80,24 @@ class ClusterFile:
             ConfigError: the class cannot be imported.
             SchedulerError: it did not start.
         """
-        module, _, name = self.factory.rpartition(".")
-        try:
-            factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"clusters/{self.name}.yaml names {self.factory}, which cannot be imported ({error})."
-            ) from error
         arguments = dict(self.arguments)
         if "dashboard_address" in arguments:
             arguments["dashboard_address"] = _free(arguments["dashboard_address"])
         arguments |= {"n_workers": workers, "memory_limit": memory_limit, "silence_logs": logging.CRITICAL}
-        # The nanny sets thread variables for its worker before it spawns it; ours must be the plan's, not 1.
         environ = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        config = self.config | {f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in environ.items()}
-        settings = dask.config.set(config)  # until the end: the logs of a worker that joins later are made then
         try:
-            with _environment_kept(), ExitStack() as stack:
-                stack.enter_context(settings)
-                with deaf_children():  # the thread of its event loop starts here, and nannies start workers from it
-                    cluster = factory(**arguments)
-                stack.callback(cluster.close, timeout=10)
-                client = stack.enter_context(Client(cluster, set_as_default=False))
+            with ExitStack() as stack:
+                cluster = ClusterProcess(self.factory, arguments, self.config, environ)
+                stack.callback(cluster.close)
+                security = Security(**cluster.security) if cluster.security else None
+                client = Client(cluster.address, security=security, timeout=_SERVER_TIMEOUT, set_as_default=False)
+                stack.enter_context(client)
                 client.wait_for_workers(workers, timeout=_START_SECONDS)
                 stack.pop_all()
+        except ConfigError as error:
+            raise ConfigError(
+                f"clusters/{self.name}.yaml names {self.factory}, which cannot be imported ({error})."
+            ) from None
         except (OSError, TimeoutError, TypeError, ValueError, RuntimeError) as error:
             raise SchedulerError(
                 f"The cluster of clusters/{self.name}.yaml did not start ({error}). Nothing was encoded; "
@@ -114,17 +106,18 @@ class ClusterFile:
 
         def close() -> None:
             # The work is done by now: a worker that ends slowly does not make a failure of it, and ends with us.
-            with settings, _quiet():
-                with suppress(TimeoutError, OSError):
-                    client.close(timeout=5)
-                with suppress(TimeoutError, OSError):
-                    cluster.close(timeout=10)
+            with suppress(TimeoutError, OSError):
+                client.close(timeout=5)
+            cluster.close()
 
-        return Connection(client, threads, close)
+        return Connection(client, threads, close, owned=True)
 
 
 def attach(address: str, threads: int) -> Connection:
     """Attach to a scheduler. Closing the connection leaves it running.
+
+    Settings of Dask in this process are the user's, and so is what distributed logs when a scheduler goes away: a
+    command line, whose process is its own, keeps that off the terminal itself (`cli.console`).
 
     Args:
         threads: torch threads of each worker; 0: as many as the worker with the fewest has.
@@ -132,13 +125,9 @@ def attach(address: str, threads: int) -> Connection:
     Raises:
         SchedulerError: nobody answers there.
     """
-    quiet = ExitStack()
-    quiet.enter_context(_quiet())  # to the end: a scheduler that goes away is told in our words
-    quiet.enter_context(dask.config.set(_CLIENT_CONFIG))
     try:
         client = Client(address, timeout=_SERVER_TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        quiet.close()
         raise SchedulerError(
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "
             "`dask scheduler` and workers with `dask worker ADDRESS`."
@@ -149,10 +138,9 @@ def attach(address: str, threads: int) -> Connection:
     threads = threads or min((w["nthreads"] for w in workers), default=1)
 
     def close() -> None:
-        with quiet:
-            client.close(timeout=5)
+        client.close(timeout=5)
 
-    return Connection(client, threads, close)
+    return Connection(client, threads, close, owned=False)
 
 
 def _free(address: str) -> str:
@@ -165,32 +153,3 @@ def _free(address: str) -> str:
         except (OSError, ValueError, OverflowError):
             return f"{host}:0"
     return address
-
-
-@contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Take back what the nannies put into the environment of this process, where it would beat later settings."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for key in os.environ.keys() - before.keys():
-            del os.environ[key]
-        os.environ.update(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep distributed's complaints about lost connections off the terminal: they are told in our words.
-
-    Some of its loggers have a level and a handler of their own, so all of them are silenced.
-    """
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

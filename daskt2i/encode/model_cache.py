@@ -1,7 +1,7 @@
 """What a worker process keeps between chunks: the job's source and its loaded encoders.
 
-Covers: loading each model once per process, the test card that a model meets on load, the batch size that was found to
-fit, what a worker finds out before the first chunk.
+Covers: loading each model once per process, giving its memory back when others need it, the test card that a model
+meets on load, the batch size that was found to fit, what a worker finds out before the first chunk.
 Does not cover: encoding a chunk (`worker`), how a model is loaded (`encoders`).
 
 Models load lazily, in the task. A Dask `WorkerPlugin.setup` would load them on the worker's event loop, and its
@@ -11,6 +11,7 @@ failure on a worker that joins late is swallowed.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import socket
@@ -96,6 +97,33 @@ def models_for(job: Job) -> Models:
             with without_collection():
                 _held = _load(job, key)
         return _held
+
+
+def held() -> int:
+    """How many models this process keeps."""
+    return 0 if _held is None else 2
+
+
+def unload(seconds: float) -> bool:
+    """Let go of the models, and give their memory back to the system. The next chunk loads them again.
+
+    Args:
+        seconds: how long to wait for a chunk that is being worked on: it keeps its models to its end.
+
+    Returns:
+        False: a chunk is still being worked on, and nothing was let go.
+    """
+    global _held
+    if not turn.acquire(timeout=seconds):
+        return False
+    try:
+        if _held is not None:
+            _held = None
+            gc.collect()
+            _release_memory()
+    finally:
+        turn.release()
+    return True
 
 
 def _load(job: Job, key: str) -> Models:
@@ -199,9 +227,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _release_memory() -> None:
+    """What is free goes back to the system: torch keeps a GPU's, glibc what lies below the top of its heaps."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def process_name() -> str:

@@ -145,21 +145,14 @@ class DaskExecutor:
 
 
 def _forget(client: Client) -> None:
-    """Drop what Dask keeps of every task of this process that ever ran, about 0.6 KB each in the driver.
+    """Drop what Dask keeps in this process of every task that ever ran, about 0.6 KB each.
 
-    `key_split` remembers 100,000 names of tasks; a span has one entry for each submit, without a bound; each connection
-    keeps its last messages, and a chunk's has its captions. A scheduler elsewhere keeps its own.
+    `key_split` remembers 100,000 names of tasks; the connection keeps its last messages, a chunk's with its captions.
+    A scheduler keeps its own: `deploy.cluster_process` empties that of a cluster that we started.
     """
     key_split.cache_clear()
-    with suppress(AttributeError, KeyError):  # no scheduler here, or another version of distributed
-        scheduler = client.cluster.scheduler
-        for comm in [client.scheduler_comm, *list(scheduler.stream_comms.values())]:
-            comm.recent_message_log.clear()
-        for span in list(scheduler.extensions["spans"].spans.values()):
-            # Both are emptied in place: the scheduler's thread may be adding to them.
-            getattr(span, "_metadata_seen", set()).clear()  # distributed before 2026.8
-            if span._metadata is not None:
-                span._metadata["collections"].clear()
+    with suppress(AttributeError):  # another version of distributed
+        client.scheduler_comm.recent_message_log.clear()
 
 
 def _outcome(future: Future) -> Any:

@@ -1,7 +1,7 @@
 """What starts and stops ranks for the launcher: the seam, and processes of this machine.
 
 Covers: how a rank's end is told, ranks as children of this process.
-Does not cover: Dask workers (`launcher.DaskHands`), what is done about an end (`attempt`).
+Does not cover: Dask workers (`dask_ranks`), what is done about an end (`attempt`).
 """
 
 from __future__ import annotations

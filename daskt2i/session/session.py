@@ -64,7 +64,8 @@ class Session:
         """Where ranks run, and how many workers there are."""
         if self.scheduler.is_pool:
             return LocalHands(self.crew.workers), Workforce(self.crew.workers, self.crew.threads, None)
-        from daskt2i.launch.launcher import DaskHands
+        from daskt2i.executors.unload import unload_encoders
+        from daskt2i.launch.dask_ranks import DaskHands
 
         connection = self._connected()
         workers = workers_of(connection.client)
@@ -75,7 +76,11 @@ class Session:
             connection.client.scheduler.address,
             connection.client.dashboard_link or "",
         )
-        return DaskHands(connection.client), there
+
+        def make_room() -> list[str]:
+            return unload_encoders(connection.client, restart=connection.owned)
+
+        return DaskHands(connection.client, prepare=make_room), there
 
     def _connected(self) -> Connection:
         if self._connection is None:

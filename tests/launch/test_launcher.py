@@ -22,11 +22,11 @@ from distributed import Client, LocalCluster
 from rank_modules.ddp import expected
 
 from daskt2i.deploy.workers import workers_of
-from daskt2i.encode import model_cache
 from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.attempt import Run
-from daskt2i.launch.launcher import TOPIC, DaskHands, LocalHands, free, launch
+from daskt2i.launch.dask_ranks import TOPIC, DaskHands
+from daskt2i.launch.launcher import LocalHands, launch
 from daskt2i.launch.placement import Place
 
 ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}
@@ -396,7 +396,7 @@ def test_a_frozen_worker_does_not_hold_up_the_others(tmp_path: Path) -> None:
 def test_a_frozen_worker_is_asked_once_and_counts_again_when_it_wakes(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskt2i.launch.launcher._ASK_SECONDS", 1.5)
+    monkeypatch.setattr("daskt2i.launch.dask_ranks._ASK_SECONDS", 1.5)
     hands = DaskHands(client, worker_seconds=3)
 
     def asking() -> int:
@@ -422,30 +422,23 @@ def test_all_workers_are_seen_while_the_client_looks_too(client: Client) -> None
         assert {len(workers_of(hasty)) for _ in range(300)} == {2}
 
 
-def fill(dask_worker: Any) -> int:
-    model_cache._loads["image"] += 1
-    return os.getpid()
-
-
-def test_workers_that_hold_encoders_are_started_again(client: Client) -> None:
-    address = sorted(client.run(os.getpid))[0]
-    pid = client.run(fill, workers=[address])[address]
-    assert free(client) == []
-    assert not psutil.pid_exists(pid)
-    assert len(client.run(os.getpid)) == 2
-    assert free(client) == []  # they hold nothing now
-
-
-def test_workers_without_a_nanny_are_left_alone_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_to_be_done_before_the_first_rank_is_done_then_and_its_notes_are_told(tmp_path: Path) -> None:
     with (
         LocalCluster(1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
-        monkeypatch.setitem(model_cache._loads, "image", 1)
-        notes = free(client)
-        assert len(notes) == 1
-        assert "no nanny" in notes[0]
-        assert len(client.run(os.getpid)) == 1
+        seen = Killer()
+        launch(
+            "rank_modules.toy",
+            {"do": "tell", "text": ""},
+            DaskHands(client, prepare=lambda: ["made room"]),
+            1,
+            1,
+            seen,
+            env=ENV,
+        )
+        assert [event.kind for event in seen.events][:2] == ["note", "attempt"]
+        assert seen.of("note")[0]["text"] == "made room"
 
 
 def driver(kind: str, about: dict[str, Any]) -> subprocess.Popen[str]:

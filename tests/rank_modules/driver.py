@@ -9,7 +9,8 @@ from typing import Any
 
 from daskt2i.deploy.child_processes import deaf_children
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.launcher import DaskHands, LocalHands, launch
+from daskt2i.launch.dask_ranks import DaskHands
+from daskt2i.launch.launcher import LocalHands, launch
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ from distributed import Client, LocalCluster
 
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.launcher import DaskHands, launch
+from daskt2i.launch.dask_ranks import DaskHands
+from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import LocalHands
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.denoiser_rank import Job

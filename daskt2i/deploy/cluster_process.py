@@ -1,0 +1,225 @@
+"""A cluster that we start lives in a process of its own: its scheduler, its nannies, and below them its workers.
+
+Covers: that process from outside (`ClusterProcess`) and from inside (`main`), dropping what Dask keeps of tasks that
+are done.
+Does not cover: cluster files, the client (`connect`).
+
+Why. A nanny writes variables into `os.environ` of its process before it starts a worker (`WorkerProcess.start` of
+distributed 2026.7: thread counts, malloc's threshold, PYTHONHASHSEED, its own pid), and does so again for each worker
+that it starts again. Scheduler and nannies read `dask.config` of their process at any time, and log through its
+loggers. In the user's process all that would reach whatever else he does there. Workers need the variables before
+their interpreter starts, so a nanny's `env=` comes too late for some of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from types import FrameType
+from typing import Any, TextIO
+
+import dask
+
+from daskt2i.deploy.child_processes import deaf_children, end_with_parent
+from daskt2i.errors import ConfigError
+
+_CODE = (
+    "import json, sys; job = json.loads(sys.stdin.buffer.readline()); sys.path[:] = job['path']; "
+    "from daskt2i.deploy.cluster_process import main; main(job)"
+)
+"""As multiprocessing does it: what this process can import, that one can. Its `__main__` is no file, so that workers do
+not run the user's script again."""
+
+_CLOSE = b"close\n"
+_CLOSE_SECONDS = 10
+_FORGET_SECONDS = 5.0
+_PRIVATE = ("scheduler", "shuffle", "pool")
+"""Settings of the user's own client and threads."""
+
+
+class ClusterProcess:
+    """A running cluster.
+
+    Args:
+        factory: dotted path of the cluster's class.
+        arguments: of the class; JSON values.
+        config: Dask settings that hold there, above those of this process.
+        environ: variables of that process and its workers, besides those of this one.
+
+    Raises:
+        ConfigError: the class cannot be imported.
+        RuntimeError: the cluster did not start; nothing of it is left.
+
+    Attributes:
+        address: of the scheduler.
+        security: arguments of `distributed.Security` for a client, or None where there are none.
+    """
+
+    def __init__(
+        self, factory: str, arguments: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]
+    ) -> None:
+        job = {
+            "path": sys.path,
+            "parent": os.getpid(),
+            "factory": factory,
+            "arguments": arguments,
+            "inherited": _plain({k: v for k, v in dask.config.config.items() if k not in _PRIVATE}),
+            "config": config,
+        }
+        line = json.dumps(job).encode() + b"\n"
+        with deaf_children():
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CODE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **environ},
+            )
+        try:
+            told = self._ask(line)
+        except BaseException:
+            self.kill()
+            raise
+        if "address" not in told:
+            self.kill()
+            kind: type[Exception] = ConfigError if told.get("kind") == "import" else RuntimeError
+            raise kind(told.get("text", ""))
+        self.address: str = told["address"]
+        self.security: dict[str, Any] | None = told["security"]
+
+    def _ask(self, line: bytes) -> dict[str, Any]:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):  # it ended: its answer is empty too
+            process.stdin.write(line)
+            process.stdin.flush()
+        with suppress(ValueError):
+            found = json.loads(process.stdout.readline())
+            if isinstance(found, dict):
+                return found
+        return {"text": f"its process ended with exit code {process.wait()}"}
+
+    def close(self) -> None:
+        """Close the cluster. One that does not end in time is killed: the work is done by then."""
+        assert self._process.stdin is not None
+        with suppress(OSError, subprocess.TimeoutExpired):
+            self._process.stdin.write(_CLOSE)
+            self._process.stdin.flush()
+            self._process.wait(_CLOSE_SECONDS + 5)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it now. Workers end with it."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(OSError):
+                pipe.close()
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON has them; what it cannot say is left out."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if _is_plain(v)}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value if _is_plain(v)]
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool | Mapping | list | tuple)
+
+
+def main(job: Mapping[str, Any]) -> None:
+    """In that process: start the cluster, tell its address, stay until the other side says so or is gone."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what workers print must not be taken for an answer
+    end_with_parent(job["parent"])
+    # A terminal and a batch system send these to all processes at once; ours ends when its driver is done. A function,
+    # for workers would inherit that a signal is ignored.
+    signal.signal(signal.SIGINT, _stay)
+    signal.signal(signal.SIGTERM, _stay)
+    dask.config.update(dask.config.config, job["inherited"])
+    dask.config.set(job["config"])
+    with deaf_children():  # for workers; again, as multiprocessing's resource tracker, which starts here, undoes it
+        _live(job, answers)
+
+
+def _live(job: Mapping[str, Any], answers: TextIO) -> None:
+    """From the start of the cluster to its end."""
+
+    def tell(**answer: Any) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    module, _, name = job["factory"].rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        tell(kind="import", text=str(error))
+        return
+    try:
+        cluster = factory(**job["arguments"])
+    except Exception as error:  # of whatever class the cluster file names
+        tell(kind="start", text=str(error) or type(error).__name__)
+        return
+    tell(address=cluster.scheduler_address, security=_security(cluster))
+    if not _until_the_end(cluster):
+        os._exit(1)
+    logging.disable(logging.CRITICAL)
+    with suppress(TimeoutError, OSError):
+        cluster.close(timeout=_CLOSE_SECONDS)
+
+
+def _stay(signum: int, frame: FrameType | None) -> None:
+    """Go on."""
+
+
+def _security(cluster: Any) -> dict[str, Any] | None:
+    """What a client needs to know: a cluster may have made its certificates itself."""
+    given = getattr(cluster, "security", None)
+    if not getattr(given, "require_encryption", False):
+        return None
+    names = ("tls_ca_file", "tls_client_cert", "tls_client_key", "require_encryption")
+    return {name: getattr(given, name) for name in names}
+
+
+def _until_the_end(cluster: Any) -> bool:
+    """Whether we were asked to close; False: the other side is gone."""
+    words: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=lambda: words.put(sys.stdin.buffer.readline()), daemon=True).start()
+    while True:
+        try:
+            return words.get(timeout=_FORGET_SECONDS) == _CLOSE
+        except queue.Empty:
+            forget(cluster)
+
+
+def forget(cluster: Any) -> None:
+    """Drop what Dask keeps of every task that ever ran.
+
+    `key_split` remembers 100,000 names of tasks; a span has one entry for each submit, without a bound; each connection
+    keeps its last messages, and a chunk's has its captions.
+    """
+    from dask.utils import key_split
+
+    key_split.cache_clear()
+    with suppress(AttributeError, KeyError, RuntimeError):  # no scheduler here, another version, a worker that joins
+        scheduler = cluster.scheduler
+        for comm in list(scheduler.stream_comms.values()):
+            comm.recent_message_log.clear()
+        for span in list(scheduler.extensions["spans"].spans.values()):
+            # Both are emptied in place: the scheduler's thread may be adding to them.
+            getattr(span, "_metadata_seen", set()).clear()  # distributed before 2026.8
+            if span._metadata is not None:
+                span._metadata["collections"].clear()

@@ -1,0 +1,229 @@
+"""Ranks on the workers of a Dask cluster, at most one to a worker.
+
+Covers: starting and stopping them, events from the ranks to the driver, workers that die, freeze or retire.
+Does not cover: how often to try again (`launcher`), which rank goes where (`placement`), one rank's process
+(`supervisor`), what workers hold besides (what `prepare` does is the caller's matter).
+
+Each rank is the child of a task that is bound to one worker. Such a task waits for ever when its worker dies, so the
+driver looks itself which workers are there. (With `allow_other_workers` Dask's work stealing moved a rank away from a
+worker that was only busy.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+from distributed import Client, Future, get_worker
+from distributed.comm import get_address_host
+from distributed.core import Status
+
+from daskt2i.deploy.workers import ask_workers, workers_of
+from daskt2i.errors import SchedulerError
+from daskt2i.launch.attempt import no_scheduler
+from daskt2i.launch.placement import Place, visible_gpus
+from daskt2i.launch.rank_spawners import Ended, Message, outcome
+from daskt2i.launch.supervisor import RankSpec
+from daskt2i.retries import WORKER_SECONDS
+
+TOPIC = "daskt2i-train"
+_ASK_SECONDS = 3.0
+_FETCH_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
+_LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
+
+
+def _nothing() -> Sequence[str]:
+    return ()
+
+
+class DaskHands:
+    """Ranks as children of tasks on the workers of a Dask cluster, at most one to a worker.
+
+    Args:
+        client: connected.
+        topic: of Dask's event log, for the ranks' events.
+        worker_seconds: how long to wait for workers that are missing.
+        prepare: called before the first rank starts, e.g. to make room on the workers. Gives notes for the user.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        topic: str = TOPIC,
+        worker_seconds: float = WORKER_SECONDS,
+        prepare: Callable[[], Sequence[str]] = _nothing,
+    ) -> None:
+        self.client, self.topic, self.worker_seconds, self.prepare = client, topic, worker_seconds, prepare
+        self._put: Callable[[Message], None] = _nowhere
+        self._flying: dict[Future, tuple[str, int, str]] = {}  # launch, rank, address
+        self._closed = threading.Event()
+
+    @contextmanager
+    def opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
+        """See `Hands.opened`."""
+        notes = self.prepare()
+        self._put = put
+        self._closed.clear()
+        self.client.subscribe_topic(self.topic, self._hear)
+        watch = threading.Thread(target=self._watch, name="daskt2i-watch", daemon=True)
+        watch.start()
+        try:
+            yield notes
+        finally:
+            self._put = _nowhere
+            self._closed.set()
+            if self.client.status == "running":
+                self.client.unsubscribe_topic(self.topic)
+                if self._flying:
+                    self.client.cancel(list(self._flying))
+            self._flying.clear()
+
+    def places(self, wanted: int) -> list[Place]:
+        """See `Hands.places`."""
+        deadline = monotonic() + self.worker_seconds
+        silent: dict[str, threading.Thread] = {}  # a frozen worker is not asked again before it has answered
+        while True:
+            if self.client.status != "running":
+                raise no_scheduler()
+            there = sorted(address for address, info in self._workers().items() if info["status"] == "running")
+            described = ask_workers(
+                self.client, _describe, [a for a in there if a not in silent], seconds=_ASK_SECONDS, silent=silent
+            )
+            silent = {address: thread for address, thread in silent.items() if thread.is_alive()}
+            found = [Place(a, get_address_host(a), gpus, cores, ident) for a, (ident, gpus, cores) in described.items()]
+            if len(found) >= wanted or monotonic() > deadline:
+                return found
+            sleep(0.25)
+
+    def start(self, place: Place, spec: RankSpec, launch: str) -> None:
+        """See `Hands.start`."""
+        future = self.client.submit(
+            _on_worker,
+            spec,
+            place.ident,
+            launch,
+            self.topic,
+            key=f"rank-{spec.rank}-{launch}",
+            workers=[place.address],
+            pure=False,
+            retries=0,
+        )
+        self._flying[future] = (launch, spec.rank, place.address)
+        future.add_done_callback(self._done)
+
+    def stop(self, launch: str) -> None:
+        """See `Hands.stop`. A task that its worker has not come to yet is cancelled."""
+        flying = {future: what for future, what in list(self._flying.items()) if what[0] == launch}
+        answers = ask_workers(
+            self.client, _stop, sorted({address for _, _, address in flying.values()}), launch, seconds=_ASK_SECONDS
+        )
+        for future, (_, rank, address) in flying.items():
+            if answers.get(address) is False:
+                self._drop(future)
+                self._put(Message(launch, rank, Ended("stopped")))
+
+    def _workers(self) -> Mapping[str, Any]:
+        try:
+            return workers_of(self.client)
+        except (OSError, RuntimeError, TimeoutError, KeyError, ValueError) as error:
+            raise no_scheduler() from error
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        _, told = event
+        if isinstance(told, Mapping) and "launch" in told:
+            what = {key: value for key, value in told.items() if key not in ("launch", "rank", "worker")}  # Dask's
+            self._put(Message(told["launch"], told["rank"], what))
+
+    def _done(self, future: Future) -> None:
+        """In a thread of Dask's."""
+        launch, rank, address = self._flying.pop(future, ("", 0, ""))
+        if not launch:
+            return
+        try:
+            if future.status == "cancelled":
+                end = Ended("lost" if self.client.status == "running" else "no scheduler")
+            else:
+                end = self._fetch(future, address)
+        except Exception as error:  # the worker is gone, again and again, or with the result in its hands
+            end = Ended("lost", f"{type(error).__name__}: {error}")
+        self._put(Message(launch, rank, end))
+
+    def _fetch(self, future: Future, address: str) -> Ended:
+        """The result. A busy worker takes its time, and "lost" would be blamed in place of what it has to say."""
+        deadline = monotonic() + _FETCH_SECONDS
+        while True:
+            try:
+                return future.result(timeout=_ASK_SECONDS)
+            except TimeoutError:
+                if monotonic() > deadline or address not in self._workers():
+                    raise
+
+    def _drop(self, future: Future) -> None:
+        self._flying.pop(future, None)
+        if self.client.status == "running":
+            self.client.cancel([future])
+
+    def _watch(self) -> None:
+        """Tell the ranks whose workers have died: nothing else would."""
+        while not self._closed.wait(_LOOK_SECONDS):
+            try:
+                there = self._workers() if self._flying and self.client.status == "running" else None
+            except SchedulerError:
+                there = None
+            for future, (launch, rank, address) in list(self._flying.items()):
+                if there is None and self.client.status != "running":
+                    self._put(Message(launch, rank, Ended("no scheduler")))
+                elif there is not None and address not in there:
+                    self._drop(future)
+                    self._put(Message(launch, rank, Ended("lost")))
+
+
+def _nowhere(message: Message) -> None:
+    """Nobody listens any more."""
+
+
+_running: set[str] = set()
+_ended: set[str] = set()
+_stopped: set[str] = set()
+"""On a worker: launches that have a rank here, that had one, and that it has been asked to stop."""
+
+
+def _stop(launch: str) -> bool:
+    """On a worker: whether an end of this launch comes, or is on its way."""
+    _stopped.add(launch)
+    return launch in _running or launch in _ended
+
+
+def _describe(dask_worker: Any) -> tuple[str, tuple[str, ...], int]:
+    """On a worker: its identity, GPUs and cores."""
+    return str(dask_worker.id), visible_gpus(), int(dask_worker.state.nthreads)
+
+
+def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
+    """One rank, in a task."""
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def stopping() -> Ended | None:
+        if worker.id != ident:
+            return Ended("lost")  # what was meant for a worker that is gone
+        if launch in _stopped:
+            return Ended("stopped")
+        if worker.status in _LEAVING:
+            return Ended("left")
+        task = worker.state.tasks.get(key)  # cancelled: by the driver, or because there is no driver any more
+        return Ended("stopped") if task is None or task.state == "cancelled" else None
+
+    def relay(event: Mapping[str, Any]) -> None:
+        worker.log_event(topic, {**event, "launch": launch, "rank": spec.rank})
+
+    _running.add(launch)
+    try:
+        return outcome(spec, relay, stopping)
+    finally:
+        _ended.add(launch)  # before it leaves the other: `_stop` asks in between
+        _running.discard(launch)

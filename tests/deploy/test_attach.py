@@ -1,0 +1,270 @@
+"""Guests: what a user keeps on his workers and in his process is there after us as it was before."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.config
+import distributed
+import pytest
+from builders import TESTS
+from builders.workflows import fake_settings
+from dask import delayed
+from distributed import Client, LocalCluster, WorkerPlugin
+
+from daskt2i.cli.console import sentences
+from daskt2i.config.workflow_file import load_defaults
+from daskt2i.deploy.connect import attach
+from daskt2i.encode import model_cache
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
+from daskt2i.encode.summary import Summary
+from daskt2i.events import LaunchEvent
+from daskt2i.executors import unload
+from daskt2i.executors.unload import unload_encoders
+from daskt2i.launch.launcher import launch
+from daskt2i.plan import GIB, Crew
+from daskt2i.session.schedulers import Scheduler
+from daskt2i.session.session import Session
+
+ENV = {"PYTHONPATH": str(TESTS)}
+ONE = Crew(1, 1, 2 * GIB, "one")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Of a user, who has a cluster of two workers with nannies."""
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(2, threads_per_worker=1, silence_logs=50, **here) as cluster, Client(cluster) as client:
+        yield client
+
+
+def session(of: Client) -> Session:
+    """Of ours, on his cluster."""
+    return Session(Scheduler.parse(of.scheduler.address), Crew(0, 0, 0, "his"))
+
+
+def encode_on(workers: Session, out: Path) -> Summary:
+    return encode(prepare(fake_settings(), out), workers.executor())
+
+
+def train_on(workers: Session) -> list[LaunchEvent]:
+    """Two ranks that do nothing. Returns the events."""
+    events: list[LaunchEvent] = []
+    launch("rank_modules.toy", {"do": "tell", "text": ""}, workers.hands()[0], 2, 1, events.append, env=ENV)
+    return events
+
+
+def loggers() -> dict[str, Any]:
+    """Levels, handlers with their levels and filters, filters."""
+    known = {"root": logging.root} | {
+        name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
+    }
+    return {
+        name: (
+            logger.level,
+            logger.disabled,
+            logger.propagate,
+            [(id(handler), handler.level, tuple(handler.filters)) for handler in logger.handlers],
+            tuple(logger.filters),
+        )
+        for name, logger in known.items()
+    }
+
+
+def process() -> dict[str, Any]:
+    """What of this process we must leave alone."""
+    try:
+        default = distributed.default_client().id
+    except ValueError:
+        default = None
+    return {
+        "config": copy.deepcopy(dask.config.config),
+        "environ": dict(os.environ),
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "client": default,
+        "loggers": loggers(),
+    }
+
+
+class Watch:
+    """A thread that looks all the time whether something is another than it was."""
+
+    def __init__(self) -> None:
+        load_defaults()  # our own section of Dask's settings: reading a workflow puts it there
+        self.before, self.wrong, self.looks = process(), dict[str, Any](), 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._end.wait(0.01):
+            self.looks += 1
+            now = process()
+            for part in ("config", "environ", "signals", "client"):
+                if now[part] != self.before[part]:
+                    self.wrong[part] = now[part]
+            # A module that is imported meanwhile may bring loggers of its own.
+            there = {name: now["loggers"].get(name) for name in self.before["loggers"]}
+            if there != self.before["loggers"]:
+                self.wrong["loggers"] = {n: v for n, v in there.items() if v != self.before["loggers"][n]}
+
+
+def test_attaching_changes_nothing_in_this_process(client: Client, tmp_path: Path) -> None:
+    with Watch() as watch:
+        connection = attach(client.scheduler.address, 0)
+        try:
+            assert not connection.owned
+            assert distributed.default_client() is client
+        finally:
+            connection.close()
+        with session(client) as ours:
+            assert not encode_on(ours, tmp_path / "run").failed
+    assert watch.looks > 50
+    assert watch.wrong == {}
+
+
+def test_a_cluster_of_our_own_starts_works_and_ends_without_a_trace_in_this_process(tmp_path: Path) -> None:
+    """Its workers end and come back too: a nanny writes its variables each time."""
+    users = dask.config.set({"distributed.comm.retry.count": 7, "pool": print})
+    with users, Watch() as watch, Session(Scheduler.parse("local:1"), ONE) as ours:
+        encode_on(ours, tmp_path / "run")
+        connection = ours._connected()
+        assert connection.owned
+        before = connection.client.run(os.getpid)
+        hands, _ = ours.hands()
+        with hands.opened(lambda message: None) as notes:
+            assert list(notes) == []
+        assert set(connection.client.run(os.getpid).values()).isdisjoint(before.values()), "more is free so"
+        assert set(connection.client.run(model_cache.held).values()) == {0}
+        assert not encode_on(ours, tmp_path / "again").failed
+        # What it needs it has all the same, and what the user has set besides.
+        asked = connection.client.run(settings_there)
+        assert list(asked.values()) == [(0.6, "100ms", 100, 7, "1", "6640")]
+    assert watch.looks > 50
+    assert watch.wrong == {}
+
+
+def settings_there() -> tuple[Any, ...]:
+    names = ("worker.memory.target", "worker.profile.interval", "admin.low-level-log-length", "comm.retry.count")
+    found = [dask.config.get(f"distributed.{name}") for name in names]
+    return (*found, os.environ["OMP_NUM_THREADS"], os.environ["PYTHONHASHSEED"])
+
+
+def test_lines_of_distributed_come_through_while_attached_but_not_on_our_command_line(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    theirs, ear = logging.getLogger("distributed"), Ear(logging.ERROR)
+    before = loggers()
+    theirs.addHandler(ear)
+    try:
+        connection = attach(client.scheduler.address, 0)
+        logging.getLogger("distributed.core").error("of another client")
+        connection.close()
+        assert heard == ["of another client"]
+        with sentences():
+            logging.getLogger("distributed.core").error("a traceback")
+            logging.getLogger("somebody.else").warning("of use")
+        assert heard == ["of another client"]
+    finally:
+        theirs.removeHandler(ear)
+    printed = capsys.readouterr().err
+    assert "of use" in printed
+    assert "a traceback" not in printed
+    assert {name: now for name, now in loggers().items() if name in before} == before
+
+
+class Users(WorkerPlugin):
+    name = "users"
+
+
+def keep(dask_worker: Any) -> int:
+    dask_worker.data["of the user"] = 42
+    return os.getpid()
+
+
+def kept(dask_worker: Any) -> tuple[Any, bool]:
+    return dask_worker.data.get("of the user"), "users" in dask_worker.plugins
+
+
+def test_what_a_user_keeps_on_his_workers_survives_a_training(client: Client, tmp_path: Path) -> None:
+    scattered = client.scatter(list(range(100)), hash=False)
+    persisted = client.persist(delayed(sum)([1, 2, 3]))
+    client.register_plugin(Users())
+    pids = client.run(keep)
+    with session(client) as ours:
+        assert not encode_on(ours, tmp_path / "one").failed
+        assert sum(client.run(model_cache.held).values()) > 0
+        told = [event for event in train_on(ours) if event.kind == "note"]
+        assert told == []
+        assert client.run(os.getpid) == pids, "a worker was started again"
+        assert {future.status for future in scattered} == {"finished"}
+        assert client.gather(scattered) == list(range(100))
+        assert persisted.compute() == 6
+        assert set(client.run(kept).values()) == {(42, True)}
+        # Encoders are gone, and come again with the next chunk.
+        assert set(client.run(model_cache.held).values()) == {0}
+        loads = client.run(model_cache.loads)
+        assert not encode_on(ours, tmp_path / "two").failed
+        assert sum(client.run(model_cache.held).values()) > 0
+        assert client.run(model_cache.loads) != loads
+
+
+def hold_turn(seconds: float) -> None:
+    with model_cache.turn:
+        time.sleep(seconds)
+
+
+def test_a_chunk_in_progress_keeps_its_encoders_and_the_note_says_so(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with session(client) as ours:
+        encode_on(ours, tmp_path / "run")
+    address = next(a for a, models in client.run(model_cache.held).items() if models)
+    monkeypatch.setattr(unload, "_CHUNK_SECONDS", 0.2)
+    busy = client.submit(hold_turn, 1.5, workers=[address], pure=False)
+    while not client.processing()[address]:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    assert unload_encoders(client) == [f"{address} still encodes, so its encoders stay in memory."]
+    assert client.run(model_cache.held)[address] == 2
+    busy.result()
+    assert unload_encoders(client) == []
+    assert set(client.run(model_cache.held).values()) == {0}
+
+
+def freeze(seconds: float) -> int:
+    """On a worker: its event loop answers nobody meanwhile."""
+    time.sleep(seconds)
+    return 0
+
+
+def test_a_worker_that_does_not_answer_is_named(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unload, "_ASK_SECONDS", 0.5)
+    address = sorted(client.run(os.getpid))[0]
+    frozen = threading.Thread(target=client.run, args=(freeze, 2.0), kwargs={"workers": [address]})
+    frozen.start()
+    time.sleep(0.3)
+    assert unload_encoders(client) == [f"{address} did not answer, so encoders that are loaded there stay in memory."]
+    frozen.join()
