@@ -9,20 +9,20 @@
     │   ├── ModelMissing       (FileNotFoundError)  neither in the local cache nor reachable
     │   └── OutOfMemory        (MemoryError)        not even one item at a time fits
     ├── GateError                                   what an encoder made does not decode back to what it was given
-    │   └── PoorLikeness                            so it is in one chunk, and nothing says that it is so everywhere
-    ├── ImagesAway             (FileNotFoundError)  not one image of a chunk is there: a mount is missing, not a file
+    │   └── LowPsnr                                 so it is in one chunk, and nothing says that it is so everywhere
+    ├── ImagesMissing          (FileNotFoundError)  not one image of a chunk is there: a mount is missing, not a file
     ├── PlanError              (ValueError)         the run cannot fit the machine; nothing was started
     ├── StoreError                                  the latent store or a receipt cannot be used
     │   ├── StoreMissing       (FileNotFoundError)  there is none at this place
     │   ├── FingerprintMismatch (ValueError)        it was made with other settings or other data
     │   ├── StoreBusy                               another encode holds it
     │   └── StoreFull          (OSError)            no space is left where it lies
-    ├── NotFinite              (ArithmeticError)    the loss of a training run is no number any more
+    ├── NonFiniteLoss          (ArithmeticError)    the loss of a training run is no number any more
     ├── ExecutorError                               the engine failed, not the work
     │   ├── WorkerLost                              the worker died each time this chunk was tried
     │   ├── RankLost                                a rank of a distributed run ended early each time it was tried
     │   └── SchedulerError     (ConnectionError)    no scheduler could be started or reached
-    └── Stopped                (KeyboardInterrupt)  the user asked to stop; what is committed stays
+    └── Interrupted            (KeyboardInterrupt)  the user asked to stop; what is committed stays
 
 The sentence of an error says what happened, what is still true, and what to do next. Each error takes that one
 sentence as its only argument (`RowRejected` also a reason). A class below one of them may take what it likes: all
@@ -137,13 +137,13 @@ class GateError(Daskt2iError):
     ends_run = True
 
 
-class PoorLikeness(GateError):
+class LowPsnr(GateError):
     """The sampled rows of one chunk decode poorly, by no linear change of the pixels: odd pictures, or a weak model."""
 
     ends_run = False
 
 
-class ImagesAway(Daskt2iError, FileNotFoundError):
+class ImagesMissing(Daskt2iError, FileNotFoundError):
     """Not one image of a chunk is there. The chunk fails, so that its rows are not rejected for good."""
 
 
@@ -175,7 +175,7 @@ class StoreFull(StoreError, OSError):
     """No space is left where the store lies."""
 
 
-class NotFinite(Daskt2iError, ArithmeticError):
+class NonFiniteLoss(Daskt2iError, ArithmeticError):
     """The loss of a training run is no number any more; the last good checkpoint stands."""
 
     ends_run = True
@@ -201,7 +201,7 @@ class SchedulerError(ExecutorError, ConnectionError):
     ends_run = True
 
 
-class Stopped(Daskt2iError, KeyboardInterrupt):
+class Interrupted(Daskt2iError, KeyboardInterrupt):
     """The user asked to stop. What is committed stays; the same command goes on."""
 
     ends_run = True

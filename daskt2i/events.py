@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from daskt2i.protocols import Workforce
+from daskt2i.protocols import ExecutorInfo
 from daskt2i.types import Receipt
 
 
@@ -54,7 +54,7 @@ class DashboardReady:
 class WorkersReady:
     """The workers of `encode` are there. `chunks_done` chunks with `rows_done` rows were encoded before."""
 
-    workforce: Workforce
+    executor_info: ExecutorInfo
     chunks_done: int
     rows_done: int
 

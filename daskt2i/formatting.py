@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def crew_words(workers: int, threads: int) -> str:
+def workers_words(workers: int, threads: int) -> str:
     """`"2 workers x 1 thread"`."""
     return f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
 

@@ -43,7 +43,7 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(Sequence[Chunk]):
+class ChunkGrid(Sequence[Chunk]):
     """The chunks of a source, in order. A sequence that stores two numbers, so a million chunks cost nothing.
 
     Attributes:
@@ -73,7 +73,7 @@ class Plan(Sequence[Chunk]):
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class Requirements:
     """What a run needs, in bytes. All are estimates except the latents on disk, which do not compress.
 
     Attributes:
@@ -103,7 +103,7 @@ def choose_batch(image: EncoderInfo, device: str) -> int:
     return int(max(1, min(64, budget // max(1, image.item_bytes))))
 
 
-def cost(
+def estimate_requirements(
     source: SourceInfo,
     image: EncoderInfo,
     text: EncoderInfo,
@@ -114,7 +114,7 @@ def cost(
     batch: int,
     text_batch: int,
     on_gpu: bool = False,
-) -> Cost:
+) -> Requirements:
     """Memory and disk of a run.
 
     Memory is the process, the weights, one batch in the larger of the two models, the arrays of one chunk
@@ -136,7 +136,7 @@ def cost(
     token_bytes = states.row_bytes / longest if states else 0
     others = sum(a.row_bytes for a in text.arrays if "token" not in a.dims)
     text_disk = tokens * token_bytes + source.captions * others + source.caption_characters
-    return Cost(
+    return Requirements(
         worker_memory=int(PROCESS_BYTES + weights + working + arrays + pixels),
         latents_disk=image_row * source.rows,
         text_disk=int(text_disk),
@@ -156,7 +156,7 @@ def array_bytes(image: EncoderInfo, text: EncoderInfo, slots: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class WorkerLayout:
     """Workers and torch threads for one machine, and why.
 
     Attributes:
@@ -172,7 +172,7 @@ class Crew:
     reason: str
 
 
-def crew(
+def divide_machine(
     *,
     cores: int,
     memory: int,
@@ -180,7 +180,7 @@ def crew(
     chunks: int,
     workers: int | None = None,
     threads: int | None = None,
-) -> Crew:
+) -> WorkerLayout:
     """Divide a machine among workers.
 
     Two processes of one thread each reach exactly twice one process of one thread, which no number of threads in one
@@ -217,7 +217,7 @@ def crew(
         reason = f"{limits[workers]} allow {workers}" if workers in limits else "one worker"
     else:
         reason = "as asked for" if workers <= cores else f"as asked for: more than the {cores} cores"
-    return Crew(workers, threads or max(1, cores // workers), memory // workers, reason)
+    return WorkerLayout(workers, threads or max(1, cores // workers), memory // workers, reason)
 
 
 def spread_rows(count: int, total: int, first: int = 0) -> list[int]:

@@ -151,7 +151,7 @@ class LatentStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Workforce:
+class ExecutorInfo:
     """What an executor has at hand.
 
     Attributes:
@@ -172,7 +172,7 @@ class Workforce:
 class Executor(Protocol):
     """Where chunks run."""
 
-    def start(self) -> Workforce:
+    def start(self) -> ExecutorInfo:
         """Start or attach. Called once, before `run`.
 
         Raises:

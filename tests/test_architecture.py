@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from builders.workflows import child_environment
 
+from daskt2i.config.component import MOVED
+
 PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
@@ -58,6 +60,9 @@ docs/decisions/, or find the place where the code belongs.
 """
 
 BY_NAME = {
+    ("config", "facts"): "class paths of before the rooms lead to where the class is now",
+    ("config", "model"): "the same",
+    ("config", "bench"): "the same",
     ("config", "sources"): "a workflow that draws scenes, and --images, name our own sources as a user's file would",
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""
@@ -158,6 +163,8 @@ def test_a_string_names_a_module_where_the_table_says_so() -> None:
     pairs = {}
     for module, tree in TREES.items():
         for text in _named(tree):
+            if module == "daskt2i.config.component" and text in MOVED:
+                continue  # an old path
             target = _module_of(text)
             assert target is not None, f"{module} names {text}, which is not there"
             if _room(target) != _room(module) and _room(target) not in MAY_IMPORT[_room(module)].split():
@@ -266,7 +273,7 @@ def test_every_module_that_a_text_names_is_there() -> None:
     for path in _text_files():
         for match in re.finditer(r"\bdaskt2i(?:\.[a-z]\w*)+(?:\.\w+)*", path.read_text(encoding="utf-8")):
             dotted = match.group(0)
-            if not _is_there(dotted) and not _looks_like_a_module(dotted):
+            if not _is_there(dotted) and not _looks_like_a_module(dotted) and dotted not in MOVED:
                 wrong.append(f"{path.relative_to(PACKAGE.parent)}: {dotted}")
     assert wrong == []
 

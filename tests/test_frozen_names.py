@@ -285,11 +285,11 @@ def manifest() -> Iterator[str]:
 def checkpoint() -> Iterator[str]:
     """Keys of the label beside a checkpoint's tensors."""
     from daskt2i.train.checkpoint import Checkpoints
-    from daskt2i.train.learner import Learner
     from daskt2i.train.loop import _Run
+    from daskt2i.train.train_state import TrainState
 
     yield from _said(Checkpoints.save)
-    yield from (f"about.{key}" for key in _said(Learner.about, _Run._save))
+    yield from (f"about.{key}" for key in _said(TrainState.about, _Run._save))
 
 
 def pipeline() -> Iterator[str]:
@@ -303,26 +303,26 @@ def pipeline() -> Iterator[str]:
 def metrics() -> Iterator[str]:
     """Figures in a line of metrics.jsonl."""
     from daskt2i.model.autoencoder_loss import TERMS
-    from daskt2i.train.learner import Learner
     from daskt2i.train.loop import _Run
     from daskt2i.train.metrics import Metrics
+    from daskt2i.train.train_state import TrainState
 
-    yield from _said(Metrics.add, _Run._settle, _Run._look, Learner.learn)
+    yield from _said(Metrics.add, _Run._settle, _Run._look, TrainState.learn)
     yield from (f"vae: {name}" for name in TERMS)
 
 
 def json_() -> Iterator[str]:
     """What `--json` prints."""
     from daskt2i.cli import data, model
-    from daskt2i.display.estimate import Estimate
-    from daskt2i.estimate.forecast import Check
-    from daskt2i.insights.report import Report
-    from daskt2i.sample.driver import Drawn
+    from daskt2i.display.estimate import EstimateResult
+    from daskt2i.estimate.forecast import ForecastComparison
+    from daskt2i.insights.report import InsightsResult
+    from daskt2i.sample.driver import SampleResult
     from daskt2i.sample.evaluate import FIELDS, ClipScores, Shares
-    from daskt2i.sample.evaluation import Evaluated
+    from daskt2i.sample.evaluation import EvaluateResult
     from daskt2i.train.autoencoder_rank import Autoencoder
     from daskt2i.train.denoiser_rank import Denoiser
-    from daskt2i.train.driver import Trained
+    from daskt2i.train.driver import TrainResult
     from daskt2i.train.loop import _Run
 
     yield from (f"evaluate: {name}" for name in FIELDS)
@@ -330,14 +330,14 @@ def json_() -> Iterator[str]:
     sources: dict[str, tuple[Callable[..., Any], ...]] = {
         "encode --dry-run": (data.plan_json,),
         "train --dry-run": (model._train_plan,),
-        "train": (Trained.to_json, Denoiser.finish, _Run._speed),
+        "train": (TrainResult.to_json, Denoiser.finish, _Run._speed),
         "train-vae": (Autoencoder.finish,),
         "run": (model.run,),
-        "sample": (Drawn.to_json,),
-        "evaluate": (Evaluated.to_json, Shares.to_json, ClipScores.to_json),
-        "insights": (Report.to_json,),
-        "estimate": (Estimate.to_json,),
-        "forecast": (Check.to_json,),
+        "sample": (SampleResult.to_json,),
+        "evaluate": (EvaluateResult.to_json, Shares.to_json, ClipScores.to_json),
+        "insights": (InsightsResult.to_json,),
+        "estimate": (EstimateResult.to_json,),
+        "forecast": (ForecastComparison.to_json,),
         "suggest": (data.suggest,),
         "scenes": (data.scenes,),
     }

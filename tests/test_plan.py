@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from daskt2i.errors import PlanError
-from daskt2i.plan import GIB, MIB, Cost, Crew, Plan, array_bytes, choose_batch, cost, crew
+from daskt2i.plan import (
+    GIB,
+    MIB,
+    ChunkGrid,
+    Requirements,
+    WorkerLayout,
+    array_bytes,
+    choose_batch,
+    divide_machine,
+    estimate_requirements,
+)
 from daskt2i.types import ArraySpec, Chunk, EncoderInfo, SourceInfo
 
 TRAIN2014_IMAGES = 82_783
@@ -42,14 +52,14 @@ def text_of(pad: str = "length") -> EncoderInfo:
     return EncoderInfo(arrays, "sha256:1", {"pad": pad}, False, 492 * 10**6, 12 * MIB)
 
 
-def sd15(rows: int = TRAIN2014_IMAGES, **changes: Any) -> Cost:
+def sd15(rows: int = TRAIN2014_IMAGES, **changes: Any) -> Requirements:
     settings: dict[str, Any] = {
         "resolution": 256, "rows_per_chunk": 64, "precision": "bf16", "batch": 1, "text_batch": 32,
     }  # fmt: skip
     image = changes.pop("image", None) or image_of(changes.pop("side", 32))
     text = text_of(changes.pop("pad", "length"))
     source = changes.pop("source", None) or source_of(rows)
-    return cost(source, image, text, **{**settings, **changes})
+    return estimate_requirements(source, image, text, **{**settings, **changes})
 
 
 # Chunks
@@ -58,7 +68,7 @@ def sd15(rows: int = TRAIN2014_IMAGES, **changes: Any) -> Cost:
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 63, 64, 65, 1000])
 @pytest.mark.parametrize("per_chunk", [1, 2, 7, 8, 64, 65536])
 def test_chunks_cover_every_row_once_in_order(rows: int, per_chunk: int) -> None:
-    plan = Plan(rows, per_chunk)
+    plan = ChunkGrid(rows, per_chunk)
     chunks = list(plan)
     assert [row for chunk in chunks for row in range(chunk.start, chunk.stop)] == list(range(rows))
     assert [chunk.index for chunk in chunks] == list(range(len(plan)))
@@ -68,20 +78,20 @@ def test_chunks_cover_every_row_once_in_order(rows: int, per_chunk: int) -> None
 
 
 def test_a_plan_is_a_sequence() -> None:
-    plan = Plan(20, 8)
+    plan = ChunkGrid(20, 8)
     assert plan[0] == Chunk(0, 0, 8)
     assert plan[-1] == plan[2] == Chunk(2, 16, 20)
     assert list(plan[1:]) == [plan[1], plan[2]]
     assert list(reversed(plan)) == [plan[2], plan[1], plan[0]]
     assert plan[1] in plan
-    assert list(Plan(0, 8)) == []
+    assert list(ChunkGrid(0, 8)) == []
     for wrong in (3, -4):
         with pytest.raises(IndexError):
             plan[wrong]
 
 
 def test_a_plan_of_a_million_chunks_is_two_numbers() -> None:
-    plan = Plan(64_000_000, 64)
+    plan = ChunkGrid(64_000_000, 64)
     assert len(plan) == 1_000_000
     assert sys.getsizeof(plan) < 200
     assert len(pickle.dumps(plan)) < 500
@@ -145,7 +155,7 @@ def test_a_source_smaller_than_a_chunk_needs_less_memory() -> None:
 
 def test_encoders_without_weights_or_states_cost_the_process() -> None:
     nothing = EncoderInfo((ArraySpec("x", (), (), "float16", "nan"),), "none", {}, False, 0, 0)
-    found = cost(
+    found = estimate_requirements(
         source_of(1, 0, 0), nothing, nothing, resolution=8, rows_per_chunk=1, precision="fp32", batch=1, text_batch=1
     )
     assert found.text_disk == 0
@@ -193,7 +203,7 @@ def test_an_automatic_batch_follows_what_one_image_takes(item_mib: int, device: 
 )
 def test_a_machine_is_divided(asked: dict[str, Any], workers: int, threads: int, reason: str) -> None:
     machine: dict[str, Any] = {"cores": 8, "memory": 32 * GIB, "worker_memory": GIB, "chunks": 100}
-    found = crew(**{**machine, **asked})
+    found = divide_machine(**{**machine, **asked})
     assert (found.workers, found.threads, found.reason) == (workers, threads, reason)
     assert found.memory_limit * found.workers <= {**machine, **asked}["memory"]
     # Every worker lives below its pause threshold.
@@ -204,7 +214,7 @@ def test_a_machine_is_divided(asked: dict[str, Any], workers: int, threads: int,
 @pytest.mark.parametrize("memory_gib", [2, 5, 64, 512])
 @pytest.mark.parametrize("chunks", [1, 5, 10_000])
 def test_cores_and_memory_are_never_oversubscribed(cores: int, memory_gib: int, chunks: int) -> None:
-    found = crew(cores=cores, memory=memory_gib * GIB, worker_memory=GIB, chunks=chunks)
+    found = divide_machine(cores=cores, memory=memory_gib * GIB, worker_memory=GIB, chunks=chunks)
     assert found.workers * found.threads <= cores
     assert found.workers * GIB <= 0.8 * memory_gib * GIB
     assert found.workers <= chunks
@@ -221,12 +231,12 @@ def test_cores_and_memory_are_never_oversubscribed(cores: int, memory_gib: int, 
 )
 def test_workers_that_cannot_fit_are_refused_with_what_would(asked: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence) as error:
-        crew(**{"cores": 8, "memory": 16 * GIB, "worker_memory": GIB, "chunks": 100, **asked})
+        divide_machine(**{"cores": 8, "memory": 16 * GIB, "worker_memory": GIB, "chunks": 100, **asked})
     assert "Nothing was started" in str(error.value)
 
 
 def test_a_crew_can_be_shown() -> None:
-    assert isinstance(crew(cores=2, memory=8 * GIB, worker_memory=GIB, chunks=4), Crew)
+    assert isinstance(divide_machine(cores=2, memory=8 * GIB, worker_memory=GIB, chunks=4), WorkerLayout)
 
 
 def test_states_laid_out_and_arrays_compressed_are_never_in_memory_together() -> None:

@@ -32,10 +32,10 @@ from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encode import gates
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.launcher import LocalHands, launch
+from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.model.autoencoder import SMALL
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train.autoencoder_rank import PREFIX, Job
+from daskt2i.train.autoencoder_rank import PREFIX, AutoencoderJob
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.types import Runtime
 
@@ -66,7 +66,7 @@ def fit(folder: Path, settings: Mapping[str, Any], scenes: int, threads: int, id
     newest = Checkpoints(run, f"{PREFIX}/checkpoints").newest(tensors=False)
     if newest is not None and newest.about["identity"] != identity:
         raise SystemExit(f"{folder} holds a training with other settings; remove it, or give another --out.")
-    job = Job(
+    job = AutoencoderJob(
         folder=run.root,
         storage_options=None,
         source={"class": "demo_pictures.ScenesAndTextures", "scenes": scenes, "seed": settings["seed"]},
@@ -79,11 +79,11 @@ def fit(folder: Path, settings: Mapping[str, Any], scenes: int, threads: int, id
         readers=2,
     )
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    hands, env = LocalHands(), {"PYTHONPATH": paths}
+    spawner, env = LocalRankSpawner(), {"PYTHONPATH": paths}
     launched = launch(
         "daskt2i.train.autoencoder_rank",
         dataclasses.asdict(job),
-        hands,
+        spawner,
         1,
         threads,
         Told(folder.name),

@@ -21,7 +21,7 @@ import yaml
 from daskt2i.bench import simulation
 from daskt2i.bench.encode import naive, peak
 from daskt2i.bench.encode.warm import WarmExecutor
-from daskt2i.bench.measured import Measured, Task
+from daskt2i.bench.measured import BenchTask, Measured
 from daskt2i.bench.meter import Meter
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
@@ -32,14 +32,14 @@ from daskt2i.encode.worker import peak_bytes
 from daskt2i.events import ChunkDone, ChunkFailed, Event
 from daskt2i.portable_errors import to_json
 from daskt2i.session.schedulers import Scheduler, open_executor
-from daskt2i.session.worker_layout import crew_for
+from daskt2i.session.worker_layout import encode_layout
 from daskt2i.types import Receipt
 
 
 def main(arguments: list[str]) -> None:
     """Do the task, and write what came of it: `{"measured": …}`, `peak`, `simulated`, or `{"error": …}`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is started in the background ignores it
-    task = Task.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    task = BenchTask.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
     end_with_parent(task.parent)
     try:
         result = perform(task)
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     Path(arguments[1]).write_text(json.dumps(result), encoding="utf-8")
 
 
-def perform(task: Task) -> dict[str, Any]:
+def perform(task: BenchTask) -> dict[str, Any]:
     """The task's result, in this process."""
     load_defaults()
     workflow = parse_workflow(yaml.safe_load(task.workflow), "of a benchmark")
@@ -84,7 +84,7 @@ class _Receipts:
         self.peak, self.batch = max(self.peak, receipt.peak_bytes), max(self.batch, receipt.batch)
 
 
-def run_encode(task: Task, workflow: Workflow) -> Measured:
+def run_encode(task: BenchTask, workflow: Workflow) -> Measured:
     """`encode` as a user runs it, but for the one moment at which all workers have loaded.
 
     Raises:
@@ -94,8 +94,8 @@ def run_encode(task: Task, workflow: Workflow) -> Measured:
     prepared = prepare.prepare(workflow.model_copy(update={"run": run}), task.folder, draw=False)
     chosen = Scheduler.parse(task.scheduler)
     meter, receipts = Meter(), _Receipts()
-    crew = crew_for(chosen, prepared)
-    executor = WarmExecutor(open_executor(chosen, crew), prepared.folder, meter)
+    layout = encode_layout(chosen, prepared)
+    executor = WarmExecutor(open_executor(chosen, layout), prepared.folder, meter)
     try:
         summary = encode.encode(prepared, executor, receipts)
     finally:
@@ -127,9 +127,9 @@ def run_encode(task: Task, workflow: Workflow) -> Measured:
     )
 
 
-def _distinct(prepared: prepare.Prepared) -> int:
+def _distinct(prepared: prepare.EncodePlan) -> int:
     """Captions that went through the text encoder: equal ones once a chunk."""
-    chunks = (prepared.source.rows(chunk.start, chunk.stop) for chunk in prepared.plan)
+    chunks = (prepared.source.rows(chunk.start, chunk.stop) for chunk in prepared.grid)
     return sum(len({caption for row in rows if row.usable for caption in row.captions}) for rows in chunks)
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from daskt2i.bench.measured import Task
+from daskt2i.bench.measured import BenchTask
 from daskt2i.errors import ExecutorError
 from daskt2i.portable_errors import from_json
 
@@ -28,7 +28,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 _STOP_SECONDS = 30.0
 
 
-def perform(task: Task) -> dict[str, Any]:
+def perform(task: BenchTask) -> dict[str, Any]:
     """Run the task in a process of its own, from the start of Python on.
 
     Returns:

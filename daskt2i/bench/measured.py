@@ -17,7 +17,7 @@ PEAK_SIDES = (1024, 1536, 2048, 3072)
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class BenchTask:
     """One measurement, in a process of its own: as a user's command, with nothing warm from the one before.
 
     Attributes:
@@ -56,7 +56,7 @@ class Task:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Task:
+    def from_json(cls, text: str) -> BenchTask:
         """What `to_json` wrote."""
         data = json.loads(text)
         data["busy"], data["precisions"] = tuple(data["busy"]), tuple(data["precisions"])

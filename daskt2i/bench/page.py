@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from daskt2i import formatting as webpage
-from daskt2i.bench.report import Cell, Column, Plot, Report, show
+from daskt2i.bench.report import BenchReport, Cell, Column, Plot, show
 from daskt2i.store.run_folder import REPORTS, RunFolder
 
 COLOURS = ("#4477aa", "#cc6677", "#117733", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933", "#88ccee", "#bbbbbb")
@@ -31,7 +31,7 @@ _STYLE = """
 """
 
 
-def save(report: Report, folder: RunFolder) -> dict[str, str]:
+def save(report: BenchReport, folder: RunFolder) -> dict[str, str]:
     """Write `reports/NAME.json`, `.csv`, `.html` and `reports/NAME-PLOT.png` into a run folder.
 
     Returns:
@@ -55,7 +55,7 @@ def save(report: Report, folder: RunFolder) -> dict[str, str]:
     return places
 
 
-def render(report: Report) -> str:
+def render(report: BenchReport) -> str:
     """The page."""
     from bokeh.embed import components
 
@@ -169,7 +169,7 @@ def _draw(axes: Any, curve: Any, colour: str) -> None:
         axes.vlines(curve.x, curve.low, curve.high, color=colour)
 
 
-def _table(report: Report) -> str:
+def _table(report: BenchReport) -> str:
     columns = [c for c in report.columns if any(cell.values.get(c.name) is not None for cell in report.cells)]
     heads = "".join(f'<th{_class(column)} title="{escape(column.meaning)}">{escape(column.heading)}</th>'
                     for column in columns)  # fmt: skip
@@ -189,7 +189,7 @@ def _class(column: Column) -> str:
     return ' class="text"' if column.kind == "text" else ""
 
 
-def _notes(report: Report) -> str:
+def _notes(report: BenchReport) -> str:
     flags = [f"({number}) {flag}" for number, cell in enumerate(report.cells, 1) for flag in cell.flags]
     return "".join(f'<p class="note">{escape(text)}</p>' for text in [*flags, *report.notes])
 

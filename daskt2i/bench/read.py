@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, Value, spread
+from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, Value, spread
 from daskt2i.bench.stores import Shape, forget, shape_named, write_random
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.store.run_folder import RunFolder
@@ -64,7 +64,7 @@ def bench_read(
     place: str | None = None,
     command: str = "",
     tell: Callable[[str], None] = lambda text: None,
-) -> Report:
+) -> BenchReport:
     """Measure every combination.
 
     Args:
@@ -95,7 +95,7 @@ def bench_read(
                     cells.append(cell)
     except KeyboardInterrupt:
         complete = False
-    return Report(
+    return BenchReport(
         name="bench-read",
         title="Training samples out of a latent store, one process",
         command=command,

@@ -125,7 +125,7 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """A benchmark's result.
 
     Attributes:
@@ -216,7 +216,7 @@ def _digits(value: float) -> str:
     return f"{value:.{places}f}" if size >= 0.0001 else f"{value:.1e}"
 
 
-def _view(report: Report) -> RenderableType:
+def _view(report: BenchReport) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -258,7 +258,7 @@ def _view(report: Report) -> RenderableType:
     return Group(*parts, Text(""), below)
 
 
-def _any(report: Report, column: Column) -> bool:
+def _any(report: BenchReport, column: Column) -> bool:
     return any(cell.values.get(column.name) is not None for cell in report.cells)
 
 

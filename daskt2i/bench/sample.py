@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
+from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, spread
 from daskt2i.errors import ConfigError, ModelMissing
 from daskt2i.model.pipeline import INDEX, Sampler
-from daskt2i.sample.painter import Look, Painter, Wish
+from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 
 COLUMNS = (
     Column("steps", "count", meaning="Of the sampler."),
@@ -42,7 +42,7 @@ def bench_sample(
     repeats: int = 3,
     command: str = "",
     tell: Callable[[str], None] = lambda text: None,
-) -> Report:
+) -> BenchReport:
     """Measure every combination of steps and batch with a pipeline folder.
 
     Args:
@@ -72,12 +72,12 @@ def bench_sample(
     complete = True
     try:
         for count, batch in itertools.product(steps, batches):
-            look = Look(count, guidance, sampler, batch)
-            wishes = [Wish(prompts[n % len(prompts)], n) for n in range(batch)]
+            look = SamplerSettings(count, guidance, sampler, batch)
+            requests = [SampleRequest(prompts[n % len(prompts)], n) for n in range(batch)]
             took = []
             for number in range(repeats + 1):
                 begun = time.perf_counter()
-                pictures = list(painter.paint(wishes, look))
+                pictures = list(painter.paint(requests, look))
                 if number:
                     took.append((time.perf_counter() - begun) / batch)
                 size = " of {1} x {0} pixels".format(*pictures[0].pixels.shape)
@@ -98,7 +98,7 @@ def bench_sample(
             )
     except KeyboardInterrupt:
         complete = False
-    return Report(
+    return BenchReport(
         name="bench-sample",
         title=f"Pictures{size} by steps and batch",
         command=command,

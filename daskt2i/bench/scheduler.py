@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daskt2i.bench import child
-from daskt2i.bench.measured import Task
-from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, Value, spread
+from daskt2i.bench.measured import BenchTask
+from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, Value, spread
 from daskt2i.bench.simulation import Simulated
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, load_workflow
@@ -52,7 +52,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SimulationSettings:
     """What to simulate.
 
     Attributes:
@@ -95,7 +95,7 @@ class SchedulerBench:
     """
 
     folder: RunFolder
-    asked: Asked
+    asked: SimulationSettings
     tell: Callable[[str], None] = lambda line: None
     _runs: dict[tuple[int, float], list[Simulated]] = field(default_factory=dict)
     _failures: dict[tuple[int, float], str] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class SchedulerBench:
         if min(self.asked.chunk_seconds, default=-1.0) < 0:
             raise ConfigError("--chunk-seconds are 0 or more.")
 
-    def run(self, command: str) -> Report:
+    def run(self, command: str) -> BenchReport:
         """Simulate all, and report; Ctrl-C ends it early, with a report of what there is."""
         complete = True
         cells = [(workers, seconds) for seconds in self.asked.chunk_seconds for workers in self.asked.workers]
@@ -128,7 +128,7 @@ class SchedulerBench:
         place = self.folder.local_path(f"cells/scheduler-{workers}-{seconds:g}")
         shutil.rmtree(place, ignore_errors=True)
         per_chunk = -(-self.asked.rows // self.asked.chunks)
-        task = Task(
+        task = BenchTask(
             kind="scheduler",
             workflow=simulated_workflow(min(self.asked.rows, chunks * per_chunk), per_chunk).to_yaml(),
             folder=str(place),
@@ -170,8 +170,8 @@ def simulated_workflow(rows: int, rows_per_chunk: int) -> Workflow:
 
 
 def make_report(
-    asked: Asked, runs: dict[tuple[int, float], list[Simulated]], failures: dict[tuple[int, float], str]
-) -> Report:
+    asked: SimulationSettings, runs: dict[tuple[int, float], list[Simulated]], failures: dict[tuple[int, float], str]
+) -> BenchReport:
     """The report of what was simulated."""
     overheads = {workers: _per_chunk(found) for (workers, seconds), found in runs.items() if seconds == 0 and found}
     cells = [_cell(cell, asked, runs.get(cell, []), overheads, failures.get(cell, "")) for cell in [*runs, *failures]]
@@ -194,7 +194,7 @@ def make_report(
         notes.append("No arrays were written: the receipts are real, the shards that they name are not there.")
     if not overheads:
         notes.append("Without a run at 0 s a chunk there is no overhead, and no largest number of workers.")
-    return Report(
+    return BenchReport(
         name="bench-scheduler",
         title=f"One scheduler, {asked.rows:,} rows in {asked.chunks:,} chunks, simulated",
         command="",
@@ -211,7 +211,11 @@ def _per_chunk(runs: Sequence[Simulated]) -> float:
 
 
 def _cell(
-    cell: tuple[int, float], asked: Asked, runs: Sequence[Simulated], overheads: dict[int, float], failure: str
+    cell: tuple[int, float],
+    asked: SimulationSettings,
+    runs: Sequence[Simulated],
+    overheads: dict[int, float],
+    failure: str,
 ) -> Cell:
     workers, seconds = cell
     values: dict[str, Value] = {"workers": workers, "chunk_seconds": seconds}

@@ -18,17 +18,17 @@ from typing import Any, TypeVar
 
 import psutil
 
-from daskt2i.bench.measured import Task
+from daskt2i.bench.measured import BenchTask
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
-from daskt2i.encode.job import Job
+from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import models_for, process_name
 from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import ExecutorError
 from daskt2i.events import ChunkDone, Event
-from daskt2i.plan import Crew
-from daskt2i.protocols import Executor, Workforce
+from daskt2i.plan import WorkerLayout
+from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.store.layout import empty_chunk, store_arrays
 from daskt2i.store.receipts import Receipts
@@ -48,7 +48,7 @@ _LIMIT = 1 << 40
 """Bytes for each worker: they have one process, and no limit of their own."""
 
 
-def simulated_chunk(seconds: float, arrays: bool, job: Job, chunk: Chunk) -> Receipt:
+def simulated_chunk(seconds: float, arrays: bool, job: EncodeJob, chunk: Chunk) -> Receipt:
     """In place of `encode_chunk`: sleep, write the chunk (or do not), write its receipt.
 
     Args:
@@ -91,7 +91,7 @@ class SimulatedExecutor:
         self._inner, self._seconds, self._arrays = inner, seconds, arrays
         self.begun = self.last = 0.0
 
-    def start(self) -> Workforce:
+    def start(self) -> ExecutorInfo:
         """As the other's."""
         return self._inner.start()
 
@@ -131,7 +131,7 @@ class Simulated:
     memory: tuple[tuple[int, int], ...]
 
 
-def simulate(task: Task, workflow: Workflow) -> Simulated:
+def simulate(task: BenchTask, workflow: Workflow) -> Simulated:
     """Run it in this process.
 
     Raises:
@@ -139,11 +139,11 @@ def simulate(task: Task, workflow: Workflow) -> Simulated:
     """
     prepared = prepare.prepare(workflow, task.folder, draw=False)
     chosen = Scheduler.parse(f"{SCHEDULER}:{task.workers}")
-    crew = Crew(task.workers, 1, _LIMIT, "simulated")
-    executor = SimulatedExecutor(open_executor(chosen, crew), task.chunk_seconds, task.arrays)
+    layout = WorkerLayout(task.workers, 1, _LIMIT, "simulated")
+    executor = SimulatedExecutor(open_executor(chosen, layout), task.chunk_seconds, task.arrays)
     process = psutil.Process()
     family: list[psutil.Process] = []  # this one, and the scheduler's: known at the first chunk
-    every = max(1, len(prepared.plan) // SAMPLES)
+    every = max(1, len(prepared.grid) // SAMPLES)
     memory: list[tuple[int, int]] = []
     done, cpu, before = 0, 0.0, 0.0
 
@@ -153,7 +153,7 @@ def simulate(task: Task, workflow: Workflow) -> Simulated:
             done += 1
             if not family:
                 family.extend([process, *process.children(recursive=True)])
-            if done == 1 or done % every == 0 or done == len(prepared.plan):
+            if done == 1 or done % every == 0 or done == len(prepared.grid):
                 memory.append((done, sum(p.memory_info().rss for p in family)))
                 cpu = sum(sum(p.cpu_times()[:2]) for p in family)
                 before = before or cpu

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from daskt2i.errors import ConfigError
-from daskt2i.plan import Plan
+from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import row_arrays
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import STORE, RunFolder
@@ -100,7 +100,7 @@ def write_random(folder: RunFolder, shape: Shape) -> None:
         Constant("empty_text_states", ("token", "feature"), np.zeros((tokens, features), np.float16)),
         Constant("empty_text_mask", ("token",), np.arange(tokens) < 2),
     )
-    store, receipts, plan = ZarrStore(folder), Receipts(folder), Plan(shape.rows, shape.rows_per_chunk)
+    store, receipts, plan = ZarrStore(folder), Receipts(folder), ChunkGrid(shape.rows, shape.rows_per_chunk)
     store.create(plan.rows, plan.rows_per_chunk, arrays, {"daskt2i": about}, empty)
     random = np.random.default_rng(0)
     for chunk in plan:

@@ -5,7 +5,7 @@ Does not cover: what is learned (nothing), the stores (`stores`), reading alone 
 
 The exchange of gradients runs beside the backward pass, so its length says little. What is given here as `exchange` is
 what it costs: from the moment a rank has its last gradients and sends them until those of all ranks are back, as a DDP
-communication hook tells it (`Learner`). Waiting for a slower rank is in it. The first step does not count.
+communication hook tells it (`TrainState`). Waiting for a slower rank is in it. The first step does not count.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, spread
+from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, spread
 from daskt2i.bench.stores import MARK, shape_named, write_random
 from daskt2i.config.settings import LaunchSettings, TrainSettings
 from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import launch
-from daskt2i.launch.rank_spawners import Hands
+from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.machine.machine import this_machine
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
-from daskt2i.train.denoiser_rank import Job
+from daskt2i.train.denoiser_rank import DenoiserJob
 
 SHARES = ("waiting", "forward", "backward", "exchange", "optimiser")
 """Of the time of rank 0; what is missing from 1 is the rest: figures of all ranks, events, noise of the machine."""
@@ -62,15 +62,15 @@ class Trial:
 
 
 HandsFor = Callable[[int, int], Any]
-"""(ranks, threads) -> a context manager that gives the `Hands` on which they run."""
+"""(ranks, threads) -> a context manager that gives the `RankSpawner` on which they run."""
 
 
 @contextmanager
-def on_this_machine(ranks: int, threads: int) -> Iterator[Hands]:
+def on_this_machine(ranks: int, threads: int) -> Iterator[RankSpawner]:
     """Ranks as child processes of this one."""
-    from daskt2i.launch.rank_spawners import LocalHands
+    from daskt2i.launch.rank_spawners import LocalRankSpawner
 
-    yield LocalHands(ranks)
+    yield LocalRankSpawner(ranks)
 
 
 def bench_train(
@@ -83,10 +83,10 @@ def bench_train(
     threads: int | None = None,
     repeats: int = 3,
     place: str | None = None,
-    hands: HandsFor = on_this_machine,
+    spawner: HandsFor = on_this_machine,
     command: str = "",
     tell: Callable[[str], None] = lambda text: None,
-) -> Report:
+) -> BenchReport:
     """Measure each number of ranks.
 
     Args:
@@ -96,7 +96,7 @@ def bench_train(
         steps: of each launch; the first does not count.
         threads: of each rank; by default the cores shared among the most ranks, so that all can be compared.
         place: folder for the store, which all ranks reach; the system's for temporary files if None.
-        hands: where ranks run.
+        spawner: where ranks run.
         command: what was typed.
         tell: called with a line for each launch.
 
@@ -125,10 +125,10 @@ def bench_train(
         try:
             for count in ranks:
                 base = cells[0] if cells else None
-                cells.append(_cell(folder, job, count, threads, repeats, hands, cores, base, tell))
+                cells.append(_cell(folder, job, count, threads, repeats, spawner, cores, base, tell))
         except KeyboardInterrupt:
             complete = False
-    return Report(
+    return BenchReport(
         name="bench-train",
         title=f"Training by ranks: {steps} steps of {train.batch} samples, store {shape}",
         command=command,
@@ -151,7 +151,7 @@ def bench_train(
     )
 
 
-def trial(folder: RunFolder, job: Job, ranks: int, threads: int, hands: Hands) -> Trial:
+def trial(folder: RunFolder, job: DenoiserJob, ranks: int, threads: int, spawner: RankSpawner) -> Trial:
     """One launch of the real trainer, from the first step to the last.
 
     Raises:
@@ -168,18 +168,18 @@ def trial(folder: RunFolder, job: Job, ranks: int, threads: int, hands: Hands) -
     begun = time.perf_counter()
     gpus = job.launch["device"] != "cpu"
     gone = launch(
-        "daskt2i.train.denoiser_rank", dataclasses.asdict(job), hands, ranks, threads, listen, attempts=1, gpus=gpus
+        "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, listen, attempts=1, gpus=gpus
     )
     done = gone.last["done"]
     return Trial(float(done["samples_per_second"]), dict(done["shares"]), started[0] - begun if started else 0.0)
 
 
-def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> Job:
+def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> DenoiserJob:
     quiet = {"checkpoint_every": train.steps, "grid_every": 0, "time_exchange": True, "attempts": 1}
     plain: dict[str, Any] = json.loads(train.model_dump_json(by_alias=True))
     launched: dict[str, Any] = json.loads(ways.model_copy(update=quiet).model_dump_json(by_alias=True))
     fakes = "daskt2i.encoders.fake"
-    return Job(
+    return DenoiserJob(
         folder=folder.root,
         storage_options=None,
         train=plain,
@@ -196,11 +196,11 @@ def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> Job:
 
 def _cell(
     folder: RunFolder,
-    job: Job,
+    job: DenoiserJob,
     ranks: int,
     threads: int,
     repeats: int,
-    hands: HandsFor,
+    spawner: HandsFor,
     cores: int,
     base: Cell | None,
     tell: Callable[[str], None],
@@ -208,7 +208,7 @@ def _cell(
     key: dict[str, Any] = {"ranks": ranks, "threads": threads}
     found: list[Trial] = []
     try:
-        with hands(ranks, threads) as these:
+        with spawner(ranks, threads) as these:
             for _ in range(repeats):
                 found.append(trial(folder, job, ranks, threads, these))
                 tell(f"{ranks} ranks x {threads} threads: {found[-1].rate:.1f} samples/s")

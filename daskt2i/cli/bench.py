@@ -14,7 +14,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.cli.console import answer, err, sentences
+from daskt2i.cli.console import answer, err, report_errors
 from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption, WorkflowOption
 
 app = typer.Typer(
@@ -52,13 +52,13 @@ def bench_encode(
 
     Time, speed-up and efficiency; where the time goes; how near the machine's limit it comes.
     """
-    with sentences():
-        from daskt2i.bench.encode.driver import Bench, Wanted
+    with report_errors():
+        from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, set_, images, captions)
-        wanted = Wanted(
+        wanted = EncodeBenchSettings(
             schedulers=words(schedulers),
             workers=numbers(workers, "--workers"),
             parts=words(parts),  # type: ignore[arg-type]  # checked by `cells`
@@ -68,7 +68,7 @@ def bench_encode(
             keep=keep,
         )
         folder = RunFolder(out_folder or f"runs/bench-{settings.name}", settings.run.storage_options)
-        show(Bench(settings, folder, wanted, tell).run(typed()), folder, as_json)
+        show(EncodeBench(settings, folder, wanted, tell).run(typed()), folder, as_json)
 
 
 @app.command("scheduler")
@@ -92,12 +92,12 @@ def bench_scheduler(
 
     The driver, the scheduler, the receipts are real; the workers sleep.
     """
-    with sentences():
-        from daskt2i.bench.scheduler import Asked, SchedulerBench
+    with report_errors():
+        from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
         from daskt2i.store.run_folder import RunFolder
 
         folder = RunFolder(out_folder)
-        asked = Asked(
+        asked = SimulationSettings(
             rows=rows,
             chunks=chunks,
             workers=numbers(workers, "--workers"),

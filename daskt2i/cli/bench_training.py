@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from daskt2i.cli.bench import RepeatsOption, numbers, show, tell, typed, words
-from daskt2i.cli.console import sentences
+from daskt2i.cli.console import report_errors
 from daskt2i.cli.options import JsonOption, PromptOption, SetOption, WorkflowOption
 
 OutOption = Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")]
@@ -39,7 +39,7 @@ def read(
 
     Stores of random numbers in real shapes; one process, no model.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.bench.read import ORIGINS, bench_read
         from daskt2i.errors import ConfigError
         from daskt2i.store.run_folder import RunFolder
@@ -81,7 +81,7 @@ def train(
 
     The real trainer with the workflow's model and batch, on a store of random numbers.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.bench.train import bench_train
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.store.run_folder import RunFolder
@@ -96,7 +96,7 @@ def train(
             threads=threads,
             repeats=repeats,
             place=place,
-            hands=hands_of(scheduler),
+            spawner=spawner_of(scheduler),
             command=typed(),
             tell=tell,
         )
@@ -122,7 +122,7 @@ def sample(
 
     One process that has loaded the pipeline already.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.bench.sample import PROMPT, bench_sample
         from daskt2i.errors import ConfigError
         from daskt2i.machine.machine import this_machine
@@ -146,26 +146,26 @@ def sample(
         show(report, RunFolder(out_folder), as_json)
 
 
-def hands_of(scheduler: str) -> Callable[[int, int], Any]:
+def spawner_of(scheduler: str) -> Callable[[int, int], Any]:
     """Where ranks run: child processes for a pool's name, else the workers of a Dask cluster started for them.
 
     Raises:
         ConfigError: no such scheduler.
     """
-    from daskt2i.launch.rank_spawners import LocalHands
+    from daskt2i.launch.rank_spawners import LocalRankSpawner
     from daskt2i.machine.machine import this_machine
-    from daskt2i.plan import Crew
+    from daskt2i.plan import WorkerLayout
     from daskt2i.session.schedulers import Scheduler
     from daskt2i.session.session import Session
 
     chosen = Scheduler.parse(scheduler)
 
     @contextmanager
-    def hands(ranks: int, threads: int) -> Iterator[Any]:
+    def spawner(ranks: int, threads: int) -> Iterator[Any]:
         if chosen.is_pool:
-            yield LocalHands(ranks)
+            yield LocalRankSpawner(ranks)
             return
-        with Session(chosen, Crew(ranks, threads, this_machine().memory // ranks, "as asked for")) as session:
-            yield session.hands()[0]
+        with Session(chosen, WorkerLayout(ranks, threads, this_machine().memory // ranks, "as asked for")) as session:
+            yield session.spawner()[0]
 
-    return hands
+    return spawner

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from daskt2i.errors import Daskt2iError, Stopped
+from daskt2i.errors import Daskt2iError, Interrupted
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -43,7 +43,7 @@ def say(table: Any, as_json: bool) -> None:
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Every way out is one sentence. SIGTERM (a batch system ending the job) stops as cleanly as Ctrl-C."""
 
     def stop(signum: int, frame: object) -> None:
@@ -53,7 +53,7 @@ def sentences() -> Iterator[None]:
     try:
         with _without_dasks_log():
             yield
-    except Stopped as error:
+    except Interrupted as error:
         complain(str(error), "yellow")
         raise typer.Exit(130) from None
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from daskt2i.cli.console import answer, err, sentences
+from daskt2i.cli.console import answer, err, report_errors
 from daskt2i.cli.options import (
     CaptionsOption,
     DryRunOption,
@@ -42,27 +42,27 @@ def encode(
 
     The same command again goes on where it stopped.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.encode import plan_table, summary_table
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.prepare import prepare
         from daskt2i.session.schedulers import Scheduler, open_executor
-        from daskt2i.session.worker_layout import crew_for
+        from daskt2i.session.worker_layout import encode_layout
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = Scheduler.parse(scheduler or settings.run.scheduler)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
-        crew = crew_for(chosen, prepared)
+        layout = encode_layout(chosen, prepared)
         if dry_run:
-            answer(plan_json(prepared, crew), as_json, plan_table(prepared, None if chosen.address else crew))
+            answer(plan_json(prepared, layout), as_json, plan_table(prepared, None if chosen.address else layout))
             return
         from daskt2i.encode.driver import encode as run_encode
         from daskt2i.encode.driver import failed_for_good
 
         if not as_json:
-            err.print(plan_table(prepared, None if chosen.address else crew))
-        summary = run_encode(prepared, open_executor(chosen, crew), TerminalProgress(err))
+            err.print(plan_table(prepared, None if chosen.address else layout))
+        summary = run_encode(prepared, open_executor(chosen, layout), TerminalProgress(err))
         answer(summary.to_json(), as_json, summary_table(summary))
         if summary.failed:
             raise failed_for_good(summary, prepared.folder)
@@ -75,7 +75,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how far a run folder has come."""
-    with sentences():
+    with report_errors():
         from daskt2i.display.encode import status_table
         from daskt2i.store.status import status as run_status
 
@@ -95,7 +95,7 @@ def verify(
 
     Every shard is hashed again, the rows are counted, a sample is decoded back. Exit code 1 when a chunk is bad.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.encode import verdict_table
         from daskt2i.display.progress import TerminalProgress
@@ -129,13 +129,13 @@ def insights(
 
     It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.insights import report_view
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.insights import driver as stage
         from daskt2i.session.schedulers import Scheduler, open_executor
-        from daskt2i.session.worker_layout import crew_for_insights
+        from daskt2i.session.worker_layout import insights_layout
         from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
@@ -144,7 +144,7 @@ def insights(
         report = stage.insights(
             dataset,
             RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options),
-            open_executor(chosen, crew_for_insights(chosen, tokens=tokens)),
+            open_executor(chosen, insights_layout(chosen, tokens=tokens)),
             pictures=pictures,
             tokens=tokens,
             top=top,
@@ -162,7 +162,7 @@ def suggest(
     as_json: JsonOption = False,
 ) -> None:
     """Suggest prompts from the captions of a store."""
-    with sentences():
+    with report_errors():
         from daskt2i.display.insights import suggestions_view
         from daskt2i.insights.suggest import Suggestions
 
@@ -183,7 +183,7 @@ def scenes(
 
     It holds images/*.jpg and captions.json.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.sources.scenes import write_scenes
 
@@ -192,15 +192,15 @@ def scenes(
         answer(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))
 
 
-def plan_json(prepared: Any, crew: Any) -> dict[str, Any]:
+def plan_json(prepared: Any, layout: Any) -> dict[str, Any]:
     return {
         "rows": prepared.source_info.rows,
         "captions": prepared.source_info.captions,
-        "chunks": len(prepared.plan),
-        "workers": crew.workers,
-        "threads": crew.threads,
-        "memory_per_worker": prepared.cost.worker_memory,
-        "bytes": prepared.cost.disk,
+        "chunks": len(prepared.grid),
+        "workers": layout.workers,
+        "threads": layout.threads,
+        "memory_per_worker": prepared.requirements.worker_memory,
+        "bytes": prepared.requirements.disk,
         "precision": prepared.precision,
         "out": str(prepared.folder),
         **({"left_out": prepared.source_info.left_out} if prepared.workflow.dataset.where else {}),

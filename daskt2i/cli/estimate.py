@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from daskt2i.cli.bench import numbers
-from daskt2i.cli.console import answer, err, sentences
+from daskt2i.cli.console import answer, err, report_errors
 from daskt2i.cli.data import with_where
 from daskt2i.cli.options import (
     CaptionsOption,
@@ -53,7 +53,7 @@ def estimate(
     Time, disk, memory, and cost by the workflow's `prices:`. Kept in reports/estimate.json; encode compares itself
     with it at its end.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.estimate import estimate_of, estimate_table
         from daskt2i.display.progress import TerminalProgress
@@ -64,7 +64,7 @@ def estimate(
         from daskt2i.estimate.forecast import keep
         from daskt2i.machine.machine import this_machine
         from daskt2i.session.schedulers import Scheduler, open_executor
-        from daskt2i.session.worker_layout import crew_for
+        from daskt2i.session.worker_layout import encode_layout
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = Scheduler.parse(scheduler or settings.run.scheduler)
@@ -88,7 +88,7 @@ def estimate(
                 found.append(
                     calibrate(
                         mine,
-                        open_executor(one, crew_for(one, mine)),
+                        open_executor(one, encode_layout(one, mine)),
                         shared=here,
                         rows=rows,
                         seconds=max(_SHORTEST_SECONDS, SECONDS / len(measured)),
@@ -102,7 +102,7 @@ def estimate(
         threads = None if settings.run.threads == "auto" else settings.run.threads
         result = estimate_of(
             settings.name,
-            Work(info.rows, prepared.plan.rows_per_chunk, info.captions),
+            Work(info.rows, prepared.grid.rows_per_chunk, info.captions),
             found,
             wanted,
             this_machine().memory if here and chosen.kind != "serial" else None,
@@ -145,5 +145,5 @@ def _to_measure(chosen: Any, prepared: Any, counts: list[int], here: bool) -> li
     machine = this_machine()
     if not counts or prepared.on_gpu:
         return [chosen]
-    room = int(machine.memory * PAUSE_FRACTION // prepared.cost.worker_memory)
+    room = int(machine.memory * PAUSE_FRACTION // prepared.requirements.worker_memory)
     return [replace(chosen, workers=n) for n in counts if n <= min(machine.cores, room)] or [chosen]

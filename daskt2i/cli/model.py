@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.cli.console import answer, err, say, sentences
+from daskt2i.cli.console import answer, err, report_errors, say
 from daskt2i.cli.data import plan_json, run_folder, with_where
 from daskt2i.cli.options import (
     CaptionsOption,
@@ -50,29 +50,29 @@ def run(
 
     The same command again goes on where it stopped.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.encode import plan_table, summary_table
         from daskt2i.display.train import samples_table, train_plan, trained_table
         from daskt2i.encode.prepare import prepare
         from daskt2i.session.schedulers import Scheduler
-        from daskt2i.session.worker_layout import crew_for
+        from daskt2i.session.worker_layout import encode_layout
 
         settings = load_workflow(workflow, with_where(set_, where), images, captions)
         chosen = Scheduler.parse(scheduler or settings.run.scheduler)
         prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
-        crew = crew_for(chosen, prepared)
+        layout = encode_layout(chosen, prepared)
         rows, place = prepared.source_info.rows, str(prepared.folder)
         plan = Group(
-            plan_table(prepared, None if chosen.address else crew),
-            train_plan("Then train", settings.train, settings.launch, rows, crew.workers, crew.threads, place),
+            plan_table(prepared, None if chosen.address else layout),
+            train_plan("Then train", settings.train, settings.launch, rows, layout.workers, layout.threads, place),
         )
         if dry_run:
-            answer(plan_json(prepared, crew), as_json, plan)
+            answer(plan_json(prepared, layout), as_json, plan)
             return
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.driver import failed_for_good
-        from daskt2i.sample.driver import wishes_for
+        from daskt2i.sample.driver import requests_for
         from daskt2i.session.stages import Stages, open_session
 
         if not as_json:
@@ -85,7 +85,9 @@ def run(
             say(summary_table(summary), as_json)
             trained = stages.train()
             say(trained_table(trained), as_json)
-            drawn = stages.sample(wishes_for(settings.sample.prompts, settings.sample.seed), look_of(settings))
+            drawn = stages.sample(
+                requests_for(settings.sample.prompts, settings.sample.seed), sampler_settings(settings)
+            )
         answer(
             {"encode": summary.to_json(), "train": trained.to_json(), "sample": drawn.to_json()},
             as_json,
@@ -105,7 +107,7 @@ def train(
 
     The same command again goes on from the last checkpoint.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
 
         settings = load_workflow(workflow, set_)
@@ -133,7 +135,7 @@ def train_vae(
 
     What comes out is a diffusers folder that encode takes: --set dataset.encoders.image.model=RUN/vae
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.train import trained_table
 
@@ -161,18 +163,18 @@ def sample(
 
     The same prompt and seed give the same picture, however many are drawn.
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.train import samples_table
-        from daskt2i.sample.driver import read_prompts, wishes_for
+        from daskt2i.sample.driver import read_prompts, requests_for
 
         words = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler}
         given = [f"sample.{name}={value}" for name, value in words.items() if value is not None]
         settings = load_workflow(workflow, [*set_, *given])
         texts = [*prompt, *(read_prompts(prompts) if prompts else [])] or settings.sample.prompts
-        wishes = wishes_for(texts, settings.sample.seed, count)
+        requests = requests_for(texts, settings.sample.seed, count)
         with stages_of(settings, run_folder(settings, out_folder), scheduler) as stages:
-            drawn = stages.sample(wishes, look_of(settings))
+            drawn = stages.sample(requests, sampler_settings(settings))
         answer(drawn.to_json(), as_json, samples_table(drawn.files, drawn.pictures, drawn.seconds))
 
 
@@ -188,7 +190,7 @@ def evaluate(
 
     Drawn scenes are read back by a judge; other data gets CLIP scores (--set evaluate.clip_model=FOLDER).
     """
-    with sentences():
+    with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.train import clip_table, fidelity_table
         from daskt2i.sample.driver import read_prompts
@@ -206,14 +208,14 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
     """What `train --dry-run` prints: the arguments of `answer`."""
     from daskt2i.display.train import train_plan
     from daskt2i.session.schedulers import Scheduler
-    from daskt2i.session.worker_layout import crew_of, ranks_for
+    from daskt2i.session.worker_layout import ranks_for, train_layout
     from daskt2i.store.status import status
 
     chosen = Scheduler.parse(scheduler or settings.run.scheduler)
-    crew, rows, given = crew_of(chosen, settings), status(folder).accepted, settings.train
-    ranks = ranks_for(given.batch, settings.launch.ranks, crew.workers) if crew.workers else 0
-    table = train_plan("Plan of train", given, settings.launch, rows, ranks, crew.threads, str(folder))
-    data = {"rows": rows, "steps": given.steps, "batch": given.batch, "ranks": ranks, "threads": crew.threads}
+    layout, rows, given = train_layout(chosen, settings), status(folder).accepted, settings.train
+    ranks = ranks_for(given.batch, settings.launch.ranks, layout.workers) if layout.workers else 0
+    table = train_plan("Plan of train", given, settings.launch, rows, ranks, layout.threads, str(folder))
+    data = {"rows": rows, "steps": given.steps, "batch": given.batch, "ranks": ranks, "threads": layout.threads}
     return {**data, "out": str(folder)}, as_json, table
 
 
@@ -229,8 +231,8 @@ def stages_of(settings: Any, folder: Any, scheduler: str | None) -> Iterator[Any
         yield Stages(settings, folder, session, TerminalProgress(err))
 
 
-def look_of(settings: Any) -> Any:
-    from daskt2i.sample.painter import Look
+def sampler_settings(settings: Any) -> Any:
+    from daskt2i.sample.painter import SamplerSettings
 
     given = settings.sample
-    return Look(given.steps, given.guidance, given.sampler, given.batch)
+    return SamplerSettings(given.steps, given.guidance, given.sampler, given.batch)

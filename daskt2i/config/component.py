@@ -20,6 +20,18 @@ LOCATIONS = frozenset({"model", "subfolder", "tokenizer", "revision", "images", 
 """Arguments of a component that say where something lies, not what it is: content hashes stand for them."""
 
 
+MOVED = {
+    "daskt2i.selection.SelectedSource": "daskt2i.facts.selection.SelectedSource",
+    "daskt2i.autoencoder.Given": "daskt2i.model.autoencoder.PretrainedAutoencoder",
+    "daskt2i.bench.rows.BenchRows": "daskt2i.bench.encode.rows.BenchRows",
+}
+"""Class paths of before the rooms, and where these classes are now. A file may name either.
+
+A store's fingerprint holds the path as it was written, so a file with the old one still fits its store. Paths of
+sources and encoders never change.
+"""
+
+
 class Component(BaseModel):
     """A class by its dotted path, with the arguments of its constructor beside it.
 
@@ -57,7 +69,7 @@ class Component(BaseModel):
         return built
 
     def _factory(self, setting: str) -> Any:
-        module_name, _, name = self.class_path.rpartition(".")
+        module_name, _, name = MOVED.get(self.class_path, self.class_path).rpartition(".")
         if not module_name:
             raise ConfigError(
                 f"{setting}.class is {self.class_path!r}; give a dotted path such as package.module.Class."

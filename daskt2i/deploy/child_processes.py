@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 
 
 @contextlib.contextmanager
-def deaf_children() -> Iterator[None]:
+def block_sigint() -> Iterator[None]:
     """Processes that start in this block never hear Ctrl-C: a terminal sends it to all, and the parent handles it.
 
     Blocked and not ignored, so that one that comes meanwhile reaches the parent at the end of the block.

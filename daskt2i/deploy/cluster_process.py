@@ -29,7 +29,7 @@ from typing import Any, TextIO
 
 import dask
 
-from daskt2i.deploy.child_processes import deaf_children, end_with_parent
+from daskt2i.deploy.child_processes import block_sigint, end_with_parent
 from daskt2i.errors import ConfigError
 
 _CODE = (
@@ -76,7 +76,7 @@ class ClusterProcess:
             "config": config,
         }
         line = json.dumps(job).encode() + b"\n"
-        with deaf_children():
+        with block_sigint():
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CODE],
                 stdin=subprocess.PIPE,
@@ -151,7 +151,7 @@ def main(job: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGTERM, _stay)
     dask.config.update(dask.config.config, job["inherited"])
     dask.config.set(job["config"])
-    with deaf_children():  # for workers; again, as multiprocessing's resource tracker, which starts here, undoes it
+    with block_sigint():  # for workers; again, as multiprocessing's resource tracker, which starts here, undoes it
         _live(job, answers)
 
 

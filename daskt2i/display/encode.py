@@ -13,22 +13,22 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from daskt2i.encode.prepare import Prepared
-from daskt2i.encode.summary import Summary
-from daskt2i.encode.verify import Verdict
-from daskt2i.estimate.forecast import Check
+from daskt2i.encode.prepare import EncodePlan
+from daskt2i.encode.summary import EncodeResult
+from daskt2i.encode.verify import VerifyResult
+from daskt2i.estimate.forecast import ForecastComparison
 from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, WorkersReady
-from daskt2i.formatting import crew_words, duration, facts, size
-from daskt2i.plan import Crew
-from daskt2i.store.status import Status
+from daskt2i.formatting import duration, facts, size, workers_words
+from daskt2i.plan import WorkerLayout
+from daskt2i.store.status import RunStatus
 
 PLAIN_SECONDS = 5.0
 """Seconds between two progress lines where there is no terminal."""
 
 
-def plan_table(prepared: Prepared, crew: Crew | None) -> Table:
-    """What `--dry-run` shows. `crew` is None for a cluster that is attached to."""
-    info, plan, cost, dataset = prepared.source_info, prepared.plan, prepared.cost, prepared.workflow.dataset
+def plan_table(prepared: EncodePlan, layout: WorkerLayout | None) -> Table:
+    """What `--dry-run` shows. `layout` is None for a cluster that is attached to."""
+    info, plan, cost, dataset = prepared.source_info, prepared.grid, prepared.requirements, prepared.workflow.dataset
     left_out = [f"{info.orphan_captions} orphan"] * bool(info.orphan_captions)
     left_out += [f"{info.blank_captions} blank"] * bool(info.blank_captions)
     captions = f"{info.captions:,} captions" + (f" (and {', '.join(left_out)}, not counted)" if left_out else "")
@@ -42,18 +42,18 @@ def plan_table(prepared: Prepared, crew: Crew | None) -> Table:
         ("precision", prepared.precision + (" (measured at the start)" if prepared.precision == "auto" else "")),
         ("batch", f"{cost.batch} images, {prepared.workflow.run.text_batch} captions"),
     ]
-    if crew is None:
+    if layout is None:
         rows.append(("workers", "as the cluster has them"))
         rows.append(("memory", f"about {size(cost.worker_memory)} per worker"))
     else:
-        rows.append(("workers", f"{crew_words(crew.workers, crew.threads)} ({crew.reason})"))
-        rows.append(("memory", f"about {size(cost.worker_memory)} per worker, {size(crew.memory_limit)} allowed"))
+        rows.append(("workers", f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"))
+        rows.append(("memory", f"about {size(cost.worker_memory)} per worker, {size(layout.memory_limit)} allowed"))
     rows.append(("disk", f"about {size(cost.disk)} ({size(cost.latents_disk)} latents, {size(cost.text_disk)} text)"))
     rows.append(("run folder", str(prepared.folder) + (" (goes on)" if prepared.stored else "")))
     return facts(f"Plan of {prepared.workflow.name}", rows)
 
 
-def _encoder(prepared: Prepared, kind: str, extra: str) -> str:
+def _encoder(prepared: EncodePlan, kind: str, extra: str) -> str:
     component = getattr(prepared.workflow.dataset.encoders, kind)
     info = getattr(prepared, f"{kind}_info")
     name = component.class_path.rpartition(".")[2]
@@ -63,7 +63,7 @@ def _encoder(prepared: Prepared, kind: str, extra: str) -> str:
     return f"{name}{f' {model}' if model else ''},{random} {f'{extra} -> ' if extra else ''}{arrays}"
 
 
-def summary_table(summary: Summary) -> Table:
+def summary_table(summary: EncodeResult) -> Table:
     """How an encode ended."""
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items()))
     total = sum(summary.rejected.values())
@@ -77,8 +77,8 @@ def summary_table(summary: Summary) -> Table:
         ("chunks", f"{summary.done:,} encoded now, {summary.skipped:,} found done, {len(summary.failed)} failed"),
     ]
     if summary.rows_now:
-        crew = f"{crew_words(summary.workers, summary.threads)}, {summary.precision}"
-        rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {crew})"))
+        layout = f"{workers_words(summary.workers, summary.threads)}, {summary.precision}"
+        rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {layout})"))
     if summary.forecast is not None:
         rows.append(("forecast", check_words(summary.forecast)))
     rows.append(("store", f"{summary.store} ({size(summary.bytes)})"))
@@ -86,7 +86,7 @@ def summary_table(summary: Summary) -> Table:
     return facts(title, rows)
 
 
-def check_words(check: Check) -> str:
+def check_words(check: ForecastComparison) -> str:
     """How far a forecast was off: `"52.1 s was forecast for 50.0 s: 4 % too long"`."""
     if check.forecast is None or check.error is None:
         return f"the one in reports/estimate.json was not used: {check.reason}"
@@ -95,7 +95,7 @@ def check_words(check: Check) -> str:
     return f"{duration(check.forecast)} was forecast, {duration(check.seconds)} it took: {off}{because}"
 
 
-def status_table(found: Status) -> Table:
+def status_table(found: RunStatus) -> Table:
     """What `status` shows."""
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(found.rejected.items()))
     rows = [
@@ -117,7 +117,7 @@ def status_table(found: Status) -> Table:
     return facts("Complete" if found.to_json()["complete"] else "Not complete", rows)
 
 
-def verdict_table(verdict: Verdict) -> Table:
+def verdict_table(verdict: VerifyResult) -> Table:
     """What `verify` shows."""
     rows = [("rows", f"{verdict.rows:,}"), ("chunks", f"{verdict.chunks:,}, {len(verdict.problems):,} of them bad")]
     rows += [("", problem) for _, problem in sorted(verdict.problems.items())[:20]]
@@ -171,9 +171,9 @@ class EncodeProgress:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, WorkersReady):
-            force = event.workforce
+            force = event.executor_info
             before = f", {event.chunks_done:,} chunks done before" * bool(event.chunks_done)
-            self._say(crew_words(force.workers, force.threads) + before)
+            self._say(workers_words(force.workers, force.threads) + before)
             if force.dashboard:
                 self._say(f"dashboard {force.dashboard}")
             self._before = event.rows_done

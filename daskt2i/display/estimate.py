@@ -16,11 +16,11 @@ from rich.text import Text
 
 from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate.arithmetic import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
-from daskt2i.formatting import crew_words, duration, facts, size
+from daskt2i.formatting import duration, facts, size, workers_words
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class EstimateResult:
     """What is known of a run before it starts.
 
     Attributes:
@@ -82,7 +82,7 @@ def estimate_of(
     threads: int | None,
     table: PriceSettings | None,
     notes: Sequence[str],
-) -> Estimate:
+) -> EstimateResult:
     """Forecasts from calibrations: each number of workers from the calibration that is nearest to it.
 
     Args:
@@ -99,10 +99,10 @@ def estimate_of(
             exact = nearest.workers == count
             found.append(forecast(nearest, work, count, threads=nearest.threads if exact else threads, memory=memory))
     prices = None if table is None else tuple(price(table, best, work))
-    return Estimate(name, work, tuple(calibrations), tuple(found), prices, table, tuple(notes))
+    return EstimateResult(name, work, tuple(calibrations), tuple(found), prices, table, tuple(notes))
 
 
-def estimate_table(estimate: Estimate) -> RenderableType:
+def estimate_table(estimate: EstimateResult) -> RenderableType:
     """The estimate for 80 columns."""
     work, on_disk = estimate.work, estimate.disk
     parts: list[RenderableType] = [
@@ -124,7 +124,7 @@ def estimate_table(estimate: Estimate) -> RenderableType:
         rows.append(
             (
                 "calibrated",
-                f"{one.device}, {one.precision}: {crew_words(one.workers, one.threads)}, {one.rows:,} rows in "
+                f"{one.device}, {one.precision}: {workers_words(one.workers, one.threads)}, {one.rows:,} rows in "
                 f"chunks of {one.chunk_rows}; {one.seconds_per_row(work.rows_per_chunk):.3g} s per row and worker; "
                 f"start {duration(one.start_seconds + one.begin_seconds)}",
             )

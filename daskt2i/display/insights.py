@@ -12,14 +12,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from daskt2i.insights.report import Report, shares
+from daskt2i.insights.report import InsightsResult, shares
 from daskt2i.insights.suggest import Suggestion
 
 _BAR = 24
 _SHOWN = 10
 
 
-def report_view(report: Report) -> RenderableType:
+def report_view(report: InsightsResult) -> RenderableType:
     """What `insights` shows."""
     rows = [
         ("source", report.label),

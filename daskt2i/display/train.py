@@ -21,7 +21,7 @@ from daskt2i.formatting import duration, facts
 from daskt2i.sample.evaluate import FIELDS, ClipScores, Fidelity
 
 if TYPE_CHECKING:
-    from daskt2i.train.driver import Trained
+    from daskt2i.train.driver import TrainResult
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where there is no terminal."""
@@ -131,7 +131,7 @@ def _rate(settings: OptimiserSettings) -> str:
     return f"{settings.learning_rate:g} after {settings.warmup} steps, then down a cosine"
 
 
-def trained_table(found: Trained, title: str = "Trained") -> Table:
+def trained_table(found: TrainResult, title: str = "Trained") -> Table:
     """How a training ended."""
     loss = "unknown" if found.loss is None else f"{found.loss:.4f}"
     loss += f", held out {found.heldout_loss:.4f}" if found.heldout_loss is not None else ""

@@ -27,9 +27,9 @@ from typing import Any
 from uuid import uuid4
 
 from daskt2i.config.component import Component
-from daskt2i.encode.job import Inspection, Job, job_for, settle, speed_settings
+from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
-from daskt2i.encode.prepare import Prepared, preflight
+from daskt2i.encode.prepare import EncodePlan, preflight
 from daskt2i.encode.worker import encode_chunk, peak_bytes
 from daskt2i.errors import PlanError
 from daskt2i.estimate.arithmetic import Calibration
@@ -37,7 +37,7 @@ from daskt2i.events import Activity, Listener, ignore
 from daskt2i.facts.selection import SelectedSource
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import array_bytes, spread_rows
-from daskt2i.protocols import Executor, Workforce
+from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.receipts import Receipts
@@ -62,11 +62,11 @@ PATIENCE = 300.0
 
 _STORE_CHUNKS = 1_000_000
 
-Item = tuple[Job, Chunk]
+Item = tuple[EncodeJob, Chunk]
 
 
 def calibrate(
-    prepared: Prepared,
+    prepared: EncodePlan,
     executor: Executor,
     *,
     shared: bool,
@@ -134,7 +134,7 @@ class _Run:
 
     def __init__(
         self,
-        prepared: Prepared,
+        prepared: EncodePlan,
         place: RunFolder,
         executor: Executor,
         shared: bool,
@@ -160,34 +160,34 @@ class _Run:
     def go(self) -> Calibration:
         begun = time.perf_counter()
         with contextlib.closing(self.executor):
-            workforce = self.executor.start()
+            executor_info = self.executor.start()
             started = time.perf_counter()
-            self._tell(f"{workforce.workers} worker(s) started in {started - begun:.1f} s; the first one loads")
-            preflight(self.prepared, workforce)
-            job, found = self._settle(workforce)
+            self._tell(f"{executor_info.workers} worker(s) started in {started - begun:.1f} s; the first one loads")
+            preflight(self.prepared, executor_info)
+            job, found = self._settle(executor_info)
             phase = time.perf_counter()
             self._tell(f"loaded in {phase - started:.1f} s ({found.runtime.device}, {found.runtime.precision})")
-            self._encode(job, found, workforce, phase)
+            self._encode(job, found, executor_info, phase)
             ended = time.perf_counter()
         closing = time.perf_counter() - ended
         once, each = self._fold()
         measured = _Times(started - begun, phase - started, phase, closing + once, each)
-        return self._summed(job, found, workforce, measured)
+        return self._summed(job, found, executor_info, measured)
 
-    def _settle(self, workforce: Workforce) -> tuple[Job, Inspection]:
+    def _settle(self, executor_info: ExecutorInfo) -> tuple[EncodeJob, Inspection]:
         """What an encode does before its first chunk, for rows from anywhere."""
         plain = self.prepared.workflow.dataset.source.model_dump(by_alias=True)
         by_origin = {"class": f"{SelectedSource.__module__}.{SelectedSource.__name__}", "source": plain}
-        job = replace(job_for(self.prepared, workforce), source=Component.model_validate(by_origin))
+        job = replace(job_for(self.prepared, executor_info), source=Component.model_validate(by_origin))
         look = functools.partial(inspect, precision=self.asked)
         found = next(outcome for _, outcome in list(self.executor.run(look, [job])))
         if isinstance(found, BaseException):
             raise found
-        job = settle(job, self.prepared, found)
+        job = resolve_job(job, self.prepared, found)
         self._store(job, found, 1)
         return job, found
 
-    def _store(self, job: Job, found: Inspection, rows: int) -> Job:
+    def _store(self, job: EncodeJob, found: Inspection, rows: int) -> EncodeJob:
         """The job of the store with so many rows per chunk, which is made if it is not there."""
         place = self.prepared.folder
         folder = RunFolder(f"{place.root}/{rows}", place.storage_options)
@@ -203,7 +203,7 @@ class _Run:
             )
         return replace(job, folder=folder)
 
-    def _item(self, job: Job, found: Inspection, rows: int) -> Item:
+    def _item(self, job: EncodeJob, found: Inspection, rows: int) -> Item:
         """The next chunk of so many rows, from all over the data set."""
         job = self._store(job, found, rows)
         start = len(self.made[rows]) * rows
@@ -218,15 +218,15 @@ class _Run:
         self.made[rows].append(chunk)
         return job, chunk
 
-    def _items(self, job: Job, found: Inspection, workforce: Workforce, phase: float) -> Iterator[Item]:
+    def _items(self, job: EncodeJob, found: Inspection, executor_info: ExecutorInfo, phase: float) -> Iterator[Item]:
         """Warm chunks until all workers are at work, then those that count."""
         while not self.together and time.perf_counter() - phase < PATIENCE:
             yield self._item(job, found, self._warm_rows())
-        rows, count = self._size(job, workforce, phase)
+        rows, count = self._size(job, executor_info, phase)
         self.chunk_rows = rows
         self._tell(f"all at work after {time.perf_counter() - phase:.1f} s; measuring chunks of {rows} rows")
         until = time.perf_counter() + (STEADY_SECONDS if self.wanted is None else 0.0)
-        most = max(count, len(self.prepared.plan))
+        most = max(count, len(self.prepared.grid))
         # What a row takes was a guess from the first ones, so the clock has the last word.
         while len(self.steady) < count or (len(self.steady) < most and time.perf_counter() < until):
             item = self._item(job, found, rows)
@@ -240,14 +240,14 @@ class _Run:
 
     def _warm_rows(self) -> int:
         # Two sizes: each has a store of its own.
-        most = self.prepared.plan.rows_per_chunk
+        most = self.prepared.grid.rows_per_chunk
         if self.warm_rows is None and self.seen:
             self.warm_rows = max(1, min(most, int(WARM_SECONDS / max(1e-6, self._row_seconds()))))
         return self.warm_rows or 1
 
-    def _size(self, job: Job, workforce: Workforce, phase: float) -> tuple[int, int]:
+    def _size(self, job: EncodeJob, executor_info: ExecutorInfo, phase: float) -> tuple[int, int]:
         """Rows of a chunk that counts, and how many chunks in all."""
-        most, workers = self.prepared.plan.rows_per_chunk, workforce.workers
+        most, workers = self.prepared.grid.rows_per_chunk, executor_info.workers
         if self.wanted is not None:
             rows = max(1, min(most, -(-self.wanted // (2 * workers))))
             return rows, max(workers, -(-self.wanted // rows))
@@ -257,9 +257,9 @@ class _Run:
         rows = max(min(most, job.batch), min(most, int(left / (2 * row))))
         return rows, workers * max(1, min(CHUNKS, int(left / (row * rows))))
 
-    def _encode(self, job: Job, found: Inspection, workforce: Workforce, phase: float) -> None:
+    def _encode(self, job: EncodeJob, found: Inspection, executor_info: ExecutorInfo, phase: float) -> None:
         names: set[str] = set()
-        outcomes: Any = self.executor.run(encode_item, self._items(job, found, workforce, phase))
+        outcomes: Any = self.executor.run(encode_item, self._items(job, found, executor_info, phase))
         # Not every iterator can be closed; one that can stops what is in flight.
         with contextlib.ExitStack() as stack:
             if hasattr(outcomes, "close"):
@@ -269,7 +269,7 @@ class _Run:
                     raise outcome
                 self.seen.append(_Seen(time.perf_counter(), (len(chunk), chunk.index) in self.steady, outcome))
                 names.add(outcome.worker)
-                self.together = len(names) >= workforce.workers
+                self.together = len(names) >= executor_info.workers
 
     def _folded(self) -> int:
         return sum(map(len, self.made[self.chunk_rows]))
@@ -287,7 +287,7 @@ class _Run:
             took.append(time.perf_counter() - begun)
         return max(0.0, took[0] - took[1]), took[1] / self._folded()
 
-    def _summed(self, job: Job, found: Inspection, workforce: Workforce, times: _Times) -> Calibration:
+    def _summed(self, job: EncodeJob, found: Inspection, executor_info: ExecutorInfo, times: _Times) -> Calibration:
         lanes: dict[str, list[_Seen]] = {}
         for seen in sorted(self.seen, key=lambda seen: seen.at):
             lanes.setdefault(seen.receipt.worker, []).append(seen)
@@ -305,12 +305,12 @@ class _Run:
         all_rows = sum(r.stop - r.start for r in counted)
         latents, text, rest = self._bytes(counted)
         row_bytes = array_bytes(self.prepared.image_info, self.prepared.text_info, job.slots)
-        more = (self.prepared.plan.rows_per_chunk - self.chunk_rows) * row_bytes
+        more = (self.prepared.grid.rows_per_chunk - self.chunk_rows) * row_bytes
         return Calibration(
             device=found.runtime.device,
             precision=found.runtime.precision,
-            workers=workforce.workers,
-            threads=workforce.threads,
+            workers=executor_info.workers,
+            threads=executor_info.threads,
             cores=this_machine().cores if self.shared else 0,
             executor=type(self.executor).__name__,
             hosts=tuple(sorted({seen.receipt.worker.rpartition(":")[0] for seen in self.seen})),
@@ -332,7 +332,7 @@ class _Run:
             rest_bytes=rest / all_rows,
             worker_bytes=max(seen.receipt.peak_bytes for seen in self.seen) + max(0, more),
             driver_bytes=peak_bytes(),
-            limit_bytes=workforce.memory_limit,
+            limit_bytes=executor_info.memory_limit,
             stages=_stages(counted),
         )
 

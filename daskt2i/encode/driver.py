@@ -17,18 +17,18 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
 from typing import Any
 
-from daskt2i.encode.job import Inspection, Job, job_for, settle, speed_settings
+from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
-from daskt2i.encode.prepare import Prepared, check_disk, preflight, refuse_other
+from daskt2i.encode.prepare import EncodePlan, check_disk, preflight, refuse_other
 from daskt2i.encode.read_ahead import inputs_digest
 from daskt2i.encode.saved_workflow import without_secrets
-from daskt2i.encode.summary import Summary
+from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.worker import encode_chunk
-from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Stopped, StoreError
+from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Interrupted, StoreError
 from daskt2i.estimate.arithmetic import Work
-from daskt2i.estimate.forecast import Finished, compare
+from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, StageEnded, StageStarted, WorkersReady, ignore
-from daskt2i.protocols import Executor, Workforce
+from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
 from daskt2i.store.layout import empty_prompt, store_arrays
@@ -45,7 +45,7 @@ CHECK_SECONDS = 5.0
 """How often a long check of finished chunks says how far it has come."""
 
 
-def encode(prepared: Prepared, executor: Executor, listener: Listener = ignore) -> Summary:
+def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore) -> EncodeResult:
     """Run the open chunks of a plan, and fold the receipts into the manifest when all are in.
 
     Args:
@@ -57,7 +57,7 @@ def encode(prepared: Prepared, executor: Executor, listener: Listener = ignore) 
 
     Raises:
         StoreBusy: another encode holds the run folder.
-        Stopped: the user pressed Ctrl-C.
+        Interrupted: the user pressed Ctrl-C.
         Daskt2iError: any error that makes the remaining chunks pointless. What is committed stays.
     """
     listener(StageStarted("encode", prepared.source_info.rows))
@@ -72,22 +72,22 @@ def encode(prepared: Prepared, executor: Executor, listener: Listener = ignore) 
 class _Run:
     """The state of one `encode`.
 
-    `mark` is the fingerprint of its store, once it is known; `device` what the first worker took; `settings` those of
+    `fingerprint` is that of its store, once it is known; `device` what the first worker took; `settings` those of
     its job that a forecast depends on.
     """
 
-    prepared: Prepared
+    prepared: EncodePlan
     executor: Executor
     listener: Listener
-    mark: str = ""
+    fingerprint: str = ""
     device: str = ""
     hosts: set[str] = field(default_factory=set)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def go(self) -> Summary:
+    def go(self) -> EncodeResult:
         prepared = self.prepared
         begun = perf_counter()
-        summary = Summary(
+        summary = EncodeResult(
             out=str(prepared.folder),
             store=ZarrStore(prepared.folder).address,
             rows=prepared.source_info.rows,
@@ -106,23 +106,23 @@ class _Run:
             self._fold(summary)
         except KeyboardInterrupt:
             count = Receipts(prepared.folder).count()
-            raise Stopped(
-                f"Stopped. {count} of {len(prepared.plan)} chunks are in {prepared.folder}; "
+            raise Interrupted(
+                f"Stopped. {count} of {len(prepared.grid)} chunks are in {prepared.folder}; "
                 "the same command goes on from there."
             ) from None
         finally:
             summary.seconds = perf_counter() - begun
         if summary.done and not summary.failed:
-            summary.forecast = compare(prepared.folder, self._finished(summary))
+            summary.forecast = compare_forecast(prepared.folder, self._finished(summary))
         return summary
 
-    def _finished(self, summary: Summary) -> Finished:
+    def _finished(self, summary: EncodeResult) -> Finished:
         """This run, for whoever forecast it."""
         prepared = self.prepared
         info = prepared.source_info
         return Finished(
             content=prepared.content,
-            work=Work(info.rows, prepared.plan.rows_per_chunk, info.captions),
+            work=Work(info.rows, prepared.grid.rows_per_chunk, info.captions),
             done=summary.done,
             skipped=summary.skipped,
             seconds=summary.seconds,
@@ -153,24 +153,24 @@ class _Run:
     def _tell(self, text: str) -> None:
         self.listener(Note(text))
 
-    def _run_open(self, done: bytearray, summary: Summary) -> None:
-        workforce = self.executor.start()
-        preflight(self.prepared, workforce)
-        summary.workers, summary.threads = workforce.workers, workforce.threads
-        self.listener(WorkersReady(workforce, summary.skipped, summary.accepted + sum(summary.rejected.values())))
-        job = self._open_store(workforce)
+    def _run_open(self, done: bytearray, summary: EncodeResult) -> None:
+        executor_info = self.executor.start()
+        preflight(self.prepared, executor_info)
+        summary.workers, summary.threads = executor_info.workers, executor_info.threads
+        self.listener(WorkersReady(executor_info, summary.skipped, summary.accepted + sum(summary.rejected.values())))
+        job = self._open_store(executor_info)
         summary.precision = job.runtime.precision
         self._run_chunks(job, done, summary)
 
-    def _open_store(self, workforce: Workforce) -> Job:
+    def _open_store(self, executor_info: ExecutorInfo) -> EncodeJob:
         """Resolve what only a worker can tell, make the store or check the one that is there."""
         prepared, workflow = self.prepared, self.prepared.workflow
-        job = job_for(prepared, workforce)
+        job = job_for(prepared, executor_info)
         found = self._inspect(job)
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision))
-        job = settle(job, prepared, found)
-        self.mark, self.device, self.settings = job.fingerprint, found.runtime.device, speed_settings(job)
+        job = resolve_job(job, prepared, found)
+        self.fingerprint, self.device, self.settings = job.fingerprint, found.runtime.device, speed_settings(job)
         ZarrStore(prepared.folder).create(
             prepared.source_info.rows,
             workflow.dataset.rows_per_chunk,
@@ -181,14 +181,14 @@ class _Run:
         prepared.folder.write(WORKFLOW, without_secrets(workflow).to_yaml().encode())
         return job
 
-    def _inspect(self, job: Job) -> Inspection:
+    def _inspect(self, job: EncodeJob) -> Inspection:
         look = functools.partial(inspect, precision=self.prepared.precision)
         outcomes = [outcome for _, outcome in self.executor.run(look, [job])]
         if isinstance(outcomes[0], BaseException):
             raise outcomes[0]
         return outcomes[0]
 
-    def _attributes(self, ident: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    def _attributes(self, ident: Mapping[str, Any], job: EncodeJob) -> dict[str, Any]:
         """Of the store; one that is there keeps its own, which may name the same model by another folder."""
         prepared = self.prepared
         if prepared.stored is not None:
@@ -203,22 +203,22 @@ class _Run:
             }
         }
 
-    def _find_done(self, summary: Summary) -> bytearray:
+    def _find_done(self, summary: EncodeResult) -> bytearray:
         """One byte per chunk, 1 where its receipt and its shards are in order. Broken ones are told and done again."""
         prepared = self.prepared
         if prepared.stored is None:
-            return bytearray(len(prepared.plan))
-        self.mark = prepared.stored["fingerprint"]
+            return bytearray(len(prepared.grid))
+        self.fingerprint = prepared.stored["fingerprint"]
         summary.precision = prepared.precision
         run = prepared.workflow.run
         deep = run.recheck == "hash" or (run.recheck == "auto" and prepared.folder.is_local)
         store, receipts = ZarrStore(prepared.folder), Receipts(prepared.folder)
-        done = bytearray(len(prepared.plan))
+        done = bytearray(len(prepared.grid))
 
         def examine(receipt: Receipt) -> tuple[Receipt, str | None]:
-            if receipt.fingerprint != self.mark:
+            if receipt.fingerprint != self.fingerprint:
                 return receipt, "its receipt belongs to another fingerprint"
-            if receipt.chunk >= len(done) or prepared.plan[receipt.chunk].stop != receipt.stop:
+            if receipt.chunk >= len(done) or prepared.grid[receipt.chunk].stop != receipt.stop:
                 return receipt, "its receipt does not match the plan"
             if again := {r.reason for r in receipt.rejected}.intersection(run.retry_rejected):
                 return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(again))}"
@@ -255,7 +255,7 @@ class _Run:
                 "into another folder with --out."
             )
 
-    def _run_chunks(self, job: Job, done: bytearray, summary: Summary) -> None:
+    def _run_chunks(self, job: EncodeJob, done: bytearray, summary: EncodeResult) -> None:
         work = functools.partial(encode_chunk, job)
         todo: Iterable[int] = (i for i in range(len(done)) if not done[i])
         opened = len(done) - sum(done)
@@ -294,7 +294,7 @@ class _Run:
     def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
         """Open chunks with their rows, made when they are asked for."""
         for index in todo:
-            chunk = self.prepared.plan[index]
+            chunk = self.prepared.grid[index]
             yield replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
 
     def _log(self, chunk: Chunk, error: BaseException) -> None:
@@ -303,12 +303,12 @@ class _Run:
         with suppress(StoreError, OSError):  # a full disk, say: the run has its own sentence for that
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk.index:07d}.log", text.encode("utf-8", "replace"))
 
-    def _fold(self, summary: Summary) -> None:
+    def _fold(self, summary: EncodeResult) -> None:
         prepared = self.prepared
         if summary.failed:
             prepared.folder.delete(MANIFEST)
             return
-        receipts = Receipts(prepared.folder).read_chunks(range(len(prepared.plan)))
+        receipts = Receipts(prepared.folder).read_chunks(range(len(prepared.grid)))
         write_manifest(prepared.folder, prepared.source.rows, receipts, summary.rows)
         total = summary.accepted + sum(summary.rejected.values())
         if total != summary.rows:
@@ -317,7 +317,7 @@ class _Run:
             )
 
 
-def failed_for_good(summary: Summary, folder: RunFolder) -> StoreError:
+def failed_for_good(summary: EncodeResult, folder: RunFolder) -> StoreError:
     """For an encode whose chunks failed in part."""
     count = len(summary.failed)
     listed = ", ".join(map(str, summary.failed[:20])) + ", …" * (count > 20)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.errors import GateError, ModelError, PoorLikeness
+from daskt2i.errors import GateError, LowPsnr, ModelError
 from daskt2i.types import ArraySpec, Pixels
 
 RANGE_GAIN = 6.0
@@ -78,7 +78,7 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
     return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
 
 
-def card(resolution: int) -> Pixels:
+def test_card(resolution: int) -> Pixels:
     """A picture that uses the whole range: black to white ramps in each channel, `uint8[1, resolution, resolution, 3]`.
 
     Smooth, so that any working autoencoder reconstructs it well.
@@ -89,7 +89,7 @@ def card(resolution: int) -> Pixels:
     return ramps.round().astype(np.uint8)[None]
 
 
-def require_likeness(
+def require_psnr(
     original: Pixels, decoded: Pixels, minimum: float, what: str, known: bool = False
 ) -> tuple[float, ...]:
     """Compare pictures with what their latents decode to.
@@ -106,7 +106,7 @@ def require_likeness(
     Raises:
         GateError: a linear map or exchanged channels explain what is wrong, so it is wrong everywhere: also above the
             minimum, because bright pictures in a wrong range are not far off. Or known pictures stay below it.
-        PoorLikeness: other pictures stay below the minimum, for no reason that shows.
+        LowPsnr: other pictures stay below the minimum, for no reason that shows.
     """
     if decoded.shape != original.shape:
         raise GateError(
@@ -118,7 +118,7 @@ def require_likeness(
     clue = _clue(original, decoded, median)
     if median >= minimum and not clue:
         return values
-    error = GateError if clue or known else PoorLikeness
+    error = GateError if clue or known else LowPsnr
     if decoded.std() < 1e-6:
         clue = "; they are all one colour"
     raise error(

@@ -15,17 +15,17 @@ import numpy.typing as npt
 from daskt2i.config.component import Component
 from daskt2i.config.settings import EncoderSettings, ImageSettings
 from daskt2i.config.workflow_file import fingerprint
-from daskt2i.encode.prepare import Prepared
+from daskt2i.encode.prepare import EncodePlan
 from daskt2i.facts.selection import reading_component
 from daskt2i.images import read as images
 from daskt2i.plan import choose_batch
-from daskt2i.protocols import Workforce
+from daskt2i.protocols import ExecutorInfo
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Runtime
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EncodeJob:
     """All that a worker needs to know besides the chunk. Small, and picklable.
 
     Attributes:
@@ -80,11 +80,11 @@ class Inspection:
     worker: str
 
 
-def job_for(prepared: Prepared, workforce: Workforce) -> Job:
+def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
     """The job of a run, before a worker has been asked what only it can tell."""
     workflow = prepared.workflow
     run, dataset = workflow.run, workflow.dataset
-    return Job(
+    return EncodeJob(
         source=reading_component(dataset),
         image=dataset.image,
         encoders=dataset.encoders,
@@ -93,8 +93,8 @@ def job_for(prepared: Prepared, workforce: Workforce) -> Job:
         slots=max(1, prepared.source_info.slots),
         folder=prepared.folder,
         fingerprint="",
-        runtime=Runtime(run.device, "fp32", workforce.threads),
-        batch=prepared.cost.batch,
+        runtime=Runtime(run.device, "fp32", executor_info.threads),
+        batch=prepared.requirements.batch,
         text_batch=run.text_batch,
         readers=run.readers,
         gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
@@ -103,7 +103,7 @@ def job_for(prepared: Prepared, workforce: Workforce) -> Job:
     )
 
 
-def settle(job: Job, prepared: Prepared, found: Inspection) -> Job:
+def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> EncodeJob:
     """The job with what a worker found: precision, and the batch for its device."""
     asked = prepared.workflow.run.batch
     return replace(
@@ -114,6 +114,6 @@ def settle(job: Job, prepared: Prepared, found: Inspection) -> Job:
     )
 
 
-def speed_settings(job: Job) -> dict[str, Any]:
+def speed_settings(job: EncodeJob) -> dict[str, Any]:
     """Those settings of a job that decide its speed and not its bytes, device and threads aside."""
     return {"batch": job.batch, "text_batch": job.text_batch, "readers": job.readers, "gate_rows": job.gate_rows}

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from daskt2i.encode import gates
-from daskt2i.encode.job import Inspection, Job
+from daskt2i.encode.job import EncodeJob, Inspection
 from daskt2i.errors import ModelError, OutOfMemory
 from daskt2i.machine.precision import check_device, default_device, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -81,7 +81,7 @@ def loads() -> dict[str, int]:
     return dict(_loads)
 
 
-def models_for(job: Job) -> Models:
+def models_for(job: EncodeJob) -> Models:
     """The models of a job, loaded if this process does not hold them yet. One job's models are held at a time.
 
     Raises:
@@ -126,7 +126,7 @@ def unload(seconds: float) -> bool:
     return True
 
 
-def _load(job: Job, key: str) -> Models:
+def _load(job: EncodeJob, key: str) -> Models:
     source = job.source.build(Source, "dataset.source")
     image = job.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text = job.encoders.text.build(TextEncoder, "dataset.encoders.text")
@@ -142,16 +142,16 @@ def _load(job: Job, key: str) -> Models:
     _loads["image"] += 1
     if job.gate_rows:
         # A picture of known pixels must come back: catches a wrong range before the first image is read.
-        card = gates.card(job.image.resolution)
+        card = gates.test_card(job.image.resolution)
         decoded = image.decode(image.encode(card, 1))
         if decoded is not None:
-            gates.require_likeness(card, decoded, gates.CARD_PSNR, "the test card", known=True)
+            gates.require_psnr(card, decoded, gates.CARD_PSNR, "the test card", known=True)
     text.load(runtime)
     _loads["text"] += 1
     return Models(key, source, image, text)
 
 
-def inspect(job: Job, precision: str) -> Inspection:
+def inspect(job: EncodeJob, precision: str) -> Inspection:
     """Resolve device and precision on a worker, load the models there, and encode the empty prompt.
 
     Args:
@@ -188,7 +188,9 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def back_off(models: Models, which: Literal["batch", "text_batch"], wanted: int, call: Callable[[int], T]) -> T:
+def retry_smaller_batch(
+    models: Models, which: Literal["batch", "text_batch"], wanted: int, call: Callable[[int], T]
+) -> T:
     """Call with a batch size, halved each time memory runs out. What is found to fit stays for this process.
 
     Args:

@@ -19,15 +19,15 @@ from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
 from daskt2i.machine.machine import this_machine
-from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, Cost, Plan, choose_batch, cost
-from daskt2i.protocols import ImageEncoder, Source, TextEncoder, Workforce
+from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, ChunkGrid, Requirements, choose_batch, estimate_requirements
+from daskt2i.protocols import ExecutorInfo, ImageEncoder, Source, TextEncoder
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import EncoderInfo, SourceInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class EncodePlan:
     """A run before it starts. Data only: it can be shown, and run twice.
 
     Attributes:
@@ -35,8 +35,8 @@ class Prepared:
         folder: the run folder.
         source: what is read; `source_info`: what it says of itself.
         image_info, text_info: what the encoders say of themselves.
-        plan: all chunks.
-        cost: memory and disk.
+        grid: all chunks.
+        requirements: memory and disk.
         stored: what the store that is already there holds under `daskt2i`, or None.
     """
 
@@ -46,8 +46,8 @@ class Prepared:
     source_info: SourceInfo
     image_info: EncoderInfo
     text_info: EncoderInfo
-    plan: Plan
-    cost: Cost
+    grid: ChunkGrid
+    requirements: Requirements
     stored: Mapping[str, Any] | None
 
     @property
@@ -94,7 +94,7 @@ def identity(
     }
 
 
-def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepared:
+def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> EncodePlan:
     """Find out everything that can be known before a worker starts. Imports no torch.
 
     Args:
@@ -118,15 +118,15 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Prepar
     attributes = ZarrStore(folder).attributes()
     stored = attributes["daskt2i"] if attributes else None
     batch = workflow.run.batch
-    prepared = Prepared(
+    prepared = EncodePlan(
         workflow=workflow,
         folder=folder,
         source=source,
         source_info=source_info,
         image_info=image_info,
         text_info=text_info,
-        plan=Plan(source_info.rows, dataset.rows_per_chunk),
-        cost=cost(
+        grid=ChunkGrid(source_info.rows, dataset.rows_per_chunk),
+        requirements=estimate_requirements(
             source_info,
             image_info,
             text_info,
@@ -151,7 +151,7 @@ def planned_device(device: str) -> str:
     return device.partition(":")[0]
 
 
-def refuse_other(prepared: Prepared, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def refuse_other(prepared: EncodePlan, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     differ = differences(stored["identity"], wanted)
     if differ:
         raise FingerprintMismatch(
@@ -160,13 +160,13 @@ def refuse_other(prepared: Prepared, stored: Mapping[str, Any], wanted: Mapping[
         )
 
 
-def preflight(prepared: Prepared, workforce: Workforce) -> None:
+def preflight(prepared: EncodePlan, executor_info: ExecutorInfo) -> None:
     """Refuse workers that would live above their pause threshold: they would stand still for ever.
 
     Raises:
         PlanError: with what a worker needs and has.
     """
-    limit, need = workforce.memory_limit, prepared.cost.worker_memory
+    limit, need = executor_info.memory_limit, prepared.requirements.worker_memory
     if limit is not None and need > limit * PAUSE_FRACTION:
         raise PlanError(
             f"Each worker needs about {need / MIB:,.0f} MiB, and its limit is {limit / MIB:,.0f} MiB: Dask pauses "
@@ -175,7 +175,7 @@ def preflight(prepared: Prepared, workforce: Workforce) -> None:
         )
 
 
-def check_disk(prepared: Prepared) -> str | None:
+def check_disk(prepared: EncodePlan) -> str | None:
     """Refuse what cannot fit the disk for certain. Returns a warning where the estimate says that it may not.
 
     Raises:
@@ -184,7 +184,7 @@ def check_disk(prepared: Prepared) -> str | None:
     free = prepared.folder.free_bytes()
     if free is None or prepared.stored is not None or not prepared.workflow.run.check_disk:
         return None
-    need = prepared.cost
+    need = prepared.requirements
     if need.latents_disk * 0.8 > free:  # float16 latents compress by 1.18 times at most
         raise PlanError(
             f"The latents alone take about {need.latents_disk / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free where "

@@ -10,12 +10,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from daskt2i.estimate.forecast import Check
+from daskt2i.estimate.forecast import ForecastComparison
 from daskt2i.types import Receipt
 
 
 @dataclass(slots=True)
-class Summary:
+class EncodeResult:
     """How a run ended. `to_json` has the fields that other programs read.
 
     Attributes:
@@ -43,7 +43,7 @@ class Summary:
     threads: int = 0
     precision: str = ""
     left_out: int | None = None
-    forecast: Check | None = None
+    forecast: ForecastComparison | None = None
 
     def add(self, receipt: Receipt) -> None:
         """Count a chunk that is in the store."""

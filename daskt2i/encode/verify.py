@@ -14,11 +14,11 @@ import numpy as np
 
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import gates
-from daskt2i.errors import GateError, PoorLikeness, RowRejected, StoreError, StoreMissing
+from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
-from daskt2i.plan import Plan
+from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
@@ -33,7 +33,7 @@ OURS = "daskt2i."
 
 
 @dataclass(slots=True)
-class Verdict:
+class VerifyResult:
     """What `verify` found.
 
     Attributes:
@@ -67,7 +67,7 @@ def verify(
     workflow: Workflow | None = None,
     listener: Listener = ignore,
     trusted: bool = False,
-) -> Verdict:
+) -> VerifyResult:
     """Check a run folder.
 
     Args:
@@ -83,12 +83,12 @@ def verify(
     attributes = store.attributes()
     if attributes is None:
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
-    layout, mark = store.layout(), attributes["daskt2i"]["fingerprint"]
-    plan = Plan(layout["rows"], layout["rows_per_chunk"])
-    verdict = Verdict(rows=plan.rows, chunks=len(plan))
+    layout, fingerprint = store.layout(), attributes["daskt2i"]["fingerprint"]
+    grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
+    verdict = VerifyResult(rows=grid.rows, chunks=len(grid))
     verdict.shared = store.check(store.constants())
-    seen = _check_receipts(store, plan, mark, verdict, listener)
-    for index in range(len(plan)):
+    seen = _check_receipts(store, grid, fingerprint, verdict, listener)
+    for index in range(len(grid)):
         if not seen[index]:
             verdict.problems.setdefault(index, f"chunk {index} is not done: it has no receipt")
     if workflow is None:
@@ -102,7 +102,7 @@ def verify(
         verdict.notes.append("Nothing was decoded back: the encoders have random weights.")
     else:
         try:
-            _decode_back(store, plan, workflow, attributes["daskt2i"], verdict)
+            _decode_back(store, grid, workflow, attributes["daskt2i"], verdict)
         except (StoreError, GateError):
             raise
         except Exception as error:  # the source or the model may have moved; the store is none the worse
@@ -115,12 +115,14 @@ def _classes(workflow: Workflow) -> list[str]:
     return [c.class_path for c in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
 
 
-def _check_receipts(store: ZarrStore, plan: Plan, mark: str, verdict: Verdict, listener: Listener) -> bytearray:
+def _check_receipts(
+    store: ZarrStore, grid: ChunkGrid, fingerprint: str, verdict: VerifyResult, listener: Listener
+) -> bytearray:
     """Re-hash what every receipt names, and count its valid rows. One byte per chunk that has a receipt."""
-    seen = bytearray(len(plan))
+    seen = bytearray(len(grid))
 
     def examine(receipt: Receipt) -> tuple[int, str | None]:
-        if receipt.fingerprint != mark:
+        if receipt.fingerprint != fingerprint:
             return receipt.chunk, "its receipt belongs to another fingerprint"
         problem = store.check(receipt.shards, deep=True)
         if problem is None:
@@ -137,28 +139,30 @@ def _check_receipts(store: ZarrStore, plan: Plan, mark: str, verdict: Verdict, l
         window = []
         checked = 0
         for receipt in Receipts(store.folder).read(torn):
-            if receipt.chunk >= len(plan):
+            if receipt.chunk >= len(grid):
                 verdict.notes.append(f"The receipt of chunk {receipt.chunk} belongs to no chunk of this store.")
                 continue
             seen[receipt.chunk] = 1
             window.append(pool.submit(examine, receipt))
             if len(window) >= 16:
                 checked += _take(window.pop(0).result(), verdict)
-                listener(Progress("chunks checked", checked, len(plan)))
+                listener(Progress("chunks checked", checked, len(grid)))
         for future in window:
             checked += _take(future.result(), verdict)
-            listener(Progress("chunks checked", checked, len(plan)))
+            listener(Progress("chunks checked", checked, len(grid)))
     return seen
 
 
-def _take(found: tuple[int, str | None], verdict: Verdict) -> int:
+def _take(found: tuple[int, str | None], verdict: VerifyResult) -> int:
     chunk, problem = found
     if problem:
         verdict.problems[chunk] = f"chunk {chunk}: {problem}"
     return 1
 
 
-def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[str, Any], verdict: Verdict) -> None:
+def _decode_back(
+    store: ZarrStore, grid: ChunkGrid, workflow: Workflow, stored: dict[str, Any], verdict: VerifyResult
+) -> None:
     """Decode a few rows and compare them with their images, read again from the source."""
     dataset, run = workflow.dataset, workflow.run
     source = open_source(dataset, store.folder, keep=False)
@@ -167,7 +171,7 @@ def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
     source.info()
     loaded = False
-    for chunk in _spread(plan, verdict):
+    for chunk in _spread(grid, verdict):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
         if not len(valid):
             continue
@@ -190,8 +194,8 @@ def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[
             verdict.notes.append("Nothing was decoded back: this image encoder has no way back.")
             return
         try:
-            verdict.psnr.extend(gates.require_likeness(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
-        except PoorLikeness as error:  # an odd picture; encoding it again would change nothing
+            verdict.psnr.extend(gates.require_psnr(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
+        except LowPsnr as error:  # an odd picture; encoding it again would change nothing
             verdict.psnr.append(gates.psnr(picture.pixels[None], decoded))
             verdict.notes.append(str(error))
         except GateError as error:
@@ -199,8 +203,8 @@ def _decode_back(store: ZarrStore, plan: Plan, workflow: Workflow, stored: dict[
             verdict.problems.setdefault(chunk.index, f"chunk {chunk.index}: {error}")
 
 
-def _spread(plan: Plan, verdict: Verdict) -> list[Chunk]:
+def _spread(grid: ChunkGrid, verdict: VerifyResult) -> list[Chunk]:
     """Chunks to look into, evenly over those that are in order so far."""
-    good = [i for i in range(len(plan)) if i not in verdict.problems]
+    good = [i for i in range(len(grid)) if i not in verdict.problems]
     count = min(SAMPLE_ROWS, len(good))
-    return [plan[good[i * len(good) // count]] for i in range(count)]
+    return [grid[good[i * len(good) // count]] for i in range(count)]

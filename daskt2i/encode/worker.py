@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encode import gates
-from daskt2i.encode.job import Job
-from daskt2i.encode.model_cache import Models, back_off, loads, models_for, process_name, turn
+from daskt2i.encode.job import EncodeJob
+from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
 from daskt2i.encode.read_ahead import Reading, reading_ahead
-from daskt2i.errors import ImagesAway, Reason
+from daskt2i.errors import ImagesMissing, Reason
 from daskt2i.store.layout import empty_chunk, store_arrays
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
@@ -48,14 +48,14 @@ _VERSIONED = ("daskt2i", "torch", "diffusers", "transformers", "numpy", "pillow"
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def encode_chunk(job: Job, chunk: Chunk) -> Receipt:
+def encode_chunk(job: EncodeJob, chunk: Chunk) -> Receipt:
     """Read, encode, check and commit one chunk: arrays first, then the receipt.
 
     Calling it twice gives the same arrays, so a retry or a duplicate does no harm.
 
     Raises:
         GateError: what was encoded does not decode back; nothing of the chunk is stored.
-        ImagesAway: none of its images is there, and `job.all_missing` is `"fail"`.
+        ImagesMissing: none of its images is there, and `job.all_missing` is `"fail"`.
         OutOfMemory: not even one item at a time fits.
         StoreFull, StoreError: it could not be written.
         Exception: whatever `interruption` or a third-party component raises.
@@ -72,7 +72,7 @@ def encode_chunk(job: Job, chunk: Chunk) -> Receipt:
 class _ChunkRun:
     """The state of one `encode_chunk`."""
 
-    job: Job
+    job: EncodeJob
     chunk: Chunk
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     rejected: dict[int, Rejection] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class _ChunkRun:
         readable = sum(row.usable for row in self.chunk.rows)
         missing = sum(r.reason is Reason.MISSING_FILE for r in self.rejected.values())
         if self.job.all_missing == "fail" and missing == readable >= MANY_MISSING:
-            raise ImagesAway(
+            raise ImagesMissing(
                 f"None of the {readable} images of chunk {self.chunk.index} is there. Nothing of it was stored; check "
                 "the image folder where the workers run, or set run.all_missing=reject if so many are really missing."
             )
@@ -206,7 +206,7 @@ class _ChunkRun:
             if decoded is not None:
                 originals = np.stack([r.pixels for r in samples.values()])
                 what = f"chunk {self.chunk.index} (rows {', '.join(map(str, samples))})"
-                self.psnr = gates.require_likeness(originals, decoded, self.job.min_psnr, what)
+                self.psnr = gates.require_psnr(originals, decoded, self.job.min_psnr, what)
 
     def _encode_texts(self, models: Models, arrays: Arrays) -> set[int]:
         """Fill the text encoder's arrays for every row that may have an image, each different caption encoded once.
@@ -261,7 +261,7 @@ class _ChunkRun:
         call: Callable[[int], Mapping[str, Any]],
         items: int,
     ) -> Mapping[str, Any]:
-        return back_off(models, which, min(items, getattr(self.job, which)), call)
+        return retry_smaller_batch(models, which, min(items, getattr(self.job, which)), call)
 
     def _reject(self, row: Row, reason: Reason, detail: str) -> None:
         self.rejected[row.index] = Rejection(row.index, row.image_id, reason, detail)

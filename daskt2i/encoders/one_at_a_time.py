@@ -24,7 +24,7 @@ except ImportError:  # Windows
 
 
 @contextlib.contextmanager
-def first_alone(what: str) -> Iterator[bool]:
+def one_process_first(what: str) -> Iterator[bool]:
     """Alone in this block if nobody on this machine is in one of the same name; else together, once that one has left.
 
     Where locks are not to be had, everybody goes at once.

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from daskt2i.encoders.one_at_a_time import first_alone
+from daskt2i.encoders.one_at_a_time import one_process_first
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
 
 log = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ def file_digest(path: Path) -> str:
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _digests:
         # The workers of a machine begin together, and this is the first that each of them reads of a model.
-        waits = first_alone(key[0]) if stat.st_size >= LARGE_BYTES else contextlib.nullcontext()
+        waits = one_process_first(key[0]) if stat.st_size >= LARGE_BYTES else contextlib.nullcontext()
         with waits, path.open("rb") as file:
             _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _digests[key]

@@ -51,7 +51,7 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ForecastComparison:
     """A forecast beside what came of it.
 
     Attributes:
@@ -73,15 +73,15 @@ class Check:
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
-def check(content: str, calibrations: Sequence[Calibration], finished: Finished) -> Check:
+def check(content: str, calibrations: Sequence[Calibration], finished: Finished) -> ForecastComparison:
     """Compare a run with the forecast that was made for it, scaled to what was done; or say why it was not used.
 
     Args:
         content: of the run that was forecast.
     """
 
-    def unused(reason: str) -> Check:
-        return Check(None, finished.seconds, None, None, "not used", reason)
+    def unused(reason: str) -> ForecastComparison:
+        return ForecastComparison(None, finished.seconds, None, None, "not used", reason)
 
     if content != finished.content:
         return unused("it was made for other data, encoders or dataset settings")
@@ -118,7 +118,7 @@ def check(content: str, calibrations: Sequence[Calibration], finished: Finished)
         work = replace(work, rows=max(1, round(work.rows * part)), captions=math.ceil(work.captions * part))
     seconds = forecast(there, work, finished.workers, threads=finished.threads).seconds
     whole = disk(there, finished.work).total
-    return Check(
+    return ForecastComparison(
         forecast=seconds,
         seconds=finished.seconds,
         error=seconds / finished.seconds - 1 if finished.seconds else None,
@@ -132,7 +132,7 @@ def keep(folder: RunFolder, content: str, calibrations: Sequence[Calibration], s
     """Write the forecast; checks of earlier ones stay.
 
     Args:
-        content: as `Prepared.content`.
+        content: as `EncodePlan.content`.
         shown: what `estimate --json` prints.
 
     Raises:
@@ -147,7 +147,7 @@ def keep(folder: RunFolder, content: str, calibrations: Sequence[Calibration], s
     folder.write(ESTIMATE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
 
 
-def compare(folder: RunFolder, finished: Finished) -> Check | None:
+def compare_forecast(folder: RunFolder, finished: Finished) -> ForecastComparison | None:
     """How far the forecast that lies here was off, kept beside it; None where there is none that can be read."""
     record = _read(folder)
     try:

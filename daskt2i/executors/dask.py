@@ -27,7 +27,7 @@ from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.executors.attempts import lost
 from daskt2i.portable_errors import portable
-from daskt2i.protocols import Workforce
+from daskt2i.protocols import ExecutorInfo
 from daskt2i.retries import FIRST_WORKER_SECONDS
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class DaskExecutor:
         self._connection: Connection | None = None
         self._workers, self._counted = 0, float("-inf")
 
-    def start(self) -> Workforce:
+    def start(self) -> ExecutorInfo:
         """Connect, and count the workers.
 
         Raises:
@@ -72,7 +72,7 @@ class DaskExecutor:
             ) from None
         workers = workers_of(client)
         limits = [w["memory_limit"] for w in workers.values() if w.get("memory_limit")]
-        return Workforce(
+        return ExecutorInfo(
             workers=len(workers),
             threads=self._connection.threads,
             memory_limit=min(limits) if limits else None,

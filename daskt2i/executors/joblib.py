@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import joblib
 from joblib.externals.loky import get_reusable_executor
 
-from daskt2i.deploy.child_processes import deaf_children, end_with_parent
+from daskt2i.deploy.child_processes import block_sigint, end_with_parent
 from daskt2i.executors.attempts import Attempts, attempt, lost
-from daskt2i.protocols import Workforce
+from daskt2i.protocols import ExecutorInfo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,9 +36,9 @@ class JoblibExecutor:
     def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
         self._workers, self._threads, self._memory_limit = workers, threads, memory_limit
 
-    def start(self) -> Workforce:
+    def start(self) -> ExecutorInfo:
         """The processes start with the first items."""
-        return Workforce(self._workers, self._threads, self._memory_limit)
+        return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
         """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
@@ -74,7 +74,7 @@ class JoblibExecutor:
         settings = {"backend": "loky", "n_jobs": self._workers, "initializer": _guard, "initargs": (os.getpid(),)}
         with joblib.parallel_config(**settings, inner_max_num_threads=self._threads):
             parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
-        with deaf_children():  # the processes start with the first items, which are sent at once
+        with block_sigint():  # the processes start with the first items, which are sent at once
             return parallel(joblib.delayed(attempt)(work, number, item) for number, item in numbered)
 
 

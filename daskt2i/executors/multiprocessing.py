@@ -17,9 +17,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from daskt2i.deploy.child_processes import deaf_children
+from daskt2i.deploy.child_processes import block_sigint
 from daskt2i.executors.attempts import Attempts, attempt, lost
-from daskt2i.protocols import Workforce
+from daskt2i.protocols import ExecutorInfo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,9 +40,9 @@ class MultiprocessingExecutor:
         self._pool: ProcessPoolExecutor | None = None
         self._lifeline: tuple[Connection, Connection] | None = None
 
-    def start(self) -> Workforce:
+    def start(self) -> ExecutorInfo:
         """The processes start with the first items."""
-        return Workforce(self._workers, self._threads, self._memory_limit)
+        return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
         """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
@@ -91,7 +91,7 @@ class MultiprocessingExecutor:
                 self._workers, mp_context=self._context, initializer=_initialise, initargs=(self._lifeline[0],)
             )
         try:
-            with deaf_children():  # the pool starts its processes when it gets its first work
+            with block_sigint():  # the pool starts its processes when it gets its first work
                 return self._pool.submit(attempt, work, 0, item)
         except BrokenProcessPool as error:  # a worker died between two calls
             broken: Future[Any] = Future()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from daskt2i.protocols import Workforce
+from daskt2i.protocols import ExecutorInfo
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,9 +21,9 @@ class SerialExecutor:
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
 
-    def start(self) -> Workforce:
+    def start(self) -> ExecutorInfo:
         """One worker: this process."""
-        return Workforce(workers=1, threads=self._threads, memory_limit=None)
+        return ExecutorInfo(workers=1, threads=self._threads, memory_limit=None)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
         """Each item with its result or its error, in order."""

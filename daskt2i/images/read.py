@@ -66,7 +66,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DecodedImage:
     """A decoded image.
 
     Attributes:
@@ -80,7 +80,7 @@ class Picture:
     crop_box: Box
 
 
-def read(data: bytes, resolution: int, limits: Limits) -> Picture:
+def read(data: bytes, resolution: int, limits: Limits) -> DecodedImage:
     """Decode an image file into a square picture. Deterministic; smaller images are scaled up.
 
     Args:
@@ -98,7 +98,7 @@ def read(data: bytes, resolution: int, limits: Limits) -> Picture:
         )
     try:
         return _read(data, resolution, limits)
-    except (RowRejected, MemoryError, KeyboardInterrupt):  # `Stopped` is a KeyboardInterrupt and an Exception
+    except (RowRejected, MemoryError, KeyboardInterrupt):  # `Interrupted` is a KeyboardInterrupt and an Exception
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RowRejected(Reason.IMAGE_TOO_LARGE, str(error)) from error
@@ -107,7 +107,7 @@ def read(data: bytes, resolution: int, limits: Limits) -> Picture:
         raise RowRejected(Reason.UNREADABLE_IMAGE, detail) from error
 
 
-def _read(data: bytes, resolution: int, limits: Limits) -> Picture:
+def _read(data: bytes, resolution: int, limits: Limits) -> DecodedImage:
     image = open_image(data)
     size = image.size
     _check(size, limits)
@@ -137,7 +137,7 @@ def _read(data: bytes, resolution: int, limits: Limits) -> Picture:
     )
     if orientation in _TO_UPRIGHT:
         small = small.transpose(_TO_UPRIGHT[orientation])
-    return Picture(np.array(small.convert("RGB")), upright, box)
+    return DecodedImage(np.array(small.convert("RGB")), upright, box)
 
 
 def centre_box(size: tuple[int, int]) -> Box:

@@ -22,8 +22,8 @@ from daskt2i.facts.selection import boxed_persons, keep_facts, kept_rows, survey
 from daskt2i.facts.survey import Surveyed, fold, survey_chunk
 from daskt2i.facts.table import to_csv
 from daskt2i.insights import page
-from daskt2i.insights.report import TOP, Report, make_report
-from daskt2i.plan import Plan
+from daskt2i.insights.report import TOP, InsightsResult, make_report
+from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import Executor, Source
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk
@@ -51,7 +51,7 @@ def insights(
     tokens: bool = True,
     top: int = TOP,
     listener: Listener = ignore,
-) -> Report:
+) -> InsightsResult:
     """Find the facts of all rows, count them, and write the reports.
 
     Args:
@@ -76,8 +76,8 @@ def insights(
     persons = boxed_persons(dataset)
     text = dataset.encoders.text if tokens else None
     with closing(executor):
-        workforce = executor.start()
-        parts = _surveyed(dataset, source, executor, info.rows, workforce.workers, pictures, text, listener)
+        executor_info = executor.start()
+        parts = _surveyed(dataset, source, executor, info.rows, executor_info.workers, pictures, text, listener)
     table = fold(parts, dataset.facts.near, persons)
     keep_facts(table, dataset, source, folder, pictures=pictures)
     report = make_report(
@@ -90,7 +90,7 @@ def insights(
         top=top,
     )
     report.where = "" if expression is None else expression.text
-    report.workers = workforce.workers
+    report.workers = executor_info.workers
     report.html = page.render(report, source if pictures else None, _about(dataset, text))
     report.seconds = perf_counter() - begun
     _write(report, folder)
@@ -107,11 +107,11 @@ def _surveyed(
     text: Component | None,
     listener: Listener,
 ) -> list[Surveyed]:
-    plan = Plan(rows, max(1, min(MOST_ROWS, -(-rows // (4 * max(1, workers))))))
+    grid = ChunkGrid(rows, max(1, min(MOST_ROWS, -(-rows // (4 * max(1, workers))))))
     work = partial(survey_chunk, survey_of(dataset, pictures=pictures, text=text))
     parts: list[Surveyed] = []
     done = 0
-    for chunk, outcome in executor.run(work, _chunks(plan, source)):
+    for chunk, outcome in executor.run(work, _chunks(grid, source)):
         if isinstance(outcome, BaseException):
             raise outcome
         parts.append(outcome)
@@ -120,8 +120,8 @@ def _surveyed(
     return parts
 
 
-def _chunks(plan: Plan, source: Source) -> Iterator[Chunk]:
-    for chunk in plan:
+def _chunks(grid: ChunkGrid, source: Source) -> Iterator[Chunk]:
+    for chunk in grid:
         yield replace(chunk, rows=tuple(source.rows(chunk.start, chunk.stop)))
 
 
@@ -134,7 +134,7 @@ def _about(dataset: DatasetSettings, text: Component | None) -> page.About:
     )
 
 
-def _write(report: Report, folder: RunFolder) -> None:
+def _write(report: InsightsResult, folder: RunFolder) -> None:
     report.files = {"html": folder.address(HTML), "csv": folder.address(CSV), "json": folder.address(JSON)}
     folder.write(HTML, report.html.encode("utf-8", "replace"))
     folder.write(CSV, to_csv(report.table))

@@ -20,7 +20,7 @@ from PIL import Image
 from daskt2i import formatting as webpage
 from daskt2i.errors import RowRejected
 from daskt2i.images import read as images
-from daskt2i.insights.report import Report
+from daskt2i.insights.report import InsightsResult
 from daskt2i.protocols import Source
 from daskt2i.types import Row
 
@@ -64,7 +64,7 @@ class About:
     limits: images.Limits
 
 
-def render(report: Report, source: Source | None, about: About) -> str:
+def render(report: InsightsResult, source: Source | None, about: About) -> str:
     """The page.
 
     Args:
@@ -91,14 +91,14 @@ def render(report: Report, source: Source | None, about: About) -> str:
     return webpage.document(f"{report.label}: insights", body, script)
 
 
-def _subtitle(report: Report) -> str:
+def _subtitle(report: InsightsResult) -> str:
     parts = [f"{report.rows:,} images", f"{report.captions:,} captions"]
     if report.where:
         parts.append(f"kept by <code>{escape(report.where)}</code>, {report.left_out:,} left out")
     return " · ".join(parts)
 
 
-def _cards(report: Report) -> str:
+def _cards(report: InsightsResult) -> str:
     share = f"{report.people / report.rows:.1%} of images" if report.rows else ""
     cards = [(f"{report.people:,}", f"with people, {share}")]
     if report.looked:
@@ -115,7 +115,7 @@ def _cards(report: Report) -> str:
     return f'<div class="cards">{inside}</div>'
 
 
-def _figures(report: Report) -> dict[str, Any]:
+def _figures(report: InsightsResult) -> dict[str, Any]:
     found = {
         "gender": _bars("Gender", report.gender),
         "age": _bars("Age group", report.age),
@@ -186,11 +186,11 @@ def _table(title: str, counts: Mapping[Any, int]) -> str:
     return f'<div class="panel"><h3>{escape(title)}</h3><table>{lines}</table></div>'
 
 
-def _repeated(report: Report) -> str:
+def _repeated(report: InsightsResult) -> str:
     return _table("Said most often", dict(report.most_repeated))
 
 
-def _tables(report: Report) -> str:
+def _tables(report: InsightsResult) -> str:
     if not report.looked:
         return ""
     sizes = {f"{width} x {height}": rows for (width, height), rows in report.sizes.items()}
@@ -203,7 +203,7 @@ def _tables(report: Report) -> str:
     )
 
 
-def _notes(report: Report, about: About) -> str:
+def _notes(report: InsightsResult, about: About) -> str:
     made = [f"Rules: {about.rules}." if about.rules else "Rules: those of daskt2i, for English captions."]
     if report.limit:
         made.append(f"Tokens: those of {about.tokenizer}, {report.limit} at most.")
@@ -213,7 +213,7 @@ def _notes(report: Report, about: About) -> str:
     return "".join(f'<p class="note">{escape(note)}</p>' for note in made)
 
 
-def _pictures(report: Report, source: Source, limits: images.Limits) -> str:
+def _pictures(report: InsightsResult, source: Source, limits: images.Limits) -> str:
     """A few thumbnails of each class."""
     table = report.table
     panels = []

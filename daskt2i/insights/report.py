@@ -31,7 +31,7 @@ UNREADABLE = frozenset({str(Reason.UNREADABLE_IMAGE), str(Reason.MISSING_FILE), 
 
 
 @dataclass(slots=True)
-class Report:
+class InsightsResult:
     """Totals. Rows are images; every share is of `rows` unless it says otherwise.
 
     Attributes:
@@ -161,7 +161,7 @@ def make_report(
     kept: npt.NDArray[np.int64] | None = None,
     looked: bool = True,
     top: int = TOP,
-) -> Report:
+) -> InsightsResult:
     """Count.
 
     Args:
@@ -179,7 +179,7 @@ def make_report(
     people = table.filter(table["people"])
     main = Counter(listed[0] for listed in people["activities"].to_pylist() if listed)
     every = Counter(lemma for listed in people["activities"].to_pylist() for lemma in listed)
-    report = Report(
+    report = InsightsResult(
         label=info.label,
         rows=rows,
         left_out=info.rows - rows,
@@ -211,7 +211,7 @@ def make_report(
     return report
 
 
-def _count_pictures(report: Report, table: pa.Table) -> None:
+def _count_pictures(report: InsightsResult, table: pa.Table) -> None:
     widths, heights = (table[name].to_numpy() for name in ("width", "height"))
     known = (widths > 0) & (heights > 0)
     pairs = Counter(zip(widths[known].tolist(), heights[known].tolist(), strict=True))

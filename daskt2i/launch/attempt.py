@@ -16,8 +16,8 @@ from uuid import uuid4
 
 from daskt2i.errors import SchedulerError
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.placement import Placement, arrange
-from daskt2i.launch.rank_spawners import Ended, Hands, Message
+from daskt2i.launch.placement import RankPlacement, arrange
+from daskt2i.launch.rank_spawners import Ended, Message, RankSpawner
 from daskt2i.launch.supervisor import RankSpec
 
 STOP_SECONDS = 10.0
@@ -51,13 +51,13 @@ class Attempt:
 
     def __init__(
         self,
-        hands: Hands,
+        spawner: RankSpawner,
         inbox: queue.SimpleQueue[Message],
-        placements: Sequence[Placement],
+        placements: Sequence[RankPlacement],
         spec: RankSpec,
         hear: Callable[[dict[str, Any]], None],
     ) -> None:
-        self.hands, self.inbox, self.placements, self.spec, self.hear = hands, inbox, placements, spec, hear
+        self.spawner, self.inbox, self.placements, self.spec, self.hear = spawner, inbox, placements, spec, hear
         self.tag = uuid4().hex
         self.begun: set[int] = set()
         self.alive: set[int] = set()
@@ -94,7 +94,7 @@ class Attempt:
         self._wait(lambda: len(self.alive) == world, limit, f"Not all ranks started within {limit:.0f} s.")
         self._wait(lambda: len(self.ended) == world)
 
-    def _begin(self, placement: Placement, port: int) -> None:
+    def _begin(self, placement: RankPlacement, port: int) -> None:
         self.begun.add(placement.rank)
         spec = replace(
             self.spec,
@@ -102,13 +102,13 @@ class Attempt:
             world=placement.world,
             local_rank=placement.local_rank,
             local_world=placement.local_world,
-            address=placement.place.host,
-            host=self.placements[0].place.host,
+            address=placement.node.host,
+            host=self.placements[0].node.host,
             port=port,
             cuda=placement.cuda,
             env={"DASKT2I_BACKEND": placement.backend, **self.spec.env},
         )
-        self.hands.start(placement.place, spec, self.tag)
+        self.spawner.start(placement.node, spec, self.tag)
 
     def _wait(self, condition: Callable[[], bool], seconds: float = float("inf"), late: str = "") -> None:
         deadline = monotonic() + seconds
@@ -118,7 +118,7 @@ class Attempt:
                 raise EndedEarly("")
             if monotonic() > deadline:
                 missing = sorted(self.begun - self.alive)
-                where = ", ".join(self.placements[rank].place.address for rank in missing)
+                where = ", ".join(self.placements[rank].node.address for rank in missing)
                 self.late = f"{late} The workers may be busy with other work, or out of reach: {where}."
                 raise EndedEarly(self.late)
 
@@ -130,10 +130,10 @@ class Attempt:
 
     def _halt(self) -> None:
         if self.begun - self.ended.keys():
-            self.hands.stop(self.tag)
+            self.spawner.stop(self.tag)
             self._take(STOP_SECONDS)
         for rank in sorted(self.begun - self.ended.keys()):
-            address = self.placements[rank].place.address
+            address = self.placements[rank].node.address
             self.hear({"kind": "note", "text": f"Rank {rank} did not confirm its end: {address} does not answer."})
 
     def _hear_one(self, seconds: float) -> None:
@@ -165,7 +165,7 @@ class Attempt:
             return _WEIGHT[end.how] - (end.how == "died" and end.detail.startswith("SIG"))
 
         rank, end = min(ends, key=weight)
-        who = f"Rank {rank} of {len(self.placements)} ({self.placements[rank].place.address})"
+        who = f"Rank {rank} of {len(self.placements)} ({self.placements[rank].node.address})"
         if end.error is not None:
             return end.error
         if end.how == "no scheduler":
@@ -189,14 +189,14 @@ def _ranks(count: int) -> str:
     return "1 rank" if count == 1 else f"{count} ranks"
 
 
-class Run:
+class LaunchState:
     """All attempts of one launch."""
 
     def __init__(
         self,
         module: str,
         job: dict[str, Any],
-        hands: Hands,
+        spawner: RankSpawner,
         ranks: int,
         threads: int,
         listener: Callable[[LaunchEvent], None],
@@ -204,7 +204,7 @@ class Run:
         env: dict[str, str],
         start_seconds: float,
     ) -> None:
-        self.module, self.job, self.hands, self.ranks, self.threads = module, job, hands, ranks, threads
+        self.module, self.job, self.spawner, self.ranks, self.threads = module, job, spawner, ranks, threads
         self.gpus, self.env, self.start_seconds = gpus, env, start_seconds
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.number = 0
@@ -232,17 +232,17 @@ class Run:
     def attempt(self) -> int:
         """Start all ranks once, and stay to the end. Returns how many there were."""
         self.number += 1
-        places = self.hands.places(self.ranks)
-        world = self._world(len(places))
-        placements = arrange(places, world, self.gpus)
+        nodes = self.spawner.nodes(self.ranks)
+        world = self._world(len(nodes))
+        placements = arrange(nodes, world, self.gpus)
         self.tell(
             "attempt",
             ranks=world,
             backend=placements[0].backend,
-            places=[f"{p.place.address}" + (f" GPU {p.cuda}" if p.cuda else "") for p in placements],
+            places=[f"{p.node.address}" + (f" GPU {p.cuda}" if p.cuda else "") for p in placements],
         )
         spec = RankSpec(self.module, self.job, threads=self.threads, env=self.env)
-        Attempt(self.hands, self.inbox, placements, spec, self.hear).go(self.start_seconds)
+        Attempt(self.spawner, self.inbox, placements, spec, self.hear).go(self.start_seconds)
         return world
 
     def _world(self, there: int) -> int:

@@ -24,7 +24,7 @@ from distributed.core import Status
 from daskt2i.deploy.workers import ask_workers, workers_of
 from daskt2i.errors import SchedulerError
 from daskt2i.launch.attempt import no_scheduler
-from daskt2i.launch.placement import Place, visible_gpus
+from daskt2i.launch.placement import WorkerNode, visible_gpus
 from daskt2i.launch.rank_spawners import Ended, Message, outcome
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.retries import WORKER_SECONDS
@@ -40,7 +40,7 @@ def _nothing() -> Sequence[str]:
     return ()
 
 
-class DaskHands:
+class DaskRankSpawner:
     """Ranks as children of tasks on the workers of a Dask cluster, at most one to a worker.
 
     Args:
@@ -64,7 +64,7 @@ class DaskHands:
 
     @contextmanager
     def opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
-        """See `Hands.opened`."""
+        """See `RankSpawner.opened`."""
         notes = self.prepare()
         self._put = put
         self._closed.clear()
@@ -82,8 +82,8 @@ class DaskHands:
                     self.client.cancel(list(self._flying))
             self._flying.clear()
 
-    def places(self, wanted: int) -> list[Place]:
-        """See `Hands.places`."""
+    def nodes(self, wanted: int) -> list[WorkerNode]:
+        """See `RankSpawner.nodes`."""
         deadline = monotonic() + self.worker_seconds
         silent: dict[str, threading.Thread] = {}  # a frozen worker is not asked again before it has answered
         while True:
@@ -94,29 +94,31 @@ class DaskHands:
                 self.client, _describe, [a for a in there if a not in silent], seconds=_ASK_SECONDS, silent=silent
             )
             silent = {address: thread for address, thread in silent.items() if thread.is_alive()}
-            found = [Place(a, get_address_host(a), gpus, cores, ident) for a, (ident, gpus, cores) in described.items()]
+            found = [
+                WorkerNode(a, get_address_host(a), gpus, cores, ident) for a, (ident, gpus, cores) in described.items()
+            ]
             if len(found) >= wanted or monotonic() > deadline:
                 return found
             sleep(0.25)
 
-    def start(self, place: Place, spec: RankSpec, launch: str) -> None:
-        """See `Hands.start`."""
+    def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
+        """See `RankSpawner.start`."""
         future = self.client.submit(
             _on_worker,
             spec,
-            place.ident,
+            node.ident,
             launch,
             self.topic,
             key=f"rank-{spec.rank}-{launch}",
-            workers=[place.address],
+            workers=[node.address],
             pure=False,
             retries=0,
         )
-        self._flying[future] = (launch, spec.rank, place.address)
+        self._flying[future] = (launch, spec.rank, node.address)
         future.add_done_callback(self._done)
 
     def stop(self, launch: str) -> None:
-        """See `Hands.stop`. A task that its worker has not come to yet is cancelled."""
+        """See `RankSpawner.stop`. A task that its worker has not come to yet is cancelled."""
         flying = {future: what for future, what in list(self._flying.items()) if what[0] == launch}
         answers = ask_workers(
             self.client, _stop, sorted({address for _, _, address in flying.values()}), launch, seconds=_ASK_SECONDS

@@ -16,9 +16,9 @@ from typing import Any
 
 from daskt2i.errors import ConfigError, RankLost
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.attempt import EndedEarly, Run
-from daskt2i.launch.rank_spawners import Hands
-from daskt2i.launch.rank_spawners import LocalHands as LocalHands
+from daskt2i.launch.attempt import EndedEarly, LaunchState
+from daskt2i.launch.rank_spawners import LocalRankSpawner as LocalRankSpawner
+from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.retries import LAUNCH_ATTEMPTS, attempts_without_progress
 
 START_SECONDS = 120.0
@@ -28,7 +28,7 @@ _TOLD_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class LaunchResult:
     """A launch that came to its end.
 
     Attributes:
@@ -47,7 +47,7 @@ class Launched:
 def launch(
     module: str,
     job: Mapping[str, Any],
-    hands: Hands,
+    spawner: RankSpawner,
     ranks: int,
     threads: int,
     listener: Callable[[LaunchEvent], None],
@@ -56,7 +56,7 @@ def launch(
     gpus: bool = True,
     env: Mapping[str, str] | None = None,
     start_seconds: float = START_SECONDS,
-) -> Launched:
+) -> LaunchResult:
     """Run a module as ranks of one torch.distributed run, to its end.
 
     If a rank or its worker dies, all are stopped and started again with a new rendezvous, on the workers that are there
@@ -84,9 +84,9 @@ def launch(
     """
     if min(ranks, threads, attempts) < 1:
         raise ConfigError(f"ranks ({ranks}), threads ({threads}) and attempts ({attempts}) are 1 or more each.")
-    run = Run(module, dict(job), hands, ranks, threads, listener, gpus, dict(env or {}), start_seconds)
+    run = LaunchState(module, dict(job), spawner, ranks, threads, listener, gpus, dict(env or {}), start_seconds)
     begun, idle = monotonic(), 0
-    with hands.opened(run.inbox.put) as notes:
+    with spawner.opened(run.inbox.put) as notes:
         for text in notes:
             run.tell("note", text=text)
         while True:
@@ -99,10 +99,10 @@ def launch(
                     raise RankLost(_used_up(end, run, attempts)) from None
                 run.tell("failed", text=f"{end.why} All ranks are started again from the last checkpoint.")
             else:
-                return Launched(run.number, world, monotonic() - begun, run.last)
+                return LaunchResult(run.number, world, monotonic() - begun, run.last)
 
 
-def _used_up(end: EndedEarly, run: Run, attempts: int) -> str:
+def _used_up(end: EndedEarly, run: LaunchState, attempts: int) -> str:
     times = (
         f"{attempts} attempts in a row ended so without a new checkpoint" if attempts > 1 else "One attempt was allowed"
     )

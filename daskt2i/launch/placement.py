@@ -21,7 +21,7 @@ from daskt2i.machine.machine import this_machine
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerNode:
     """Where one rank can run.
 
     Attributes:
@@ -40,7 +40,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class RankPlacement:
     """One rank at its place.
 
     Attributes:
@@ -48,7 +48,7 @@ class Placement:
         backend: of torch.distributed, the same for all ranks: `nccl` where each has a GPU of its own, else `gloo`.
     """
 
-    place: Place
+    node: WorkerNode
     rank: int
     world: int
     local_rank: int
@@ -87,7 +87,7 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("", "-1"))[:count]
 
 
-def arrange(places: Sequence[Place], ranks: int, use_gpus: bool = True) -> list[Placement]:
+def arrange(nodes: Sequence[WorkerNode], ranks: int, use_gpus: bool = True) -> list[RankPlacement]:
     """Which rank goes where: on as few hosts as can be, those with GPUs first, the ranks of a host side by side.
 
     A host's GPUs are shared out, one to a rank. If any rank would go without, all do: ranks in step with one on a CPU
@@ -100,34 +100,34 @@ def arrange(places: Sequence[Place], ranks: int, use_gpus: bool = True) -> list[
     Raises:
         PlanError: more ranks than places.
     """
-    if not 1 <= ranks <= len(places):
+    if not 1 <= ranks <= len(nodes):
         raise PlanError(
-            f"{ranks} ranks need as many workers, and there are {len(places)}. Nothing was started; ask for fewer "
+            f"{ranks} ranks need as many workers, and there are {len(nodes)}. Nothing was started; ask for fewer "
             "ranks, or start more workers."
         )
-    counts = Counter(place.host for place in places)
-    gpus = {host: len({gpu for p in places if p.host == host for gpu in p.gpus}) * use_gpus for host in counts}
-    chosen = sorted(places, key=lambda p: (-min(gpus[p.host], counts[p.host]), -counts[p.host], p.host))[:ranks]
+    counts = Counter(node.host for node in nodes)
+    gpus = {host: len({gpu for p in nodes if p.host == host for gpu in p.gpus}) * use_gpus for host in counts}
+    chosen = sorted(nodes, key=lambda p: (-min(gpus[p.host], counts[p.host]), -counts[p.host], p.host))[:ranks]
     taken: set[tuple[str, str]] = set()
     cuda: list[str | None] = []
-    for place in chosen:
-        own = next((gpu for gpu in place.gpus if (place.host, gpu) not in taken), None)
+    for node in chosen:
+        own = next((gpu for gpu in node.gpus if (node.host, gpu) not in taken), None)
         cuda.append(own)
-        taken.add((place.host, str(own)))
+        taken.add((node.host, str(own)))
     each = use_gpus and None not in cuda
     local: Counter[str] = Counter()
     placements = []
-    for rank, place in enumerate(chosen):
+    for rank, node in enumerate(chosen):
         placements.append(
-            Placement(
-                place=place,
+            RankPlacement(
+                node=node,
                 rank=rank,
                 world=ranks,
-                local_rank=local[place.host],
-                local_world=sum(p.host == place.host for p in chosen),
-                cuda=cuda[rank] if each else ("" if place.gpus else None),
+                local_rank=local[node.host],
+                local_world=sum(p.host == node.host for p in chosen),
+                cuda=cuda[rank] if each else ("" if node.gpus else None),
                 backend="nccl" if each else "gloo",
             )
         )
-        local[place.host] += 1
+        local[node.host] += 1
     return placements

@@ -22,25 +22,25 @@ GROUP_TIMEOUT = timedelta(minutes=30)
 
 
 @contextmanager
-def joined(me: Rank) -> Iterator[Peers]:
+def joined(me: Rank) -> Iterator[ProcessGroup]:
     """Meet the other ranks, if there are any. Call it on every rank."""
     from torch import distributed
 
     if me.world > 1:
         distributed.init_process_group(os.environ.get("DASKT2I_BACKEND", "gloo"), timeout=GROUP_TIMEOUT)
-    yield Peers(me.world)
+    yield ProcessGroup(me.world)
     # Not after an error: nccl would wait for ranks that are gone, and this process ends anyway.
     if me.world > 1:
         distributed.destroy_process_group()
 
 
-class Peers:
+class ProcessGroup:
     """All ranks of a run. Every method is called on all of them, in the same order."""
 
     def __init__(self, world: int) -> None:
         self.world = world
 
-    def agree(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's value."""
         from torch import distributed
 

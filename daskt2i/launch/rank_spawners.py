@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from daskt2i.errors import Daskt2iError
-from daskt2i.launch.placement import Place, visible_gpus
+from daskt2i.launch.placement import WorkerNode, visible_gpus
 from daskt2i.launch.supervisor import RankDied, RankSpec, supervise
 from daskt2i.machine.machine import this_machine
 
@@ -48,14 +48,14 @@ class Message:
     what: Mapping[str, Any] | Ended
 
 
-class Hands(Protocol):
+class RankSpawner(Protocol):
     """Where ranks can run."""
 
     def opened(self, put: Callable[[Message], None]) -> AbstractContextManager[Sequence[str]]:
         """Ready for ranks; `put` is called from any thread. Gives notes for the user. Leaving it stops every rank."""
         ...
 
-    def places(self, wanted: int) -> list[Place]:
+    def nodes(self, wanted: int) -> list[WorkerNode]:
         """Where ranks can run now. Waits a while for as many as are wanted.
 
         Raises:
@@ -63,7 +63,7 @@ class Hands(Protocol):
         """
         ...
 
-    def start(self, place: Place, spec: RankSpec, launch: str) -> None:
+    def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
         """Start one rank; returns at once. All that comes of it goes to `put`."""
         ...
 
@@ -96,7 +96,7 @@ def outcome(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], stopping
     return Ended("finished") if finished or why is None else why
 
 
-class LocalHands:
+class LocalRankSpawner:
     """Ranks as child processes of this one.
 
     Args:
@@ -111,7 +111,7 @@ class LocalHands:
 
     @contextmanager
     def opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
-        """See `Hands.opened`."""
+        """See `RankSpawner.opened`."""
         self._put = put
         try:
             yield ()
@@ -121,13 +121,13 @@ class LocalHands:
                 thread.join()
             self._threads.clear()
 
-    def places(self, wanted: int) -> list[Place]:
+    def nodes(self, wanted: int) -> list[WorkerNode]:
         """As many as there are, at once."""
-        here = Place("here", "127.0.0.1", visible_gpus(), max(1, this_machine().cores // self.workers))
+        here = WorkerNode("here", "127.0.0.1", visible_gpus(), max(1, this_machine().cores // self.workers))
         return [replace(here, address=f"process {n} of {os.getpid()}") for n in range(self.workers)]
 
-    def start(self, place: Place, spec: RankSpec, launch: str) -> None:
-        """See `Hands.start`."""
+    def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
+        """See `RankSpawner.start`."""
         put = self._put
         assert put is not None, "opened() comes first"
 
@@ -146,5 +146,5 @@ class LocalHands:
         thread.start()
 
     def stop(self, launch: str) -> None:
-        """See `Hands.stop`."""
+        """See `RankSpawner.stop`."""
         self._stopped.add(launch)

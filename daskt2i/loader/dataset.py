@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import ConfigError, StoreError
-from daskt2i.loader.sample_order import Order, Purpose, Sample, Streams, Whole, key_of
-from daskt2i.loader.shards import Cache, Floats, Reader, Shard
+from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, ShardSampler, Whole, key_of
+from daskt2i.loader.shards import Cache, Floats, LoadedShard, Reader
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -126,15 +126,15 @@ class LatentDataset:
                 f"train.heldout is {heldout}, but {folder} has {len(accepted)} accepted rows, so nothing would be left "
                 "to train on; set it lower with --set train.heldout=N, or encode more."
             )
-        mixed = Streams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
+        mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
         self.heldout = np.sort(mixed[:heldout])
         self._training = np.sort(mixed[heldout:])
-        plan = self._reader.plan
-        self._order = Order(self._training, plan.rows_per_chunk, window, self._key)
-        self._reach = window * plan.rows_per_chunk // 2
+        grid = self._reader.grid
+        self._order = ShardSampler(self._training, grid.rows_per_chunk, window, self._key)
+        self._reach = window * grid.rows_per_chunk // 2
         # What a rank meets of a window: its part of the sorted rows, and what that shares with its neighbours'.
-        self._shards = min(window if world == 1 else -(-window // world) + 1, len(plan))
-        self._whole = self._reader.row_bytes * plan.rows <= cache_bytes
+        self._shards = min(window if world == 1 else -(-window // world) + 1, len(grid))
+        self._whole = self._reader.row_bytes * grid.rows <= cache_bytes
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-batches")
         self._cache = Cache(cache_bytes, self._load, threads)
 
@@ -222,12 +222,12 @@ class LatentDataset:
     def _shard_of(self, sample: Sample) -> Sample:
         """(epoch, chunk) of what is kept; a store that is kept whole serves all epochs."""
         epoch, row = sample
-        return (-1 if self._whole else epoch), row // self._reader.plan.rows_per_chunk
+        return (-1 if self._whole else epoch), row // self._reader.grid.rows_per_chunk
 
-    def _load(self, key: Sample) -> Shard:
+    def _load(self, key: Sample) -> LoadedShard:
         """A shard for the cache. Called in several threads."""
         epoch, index = key
-        chunk = self._reader.plan[index]
+        chunk = self._reader.grid[index]
         first, last = np.searchsorted(self._training, (chunk.start, chunk.stop))
         rows = self._training[first:last].tolist()
         return self._reader.read(chunk.start, chunk.stop, rows, None if epoch < 0 else epoch)
@@ -235,7 +235,7 @@ class LatentDataset:
     def _make(self, samples: Sequence[Sample]) -> Batch:
         return self._stack(samples, self._shards_of(samples), Purpose.SAMPLE)
 
-    def _shards_of(self, samples: Sequence[Sample]) -> Iterator[Shard]:
+    def _shards_of(self, samples: Sequence[Sample]) -> Iterator[LoadedShard]:
         """The shard of each sample, one held at a time: they may not all find room in memory."""
         last: Sample | None = None
         for sample in samples:
@@ -243,9 +243,9 @@ class LatentDataset:
                 shard, last = self._cache.get(key).result(), key
             yield shard
 
-    def _stack(self, samples: Sequence[Sample], shards: Iterable[Shard], purpose: Purpose) -> Batch:
+    def _stack(self, samples: Sequence[Sample], shards: Iterable[LoadedShard], purpose: Purpose) -> Batch:
         """Samples as arrays, each from its shard."""
-        reader, streams, count = self._reader, Streams(self._key), len(samples)
+        reader, streams, count = self._reader, RandomStreams(self._key), len(samples)
         mean, std = (np.zeros((count, *reader.latent_shape), np.float16) for _ in range(2))
         noise, drawn = (np.empty((count, *reader.latent_shape), np.float32) for _ in range(2))
         uniform, normal = np.empty(count, np.float32), np.empty(count, np.float32)

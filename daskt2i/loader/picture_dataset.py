@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.errors import ConfigError, ImagesAway, Reason, RowRejected, SourceError
+from daskt2i.errors import ConfigError, ImagesMissing, Reason, RowRejected, SourceError
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.types import Pixels, Rejection, Row
@@ -166,7 +166,7 @@ class Pictures:
         """This rank's part of each batch, from a stream position on, without end.
 
         Raises:
-            ImagesAway, SourceError: the last `STREAK` rows were all missing, or all unusable.
+            ImagesMissing, SourceError: the last `STREAK` rows were all missing, or all unusable.
         """
         waiting: deque[tuple[list[tuple[int, int]], list[Future[_Sample]]]] = deque()
         try:
@@ -303,7 +303,7 @@ class Pictures:
             return
         what = f"row {rejection.row}: {rejection.reason}, {rejection.detail}"
         if rejection.reason is Reason.MISSING_FILE:
-            raise ImagesAway(
+            raise ImagesMissing(
                 f"None of the last {STREAK} images that training asked for is there (the last: {what}), so it stopped; "
                 "what was saved stands. See that the images are where they were, and run the same command again."
             )

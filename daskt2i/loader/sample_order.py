@@ -37,7 +37,7 @@ def key_of(seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"daskt2i latents {seed}".encode()).digest()[:16], "little")
 
 
-class Streams:
+class RandomStreams:
     """Random numbers by counter (Salmon et al. 2011, Philox 4x64), for one thread.
 
     One generator is moved from counter to counter, which takes a tenth of the 28 microseconds of a new one.
@@ -60,7 +60,7 @@ class Streams:
         return int(self.at(Purpose.CAPTION, turn, row).permutation(captions)[place])
 
 
-class Order:
+class ShardSampler:
     """The training rows in the order of each epoch, made window by window: an epoch of many rows takes no memory.
 
     Args:
@@ -68,7 +68,7 @@ class Order:
     """
 
     def __init__(self, rows: Whole, rows_per_chunk: int, window: int, key: int) -> None:
-        self._rows, self._window, self._streams = rows, window, Streams(key)
+        self._rows, self._window, self._streams = rows, window, RandomStreams(key)
         # Where each shard begins; one that has no training row is not there.
         self._edges = np.append(np.unique(rows // rows_per_chunk, return_index=True)[1], len(rows))
         self._shards: OrderedDict[int, tuple[Whole, Whole]] = OrderedDict()

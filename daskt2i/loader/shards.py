@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import StoreError
-from daskt2i.loader.sample_order import Sample, Streams, Whole
-from daskt2i.plan import Plan
+from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
+from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import EMPTY_PREFIX
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_flush import reading_store
@@ -35,7 +35,7 @@ _BLOCK_BYTES = 32 * 2**20  # text is decoded in blocks of so much: a shard of 15
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class LoadedShard:
     """Consecutive rows, decoded.
 
     Attributes:
@@ -79,7 +79,7 @@ class Reader:
                 "folder that encode made."
             )
         self.attributes: dict[str, Any] = attributes["daskt2i"]
-        self.plan = Plan(layout["rows"], layout["rows_per_chunk"])
+        self.grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
         self._store, self._key = store, key
         arrays = layout["arrays"]
         if missing := {"latent_mean", "text_states", "text_mask"} - arrays.keys():
@@ -119,22 +119,22 @@ class Reader:
         Raises:
             StoreError: a chunk has no receipt of this store's fingerprint.
         """
-        mark, kept = self.attributes["fingerprint"], dict[int, Whole]()
+        fingerprint, kept = self.attributes["fingerprint"], dict[int, Whole]()
         for receipt in Receipts(self._store.folder).read():
-            ours = receipt.fingerprint == mark and receipt.chunk < len(self.plan)
+            ours = receipt.fingerprint == fingerprint and receipt.chunk < len(self.grid)
             if not ours or (receipt.start, receipt.stop) != self._edges(receipt.chunk):
                 continue
             rejected = [rejection.row for rejection in receipt.rejected]
             kept[receipt.chunk] = np.setdiff1d(np.arange(receipt.start, receipt.stop), rejected, assume_unique=True)
-        if opened := len(self.plan) - len(kept):
-            first = next(index for index in range(len(self.plan)) if index not in kept)
+        if opened := len(self.grid) - len(kept):
+            first = next(index for index in range(len(self.grid)) if index not in kept)
             raise StoreError(
-                f"{opened} of {len(self.plan)} chunks of {self._store.folder} are not done, first chunk {first}. "
+                f"{opened} of {len(self.grid)} chunks of {self._store.folder} are not done, first chunk {first}. "
                 "The others stand; run encode again, which does what is left, then train."
             )
-        return np.concatenate([kept[index] for index in range(len(self.plan))])
+        return np.concatenate([kept[index] for index in range(len(self.grid))])
 
-    def read(self, start: int, stop: int, rows: Sequence[int], epoch: int | None = None) -> Shard:
+    def read(self, start: int, stop: int, rows: Sequence[int], epoch: int | None = None) -> LoadedShard:
         """Rows `start <= row < stop`, of which `rows` are of use; with the caption of an epoch alone, or with all.
 
         Raises:
@@ -153,7 +153,7 @@ class Reader:
             for first, block in self._text(start, stop):
                 states[first : first + len(block)] = block
         else:
-            streams = Streams(self._key)
+            streams = RandomStreams(self._key)
             chosen = {int(i): streams.slot(epoch, start + int(i), int(captions[i])) for i in places}
             width = self.width(mask[places, list(chosen.values())])
             states = np.zeros((stop - start, 1, width, self.features), np.float16)
@@ -163,7 +163,7 @@ class Reader:
         # One number of each caption tells: zarr gives a shard that is missing as NaN throughout.
         if not np.isfinite(states[:, :, 0, 0][places]).all():
             raise self._gone(start)
-        return Shard(start, mean, std, captions, states, mask)
+        return LoadedShard(start, mean, std, captions, states, mask)
 
     def width(self, mask: npt.NDArray[np.bool_]) -> int:
         """Tokens that are worth keeping of captions with this mask, `bool[n, token]`."""
@@ -174,17 +174,17 @@ class Reader:
 
     def _text(self, start: int, stop: int) -> Iterator[tuple[int, npt.NDArray[np.float16]]]:
         """All text states of these rows in blocks, each with the place of its first row."""
-        inner = inner_rows(self.plan.rows_per_chunk, self._text_bytes)
+        inner = inner_rows(self.grid.rows_per_chunk, self._text_bytes)
         step = max(1, _BLOCK_BYTES // self._text_bytes // inner) * inner
         for first in range(start, stop, step):
             yield first - start, self._store.read("text_states", first, min(first + step, stop))
 
     def _edges(self, index: int) -> tuple[int, int]:
-        chunk = self.plan[index]
+        chunk = self.grid[index]
         return chunk.start, chunk.stop
 
     def _gone(self, start: int) -> StoreError:
-        index = start // self.plan.rows_per_chunk
+        index = start // self.grid.rows_per_chunk
         return StoreError(
             f"Chunk {index} of {self._store.address} does not hold what its receipt says: a shard is missing. What "
             "training has saved stands. Run verify to see which chunks are damaged, then encode again: it repairs "
@@ -217,15 +217,15 @@ class Cache:
         load: makes a shard; called in `threads` threads, once for all who ask at the same time.
     """
 
-    def __init__(self, limit: int, load: Callable[[Sample], Shard], threads: int) -> None:
+    def __init__(self, limit: int, load: Callable[[Sample], LoadedShard], threads: int) -> None:
         self._limit, self._load = limit, load
         self._held, self._largest = 0, 0
         self._lock = threading.RLock()  # a future that is done already calls back at once
-        self._coming: dict[Sample, Future[Shard]] = {}
-        self._kept: OrderedDict[Sample, Future[Shard]] = OrderedDict()
+        self._coming: dict[Sample, Future[LoadedShard]] = {}
+        self._kept: OrderedDict[Sample, Future[LoadedShard]] = OrderedDict()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
 
-    def get(self, key: Sample) -> Future[Shard]:
+    def get(self, key: Sample) -> Future[LoadedShard]:
         """The shard, or its promise."""
         with self._lock:
             if key in self._kept:
@@ -248,7 +248,7 @@ class Cache:
             self._kept.clear()
             self._held = 0
 
-    def _keep(self, key: Sample, future: Future[Shard]) -> None:
+    def _keep(self, key: Sample, future: Future[LoadedShard]) -> None:
         with self._lock:
             del self._coming[key]
             if future.cancelled() or future.exception() is not None:

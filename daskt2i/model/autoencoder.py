@@ -37,7 +37,7 @@ Without attention its cost and its quality do not depend on the size of the pict
 """
 
 
-class Given(VaeEncoder):
+class PretrainedAutoencoder(VaeEncoder):
     """The autoencoder that `vae.model` names."""
 
     setting = "vae.model"
@@ -111,7 +111,7 @@ def new(config: Mapping[str, Any], seed: int) -> Any:
             raise ConfigError(f"diffusers does not take this vae.config: {error}") from error
 
 
-def there_and_back(vae: Any) -> nn.Module:
+def reconstruct(vae: Any) -> nn.Module:
     """Encode, draw, decode in one `forward`: what DDP wraps must be called as a whole. The model is its `vae`."""
     from torch import Tensor, nn
 

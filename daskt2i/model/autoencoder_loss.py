@@ -43,7 +43,7 @@ def terms(made: Tensor, clean: Tensor, mean: Tensor, logvar: Tensor) -> dict[str
     }
 
 
-def psnr(made: Tensor, pixels: Tensor) -> Tensor:
+def picture_psnr(made: Tensor, pixels: Tensor) -> Tensor:
     """PSNR of each picture once it is rounded to 8 bits, dB, `float32[n]`: 10 log10(255² / mean squared error).
 
     Args:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class NoisedBatch:
     """One batch as the denoiser sees it.
 
     Attributes:
@@ -57,7 +57,9 @@ class Diffusion:
         self.shift = shift
         self._alphas: Any = None
 
-    def lesson(self, latents: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, normal: torch.Tensor) -> Lesson:
+    def lesson(
+        self, latents: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, normal: torch.Tensor
+    ) -> NoisedBatch:
         """Noised latents and what to make of them.
 
         Args:
@@ -71,14 +73,14 @@ class Diffusion:
             time = torch.sigmoid(normal)
             time = self.shift * time / (1 + (self.shift - 1) * time)
             t = time[:, None, None, None]
-            return Lesson((1 - t) * latents + t * noise, 1000 * time, noise - latents, torch.ones_like(time))
+            return NoisedBatch((1 - t) * latents + t * noise, 1000 * time, noise - latents, torch.ones_like(time))
         if self._alphas is None:
             self._alphas = torch.as_tensor(alphas_cumprod(self.objective), dtype=torch.float32, device=latents.device)
         step = (uniform * len(self._alphas)).long().clamp(max=len(self._alphas) - 1)
         power = self._alphas[step]
         a, s = power.sqrt()[:, None, None, None], (1 - power).sqrt()[:, None, None, None]
         target = noise if self.objective == "epsilon" else a * noise - s * latents
-        return Lesson(a * latents + s * noise, step.float(), target, self._weight(power))
+        return NoisedBatch(a * latents + s * noise, step.float(), target, self._weight(power))
 
     def _weight(self, power: torch.Tensor) -> torch.Tensor:
         import torch
@@ -92,7 +94,7 @@ class Diffusion:
         # SNR is 0, would have no weight, and sampling starts there.
         return (snr + 1).clamp(max=self.snr_gamma) / (snr + 1)
 
-    def loss(self, predicted: torch.Tensor, lesson: Lesson) -> torch.Tensor:
+    def loss(self, predicted: torch.Tensor, lesson: NoisedBatch) -> torch.Tensor:
         """Each sample's weighted mean squared error, `float32[b]`."""
         error = (predicted.float() - lesson.target).square().mean(dim=(1, 2, 3))
         return error * lesson.weight

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from daskt2i.errors import ConfigError, SourceMissing, Stopped
+from daskt2i.errors import ConfigError, Interrupted, SourceMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.model.pipeline import about
 from daskt2i.protocols import Executor
-from daskt2i.sample.image_grid import file_name, png, sheet
-from daskt2i.sample.painter import Look, Picture, Wish
-from daskt2i.sample.worker import Task, draw_part
+from daskt2i.sample.image_grid import file_name, image_grid, png
+from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
+from daskt2i.sample.worker import SampleJob, draw_part
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 
 SHEET_PICTURES = 64
@@ -30,7 +30,7 @@ _SAMPLES = f"{SAMPLES}/samples.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampleResult:
     """What `sample` made.
 
     Attributes:
@@ -50,41 +50,41 @@ class Drawn:
 
 def sample(
     folder: RunFolder,
-    wishes: Sequence[Wish],
-    look: Look,
+    requests: Sequence[SampleRequest],
+    settings: SamplerSettings,
     executor: Executor,
     device: str = "auto",
     listener: Listener = ignore,
-) -> Drawn:
+) -> SampleResult:
     """Draw into `samples/`; nothing where the same pictures of the same pipeline are there.
 
     Args and errors are those of `draw`, and of `write`.
     """
-    mark = {
+    made_from = {
         "pipeline": about(folder).get("fingerprint"),
-        "wishes": [[wish.prompt, wish.seed] for wish in wishes],
-        "look": [look.steps, look.guidance, look.sampler],
+        "wishes": [[request.prompt, request.seed] for request in requests],
+        "look": [settings.steps, settings.guidance, settings.sampler],
     }
     there = _read_json(folder, _SAMPLES)
     names = [f"{SAMPLES}/{name}" for name in there.get("files", [])]
-    if mark["pipeline"] and there.get("made_from") == mark and all(map(folder.exists, names)):
-        return Drawn(tuple(map(folder.address, names)), len(wishes), 0.0)
+    if made_from["pipeline"] and there.get("made_from") == made_from and all(map(folder.exists, names)):
+        return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0)
     begun = perf_counter()
-    pictures = draw(folder, wishes, look, executor, device, listener)
-    files = tuple(write(folder, pictures, look))
+    pictures = draw(folder, requests, settings, executor, device, listener)
+    files = tuple(write(folder, pictures, settings))
     names = [name.rpartition("/")[2] for name in files]
-    folder.write(_SAMPLES, json.dumps({"made_from": mark, "files": names}, indent=1).encode())
-    return Drawn(files, len(pictures), perf_counter() - begun)
+    folder.write(_SAMPLES, json.dumps({"made_from": made_from, "files": names}, indent=1).encode())
+    return SampleResult(files, len(pictures), perf_counter() - begun)
 
 
 def draw(
     folder: RunFolder,
-    wishes: Sequence[Wish],
-    look: Look,
+    requests: Sequence[SampleRequest],
+    settings: SamplerSettings,
     executor: Executor,
     device: str = "auto",
     listener: Listener = ignore,
-) -> list[Picture]:
+) -> list[DrawnPicture]:
     """Draw all of them.
 
     Args:
@@ -92,35 +92,40 @@ def draw(
         listener: told how many pictures are drawn.
 
     Returns:
-        In the order of `wishes`.
+        In the order of `requests`.
 
     Raises:
-        Stopped: the user pressed Ctrl-C.
+        Interrupted: the user pressed Ctrl-C.
         Daskt2iError: what went wrong on a worker.
     """
     with closing(executor):
-        return _drawn(folder, wishes, look, executor, device, listener)
+        return _drawn(folder, requests, settings, executor, device, listener)
 
 
 def _drawn(
-    folder: RunFolder, wishes: Sequence[Wish], look: Look, executor: Executor, device: str, listener: Listener
-) -> list[Picture]:
-    workforce = executor.start()
-    size = min(look.batch, max(1, -(-len(wishes) // workforce.workers)))
-    parts = [(start, tuple(wishes[start : start + size])) for start in range(0, len(wishes), size)]
-    task = Task(folder, look, device, workforce.threads)
-    found: dict[int, Picture] = {}
+    folder: RunFolder,
+    requests: Sequence[SampleRequest],
+    settings: SamplerSettings,
+    executor: Executor,
+    device: str,
+    listener: Listener,
+) -> list[DrawnPicture]:
+    executor_info = executor.start()
+    size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
+    parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
+    task = SampleJob(folder, settings, device, executor_info.threads)
+    found: dict[int, DrawnPicture] = {}
     try:
         with closing(_closable(executor.run(functools.partial(draw_part, task), parts))) as outcomes:
             for (start, part), outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
-                for number, (wish, pixels) in enumerate(zip(part, outcome, strict=True), start):
-                    found[number] = Picture(wish, pixels)
-                listener(Progress("pictures drawn", len(found), len(wishes)))
+                for number, (request, pixels) in enumerate(zip(part, outcome, strict=True), start):
+                    found[number] = DrawnPicture(request, pixels)
+                listener(Progress("pictures drawn", len(found), len(requests)))
     except KeyboardInterrupt:
-        raise Stopped(f"Stopped after {len(found)} of {len(wishes)} pictures; none was written.") from None
-    return [found[number] for number in range(len(wishes))]
+        raise Interrupted(f"Stopped after {len(found)} of {len(requests)} pictures; none was written.") from None
+    return [found[number] for number in range(len(requests))]
 
 
 def _closable(outcomes: Iterator[Any]) -> Any:
@@ -128,30 +133,37 @@ def _closable(outcomes: Iterator[Any]) -> Any:
     return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
 
 
-def write(folder: RunFolder, pictures: Sequence[Picture], look: Look, prefix: str = SAMPLES) -> list[str]:
+def write(
+    folder: RunFolder, pictures: Sequence[DrawnPicture], settings: SamplerSettings, prefix: str = SAMPLES
+) -> list[str]:
     """Each picture as a PNG, and a sheet of the first ones. Returns their addresses, the sheet's first.
 
     Raises:
         StoreFull, StoreError: they cannot be written.
     """
     written = []
-    facts = {"Steps": look.steps, "Guidance": f"{look.guidance:g}", "Sampler": look.sampler, "Software": "daskt2i"}
+    facts = {
+        "Steps": settings.steps,
+        "Guidance": f"{settings.guidance:g}",
+        "Sampler": settings.sampler,
+        "Software": "daskt2i",
+    }
     for number, picture in enumerate(pictures):
-        said = {"Prompt": picture.wish.prompt, "Seed": picture.wish.seed, **facts}
-        name = f"{prefix}/{file_name(number, picture.wish.prompt, picture.wish.seed)}"
+        said = {"Prompt": picture.request.prompt, "Seed": picture.request.seed, **facts}
+        name = f"{prefix}/{file_name(number, picture.request.prompt, picture.request.seed)}"
         folder.write(name, png(picture.pixels, said))
         written.append(folder.address(name))
     first = pictures[:SHEET_PICTURES]
-    seeds = len({picture.wish.seed for picture in first})
-    labels = [p.wish.prompt + (f" ({p.wish.seed})" if seeds > 1 else "") for p in first]
-    prompts = list(dict.fromkeys(picture.wish.prompt for picture in first))
+    seeds = len({picture.request.seed for picture in first})
+    labels = [p.request.prompt + (f" ({p.request.seed})" if seeds > 1 else "") for p in first]
+    prompts = list(dict.fromkeys(picture.request.prompt for picture in first))
     facts["Prompts"] = "\n".join(prompts)
-    facts["Seeds"] = ", ".join(str(seed) for seed in dict.fromkeys(picture.wish.seed for picture in first))
-    folder.write(f"{prefix}/sheet.png", png(sheet([picture.pixels for picture in first], labels), facts))
+    facts["Seeds"] = ", ".join(str(seed) for seed in dict.fromkeys(picture.request.seed for picture in first))
+    folder.write(f"{prefix}/sheet.png", png(image_grid([picture.pixels for picture in first], labels), facts))
     return [folder.address(f"{prefix}/sheet.png"), *written]
 
 
-def wishes_for(prompts: Sequence[str], seed: int, count: int = 1) -> list[Wish]:
+def requests_for(prompts: Sequence[str], seed: int, count: int = 1) -> list[SampleRequest]:
     """Each prompt with `count` seeds from `seed` on.
 
     Raises:
@@ -162,7 +174,7 @@ def wishes_for(prompts: Sequence[str], seed: int, count: int = 1) -> list[Wish]:
             "There is nothing to draw: give --prompt TEXT (again for more), --prompts FILE, or sample.prompts in the "
             "workflow."
         )
-    return [Wish(prompt, seed + number) for prompt in prompts for number in range(count)]
+    return [SampleRequest(prompt, seed + number) for prompt in prompts for number in range(count)]
 
 
 def read_prompts(path: str) -> list[str]:

@@ -14,9 +14,9 @@ import numpy as np
 
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
 from daskt2i.events import Listener, Progress, ignore
-from daskt2i.sample.painter import Picture
+from daskt2i.sample.painter import DrawnPicture
 from daskt2i.sources.drawn.grammar import Expectation, captions, parse_caption
-from daskt2i.sources.drawn.judge import Verdict, compare, judge
+from daskt2i.sources.drawn.judge import SceneMatch, judge, match_scene
 from daskt2i.sources.scenes import scene
 
 PROMPT_SEED = 20_000_003
@@ -61,7 +61,7 @@ def _tells_all(wanted: Expectation | None) -> bool:
     )
 
 
-def fields_of(verdict: Verdict) -> tuple[bool, ...]:
+def fields_of(verdict: SceneMatch) -> tuple[bool, ...]:
     """The values of `FIELDS`."""
     parts = (verdict.background, verdict.colours, verdict.shapes, verdict.bound, verdict.places, verdict.clean)
     return (*parts, verdict.right)
@@ -74,7 +74,7 @@ class Shares:
     of: int = 0
     right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0))
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: SceneMatch) -> None:
         """Count one picture."""
         self.of += 1
         for name, value in zip(FIELDS, fields_of(verdict), strict=True):
@@ -106,7 +106,7 @@ class Fidelity:
     problems: list[str] = field(default_factory=list)
 
 
-def by_judge(pictures: Sequence[Picture], listener: Listener = ignore) -> Fidelity:
+def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> Fidelity:
     """Read pictures back.
 
     Args:
@@ -118,13 +118,13 @@ def by_judge(pictures: Sequence[Picture], listener: Listener = ignore) -> Fideli
     """
     found = Fidelity()
     for picture in pictures:
-        wanted = parse_caption(picture.wish.prompt)
+        wanted = parse_caption(picture.request.prompt)
         if wanted is None:
             raise ConfigError(
-                f"The judge reads prompts about drawn scenes alone, and {picture.wish.prompt!r} is none. Use other "
+                f"The judge reads prompts about drawn scenes alone, and {picture.request.prompt!r} is none. Use other "
                 "prompts, or a CLIP model: --set evaluate.clip_model=FOLDER."
             )
-        verdict = compare(judge(picture.pixels), wanted)
+        verdict = match_scene(judge(picture.pixels), wanted)
         found.overall.add(verdict)
         (found.single if len(wanted.things) == 1 else found.pair).add(verdict)
         found.right.append(verdict.right)
@@ -162,7 +162,7 @@ class ClipScores:
 
 
 def by_clip(
-    pictures: Sequence[Picture], model: str, device: str = "cpu", threads: int = 1, batch: int = 16
+    pictures: Sequence[DrawnPicture], model: str, device: str = "cpu", threads: int = 1, batch: int = 16
 ) -> ClipScores:
     """CLIP scores with a model from the hub's cache or a folder.
 
@@ -193,7 +193,7 @@ def by_clip(
             "with both towers, a tokenizer and preprocessor_config.json."
         ) from error
     clip = clip.to(device).eval()
-    prompts = list(dict.fromkeys(picture.wish.prompt for picture in pictures))
+    prompts = list(dict.fromkeys(picture.request.prompt for picture in pictures))
     with torch.inference_mode():
         texts = []
         for start in range(0, len(prompts), batch):
@@ -204,7 +204,7 @@ def by_clip(
             part = [Image.fromarray(picture.pixels) for picture in pictures[start : start + batch]]
             images.append(_vectors(clip.get_image_features(**processor(images=part, return_tensors="pt").to(device))))
     table = (torch.cat(images) @ torch.cat(texts).T).clamp(min=0).mul(100).cpu().numpy()
-    own = np.array([prompts.index(picture.wish.prompt) for picture in pictures])
+    own = np.array([prompts.index(picture.request.prompt) for picture in pictures])
     rows = np.arange(len(pictures))
     return ClipScores(
         model=model,

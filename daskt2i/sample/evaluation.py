@@ -18,10 +18,10 @@ from daskt2i.errors import ConfigError
 from daskt2i.events import Listener, ignore
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.protocols import Executor
-from daskt2i.sample.driver import draw, wishes_for
+from daskt2i.sample.driver import draw, requests_for
 from daskt2i.sample.evaluate import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
-from daskt2i.sample.image_grid import png, sheet
-from daskt2i.sample.painter import Look
+from daskt2i.sample.image_grid import image_grid, png
+from daskt2i.sample.painter import SamplerSettings
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -29,7 +29,7 @@ _SHEET_PICTURES = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluateResult:
     """What `evaluate` found: shares by the judge, or CLIP scores.
 
     Attributes:
@@ -60,7 +60,7 @@ def evaluate(
     executor: Executor,
     prompts: Sequence[str] | None = None,
     listener: Listener = ignore,
-) -> Evaluated:
+) -> EvaluateResult:
     """Draw unseen prompts with several seeds each, and see whether the pictures show what they say.
 
     Args:
@@ -75,12 +75,12 @@ def evaluate(
     wanted, sample = workflow.evaluate, workflow.sample
     if prompts is None:
         prompts = _prompts(workflow, folder)
-    look = Look(sample.steps, sample.guidance, sample.sampler, sample.batch)
-    wishes = wishes_for(prompts, sample.seed, wanted.seeds)
-    pictures = draw(folder, wishes, look, executor, workflow.run.device, listener)
-    found = Evaluated(len(prompts), wanted.seeds, folder.address(f"{REPORTS}/evaluate.png"))
+    settings = SamplerSettings(sample.steps, sample.guidance, sample.sampler, sample.batch)
+    requests = requests_for(prompts, sample.seed, wanted.seeds)
+    pictures = draw(folder, requests, settings, executor, workflow.run.device, listener)
+    found = EvaluateResult(len(prompts), wanted.seeds, folder.address(f"{REPORTS}/evaluate.png"))
     marks: list[bool | None] | None = None
-    labels = [wish.prompt for wish in wishes]
+    labels = [request.prompt for request in requests]
     if wanted.clip_model is None:
         fidelity = by_judge(pictures, listener)
         found, marks = replace(found, fidelity=fidelity), list(fidelity.right)
@@ -90,7 +90,7 @@ def evaluate(
         found = replace(found, clip=by_clip(pictures, wanted.clip_model, device))
     # One seed after the other, so that the sheet shows as many prompts as it can.
     order = sorted(range(len(pictures)), key=lambda i: (i % wanted.seeds, i))[:_SHEET_PICTURES]
-    page = sheet(
+    page = image_grid(
         [pictures[i].pixels for i in order], [labels[i] for i in order], marks=marks and [marks[i] for i in order]
     )
     folder.write(f"{REPORTS}/evaluate.png", png(page, {"Software": "daskt2i"}))

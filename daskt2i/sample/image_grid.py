@@ -48,7 +48,7 @@ def file_name(number: int, prompt: str, seed: int) -> str:
     return f"{number:03d}-{words or 'prompt'}-seed{seed}.png"
 
 
-def sheet(
+def image_grid(
     pictures: Sequence[Pixels],
     labels: Sequence[str],
     columns: int | None = None,

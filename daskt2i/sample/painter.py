@@ -33,7 +33,7 @@ OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SampleRequest:
     """One picture that is asked for.
 
     Attributes:
@@ -46,7 +46,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class SamplerSettings:
     """How pictures are drawn.
 
     Attributes:
@@ -63,15 +63,15 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DrawnPicture:
     """One picture that was drawn.
 
     Attributes:
-        wish: what was asked for.
+        request: what was asked for.
         pixels: `uint8[height, width, 3]`.
     """
 
-    wish: Wish
+    request: SampleRequest
     pixels: Pixels
 
 
@@ -112,7 +112,9 @@ class Painter:
         self._pipe.unet.to(memory_format=torch.channels_last)
         self._config = dict(self._pipe.scheduler.config)
 
-    def paint(self, wishes: Sequence[Wish], look: Look, on_step: OnStep | None = None) -> Iterator[Picture]:
+    def paint(
+        self, requests: Sequence[SampleRequest], settings: SamplerSettings, on_step: OnStep | None = None
+    ) -> Iterator[DrawnPicture]:
         """Draw them, in their order.
 
         Args:
@@ -121,22 +123,22 @@ class Painter:
         import torch
 
         torch.set_num_threads(self.threads)  # per thread: the one that loaded may not be this one
-        self._pipe.scheduler = scheduler_for(self._config, look.sampler)
-        for start in range(0, len(wishes), look.batch):
-            part = list(wishes[start : start + look.batch])
-            prompts = [wish.prompt for wish in part]
-            with self._masked(prompts, look.guidance > 1) if self.about.get("masked") else nullcontext():
+        self._pipe.scheduler = scheduler_for(self._config, settings.sampler)
+        for start in range(0, len(requests), settings.batch):
+            part = list(requests[start : start + settings.batch])
+            prompts = [request.prompt for request in part]
+            with self._masked(prompts, settings.guidance > 1) if self.about.get("masked") else nullcontext():
                 found = self._pipe(
                     prompts,
-                    generator=[torch.Generator().manual_seed(wish.seed) for wish in part],
-                    num_inference_steps=look.steps,
-                    guidance_scale=look.guidance,
+                    generator=[torch.Generator().manual_seed(request.seed) for request in part],
+                    num_inference_steps=settings.steps,
+                    guidance_scale=settings.guidance,
                     output_type="np",
-                    callback_on_step_end=self._teller(look.steps, on_step) if on_step else None,
+                    callback_on_step_end=self._teller(settings.steps, on_step) if on_step else None,
                 ).images
             pixels = (np.nan_to_num(found) * 255).round().astype(np.uint8)
-            for wish, one in zip(part, pixels, strict=True):
-                yield Picture(wish, one)
+            for request, one in zip(part, pixels, strict=True):
+                yield DrawnPicture(request, one)
 
     def _teller(self, steps: int, on_step: OnStep) -> Callable[..., dict[str, Any]]:
         def tell(pipe: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:

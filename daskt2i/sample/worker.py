@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 from daskt2i.encode.model_cache import REPEATABLE, without_collection
 from daskt2i.model.pipeline import about, local
-from daskt2i.sample.painter import Look, Painter, Wish
+from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Pixels
 
-Part = tuple[int, tuple[Wish, ...]]
-"""Some of the wishes, and the number of the first."""
+Part = tuple[int, tuple[SampleRequest, ...]]
+"""Some of the requests, and the number of the first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What each worker is told, beside its part of the wishes.
+class SampleJob:
+    """What each worker is told, beside its part of the requests.
 
     Attributes:
         folder: the run folder.
@@ -31,7 +31,7 @@ class Task:
     """
 
     folder: RunFolder
-    look: Look
+    settings: SamplerSettings
     device: str
     threads: int
 
@@ -41,7 +41,7 @@ _held: tuple[str, Painter] | None = None
 """The pipeline of this process, and what it is."""
 
 
-def painter_for(task: Task) -> Painter:
+def painter_for(task: SampleJob) -> Painter:
     """The pipeline of a run folder, loaded if this process does not hold it yet.
 
     Raises:
@@ -63,6 +63,6 @@ def painter_for(task: Task) -> Painter:
         return _held[1]
 
 
-def draw_part(task: Task, part: Part) -> list[Pixels]:
+def draw_part(task: SampleJob, part: Part) -> list[Pixels]:
     """On a worker: some pictures."""
-    return [picture.pixels for picture in painter_for(task).paint(part[1], task.look)]
+    return [picture.pixels for picture in painter_for(task).paint(part[1], task.settings)]

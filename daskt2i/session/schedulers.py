@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daskt2i.config.workflow_file import find_file
 from daskt2i.errors import ConfigError
-from daskt2i.plan import Crew
+from daskt2i.plan import WorkerLayout
 from daskt2i.protocols import Executor
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Scheduler:
         return self.kind in ("serial", "multiprocessing", "joblib")
 
 
-def open_executor(scheduler: Scheduler, hands: Crew) -> Executor:
+def open_executor(scheduler: Scheduler, layout: WorkerLayout) -> Executor:
     """The executor for a scheduler; nothing is started yet.
 
     Args:
-        hands: workers, threads and memory on this machine; an attached cluster has its own.
+        layout: workers, threads and memory on this machine; an attached cluster has its own.
 
     Raises:
         ConfigError: the cluster file is wrong.
@@ -77,25 +77,25 @@ def open_executor(scheduler: Scheduler, hands: Crew) -> Executor:
     if scheduler.kind == "serial":
         from daskt2i.executors.serial import SerialExecutor
 
-        return SerialExecutor(hands.threads)
+        return SerialExecutor(layout.threads)
     if scheduler.kind == "multiprocessing":
         from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 
-        return MultiprocessingExecutor(hands.workers, hands.threads, hands.memory_limit)
+        return MultiprocessingExecutor(layout.workers, layout.threads, layout.memory_limit)
     if scheduler.kind == "joblib":
         from daskt2i.executors.joblib import JoblibExecutor
 
-        return JoblibExecutor(hands.workers, hands.threads, hands.memory_limit)
+        return JoblibExecutor(layout.workers, layout.threads, layout.memory_limit)
     from daskt2i.executors.dask import DaskExecutor
 
     if scheduler.kind != "address":
         from daskt2i.deploy.connect import ClusterFile
 
         ClusterFile.read(scheduler.kind)  # what is wrong with it is told before anything is started
-    return DaskExecutor(lambda: connect(scheduler, hands))
+    return DaskExecutor(lambda: connect(scheduler, layout))
 
 
-def connect(scheduler: Scheduler, hands: Crew) -> Connection:
+def connect(scheduler: Scheduler, layout: WorkerLayout) -> Connection:
     """Start the cluster of a file, or attach to an address.
 
     Raises:
@@ -105,5 +105,5 @@ def connect(scheduler: Scheduler, hands: Crew) -> Connection:
     from daskt2i.deploy.connect import ClusterFile, attach
 
     if scheduler.kind == "address":
-        return attach(scheduler.address, hands.threads)
-    return ClusterFile.read(scheduler.kind).start(hands.workers, hands.threads, hands.memory_limit)
+        return attach(scheduler.address, layout.threads)
+    return ClusterFile.read(scheduler.kind).start(layout.workers, layout.threads, layout.memory_limit)

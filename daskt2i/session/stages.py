@@ -10,27 +10,27 @@ from collections.abc import Sequence
 
 from daskt2i.config.settings import OptimiserSettings, Workflow
 from daskt2i.encode.driver import encode
-from daskt2i.encode.prepare import Prepared
-from daskt2i.encode.summary import Summary
+from daskt2i.encode.prepare import EncodePlan
+from daskt2i.encode.summary import EncodeResult
 from daskt2i.events import DashboardReady, Listener, ignore
-from daskt2i.launch.rank_spawners import Hands
-from daskt2i.sample.driver import Drawn, sample
-from daskt2i.sample.evaluation import Evaluated, evaluate
-from daskt2i.sample.painter import Look, Wish
+from daskt2i.launch.rank_spawners import RankSpawner
+from daskt2i.sample.driver import SampleResult, sample
+from daskt2i.sample.evaluation import EvaluateResult, evaluate
+from daskt2i.sample.painter import SampleRequest, SamplerSettings
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.session.session import Session
-from daskt2i.session.worker_layout import crew_for, crew_of, ranks_for
+from daskt2i.session.worker_layout import encode_layout, ranks_for, train_layout
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train.driver import Trained, train, train_vae
+from daskt2i.train.driver import TrainResult, train, train_vae
 
 
-def open_session(scheduler: Scheduler, workflow: Workflow, prepared: Prepared | None = None) -> Session:
+def open_session(scheduler: Scheduler, workflow: Workflow, prepared: EncodePlan | None = None) -> Session:
     """Workers for a workflow's stages; nothing is started yet.
 
     Args:
         prepared: where chunks will be encoded too, whose memory then counts.
     """
-    return Session(scheduler, crew_for(scheduler, prepared) if prepared else crew_of(scheduler, workflow))
+    return Session(scheduler, encode_layout(scheduler, prepared) if prepared else train_layout(scheduler, workflow))
 
 
 class Stages:
@@ -44,32 +44,32 @@ class Stages:
     def __init__(self, workflow: Workflow, folder: RunFolder, session: Session, listener: Listener = ignore) -> None:
         self.workflow, self.folder, self.session, self.listener = workflow, folder, session, listener
 
-    def encode(self, prepared: Prepared) -> Summary:
+    def encode(self, prepared: EncodePlan) -> EncodeResult:
         """Encode what is open."""
         return encode(prepared, self.session.executor(), self.listener)
 
-    def train(self) -> Trained:
+    def train(self) -> TrainResult:
         """Train the denoiser from its newest checkpoint on."""
         return train(self.workflow, self.folder, *self._ranks(self.workflow.train), self.listener)
 
-    def train_vae(self) -> Trained:
+    def train_vae(self) -> TrainResult:
         """Train the autoencoder from its newest checkpoint on."""
         return train_vae(self.workflow, self.folder, *self._ranks(self.workflow.vae), self.listener)
 
-    def sample(self, wishes: Sequence[Wish], look: Look) -> Drawn:
+    def sample(self, requests: Sequence[SampleRequest], settings: SamplerSettings) -> SampleResult:
         """Draw into `samples/`; nothing where the same pictures of the same pipeline are there."""
         executor, device = self.session.executor(), self.workflow.run.device
-        return sample(self.folder, wishes, look, executor, device, self.listener)
+        return sample(self.folder, requests, settings, executor, device, self.listener)
 
-    def evaluate(self, prompts: Sequence[str] | None = None) -> Evaluated:
+    def evaluate(self, prompts: Sequence[str] | None = None) -> EvaluateResult:
         """Draw unseen prompts with several seeds each, and see whether the pictures show what they say."""
         return evaluate(self.workflow, self.folder, self.session.executor(), prompts, self.listener)
 
-    def _ranks(self, settings: OptimiserSettings) -> tuple[Hands, int, int]:
+    def _ranks(self, settings: OptimiserSettings) -> tuple[RankSpawner, int, int]:
         """Where ranks run, how many there are, and the threads of each."""
-        hands, there = self.session.hands()
+        spawner, there = self.session.spawner()
         ways = self.workflow.launch
         if self.session.dashboard:
             self.listener(DashboardReady(self.session.dashboard))
         threads = ways.threads if isinstance(ways.threads, int) else there.threads
-        return hands, ranks_for(settings.batch, ways.ranks, there.workers), threads
+        return spawner, ranks_for(settings.batch, ways.ranks, there.workers), threads

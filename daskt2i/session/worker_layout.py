@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from daskt2i.config.settings import Workflow
-from daskt2i.encode.prepare import Prepared
+from daskt2i.encode.prepare import EncodePlan
 from daskt2i.errors import ConfigError
 from daskt2i.machine.machine import this_machine
 from daskt2i.model.denoiser import PARAMETERS
-from daskt2i.plan import MIB, PROCESS_BYTES, Crew, crew
+from daskt2i.plan import MIB, PROCESS_BYTES, WorkerLayout, divide_machine
 from daskt2i.session.schedulers import Scheduler
 
 RANK_BYTES = 1 << 30
@@ -26,7 +26,7 @@ INSIGHTS_BYTES = 250 * MIB
 """A worker that counts no tokens: Pillow, numpy, pyarrow and a chunk. The tokenizers of transformers import torch."""
 
 
-def crew_for(scheduler: Scheduler, prepared: Prepared) -> Crew:
+def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
     """Workers x threads for a run on this machine; for an attached cluster the figures of the plan alone.
 
     Raises:
@@ -38,36 +38,38 @@ def crew_for(scheduler: Scheduler, prepared: Prepared) -> Crew:
     if scheduler.kind == "serial":
         workers = 1
     if scheduler.kind == "address":
-        return Crew(workers or 0, threads or 0, 0, "the cluster's own")
+        return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
     if prepared.on_gpu and workers is None:
         # More processes on one GPU share its memory and win nothing; a cluster file with one worker per GPU uses more.
-        found = crew(
+        found = divide_machine(
             cores=machine.cores,
             memory=machine.memory,
-            worker_memory=prepared.cost.worker_memory,
-            chunks=len(prepared.plan),
+            worker_memory=prepared.requirements.worker_memory,
+            chunks=len(prepared.grid),
             workers=1,
             threads=threads,
         )
         return replace(found, reason="one GPU")
-    return crew(
+    return divide_machine(
         cores=machine.cores,
         memory=machine.memory,
-        worker_memory=prepared.cost.worker_memory,
-        chunks=len(prepared.plan),
+        worker_memory=prepared.requirements.worker_memory,
+        chunks=len(prepared.grid),
         workers=workers,
         threads=threads,
     )
 
 
-def crew_of(scheduler: Scheduler, workflow: Workflow) -> Crew:
+def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
     """Workers x threads for ranks that nobody encoded with before."""
     ways, settings = workflow.launch, workflow.train
     parameters = PARAMETERS.get(settings.model.preset or "", 0)
-    return crew_to_train(scheduler, settings.batch, parameters, ways.threads, ways.ranks)
+    return rank_layout(scheduler, settings.batch, parameters, ways.threads, ways.ranks)
 
 
-def crew_to_train(scheduler: Scheduler, batch: int, parameters: int, threads: int | str, ranks: int | str) -> Crew:
+def rank_layout(
+    scheduler: Scheduler, batch: int, parameters: int, threads: int | str, ranks: int | str
+) -> WorkerLayout:
     """Workers x threads on this machine for ranks that nobody encoded with before.
 
     Args:
@@ -83,10 +85,10 @@ def crew_to_train(scheduler: Scheduler, batch: int, parameters: int, threads: in
     if scheduler.kind == "serial":
         workers = 1
     if scheduler.kind == "address":
-        return Crew(workers or 0, threads if isinstance(threads, int) else 0, 0, "the cluster's own")
+        return WorkerLayout(workers or 0, threads if isinstance(threads, int) else 0, 0, "the cluster's own")
     if machine.gpus and workers is None:
         workers = machine.gpus
-    return crew(
+    return divide_machine(
         cores=machine.cores,
         memory=machine.memory,
         worker_memory=RANK_BYTES + STATE_BYTES * parameters,
@@ -96,7 +98,7 @@ def crew_to_train(scheduler: Scheduler, batch: int, parameters: int, threads: in
     )
 
 
-def crew_for_insights(scheduler: Scheduler, *, tokens: bool) -> Crew:
+def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
     """Workers for this machine; one torch thread each, as nothing here computes with torch.
 
     Args:
@@ -106,9 +108,9 @@ def crew_for_insights(scheduler: Scheduler, *, tokens: bool) -> Crew:
         PlanError: they do not fit into memory.
     """
     if scheduler.kind == "address":
-        return Crew(0, 1, 0, "the cluster's own")
+        return WorkerLayout(0, 1, 0, "the cluster's own")
     machine = this_machine()
-    return crew(
+    return divide_machine(
         cores=machine.cores,
         memory=machine.memory,
         worker_memory=PROCESS_BYTES if tokens else INSIGHTS_BYTES,

@@ -21,15 +21,15 @@ from PIL import Image
 from daskt2i.errors import ConfigError, SourceError
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.sources.drawn.drawing import CLOSE_VERSION, VERSION, Scene, Thing, draw, scene
-from daskt2i.sources.drawn.grammar import Expectation, Wanted, captions, describe, expected, parse_caption
+from daskt2i.sources.drawn.grammar import Expectation, ExpectedShape, captions, describe, expected, parse_caption
 from daskt2i.types import Row, SourceInfo
 
 __all__ = [
     "Expectation",
+    "ExpectedShape",
     "Scene",
     "ScenesSource",
     "Thing",
-    "Wanted",
     "captions",
     "describe",
     "draw",

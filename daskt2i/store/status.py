@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.errors import StoreMissing
-from daskt2i.plan import Plan
+from daskt2i.plan import ChunkGrid
 from daskt2i.store.lock import holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, RunFolder
@@ -15,7 +15,7 @@ from daskt2i.store.zarr_store import ZarrStore
 
 
 @dataclass(slots=True)
-class Status:
+class RunStatus:
     """What is in a run folder now.
 
     Attributes:
@@ -66,7 +66,7 @@ class Status:
         }
 
 
-def status(folder: RunFolder) -> Status:
+def status(folder: RunFolder) -> RunStatus:
     """Read the receipts of a run folder.
 
     Raises:
@@ -77,11 +77,11 @@ def status(folder: RunFolder) -> Status:
     if attributes is None:
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
     layout, about = store.layout(), attributes["daskt2i"]
-    found = Status(
+    found = RunStatus(
         out=str(folder),
         store=store.address,
         rows=layout["rows"],
-        chunks=len(Plan(layout["rows"], layout["rows_per_chunk"])),
+        chunks=len(ChunkGrid(layout["rows"], layout["rows_per_chunk"])),
         precision=about["identity"]["precision"],
         random_weights=about["random_weights"],
         held_by=holder(folder),

@@ -23,10 +23,10 @@ from daskt2i.images.read import Limits
 from daskt2i.launch import rank as ranks
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
 from daskt2i.model import autoencoder_loss as vae_loss
-from daskt2i.model.autoencoder import Given, latent_of, new, new_config, save, there_and_back
+from daskt2i.model.autoencoder import PretrainedAutoencoder, latent_of, new, new_config, reconstruct, save
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train.loop import optimise
+from daskt2i.train.loop import fit
 from daskt2i.types import Pixels, Rejection
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ MOST_TOLD = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class AutoencoderJob:
     """What the launcher sends, as JSON.
 
     Attributes:
@@ -85,12 +85,12 @@ class Autoencoder:
         SourceMissing, SourceError: the source cannot be used.
     """
 
-    def __init__(self, job: Job, me: ranks.Rank) -> None:
+    def __init__(self, job: AutoencoderJob, me: ranks.Rank) -> None:
         self.settings = VaeSettings.model_validate(job.vae)
         image = ImageSettings.model_validate(job.image)
         self.resolution = image.resolution
         given = self.settings.model
-        self._given = None if given is None else Given(given)
+        self._given = None if given is None else PretrainedAutoencoder(given)
         self._config = new_config(self.settings.config, image.resolution)
         self._still = min(STILL_BATCH, max(1, self.settings.batch // me.world))
         self._device = "cpu"
@@ -124,7 +124,7 @@ class Autoencoder:
         self._device = device
         vae = self._given.model_to_train() if self._given else new(self._config, self.settings.seed)
         vae = vae.requires_grad_(True).train().to(device).to(memory_format=torch.channels_last)
-        return there_and_back(vae)
+        return reconstruct(vae)
 
     def batches(self, position: int) -> Iterator[PictureBatch]:
         """This rank's part of each batch from there on."""
@@ -176,7 +176,7 @@ class Autoencoder:
         with torch.no_grad():
             vae.register_to_config(**self._scale(vae), sample_size=self.resolution)
             found["scaling_factor"] = vae.config["scaling_factor"]
-            found["card_psnr"] = round(self._db(model, gates.card(self.resolution))[0], 2)
+            found["card_psnr"] = round(self._db(model, gates.test_card(self.resolution))[0], 2)
             if values := self._heldout_db(model):
                 found |= {"psnr": round(float(np.mean(values)), 2), "psnr_worst": round(min(values), 2)}
                 if self._given is not None:  # before it is written: it may go where the given one lies
@@ -249,10 +249,10 @@ class Autoencoder:
 
         made, _, _ = model(self._normal(pixels))
         target = torch.from_numpy(pixels).to(made.device).permute(0, 3, 1, 2)
-        return [float(value) for value in vae_loss.psnr(made, target)]
+        return [float(value) for value in vae_loss.picture_psnr(made, target)]
 
 
-def _source(job: Job) -> Source:
+def _source(job: AutoencoderJob) -> Source:
     """What pictures come from. The driver has put the facts that `where` needs into the run folder."""
     if job.dataset is None:
         source: Source = Component.model_validate(job.source).build(Source, "dataset.source")
@@ -264,11 +264,11 @@ def _source(job: Job) -> Source:
 
 def main() -> None:
     """One rank, from its job to its end."""
-    job = Job(**ranks.job())
+    job = AutoencoderJob(**ranks.job())
     settings = VaeSettings.model_validate(job.vae)
     launch = LaunchSettings.model_validate(job.launch)
     task = Autoencoder(job, ranks.rank())
-    optimise(task, settings, launch, RunFolder(job.folder, job.storage_options), job.identity, PREFIX)
+    fit(task, settings, launch, RunFolder(job.folder, job.storage_options), job.identity, PREFIX)
 
 
 if __name__ == "__main__":

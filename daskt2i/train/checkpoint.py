@@ -4,7 +4,7 @@
     train/checkpoints/step-0000300.json           written last: step, position, size and SHA-256 of the other, settings
 
 Covers: writing, keeping the newest few, passing over what is torn or altered.
-Does not cover: which tensors there are (`learner`), whether they are of this run (`loop`).
+Does not cover: which tensors there are (`train_state`), whether they are of this run (`loop`).
 """
 
 from __future__ import annotations

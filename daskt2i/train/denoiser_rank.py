@@ -22,10 +22,10 @@ from daskt2i.loader.dataset import Batch, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
 from daskt2i.model.diffusion import Diffusion
-from daskt2i.sample.image_grid import png, sheet
-from daskt2i.sample.painter import Look, Painter, Wish
+from daskt2i.sample.image_grid import image_grid, png
+from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
-from daskt2i.train.loop import optimise
+from daskt2i.train.loop import fit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +35,7 @@ EXAMPLES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DenoiserJob:
     """What the launcher sends, as JSON.
 
     Attributes:
@@ -65,7 +65,7 @@ class Job:
 class Denoiser:
     """The `loop.Task` of text-to-image training."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: DenoiserJob) -> None:
         me = ranks.rank()
         self.job = job
         self.settings = TrainSettings.model_validate(job.train)
@@ -156,9 +156,9 @@ class Denoiser:
             if self._publish(model, here)[1] is not None:
                 return None
             painter = Painter(here.local_path(PIPELINE), self._device, ranks.rank().threads)
-        look = Look(wanted.steps, wanted.guidance, wanted.sampler, wanted.batch)
-        pictures = list(painter.paint([Wish(prompt, wanted.seed) for prompt in wanted.prompts], look))
-        made = sheet([picture.pixels for picture in pictures], wanted.prompts)
+        look = SamplerSettings(wanted.steps, wanted.guidance, wanted.sampler, wanted.batch)
+        pictures = list(painter.paint([SampleRequest(prompt, wanted.seed) for prompt in wanted.prompts], look))
+        made = image_grid([picture.pixels for picture in pictures], wanted.prompts)
         name = f"{TRAIN}/sheets/step-{step:07d}.png"
         folder.write(name, png(made, {"Step": step, "Software": "daskt2i"}))
         return name
@@ -189,10 +189,10 @@ class Denoiser:
 
 def main() -> None:
     """One rank, from its job to its end."""
-    job = Job(**ranks.job())
+    job = DenoiserJob(**ranks.job())
     settings = TrainSettings.model_validate(job.train)
     launch = LaunchSettings.model_validate(job.launch)
-    optimise(Denoiser(job), settings, launch, RunFolder(job.folder, job.storage_options), job.identity)
+    fit(Denoiser(job), settings, launch, RunFolder(job.folder, job.storage_options), job.identity)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,20 @@ from daskt2i.config.settings import LaunchSettings, OptimiserSettings, Workflow,
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
-from daskt2i.errors import FingerprintMismatch, Stopped, StoreError, StoreMissing
+from daskt2i.errors import FingerprintMismatch, Interrupted, StoreError, StoreMissing
 from daskt2i.events import Listener, StageEnded, StageStarted, ignore
 from daskt2i.facts.selection import open_source
 from daskt2i.launch.launcher import launch
-from daskt2i.launch.rank_spawners import Hands
+from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model.pipeline import about as pipeline_about
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
-from daskt2i.train.autoencoder_rank import Job as VaeJob
+from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
-from daskt2i.train.denoiser_rank import Job as TrainJob
+from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
 from daskt2i.train.metrics import read_metrics
 
 LAST_STEPS = 50
@@ -39,7 +39,7 @@ LAST_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainResult:
     """How a training ended.
 
     Attributes:
@@ -104,20 +104,20 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
 def train(
     workflow: Workflow,
     folder: RunFolder,
-    hands: Hands,
+    spawner: RankSpawner,
     ranks: int,
     threads: int,
     listener: Listener = ignore,
-) -> Trained:
+) -> TrainResult:
     """Train the denoiser on a run folder's store, from its newest checkpoint on; nothing if it is done.
 
     Args:
         workflow: its sections `train`, `launch` and `dataset.encoders` count.
-        hands: where ranks run.
+        spawner: where ranks run.
         listener: told how many chunks are checked, then what the ranks tell.
 
     Raises:
-        Stopped: the user pressed Ctrl-C.
+        Interrupted: the user pressed Ctrl-C.
         StoreBusy: another command works on the run folder.
         StoreMissing, StoreError: the store cannot be trained on.
         FingerprintMismatch: the checkpoints that are there belong to other settings or another store.
@@ -147,7 +147,7 @@ def train(
             batch=settings.batch,
         )
         gone = launch(
-            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways)
+            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, **_ways(ways)
         )
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
@@ -156,8 +156,8 @@ def train(
 
 
 def train_vae(
-    workflow: Workflow, folder: RunFolder, hands: Hands, ranks: int, threads: int, listener: Listener = ignore
-) -> Trained:
+    workflow: Workflow, folder: RunFolder, spawner: RankSpawner, ranks: int, threads: int, listener: Listener = ignore
+) -> TrainResult:
     """Train or fine-tune an autoencoder on a source's images; nothing if it is done. As `train`."""
     with _stage(VAE_PREFIX, workflow.vae, folder, listener), lock.hold(folder, VAE_PREFIX):
         workflow = with_source(workflow, folder, draw=False)
@@ -185,7 +185,7 @@ def train_vae(
             dataset=None if workflow.dataset.where is None else _plain(workflow.dataset),
         )
         gone = launch(
-            "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), hands, ranks, threads, listener, **_ways(ways)
+            "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, **_ways(ways)
         )
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
@@ -202,7 +202,7 @@ def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: 
     except KeyboardInterrupt:
         newest = Checkpoints(folder, f"{name}/checkpoints").newest(tensors=False)
         stands = f"The checkpoint of step {newest.step:,} stands" if newest else "There is no checkpoint yet"
-        raise Stopped(f"Stopped; no rank is left running. {stands}, and the same command goes on.") from None
+        raise Interrupted(f"Stopped; no rank is left running. {stands}, and the same command goes on.") from None
     finally:
         listener(StageEnded(name))
 
@@ -259,12 +259,12 @@ def _ended(
     attempts: int,
     seconds: float,
     made: str,
-) -> Trained:
+) -> TrainResult:
     lines = read_metrics(folder, prefix)
     losses = [line["loss"] for line in lines if "loss" in line][-LAST_STEPS:]
     heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
     own = ("kind", "rank", "attempt", "step", "samples_per_second", "pipeline", "vae", "note")
-    return Trained(
+    return TrainResult(
         steps=steps,
         loss=round(sum(losses) / len(losses), 6) if losses else None,
         heldout_loss=round(heldout[-1], 6) if heldout else None,

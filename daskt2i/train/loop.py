@@ -2,8 +2,8 @@
 
 Covers: the schedule of the rate, going on from the newest checkpoint, when to save, to look at held-out rows and to
 draw, figures of all ranks, stopping where they are no numbers any more.
-Does not cover: what is fitted to what (a `Task`: `denoiser_rank`, `autoencoder_rank`), one step of it (`learner`), how
-ranks talk (`launch.process_group`), who starts them (`launch`).
+Does not cover: what is fitted to what (a `TrainTask`: `denoiser_rank`, `autoencoder_rank`), one step of it
+(`train_state`), how ranks talk (`launch.process_group`), who starts them (`launch`).
 
 The loss curve depends on the settings and the seed, not on the number of ranks (but for the order of additions) nor on
 interruptions: samples and their noise are keyed by row and epoch, torch is seeded anew at each step, and everything
@@ -28,14 +28,14 @@ import numpy as np
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings, completed
 from daskt2i.config.workflow_file import differences
-from daskt2i.errors import FingerprintMismatch, NotFinite, StoreError
+from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
 from daskt2i.launch import rank as ranks
-from daskt2i.launch.process_group import Peers, joined
+from daskt2i.launch.process_group import ProcessGroup, joined
 from daskt2i.machine.precision import check_device, resolve
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoint, Checkpoints
-from daskt2i.train.learner import Learner
 from daskt2i.train.metrics import Metrics
+from daskt2i.train.train_state import TrainState
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,7 +53,7 @@ QUEUED_STEPS = 10
 """Steps of a GPU between two looks at its figures, each of which stops its queue."""
 
 
-class Task(Protocol):
+class TrainTask(Protocol):
     """What is fitted. One object per rank, made there."""
 
     def build(self, device: str) -> nn.Module:
@@ -76,7 +76,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Draws(Protocol):
+class DrawsPictures(Protocol):
     """What a `Task` may have beside, to be looked at every `launch.grid_every` steps."""
 
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
@@ -101,8 +101,8 @@ def cut(batch: Any, count: int) -> list[tuple[Any, float]]:
     return [(batch[a:b], (b - a) / len(batch)) for a, b in itertools.pairwise(edges)]
 
 
-def optimise(
-    task: Task,
+def fit(
+    task: TrainTask,
     settings: OptimiserSettings,
     launch: LaunchSettings,
     folder: RunFolder,
@@ -119,7 +119,7 @@ def optimise(
         On rank 0 the figures of the end, elsewhere nothing.
 
     Raises:
-        NotFinite: the loss or its gradient is no number any more; the last good checkpoint stands.
+        NonFiniteLoss: the loss or its gradient is no number any more; the last good checkpoint stands.
         FingerprintMismatch: the newest checkpoint was made with other settings or other data.
         StoreFull, StoreError: a checkpoint or the figures cannot be written, or the checkpoint fits no such model.
     """
@@ -127,8 +127,8 @@ def optimise(
 
     me = ranks.rank()
     torch.set_num_threads(me.threads)
-    with contextlib.closing(task), joined(me) as peers:
-        return _Run(task, settings, launch, folder, json.loads(json.dumps(identity)), prefix, me, peers).go()
+    with contextlib.closing(task), joined(me) as group:
+        return _Run(task, settings, launch, folder, json.loads(json.dumps(identity)), prefix, me, group).go()
 
 
 def _device(wanted: str) -> str:
@@ -146,25 +146,25 @@ class _Run:
 
     def __init__(
         self,
-        task: Task,
+        task: TrainTask,
         settings: OptimiserSettings,
         launch: LaunchSettings,
         folder: RunFolder,
         identity: dict[str, Any],
         prefix: str,
         me: ranks.Rank,
-        peers: Peers,
+        group: ProcessGroup,
     ) -> None:
         self.task, self.settings, self.launch, self.folder, self.me = task, settings, launch, folder, me
-        self.identity, self.peers = identity, peers
+        self.identity, self.group = identity, group
         self.device = _device(launch.device)
         self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep)
         found = self._newest()
-        self.precision = self.peers.agree(self._choose_precision(found) if me.rank == 0 else None)
+        self.precision = self.group.broadcast(self._choose_precision(found) if me.rank == 0 else None)
         model: Any = task.build(self.device)
         if launch.gradient_checkpointing and hasattr(model, "enable_gradient_checkpointing"):
             model.enable_gradient_checkpointing()
-        self.learner = Learner(
+        self.state = TrainState(
             model, settings, self.device, self.precision, me.world, launch.compile, launch.time_exchange
         )
         self.step = 0 if found is None else self._restore(found)
@@ -174,11 +174,11 @@ class _Run:
     def _newest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole. Rank 0 chooses: on a network disk others may not see it listed yet."""
         if self.me.rank:
-            step = self.peers.agree(None)
+            step = self.group.broadcast(None)
             return None if step is None else self.checkpoints.load(step)
         self.checkpoints.sweep()
         found = self.checkpoints.newest(lambda text: ranks.tell("note", text=text))
-        self.peers.agree(found and found.step)
+        self.group.broadcast(found and found.step)
         return found
 
     def _choose_precision(self, found: Checkpoint | None) -> str:
@@ -205,14 +205,14 @@ class _Run:
                 "the same command goes on from it."
             )
         try:
-            self.learner.restore(found.tensors, found.about)
+            self.state.restore(found.tensors, found.about)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             why = textwrap.shorten(str(error), MOST_OF_AN_ERROR, placeholder=" …")
             raise StoreError(f"{stands} is of another model ({why}). {again}") from error
         return found.step
 
     def go(self) -> dict[str, Any]:
-        """To the last step, and what `optimise` returns."""
+        """To the last step, and what `fit` returns."""
         try:
             speed = self._fit()
             return self._finish(speed)
@@ -232,7 +232,7 @@ class _Run:
                 threads=self.me.threads,
                 precision=self.precision,
                 device=self.device,
-                parameters=sum(p.numel() for p in self.learner.parameters),
+                parameters=sum(p.numel() for p in self.state.parameters),
             )
         first, told, waited, begun = self.step + 1, 0.0, 0.0, perf_counter()
         pending: list[tuple[int, Tensor, dict[str, Tensor]]] = []
@@ -255,7 +255,7 @@ class _Run:
                 now = perf_counter()
                 if not counts:
                     waited, begun = 0.0, now
-                    self.learner.seconds = dict.fromkeys(self.learner.seconds, 0.0)
+                    self.state.seconds = dict.fromkeys(self.state.seconds, 0.0)
                 if self.me.rank == 0 and (now - told > TELL_SECONDS or last):
                     told, speed = now, self._speed(self.step - first, now - begun, waited)
                     ranks.tell("step", **line, **speed)
@@ -272,7 +272,7 @@ class _Run:
         if not steps:
             return {"samples_per_second": 0.0, "shares": {}}
         # A GPU's work is only queued by then, so that its times would say nothing.
-        times = {"waiting": waited} | (self.learner.seconds if self._kind() == "cpu" else {})
+        times = {"waiting": waited} | (self.state.seconds if self._kind() == "cpu" else {})
         return {
             "samples_per_second": round(steps * self.settings.batch / max(seconds, 1e-9), 2),
             "shares": {name: round(value / max(seconds, 1e-9), 4) for name, value in times.items()},
@@ -284,19 +284,19 @@ class _Run:
         # Whatever draws inside the model draws the same after a resume; ranks draw differently.
         torch.manual_seed(_seed(self.settings.seed, self.step, self.me.rank))
         parts = cut(batch, self.launch.accumulate)
-        return self.learner.learn(parts, self.task.loss, rate(self.settings, self.step))
+        return self.state.learn(parts, self.task.loss, rate(self.settings, self.step))
 
     def _settle(self, pending: list[tuple[int, Tensor, dict[str, Tensor]]]) -> dict[str, float]:
         """Figures of these steps over all ranks, written down; the last step's are returned.
 
         Raises:
-            NotFinite: a loss or a gradient is no number.
+            NonFiniteLoss: a loss or a gradient is no number.
         """
         import torch
 
         names = sorted(pending[-1][2])
         table = torch.stack([torch.stack([loss, *(f[name] for name in names)]) for _, loss, f in pending])
-        values = (self.peers.sum(table.float()) / self.me.world).tolist()
+        values = (self.group.sum(table.float()) / self.me.world).tolist()
         line: dict[str, float] = {}
         for (step, _, _), (loss, *rest) in zip(pending, values, strict=True):
             found = dict(zip(names, rest, strict=True))
@@ -316,10 +316,10 @@ class _Run:
                 self.metrics.add(step, **line)
         return {"step": self.step, **line}
 
-    def _no_number(self, what: str, step: int, value: float) -> NotFinite:
+    def _no_number(self, what: str, step: int, value: float) -> NonFiniteLoss:
         newest = self.checkpoints.newest(tensors=False)
         stands = f"the checkpoint of step {newest.step} stands" if newest else "no checkpoint was written yet"
-        return NotFinite(
+        return NonFiniteLoss(
             f"{what} at step {step} is {value}, so training stopped there; {stands}. Try a lower learning_rate (it is "
             f"{self.settings.learning_rate:g}), a longer warmup, or launch.precision=fp32."
         )
@@ -328,10 +328,10 @@ class _Run:
         """Figures of the moving average on the rows that training never sees."""
         import torch
 
-        with self.learner.averaged() as model, self.learner.autocast():
+        with self.state.averaged() as model, self.state.autocast():
             total, count, sums = self.task.heldout(model)
         names = sorted(sums)
-        total, count, *rest = self.peers.sum(
+        total, count, *rest = self.group.sum(
             torch.tensor([total, count, *(sums[name] for name in names)]).double()
         ).tolist()
         found = {"heldout_loss": total / max(count, 1)} | {
@@ -348,15 +348,15 @@ class _Run:
         """Rank 0 writes; the others need not wait for it."""
         if self.metrics is None:
             return
-        about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.learner.about()}
+        about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.state.about()}
         self.metrics.flush()
-        self.checkpoints.save(self.step, self.step * self.settings.batch, self.learner.tensors(), about)
+        self.checkpoints.save(self.step, self.step * self.settings.batch, self.state.tensors(), about)
         ranks.tell("checkpoint", step=self.step)
 
     def _draw(self) -> None:
         """A sheet of pictures, if the task has any."""
-        if self.me.rank == 0 and isinstance(self.task, Draws):
-            with self.learner.averaged() as model, self.learner.autocast():
+        if self.me.rank == 0 and isinstance(self.task, DrawsPictures):
+            with self.state.averaged() as model, self.state.autocast():
                 name = self.task.sheet(model, self.step, self.folder)
             ranks.tell("sheet", step=self.step, file=name)
 
@@ -365,12 +365,12 @@ class _Run:
 
         found: dict[str, Any] = {}
         if self.me.rank == 0:
-            with self.learner.averaged() as model:
+            with self.state.averaged() as model:
                 found = self.task.finish(model, self.folder)
             if speed.get("shares"):
                 found = {**found, **speed}
             ranks.tell("done", step=self.step, **found)
-        self.peers.sum(torch.zeros(1))  # the others stay until rank 0 is ready
+        self.group.sum(torch.zeros(1))  # the others stay until rank 0 is ready
         return found
 
 

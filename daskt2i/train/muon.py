@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal, for the weights inside a network; AdamW for all others.
 
 Covers: which weights are such matrices, the step, sharing its work among ranks.
-Does not cover: rates over time, clipping, gradients (`learner`).
+Does not cover: rates over time, clipping, gradients (`train_state`).
 
 K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; sizes of steps after J. Liu et al. 2025,
 arXiv:2502.16982, 2.2: with them AdamW's learning rate and weight decay suit both. torch.optim.Muon (from 2.9 on) takes

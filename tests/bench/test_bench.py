@@ -27,16 +27,16 @@ from rich.console import Console
 from daskt2i.bench import page
 from daskt2i.bench.cell import run_encode
 from daskt2i.bench.child import perform
-from daskt2i.bench.encode.driver import Bench, Wanted
+from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
 from daskt2i.bench.encode.naive import gather, require_plain
 from daskt2i.bench.encode.peak import peak
 from daskt2i.bench.encode.rows import BenchRows, with_rows
-from daskt2i.bench.encode.runs import Asked, Ground, Runs
+from daskt2i.bench.encode.runs import CellSettings, Ground, Runs
 from daskt2i.bench.encode.scaling import make_report
-from daskt2i.bench.measured import Measured, Task
-from daskt2i.bench.report import Cell, Column, Curve, Plot, Report, show, spread
-from daskt2i.bench.scheduler import Asked as Simulation
+from daskt2i.bench.measured import BenchTask, Measured
+from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, show, spread
 from daskt2i.bench.scheduler import SchedulerBench, growth
+from daskt2i.bench.scheduler import SimulationSettings as Simulation
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.errors import ConfigError, ExecutorError, Reason
 from daskt2i.sources.fake import FakeSource
@@ -45,7 +45,7 @@ from daskt2i.types import Row
 
 HOSTILE = "</script><script>alert(1)</script>"
 
-REPORT = Report(
+REPORT = BenchReport(
     name="bench-test",
     title="A test",
     command=f"daskt2i bench test {HOSTILE}",
@@ -194,11 +194,11 @@ def measured(**changes: Any) -> Measured:
     return replace(plain, **changes)
 
 
-def table(*cells: tuple[str, int, Measured | str], cores: int = 4, ground: Ground | None = None) -> Report:
+def table(*cells: tuple[str, int, Measured | str], cores: int = 4, ground: Ground | None = None) -> BenchReport:
     """Cells (scheduler, workers, what was measured or the failure), one run each."""
     runs = []
     for scheduler, workers, found in cells:
-        one = Runs(Asked("both", scheduler, workers, 1))
+        one = Runs(CellSettings("both", scheduler, workers, 1))
         if isinstance(found, str):
             one.failure = found
         else:
@@ -268,7 +268,7 @@ def test_share_of_the_peak_counts_images_and_captions_that_were_encoded() -> Non
 
 
 def test_rows_that_do_not_add_up_fail_the_cell() -> None:
-    runs = Runs(Asked("both", "local", 2, 1))
+    runs = Runs(CellSettings("both", "local", 2, 1))
     with pytest.raises(ExecutorError, match=r"99 rows were counted .97 accepted, 2 rejected., and 100 were asked for"):
         runs.add(measured(accepted=97), 100)
     assert not runs.good
@@ -304,7 +304,7 @@ def test_a_part_leaves_out_what_it_does_not_measure() -> None:
 
 
 def test_cells_of_a_command_line() -> None:
-    wanted = Wanted(("serial", "joblib", "naive"), (1, 2), ("both",), rows=8)
+    wanted = EncodeBenchSettings(("serial", "joblib", "naive"), (1, 2), ("both",), rows=8)
     assert [(cell.scheduler, cell.workers) for cell in wanted.cells()] == [
         ("serial", 1), ("joblib", 1), ("joblib", 2), ("naive", 1), ("naive", 2),
     ]  # fmt: skip
@@ -330,7 +330,7 @@ def test_two_threads_do_not_have_less_than_one() -> None:
 def test_a_child_that_fails_tells_its_sentence(tmp_path: Path) -> None:
     workflow = with_rows(fake_settings(), 4, "both").to_yaml()
     with pytest.raises(ExecutorError, match="nowhere") as caught:
-        perform(Task("encode", workflow, str(tmp_path / "run"), "both", "nowhere", workers=1))
+        perform(BenchTask("encode", workflow, str(tmp_path / "run"), "both", "nowhere", workers=1))
     assert isinstance(caught.value.__cause__, ConfigError)
     assert str(caught.value) == " ".join(str(caught.value.__cause__).split())
 
@@ -346,7 +346,7 @@ class Unsafe(FakeSource):
 @pytest.mark.parametrize("source", [{"uncaptioned": [1]}, {"class": "bench.test_bench.Unsafe"}])
 def test_each_part_is_encoded_and_counted(tmp_path: Path, part: Any, source: dict[str, Any]) -> None:
     workflow = with_rows(fake_settings(rows=6, rows_per_chunk=4, source=source, gate_rows=1), 8, part)
-    task = Task("encode", workflow.to_yaml(), str(tmp_path / "run"), part, "serial", begun=time.time())
+    task = BenchTask("encode", workflow.to_yaml(), str(tmp_path / "run"), part, "serial", begun=time.time())
     found = run_encode(task, workflow)
     assert (found.rows, found.accepted, found.rejected) == (8, 6, 2)
     assert len(found.chunk_seconds) == 2
@@ -374,10 +374,10 @@ def test_a_process_of_naive_that_is_killed_ends_the_run_instead_of_hanging_it() 
 def test_encode_is_measured_by_pool_and_naive(tmp_path: Path) -> None:
     told: list[str] = []
     settings = load_workflow("demo", ["dataset.rows_per_chunk=4"])
-    wanted = Wanted(
+    wanted = EncodeBenchSettings(
         ("multiprocessing", "naive"), (1,), ("both",), rows=8, repeats=1, peak_seconds=0.01, peak_sides=(256,)
     )
-    report = Bench(settings, RunFolder(tmp_path), wanted, told.append).run("bench encode")
+    report = EncodeBench(settings, RunFolder(tmp_path), wanted, told.append).run("bench encode")
     assert report.complete
     assert [cell.values["scheduler"] for cell in report.cells] == ["multiprocessing", "naive"]
     for cell in report.cells:

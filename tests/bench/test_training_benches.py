@@ -20,8 +20,8 @@ from daskt2i.errors import ConfigError, ModelMissing, RankLost, StoreError
 from daskt2i.events import LaunchEvent
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train.learner import Learner
 from daskt2i.train.loop import cut
+from daskt2i.train.train_state import TrainState
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def launched(rates: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch) -> 
     """A launcher that only says how fast it was. Returns what it was asked for."""
     asked: list[dict[str, Any]] = []
 
-    def launch(module: str, job: Any, hands: Any, ranks: int, threads: int, listener: Any, **more: Any) -> Any:
+    def launch(module: str, job: Any, spawner: Any, ranks: int, threads: int, listener: Any, **more: Any) -> Any:
         asked.append({"module": module, "job": job, "ranks": ranks, "threads": threads, **more})
         if not rates[ranks]:
             raise RankLost("A rank died.")
@@ -116,13 +116,15 @@ def test_ctrl_c_leaves_what_was_measured(monkeypatch: pytest.MonkeyPatch, tiny: 
     launched({1: [9.0], 2: [18.0]}, monkeypatch)
 
     @contextlib.contextmanager
-    def hands(ranks: int, threads: int) -> Iterator[Any]:
+    def spawner(ranks: int, threads: int) -> Iterator[Any]:
         if ranks == 2:
             raise KeyboardInterrupt
         yield None
 
     workflow = tiny_workflow()
-    report = train.bench_train([1, 2], workflow.train, workflow.launch, shape="tiny", steps=5, repeats=1, hands=hands)
+    report = train.bench_train(
+        [1, 2], workflow.train, workflow.launch, shape="tiny", steps=5, repeats=1, spawner=spawner
+    )
     assert (report.complete, [cell.values["ranks"] for cell in report.cells]) == (False, [1])
     assert (report.facts["optimiser"], report.facts["precision"]) == (workflow.train.optimiser, "fp32")
 
@@ -202,7 +204,7 @@ def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> 
     try:
         task = Toy()
         learners = [
-            Learner(task.build("cpu"), settings(), "cpu", "fp32", world=2, time_exchange=timed)
+            TrainState(task.build("cpu"), settings(), "cpu", "fp32", world=2, time_exchange=timed)
             for timed in (False, True)
         ]
         batch = next(task.batches(0))
@@ -231,9 +233,9 @@ class Painter:
     def __init__(self, place: Path, device: str, threads: int) -> None:
         Painter.asked = []
 
-    def paint(self, wishes: Any, look: Any) -> Any:
-        Painter.asked.append((look.steps, look.batch, len(wishes)))
-        for wish in wishes:
+    def paint(self, requests: Any, look: Any) -> Any:
+        Painter.asked.append((look.steps, look.batch, len(requests)))
+        for wish in requests:
             yield SimpleNamespace(wish=wish, pixels=np.zeros((8, 16, 3), np.uint8))
 
 
@@ -255,10 +257,10 @@ def test_ctrl_c_leaves_the_pictures_that_were_timed(
     finished: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Interrupted(Painter):
-        def paint(self, wishes: Any, look: Any) -> Any:
+        def paint(self, requests: Any, look: Any) -> Any:
             if len(Painter.asked) == 2 * finished:  # each cell: one to warm up, one that counts
                 raise KeyboardInterrupt
-            yield from super().paint(wishes, look)
+            yield from super().paint(requests, look)
 
     monkeypatch.setattr(sample, "Painter", Interrupted)
     (tmp_path / "model_index.json").write_text("{}")

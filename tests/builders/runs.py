@@ -15,10 +15,10 @@ from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.events import Event, LaunchEvent
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.launch.rank_spawners import LocalHands
+from daskt2i.launch.rank_spawners import LocalRankSpawner
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.train.driver import Trained, train
+from daskt2i.train.driver import TrainResult, train
 
 TINY = (
     "scenes.rows=20",
@@ -57,14 +57,14 @@ def encoded(out: Path, *more: str) -> Workflow:
 
 def trained(
     workflow: Workflow, out: Path, listener: Callable[[LaunchEvent], object] = lambda event: None, ranks: int = 1
-) -> Trained:
+) -> TrainResult:
     """Train it with ranks that are children of this process. The listener gets what the launch tells."""
 
     def hear(event: Event) -> None:
         if isinstance(event, LaunchEvent):
             listener(event)
 
-    return train(workflow, RunFolder(out), LocalHands(ranks), ranks, 1, hear)
+    return train(workflow, RunFolder(out), LocalRankSpawner(ranks), ranks, 1, hear)
 
 
 def arrays(out: Path | str) -> dict[str, Any]:

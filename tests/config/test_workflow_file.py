@@ -22,6 +22,7 @@ from builders.workflows import (
     write_workflow,
 )
 
+from daskt2i.config.component import MOVED, Component
 from daskt2i.config.workflow_file import differences, find_file, fingerprint, load_workflow, parse_workflow, shipped
 from daskt2i.encode.prepare import identity
 from daskt2i.errors import ConfigError
@@ -433,3 +434,11 @@ def test_a_workflow_written_out_reads_back_the_same() -> None:
 def test_null_arguments_survive_being_written_out() -> None:
     settings = fake_settings(image={"class": "x.Y", "pad": None})
     assert "pad" in parse_workflow(yaml.safe_load(settings.to_yaml()), "itself").dataset.encoders.image.arguments
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_a_class_is_found_by_its_path_of_before_the_rooms(old: str) -> None:
+    """And a store that was made under that path still fits it."""
+    assert Component.model_validate({"class": old})._factory("x") is Component.model_validate(
+        {"class": MOVED[old]}
+    )._factory("x")

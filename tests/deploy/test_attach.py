@@ -20,23 +20,23 @@ from builders.workflows import fake_settings
 from dask import delayed
 from distributed import Client, LocalCluster, WorkerPlugin
 
-from daskt2i.cli.console import sentences
+from daskt2i.cli.console import report_errors
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.deploy.connect import attach
 from daskt2i.encode import model_cache
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
-from daskt2i.encode.summary import Summary
+from daskt2i.encode.summary import EncodeResult
 from daskt2i.events import LaunchEvent
 from daskt2i.executors import unload
 from daskt2i.executors.unload import unload_encoders
 from daskt2i.launch.launcher import launch
-from daskt2i.plan import GIB, Crew
+from daskt2i.plan import GIB, WorkerLayout
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.session.session import Session
 
 ENV = {"PYTHONPATH": str(TESTS)}
-ONE = Crew(1, 1, 2 * GIB, "one")
+ONE = WorkerLayout(1, 1, 2 * GIB, "one")
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +49,17 @@ def client() -> Iterator[Client]:
 
 def session(of: Client) -> Session:
     """Of ours, on his cluster."""
-    return Session(Scheduler.parse(of.scheduler.address), Crew(0, 0, 0, "his"))
+    return Session(Scheduler.parse(of.scheduler.address), WorkerLayout(0, 0, 0, "his"))
 
 
-def encode_on(workers: Session, out: Path) -> Summary:
+def encode_on(workers: Session, out: Path) -> EncodeResult:
     return encode(prepare(fake_settings(), out), workers.executor())
 
 
 def train_on(workers: Session) -> list[LaunchEvent]:
     """Two ranks that do nothing. Returns the events."""
     events: list[LaunchEvent] = []
-    launch("rank_modules.toy", {"do": "tell", "text": ""}, workers.hands()[0], 2, 1, events.append, env=ENV)
+    launch("rank_modules.toy", {"do": "tell", "text": ""}, workers.spawner()[0], 2, 1, events.append, env=ENV)
     return events
 
 
@@ -147,8 +147,8 @@ def test_a_cluster_of_our_own_starts_works_and_ends_without_a_trace_in_this_proc
         connection = ours._connected()
         assert connection.owned
         before = connection.client.run(os.getpid)
-        hands, _ = ours.hands()
-        with hands.opened(lambda message: None) as notes:
+        spawner, _ = ours.spawner()
+        with spawner.opened(lambda message: None) as notes:
             assert list(notes) == []
         assert set(connection.client.run(os.getpid).values()).isdisjoint(before.values()), "more is free so"
         assert set(connection.client.run(model_cache.held).values()) == {0}
@@ -183,7 +183,7 @@ def test_lines_of_distributed_come_through_while_attached_but_not_on_our_command
         logging.getLogger("distributed.core").error("of another client")
         connection.close()
         assert heard == ["of another client"]
-        with sentences():
+        with report_errors():
             logging.getLogger("distributed.core").error("a traceback")
             logging.getLogger("somebody.else").warning("of use")
         assert heard == ["of another client"]

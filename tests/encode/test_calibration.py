@@ -22,7 +22,7 @@ from daskt2i.estimate.forecast import ESTIMATE
 from daskt2i.events import Activity, Event
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.plan import spread_rows
-from daskt2i.protocols import Workforce
+from daskt2i.protocols import ExecutorInfo
 from daskt2i.store.run_folder import RunFolder
 
 
@@ -89,8 +89,8 @@ class _TwoWorkers:
     def __init__(self, late: int) -> None:
         self.late = late
 
-    def start(self) -> Workforce:
-        return Workforce(2, 1, None)
+    def start(self) -> ExecutorInfo:
+        return ExecutorInfo(2, 1, None)
 
     def run(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         from dataclasses import replace

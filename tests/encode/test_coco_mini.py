@@ -19,16 +19,16 @@ from daskt2i.encode.driver import encode
 from daskt2i.encode.model_cache import process_name
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.saved_workflow import settings_of
-from daskt2i.encode.summary import Summary
+from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.verify import verify
 from daskt2i.errors import GateError
 from daskt2i.session.schedulers import Scheduler, open_executor
-from daskt2i.session.worker_layout import crew_for
+from daskt2i.session.worker_layout import encode_layout
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 
 
-def run(data: Path, out: Path, scheduler: str, *sets: str) -> Summary:
+def run(data: Path, out: Path, scheduler: str, *sets: str) -> EncodeResult:
     # What people write is longer than what is said of a scene, for which the demo keeps 26 tokens.
     workflow = load_workflow(
         "demo",
@@ -38,7 +38,7 @@ def run(data: Path, out: Path, scheduler: str, *sets: str) -> Summary:
     )
     prepared = prepare(workflow, out)
     chosen = Scheduler.parse(scheduler)
-    return encode(prepared, open_executor(chosen, crew_for(chosen, prepared)))
+    return encode(prepared, open_executor(chosen, encode_layout(chosen, prepared)))
 
 
 def first(rows: int, data: Path, folder: Path) -> Path:
@@ -148,7 +148,7 @@ def test_a_vae_that_is_fed_the_wrong_range_stops_with_its_psnr(
 ) -> None:
     if gate == "in the first chunk":
         monkeypatch.setattr(
-            "daskt2i.encode.gates.card", lambda resolution: np.full((1, resolution, resolution, 3), 255, "u1")
+            "daskt2i.encode.gates.test_card", lambda resolution: np.full((1, resolution, resolution, 3), 255, "u1")
         )
     with pytest.raises(GateError, match=r"at \d+\.\d dB PSNR") as caught:
         run(coco_mini, tmp_path / "out", "serial", "dataset.encoders.image={class: encode.test_coco_mini.Unsigned}")

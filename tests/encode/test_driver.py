@@ -20,7 +20,7 @@ from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.saved_workflow import settings_of
-from daskt2i.encode.summary import Summary
+from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.verify import verify
 from daskt2i.errors import (
     ExecutorError,
@@ -32,9 +32,9 @@ from daskt2i.errors import (
     StoreMissing,
 )
 from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, StageEnded, StageStarted, WorkersReady
-from daskt2i.plan import GIB, Crew
+from daskt2i.plan import GIB, WorkerLayout
 from daskt2i.session.schedulers import Scheduler, open_executor
-from daskt2i.session.worker_layout import crew_for
+from daskt2i.session.worker_layout import encode_layout
 from daskt2i.store.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
@@ -68,10 +68,10 @@ def workflow(tmp_path: Path, dataset: dict[str, Any] | None = None, run: dict[st
 
 def run(
     settings: Workflow, out: Path | str, scheduler: str = "serial", listener: Callable[[Event], None] = lambda e: None
-) -> Summary:
+) -> EncodeResult:
     prepared = prepare(settings, out)
     chosen = Scheduler.parse(scheduler)
-    return encode(prepared, open_executor(chosen, crew_for(chosen, prepared)), listener)
+    return encode(prepared, open_executor(chosen, encode_layout(chosen, prepared)), listener)
 
 
 @pytest.fixture(autouse=True)
@@ -375,7 +375,7 @@ def test_an_empty_source_is_refused(tmp_path: Path) -> None:
 def test_a_worker_that_would_live_above_its_pause_threshold_is_refused(tmp_path: Path) -> None:
     load_defaults()
     prepared = prepare(workflow(tmp_path), tmp_path / "out")
-    tiny = Crew(1, 1, prepared.cost.worker_memory, "too small")
+    tiny = WorkerLayout(1, 1, prepared.requirements.worker_memory, "too small")
     with pytest.raises(PlanError, match="Dask pauses it"):
         encode(prepared, open_executor(Scheduler.parse("local:1"), tiny))
     assert not (tmp_path / "out" / "latents.zarr").exists()
@@ -387,7 +387,7 @@ def test_a_store_that_cannot_fit_the_disk_is_refused_before_it_starts(
     monkeypatch.setattr(RunFolder, "free_bytes", lambda self: 1000)
     prepared = prepare(workflow(tmp_path), tmp_path / "out")
     with pytest.raises(PlanError, match="Nothing was started"):
-        encode(prepared, open_executor(Scheduler.parse("serial"), Crew(1, 1, GIB, "")))
+        encode(prepared, open_executor(Scheduler.parse("serial"), WorkerLayout(1, 1, GIB, "")))
 
 
 def test_opening_a_store_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
@@ -443,7 +443,7 @@ def test_a_plan_prepared_before_another_run_finished_sees_what_that_did(tmp_path
     prepared = prepare(workflow(tmp_path), tmp_path / "out")
     for expected in ((10, 0), (0, 10)):
         chosen = Scheduler.parse("serial")
-        summary = encode(prepared, open_executor(chosen, crew_for(chosen, prepared)))
+        summary = encode(prepared, open_executor(chosen, encode_layout(chosen, prepared)))
         assert (summary.done, summary.skipped) == expected
 
 

@@ -24,7 +24,7 @@ def pictures(count: int = 3, side: int = 32, seed: int = 0) -> Pixels:
 
 def message(original: Pixels, decoded: Pixels, minimum: float = 15.0) -> str:
     with pytest.raises(GateError) as error:
-        gates.require_likeness(original, decoded, minimum, "chunk 7")
+        gates.require_psnr(original, decoded, minimum, "chunk 7")
     return str(error.value)
 
 
@@ -109,7 +109,7 @@ def test_likeness_gives_the_figure_of_each_picture() -> None:
     original = pictures()
     decoded = original.copy()
     decoded[1] = np.clip(decoded[1].astype(int) + 5, 0, 255)
-    values = gates.require_likeness(original, decoded, 15.0, "chunk 0")
+    values = gates.require_psnr(original, decoded, 15.0, "chunk 0")
     assert values[0] == values[2] == float("inf")
     assert 33 < values[1] < 36
 
@@ -118,7 +118,7 @@ def test_the_median_decides_so_that_one_odd_picture_stops_nothing() -> None:
     original = pictures(5)
     decoded = original.copy()
     decoded[2] = 255 - decoded[2]
-    assert min(gates.require_likeness(original, decoded, 15.0, "chunk 0")) < 15
+    assert min(gates.require_psnr(original, decoded, 15.0, "chunk 0")) < 15
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_originals_of_one_colour_each_raise_no_other_error() -> None:
     original = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 40, 90)])
     assert "wrong pixel range" in message(original, mapped(original, 0.5, 127.5))
     same = np.full_like(original, 12)
-    assert gates.require_likeness(same, same, 15.0, "x") == (float("inf"),) * 3
+    assert gates.require_psnr(same, same, 15.0, "x") == (float("inf"),) * 3
 
 
 def test_a_decoder_of_another_size_is_named() -> None:
@@ -178,7 +178,7 @@ def test_a_decoder_of_another_size_is_named() -> None:
 
 @pytest.mark.parametrize("resolution", [8, 64, 255, 512])
 def test_the_card_uses_the_whole_range_of_every_channel(resolution: int) -> None:
-    card = gates.card(resolution)
+    card = gates.test_card(resolution)
     assert card.shape == (1, resolution, resolution, 3)
     assert card.dtype == np.uint8
     for channel in range(3):
@@ -187,17 +187,17 @@ def test_the_card_uses_the_whole_range_of_every_channel(resolution: int) -> None
 
 
 def test_the_card_is_smooth() -> None:
-    assert np.abs(np.diff(gates.card(256).astype(int), axis=1)).max() <= 2
+    assert np.abs(np.diff(gates.test_card(256).astype(int), axis=1)).max() <= 2
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 256])
 def test_the_card_lets_a_right_encoder_pass_and_stops_one_with_a_wrong_range(resolution: int) -> None:
-    card = gates.card(resolution)
+    card = gates.test_card(resolution)
     right, wrong = FakeImageEncoder(), FakeImageEncoder(pixel_range="unit")
-    gates.require_likeness(card, right.decode(right.encode(card, 1)), 15.0, "the test card")
+    gates.require_psnr(card, right.decode(right.encode(card, 1)), 15.0, "the test card")
     with pytest.raises(GateError, match=r"the test card decode to pictures at 1\d\.\d dB .* wrong pixel range"):
-        gates.require_likeness(card, wrong.decode(wrong.encode(card, 1)), 15.0, "the test card")
+        gates.require_psnr(card, wrong.decode(wrong.encode(card, 1)), 15.0, "the test card")
 
 
 def test_the_card_stops_exchanged_channels() -> None:
-    assert "fed blue, green, red" in message(gates.card(64), gates.card(64)[..., ::-1])
+    assert "fed blue, green, red" in message(gates.test_card(64), gates.test_card(64)[..., ::-1])

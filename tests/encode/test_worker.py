@@ -16,13 +16,13 @@ from builders.workflows import component, fake_settings, with_parts
 
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import model_cache
-from daskt2i.encode.job import Job
-from daskt2i.encode.model_cache import Models, back_off, inspect, models_for
-from daskt2i.encode.prepare import Prepared, prepare
+from daskt2i.encode.job import EncodeJob
+from daskt2i.encode.model_cache import Models, inspect, models_for, retry_smaller_batch
+from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.read_ahead import Reading, read_row, reading_ahead
 from daskt2i.encode.worker import encode_chunk, interruption
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
-from daskt2i.errors import ConfigError, GateError, ImagesAway, ModelError, OutOfMemory, Reason, StoreFull
+from daskt2i.errors import ConfigError, GateError, ImagesMissing, ModelError, OutOfMemory, Reason, StoreFull
 from daskt2i.images import read as images
 from daskt2i.sources.fake import FakeSource, bitmap
 from daskt2i.store.layout import store_arrays
@@ -49,9 +49,9 @@ class Bench:
     """A run folder with a store, and what a worker is given."""
 
     def __init__(self, out: Path, workflow: Workflow | None = None, **settings: Any) -> None:
-        self.prepared: Prepared = prepare(workflow or fake_settings(**settings), out)
+        self.prepared: EncodePlan = prepare(workflow or fake_settings(**settings), out)
         run, dataset = self.prepared.workflow.run, self.prepared.workflow.dataset
-        self.job = Job(
+        self.job = EncodeJob(
             source=dataset.source,
             image=dataset.image,
             encoders=dataset.encoders,
@@ -61,7 +61,7 @@ class Bench:
             folder=self.prepared.folder,
             fingerprint="f" * 64,
             runtime=CPU,
-            batch=self.prepared.cost.batch,
+            batch=self.prepared.requirements.batch,
             text_batch=run.text_batch,
             readers=run.readers,
             gate_rows=run.gate_rows,
@@ -73,14 +73,14 @@ class Bench:
         self.store.create(self.prepared.source_info.rows, dataset.rows_per_chunk, arrays, {})
 
     def chunk(self, index: int = 0) -> Chunk:
-        chunk = self.prepared.plan[index]
+        chunk = self.prepared.grid[index]
         return replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
 
     def encode(self, index: int = 0, **changes: Any) -> Receipt:
         return encode_chunk(replace(self.job, **changes), self.chunk(index))
 
     def read(self, name: str, index: int = 0) -> Any:
-        chunk = self.prepared.plan[index]
+        chunk = self.prepared.grid[index]
         return self.store.read(name, chunk.start, chunk.stop)
 
     @property
@@ -166,7 +166,7 @@ def test_where_all_images_are_away_no_caption_is_encoded(
     away = component(f"{__name__}.Away", uncaptioned=list(uncaptioned))
     bench = Bench(tmp_path, with_parts(fake_settings(), source=away))
     monkeypatch.setattr(FakeTextEncoder, "encode", _never)
-    with pytest.raises(ImagesAway, match=f"None of the {8 - len(uncaptioned)} images of chunk 0"):
+    with pytest.raises(ImagesMissing, match=f"None of the {8 - len(uncaptioned)} images of chunk 0"):
         bench.encode()
     assert not list(Receipts(bench.prepared.folder).read())
 
@@ -324,7 +324,7 @@ def test_every_way_of_running_out_is_understood(error: Exception) -> None:
             raise error
         return size
 
-    assert back_off(models, "batch", 5, call) == 2
+    assert retry_smaller_batch(models, "batch", 5, call) == 2
     assert len(models.take_warnings()) == 1
     assert models.take_warnings() == ()
 
@@ -338,7 +338,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         raise RuntimeError("size mismatch")
 
     with pytest.raises(RuntimeError, match="size mismatch"):
-        back_off(models, "batch", 8, call)
+        retry_smaller_batch(models, "batch", 8, call)
     assert calls == [8]
 
 

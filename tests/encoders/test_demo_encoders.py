@@ -14,7 +14,7 @@ from builders import SHARED
 from PIL import Image
 
 import daskt2i
-from daskt2i.sources.drawn.judge import compare, judge
+from daskt2i.sources.drawn.judge import judge, match_scene
 from daskt2i.sources.scenes import captions, describe, draw, expected, jpeg, parse_caption, scene
 from daskt2i.types import Pixels
 
@@ -93,7 +93,7 @@ def test_scenes_survive_the_autoencoder() -> None:
     values = psnr(pictures, back)
     assert np.mean(values) >= 34  # measured: 36.9 of 256
     assert min(values) >= 26
-    right = [compare(judge(picture), expected(scene(UNSEEN, i))).right for i, picture in enumerate(back)]
+    right = [match_scene(judge(picture), expected(scene(UNSEEN, i))).right for i, picture in enumerate(back)]
     assert np.mean(right) >= 0.9  # measured: 0.97 of 256
 
 

@@ -24,12 +24,12 @@ def test_others_wait_for_the_first_and_then_go_together() -> None:
     inside = threading.Barrier(2)
 
     def follow() -> None:
-        with turns.first_alone("model") as first:
+        with turns.one_process_first("model") as first:
             order.append(f"first={first}")
             inside.wait(20)  # both are in it at once, or this breaks
 
     threads = [threading.Thread(target=follow) for _ in range(2)]
-    with turns.first_alone("model") as first:
+    with turns.one_process_first("model") as first:
         assert first
         for thread in threads:
             thread.start()
@@ -42,20 +42,20 @@ def test_others_wait_for_the_first_and_then_go_together() -> None:
 
 
 def test_other_names_do_not_wait() -> None:
-    with turns.first_alone("model") as one, turns.first_alone("another") as two:
+    with turns.one_process_first("model") as one, turns.one_process_first("another") as two:
         assert (one, two) == (True, True)
 
 
 def test_a_turn_is_given_back_when_its_holder_fails() -> None:
-    with pytest.raises(KeyError), turns.first_alone("model"):
+    with pytest.raises(KeyError), turns.one_process_first("model"):
         raise KeyError
-    with turns.first_alone("model") as first:
+    with turns.one_process_first("model") as first:
         assert first
 
 
 def test_without_a_place_for_locks_everybody_goes_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with turns.first_alone("model") as one, turns.first_alone("model") as two:
+    with turns.one_process_first("model") as one, turns.one_process_first("model") as two:
         assert (one, two) == (True, True)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate.arithmetic import EXACT_CHUNKS, Calibration, Work, disk, forecast, makespan, price
-from daskt2i.estimate.forecast import ESTIMATE, Finished, check, compare, keep
+from daskt2i.estimate.forecast import ESTIMATE, Finished, check, compare_forecast, keep
 from daskt2i.store.run_folder import RunFolder
 
 CALIBRATION = Calibration(
@@ -206,8 +206,8 @@ def test_the_nearest_calibration_is_taken() -> None:
 def test_a_forecast_is_kept_and_so_is_its_error(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     keep(folder, "abc", [CALIBRATION], {"rows": 100})
-    assert compare(folder, FINISHED) == check("abc", [CALIBRATION], FINISHED)
-    compare(folder, replace(FINISHED, content="other"))
+    assert compare_forecast(folder, FINISHED) == check("abc", [CALIBRATION], FINISHED)
+    compare_forecast(folder, replace(FINISHED, content="other"))
     keep(folder, "abc", [CALIBRATION], {"rows": 100})  # a second estimate forgets no check
     kept = json.loads(folder.read(ESTIMATE))
     assert [entry["basis"] for entry in kept["checked"]] == ["measured", "not used"]
@@ -219,4 +219,4 @@ def test_without_a_forecast_that_can_be_read_nothing_is_said(tmp_path: Path, tex
     folder = RunFolder(tmp_path)
     if text is not None:
         folder.write(ESTIMATE, text.encode())
-    assert compare(folder, FINISHED) is None
+    assert compare_forecast(folder, FINISHED) is None

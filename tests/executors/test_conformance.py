@@ -23,12 +23,12 @@ from distributed import Client
 
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.errors import ConfigError, ExecutorError, ModelError, SchedulerError
-from daskt2i.plan import GIB, Crew
+from daskt2i.plan import GIB, WorkerLayout
 from daskt2i.protocols import Executor
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.testing.executor import ExecutorSuite, double
 
-TWO = Crew(2, 1, 2 * GIB, "two")
+TWO = WorkerLayout(2, 1, 2 * GIB, "two")
 
 
 def opened(text: str) -> Iterator[Executor]:

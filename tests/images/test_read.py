@@ -18,7 +18,7 @@ import pytest
 from builders import SHARED
 from PIL import Image, ImageCms, ImageFile, ImageOps, JpegImagePlugin
 
-from daskt2i.errors import ConfigError, Reason, RowRejected, Stopped
+from daskt2i.errors import ConfigError, Interrupted, Reason, RowRejected
 from daskt2i.images import read as images
 from daskt2i.images.read import Limits
 
@@ -366,7 +366,7 @@ def test_accepting_truncated_files_is_refused(monkeypatch: pytest.MonkeyPatch) -
         images.read(file(photograph()), 32, LIMITS)
 
 
-@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, Stopped])
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, Interrupted])
 def test_what_is_not_the_images_fault_passes_through(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from daskt2i.facts.selection import open_source
 from daskt2i.facts.survey import Survey, survey_chunk
 from daskt2i.facts.table import COLUMNS
 from daskt2i.insights.driver import insights, settled
-from daskt2i.insights.report import Report
+from daskt2i.insights.report import InsightsResult
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Chunk
 
@@ -34,13 +34,13 @@ def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskt2i.insights.page.render", lambda *_: "<html></html>")
 
 
-def report(folder: Path, out: Path, where: str | None = None, **options: Any) -> Report:
+def report(folder: Path, out: Path, where: str | None = None, **options: Any) -> InsightsResult:
     return insights(
         settings(folder, where).dataset, RunFolder(out), options.pop("executor", SerialExecutor()), **options
     )
 
 
-def told(found: Report) -> dict[str, Any]:
+def told(found: InsightsResult) -> dict[str, Any]:
     return {k: v for k, v in found.to_json().items() if k not in ("files", "seconds", "workers")}
 
 

@@ -20,14 +20,14 @@ from PIL import Image
 
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.insights.driver import insights
-from daskt2i.insights.report import Report
+from daskt2i.insights.report import InsightsResult
 from daskt2i.store.run_folder import RunFolder
 
 HOSTILE = "</script><script>alert(1)</script><img src=https://example.org/x>"
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[InsightsResult, Path]:
     """A report over data that would like to be markup, and where its page lies."""
     folder = tmp_path_factory.mktemp("page")
     captions = [[*PEOPLE[0], HOSTILE], *PEOPLE[1:], [HOSTILE], [HOSTILE]]
@@ -37,7 +37,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     return report, folder / "out" / "reports" / "insights.html"
 
 
-def test_the_page_holds_everything_that_it_shows(shown: tuple[Report, Path]) -> None:
+def test_the_page_holds_everything_that_it_shows(shown: tuple[InsightsResult, Path]) -> None:
     report, path = shown
     html = path.read_text(encoding="utf-8")
     assert html == report.html
@@ -61,14 +61,14 @@ class _Sources(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
 
 
-def test_nothing_in_the_data_becomes_markup(shown: tuple[Report, Path]) -> None:
+def test_nothing_in_the_data_becomes_markup(shown: tuple[InsightsResult, Path]) -> None:
     report, _ = shown
     assert HOSTILE not in report.html
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in report.html
     assert "<b>NC" not in report.html
 
 
-def test_a_notebook_shows_it_in_a_frame(shown: tuple[Report, Path]) -> None:
+def test_a_notebook_shows_it_in_a_frame(shown: tuple[InsightsResult, Path]) -> None:
     shown_there = shown[0]._repr_html_()
     assert shown_there.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
     assert shown_there.count("<") == 2
@@ -78,7 +78,7 @@ def test_a_notebook_shows_it_in_a_frame(shown: tuple[Report, Path]) -> None:
 
 
 @pytest.fixture
-def server(shown: tuple[Report, Path]) -> Iterator[str]:
+def server(shown: tuple[InsightsResult, Path]) -> Iterator[str]:
     """The folder of the page behind HTTP on this machine."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -92,7 +92,7 @@ def server(shown: tuple[Report, Path]) -> Iterator[str]:
         thread.join()
 
 
-def test_a_browser_shows_it_from_file_and_server(shown: tuple[Report, Path], browser: str, server: str) -> None:
+def test_a_browser_shows_it_from_file_and_server(shown: tuple[InsightsResult, Path], browser: str, server: str) -> None:
     for url in (shown[1].as_uri(), f"{server}/insights.html"):
         complaints, asked, picture = asyncio.run(visit(browser, url))
         assert complaints == []

@@ -22,12 +22,12 @@ from distributed import Client, LocalCluster
 from rank_modules.ddp import expected
 
 from daskt2i.deploy.workers import workers_of
-from daskt2i.errors import ConfigError, NotFinite, PlanError, RankLost, SchedulerError
+from daskt2i.errors import ConfigError, NonFiniteLoss, PlanError, RankLost, SchedulerError
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.attempt import Run
-from daskt2i.launch.dask_ranks import TOPIC, DaskHands
-from daskt2i.launch.launcher import LocalHands, launch
-from daskt2i.launch.placement import Place
+from daskt2i.launch.attempt import LaunchState
+from daskt2i.launch.dask_ranks import TOPIC, DaskRankSpawner
+from daskt2i.launch.launcher import LocalRankSpawner, launch
+from daskt2i.launch.placement import WorkerNode
 
 ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}
 STEPS, BATCH = 8, 4
@@ -91,8 +91,8 @@ def client() -> Iterator[Client]:
 
 
 @pytest.fixture(params=["dask", pytest.param("local", marks=pytest.mark.slow)])
-def hands(request: pytest.FixtureRequest) -> Any:
-    return LocalHands(2) if request.param == "local" else DaskHands(request.getfixturevalue("client"))
+def spawner(request: pytest.FixtureRequest) -> Any:
+    return LocalRankSpawner(2) if request.param == "local" else DaskRankSpawner(request.getfixturevalue("client"))
 
 
 class Killer:
@@ -118,9 +118,9 @@ class Killer:
         return [event for event in self.events if event.kind == kind]
 
 
-def test_two_ranks_run_to_the_end_and_their_events_arrive_here(hands: Any, tmp_path: Path) -> None:
+def test_two_ranks_run_to_the_end_and_their_events_arrive_here(spawner: Any, tmp_path: Path) -> None:
     seen = Killer()
-    launched = launch("rank_modules.ddp", job(tmp_path), hands, 2, 1, seen, env=ENV)
+    launched = launch("rank_modules.ddp", job(tmp_path), spawner, 2, 1, seen, env=ENV)
     assert (launched.attempts, launched.ranks) == (1, 2)
     assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
     assert launched.last["result"]["value"] == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
@@ -129,15 +129,15 @@ def test_two_ranks_run_to_the_end_and_their_events_arrive_here(hands: Any, tmp_p
     assert {e.attempt for e in seen.events} == {1}
     assert seen.threads == {threading.main_thread()}
     assert seen.of("attempt")[0]["backend"] == "gloo"
-    if isinstance(hands, DaskHands):
-        kinds = [event["kind"] for _, event in hands.client.get_events(TOPIC)]
+    if isinstance(spawner, DaskRankSpawner):
+        kinds = [event["kind"] for _, event in spawner.client.get_events(TOPIC)]
         assert kinds.count("checkpoint") >= STEPS // 2
-        wait_for(lambda: not hands.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)), 5)
+        wait_for(lambda: not spawner.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)), 5)
 
 
 def test_a_module_written_for_torchrun_runs_unchanged(tmp_path: Path) -> None:
     env = ENV | {"RESULT": str(tmp_path / "result")}
-    launch("rank_modules.for_torchrun", {}, LocalHands(2), 2, 1, Killer(), env=env)
+    launch("rank_modules.for_torchrun", {}, LocalRankSpawner(2), 2, 1, Killer(), env=env)
     assert (tmp_path / "result").read_text() == "3.0 of 2"
 
 
@@ -149,7 +149,13 @@ def test_the_module_in_the_documentation_runs_and_goes_on(tmp_path: Path) -> Non
     for steps in (4, 6):
         seen = Killer()
         launch(
-            "documented", {**about, "steps": steps}, LocalHands(1), 1, 1, seen, env=ENV | {"PYTHONPATH": str(tmp_path)}
+            "documented",
+            {**about, "steps": steps},
+            LocalRankSpawner(1),
+            1,
+            1,
+            seen,
+            env=ENV | {"PYTHONPATH": str(tmp_path)},
         )
         weights += [event["weight"] for event in seen.of("step")]
     assert weights == pytest.approx([1 - 0.9**n for n in range(1, 7)])
@@ -178,9 +184,9 @@ def kill_worker_of(number: int) -> Callable[[dict[int, int]], int]:
 def test_a_kill_stops_all_and_the_next_attempt_goes_on(
     where: str, kill: Any, number: int, says: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    hands = LocalHands(2) if where == "local" else DaskHands(request.getfixturevalue("client"))
+    spawner = LocalRankSpawner(2) if where == "local" else DaskRankSpawner(request.getfixturevalue("client"))
     seen = Killer(kill(number))
-    launched = launch("rank_modules.ddp", job(tmp_path, hold=number), hands, 2, 1, seen, env=ENV)
+    launched = launch("rank_modules.ddp", job(tmp_path, hold=number), spawner, 2, 1, seen, env=ENV)
     assert launched.attempts == 2
     assert launched.ranks == 2
     assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
@@ -197,29 +203,29 @@ def test_a_kill_stops_all_and_the_next_attempt_goes_on(
 def test_a_deliberate_error_is_raised_here_and_not_tried_again(client: Client, tmp_path: Path) -> None:
     """Rank 1 tells it; rank 0 fails of the closed connection at the same time."""
     seen = Killer()
-    with pytest.raises(NotFinite, match="at step 2"):
-        launch("rank_modules.ddp", job(tmp_path, blown_up=1, seconds=0), DaskHands(client), 2, 1, seen, env=ENV)
+    with pytest.raises(NonFiniteLoss, match="at step 2"):
+        launch("rank_modules.ddp", job(tmp_path, blown_up=1, seconds=0), DaskRankSpawner(client), 2, 1, seen, env=ENV)
     assert len(seen.of("attempt")) == 1
 
 
 def test_attempts_without_progress_are_counted_and_the_last_lines_told(tmp_path: Path) -> None:
     seen = Killer()
     with pytest.raises(RankLost, match="2 attempts in a row") as caught:
-        launch("rank_modules.ddp", job(tmp_path, crash=0), LocalHands(1), 1, 1, seen, attempts=2, env=ENV)
+        launch("rank_modules.ddp", job(tmp_path, crash=0), LocalRankSpawner(1), 1, 1, seen, attempts=2, env=ENV)
     assert str(caught.value).endswith("RuntimeError: the wheel came off")
     assert "exit code 1" in str(caught.value)
     assert len(seen.of("attempt")) == 2
 
 
-class Shrinking(LocalHands):
+class Shrinking(LocalRankSpawner):
     """Three places at first, fewer later."""
 
     def __init__(self, *counts: int) -> None:
         super().__init__(3)
         self.counts = list(counts)
 
-    def places(self, wanted: int) -> list[Place]:
-        return super().places(wanted)[: self.counts.pop(0)]
+    def nodes(self, wanted: int) -> list[WorkerNode]:
+        return super().nodes(wanted)[: self.counts.pop(0)]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +233,9 @@ class Shrinking(LocalHands):
     [(4, 12, 4), (5, 12, 4), (3, 12, 3), (3, 8, 2), (3, 7, 1), (2, None, 2)],
 )
 def test_fewer_workers_get_as_many_ranks_as_divide_the_batch(there: int, batch: int | None, ranks: int) -> None:
-    run = Run("m", {} if batch is None else {"batch": batch}, LocalHands(), 4, 1, lambda event: None, True, {}, 1)
+    run = LaunchState(
+        "m", {} if batch is None else {"batch": batch}, LocalRankSpawner(), 4, 1, lambda event: None, True, {}, 1
+    )
     run.number = 2
     assert run._world(there) == ranks
 
@@ -252,23 +260,23 @@ def test_when_no_worker_comes_back_it_says_so() -> None:
 def test_a_rank_that_makes_no_rendezvous_in_time_counts_as_failed() -> None:
     begun = time.monotonic()
     with pytest.raises(RankLost, match="no rendezvous within 0 s"):
-        launch("rank_modules.toy", {"do": "sleep"}, LocalHands(1), 1, 1, Killer(), 1, env=ENV, start_seconds=0.05)
+        launch("rank_modules.toy", {"do": "sleep"}, LocalRankSpawner(1), 1, 1, Killer(), 1, env=ENV, start_seconds=0.05)
     assert time.monotonic() - begun < 10
 
 
 def test_more_ranks_than_workers_are_refused() -> None:
     with pytest.raises(PlanError, match="3 ranks"):
-        launch("rank_modules.ddp", {}, LocalHands(2), 3, 1, Killer())
+        launch("rank_modules.ddp", {}, LocalRankSpawner(2), 3, 1, Killer())
     with pytest.raises(ConfigError):
-        launch("rank_modules.ddp", {}, LocalHands(2), 0, 1, Killer())
+        launch("rank_modules.ddp", {}, LocalRankSpawner(2), 0, 1, Killer())
 
 
 def test_on_dask_missing_workers_are_waited_for_and_then_refused(client: Client) -> None:
     with pytest.raises(PlanError, match="3 ranks need as many workers, and there are 2"):
-        launch("rank_modules.ddp", {}, DaskHands(client, worker_seconds=0.5), 3, 1, Killer())
+        launch("rank_modules.ddp", {}, DaskRankSpawner(client, worker_seconds=0.5), 3, 1, Killer())
 
 
-def test_ctrl_c_stops_all_ranks_and_comes_through(hands: Any, tmp_path: Path) -> None:
+def test_ctrl_c_stops_all_ranks_and_comes_through(spawner: Any, tmp_path: Path) -> None:
     asked = 0.0
 
     def listen(event: LaunchEvent) -> None:
@@ -278,7 +286,7 @@ def test_ctrl_c_stops_all_ranks_and_comes_through(hands: Any, tmp_path: Path) ->
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        launch("rank_modules.ddp", job(tmp_path, seconds=0.2), hands, 2, 1, listen, env=ENV)
+        launch("rank_modules.ddp", job(tmp_path, seconds=0.2), spawner, 2, 1, listen, env=ENV)
     assert time.monotonic() - asked < 10
     assert ranks_running() == []
 
@@ -292,7 +300,7 @@ def test_a_listener_that_raises_stops_all_and_hears_no_more(tmp_path: Path) -> N
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        launch("rank_modules.ddp", job(tmp_path), LocalHands(1), 1, 1, listen, env=ENV)
+        launch("rank_modules.ddp", job(tmp_path), LocalRankSpawner(1), 1, 1, listen, env=ENV)
     assert calls == 1
 
 
@@ -305,7 +313,7 @@ def test_a_worker_that_is_busy_is_named(client: Client) -> None:
     busy = client.submit(wait_there, 3, workers=[address], pure=False)
     begun = time.monotonic()
     with pytest.raises(RankLost, match=rf"busy with other work, or out of reach: {address}\.") as caught:
-        launch("rank_modules.ddp", {}, DaskHands(client), 2, 1, Killer(), 1, env=ENV, start_seconds=1)
+        launch("rank_modules.ddp", {}, DaskRankSpawner(client), 2, 1, Killer(), 1, env=ENV, start_seconds=1)
     assert "One attempt was allowed" in str(caught.value)
     assert time.monotonic() - begun < 60  # half of what it would wait by default
     busy.result()
@@ -313,14 +321,14 @@ def test_a_worker_that_is_busy_is_named(client: Client) -> None:
 
 @pytest.mark.slow
 def test_tasks_that_somebody_cancels_stop_all_ranks(client: Client, tmp_path: Path) -> None:
-    seen, hands = Killer(), DaskHands(client)
+    seen, spawner = Killer(), DaskRankSpawner(client)
 
     def listen(event: LaunchEvent) -> None:
         seen(event)
         if event.kind == "step" and event["step"] == 5 and event.attempt == 1 and event.rank == 1:
-            client.cancel([future for future, (_, rank, _) in hands._flying.items() if rank == 0])
+            client.cancel([future for future, (_, rank, _) in spawner._flying.items() if rank == 0])
 
-    launched = launch("rank_modules.ddp", job(tmp_path, hold=0), hands, 2, 1, listen, env=ENV)
+    launched = launch("rank_modules.ddp", job(tmp_path, hold=0), spawner, 2, 1, listen, env=ENV)
     assert launched.attempts == 2
     assert seen.of("failed")[0]["text"].startswith(("Rank", "A rank"))
     assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
@@ -339,8 +347,8 @@ def test_a_retiring_worker_gives_its_rank_up(tmp_path: Path) -> None:
                 retiring.append(threading.Thread(target=client.retire_workers, args=([address],)))
                 retiring[0].start()
 
-        hands = DaskHands(client, worker_seconds=2)
-        launched = launch("rank_modules.ddp", job(tmp_path, hold=1), hands, 2, 1, listen, env=ENV)
+        spawner = DaskRankSpawner(client, worker_seconds=2)
+        launched = launch("rank_modules.ddp", job(tmp_path, hold=1), spawner, 2, 1, listen, env=ENV)
         retiring[0].join()
         assert (launched.attempts, launched.ranks) == (2, 1)
         assert value(tmp_path) == pytest.approx(expected(STEPS, BATCH), abs=1e-12)
@@ -364,7 +372,7 @@ def test_a_scheduler_that_dies_is_told_and_takes_the_ranks_with_it(tmp_path: Pat
 
     try:
         with pytest.raises(SchedulerError, match="scheduler is gone"):
-            launch("rank_modules.ddp", job(tmp_path, hold=0), DaskHands(client), 2, 1, listen, env=ENV)
+            launch("rank_modules.ddp", job(tmp_path, hold=0), DaskRankSpawner(client), 2, 1, listen, env=ENV)
         wait_for(lambda: not ranks_running(), 15)
     finally:
         client.close(timeout=2)
@@ -385,8 +393,8 @@ def test_a_frozen_worker_does_not_hold_up_the_others(tmp_path: Path) -> None:
 
         seen = Killer(freeze)
         try:
-            hands = DaskHands(client, worker_seconds=2)
-            launched = launch("rank_modules.ddp", job(tmp_path, hold=1), hands, 2, 1, seen, env=ENV)
+            spawner = DaskRankSpawner(client, worker_seconds=2)
+            launched = launch("rank_modules.ddp", job(tmp_path, hold=1), spawner, 2, 1, seen, env=ENV)
         finally:
             os.kill(frozen[0], signal.SIGCONT)
         assert (launched.attempts, launched.ranks) == (2, 1)
@@ -397,7 +405,7 @@ def test_a_frozen_worker_is_asked_once_and_counts_again_when_it_wakes(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("daskt2i.launch.dask_ranks._ASK_SECONDS", 1.5)
-    hands = DaskHands(client, worker_seconds=3)
+    spawner = DaskRankSpawner(client, worker_seconds=3)
 
     def asking() -> int:
         return sum(thread.name.endswith("(ask)") for thread in threading.enumerate())
@@ -405,12 +413,12 @@ def test_a_frozen_worker_is_asked_once_and_counts_again_when_it_wakes(
     frozen = min(client.run(os.getpid).values())
     os.kill(frozen, signal.SIGSTOP)
     try:
-        assert len(hands.places(2)) == 1
+        assert len(spawner.nodes(2)) == 1
         assert asking() == 1
     finally:
         os.kill(frozen, signal.SIGCONT)
     wait_for(lambda: not asking(), 15)
-    assert len(hands.places(2)) == 2
+    assert len(spawner.nodes(2)) == 2
 
 
 def test_all_workers_are_seen_while_the_client_looks_too(client: Client) -> None:
@@ -431,7 +439,7 @@ def test_what_is_to_be_done_before_the_first_rank_is_done_then_and_its_notes_are
         launch(
             "rank_modules.toy",
             {"do": "tell", "text": ""},
-            DaskHands(client, prepare=lambda: ["made room"]),
+            DaskRankSpawner(client, prepare=lambda: ["made room"]),
             1,
             1,
             seen,

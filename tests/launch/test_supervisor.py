@@ -18,7 +18,7 @@ from builders import TESTS
 
 from daskt2i.errors import ConfigError, PlanError, Reason, RowRejected, StoreFull
 from daskt2i.launch import rank
-from daskt2i.launch.placement import Place, arrange, interface_of, visible_gpus
+from daskt2i.launch.placement import WorkerNode, arrange, interface_of, visible_gpus
 from daskt2i.launch.supervisor import RankDied, RankSpec, environment, supervise
 
 HERE = {"PYTHONPATH": str(TESTS)}
@@ -235,45 +235,45 @@ def test_interfaces_are_found_by_any_address_they_have() -> None:
     assert interface_of("192.0.2.1") == interface_of("no such host") == ""
 
 
-def places(**hosts: tuple[int, tuple[str, ...]]) -> list[Place]:
-    return [Place(f"{h}:{n}", h, gpus) for h, (count, gpus) in hosts.items() for n in range(count)]
+def nodes(**hosts: tuple[int, tuple[str, ...]]) -> list[WorkerNode]:
+    return [WorkerNode(f"{h}:{n}", h, gpus) for h, (count, gpus) in hosts.items() for n in range(count)]
 
 
 @pytest.mark.parametrize(
     ("there", "ranks", "expected", "backend"),
     [
-        (places(a=(2, ())), 2, [("a", 0, None), ("a", 1, None)], "gloo"),
-        (places(a=(2, ("0", "1"))), 2, [("a", 0, "0"), ("a", 1, "1")], "nccl"),
-        (places(a=(2, ("0",))), 2, [("a", 0, ""), ("a", 1, "")], "gloo"),
-        (places(a=(1, ()), b=(2, ())), 2, [("b", 0, None), ("b", 1, None)], "gloo"),
-        (places(a=(3, ()), b=(1, ("7",))), 1, [("b", 0, "7")], "nccl"),
-        (places(a=(1, ("0",)), b=(2, ("0", "1"))), 3, [("b", 0, "0"), ("b", 1, "1"), ("a", 0, "0")], "nccl"),
+        (nodes(a=(2, ())), 2, [("a", 0, None), ("a", 1, None)], "gloo"),
+        (nodes(a=(2, ("0", "1"))), 2, [("a", 0, "0"), ("a", 1, "1")], "nccl"),
+        (nodes(a=(2, ("0",))), 2, [("a", 0, ""), ("a", 1, "")], "gloo"),
+        (nodes(a=(1, ()), b=(2, ())), 2, [("b", 0, None), ("b", 1, None)], "gloo"),
+        (nodes(a=(3, ()), b=(1, ("7",))), 1, [("b", 0, "7")], "nccl"),
+        (nodes(a=(1, ("0",)), b=(2, ("0", "1"))), 3, [("b", 0, "0"), ("b", 1, "1"), ("a", 0, "0")], "nccl"),
     ],
     ids=["cpu", "own gpus", "one gpu for two", "one host is better", "gpu first", "two hosts"],
 )
-def test_ranks_share_hosts_and_own_gpus(there: list[Place], ranks: int, expected: list[Any], backend: str) -> None:
+def test_ranks_share_hosts_and_own_gpus(there: list[WorkerNode], ranks: int, expected: list[Any], backend: str) -> None:
     found = arrange(there, ranks)
-    assert [(p.place.host, p.local_rank, p.cuda) for p in found] == expected
+    assert [(p.node.host, p.local_rank, p.cuda) for p in found] == expected
     assert {p.backend for p in found} == {backend}
     assert [p.rank for p in found] == list(range(ranks))
-    local = {host: [p.local_world for p in found if p.place.host == host] for host in "ab"}
+    local = {host: [p.local_world for p in found if p.node.host == host] for host in "ab"}
     assert all(set(worlds) <= {len(worlds)} for worlds in local.values())
 
 
 def test_gpus_listed_in_turn_by_dask_cuda_are_given_once_each() -> None:
-    rotated = [Place(f"a:{n}", "a", tuple(str((n + k) % 4) for k in range(4))) for n in range(4)]
+    rotated = [WorkerNode(f"a:{n}", "a", tuple(str((n + k) % 4) for k in range(4))) for n in range(4)]
     assert [p.cuda for p in arrange(rotated, 4)] == ["0", "1", "2", "3"]
 
 
 def test_gpus_can_be_left_alone() -> None:
-    found = arrange(places(a=(2, ("0", "1"))), 2, use_gpus=False)
+    found = arrange(nodes(a=(2, ("0", "1"))), 2, use_gpus=False)
     assert [(p.cuda, p.backend) for p in found] == [("", "gloo")] * 2
 
 
 @pytest.mark.parametrize("ranks", [0, 3])
 def test_more_ranks_than_workers_are_refused(ranks: int) -> None:
     with pytest.raises(PlanError, match="2"):
-        arrange(places(a=(2, ())), ranks)
+        arrange(nodes(a=(2, ())), ranks)
 
 
 def test_hidden_gpus_are_not_given_away(monkeypatch: pytest.MonkeyPatch) -> None:

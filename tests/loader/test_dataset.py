@@ -18,8 +18,8 @@ from daskt2i import open_store
 from daskt2i.encoders.fake import STD, FakeImageEncoder
 from daskt2i.errors import ConfigError, StoreError, StoreMissing
 from daskt2i.loader.dataset import Batch, LatentDataset
-from daskt2i.loader.sample_order import Order, Purpose, Streams, key_of
-from daskt2i.loader.shards import Cache, Shard
+from daskt2i.loader.sample_order import Purpose, RandomStreams, ShardSampler, key_of
+from daskt2i.loader.shards import Cache, LoadedShard
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import ArraySpec, EncoderInfo, Row
@@ -162,7 +162,7 @@ def test_seeds_and_epochs_have_an_order_and_noise_of_their_own(store: Path) -> N
 def test_both_shards_and_rows_come_in_another_order_in_each_epoch() -> None:
     def order(shards: int, epoch: int) -> list[int]:
         rows = np.arange(shards * 8)
-        return [row for _, row in Order(rows, 8, 1, key_of(0)).samples(epoch * len(rows), len(rows))]
+        return [row for _, row in ShardSampler(rows, 8, 1, key_of(0)).samples(epoch * len(rows), len(rows))]
 
     assert sorted(order(1, 0)) == sorted(order(1, 1)) == list(range(8))
     assert order(1, 0) != order(1, 1)
@@ -285,7 +285,7 @@ def test_noise_and_times_are_of_the_right_kind(store: Path) -> None:
 
 
 def test_one_generator_that_moves_gives_the_numbers_of_new_ones() -> None:
-    streams = Streams(7)
+    streams = RandomStreams(7)
     streams.at(Purpose.SAMPLE, 1, 2).random(3, np.float32)  # leaves half a word and a part of a block behind
     moved = streams.at(Purpose.SAMPLE, 3, 4).random(5, np.float32)
     new = np.random.Generator(np.random.Philox(counter=[0, 4, 3, Purpose.SAMPLE], key=7)).random(5, np.float32)
@@ -384,15 +384,17 @@ def test_a_smaller_cache_gives_the_same_samples(store: Path, cache_bytes: int) -
     assert samples(take(data(store, cache_bytes=cache_bytes), 14)) == samples(take(data(store), 14))
 
 
-def shard(size: int) -> Shard:
+def shard(size: int) -> LoadedShard:
     nothing = np.zeros(0, np.int64)
-    return Shard(0, np.zeros(size // 2, np.float16), None, nothing, nothing.astype(np.float16), nothing.astype(bool))
+    return LoadedShard(
+        0, np.zeros(size // 2, np.float16), None, nothing, nothing.astype(np.float16), nothing.astype(bool)
+    )
 
 
 def test_the_cache_keeps_what_was_used_last_within_its_limit() -> None:
     made: list[int] = []
 
-    def load(key: tuple[int, int]) -> Shard:
+    def load(key: tuple[int, int]) -> LoadedShard:
         made.append(key[1])
         return shard(100)
 
@@ -408,7 +410,7 @@ def test_the_cache_keeps_what_was_used_last_within_its_limit() -> None:
 def test_a_shard_is_loaded_once_for_all_who_wait_and_again_after_it_failed() -> None:
     made, gate = [0], threading.Event()
 
-    def load(key: tuple[int, int]) -> Shard:
+    def load(key: tuple[int, int]) -> LoadedShard:
         made[0] += 1
         gate.wait(10)
         if made[0] == 1:

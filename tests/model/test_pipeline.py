@@ -23,7 +23,7 @@ from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ModelMissing
 from daskt2i.model.pipeline import INDEX, about, exists, local, preview
-from daskt2i.sample.painter import Look, Painter, Wish
+from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Runtime
 
@@ -46,8 +46,8 @@ def test_a_script_that_knows_diffusers_alone_draws_the_same_picture(demo_run: Pa
     done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     theirs = np.load(tmp_path / "picture.npy").astype(int)
-    wish = Wish("a red circle on a blue background", 7)
-    (ours,) = Painter(demo_run / "pipeline").paint([wish], Look(4, 3.0, "dpm++", 1))
+    wish = SampleRequest("a red circle on a blue background", 7)
+    (ours,) = Painter(demo_run / "pipeline").paint([wish], SamplerSettings(4, 3.0, "dpm++", 1))
     assert ours.pixels.shape == (64, 64, 3)
     assert abs(theirs - ours.pixels.astype(int)).max() <= 1
     assert ours.pixels.std() > 5

@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from daskt2i.errors import NotFinite
+from daskt2i.errors import NonFiniteLoss
 from daskt2i.launch import rank
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         value = 0.5 * value + part.item()
         rank.tell("step", step=step)
         if me.rank == job.get("blown_up") and step == 2:
-            raise NotFinite("The loss is no number any more at step 2.")
+            raise NonFiniteLoss("The loss is no number any more at step 2.")
         if me.rank == job.get("crash") and step == 2:
             raise RuntimeError("the wheel came off")
         if me.rank == hold and step == 5:

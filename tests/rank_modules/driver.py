@@ -7,10 +7,10 @@ import os
 import sys
 from typing import Any
 
-from daskt2i.deploy.child_processes import deaf_children
+from daskt2i.deploy.child_processes import block_sigint
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.dask_ranks import DaskHands
-from daskt2i.launch.launcher import LocalHands, launch
+from daskt2i.launch.dask_ranks import DaskRankSpawner
+from daskt2i.launch.launcher import LocalRankSpawner, launch
 
 
 def main() -> None:
@@ -19,26 +19,26 @@ def main() -> None:
     def show(event: LaunchEvent) -> None:
         print(json.dumps({"kind": event.kind, **event.fields}), flush=True)
 
-    def go(hands: Any) -> None:
+    def go(spawner: Any) -> None:
         env = {name: os.environ[name] for name in ("PYTHONPATH", "LAUNCHED_BY")}
-        launch("rank_modules.ddp", job, hands, 2, 1, show, env=env)
+        launch("rank_modules.ddp", job, spawner, 2, 1, show, env=env)
 
     try:
         if kind == "local":
-            go(LocalHands(2))
+            go(LocalRankSpawner(2))
             return
         from distributed import Client, LocalCluster
 
         if kind != "dask":
             with Client(kind) as client:
-                go(DaskHands(client))
+                go(DaskRankSpawner(client))
             return
-        with deaf_children():
+        with block_sigint():
             cluster = LocalCluster(
                 2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
             )
         with cluster, Client(cluster) as client:
-            go(DaskHands(client))
+            go(DaskRankSpawner(client))
     except KeyboardInterrupt:
         sys.exit(130)
 

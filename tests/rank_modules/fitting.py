@@ -15,7 +15,7 @@ from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.launch import rank as ranks
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train.loop import optimise
+from daskt2i.train import loop
 from daskt2i.train.metrics import read_metrics
 
 STEPS, BATCH = 12, 8
@@ -145,7 +145,7 @@ def run_folder(folder: Path | RunFolder) -> RunFolder:
 def fit(folder: Path | RunFolder, task: Any = None, identity: Any = None, **changes: Any) -> dict[str, Any]:
     """All steps on one rank in this process. Changes go to the settings that have such a name."""
     how = {name: changes.pop(name) for name in list(changes) if name in LaunchSettings.model_fields}
-    return optimise(
+    return loop.fit(
         task or Toy(), settings(**changes), launching(**how), run_folder(folder), identity or IDENTITY
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ def main() -> None:
     """As a rank."""
     job, me = ranks.job(), ranks.rank()
     task = Dying(me.rank, me.world, job["die_at"], Path(job["folder"], "died"), job.get("width", 6))
-    optimise(task, settings(**job["settings"]), launching(**job["launch"]), RunFolder(job["folder"]), IDENTITY)
+    loop.fit(task, settings(**job["settings"]), launching(**job["launch"]), RunFolder(job["folder"]), IDENTITY)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,19 @@ from daskt2i.events import Event, Progress
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.protocols import Executor
-from daskt2i.sample.driver import draw, read_prompts, wishes_for
-from daskt2i.sample.image_grid import file_name, png, sheet
-from daskt2i.sample.painter import Look, Wish
+from daskt2i.sample.driver import draw, read_prompts, requests_for
+from daskt2i.sample.image_grid import file_name, image_grid, png
+from daskt2i.sample.painter import SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.workflow import app
 
-LOOK = Look(steps=2, guidance=3.0, sampler="dpm++", batch=2)
-WISHES = wishes_for(["a red circle", "a blue star", "a green ring"], 5)
+LOOK = SamplerSettings(steps=2, guidance=3.0, sampler="dpm++", batch=2)
+WISHES = requests_for(["a red circle", "a blue star", "a green ring"], 5)
 
 
-def drawn(executor: Executor, folder: Path, wishes: list[Wish] = WISHES, **more: Any) -> np.ndarray:
-    pictures = draw(RunFolder(folder), wishes, LOOK, executor, "cpu", **more)
-    assert [picture.wish for picture in pictures] == wishes
+def drawn(executor: Executor, folder: Path, requests: list[SampleRequest] = WISHES, **more: Any) -> np.ndarray:
+    pictures = draw(RunFolder(folder), requests, LOOK, executor, "cpu", **more)
+    assert [picture.request for picture in pictures] == requests
     return np.stack([picture.pixels for picture in pictures]).astype(int)
 
 
@@ -102,7 +102,7 @@ def test_a_file_of_prompts_has_one_on_each_line(tmp_path: Path) -> None:
 
 def test_nothing_to_draw_says_what_can_be_given() -> None:
     with pytest.raises(ConfigError, match=r"--prompt TEXT .* --prompts FILE"):
-        wishes_for([], 0)
+        requests_for([], 0)
 
 
 def test_file_names_are_safe_and_short_whatever_the_prompt() -> None:
@@ -113,13 +113,13 @@ def test_file_names_are_safe_and_short_whatever_the_prompt() -> None:
 
 def test_a_sheet_holds_every_picture_enlarged_in_rows_with_frames() -> None:
     pictures = [np.full((16, 16, 3), 20 * i, np.uint8) for i in range(5)]
-    page = sheet(pictures, ["a label that is much too long for three lines of text " * 3] * 5, columns=3)
+    page = image_grid(pictures, ["a label that is much too long for three lines of text " * 3] * 5, columns=3)
     tile = 128 + 8
     assert page.shape == (2 * (tile + 3 * 13) + 8, 3 * tile + 8, 3)
     assert page[8 + 64, 8 + tile + 64].tolist() == [20, 20, 20]
-    framed = sheet(pictures[:2], ["", ""], marks=[True, False])
+    framed = image_grid(pictures[:2], ["", ""], marks=[True, False])
     assert framed[6, 60].tolist() == [30, 140, 60]
     assert framed[6, 8 + tile + 60].tolist() == [200, 40, 40]
     with pytest.raises(ValueError, match="no sheet"):
-        sheet([], [])
+        image_grid([], [])
     assert png(pictures[0], {"Seed": 1}).startswith(b"\x89PNG")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from daskt2i.errors import ConfigError, ModelError
 from daskt2i.sample.evaluate import PROMPT_SEED, by_clip, by_judge, unseen_prompts
-from daskt2i.sample.painter import Picture, Wish
+from daskt2i.sample.painter import DrawnPicture, SampleRequest
 from daskt2i.sources.drawn.grammar import captions, parse_caption
 from daskt2i.sources.scenes import draw, scene
 from daskt2i.types import Pixels
@@ -50,22 +50,22 @@ def test_prompts_tell_everything_are_the_same_each_time_and_none_is_known() -> N
 
 
 def test_true_pictures_are_right_and_others_are_told_what_is_wrong() -> None:
-    pictures = [Picture(Wish(told_whole(i), 0), at_64(i)) for i in range(12)]
+    pictures = [DrawnPicture(SampleRequest(told_whole(i), 0), at_64(i)) for i in range(12)]
     found = by_judge(pictures)
     assert found.overall.of == 12 == found.single.of + found.pair.of
     assert found.overall.share("all") == 1
     assert found.problems == [""] * 12
-    wrong = [Picture(pictures[i].wish, pictures[(i + 1) % 12].pixels) for i in range(12)]
+    wrong = [DrawnPicture(pictures[i].request, pictures[(i + 1) % 12].pixels) for i in range(12)]
     said = by_judge(wrong)
     assert said.overall.share("all") == 0
     assert all(said.problems)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert by_judge([Picture(pictures[0].wish, noise)]).overall.right["background"] == 0
+    assert by_judge([DrawnPicture(pictures[0].request, noise)]).overall.right["background"] == 0
 
 
 def test_the_judge_reads_prompts_about_scenes_alone() -> None:
     with pytest.raises(ConfigError, match=r"'a man in cycle' is none.*evaluate\.clip_model"):
-        by_judge([Picture(Wish("a man in cycle", 0), np.zeros((64, 64, 3), np.uint8))])
+        by_judge([DrawnPicture(SampleRequest("a man in cycle", 0), np.zeros((64, 64, 3), np.uint8))])
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def test_clip_scores_are_cosines_and_stand_beside_those_of_other_prompts(clip_mo
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
-    pictures = [Picture(Wish(text, 0), at_64(i)) for i, text in enumerate(["a red dog", "two cats", "a red dog"])]
+    pictures = [
+        DrawnPicture(SampleRequest(text, 0), at_64(i)) for i, text in enumerate(["a red dog", "two cats", "a red dog"])
+    ]
     found = by_clip(pictures, str(clip_model))
     model, processor = CLIPModel.from_pretrained(str(clip_model)), CLIPProcessor.from_pretrained(str(clip_model))
     given = processor(
@@ -102,7 +104,7 @@ def test_clip_scores_are_cosines_and_stand_beside_those_of_other_prompts(clip_mo
 def test_what_is_no_clip_model_is_one_sentence(clip_model: Path) -> None:
     (clip_model / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelError, match=r"cannot be loaded as a CLIP model.*both towers"):
-        by_clip([Picture(Wish("a dog", 0), at_64(0))], str(clip_model))
+        by_clip([DrawnPicture(SampleRequest("a dog", 0), at_64(0))], str(clip_model))
 
 
 def test_the_command_gives_shares_with_counts_and_a_contact_sheet(demo_run: Path, tmp_path: Path) -> None:

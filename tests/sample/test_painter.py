@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from daskt2i.errors import ModelError
-from daskt2i.sample.painter import Look, Painter, Wish
+from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 
-LOOK = Look(steps=3, guidance=3.0, sampler="dpm++", batch=4)
-WISHES = [Wish("a red circle on white", 1), Wish("a blue star on grey", 2), Wish("a red circle on white", 3)]
+LOOK = SamplerSettings(steps=3, guidance=3.0, sampler="dpm++", batch=4)
+WISHES = [
+    SampleRequest("a red circle on white", 1),
+    SampleRequest("a blue star on grey", 2),
+    SampleRequest("a red circle on white", 3),
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +25,15 @@ def painter(demo_run: Path) -> Painter:
     return Painter(demo_run / "pipeline")
 
 
-def pixels(painter: Painter, wishes: list[Wish], look: Look = LOOK, **more: Any) -> np.ndarray:
-    return np.stack([picture.pixels for picture in painter.paint(wishes, look, **more)]).astype(int)
+def pixels(
+    painter: Painter, requests: list[SampleRequest], settings: SamplerSettings = LOOK, **more: Any
+) -> np.ndarray:
+    return np.stack([picture.pixels for picture in painter.paint(requests, settings, **more)]).astype(int)
 
 
 def test_the_same_seed_draws_the_same_picture_whatever_the_batch(painter: Painter) -> None:
     together = pixels(painter, WISHES)
-    alone = np.concatenate([pixels(painter, [wish]) for wish in WISHES])
+    alone = np.concatenate([pixels(painter, [request]) for request in WISHES])
     assert np.abs(together - alone).max() <= 1
     assert np.array_equal(together, pixels(painter, WISHES))
 
@@ -35,10 +41,14 @@ def test_the_same_seed_draws_the_same_picture_whatever_the_batch(painter: Painte
 def test_seeds_prompts_guidance_and_samplers_matter(painter: Painter) -> None:
     first, _, other_seed = pixels(painter, WISHES)
     assert np.abs(first - other_seed).mean() > 1
-    for look in (Look(3, 1.0, "dpm++", 4), Look(3, 3.0, "euler", 4), Look(6, 3.0, "dpm++", 4)):
-        assert np.abs(first - pixels(painter, WISHES[:1], look)[0]).max() > 0
+    for settings in (
+        SamplerSettings(3, 1.0, "dpm++", 4),
+        SamplerSettings(3, 3.0, "euler", 4),
+        SamplerSettings(6, 3.0, "dpm++", 4),
+    ):
+        assert np.abs(first - pixels(painter, WISHES[:1], settings)[0]).max() > 0
     # For flow both go straight along the velocity.
-    euler, ddim = (pixels(painter, WISHES[:1], Look(3, 3.0, sampler, 4)) for sampler in ("euler", "ddim"))  # type: ignore[arg-type]
+    euler, ddim = (pixels(painter, WISHES[:1], SamplerSettings(3, 3.0, sampler, 4)) for sampler in ("euler", "ddim"))  # type: ignore[arg-type]
     assert np.array_equal(euler, ddim)
 
 

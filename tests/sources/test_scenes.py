@@ -17,8 +17,8 @@ from daskt2i.errors import ConfigError, SourceError
 from daskt2i.events import Progress
 from daskt2i.protocols import Source
 from daskt2i.sources.drawn.drawing import BACKGROUNDS, CLOSE_VERSION, COLOURS, SHAPE_COLOURS, SHAPES, coverage
-from daskt2i.sources.drawn.grammar import SIZE_WORDS, Expectation, Wanted
-from daskt2i.sources.drawn.judge import Reading, compare, judge
+from daskt2i.sources.drawn.grammar import SIZE_WORDS, Expectation, ExpectedShape
+from daskt2i.sources.drawn.judge import SceneReading, judge, match_scene
 from daskt2i.sources.scenes import (
     Scene,
     ScenesSource,
@@ -199,7 +199,7 @@ def test_the_description_tells_everything_and_does_not_depend_on_the_order() -> 
 def test_prompts_like_ours_are_understood(
     text: str, meant: tuple[str | None, list[tuple[str, str | None, str | None]]]
 ) -> None:
-    things = tuple(Wanted(shape, colour, None, place) for shape, colour, place in meant[1])
+    things = tuple(ExpectedShape(shape, colour, None, place) for shape, colour, place in meant[1])
     assert parse_caption(text) == Expectation(meant[0], things)
 
 
@@ -330,7 +330,7 @@ def test_the_judge_reads_clean_pictures() -> None:
     right = {1: [0, 0], 2: [0, 0]}
     for i in range(300):
         one = scene(8, i)
-        verdict = compare(judge(seen_at_64(one)), expected(one))
+        verdict = match_scene(judge(seen_at_64(one)), expected(one))
         right[len(one.things)][0] += verdict.right
         right[len(one.things)][1] += 1
     for good, all_of_them in right.values():
@@ -366,13 +366,13 @@ def enlarged(picture: Pixels) -> Pixels:
 
 @pytest.mark.parametrize("change", [jpeg_80, blurred, noisy, tinted, halved, enlarged])
 def test_the_judge_forgives_what_a_person_forgives(change) -> None:  # type: ignore[no-untyped-def]
-    right = [compare(judge(change(seen_at_64(scene(9, i)))), expected(scene(9, i))).right for i in range(100)]
+    right = [match_scene(judge(change(seen_at_64(scene(9, i)))), expected(scene(9, i))).right for i in range(100)]
     assert np.mean(right) >= 0.95
 
 
 def test_the_judge_reads_the_picture_that_was_asked_for() -> None:
     reading = judge(draw(TWO))
-    verdict = compare(reading, wanted(ASKED))
+    verdict = match_scene(reading, wanted(ASKED))
     assert verdict.right
     assert reading.certain
     circle, square = sorted(reading.things, key=lambda thing: thing.x)
@@ -395,7 +395,7 @@ def test_the_judge_reads_the_picture_that_was_asked_for() -> None:
     ],
 )
 def test_a_picture_of_something_else_is_not_right(text: str, fields: set[str]) -> None:
-    verdict = compare(judge(draw(TWO)), wanted(text))
+    verdict = match_scene(judge(draw(TWO)), wanted(text))
     assert not verdict.right
     found = {field.name for field in dataclasses.fields(verdict) if not getattr(verdict, field.name)}
     assert fields <= found
@@ -442,7 +442,7 @@ def drawn_over(*marks: tuple[str, tuple[int, int, int, int], str]) -> Pixels:
     ],
 )
 def test_what_a_person_would_not_call_right_is_not_right(picture: Pixels) -> None:
-    assert not compare(judge(picture), wanted(ASKED)).right
+    assert not match_scene(judge(picture), wanted(ASKED)).right
 
 
 def test_a_colour_between_two_names_has_none() -> None:
@@ -450,7 +450,7 @@ def test_a_colour_between_two_names_has_none() -> None:
     one = dataclasses.replace(TWO, things=(dataclasses.replace(TWO.things[0], rgb=between), TWO.things[1]))
     reading = judge(draw(one))
     assert not reading.certain
-    assert not compare(reading, wanted(ASKED)).colours
+    assert not match_scene(reading, wanted(ASKED)).colours
 
 
 def test_photographs_are_no_scenes() -> None:
@@ -472,7 +472,7 @@ def test_what_is_no_picture_is_refused(pixels: Pixels) -> None:
 
 
 def test_a_reading_of_nothing_is_compared_without_a_fault() -> None:
-    verdict = compare(Reading(None, (), 1.0), wanted(ASKED))
+    verdict = match_scene(SceneReading(None, (), 1.0), wanted(ASKED))
     assert not any(getattr(verdict, field.name) for field in dataclasses.fields(verdict))
 
 
@@ -499,7 +499,7 @@ def test_a_shape_that_is_always_alone_is_drawn_larger_and_read_as_surely() -> No
     alone = [one.things[0].radius for one in mixed if len(one.things) == 1]
     assert np.mean([one.things[0].radius for one in close]) > 1.5 * np.mean(alone)
     for one in close:
-        assert compare(judge(draw(one, 64, 64)), expected(one)).right, one
+        assert match_scene(judge(draw(one, 64, 64)), expected(one)).right, one
 
 
 def crooked(shape: str, bend: float) -> Pixels:

@@ -21,7 +21,7 @@ from daskt2i.config.settings import LaunchSettings, VaeSettings
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.encode import gates
 from daskt2i.encoders.vae import VaeEncoder
-from daskt2i.errors import ConfigError, ImagesAway, ModelError, Reason, SourceError
+from daskt2i.errors import ConfigError, ImagesMissing, ModelError, Reason, SourceError
 from daskt2i.images.read import Limits
 from daskt2i.launch import rank
 from daskt2i.loader.picture_dataset import PictureBatch, Pictures
@@ -33,7 +33,7 @@ from daskt2i.sources.scenes import ScenesSource
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train import autoencoder_rank as train_vae
 from daskt2i.train import loop as optimise
-from daskt2i.train.autoencoder_rank import Autoencoder, Job
+from daskt2i.train.autoencoder_rank import Autoencoder, AutoencoderJob
 from daskt2i.train.loop import cut
 from daskt2i.train.metrics import read_metrics
 from daskt2i.types import Rejection, Row, Runtime, SourceInfo
@@ -44,10 +44,10 @@ FAKE = {"class": "daskt2i.sources.fake.FakeSource", "rows": 24}
 TINY = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4}
 
 
-def job_of(folder: Path, source: dict[str, Any] | None = None, **vae: Any) -> Job:
+def job_of(folder: Path, source: dict[str, Any] | None = None, **vae: Any) -> AutoencoderJob:
     load_defaults()
     settings = {"config": TINY, "batch": 8, "heldout": 4, "steps": 4, "warmup": 2, "ema": 0.0, **vae}
-    return Job(
+    return AutoencoderJob(
         folder=str(folder),
         storage_options=None,
         source=source or SCENES,
@@ -65,11 +65,11 @@ def place(number: int = 0, world: int = 1) -> rank.Rank:
     return rank.Rank(number, world, number, 1)
 
 
-def fit(job: Job, **launch: Any) -> dict[str, Any]:
+def fit(job: AutoencoderJob, **launch: Any) -> dict[str, Any]:
     """All steps, on one rank in this process."""
     task = Autoencoder(job, place())
     settings, how = VaeSettings.model_validate(job.vae), LaunchSettings.model_validate({**job.launch, **launch})
-    return optimise.optimise(task, settings, how, RunFolder(job.folder), job.identity, train_vae.PREFIX)
+    return optimise.fit(task, settings, how, RunFolder(job.folder), job.identity, train_vae.PREFIX)
 
 
 def pictures_of(source: Source, *, number: int = 0, world: int = 1, **changes: Any) -> Pictures:
@@ -285,7 +285,7 @@ def test_when_the_images_go_away_training_stops_with_one_sentence() -> None:
     batches = pictures.batches(0)
     next(batches)
     source.away = set(range(80))
-    with pytest.raises(ImagesAway, match=r"None of the last 32 .*\.png.*same command again"):
+    with pytest.raises(ImagesMissing, match=r"None of the last 32 .*\.png.*same command again"):
         list(itertools.islice(batches, 40))
     pictures.close()
 
@@ -344,9 +344,9 @@ def test_psnr_is_that_of_the_gates() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
     made = torch.from_numpy(a).permute(0, 3, 1, 2).float() / 127.5 - 1
-    found = vae_loss.psnr(made, torch.from_numpy(b).permute(0, 3, 1, 2)).tolist()
+    found = vae_loss.picture_psnr(made, torch.from_numpy(b).permute(0, 3, 1, 2)).tolist()
     assert found == pytest.approx([gates.psnr(y, x) for x, y in zip(a, b, strict=True)], rel=1e-5)
-    assert vae_loss.psnr(made, torch.from_numpy(a).permute(0, 3, 1, 2)).isfinite().all()
+    assert vae_loss.picture_psnr(made, torch.from_numpy(a).permute(0, 3, 1, 2)).isfinite().all()
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -407,11 +407,11 @@ def test_the_gates_of_the_encode_stage_let_a_fine_tuned_model_pass(tmp_path: Pat
     figures = fit(job_of(tmp_path, model="daskt2i:demo/vae", steps=2, learning_rate=1e-4, warmup=0))
     encoder = VaeEncoder(figures["vae"])
     encoder.load(Runtime("cpu", "fp32", 1))
-    card = gates.card(SIDE)
+    card = gates.test_card(SIDE)
     arrays = encoder.encode(card, 1)
     gates.require_promised(encoder.info(SIDE).arrays, arrays, 1, "The image encoder")
     assert gates.finite_rows(arrays.values()).all()
-    (db,) = gates.require_likeness(card, encoder.decode(arrays), gates.CARD_PSNR, "the test card", known=True)
+    (db,) = gates.require_psnr(card, encoder.decode(arrays), gates.CARD_PSNR, "the test card", known=True)
     assert db == pytest.approx(figures["card_psnr"], abs=0.1)
     assert figures["psnr"] > 28
     assert figures["psnr_before"] > 28
@@ -454,7 +454,7 @@ def test_a_run_in_two_pieces_ends_where_one_without_a_break_does(tmp_path: Path)
             task.batches = lambda position: itertools.islice(whole(position), stop)  # type: ignore[method-assign]
         settings, how = VaeSettings.model_validate(job.vae), LaunchSettings.model_validate(job.launch)
         how = how.model_copy(update={"checkpoint_every": 3})
-        optimise.optimise(task, settings, how, RunFolder(job.folder), {}, train_vae.PREFIX)
+        optimise.fit(task, settings, how, RunFolder(job.folder), {}, train_vae.PREFIX)
         return load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors")
 
     calm = run("calm", None)
@@ -511,7 +511,7 @@ def test_without_heldout_rows_nothing_is_said_of_them(tmp_path: Path) -> None:
 
 def test_a_job_survives_json(tmp_path: Path) -> None:
     job = job_of(tmp_path)
-    assert Job(**json.loads(json.dumps(dataclasses.asdict(job)))) == job
+    assert AutoencoderJob(**json.loads(json.dumps(dataclasses.asdict(job)))) == job
 
 
 # --- which model ----------------------------------------------------------------------------------------------------

@@ -25,11 +25,11 @@ from distributed import Client, LocalCluster
 
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.events import LaunchEvent
-from daskt2i.launch.dask_ranks import DaskHands
+from daskt2i.launch.dask_ranks import DaskRankSpawner
 from daskt2i.launch.launcher import launch
-from daskt2i.launch.rank_spawners import LocalHands
+from daskt2i.launch.rank_spawners import LocalRankSpawner
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train.denoiser_rank import Job
+from daskt2i.train.denoiser_rank import DenoiserJob
 from daskt2i.train.driver import train
 from daskt2i.train.metrics import read_metrics
 
@@ -141,7 +141,7 @@ def test_a_killed_worker_leaves_the_loss_curve_as_it_was(store: Path, calm: dict
 
     options = {"threads_per_worker": 1, "processes": True, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(1, silence_logs=50, **options) as cluster, Client(cluster) as client:
-        found = train(tiny_workflow(*LONGER), RunFolder(out), DaskHands(client), 1, 1, kill)
+        found = train(tiny_workflow(*LONGER), RunFolder(out), DaskRankSpawner(client), 1, 1, kill)
     assert found.attempts >= 2
     assert losses(out) == calm
     assert not any(psutil.pid_exists(pid) for pid in pids.values())
@@ -184,7 +184,7 @@ def test_one_step_of_stable_diffusions_own_unet_fits_into_20_gb(tmp_path: Path) 
     sets += ["train.batch=1", "train.heldout=0", "launch.precision=fp32", "launch.device=cpu"]
     workflow = load_workflow("coco-sd15-random", sets)
     encode(prepare(workflow, tmp_path), SerialExecutor(2))
-    job = Job(
+    job = DenoiserJob(
         folder=str(tmp_path),
         storage_options=None,
         train=json.loads(workflow.train.model_dump_json()),
@@ -212,7 +212,9 @@ def test_one_step_of_stable_diffusions_own_unet_fits_into_20_gb(tmp_path: Path) 
             pids.append(event["pid"])
         look(event)
 
-    launched = launch("daskt2i.train.denoiser_rank", dataclasses.asdict(job), LocalHands(1), 1, 2, listen, attempts=1)
+    launched = launch(
+        "daskt2i.train.denoiser_rank", dataclasses.asdict(job), LocalRankSpawner(1), 1, 2, listen, attempts=1
+    )
     print(f"\npeak of the rank at its step: {peak / 1e9:.1f} GB")
     assert launched.last["step"]["loss"] > 0
     assert 3.4e9 < peak < 20e9

@@ -16,7 +16,7 @@ from builders.workflows import fake_settings, finish
 from daskt2i.encode.saved_workflow import settings_of
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Progress
-from daskt2i.launch.rank_spawners import LocalHands
+from daskt2i.launch.rank_spawners import LocalRankSpawner
 from daskt2i.model.pipeline import about, exists
 from daskt2i.session.worker_layout import ranks_for
 from daskt2i.store.lock import hold
@@ -42,7 +42,7 @@ def store(fake_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(fake_store, tmp_path / "run"))
 
 
-class NoHands(LocalHands):
+class NoHands(LocalRankSpawner):
     """Where nothing may be started."""
 
     @contextmanager

@@ -18,13 +18,13 @@ from builders import TESTS
 from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
 
 from daskt2i.display import train as terminal_training
-from daskt2i.errors import ConfigError, FingerprintMismatch, NotFinite, StoreError, StoreFull
-from daskt2i.launch.launcher import LocalHands, launch
+from daskt2i.errors import ConfigError, FingerprintMismatch, NonFiniteLoss, StoreError, StoreFull
+from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train import loop as optimise
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
-from daskt2i.train.learner import Learner
 from daskt2i.train.metrics import read_metrics
+from daskt2i.train.train_state import TrainState
 
 Told = list[dict[str, Any]]
 
@@ -296,7 +296,7 @@ def test_what_is_no_number_stops_the_run_and_the_last_good_checkpoint_stands(
     """A gradient spoils the weights before a loss shows it: at step 4 the checkpoint would have held them."""
     stands = "step 4 stands" if step == 7 else "no checkpoint was written yet"
     task = Toy(spoil={step: what})
-    with pytest.raises(NotFinite, match=rf"{says} at step {step} is nan.*{stands}.*lower learning_rate"):
+    with pytest.raises(NonFiniteLoss, match=rf"{says} at step {step} is nan.*{stands}.*lower learning_rate"):
         fit(tmp_path, task, precision=precision)
     assert task.closed
     assert newest(tmp_path) == (4 if step == 7 else 0)
@@ -305,7 +305,7 @@ def test_what_is_no_number_stops_the_run_and_the_last_good_checkpoint_stands(
 
 
 def test_after_it_stopped_the_same_command_goes_on_from_good_weights(calm: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFinite):
+    with pytest.raises(NonFiniteLoss):
         fit(tmp_path, Toy(spoil={8: "gradient"}))
     fit(tmp_path)
     assert losses(tmp_path) == losses(calm)
@@ -316,7 +316,7 @@ def test_held_out_rows_whose_loss_is_no_number_stop_it_too(tmp_path: Path) -> No
         def heldout(self, model: Any) -> tuple[float, int, dict[str, float]]:
             return math.nan, 4, {}
 
-    with pytest.raises(NotFinite, match=r"loss on held-out rows at step 6 is nan.*step 4 stands"):
+    with pytest.raises(NonFiniteLoss, match=r"loss on held-out rows at step 6 is nan.*step 4 stands"):
         fit(tmp_path, Blind())
 
 
@@ -383,7 +383,7 @@ def test_in_fp16_a_run_that_was_cut_keeps_its_scale(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fp16_here")
 def test_in_fp16_gradients_that_overflow_for_ever_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimise, "MOST_OVERFLOWS", 4)
-    with pytest.raises(NotFinite, match="gradient at step 9"):
+    with pytest.raises(NonFiniteLoss, match="gradient at step 9"):
         fit(tmp_path, Toy(spoil=dict.fromkeys([2, 3, 5, 6, 7, 8, 9], "gradient")), precision="fp16")
 
 
@@ -451,7 +451,7 @@ def two_ranks(folder: Path, die_at: int) -> Any:
         "launch": {"checkpoint_every": 10},
     }
     env = {"PYTHONPATH": str(TESTS)}
-    return launch("rank_modules.fitting", job, LocalHands(2), 2, 1, lambda event: None, env=env)
+    return launch("rank_modules.fitting", job, LocalRankSpawner(2), 2, 1, lambda event: None, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -480,7 +480,7 @@ def test_two_ranks_give_the_losses_of_one(die_at: int, within: float, alone: Pat
 def test_the_optimisers_means_keep_the_order_of_their_weights_in_memory() -> None:
     """Fused AdamW pairs them by place in memory: in another order a resumed run would move other weights."""
     task = Toy()
-    first, second = (Learner(task.build("cpu"), settings(), "cpu", "fp32") for _ in range(2))
+    first, second = (TrainState(task.build("cpu"), settings(), "cpu", "fp32") for _ in range(2))
     batch = next(task.batches(0))
     first.learn([(batch, 1.0)], task.loss, 0.01)
     contiguous = {name: value.contiguous() for name, value in first.tensors().items()}

@@ -11,10 +11,10 @@ from builders import TESTS
 from rank_modules.fitting import BATCH, Toy, fit, losses, settings
 from torch import nn
 
-from daskt2i.launch.launcher import LocalHands, launch
+from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.model.denoiser import build, unet_config
-from daskt2i.train.learner import Learner
 from daskt2i.train.muon import _buckets, inner_matrices, muon, orthogonal
+from daskt2i.train.train_state import TrainState
 
 WIDE = {"width": 16}
 MUON: dict[str, Any] = {"optimiser": "muon", "steps": 12, "ema": 0.0}
@@ -82,7 +82,7 @@ def test_two_ranks_share_the_work_and_move_the_weights_as_one_does(tmp_path: Pat
     for name, ranks, how in (("one", 1, {"accumulate": 2}), ("two", 2, {})):
         (tmp_path / name).mkdir()
         job = {"folder": str(tmp_path / name), "batch": BATCH, "die_at": 0, "settings": MUON, "launch": how, **WIDE}
-        launch("rank_modules.fitting", job, LocalHands(ranks), ranks, 1, lambda event: None, env=env)
+        launch("rank_modules.fitting", job, LocalRankSpawner(ranks), ranks, 1, lambda event: None, env=env)
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
     assert (tmp_path / "two/weights").read_bytes() == (tmp_path / "one/weights").read_bytes()
 
@@ -107,14 +107,14 @@ def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_model_without_matrices_is_fitted_by_adamw() -> None:
-    learner = Learner(Toy().build("cpu"), settings(optimiser="muon"), "cpu", "fp32")
+    learner = TrainState(Toy().build("cpu"), settings(optimiser="muon"), "cpu", "fp32")
     assert [type(one) for one in learner.optimisers] == [torch.optim.AdamW]
 
 
 def test_in_fp16_a_gradient_that_overflows_moves_no_weight_of_either_optimiser() -> None:
     """One matrix overflows; AdamW's gradients are finite, and it has momentum from the step before."""
     task = Toy(**WIDE)
-    learner = Learner(task.build("cpu"), settings(optimiser="muon"), "cpu", "fp16")
+    learner = TrainState(task.build("cpu"), settings(optimiser="muon"), "cpu", "fp16")
     learner.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     batch = next(task.batches(0))
     learner.learn([(batch, 1.0)], task.loss, 0.01)

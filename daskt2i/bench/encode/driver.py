@@ -14,10 +14,10 @@ from typing import Any
 
 from daskt2i.bench import child
 from daskt2i.bench.encode.rows import Part, with_rows
-from daskt2i.bench.encode.runs import NAIVE, Asked, Ground, Runs
+from daskt2i.bench.encode.runs import NAIVE, CellSettings, Ground, Runs
 from daskt2i.bench.encode.scaling import make_report
-from daskt2i.bench.measured import PEAK_SIDES, Measured, Task
-from daskt2i.bench.report import Report
+from daskt2i.bench.measured import PEAK_SIDES, BenchTask, Measured
+from daskt2i.bench.report import BenchReport
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import planned_device
 from daskt2i.encode.saved_workflow import with_source
@@ -33,7 +33,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EncodeBenchSettings:
     """What was asked for on the command line.
 
     Attributes:
@@ -56,7 +56,7 @@ class Wanted:
     peak_seconds: float = 1.0
     peak_sides: tuple[int, ...] = PEAK_SIDES
 
-    def cells(self) -> tuple[Asked, ...]:
+    def cells(self) -> tuple[CellSettings, ...]:
         """The cells in the order of the table.
 
         Raises:
@@ -70,18 +70,18 @@ class Wanted:
                 raise ConfigError(f"--parts names {part!r}; it can be {', '.join(PARTS)}.")
             for name in self.schedulers:
                 if name == NAIVE:
-                    found += [Asked(part, name, count, 0) for count in self.workers]
+                    found += [CellSettings(part, name, count, 0) for count in self.workers]
                     continue
                 scheduler = Scheduler.parse(name)
                 if scheduler.workers is not None:
                     raise ConfigError(f"--schedulers names {name!r}; give the number of workers with --workers.")
                 counts = (1,) if scheduler.kind == "serial" else (0,) if scheduler.address else self.workers
-                found += [Asked(part, name, count, self.threads) for count in counts]
+                found += [CellSettings(part, name, count, self.threads) for count in counts]
         return tuple(dict.fromkeys(found))
 
 
 @dataclass(slots=True)
-class Bench:
+class EncodeBench:
     """One benchmark of `encode`.
 
     Args:
@@ -96,9 +96,9 @@ class Bench:
 
     workflow: Workflow
     folder: RunFolder
-    wanted: Wanted
+    wanted: EncodeBenchSettings
     tell: Tell = lambda line: None
-    _runs: dict[Asked, Runs] = field(default_factory=dict)
+    _runs: dict[CellSettings, Runs] = field(default_factory=dict)
     _ground: dict[Part, Ground] = field(default_factory=dict)
     _notes: list[str] = field(default_factory=list)
     _of: dict[Part, Workflow] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Bench:
             raise ConfigError(f"A benchmark runs in a folder on this machine, and {self.folder} is none.")
         self._runs = {cell: Runs(cell) for cell in self.wanted.cells()}
 
-    def run(self, command: str) -> Report:
+    def run(self, command: str) -> BenchReport:
         """Measure all cells, as often as asked for; Ctrl-C ends it early, with a report of what there is.
 
         Args:
@@ -177,7 +177,7 @@ class Bench:
         changed = workflow.dataset.model_copy(update={"precision": found["precision"]})
         self._of[part] = workflow.model_copy(update={"dataset": changed})
 
-    def _measure(self, cell: Asked, runs: Runs, repeat: int) -> None:
+    def _measure(self, cell: CellSettings, runs: Runs, repeat: int) -> None:
         if runs.failure:
             return
         self.tell(f"{cell.name}: run {repeat + 1} of {self.wanted.repeats}")
@@ -205,8 +205,8 @@ class Bench:
         threads: int = 1,
         busy: Sequence[int] = (1,),
         precisions: Iterable[str] = (),
-    ) -> Task:
-        return Task(
+    ) -> BenchTask:
+        return BenchTask(
             kind=kind,
             workflow=self._of[part].to_yaml(),
             folder=folder,

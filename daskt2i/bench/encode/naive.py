@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from daskt2i.bench.encode.rows import Part
-from daskt2i.bench.measured import Measured, Task
+from daskt2i.bench.measured import BenchTask, Measured
 from daskt2i.bench.meter import Meter
 from daskt2i.config.settings import Workflow
-from daskt2i.deploy.child_processes import deaf_children
+from daskt2i.deploy.child_processes import block_sigint
 from daskt2i.encode.worker import peak_bytes
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
@@ -176,7 +176,7 @@ def _encode(row: Row) -> Result:
     return _here.encode(row)
 
 
-def run_naive(task: Task, workflow: Workflow, clock: Callable[[], float] = time.time) -> Measured:
+def run_naive(task: BenchTask, workflow: Workflow, clock: Callable[[], float] = time.time) -> Measured:
     """Encode all rows as the study did, and write the pickle that it wrote.
 
     Raises:
@@ -191,7 +191,7 @@ def run_naive(task: Task, workflow: Workflow, clock: Callable[[], float] = time.
     require_plain(workflow, task.part)
     meter = Meter()
     context = multiprocessing.get_context("spawn")
-    with deaf_children():
+    with block_sigint():
         pool = context.Pool(task.workers, _load, (workflow, task.part, str(marks)))
     try:
         _await(marks, task.workers, [process.pid for process in pool._pool])  # type: ignore[attr-defined]
@@ -242,13 +242,13 @@ def gather(pool: Pool, function: Callable[[T], R], items: Iterable[T], count: in
     Raises:
         ExecutorError: a process was killed. The pool would start another, and wait for ever for what went down with it.
     """
-    crew = list(pool._pool)  # type: ignore[attr-defined]
+    layout = list(pool._pool)  # type: ignore[attr-defined]
     coming, results = pool.imap_unordered(function, items), list[R]()
     while len(results) < count:
         try:
             results.append(coming.next(timeout=1))
         except multiprocessing.TimeoutError:
-            if not all(process.is_alive() for process in crew):
+            if not all(process.is_alive() for process in layout):
                 raise ExecutorError(
                     f"A process of the naive pool was killed after {len(results)} of {count} rows; memory is the usual "
                     "cause. What was measured before stands; ask for fewer --workers."

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from daskt2i.bench.encode.rows import CAPTION
-from daskt2i.bench.measured import Task
+from daskt2i.bench.measured import BenchTask
 from daskt2i.config.settings import Workflow
 from daskt2i.machine.precision import resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -28,7 +28,7 @@ SAMPLE = 64
 """Captions whose operations are counted; their mean stands for all."""
 
 
-def measure(task: Task, workflow: Workflow) -> dict[str, Any]:
+def measure(task: BenchTask, workflow: Workflow) -> dict[str, Any]:
     """What the parts of the workflow are held against.
 
     Returns:
@@ -83,7 +83,7 @@ def _rate(precision: str, busy: int, seconds: float, side: int) -> float:
     return sum(rates)
 
 
-def operations(task: Task, workflow: Workflow, threads: int) -> dict[str, float]:
+def operations(task: BenchTask, workflow: Workflow, threads: int) -> dict[str, float]:
     """`image_flop`, `caption_flop`, `padded_flop`, counted on one image and on the first captions of the source.
 
     Attention is counted on torch's plain path (`SDPBackend.MATH`), since the counter does not know the fused one of

@@ -19,7 +19,7 @@ NAIVE = "naive"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CellSettings:
     """A cell: what runs how.
 
     Attributes:
@@ -42,7 +42,7 @@ class Asked:
 class Runs:
     """The repeats of a cell. `failure`: the sentence that ended it; its figures do not count then."""
 
-    cell: Asked
+    cell: CellSettings
     measured: list[Measured] = field(default_factory=list)
     failure: str = ""
 

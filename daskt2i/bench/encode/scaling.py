@@ -22,7 +22,7 @@ from daskt2i.bench.encode.plots import plots
 from daskt2i.bench.encode.rows import Part
 from daskt2i.bench.encode.runs import NAIVE, Ground, Runs
 from daskt2i.bench.measured import Measured
-from daskt2i.bench.report import Cell, Report, Value, spread
+from daskt2i.bench.report import BenchReport, Cell, Value, spread
 from daskt2i.machine.machine import this_machine
 
 BROKEN = 1.05
@@ -43,7 +43,7 @@ def make_report(
     name: str,
     notes: Sequence[str] = (),
     cores: int = 0,
-) -> Report:
+) -> BenchReport:
     """The report of all cells; those that never ran are left out.
 
     Args:
@@ -63,7 +63,7 @@ def make_report(
     facts: dict[str, Any] = {"rows of each run": rows}
     for part, one in ground.items():
         facts |= _ground_facts(part, one)
-    return Report(
+    return BenchReport(
         name="bench-encode",
         title=f"Encoding {rows:,} rows of {name}",
         command="",

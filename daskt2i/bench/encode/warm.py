@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from daskt2i.bench.meter import Meter
-from daskt2i.encode.job import Job
+from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import models_for, process_name
 from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import ExecutorError
-from daskt2i.protocols import Executor, Workforce
+from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.store.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class WarmExecutor:
         self.last = 0.0
         """When the last outcome came back."""
 
-    def start(self) -> Workforce:
+    def start(self) -> ExecutorInfo:
         """As the other's."""
         force = self._inner.start()
         self._workers = max(1, force.workers)
@@ -73,7 +73,7 @@ class WarmExecutor:
         """As the other's."""
         self._inner.close()
 
-    def _warm(self, job: Job) -> None:
+    def _warm(self, job: EncodeJob) -> None:
         load: Callable[[Any], Any] = functools.partial(load_and_wait, self._folder, self._workers)
         for _, outcome in self._inner.run(load, [job] * self._workers):
             if isinstance(outcome, BaseException):
@@ -82,7 +82,7 @@ class WarmExecutor:
         self._meter.start()
 
 
-def load_and_wait(folder: RunFolder, workers: int, job: Job) -> str:
+def load_and_wait(folder: RunFolder, workers: int, job: EncodeJob) -> str:
     """On a worker: load the models, and wait until all have. While one waits, the others get the other calls."""
     models_for(job)
     folder.write(f"{_WARM}/{process_name().replace(':', '-')}", b"")

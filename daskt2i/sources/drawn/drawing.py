@@ -115,7 +115,7 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-class Draws:
+class SeededNumbers:
     """An endless row of numbers that depends on its key alone, in every version of every library."""
 
     def __init__(self, *key: int | str) -> None:
@@ -151,7 +151,7 @@ def scene(seed: int, index: int, shapes: int = 2) -> Scene:
     Args:
         shapes: most shapes in it: of two, two scenes in five have one; 1 for one in each, drawn larger.
     """
-    draws = Draws("scene", VERSION, seed, index)
+    draws = SeededNumbers("scene", VERSION, seed, index)
     width, height = draws.choice(PICTURES)
     background = draws.choice(BACKGROUNDS)
     kinds = [(shape, colour) for shape in SHAPES for colour in SHAPE_COLOURS if colour != background]
@@ -164,12 +164,12 @@ def scene(seed: int, index: int, shapes: int = 2) -> Scene:
     return Scene(seed, index, width, height, background, _near(draws, background), things)
 
 
-def _near(draws: Draws, colour: str) -> Rgb:
+def _near(draws: SeededNumbers, colour: str) -> Rgb:
     r, g, b = (min(max(value + draws.between(-10, 10), 0), 255) for value in COLOURS[colour])
     return r, g, b
 
 
-def _alone(draws: Draws, shape: str, colour: str, close: bool) -> Thing:
+def _alone(draws: SeededNumbers, shape: str, colour: str, close: bool) -> Thing:
     size = draws.choice(tuple(SIZES))
     low, high = (CLOSE_SIZES if close else SIZES)[size]
     radius = draws.between(low, LARGEST_ALONE if size == "large" and not close else high)
@@ -180,7 +180,7 @@ def _alone(draws: Draws, shape: str, colour: str, close: bool) -> Thing:
     return Thing(shape, colour, size, place, x, y, radius, _near(draws, colour))
 
 
-def _pair(draws: Draws, first: tuple[str, str], second: tuple[str, str]) -> tuple[Thing, Thing]:
+def _pair(draws: SeededNumbers, first: tuple[str, str], second: tuple[str, str]) -> tuple[Thing, Thing]:
     place = draws.choice(tuple(OPPOSITE))
     things = []
     for (shape, colour), where in ((first, place), (second, OPPOSITE[place])):

@@ -17,8 +17,8 @@ from daskt2i.sources.drawn.drawing import (
     SHAPE_COLOURS,
     SHAPES,
     VERSION,
-    Draws,
     Scene,
+    SeededNumbers,
     Thing,
 )
 
@@ -88,7 +88,7 @@ GROUND = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExpectedShape:
     """One shape that a sentence asks for; what it leaves open is None.
 
     Attributes:
@@ -111,7 +111,7 @@ class Expectation:
     """
 
     background: str | None
-    things: tuple[Wanted, ...]
+    things: tuple[ExpectedShape, ...]
 
 
 def captions(scene: Scene) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def captions(scene: Scene) -> tuple[str, ...]:
     Three tell the background, each thing's colour and shape, and how they lie; one leaves out how they lie, one the
     background. Small and large are named in about half of them.
     """
-    draws = Draws("captions", VERSION, scene.seed, scene.index)
+    draws = SeededNumbers("captions", VERSION, scene.seed, scene.index)
     alone = len(scene.things) == 1
     lines = draws.shuffled(ALONE_FULL if alone else PAIR_FULL)[:3]
     lines.append(draws.choice(ALONE_PLAIN if alone else PAIR_PLAIN))
@@ -138,7 +138,8 @@ def describe(scene: Scene) -> str:
 def expected(scene: Scene) -> Expectation:
     """What a picture of this scene must show."""
     return Expectation(
-        scene.background, tuple(Wanted(thing.shape, thing.colour, thing.size, thing.place) for thing in scene.things)
+        scene.background,
+        tuple(ExpectedShape(thing.shape, thing.colour, thing.size, thing.place) for thing in scene.things),
     )
 
 
@@ -151,7 +152,7 @@ def _noun(thing: Thing, sized: bool) -> str:
     return _article(f"{SIZE_WORDS[thing.size][0]} {words}" if sized and thing.size in SIZE_WORDS else words)
 
 
-def _filled(line: str, scene: Scene, draws: Draws) -> str:
+def _filled(line: str, scene: Scene, draws: SeededNumbers) -> str:
     things = draws.shuffled(scene.things)
     nouns = []
     for thing in things:
@@ -239,5 +240,5 @@ def parse_caption(text: str) -> Expectation | None:
         where = [place or OPPOSITE[str(other)] for place, other in zip(where, reversed(where), strict=True)]
     return Expectation(
         min(backgrounds, default=None),
-        tuple(Wanted(**thing, place=place) for thing, place in zip(things, where, strict=True)),  # type: ignore[arg-type]
+        tuple(ExpectedShape(**thing, place=place) for thing, place in zip(things, where, strict=True)),  # type: ignore[arg-type]
     )

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from daskt2i.sources.drawn.drawing import BACKGROUNDS, COLOURS, OPPOSITE, SHAPE_COLOURS, SHAPES, Rgb, coverage
-from daskt2i.sources.drawn.grammar import Expectation, Wanted
+from daskt2i.sources.drawn.grammar import Expectation, ExpectedShape
 from daskt2i.types import Pixels
 
 Map = npt.NDArray[np.floating[Any]]
@@ -89,7 +89,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SceneReading:
     """What a picture shows.
 
     Attributes:
@@ -110,7 +110,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SceneMatch:
     """What of a sentence a picture shows. What the sentence leaves open counts as shown.
 
     Attributes:
@@ -132,7 +132,7 @@ class Verdict:
         return self.background and self.shapes and self.colours and self.bound and self.places and self.clean
 
 
-def compare(reading: Reading, wanted: Expectation) -> Verdict:
+def match_scene(reading: SceneReading, wanted: Expectation) -> SceneMatch:
     """What a picture that was read shows of what a sentence asks for."""
     asked, seen = wanted.things, reading.things
     shapes = Counter([str(thing.shape) for thing in asked]) == Counter([str(thing.shape) for thing in seen])
@@ -141,7 +141,7 @@ def compare(reading: Reading, wanted: Expectation) -> Verdict:
     same = [order for order in orders if len(order) == len(asked)]
     bound = [order for order in same if all(map(_is, asked, order))]
     placed = [order for order in bound or same if all(map(_lies, asked, order))]
-    return Verdict(
+    return SceneMatch(
         background=reading.background is not None and wanted.background in (None, reading.background),
         shapes=shapes,
         colours=colours and all(thing.colour for thing in seen),
@@ -151,15 +151,15 @@ def compare(reading: Reading, wanted: Expectation) -> Verdict:
     )
 
 
-def _is(wanted: Wanted, seen: Seen) -> bool:
+def _is(wanted: ExpectedShape, seen: Seen) -> bool:
     return wanted.shape == seen.shape and seen.colour is not None and wanted.colour in (None, seen.colour)
 
 
-def _lies(wanted: Wanted, seen: Seen) -> bool:
+def _lies(wanted: ExpectedShape, seen: Seen) -> bool:
     return wanted.place in (None, seen.place)
 
 
-def judge(pixels: Pixels) -> Reading:
+def judge(pixels: Pixels) -> SceneReading:
     """Read a picture back.
 
     Args:
@@ -192,7 +192,7 @@ def judge(pixels: Pixels) -> Reading:
             extra += int(blob.sum())
         else:
             things.append(thing)
-    return Reading(background, _placed(things), round(extra / apart.size, 4))
+    return SceneReading(background, _placed(things), round(extra / apart.size, 4))
 
 
 def _length(vectors: Map) -> Map:

@@ -24,7 +24,7 @@ LARGE = 100_000_000
 (3.4 GB for sd15's), and saves nothing there."""
 
 
-class Learner:
+class TrainState:
     """A model that is fitted.
 
     Args:
