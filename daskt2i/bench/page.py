@@ -14,7 +14,7 @@ from html import escape
 from importlib.util import find_spec
 from typing import Any
 
-from daskt2i import formatting as webpage
+from daskt2i import formatting
 from daskt2i.bench.report import BenchReport, Cell, Column, Plot, show
 from daskt2i.store.run_folder import REPORTS, RunFolder
 
@@ -66,7 +66,7 @@ def render(report: BenchReport) -> str:
         [
             f"<h1>{escape(report.title)}</h1>",
             f'<p class="sub">{escape(report.when)} · <code>{escape(report.command)}</code></p>{stopped}',
-            webpage.section("Plots", blocks, [plot.name for plot in report.plots]),
+            formatting.section("Plots", blocks, [plot.name for plot in report.plots]),
             _table(report),
             _notes(report),
             f'<h2>Where</h2><div class="grid">{_pairs("Measured here", report.facts)}'
@@ -74,7 +74,7 @@ def render(report: BenchReport) -> str:
             _meanings(report.columns),
         ]
     )
-    return webpage.document(report.title, body, script, _STYLE)
+    return formatting.document(report.title, body, script, _STYLE)
 
 
 def _figure(plot: Plot) -> Any:
@@ -82,7 +82,7 @@ def _figure(plot: Plot) -> Any:
 
 
 def _lines(plot: Plot) -> Any:
-    made = webpage.figure(300, title=plot.title, x_axis_label=plot.x, y_axis_label=plot.y)
+    made = formatting.figure(300, title=plot.title, x_axis_label=plot.x, y_axis_label=plot.y)
     if plot.from_zero:
         made.y_range.start = 0
     for number, curve in enumerate(plot.curves):
@@ -109,7 +109,7 @@ def _stacked(plot: Plot) -> Any:
 
     names = list(plot.parts)
     data = ColumnDataSource({"of": list(plot.categories), **{name: list(v) for name, v in plot.parts.items()}})
-    made = webpage.figure(120 + 26 * len(plot.categories), title=plot.title, y_range=list(plot.categories)[::-1])
+    made = formatting.figure(120 + 26 * len(plot.categories), title=plot.title, y_range=list(plot.categories)[::-1])
     made.hbar_stack(
         names, y="of", height=0.72, source=data, color=[COLOURS[i % len(COLOURS)] for i in range(len(names))],
         legend_label=names,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from daskt2i import formatting as webpage
+from daskt2i import formatting
 from daskt2i.errors import RowRejected
 from daskt2i.images import read as images
 from daskt2i.insights.report import InsightsResult
@@ -79,16 +79,16 @@ def render(report: InsightsResult, source: Source | None, about: About) -> str:
             f"<h1>{escape(report.label)}</h1>",
             f'<p class="sub">{_subtitle(report)}</p>',
             _cards(report),
-            webpage.section("People, as captions tell", blocks, ("gender", "age", "group", "activities", "boxes")),
+            formatting.section("People, as captions tell", blocks, ("gender", "age", "group", "activities", "boxes")),
             f'<p class="note">{_MEANING}</p>',
             _pictures(report, source, about.limits) if source is not None else "",
-            webpage.section("Captions", blocks, ("captions", "tokens"), _repeated(report)),
-            webpage.section("Files", blocks, ("widths", "heights", "ratio", "bytes"), _tables(report)),
-            webpage.section("Licences", {}, (), _table("Licence", report.licences)),
+            formatting.section("Captions", blocks, ("captions", "tokens"), _repeated(report)),
+            formatting.section("Files", blocks, ("widths", "heights", "ratio", "bytes"), _tables(report)),
+            formatting.section("Licences", {}, (), _table("Licence", report.licences)),
             _notes(report, about),
         ]
     )
-    return webpage.document(f"{report.label}: insights", body, script)
+    return formatting.document(f"{report.label}: insights", body, script)
 
 
 def _subtitle(report: InsightsResult) -> str:
@@ -141,10 +141,10 @@ def _bars(title: str, counts: Mapping[str, int]) -> Any:
         return None
     names, values = list(counts), list(counts.values())
     total = sum(values)
-    made = webpage.figure(
+    made = formatting.figure(
         64 + 26 * len(names), title=title, y_range=names[::-1], x_range=(0, max(values) * 1.32), min_border_right=10
     )
-    made.hbar(y=names, right=values, height=0.72, color=[_COLOURS.get(name, webpage.PLAIN) for name in names])
+    made.hbar(y=names, right=values, height=0.72, color=[_COLOURS.get(name, formatting.PLAIN) for name in names])
     labels = [f"{value:,}  ({value / total:.0%})" for value in values]
     made.text(x=values, y=names, text=labels, x_offset=6, text_baseline="middle", text_font_size="12px")
     made.ygrid.grid_line_color = None
@@ -161,8 +161,8 @@ def _columns(title: str, counts: Mapping[int, int], limit: int) -> Any:
     shown = np.zeros(min(last, 2 * max(limit, 1)) + 1)
     for number, count in counts.items():
         shown[min(number, len(shown) - 1)] += count
-    made = webpage.figure(240, title=title)
-    made.vbar(x=np.arange(len(shown)), top=shown, width=0.9, color=webpage.PLAIN)
+    made = formatting.figure(240, title=title)
+    made.vbar(x=np.arange(len(shown)), top=shown, width=0.9, color=formatting.PLAIN)
     if limit < len(shown):
         made.add_layout(Span(location=limit + 0.5, dimension="height", line_color="#cc6677", line_dash="dashed"))
     return made
@@ -171,10 +171,10 @@ def _columns(title: str, counts: Mapping[int, int], limit: int) -> Any:
 def _histogram(title: str, values: Any) -> Any:
     if not len(values):
         return None
-    made = webpage.figure(220, title=title)
+    made = formatting.figure(220, title=title)
     spread = float(np.ptp(values))
     counts, edges = np.histogram(values, 30 if spread else 1, None if spread else (values[0] - 1, values[0] + 1))
-    made.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], color=webpage.PLAIN, line_color="white")
+    made.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], color=formatting.PLAIN, line_color="white")
     made.y_range.start = 0
     return made
 

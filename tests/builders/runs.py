@@ -13,7 +13,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
-from daskt2i.events import Event, LaunchEvent
+from daskt2i.events import Event, LaunchEvent, Listener
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.rank_spawners import LocalRankSpawner
 from daskt2i.store.run_folder import RunFolder
@@ -55,16 +55,21 @@ def encoded(out: Path, *more: str) -> Workflow:
     return workflow
 
 
-def trained(
-    workflow: Workflow, out: Path, listener: Callable[[LaunchEvent], object] = lambda event: None, ranks: int = 1
-) -> TrainResult:
-    """Train it with ranks that are children of this process. The listener gets what the launch tells."""
+def of_launch(listener: Callable[[LaunchEvent], object]) -> Listener:
+    """A listener that hands on what a launch tells, and nothing else."""
 
     def hear(event: Event) -> None:
         if isinstance(event, LaunchEvent):
             listener(event)
 
-    return train(workflow, RunFolder(out), LocalRankSpawner(ranks), ranks, 1, hear)
+    return hear
+
+
+def trained(
+    workflow: Workflow, out: Path, listener: Callable[[LaunchEvent], object] = lambda event: None, ranks: int = 1
+) -> TrainResult:
+    """Train it with ranks that are children of this process. The listener gets what the launch tells."""
+    return train(workflow, RunFolder(out), LocalRankSpawner(ranks), ranks, 1, of_launch(listener))
 
 
 def arrays(out: Path | str) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def test_large_images_raise_no_warning_of_pillow() -> None:
 BOMB = """
 import resource, sys
 from pathlib import Path
-from daskt2i import images
+from daskt2i.images import read as images
 from daskt2i.errors import RowRejected
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 images.read(Path(sys.argv[1]).read_bytes(), 32, images.Limits())

@@ -31,8 +31,7 @@ from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource
 from daskt2i.sources.scenes import ScenesSource
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train import autoencoder_rank as train_vae
-from daskt2i.train import loop as optimise
+from daskt2i.train import autoencoder_rank, loop
 from daskt2i.train.autoencoder_rank import Autoencoder, AutoencoderJob
 from daskt2i.train.loop import cut
 from daskt2i.train.metrics import read_metrics
@@ -69,7 +68,7 @@ def fit(job: AutoencoderJob, **launch: Any) -> dict[str, Any]:
     """All steps, on one rank in this process."""
     task = Autoencoder(job, place())
     settings, how = VaeSettings.model_validate(job.vae), LaunchSettings.model_validate({**job.launch, **launch})
-    return optimise.fit(task, settings, how, RunFolder(job.folder), job.identity, train_vae.PREFIX)
+    return loop.fit(task, settings, how, RunFolder(job.folder), job.identity, autoencoder_rank.PREFIX)
 
 
 def pictures_of(source: Source, *, number: int = 0, world: int = 1, **changes: Any) -> Pictures:
@@ -368,7 +367,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 def test_the_loss_falls_and_heldout_pictures_come_back_better(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, figures = trained
-    lines = read_metrics(RunFolder(folder), train_vae.PREFIX)
+    lines = read_metrics(RunFolder(folder), autoencoder_rank.PREFIX)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 96
     assert np.mean(losses[-10:]) < np.mean(losses[:5]) * 0.6
@@ -454,7 +453,7 @@ def test_a_run_in_two_pieces_ends_where_one_without_a_break_does(tmp_path: Path)
             task.batches = lambda position: itertools.islice(whole(position), stop)  # type: ignore[method-assign]
         settings, how = VaeSettings.model_validate(job.vae), LaunchSettings.model_validate(job.launch)
         how = how.model_copy(update={"checkpoint_every": 3})
-        optimise.fit(task, settings, how, RunFolder(job.folder), {}, train_vae.PREFIX)
+        loop.fit(task, settings, how, RunFolder(job.folder), {}, autoencoder_rank.PREFIX)
         return load_file(tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors")
 
     calm = run("calm", None)
@@ -462,7 +461,7 @@ def test_a_run_in_two_pieces_ends_where_one_without_a_break_does(tmp_path: Path)
         run("broken", 4)
     found = run("broken", None)
     assert {k: bool((v == calm[k]).all()) for k, v in found.items()} == dict.fromkeys(calm, True)
-    lines = [read_metrics(RunFolder(tmp_path / name), train_vae.PREFIX) for name in ("calm", "broken")]
+    lines = [read_metrics(RunFolder(tmp_path / name), autoencoder_rank.PREFIX) for name in ("calm", "broken")]
     assert [line["loss"] for line in lines[0] if "loss" in line] == [
         line["loss"] for line in lines[1] if "loss" in line
     ]

@@ -149,7 +149,7 @@ def test_what_a_killed_process_left_is_swept(folder: RunFolder) -> None:
 
 KILLED = """
 import os, sys, torch
-from daskt2i import checkpoint
+from daskt2i.train import checkpoint
 from daskt2i.store.run_folder import RunFolder
 write = checkpoint._write
 class Dying:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from builders import SHARED, TESTS
-from builders.runs import TINY, encoded, tiny_workflow, trained
+from builders.runs import TINY, encoded, of_launch, tiny_workflow, trained
 from builders.workflows import child_environment
 from distributed import Client, LocalCluster
 
@@ -141,7 +141,8 @@ def test_a_killed_worker_leaves_the_loss_curve_as_it_was(store: Path, calm: dict
 
     options = {"threads_per_worker": 1, "processes": True, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(1, silence_logs=50, **options) as cluster, Client(cluster) as client:
-        found = train(tiny_workflow(*LONGER), RunFolder(out), DaskRankSpawner(client), 1, 1, kill)
+        spawner = DaskRankSpawner(client)
+        found = train(tiny_workflow(*LONGER), RunFolder(out), spawner, 1, 1, of_launch(kill))
     assert found.attempts >= 2
     assert losses(out) == calm
     assert not any(psutil.pid_exists(pid) for pid in pids.values())

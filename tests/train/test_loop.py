@@ -21,7 +21,7 @@ from daskt2i.display import train as terminal_training
 from daskt2i.errors import ConfigError, FingerprintMismatch, NonFiniteLoss, StoreError, StoreFull
 from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train import loop as optimise
+from daskt2i.train import loop
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.metrics import read_metrics
 from daskt2i.train.train_state import TrainState
@@ -73,12 +73,12 @@ def test_it_learns_and_leaves_figures_checkpoints_and_what_comes_out(calm: Path)
 
 
 def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine() -> None:
-    rates = [optimise.rate(settings(warmup=4, steps=20, final_rate=0.1), step) for step in range(21)]
+    rates = [loop.rate(settings(warmup=4, steps=20, final_rate=0.1), step) for step in range(21)]
     assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
     assert rates[4] == pytest.approx(0.01)
     assert rates[12] == pytest.approx((0.01 + 0.001) / 2)
     assert rates[20] == pytest.approx(0.001)
-    assert optimise.rate(settings(warmup=0), 0) == pytest.approx(0.01)
+    assert loop.rate(settings(warmup=0), 0) == pytest.approx(0.01)
 
 
 def test_what_it_tells_is_enough_for_a_progress_bar(told: Told, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_task_that_cannot_draw_is_not_asked_to(calm: Path, tmp_path: Path) -> 
     ("rows", "count", "sizes"), [(8, 1, [8]), (8, 3, [3, 2, 3]), (3, 8, [1, 1, 1]), (10, 4, [2, 3, 3, 2])]
 )
 def test_a_batch_is_cut_into_parts_as_equal_as_can_be(rows: int, count: int, sizes: list[int]) -> None:
-    found = optimise.cut(list(range(rows)), count)
+    found = loop.cut(list(range(rows)), count)
     assert [len(part) for part, _ in found] == sizes
     assert [row for part, _ in found for row in part] == list(range(rows))
     assert [share for _, share in found] == [size / rows for size in sizes]
@@ -228,7 +228,7 @@ def test_auto_stays_at_the_precision_that_the_run_began_with(
         asked.append(wanted)
         return "bf16" if wanted == "auto" else wanted
 
-    monkeypatch.setattr(optimise, "resolve", resolve)
+    monkeypatch.setattr(loop, "resolve", resolve)
     interrupted(tmp_path, 6, precision="auto")
     fit(tmp_path, precision="auto")
     assert asked == ["auto"]
@@ -352,7 +352,7 @@ def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
 @pytest.fixture
 def fp16_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 on a CPU, slow but with the same scaler."""
-    monkeypatch.setattr(optimise, "resolve", lambda wanted, device, threads: wanted)
+    monkeypatch.setattr(loop, "resolve", lambda wanted, device, threads: wanted)
 
 
 @pytest.mark.usefixtures("fp16_here")
@@ -361,7 +361,7 @@ def test_in_fp16_a_gradient_that_overflows_costs_its_step_alone(tmp_path: Path) 
     lines = [line for line in read_metrics(RunFolder(tmp_path)) if "loss" in line]
     assert [line["step"] for line in lines if "overflow" in line] == [5]
     assert "norm" not in lines[4]
-    assert [line["rate"] for line in lines] == [pytest.approx(optimise.rate(settings(), step)) for step in range(STEPS)]
+    assert [line["rate"] for line in lines] == [pytest.approx(loop.rate(settings(), step)) for step in range(STEPS)]
     found = Checkpoints(RunFolder(tmp_path)).newest()
     assert found is not None
     assert found.about["scaler"]["scale"] == 32768.0  # half of what it begins with
@@ -382,7 +382,7 @@ def test_in_fp16_a_run_that_was_cut_keeps_its_scale(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fp16_here")
 def test_in_fp16_gradients_that_overflow_for_ever_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimise, "MOST_OVERFLOWS", 4)
+    monkeypatch.setattr(loop, "MOST_OVERFLOWS", 4)
     with pytest.raises(NonFiniteLoss, match="gradient at step 9"):
         fit(tmp_path, Toy(spoil=dict.fromkeys([2, 3, 5, 6, 7, 8, 9], "gradient")), precision="fp16")
 
