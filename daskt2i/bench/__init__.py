@@ -5,5 +5,5 @@ pictures (`sample`), many simulated workers (`scheduler`, `simulation`), and wha
 (`child`, `cell`), tasks and figures (`measured`), memory (`meter`), stores of random numbers (`stores`), reports
 (`report`, `page`).
 Not in here: a forecast of one run (`estimate`), the options of the commands (`cli.bench`).
-To add a benchmark: a function that returns a `Report`, and its command in `cli`.
+To add a benchmark: a function that returns a `BenchReport`, and its command in `cli`.
 """

@@ -77,7 +77,7 @@ class TrainTask(Protocol):
 
 @runtime_checkable
 class DrawsPictures(Protocol):
-    """What a `Task` may have beside, to be looked at every `launch.grid_every` steps."""
+    """What a `TrainTask` may have beside, to be looked at every `launch.grid_every` steps."""
 
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
         """On rank 0, under the moving average: write a picture, and return its name below the run folder.

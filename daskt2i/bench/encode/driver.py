@@ -43,7 +43,7 @@ class EncodeBenchSettings:
         rows, repeats: of each cell.
         threads: torch threads of each worker.
         keep: leave the stores of the cells in the folder.
-        peak_seconds, peak_sides: of each measurement of the machine's peak, as in `Task`.
+        peak_seconds, peak_sides: of each measurement of the machine's peak, as in `BenchTask`.
     """
 
     schedulers: tuple[str, ...]
