@@ -318,8 +318,8 @@ def json_() -> Iterator[str]:
     from daskt2i.estimate.forecast import ForecastComparison
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
-    from daskt2i.sample.evaluate import FIELDS, ClipScores, Shares
-    from daskt2i.sample.evaluation import EvaluateResult
+    from daskt2i.sample.evaluate import EvaluateResult
+    from daskt2i.sample.fidelity import FIELDS, ClipScores, Shares
     from daskt2i.train.autoencoder_rank import Autoencoder
     from daskt2i.train.denoiser_rank import Denoiser
     from daskt2i.train.driver import TrainResult

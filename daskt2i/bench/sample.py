@@ -1,7 +1,7 @@
 """How long a picture takes: seconds by steps of the sampler and pictures at once: `bench sample`.
 
 Covers: one process that draws with a trained pipeline, loading apart from drawing.
-Does not cover: spreading prompts over workers (`sample.driver`), how good the pictures are (`sample.evaluate`).
+Does not cover: spreading prompts over workers (`sample.driver`), how good the pictures are (`sample.fidelity`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What events and results look like on a terminal. It renders, and prints nothing itself.
+"""What events and results look like on a terminal. It writes to the console that it is given, and has none of its own.
 
 In here: every event of every stage (`progress`); the plan and totals of encoding (`encode`), of training and drawing
 (`train`), an estimate (`estimate`), the report of a data set (`insights`).

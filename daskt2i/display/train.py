@@ -18,7 +18,7 @@ from rich.text import Text
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.events import Event, LaunchEvent, Note
 from daskt2i.formatting import duration, facts
-from daskt2i.sample.evaluate import FIELDS, ClipScores, Fidelity
+from daskt2i.sample.fidelity import FIELDS, ClipScores, Fidelity
 
 if TYPE_CHECKING:
     from daskt2i.train.driver import TrainResult

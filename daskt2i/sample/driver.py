@@ -1,7 +1,7 @@
 """The sample stage: prompts and seeds to picture files, spread over the workers of any executor.
 
 Covers: which pictures are asked for, what is skipped, cutting them into tasks, files and the sheet.
-Does not cover: a worker's part (`worker`), where tasks run (`executors`), whether pictures are right (`evaluation`).
+Does not cover: a worker's part (`worker`), where tasks run (`executors`), whether pictures are right (`evaluate`).
 """
 
 from __future__ import annotations

@@ -1,220 +1,121 @@
-"""How well pictures show what their prompts say: by the judge of drawn scenes, or by CLIP.
+"""The evaluate stage: unseen prompts to pictures, and whether the pictures show what they say.
 
-Covers: prompts that the data set does not hold, the judge's shares with their counts, CLIP scores, the table.
-Does not cover: drawing the pictures (`driver`), how the judge reads one (`sources.drawn.judge`).
+Covers: which prompts, drawing them, the contact sheet and the figures in `reports/`.
+Does not cover: the measures (`fidelity`), drawing (`driver`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from daskt2i.errors import ConfigError, ModelError, ModelMissing
-from daskt2i.events import Listener, Progress, ignore
-from daskt2i.sample.painter import DrawnPicture
-from daskt2i.sources.drawn.grammar import Expectation, captions, parse_caption
-from daskt2i.sources.drawn.judge import SceneMatch, judge, match_scene
-from daskt2i.sources.scenes import scene
+from daskt2i.config.settings import Workflow
+from daskt2i.errors import ConfigError
+from daskt2i.events import Listener, ignore
+from daskt2i.loader.dataset import LatentDataset
+from daskt2i.protocols import Executor
+from daskt2i.sample.driver import draw, requests_for
+from daskt2i.sample.fidelity import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
+from daskt2i.sample.image_grid import image_grid, png
+from daskt2i.sample.painter import SamplerSettings
+from daskt2i.store.run_folder import REPORTS, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 
-PROMPT_SEED = 20_000_003
-"""Scenes that prompts come from. No data set of ours has this seed."""
-
-FIELDS = ("background", "colour", "shape", "binding", "place", "clean", "all")
-"""What the judge looks at: the background's colour; the colours and the shapes that are there; each shape in its own
-colour; how they lie; nothing besides; all of it."""
+_SHEET_PICTURES = 128
 
 
-def unseen_prompts(count: int, known: Iterable[str], shapes: int = 2) -> list[str]:
-    """Sentences about scenes that tell everything: background, colours, shapes, places. None is known word by word.
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What `evaluate` found: shares by the judge, or CLIP scores.
 
-    They are those of the first scenes of `PROMPT_SEED` that have such a sentence, so they are the same each time.
+    Attributes:
+        prompts, seeds: how many of each.
+        sheet: address of the contact sheet.
+    """
+
+    prompts: int
+    seeds: int
+    sheet: str
+    fidelity: Fidelity | None = None
+    clip: ClipScores | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `evaluate --json` prints: each share and its count."""
+        found: dict[str, Any] = {"prompts": self.prompts, "seeds": self.seeds}
+        if self.fidelity is not None:
+            found |= self.fidelity.overall.to_json()
+            found |= {"single": self.fidelity.single.to_json(), "pair": self.fidelity.pair.to_json()}
+        if self.clip is not None:
+            found |= self.clip.to_json()
+        return {**found, "sheet": self.sheet}
+
+
+def evaluate(
+    workflow: Workflow,
+    folder: RunFolder,
+    executor: Executor,
+    prompts: Sequence[str] | None = None,
+    listener: Listener = ignore,
+) -> EvaluateResult:
+    """Draw unseen prompts with several seeds each, and see whether the pictures show what they say.
 
     Args:
-        known: captions that a model was trained on.
-        shapes: most shapes in a scene, 1 or 2.
+        executor: not started yet; closed at the end.
+        prompts: other ones than those of the workflow.
+        listener: told how many pictures are drawn, and judged.
+
+    Raises:
+        ConfigError: there are no prompts, or the judge cannot read them.
+        Daskt2iError: pictures could not be drawn.
     """
-    seen = {_plain(text) for text in known}
-    found: list[str] = []
-    index = 0
-    while len(found) < count:
-        for text in captions(scene(PROMPT_SEED, index, shapes)):
-            if _tells_all(parse_caption(text)) and _plain(text) not in seen:
-                found.append(text)
-                seen.add(_plain(text))
-                break
-        index += 1
+    wanted, sample = workflow.evaluate, workflow.sample
+    if prompts is None:
+        prompts = _prompts(workflow, folder)
+    settings = SamplerSettings(sample.steps, sample.guidance, sample.sampler, sample.batch)
+    requests = requests_for(prompts, sample.seed, wanted.seeds)
+    pictures = draw(folder, requests, settings, executor, workflow.run.device, listener)
+    found = EvaluateResult(len(prompts), wanted.seeds, folder.address(f"{REPORTS}/evaluate.png"))
+    marks: list[bool | None] | None = None
+    labels = [request.prompt for request in requests]
+    if wanted.clip_model is None:
+        fidelity = by_judge(pictures, listener)
+        found, marks = replace(found, fidelity=fidelity), list(fidelity.right)
+        labels = [f"{text} [{why}]" if why else text for text, why in zip(labels, fidelity.problems, strict=True)]
+    else:
+        device = "cpu" if workflow.run.device == "auto" else workflow.run.device
+        found = replace(found, clip=by_clip(pictures, wanted.clip_model, device))
+    # One seed after the other, so that the sheet shows as many prompts as it can.
+    order = sorted(range(len(pictures)), key=lambda i: (i % wanted.seeds, i))[:_SHEET_PICTURES]
+    page = image_grid(
+        [pictures[i].pixels for i in order], [labels[i] for i in order], marks=marks and [marks[i] for i in order]
+    )
+    folder.write(f"{REPORTS}/evaluate.png", png(page, {"Software": "daskt2i"}))
+    folder.write(f"{REPORTS}/evaluate.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".")
-
-
-def _tells_all(wanted: Expectation | None) -> bool:
-    return (
-        wanted is not None
-        and wanted.background is not None
-        and all(thing.colour and thing.place for thing in wanted.things)
+def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
+    """Of drawn scenes: sentences that the data does not hold. Of other data: captions of held-out rows."""
+    count = workflow.evaluate.prompts
+    if workflow.scenes is not None:
+        known: list[str] = []
+        if ZarrStore(folder).attributes() is not None:
+            store = ZarrStore(folder)
+            known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
+        return unseen_prompts(count, known, workflow.scenes.shapes)
+    settings = workflow.train
+    if not settings.heldout:
+        raise ConfigError(
+            "evaluate takes its prompts from rows that training never saw, and train.heldout is 0. Give --prompts."
+        )
+    data = LatentDataset(
+        folder, seed=settings.seed, batch=settings.batch, window=settings.window, heldout=settings.heldout
     )
-
-
-def fields_of(verdict: SceneMatch) -> tuple[bool, ...]:
-    """The values of `FIELDS`."""
-    parts = (verdict.background, verdict.colours, verdict.shapes, verdict.bound, verdict.places, verdict.clean)
-    return (*parts, verdict.right)
-
-
-@dataclass(slots=True)
-class Shares:
-    """How many of how many pictures show each thing."""
-
-    of: int = 0
-    right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0))
-
-    def add(self, verdict: SceneMatch) -> None:
-        """Count one picture."""
-        self.of += 1
-        for name, value in zip(FIELDS, fields_of(verdict), strict=True):
-            self.right[name] += value
-
-    def share(self, name: str) -> float:
-        """From 0 to 1."""
-        return self.right[name] / self.of if self.of else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Each share, and the count."""
-        return {"count": self.of, **{name: round(self.share(name), 4) for name in FIELDS}}
-
-
-@dataclass(slots=True)
-class Fidelity:
-    """What `evaluate` found with the judge.
-
-    Attributes:
-        overall, single, pair: shares over all pictures, those of one thing, those of two.
-        right: of each picture, in order: whether all of it is right.
-        problems: of each picture what is wrong, a few words; "" where nothing is.
-    """
-
-    overall: Shares = field(default_factory=Shares)
-    single: Shares = field(default_factory=Shares)
-    pair: Shares = field(default_factory=Shares)
-    right: list[bool] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-
-def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> Fidelity:
-    """Read pictures back.
-
-    Args:
-        pictures: their prompts are sentences that `parse_caption` reads.
-        listener: told how many pictures are judged.
-
-    Raises:
-        ConfigError: a prompt is not about a scene.
-    """
-    found = Fidelity()
-    for picture in pictures:
-        wanted = parse_caption(picture.request.prompt)
-        if wanted is None:
-            raise ConfigError(
-                f"The judge reads prompts about drawn scenes alone, and {picture.request.prompt!r} is none. Use other "
-                "prompts, or a CLIP model: --set evaluate.clip_model=FOLDER."
-            )
-        verdict = match_scene(judge(picture.pixels), wanted)
-        found.overall.add(verdict)
-        (found.single if len(wanted.things) == 1 else found.pair).add(verdict)
-        found.right.append(verdict.right)
-        values = zip(FIELDS, fields_of(verdict), strict=True)
-        found.problems.append(", ".join(name for name, right in values if not right and name != "all"))
-        listener(Progress("pictures judged", len(found.right), len(pictures)))
-    return found
-
-
-@dataclass(slots=True)
-class ClipScores:
-    """What `evaluate` found with CLIP.
-
-    Attributes:
-        model: which one.
-        scores: of each picture: 100 x cosine of picture and prompt, cut off at 0 (arXiv:2104.08718 without its factor
-            2.5, as most papers give it).
-        mismatched: the same for each picture with the next one's prompt: what a score is worth must be seen beside it.
-        retrieval: share of pictures whose own prompt scores highest among all different prompts.
-    """
-
-    model: str
-    scores: list[float]
-    mismatched: list[float]
-    retrieval: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Means and counts."""
-        return {
-            "count": len(self.scores),
-            "clip_score": round(float(np.mean(self.scores)), 3),
-            "clip_score_mismatched": round(float(np.mean(self.mismatched)), 3),
-            "retrieval": round(self.retrieval, 4),
-        }
-
-
-def by_clip(
-    pictures: Sequence[DrawnPicture], model: str, device: str = "cpu", threads: int = 1, batch: int = 16
-) -> ClipScores:
-    """CLIP scores with a model from the hub's cache or a folder.
-
-    Args:
-        model: a full CLIP repository (both towers, tokenizer, preprocessor), hub id or folder.
-
-    Raises:
-        ModelMissing, ModelError: it is not there, or is no CLIP model.
-    """
-    import torch
-    import transformers
-    from PIL import Image
-
-    from daskt2i.encoders.weights import first_line, locate, quiet
-
-    torch.set_num_threads(threads)
-    needs = ("config.json", "model*.safetensors", "preprocessor_config.json")
-    folder = locate(model, None, None, needs=needs, also=("*.json", "merges.txt"), setting="evaluate.clip_model")
-    try:
-        with quiet():
-            clip: Any = transformers.CLIPModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
-            processor: Any = transformers.CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
-    except ModelMissing:
-        raise
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(
-            f"{model} cannot be loaded as a CLIP model: {first_line(error)}. evaluate.clip_model takes a repository "
-            "with both towers, a tokenizer and preprocessor_config.json."
-        ) from error
-    clip = clip.to(device).eval()
-    prompts = list(dict.fromkeys(picture.request.prompt for picture in pictures))
-    with torch.inference_mode():
-        texts = []
-        for start in range(0, len(prompts), batch):
-            given = processor(text=prompts[start : start + batch], return_tensors="pt", padding=True, truncation=True)
-            texts.append(_vectors(clip.get_text_features(**given.to(device))))
-        images = []
-        for start in range(0, len(pictures), batch):
-            part = [Image.fromarray(picture.pixels) for picture in pictures[start : start + batch]]
-            images.append(_vectors(clip.get_image_features(**processor(images=part, return_tensors="pt").to(device))))
-    table = (torch.cat(images) @ torch.cat(texts).T).clamp(min=0).mul(100).cpu().numpy()
-    own = np.array([prompts.index(picture.request.prompt) for picture in pictures])
-    rows = np.arange(len(pictures))
-    return ClipScores(
-        model=model,
-        scores=[float(value) for value in table[rows, own]],
-        mismatched=[float(value) for value in table[rows, (own + 1) % len(prompts)]],
-        retrieval=float((table.argmax(1) == own).mean()),
-    )
-
-
-def _vectors(features: Any) -> Any:
-    """Unit vectors; transformers 5 wraps them."""
-    vectors = getattr(features, "pooler_output", features)
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    rows = np.concatenate([batch.rows for batch in data.heldout_batches(64)])
+    data.close()
+    store = ZarrStore(folder)
+    return [str(store.read("caption", int(row), int(row) + 1)[0, 0]) for row in rows[:count]]

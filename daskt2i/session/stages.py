@@ -15,7 +15,7 @@ from daskt2i.encode.summary import EncodeResult
 from daskt2i.events import DashboardReady, Listener, ignore
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.sample.driver import SampleResult, sample
-from daskt2i.sample.evaluation import EvaluateResult, evaluate
+from daskt2i.sample.evaluate import EvaluateResult, evaluate
 from daskt2i.sample.painter import SampleRequest, SamplerSettings
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.session.session import Session

@@ -39,62 +39,42 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
         workers = 1
     if scheduler.kind == "address":
         return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
-    if prepared.on_gpu and workers is None:
-        # More processes on one GPU share its memory and win nothing; a cluster file with one worker per GPU uses more.
-        found = divide_machine(
-            cores=machine.cores,
-            memory=machine.memory,
-            worker_memory=prepared.requirements.worker_memory,
-            chunks=len(prepared.grid),
-            workers=1,
-            threads=threads,
-        )
-        return replace(found, reason="one GPU")
-    return divide_machine(
+    # More processes on one GPU share its memory and win nothing; a cluster file with one worker per GPU uses more.
+    one_gpu = prepared.on_gpu and workers is None
+    found = divide_machine(
         cores=machine.cores,
         memory=machine.memory,
         worker_memory=prepared.requirements.worker_memory,
         chunks=len(prepared.grid),
-        workers=workers,
+        workers=1 if one_gpu else workers,
         threads=threads,
     )
+    return replace(found, reason="one GPU") if one_gpu else found
 
 
 def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
-    """Workers x threads for ranks that nobody encoded with before."""
-    ways, settings = workflow.launch, workflow.train
-    parameters = PARAMETERS.get(settings.model.preset or "", 0)
-    return rank_layout(scheduler, settings.batch, parameters, ways.threads, ways.ranks)
-
-
-def rank_layout(
-    scheduler: Scheduler, batch: int, parameters: int, threads: int | str, ranks: int | str
-) -> WorkerLayout:
-    """Workers x threads on this machine for ranks that nobody encoded with before.
-
-    Args:
-        batch: samples of a step: no more ranks than that.
-        parameters: of the model; 0 where they are not known.
-        threads, ranks: as `launch` has them; `auto` leaves them to the machine.
+    """Workers x threads on this machine for ranks, where no chunk is encoded before: one rank a worker.
 
     Raises:
         PlanError: the ranks do not fit into memory.
     """
-    machine = this_machine()
-    workers = scheduler.workers or (ranks if isinstance(ranks, int) else None)
+    launch, train, machine = workflow.launch, workflow.train, this_machine()
+    threads = launch.threads if isinstance(launch.threads, int) else None
+    workers = scheduler.workers or (launch.ranks if isinstance(launch.ranks, int) else None)
     if scheduler.kind == "serial":
         workers = 1
     if scheduler.kind == "address":
-        return WorkerLayout(workers or 0, threads if isinstance(threads, int) else 0, 0, "the cluster's own")
+        return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
     if machine.gpus and workers is None:
         workers = machine.gpus
+    parameters = PARAMETERS.get(train.model.preset or "", 0)
     return divide_machine(
         cores=machine.cores,
         memory=machine.memory,
         worker_memory=RANK_BYTES + STATE_BYTES * parameters,
-        chunks=batch,
+        chunks=train.batch,  # a rank has one sample of a step at least
         workers=workers,
-        threads=threads if isinstance(threads, int) else None,
+        threads=threads,
     )
 
 

@@ -1,0 +1,220 @@
+"""How well pictures show what their prompts say: by the judge of drawn scenes, or by CLIP.
+
+Covers: prompts that the data set does not hold, the judge's shares with their counts, CLIP scores, the table.
+Does not cover: drawing the pictures (`driver`), how the judge reads one (`sources.drawn.judge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from daskt2i.errors import ConfigError, ModelError, ModelMissing
+from daskt2i.events import Listener, Progress, ignore
+from daskt2i.sample.painter import DrawnPicture
+from daskt2i.sources.drawn.grammar import Expectation, captions, parse_caption
+from daskt2i.sources.drawn.judge import SceneMatch, judge, match_scene
+from daskt2i.sources.scenes import scene
+
+PROMPT_SEED = 20_000_003
+"""Scenes that prompts come from. No data set of ours has this seed."""
+
+FIELDS = ("background", "colour", "shape", "binding", "place", "clean", "all")
+"""What the judge looks at: the background's colour; the colours and the shapes that are there; each shape in its own
+colour; how they lie; nothing besides; all of it."""
+
+
+def unseen_prompts(count: int, known: Iterable[str], shapes: int = 2) -> list[str]:
+    """Sentences about scenes that tell everything: background, colours, shapes, places. None is known word by word.
+
+    They are those of the first scenes of `PROMPT_SEED` that have such a sentence, so they are the same each time.
+
+    Args:
+        known: captions that a model was trained on.
+        shapes: most shapes in a scene, 1 or 2.
+    """
+    seen = {_plain(text) for text in known}
+    found: list[str] = []
+    index = 0
+    while len(found) < count:
+        for text in captions(scene(PROMPT_SEED, index, shapes)):
+            if _tells_all(parse_caption(text)) and _plain(text) not in seen:
+                found.append(text)
+                seen.add(_plain(text))
+                break
+        index += 1
+    return found
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".")
+
+
+def _tells_all(wanted: Expectation | None) -> bool:
+    return (
+        wanted is not None
+        and wanted.background is not None
+        and all(thing.colour and thing.place for thing in wanted.things)
+    )
+
+
+def fields_of(verdict: SceneMatch) -> tuple[bool, ...]:
+    """The values of `FIELDS`."""
+    parts = (verdict.background, verdict.colours, verdict.shapes, verdict.bound, verdict.places, verdict.clean)
+    return (*parts, verdict.right)
+
+
+@dataclass(slots=True)
+class Shares:
+    """How many of how many pictures show each thing."""
+
+    of: int = 0
+    right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0))
+
+    def add(self, verdict: SceneMatch) -> None:
+        """Count one picture."""
+        self.of += 1
+        for name, value in zip(FIELDS, fields_of(verdict), strict=True):
+            self.right[name] += value
+
+    def share(self, name: str) -> float:
+        """From 0 to 1."""
+        return self.right[name] / self.of if self.of else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Each share, and the count."""
+        return {"count": self.of, **{name: round(self.share(name), 4) for name in FIELDS}}
+
+
+@dataclass(slots=True)
+class Fidelity:
+    """What `evaluate` found with the judge.
+
+    Attributes:
+        overall, single, pair: shares over all pictures, those of one thing, those of two.
+        right: of each picture, in order: whether all of it is right.
+        problems: of each picture what is wrong, a few words; "" where nothing is.
+    """
+
+    overall: Shares = field(default_factory=Shares)
+    single: Shares = field(default_factory=Shares)
+    pair: Shares = field(default_factory=Shares)
+    right: list[bool] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> Fidelity:
+    """Read pictures back.
+
+    Args:
+        pictures: their prompts are sentences that `parse_caption` reads.
+        listener: told how many pictures are judged.
+
+    Raises:
+        ConfigError: a prompt is not about a scene.
+    """
+    found = Fidelity()
+    for picture in pictures:
+        wanted = parse_caption(picture.request.prompt)
+        if wanted is None:
+            raise ConfigError(
+                f"The judge reads prompts about drawn scenes alone, and {picture.request.prompt!r} is none. Use other "
+                "prompts, or a CLIP model: --set evaluate.clip_model=FOLDER."
+            )
+        verdict = match_scene(judge(picture.pixels), wanted)
+        found.overall.add(verdict)
+        (found.single if len(wanted.things) == 1 else found.pair).add(verdict)
+        found.right.append(verdict.right)
+        values = zip(FIELDS, fields_of(verdict), strict=True)
+        found.problems.append(", ".join(name for name, right in values if not right and name != "all"))
+        listener(Progress("pictures judged", len(found.right), len(pictures)))
+    return found
+
+
+@dataclass(slots=True)
+class ClipScores:
+    """What `evaluate` found with CLIP.
+
+    Attributes:
+        model: which one.
+        scores: of each picture: 100 x cosine of picture and prompt, cut off at 0 (arXiv:2104.08718 without its factor
+            2.5, as most papers give it).
+        mismatched: the same for each picture with the next one's prompt: what a score is worth must be seen beside it.
+        retrieval: share of pictures whose own prompt scores highest among all different prompts.
+    """
+
+    model: str
+    scores: list[float]
+    mismatched: list[float]
+    retrieval: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Means and counts."""
+        return {
+            "count": len(self.scores),
+            "clip_score": round(float(np.mean(self.scores)), 3),
+            "clip_score_mismatched": round(float(np.mean(self.mismatched)), 3),
+            "retrieval": round(self.retrieval, 4),
+        }
+
+
+def by_clip(
+    pictures: Sequence[DrawnPicture], model: str, device: str = "cpu", threads: int = 1, batch: int = 16
+) -> ClipScores:
+    """CLIP scores with a model from the hub's cache or a folder.
+
+    Args:
+        model: a full CLIP repository (both towers, tokenizer, preprocessor), hub id or folder.
+
+    Raises:
+        ModelMissing, ModelError: it is not there, or is no CLIP model.
+    """
+    import torch
+    import transformers
+    from PIL import Image
+
+    from daskt2i.encoders.weights import first_line, locate, quiet
+
+    torch.set_num_threads(threads)
+    needs = ("config.json", "model*.safetensors", "preprocessor_config.json")
+    folder = locate(model, None, None, needs=needs, also=("*.json", "merges.txt"), setting="evaluate.clip_model")
+    try:
+        with quiet():
+            clip: Any = transformers.CLIPModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+            processor: Any = transformers.CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
+    except ModelMissing:
+        raise
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(
+            f"{model} cannot be loaded as a CLIP model: {first_line(error)}. evaluate.clip_model takes a repository "
+            "with both towers, a tokenizer and preprocessor_config.json."
+        ) from error
+    clip = clip.to(device).eval()
+    prompts = list(dict.fromkeys(picture.request.prompt for picture in pictures))
+    with torch.inference_mode():
+        texts = []
+        for start in range(0, len(prompts), batch):
+            given = processor(text=prompts[start : start + batch], return_tensors="pt", padding=True, truncation=True)
+            texts.append(_vectors(clip.get_text_features(**given.to(device))))
+        images = []
+        for start in range(0, len(pictures), batch):
+            part = [Image.fromarray(picture.pixels) for picture in pictures[start : start + batch]]
+            images.append(_vectors(clip.get_image_features(**processor(images=part, return_tensors="pt").to(device))))
+    table = (torch.cat(images) @ torch.cat(texts).T).clamp(min=0).mul(100).cpu().numpy()
+    own = np.array([prompts.index(picture.request.prompt) for picture in pictures])
+    rows = np.arange(len(pictures))
+    return ClipScores(
+        model=model,
+        scores=[float(value) for value in table[rows, own]],
+        mismatched=[float(value) for value in table[rows, (own + 1) % len(prompts)]],
+        retrieval=float((table.argmax(1) == own).mean()),
+    )
+
+
+def _vectors(features: Any) -> Any:
+    """Unit vectors; transformers 5 wraps them."""
+    vectors = getattr(features, "pooler_output", features)
+    return vectors / vectors.norm(dim=-1, keepdim=True)
