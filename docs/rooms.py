@@ -282,7 +282,7 @@ def _box(spot: Spot, y: int, modules: int, sources: dict[str, str]) -> list[str]
         f"<g><title>{escape(first_sentence(sources, spot.name))}</title>",
         f"<rect x='{left}' y='{y}' width='{WIDE}' height='{HIGH}' rx='7' fill='{BOX if package else '#ffffff'}'"
         f" stroke='{EDGE}'/>",
-        _text(spot.x, y + 17, name, 13 if len(name) < 12 else 12, INK, f"{middle} font-weight='bold'"),
+        _text(spot.x, y + 17, name, min(13, 180 // len(name)), INK, f"{middle} font-weight='bold'"),
         _text(spot.x, y + 33, f"{modules} modules" if modules > 1 else "1 module", 11, FAINT, middle),
         "</g>",
     ]
