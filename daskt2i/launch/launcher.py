@@ -1,6 +1,6 @@
 """A module as N ranks on N workers, all or nothing, started again from its last checkpoint when a rank dies.
 
-    launched = launch("daskt2i.train.denoiser_rank", job, DaskHands(client), ranks=4, threads=8, listener=show)
+    launched = launch("daskt2i.train.denoiser_rank", job, DaskRankSpawner(client), ranks=4, threads=8, listener=show)
 
 Covers: how often to try again, what is told when that is used up.
 Does not cover: one attempt (`attempt`), where ranks run (`dask_ranks`, `rank_spawners`), what a module computes, where

@@ -19,7 +19,7 @@ GROWTH = 1.10
 DRIVER = """
 import sys
 from daskt2i.session.schedulers import Scheduler, open_executor
-from daskt2i.session.worker_layout import crew_for
+from daskt2i.session.worker_layout import encode_layout
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
@@ -28,7 +28,7 @@ from daskt2i.encode.worker import peak_bytes
 if __name__ == "__main__":
     prepared = prepare(load_workflow(sys.argv[1]), sys.argv[2])
     scheduler = Scheduler.parse(sys.argv[3])
-    summary = encode(prepared, open_executor(scheduler, crew_for(scheduler, prepared)))
+    summary = encode(prepared, open_executor(scheduler, encode_layout(scheduler, prepared)))
     print(summary.done, peak_bytes())
 """
 

@@ -222,11 +222,11 @@ def test_no_worker_outlives_a_killed_driver(kind: str, tmp_path: Path) -> None:
         import time
         from daskt2i.session.schedulers import Scheduler, open_executor
         from daskt2i.config.workflow_file import load_defaults
-        from daskt2i.plan import Crew
+        from daskt2i.plan import WorkerLayout
 
         if __name__ == "__main__":
             load_defaults()
-            executor = open_executor(Scheduler.parse({kind!r}), Crew(2, 1, 1 << 31, ""))
+            executor = open_executor(Scheduler.parse({kind!r}), WorkerLayout(2, 1, 1 << 31, ""))
             executor.start()
             outcomes = executor.run(time.sleep, [0.01, 0.01] + [600.0] * 8)
             next(outcomes), next(outcomes)

@@ -436,15 +436,8 @@ def test_what_is_to_be_done_before_the_first_rank_is_done_then_and_its_notes_are
         Client(cluster) as client,
     ):
         seen = Killer()
-        launch(
-            "rank_modules.toy",
-            {"do": "tell", "text": ""},
-            DaskRankSpawner(client, prepare=lambda: ["made room"]),
-            1,
-            1,
-            seen,
-            env=ENV,
-        )
+        spawner = DaskRankSpawner(client, prepare=lambda: ["made room"])
+        launch("rank_modules.toy", {"do": "tell", "text": ""}, spawner, 1, 1, seen, env=ENV)
         assert [event.kind for event in seen.events][:2] == ["note", "attempt"]
         assert seen.of("note")[0]["text"] == "made room"
 
