@@ -61,7 +61,7 @@ class Trial:
     start_seconds: float
 
 
-HandsFor = Callable[[int, int], Any]
+SpawnerFor = Callable[[int, int], Any]
 """(ranks, threads) -> a context manager that gives the `RankSpawner` on which they run."""
 
 
@@ -83,7 +83,7 @@ def bench_train(
     threads: int | None = None,
     repeats: int = 3,
     place: str | None = None,
-    spawner: HandsFor = on_this_machine,
+    spawner: SpawnerFor = on_this_machine,
     command: str = "",
     tell: Callable[[str], None] = lambda text: None,
 ) -> BenchReport:
@@ -200,7 +200,7 @@ def _cell(
     ranks: int,
     threads: int,
     repeats: int,
-    spawner: HandsFor,
+    spawner: SpawnerFor,
     cores: int,
     base: Cell | None,
     tell: Callable[[str], None],

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -84,7 +84,7 @@ def _without_dasks_log() -> Iterator[None]:
     distributed gives its loggers a handler of their own when it is imported, which is later, unless the root has one.
     So the root gets one: as Python's own, which tells warnings of everybody else.
     """
-    handler = logging.StreamHandler()
+    handler = _StandardError()
     handler.setLevel(logging.WARNING)
     theirs = [h for name in ("distributed", "distributed.client") for h in logging.getLogger(name).handlers]
     logging.root.addHandler(handler)
@@ -96,6 +96,17 @@ def _without_dasks_log() -> Iterator[None]:
         logging.root.removeHandler(handler)
         for each in theirs:
             each.removeFilter(_not_dasks)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment: a live bar takes it over, and lets lines pass above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def _not_dasks(record: logging.LogRecord) -> bool:

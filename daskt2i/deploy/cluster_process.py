@@ -17,7 +17,6 @@ import importlib
 import json
 import logging
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Any, TextIO
 
 import dask
 
-from daskt2i.deploy.child_processes import block_sigint, end_with_parent
+from daskt2i.deploy.child_processes import block_sigint
 from daskt2i.errors import ConfigError
 
 _CODE = (
@@ -68,8 +67,7 @@ class ClusterProcess:
         self, factory: str, arguments: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]
     ) -> None:
         job = {
-            "path": sys.path,
-            "parent": os.getpid(),
+            "path": [entry for entry in sys.path if isinstance(entry, str)],  # Python takes no others
             "factory": factory,
             "arguments": arguments,
             "inherited": _plain({k: v for k, v in dask.config.config.items() if k not in _PRIVATE}),
@@ -102,16 +100,17 @@ class ClusterProcess:
         with suppress(BrokenPipeError):  # it ended: its answer is empty too
             process.stdin.write(line)
             process.stdin.flush()
-        with suppress(ValueError):
-            found = json.loads(process.stdout.readline())
-            if isinstance(found, dict):
-                return found
+        for answer in process.stdout:  # what a sitecustomize prints may come first
+            with suppress(ValueError):
+                found = json.loads(answer)
+                if isinstance(found, dict):
+                    return found
         return {"text": f"its process ended with exit code {process.wait()}"}
 
     def close(self) -> None:
-        """Close the cluster. One that does not end in time is killed: the work is done by then."""
+        """Close the cluster. One that does not end in time is killed: the work is done by then. May be called twice."""
         assert self._process.stdin is not None
-        with suppress(OSError, subprocess.TimeoutExpired):
+        with suppress(OSError, ValueError, subprocess.TimeoutExpired):
             self._process.stdin.write(_CLOSE)
             self._process.stdin.flush()
             self._process.wait(_CLOSE_SECONDS + 5)
@@ -132,19 +131,22 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items() if _is_plain(v)}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value if _is_plain(v)]
-    return value
+        return [_plain(v) for v in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool | Mapping | list | tuple)
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool | Mapping | os.PathLike)
 
 
 def main(job: Mapping[str, Any]) -> None:
-    """In that process: start the cluster, tell its address, stay until the other side says so or is gone."""
+    """In that process: start the cluster, tell its address, stay until the other side asks for the end or is gone."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what workers print must not be taken for an answer
-    end_with_parent(job["parent"])
+    ended = threading.Event()
+    threading.Thread(target=_wait_for_the_end, args=(ended,), name="daskt2i-lifeline", daemon=True).start()
     # A terminal and a batch system send these to all processes at once; ours ends when its driver is done. A function,
     # for workers would inherit that a signal is ignored.
     signal.signal(signal.SIGINT, _stay)
@@ -152,10 +154,10 @@ def main(job: Mapping[str, Any]) -> None:
     dask.config.update(dask.config.config, job["inherited"])
     dask.config.set(job["config"])
     with block_sigint():  # for workers; again, as multiprocessing's resource tracker, which starts here, undoes it
-        _live(job, answers)
+        _live(job, answers, ended)
 
 
-def _live(job: Mapping[str, Any], answers: TextIO) -> None:
+def _live(job: Mapping[str, Any], answers: TextIO, ended: threading.Event) -> None:
     """From the start of the cluster to its end."""
 
     def tell(**answer: Any) -> None:
@@ -173,9 +175,17 @@ def _live(job: Mapping[str, Any], answers: TextIO) -> None:
     except Exception as error:  # of whatever class the cluster file names
         tell(kind="start", text=str(error) or type(error).__name__)
         return
-    tell(address=cluster.scheduler_address, security=_security(cluster))
-    if not _until_the_end(cluster):
-        os._exit(1)
+    address = str(cluster.scheduler_address)
+    if address.startswith("inproc://"):
+        cluster.close(timeout=_CLOSE_SECONDS)
+        tell(
+            kind="start",
+            text=f"its scheduler is at {address}, out of reach for us; add protocol: 'tcp://' to arguments",
+        )
+        return
+    tell(address=address, security=_security(cluster))
+    while not ended.wait(_FORGET_SECONDS):
+        forget(cluster)
     logging.disable(logging.CRITICAL)
     with suppress(TimeoutError, OSError):
         cluster.close(timeout=_CLOSE_SECONDS)
@@ -186,23 +196,24 @@ def _stay(signum: int, frame: FrameType | None) -> None:
 
 
 def _security(cluster: Any) -> dict[str, Any] | None:
-    """What a client needs to know: a cluster may have made its certificates itself."""
+    """What a client needs to know: a cluster has its certificates from its file, or has made them itself."""
     given = getattr(cluster, "security", None)
-    if not getattr(given, "require_encryption", False):
-        return None
     names = ("tls_ca_file", "tls_client_cert", "tls_client_key", "require_encryption")
-    return {name: getattr(given, name) for name in names}
+    found = {name: value for name in names if (value := getattr(given, name, None)) is not None}
+    return found if any(found.values()) else None
 
 
-def _until_the_end(cluster: Any) -> bool:
-    """Whether we were asked to close; False: the other side is gone."""
-    words: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=lambda: words.put(sys.stdin.buffer.readline()), daemon=True).start()
-    while True:
-        try:
-            return words.get(timeout=_FORGET_SECONDS) == _CLOSE
-        except queue.Empty:
-            forget(cluster)
+def _wait_for_the_end(ended: threading.Event) -> None:
+    """Until the other side asks us to close, or is gone, however it ended: the kernel closes the pipe.
+
+    Either way the cluster is closed, for it may have jobs in a queue or folders on a disk. If nobody waits for that,
+    it has so much time: even a cluster that hangs while it starts ends then.
+    """
+    if sys.stdin.buffer.readline() != _CLOSE:
+        limit = threading.Timer(_CLOSE_SECONDS + 5, os._exit, [1])
+        limit.daemon = True
+        limit.start()
+    ended.set()
 
 
 def forget(cluster: Any) -> None:

@@ -9,6 +9,7 @@ Does not cover: the process of a cluster that we start (`cluster_process`), what
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import Callable
@@ -67,6 +68,13 @@ class ClusterFile:
         if unknown or not isinstance(data.get("cluster"), str):
             wrong = f"does not know {', '.join(sorted(unknown))}" if unknown else "lacks `cluster:`"
             raise ConfigError(f"The cluster file {path} {wrong}; it holds cluster, arguments and config.")
+        try:
+            json.dumps(data)
+        except (TypeError, ValueError) as error:  # YAML knows dates and binaries besides
+            raise ConfigError(
+                f"The cluster file {path} holds a value that is neither text, number, list nor mapping ({error}). Put "
+                "it in quotes."
+            ) from None
         return cls(path.stem, data["cluster"], dict(data.get("arguments") or {}), dict(data.get("config") or {}))
 
     def start(self, workers: int, threads: int, memory_limit: int) -> Connection:

@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: the plan, a progress bar, the summary, an error. Renders; prints nothing itself.
+"""What a person reads on a terminal: the plan, a progress bar, the summary, an error.
 
 Covers: tables that fit 80 columns, progress on a terminal and as plain lines elsewhere.
 Does not cover: `--json` (each result has its own `to_json`).
@@ -77,8 +77,8 @@ def summary_table(summary: EncodeResult) -> Table:
         ("chunks", f"{summary.done:,} encoded now, {summary.skipped:,} found done, {len(summary.failed)} failed"),
     ]
     if summary.rows_now:
-        layout = f"{workers_words(summary.workers, summary.threads)}, {summary.precision}"
-        rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {layout})"))
+        workers = f"{workers_words(summary.workers, summary.threads)}, {summary.precision}"
+        rows.append(("speed", f"{summary.images_per_second:.1f} images/s ({duration(summary.seconds)}; {workers})"))
     if summary.forecast is not None:
         rows.append(("forecast", check_words(summary.forecast)))
     rows.append(("store", f"{summary.store} ({size(summary.bytes)})"))
@@ -171,11 +171,11 @@ class EncodeProgress:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, WorkersReady):
-            force = event.executor_info
+            info = event.executor_info
             before = f", {event.chunks_done:,} chunks done before" * bool(event.chunks_done)
-            self._say(workers_words(force.workers, force.threads) + before)
-            if force.dashboard:
-                self._say(f"dashboard {force.dashboard}")
+            self._say(workers_words(info.workers, info.threads) + before)
+            if info.dashboard:
+                self._say(f"dashboard {info.dashboard}")
             self._before = event.rows_done
             self._begun = self._told = monotonic()
             self._bar.start_task(self._task)

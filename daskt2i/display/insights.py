@@ -1,7 +1,7 @@
 """A report on a terminal of 80 columns. Renders; prints nothing itself.
 
 Covers: the totals in words, the study's charts as bars of characters.
-Does not cover: `--json` (`Report.to_json`), the page (`insights.page`).
+Does not cover: `--json` (`InsightsResult.to_json`), the page (`insights.page`).
 """
 
 from __future__ import annotations

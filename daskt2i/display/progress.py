@@ -63,6 +63,8 @@ class TerminalProgress:
         if now - self._counted.setdefault(event.what, now) >= PLAIN_SECONDS:
             self._counted[event.what] = now
             self._say(f"{event.what}: {event.done:,}/{event.total:,}")
+        if event.done >= event.total:
+            del self._counted[event.what]  # the next count of that name begins anew
 
     def _say(self, text: str, style: str = "") -> None:
         self._console.print(Text(text, style=style), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a person reads while a model is trained and after: a progress bar, plain lines, tables. Prints nothing itself.
+"""What a person reads while a model is trained and after: a progress bar, plain lines, tables.
 
 Covers: the events of ranks as words, the summaries of train, train-vae, sample and evaluate.
 Does not cover: encoding (`display.encode`), `--json`.

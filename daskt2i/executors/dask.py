@@ -10,6 +10,7 @@ that were assigned to it.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -163,6 +164,18 @@ def _outcome(future: Future) -> Any:
         return error
 
 
+def _forget_locals(error: BaseException | None) -> None:
+    """Free what the frames of an error hold. Dask keeps errors until Python looks for garbage, and memory may be short.
+
+    The lines of the traceback stay.
+    """
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def _on_worker(work: Callable[[T], R], item: T) -> R:
     """One item in a Dask worker."""
     worker = get_worker()
@@ -185,7 +198,11 @@ def _on_worker(work: Callable[[T], R], item: T) -> R:
     finally:
         interruption.reset(token)
     if failed is not None:  # raised out here, lest it gets the one that does not travel as its context
-        raise failed
+        _forget_locals(failed)
+        try:
+            raise failed
+        finally:
+            del failed  # else it and this frame hold each other
     for stage, value in (getattr(result, "seconds", None) or {}).items():
         if stage in _IN_THREAD:
             context_meter.digest_metric(stage, value, "seconds")

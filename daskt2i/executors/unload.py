@@ -52,9 +52,9 @@ def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
     silent += [address for address in rest if address not in done]
     busy = [address for address, freed in done.items() if not freed]
     if silent:
-        notes.append(f"{', '.join(silent)} did not answer, so encoders that are loaded there stay in memory.")
+        notes.append(f"Encoders may stay in memory on {', '.join(silent)}: no answer came from there.")
     if busy:
-        notes.append(f"{', '.join(busy)} still encodes, so its encoders stay in memory.")
+        notes.append(f"Encoders stay in memory on {', '.join(busy)}: a chunk is still being encoded there.")
     return notes
 
 

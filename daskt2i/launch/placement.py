@@ -1,7 +1,7 @@
 """Where ranks run: the machines, network interfaces and GPUs that they are given.
 
 Covers: which rank goes to which place and on which GPU, what this machine offers.
-Does not cover: starting a rank (`supervisor`), finding the workers (`launcher`).
+Does not cover: starting a rank (`supervisor`), finding the workers (`dask_ranks`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ranks of a run, talking to each other: one value for all, sums over all.
 
 Covers: the process group from its start to its end, where tensors must be for `nccl` or `gloo`.
-Does not cover: the mean of gradients (DDP, in `train.learner`), who the ranks are and where they meet (`rank`).
+Does not cover: the mean of gradients (DDP, in `train.train_state`), who the ranks are and where they meet (`rank`).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Diffusion:
         self.shift = shift
         self._alphas: Any = None
 
-    def lesson(
+    def noised(
         self, latents: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, normal: torch.Tensor
     ) -> NoisedBatch:
         """Noised latents and what to make of them.
@@ -94,7 +94,7 @@ class Diffusion:
         # SNR is 0, would have no weight, and sampling starts there.
         return (snr + 1).clamp(max=self.snr_gamma) / (snr + 1)
 
-    def loss(self, predicted: torch.Tensor, lesson: NoisedBatch) -> torch.Tensor:
+    def loss(self, predicted: torch.Tensor, batch: NoisedBatch) -> torch.Tensor:
         """Each sample's weighted mean squared error, `float32[b]`."""
-        error = (predicted.float() - lesson.target).square().mean(dim=(1, 2, 3))
-        return error * lesson.weight
+        error = (predicted.float() - batch.target).square().mean(dim=(1, 2, 3))
+        return error * batch.weight

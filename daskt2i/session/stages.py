@@ -69,7 +69,8 @@ class Stages:
         """Where ranks run, how many there are, and the threads of each."""
         spawner, there = self.session.spawner()
         ways = self.workflow.launch
+        ranks = ranks_for(settings.batch, ways.ranks, there.workers)
+        threads = ways.threads if isinstance(ways.threads, int) else there.threads
         if self.session.dashboard:
             self.listener(DashboardReady(self.session.dashboard))
-        threads = ways.threads if isinstance(ways.threads, int) else there.threads
-        return spawner, ranks_for(settings.batch, ways.ranks, there.workers), threads
+        return spawner, ranks, threads

@@ -77,7 +77,7 @@ class AutoencoderJob:
 
 
 class Autoencoder:
-    """The `loop.Task` of an AutoencoderKL.
+    """The `loop.TrainTask` of an AutoencoderKL.
 
     Raises:
         ConfigError: settings that do not fit the model or the source.

@@ -63,7 +63,7 @@ class DenoiserJob:
 
 
 class Denoiser:
-    """The `loop.Task` of text-to-image training."""
+    """The `loop.TrainTask` of text-to-image training."""
 
     def __init__(self, job: DenoiserJob) -> None:
         me = ranks.rank()
@@ -109,18 +109,18 @@ class Denoiser:
         def tensor(array: Any) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, non_blocking=True)
 
-        lesson = self.diffusion.lesson(
+        noised = self.diffusion.noised(
             tensor(batch.latents), tensor(batch.noise), tensor(batch.uniform), tensor(batch.normal)
         )
         mask = tensor(batch.text_mask) if self.dataset.masked else None
         predicted = model(
-            lesson.inputs.contiguous(memory_format=torch.channels_last),
-            lesson.times,
+            noised.inputs.contiguous(memory_format=torch.channels_last),
+            noised.times,
             tensor(batch.text_states).float(),
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
-        return self.diffusion.loss(predicted, lesson)
+        return self.diffusion.loss(predicted, noised)
 
     def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
         """The same loss, on rows that training never sees, with the same noise each time."""

@@ -203,13 +203,13 @@ def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> 
     )
     try:
         task = Toy()
-        learners = [
+        states = [
             TrainState(task.build("cpu"), settings(), "cpu", "fp32", world=2, time_exchange=timed)
             for timed in (False, True)
         ]
         batch = next(task.batches(0))
-        norms = [learner.learn(cut(batch, 2), task.loss, 0.01)[1]["norm"] for learner in learners]
-        plain, timed = learners
+        norms = [state.learn(cut(batch, 2), task.loss, 0.01)[1]["norm"] for state in states]
+        plain, timed = states
         assert set(plain.seconds) == {"forward", "backward", "optimiser"}
         assert set(timed.seconds) == {*plain.seconds, "exchange"}
         assert timed.seconds["exchange"] > 0

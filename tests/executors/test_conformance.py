@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +31,22 @@ from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.testing.executor import ExecutorSuite, double
 
 TWO = WorkerLayout(2, 1, 2 * GIB, "two")
+
+_LARGE: list[weakref.ref[Any]] = []
+
+
+class Large:
+    """Something that a weak reference can point to."""
+
+
+def fail_with_something_large(item: str) -> int | None:
+    """How many large things of failed items are still there; None where none failed in this process."""
+    if item == "look":
+        return sum(ref() is not None for ref in _LARGE) if _LARGE else None
+    gc.disable()
+    large = Large()
+    _LARGE.append(weakref.ref(large))
+    raise ValueError("on purpose")
 
 
 def opened(text: str) -> Iterator[Executor]:
@@ -101,6 +119,13 @@ class TestDask(ExecutorSuite):
         }
         assert listening <= {"127.0.0.1", "::1"}
 
+    def test_what_a_failed_item_held_is_free_at_once(self, started: Executor) -> None:
+        """And not when Python happens to look for garbage: it may be a chunk's arrays, and memory what it failed of."""
+        outcomes = list(started.run(fail_with_something_large, ["fail"] * 8 + ["look"] * 8))
+        found = [left for item, left in outcomes if item == "look" and left is not None]
+        assert found
+        assert not any(found)
+
     def test_dask_keeps_nothing_of_a_task_that_is_done(
         self, executor: Executor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -127,6 +152,7 @@ class TestDask(ExecutorSuite):
 
 def _kept(dask_scheduler: Any) -> dict[str, int]:
     spans = list(dask_scheduler.extensions["spans"].spans.values())
+    assert spans, "if Dask keeps them elsewhere, so must we look there"
     return {
         "spans": sum(len(span._metadata["collections"]) for span in spans if span._metadata),  # else 200
         "seen": sum(len(getattr(span, "_metadata_seen", ())) for span in spans),  # distributed before 2026.8

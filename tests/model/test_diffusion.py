@@ -50,7 +50,7 @@ def test_who_knows_the_picture_draws_it_with_each_sampler(objective: Objective, 
 def test_the_target_is_what_the_sampler_takes_the_model_for(objective: Objective) -> None:
     latents, noise, uniform, normal = batch()
     diffusion = Diffusion(objective)
-    lesson = diffusion.lesson(latents, noise, uniform, normal)
+    lesson = diffusion.noised(latents, noise, uniform, normal)
     said = torch.cat(
         [answer(objective, latents[i : i + 1], lesson.inputs[i : i + 1], lesson.times[i]) for i in range(len(latents))]
     )
@@ -72,7 +72,7 @@ def test_schedules_are_those_of_diffusers() -> None:
 
 def test_v_trains_on_pure_noise_too_and_with_a_weight() -> None:
     latents, noise, _, normal = batch(1)
-    lesson = Diffusion("v").lesson(latents, noise, torch.tensor([0.99999]), normal)
+    lesson = Diffusion("v").noised(latents, noise, torch.tensor([0.99999]), normal)
     assert torch.equal(lesson.inputs, noise)
     assert torch.equal(lesson.target, -latents)
     assert lesson.weight.item() == 1
@@ -81,7 +81,7 @@ def test_v_trains_on_pure_noise_too_and_with_a_weight() -> None:
 @pytest.mark.parametrize("objective", ["v", "epsilon"])
 def test_min_snr_weights_are_those_of_the_paper_and_can_be_left_out(objective: Objective) -> None:
     latents, noise, uniform, normal = batch()
-    lesson = Diffusion(objective, snr_gamma=5.0).lesson(latents, noise, uniform, normal)
+    lesson = Diffusion(objective, snr_gamma=5.0).noised(latents, noise, uniform, normal)
     power = torch.as_tensor(alphas_cumprod(objective))[lesson.times.long()]
     snr = power / (1 - power)
     if objective == "epsilon":
@@ -89,11 +89,11 @@ def test_min_snr_weights_are_those_of_the_paper_and_can_be_left_out(objective: O
     else:
         expected = torch.minimum(snr + 1, torch.tensor(5.0)) / (snr + 1)
     torch.testing.assert_close(lesson.weight.double(), expected.double(), rtol=1e-4, atol=1e-6)
-    assert torch.equal(Diffusion(objective, None).lesson(latents, noise, uniform, normal).weight, torch.ones(64))
+    assert torch.equal(Diffusion(objective, None).noised(latents, noise, uniform, normal).weight, torch.ones(64))
 
 
 def test_a_shift_moves_flow_to_noisier_times() -> None:
     given = batch()
-    times = [Diffusion("flow", shift=shift).lesson(*given).times for shift in (1.0, 3.0)]
+    times = [Diffusion("flow", shift=shift).noised(*given).times for shift in (1.0, 3.0)]
     t = times[0] / STEPS
     torch.testing.assert_close(times[1] / STEPS, 3 * t / (1 + 2 * t))

@@ -474,7 +474,7 @@ def test_two_ranks_give_the_losses_of_one(die_at: int, within: float, alone: Pat
         assert losses(tmp_path / "two", name) == pytest.approx(losses(alone, name), abs=within)
 
 
-# --- the learner ----------------------------------------------------------------------------------------------------
+# --- the train state ----------------------------------------------------------------------------------------------
 
 
 def test_the_optimisers_means_keep_the_order_of_their_weights_in_memory() -> None:

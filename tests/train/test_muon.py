@@ -107,22 +107,22 @@ def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_model_without_matrices_is_fitted_by_adamw() -> None:
-    learner = TrainState(Toy().build("cpu"), settings(optimiser="muon"), "cpu", "fp32")
-    assert [type(one) for one in learner.optimisers] == [torch.optim.AdamW]
+    state = TrainState(Toy().build("cpu"), settings(optimiser="muon"), "cpu", "fp32")
+    assert [type(one) for one in state.optimisers] == [torch.optim.AdamW]
 
 
 def test_in_fp16_a_gradient_that_overflows_moves_no_weight_of_either_optimiser() -> None:
     """One matrix overflows; AdamW's gradients are finite, and it has momentum from the step before."""
     task = Toy(**WIDE)
-    learner = TrainState(task.build("cpu"), settings(optimiser="muon"), "cpu", "fp16")
-    learner.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    state = TrainState(task.build("cpu"), settings(optimiser="muon"), "cpu", "fp16")
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     batch = next(task.batches(0))
-    learner.learn([(batch, 1.0)], task.loss, 0.01)
-    before = [weight.detach().clone() for weight in learner.parameters]
-    hook = learner.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
-    learner.learn([(batch, 1.0)], task.loss, 0.01)
-    assert all(torch.equal(weight, old) for weight, old in zip(learner.parameters, before, strict=True))
-    assert learner.scaler.get_scale() == 0.5
+    state.learn([(batch, 1.0)], task.loss, 0.01)
+    before = [weight.detach().clone() for weight in state.parameters]
+    hook = state.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
+    state.learn([(batch, 1.0)], task.loss, 0.01)
+    assert all(torch.equal(weight, old) for weight, old in zip(state.parameters, before, strict=True))
+    assert state.scaler.get_scale() == 0.5
     hook.remove()
-    learner.learn([(batch, 1.0)], task.loss, 0.01)
-    assert not any(torch.equal(weight, old) for weight, old in zip(learner.parameters, before, strict=True))
+    state.learn([(batch, 1.0)], task.loss, 0.01)
+    assert not any(torch.equal(weight, old) for weight, old in zip(state.parameters, before, strict=True))

@@ -242,13 +242,13 @@ def gather(pool: Pool, function: Callable[[T], R], items: Iterable[T], count: in
     Raises:
         ExecutorError: a process was killed. The pool would start another, and wait for ever for what went down with it.
     """
-    layout = list(pool._pool)  # type: ignore[attr-defined]
+    processes = list(pool._pool)  # type: ignore[attr-defined]
     coming, results = pool.imap_unordered(function, items), list[R]()
     while len(results) < count:
         try:
             results.append(coming.next(timeout=1))
         except multiprocessing.TimeoutError:
-            if not all(process.is_alive() for process in layout):
+            if not all(process.is_alive() for process in processes):
                 raise ExecutorError(
                     f"A process of the naive pool was killed after {len(results)} of {count} rows; memory is the usual "
                     "cause. What was measured before stands; ask for fewer --workers."

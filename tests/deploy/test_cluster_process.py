@@ -1,0 +1,142 @@
+"""The process of a cluster that we start: it starts whatever our process looks like, and ends with us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dask.config
+import psutil
+import pytest
+import yaml
+from builders import TESTS
+from distributed import Client, LocalCluster
+
+from daskt2i.deploy import cluster_process
+from daskt2i.deploy.cluster_process import ClusterProcess
+from daskt2i.deploy.connect import ClusterFile
+from daskt2i.encode import model_cache
+from daskt2i.errors import ConfigError
+from daskt2i.executors.unload import unload_encoders
+
+PRETENDED = "builders.clusters.Pretended"
+
+
+def started(folder: Path, **arguments: Any) -> ClusterProcess:
+    return ClusterProcess(PRETENDED, {"folder": str(folder), **arguments}, {}, {})
+
+
+def gone(pid: int, seconds: float = 20.0) -> bool:
+    """Whether a process ends in time. One that waits for its parent to ask how it ended has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_it_tells_the_address_and_closes_its_cluster_once_however_often_it_is_asked(tmp_path: Path) -> None:
+    cluster = started(tmp_path)
+    assert cluster.address == "tcp://127.0.0.1:9"
+    pid = int((tmp_path / "started").read_text())
+    assert pid != os.getpid()
+    cluster.close()
+    cluster.close()
+    assert (tmp_path / "closed").exists()
+    assert gone(pid)
+
+
+def test_what_a_start_file_of_python_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello'); print('[1]')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    cluster = started(tmp_path)
+    cluster.close()
+    assert cluster.address
+
+
+def test_a_path_of_another_kind_among_those_of_modules_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
+    started(tmp_path).close()
+    assert (tmp_path / "closed").exists()
+
+
+def test_dasks_settings_of_this_process_hold_there_as_far_as_text_can_say_them(tmp_path: Path) -> None:
+    with dask.config.set({"temporary-directory": tmp_path / "scratch"}):
+        started(tmp_path).close()
+    assert (tmp_path / "config").read_text() == str(tmp_path / "scratch")
+    some = {"whole": [1, "two", Path("/three")], "not whole": [1, object()], "deep": {"x": object(), "y": None}}
+    assert cluster_process._plain(some) == {"whole": [1, "two", "/three"], "deep": {"y": None}}
+
+
+def test_a_cluster_that_does_not_start_says_why_and_leaves_no_process(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no node is free"):
+        started(tmp_path, refuse="no node is free")
+    with pytest.raises(ConfigError, match="Nowhere"):
+        ClusterProcess("builders.clusters.Nowhere", {}, {}, {})
+    assert not [c for c in psutil.Process().children() if "cluster_process" in " ".join(c.cmdline())]
+
+
+def test_a_scheduler_inside_its_process_is_refused_with_what_to_write() -> None:
+    with pytest.raises(RuntimeError, match=r"inproc://.* out of reach for us; add protocol: 'tcp://' to arguments"):
+        ClusterProcess("distributed.LocalCluster", {"processes": False, "dashboard_address": "127.0.0.1:0"}, {}, {})
+
+
+@pytest.mark.parametrize("how", ["ends without closing", "is killed"])
+def test_it_closes_its_cluster_when_the_driver(how: str, tmp_path: Path) -> None:
+    """However the driver ends: there may be jobs in a queue, and folders on a disk."""
+    code = f"""
+import time
+from daskt2i.deploy.cluster_process import ClusterProcess
+cluster = ClusterProcess({PRETENDED!r}, {{"folder": {str(tmp_path)!r}}}, {{}}, {{}})
+print("up", flush=True)
+{"time.sleep(600)" if how == "is killed" else "raise SystemExit(3)"}
+"""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(TESTS)}
+    )
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "up\n"
+        if how == "is killed":
+            driver.send_signal(signal.SIGKILL)
+        driver.wait(30)
+    assert gone(int((tmp_path / "started").read_text()))
+    assert (tmp_path / "closed").exists()
+
+
+def test_a_client_gets_certificates_also_where_encryption_is_not_required() -> None:
+    given = SimpleNamespace(
+        tls_ca_file="ca.pem", tls_client_cert="c.pem", tls_client_key="k.pem", require_encryption=None
+    )
+    found = cluster_process._security(SimpleNamespace(security=given))
+    assert found == {"tls_ca_file": "ca.pem", "tls_client_cert": "c.pem", "tls_client_key": "k.pem"}
+    assert cluster_process._security(SimpleNamespace(security=None)) is None
+
+
+def test_a_cluster_file_with_a_date_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"cluster": PRETENDED, "arguments": {"since": date(2026, 1, 31)}}))
+    with pytest.raises(ConfigError, match=r"mine\.yaml holds a value .* Put it in quotes"):
+        ClusterFile.read(str(path))
+
+
+def test_workers_of_ours_without_a_nanny_let_go_of_their_encoders_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would not come back if they were started again."""
+    here = {"processes": False, "host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(1, silence_logs=50, **here) as cluster, Client(cluster) as client:
+        monkeypatch.setattr(model_cache, "_held", SimpleNamespace(key="", image=None, text=None))
+        before = set(client.scheduler_info()["workers"])
+        assert model_cache.held() > 0
+        assert unload_encoders(client, restart=True) == []
+        assert model_cache.held() == 0
+        assert set(client.scheduler_info()["workers"]) == before
