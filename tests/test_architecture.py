@@ -221,7 +221,7 @@ def test_no_module_passes_400_lines() -> None:
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_the_init_of_a_package_is_its_sign(package: str) -> None:
-    """A docstring that says what is in here, what is not, and how to add one; and no code."""
+    """A docstring of five to fifteen lines that says what is in here and what is not; and no code."""
     tree = TREES[package]
     lines = (ast.get_docstring(tree) or "").splitlines()
     assert len(tree.body) == 1, "no code in __init__.py: import from the module"
