@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "store": "errors types plan",
     "facts": "errors types protocols config images store",
     "estimate": "errors plan config store",
-    "loader": "errors types protocols plan images store",
+    "loader": "errors types protocols plan images encoders store",
     "model": "errors protocols config encoders store",
     "launch": "errors portable_errors events retries machine deploy",
     "encode": "errors types protocols events plan retries config images sources machine store facts estimate",

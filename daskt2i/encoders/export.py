@@ -12,6 +12,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import TOKENIZER_FILES, quiet
@@ -47,19 +51,16 @@ def export_vae(encoder: VaeEncoder, folder: Path) -> Any:
     vae = encoder.module
     config = vae.config
     if config["_class_name"] == "AutoencoderKL":
-        mean, std = config.get("latents_mean"), config.get("latents_std")
-        channels = config["latent_channels"]
-        if mean is not None and std is not None:
+        mean, std, _ = latent_scaling(config, config["latent_channels"])
+        if mean.any() or (std != 1).any():
             _fold(vae, mean, std)
-        elif shift := config.get("shift_factor"):
-            _fold(vae, [shift] * channels, [1.0] * channels)
     with quiet():
         vae.save_pretrained(str(folder), safe_serialization=True)
     _without_origin(folder / "config.json")
     return vae
 
 
-def _fold(vae: Any, mean: Any, std: Any) -> None:
+def _fold(vae: Any, mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32]) -> None:
     """Make the model one of latents u = (z - mean) / std in place of z, by channel.
 
     Decoding sees z = std u + mean; encoding gives (mean_z - mean) / std, and a log variance less by 2 log std.
@@ -67,8 +68,7 @@ def _fold(vae: Any, mean: Any, std: Any) -> None:
     import torch
 
     channels = vae.config["latent_channels"]
-    shift = torch.tensor(mean, dtype=torch.float32).flatten()
-    scale = torch.tensor(std, dtype=torch.float32).flatten()
+    shift, scale = torch.tensor(mean), torch.tensor(std)
     both = {"quant_conv": 2 * channels, "post_quant_conv": channels}
     for name, size in both.items():
         if getattr(vae, name, None) is None:

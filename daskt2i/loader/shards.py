@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
@@ -99,13 +100,9 @@ class Reader:
         self.masked: bool = pad != "full"
         self.empty_states: npt.NDArray[np.float16] = self._constant("text_states")
         self.empty_mask: npt.NDArray[np.bool_] = self._constant("text_mask")
-        vae = self.attributes["image_encoder"]
-        # Of each channel where the VAE's config says so, else of all alike: as diffusers does, and `encoders.export`.
-        mean, std = vae.get("latents_mean"), vae.get("latents_std")
-        if mean is None or std is None:
-            mean, std = vae.get("shift_factor") or 0.0, 1.0
-        self._shift = _per_channel(mean)
-        self._scale = np.float32(vae.get("scaling_factor", 1.0)) / _per_channel(std)
+        mean, std, factor = latent_scaling(self.attributes["image_encoder"], channels)
+        self._shift = mean[:, None, None]
+        self._scale = np.float32(factor) / std[:, None, None]
 
     def final(self, raw: Floats) -> Floats:
         """`float32[b, c, y, x]` as the denoiser sees it, in place: `(raw - shift) * scale`, by the VAE's own config."""
@@ -203,10 +200,6 @@ class Reader:
                 f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are untouched; "
                 "run encode again, it makes that anew."
             ) from error
-
-
-def _per_channel(values: Any) -> Floats:
-    return np.array(values, np.float32).reshape(-1, 1, 1)
 
 
 class Cache:
