@@ -64,6 +64,18 @@ def test_a_walk_names_what_is_there() -> None:
     assert wrong == []
 
 
+def test_commands_that_pick_tests_find_some() -> None:
+    """`python -m pytest FILE -k WORD` in a page: a test that was renamed would leave the reader with none."""
+    found = []
+    for page in PAGES:
+        for path, word in re.findall(r"python -m pytest [^#\n]*?(tests/[\w/.]+\.py) -k (\w+)", page.read_text("utf-8")):
+            found.append(path)
+            assert re.search(rf"^ *def test_\w*{word}", (TOP / path).read_text("utf-8"), re.MULTILINE), (
+                f"{path} -k {word}"
+            )
+    assert found
+
+
 def _plain(page: Path) -> str:
     """A page without its code."""
     text = re.sub(r"^(    |```).*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
