@@ -178,10 +178,8 @@ def _live(job: Mapping[str, Any], answers: TextIO, ended: threading.Event) -> No
     address = str(cluster.scheduler_address)
     if address.startswith("inproc://"):
         cluster.close(timeout=_CLOSE_SECONDS)
-        tell(
-            kind="start",
-            text=f"its scheduler is at {address}, out of reach for us; add protocol: 'tcp://' to arguments",
-        )
+        advice = "add protocol: 'tcp://' to its arguments"
+        tell(kind="start", text=f"its scheduler is at {address}, which no other process can reach; {advice}")
         return
     tell(address=address, security=_security(cluster))
     while not ended.wait(_FORGET_SECONDS):
@@ -204,10 +202,10 @@ def _security(cluster: Any) -> dict[str, Any] | None:
 
 
 def _wait_for_the_end(ended: threading.Event) -> None:
-    """Until the other side asks us to close, or is gone, however it ended: the kernel closes the pipe.
+    """Wait until the driver asks us to close, or is gone: the kernel closes the pipe, however the driver ended.
 
-    Either way the cluster is closed, for it may have jobs in a queue or folders on a disk. If nobody waits for that,
-    it has so much time: even a cluster that hangs while it starts ends then.
+    In both cases the cluster is closed, because it may have jobs in a queue or folders on a disk. A driver kills us if
+    that takes too long. Without a driver we end ourselves, also where the cluster hangs while it starts.
     """
     if sys.stdin.buffer.readline() != _CLOSE:
         limit = threading.Timer(_CLOSE_SECONDS + 5, os._exit, [1])

@@ -87,7 +87,9 @@ def test_a_cluster_that_does_not_start_says_why_and_leaves_no_process(tmp_path: 
 
 
 def test_a_scheduler_inside_its_process_is_refused_with_what_to_write() -> None:
-    with pytest.raises(RuntimeError, match=r"inproc://.* out of reach for us; add protocol: 'tcp://' to arguments"):
+    with pytest.raises(
+        RuntimeError, match=r"inproc://.* no other process can reach; add protocol: 'tcp://' to its arguments"
+    ):
         ClusterProcess("distributed.LocalCluster", {"processes": False, "dashboard_address": "127.0.0.1:0"}, {}, {})
 
 

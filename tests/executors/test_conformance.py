@@ -120,7 +120,7 @@ class TestDask(ExecutorSuite):
         assert listening <= {"127.0.0.1", "::1"}
 
     def test_what_a_failed_item_held_is_free_at_once(self, started: Executor) -> None:
-        """And not when Python happens to look for garbage: it may be a chunk's arrays, and memory what it failed of."""
+        """The arrays of a chunk that ran out of memory must not stay until Python looks for garbage."""
         outcomes = list(started.run(fail_with_something_large, ["fail"] * 8 + ["look"] * 8))
         found = [left for item, left in outcomes if item == "look" and left is not None]
         assert found
@@ -152,7 +152,7 @@ class TestDask(ExecutorSuite):
 
 def _kept(dask_scheduler: Any) -> dict[str, int]:
     spans = list(dask_scheduler.extensions["spans"].spans.values())
-    assert spans, "if Dask keeps them elsewhere, so must we look there"
+    assert spans, "Dask keeps its spans in another place now: look there"
     return {
         "spans": sum(len(span._metadata["collections"]) for span in spans if span._metadata),  # else 200
         "seen": sum(len(getattr(span, "_metadata_seen", ())) for span in spans),  # distributed before 2026.8
