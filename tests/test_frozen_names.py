@@ -124,10 +124,18 @@ def _models(annotation: Any) -> Iterator[Any]:
 
 
 def settings() -> Iterator[str]:
-    """Every setting that a workflow file or `--set` may name."""
+    """Every setting that a workflow file or `--set` may name, also by its old name."""
     from daskt2i.config.settings import Workflow
 
-    yield from (key for key, _ in _fields(Workflow))
+    keys = [key for key, _ in _fields(Workflow)]
+    yield from (key for new in keys for key in (new, *_old_names(new)))
+
+
+def _old_names(key: str) -> Iterator[str]:
+    """Names under which a setting is read besides its own."""
+    from daskt2i.config.renamed import RENAMED
+
+    yield from (f"{row.section}.{row.old}" for row in RENAMED if key == f"{row.section}.{row.new}")
 
 
 def choices() -> Iterator[str]:
@@ -142,12 +150,15 @@ def choices() -> Iterator[str]:
                 yield from values(one)
 
     for key, annotation in _fields(Workflow):
-        yield from (f"{key}={value}" for value in values(annotation))
+        yield from (f"{name}={value}" for name in (key, *_old_names(key)) for value in values(annotation))
 
 
 def defaults() -> Iterator[str]:
-    """Keys that we put into `dask.config`, which users set in files and environment variables."""
-    yield from _keys(yaml.safe_load((_package() / "config" / "defaults.yaml").read_text(encoding="utf-8")))
+    """Keys that we put into `dask.config`, which users set in files and environment variables, also by old names."""
+    ours = yaml.safe_load((_package() / "config" / "defaults.yaml").read_text(encoding="utf-8"))
+    yield from ours
+    for key in _keys(ours["daskt2i"]):
+        yield from (f"daskt2i.{name}" for name in (key, *_old_names(key)))
 
 
 def facts() -> Iterator[str]:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.cli.console import answer, err, report_errors
+from daskt2i.cli.console import answer, complain, err, report_errors
 from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption, WorkflowOption
 
 app = typer.Typer(
@@ -54,7 +54,7 @@ def bench_encode(
     """
     with report_errors():
         from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, set_, images, captions)
@@ -81,9 +81,10 @@ def bench_scheduler(
     ] = "0,0.05,0.5",
     repeats: RepeatsOption = 1,
     arrays: Annotated[bool, typer.Option("--arrays/--no-arrays", help="Write tiny arrays too.")] = False,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="A run that takes longer is cut.")] = 120.0,
     most_seconds: Annotated[
-        float, typer.Option("--most-seconds", min=1, help="A run that takes longer is cut.")
-    ] = 120.0,
+        float | None, typer.Option("--most-seconds", min=1, hidden=True, help="The old name of --max-seconds.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders that were made.")] = False,
     out_folder: Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")] = "runs/bench-scheduler",
     as_json: JsonOption = False,
@@ -96,6 +97,8 @@ def bench_scheduler(
         from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
         from daskt2i.store.run_folder import RunFolder
 
+        if most_seconds is not None:
+            complain("--most-seconds is now called --max-seconds; the old name still works.", "yellow")
         folder = RunFolder(out_folder)
         asked = SimulationSettings(
             rows=rows,
@@ -104,7 +107,7 @@ def bench_scheduler(
             chunk_seconds=_seconds(chunk_seconds, "--chunk-seconds"),
             repeats=repeats,
             arrays=arrays,
-            most_seconds=most_seconds,
+            max_seconds=max_seconds if most_seconds is None else most_seconds,
             keep=keep,
         )
         show(SchedulerBench(folder, asked, tell).run(typed()), folder, as_json)

@@ -83,7 +83,7 @@ def train(
     """
     with report_errors():
         from daskt2i.bench.train import bench_train
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.store.run_folder import RunFolder
 
         settings = load_workflow(workflow, set_)

@@ -43,7 +43,7 @@ def encode(
     The same command again goes on where it stopped.
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.encode import plan_table, summary_table
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.prepare import prepare
@@ -96,14 +96,15 @@ def verify(
     Every shard is hashed again, the rows are counted, a sample is decoded back. Exit code 1 when a chunk is bad.
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.encode import verdict_table
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.saved_workflow import settings_of
         from daskt2i.encode.verify import verify as run_verify
 
-        folder = folder_of(workflow or "demo", out_folder, set_)
-        settings = load_workflow(workflow, set_) if workflow else settings_of(folder)
+        given = load_workflow(workflow or "demo", set_)
+        folder = run_folder(given, out_folder)
+        settings = given if workflow else settings_of(folder)
         verdict = run_verify(folder, settings, TerminalProgress(err), trusted=workflow is not None)
         for note in verdict.notes if as_json else []:
             err.print(Text(note, style="yellow"), soft_wrap=True)
@@ -130,7 +131,7 @@ def insights(
     It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.insights import report_view
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.insights import driver as stage
@@ -213,7 +214,7 @@ def with_where(sets: list[str], where: str | None) -> list[str]:
 
 
 def folder_of(workflow: str, out_folder: str | None, sets: list[str]) -> Any:
-    from daskt2i.config.workflow_file import load_workflow
+    from daskt2i.cli.workflows import load_workflow
 
     return run_folder(load_workflow(workflow, sets), out_folder)
 

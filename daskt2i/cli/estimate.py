@@ -54,7 +54,7 @@ def estimate(
     with it at its end.
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.estimate import estimate_of, estimate_table
         from daskt2i.display.progress import TerminalProgress
         from daskt2i.encode.calibration import SECONDS, calibrate

@@ -51,7 +51,7 @@ def run(
     The same command again goes on where it stopped.
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.encode import plan_table, summary_table
         from daskt2i.display.train import samples_table, train_plan, trained_table
         from daskt2i.encode.prepare import prepare
@@ -108,7 +108,7 @@ def train(
     The same command again goes on from the last checkpoint.
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
 
         settings = load_workflow(workflow, set_)
         folder = run_folder(settings, out_folder)
@@ -136,7 +136,7 @@ def train_vae(
     What comes out is a diffusers folder that encode takes: --set dataset.encoders.image.model=RUN/vae
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.train import trained_table
 
         settings = load_workflow(workflow, set_, images, captions)
@@ -164,7 +164,7 @@ def sample(
     The same prompt and seed give the same picture, however many are drawn.
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.train import samples_table
         from daskt2i.sample.driver import read_prompts, requests_for
 
@@ -191,7 +191,7 @@ def evaluate(
     Drawn scenes are read back by a judge; other data gets CLIP scores (--set evaluate.clip_model=FOLDER).
     """
     with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
+        from daskt2i.cli.workflows import load_workflow
         from daskt2i.display.train import clip_table, fidelity_table
         from daskt2i.sample.driver import read_prompts
 

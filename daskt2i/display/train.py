@@ -108,18 +108,19 @@ def train_plan(
     title: str, settings: OptimiserSettings, ways: LaunchSettings, rows: int, ranks: int, threads: int, out: str
 ) -> Table:
     """What `--dry-run` of a training shows."""
-    trained = max(0, rows - settings.heldout)
+    trained = max(0, rows - settings.validation)
     epochs = settings.steps * settings.batch / trained if trained else 0.0
-    batch = f"{settings.batch} over all ranks" + f", in {ways.accumulate} parts" * (ways.accumulate > 1)
+    parts = ways.gradient_accumulation_steps
+    batch = f"{settings.batch} over all ranks" + f", in {parts} parts" * (parts > 1)
     return facts(
         title,
         [
-            ("rows", f"{trained:,} to learn from, {min(rows, settings.heldout):,} held out"),
+            ("rows", f"{trained:,} to learn from, {min(rows, settings.validation):,} held out"),
             ("steps", f"{settings.steps:,} of {batch}: {epochs:.1f} epochs"),
             ("ranks", f"{ranks or 'one per worker'} x {threads or 'as the workers have'} threads"),
             ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
-            ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep} kept"),
+            ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep_checkpoints} kept"),
             ("run folder", out),
         ],
     )

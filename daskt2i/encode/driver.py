@@ -211,7 +211,7 @@ class _Run:
         self.fingerprint = prepared.stored["fingerprint"]
         summary.precision = prepared.precision
         run = prepared.workflow.run
-        deep = run.recheck == "hash" or (run.recheck == "auto" and prepared.folder.is_local)
+        deep = run.verify_on_resume == "hash" or (run.verify_on_resume == "auto" and prepared.folder.is_local)
         store, receipts = ZarrStore(prepared.folder), Receipts(prepared.folder)
         done = bytearray(len(prepared.grid))
 

@@ -6,12 +6,12 @@ Does not cover: workflow files of users (`config.workflow_file`), what else is k
 
 from __future__ import annotations
 
-import dask.config
 import yaml
 
 from daskt2i.config.component import Component
+from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
-from daskt2i.config.workflow_file import SCENES_SOURCE, load_defaults, parse_workflow
+from daskt2i.config.workflow_file import SCENES_SOURCE, dask_settings, load_defaults, parse_workflow
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import Source
 from daskt2i.store import lock
@@ -44,11 +44,14 @@ def without_secrets(workflow: Workflow) -> Workflow:
 
 
 def settings_of(folder: RunFolder) -> Workflow | None:
-    """The settings that a run folder was last encoded with, or None where they are missing or not readable."""
+    """The settings that a run folder was last encoded with, or None where they are missing or not readable.
+
+    Old names are read without a note: an earlier version wrote them, not the user.
+    """
     load_defaults()
     try:
-        data = yaml.safe_load(folder.read(WORKFLOW))
-        data["run"] = {**dask.config.get("daskt2i.run"), **data.get("run", {})}
+        data, _ = with_new_names(yaml.safe_load(folder.read(WORKFLOW)), folder.address(WORKFLOW))
+        data["run"] = {**dask_settings("run")[0], **data.get("run", {})}
         return parse_workflow(data, folder.address(WORKFLOW))
     except (FileNotFoundError, yaml.YAMLError, ConfigError, TypeError, AttributeError):
         return None

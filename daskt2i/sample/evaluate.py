@@ -108,12 +108,12 @@ def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
             known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
         return unseen_prompts(count, known, workflow.scenes.shapes)
     settings = workflow.train
-    if not settings.heldout:
+    if not settings.validation:
         raise ConfigError(
-            "evaluate takes its prompts from rows that training never saw, and train.heldout is 0. Give --prompts."
+            "evaluate takes its prompts from rows that training never saw, and train.validation is 0. Give --prompts."
         )
     data = LatentDataset(
-        folder, seed=settings.seed, batch=settings.batch, window=settings.window, heldout=settings.heldout
+        folder, seed=settings.seed, batch=settings.batch, window=settings.shuffle_window, heldout=settings.validation
     )
     rows = np.concatenate([batch.rows for batch in data.heldout_batches(64)])
     data.close()

@@ -214,7 +214,8 @@ def _plain(model: Any) -> dict[str, Any]:
 
 
 def _ways(ways: LaunchSettings) -> dict[str, Any]:
-    return {"attempts": ways.attempts, "gpus": ways.device != "cpu"}
+    # The first start is an attempt and no restart.
+    return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
 
 
 def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFolder) -> None:

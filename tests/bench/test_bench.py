@@ -410,7 +410,7 @@ def test_growth_is_a_slope() -> None:
 
 
 def test_a_long_simulation_gets_fewer_chunks() -> None:
-    asked = Simulation(1_000_000, 4000, (2, 32), (0.0, 0.5), most_seconds=100.0)
+    asked = Simulation(1_000_000, 4000, (2, 32), (0.0, 0.5), max_seconds=100.0)
     assert [asked.chunks_of(2, 0.0), asked.chunks_of(2, 0.5), asked.chunks_of(32, 0.5)] == [4000, 400, 4000]
 
 

@@ -217,7 +217,7 @@ def test_a_changed_setting_is_refused_with_what_differs(
 def test_how_a_run_goes_may_change_when_it_is_resumed(calm: dict[str, Any], tmp_path: Path, out: Path) -> None:
     for chunk in range(0, 10, 2):
         Receipts(RunFolder(out)).delete(chunk)
-    again = run(workflow(tmp_path, run={"batch": 1, "readers": 5, "retries": 3}), out, "multiprocessing:2")
+    again = run(workflow(tmp_path, run={"batch": 1, "reader_threads": 5, "retries": 3}), out, "multiprocessing:2")
     assert (again.done, again.skipped) == (5, 5)
     assert_same(arrays(out), calm)
 
@@ -420,7 +420,7 @@ def test_images_that_are_really_missing_can_be_believed_and_asked_for_again(tmp_
     dataset = coco(tmp_path / "coco", rows=8)
     (tmp_path / "coco" / "images").rename(tmp_path / "away")
     (tmp_path / "coco" / "images").mkdir()
-    summary = run(workflow(tmp_path, dataset, {"all_missing": "reject"}), tmp_path / "out")
+    summary = run(workflow(tmp_path, dataset, {"on_missing_chunk": "reject"}), tmp_path / "out")
     assert summary.rejected == Counter({"missing-file": 8})
     (tmp_path / "coco" / "images").rmdir()
     (tmp_path / "away").rename(tmp_path / "coco" / "images")
