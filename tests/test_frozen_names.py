@@ -324,9 +324,10 @@ def metrics() -> Iterator[str]:
 
 def json_() -> Iterator[str]:
     """What `--json` prints."""
-    from daskt2i.cli import data, model
-    from daskt2i.display.estimate import EstimateResult
+    from daskt2i.cli import data
+    from daskt2i.encode.prepare import EncodePlan
     from daskt2i.estimate.forecast import ForecastComparison
+    from daskt2i.estimate.result import EstimateResult
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
     from daskt2i.sample.evaluate import EvaluateResult
@@ -335,15 +336,17 @@ def json_() -> Iterator[str]:
     from daskt2i.train.denoiser_rank import Denoiser
     from daskt2i.train.driver import TrainResult
     from daskt2i.train.loop import _Run
+    from daskt2i.train.plan import TrainPlan
+    from daskt2i.train.whole_run import RunResult
 
     yield from (f"evaluate: {name}" for name in FIELDS)
     yield from _of_run("json")
     sources: dict[str, tuple[Callable[..., Any], ...]] = {
-        "encode --dry-run": (data.plan_json,),
-        "train --dry-run": (model._train_plan,),
+        "encode --dry-run": (EncodePlan.to_json,),
+        "train --dry-run": (TrainPlan.to_json,),
         "train": (TrainResult.to_json, Denoiser.finish, _Run._speed),
         "train-vae": (Autoencoder.finish,),
-        "run": (model.run,),
+        "run": (RunResult.to_json,),
         "sample": (SampleResult.to_json,),
         "evaluate": (EvaluateResult.to_json, Shares.to_json, ClipScores.to_json),
         "insights": (InsightsResult.to_json,),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import dask.config
 import yaml
 from pydantic import ValidationError
 
+from daskt2i.config.changes import Changes
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
@@ -107,17 +108,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_workflow(
-    name: str = "demo", sets: Sequence[str] = (), images: str | None = None, captions: str | None = None
+    name: str = "demo",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    images: str | None = None,
+    captions: str | None = None,
+    where: str | None = None,
 ) -> Workflow:
-    """Resolve a workflow.
+    """The settings of a workflow, resolved.
 
     Args:
         name: a shipped workflow, or the path of a YAML file.
-        sets: `section.key=value` texts; the values are YAML.
-        images, captions: put a `CocoSource` over these into the workflow; both or neither.
+        settings: changes by dotted key: `{"train.steps": 100}`.
+        images, captions: a folder, zip or address of images and the COCO caption file that goes with them; both or
+            neither.
+        where: keeps the rows of which it is true.
 
     Raises:
-        ConfigError: with the setting's name and what would be accepted.
+        ConfigError: it names the setting, and what would be accepted.
     """
     load_defaults()
     path = find_file(name, "workflows")
@@ -128,16 +136,25 @@ def load_workflow(
         below, old = dask_settings(section)
         data[section] = {**below, **_section(data.get(section), str(path), section)}
         notes += old
-    if (images is None) != (captions is None):
-        raise ConfigError("--images and --captions belong together; give both.")
-    if images is not None:
-        data.pop("scenes", None)
-        coco = {"class": "daskt2i.sources.coco.CocoSource", "images": images, "captions": captions}
-        data["dataset"] = {**_section(data.get("dataset"), str(path), "dataset"), "source": coco}
-    written: dict[str, tuple[str, Any]] = {}
-    for text in sets:
-        notes += _set(data, text, written)
+    changes = Changes(settings or {}, images, captions, where)
+    notes += changes.apply(data, str(path))
     return parse_workflow(data, str(path)).with_notes(notes)
+
+
+def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
+    """A workflow with changes; the same where there are none.
+
+    Args:
+        origin: of the workflow, for messages.
+
+    Raises:
+        ConfigError: a change does not fit.
+    """
+    if changes.none:
+        return workflow
+    data = yaml.safe_load(workflow.to_yaml())
+    notes = changes.apply(data, origin)
+    return parse_workflow(data, origin).with_notes((*workflow.notes, *notes))
 
 
 def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
@@ -199,58 +216,6 @@ def _problem(error: Any) -> str:
     if error["type"] == "missing":
         return f"{setting} is missing"
     return f"{setting}: {error['msg'][:1].lower()}{error['msg'][1:]} (given: {error['input']!r})"
-
-
-def _set(data: dict[str, Any], text: str, written: dict[str, tuple[str, Any]]) -> tuple[str, ...]:
-    """Lay one `--set` over the data.
-
-    Args:
-        written: of the settings that `--set` gave before this one: how each was written, and its value.
-
-    Returns:
-        a note for each old name in it.
-    """
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or (len(parts) < 2 and parts not in (["name"], ["scenes"])) or not all(parts):
-        raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set run.batch=4.")
-    try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML.") from error
-    parts, parsed, notes = _set_with_new_names(parts, parsed, text)
-    name, asked = ".".join(parts), key.strip()
-    before, value = written.setdefault(name, (asked, parsed))
-    if before != asked and value != parsed:
-        raise ConfigError(
-            f"--set gives {before} and {asked}, which are names of one setting, with different values. Nothing was "
-            f"started; keep {name} alone."
-        )
-    written[name] = (asked, parsed)
-    node = data
-    for part in parts[:-1]:
-        child = node.get(part)
-        if child is None:
-            child = node[part] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {text!r}: {part} holds a single value, so nothing can be set inside it.")
-        node = child
-    node[parts[-1]] = parsed
-    return notes
-
-
-def _set_with_new_names(parts: list[str], value: Any, text: str) -> tuple[list[str], Any, tuple[str, ...]]:
-    """The path and the value of a `--set`, and notes. Old names may stand in the path, or in a section as its value."""
-    nested = value
-    for part in reversed(parts):
-        nested = {part: nested}
-    renamed, notes = with_new_names(nested, f"--set {text!r}")
-    found: Any = renamed
-    path = []
-    for _ in parts:
-        ((part, found),) = found.items()
-        path.append(part)
-    return path, found, notes
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

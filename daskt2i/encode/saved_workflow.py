@@ -44,17 +44,36 @@ def without_secrets(workflow: Workflow) -> Workflow:
 
 
 def settings_of(folder: RunFolder) -> Workflow | None:
-    """The settings that a run folder was last encoded with, or None where they are missing or not readable.
+    """The settings that a run folder was last encoded with, or None where they are missing or not readable."""
+    try:
+        return read_settings(folder)
+    except (FileNotFoundError, ConfigError):
+        return None
 
-    Old names are read without a note: an earlier version wrote them, not the user.
+
+def read_settings(folder: RunFolder) -> Workflow:
+    """The settings that a run folder was last encoded with.
+
+    Old names are read without a note: an earlier version wrote them, not the user. Credentials are never kept in a run
+    folder, so `run.storage_options` is that of `dask.config`.
+
+    Raises:
+        FileNotFoundError: the folder keeps none.
+        ConfigError: they cannot be read, as when another version of daskt2i wrote them.
     """
     load_defaults()
+    address = folder.address(WORKFLOW)
     try:
-        data, _ = with_new_names(yaml.safe_load(folder.read(WORKFLOW)), folder.address(WORKFLOW))
-        data["run"] = {**dask_settings("run")[0], **data.get("run", {})}
-        return parse_workflow(data, folder.address(WORKFLOW))
-    except (FileNotFoundError, yaml.YAMLError, ConfigError, TypeError, AttributeError):
-        return None
+        data, _ = with_new_names(yaml.safe_load(folder.read(WORKFLOW)), address)
+        kept = {name: value for name, value in (data.get("run") or {}).items() if name != "storage_options"}
+        data["run"] = {**dask_settings("run")[0], **kept}
+        return parse_workflow(data, address).with_notes(())
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "
+            "written them. Nothing was changed; name the workflow to go by its settings."
+        ) from error
 
 
 def _absolute(workflow: Workflow) -> Workflow:

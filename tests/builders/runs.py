@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import zarr
 
+from builders.workflows import load_workflow
 from daskt2i.config.settings import Workflow
-from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.events import Event, LaunchEvent, Listener

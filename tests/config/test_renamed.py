@@ -16,11 +16,11 @@ import pytest
 import yaml
 from builders.coco import settings, write_coco
 from builders.command_line import run
-from builders.workflows import child_environment, fake_data, fake_settings, write_workflow
+from builders.workflows import child_environment, fake_data, fake_settings, load_workflow, write_workflow
 
 from daskt2i.config.renamed import RENAMED, RenamedKey, with_new_names, with_old_names
 from daskt2i.config.settings import TrainSettings, VaeSettings, completed
-from daskt2i.config.workflow_file import fingerprint, load_workflow
+from daskt2i.config.workflow_file import fingerprint
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.saved_workflow import settings_of
 from daskt2i.errors import ConfigError

@@ -19,11 +19,12 @@ from builders.workflows import (
     component,
     fake_data,
     fake_settings,
+    load_workflow,
     write_workflow,
 )
 
 from daskt2i.config.component import MOVED, Component
-from daskt2i.config.workflow_file import differences, find_file, fingerprint, load_workflow, parse_workflow, shipped
+from daskt2i.config.workflow_file import differences, find_file, fingerprint, parse_workflow, shipped
 from daskt2i.encode.prepare import identity
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder

@@ -20,10 +20,9 @@ import psutil
 import pytest
 from builders import SHARED, TESTS
 from builders.runs import TINY, encoded, of_launch, tiny_workflow, trained
-from builders.workflows import child_environment
+from builders.workflows import child_environment, load_workflow
 from distributed import Client, LocalCluster
 
-from daskt2i.config.workflow_file import load_workflow
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.dask_ranks import DaskRankSpawner
 from daskt2i.launch.launcher import launch
