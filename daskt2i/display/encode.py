@@ -1,29 +1,20 @@
-"""What a person reads on a terminal: the plan, a progress bar, the summary, an error.
+"""What a person reads on a terminal: the plan and the totals of encoding.
 
-Covers: tables that fit 80 columns, progress on a terminal and as plain lines elsewhere.
-Does not cover: `--json` (each result has its own `to_json`).
+Covers: tables that fit 80 columns.
+Does not cover: progress (`encode_progress`), `--json` (each result has its own `to_json`).
 """
 
 from __future__ import annotations
 
-from time import monotonic
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.verify import VerifyResult
 from daskt2i.estimate.forecast import ForecastComparison
-from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, WorkersReady
 from daskt2i.formatting import duration, facts, size, workers_words
 from daskt2i.plan import WorkerLayout
 from daskt2i.store.status import RunStatus
-
-PLAIN_SECONDS = 5.0
-"""Seconds between two progress lines where there is no terminal."""
 
 
 def plan_table(prepared: EncodePlan, layout: WorkerLayout | None) -> Table:
@@ -131,81 +122,3 @@ def verdict_table(verdict: VerifyResult) -> Table:
     if not verdict.ok:
         rows.append(("next", "run encode again: it repairs these and leaves the others alone"))
     return facts("The store is in order" if verdict.ok else "The store is not in order", rows)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.fields.get('rate', 0.0):.1f} images/s", style="green")
-
-
-class EncodeProgress:
-    """A listener for `encode`: a bar on a terminal, plain lines elsewhere.
-
-    Args:
-        console: where to write; standard error, so that standard output holds results alone.
-        rows: rows of the run.
-    """
-
-    def __init__(self, console: Console, rows: int) -> None:
-        self._console, self._rows = console, rows
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
-            _Rate(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("encoding", total=rows, start=False)
-        self._begun = self._told = monotonic()
-        self._before = self._now = 0
-
-    def __enter__(self) -> EncodeProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, WorkersReady):
-            info = event.executor_info
-            before = f", {event.chunks_done:,} chunks done before" * bool(event.chunks_done)
-            self._say(workers_words(info.workers, info.threads) + before)
-            if info.dashboard:
-                self._say(f"dashboard {info.dashboard}")
-            self._before = event.rows_done
-            self._begun = self._told = monotonic()
-            self._bar.start_task(self._task)
-            self._bar.update(self._task, completed=self._before)
-        elif isinstance(event, ChunkDone):
-            self._now += event.receipt.stop - event.receipt.start
-            self._advance()
-        elif isinstance(event, ChunkFailed):
-            again = "" if event.final else "; it is tried again after the others"
-            self._say(f"chunk {event.chunk} failed: {sentence(event.error)}{again}", "yellow")
-        elif isinstance(event, Note):
-            self._say(event.text, "yellow")
-
-    def _advance(self) -> None:
-        now = monotonic()
-        rate = self._now / max(1e-9, now - self._begun)
-        done = self._before + self._now
-        self._bar.update(self._task, completed=done, rate=rate)
-        if not self._console.is_terminal and (now - self._told >= PLAIN_SECONDS or done >= self._rows):
-            self._told = now
-            left = (self._rows - done) / rate if rate else 0.0
-            self._say(f"{done:,}/{self._rows:,} rows, {rate:.1f} images/s, {duration(left)} left")
-
-    def _say(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
-
-
-def sentence(error: BaseException) -> str:
-    """An error as one line for a person: its sentence, or its kind where it is not ours."""
-    from daskt2i.errors import Daskt2iError
-
-    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split())
-    return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"
