@@ -20,7 +20,8 @@ from daskt2i.config.component import MOVED
 PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
-    "errors": "",
+    "notebooks": "",
+    "errors": "notebooks",
     "portable_errors": "errors",
     "types": "errors",
     "protocols": "types",
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "executors": "errors portable_errors protocols retries deploy encode",
     "sample": "errors types protocols events config sources machine encoders store loader model encode",
     "train": "errors types protocols events config images machine store facts loader model launch encode sample",
-    "display": "errors events formatting plan config store estimate encode insights sample train",
+    "display": "notebooks errors types events formatting plan config store estimate encode insights sample train",
     "session": "errors protocols events plan config machine deploy store model launch encode executors sample train",
     "bench": "errors portable_errors types protocols events formatting plan config images sources machine encoders"
     " deploy store loader model launch encode sample train session",

@@ -45,7 +45,7 @@ def encode(
     with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.encode import plan_table, summary_table
-        from daskt2i.display.progress import TerminalProgress
+        from daskt2i.display.listener import progress_for
         from daskt2i.encode.prepare import prepare
         from daskt2i.session.schedulers import Scheduler, open_executor
         from daskt2i.session.worker_layout import encode_layout
@@ -62,7 +62,7 @@ def encode(
 
         if not as_json:
             err.print(plan_table(prepared, None if chosen.address else layout))
-        summary = run_encode(prepared, open_executor(chosen, layout), TerminalProgress(err))
+        summary = run_encode(prepared, open_executor(chosen, layout), progress_for(err, as_json))
         answer(summary.to_json(), as_json, summary_table(summary))
         if summary.failed:
             raise failed_for_good(summary, prepared.folder)
@@ -98,13 +98,13 @@ def verify(
     with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.encode import verdict_table
-        from daskt2i.display.progress import TerminalProgress
+        from daskt2i.display.listener import progress_for
         from daskt2i.encode.saved_workflow import settings_of
         from daskt2i.encode.verify import verify as run_verify
 
         folder = folder_of(workflow or "demo", out_folder, set_)
         settings = load_workflow(workflow, set_) if workflow else settings_of(folder)
-        verdict = run_verify(folder, settings, TerminalProgress(err), trusted=workflow is not None)
+        verdict = run_verify(folder, settings, progress_for(err, as_json), trusted=workflow is not None)
         for note in verdict.notes if as_json else []:
             err.print(Text(note, style="yellow"), soft_wrap=True)
         answer(verdict.to_json(), as_json, verdict_table(verdict))
@@ -132,7 +132,7 @@ def insights(
     with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.insights import report_view
-        from daskt2i.display.progress import TerminalProgress
+        from daskt2i.display.listener import progress_for
         from daskt2i.insights import driver as stage
         from daskt2i.session.schedulers import Scheduler, open_executor
         from daskt2i.session.worker_layout import insights_layout
@@ -148,7 +148,7 @@ def insights(
             pictures=pictures,
             tokens=tokens,
             top=top,
-            listener=TerminalProgress(err),
+            listener=progress_for(err, as_json),
         )
         answer(report.to_json(), as_json, report_view(report))
 
@@ -184,10 +184,10 @@ def scenes(
     It holds images/*.jpg and captions.json.
     """
     with report_errors():
-        from daskt2i.display.progress import TerminalProgress
+        from daskt2i.display.listener import progress_for
         from daskt2i.sources.scenes import write_scenes
 
-        captions = write_scenes(out_folder, rows, seed, shapes, TerminalProgress(err))
+        captions = write_scenes(out_folder, rows, seed, shapes, progress_for(err, as_json))
         result = {"out": str(captions.parent), "rows": rows, "captions": str(captions)}
         answer(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))
 

@@ -56,7 +56,7 @@ def estimate(
     with report_errors():
         from daskt2i.config.workflow_file import load_workflow
         from daskt2i.display.estimate import estimate_of, estimate_table
-        from daskt2i.display.progress import TerminalProgress
+        from daskt2i.display.listener import progress_for
         from daskt2i.encode.calibration import SECONDS, calibrate
         from daskt2i.encode.prepare import prepare
         from daskt2i.errors import ConfigError
@@ -92,7 +92,7 @@ def estimate(
                         shared=here,
                         rows=rows,
                         seconds=max(_SHORTEST_SECONDS, SECONDS / len(measured)),
-                        listener=TerminalProgress(err),
+                        listener=progress_for(err, as_json),
                     )
                 )
             wanted = wanted or [found[-1].workers]

@@ -70,7 +70,7 @@ def run(
         if dry_run:
             answer(plan_json(prepared, layout), as_json, plan)
             return
-        from daskt2i.display.progress import TerminalProgress
+        from daskt2i.display.listener import progress_for
         from daskt2i.encode.driver import failed_for_good
         from daskt2i.sample.driver import requests_for
         from daskt2i.session.stages import Stages, open_session
@@ -78,7 +78,7 @@ def run(
         if not as_json:
             err.print(plan)
         with open_session(chosen, settings, prepared) as session:
-            stages = Stages(settings, prepared.folder, session, TerminalProgress(err))
+            stages = Stages(settings, prepared.folder, session, progress_for(err, as_json))
             summary = stages.encode(prepared)
             if summary.failed:
                 raise failed_for_good(summary, prepared.folder)
@@ -117,7 +117,7 @@ def train(
             return
         from daskt2i.display.train import trained_table
 
-        with stages_of(settings, folder, scheduler) as stages:
+        with stages_of(settings, folder, scheduler, as_json) as stages:
             trained = stages.train()
         answer(trained.to_json(), as_json, trained_table(trained))
 
@@ -140,7 +140,7 @@ def train_vae(
         from daskt2i.display.train import trained_table
 
         settings = load_workflow(workflow, set_, images, captions)
-        with stages_of(settings, run_folder(settings, out_folder), scheduler) as stages:
+        with stages_of(settings, run_folder(settings, out_folder), scheduler, as_json) as stages:
             trained = stages.train_vae()
         answer(trained.to_json("vae"), as_json, trained_table(trained))
 
@@ -173,7 +173,7 @@ def sample(
         settings = load_workflow(workflow, [*set_, *given])
         texts = [*prompt, *(read_prompts(prompts) if prompts else [])] or settings.sample.prompts
         requests = requests_for(texts, settings.sample.seed, count)
-        with stages_of(settings, run_folder(settings, out_folder), scheduler) as stages:
+        with stages_of(settings, run_folder(settings, out_folder), scheduler, as_json) as stages:
             drawn = stages.sample(requests, sampler_settings(settings))
         answer(drawn.to_json(), as_json, samples_table(drawn.files, drawn.pictures, drawn.seconds))
 
@@ -197,7 +197,7 @@ def evaluate(
 
         settings = load_workflow(workflow, set_)
         texts = read_prompts(prompts) if prompts else None
-        with stages_of(settings, run_folder(settings, out_folder), scheduler) as stages:
+        with stages_of(settings, run_folder(settings, out_folder), scheduler, as_json) as stages:
             found = stages.evaluate(texts)
         tables = [fidelity_table(found.fidelity)] if found.fidelity else []
         tables += [clip_table(found.clip)] if found.clip else []
@@ -220,15 +220,15 @@ def _train_plan(settings: Any, scheduler: str | None, folder: Any, as_json: bool
 
 
 @contextmanager
-def stages_of(settings: Any, folder: Any, scheduler: str | None) -> Iterator[Any]:
+def stages_of(settings: Any, folder: Any, scheduler: str | None, as_json: bool) -> Iterator[Any]:
     """The stages after encoding, on workers of their own."""
-    from daskt2i.display.progress import TerminalProgress
+    from daskt2i.display.listener import progress_for
     from daskt2i.session.schedulers import Scheduler
     from daskt2i.session.stages import Stages, open_session
 
     chosen = Scheduler.parse(scheduler or settings.run.scheduler)
     with open_session(chosen, settings) as session:
-        yield Stages(settings, folder, session, TerminalProgress(err))
+        yield Stages(settings, folder, session, progress_for(err, as_json))
 
 
 def sampler_settings(settings: Any) -> Any:
