@@ -114,7 +114,8 @@ def _display_folded(error: BaseException) -> None:
 
     text = html_text("\n".join(_plain(error)))
     html = (
-        '<details><summary style="cursor:pointer;opacity:.75">Traceback</summary>'
-        f'<pre style="overflow-x:auto;font-size:.9em">{text}</pre></details>'
+        '<details style="font-size:var(--jp-ui-font-size1, 13px)">'
+        '<summary style="cursor:pointer;opacity:.75">Traceback</summary>'
+        f'<pre style="overflow-x:auto;font-size:inherit">{text}</pre></details>'
     )
     display({"text/html": html, "text/plain": "(%tb shows the traceback.)"}, raw=True)

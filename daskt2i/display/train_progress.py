@@ -21,6 +21,7 @@ class TrainProgress(StageProgress):
         self._batch = batch
         self._first: int | None = None
         self._loss = self._validation = ""
+        self._told_rate: float | None = None
 
     def hear(self, event: Event, now: float) -> list[Line]:
         if not isinstance(event, LaunchEvent):
@@ -34,6 +35,7 @@ class TrainProgress(StageProgress):
             # From the first step on, which allocates and compiles.
             self._rate.add(now, (event["step"] - self.done) * self._batch)
             self.done, self._loss = event["step"], f"loss {event['loss']:.4f}"
+            self._told_rate = event.get("samples_per_second") or None  # of all steps but the first
         elif kind == "heldout":
             self._validation = f", held out {event['heldout_loss']:.4f}"
             if "heldout_psnr" in event:
@@ -44,7 +46,7 @@ class TrainProgress(StageProgress):
 
     def _start(self, event: LaunchEvent) -> Line:
         """Ranks begin, for the first time or again after a failure."""
-        self.running, self.done, self._rate = True, event["step"], RecentRate()
+        self.running, self.done, self._rate, self._told_rate = True, event["step"], RecentRate(), None
         self._first = self.done if self._first is None else self._first
         begun = f", from step {event['step']:,} on" if event["step"] else ""
         ranks, threads = event["ranks"], event["threads"]
@@ -54,12 +56,14 @@ class TrainProgress(StageProgress):
         )
 
     def figures(self, now: float) -> str:
-        rate = self._rate.per_second(now)
+        rate = self._rate.per_second(now) or self._told_rate
         speed = "" if rate is None else f"{rate:.1f} samples/s"
         return ", ".join(part for part in (self._loss + self._validation, speed) if part)
 
     def seconds_left(self, now: float) -> float | None:
-        return self._rate.seconds_left(now, (self.total - self.done) * self._batch)
+        samples = (self.total - self.done) * self._batch
+        left = self._rate.seconds_left(now, samples)
+        return samples / self._told_rate if left is None and self._told_rate else left
 
     def count(self) -> str:
         return f"{self.done:,}/{self.total:,}"

@@ -63,8 +63,8 @@ def rank_started(step: int = 0, ranks: int = 2) -> LaunchEvent:
     return LaunchEvent("started", 1, 0, fields)
 
 
-def rank_step(step: int, loss: float = 0.5) -> LaunchEvent:
-    return LaunchEvent("step", 1, 0, {"step": step, "loss": loss})
+def rank_step(step: int, loss: float = 0.5, **more: float) -> LaunchEvent:
+    return LaunchEvent("step", 1, 0, {"step": step, "loss": loss, **more})
 
 
 def demo_events() -> list[tuple[float, Event]]:

@@ -46,6 +46,15 @@ def test_a_line_shows_no_estimate_where_there_is_none() -> None:
     )
 
 
+def test_what_the_ranks_measured_counts_until_the_driver_has_measured() -> None:
+    events: list[tuple[float, Event]] = [(0.0, StageStarted("train", 100, 4)), (1.0, rank_started())]
+    events.append((9.0, rank_step(20, samples_per_second=16.0)))
+    assert play(events)[-1] == "step 20/100, loss 0.5000, 16.0 samples/s, 20.0 s left"
+    assert play([*events, (19.0, rank_step(30, samples_per_second=16.0))])[-1] == (
+        "step 30/100, loss 0.5000, 4.0 samples/s, 1 min 10 s left"
+    )
+
+
 def test_a_long_stage_fills_no_log() -> None:
     events: list[tuple[float, Event]] = [(0.0, StageStarted("encode", 100_000)), (0.0, ready())]
     events += [(float(i), chunk_done(i)) for i in range(1, 3600)]
