@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from daskt2i.config.changes import Changes
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed
-from daskt2i.display.progress import progress_for
+from daskt2i.display.listener import progress_for
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, Note, ignore
 from daskt2i.session.run_reader import RunReader
