@@ -17,31 +17,31 @@ from html import escape
 MOST_FAILURES = 10
 """Failures that are listed; the others are counted."""
 
+# `div` before the class makes these rules stronger than those of JupyterLab for tables.
 _STYLE = """
-.daskt2i-view { font-size: 13px; line-height: 1.5; color: var(--jp-ui-font-color1, inherit); }
-.daskt2i-view .title { font-weight: 600; }
-.daskt2i-view .dim, .daskt2i-view th { color: var(--jp-ui-font-color2, GrayText); font-weight: 400; }
-.daskt2i-view table { margin: 4px 0; border: 0; border-collapse: collapse; width: auto; }
-.daskt2i-view tr, .daskt2i-view tr:nth-child(even) { background: transparent; }
-.daskt2i-view th, .daskt2i-view td { text-align: left; vertical-align: top; border: 0; padding: 1px 14px 1px 0;
+div.daskt2i-view { font-size: 13px; line-height: 1.5; color: var(--jp-ui-font-color1, inherit); }
+div.daskt2i-view .title { font-weight: 600; }
+div.daskt2i-view .dim, div.daskt2i-view th { color: var(--jp-ui-font-color2, GrayText); font-weight: 400; }
+div.daskt2i-view table { margin: 4px 0; border: 0; border-collapse: collapse; width: auto; }
+div.daskt2i-view th, div.daskt2i-view td { text-align: left; vertical-align: top; border: 0; padding: 1px 14px 1px 4px;
   white-space: pre-wrap; overflow-wrap: anywhere; max-width: 90ch; }
-.daskt2i-view .failed { color: var(--jp-error-color0, #c62828); font-weight: 600; }
-.daskt2i-view .bar { display: flex; height: 8px; max-width: 420px; margin: 5px 0; border-radius: 4px; overflow: hidden;
-  background: var(--jp-layout-color3, rgba(128, 128, 128, .35)); }
-.daskt2i-view .bar .done { background: var(--jp-brand-color1, #1976d2); }
-.daskt2i-view .count { height: 10px; margin-top: 5px; background: var(--jp-brand-color1, #1976d2); }
-.daskt2i-view .bar .rejected { background: var(--jp-warn-color1, #ef6c00); }
-.daskt2i-view .side { display: flex; flex-wrap: wrap; gap: 6px 24px; align-items: flex-start; }
-.daskt2i-view svg { background: var(--jp-layout-color2, rgba(128, 128, 128, .12)); border-radius: 3px;
+div.daskt2i-view .failed { color: var(--jp-error-color0, #c62828); font-weight: 600; }
+div.daskt2i-view .bar { display: flex; height: 8px; max-width: 420px; margin: 5px 0; border-radius: 4px;
+  overflow: hidden; background: var(--jp-layout-color3, rgba(128, 128, 128, .35)); }
+div.daskt2i-view .bar .done { background: var(--jp-brand-color1, #1976d2); }
+div.daskt2i-view .count { height: 10px; margin-top: 5px; background: var(--jp-brand-color1, #1976d2); }
+div.daskt2i-view .bar .rejected { background: var(--jp-warn-color1, #ef6c00); }
+div.daskt2i-view .side { display: flex; flex-wrap: wrap; gap: 6px 24px; align-items: flex-start; }
+div.daskt2i-view svg { background: var(--jp-layout-color2, rgba(128, 128, 128, .12)); border-radius: 3px;
   margin-top: 6px; }
-.daskt2i-view .pictures { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 6px; }
-.daskt2i-view figure { margin: 0; width: 132px; }
-.daskt2i-view figure.wide { width: auto; max-width: 100%; }
-.daskt2i-view figure.wide img { width: auto; max-width: 100%; }
-.daskt2i-view figure img { width: 132px; border-radius: 3px; display: block; margin: 0; }
-.daskt2i-view figcaption { font-size: 12px; line-height: 1.3; color: var(--jp-ui-font-color2, GrayText); }
-.daskt2i-view summary { cursor: pointer; }
-.daskt2i-view pre { font-size: 12px; max-height: 320px; overflow: auto; margin: 4px 0; padding: 6px 8px;
+div.daskt2i-view .pictures { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 6px; }
+div.daskt2i-view figure { margin: 0; width: 132px; }
+div.daskt2i-view figure.wide { width: auto; max-width: 100%; }
+div.daskt2i-view figure.wide img { width: auto; max-width: 100%; }
+div.daskt2i-view figure img { width: 132px; border-radius: 3px; display: block; margin: 0; }
+div.daskt2i-view figcaption { font-size: 12px; line-height: 1.3; color: var(--jp-ui-font-color2, GrayText); }
+div.daskt2i-view summary { cursor: pointer; }
+div.daskt2i-view pre { font-size: 12px; max-height: 320px; overflow: auto; margin: 4px 0; padding: 6px 8px;
   background: var(--jp-layout-color2, rgba(128, 128, 128, .12)); color: inherit; }
 """
 

@@ -88,7 +88,7 @@ def test_rules_of_the_style_touch_nothing_outside() -> None:
     style = everything().html().partition("<style>")[2].partition("</style>")[0]
     selectors = [part.strip() for rule in re.findall(r"([^{}]+)\{", style) for part in rule.split(",")]
     assert selectors
-    assert all(selector.startswith(".daskt2i-view") for selector in selectors)
+    assert all(selector.startswith("div.daskt2i-view") for selector in selectors)
 
 
 def test_failures_stand_before_everything_else_and_in_red() -> None:

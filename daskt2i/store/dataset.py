@@ -33,7 +33,8 @@ class Provenance(dict[str, Any]):
     """A mapping that shows its fingerprint and its keys alone: what is in it fills pages."""
 
     def __repr__(self) -> str:
-        return f"{{fingerprint {str(self.get('fingerprint'))[:12]}…, {', '.join(self)}}}"
+        rest = ", ".join(key for key in self if key != "fingerprint")
+        return f"{{fingerprint {str(self.get('fingerprint'))[:12]}…, {rest}}}"
 
     __str__ = __repr__
 

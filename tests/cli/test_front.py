@@ -1,0 +1,184 @@
+"""The command line is a thin layer: each command calls one method of `Run`, or one function."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders.command_line import one_error, one_object, run
+from builders.workflows import fake_data, write_workflow
+
+from daskt2i import workflow
+from daskt2i.cli import bench
+from daskt2i.cli.front import parse_sets
+from daskt2i.errors import ConfigError
+from daskt2i.run import Run
+
+CALLS = {
+    "run": {"plan", "run_all"},
+    "encode": {"plan", "encode"},
+    "train": {"plan", "train"},
+    "train_vae": {"train_vae"},
+    "sample": {"sample"},
+    "evaluate": {"evaluate"},
+    "status": {"status"},
+    "verify": {"verify"},
+    "insights": {"insights"},
+    "estimate": {"estimate"},
+    "suggest": {"suggest"},
+    "scenes": {"write_scenes"},
+    "bench encode": {"EncodeBench"},
+    "bench scheduler": {"SchedulerBench"},
+    "bench read": {"bench_read"},
+    "bench train": {"bench_train"},
+    "bench sample": {"bench_sample"},
+}
+"""Command -> the method of `Run`, or the one function, that does its work; `plan` is what --dry-run calls instead."""
+
+VERBS = {name for name in vars(Run) if not name.startswith("_")} | {"status", "suggest", "load_pipeline"}
+
+OF_THE_LINE = (
+    "daskt2i.cli.",
+    "daskt2i.errors",
+    "daskt2i.store.run_folder",
+    "daskt2i.display.",
+    "daskt2i.machine.machine",
+)
+"""What a command may use beside: options and printing, wrong options, where reports go, how it looks, cores."""
+
+READS_OPTIONS = {"read_prompts", "ORIGINS", "EncodeBenchSettings", "SimulationSettings"}
+"""Names that turn options into arguments: a file of prompts, and the settings of a measurement."""
+
+
+def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
+    for command in workflow.app.registered_commands:
+        assert command.callback is not None
+        yield command.callback.__name__, command.callback
+    for command in bench.app.registered_commands:
+        assert command.callback is not None
+        yield f"bench {command.name}", command.callback
+
+
+def called(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
+    """Methods of the run that a command calls, and names that it imports from rooms that do work."""
+    tree = ast.parse(inspect.getsource(function))
+    runs = {
+        item.optional_vars.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With)
+        for item in node.items
+        if isinstance(item.optional_vars, ast.Name)
+    }
+    methods = {
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id in runs
+    }
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not str(node.module).startswith(OF_THE_LINE)
+        for alias in node.names
+    }
+    return methods, imported - READS_OPTIONS
+
+
+@pytest.mark.parametrize(("name", "function"), list(commands()), ids=[name for name, _ in commands()])
+def test_a_command_calls_one_method_or_one_function(name: str, function: Callable[..., Any]) -> None:
+    methods, imported = called(function)
+    assert methods | imported == CALLS[name]
+    assert methods <= VERBS
+    assert len(CALLS[name] - {"plan"}) == 1
+
+
+def test_every_command_is_on_the_list() -> None:
+    assert {name for name, _ in commands()} == set(CALLS)
+
+
+def test_every_method_that_computes_has_a_command() -> None:
+    """But `load_pipeline`, which gives a Python object."""
+    computes = {name for name in VERBS if getattr(getattr(Run, name), "__wrapped__", None) is not None}
+    assert computes - {"load_pipeline"} == {name for calls in CALLS.values() for name in calls if name in VERBS}
+
+
+# Whose settings
+
+
+def made(folder: Path) -> Path:
+    """A run folder whose settings are not those of any shipped workflow."""
+    settings = write_workflow(folder / "mine.yaml", rows=12)
+    out = folder / "out"
+    found = one_object(run("encode", "-w", settings, "-o", out, "-s", "serial", "--json"))
+    assert found["rows"] == 12
+    return out
+
+
+def test_a_run_folder_brings_its_own_settings_to_every_command(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    assert one_object(run("status", "-o", out, "--json"))["complete"]
+    assert one_object(run("verify", "-o", out, "--json"))["ok"]
+    assert one_object(run("encode", "-o", out, "--dry-run", "--json"))["rows"] == 12
+    again = one_object(run("encode", "-o", out, "-s", "serial", "--json"))
+    assert again["chunks"] == {"done": 0, "skipped": 2, "failed": 0}
+    assert one_object(run("train", "-o", out, "--dry-run", "--json"))["rows"] == 12
+    report = one_object(run("insights", "-o", out, "-s", "serial", "--no-pictures", "--no-tokens", "--json"))
+    assert report["rows"] == 12
+
+
+def test_inside_a_run_folder_no_option_is_needed(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    found = one_object(run("status", "--json", cwd=out))
+    assert found["out"] == str(out)
+    assert found["complete"]
+
+
+def test_a_folder_with_a_workflow_file_alone_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "workflow.yaml").write_text(yaml.safe_dump(fake_data()))
+    assert "runs/demo" in one_error(run("status", cwd=tmp_path))
+
+
+def test_settings_of_the_command_line_win_over_those_of_the_folder(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    found = one_object(run("train", "-o", out, "--dry-run", "--json", "--set", "train.steps=7"))
+    assert found["steps"] == 7
+
+
+def test_a_workflow_that_is_named_is_compared_with_the_folder(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    other = write_workflow(tmp_path / "other.yaml", rows=12, resolution=64)
+    done = run("status", "-w", other, "-o", out)
+    assert done.returncode == 0
+    assert "dataset.image.resolution: 32 there, 64 now" in done.stderr
+    assert done.stderr.count("was made with other settings") == 1
+    assert run("status", "-w", tmp_path / "mine.yaml", "-o", out).stderr == ""
+
+
+def test_the_shipped_workflow_is_compared_too(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    done = run("status", "-w", "demo", "-o", out)
+    assert "was made with other settings" in done.stderr
+
+
+# --set
+
+
+def test_values_of_set_are_yaml_and_the_last_one_wins() -> None:
+    found = parse_sets(
+        ["run.batch=4", "run.device=cpu", "run.batch=8", "sample.prompts=[a, b]", "name=x", "scenes=null"]
+    )
+    assert found == {"run.device": "cpu", "run.batch": 8, "sample.prompts": ["a", "b"], "name": "x", "scenes": None}
+    assert list(found)[1] == "run.batch", "in the place of the last one"
+
+
+@pytest.mark.parametrize("text", ["run.batch", "batch=4", "=4", "run..batch=4", "run.batch=[1", "run.batch=2020-13-01"])
+def test_a_set_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        parse_sets([text])
