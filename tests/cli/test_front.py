@@ -51,7 +51,7 @@ OF_THE_LINE = (
 )
 """What a command may use beside: options and printing, wrong options, where reports go, how it looks, cores."""
 
-READS_OPTIONS = {"read_prompts", "ORIGINS", "EncodeBenchSettings", "SimulationSettings"}
+READS_OPTIONS = {"read_prompts", "ORIGINS", "PROMPT", "EncodeBenchSettings", "SimulationSettings"}
 """Names that turn options into arguments: a file of prompts, and the settings of a measurement."""
 
 
