@@ -12,8 +12,13 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[1]
 PACKAGE = TOP / "daskt2i"
-PAGES = sorted([*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md"), *(TOP / "tests").rglob("*.md")])
-ARCHITECTURE = TOP / "docs" / "architecture.md"
+BUILT = TOP / "docs" / "_build"
+PAGES = sorted(
+    page
+    for page in [*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md"), *(TOP / "tests").rglob("*.md")]
+    if BUILT not in page.parents
+)
+ARCHITECTURE = TOP / "docs" / "why" / "architecture.md"
 SCREEN = 45
 """Lines of a walk."""
 
