@@ -1,6 +1,6 @@
 """Two pictures of who imports whom: the flat modules of before the rooms, and the rooms of today.
 
-    python docs/rooms.py                     # writes why/rooms.svg and the table in why/architecture.md, from the source
+    python docs/rooms.py                     # writes why/rooms.svg and the table in why/architecture.md, from today
     python docs/rooms.py --check             # writes nothing; fails where the two are not what it would write
     python docs/rooms.py --commit b8c4509    # writes docs/why/rooms-before.svg too, from that commit, by git
 

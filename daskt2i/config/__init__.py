@@ -4,6 +4,6 @@ In here: reading a workflow (`workflow_file`), the models that its sections beco
 dotted path (`component`), the defaults of `run:` and `launch:` (`defaults.yaml`).
 Not in here: what a setting does. The room that uses a setting knows that.
 Imports: `errors` alone, so every room may import this one.
-To add a setting: a field with a docstring line in `settings`, a line in docs/reference/config.md. If it changes stored arrays,
-it belongs below `dataset:`, which is fingerprinted.
+To add a setting: a field with a docstring line in `settings`, a line in docs/reference/config.md. If it changes stored
+arrays, it belongs below `dataset:`, which is fingerprinted.
 """
