@@ -52,16 +52,24 @@ def _after_napoleon(app: Sphinx, what: str, name: str, obj: object, options: obj
     lines[:] = [line.replace(HIDDEN, ":") for line in lines]
 
 
+def _signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """A protocol is not called, so it has no signature."""
+    return ("", returns) if getattr(obj, "_is_protocol", False) else None
+
+
 def _dash(app: Sphinx, doctree: nodes.document) -> None:
     """Sphinx puts two hyphens between a parameter and its meaning."""
     for text in list(doctree.findall(nodes.Text)):
-        if text.astext() == " -- " and text.parent is not None:
-            text.parent.replace(text, nodes.Text(" – "))
+        if text.startswith(" -- ") and text.parent is not None:
+            text.parent.replace(text, nodes.Text(f" – {text.removeprefix(' -- ')}"))
 
 
 def setup(app: Sphinx) -> dict[str, object]:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("doctree-read", _dash)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
