@@ -1,26 +1,43 @@
-"""daskt2i: image-caption data to training-ready latents under Dask.
+"""daskt2i: image-caption data to training-ready latents under Dask, and a text-to-image model trained on them.
 
     import daskt2i
-    dataset = daskt2i.open_store("runs/demo")       # an xarray Dataset
 
-The command line is `python -m daskt2i.workflow`; the README shows the same steps from Python.
+    run = daskt2i.Run("demo")                   # a workflow, a run folder, and workers when they are needed
+    run = daskt2i.open_run("runs/demo")         # a run folder with its own settings
+    dataset = daskt2i.open_store("runs/demo")   # the latents, an xarray Dataset
+    workflow = daskt2i.load_workflow("demo")    # the settings alone
+
+The command line, `python -m daskt2i.workflow`, calls the same methods.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from daskt2i.config.workflow_file import load_workflow as load_workflow
+    from daskt2i.run import Run as Run
+    from daskt2i.run import open_run as open_run
     from daskt2i.store.zarr_store import open_store as open_store
 
 __version__ = "0.1.0"
-__all__ = ["open_store"]
+__all__ = ["Run", "load_workflow", "open_run", "open_store"]
+
+_FROM = {
+    "Run": "daskt2i.run",
+    "load_workflow": "daskt2i.config.workflow_file",
+    "open_run": "daskt2i.run",
+    "open_store": "daskt2i.store.zarr_store",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that `import daskt2i` stays instant."""
-    if name == "open_store":
-        from daskt2i.store.zarr_store import open_store
+    if name in _FROM:
+        return getattr(importlib.import_module(_FROM[name]), name)
+    raise AttributeError(f"daskt2i has no attribute {name!r}. It has {', '.join(__all__)}.")
 
-        return open_store
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -2,6 +2,7 @@
 
     Daskt2iError
     ├── ConfigError            (ValueError)         a workflow, a setting or an option is wrong
+    │   └── UnknownArgument    (TypeError)          a method has no such argument, or misses one
     ├── SourceError                                 the caption file or the image folder as a whole cannot be used
     │   └── SourceMissing      (FileNotFoundError)  it is not there
     ├── RowRejected                                 one row cannot be used; carries a `Reason`; never ends a run
@@ -86,6 +87,10 @@ class ConfigError(Daskt2iError, ValueError):
     """A workflow file, a `--set`, a class path or an option is wrong."""
 
     ends_run = True
+
+
+class UnknownArgument(ConfigError, TypeError):
+    """A method was called with an argument that it does not take, or without one that it needs."""
 
 
 class SourceError(Daskt2iError):
@@ -205,3 +210,9 @@ class Interrupted(Daskt2iError, KeyboardInterrupt):
     """The user asked to stop. What is committed stays; the same command goes on."""
 
     ends_run = True
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one line for a person: its sentence, or its kind where it is not ours."""
+    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split())
+    return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.types import Receipt
+from daskt2i.view import Viewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,21 @@ class LaunchEvent:
         return self.fields.get(name, default)
 
 
+@dataclass(frozen=True, slots=True)
+class PlanReady:
+    """What a stage is going to do is known: an `EncodePlan` or a `TrainPlan`."""
+
+    plan: Viewed
+
+
+@dataclass(frozen=True, slots=True)
+class ResultReady:
+    """One stage of several ended well; its result is what the method of that stage gives back."""
+
+    stage: str
+    result: Viewed
+
+
 Event = (
     StageStarted
     | StageEnded
@@ -138,6 +154,8 @@ Event = (
     | Activity
     | Note
     | LaunchEvent
+    | PlanReady
+    | ResultReady
 )
 
 

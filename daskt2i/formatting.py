@@ -62,6 +62,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts by name, in the order of the names: `"3 missing-file, 12 unreadable-image"`."""
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
+
+
 def workers_words(workers: int, threads: int) -> str:
     """`"2 workers x 1 thread"`."""
     return f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"

@@ -8,8 +8,8 @@
     a worker that is not there             FIRST_WORKER_SECONDS, WORKER_SECONDS, RESTART_SECONDS
 
 Covers: the limits, with the reason of each, and the decisions that follow from them; pure functions of numbers.
-Does not cover: doing any of it (`executors`, `encode`, `launch`), what a user sets (`run.retries`, `launch.attempts`),
-how long a process may take to start or to stop (`launch`).
+Does not cover: doing any of it (`executors`, `encode`, `launch`), what a user sets (`run.retries`,
+`launch.max_restarts`), how long a process may take to start or to stop (`launch`).
 """
 
 from __future__ import annotations

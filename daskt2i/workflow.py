@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.cli import bench, bench_training, data, estimate, model
+from daskt2i.cli import bench, bench_training, data, model
 from daskt2i.cli.console import out
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(model.run, data.encode, model.train, model.train_vae, model.sample, model.evaluate),
-    *(data.status, data.verify, data.insights, estimate.estimate, data.suggest),
+    *(data.status, data.verify, data.insights, data.estimate, data.suggest),
     data.scenes,
 )
 for command in COMMANDS:

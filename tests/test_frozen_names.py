@@ -124,10 +124,18 @@ def _models(annotation: Any) -> Iterator[Any]:
 
 
 def settings() -> Iterator[str]:
-    """Every setting that a workflow file or `--set` may name."""
+    """Every setting that a workflow file or `--set` may name, also by its old name."""
     from daskt2i.config.settings import Workflow
 
-    yield from (key for key, _ in _fields(Workflow))
+    keys = [key for key, _ in _fields(Workflow)]
+    yield from (key for new in keys for key in (new, *_old_names(new)))
+
+
+def _old_names(key: str) -> Iterator[str]:
+    """Names under which a setting is read besides its own."""
+    from daskt2i.config.renamed import RENAMED
+
+    yield from (f"{row.section}.{row.old}" for row in RENAMED if key == f"{row.section}.{row.new}")
 
 
 def choices() -> Iterator[str]:
@@ -142,12 +150,15 @@ def choices() -> Iterator[str]:
                 yield from values(one)
 
     for key, annotation in _fields(Workflow):
-        yield from (f"{key}={value}" for value in values(annotation))
+        yield from (f"{name}={value}" for name in (key, *_old_names(key)) for value in values(annotation))
 
 
 def defaults() -> Iterator[str]:
-    """Keys that we put into `dask.config`, which users set in files and environment variables."""
-    yield from _keys(yaml.safe_load((_package() / "config" / "defaults.yaml").read_text(encoding="utf-8")))
+    """Keys that we put into `dask.config`, which users set in files and environment variables, also by old names."""
+    ours = yaml.safe_load((_package() / "config" / "defaults.yaml").read_text(encoding="utf-8"))
+    yield from ours
+    for key in _keys(ours["daskt2i"]):
+        yield from (f"daskt2i.{name}" for name in (key, *_old_names(key)))
 
 
 def facts() -> Iterator[str]:
@@ -313,9 +324,10 @@ def metrics() -> Iterator[str]:
 
 def json_() -> Iterator[str]:
     """What `--json` prints."""
-    from daskt2i.cli import data, model
-    from daskt2i.display.estimate import EstimateResult
+    from daskt2i.cli import data
+    from daskt2i.encode.prepare import EncodePlan
     from daskt2i.estimate.forecast import ForecastComparison
+    from daskt2i.estimate.result import EstimateResult
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
     from daskt2i.sample.evaluate import EvaluateResult
@@ -324,15 +336,17 @@ def json_() -> Iterator[str]:
     from daskt2i.train.denoiser_rank import Denoiser
     from daskt2i.train.driver import TrainResult
     from daskt2i.train.loop import _Run
+    from daskt2i.train.plan import TrainPlan
+    from daskt2i.train.whole_run import RunResult
 
     yield from (f"evaluate: {name}" for name in FIELDS)
     yield from _of_run("json")
     sources: dict[str, tuple[Callable[..., Any], ...]] = {
-        "encode --dry-run": (data.plan_json,),
-        "train --dry-run": (model._train_plan,),
+        "encode --dry-run": (EncodePlan.to_json,),
+        "train --dry-run": (TrainPlan.to_json,),
         "train": (TrainResult.to_json, Denoiser.finish, _Run._speed),
         "train-vae": (Autoencoder.finish,),
-        "run": (model.run,),
+        "run": (RunResult.to_json,),
         "sample": (SampleResult.to_json,),
         "evaluate": (EvaluateResult.to_json, Shares.to_json, ClipScores.to_json),
         "insights": (InsightsResult.to_json,),

@@ -97,5 +97,5 @@ def test_our_clusters_allow_as_many_deaths_as_the_other_executors() -> None:
 
 def test_a_workflow_and_a_launch_by_hand_have_the_same_number_of_attempts() -> None:
     defaults = yaml.safe_load((TOP / "daskt2i/config/defaults.yaml").read_text(encoding="utf-8"))
-    assert defaults["daskt2i"]["launch"]["attempts"] == retries.LAUNCH_ATTEMPTS
+    assert defaults["daskt2i"]["launch"]["max_restarts"] == retries.LAUNCH_ATTEMPTS - 1
     assert inspect.signature(launch).parameters["attempts"].default == retries.LAUNCH_ATTEMPTS

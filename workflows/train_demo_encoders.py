@@ -22,13 +22,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dask.config
 import demo_text_model
 import numpy as np
 import torch
 from demo_pictures import PIXELS, UNSEEN, different, picture, textures
 
-from daskt2i.config.workflow_file import load_defaults
+from daskt2i.config.workflow_file import dask_settings, load_defaults
 from daskt2i.encode import gates
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.events import LaunchEvent
@@ -52,7 +51,7 @@ def stages(steps: int, seed: int) -> dict[str, dict[str, Any]]:
     """
     first = steps * 3 // 4
     left = 0.5 + 0.5 * math.cos(math.pi * first / steps)
-    common = {"seed": seed, "betas": (0.9, 0.99), "weight_decay": 1e-4, "heldout": 64, "config": dict(SMALL)}
+    common = {"seed": seed, "betas": (0.9, 0.99), "weight_decay": 1e-4, "validation": 64, "config": dict(SMALL)}
     quarters = {"steps": first, "batch": 16, "learning_rate": PEAK, "warmup": steps // 20, "final_rate": left}
     whole = {"steps": steps - first, "batch": 8, "learning_rate": PEAK * left, "warmup": min(20, (steps - first) // 10)}
     found = {"quarters": {**common, **quarters, "crop": PIXELS // 2}, "whole": {**common, **whole}}
@@ -72,7 +71,7 @@ def fit(folder: Path, settings: Mapping[str, Any], scenes: int, threads: int, id
         source={"class": "demo_pictures.ScenesAndTextures", "scenes": scenes, "seed": settings["seed"]},
         image={"resolution": PIXELS},
         vae=settings,
-        launch={**dask.config.get("daskt2i.launch"), "precision": "fp32", "device": "cpu", "checkpoint_every": 250},
+        launch={**dask_settings("launch")[0], "precision": "fp32", "device": "cpu", "checkpoint_every": 250},
         identity=identity,
         cache_bytes=2**30,
         batch=settings["batch"],

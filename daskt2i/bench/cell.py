@@ -101,8 +101,9 @@ def run_encode(task: BenchTask, workflow: Workflow) -> Measured:
     finally:
         meter.close()
     ended = time.time()
-    if summary.failed:
-        raise receipts.problem or encode.failed_for_good(summary, prepared.folder)
+    if receipts.problem is not None and summary.failed:
+        raise receipts.problem
+    summary.raise_for_failed()
     return Measured(
         workers=summary.workers,
         threads=summary.threads,

@@ -61,7 +61,7 @@ class SimulationSettings:
         chunk_seconds: that a chunk takes.
         repeats: of each run.
         arrays: write the arrays too.
-        most_seconds: of one run; a longer one gets fewer chunks.
+        max_seconds: of one run; a longer one gets fewer chunks.
         keep: leave the run folders.
     """
 
@@ -71,14 +71,14 @@ class SimulationSettings:
     chunk_seconds: tuple[float, ...]
     repeats: int = 1
     arrays: bool = False
-    most_seconds: float = 120.0
+    max_seconds: float = 120.0
     keep: bool = False
 
     def chunks_of(self, workers: int, seconds: float) -> int:
         """Chunks of one run, at least 4 per worker."""
         if not seconds:
             return self.chunks
-        return min(self.chunks, max(4 * workers, int(self.most_seconds * workers / seconds)))
+        return min(self.chunks, max(4 * workers, int(self.max_seconds * workers / seconds)))
 
 
 @dataclass(slots=True)
@@ -237,7 +237,7 @@ def _cell(
     }
     flags = []
     if first.chunks < asked.chunks:
-        flags.append(f"{first.chunks:,} of {asked.chunks:,} chunks, to end within {asked.most_seconds:g} s.")
+        flags.append(f"{first.chunks:,} of {asked.chunks:,} chunks, to end within {asked.max_seconds:g} s.")
     if seconds:
         busy = first.chunks * seconds / (workers * steady)
         values["busy_share"] = busy

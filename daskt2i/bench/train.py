@@ -120,7 +120,7 @@ def bench_train(
     with tempfile.TemporaryDirectory(dir=place, prefix="daskt2i-bench-") as there:
         folder = RunFolder(there)
         write_random(folder, made)
-        job = _job(folder, train.model_copy(update={"steps": steps, "heldout": 0}), ways)
+        job = _job(folder, train.model_copy(update={"steps": steps, "validation": 0}), ways)
         complete = True
         try:
             for count in ranks:
@@ -175,7 +175,7 @@ def trial(folder: RunFolder, job: DenoiserJob, ranks: int, threads: int, spawner
 
 
 def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> DenoiserJob:
-    quiet = {"checkpoint_every": train.steps, "grid_every": 0, "time_exchange": True, "attempts": 1}
+    quiet = {"checkpoint_every": train.steps, "grid_every": 0, "profile_allreduce": True, "max_restarts": 0}
     plain: dict[str, Any] = json.loads(train.model_dump_json(by_alias=True))
     launched: dict[str, Any] = json.loads(ways.model_copy(update=quiet).model_dump_json(by_alias=True))
     fakes = "daskt2i.encoders.fake"

@@ -14,8 +14,10 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.cli.console import answer, err, report_errors
-from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption, WorkflowOption
+from daskt2i.cli.console import complain, err, report_errors, write
+from daskt2i.cli.front import load
+from daskt2i.cli.numbers import seconds, whole_numbers, words
+from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption
 
 app = typer.Typer(
     name="bench",
@@ -24,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+BenchWorkflowOption = Annotated[str, typer.Option("--workflow", "-w", help="A shipped workflow, or a YAML file.")]
 BenchOutOption = Annotated[
     str | None, typer.Option("--out", "-o", help="The folder of the reports. [default: runs/bench-WORKFLOW]")
 ]
@@ -32,7 +35,7 @@ RepeatsOption = Annotated[int, typer.Option("--repeats", min=1, help="Runs of ea
 
 @app.command("encode")
 def bench_encode(
-    workflow: WorkflowOption = "demo",
+    workflow: BenchWorkflowOption = "demo",
     workers: Annotated[str, typer.Option("--workers", help="Numbers of workers, with commas.")] = "1,2,4,8",
     schedulers: Annotated[
         str, typer.Option("--schedulers", help="Of serial, multiprocessing, joblib, local, …, and naive, with commas.")
@@ -54,13 +57,12 @@ def bench_encode(
     """
     with report_errors():
         from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
-        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.store.run_folder import RunFolder
 
-        settings = load_workflow(workflow, set_, images, captions)
+        settings = load(workflow, set_, images, captions)
         wanted = EncodeBenchSettings(
             schedulers=words(schedulers),
-            workers=numbers(workers, "--workers"),
+            workers=whole_numbers(workers, "--workers"),
             parts=words(parts),  # type: ignore[arg-type]  # checked by `cells`
             rows=rows,
             repeats=repeats,
@@ -81,9 +83,10 @@ def bench_scheduler(
     ] = "0,0.05,0.5",
     repeats: RepeatsOption = 1,
     arrays: Annotated[bool, typer.Option("--arrays/--no-arrays", help="Write tiny arrays too.")] = False,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="A run that takes longer is cut.")] = 120.0,
     most_seconds: Annotated[
-        float, typer.Option("--most-seconds", min=1, help="A run that takes longer is cut.")
-    ] = 120.0,
+        float | None, typer.Option("--most-seconds", min=1, hidden=True, help="The old name of --max-seconds.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders that were made.")] = False,
     out_folder: Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")] = "runs/bench-scheduler",
     as_json: JsonOption = False,
@@ -96,15 +99,17 @@ def bench_scheduler(
         from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
         from daskt2i.store.run_folder import RunFolder
 
+        if most_seconds is not None:
+            complain("--most-seconds is now called --max-seconds; the old name still works.", "yellow")
         folder = RunFolder(out_folder)
         asked = SimulationSettings(
             rows=rows,
             chunks=chunks,
-            workers=numbers(workers, "--workers"),
-            chunk_seconds=_seconds(chunk_seconds, "--chunk-seconds"),
+            workers=whole_numbers(workers, "--workers"),
+            chunk_seconds=seconds(chunk_seconds, "--chunk-seconds"),
             repeats=repeats,
             arrays=arrays,
-            most_seconds=most_seconds,
+            max_seconds=max_seconds if most_seconds is None else most_seconds,
             keep=keep,
         )
         show(SchedulerBench(folder, asked, tell).run(typed()), folder, as_json)
@@ -125,7 +130,7 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
 
     places = save(report, folder)
     lines = [Text(f"{'' if kind == 'no png' else 'written  '}{place}", style="dim") for kind, place in places.items()]
-    answer({**report.to_json(), "files": places}, as_json, Group(report.view(), *lines))
+    write({**report.to_json(), "files": places}, as_json, Group(report.view(), *lines))
     if not report.complete:
         raise typer.Exit(130)
     if any(flag.startswith("Failed") for cell in report.cells for flag in cell.flags):
@@ -139,39 +144,3 @@ def typed() -> str:
     program = Path(sys.argv[0])
     start = "python -m daskt2i.workflow" if program.stem in ("workflow", "__main__") else program.name
     return f"{start} {shlex.join(sys.argv[1:])}"
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The parts of a list with commas."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers with commas.
-
-    Raises:
-        ConfigError: something else, or none.
-    """
-    from daskt2i.errors import ConfigError
-
-    found = words(text.replace("_", ""))
-    if not found or not all(word.isdecimal() and int(word) for word in found):
-        raise ConfigError(f"{option} is {text!r}; give whole numbers from 1 with commas, e.g. 1,2,4.")
-    return tuple(int(word) for word in found)
-
-
-def _seconds(text: str, option: str) -> tuple[float, ...]:
-    """Seconds with commas.
-
-    Raises:
-        ConfigError: something else, or none.
-    """
-    from daskt2i.errors import ConfigError
-
-    try:
-        found = tuple(float(word) for word in words(text))
-    except ValueError:
-        found = ()
-    if not found or not all(0 <= seconds < float("inf") for seconds in found):
-        raise ConfigError(f"{option} is {text!r}; give seconds from 0 with commas, e.g. 0,0.5.")
-    return found

@@ -13,9 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from daskt2i.cli.bench import RepeatsOption, numbers, show, tell, typed, words
+from daskt2i.cli.bench import BenchWorkflowOption, RepeatsOption, show, tell, typed
 from daskt2i.cli.console import report_errors
-from daskt2i.cli.options import JsonOption, PromptOption, SetOption, WorkflowOption
+from daskt2i.cli.front import load
+from daskt2i.cli.numbers import whole_numbers, words
+from daskt2i.cli.options import JsonOption, PromptOption, SetOption
 
 OutOption = Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")]
 PlaceOption = Annotated[
@@ -49,8 +51,8 @@ def read(
             raise ConfigError(f"--from is {origins!r}; give some of {', '.join(ORIGINS)}. Nothing was measured.")
         report = bench_read(
             words(shapes),
-            numbers(readers, "--readers"),
-            numbers(windows, "--windows"),
+            whole_numbers(readers, "--readers"),
+            whole_numbers(windows, "--windows"),
             wanted,
             repeats=repeats,
             place=place,
@@ -61,7 +63,7 @@ def read(
 
 
 def train(
-    workflow: WorkflowOption = "demo",
+    workflow: BenchWorkflowOption = "demo",
     ranks: Annotated[str, typer.Option(help="Numbers of ranks, with commas.")] = "1,2",
     steps: Annotated[int, typer.Option(min=2, help="Of each launch; the first does not count.")] = 30,
     shape: Annotated[str, typer.Option(help="The store: demo, sd15 or sd15-full.")] = "demo",
@@ -83,12 +85,11 @@ def train(
     """
     with report_errors():
         from daskt2i.bench.train import bench_train
-        from daskt2i.config.workflow_file import load_workflow
         from daskt2i.store.run_folder import RunFolder
 
-        settings = load_workflow(workflow, set_)
+        settings = load(workflow, set_)
         report = bench_train(
-            numbers(ranks, "--ranks"),
+            whole_numbers(ranks, "--ranks"),
             settings.train,
             settings.launch,
             shape=shape,
@@ -132,8 +133,8 @@ def sample(
             raise ConfigError(f"--sampler is {sampler!r}; it can be ddim, dpm++ or euler. Nothing was measured.")
         report = bench_sample(
             pipeline.expanduser(),
-            numbers(steps, "--steps"),
-            numbers(batches, "--batches"),
+            whole_numbers(steps, "--steps"),
+            whole_numbers(batches, "--batches"),
             prompts=prompts or (PROMPT,),
             guidance=guidance,
             sampler=sampler,  # type: ignore[arg-type]  # checked above
@@ -165,7 +166,8 @@ def spawner_of(scheduler: str) -> Callable[[int, int], Any]:
         if chosen.is_pool:
             yield LocalRankSpawner(ranks)
             return
-        with Session(chosen, WorkerLayout(ranks, threads, this_machine().memory // ranks, "as asked for")) as session:
-            yield session.spawner()[0]
+        with Session(chosen) as session:
+            layout = WorkerLayout(ranks, threads, this_machine().memory // ranks, "as asked for")
+            yield session.spawner(layout)[0]
 
     return spawner

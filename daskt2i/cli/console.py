@@ -1,7 +1,7 @@
 """What the command line prints, and how each of its ways out becomes one sentence. Nothing else prints.
 
-Results go to standard output, everything else (progress, notes, errors) to standard error. The exit code is 0 when all
-is well, 1 when something failed (the sentence says what), 2 for a wrong command line, 130 after Ctrl-C.
+Results go to standard output. Progress, notes and errors go to standard error. The exit code is 0 when all is well, 1
+when something failed (the sentence says what), 2 for a wrong command line, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,18 +27,12 @@ out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
-def answer(data: dict[str, Any], as_json: bool, table: Any) -> None:
-    """The result of a command: one JSON object on standard output, or a table."""
+def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
+    """What a command found, on standard output: one JSON object, or a table."""
     if as_json:
         sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
         sys.stdout.flush()
     else:
-        out.print(table)
-
-
-def say(table: Any, as_json: bool) -> None:
-    """A result on the way to the last one."""
-    if not as_json:
         out.print(table)
 
 
@@ -69,8 +63,8 @@ def report_errors() -> Iterator[None]:
         Path(name).write_text(traceback.format_exc(), encoding="utf-8")
         said = " ".join(str(error).split())
         complain(
-            f"error: {type(error).__name__}: {said}. This was not foreseen. What is committed stays, and the same "
-            f"command goes on; the traceback is in {name}."
+            f"error: {type(error).__name__}: {said}. This is a bug in daskt2i. What is committed stays, and "
+            f"the same command goes on; the traceback is in {name}."
         )
         raise typer.Exit(1) from None
     finally:

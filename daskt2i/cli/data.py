@@ -1,19 +1,20 @@
-"""The commands about data: encode, status, verify, insights, suggest, scenes.
+"""The commands about data: encode, status, verify, insights, estimate, suggest, scenes.
 
 Covers: reading options, calling what does the work, showing what came of it.
-Does not cover: how output and errors look (`console`), the commands about models (`cli.model`).
+Does not cover: how output and errors look (`console`, `front`), the commands about models (`cli.model`).
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from daskt2i.cli.console import answer, err, report_errors
+from daskt2i.cli.console import err, report_errors, write
+from daskt2i.cli.front import answer, opened
+from daskt2i.cli.numbers import whole_numbers
 from daskt2i.cli.options import (
     CaptionsOption,
     DryRunOption,
@@ -28,154 +29,127 @@ from daskt2i.cli.options import (
 
 
 def encode(
-    workflow: WorkflowOption = "demo",
+    workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
-    set_: SetOption = [],  # noqa: B006
+    set_: SetOption = [],  # noqa: B006  # typer reads it, nobody changes it
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Encode images and captions into a Zarr store.
 
-    The same command again goes on where it stopped.
+    Run the same command again to continue after a stop.
     """
-    with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.display.encode import plan_table, summary_table
-        from daskt2i.display.progress import TerminalProgress
-        from daskt2i.encode.prepare import prepare
-        from daskt2i.session.schedulers import Scheduler, open_executor
-        from daskt2i.session.worker_layout import encode_layout
-
-        settings = load_workflow(workflow, with_where(set_, where), images, captions)
-        chosen = Scheduler.parse(scheduler or settings.run.scheduler)
-        prepared = prepare(settings, out_folder or f"runs/{settings.name}", draw=not dry_run)
-        layout = encode_layout(chosen, prepared)
+    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
         if dry_run:
-            answer(plan_json(prepared, layout), as_json, plan_table(prepared, None if chosen.address else layout))
-            return
-        from daskt2i.encode.driver import encode as run_encode
-        from daskt2i.encode.driver import failed_for_good
-
-        if not as_json:
-            err.print(plan_table(prepared, None if chosen.address else layout))
-        summary = run_encode(prepared, open_executor(chosen, layout), TerminalProgress(err))
-        answer(summary.to_json(), as_json, summary_table(summary))
-        if summary.failed:
-            raise failed_for_good(summary, prepared.folder)
+            answer(run.plan("encode"), as_json)
+        else:
+            answer(run.encode(), as_json).raise_for_failed()
 
 
 def status(
-    workflow: WorkflowOption = "demo",
+    workflow: WorkflowOption = None,
     out_folder: OutOption = None,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far a run folder has come."""
-    with report_errors():
-        from daskt2i.display.encode import status_table
-        from daskt2i.store.status import status as run_status
-
-        found = run_status(folder_of(workflow, out_folder, set_))
-        answer(found.to_json(), as_json, status_table(found))
+    """Show how much of a run folder is done."""
+    with opened(workflow, out_folder, set_) as run:
+        answer(run.status(), as_json)
 
 
 def verify(
-    workflow: Annotated[
-        str | None, typer.Option("--workflow", "-w", help="As it was encoded; by default the folder's own settings.")
-    ] = None,
+    workflow: WorkflowOption = None,
     out_folder: OutOption = None,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
     """Check a store against its receipts.
 
-    Every shard is hashed again, the rows are counted, a sample is decoded back. Exit code 1 when a chunk is bad.
+    It hashes every shard, counts the rows and decodes a sample. The exit code is 1 when a chunk is damaged.
     """
-    with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.display.encode import verdict_table
-        from daskt2i.display.progress import TerminalProgress
-        from daskt2i.encode.saved_workflow import settings_of
-        from daskt2i.encode.verify import verify as run_verify
-
-        folder = folder_of(workflow or "demo", out_folder, set_)
-        settings = load_workflow(workflow, set_) if workflow else settings_of(folder)
-        verdict = run_verify(folder, settings, TerminalProgress(err), trusted=workflow is not None)
-        for note in verdict.notes if as_json else []:
-            err.print(Text(note, style="yellow"), soft_wrap=True)
-        answer(verdict.to_json(), as_json, verdict_table(verdict))
-        if not verdict.ok:
+    with opened(workflow, out_folder, set_, as_json=as_json) as run:
+        if not answer(run.verify(), as_json).ok:
             raise typer.Exit(1)
 
 
 def insights(
-    workflow: WorkflowOption = "demo",
+    workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
-    pictures: Annotated[bool, typer.Option(help="Look at the image files too.")] = True,
-    tokens: Annotated[bool, typer.Option(help="Count tokens by the workflow's text encoder.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Read the image files too.")] = True,
+    tokens: Annotated[bool, typer.Option(help="Count tokens with the text encoder of the workflow.")] = True,
     top: Annotated[int, typer.Option("--top", min=1, help="How many activities to list.")] = 20,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
     """Report what a data set holds: people, activities, captions, files, repeats.
 
-    It writes reports/insights.html, .csv and .json into the run folder. What it finds can select rows: --where.
+    It writes reports/insights.html, .csv and .json into the run folder. --where selects rows by what it finds.
     """
-    with report_errors():
-        from daskt2i.config.workflow_file import load_workflow
-        from daskt2i.display.insights import report_view
-        from daskt2i.display.progress import TerminalProgress
-        from daskt2i.insights import driver as stage
-        from daskt2i.session.schedulers import Scheduler, open_executor
-        from daskt2i.session.worker_layout import insights_layout
-        from daskt2i.store.run_folder import RunFolder
+    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
+        answer(run.insights(pictures=pictures, tokens=tokens, top=top), as_json)
 
-        settings = load_workflow(workflow, with_where(set_, where), images, captions)
-        dataset = stage.settled(settings)
-        chosen = Scheduler.parse(scheduler or settings.run.scheduler)
-        report = stage.insights(
-            dataset,
-            RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options),
-            open_executor(chosen, insights_layout(chosen, tokens=tokens)),
-            pictures=pictures,
-            tokens=tokens,
-            top=top,
-            listener=TerminalProgress(err),
-        )
-        answer(report.to_json(), as_json, report_view(report))
+
+def estimate(
+    workflow: WorkflowOption = None,
+    scheduler: SchedulerOption = None,
+    out_folder: OutOption = None,
+    images: ImagesOption = None,
+    captions: CaptionsOption = None,
+    where: WhereOption = None,
+    workers: Annotated[
+        str | None, typer.Option(help="Numbers of workers, e.g. 1,2,8. [default: the workers of encode]")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="cpu, cuda, or cpu,cuda to compare. [default: run.device]")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows to measure. [default: as many as a minute allows]")
+    ] = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Measure some rows, and predict time, disk, memory and cost of a whole encode.
+
+    Cost needs prices: in the workflow. The result is kept in reports/estimate.json, and encode compares its own time
+    with it.
+    """
+    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
+        counts = None if workers is None else whole_numbers(workers, "--workers")
+        answer(run.estimate(counts, devices, rows), as_json)
 
 
 def suggest(
     text: Annotated[str, typer.Argument(help="A few letters or words.")],
-    workflow: WorkflowOption = "demo",
+    workflow: WorkflowOption = None,
     out_folder: OutOption = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many suggestions.")] = 8,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
     """Suggest prompts from the captions of a store."""
-    with report_errors():
+    with opened(workflow, out_folder, set_) as run:
         from daskt2i.display.insights import suggestions_view
-        from daskt2i.insights.suggest import Suggestions
 
-        folder = folder_of(workflow, out_folder, set_)
-        found = Suggestions.of_store(folder.root, folder.storage_options).suggest(text, count)
+        found = run.suggest(text, count)
         told = [{"text": one.text, "times": one.times, "why": one.why} for one in found]
-        answer({"text": text, "suggestions": told}, as_json, suggestions_view(found))
+        write({"text": text, "suggestions": told}, as_json, suggestions_view(found))
 
 
 def scenes(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many scenes.")] = 1000,
     out_folder: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("scenes"),
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, other scenes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed gives other scenes.")] = 0,
     shapes: Annotated[int, typer.Option("--shapes", min=1, max=2, help="Most shapes in a scene.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
@@ -189,36 +163,4 @@ def scenes(
 
         captions = write_scenes(out_folder, rows, seed, shapes, TerminalProgress(err))
         result = {"out": str(captions.parent), "rows": rows, "captions": str(captions)}
-        answer(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))
-
-
-def plan_json(prepared: Any, layout: Any) -> dict[str, Any]:
-    return {
-        "rows": prepared.source_info.rows,
-        "captions": prepared.source_info.captions,
-        "chunks": len(prepared.grid),
-        "workers": layout.workers,
-        "threads": layout.threads,
-        "memory_per_worker": prepared.requirements.worker_memory,
-        "bytes": prepared.requirements.disk,
-        "precision": prepared.precision,
-        "out": str(prepared.folder),
-        **({"left_out": prepared.source_info.left_out} if prepared.workflow.dataset.where else {}),
-    }
-
-
-def with_where(sets: list[str], where: str | None) -> list[str]:
-    """The `--set` texts, with `--where` among them."""
-    return sets if where is None else [*sets, f"dataset.where={json.dumps(where)}"]
-
-
-def folder_of(workflow: str, out_folder: str | None, sets: list[str]) -> Any:
-    from daskt2i.config.workflow_file import load_workflow
-
-    return run_folder(load_workflow(workflow, sets), out_folder)
-
-
-def run_folder(settings: Any, out_folder: str | None) -> Any:
-    from daskt2i.store.run_folder import RunFolder
-
-    return RunFolder(out_folder or f"runs/{settings.name}", settings.run.storage_options)
+        write(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))

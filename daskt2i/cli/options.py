@@ -10,8 +10,15 @@ from typing import Annotated
 
 import typer
 
-WorkflowOption = Annotated[str, typer.Option("--workflow", "-w", help="A shipped workflow, or a YAML file.")]
-OutOption = Annotated[str | None, typer.Option("--out", "-o", help="The run folder. [default: runs/WORKFLOW]")]
+WorkflowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workflow", "-w", help="A shipped workflow, or a YAML file. [default: settings of the run folder, or demo]"
+    ),
+]
+OutOption = Annotated[
+    str | None, typer.Option("--out", "-o", help="The run folder. [default: this one, or runs/WORKFLOW]")
+]
 SchedulerOption = Annotated[
     str | None,
     typer.Option(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from dask.utils import parse_bytes
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from daskt2i.config.component import Component
+from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import ConfigError, Reason
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
@@ -52,12 +53,12 @@ class FactSettings(_Strict):
 
     Attributes:
         rules: a YAML file of word lists; null for ours (`daskt2i/facts/captions/rules.yaml`).
-        instances: a COCO instance file, for the fact `persons`; null for none.
+        coco_instances: a COCO instance file, for the fact `persons`; null for none.
         near: bits of 128 in which the signatures of near-duplicate pictures may differ.
     """
 
     rules: str | None = None
-    instances: str | None = None
+    coco_instances: str | None = None
     near: int = Field(10, ge=0, le=12)
 
 
@@ -85,12 +86,12 @@ class RunSettings(_Strict):
     threads: _Count | Literal["auto"]
     batch: _Count | Literal["auto"]
     text_batch: int = Field(ge=1)
-    readers: int = Field(ge=1)
+    reader_threads: int = Field(ge=1)
     retries: int = Field(ge=0)
     gate_rows: int = Field(ge=0)
     min_psnr: float
-    recheck: Literal["auto", "hash", "size"]
-    all_missing: Literal["fail", "reject"]
+    verify_on_resume: Literal["auto", "hash", "size"]
+    on_missing_chunk: Literal["fail", "reject"]
     retry_rejected: list[Reason]
     check_disk: bool
     storage_options: dict[str, Any] | None
@@ -127,10 +128,10 @@ class OptimiserSettings(_Strict):
             the ranks share, and with large batches fewer steps.
         learning_rate: peak of the schedule.
         warmup: steps in which the rate rises to it; after them a half cosine falls to `final_rate` times the peak.
-        clip: largest norm of the gradient; null leaves it as it is.
+        max_grad_norm: largest norm of the gradient; null leaves it as it is.
         ema: decay of the moving average of the weights, which is what comes out; 0 for none. The first steps decay
             faster, as `(1 + step) / (10 + step)`.
-        heldout: rows that training never sees.
+        validation: rows that training never sees.
         seed: of weights, order, captions and noise.
     """
 
@@ -142,9 +143,9 @@ class OptimiserSettings(_Strict):
     final_rate: float = Field(0.0, ge=0, le=1)
     betas: tuple[_Decay, _Decay] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
-    clip: float | None = Field(1.0, gt=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
-    heldout: int = Field(64, ge=0)
+    validation: int = Field(64, ge=0)
     seed: int = Field(0, ge=0)
 
 
@@ -155,18 +156,18 @@ class TrainSettings(OptimiserSettings):
         objective: `flow` (rectified flow, logit-normal times), `v` (zero terminal SNR) or `epsilon`.
         snr_gamma: min-SNR weight of `v` and `epsilon` (Hang et al. 2023, arXiv:2303.09556); null for none.
         shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
-        dropout: share of captions replaced by the empty prompt, which guidance needs.
+        caption_dropout: share of captions replaced by the empty prompt, which guidance needs.
         posterior: `sample` draws from the VAE's posterior anew each time, `mean` takes its mean.
-        window: shards whose rows are shuffled together.
+        shuffle_window: shards whose rows are shuffled together.
     """
 
     model: ModelSettings = ModelSettings()
     objective: Literal["flow", "v", "epsilon"] = "flow"
     snr_gamma: float | None = Field(5.0, gt=0)
     shift: float = Field(1.0, gt=0)
-    dropout: float = Field(0.1, ge=0, le=1)
+    caption_dropout: float = Field(0.1, ge=0, le=1)
     posterior: Literal["sample", "mean"] = "sample"
-    window: int = Field(8, ge=1)
+    shuffle_window: int = Field(8, ge=1)
 
 
 class VaeLossSettings(_Strict):
@@ -196,8 +197,12 @@ class VaeSettings(OptimiserSettings):
 
 
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity of a training, with settings that its version did not have yet at their defaults: so it worked."""
-    found = dict(identity)
+    """An identity of a training as this version would write it.
+
+    Settings that its version did not have yet are at their defaults, since so it worked. Settings that had another name
+    then have their new one.
+    """
+    found, _ = with_new_names(identity, "a checkpoint")
     for name, kind in (("train", TrainSettings), ("vae", VaeSettings)):
         if isinstance(found.get(name), Mapping):
             found[name] = {**json.loads(kind.model_validate({}).model_dump_json(by_alias=True)), **found[name]}
@@ -209,18 +214,18 @@ class LaunchSettings(_Strict):
 
     ranks: _Count | Literal["auto"]
     threads: _Count | Literal["auto"]
-    attempts: int = Field(ge=1)
+    max_restarts: int = Field(ge=0)
     device: str
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    accumulate: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
     gradient_checkpointing: bool
     compile: bool
     checkpoint_every: int = Field(ge=1)
-    keep: int = Field(ge=1)
-    heldout_every: int = Field(ge=1)
+    keep_checkpoints: int = Field(ge=1)
+    validation_every: int = Field(ge=1)
     grid_every: int = Field(ge=0)
     cache: str
-    time_exchange: bool = False  # run folders from before it name the others
+    profile_allreduce: bool = False  # run folders from before it name the others
 
     def cache_bytes(self) -> int:
         """`cache` in bytes.
@@ -303,7 +308,7 @@ class PriceSettings(_Strict):
 
 
 class Workflow(_Strict):
-    """A workflow file, resolved."""
+    """A workflow file, resolved. Two are equal if their settings are; notes do not count."""
 
     name: str
     scenes: SceneSettings | None = None
@@ -315,6 +320,21 @@ class Workflow(_Strict):
     sample: SampleSettings = SampleSettings()  # type: ignore[call-arg]
     evaluate: EvaluateSettings = EvaluateSettings()  # type: ignore[call-arg]
     prices: PriceSettings | None = None
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for whoever wrote the settings: old names that were read. Copies have them too."""
+        return self._notes
+
+    def with_notes(self, notes: Iterable[str]) -> Workflow:
+        """A copy with these notes, each once."""
+        copy = self.model_copy()
+        copy._notes = tuple(dict.fromkeys(notes))
+        return copy
+
+    def __eq__(self, other: object) -> bool:
+        return self.__dict__ == other.__dict__ if isinstance(other, Workflow) else NotImplemented
 
     def to_yaml(self) -> str:
         """The settings as a workflow file that gives them again."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ import dask.config
 import yaml
 from pydantic import ValidationError
 
+from daskt2i.config.changes import Changes
+from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
 
@@ -36,8 +38,31 @@ _PACKAGE = Path(__file__).parents[1]
 
 def load_defaults() -> None:
     """Put our defaults under `daskt2i:` in `dask.config`, below whatever the user has set."""
-    defaults = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))
-    dask.config.update_defaults(defaults)
+    dask.config.update_defaults(_defaults())
+
+
+def _defaults() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def dask_settings(name: Literal["run", "launch"]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A section of `daskt2i:` in `dask.config`, over our defaults. `load_defaults` comes first.
+
+    Returns:
+        the settings under their new names, and a note for each old name that the user's files or environment hold.
+
+    Raises:
+        ConfigError: it is no mapping, or a setting has both its names, with different values.
+    """
+    defaults = _defaults()["daskt2i"][name]
+    section = _section(dask.config.get(f"daskt2i.{name}"), "dask.config", name)
+    # Dask takes `all-missing` and `all_missing` for one key, but only where it knows the key.
+    section = {key.replace("-", "_") if isinstance(key, str) else key: value for key, value in section.items()}
+    # What equals our default may be our default: under an old name the user may have said something else.
+    given = {key: value for key, value in section.items() if key not in defaults or value != defaults[key]}
+    renamed, notes = with_new_names({name: given}, "dask.config")
+    return {**defaults, **renamed[name]}, notes
 
 
 def shipped(folder: Literal["workflows", "clusters"]) -> Path:
@@ -83,33 +108,53 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_workflow(
-    name: str = "demo", sets: Sequence[str] = (), images: str | None = None, captions: str | None = None
+    name: str = "demo",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    images: str | None = None,
+    captions: str | None = None,
+    where: str | None = None,
 ) -> Workflow:
-    """Resolve a workflow.
+    """The settings of a workflow, resolved.
 
     Args:
         name: a shipped workflow, or the path of a YAML file.
-        sets: `section.key=value` texts; the values are YAML.
-        images, captions: put a `CocoSource` over these into the workflow; both or neither.
+        settings: changes by dotted key: `{"train.steps": 100}`.
+        images, captions: a folder, zip or address of images and the COCO caption file that goes with them; both or
+            neither.
+        where: keeps the rows of which it is true.
 
     Raises:
-        ConfigError: with the setting's name and what would be accepted.
+        ConfigError: it names the setting, and what would be accepted.
     """
     load_defaults()
     path = find_file(name, "workflows")
-    data: dict[str, Any] = {"name": path.stem, **read_yaml(path)}
-    for name in ("run", "launch"):
-        defaults = _section(dask.config.get(f"daskt2i.{name}"), "dask.config", name)
-        data[name] = {**defaults, **_section(data.get(name), str(path), name)}
-    if (images is None) != (captions is None):
-        raise ConfigError("--images and --captions belong together; give both.")
-    if images is not None:
-        data.pop("scenes", None)
-        coco = {"class": "daskt2i.sources.coco.CocoSource", "images": images, "captions": captions}
-        data["dataset"] = {**_section(data.get("dataset"), str(path), "dataset"), "source": coco}
-    for text in sets:
-        _set(data, text)
-    return parse_workflow(data, str(path))
+    # Each layer gets its new names before it is laid over others, so that the last wins under either name.
+    data, notes = with_new_names({"name": path.stem, **read_yaml(path)}, str(path))
+    sections: tuple[Literal["run", "launch"], ...] = ("run", "launch")
+    for section in sections:
+        below, old = dask_settings(section)
+        data[section] = {**below, **_section(data.get(section), str(path), section)}
+        notes += old
+    changes = Changes(settings or {}, images, captions, where)
+    notes += changes.apply(data, str(path))
+    return parse_workflow(data, str(path)).with_notes(notes)
+
+
+def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
+    """A workflow with changes; the same where there are none.
+
+    Args:
+        origin: of the workflow, for messages.
+
+    Raises:
+        ConfigError: a change does not fit.
+    """
+    if changes.none:
+        return workflow
+    data = yaml.safe_load(workflow.to_yaml())
+    notes = changes.apply(data, origin)
+    return parse_workflow(data, origin).with_notes((*workflow.notes, *notes))
 
 
 def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
@@ -122,13 +167,14 @@ def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
 
 
 def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
-    """A workflow from plain data; `where` names its origin in messages.
+    """A workflow from plain data; `where` names its origin in messages. Its notes name the old names in the data.
 
     Raises:
         ConfigError: a setting is missing, unknown or of the wrong kind.
     """
+    data, notes = with_new_names(data, where)
     if "launch" not in data:  # of a run folder that was made before there was one
-        data = {**data, "launch": _section(dask.config.get("daskt2i.launch"), "dask.config", "launch")}
+        data["launch"] = dask_settings("launch")[0]
     dataset = data.get("dataset")
     if isinstance(data.get("scenes"), dict) and isinstance(dataset, dict) and "source" not in dataset:
         data = {**data, "dataset": {"source": {"class": SCENES_SOURCE, **data["scenes"]}, **dataset}}
@@ -145,7 +191,7 @@ def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
     ]:
         for name, value in component.arguments.items():
             _require_plain(value, f"{setting}.{name}", where)
-    return workflow
+    return workflow.with_notes(notes) if notes else workflow
 
 
 def _require_plain(value: Any, setting: str, where: str) -> None:
@@ -170,26 +216,6 @@ def _problem(error: Any) -> str:
     if error["type"] == "missing":
         return f"{setting} is missing"
     return f"{setting}: {error['msg'][:1].lower()}{error['msg'][1:]} (given: {error['input']!r})"
-
-
-def _set(data: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or (len(parts) < 2 and parts not in (["name"], ["scenes"])) or not all(parts):
-        raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set run.batch=4.")
-    try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML.") from error
-    node = data
-    for part in parts[:-1]:
-        child = node.get(part)
-        if child is None:
-            child = node[part] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {text!r}: {part} holds a single value, so nothing can be set inside it.")
-        node = child
-    node[parts[-1]] = parsed
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -140,15 +141,59 @@ def attach(address: str, threads: int) -> Connection:
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "
             "`dask scheduler` and workers with `dask worker ADDRESS`."
         ) from error
-    workers = workers_of(client).values()
-    # A worker runs one chunk at a time, so all of its cores are torch's. How many those are only `run.threads` can tell
-    # where a worker was started with one thread on a whole node.
-    threads = threads or min((w["nthreads"] for w in workers), default=1)
+    threads = threads or _fewest_threads(client)
 
     def close() -> None:
         client.close(timeout=5)
 
     return Connection(client, threads, close, owned=False)
+
+
+def current_client() -> Client | None:
+    """Dask's current client of this process, as `distributed.default_client()` gives it; None without one.
+
+    It imports nothing: a process that has not imported distributed has no client.
+    """
+    module = sys.modules.get("distributed")
+    try:
+        return None if module is None else module.default_client()
+    except ValueError:
+        return None
+
+
+def borrow(client: Client, threads: int) -> Connection:
+    """A client that somebody gave. Closing the connection leaves client and cluster as they are.
+
+    Args:
+        threads: torch threads of each worker; 0: as many as the worker with the fewest has.
+
+    Raises:
+        ConfigError: it is no synchronous `distributed.Client`, or it is closed.
+    """
+    if not isinstance(client, Client):
+        raise ConfigError(
+            f"client is {type(client).__name__} where a distributed.Client is wanted. Nothing was started; give "
+            "client=Client(...), or scheduler= with the address of a Dask scheduler."
+        )
+    if client.asynchronous:
+        raise ConfigError(
+            "client is asynchronous, and daskt2i waits for its results. Nothing was started; give a client that was "
+            "made without asynchronous=True: it works in a notebook too."
+        )
+    if client.status != "running":
+        raise ConfigError(
+            f"client is {client.status}, so nothing can run on it. Nothing was started; give a client that is "
+            "connected."
+        )
+    return Connection(client, threads or _fewest_threads(client), lambda: None, owned=False)
+
+
+def _fewest_threads(client: Client) -> int:
+    """A worker runs one chunk at a time, so all of its cores are torch's.
+
+    How many those are only `run.threads` can tell where a worker was started with one thread on a whole node.
+    """
+    return min((worker["nthreads"] for worker in workers_of(client).values()), default=1)
 
 
 def _free(address: str) -> str:

@@ -1,105 +1,21 @@
-"""What `estimate` shows on a terminal, and the JSON object that it prints and keeps.
+"""What `estimate` shows on a terminal.
 
-Covers: the calibrations of one command, put together with the run they are for.
-Does not cover: figures (`estimate.arithmetic`), measuring (`encode.calibration`).
+Covers: tables of forecasts, disk, memory and prices for 80 columns.
+Does not cover: what is in an estimate (`estimate.result`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from daskt2i.config.settings import PriceSettings
-from daskt2i.estimate.arithmetic import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
+from daskt2i.estimate.arithmetic import Forecast, Price
+from daskt2i.estimate.result import EstimateResult
 from daskt2i.formatting import duration, facts, size, workers_words
-
-
-@dataclass(frozen=True, slots=True)
-class EstimateResult:
-    """What is known of a run before it starts.
-
-    Attributes:
-        name: of the workflow.
-        work: what is to be encoded.
-        calibrations: in the order in which they were measured.
-        forecasts: one for each device and number of workers.
-        prices: of machines in the workflow's table; None without one.
-        table: that price table.
-        notes: sentences.
-    """
-
-    name: str
-    work: Work
-    calibrations: tuple[Calibration, ...]
-    forecasts: tuple[Forecast, ...]
-    prices: tuple[Price, ...] | None
-    table: PriceSettings | None
-    notes: tuple[str, ...]
-
-    @property
-    def disk(self) -> Disk:
-        """Bytes of the store; devices differ by nothing that matters here."""
-        return disk(self.calibrations[0], self.work)
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `estimate --json` prints."""
-        found = self.disk
-        table = self.table and {k: str(getattr(self.table, k)) for k in ("currency", "source", "date")}
-        return {
-            "workflow": self.name,
-            "rows": self.work.rows,
-            "captions": self.work.captions,
-            "chunks": self.work.chunks,
-            "forecasts": [
-                {**{k: _rounded(v) for k, v in asdict(one).items()}, "hours": round(one.seconds / 3600, 4)}
-                for one in self.forecasts
-            ],
-            "disk": {**asdict(found), "total": found.total},
-            "memory": {
-                "worker": max(one.worker_bytes for one in self.calibrations),
-                "driver": max(one.driver_bytes for one in self.calibrations),
-            },
-            "prices": table and {**table, "runs": [asdict(one) for one in self.prices or ()]},
-            "notes": list(self.notes),
-        }
-
-
-def _rounded(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) else value
-
-
-def estimate_of(
-    name: str,
-    work: Work,
-    calibrations: Sequence[Calibration],
-    workers: Sequence[int],
-    memory: int | None,
-    threads: int | None,
-    table: PriceSettings | None,
-    notes: Sequence[str],
-) -> EstimateResult:
-    """Forecasts from calibrations: each number of workers from the calibration that is nearest to it.
-
-    Args:
-        memory: bytes that all workers share; None where each has a limit of its own.
-        threads: of each worker, where the workflow says so.
-    """
-    found: list[Forecast] = []
-    best: list[Calibration] = []
-    for device in dict.fromkeys(one.device for one in calibrations):
-        mine = [one for one in calibrations if one.device == device]
-        best.append(max(mine, key=lambda one: one.workers))
-        for count in workers if best[-1].device == "cpu" or not best[-1].cores else [best[-1].workers]:
-            nearest = min(mine, key=lambda one: (abs(one.workers - count), one.workers))
-            exact = nearest.workers == count
-            found.append(forecast(nearest, work, count, threads=nearest.threads if exact else threads, memory=memory))
-    prices = None if table is None else tuple(price(table, best, work))
-    return EstimateResult(name, work, tuple(calibrations), tuple(found), prices, table, tuple(notes))
 
 
 def estimate_table(estimate: EstimateResult) -> RenderableType:

@@ -12,51 +12,23 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from daskt2i.insights.report import InsightsResult, shares
+from daskt2i.formatting import facts
+from daskt2i.insights.report import SHOWN, InsightsResult, shares
 from daskt2i.insights.suggest import Suggestion
 
 _BAR = 24
-_SHOWN = 10
 
 
 def report_view(report: InsightsResult) -> RenderableType:
     """What `insights` shows."""
-    rows = [
-        ("source", report.label),
-        ("images", f"{report.rows:,}" + f", {report.left_out:,} left out by {report.where}" * bool(report.where)),
-        ("people", f"{report.people:,} images ({report.people / max(1, report.rows):.1%}), as captions tell"),
-    ]
-    captions = f"{report.captions:,}; {report.alike:,} say what another says, {report.repeated:,} word for word"
-    rows.append(("captions", captions))
-    if report.limit:
-        mean = sum(n * c for n, c in report.tokens.items()) / max(1, sum(report.tokens.values()))
-        rows.append(("tokens", f"{mean:.1f} a caption; {report.cut:,} longer than {report.limit}, to be cut"))
-    if report.looked:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in report.reasons.items())
-        rows.append(("rejected", f"{sum(report.reasons.values()):,} by encode{f' ({reasons})' * bool(reasons)}"))
-        rows.append(("repeats", f"{report.exact:,} the same file, {report.near:,} nearly the same picture"))
-        shapes = ", ".join(f"{count:,} {name}" for name, count in report.aspects.items())
-        rows.append(("shapes", shapes))
-        rows.append(("modes", ", ".join(f"{count:,} {name}" for name, count in report.modes.items())))
-    if report.licences:
-        rows.append(("licences", ", ".join(f"{count:,} {name}" for name, count in list(report.licences.items())[:8])))
-    if report.boxes:
-        rows.append(("boxes", ", ".join(f"{name} {count:,}" for name, count in report.boxes.items())))
-    rows += [("note", note) for note in report.notes]
-    rows.append(("speed", f"{report.rows / max(1e-9, report.seconds):,.0f} images/s, {report.workers} workers"))
-    rows += [("written", place) for place in report.files.values()]
-    facts = _plain_table("Insights")
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, value in rows:
-        facts.add_row(name, Text(value))
+    view = report.view()
     charts = [
         _bars("gender", report.gender),
         _bars("age group", report.age),
         _bars("group size", report.group),
-        _bars("activity", dict(list(report.activities.items())[:_SHOWN])),
+        _bars("activity", dict(list(report.activities.items())[:SHOWN])),
     ]
-    return Group(*[chart for chart in charts if chart is not None], facts)
+    return Group(*[chart for chart in charts if chart is not None], facts(view.title, view.rows))
 
 
 def _bars(title: str, counts: Mapping[str, int]) -> RenderableType | None:

@@ -1,7 +1,7 @@
 """Progress of every stage for a person who watches a terminal or reads a log.
 
 Covers: which view shows which stage, counts that are told now and then, lines and warnings.
-Does not cover: the bars of encoding and training (`encode`, `train`), results.
+Does not cover: the bars of encoding and training (`encode_progress`, `train_progress`), results.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from time import monotonic
 from rich.console import Console
 from rich.text import Text
 
-from daskt2i.display.encode import PLAIN_SECONDS, EncodeProgress
-from daskt2i.display.train import TrainProgress
-from daskt2i.events import Activity, DashboardReady, Event, Note, Progress, StageEnded, StageStarted
+from daskt2i.display.encode_progress import PLAIN_SECONDS, EncodeProgress
+from daskt2i.display.train_progress import TrainProgress
+from daskt2i.events import Activity, DashboardReady, Event, Listener, Note, Progress, StageEnded, StageStarted
+
+
+def progress_for(console: Console) -> Listener:
+    """What shows progress here."""
+    return TerminalProgress(console)
 
 
 class TerminalProgress:

@@ -22,9 +22,9 @@ from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, check_disk, preflight, refuse_other
 from daskt2i.encode.read_ahead import inputs_digest
 from daskt2i.encode.saved_workflow import without_secrets
-from daskt2i.encode.summary import EncodeResult
+from daskt2i.encode.summary import ERRORS, EncodeResult
 from daskt2i.encode.worker import encode_chunk
-from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Interrupted, StoreError
+from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Interrupted, StoreError, sentence
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, StageEnded, StageStarted, WorkersReady, ignore
@@ -37,9 +37,6 @@ from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
-
-ERRORS = "errors"
-"""Tracebacks of chunks that failed, one file each, below the run folder."""
 
 CHECK_SECONDS = 5.0
 """How often a long check of finished chunks says how far it has come."""
@@ -73,7 +70,7 @@ class _Run:
     """The state of one `encode`.
 
     `fingerprint` is that of its store, once it is known; `device` what the first worker took; `settings` those of
-    its job that a forecast depends on.
+    its job that a forecast depends on. `result` holds what is counted so far.
     """
 
     prepared: EncodePlan
@@ -83,54 +80,57 @@ class _Run:
     device: str = ""
     hosts: set[str] = field(default_factory=set)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    result: EncodeResult = field(init=False)
 
-    def go(self) -> EncodeResult:
+    def __post_init__(self) -> None:
         prepared = self.prepared
-        begun = perf_counter()
-        summary = EncodeResult(
+        self.result = EncodeResult(
             out=str(prepared.folder),
             store=ZarrStore(prepared.folder).address,
             rows=prepared.source_info.rows,
             left_out=None if prepared.workflow.dataset.where is None else prepared.source_info.left_out,
         )
+
+    def go(self) -> EncodeResult:
+        prepared = self.prepared
+        begun = perf_counter()
         try:
             self._look_again()
             prepared = self.prepared
             prepared.folder.sweep()  # what killed workers left half-written
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
-            done = self._find_done(summary)
+            done = self._find_done()
             if not all(done) or self._constants_are_damaged():
                 with closing(self.executor):
-                    self._run_open(done, summary)
-            self._fold(summary)
+                    self._run_open(done)
+            self._fold()
         except KeyboardInterrupt:
             count = Receipts(prepared.folder).count()
             raise Interrupted(
                 f"Stopped. {count} of {len(prepared.grid)} chunks are in {prepared.folder}; "
                 "the same command goes on from there."
             ) from None
-        finally:
-            summary.seconds = perf_counter() - begun
-        if summary.done and not summary.failed:
-            summary.forecast = compare_forecast(prepared.folder, self._finished(summary))
-        return summary
+        self.result = replace(self.result, seconds=perf_counter() - begun)
+        if self.result.done and not self.result.failed:
+            self.result = replace(self.result, forecast=compare_forecast(prepared.folder, self._finished()))
+        return self.result
 
-    def _finished(self, summary: EncodeResult) -> Finished:
+    def _finished(self) -> Finished:
         """This run, for whoever forecast it."""
-        prepared = self.prepared
+        prepared, result = self.prepared, self.result
         info = prepared.source_info
         return Finished(
             content=prepared.content,
             work=Work(info.rows, prepared.grid.rows_per_chunk, info.captions),
-            done=summary.done,
-            skipped=summary.skipped,
-            seconds=summary.seconds,
-            bytes=summary.bytes,
+            done=result.done,
+            skipped=result.skipped,
+            seconds=result.seconds,
+            bytes=result.bytes,
             device=self.device,
-            precision=summary.precision,
-            workers=summary.workers,
-            threads=summary.threads,
+            precision=result.precision,
+            workers=result.workers,
+            threads=result.threads,
             executor=type(self.executor).__name__,
             hosts=frozenset(self.hosts),
             settings=self.settings,
@@ -153,14 +153,14 @@ class _Run:
     def _tell(self, text: str) -> None:
         self.listener(Note(text))
 
-    def _run_open(self, done: bytearray, summary: EncodeResult) -> None:
+    def _run_open(self, done: bytearray) -> None:
         executor_info = self.executor.start()
         preflight(self.prepared, executor_info)
-        summary.workers, summary.threads = executor_info.workers, executor_info.threads
-        self.listener(WorkersReady(executor_info, summary.skipped, summary.accepted + sum(summary.rejected.values())))
+        self.result = result = replace(self.result, workers=executor_info.workers, threads=executor_info.threads)
+        self.listener(WorkersReady(executor_info, result.skipped, result.accepted + sum(result.rejected.values())))
         job = self._open_store(executor_info)
-        summary.precision = job.runtime.precision
-        self._run_chunks(job, done, summary)
+        self.result = replace(self.result, precision=job.runtime.precision)
+        self._run_chunks(job, done)
 
     def _open_store(self, executor_info: ExecutorInfo) -> EncodeJob:
         """Resolve what only a worker can tell, make the store or check the one that is there."""
@@ -203,15 +203,15 @@ class _Run:
             }
         }
 
-    def _find_done(self, summary: EncodeResult) -> bytearray:
+    def _find_done(self) -> bytearray:
         """One byte per chunk, 1 where its receipt and its shards are in order. Broken ones are told and done again."""
         prepared = self.prepared
         if prepared.stored is None:
             return bytearray(len(prepared.grid))
         self.fingerprint = prepared.stored["fingerprint"]
-        summary.precision = prepared.precision
+        self.result = replace(self.result, precision=prepared.precision)
         run = prepared.workflow.run
-        deep = run.recheck == "hash" or (run.recheck == "auto" and prepared.folder.is_local)
+        deep = run.verify_on_resume == "hash" or (run.verify_on_resume == "auto" and prepared.folder.is_local)
         store, receipts = ZarrStore(prepared.folder), Receipts(prepared.folder)
         done = bytearray(len(prepared.grid))
 
@@ -234,14 +234,13 @@ class _Run:
                     self._tell(f"Chunk {receipt.chunk} is encoded again: {problem}.")
                     receipts.delete(receipt.chunk)
                     continue
-                if summary.skipped == 0:
+                if self.result.skipped == 0:
                     self._compare_inputs(receipt)
                 done[receipt.chunk] = 1
-                summary.add(receipt)
-                summary.skipped += 1
+                self.result = self.result.with_chunk(receipt, now=False)
                 if perf_counter() - told > CHECK_SECONDS:
                     told = perf_counter()
-                    self._tell(f"{summary.skipped:,} of {len(done):,} chunks checked, that were done before.")
+                    self._tell(f"{self.result.skipped:,} of {len(done):,} chunks checked, that were done before.")
         return done
 
     def _compare_inputs(self, receipt: Receipt) -> None:
@@ -255,21 +254,19 @@ class _Run:
                 "into another folder with --out."
             )
 
-    def _run_chunks(self, job: EncodeJob, done: bytearray, summary: EncodeResult) -> None:
+    def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:
         work = functools.partial(encode_chunk, job)
         todo: Iterable[int] = (i for i in range(len(done)) if not done[i])
         opened = len(done) - sum(done)
         for attempt in range(self.prepared.workflow.run.retries + 1):
             last = attempt == self.prepared.workflow.run.retries
-            failed: list[int] = []
+            failed: dict[int, str] = {}
             in_a_row = 0
             with closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes:
                 for chunk, outcome in outcomes:
                     if not isinstance(outcome, BaseException):
                         in_a_row = 0
-                        summary.add(outcome)
-                        summary.done += 1
-                        summary.rows_now += outcome.accepted
+                        self.result = self.result.with_chunk(outcome, now=True)
                         self.hosts.add(outcome.worker.rpartition(":")[0])
                         for warning in outcome.warnings:
                             self.listener(Note(warning))
@@ -278,16 +275,16 @@ class _Run:
                     self._log(chunk, outcome)
                     if getattr(outcome, "ends_run", False):
                         raise outcome
-                    failed.append(chunk.index)
+                    failed[chunk.index] = sentence(outcome)
                     self.listener(ChunkFailed(chunk.index, outcome, last))
                     in_a_row += 1
-                    if attempt == 0 and is_hopeless(in_a_row, summary.workers, opened):
+                    if attempt == 0 and is_hopeless(in_a_row, self.result.workers, opened):
                         raise _hopeless(in_a_row, outcome, self.prepared.folder) from outcome
             if not failed:
                 return
             todo = sorted(failed)
             if last:
-                summary.failed = todo
+                self.result = replace(self.result, failed=dict(sorted(failed.items())), tries=attempt + 1)
             else:
                 sleep(pause(attempt))
 
@@ -303,28 +300,16 @@ class _Run:
         with suppress(StoreError, OSError):  # a full disk, say: the run has its own sentence for that
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk.index:07d}.log", text.encode("utf-8", "replace"))
 
-    def _fold(self, summary: EncodeResult) -> None:
-        prepared = self.prepared
-        if summary.failed:
+    def _fold(self) -> None:
+        prepared, result = self.prepared, self.result
+        if result.failed:
             prepared.folder.delete(MANIFEST)
             return
         receipts = Receipts(prepared.folder).read_chunks(range(len(prepared.grid)))
-        write_manifest(prepared.folder, prepared.source.rows, receipts, summary.rows)
-        total = summary.accepted + sum(summary.rejected.values())
-        if total != summary.rows:
-            raise StoreError(
-                f"{summary.rows} rows went in and {total} were counted; run `verify` on {prepared.folder}."
-            )
-
-
-def failed_for_good(summary: EncodeResult, folder: RunFolder) -> StoreError:
-    """For an encode whose chunks failed in part."""
-    count = len(summary.failed)
-    listed = ", ".join(map(str, summary.failed[:20])) + ", …" * (count > 20)
-    return StoreError(
-        f"{count} chunk{'s' * (count != 1)} failed for good: {listed}. All others are in {summary.store}; the "
-        f"tracebacks are in {folder.address('errors')}. The same command tries those chunks again."
-    )
+        write_manifest(prepared.folder, prepared.source.rows, receipts, result.rows)
+        total = result.accepted + sum(result.rejected.values())
+        if total != result.rows:
+            raise StoreError(f"{result.rows} rows went in and {total} were counted; run `verify` on {prepared.folder}.")
 
 
 def _as_generator(outcomes: Iterator[Any]) -> Any:

@@ -37,10 +37,10 @@ class EncodeJob:
         fingerprint: goes into every receipt.
         runtime: device (`"auto"`: each worker takes what it has), precision and torch threads.
         batch: images through the model at once; `text_batch`: captions.
-        readers: threads that read and decode while the model runs.
+        reader_threads: threads that read and decode while the model runs.
         gate_rows: rows of each chunk to decode back; 0 for none (random weights have no likeness to show).
         min_psnr: dB that decode-back must reach.
-        all_missing: `"fail"` or `"reject"`: what a chunk without a single image is.
+        on_missing_chunk: `"fail"` or `"reject"`: what a chunk without a single image is.
     """
 
     source: Component
@@ -54,10 +54,10 @@ class EncodeJob:
     runtime: Runtime
     batch: int
     text_batch: int
-    readers: int
+    reader_threads: int
     gate_rows: int
     min_psnr: float
-    all_missing: str
+    on_missing_chunk: str
 
     @property
     def limits(self) -> images.Limits:
@@ -96,10 +96,10 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         runtime=Runtime(run.device, "fp32", executor_info.threads),
         batch=prepared.requirements.batch,
         text_batch=run.text_batch,
-        readers=run.readers,
+        reader_threads=run.reader_threads,
         gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
         min_psnr=run.min_psnr,
-        all_missing=run.all_missing,
+        on_missing_chunk=run.on_missing_chunk,
     )
 
 
@@ -115,5 +115,8 @@ def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> Enco
 
 
 def speed_settings(job: EncodeJob) -> dict[str, Any]:
-    """Those settings of a job that decide its speed and not its bytes, device and threads aside."""
-    return {"batch": job.batch, "text_batch": job.text_batch, "readers": job.readers, "gate_rows": job.gate_rows}
+    """Those settings of a job that decide its speed and not its bytes, device and threads aside.
+
+    Keys are those of `reports/estimate.json`, which keeps the old name of `reader_threads`.
+    """
+    return {"batch": job.batch, "text_batch": job.text_batch, "readers": job.reader_threads, "gate_rows": job.gate_rows}

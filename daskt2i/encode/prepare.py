@@ -17,17 +17,28 @@ from daskt2i.config.workflow_file import LAYOUT, differences, fingerprint
 from daskt2i.encode.saved_workflow import with_source
 from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.selection import open_source
+from daskt2i.formatting import size, workers_words
 from daskt2i.images import read as images
 from daskt2i.machine.machine import this_machine
-from daskt2i.plan import GIB, MIB, PAUSE_FRACTION, ChunkGrid, Requirements, choose_batch, estimate_requirements
+from daskt2i.plan import (
+    GIB,
+    MIB,
+    PAUSE_FRACTION,
+    ChunkGrid,
+    Requirements,
+    WorkerLayout,
+    choose_batch,
+    estimate_requirements,
+)
 from daskt2i.protocols import ExecutorInfo, ImageEncoder, Source, TextEncoder
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import EncoderInfo, SourceInfo
+from daskt2i.view import View, Viewed
 
 
-@dataclass(frozen=True, slots=True)
-class EncodePlan:
+@dataclass(frozen=True, slots=True, repr=False)
+class EncodePlan(Viewed):
     """A run before it starts. Data only: it can be shown, and run twice.
 
     Attributes:
@@ -38,6 +49,8 @@ class EncodePlan:
         grid: all chunks.
         requirements: memory and disk.
         stored: what the store that is already there holds under `daskt2i`, or None.
+        layout: workers, threads and memory on this machine, 0 workers for a cluster that is not ours; None where nobody
+            has asked yet.
     """
 
     workflow: Workflow
@@ -49,6 +62,7 @@ class EncodePlan:
     grid: ChunkGrid
     requirements: Requirements
     stored: Mapping[str, Any] | None
+    layout: WorkerLayout | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -74,6 +88,59 @@ class EncodePlan:
     def content(self) -> str:
         """Fingerprint of data, encoders and settings that decide bytes, whatever the precision."""
         return fingerprint(self.identity("any"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `encode --dry-run --json` prints."""
+        layout = self.layout
+        return {
+            "rows": self.source_info.rows,
+            "captions": self.source_info.captions,
+            "chunks": len(self.grid),
+            "workers": 0 if layout is None else layout.workers,
+            "threads": 0 if layout is None else layout.threads,
+            "memory_per_worker": self.requirements.worker_memory,
+            "bytes": self.requirements.disk,
+            "precision": self.precision,
+            "out": str(self.folder),
+            **({"left_out": self.source_info.left_out} if self.workflow.dataset.where else {}),
+        }
+
+    def view(self) -> View:
+        """Rows, chunks, encoders, workers, memory and disk."""
+        info, dataset = self.source_info, self.workflow.dataset
+        need, layout = self.requirements, self.layout
+        uncounted = [f"{info.orphan_captions} orphan"] * bool(info.orphan_captions)
+        uncounted += [f"{info.blank_captions} blank"] * bool(info.blank_captions)
+        also = f" (and {', '.join(uncounted)}, not counted)" if uncounted else ""
+        rows = [("source", info.label), ("rows", f"{info.rows:,} images, {info.captions:,} captions{also}")]
+        if dataset.where:
+            rows.append(("left out", f"{info.left_out:,} images, by where: {dataset.where}"))
+        rows += [
+            ("chunks", f"{len(self.grid):,} of {self.grid.rows_per_chunk} rows"),
+            ("image encoder", self._encoder("image", f"{dataset.image.resolution} px -> ")),
+            ("text encoder", self._encoder("text", "")),
+            ("precision", self.precision + (" (measured at the start)" if self.precision == "auto" else "")),
+            ("batch", f"{need.batch} images, {self.workflow.run.text_batch} captions"),
+        ]
+        if layout is None or not layout.workers:
+            rows.append(("workers", "as the cluster has them"))
+            rows.append(("memory", f"about {size(need.worker_memory)} per worker"))
+        else:
+            rows.append(("workers", f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"))
+            memory = f"about {size(need.worker_memory)} per worker, {size(layout.memory_limit)} allowed"
+            rows.append(("memory", memory))
+        disk = f"about {size(need.disk)} ({size(need.latents_disk)} latents, {size(need.text_disk)} text)"
+        rows += [("disk", disk), ("run folder", str(self.folder) + (" (goes on)" if self.stored else ""))]
+        return View(f"Plan of {self.workflow.name}", tuple(rows))
+
+    def _encoder(self, kind: str, extra: str) -> str:
+        component = getattr(self.workflow.dataset.encoders, kind)
+        info = self.image_info if kind == "image" else self.text_info
+        name = component.class_path.rpartition(".")[2]
+        arrays = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
+        random = " RANDOM WEIGHTS," if info.random_weights else ""
+        model = component.arguments.get("model")
+        return f"{name}{f' {model}' if model else ''},{random} {extra}{arrays}"
 
 
 def identity(

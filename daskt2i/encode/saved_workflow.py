@@ -6,12 +6,12 @@ Does not cover: workflow files of users (`config.workflow_file`), what else is k
 
 from __future__ import annotations
 
-import dask.config
 import yaml
 
 from daskt2i.config.component import Component
+from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
-from daskt2i.config.workflow_file import SCENES_SOURCE, load_defaults, parse_workflow
+from daskt2i.config.workflow_file import SCENES_SOURCE, dask_settings, load_defaults, parse_workflow
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import Source
 from daskt2i.store import lock
@@ -45,13 +45,35 @@ def without_secrets(workflow: Workflow) -> Workflow:
 
 def settings_of(folder: RunFolder) -> Workflow | None:
     """The settings that a run folder was last encoded with, or None where they are missing or not readable."""
-    load_defaults()
     try:
-        data = yaml.safe_load(folder.read(WORKFLOW))
-        data["run"] = {**dask.config.get("daskt2i.run"), **data.get("run", {})}
-        return parse_workflow(data, folder.address(WORKFLOW))
-    except (FileNotFoundError, yaml.YAMLError, ConfigError, TypeError, AttributeError):
+        return read_settings(folder)
+    except (FileNotFoundError, ConfigError):
         return None
+
+
+def read_settings(folder: RunFolder) -> Workflow:
+    """The settings that a run folder was last encoded with.
+
+    Old names are read without a note: an earlier version wrote them, not the user. Credentials are never kept in a run
+    folder, so `run.storage_options` is that of `dask.config`.
+
+    Raises:
+        FileNotFoundError: the folder keeps none.
+        ConfigError: they cannot be read, as when another version of daskt2i wrote them.
+    """
+    load_defaults()
+    address = folder.address(WORKFLOW)
+    try:
+        data, _ = with_new_names(yaml.safe_load(folder.read(WORKFLOW)), address)
+        kept = {name: value for name, value in (data.get("run") or {}).items() if name != "storage_options"}
+        data["run"] = {**dask_settings("run")[0], **kept}
+        return parse_workflow(data, address).with_notes(())
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
+        said = " ".join(str(error).split())
+        raise ConfigError(
+            f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "
+            "written them. Nothing was changed; name the workflow to go by its settings."
+        ) from error
 
 
 def _absolute(workflow: Workflow) -> Workflow:

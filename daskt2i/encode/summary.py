@@ -1,28 +1,38 @@
 """How an encode ended: the totals of a run.
 
-Covers: counting receipts, the object that `encode --json` prints.
-Does not cover: what a run tells while it goes on (`events`), showing totals (`display.encode`).
+Covers: counting receipts, chunks that failed, the object that `encode --json` prints, what is shown of it.
+Does not cover: what a run tells while it goes on (`events`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from daskt2i.errors import StoreError
 from daskt2i.estimate.forecast import ForecastComparison
+from daskt2i.formatting import counted, duration, size, workers_words
 from daskt2i.types import Receipt
+from daskt2i.view import Section, View, Viewed
+
+ERRORS = "errors"
+"""Tracebacks of chunks that failed, one file each, below the run folder."""
 
 
-@dataclass(slots=True)
-class EncodeResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class EncodeResult(Viewed):
     """How a run ended. `to_json` has the fields that other programs read.
 
     Attributes:
-        accepted, rejected, captions, truncated, bytes: of the whole store, chunks of earlier runs included.
-        done, skipped: chunks encoded now, and found done; `failed`: chunks that did not succeed.
+        out, store: addresses of the run folder and of its store.
+        rows: rows of the store. `accepted`, `rejected` (reason -> rows), `captions`, `truncated` captions, `bytes`: of
+            the whole store, chunks of earlier runs included.
+        done, skipped: chunks that were encoded now, and those that were found done.
+        failed: chunk -> why it failed the last time; `tries`: how often each chunk was tried before it was given up.
         left_out: rows of the source that `dataset.where` leaves out, none of `rows`; None without a `where`.
         rows_now, seconds: accepted rows of this run, and its wall time.
+        workers, threads, precision: what encoded; 0 where nothing was left to do.
         forecast: what an estimate had said, beside what came of it; None without one.
     """
 
@@ -30,13 +40,14 @@ class EncodeResult:
     store: str
     rows: int
     accepted: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: Mapping[str, int] = field(default_factory=dict)
     captions: int = 0
     truncated: int = 0
     bytes: int = 0
     done: int = 0
     skipped: int = 0
-    failed: list[int] = field(default_factory=list)
+    failed: Mapping[int, str] = field(default_factory=dict)
+    tries: int = 1
     rows_now: int = 0
     seconds: float = 0.0
     workers: int = 0
@@ -45,18 +56,46 @@ class EncodeResult:
     left_out: int | None = None
     forecast: ForecastComparison | None = None
 
-    def add(self, receipt: Receipt) -> None:
-        """Count a chunk that is in the store."""
-        self.accepted += receipt.accepted
-        self.rejected.update(str(r.reason) for r in receipt.rejected)
-        self.captions += receipt.captions
-        self.truncated += receipt.truncated
-        self.bytes += sum(s.size for s in receipt.shards)
+    def with_chunk(self, receipt: Receipt, *, now: bool) -> EncodeResult:
+        """The same with a chunk that is in the store.
+
+        Args:
+            now: it was encoded now; else it was found done.
+        """
+        rejected = dict(self.rejected)
+        for row in receipt.rejected:
+            rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
+        return replace(
+            self,
+            accepted=self.accepted + receipt.accepted,
+            rejected=rejected,
+            captions=self.captions + receipt.captions,
+            truncated=self.truncated + receipt.truncated,
+            bytes=self.bytes + sum(shard.size for shard in receipt.shards),
+            done=self.done + now,
+            skipped=self.skipped + (not now),
+            rows_now=self.rows_now + (receipt.accepted if now else 0),
+        )
 
     @property
     def images_per_second(self) -> float:
         """Accepted rows of this run per second of wall time."""
         return self.rows_now / self.seconds if self.seconds else 0.0
+
+    def raise_for_failed(self) -> EncodeResult:
+        """Raise an error if chunks failed; else give the result back.
+
+        Raises:
+            StoreError: it names the chunks, and where their tracebacks are.
+        """
+        if not self.failed:
+            return self
+        count = len(self.failed)
+        listed = ", ".join(map(str, list(self.failed)[:20])) + ", …" * (count > 20)
+        raise StoreError(
+            f"{count} chunk{'s' * (count != 1)} failed after {tries(self.tries)}: {listed}. All others are in "
+            f"{self.store}; the tracebacks are in {self.out}/{ERRORS}. Encode again: only these chunks are tried."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The object that `encode --json` prints."""
@@ -77,3 +116,43 @@ class EncodeResult:
             **({} if self.left_out is None else {"left_out": self.left_out}),
             **({} if self.forecast is None else {"forecast": self.forecast.to_json()}),
         }
+
+    def view(self) -> View:
+        """Rows, chunks, speed and where the store is; failures first."""
+        total = sum(self.rejected.values())
+        why = f" ({counted(self.rejected)})" if total else ""
+        rows = [("rows", f"{self.rows:,}: {self.accepted:,} accepted, {total:,} rejected{why}")]
+        if self.left_out is not None:
+            rows.append(("left out", f"{self.left_out:,} rows, by dataset.where"))
+        cut = f", {self.truncated:,} cut to length" if self.truncated else ""
+        rows.append(("captions", f"{self.captions:,}{cut}"))
+        rows.append(("chunks", f"{self.done:,} encoded now, {self.skipped:,} found done, {len(self.failed):,} failed"))
+        if self.rows_now:
+            workers = f"{workers_words(self.workers, self.threads)}, {self.precision}"
+            rows.append(("speed", f"{self.images_per_second:.1f} images/s ({duration(self.seconds)}; {workers})"))
+        if self.forecast is not None:
+            rows.append(("forecast", _forecast_words(self.forecast)))
+        rows.append(("store", f"{self.store} ({size(self.bytes)})"))
+        reasons = tuple((reason, f"{count:,}") for reason, count in sorted(self.rejected.items()))
+        return View(
+            "Encoded in part" if self.failed else "Encoded",
+            tuple(rows),
+            failures=tuple(
+                f"chunk {chunk} failed after {tries(self.tries)}: {why}" for chunk, why in self.failed.items()
+            ),
+            sections=(Section("Rejected rows by reason", reasons),) if reasons else (),
+        )
+
+
+def tries(count: int) -> str:
+    """`"3 tries"`."""
+    return f"{count} {'try' if count == 1 else 'tries'}"
+
+
+def _forecast_words(found: ForecastComparison) -> str:
+    """How far a forecast was off: `"52.1 s was forecast, 50.0 s it took: 4 % too long"`."""
+    if found.forecast is None or found.error is None:
+        return f"the one in reports/estimate.json was not used: {found.reason}"
+    off = f"{abs(found.error):.0%} too {'long' if found.error > 0 else 'short'}".replace("%", " %")
+    because = f" (scaled: {found.reason})" if found.reason else ""
+    return f"{duration(found.forecast)} was forecast, it took {duration(found.seconds)}: {off}{because}"

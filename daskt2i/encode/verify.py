@@ -6,6 +6,7 @@ Does not cover: repairing (`encode` does that, chunk by chunk, when the same com
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt, Runtime
+from daskt2i.view import View, Viewed
 
 SAMPLE_ROWS = 8
 """Rows decoded back, spread over the store."""
@@ -32,11 +34,12 @@ OURS = "daskt2i."
 """Classes that a run folder's own settings may name. It may be somebody else's folder; it does not get to run code."""
 
 
-@dataclass(slots=True)
-class VerifyResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class VerifyResult(Viewed):
     """What `verify` found.
 
     Attributes:
+        out: address of the run folder.
         rows: rows of the store.
         chunks: chunks of the store, open ones included.
         problems: chunk -> what is wrong with it, one sentence.
@@ -45,11 +48,12 @@ class VerifyResult:
         shared: what is wrong with the arrays that belong to no chunk, or None.
     """
 
+    out: str
     rows: int
     chunks: int
-    problems: dict[int, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    psnr: list[float] = field(default_factory=list)
+    problems: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    psnr: tuple[float, ...] = ()
     shared: str | None = None
 
     @property
@@ -60,6 +64,45 @@ class VerifyResult:
     def to_json(self) -> dict[str, Any]:
         """The object that `verify --json` prints."""
         return {"ok": self.ok, "rows": self.rows, "chunks": self.chunks, "bad": sorted(self.problems)}
+
+    def raise_for_problems(self) -> VerifyResult:
+        """Raise an error if the store is not in order; else give the result back.
+
+        Raises:
+            StoreError: it names the first problem, and how many more there are.
+        """
+        if self.ok:
+            return self
+        found = [*([self.shared] if self.shared else []), *(text for _, text in sorted(self.problems.items()))]
+        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+        raise StoreError(
+            f"The store in {self.out} is not in order: {found[0]}{more}. Encode again: damaged chunks are repaired, "
+            "the others stay as they are."
+        )
+
+    def view(self) -> View:
+        """How much was checked, and what is wrong."""
+        rows = [("rows", f"{self.rows:,}"), ("chunks", f"{self.chunks:,}, {len(self.problems):,} of them bad")]
+        if self.psnr:
+            rows.append(("decode-back", f"{min(self.psnr):.1f} dB or more on {len(self.psnr)} rows"))
+        rows += [("note", note) for note in self.notes[:10]]
+        if not self.ok:
+            rows.append(("next", "encode again: damaged chunks are repaired, the others stay as they are"))
+        shared = [f"{self.shared} (it belongs to all chunks)"] if self.shared else []
+        return View(
+            "The store is in order" if self.ok else "The store is not in order",
+            tuple(rows),
+            failures=(*shared, *(problem for _, problem in sorted(self.problems.items()))),
+        )
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What is found on the way. Fields as in `VerifyResult`."""
+
+    problems: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
 
 
 def verify(
@@ -85,29 +128,31 @@ def verify(
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
     layout, fingerprint = store.layout(), attributes["daskt2i"]["fingerprint"]
     grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
-    verdict = VerifyResult(rows=grid.rows, chunks=len(grid))
-    verdict.shared = store.check(store.constants())
-    seen = _check_receipts(store, grid, fingerprint, verdict, listener)
+    found = _Findings()
+    shared = store.check(store.constants())
+    seen = _check_receipts(store, grid, fingerprint, found, listener)
     for index in range(len(grid)):
         if not seen[index]:
-            verdict.problems.setdefault(index, f"chunk {index} is not done: it has no receipt")
+            found.problems.setdefault(index, f"chunk {index} is not done: it has no receipt")
     if workflow is None:
-        verdict.notes.append("Nothing was decoded back: the settings of this run are not at hand.")
+        found.notes.append("Nothing was decoded back: the settings of this run are not at hand.")
     elif strangers := [path for path in _classes(workflow) if not (trusted or path.startswith(OURS))]:
-        verdict.notes.append(
+        found.notes.append(
             f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, which is not ours to run. "
             "Name the workflow with --workflow if you trust it."
         )
     elif attributes["daskt2i"]["random_weights"]:
-        verdict.notes.append("Nothing was decoded back: the encoders have random weights.")
+        found.notes.append("Nothing was decoded back: the encoders have random weights.")
     else:
         try:
-            _decode_back(store, grid, workflow, attributes["daskt2i"], verdict)
+            _decode_back(store, grid, workflow, attributes["daskt2i"], found)
         except (StoreError, GateError):
             raise
         except Exception as error:  # the source or the model may have moved; the store is none the worse
-            verdict.notes.append(f"Nothing was decoded back: {' '.join(str(error).split())}")
-    return verdict
+            found.notes.append(f"Nothing was decoded back: {' '.join(str(error).split())}")
+    return VerifyResult(
+        str(folder), grid.rows, len(grid), found.problems, tuple(found.notes), tuple(found.psnr), shared
+    )
 
 
 def _classes(workflow: Workflow) -> list[str]:
@@ -116,7 +161,7 @@ def _classes(workflow: Workflow) -> list[str]:
 
 
 def _check_receipts(
-    store: ZarrStore, grid: ChunkGrid, fingerprint: str, verdict: VerifyResult, listener: Listener
+    store: ZarrStore, grid: ChunkGrid, fingerprint: str, found: _Findings, listener: Listener
 ) -> bytearray:
     """Re-hash what every receipt names, and count its valid rows. One byte per chunk that has a receipt."""
     seen = bytearray(len(grid))
@@ -132,7 +177,7 @@ def _check_receipts(
         return receipt.chunk, problem
 
     def torn(name: str, why: str) -> None:
-        verdict.notes.append(f"{name} does not count: {why}.")
+        found.notes.append(f"{name} does not count: {why}.")
 
     with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-verify") as pool:
         # `map` over a generator would submit everything at once; receipts are small and few enough in a window.
@@ -140,28 +185,28 @@ def _check_receipts(
         checked = 0
         for receipt in Receipts(store.folder).read(torn):
             if receipt.chunk >= len(grid):
-                verdict.notes.append(f"The receipt of chunk {receipt.chunk} belongs to no chunk of this store.")
+                found.notes.append(f"The receipt of chunk {receipt.chunk} belongs to no chunk of this store.")
                 continue
             seen[receipt.chunk] = 1
             window.append(pool.submit(examine, receipt))
             if len(window) >= 16:
-                checked += _take(window.pop(0).result(), verdict)
+                checked += _take(window.pop(0).result(), found)
                 listener(Progress("chunks checked", checked, len(grid)))
         for future in window:
-            checked += _take(future.result(), verdict)
+            checked += _take(future.result(), found)
             listener(Progress("chunks checked", checked, len(grid)))
     return seen
 
 
-def _take(found: tuple[int, str | None], verdict: VerifyResult) -> int:
-    chunk, problem = found
+def _take(answer: tuple[int, str | None], found: _Findings) -> int:
+    chunk, problem = answer
     if problem:
-        verdict.problems[chunk] = f"chunk {chunk}: {problem}"
+        found.problems[chunk] = f"chunk {chunk}: {problem}"
     return 1
 
 
 def _decode_back(
-    store: ZarrStore, grid: ChunkGrid, workflow: Workflow, stored: dict[str, Any], verdict: VerifyResult
+    store: ZarrStore, grid: ChunkGrid, workflow: Workflow, stored: dict[str, Any], found: _Findings
 ) -> None:
     """Decode a few rows and compare them with their images, read again from the source."""
     dataset, run = workflow.dataset, workflow.run
@@ -171,7 +216,7 @@ def _decode_back(
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
     source.info()
     loaded = False
-    for chunk in _spread(grid, verdict):
+    for chunk in _spread(grid, found):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
         if not len(valid):
             continue
@@ -180,7 +225,7 @@ def _decode_back(
         try:
             picture = images.read(source.read(row), resolution, limits)
         except RowRejected as error:
-            verdict.notes.append(f"Row {index} was not decoded back: its image cannot be read now ({error}).")
+            found.notes.append(f"Row {index} was not decoded back: its image cannot be read now ({error}).")
             continue
         if not loaded:
             from daskt2i.machine.precision import default_device
@@ -191,20 +236,20 @@ def _decode_back(
         made = {a.name: store.read(a.name, index, index + 1) for a in encoder.info(resolution).arrays}
         decoded = encoder.decode(made)
         if decoded is None:
-            verdict.notes.append("Nothing was decoded back: this image encoder has no way back.")
+            found.notes.append("Nothing was decoded back: this image encoder has no way back.")
             return
         try:
-            verdict.psnr.extend(gates.require_psnr(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
+            found.psnr.extend(gates.require_psnr(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
         except LowPsnr as error:  # an odd picture; encoding it again would change nothing
-            verdict.psnr.append(gates.psnr(picture.pixels[None], decoded))
-            verdict.notes.append(str(error))
+            found.psnr.append(gates.psnr(picture.pixels[None], decoded))
+            found.notes.append(str(error))
         except GateError as error:
-            verdict.psnr.append(gates.psnr(picture.pixels[None], decoded))
-            verdict.problems.setdefault(chunk.index, f"chunk {chunk.index}: {error}")
+            found.psnr.append(gates.psnr(picture.pixels[None], decoded))
+            found.problems.setdefault(chunk.index, f"chunk {chunk.index}: {error}")
 
 
-def _spread(grid: ChunkGrid, verdict: VerifyResult) -> list[Chunk]:
+def _spread(grid: ChunkGrid, found: _Findings) -> list[Chunk]:
     """Chunks to look into, evenly over those that are in order so far."""
-    good = [i for i in range(len(grid)) if i not in verdict.problems]
+    good = [i for i in range(len(grid)) if i not in found.problems]
     count = min(SAMPLE_ROWS, len(good))
     return [grid[good[i * len(good) // count]] for i in range(count)]

@@ -55,7 +55,7 @@ def encode_chunk(job: EncodeJob, chunk: Chunk) -> Receipt:
 
     Raises:
         GateError: what was encoded does not decode back; nothing of the chunk is stored.
-        ImagesMissing: none of its images is there, and `job.all_missing` is `"fail"`.
+        ImagesMissing: none of its images is there, and `job.on_missing_chunk` is `"fail"`.
         OutOfMemory: not even one item at a time fits.
         StoreFull, StoreError: it could not be written.
         Exception: whatever `interruption` or a third-party component raises.
@@ -86,7 +86,12 @@ class _ChunkRun:
             models = models_for(job)
         arrays = empty_chunk(self._specs(models), len(chunk))
         reading = reading_ahead(
-            models.source, chunk.rows, job.image.resolution, job.limits, threads=job.readers, window=2 * job.batch
+            models.source,
+            chunk.rows,
+            job.image.resolution,
+            job.limits,
+            threads=job.reader_threads,
+            window=2 * job.batch,
         )
         with reading as readings:
             with self._timed("wait"):
@@ -160,10 +165,11 @@ class _ChunkRun:
         """A chunk whose images are all missing is a missing mount, not so many missing files."""
         readable = sum(row.usable for row in self.chunk.rows)
         missing = sum(r.reason is Reason.MISSING_FILE for r in self.rejected.values())
-        if self.job.all_missing == "fail" and missing == readable >= MANY_MISSING:
+        if self.job.on_missing_chunk == "fail" and missing == readable >= MANY_MISSING:
             raise ImagesMissing(
                 f"None of the {readable} images of chunk {self.chunk.index} is there. Nothing of it was stored; check "
-                "the image folder where the workers run, or set run.all_missing=reject if so many are really missing."
+                "the image folder where the workers run, or set run.on_missing_chunk=reject if so many are really "
+                "missing."
             )
 
     def _batches(self, readings: Iterator[Reading]) -> Iterator[list[Record]]:

@@ -1,7 +1,7 @@
 """Time, memory, disk and cost of an encode: the arithmetic, and what was forecast before.
 
-In here: measured rates to hours and money (`arithmetic`), a forecast on disk and the comparison with the run that
-followed (`forecast`).
+In here: measured rates to hours and money (`arithmetic`), what one command found (`result`), a forecast on disk and the
+comparison with the run that followed (`forecast`).
 Not in here: measuring (`encode.calibration`), how a forecast looks (`display.estimate`).
-Imports: `errors`, `plan`, `config`, `store`. No torch, no Dask.
+It imports no torch and no Dask.
 """

@@ -101,7 +101,7 @@ def check(content: str, calibrations: Sequence[Calibration], finished: Finished)
         return unused("it was made on other machines")
     fitting = [c for c in fitting if dict(c.settings) == dict(finished.settings)]
     if not fitting:
-        return unused("it was made with other settings of run: (batch, text_batch, readers or gate_rows)")
+        return unused("it was made with other settings of run: (batch, text_batch, reader_threads or gate_rows)")
     if not finished.done:
         return unused("there was nothing left to do")
     there = min(fitting, key=lambda c: (abs(c.workers - finished.workers), c.executor != finished.executor))

@@ -32,8 +32,9 @@ def persons_of(address: str, storage_options: Mapping[str, Any] | None = None) -
         counted = Counter(image for image, category in document["annotations"] if category in people)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ImportError) as error:
         raise ConfigError(
-            f"dataset.facts.instances is {address}, which is no COCO instance file ({type(error).__name__}: {error}): "
-            "expected `categories` (id, name) and `annotations` (image_id, category_id). Nothing was counted."
+            f"dataset.facts.coco_instances is {address}, which is no COCO instance file "
+            f"({type(error).__name__}: {error}): expected `categories` (id, name) and `annotations` (image_id, "
+            "category_id). Nothing was counted."
         ) from error
     if not people:
         raise ConfigError(f"{address} has no category named {PERSON}, so nobody can be counted by it.")

@@ -185,12 +185,12 @@ def survey_of(dataset: DatasetSettings, *, pictures: bool = True, text: Componen
 
 def boxed_persons(dataset: DatasetSettings) -> dict[int, int] | None:
     """Image id -> people boxed, where the workflow names an instance file."""
-    return None if dataset.facts.instances is None else persons_of(dataset.facts.instances)
+    return None if dataset.facts.coco_instances is None else persons_of(dataset.facts.coco_instances)
 
 
 def facts_key(dataset: DatasetSettings, source: Source) -> str:
     """What decides the facts of a source."""
-    instances = dataset.facts.instances
+    instances = dataset.facts.coco_instances
     return fingerprint(
         {
             "version": facts.VERSION,
@@ -199,6 +199,7 @@ def facts_key(dataset: DatasetSettings, source: Source) -> str:
             "limits": [dataset.image.min_side, dataset.image.max_pixels],
             "rules": compile_rules(load_rules(dataset.facts.rules)).digest,
             "near": dataset.facts.near,
+            # The name of before `coco_instances`: facts.parquet of run folders holds a hash of this.
             "instances": None if instances is None else hashlib.sha256(_bytes(instances)).hexdigest(),
         }
     )
@@ -242,4 +243,4 @@ def _bytes(address: str) -> bytes:
         with fsspec.open(address, "rb") as stream:
             return bytes(stream.read())
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"dataset.facts.instances is {address}, which cannot be read ({error}).") from error
+        raise ConfigError(f"dataset.facts.coco_instances is {address}, which cannot be read ({error}).") from error

@@ -56,7 +56,7 @@ FACTS = {
     "file_name": Fact(TEXT, "below the source's image root"),
     "image_id": Fact(NUMBER, "the source's number"),
     "licence": Fact(TEXT, "as the source names it"),
-    "persons": Fact(NUMBER, "people boxed in dataset.facts.instances; -1 without that file"),
+    "persons": Fact(NUMBER, "people boxed in dataset.facts.coco_instances; -1 without that file"),
     "width": Fact(NUMBER, "of the upright image, pixels; 0 if unknown", picture=True),
     "height": Fact(NUMBER, "of the upright image, pixels; 0 if unknown", picture=True),
     "bytes": Fact(NUMBER, "of the file", picture=True),

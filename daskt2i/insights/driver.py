@@ -89,10 +89,14 @@ def insights(
         looked=pictures,
         top=top,
     )
-    report.where = "" if expression is None else expression.text
-    report.workers = executor_info.workers
-    report.html = page.render(report, source if pictures else None, _about(dataset, text))
-    report.seconds = perf_counter() - begun
+    report = replace(
+        report,
+        where="" if expression is None else expression.text,
+        workers=executor_info.workers,
+        files={"html": folder.address(HTML), "csv": folder.address(CSV), "json": folder.address(JSON)},
+    )
+    html = page.render(report, source if pictures else None, _about(dataset, text))
+    report = replace(report, html=html, seconds=perf_counter() - begun)
     _write(report, folder)
     return report
 
@@ -135,7 +139,6 @@ def _about(dataset: DatasetSettings, text: Component | None) -> page.About:
 
 
 def _write(report: InsightsResult, folder: RunFolder) -> None:
-    report.files = {"html": folder.address(HTML), "csv": folder.address(CSV), "json": folder.address(JSON)}
     folder.write(HTML, report.html.encode("utf-8", "replace"))
     folder.write(CSV, to_csv(report.table))
     folder.write(JSON, (json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace"))

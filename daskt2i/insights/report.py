@@ -7,8 +7,8 @@ Does not cover: finding facts (`facts.survey`), showing them on a terminal (`dis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from daskt2i.errors import Reason
 from daskt2i.facts.survey import Surveyed
 from daskt2i.facts.table import AGES, GENDERS, GROUPS
 from daskt2i.types import SourceInfo
+from daskt2i.view import Section, View, Viewed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,11 +28,14 @@ TOP = 20
 
 REPEATED = 10
 
+SHOWN = 10
+"""Activities that are shown beside the page."""
+
 UNREADABLE = frozenset({str(Reason.UNREADABLE_IMAGE), str(Reason.MISSING_FILE), str(Reason.UNSAFE_PATH)})
 
 
-@dataclass(slots=True)
-class InsightsResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class InsightsResult(Viewed):
     """Totals. Rows are images; every share is of `rows` unless it says otherwise.
 
     Attributes:
@@ -57,7 +61,7 @@ class InsightsResult:
         files: what was written -> where. `seconds`, `workers`: how long it took on how many.
         notes: what could not be done.
         table: the facts, a line per row.
-        html: the page; shown in a notebook.
+        html: the page, as it is in `files["html"]`.
     """
 
     label: str
@@ -144,12 +148,38 @@ class InsightsResult:
             "workers": self.workers,
         }
 
-    def _repr_html_(self) -> str:
-        """The page, in a notebook: in a frame of its own, so that its style and the notebook's do not meet."""
-        from html import escape
+    def view(self) -> View:
+        """The totals in words; in a notebook bars besides. The whole report is the page in `files`."""
+        charts = (
+            ("gender", self.gender),
+            ("age group", self.age),
+            ("group size", self.group),
+            ("activity", dict(list(self.activities.items())[:SHOWN])),
+        )
+        sections = tuple(Section(title, bars=tuple(counts.items()), folded=False) for title, counts in charts if counts)
+        return View("Insights", tuple(self._rows()), sections=sections)
 
-        frame = "width:100%;height:900px;border:1px solid #ddd;border-radius:6px"
-        return f'<iframe srcdoc="{escape(self.html, quote=True)}" style="{frame}"></iframe>'
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        yield "source", self.label
+        yield "images", f"{self.rows:,}" + f", {self.left_out:,} left out by {self.where}" * bool(self.where)
+        yield "people", f"{self.people:,} images ({self.people / max(1, self.rows):.1%}), as captions tell"
+        yield "captions", f"{self.captions:,}; {self.alike:,} say what another says, {self.repeated:,} word for word"
+        if self.limit:
+            mean = sum(n * c for n, c in self.tokens.items()) / max(1, sum(self.tokens.values()))
+            yield "tokens", f"{mean:.1f} a caption; {self.cut:,} longer than {self.limit}, to be cut"
+        if self.looked:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
+            yield "rejected", f"{sum(self.reasons.values()):,} by encode{f' ({reasons})' * bool(reasons)}"
+            yield "repeats", f"{self.exact:,} the same file, {self.near:,} nearly the same picture"
+            yield "shapes", ", ".join(f"{count:,} {name}" for name, count in self.aspects.items())
+            yield "modes", ", ".join(f"{count:,} {name}" for name, count in self.modes.items())
+        if self.licences:
+            yield "licences", ", ".join(f"{count:,} {name}" for name, count in list(self.licences.items())[:8])
+        if self.boxes:
+            yield "boxes", ", ".join(f"{name} {count:,}" for name, count in self.boxes.items())
+        yield from (("note", note) for note in self.notes)
+        yield "speed", f"{self.rows / max(1e-9, self.seconds):,.0f} images/s, {self.workers} workers"
+        yield from (("written", place) for place in self.files.values())
 
 
 def make_report(
@@ -206,29 +236,31 @@ def make_report(
         notes=list(dict.fromkeys(part.note for part in parts if part.note)),
         table=table,
     )
-    if looked:
-        _count_pictures(report, table)
-    return report
+    return replace(report, **_pictures(report.reasons, table)) if looked else report
 
 
-def _count_pictures(report: InsightsResult, table: pa.Table) -> None:
+def _pictures(reasons: Mapping[str, int], table: pa.Table) -> dict[str, Any]:
+    """What is known of the image files: fields of `InsightsResult`."""
     widths, heights = (table[name].to_numpy() for name in ("width", "height"))
     known = (widths > 0) & (heights > 0)
     pairs = Counter(zip(widths[known].tolist(), heights[known].tolist(), strict=True))
     ratio = widths[known] / heights[known]
-    report.sizes = dict(pairs.most_common(10))
-    report.aspects = {
-        "portrait": int((ratio < 0.95).sum()),
-        "square": int(((ratio >= 0.95) & (ratio <= 1.05)).sum()),
-        "landscape": int((ratio > 1.05).sum()),
-    }
-    report.unreadable = sum(count for reason, count in report.reasons.items() if reason in UNREADABLE)
-    report.formats = _counted(table["format"], without=("",))
-    report.modes = _counted(table["mode"], without=("",))
-    report.bytes = int(table["bytes"].to_numpy().sum())
     repeats = table["duplicate_of"].to_numpy() >= 0
     exact = table["exact_duplicate"].to_numpy(zero_copy_only=False)
-    report.exact, report.near = int(exact.sum()), int((repeats & ~exact).sum())
+    return {
+        "sizes": dict(pairs.most_common(10)),
+        "aspects": {
+            "portrait": int((ratio < 0.95).sum()),
+            "square": int(((ratio >= 0.95) & (ratio <= 1.05)).sum()),
+            "landscape": int((ratio > 1.05).sum()),
+        },
+        "unreadable": sum(count for reason, count in reasons.items() if reason in UNREADABLE),
+        "formats": _counted(table["format"], without=("",)),
+        "modes": _counted(table["mode"], without=("",)),
+        "bytes": int(table["bytes"].to_numpy().sum()),
+        "exact": int(exact.sum()),
+        "near": int((repeats & ~exact).sum()),
+    }
 
 
 def _counted(column: pa.ChunkedArray, order: Sequence[str] = (), without: Sequence[str] = ()) -> dict[str, int]:

@@ -123,8 +123,8 @@ class LatentDataset:
         accepted = self._reader.accepted()
         if len(accepted) <= heldout:
             raise ConfigError(
-                f"train.heldout is {heldout}, but {folder} has {len(accepted)} accepted rows, so nothing would be left "
-                "to train on; set it lower with --set train.heldout=N, or encode more."
+                f"train.validation is {heldout}, but {folder} has {len(accepted)} accepted rows, so nothing would be "
+                "left to train on; set it lower with --set train.validation=N, or encode more."
             )
         mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
         self.heldout = np.sort(mixed[:heldout])

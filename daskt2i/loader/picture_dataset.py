@@ -126,8 +126,8 @@ class Pictures:
         usable = self._usable()
         if len(usable) <= heldout:
             raise ConfigError(
-                f"vae.heldout is {heldout}, but the source has {len(usable)} usable rows, so nothing would be left to "
-                "train on; set it lower with --set vae.heldout=N, or add pictures."
+                f"vae.validation is {heldout}, but the source has {len(usable)} usable rows, so nothing would be left "
+                "to train on; set it lower with --set vae.validation=N, or add pictures."
             )
         mixed = self._generator(_SPLIT, 0, 0).permutation(usable)
         self.heldout = np.sort(mixed[:heldout])

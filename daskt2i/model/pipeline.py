@@ -30,6 +30,7 @@ from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.run_folder import PIPELINE, RunFolder
 
 if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
     from torch import Tensor, nn
 
 Sampler = Literal["dpm++", "ddim", "euler"]
@@ -193,6 +194,25 @@ def about(folder: RunFolder) -> dict[str, Any]:
 def exists(folder: RunFolder) -> bool:
     """Whether there is a whole pipeline."""
     return folder.exists(f"{PIPELINE}/{INDEX}")
+
+
+def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
+    """The pipeline in this process, as `StableDiffusionPipeline.from_pretrained` gives it.
+
+    Args:
+        device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ModelMissing: there is none.
+        ConfigError: the device is not there.
+    """
+    import diffusers
+
+    from daskt2i.machine.precision import check_device, default_device
+
+    with local(folder) as place, quiet():
+        found = diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True)
+    return found.to(default_device() if device == "auto" else check_device(device))
 
 
 @contextmanager

@@ -7,21 +7,28 @@ Does not cover: a worker's part (`worker`), where tasks run (`executors`), wheth
 from __future__ import annotations
 
 import functools
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from daskt2i.errors import ConfigError, Interrupted, SourceMissing
+from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
 from daskt2i.events import Listener, Progress, ignore
+from daskt2i.formatting import duration
 from daskt2i.model.pipeline import about
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.worker import SampleJob, draw_part
 from daskt2i.store.run_folder import SAMPLES, RunFolder
+from daskt2i.view import Picture, View, Viewed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SHEET_PICTURES = 64
 """Most pictures on a sheet; more would be too small to see."""
@@ -29,23 +36,59 @@ SHEET_PICTURES = 64
 _SAMPLES = f"{SAMPLES}/samples.json"
 
 
-@dataclass(frozen=True, slots=True)
-class SampleResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class SampleResult(Viewed):
     """What `sample` made.
 
     Attributes:
         files: addresses, the sheet's first.
         pictures: how many.
         seconds: of this command; 0 where they were there.
+        requests: prompt and seed of each picture, in the order of `files`.
+        folder: the run folder that they lie in.
     """
 
     files: tuple[str, ...]
     pictures: int
     seconds: float
+    requests: tuple[SampleRequest, ...]
+    folder: RunFolder
+
+    @property
+    def images(self) -> list[Image]:
+        """The pictures (`PIL.Image.Image`, RGB), in the order of `requests`. They are read anew each time.
+
+        Raises:
+            FileNotFoundError: a file was removed.
+        """
+        from PIL import Image
+
+        return [Image.open(io.BytesIO(data)).convert("RGB") for data in self._data(self.pictures)]
+
+    def _data(self, most: int) -> list[bytes]:
+        names = [f"{SAMPLES}/{file.rpartition('/')[2]}" for file in self.files[1 : 1 + most]]
+        return [self.folder.read(name) for name in names]
 
     def to_json(self) -> dict[str, Any]:
         """The object that `sample --json` prints."""
         return {"files": list(self.files), "pictures": self.pictures, "seconds": round(self.seconds, 3)}
+
+    def view(self) -> View:
+        """How many pictures, where they lie; the pictures with their prompts in a notebook."""
+        speed = f"{self.pictures / self.seconds:.1f} pictures/s, " if self.seconds > 0 else ""
+        rows = [("pictures", f"{self.pictures:,} ({speed}{duration(self.seconds)})")]
+        rows.append(("sheet", self.files[0] if self.files else ""))
+        shown = self.requests[:SHEET_PICTURES]
+        several = len({request.seed for request in self.requests}) > 1
+        labels = [request.prompt + (f" ({request.seed})" if several else "") for request in shown]
+        return View("Drawn", tuple(rows), make_pictures=partial(self._pictures, labels))
+
+    def _pictures(self, labels: Sequence[str]) -> tuple[Picture, ...]:
+        try:
+            data = self._data(len(labels))
+        except (FileNotFoundError, StoreError):  # removed since
+            return ()
+        return tuple(Picture(png, label) for png, label in zip(data, labels, strict=True))
 
 
 def sample(
@@ -68,13 +111,13 @@ def sample(
     there = _read_json(folder, _SAMPLES)
     names = [f"{SAMPLES}/{name}" for name in there.get("files", [])]
     if made_from["pipeline"] and there.get("made_from") == made_from and all(map(folder.exists, names)):
-        return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0)
+        return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
     begun = perf_counter()
     pictures = draw(folder, requests, settings, executor, device, listener)
     files = tuple(write(folder, pictures, settings))
     names = [name.rpartition("/")[2] for name in files]
     folder.write(_SAMPLES, json.dumps({"made_from": made_from, "files": names}, indent=1).encode())
-    return SampleResult(files, len(pictures), perf_counter() - begun)
+    return SampleResult(files, len(pictures), perf_counter() - begun, tuple(requests), folder)
 
 
 def draw(

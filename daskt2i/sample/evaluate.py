@@ -14,32 +14,35 @@ from typing import Any
 import numpy as np
 
 from daskt2i.config.settings import Workflow
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, StoreError
 from daskt2i.events import Listener, ignore
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.protocols import Executor
 from daskt2i.sample.driver import draw, requests_for
-from daskt2i.sample.fidelity import ClipScores, Fidelity, by_clip, by_judge, unseen_prompts
+from daskt2i.sample.fidelity import FIELDS, ClipScores, Fidelity, by_clip, by_judge, clip_rows, unseen_prompts
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.view import Picture, View, Viewed
 
 _SHEET_PICTURES = 128
+_SHEET = f"{REPORTS}/evaluate.png"
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluateResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class EvaluateResult(Viewed):
     """What `evaluate` found: shares by the judge, or CLIP scores.
 
     Attributes:
         prompts, seeds: how many of each.
-        sheet: address of the contact sheet.
+        sheet: address of the contact sheet; `folder`: the run folder that it lies in.
     """
 
     prompts: int
     seeds: int
     sheet: str
+    folder: RunFolder
     fidelity: Fidelity | None = None
     clip: ClipScores | None = None
 
@@ -52,6 +55,23 @@ class EvaluateResult:
         if self.clip is not None:
             found |= self.clip.to_json()
         return {**found, "sheet": self.sheet}
+
+    def view(self) -> View:
+        """The shares by field, or the CLIP scores; the contact sheet in a notebook."""
+        rows = [("prompts", f"{self.prompts:,} x {self.seeds} seed{'s' * (self.seeds != 1)}")]
+        if self.fidelity is not None:
+            shares = self.fidelity.overall
+            rows += [(name, f"{shares.share(name):.1%}") for name in FIELDS if shares.of]
+        if self.clip is not None:
+            rows += clip_rows(self.clip)
+        rows.append(("contact sheet", self.sheet))
+        return View("Prompt fidelity" if self.clip is None else "CLIP score", tuple(rows), make_pictures=self._pictures)
+
+    def _pictures(self) -> tuple[Picture, ...]:
+        try:
+            return (Picture(self.folder.read(_SHEET), "", wide=True),)
+        except (FileNotFoundError, StoreError):  # removed since
+            return ()
 
 
 def evaluate(
@@ -78,7 +98,7 @@ def evaluate(
     settings = SamplerSettings(sample.steps, sample.guidance, sample.sampler, sample.batch)
     requests = requests_for(prompts, sample.seed, wanted.seeds)
     pictures = draw(folder, requests, settings, executor, workflow.run.device, listener)
-    found = EvaluateResult(len(prompts), wanted.seeds, folder.address(f"{REPORTS}/evaluate.png"))
+    found = EvaluateResult(len(prompts), wanted.seeds, folder.address(_SHEET), folder)
     marks: list[bool | None] | None = None
     labels = [request.prompt for request in requests]
     if wanted.clip_model is None:
@@ -93,7 +113,7 @@ def evaluate(
     page = image_grid(
         [pictures[i].pixels for i in order], [labels[i] for i in order], marks=marks and [marks[i] for i in order]
     )
-    folder.write(f"{REPORTS}/evaluate.png", png(page, {"Software": "daskt2i"}))
+    folder.write(_SHEET, png(page, {"Software": "daskt2i"}))
     folder.write(f"{REPORTS}/evaluate.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
 
@@ -108,12 +128,12 @@ def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
             known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
         return unseen_prompts(count, known, workflow.scenes.shapes)
     settings = workflow.train
-    if not settings.heldout:
+    if not settings.validation:
         raise ConfigError(
-            "evaluate takes its prompts from rows that training never saw, and train.heldout is 0. Give --prompts."
+            "evaluate takes its prompts from rows that training never saw, and train.validation is 0. Give --prompts."
         )
     data = LatentDataset(
-        folder, seed=settings.seed, batch=settings.batch, window=settings.window, heldout=settings.heldout
+        folder, seed=settings.seed, batch=settings.batch, window=settings.shuffle_window, heldout=settings.validation
     )
     rows = np.concatenate([batch.rows for batch in data.heldout_batches(64)])
     data.close()

@@ -218,3 +218,14 @@ def _vectors(features: Any) -> Any:
     """Unit vectors; transformers 5 wraps them."""
     vectors = getattr(features, "pooler_output", features)
     return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+def clip_rows(found: ClipScores) -> list[tuple[str, str]]:
+    """CLIP scores by name, with what they are worth beside them."""
+    said = found.to_json()
+    return [
+        ("model", found.model),
+        ("score", f"{said['clip_score']:.2f} over {said['count']} pictures"),
+        ("wrong prompts", f"{said['clip_score_mismatched']:.2f} (each picture with another's prompt)"),
+        ("retrieval", f"{said['retrieval']:.1%} of pictures fit their own prompt best"),
+    ]

@@ -29,6 +29,8 @@ class Scheduler:
         kind: `serial`, `multiprocessing`, `joblib`, the name of a cluster file, or `address`.
         workers: the number behind the colon, or None.
         address: for `address`: where the scheduler listens.
+
+    Workers of an address, and those of a client that somebody gave, are not ours to divide.
     """
 
     kind: str
@@ -49,12 +51,15 @@ class Scheduler:
             kind, number = text, ""
         if (colon and not number.isdecimal()) or (number and int(number) < 1) or not kind:
             raise ConfigError(
-                f"--scheduler {text!r} is not of the form serial, multiprocessing[:N], joblib[:N], local[:N] or "
-                "tcp://host:port (N workers, 1 or more)."
+                f"The scheduler {text!r} is not of the form serial, multiprocessing[:N], joblib[:N], local[:N] or "
+                "tcp://host:port (N workers, 1 or more). Nothing was started."
             )
         if kind == "serial":
             if number not in ("", "1"):
-                raise ConfigError("--scheduler serial is one process; use multiprocessing:N or local:N for more.")
+                raise ConfigError(
+                    "The scheduler serial is one process; use multiprocessing:N or local:N for more. Nothing was "
+                    "started."
+                )
         elif kind not in ("multiprocessing", "joblib"):
             find_file(kind, "clusters")
         return cls(kind, int(number) if number else None)

@@ -1,76 +1,141 @@
-"""The stages of a workflow on one set of workers, each skipped where it is done: encode, train, draw, evaluate.
+"""The stages of a workflow on one set of workers: each with its plan, its layout, and the events that it tells.
 
-Covers: what `run` does in order and the single commands do alone.
-Does not cover: the stages themselves (`encode`, `train`, `sample`), how they look (`display`), options (`cli`).
+Covers: what the methods of the front object do.
+Does not cover: the stages themselves (`encode`, `train`, `sample`, `insights`), arguments and closing (`daskt2i.run`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from daskt2i.config.settings import OptimiserSettings, Workflow
+from daskt2i.config.settings import OptimiserSettings, SampleSettings, Workflow
 from daskt2i.encode.driver import encode
-from daskt2i.encode.prepare import EncodePlan
+from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.summary import EncodeResult
-from daskt2i.events import DashboardReady, Listener, ignore
+from daskt2i.events import DashboardReady, Listener, PlanReady, ResultReady
+from daskt2i.insights.driver import insights, settled
+from daskt2i.insights.report import InsightsResult
 from daskt2i.launch.rank_spawners import RankSpawner
-from daskt2i.sample.driver import SampleResult, sample
+from daskt2i.plan import WorkerLayout
+from daskt2i.sample.driver import SampleResult, requests_for, sample
 from daskt2i.sample.evaluate import EvaluateResult, evaluate
-from daskt2i.sample.painter import SampleRequest, SamplerSettings
-from daskt2i.session.schedulers import Scheduler
+from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
-from daskt2i.session.worker_layout import encode_layout, ranks_for, train_layout
+from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae
-
-
-def open_session(scheduler: Scheduler, workflow: Workflow, prepared: EncodePlan | None = None) -> Session:
-    """Workers for a workflow's stages; nothing is started yet.
-
-    Args:
-        prepared: where chunks will be encoded too, whose memory then counts.
-    """
-    return Session(scheduler, encode_layout(scheduler, prepared) if prepared else train_layout(scheduler, workflow))
+from daskt2i.train.plan import TrainPlan
+from daskt2i.train.whole_run import RunPlan, RunResult, check_whole_run
 
 
 class Stages:
     """The stages of one workflow in one run folder.
 
     Args:
-        session: the workers.
+        workers: started when a stage needs them; whoever made them closes them.
         listener: told what happens, in this thread.
     """
 
-    def __init__(self, workflow: Workflow, folder: RunFolder, session: Session, listener: Listener = ignore) -> None:
-        self.workflow, self.folder, self.session, self.listener = workflow, folder, session, listener
+    def __init__(self, workflow: Workflow, folder: RunFolder, workers: Session, listener: Listener) -> None:
+        self.workflow, self.folder, self.workers, self.listener = workflow, folder, workers, listener
 
-    def encode(self, prepared: EncodePlan) -> EncodeResult:
+    def encode_plan(self, *, draw: bool = True) -> EncodePlan:
+        """What `encode` would do.
+
+        Args:
+            draw: draw the scenes of the workflow if they are not there yet; else only count them.
+        """
+        plan = prepare(self.workflow, self.folder.root, draw=draw)
+        return replace(plan, layout=encode_layout(self.workers.scheduler, plan))
+
+    def train_plan(self, before: EncodePlan | None = None) -> TrainPlan:
+        """What `train` would do, on the store, or on the workers and rows of an encode that comes before it."""
+        layout = self._layout() if before is None else _layout_of(before)
+        rows = status(self.folder).accepted if before is None else before.source_info.rows
+        given, launch = self.workflow.train, self.workflow.launch
+        ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
+        title = "Plan of train" if before is None else "Then train"
+        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title)
+
+    def run_plan(self, *, draw: bool = True) -> RunPlan:
+        """What `run` would do. It is refused where it could not train or draw at its end."""
+        plan = self.encode_plan(draw=draw)
+        check_whole_run(plan)
+        return RunPlan(plan, self.train_plan(plan))
+
+    def run(self) -> RunResult:
+        """Encode, train and draw on the workers of the encode."""
+        plan = self.run_plan()
+        self.listener(PlanReady(plan))
+        layout = _layout_of(plan.encode)
+        encoded = self._encode(plan.encode).raise_for_failed()
+        self.listener(ResultReady("encode", encoded))
+        trained = self._train(layout)
+        self.listener(ResultReady("train", trained))
+        return RunResult(encoded, trained, self._sample(None, self.workflow.sample, 1, layout))
+
+    def encode(self) -> EncodeResult:
         """Encode what is open."""
-        return encode(prepared, self.session.executor(), self.listener)
+        plan = self.encode_plan()
+        self.listener(PlanReady(plan))
+        return self._encode(plan)
 
     def train(self) -> TrainResult:
         """Train the denoiser from its newest checkpoint on."""
-        return train(self.workflow, self.folder, *self._ranks(self.workflow.train), self.listener)
+        return self._train(self._layout())
 
     def train_vae(self) -> TrainResult:
         """Train the autoencoder from its newest checkpoint on."""
-        return train_vae(self.workflow, self.folder, *self._ranks(self.workflow.vae), self.listener)
+        return train_vae(
+            self.workflow, self.folder, *self._ranks(self.workflow.vae, self._layout()), listener=self.listener
+        )
 
-    def sample(self, requests: Sequence[SampleRequest], settings: SamplerSettings) -> SampleResult:
+    def sample(self, prompts: Sequence[str] | None, settings: SampleSettings, count: int) -> SampleResult:
         """Draw into `samples/`; nothing where the same pictures of the same pipeline are there."""
-        executor, device = self.session.executor(), self.workflow.run.device
-        return sample(self.folder, requests, settings, executor, device, self.listener)
+        return self._sample(prompts, settings, count, self._layout())
 
-    def evaluate(self, prompts: Sequence[str] | None = None) -> EvaluateResult:
+    def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
         """Draw unseen prompts with several seeds each, and see whether the pictures show what they say."""
-        return evaluate(self.workflow, self.folder, self.session.executor(), prompts, self.listener)
+        executor = self.workers.executor(self._layout())
+        return evaluate(self.workflow, self.folder, executor, prompts, self.listener)
 
-    def _ranks(self, settings: OptimiserSettings) -> tuple[RankSpawner, int, int]:
+    def insights(self, *, pictures: bool, tokens: bool, top: int) -> InsightsResult:
+        """Report what the data set holds."""
+        layout = insights_layout(self.workers.scheduler, tokens=tokens)
+        executor, dataset = self.workers.executor(layout), settled(self.workflow)
+        how = {"pictures": pictures, "tokens": tokens}
+        return insights(dataset, self.folder, executor, **how, top=top, listener=self.listener)
+
+    def _encode(self, plan: EncodePlan) -> EncodeResult:
+        return encode(plan, self.workers.executor(_layout_of(plan)), self.listener)
+
+    def _train(self, layout: WorkerLayout) -> TrainResult:
+        return train(self.workflow, self.folder, *self._ranks(self.workflow.train, layout), listener=self.listener)
+
+    def _sample(
+        self, prompts: Sequence[str] | None, settings: SampleSettings, count: int, layout: WorkerLayout
+    ) -> SampleResult:
+        requests = requests_for(settings.prompts if prompts is None else prompts, settings.seed, count)
+        how = SamplerSettings(settings.steps, settings.guidance, settings.sampler, settings.batch)
+        device = self.workflow.run.device
+        return sample(self.folder, requests, how, self.workers.executor(layout), device, self.listener)
+
+    def _layout(self) -> WorkerLayout:
+        """Workers of a stage that encodes nothing."""
+        return train_layout(self.workers.scheduler, self.workflow)
+
+    def _ranks(self, settings: OptimiserSettings, layout: WorkerLayout) -> tuple[RankSpawner, int, int]:
         """Where ranks run, how many there are, and the threads of each."""
-        spawner, there = self.session.spawner()
-        ways = self.workflow.launch
-        ranks = ranks_for(settings.batch, ways.ranks, there.workers)
-        threads = ways.threads if isinstance(ways.threads, int) else there.threads
-        if self.session.dashboard:
-            self.listener(DashboardReady(self.session.dashboard))
-        return spawner, ranks, threads
+        spawner, there = self.workers.spawner(layout)
+        launch = self.workflow.launch
+        ranks = ranks_for(settings.batch, launch.ranks, there.workers)
+        if there.dashboard:
+            self.listener(DashboardReady(there.dashboard))
+        return spawner, ranks, launch.threads if isinstance(launch.threads, int) else there.threads
+
+
+def _layout_of(plan: EncodePlan) -> WorkerLayout:
+    assert plan.layout is not None
+    return plan.layout

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.errors import StoreMissing
+from daskt2i.formatting import counted, size
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.lock import holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.view import View, Viewed
 
 
-@dataclass(slots=True)
-class RunStatus:
+@dataclass(frozen=True, slots=True, repr=False)
+class RunStatus(Viewed):
     """What is in a run folder now.
 
     Attributes:
@@ -34,7 +37,7 @@ class RunStatus:
     random_weights: bool
     done: int = 0
     accepted: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejected: Mapping[str, int] = field(default_factory=dict)
     captions: int = 0
     bytes: int = 0
     held_by: str = ""
@@ -45,6 +48,11 @@ class RunStatus:
     def rows_done(self) -> int:
         """Rows that have been decided."""
         return self.accepted + sum(self.rejected.values())
+
+    @property
+    def complete(self) -> bool:
+        """Every chunk is done, and the manifest is written."""
+        return self.manifest and self.done == self.chunks
 
     def to_json(self) -> dict[str, Any]:
         """The object that `status --json` prints."""
@@ -61,9 +69,32 @@ class RunStatus:
             "precision": self.precision,
             "random_weights": self.random_weights,
             "running": self.held_by,
-            "complete": self.manifest and self.done == self.chunks,
+            "complete": self.complete,
             **({} if self.left_out is None else {"left_out": self.left_out}),
         }
+
+    def view(self) -> View:
+        """Rows and chunks so far, the store, and who is working on it."""
+        total = sum(self.rejected.values())
+        rows = [("rows", f"{self.rows_done:,} of {self.rows:,}: {self.accepted:,} accepted, {total:,} rejected")]
+        if total:
+            rows.append(("rejected", counted(self.rejected)))
+        if self.left_out is not None:
+            rows.append(("left out", f"{self.left_out:,} rows, by dataset.where"))
+        random = ", RANDOM WEIGHTS: for speed tests only" if self.random_weights else ""
+        rows += [
+            ("chunks", f"{self.done:,} of {self.chunks:,} done"),
+            ("captions", f"{self.captions:,}"),
+            ("precision", self.precision + random),
+            ("store", f"{self.store} ({size(self.bytes)})"),
+            ("running", self.held_by or "no"),
+        ]
+        return View(
+            "Complete" if self.complete else "Not complete",
+            tuple(rows),
+            done=self.rows_done / max(1, self.rows),
+            rejected=total / max(1, self.rows),
+        )
 
 
 def status(folder: RunFolder) -> RunStatus:
@@ -77,23 +108,25 @@ def status(folder: RunFolder) -> RunStatus:
     if attributes is None:
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
     layout, about = store.layout(), attributes["daskt2i"]
-    found = RunStatus(
+    counts, rejected = Counter[str](), Counter[str]()
+    for receipt in Receipts(folder).read():
+        if receipt.fingerprint == about["fingerprint"]:
+            bytes_ = sum(shard.size for shard in receipt.shards)
+            counts.update(done=1, accepted=receipt.accepted, captions=receipt.captions, bytes=bytes_)
+            rejected.update(str(row.reason) for row in receipt.rejected)
+    return RunStatus(
         out=str(folder),
         store=store.address,
         rows=layout["rows"],
         chunks=len(ChunkGrid(layout["rows"], layout["rows_per_chunk"])),
         precision=about["identity"]["precision"],
         random_weights=about["random_weights"],
+        done=counts["done"],
+        accepted=counts["accepted"],
+        rejected=rejected,
+        captions=counts["captions"],
+        bytes=counts["bytes"],
         held_by=holder(folder),
         manifest=folder.exists(MANIFEST),
         left_out=about["identity"].get("where", {}).get("left_out"),
     )
-    for receipt in Receipts(folder).read():
-        if receipt.fingerprint != about["fingerprint"]:
-            continue
-        found.done += 1
-        found.accepted += receipt.accepted
-        found.rejected.update(str(r.reason) for r in receipt.rejected)
-        found.captions += receipt.captions
-        found.bytes += sum(s.size for s in receipt.shards)
-    return found

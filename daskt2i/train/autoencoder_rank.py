@@ -101,7 +101,7 @@ class Autoencoder:
             Limits(image.min_side, image.max_pixels),
             seed=self.settings.seed,
             batch=self.settings.batch,
-            heldout=self.settings.heldout,
+            heldout=self.settings.validation,
             crop=self.settings.crop,
             flip=self.settings.flip,
             latent=self._given.latent(image.resolution) if self._given else latent_of(self._config),

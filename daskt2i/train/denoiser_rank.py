@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from daskt2i.config.renamed import with_old_names
 from daskt2i.config.settings import LaunchSettings, SampleSettings, TrainSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.launch import rank as ranks
@@ -76,9 +77,9 @@ class Denoiser:
             batch=self.settings.batch,
             rank=me.rank,
             world=me.world,
-            window=self.settings.window,
-            heldout=self.settings.heldout,
-            dropout=self.settings.dropout,
+            window=self.settings.shuffle_window,
+            heldout=self.settings.validation,
+            dropout=self.settings.caption_dropout,
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
@@ -168,7 +169,7 @@ class Denoiser:
         first = next(itertools.chain(batches, self.dataset.batches(0)))
         said = {
             "identity": self.job.identity,
-            "fingerprint": fingerprint(self.job.identity),
+            "fingerprint": fingerprint(with_old_names(self.job.identity)),
             "objective": self.settings.objective,
             "masked": self.dataset.masked,
         }

@@ -21,6 +21,7 @@ from daskt2i.encode.verify import verify
 from daskt2i.errors import FingerprintMismatch, Interrupted, StoreError, StoreMissing
 from daskt2i.events import Listener, StageEnded, StageStarted, ignore
 from daskt2i.facts.selection import open_source
+from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model.pipeline import about as pipeline_about
@@ -32,14 +33,15 @@ from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
 from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
-from daskt2i.train.metrics import read_metrics
+from daskt2i.train.metrics import loss_curves, read_metrics
+from daskt2i.view import View, Viewed
 
 LAST_STEPS = 50
 """Steps over which the loss in the summary is averaged: that of one step says little."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class TrainResult(Viewed):
     """How a training ended.
 
     Attributes:
@@ -49,9 +51,11 @@ class TrainResult:
         samples_per_second: over all ranks, without the first step; None where nothing was left to do.
         ranks, attempts: of this command; 0 where nothing was left to do.
         seconds: of this command.
-        made: where the result lies.
+        made: where the result lies: a diffusers pipeline, or an autoencoder.
+        kind: `pipeline` or `vae`.
         more: further figures by name.
         notes: sentences for the user.
+        curve: (step, loss), `heldout_curve`: (step, held-out loss), thinned out to a few hundred points.
     """
 
     steps: int
@@ -64,11 +68,33 @@ class TrainResult:
     made: str
     more: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    kind: str = "pipeline"
+    curve: tuple[tuple[int, float], ...] = ()
+    heldout_curve: tuple[tuple[int, float], ...] = ()
 
-    def to_json(self, name: str = "pipeline") -> dict[str, Any]:
-        """The object that `--json` prints; `name` is that of what was made."""
+    def to_json(self) -> dict[str, Any]:
+        """The object that `train --json` and `train-vae --json` print."""
         found = {key: getattr(self, key) for key in ("steps", "loss", "heldout_loss", "samples_per_second")}
-        return {**found, "ranks": self.ranks, "attempts": self.attempts, **self.more, name: self.made}
+        return {**found, "ranks": self.ranks, "attempts": self.attempts, **self.more, self.kind: self.made}
+
+    def view(self) -> View:
+        """Steps, loss, speed, and where the model is; the loss curve in a notebook."""
+        loss = "unknown" if self.loss is None else f"{self.loss:.4f}"
+        loss += f", held out {self.heldout_loss:.4f}" if self.heldout_loss is not None else ""
+        rows = [("steps", f"{self.steps:,}"), ("loss", loss)]
+        if self.ranks:
+            again = f", {self.attempts} attempts" * (self.attempts > 1)
+            ranks = f"{self.ranks} rank{'s' * (self.ranks != 1)}{again}"
+            speed = f"{self.samples_per_second:.1f} samples/s" if self.samples_per_second else "done at once"
+            rows.append(("speed", f"{speed} ({duration(self.seconds)}; {ranks})"))
+        else:
+            rows.append(("speed", "nothing was left to do"))
+        figures = ((name, value) for name, value in self.more.items() if isinstance(value, int | float))
+        rows += [(name.replace("_", " "), f"{value:,}") for name, value in figures]
+        rows.append(("made", self.made))
+        rows += [("note", note) for note in self.notes]
+        label = "loss" + ", held-out loss (thick)" * bool(self.heldout_curve)
+        return View("Trained", tuple(rows), curves=(self.curve, self.heldout_curve), curves_label=label)
 
 
 def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any]:
@@ -90,14 +116,7 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
             f"The store in {folder} was encoded with random weights, which is for speed tests; what is trained on it "
             "draws noise. Encode with pretrained encoders into another folder."
         )
-    verdict = verify(folder, None, listener)
-    if not verdict.ok:
-        first = verdict.shared or verdict.problems[min(verdict.problems)]
-        more = f" (and {len(verdict.problems) - 1} more)" if len(verdict.problems) > 1 else ""
-        raise StoreError(
-            f"The store in {folder} cannot be trained on yet: {first}{more}. Run encode again: it does what is open, "
-            "repairs what is damaged, and leaves the rest alone."
-        )
+    verify(folder, None, listener).raise_for_problems()
     return stored
 
 
@@ -214,7 +233,8 @@ def _plain(model: Any) -> dict[str, Any]:
 
 
 def _ways(ways: LaunchSettings) -> dict[str, Any]:
-    return {"attempts": ways.attempts, "gpus": ways.device != "cpu"}
+    # The first start is an attempt and no restart.
+    return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
 
 
 def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFolder) -> None:
@@ -261,6 +281,7 @@ def _ended(
     made: str,
 ) -> TrainResult:
     lines = read_metrics(folder, prefix)
+    curve, heldout_curve = loss_curves(lines)
     losses = [line["loss"] for line in lines if "loss" in line][-LAST_STEPS:]
     heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
     own = ("kind", "rank", "attempt", "step", "samples_per_second", "pipeline", "vae", "note")
@@ -275,6 +296,9 @@ def _ended(
         made=made,
         more={key: value for key, value in last.items() if key not in own},
         notes=tuple([last["note"]] if last.get("note") else []),
+        kind="vae" if prefix == VAE_PREFIX else "pipeline",
+        curve=curve,
+        heldout_curve=heldout_curve,
     )
 
 

@@ -158,14 +158,14 @@ class _Run:
         self.task, self.settings, self.launch, self.folder, self.me = task, settings, launch, folder, me
         self.identity, self.group = identity, group
         self.device = _device(launch.device)
-        self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep)
+        self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep_checkpoints)
         found = self._newest()
         self.precision = self.group.broadcast(self._choose_precision(found) if me.rank == 0 else None)
         model: Any = task.build(self.device)
         if launch.gradient_checkpointing and hasattr(model, "enable_gradient_checkpointing"):
             model.enable_gradient_checkpointing()
         self.state = TrainState(
-            model, settings, self.device, self.precision, me.world, launch.compile, launch.time_exchange
+            model, settings, self.device, self.precision, me.world, launch.compile, launch.profile_allreduce
         )
         self.step = 0 if found is None else self._restore(found)
         self.overflows = 0
@@ -246,7 +246,7 @@ class _Run:
             self.step += 1
             last = self.step == self.settings.steps
             saves = last or self.step % self.launch.checkpoint_every == 0
-            looks = bool(self.settings.heldout) and (last or self.step % self.launch.heldout_every == 0)
+            looks = bool(self.settings.validation) and (last or self.step % self.launch.validation_every == 0)
             draws = bool(self.launch.grid_every) and not last and self.step % self.launch.grid_every == 0
             counts = self.step > first
             if saves or looks or draws or not counts or self._kind() == "cpu" or self.step % QUEUED_STEPS == 0:
@@ -283,7 +283,7 @@ class _Run:
 
         # Whatever draws inside the model draws the same after a resume; ranks draw differently.
         torch.manual_seed(_seed(self.settings.seed, self.step, self.me.rank))
-        parts = cut(batch, self.launch.accumulate)
+        parts = cut(batch, self.launch.gradient_accumulation_steps)
         return self.state.learn(parts, self.task.loss, rate(self.settings, self.step))
 
     def _settle(self, pending: list[tuple[int, Tensor, dict[str, Tensor]]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +108,22 @@ def read_metrics(folder: RunFolder, prefix: str = "train") -> list[dict[str, Any
 def _rounded(value: float) -> float:
     """Nine significant digits: a float32 is told exactly."""
     return float(f"{value:.9g}")
+
+
+def loss_curves(
+    lines: Sequence[Mapping[str, Any]], most: int = 240
+) -> tuple[tuple[tuple[int, float], ...], tuple[tuple[int, float], ...]]:
+    """Loss and held-out loss by step, for a chart.
+
+    Args:
+        lines: of `read_metrics`.
+        most: points of each curve; of more steps the mean of neighbours is taken.
+    """
+    return _thinned(lines, "loss", most), _thinned(lines, "heldout_loss", most)
+
+
+def _thinned(lines: Sequence[Mapping[str, Any]], name: str, most: int) -> tuple[tuple[int, float], ...]:
+    points = [(int(line["step"]), float(line[name])) for line in lines if name in line]
+    size = max(1, -(-len(points) // most))
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return tuple((group[-1][0], sum(value for _, value in group) / len(group)) for group in groups)

@@ -31,13 +31,13 @@ class TrainState:
         model: on its device, the same on every rank.
         precision: `fp32`, `bf16` or `fp16`, of the arithmetic inside the model; weights stay as they are.
         world: ranks of the run; with more than one the process group must be there.
-        time_exchange: time the exchange of gradients apart from the rest of the backward pass, as `exchange`.
+        profile_allreduce: time the exchange of gradients apart from the rest of the backward pass, as `exchange`.
 
     Attributes:
         wrapped: the model as it learns, perhaps compiled, its gradients the mean over all ranks.
         seconds: host time so far in `forward`, `backward` (the exchange of gradients runs beside it) and `optimiser`;
-            with `time_exchange` and several ranks also in `exchange`: from the moment the last gradients are there and
-            sent until those of all ranks are back. That is what the exchange costs: the part of it that runs beside
+            with `profile_allreduce` and several ranks also in `exchange`: from the moment the last gradients are there
+            and sent until those of all ranks are back. That is what the exchange costs: the part of it that runs beside
             the backward pass costs no time, and waiting for a slower rank is in it. A GPU works behind the host's back:
             there it is the time to queue the work.
     """
@@ -50,11 +50,11 @@ class TrainState:
         precision: str,
         world: int = 1,
         compiled: bool = False,
-        time_exchange: bool = False,
+        profile_allreduce: bool = False,
     ) -> None:
         import torch
 
-        self.model, self.device, self.precision, self.clip = model, device, precision, settings.clip
+        self.model, self.device, self.precision, self.max_grad_norm = model, device, precision, settings.max_grad_norm
         self.parameters, self.optimisers = _optimisers(model, settings, world)
         self.ema: Any = None
         if settings.ema:
@@ -70,7 +70,7 @@ class TrainState:
             self.wrapped = torch.nn.parallel.DistributedDataParallel(self.wrapped, gradient_as_bucket_view=True)
         self.seconds = {"forward": 0.0, "backward": 0.0, "optimiser": 0.0}
         self._sent = 0.0
-        if self._distributed and time_exchange:
+        if self._distributed and profile_allreduce:
             self.seconds["exchange"] = 0.0
             self.wrapped.register_comm_hook(None, lambda state, bucket: self._send(bucket))
 
@@ -115,7 +115,7 @@ class TrainState:
         with self._timed("optimiser"):
             for optimiser in self.optimisers:
                 self.scaler.unscale_(optimiser)
-            figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
+            figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm or math.inf)
             # The scaler judges each optimiser's gradients alone: with two, one would move while the other stood still.
             if not self.scaler.is_enabled() or figures["norm"].isfinite():
                 for optimiser in self.optimisers:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from builders import TESTS
 from builders.browser import visit
-from builders.workflows import child_environment, fake_settings
+from builders.workflows import child_environment, fake_settings, load_workflow
 from PIL import Image
 from rich.console import Console
 
@@ -37,7 +37,6 @@ from daskt2i.bench.measured import BenchTask, Measured
 from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, show, spread
 from daskt2i.bench.scheduler import SchedulerBench, growth
 from daskt2i.bench.scheduler import SimulationSettings as Simulation
-from daskt2i.config.workflow_file import load_workflow
 from daskt2i.errors import ConfigError, ExecutorError, Reason
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
@@ -410,7 +409,7 @@ def test_growth_is_a_slope() -> None:
 
 
 def test_a_long_simulation_gets_fewer_chunks() -> None:
-    asked = Simulation(1_000_000, 4000, (2, 32), (0.0, 0.5), most_seconds=100.0)
+    asked = Simulation(1_000_000, 4000, (2, 32), (0.0, 0.5), max_seconds=100.0)
     assert [asked.chunks_of(2, 0.0), asked.chunks_of(2, 0.5), asked.chunks_of(32, 0.5)] == [4000, 400, 4000]
 
 

@@ -159,7 +159,7 @@ def test_efficiency_compares_equal_cores(monkeypatch: pytest.MonkeyPatch, tiny: 
     assert (two["exchange"], two["rest"]) == (0.1, pytest.approx(0.1))
     job = asked[0]["job"]
     assert asked[0]["module"] == "daskt2i.train.denoiser_rank"
-    assert (job["train"]["steps"], job["train"]["heldout"], job["launch"]["time_exchange"]) == (5, 0, True)
+    assert (job["train"]["steps"], job["train"]["validation"], job["launch"]["profile_allreduce"]) == (5, 0, True)
     assert [plot.name for plot in report.plots] == ["rate-by-ranks", "shares-by-ranks"]
 
 
@@ -204,7 +204,7 @@ def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> 
     try:
         task = Toy()
         states = [
-            TrainState(task.build("cpu"), settings(), "cpu", "fp32", world=2, time_exchange=timed)
+            TrainState(task.build("cpu"), settings(), "cpu", "fp32", world=2, profile_allreduce=timed)
             for timed in (False, True)
         ]
         batch = next(task.batches(0))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import zarr
 
+from builders.workflows import load_workflow
 from daskt2i.config.settings import Workflow
-from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.events import Event, LaunchEvent, Listener
@@ -28,7 +28,7 @@ TINY = (
     "run.gate_rows=0",
     "train.steps=3",
     "train.batch=4",
-    "train.heldout=4",
+    "train.validation=4",
     "train.warmup=0",
     "train.learning_rate=0.02",  # a model begins by saying nothing, and three steps must teach it to
     "train.ema=0",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from daskt2i.cli.front import parse_sets
+from daskt2i.config import workflow_file as config
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, EncoderSettings, Workflow
 from daskt2i.config.workflow_file import load_defaults, parse_workflow
@@ -60,6 +63,13 @@ def fake_settings(**settings: Any) -> Workflow:
     data = fake_data(**settings)
     data["run"] = {**dask.config.get("daskt2i.run"), **data["run"]}
     return parse_workflow(data, "of a test")
+
+
+def load_workflow(
+    name: str = "demo", sets: Sequence[str] = (), images: str | None = None, captions: str | None = None
+) -> Workflow:
+    """A workflow with `--set` texts, as the command line reads them."""
+    return config.load_workflow(name, parse_sets(sets), images=images, captions=captions)
 
 
 def component(class_path: str, **arguments: Any) -> Component:

@@ -107,7 +107,7 @@ def test_the_version_is_told() -> None:
         (["encode", "--set", "run.bach=4"], "there is no setting run.bach"),
         (["encode", "--set", "run.batch"], "not of the form section.key=value"),
         (["encode", "--scheduler", "nowhere"], "There is no cluster named 'nowhere'"),
-        (["encode", "--scheduler", "serial:2"], "--scheduler serial is one process"),
+        (["encode", "--scheduler", "serial:2"], "The scheduler serial is one process"),
         (["encode", "--images", "here"], "give both"),
         (["encode", "--images", "here", "--captions", "nowhere.json", "--dry-run"], "nowhere.json"),
         (["encode", "--images", "nowhere", "--captions", "captions.json", "--dry-run"], "nowhere"),
@@ -212,7 +212,7 @@ def test_a_dry_run_of_a_workflow_with_scenes_draws_nothing(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["w.yaml"]
 
 
-def test_chunks_that_fail_for_good_are_named_and_the_exit_code_is_1(tmp_path: Path) -> None:
+def test_chunks_that_fail_on_every_try_are_named_and_the_exit_code_is_1(tmp_path: Path) -> None:
     """A source that is broken for rows 8 to 11 alone: chunk 1."""
     (tmp_path / "mine.py").write_text(
         "from daskt2i.sources.fake import FakeSource\n"
@@ -226,7 +226,7 @@ def test_chunks_that_fail_for_good_are_named_and_the_exit_code_is_1(tmp_path: Pa
     assert done.returncode == 1
     found = one_object(done)
     assert found["chunks"] == {"done": 2, "skipped": 0, "failed": 1}
-    assert "error: 1 chunk failed for good: 1." in done.stderr
+    assert "error: 1 chunk failed after 2 tries: 1." in done.stderr
     assert "the disk is gone" in done.stderr
     assert "Traceback" not in done.stderr
     assert "OSError: the disk is gone" in (tmp_path / "out" / "errors" / "chunk-0000001.log").read_text()
@@ -281,7 +281,7 @@ def test_verify_names_the_chunk_and_encode_repairs_that_one_alone(finished: Path
     shown = run("verify", "-w", settings, "-o", out)
     assert shown.returncode == 1
     assert "chunk 1:" in shown.stdout
-    assert "run encode again" in shown.stdout
+    assert "encode again" in shown.stdout
     assert "Traceback" not in shown.stderr
 
     again = one_object(run("encode", "-w", settings, "-o", out, "-s", "serial", "--json"))

@@ -82,7 +82,7 @@ def test_training_without_a_store_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_train_vae_leaves_a_folder_that_encode_takes(tmp_path: Path) -> None:
-    settings = ("steps=2", "batch=4", "heldout=4", "config={block_out_channels: [8, 8, 8], norm_num_groups: 4}")
+    settings = ("steps=2", "batch=4", "validation=4", "config={block_out_channels: [8, 8, 8], norm_num_groups: 4}")
     vae = [word for text in settings for word in ("--set", f"vae.{text}")]
     words = ["-s", "serial", "-o", str(tmp_path / "run"), *SETS, *vae]
     done = daskt2i("train-vae", *words, "--json")

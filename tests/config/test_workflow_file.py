@@ -19,11 +19,12 @@ from builders.workflows import (
     component,
     fake_data,
     fake_settings,
+    load_workflow,
     write_workflow,
 )
 
 from daskt2i.config.component import MOVED, Component
-from daskt2i.config.workflow_file import differences, find_file, fingerprint, load_workflow, parse_workflow, shipped
+from daskt2i.config.workflow_file import differences, find_file, fingerprint, parse_workflow, shipped
 from daskt2i.encode.prepare import identity
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -49,10 +50,10 @@ def test_defaults_fill_what_nobody_set(workflow: str) -> None:
 
 
 def test_the_order_is_defaults_then_dask_config_then_workflow_then_set(tmp_path: Path) -> None:
-    workflow = str(write_workflow(tmp_path / "w.yaml", batch=3, readers=3))
-    with dask.config.set({"daskt2i.run.retries": 7, "daskt2i.run.batch": 7, "daskt2i.run.readers": 7}):
-        run = load_workflow(workflow, ["run.readers=9"]).run
-    assert (run.text_batch, run.retries, run.batch, run.readers) == (32, 7, 3, 9)
+    workflow = str(write_workflow(tmp_path / "w.yaml", batch=3, reader_threads=3))
+    with dask.config.set({"daskt2i.run.retries": 7, "daskt2i.run.batch": 7, "daskt2i.run.reader_threads": 7}):
+        run = load_workflow(workflow, ["run.reader_threads=9"]).run
+    assert (run.text_batch, run.retries, run.batch, run.reader_threads) == (32, 7, 3, 9)
 
 
 def test_the_last_of_two_sets_wins(workflow: str) -> None:
@@ -61,13 +62,13 @@ def test_the_last_of_two_sets_wins(workflow: str) -> None:
 
 def test_environment_variables_and_files_of_dask_count(tmp_path: Path) -> None:
     workflow = write_workflow(tmp_path / "w.yaml")
-    (tmp_path / "dask.yaml").write_text("daskt2i: {run: {readers: 6, text-batch: 4}}")
+    (tmp_path / "dask.yaml").write_text("daskt2i: {run: {reader_threads: 6, text-batch: 4}}")
     code = (
         "from daskt2i.config.workflow_file import load_workflow; "
-        f"run = load_workflow({str(workflow)!r}).run; print(run.retries, run.readers)"
+        f"run = load_workflow({str(workflow)!r}).run; print(run.retries, run.reader_threads)"
     )
     environment = {**child_environment(), "DASK_DASKT2I__RUN__RETRIES": "5", "DASK_CONFIG": str(tmp_path / "dask.yaml")}
-    (tmp_path / "dask.yaml").write_text("daskt2i: {run: {readers: 6}}")
+    (tmp_path / "dask.yaml").write_text("daskt2i: {run: {reader_threads: 6}}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout == "5 6\n", done.stderr
 
@@ -158,9 +159,9 @@ def test_set_inside_a_single_value_is_named(workflow: str) -> None:
         ("run.batch=many", "run.batch: should be a whole number from 1, or auto (given: 'many')"),
         ("run.workers=0", "run.workers: should be a whole number from 1, or auto"),
         ("run.threads=-1", "run.threads: should be a whole number from 1, or auto"),
-        ("run.readers=0", "run.readers: input should be greater than or equal to 1"),
+        ("run.reader_threads=0", "run.reader_threads: input should be greater than or equal to 1"),
         ("run.retries=-1", "run.retries: input should be greater than or equal to 0"),
-        ("run.recheck=never", "run.recheck: input should be 'auto', 'hash' or 'size'"),
+        ("run.verify_on_resume=never", "run.verify_on_resume: input should be 'auto', 'hash' or 'size'"),
         ("run.min_psnr=high", "run.min_psnr: input should be a valid number"),
         ("run.storage_options=x", "run.storage_options: input should be a valid dictionary"),
         ("dataset.image.resolution=7", "dataset.image.resolution: input should be greater than or equal to 8"),
@@ -317,7 +318,14 @@ def _identity(**settings: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"batch": 2}, {"scheduler": "serial"}, {"threads": 3}, {"retries": 0}, {"gate_rows": 0}, {"recheck": "size"}],
+    [
+        {"batch": 2},
+        {"scheduler": "serial"},
+        {"threads": 3},
+        {"retries": 0},
+        {"gate_rows": 0},
+        {"verify_on_resume": "size"},
+    ],
     ids=str,
 )
 def test_how_it_runs_does_not_change_the_fingerprint(settings: dict[str, Any]) -> None:

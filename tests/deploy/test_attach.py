@@ -37,6 +37,7 @@ from daskt2i.session.session import Session
 
 ENV = {"PYTHONPATH": str(TESTS)}
 ONE = WorkerLayout(1, 1, 2 * GIB, "one")
+HIS = WorkerLayout(0, 0, 0, "his")
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +50,17 @@ def client() -> Iterator[Client]:
 
 def session(of: Client) -> Session:
     """Of ours, on his cluster."""
-    return Session(Scheduler.parse(of.scheduler.address), WorkerLayout(0, 0, 0, "his"))
+    return Session(Scheduler.parse(of.scheduler.address))
 
 
-def encode_on(workers: Session, out: Path) -> EncodeResult:
-    return encode(prepare(fake_settings(), out), workers.executor())
+def encode_on(workers: Session, out: Path, layout: WorkerLayout = HIS) -> EncodeResult:
+    return encode(prepare(fake_settings(), out), workers.executor(layout))
 
 
 def train_on(workers: Session) -> list[LaunchEvent]:
     """Two ranks that do nothing. Returns the events."""
     events: list[LaunchEvent] = []
-    launch("rank_modules.toy", {"do": "tell", "text": ""}, workers.spawner()[0], 2, 1, events.append, env=ENV)
+    launch("rank_modules.toy", {"do": "tell", "text": ""}, workers.spawner(HIS)[0], 2, 1, events.append, env=ENV)
     return events
 
 
@@ -142,17 +143,17 @@ def test_attaching_changes_nothing_in_this_process(client: Client, tmp_path: Pat
 def test_a_cluster_of_our_own_starts_works_and_ends_without_a_trace_in_this_process(tmp_path: Path) -> None:
     """Its workers end and come back too: a nanny writes its variables each time."""
     users = dask.config.set({"distributed.comm.retry.count": 7, "pool": print})
-    with users, Watch() as watch, Session(Scheduler.parse("local:1"), ONE) as ours:
-        encode_on(ours, tmp_path / "run")
-        connection = ours._connected()
+    with users, Watch() as watch, Session(Scheduler.parse("local:1")) as ours:
+        encode_on(ours, tmp_path / "run", ONE)
+        connection = ours._connected(ONE)
         assert connection.owned
         before = connection.client.run(os.getpid)
-        spawner, _ = ours.spawner()
+        spawner, _ = ours.spawner(ONE)
         with spawner.opened(lambda message: None) as notes:
             assert list(notes) == []
         assert set(connection.client.run(os.getpid).values()).isdisjoint(before.values()), "more is free so"
         assert set(connection.client.run(model_cache.held).values()) == {0}
-        assert not encode_on(ours, tmp_path / "again").failed
+        assert not encode_on(ours, tmp_path / "again", ONE).failed
         # What it needs it has all the same, and what the user has set besides.
         asked = connection.client.run(settings_there)
         assert list(asked.values()) == [(0.6, "100ms", 100, 7, "1", "6640")]

@@ -91,7 +91,7 @@ class StandIn:
     """What is written in place of what a page says.
 
     Attributes:
-        page: from the top of the repository.
+        page: from the top of the repository; "" for any.
         old, new: texts of one block.
         why: what the machine does not have, or what would take too long.
     """
@@ -102,12 +102,20 @@ class StandIn:
     why: str
 
 
+SETTINGS = repr({text.partition("=")[0]: yaml.safe_load(text.partition("=")[2]) for text in TINY})
+SMALL_RUN = f'scheduler="serial", settings={SETTINGS}'
+"""Arguments of `Run` for a tiny demo, as Python."""
+
 DATA = "--images train2014.zip --captions captions_train2014.json"
+LONG_RUN = "training takes minutes, and one process starts sooner"
 STAND_INS = [
     StandIn("README.md", "coco-sd15 … --where", f"coco-sd15 {DATA} --where", "the options of the line above it"),
     StandIn("docs/how-to/several-machines.md", "/shared/runs/", "runs/", "a disk that several machines share"),
-    StandIn("README.md", 'load_workflow("demo")', f'load_workflow("demo", {list(TINY)!r})', "training takes minutes"),
-    StandIn("README.md", 'Scheduler.parse("local")', 'Scheduler.parse("serial")', "one process starts sooner"),
+    StandIn("", 'Run("demo", scheduler="local"', f'Run("demo", {SMALL_RUN}', LONG_RUN),
+    StandIn("", 'Run("demo", settings={"train.steps": 1000}', f'Run("demo", {SMALL_RUN}', LONG_RUN),
+    StandIn("", 'Run("demo", progress', f'Run("demo", {SMALL_RUN}, progress', LONG_RUN),
+    StandIn("", 'Run("demo", client', f'Run("demo", settings={SETTINGS}, client', "training takes minutes"),
+    StandIn("docs/first-steps/demo.md", 'open_run("runs/demo"', 'open_run("runs/demo", scheduler="serial"', LONG_RUN),
 ]
 """Texts that are exchanged before a block is checked and run."""
 
@@ -166,7 +174,7 @@ NEEDS_A_STORE = {"run", "train", "sample", "evaluate", "status", "verify", "sugg
 
 SMALL = [
     *(text for text in TINY if not text.startswith("scenes.")),
-    *("evaluate.prompts=2", "evaluate.seeds=1", "vae.steps=2", "vae.batch=4", "vae.heldout=2", "vae.warmup=0"),
+    *("evaluate.prompts=2", "evaluate.seeds=1", "vae.steps=2", "vae.batch=4", "vae.validation=2", "vae.warmup=0"),
     "vae.config={block_out_channels: [8, 8, 8], norm_num_groups: 4}",
 ]
 TEXT = "dataset.encoders.text"
@@ -196,7 +204,7 @@ FEW = {
 def _replaced(block: Block) -> str:
     text = block.text
     for one in STAND_INS:
-        if one.page == block.page:
+        if one.page in ("", block.page):
             text = text.replace(one.old, one.new)
     return text
 
@@ -280,7 +288,9 @@ def test_a_json_block_is_json(block: Block) -> None:
 def test_no_entry_of_a_table_is_left_over() -> None:
     """A block that changed or went away takes its stand-in with it."""
     texts = [(block.page, block.text) for block in BLOCKS]
-    assert [one for one in STAND_INS if not any(page == one.page and one.old in text for page, text in texts)] == []
+    assert [
+        one for one in STAND_INS if not any(one.page in ("", page) and one.old in text for page, text in texts)
+    ] == []
     typed = [words for block in BLOCKS if block.language == SHELL for words in commands(_replaced(block))]
     assert [start for start in NOT_RUN if not any(_not_run(words) == start for words in typed)] == []
     assert [text for text in PYTHON_NOT_RUN if not any(text in other for _, other in texts)] == []
@@ -317,7 +327,7 @@ class Reader:
                 self._command(block, words)
         elif block.language == PYTHON and not any(part in block.text for part in PYTHON_NOT_RUN):
             for name in RUN_FOLDERS:
-                if name in text:
+                if name in text or f'Run("{name.removeprefix("runs/")}"' in text:
                     self._run_folder(name)
             with warnings.catch_warnings(), _inside(self.folder):
                 warnings.simplefilter("ignore")

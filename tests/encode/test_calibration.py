@@ -131,7 +131,7 @@ def test_a_failure_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_all_rejected_are_no_estimate(tmp_path: Path) -> None:
-    settings = fake_settings(rows=40, rows_per_chunk=8, min_psnr=0, all_missing="reject")
+    settings = fake_settings(rows=40, rows_per_chunk=8, min_psnr=0, on_missing_chunk="reject")
     settings = with_parts(settings, source=component(SOURCE, rows=40, missing=list(range(40))))
     with pytest.raises(PlanError, match="none was accepted"):
         calibrate(prepare(settings, tmp_path), SerialExecutor(), shared=True, seconds=1.0)

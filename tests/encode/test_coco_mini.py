@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from builders.coco import HOSTILE
 from builders.runs import arrays, assert_same
+from builders.workflows import load_workflow
 
-from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.model_cache import process_name
 from daskt2i.encode.prepare import prepare
@@ -160,7 +160,7 @@ def test_a_vae_that_is_fed_the_wrong_range_stops_with_its_psnr(
 def test_the_hostile_set_ends_as_its_table_says(resolution: int, hostile: Path, tmp_path: Path) -> None:
     summary = run(hostile, tmp_path / "out", "serial", f"dataset.image.resolution={resolution}")
     assert (summary.accepted, sum(summary.rejected.values()), summary.rows) == (10, 13, 23)
-    assert summary.failed == []
+    assert summary.failed == {}
     lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     assert [line["reason"] for line in lines] == HOSTILE
     assert Counter(r for r in HOSTILE if r) == summary.rejected

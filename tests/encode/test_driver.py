@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 from builders.runs import arrays, assert_same
+from builders.workflows import load_workflow
 
 import daskt2i
-from daskt2i.config.workflow_file import Workflow, load_defaults, load_workflow
+from daskt2i.config.workflow_file import Workflow, load_defaults
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.saved_workflow import settings_of
@@ -217,7 +218,7 @@ def test_a_changed_setting_is_refused_with_what_differs(
 def test_how_a_run_goes_may_change_when_it_is_resumed(calm: dict[str, Any], tmp_path: Path, out: Path) -> None:
     for chunk in range(0, 10, 2):
         Receipts(RunFolder(out)).delete(chunk)
-    again = run(workflow(tmp_path, run={"batch": 1, "readers": 5, "retries": 3}), out, "multiprocessing:2")
+    again = run(workflow(tmp_path, run={"batch": 1, "reader_threads": 5, "retries": 3}), out, "multiprocessing:2")
     assert (again.done, again.skipped) == (5, 5)
     assert_same(arrays(out), calm)
 
@@ -325,16 +326,17 @@ def test_a_chunk_that_failed_is_tried_again_after_the_others(tmp_path: Path) -> 
     told: list[Event] = []
     settings = workflow(tmp_path, flaky(tmp_path, row=9, times=1), {"retries": 1})
     summary = run(settings, tmp_path / "out", listener=told.append)
-    assert summary.failed == []
+    assert summary.failed == {}
     assert summary.accepted == 40
     order = [e.receipt.chunk for e in told if isinstance(e, ChunkDone)]
     assert order == [0, 1, 3, 4, 5, 6, 7, 8, 9, 2]
     assert [(e.chunk, e.final) for e in told if isinstance(e, ChunkFailed)] == [(2, False)]
 
 
-def test_a_chunk_that_fails_for_good_is_named_and_the_rest_is_finished(tmp_path: Path) -> None:
+def test_a_chunk_that_fails_on_every_try_is_named_and_the_rest_is_finished(tmp_path: Path) -> None:
     summary = run(workflow(tmp_path, flaky(tmp_path, row=9, times=99), {"retries": 1}), tmp_path / "out")
-    assert summary.failed == [2]
+    assert list(summary.failed) == [2]
+    assert summary.tries == 2
     assert summary.accepted == 36
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     assert "the disk is tired" in (tmp_path / "out" / "errors" / "chunk-0000002.log").read_text()
@@ -410,7 +412,7 @@ def test_a_folder_without_a_single_image_fails_its_chunks_and_rejects_no_row(tmp
     images.rename(tmp_path / "away")
     images.mkdir()
     summary = run(workflow(tmp_path, dataset), tmp_path / "out")
-    assert (summary.accepted, summary.rejected, summary.failed) == (0, Counter(), [0, 1])
+    assert (summary.accepted, summary.rejected, list(summary.failed)) == (0, {}, [0, 1])
     images.rmdir()
     (tmp_path / "away").rename(images)
     assert run(workflow(tmp_path, dataset), tmp_path / "out").accepted == 8
@@ -420,7 +422,7 @@ def test_images_that_are_really_missing_can_be_believed_and_asked_for_again(tmp_
     dataset = coco(tmp_path / "coco", rows=8)
     (tmp_path / "coco" / "images").rename(tmp_path / "away")
     (tmp_path / "coco" / "images").mkdir()
-    summary = run(workflow(tmp_path, dataset, {"all_missing": "reject"}), tmp_path / "out")
+    summary = run(workflow(tmp_path, dataset, {"on_missing_chunk": "reject"}), tmp_path / "out")
     assert summary.rejected == Counter({"missing-file": 8})
     (tmp_path / "coco" / "images").rmdir()
     (tmp_path / "away").rename(tmp_path / "coco" / "images")

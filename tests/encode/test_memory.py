@@ -20,7 +20,7 @@ DRIVER = """
 import sys
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.session.worker_layout import encode_layout
-from daskt2i.config.workflow_file import load_workflow
+from builders.workflows import load_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.worker import peak_bytes

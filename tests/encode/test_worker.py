@@ -63,10 +63,10 @@ class Bench:
             runtime=CPU,
             batch=self.prepared.requirements.batch,
             text_batch=run.text_batch,
-            readers=run.readers,
+            reader_threads=run.reader_threads,
             gate_rows=run.gate_rows,
             min_psnr=run.min_psnr,
-            all_missing=run.all_missing,
+            on_missing_chunk=run.on_missing_chunk,
         )
         self.store = ZarrStore(self.prepared.folder)
         arrays = store_arrays(self.prepared.image_info, self.prepared.text_info, self.job.slots)
@@ -435,7 +435,7 @@ def test_the_same_chunk_twice_is_the_same_bytes(tmp_path: Path) -> None:
     first, second = bench.encode(), bench.encode()
     assert first.shards == second.shards
     assert first.inputs == second.inputs
-    assert Bench(tmp_path / "elsewhere", source={"missing": [2]}).encode(readers=1).shards == first.shards
+    assert Bench(tmp_path / "elsewhere", source={"missing": [2]}).encode(reader_threads=1).shards == first.shards
 
 
 def test_the_receipt_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,12 +172,12 @@ def test_boxed_people_select_too(coco: Path) -> None:
     }
     path = coco / "instances.json"
     path.write_text(json.dumps(boxes))
-    chosen = open_source(settings(coco, "persons == 2", instances=str(path)).dataset)
+    chosen = open_source(settings(coco, "persons == 2", coco_instances=str(path)).dataset)
     assert [row.origin for row in chosen.rows(0, 9)] == [1]
     for text in ("{}", "[", '{"categories": [{"id": 3, "name": "cat"}], "annotations": []}'):
         path.write_text(text)
         with pytest.raises(ConfigError, match=r"instance|category"):
-            open_source(settings(coco, "persons == 2", instances=str(path)).dataset)
+            open_source(settings(coco, "persons == 2", coco_instances=str(path)).dataset)
 
 
 def test_facts_in_the_run_folder_count_only_for_what_they_were_found_in(coco: Path, tmp_path: Path) -> None:

@@ -78,11 +78,11 @@ NOISE = re.compile(
 
 TINY = (
     *("scenes.rows=20", "dataset.rows_per_chunk=8", "dataset.precision=fp32", "run.device=cpu"),
-    *("train.steps=3", "train.batch=4", "train.heldout=4", "train.warmup=0", "train.ema=0.5"),
+    *("train.steps=3", "train.batch=4", "train.validation=4", "train.warmup=0", "train.ema=0.5"),
     *("train.learning_rate=0.02", "train.model.config={block_out_channels: [16, 32, 32]}"),
     *("launch.device=cpu", "launch.precision=fp32", "launch.checkpoint_every=2", "launch.threads=1"),
     *("sample.steps=3", "sample.batch=4", "evaluate.prompts=3", "evaluate.seeds=1"),
-    *("vae.steps=2", "vae.batch=4", "vae.heldout=4", "vae.warmup=0"),
+    *("vae.steps=2", "vae.batch=4", "vae.validation=4", "vae.warmup=0"),
     "vae.config={block_out_channels: [8, 16], norm_num_groups: 4, latent_channels: 4}",
 )
 """The demo, made small."""
@@ -337,7 +337,12 @@ def train(recording: Recording) -> None:
     recording.folder("train/resumed-pipeline", "trained/pipeline")
     recording.command("train/more", "train", *here, "--json", sets=(*TINY, "train.steps=5"))
     recording.folder("train/more-folder", "trained/train")
-    adam = ("train.optimiser=adamw", "train.objective=v", "launch.accumulate=2", "launch.gradient_checkpointing=true")
+    adam = (
+        "train.optimiser=adamw",
+        "train.objective=v",
+        "launch.gradient_accumulation_steps=2",
+        "launch.gradient_checkpointing=true",
+    )
     copy(recording, "demo", "other")
     other = ("--out", "other", "--scheduler", "multiprocessing:1")
     recording.command("train/other", "train", *other, "--json", sets=(*TINY, *adam, "train.steps=2"))

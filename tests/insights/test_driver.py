@@ -11,9 +11,9 @@ import pytest
 from builders import SHARED
 from builders.coco import HOSTILE, PEOPLE, WITH_PEOPLE, coco_source, settings, workflow_file, write_coco
 from builders.command_line import one_error, one_object, run
+from builders.workflows import load_workflow
 
 import daskt2i
-from daskt2i.config.workflow_file import load_workflow
 from daskt2i.errors import SourceError
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor

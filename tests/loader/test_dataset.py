@@ -472,7 +472,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused(store: Path) -> None:
 
 
 def test_as_many_heldout_rows_as_there_are_rows_are_refused(store: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.heldout is 39, but .* has 39 accepted rows"):
+    with pytest.raises(ConfigError, match=r"train\.validation is 39, but .* has 39 accepted rows"):
         data(store, heldout=39)
     assert len(take(data(store, heldout=38), 1)) == 1
 

@@ -128,13 +128,21 @@ class Dying(Toy):
 
 
 def settings(**changes: Any) -> OptimiserSettings:
-    chosen = {"steps": STEPS, "batch": BATCH, "learning_rate": 1e-2, "warmup": 3, "ema": 0.9, "heldout": 4, **changes}
+    chosen = {
+        "steps": STEPS,
+        "batch": BATCH,
+        "learning_rate": 1e-2,
+        "warmup": 3,
+        "ema": 0.9,
+        "validation": 4,
+        **changes,
+    }
     return OptimiserSettings.model_validate(chosen)
 
 
 def launching(**changes: Any) -> LaunchSettings:
     load_defaults()
-    chosen = {"precision": "fp32", "device": "cpu", "checkpoint_every": 4, "heldout_every": 6, **changes}
+    chosen = {"precision": "fp32", "device": "cpu", "checkpoint_every": 4, "validation_every": 6, **changes}
     return LaunchSettings.model_validate({**dask.config.get("daskt2i.launch"), **chosen})
 
 

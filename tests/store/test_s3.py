@@ -112,6 +112,6 @@ def test_source_and_store_on_s3_give_the_arrays_of_a_local_run(s3: Any, tmp_path
     data[5] ^= 1
     s3.pipe_file(key, bytes(data))
     assert here("verify", "-o", "s3://bucket/run", code=1)["bad"] == [2]
-    here(*encode, "-s", "serial", "--set", "run.recheck=hash")
+    here(*encode, "-s", "serial", "--set", "run.verify_on_resume=hash")
     assert here("verify", "-o", "s3://bucket/run")["ok"]
     assert not s3.exists("bucket/run/encode.lock")

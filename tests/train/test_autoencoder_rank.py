@@ -45,7 +45,7 @@ TINY = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups":
 
 def job_of(folder: Path, source: dict[str, Any] | None = None, **vae: Any) -> AutoencoderJob:
     load_defaults()
-    settings = {"config": TINY, "batch": 8, "heldout": 4, "steps": 4, "warmup": 2, "ema": 0.0, **vae}
+    settings = {"config": TINY, "batch": 8, "validation": 4, "steps": 4, "warmup": 2, "ema": 0.0, **vae}
     return AutoencoderJob(
         folder=str(folder),
         storage_options=None,
@@ -250,7 +250,7 @@ def test_an_unusable_row_leaves_the_others_their_gradient(tmp_path: Path) -> Non
     import torch
 
     source = {**FAKE, "rows": 8, "unreadable": [0, 1, 2]}
-    job = job_of(tmp_path, source, heldout=0, batch=8)
+    job = job_of(tmp_path, source, validation=0, batch=8)
     alone = Autoencoder(job, place())
     module = alone.build("cpu")
     gradients = []
@@ -269,7 +269,7 @@ def test_an_unusable_row_leaves_the_others_their_gradient(tmp_path: Path) -> Non
 
 
 def test_heldout_rows_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
-    task = Autoencoder(job_of(tmp_path, {**FAKE, "rows": 12, "missing": list(range(0, 12, 2))}, heldout=6), place())
+    task = Autoencoder(job_of(tmp_path, {**FAKE, "rows": 12, "missing": list(range(0, 12, 2))}, validation=6), place())
     usable = sum(int(row) % 2 for row in task.pictures.heldout)
     loss, count, sums = task.heldout(task.build("cpu"))
     assert count == usable
@@ -306,7 +306,7 @@ def test_a_disk_that_fails_is_no_property_of_the_row() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"heldout": 20}, "heldout is 20, but the source has 20 usable rows"),
+        ({"heldout": 20}, r"vae\.validation is 20, but the source has 20 usable rows"),
         ({"batch": 5, "world": 2}, "batch is 5, which 2 ranks cannot share"),
         ({"crop": 64}, "crop is 64, but pictures are 32 pixels"),
         ({"crop": 15}, "crop is 15, but the model reduces each side 2 times"),
@@ -357,12 +357,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     folder = tmp_path_factory.mktemp("trained")
     # The start of every autoencoder is slow: means of pictures must find their way past the group norms.
     job = job_of(
-        folder, {**SCENES, "rows": 128}, steps=96, heldout=8, learning_rate=1e-2, warmup=10, clip=0.1, ema=0.9,
+        folder, {**SCENES, "rows": 128}, steps=96, validation=8, learning_rate=1e-2, warmup=10, max_grad_norm=0.1,
+        ema=0.9,
     )  # fmt: skip
     task = Autoencoder(job, place())
     _, count, sums = task.heldout(task.build("cpu").eval())
     task.close()
-    return folder, {"psnr_untrained": sums["psnr"] / count, **fit(job, heldout_every=24, checkpoint_every=48)}
+    return folder, {"psnr_untrained": sums["psnr"] / count, **fit(job, validation_every=24, checkpoint_every=48)}
 
 
 def test_the_loss_falls_and_heldout_pictures_come_back_better(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -421,7 +422,7 @@ def test_fine_tuning_starts_from_the_weights_that_were_given(
 ) -> None:
     folder, figures = trained
     source = {**SCENES, "rows": 128}  # whose held-out rows are those of the run before
-    job = job_of(tmp_path, source, model=str(folder / "vae"), heldout=8, steps=10, learning_rate=1e-3, warmup=1)
+    job = job_of(tmp_path, source, model=str(folder / "vae"), validation=8, steps=10, learning_rate=1e-3, warmup=1)
     task = Autoencoder(job, place())
     module = task.build("cpu")
     _, count, sums = task.heldout(module.eval())
@@ -437,7 +438,7 @@ def test_a_model_may_be_replaced_by_what_it_becomes(trained: tuple[Path, dict[st
     folder, figures = trained
     shutil.copytree(folder / "vae", tmp_path / "vae")
     given, source = str(tmp_path / "vae"), {**SCENES, "rows": 128}
-    found = fit(job_of(tmp_path, source, model=given, heldout=8, steps=1, learning_rate=1e-3, warmup=0))
+    found = fit(job_of(tmp_path, source, model=given, validation=8, steps=1, learning_rate=1e-3, warmup=0))
     assert found["psnr_before"] == pytest.approx(figures["psnr"], abs=0.01)
 
 
@@ -498,12 +499,14 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
 
 
 def test_bf16_and_gradient_checkpointing_run(tmp_path: Path) -> None:
-    figures = fit(job_of(tmp_path, steps=2), precision="bf16", gradient_checkpointing=True, accumulate=3)
+    figures = fit(
+        job_of(tmp_path, steps=2), precision="bf16", gradient_checkpointing=True, gradient_accumulation_steps=3
+    )
     assert np.isfinite(figures["psnr"])
 
 
 def test_without_heldout_rows_nothing_is_said_of_them(tmp_path: Path) -> None:
-    figures = fit(job_of(tmp_path, heldout=0, steps=1))
+    figures = fit(job_of(tmp_path, validation=0, steps=1))
     assert "psnr" not in figures
     assert {"vae", "scaling_factor", "card_psnr", "parameters"} <= set(figures)
 

@@ -20,10 +20,9 @@ import psutil
 import pytest
 from builders import SHARED, TESTS
 from builders.runs import TINY, encoded, of_launch, tiny_workflow, trained
-from builders.workflows import child_environment
+from builders.workflows import child_environment, load_workflow
 from distributed import Client, LocalCluster
 
-from daskt2i.config.workflow_file import load_workflow
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.dask_ranks import DaskRankSpawner
 from daskt2i.launch.launcher import launch
@@ -35,7 +34,7 @@ from daskt2i.train.metrics import read_metrics
 
 GOLDEN = TESTS / "golden" / "demo_loss.json"
 LONGER = (
-    *("train.steps=14", "train.batch=4", "launch.checkpoint_every=3", "train.heldout=4"),
+    *("train.steps=14", "train.batch=4", "launch.checkpoint_every=3", "train.validation=4"),
     *("train.learning_rate=0.001", "train.warmup=4", "train.ema=0.99", "launch.threads=1"),
 )
 
@@ -65,7 +64,7 @@ def test_thirty_steps_of_the_demo_have_the_loss_they_had(tmp_path: Path) -> None
     """The demo's own model, encoders, objective and optimiser, on 48 scenes. To renew it: DASKT2I_GOLDEN=1."""
     sets = ["scenes.rows=48", "dataset.precision=fp32", "run.device=cpu", "run.gate_rows=0", "launch.precision=fp32"]
     # A lower rate than the demo's: with that one, rounding has grown to 0.3 % by step 35.
-    sets += ["train.steps=30", "train.batch=8", "train.heldout=8", "train.learning_rate=0.001", "launch.device=cpu"]
+    sets += ["train.steps=30", "train.batch=8", "train.validation=8", "train.learning_rate=0.001", "launch.device=cpu"]
     workflow = load_workflow("demo", sets)
     from daskt2i.encode.driver import encode
     from daskt2i.encode.prepare import prepare
@@ -89,7 +88,7 @@ def test_two_ranks_have_the_losses_of_one_and_to_the_bit_if_that_one_accumulates
     trained(tiny_workflow(*LONGER), tmp_path / "two", ranks=2)
     assert losses(tmp_path / "two") == pytest.approx(calm, abs=1e-4)
     shutil.copytree(store, tmp_path / "parts")
-    trained(tiny_workflow(*LONGER, "launch.accumulate=2"), tmp_path / "parts")
+    trained(tiny_workflow(*LONGER, "launch.gradient_accumulation_steps=2"), tmp_path / "parts")
     assert losses(tmp_path / "parts") == losses(tmp_path / "two")
 
 
@@ -182,7 +181,7 @@ def test_one_step_of_stable_diffusions_own_unet_fits_into_20_gb(tmp_path: Path) 
 
     sets = ["scenes.rows=2", "dataset.rows_per_chunk=2", "dataset.precision=fp32", "run.device=cpu"]
     sets += [f"dataset.encoders.text.tokenizer={tokenizer}", "train.model.preset=sd15", "train.steps=1"]
-    sets += ["train.batch=1", "train.heldout=0", "launch.precision=fp32", "launch.device=cpu"]
+    sets += ["train.batch=1", "train.validation=0", "launch.precision=fp32", "launch.device=cpu"]
     workflow = load_workflow("coco-sd15-random", sets)
     encode(prepare(workflow, tmp_path), SerialExecutor(2))
     job = DenoiserJob(

@@ -131,7 +131,7 @@ def test_one_command_at_a_time_in_a_run_folder(demo_run: Path) -> None:
 
 
 def test_a_store_of_other_encoders_leaves_the_denoiser_and_says_why(store: Path) -> None:
-    settings = {"steps": 2, "batch": 4, "heldout": 4, "model": {"config": {"block_out_channels": [16, 16, 16]}}}
+    settings = {"steps": 2, "batch": 4, "validation": 4, "model": {"config": {"block_out_channels": [16, 16, 16]}}}
     data = fake_settings(**FAKE_RUN)
     workflow = data.model_copy(update={"train": type(data.train).model_validate(settings)})
     events: list[LaunchEvent] = []

@@ -109,9 +109,9 @@ def test_the_first_step_counts_for_no_rate(told: Told, tmp_path: Path) -> None:
 def test_held_out_rows_are_looked_at_under_the_moving_average_and_nothing_is_learned(tmp_path: Path) -> None:
     """Looking more often changes no loss; the average is not what is trained."""
     task = Toy()
-    fit(tmp_path / "often", task, heldout_every=1)
+    fit(tmp_path / "often", task, validation_every=1)
     assert task.learning == [False] * STEPS
-    fit(tmp_path / "plain", ema=0.0, heldout_every=1)
+    fit(tmp_path / "plain", ema=0.0, validation_every=1)
     assert losses(tmp_path / "often") == losses(tmp_path / "plain")
     averaged, plain = (losses(tmp_path / name, "heldout_loss") for name in ("often", "plain"))
     assert averaged[1:] != plain[1:]
@@ -150,7 +150,7 @@ def test_a_batch_is_cut_into_parts_as_equal_as_can_be(rows: int, count: int, siz
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_a_batch_in_parts_gives_the_losses_of_a_whole_one(count: int, calm: Path, tmp_path: Path) -> None:
-    fit(tmp_path, accumulate=count)
+    fit(tmp_path, gradient_accumulation_steps=count)
     assert losses(tmp_path) == pytest.approx(losses(calm), abs=1e-6)
     assert losses(tmp_path, "norm") == pytest.approx(losses(calm, "norm"), rel=1e-4)
 
@@ -215,7 +215,7 @@ def test_a_torn_checkpoint_costs_more_steps_and_nothing_else(calm: Path, tmp_pat
 
 def test_how_it_runs_may_change_between_the_pieces(calm: Path, tmp_path: Path) -> None:
     interrupted(tmp_path, 6, checkpoint_every=1)
-    fit(tmp_path, accumulate=4, keep=1, heldout_every=6)
+    fit(tmp_path, gradient_accumulation_steps=4, keep_checkpoints=1, validation_every=6)
     assert losses(tmp_path) == pytest.approx(losses(calm), abs=1e-6)
 
 

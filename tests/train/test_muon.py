@@ -79,7 +79,7 @@ def test_two_ranks_share_the_work_and_move_the_weights_as_one_does(tmp_path: Pat
     The one is a rank too: this process may have begun its products without MKL_CBWR, and they round otherwise then.
     """
     env = {"PYTHONPATH": str(TESTS)}
-    for name, ranks, how in (("one", 1, {"accumulate": 2}), ("two", 2, {})):
+    for name, ranks, how in (("one", 1, {"gradient_accumulation_steps": 2}), ("two", 2, {})):
         (tmp_path / name).mkdir()
         job = {"folder": str(tmp_path / name), "batch": BATCH, "die_at": 0, "settings": MUON, "launch": how, **WIDE}
         launch("rank_modules.fitting", job, LocalRankSpawner(ranks), ranks, 1, lambda event: None, env=env)

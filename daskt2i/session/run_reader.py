@@ -1,0 +1,109 @@
+"""What can be read of a run folder without workers: its store, its tables, its model.
+
+Covers: the latents, the manifest and the metrics as tables, status, prompt suggestions, the trained pipeline.
+Does not cover: anything that is computed (`daskt2i.run`), what a notebook shows (`run_view`).
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from daskt2i.config.settings import Workflow
+from daskt2i.errors import StoreMissing
+from daskt2i.session.run_settings import RunSettings
+from daskt2i.session.verbs import explain_arguments, verb
+from daskt2i.store.run_folder import MANIFEST
+from daskt2i.view import Viewed
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from diffusers import StableDiffusionPipeline
+
+    from daskt2i.insights.suggest import Suggestion
+    from daskt2i.store.status import RunStatus
+
+
+class RunReader(Viewed):
+    """A run folder and the settings that it is worked on with."""
+
+    _found: RunSettings
+
+    @property
+    def out(self) -> str:
+        """Address of the run folder."""
+        return self._found.folder.root
+
+    @property
+    def workflow(self) -> Workflow:
+        """The settings, resolved."""
+        return self._found.workflow
+
+    @property
+    def store(self) -> xarray.Dataset:
+        """The latents, lazily; see `daskt2i.open_store`."""
+        from daskt2i.store.zarr_store import open_store
+
+        return open_store(self.out, self._found.folder.storage_options)
+
+    @property
+    def manifest(self) -> pandas.DataFrame:
+        """What became of each row: accepted, or rejected with a reason.
+
+        Raises:
+            StoreMissing: encoding has not come to its end.
+        """
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_table(io.BytesIO(self._found.folder.read(MANIFEST))).to_pandas()
+        except FileNotFoundError:
+            raise StoreMissing(f"There is no {MANIFEST} in {self.out} yet. Encode to the end to get one.") from None
+
+    @property
+    def metrics(self) -> pandas.DataFrame:
+        """Loss, held-out loss, learning rate and speed by step; empty before a training."""
+        import pandas
+
+        from daskt2i.train.metrics import read_metrics
+
+        lines = read_metrics(self._found.folder)
+        return pandas.DataFrame(lines).groupby("step").first() if lines else pandas.DataFrame()
+
+    @verb
+    def status(self) -> RunStatus:
+        """How far encoding has come.
+
+        Raises:
+            StoreMissing: there is no store.
+        """
+        from daskt2i.store.status import status
+
+        return status(self._found.folder)
+
+    @explain_arguments
+    def suggest(self, text: str, n: int = 8) -> list[Suggestion]:
+        """How captions of the store go on from a few letters or words.
+
+        Raises:
+            StoreMissing: there is no store.
+        """
+        from daskt2i.insights.suggest import Suggestions
+
+        folder = self._found.folder
+        return Suggestions.of_store(folder.root, folder.storage_options).suggest(text, n)
+
+    @explain_arguments
+    def load_pipeline(self, device: str = "auto") -> StableDiffusionPipeline:
+        """The trained model as a diffusers pipeline in this process.
+
+        Args:
+            device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+
+        Raises:
+            ModelMissing: there is none.
+        """
+        from daskt2i.model.pipeline import load
+
+        return load(self._found.folder, device)

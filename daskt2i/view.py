@@ -1,0 +1,205 @@
+"""What a result shows of itself: text at a prompt, HTML in a notebook.
+
+Covers: `View`, the data; its two renderings; `Viewed`, which gives a result `__repr__` and `_repr_html_`.
+Does not cover: what each result puts into its view (the room of the result), tables on a terminal (`display`).
+
+The HTML has no script and asks for nothing: pictures are inside it. Every text is escaped. Colours come from
+JupyterLab's own variables, so that light and dark follow its theme; elsewhere the page's own colours are taken.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+MOST_FAILURES = 10
+"""Failures that are listed; the others are counted."""
+
+_STYLE = """
+.daskt2i-view { font-size: 13px; line-height: 1.5; color: var(--jp-ui-font-color1, inherit); }
+.daskt2i-view .title { font-weight: 600; }
+.daskt2i-view .dim, .daskt2i-view th { color: var(--jp-ui-font-color2, GrayText); font-weight: 400; }
+.daskt2i-view table { margin: 4px 0; border: 0; border-collapse: collapse; width: auto; }
+.daskt2i-view tr, .daskt2i-view tr:nth-child(even) { background: transparent; }
+.daskt2i-view th, .daskt2i-view td { text-align: left; vertical-align: top; border: 0; padding: 1px 14px 1px 0;
+  white-space: pre-wrap; overflow-wrap: anywhere; max-width: 90ch; }
+.daskt2i-view .failed { color: var(--jp-error-color0, #c62828); font-weight: 600; }
+.daskt2i-view .bar { display: flex; height: 8px; max-width: 420px; margin: 5px 0; border-radius: 4px; overflow: hidden;
+  background: var(--jp-layout-color3, rgba(128, 128, 128, .35)); }
+.daskt2i-view .bar .done { background: var(--jp-brand-color1, #1976d2); }
+.daskt2i-view .count { height: 10px; margin-top: 5px; background: var(--jp-brand-color1, #1976d2); }
+.daskt2i-view .bar .rejected { background: var(--jp-warn-color1, #ef6c00); }
+.daskt2i-view .side { display: flex; flex-wrap: wrap; gap: 6px 24px; align-items: flex-start; }
+.daskt2i-view svg { background: var(--jp-layout-color2, rgba(128, 128, 128, .12)); border-radius: 3px;
+  margin-top: 6px; }
+.daskt2i-view .pictures { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 6px; }
+.daskt2i-view figure { margin: 0; width: 132px; }
+.daskt2i-view figure.wide { width: auto; max-width: 100%; }
+.daskt2i-view figure.wide img { width: auto; max-width: 100%; }
+.daskt2i-view figure img { width: 132px; border-radius: 3px; display: block; margin: 0; }
+.daskt2i-view figcaption { font-size: 12px; line-height: 1.3; color: var(--jp-ui-font-color2, GrayText); }
+.daskt2i-view summary { cursor: pointer; }
+.daskt2i-view pre { font-size: 12px; max-height: 320px; overflow: auto; margin: 4px 0; padding: 6px 8px;
+  background: var(--jp-layout-color2, rgba(128, 128, 128, .12)); color: inherit; }
+"""
+
+_CURVES = ("var(--jp-brand-color1, #1976d2)", "var(--jp-error-color1, #d84315)")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a view in a notebook: a table of names and values, a text as it is, or counts as bars.
+
+    Attributes:
+        folded: whether it is closed at first.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str], ...] = ()
+    text: str = ""
+    bars: tuple[tuple[str, int], ...] = ()
+    folded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a view.
+
+    Attributes:
+        png: the file.
+        label: what stands below it.
+        wide: as large as it is; else all pictures have the same width.
+    """
+
+    png: bytes
+    label: str
+    wide: bool = False
+
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a result shows.
+
+    Attributes:
+        title: a few words; `about` stands beside it, dim.
+        rows: names and values, in the order in which they are read.
+        failures: sentences; they stand first, in red.
+        done, rejected: shares of a bar, 0 to 1; None for no bar.
+        curves: lines of a small chart, on the same axes; `curves_label` says what they are.
+        make_pictures: gives the pictures of a grid; called for a notebook alone.
+        sections: further parts in a notebook; left out elsewhere.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str], ...] = ()
+    about: str = ""
+    failures: tuple[str, ...] = ()
+    done: float | None = None
+    rejected: float = 0.0
+    curves: tuple[Points, ...] = ()
+    curves_label: str = ""
+    make_pictures: Callable[[], tuple[Picture, ...]] = tuple
+    sections: tuple[Section, ...] = ()
+
+    def some_failures(self) -> list[str]:
+        """The first failures; the others are counted."""
+        more = len(self.failures) - MOST_FAILURES
+        return [*self.failures[:MOST_FAILURES], *([f"and {more:,} more"] if more > 0 else [])]
+
+    def text(self) -> str:
+        """A few lines for a Python prompt."""
+        width = max((len(name) for name, _ in self.rows), default=0)
+        lines = [f"{self.title}  {self.about}".rstrip()]
+        lines += [f"  FAILED: {sentence}" for sentence in self.some_failures()]
+        lines += [f"  {name:<{width}}  {value}".rstrip() for name, value in self.rows]
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """A piece of a page, for a notebook."""
+        about = f' <span class="dim">{escape(self.about)}</span>'
+        head = f'<div><span class="title">{escape(self.title)}</span>{about}</div>'
+        failures = "".join(f'<div class="failed">{escape(sentence)}</div>' for sentence in self.some_failures())
+        body = _table(self.rows) + _chart(self.curves, self.curves_label)
+        pictures = "".join(map(_picture, self.make_pictures()))
+        parts = [
+            head,
+            failures,
+            "" if self.done is None else _bar(self.done, self.rejected),
+            f'<div class="side">{body}</div>' if body else "",
+            f'<div class="pictures">{pictures}</div>' if pictures else "",
+            *map(_section, self.sections),
+        ]
+        return f'<style>{_STYLE}</style><div class="daskt2i-view">{"".join(parts)}</div>'
+
+
+class Viewed:
+    """A result that shows its `view()`: a few lines at a prompt, a table in a notebook."""
+
+    __slots__ = ()
+
+    def view(self) -> View:
+        """What it shows."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.view().text()
+
+    def _repr_html_(self) -> str:
+        return self.view().html()
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    lines = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{lines}</table>" if lines else ""
+
+
+def _section(section: Section) -> str:
+    text = f"<pre>{escape(section.text)}</pre>" if section.text else ""
+    state = "" if section.folded else " open"
+    body = _table(section.rows) + text + _bars(section.bars)
+    return f"<details{state}><summary>{escape(section.title)}</summary>{body}</details>"
+
+
+def _bars(counts: Sequence[tuple[str, int]]) -> str:
+    total, most = sum(count for _, count in counts), max((count for _, count in counts), default=0)
+    lines = []
+    for name, count in counts:
+        bar = f'<div class="count" style="width:{160 * count / (most or 1):.0f}px"></div>'
+        lines.append(f"<tr><th>{escape(name)}</th><td>{bar}</td><td>{count:,} ({count / (total or 1):.0%})</td></tr>")
+    return f"<table>{''.join(lines)}</table>" if lines else ""
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.png).decode("ascii")
+    label = escape(picture.label)
+    kind = ' class="wide"' if picture.wide else ""
+    caption = f"<figcaption>{label}</figcaption>" if label else ""
+    return f'<figure{kind}><img src="data:image/png;base64,{data}" alt="{label}">{caption}</figure>'
+
+
+def _bar(done: float, rejected: float) -> str:
+    parts = (("done", done - rejected), ("rejected", rejected))
+    shares = "".join(f'<div class="{name}" style="width:{100 * share:.2f}%"></div>' for name, share in parts)
+    return f'<div class="bar">{shares}</div>'
+
+
+def _chart(curves: Sequence[Points], label: str) -> str:
+    """Lines in a small SVG; the second one is thicker."""
+    points = [point for curve in curves for point in curve]
+    if len(points) < 2:
+        return ""
+    right = max(x for x, _ in points) or 1.0
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    lines = []
+    for number, curve in enumerate(curves):
+        across, down = 232 / right, 62 / ((high - low) or 1)
+        places = " ".join(f"{4 + x * across:.1f},{4 + (high - y) * down:.1f}" for x, y in curve)
+        colour, width = _CURVES[number % len(_CURVES)], 1.2 + 0.8 * number
+        lines.append(f'<polyline fill="none" style="stroke:{colour}" stroke-width="{width}" points="{places}"/>')
+    caption = f"<figcaption>{escape(label)}</figcaption>" if label else ""
+    return f'<figure class="wide"><svg width="240" height="70" role="img">{"".join(lines)}</svg>{caption}</figure>'
