@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from daskt2i.config.workflow_file import load_workflow as load_workflow
     from daskt2i.run import Run as Run
     from daskt2i.run import open_run as open_run
-    from daskt2i.store.zarr_store import open_store as open_store
+    from daskt2i.store.dataset import open_store as open_store
 
 __version__ = "0.1.0"
 __all__ = ["Run", "load_workflow", "open_run", "open_store"]
@@ -28,7 +28,7 @@ _FROM = {
     "Run": "daskt2i.run",
     "load_workflow": "daskt2i.config.workflow_file",
     "open_run": "daskt2i.run",
-    "open_store": "daskt2i.store.zarr_store",
+    "open_store": "daskt2i.store.dataset",
 }
 
 

@@ -31,13 +31,15 @@ survive pickling with their sentence, their attributes, their notes and the name
 
 `ends_run` tells the encode stage whether one such error on one chunk makes the remaining chunks pointless.
 
-See also: `portable_errors`, for errors on their way to another process.
+See also: `portable_errors`, for errors on their way to another process; `notebooks`, for how they look in one.
 """
 
 from __future__ import annotations
 
 import enum
 from typing import Any
+
+from daskt2i.notebooks import render_traceback
 
 
 class Reason(enum.StrEnum):
@@ -63,6 +65,10 @@ class Daskt2iError(Exception):
     def caused_by(self) -> str:
         """Name of the class that this error was raised from, or `""`. The cause itself may be in another process."""
         return self._caused_by if self.__cause__ is None else type(self.__cause__).__name__
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython and notebooks show this in place of a traceback: the sentence. The traceback is folded."""
+        return render_traceback(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         reduced = super().__reduce__()

@@ -13,7 +13,8 @@ stage. It must take every kind of event: more will come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,9 +40,10 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageEnded:
-    """A stage ended, well or not."""
+    """A stage ended. `error` is what ended it, None where all went well."""
 
     stage: str
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,18 @@ class Listener(Protocol):
     """Gets every event. A function with one argument is a listener."""
 
     def __call__(self, event: Event, /) -> None: ...
+
+
+@contextmanager
+def stage_events(stage: str, total: int, listener: Listener, batch: int = 1) -> Iterator[None]:
+    """The begin and the end of a stage for whoever listens. Arguments as in `StageStarted`."""
+    listener(StageStarted(stage, total, batch))
+    try:
+        yield
+    except BaseException as error:
+        listener(StageEnded(stage, error))
+        raise
+    listener(StageEnded(stage))
 
 
 def ignore(event: Event, /) -> None:

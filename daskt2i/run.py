@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from daskt2i.config.changes import Changes
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed
-from daskt2i.display.progress import progress_for
+from daskt2i.display.listener import progress_for
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, Note, ignore
 from daskt2i.session.run_reader import RunReader
-from daskt2i.session.run_settings import RunSettings, own_settings, refuse_strangers, run_settings
-from daskt2i.session.schedulers import Scheduler
+from daskt2i.session.run_settings import RunSettings, own_settings, refuse_strangers, run_settings, scheduler_of
+from daskt2i.session.schedulers import Scheduler, address_of
 from daskt2i.session.session import Session
 from daskt2i.session.verbs import explain_arguments, nearest, verb
 from daskt2i.view import View
@@ -102,9 +102,7 @@ class Run(RunReader):
         self._client, self._closed = client, False
         self._listener: Listener = _listener(progress)
         if client is not None:
-            from daskt2i.deploy.connect import borrow
-
-            borrow(client, 1)  # what is wrong with it is told here
+            address_of(client)  # refused now if it cannot be used
         elif scheduler is not None:
             Scheduler.parse(scheduler)
         for note in found.workflow.notes:
@@ -331,16 +329,16 @@ class Run(RunReader):
                 from daskt2i.deploy.connect import current_client
 
                 client = current_client()
-                if client is not None:
-                    self._listener(Note(f"Dask's current client is used: {client.scheduler.address}."))
-            if client is not None:
-                scheduler = Scheduler("address", address=client.scheduler.address)
+            if client is None:
+                self._session = Session(Scheduler.parse(self._asked or scheduler_of(self._found)))
             else:
-                scheduler = Scheduler.parse(self._asked or self.workflow.run.scheduler)
-            self._session = Session(scheduler, client)
+                self._session = Session(Scheduler("address", address=address_of(client)), client)
+            if client is not self._client:
+                self._listener(Note(f"Dask's current client is used: {self._session.scheduler.address}."))
         return self._session
 
 
+@explain_arguments
 def open_run(
     path: str | Path,
     *,

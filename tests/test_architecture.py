@@ -21,7 +21,8 @@ from daskt2i.config.component import MOVED
 PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
-    "errors": "",
+    "notebooks": "",
+    "errors": "notebooks",
     "portable_errors": "errors",
     "types": "errors",
     "protocols": "types",
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "sample": "errors types protocols view events formatting config sources machine encoders store loader model encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"
     " model launch encode sample",
-    "display": "errors view events formatting config estimate insights sample train",
+    "display": "notebooks errors types view events formatting config estimate insights sample train",
     "session": "errors protocols view events plan config machine deploy store estimate model launch encode"
     " insights executors sample train",
     "bench": "errors portable_errors types protocols events formatting plan config images sources machine"

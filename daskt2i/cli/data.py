@@ -158,9 +158,9 @@ def scenes(
     It holds images/*.jpg and captions.json.
     """
     with report_errors():
-        from daskt2i.display.progress import TerminalProgress
+        from daskt2i.display.listener import progress_for
         from daskt2i.sources.scenes import write_scenes
 
-        captions = write_scenes(out_folder, rows, seed, shapes, TerminalProgress(err))
+        captions = write_scenes(out_folder, rows, seed, shapes, progress_for(err, as_json))
         result = {"out": str(captions.parent), "rows": rows, "captions": str(captions)}
         write(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))

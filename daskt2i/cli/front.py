@@ -105,10 +105,10 @@ def parse_sets(texts: Sequence[str]) -> dict[str, Any]:
 
 def _listener(as_json: bool) -> Listener:
     """Progress on standard error; the plan of a stage too, and results on the way, for a person alone."""
-    from daskt2i.display.progress import TerminalProgress
+    from daskt2i.display.listener import progress_for
     from daskt2i.display.tables import result_table
 
-    show = TerminalProgress(err)
+    show = progress_for(err, as_json)
 
     def hear(event: Event) -> None:
         if isinstance(event, PlanReady):

@@ -1,90 +1,73 @@
-"""Progress of encoding: a bar on a terminal, plain lines elsewhere.
+"""Progress of encoding: what its events say.
 
-Covers: the events of `encode`, and a failed chunk as one line.
-Does not cover: the plan and the totals (`encode`), which view shows which stage (`progress`).
+Covers: rows and images per second out of receipts, failed chunks, how an encode ended.
+Does not cover: how it looks (`progress`, `notebook`), the plan and the totals (`encode`).
 """
 
 from __future__ import annotations
 
-from time import monotonic
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
+from daskt2i.display.rate import RecentRate
+from daskt2i.display.stage_progress import Line, StageProgress, Tone
 from daskt2i.errors import sentence
-from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, WorkersReady
-from daskt2i.formatting import duration, workers_words
+from daskt2i.events import ChunkDone, ChunkFailed, Event, WorkersReady
+from daskt2i.formatting import workers_words
+from daskt2i.types import Receipt
 
-PLAIN_SECONDS = 5.0
-"""Seconds between two progress lines where there is no terminal."""
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.fields.get('rate', 0.0):.1f} images/s", style="green")
+AGAIN = "; it is tried again after the others"
+"""The end of the line about a chunk that failed, where this is so."""
 
 
-class EncodeProgress:
-    """A listener for `encode`: a bar on a terminal, plain lines elsewhere.
+class EncodeProgress(StageProgress):
+    """Encoding `total` rows."""
 
-    Args:
-        console: where to write; standard error, so that standard output holds results alone.
-        rows: rows of the run.
-    """
+    what, unit = "encoding", "rows"
 
-    def __init__(self, console: Console, rows: int) -> None:
-        self._console, self._rows = console, rows
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
-            _Rate(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("encoding", total=rows, start=False)
-        self._begun = self._told = monotonic()
-        self._before = self._now = 0
+    def __init__(self, total: int, now: float) -> None:
+        super().__init__(total, now)
+        self._workers, self._before = 1, 0
+        self._arrived = False
+        self._failed: set[int] = set()
 
-    def __enter__(self) -> EncodeProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, event: Event) -> None:
+    def hear(self, event: Event, now: float) -> list[Line]:
         if isinstance(event, WorkersReady):
             info = event.executor_info
+            self.running, self._workers = True, info.workers
+            self._before = self.done = event.rows_done
             before = f", {event.chunks_done:,} chunks done before" * bool(event.chunks_done)
-            self._say(workers_words(info.workers, info.threads) + before)
-            if info.dashboard:
-                self._say(f"dashboard {info.dashboard}")
-            self._before = event.rows_done
-            self._begun = self._told = monotonic()
-            self._bar.start_task(self._task)
-            self._bar.update(self._task, completed=self._before)
-        elif isinstance(event, ChunkDone):
-            self._now += event.receipt.stop - event.receipt.start
-            self._advance()
-        elif isinstance(event, ChunkFailed):
-            again = "" if event.final else "; it is tried again after the others"
-            self._say(f"chunk {event.chunk} failed: {sentence(event.error)}{again}", "yellow")
-        elif isinstance(event, Note):
-            self._say(event.text, "yellow")
+            return [Line(workers_words(info.workers, info.threads) + before)]
+        if isinstance(event, ChunkDone):
+            self._add(event.receipt, now)
+            return []
+        if isinstance(event, ChunkFailed):
+            self._rate.add(now, 0)
+            if event.final:
+                self._failed.add(event.chunk)
+            again = "" if event.final else AGAIN
+            return [Line(f"chunk {event.chunk} failed: {sentence(event.error)}{again}", Tone.FAILURE, event.chunk)]
+        return super().hear(event, now)
 
-    def _advance(self) -> None:
-        now = monotonic()
-        rate = self._now / max(1e-9, now - self._begun)
-        done = self._before + self._now
-        self._bar.update(self._task, completed=done, rate=rate)
-        if not self._console.is_terminal and (now - self._told >= PLAIN_SECONDS or done >= self._rows):
-            self._told = now
-            left = (self._rows - done) / rate if rate else 0.0
-            self._say(f"{done:,}/{self._rows:,} rows, {rate:.1f} images/s, {duration(left)} left")
+    def _add(self, receipt: Receipt, now: float) -> None:
+        rows = receipt.stop - receipt.start
+        if not self._arrived:
+            self._arrived = self.running = True
+            chunks = -(-(self.total - self.done) // max(1, rows))  # some workers may have none
+            self._rate = RecentRate(max(1, min(self._workers, chunks)))
+        seconds = receipt.seconds
+        self._rate.add(now, rows, seconds.get("total", 0.0) - seconds.get("load", 0.0))
+        self._failed.discard(receipt.chunk)
+        self.done += rows
 
-    def _say(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+    def figures(self, now: float) -> str:
+        rate = self._rate.per_second(now)
+        return "" if rate is None else f"{rate:.1f} images/s"
+
+    def _finished(self, took: str) -> str:
+        new = self.done - self._before
+        if self._failed:
+            count = len(self._failed)
+            failed = f"{count} chunk{'s' * (count != 1)} failed"
+            return f"encoded {self.done:,} of {self.total:,} rows in {took}; {failed}"
+        if not self.running:
+            return f"all {self.total:,} rows were encoded before"
+        before = f"; {self._before:,} were encoded before" if self._before else ""
+        return f"encoded {new:,} rows in {took}{before}"

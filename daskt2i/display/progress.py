@@ -1,75 +1,169 @@
 """Progress of every stage for a person who watches a terminal or reads a log.
 
-Covers: which view shows which stage, counts that are told now and then, lines and warnings.
-Does not cover: the bars of encoding and training (`encode_progress`, `train_progress`), results.
+Covers: one bar on a terminal, plain lines elsewhere; which progress follows which stage.
+Does not cover: what the events of a stage say (`encode_progress`, `train_progress`), notebooks (`notebook`), which
+listener fits the place where Python runs (`listener`), results.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from daskt2i.display.encode_progress import PLAIN_SECONDS, EncodeProgress
+from daskt2i.display.encode_progress import EncodeProgress
+from daskt2i.display.stage_progress import CountProgress, Line, StageProgress, Tone
 from daskt2i.display.train_progress import TrainProgress
-from daskt2i.events import Activity, DashboardReady, Event, Listener, Note, Progress, StageEnded, StageStarted
+from daskt2i.events import Activity, DashboardReady, Event, Note, StageEnded, StageStarted, WorkersReady
+from daskt2i.events import Progress as Counted
 
+PLAIN_SECONDS, LATER_SECONDS = 5.0, 30.0
+"""Seconds between two plain lines: in the first minute, and later."""
 
-def progress_for(console: Console) -> Listener:
-    """What shows progress here."""
-    return TerminalProgress(console)
+STYLES = {Tone.PLAIN: "", Tone.NOTE: "yellow", Tone.FAILURE: "yellow"}
 
 
 class TerminalProgress:
     """A listener for all stages: bars on a terminal, plain lines elsewhere.
 
     Args:
-        console: where to write; standard error, so that standard output holds results alone.
+        console: where to write.
+        plain: no bar and no colours, on a terminal too.
+        clock: seconds of a monotonic clock.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: EncodeProgress | TrainProgress | None = None
-        self._counted: dict[str, float] = {}
+    def __init__(self, console: Console, plain: bool = False, clock: Callable[[], float] = monotonic) -> None:
+        self._console, self._clock = console, clock
+        # FORCE_COLOR makes any file a terminal for rich. A bar in a file would be a page of escape codes.
+        self._live = console.is_terminal and console.file.isatty() and not plain
+        self._stage: StageProgress | None = None
+        self._bar: _Bar | None = None
+        self._counts: dict[str, CountProgress] = {}
+        self._paces: dict[str, _Pace] = {}
 
     def __call__(self, event: Event) -> None:
+        now = self._clock()
         if isinstance(event, StageStarted):
-            self._open(event)
+            self._open(event, now)
         elif isinstance(event, StageEnded):
             self._close()
-        elif isinstance(event, Progress):
-            self._count(event)
+        elif isinstance(event, Counted):
+            self._count(event, now)
         elif isinstance(event, Activity):
-            self._say(event.text)
+            self._say(Line(event.text))
         elif isinstance(event, DashboardReady):
-            self._say(f"dashboard {event.link}")
-        elif self._bar is not None:
-            self._bar(event)
+            self._say(Line(f"dashboard {event.link}"))
+        elif self._stage is not None:
+            self._advance(self._stage, event, now)
         elif isinstance(event, Note):
-            self._say(event.text, "yellow")
+            self._say(Line(event.text, Tone.NOTE))
 
-    def _open(self, event: StageStarted) -> None:
+    def _open(self, event: StageStarted, now: float) -> None:
         self._close()
-        if event.stage == "encode":
-            self._bar = EncodeProgress(self._console, event.total)
-        else:
-            self._bar = TrainProgress(self._console, event.total, event.batch)
-        self._bar.__enter__()
+        self._stage = stage_progress(event, now)
+        if self._live:
+            self._bar = _Bar(self._console, self._stage, self._clock)
 
     def _close(self) -> None:
-        bar, self._bar = self._bar, None
+        bar, self._bar, self._stage = self._bar, None, None
+        self._paces.pop("", None)
         if bar is not None:
-            bar.__exit__()
+            bar.close()
 
-    def _count(self, event: Progress) -> None:
-        """Every few seconds a line; the first one not at once, for most counts are over by then."""
-        now = monotonic()
-        if now - self._counted.setdefault(event.what, now) >= PLAIN_SECONDS:
-            self._counted[event.what] = now
-            self._say(f"{event.what}: {event.done:,}/{event.total:,}")
+    def _advance(self, stage: StageProgress, event: Event, now: float) -> None:
+        done = stage.done
+        for line in stage.hear(event, now):
+            self._say(line)
+        if isinstance(event, WorkersReady) and event.executor_info.dashboard:
+            self._say(Line(f"dashboard {event.executor_info.dashboard}"))
+        if self._bar is not None:
+            self._bar.update(stage)
+        elif not stage.running or "" not in self._paces:
+            self._paces[""] = _Pace(now)  # the wait for workers and models is no part of it
+        elif stage.done != done and (self._paces[""].due(now) or stage.done >= stage.total):
+            self._say(Line(stage.line(now)))
+
+    def _count(self, event: Counted, now: float) -> None:
+        """The first line not at once, for most counts are over by then."""
+        name = event.what
+        count = self._counts.setdefault(name, CountProgress(name, event.total, now))
+        count.hear(event, now)
+        if self._paces.setdefault(name, _Pace(now)).due(now):
+            self._say(Line(count.line(now)))
         if event.done >= event.total:
-            del self._counted[event.what]  # the next count of that name begins anew
+            del self._counts[name], self._paces[name]  # the next count of that name begins anew
 
-    def _say(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+    def _say(self, line: Line) -> None:
+        style = STYLES[line.tone] if self._live else ""
+        self._console.print(Text(line.text, style=style), soft_wrap=True, highlight=False)
+
+
+def stage_progress(event: StageStarted, now: float) -> StageProgress:
+    """What follows a stage that began."""
+    if event.stage == "encode":
+        return EncodeProgress(event.total, now)
+    return TrainProgress(event.total, now, event.batch)
+
+
+class _Pace:
+    """When the next plain line is due."""
+
+    def __init__(self, now: float) -> None:
+        self._begun = self._told = now
+
+    def due(self, now: float) -> bool:
+        pause = PLAIN_SECONDS if now - self._begun < 60 else LATER_SECONDS
+        if now - self._told < pause:
+            return False
+        self._told = now
+        return True
+
+
+class _Bar:
+    """A live bar, which leaves nothing behind."""
+
+    def __init__(self, console: Console, stage: StageProgress, clock: Callable[[], float]) -> None:
+        def words(of: Callable[[float], str], style: str = "none") -> _Words:
+            return _Words(lambda: Text(of(clock()), style=style))
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            words(lambda now: stage.count()),
+            words(stage.figures, "green"),
+            words(lambda now: _watch(stage.seconds_left(now) if stage.running else None), "progress.remaining"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(stage.what, total=stage.total, start=False)
+        self._bar.start()
+
+    def update(self, stage: StageProgress) -> None:
+        if stage.running:
+            self._bar.start_task(self._task)
+        self._bar.update(self._task, completed=stage.done)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _Words(ProgressColumn):
+    """A column that asks for its text each time it is drawn."""
+
+    def __init__(self, text: Callable[[], Text]) -> None:
+        super().__init__()
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        return self._text()
+
+
+def _watch(seconds: float | None) -> str:
+    """As a watch shows it: `"02:05"`, `"1:02:05"`; "" where it is not known."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes:02d}:{rest:02d}"

@@ -1,96 +1,79 @@
-"""Progress of a training: a bar on a terminal, plain lines elsewhere.
+"""Progress of a training: what its ranks tell.
 
-Covers: the events of ranks as words.
-Does not cover: the plan and the results (`train`), which view shows which stage (`progress`).
+Covers: steps, losses and samples per second, what the launcher notes, how a training ended.
+Does not cover: how it looks (`progress`, `notebook`), the plan and the results (`train`).
 """
 
 from __future__ import annotations
 
-from time import monotonic
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
-from daskt2i.events import Event, LaunchEvent, Note
-from daskt2i.formatting import duration
-
-PLAIN_SECONDS = 10.0
-"""Seconds between two progress lines where there is no terminal."""
+from daskt2i.display.rate import RecentRate
+from daskt2i.display.stage_progress import Line, StageProgress, Tone
+from daskt2i.events import Event, LaunchEvent
 
 
-class TrainProgress:
-    """A listener for training: a bar on a terminal, plain lines elsewhere.
+class TrainProgress(StageProgress):
+    """A training of `total` steps, each of `batch` samples."""
 
-    Args:
-        console: where to write; standard error.
-        steps, batch: of the whole training.
-        what: the word before the bar.
-    """
+    what, unit = "training", "steps"
 
-    def __init__(self, console: Console, steps: int, batch: int, what: str = "training") -> None:
-        self._console, self._steps, self._batch = console, steps, batch
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TextColumn("{task.fields[figures]}", style="green"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(what, total=steps, start=False, figures="")
-        self._last_line = float("-inf")
-        self._heldout = ""
+    def __init__(self, total: int, now: float, batch: int = 1) -> None:
+        super().__init__(total, now)
+        self._batch = batch
+        self._first: int | None = None
+        self._loss = self._validation = ""
+        self._told_rate: float | None = None
 
-    def __enter__(self) -> TrainProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, LaunchEvent):
-            self._told_by_launch(event)
-        elif isinstance(event, Note):
-            self._say(event.text, "yellow")
-
-    def _told_by_launch(self, event: LaunchEvent) -> None:
+    def hear(self, event: Event, now: float) -> list[Line]:
+        if not isinstance(event, LaunchEvent):
+            return super().hear(event, now)
         kind = event.kind
         if kind in ("note", "failed", "fewer"):
-            self._say(str(event["text"]), "yellow")
-        elif kind == "started":
-            begun = f", from step {event['step']:,} on" if event["step"] else ""
-            ranks = event["ranks"]
-            self._say(
-                f"{ranks} rank{'s' * (ranks != 1)} x {event['threads']} thread{'s' * (event['threads'] != 1)} on "
-                f"{event['device']}, {event['precision']}, {event['parameters'] / 1e6:.1f} M parameters{begun}"
-            )
-            self._bar.start_task(self._task)
-            self._bar.update(self._task, completed=event["step"])
-        elif kind == "step":
-            self._step(event)
+            return [Line(str(event["text"]), Tone.NOTE)]
+        if kind == "started":
+            return [self._start(event)]
+        if kind == "step":
+            # From the first step on, which allocates and compiles.
+            self._rate.add(now, (event["step"] - self.done) * self._batch)
+            self.done, self._loss = event["step"], f"loss {event['loss']:.4f}"
+            self._told_rate = event.get("samples_per_second") or None  # of all steps but the first
         elif kind == "heldout":
-            self._heldout = f", held out {event['heldout_loss']:.4f}"
+            self._validation = f", held out {event['heldout_loss']:.4f}"
             if "heldout_psnr" in event:
-                self._heldout += f" ({event['heldout_psnr']:.1f} dB)"
+                self._validation += f" ({event['heldout_psnr']:.1f} dB)"
         elif kind == "skipped":
-            self._say(f"row {event['row']} cannot be used ({event['reason']}): {event['detail']}", "yellow")
+            return [Line(f"row {event['row']} cannot be used ({event['reason']}): {event['detail']}", Tone.NOTE)]
+        return []
 
-    def _step(self, event: LaunchEvent) -> None:
-        step, speed = event["step"], event.get("samples_per_second", 0.0)  # none after the first step
-        rate = f", {speed:.1f} samples/s" if speed else ""
-        self._bar.update(self._task, completed=step, figures=f"loss {event['loss']:.4f}{rate}")
-        if self._console.is_terminal:
-            return
-        now = monotonic()
-        if now - self._last_line >= PLAIN_SECONDS or step == self._steps:
-            self._last_line = now
-            seconds = (self._steps - step) * self._batch / speed if speed else 0.0
-            left = f", {duration(seconds)} left" if seconds else ""
-            self._say(f"step {step:,}/{self._steps:,}, loss {event['loss']:.4f}{self._heldout}{rate}{left}")
+    def _start(self, event: LaunchEvent) -> Line:
+        """Ranks begin, for the first time or again after a failure."""
+        self.running, self.done, self._rate, self._told_rate = True, event["step"], RecentRate(), None
+        self._first = self.done if self._first is None else self._first
+        begun = f", from step {event['step']:,} on" if event["step"] else ""
+        ranks, threads = event["ranks"], event["threads"]
+        return Line(
+            f"{ranks} rank{'s' * (ranks != 1)} x {threads} thread{'s' * (threads != 1)} on "
+            f"{event['device']}, {event['precision']}, {event['parameters'] / 1e6:.1f} M parameters{begun}"
+        )
 
-    def _say(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+    def figures(self, now: float) -> str:
+        rate = self._rate.per_second(now) or self._told_rate
+        speed = "" if rate is None else f"{rate:.1f} samples/s"
+        return ", ".join(part for part in (self._loss + self._validation, speed) if part)
+
+    def seconds_left(self, now: float) -> float | None:
+        samples = (self.total - self.done) * self._batch
+        left = self._rate.seconds_left(now, samples)
+        return samples / self._told_rate if left is None and self._told_rate else left
+
+    def count(self) -> str:
+        return f"{self.done:,}/{self.total:,}"
+
+    def line(self, now: float) -> str:
+        return f"step {super().line(now)}"
+
+    def _finished(self, took: str) -> str:
+        if self._first is None:
+            return f"all {self.total:,} steps were trained before"
+        before = f"; {self._first:,} were trained before" if self._first else ""
+        loss = f", {self._loss}" if self._loss else ""
+        return f"trained {self.done - self._first:,} steps in {took}{loss}{before}"

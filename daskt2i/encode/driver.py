@@ -27,7 +27,7 @@ from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Interrupted, StoreError, sentence
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
-from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, StageEnded, StageStarted, WorkersReady, ignore
+from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady, ignore, stage_events
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
@@ -57,12 +57,8 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
         Interrupted: the user pressed Ctrl-C.
         Daskt2iError: any error that makes the remaining chunks pointless. What is committed stays.
     """
-    listener(StageStarted("encode", prepared.source_info.rows))
-    try:
-        with lock.hold(prepared.folder, "encode"):
-            return _Run(prepared, executor, listener).go()
-    finally:
-        listener(StageEnded("encode"))
+    with stage_events("encode", prepared.source_info.rows, listener), lock.hold(prepared.folder, "encode"):
+        return _Run(prepared, executor, listener).go()
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from daskt2i.errors import SchedulerError
 from daskt2i.launch.attempt import no_scheduler
 from daskt2i.launch.placement import WorkerNode, visible_gpus
 from daskt2i.launch.rank_spawners import Ended, Message, outcome
+from daskt2i.launch.sole_use import sole_use
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.retries import WORKER_SECONDS
 
@@ -64,7 +65,15 @@ class DaskRankSpawner:
 
     @contextmanager
     def opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
-        """See `RankSpawner.opened`."""
+        """See `RankSpawner.opened`.
+
+        Raises:
+            SchedulerError: another launch runs on these workers.
+        """
+        with sole_use(self.client.scheduler.address, self._busy, self.worker_seconds):
+            yield from self._opened(put)
+
+    def _opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
         notes = self.prepare()
         self._put = put
         self._closed.clear()
@@ -127,6 +136,11 @@ class DaskRankSpawner:
             if answers.get(address) is False:
                 self._drop(future)
                 self._put(Message(launch, rank, Ended("stopped")))
+
+    def _busy(self) -> bool:
+        """Whether a worker runs a rank of any launch."""
+        answers = ask_workers(self.client, _has_rank, list(self._workers()), seconds=_ASK_SECONDS)
+        return any(answers.values())
 
     def _workers(self) -> Mapping[str, Any]:
         try:
@@ -198,6 +212,11 @@ def _stop(launch: str) -> bool:
     """On a worker: whether an end of this launch comes, or is on its way."""
     _stopped.add(launch)
     return launch in _running or launch in _ended
+
+
+def _has_rank() -> bool:
+    """On a worker: whether it runs a rank of any launch."""
+    return bool(_running)
 
 
 def _describe(dask_worker: Any) -> tuple[str, tuple[str, ...], int]:

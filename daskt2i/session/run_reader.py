@@ -43,7 +43,7 @@ class RunReader(Viewed):
     @property
     def store(self) -> xarray.Dataset:
         """The latents, lazily; see `daskt2i.open_store`."""
-        from daskt2i.store.zarr_store import open_store
+        from daskt2i.store.dataset import open_store
 
         return open_store(self.out, self._found.folder.storage_options)
 

@@ -101,22 +101,34 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
 
 
 def refuse_strangers(found: RunSettings) -> None:
-    """Refuse to run code that only the run folder names.
+    """Refuse to run classes that only the run folder names.
 
     Raises:
-        ConfigError: its settings name a class or a cluster file that is not ours.
+        ConfigError: its settings name a class that is not ours.
     """
-    if found.trusted:
-        return
-    dataset, scheduler = found.workflow.dataset, found.workflow.run.scheduler
+    dataset = found.workflow.dataset
     named = [part.class_path for part in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
     strange = [path for path in named if not path.startswith(OURS)]
-    strange += [scheduler] if scheduler.partition(":")[0].endswith((".yaml", ".yml")) else []
-    if strange:
+    if strange and not found.trusted:
         raise ConfigError(
             f"The settings that {found.folder} keeps name {', '.join(strange)}, which is not part of daskt2i. Nothing "
             "was run; name the workflow file (workflow) if you trust it."
         )
+
+
+def scheduler_of(found: RunSettings) -> str:
+    """`run.scheduler` of the settings.
+
+    Raises:
+        ConfigError: only the run folder names it, and it is a cluster file, which may start anything.
+    """
+    scheduler = found.workflow.run.scheduler
+    if not found.trusted and scheduler.partition(":")[0].endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"The settings that {found.folder} keeps name the cluster file {scheduler}, which is not part of daskt2i. "
+            "Nothing was run; name it yourself (scheduler) if you trust it."
+        )
+    return scheduler
 
 
 def _own_settings(folder: RunFolder) -> Workflow | None:

@@ -16,6 +16,8 @@ from daskt2i.plan import WorkerLayout
 from daskt2i.protocols import Executor
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from daskt2i.deploy.connect import Connection
 
 _PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
@@ -68,6 +70,17 @@ class Scheduler:
     def is_pool(self) -> bool:
         """Whether it needs no Dask scheduler: this process, or a process pool of this machine."""
         return self.kind in ("serial", "multiprocessing", "joblib")
+
+
+def address_of(client: Client) -> str:
+    """Where the scheduler of a client listens.
+
+    Raises:
+        ConfigError: it is no synchronous `distributed.Client`, or it is closed.
+    """
+    from daskt2i.deploy.connect import borrow
+
+    return str(borrow(client, 1).client.scheduler.address)
 
 
 def open_executor(scheduler: Scheduler, layout: WorkerLayout) -> Executor:

@@ -31,7 +31,7 @@ def explain_arguments(function: Callable[P, R]) -> Callable[P, R]:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise UnknownArgument(_wrong(function.__qualname__, signature, kwargs, error)) from None
+            raise UnknownArgument(_wrong(_name(function, args), signature, kwargs, error)) from None
         return function(*args, **kwargs)
 
     return call
@@ -68,8 +68,15 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {found[0]}?" if found else ""
 
 
+def _name(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """As the user knows it: `Run.sample`, `Run`, `open_run`."""
+    if "." not in function.__qualname__ or not args:
+        return function.__name__
+    owner = type(args[0]).__name__
+    return owner if function.__name__ == "__init__" else f"{owner}.{function.__name__}"
+
+
 def _wrong(name: str, signature: inspect.Signature, given: dict[str, Any], error: TypeError) -> str:
-    name = name.removesuffix(".__init__")
     taken = [one for one in signature.parameters if one != "self"]
     unknown = [one for one in given if one not in taken]
     takes = f"It takes {', '.join(taken)}." if taken else "It takes no arguments."

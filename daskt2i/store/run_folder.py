@@ -315,6 +315,11 @@ class RunFolder:
                     f"Could not {doing} in {self.root}: permission denied. What is there is unchanged; choose another "
                     "folder with --out, or ask for the right to write there."
                 ) from error
+            if isinstance(error, NotADirectoryError) and not doing.startswith("look for"):
+                raise StoreError(
+                    f"Could not {doing} in {self.root}: a part of this path is a file. It is unchanged; choose another "
+                    "run folder (out)."
+                ) from error
             if isinstance(error, FileNotFoundError) and not self.is_local and doing.startswith("write"):
                 raise StoreMissing(
                     f"Could not {doing} in {self.root}: its bucket or container is not there. Create it, or choose "

@@ -1,9 +1,10 @@
 """The Zarr store: named arrays over rows, written one whole shard per array and chunk.
 
-Covers: making the arrays, writing a chunk so that it is on disk, reading rows, checking objects against their hashes,
-opening the whole as an xarray Dataset. Writing takes as much memory again as the largest arrays of a chunk, of which
-`plan.WRITTEN_AT_ONCE` are compressed side by side.
-Does not cover: what is done (`receipts`), what the arrays mean (`encode`, `loader.dataset`), who may write (`lock`).
+Covers: making the arrays, writing a chunk so that it is on disk, reading rows, checking objects against their hashes.
+Writing takes as much memory again as the largest arrays of a chunk, of which `plan.WRITTEN_AT_ONCE` are compressed side
+by side.
+Does not cover: the store as an xarray Dataset (`dataset`), what is done (`receipts`), what the arrays mean (`encode`,
+`loader.dataset`), who may write (`lock`).
 
 What the layout rests on, measured on 2 cores with 256 rows a chunk (latents 4x32x32 fp16, text states 5x77x768 fp16
 with 9 to 21 tokens in use):
@@ -26,7 +27,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,6 @@ from daskt2i.store.zarr_flush import flushing_store, reading_store
 from daskt2i.types import ArraySpec, Chunk, Constant, Encoded, Shard
 
 if TYPE_CHECKING:
-    import xarray
     import zarr
 
 LAYOUT = "layout"
@@ -313,25 +312,6 @@ class ZarrStore:
                 f"The metadata of the array {name} in {self.address} is missing or damaged ({error}). The shards are "
                 "untouched; remove what is left of its zarr.json and encode again to restore it."
             ) from error
-
-
-def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xarray.Dataset:
-    """A latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
-
-    Args:
-        path: a run folder, or the `.zarr` folder in it; a path or an fsspec address.
-        storage_options: passed to fsspec.
-
-    Raises:
-        StoreMissing: there is no store here.
-        StoreError: its metadata is damaged.
-    """
-    folder = RunFolder(path, storage_options)
-    store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
-    layout = store.layout()
-    import xarray as xr
-
-    return xr.open_zarr(reading_store(folder, store.name), consolidated=False, chunks={"row": layout["rows_per_chunk"]})
 
 
 def inner_rows(rows_per_chunk: int, row_bytes: int) -> int:

@@ -19,7 +19,7 @@ from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
 from daskt2i.errors import FingerprintMismatch, Interrupted, StoreError, StoreMissing
-from daskt2i.events import Listener, StageEnded, StageStarted, ignore
+from daskt2i.events import Listener, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
@@ -215,15 +215,13 @@ def train_vae(
 @contextmanager
 def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: Listener) -> Iterator[None]:
     """The begin and the end of a training for whoever listens, and Ctrl-C as a sentence."""
-    listener(StageStarted(name, settings.steps, settings.batch))
-    try:
-        yield
-    except KeyboardInterrupt:
-        newest = Checkpoints(folder, f"{name}/checkpoints").newest(tensors=False)
-        stands = f"The checkpoint of step {newest.step:,} stands" if newest else "There is no checkpoint yet"
-        raise Interrupted(f"Stopped; no rank is left running. {stands}, and the same command goes on.") from None
-    finally:
-        listener(StageEnded(name))
+    with stage_events(name, settings.steps, listener, settings.batch):
+        try:
+            yield
+        except KeyboardInterrupt:
+            newest = Checkpoints(folder, f"{name}/checkpoints").newest(tensors=False)
+            stands = f"The checkpoint of step {newest.step:,} stands" if newest else "There is no checkpoint yet"
+            raise Interrupted(f"Stopped; no rank is left running. {stands}, and the same command goes on.") from None
 
 
 def _plain(model: Any) -> dict[str, Any]:

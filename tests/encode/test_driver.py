@@ -27,9 +27,11 @@ from daskt2i.errors import (
     ExecutorError,
     FingerprintMismatch,
     GateError,
+    Interrupted,
     PlanError,
     SourceError,
     StoreBusy,
+    StoreFull,
     StoreMissing,
 )
 from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, StageEnded, StageStarted, WorkersReady
@@ -404,6 +406,20 @@ def test_a_listener_hears_of_the_stage_then_of_the_workers_and_of_the_end_at_las
     assert isinstance(told[1], WorkersReady)
     assert told[-1] == StageEnded("encode")
     assert sum(isinstance(e, ChunkDone) for e in told) == 10
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreFull("No space is left.")])
+def test_the_end_of_a_stage_tells_what_ended_it(tmp_path: Path, error: BaseException) -> None:
+    told: list[Event] = []
+
+    def listen(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, WorkersReady):
+            raise error
+
+    with pytest.raises((Interrupted, StoreFull)) as raised:
+        run(workflow(tmp_path), tmp_path / "out", listener=listen)
+    assert told[-1] == StageEnded("encode", raised.value)
 
 
 def test_a_folder_without_a_single_image_fails_its_chunks_and_rejects_no_row(tmp_path: Path) -> None:

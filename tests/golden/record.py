@@ -66,7 +66,7 @@ TEXT = (
 )
 """Text, in this order, after paths."""
 
-PROGRESS = re.compile(r"^(\d[\d,]*/\d[\d,]* rows, |step \d[\d,]*/)")
+PROGRESS = re.compile(r"^(\d[\d,]*/\d[\d,]* rows\b|step \d[\d,]*/)")
 """Lines that tell how far it has come: which ones depends on the clock. The last one in a row is kept."""
 
 NOISE = re.compile(

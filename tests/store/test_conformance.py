@@ -12,10 +12,11 @@ import fsspec
 import pytest
 
 from daskt2i.errors import StoreMissing
+from daskt2i.store.dataset import open_store
 from daskt2i.store.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.zarr_store import ZarrStore, open_store
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.testing.store import (
     ARRAYS,
     ATTRIBUTES,

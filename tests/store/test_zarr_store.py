@@ -17,9 +17,10 @@ import pytest
 import xarray as xr
 
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreFull, StoreMissing
+from daskt2i.store.dataset import READING_ORDER, open_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.zarr_store import ZarrStore, inner_rows, open_store
+from daskt2i.store.zarr_store import ZarrStore, inner_rows
 from daskt2i.testing.store import ARRAYS, ATTRIBUTES, ROWS, ROWS_PER_CHUNK, chunks, encoded, receipt_for, same
 from daskt2i.types import ArraySpec, Chunk, Encoded
 
@@ -62,6 +63,22 @@ def test_open_store_takes_the_run_folder_or_the_store(store: ZarrStore, tmp_path
         assert same(dataset.latent_mean[8:16].compute().values, encoded(chunks()[1]).arrays["latent_mean"])
         assert dataset.image_id.dtype == np.int64
         assert dataset.text_mask.dtype == bool
+
+
+def test_a_listing_is_in_reading_order_and_long_attributes_are_one_short_line(store: ZarrStore, tmp_path: Path) -> None:
+    for chunk in chunks():
+        store.write(chunk, encoded(chunk))
+    with open_store(tmp_path) as dataset:
+        names = [str(name) for name in dataset.data_vars]
+        known = [name for name in READING_ORDER if name in names]
+        assert names == [*known, *sorted(set(names) - set(known))]
+        assert set(names) | set(map(str, dataset.coords)) == set(map(str, dataset.variables))
+        assert list(dataset.attrs) == ["daskt2i"]
+        about = dataset.attrs["daskt2i"]
+        assert about["layout"]["rows_per_chunk"] == 8
+        assert len(repr(about)) < 200
+        assert "fingerprint" in repr(about)
+        assert json.loads(json.dumps(about)) == about, "it is a plain mapping for whoever writes it down"
 
 
 def test_open_store_says_where_there_is_none(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What is known of a stage while it runs: how far it is, how fast, how long still, what to tell of it.
+
+    progress.hear(event, now) -> lines to tell
+
+Covers: the part that encoding, training and counting share; it is the same on a terminal, in a log, in a notebook.
+Does not cover: the events of encoding (`encode_progress`) and training (`train_progress`), how it looks (`progress`,
+`notebook`).
+
+All times are seconds of one monotonic clock, which the caller reads.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from daskt2i.display.rate import RecentRate
+from daskt2i.events import Event, Note, Progress
+from daskt2i.formatting import duration
+
+
+class Tone(enum.Enum):
+    """How a line is meant."""
+
+    PLAIN = enum.auto()
+    NOTE = enum.auto()
+    FAILURE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Something to tell once, in a line for a person.
+
+    Attributes:
+        chunk: whose failure it is; None for anything else.
+    """
+
+    text: str
+    tone: Tone = Tone.PLAIN
+    chunk: int | None = None
+
+
+class StageProgress:
+    """A stage of `total` pieces.
+
+    Attributes:
+        what: names it while it runs: `encoding`.
+        unit: names its pieces: `rows`.
+        total, done: pieces.
+        running: whether the work itself has begun. Before, workers start and models load.
+    """
+
+    what, unit = "", ""
+
+    def __init__(self, total: int, now: float) -> None:
+        self.total, self.done, self.running = total, 0, False
+        self._begun = now
+        self._rate = RecentRate()
+
+    def hear(self, event: Event, now: float) -> list[Line]:
+        """Take in what happened. Returns what to tell of it."""
+        return [Line(event.text, Tone.NOTE)] if isinstance(event, Note) else []
+
+    def figures(self, now: float) -> str:
+        """Rate and what else is measured: `"58.0 images/s"`; "" while nothing is."""
+        return ""
+
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds to the end; None where that is not known."""
+        return self._rate.seconds_left(now, self.total - self.done)
+
+    def count(self) -> str:
+        """`"512/1,500 rows"`."""
+        return f"{self.done:,}/{self.total:,} {self.unit}"
+
+    def line(self, now: float) -> str:
+        """All of it as one plain line."""
+        left = self.seconds_left(now) if self.done < self.total else None
+        parts = (self.count(), self.figures(now), "" if left is None else f"{duration(left)} left")
+        return ", ".join(part for part in parts if part)
+
+    def ended(self, now: float, error: BaseException | None) -> str:
+        """How it ended, in a sentence without a full stop."""
+        took = duration(now - self._begun)
+        so_far = f"{self.done:,} of {self.total:,} {self.unit} are done"
+        if isinstance(error, KeyboardInterrupt):
+            return f"{self.what} was stopped after {took}: {so_far}"
+        if error is not None:
+            return f"{self.what} failed after {took}: {so_far}"
+        return self._finished(took)
+
+    def _finished(self, took: str) -> str:
+        return f"{self.count()} in {took}"
+
+
+class CountProgress(StageProgress):
+    """Something that is counted without being a stage: `Progress` events of one name.
+
+    Args:
+        what: their name: `"chunks checked"`.
+    """
+
+    def __init__(self, what: str, total: int, now: float) -> None:
+        super().__init__(total, now)
+        self.what, self.running = what, True
+
+    def hear(self, event: Event, now: float) -> list[Line]:
+        """A `Progress` of this name."""
+        assert isinstance(event, Progress)
+        self._rate.add(now, event.done - self.done)
+        self.done, self.total = event.done, event.total
+        return []
+
+    def count(self) -> str:
+        return f"{self.done:,}/{self.total:,}"
+
+    def line(self, now: float) -> str:
+        return f"{self.what}: {super().line(now)}"
+
+    def ended(self, now: float, error: BaseException | None) -> str:
+        return (
+            f"{self.done:,} {self.what}"
+            if self.done >= self.total
+            else f"{self.what}: ended at {self.done:,} of {self.total:,}"
+        )

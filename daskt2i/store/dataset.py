@@ -1,0 +1,64 @@
+"""The store as an xarray Dataset: lazy, read-only, in the order in which a person reads it.
+
+Covers: opening it, the order of its variables, attributes that are long.
+Does not cover: writing it and reading rows fast (`zarr_store`), training samples (`loader`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from daskt2i.store.run_folder import STORE, RunFolder
+from daskt2i.store.zarr_flush import reading_store
+from daskt2i.store.zarr_store import LAYOUT, ZarrStore
+
+if TYPE_CHECKING:
+    import xarray
+
+READING_ORDER = (
+    *("caption", "latent_mean", "latent_std"),
+    *("text_states", "text_mask", "text_pooled", "text_truncated"),
+    *("valid", "source_size", "crop_box"),
+    *("empty_text_states", "empty_text_mask", "empty_text_pooled"),
+)
+"""Variables in the order of a listing; others come after them, by name."""
+
+PROVENANCE = "daskt2i"
+"""The one attribute: what the store was made from and with."""
+
+
+class Provenance(dict[str, Any]):
+    """A mapping that shows its fingerprint and its keys alone: what is in it fills pages."""
+
+    def __repr__(self) -> str:
+        return f"{{fingerprint {str(self.get('fingerprint'))[:12]}…, {', '.join(self)}}}"
+
+    __str__ = __repr__
+
+
+def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xarray.Dataset:
+    """A latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
+
+    Its attribute `daskt2i` is a mapping: the fingerprint, what it was computed from, the encoders, the layout.
+
+    Args:
+        path: a run folder, or the `.zarr` folder in it; a path or an fsspec address.
+        storage_options: passed to fsspec.
+
+    Raises:
+        StoreMissing: there is no store here.
+        StoreError: its metadata is damaged.
+    """
+    folder = RunFolder(path, storage_options)
+    store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
+    layout = store.layout()
+    import xarray as xr
+
+    chunks = {"row": layout["rows_per_chunk"]}
+    found = xr.open_zarr(reading_store(folder, store.name), consolidated=False, chunks=chunks)
+    names = [name for name in READING_ORDER if name in found.data_vars]
+    found = found[[*names, *sorted(str(name) for name in found.data_vars if name not in names)]]
+    found.attrs = {PROVENANCE: Provenance({**found.attrs.get(PROVENANCE, {}), LAYOUT: dict(layout)})}
+    return found

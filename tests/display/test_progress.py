@@ -1,0 +1,171 @@
+"""Progress on a terminal and in a log, driven by recorded stages."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+from builders.stages import Clock, chunk_done, chunk_failed, demo_events, rank_started, rank_step, ready
+from rich.console import Console
+
+from daskt2i.display.listener import progress_for
+from daskt2i.display.progress import TerminalProgress
+from daskt2i.errors import Interrupted, StoreError
+from daskt2i.events import Activity, DashboardReady, Event, LaunchEvent, Note, Progress, StageEnded, StageStarted
+
+
+def play(events: list[tuple[float, Event]], **console: object) -> list[str]:
+    """Lines of a log in which these events were told at these seconds."""
+    file, clock = io.StringIO(), Clock()
+    listener = TerminalProgress(Console(file=file, width=80, **console), clock=clock)  # type: ignore[arg-type]
+    for at, event in events:
+        clock.now = 1000.0 + at
+        listener(event)
+    return file.getvalue().splitlines()
+
+
+def test_a_log_of_the_demo_has_a_line_every_five_seconds_with_estimates_that_hold() -> None:
+    lines = play([(0.0, StageStarted("encode", 1500)), *demo_events(), (20.0, StageEnded("encode"))])
+    assert lines == [
+        "2 workers x 1 thread",
+        "64/1,500 rows, 142.2 images/s, 10.1 s left",
+        "576/1,500 rows, 98.1 images/s, 9.4 s left",
+        "1,216/1,500 rows, 111.8 images/s, 2.5 s left",
+        "1,500/1,500 rows, 120.0 images/s",
+    ]
+
+
+def test_a_line_shows_no_estimate_where_there_is_none() -> None:
+    started: list[tuple[float, Event]] = [(0.0, StageStarted("train", 100, 4)), (1.0, rank_started())]
+    assert play([*started, (30.0, rank_step(1))])[-1] == "step 1/100, loss 0.5000"
+    assert play([*started, (30.0, rank_step(1)), (40.0, rank_step(11))])[-1] == (
+        "step 11/100, loss 0.5000, 4.0 samples/s, 1 min 29 s left"
+    )
+
+
+def test_what_the_ranks_measured_counts_until_the_driver_has_measured() -> None:
+    events: list[tuple[float, Event]] = [(0.0, StageStarted("train", 100, 4)), (1.0, rank_started())]
+    events.append((9.0, rank_step(20, samples_per_second=16.0)))
+    assert play(events)[-1] == "step 20/100, loss 0.5000, 16.0 samples/s, 20.0 s left"
+    assert play([*events, (19.0, rank_step(30, samples_per_second=16.0))])[-1] == (
+        "step 30/100, loss 0.5000, 4.0 samples/s, 1 min 10 s left"
+    )
+
+
+def test_a_long_stage_fills_no_log() -> None:
+    events: list[tuple[float, Event]] = [(0.0, StageStarted("encode", 100_000)), (0.0, ready())]
+    events += [(float(i), chunk_done(i)) for i in range(1, 3600)]
+    lines = play(events)
+    assert len(lines) <= 1 + 12 + 118
+
+
+def test_ranks_that_start_again_are_measured_anew() -> None:
+    lines = play(
+        [
+            (0.0, StageStarted("train", 100, 1)),
+            (0.0, rank_started()),
+            *((float(i), rank_step(10 * i)) for i in range(1, 7)),
+            (8.0, LaunchEvent("failed", 1, None, {"text": "Rank 1 died; all start again from step 20."})),
+            (9.0, rank_started(20)),
+            (30.0, rank_step(21)),
+            (40.0, rank_step(31)),
+        ]
+    )
+    assert lines[-2:] == ["step 21/100, loss 0.5000", "step 31/100, loss 0.5000, 1.0 samples/s, 1 min 09 s left"]
+    assert "Rank 1 died; all start again from step 20." in lines
+
+
+def test_counts_are_told_now_and_then_and_not_at_once() -> None:
+    told: list[tuple[float, Event]] = [(float(i), Progress("chunks checked", i, 20)) for i in range(1, 13)]
+    assert play(told) == ["chunks checked: 6/20, 14.0 s left", "chunks checked: 11/20, 9.0 s left"]
+
+
+def test_a_log_has_no_escape_codes_even_where_colours_are_forced() -> None:
+    """FORCE_COLOR makes every file a terminal for rich; a bar in a file would be pages of codes."""
+    events: list[tuple[float, Event]] = [
+        (0.0, Note("a warning")),
+        (0.0, Activity("looking")),
+        (0.0, DashboardReady("http://127.0.0.1:8787/status")),
+        (0.0, StageStarted("encode", 20)),
+        (0.0, ready()),
+        (1.0, chunk_failed(1, StoreError("No space."))),
+        (9.0, chunk_done(0)),
+        (9.0, StageEnded("encode")),
+    ]
+    lines = play(events, force_terminal=True)
+    assert lines[:3] == ["a warning", "looking", "dashboard http://127.0.0.1:8787/status"]
+    assert "chunk 1 failed: No space." in lines
+    assert not any("\x1b" in line for line in lines)
+
+
+class Screen:
+    """A real terminal, read while it is written to."""
+
+    def __init__(self) -> None:
+        self._master, slave = os.openpty()
+        self.file = os.fdopen(slave, "w", encoding="utf-8")
+        self.console = Console(file=self.file, width=100, highlight=False, _environ={"TERM": "xterm-256color"})
+        self._text = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                part = os.read(self._master, 4096)
+            except OSError:  # Linux: nobody holds the other side any more
+                part = b""
+            if not part:
+                return
+            self._text += part
+
+    def close(self) -> str:
+        self.file.close()
+        self._reader.join()
+        os.close(self._master)
+        return self._text.decode()
+
+
+def encoded(listener: Callable[[Event], None]) -> None:
+    listener(StageStarted("encode", 20))
+    listener(ready(1))
+    listener(chunk_done(0, seconds=2.0))
+    listener(Note("a warning"))
+    listener(StageEnded("encode"))
+
+
+def test_a_terminal_has_a_bar_with_rate_and_rest_that_goes_away_at_the_end() -> None:
+    screen = Screen()
+    encoded(TerminalProgress(screen.console, clock=Clock()))
+    text = screen.close()
+    assert "encoding" in text
+    assert "━" in text
+    assert "10/20 rows" in text
+    assert "5.0 images/s" in text
+    assert "00:02" in text
+    assert "\x1b[33ma warning" in text  # in yellow
+    assert text.rstrip("\x1b[?25h").endswith("\x1b[2K")  # the line of the bar is erased
+
+
+def test_a_terminal_that_wants_json_gets_plain_lines() -> None:
+    screen = Screen()
+    encoded(progress_for(screen.console, plain=True))
+    text = screen.close()
+    assert text.split() == ["1", "worker", "x", "1", "thread", "a", "warning"]
+
+
+@pytest.mark.parametrize("error", [None, Interrupted("Stopped."), StoreError("Full.")])
+def test_no_bar_stays_however_a_stage_ends(error: BaseException | None) -> None:
+    screen = Screen()
+    listener = TerminalProgress(screen.console)
+    listener(StageStarted("train", 20, 4))
+    listener(rank_started())
+    listener(rank_step(3))
+    listener(StageEnded("train", error))
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("rich"):
+            thread.join()  # it was told to end
+    assert "step" not in screen.close()

@@ -1,0 +1,575 @@
+"""The front object: a run folder, its settings and its workers, from Python."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from builders.runs import TINY
+from builders.workflows import child_environment, fake_data, write_workflow
+from distributed import Client, LocalCluster
+from PIL.Image import Image
+
+import daskt2i
+from daskt2i.cli.front import parse_sets
+from daskt2i.errors import (
+    ConfigError,
+    Daskt2iError,
+    FingerprintMismatch,
+    ModelMissing,
+    SchedulerError,
+    StoreError,
+    StoreMissing,
+    UnknownArgument,
+)
+from daskt2i.events import ChunkDone, Event, Note, PlanReady, ResultReady, StageEnded, StageStarted
+from daskt2i.run import Run
+from daskt2i.sources.fake import FakeSource
+from daskt2i.types import Row
+
+ROWS = 20
+
+
+class Broken(FakeSource):
+    """A source whose row 9 cannot be read: chunk 1 fails."""
+
+    def read(self, row: Row) -> bytes:
+        if row.index == 9:
+            raise OSError("the disk is gone")
+        return super().read(row)
+
+
+def fake(tmp_path: Path, **how: Any) -> Run:
+    """A run of the fakes in this process, quiet."""
+    given = {"scheduler": "serial", "progress": False, **how}
+    return Run(write_workflow(tmp_path / "fake.yaml"), tmp_path / "out", **given)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A tiny demo that is encoded, trained and drawn, in one go."""
+    out = tmp_path_factory.mktemp("run") / "demo"
+    settings = {**parse_sets(TINY), "sample.prompts": ["a red circle", "a <b>blue</b> star"]}
+    with Run("demo", out, settings=settings, scheduler="serial", progress=False) as run:
+        run.run_all()
+        yield run
+
+
+# The whole way
+
+
+def test_one_object_leads_from_nothing_to_pictures(finished: Run) -> None:
+    again = finished.run_all()
+    assert (again.encode.skipped, again.encode.done) == (3, 0)
+    assert again.train.ranks == 0, "nothing was left to train"
+    assert again.sample.seconds == 0, "the pictures are there"
+    assert [image.size for image in again.sample.images] == [(64, 64), (64, 64)]
+    assert set(again.to_json()) == {"encode", "train", "sample"}
+
+
+def test_pictures_of_a_result_are_pil_images_in_the_order_of_the_prompts(finished: Run) -> None:
+    drawn = finished.sample(["a red circle", "a blue star"], seed=3, count=2)
+    assert [(one.prompt, one.seed) for one in drawn.requests] == [
+        ("a red circle", 3),
+        ("a red circle", 4),
+        ("a blue star", 3),
+        ("a blue star", 4),
+    ]
+    assert all(isinstance(image, Image) for image in drawn.images)
+    assert len(drawn.images) == drawn.pictures == 4
+    assert all(Path(file).is_file() for file in drawn.files)
+    alone = finished.sample("a blue star", seed=4)
+    assert alone.images[0].tobytes() == drawn.images[3].tobytes()
+
+
+def test_a_notebook_shows_pictures_with_their_prompts(finished: Run) -> None:
+    shown = finished.sample(["a red circle", "a <b>blue</b> star"])._repr_html_()
+    assert shown.count("<img ") == 2
+    assert "<figcaption>a &lt;b&gt;blue&lt;/b&gt; star</figcaption>" in shown
+    assert "data:image/png;base64," in shown
+
+
+def test_pictures_that_were_removed_are_left_out_of_what_a_notebook_shows(finished: Run) -> None:
+    drawn = finished.sample("a black ring")
+    Path(drawn.files[1]).unlink()
+    assert "<img" not in drawn._repr_html_()
+    with pytest.raises(FileNotFoundError):
+        _ = drawn.images
+
+
+def test_tables_of_a_run_are_data_frames(finished: Run) -> None:
+    manifest, metrics = finished.manifest, finished.metrics
+    assert list(manifest["status"]) == ["accepted"] * ROWS
+    assert list(metrics.index) == [1, 2, 3]
+    assert metrics["loss"].notna().all()
+    assert metrics["heldout_loss"].notna().any()
+    assert finished.store.sizes["row"] == ROWS
+    assert finished.status().complete
+    assert finished.verify().ok
+
+
+def test_suggestions_are_captions_of_the_store(finished: Run) -> None:
+    found = finished.suggest("a", 3)
+    captions = {str(text) for text in finished.store.caption.values.ravel()}
+    assert len(found) == 3
+    assert all(one.text in captions for one in found)
+
+
+def test_the_pipeline_is_that_of_diffusers(finished: Run) -> None:
+    pipeline = finished.load_pipeline("cpu")
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    assert pipeline.device.type == "cpu"
+
+
+def test_a_run_shows_rows_loss_pictures_and_settings(finished: Run) -> None:
+    shown = finished._repr_html_()
+    assert finished.out in shown
+    assert "20 of 20: 20 accepted" in shown
+    assert "<svg" in shown
+    assert "<img" in shown
+    assert "<details><summary>Settings (workflow.yaml)" in shown
+    assert "step 3 of 3" in repr(finished)
+
+
+def test_other_settings_on_the_same_workers(finished: Run) -> None:
+    other = finished.with_settings({"sample.steps": 2})
+    assert (other.workflow.sample.steps, finished.workflow.sample.steps) == (2, 3)
+    assert other.sample("a red circle").pictures == 1
+    other.close()
+    assert finished.sample("a red circle").pictures == 1, "closing the other one left the workers"
+
+
+def test_a_run_folder_alone_is_enough_to_go_on(finished: Run) -> None:
+    run = daskt2i.open_run(finished.out, scheduler="serial", progress=False)
+    assert run.workflow.train == finished.workflow.train
+    assert run.encode().skipped == 3
+    assert run.train().ranks == 0
+
+
+# Before anything is started
+
+
+def test_a_plan_starts_and_writes_nothing(tmp_path: Path) -> None:
+    run = fake(tmp_path, scheduler="local")
+    plan = run.plan()
+    assert plan.to_json()["rows"] == ROWS
+    assert "Plan of fake" in repr(plan)
+    assert run.client is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_all_refuses_before_it_starts_what_it_could_not_do_at_its_end(tmp_path: Path) -> None:
+    """Prompts, encoders that can draw, pretrained weights, rows to learn from, a model that fits the latents."""
+    tiny = parse_sets(TINY)
+    prompts = {"sample.prompts": ["a red circle"]}
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        ("demo", {"sample.prompts": []}, "sample.prompts is empty"),
+        (write_workflow(tmp_path / "f.yaml"), prompts, "could not draw at its end"),
+        ("demo", {**prompts, "dataset.encoders.image.weights": "random"}, "have random weights"),
+        ("demo", {**prompts, "train.validation": 20}, "train.validation is 20, and the source has 20 rows"),
+        ("demo", {**prompts, "train.model.preset": "none"}, "train.model.preset is 'none'"),
+        ("demo", {**prompts, "train.model.preset": "sd15", "dataset.image.resolution": 72}, "halves its input"),
+        ("demo", {**prompts, "launch.ranks": 3}, "launch.ranks is 3, which does not divide the batch of 4"),
+    ]
+    for number, (workflow, settings, says) in enumerate(cases):
+        out = tmp_path / str(number)
+        base = tiny if workflow == "demo" else {}
+        run = Run(workflow, out, settings={**base, **settings}, scheduler="serial", progress=False)
+        for attempt in (run.run_all, lambda run=run: run.plan("run")):
+            with pytest.raises(ConfigError, match=says):
+                attempt()
+        assert not (out / "latents.zarr").exists()
+
+
+# What a run is told and tells
+
+
+def test_a_listener_gets_the_plan_every_event_and_results_on_the_way(tmp_path: Path) -> None:
+    told: list[Event] = []
+    fake(tmp_path, progress=told.append).encode()
+    assert isinstance(told[0], PlanReady)
+    assert told[1] == StageStarted("encode", ROWS)
+    assert sum(isinstance(event, ChunkDone) for event in told) == 3
+    assert told[-1] == StageEnded("encode")
+    assert not any(isinstance(event, ResultReady) for event in told), "one stage has one result"
+
+
+def test_failed_chunks_are_in_the_result_and_raise_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "coco").mkdir()
+    settings = {"dataset.source": {"class": "session.test_run.Broken", "rows": ROWS}, "run.retries": 1}
+    result = fake(tmp_path, settings=settings).encode()
+    assert list(result.failed) == [1]
+    assert result.failed[1].startswith("OSError: the disk is gone")
+    assert repr(result).splitlines()[1].startswith("  FAILED: chunk 1 failed after 2 tries: OSError: the disk is gone")
+    assert result._repr_html_().index("the disk is gone") < result._repr_html_().index("<table>")
+    with pytest.raises(StoreError, match="1 chunk failed after 2 tries: 1"):
+        result.raise_for_failed()
+
+
+def test_a_result_without_failures_gives_itself_back(tmp_path: Path) -> None:
+    result = fake(tmp_path).encode()
+    assert result.raise_for_failed() is result
+    verified = fake(tmp_path).verify()
+    assert verified.raise_for_problems() is verified
+
+
+def test_results_are_frozen_and_json(finished: Run) -> None:
+    results = [finished.encode(), finished.train(), finished.sample("x"), finished.status(), finished.verify()]
+    results += [finished.plan(), finished.plan("train"), finished.plan("run"), finished.evaluate(["a red circle"])]
+    results.append(finished.insights(pictures=False, tokens=False))
+    for result in results:
+        assert json.loads(json.dumps(result.to_json())) == result.to_json()
+        assert len(repr(result).splitlines()) < 25
+        assert "<script" not in result._repr_html_()
+        field = dataclasses.fields(result)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(result, field, None)
+
+
+def test_old_names_of_settings_are_told_when_the_run_is_made(tmp_path: Path) -> None:
+    told: list[Event] = []
+    fake(tmp_path, settings={"run.readers": 3}, progress=told.append)
+    assert [event.text for event in told if isinstance(event, Note)] == [
+        "run.readers is now called run.reader_threads; the old name still works."
+    ]
+
+
+# Wrong names
+
+
+def test_an_attribute_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    run = fake(tmp_path)
+    with pytest.raises(AttributeError, match=r"Run has no attribute 'smaple'. Did you mean sample\? It has client, .*"):
+        run.smaple()
+    assert not hasattr(run, "_repr_png_"), "notebooks ask for such names"
+    with pytest.raises(AttributeError, match=r"daskt2i has no attribute 'Rnu'. It has Run, load_workflow, open_run"):
+        daskt2i.Rnu  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda run: run.sample(promts="x"), r"Run.sample has no argument 'promts'. Did you mean prompts\? It takes"),
+        (lambda run: run.encode(1), "Run.encode: too many positional arguments. It takes no arguments."),
+        (lambda run: run.suggest(), "Run.suggest: missing a required argument: 'text'"),
+        (lambda run: Run("demo", batch=4), "Run has no argument 'batch'. It takes workflow, out, images"),
+        (lambda run: daskt2i.open_run(), "open_run: missing a required argument: 'path'. It takes path, client"),
+    ],
+    ids=["near", "too many", "missing", "constructor", "function"],
+)
+def test_an_argument_that_is_not_taken_names_those_that_are(
+    tmp_path: Path, call: Callable[[Run], object], says: str
+) -> None:
+    with pytest.raises(UnknownArgument, match=says) as caught:
+        call(fake(tmp_path))
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"scheduler": "serial", "client": object()}, "client and scheduler both say where to work"),
+        ({"scheduler": None, "client": object()}, "client is object where a distributed.Client is wanted"),
+        ({"scheduler": "nowhere"}, "There is no cluster named 'nowhere'"),
+        ({"scheduler": "local:0"}, "The scheduler 'local:0' is not of the form"),
+        ({"progress": "yes"}, "progress is 'yes'; give True, False, or a function"),
+        ({"settings": [1]}, "where changes by dotted key are wanted"),
+        ({"settings": {"batch": 4}}, "The setting 'batch' is not of the form section.key"),
+        ({"settings": {"run.bach": 4}}, "there is no setting run.bach"),
+        ({"settings": {"run.batch.x": 4}}, "run.batch.x cannot be set: batch holds a single value"),
+        ({"images": "here"}, "images and captions belong together"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_argument_is_one_sentence_that_speaks_of_it(tmp_path: Path, how: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        fake(tmp_path, **how)
+    assert "--" not in str(caught.value), "it speaks of arguments, not of options"
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nested_and_dotted_settings_say_the_same(tmp_path: Path) -> None:
+    dotted = fake(tmp_path, settings={"run.batch": 2, "train.steps": 5})
+    nested = fake(tmp_path, settings={"run": {"batch": 2}, "train": {"steps": 5}})
+    assert dotted.workflow == nested.workflow
+
+
+def test_there_is_no_plan_of_other_stages(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no plan of 'vae'; there are plans of encode, train and run"):
+        fake(tmp_path).plan("vae")  # type: ignore[arg-type]
+
+
+# Folders
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissing, match=r"nowhere is not there"):
+        daskt2i.open_run(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(StoreMissing, match="is not a run folder"):
+        daskt2i.open_run(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["run: {bach: 4}", "a: [1", "[1, 2]", "name: x", "\x00"])
+def test_settings_of_another_version_are_one_sentence_and_nothing_is_lost(tmp_path: Path, text: str) -> None:
+    fake(tmp_path).encode()
+    kept = tmp_path / "out" / "workflow.yaml"
+    kept.write_text(text)
+    with pytest.raises(ConfigError, match=r"cannot be read: .* Another version of daskt2i may have written them"):
+        daskt2i.open_run(tmp_path / "out")
+    with pytest.raises(ConfigError, match="Nothing was changed; name the workflow"):
+        Run(out=tmp_path / "out", progress=False)
+    assert kept.read_text() == text
+    assert fake(tmp_path).encode().skipped == 3, "with the workflow by name it goes on"
+
+
+def test_a_place_that_cannot_be_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    workflow = write_workflow(tmp_path / "f.yaml")
+    with pytest.raises(StoreError, match="a part of this path is a file"):
+        Run(workflow, tmp_path / "file" / "out", scheduler="serial", progress=False).encode()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_settings_of_a_folder_run_no_code_of_strangers(tmp_path: Path) -> None:
+    fake(tmp_path).encode()
+    kept = tmp_path / "out" / "workflow.yaml"
+    data = yaml.safe_load(kept.read_text())
+    data["dataset"]["source"] = {"class": "os.system", "rows": 1}
+    kept.write_text(yaml.safe_dump(data))
+    run = daskt2i.open_run(tmp_path / "out", progress=False)
+    for verb in (run.encode, run.train, run.train_vae, run.insights, run.plan, run.estimate):
+        with pytest.raises(ConfigError, match=r"name os\.system, which is not part of daskt2i. Nothing was run"):
+            verb()
+    assert run.status().complete, "reading runs nothing"
+    assert "os.system" in " ".join(run.verify().notes)
+
+
+def test_a_cluster_file_that_only_a_folder_names_is_not_started(tmp_path: Path) -> None:
+    fake(tmp_path).encode()
+    kept = tmp_path / "out" / "workflow.yaml"
+    (tmp_path / "mine.yaml").write_text("cluster: os.system")
+    data = yaml.safe_load(kept.read_text())
+    data["run"]["scheduler"] = str(tmp_path / "mine.yaml")
+    kept.write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match=r"name the cluster file .*mine.yaml, which is not part of daskt2i"):
+        daskt2i.open_run(tmp_path / "out", progress=False).encode()
+    assert daskt2i.open_run(tmp_path / "out", progress=False, scheduler="serial").encode().skipped == 3
+
+
+def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    run = fake(tmp_path)
+    with pytest.raises(StoreMissing, match="There is no latent store"):
+        run.status()
+    with pytest.raises(StoreMissing):
+        _ = run.store
+    with pytest.raises(StoreMissing, match=r"no manifest.parquet in .* yet. Encode to the end"):
+        _ = run.manifest
+    assert run.metrics.empty
+    with pytest.raises(ModelMissing, match="There is no trained pipeline"):
+        run.sample("x")
+    with pytest.raises(ModelMissing):
+        run.load_pipeline()
+    assert "nothing is encoded yet" in repr(run)
+
+
+def test_another_setting_on_the_same_store_is_refused_with_what_differs(tmp_path: Path) -> None:
+    fake(tmp_path).encode()
+    with pytest.raises(FingerprintMismatch, match=r"dataset.image.resolution: 32 there, 64 now"):
+        fake(tmp_path, settings={"dataset.image.resolution": 64}).encode()
+
+
+def test_a_workflow_that_differs_from_its_folder_is_named_once(tmp_path: Path) -> None:
+    fake(tmp_path).encode()
+    told: list[Event] = []
+    run = fake(tmp_path, settings={"train.steps": 7}, progress=told.append)
+    run.status()
+    run.status()
+    notes = [event.text for event in told if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert "train.steps: 1000 there, 7 now" in notes[0]
+    assert "Leave the workflow out" in notes[0]
+    own = daskt2i.open_run(tmp_path / "out", progress=told.append)
+    own.status()
+    assert own.workflow.train.steps == 1000
+    assert len([event for event in told if isinstance(event, Note)]) == 1
+
+
+# Workers
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Of a user, who has a cluster of two workers. It is not the current one."""
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with (
+        LocalCluster(2, threads_per_worker=1, **here) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def test_a_client_that_is_given_is_used_and_never_closed(tmp_path: Path, client: Client) -> None:
+    with fake(tmp_path, scheduler=None, client=client) as run:
+        result = run.encode()
+        assert (result.workers, result.accepted) == (2, ROWS)
+        assert run.client is client
+        assert run.dashboard_link == client.dashboard_link
+    assert client.status == "running"
+    assert client.submit(int, 7).result() == 7
+
+
+def test_the_current_client_is_used_where_none_is_given_and_it_says_so(tmp_path: Path, client: Client) -> None:
+    told: list[Event] = []
+    with client.as_current(), fake(tmp_path, scheduler=None, progress=told.append) as run:
+        assert run.encode().workers == 2
+        assert run.client is client
+    notes = [event.text for event in told if isinstance(event, Note)]
+    assert notes == [f"Dask's current client is used: {client.scheduler.address}."]
+    assert client.status == "running"
+
+
+def test_two_runs_on_one_client_in_threads_of_their_own(tmp_path: Path, client: Client) -> None:
+    found: dict[int, object] = {}
+
+    def work(number: int) -> None:
+        try:
+            (tmp_path / str(number)).mkdir()
+            found[number] = fake(tmp_path / str(number), scheduler=None, client=client).encode().accepted
+        except BaseException as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: ROWS, 1: ROWS}
+
+
+def test_a_client_without_processes_works(tmp_path: Path) -> None:
+    """Its workers are threads of this process."""
+    here = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
+    with Client(processes=False, n_workers=2, threads_per_worker=1, **here) as client:
+        result = fake(tmp_path, scheduler=None, client=client).encode()
+        assert (result.workers, result.accepted) == (2, ROWS)
+        assert client.status == "running"
+
+
+def test_an_asynchronous_client_is_refused_and_a_running_loop_is_not(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Client(processes=False, asynchronous=True, dashboard_address="127.0.0.1:0") as client:
+            with pytest.raises(ConfigError, match="client is asynchronous"):
+                fake(tmp_path, scheduler=None, client=client)
+            with pytest.raises(ConfigError, match="client is asynchronous"):
+                fake(tmp_path, scheduler=None).encode()
+        assert fake(tmp_path, scheduler="local:1").encode().accepted == ROWS
+
+    asyncio.run(main())
+
+
+def test_a_closed_client_is_refused(tmp_path: Path, client: Client) -> None:
+    other = Client(client.scheduler.address, set_as_default=False)
+    run = fake(tmp_path, scheduler=None, client=other)
+    other.close()
+    with pytest.raises(ConfigError, match="client is closed, so nothing can run on it"):
+        run.encode()
+    with pytest.raises(ConfigError, match="client is closed"):
+        fake(tmp_path, scheduler=None, client=other)
+
+
+def test_a_scheduler_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SchedulerError, match=r"No scheduler answers at tcp://127.0.0.1:9\. Nothing was started"):
+        fake(tmp_path, scheduler="tcp://127.0.0.1:9").encode()
+
+
+def test_a_closed_run_says_how_to_open_it_again(tmp_path: Path) -> None:
+    run = fake(tmp_path)
+    run.encode()
+    run.close()
+    run.close()
+    for verb in (run.encode, run.status, run.verify, lambda: run.sample("x")):
+        with pytest.raises(ConfigError, match="This run is closed"):
+            verb()
+    with pytest.raises(ConfigError) as caught:
+        run.encode()
+    advice = str(caught.value).partition("as it was; ")[2].partition(" opens")[0]
+    assert eval(advice, {"daskt2i": daskt2i}).status().complete
+    assert "closed" in repr(run)
+
+
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def test_a_cluster_is_started_once_and_ends_with_the_run(tmp_path: Path) -> None:
+    before = children()
+    with fake(tmp_path, scheduler="local:1") as run:
+        assert run.client is None
+        run.encode()
+        first = run.client
+        run.insights(pictures=False, tokens=False)
+        assert run.client is first
+        assert run.dashboard_link is not None
+        assert run.dashboard_link.startswith("http://127.0.0.1")
+        assert children() - before
+    assert children() - before == set()
+    assert run.client is None
+
+
+def test_a_run_that_is_forgotten_ends_its_cluster(tmp_path: Path) -> None:
+    before = children()
+    run = fake(tmp_path, scheduler="local:1")
+    run.encode()
+    assert children() - before
+    del run
+    gc.collect()
+    assert children() - before == set()
+
+
+def test_a_program_that_forgets_to_close_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
+    path = write_workflow(tmp_path / "f.yaml")
+    code = (
+        "import daskt2i, psutil\n"
+        f"run = daskt2i.Run({str(path)!r}, {str(tmp_path / 'out')!r}, scheduler='local:1', progress=False)\n"
+        "print(run.encode().accepted)\n"
+        "print(*(child.pid for child in psutil.Process().children(recursive=True)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
+    assert done.returncode == 0
+    assert done.stderr == ""
+    accepted, pids = done.stdout.splitlines()
+    assert accepted == str(ROWS)
+    assert pids
+    left = [psutil.Process(int(pid)) for pid in pids.split() if psutil.pid_exists(int(pid))]
+    assert psutil.wait_procs(left, timeout=15)[1] == []
+
+
+def test_workers_that_are_gone_are_started_again(tmp_path: Path) -> None:
+    with fake(tmp_path, scheduler="local:1") as run:
+        run.encode()
+        assert run.client is not None
+        run.client.close()
+        assert run.insights(pictures=False, tokens=False).rows == ROWS
+
+
+def test_every_error_of_ours_is_a_sentence_without_a_line_break() -> None:
+    data = fake_data()
+    data["dataset"]["rows_per_chunk"] = 0
+    with pytest.raises(Daskt2iError) as caught:
+        daskt2i.load_workflow("demo", {"dataset": data["dataset"]})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,135 @@
+"""What results show: text at a prompt, HTML in a notebook, and nothing that runs or asks for anything."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+
+from daskt2i.view import MOST_FAILURES, Picture, Section, View, Viewed
+
+NASTY = "<script>alert(1)</script> & \"quotes\" 'too'"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def everything() -> View:
+    return View(
+        NASTY,
+        ((NASTY, NASTY), ("rows", "20")),
+        about=NASTY,
+        failures=(NASTY,),
+        done=0.75,
+        rejected=0.25,
+        curves=(((1, 2.0), (2, 1.0)), ((2, 1.5),)),
+        curves_label=NASTY,
+        make_pictures=lambda: (Picture(PNG, NASTY), Picture(PNG, "", wide=True)),
+        sections=(
+            Section(NASTY, rows=((NASTY, NASTY),), text=NASTY, bars=((NASTY, 3), ("none", 0))),
+            Section("open", folded=False),
+        ),
+    )
+
+
+class Tags(HTMLParser):
+    """Tags and attributes of a piece of HTML, and whether each one that is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag != "img":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_escapes_every_text() -> None:
+    shown = everything().html()
+    assert "<script" not in shown
+    assert shown.count("&lt;script&gt;") >= 9
+
+
+def test_html_has_no_script_and_asks_for_nothing() -> None:
+    tags = Tags(everything().html()).tags
+    assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "form"})
+    for _, attributes in tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert "url(" not in everything().html()
+    assert "http" not in everything().html()
+
+
+def test_details_are_closed_but_those_that_are_meant_to_be_open() -> None:
+    details = [attributes for tag, attributes in Tags(everything().html()).tags if tag == "details"]
+    assert ["open" in attributes for attributes in details] == [False, True]
+
+
+def test_colours_follow_the_theme_of_jupyterlab_and_have_a_fallback() -> None:
+    style = everything().html().partition("</style>")[0]
+    variables = re.findall(r"var\((--[\w-]+)(, [^;{}]+)?\)", style)
+    assert all(name.startswith("--jp-") for name, _ in variables)
+    assert all(fallback for _, fallback in variables)
+    assert {name for name, _ in variables} >= {"--jp-ui-font-color1", "--jp-ui-font-color2", "--jp-layout-color2"}
+
+
+def test_rules_of_the_style_touch_nothing_outside() -> None:
+    style = everything().html().partition("<style>")[2].partition("</style>")[0]
+    selectors = [part.strip() for rule in re.findall(r"([^{}]+)\{", style) for part in rule.split(",")]
+    assert selectors
+    assert all(selector.startswith(".daskt2i-view") for selector in selectors)
+
+
+def test_failures_stand_before_everything_else_and_in_red() -> None:
+    view = View("Encoded in part", (("rows", "20"),), failures=("chunk 2 failed after 3 tries: OSError: gone",))
+    shown = view.html()
+    assert shown.index("chunk 2 failed") < shown.index("<table>")
+    assert re.search(r'<div class="failed">chunk 2 failed', shown)
+    assert re.search(r"\.failed \{ color: var\(--jp-error-color", shown)
+    assert view.text().splitlines()[1] == "  FAILED: chunk 2 failed after 3 tries: OSError: gone"
+
+
+def test_of_many_failures_some_are_listed_and_the_others_counted() -> None:
+    view = View("x", failures=tuple(f"chunk {number} failed" for number in range(1000)))
+    assert view.html().count('class="failed"') == MOST_FAILURES + 1
+    assert "and 990 more" in view.html()
+    assert len(view.text().splitlines()) == MOST_FAILURES + 2
+
+
+def test_text_is_a_title_and_aligned_names() -> None:
+    view = View("Trained", (("steps", "3"), ("learning rate", "0.1")), about="runs/demo")
+    assert view.text() == "Trained  runs/demo\n  steps          3\n  learning rate  0.1"
+
+
+def test_text_draws_no_picture() -> None:
+    def broken() -> tuple[Picture, ...]:
+        raise AssertionError
+
+    assert View("x", make_pictures=broken).text() == "x"
+
+
+def test_a_chart_of_one_point_is_left_out() -> None:
+    assert "<svg" not in View("x", curves=(((1, 2.0),),)).html()
+    flat = View("x", curves=(((0, 1.0), (0, 1.0)),)).html()
+    assert "<svg" in flat
+    assert "nan" not in flat
+
+
+def test_a_result_is_its_view() -> None:
+    class Result(Viewed):
+        def view(self) -> View:
+            return View("Done", (("rows", "2"),))
+
+    assert repr(Result()) == "Done\n  rows  2"
+    assert Result()._repr_html_() == Result().view().html()
