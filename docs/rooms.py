@@ -1,8 +1,8 @@
 """Two pictures of who imports whom: the flat modules of before the rooms, and the rooms of today.
 
-    python docs/rooms.py                     # writes rooms.svg and the table in architecture.md, from today's source
+    python docs/rooms.py                     # writes why/rooms.svg and the table in why/architecture.md, from today
     python docs/rooms.py --check             # writes nothing; fails where the two are not what it would write
-    python docs/rooms.py --commit b8c4509    # writes docs/rooms-before.svg too, from that commit, by git
+    python docs/rooms.py --commit b8c4509    # writes docs/why/rooms-before.svg too, from that commit, by git
 
 Covers: every import in the source, inside functions and under TYPE_CHECKING too. Only the standard library is needed.
 Does not cover: which imports are allowed (tests/test_architecture.py).
@@ -27,6 +27,9 @@ from itertools import pairwise
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
+WHY = DOCS / "why"
+"""The part of the documentation that shows the rooms."""
+
 PACKAGE = "daskt2i"
 FONT = "font-family='Helvetica, Arial, DejaVu Sans, sans-serif'"
 INK, FAINT, LINE, BOX, EDGE = "#1f2933", "#616e7c", "#7b8794", "#eef4fb", "#9fb9d6"
@@ -351,16 +354,16 @@ def moved_to(room: str, commit: str) -> set[str]:
 
 
 def with_table(page: str, sources: dict[str, str]) -> str:
-    """docs/architecture.md with the table of rooms as the signs have it, in the order of the floors."""
+    """docs/why/architecture.md with the table of rooms as the signs have it, in the order of the floors."""
     floor = floors(imports(sources))
     rows = ["| floor | room | its sign says |", "|---|---|---|"]
     for room in sorted(floor, key=lambda name: (floor[name], name)):
         path = f"{room}/" if f"{PACKAGE}/{room}/__init__.py" in sources else f"{room}.py"
-        rows.append(f"| {floor[room]} | [`{path}`](../{PACKAGE}/{path}) | {first_sentence(sources, room)} |")
+        rows.append(f"| {floor[room]} | [`{path}`](../../{PACKAGE}/{path}) | {first_sentence(sources, room)} |")
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"docs/architecture.md has no place for the table: {BEGIN} and {END}, each on a line.")
+        raise SystemExit(f"docs/why/architecture.md has no place for the table: {BEGIN} and {END}, each on a line.")
     return f"{before}{begin}\n\n" + "\n".join(rows) + f"\n\n{end}{after}"
 
 
@@ -370,19 +373,19 @@ def main() -> None:
     parser.add_argument("--commit", help="draw the modules of this commit as rooms-before.svg too")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something is out of date")
     given = parser.parse_args()
-    today, page = sources_of_today(), DOCS / "architecture.md"
-    made = {DOCS / "rooms.svg": draw_rooms(today), page: with_table(page.read_text(encoding="utf-8"), today)}
+    today, page = sources_of_today(), WHY / "architecture.md"
+    made = {WHY / "rooms.svg": draw_rooms(today), page: with_table(page.read_text(encoding="utf-8"), today)}
     if given.commit:
         marked = moved_to("store", given.commit)
         words = (
             f"In colour: the {len(marked)} modules that are the room store today, and what they imported of each other."
         )
-        made[DOCS / "rooms-before.svg"] = draw_before(sources_of(given.commit), marked, words)
+        made[WHY / "rooms-before.svg"] = draw_before(sources_of(given.commit), marked, words)
     for path, text in made.items():
         if not given.check:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            raise SystemExit(f"docs/{path.name} is not of today's source: run `python docs/rooms.py`.")
+            raise SystemExit(f"docs/why/{path.name} is not of today's source: run `python docs/rooms.py`.")
 
 
 if __name__ == "__main__":

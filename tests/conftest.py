@@ -26,6 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 LONGEST = (
     *("train/test_denoiser_rank", "encode/test_coco_mini", "cli/test_model_commands", "encode/test_faults"),
+    *("docs/test_code_blocks",),
     *("cli/test_command_line", "executors/test_conformance", "bench/test_bench", "launch/test_launcher"),
     *("encode/test_driver", "store/test_s3", "store/test_conformance", "train/test_autoencoder_rank"),
     *("model/test_pipeline", "encoders/test_text", "bench/test_training_benches", "sources/test_scenes"),

@@ -1,6 +1,6 @@
 """Rooms in the order in which data flows: who may import whom, what loads late, and that nothing unpickles.
 
-A room is a package of `daskt2i/`, or one of the modules beside them. docs/architecture.md shows the rooms as a picture.
+A room is a package of `daskt2i/`, or one of the modules beside them. docs/why/architecture.md draws the rooms.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ autoencoder also from made-up textures, so that photographs, which it has never 
 learns against a small image tower, which is measured here and then thrown away.
 
 The autoencoder is trained by `daskt2i.train.autoencoder_rank`, with checkpoints in `DIR/training`: the same command
-goes on from there. Takes about an hour on two cores. docs/demo-encoders.md holds the figures of the ones we ship.
+goes on from there. Takes about an hour on two cores. docs/reference/demo-encoders.md has the figures of ours.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class FactSettings(_Strict):
 class DatasetSettings(_Strict):
     """What is encoded: everything here decides bytes and is fingerprinted.
 
-    `where` keeps the rows of which it is true: an expression over the facts, see docs/insights.md.
+    `where` keeps the rows of which it is true: an expression over the facts, see docs/how-to/select-rows.md.
     """
 
     source: Component

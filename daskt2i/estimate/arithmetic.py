@@ -11,7 +11,8 @@ A run takes
 
 where a chunk takes `chunk_seconds + rows x row_seconds` on a worker, as measured with all workers at work. The
 makespan is that of a queue from which whoever is free takes the next chunk: so a last round that is not full, a short
-last chunk and workers that load later than others cost what they cost in a run. docs/estimate.md explains each figure.
+last chunk and workers that load later than others cost what they cost in a run. docs/how-to/estimate.md explains each
+figure.
 """
 
 from __future__ import annotations

@@ -5,6 +5,6 @@ In here: the front (`launcher`), all attempts and one attempt (`attempt`), what 
 outside (`supervisor`) and from inside (`rank`), ranks talking to each other (`process_group`).
 Not in here: what a module computes, where its checkpoints lie.
 Imports: `errors`, `portable_errors`, `events`, `retries`, `machine`, `deploy`.
-Public: `launcher.launch`, `dask_ranks.DaskRankSpawner`, `rank.job`, `rank.tell`; docs/launch.md shows how to launch a
-module of your own.
+Public: `launcher.launch`, `dask_ranks.DaskRankSpawner`, `rank.job`, `rank.tell`; docs/how-to/launch.md shows how to
+launch a module of your own.
 """

@@ -5,5 +5,6 @@ In here: names and whole-object writes in a run folder (`run_folder`), the array
 line for each row (`manifest`), one writer at a time (`lock`), how far a folder has come (`status`).
 Not in here: what makes the arrays (`encode`), what reads samples for training (`loader`).
 Imports: `errors`, `types`, `plan`.
-To add a kind of file: a module here with its name, its reader and its writer, and a line in docs/store.md.
+To add a kind of file: a module here with its name, its reader and its writer, and a line in
+docs/reference/run-folder.md.
 """

@@ -5,5 +5,6 @@ In here: the denoiser on a rank (`denoiser_rank`), an autoencoder on a rank (`au
 checks, starts and sums up (`driver`, `plan`), a whole run of all stages (`whole_run`).
 Not in here: starting ranks (`launch`), models and losses (`model`), samples (`loader`).
 `driver` runs beside the user, `*_rank` and `loop` on the workers.
-To train something else: a module with a task for `loop`, as `autoencoder_rank` is one; docs/launch.md has the steps.
+To train something else: a module with a task for `loop`, as `autoencoder_rank` is one; docs/how-to/launch.md
+has the steps.
 """

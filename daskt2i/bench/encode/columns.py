@@ -1,4 +1,4 @@
-"""The columns of `bench encode`, and what each figure means. `docs/bench.md` says more.
+"""The columns of `bench encode`, and what each figure means. `docs/reference/bench.md` says more.
 
 Covers: names, units, the tables they stand in on a terminal.
 Does not cover: how a figure comes about (`scaling`).

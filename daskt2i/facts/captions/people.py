@@ -1,7 +1,8 @@
 """What the captions of an image say of people: whether there are any, gender, age, how many, and what they do.
 
 Covers: one caption, and the captions of one image taken together.
-Does not cover: looking at the picture. What is counted is what people wrote (docs/insights.md says what that means).
+Does not cover: looking at the picture. What is counted is what people wrote: docs/how-to/know-your-data.md
+says what that means.
 """
 
 from __future__ import annotations
