@@ -106,12 +106,10 @@ SETTINGS = repr({text.partition("=")[0]: yaml.safe_load(text.partition("=")[2]) 
 SMALL_RUN = f'scheduler="serial", settings={SETTINGS}'
 """Arguments of `Run` for a tiny demo, as Python."""
 
-DATA = "--images train2014.zip --captions captions_train2014.json"
 LONG_RUN = "training takes minutes, and one process starts sooner"
 STAND_INS = [
-    StandIn("README.md", "coco-sd15 … --where", f"coco-sd15 {DATA} --where", "the options of the line above it"),
+    StandIn("README.md", 'Run("demo")', f'Run("demo", {SMALL_RUN})', LONG_RUN),
     StandIn("docs/how-to/several-machines.md", "/shared/runs/", "runs/", "a disk that several machines share"),
-    StandIn("", 'Run("demo", scheduler="local"', f'Run("demo", {SMALL_RUN}', LONG_RUN),
     StandIn("", 'Run("demo", settings={"train.steps": 1000}', f'Run("demo", {SMALL_RUN}', LONG_RUN),
     StandIn("", 'Run("demo", progress', f'Run("demo", {SMALL_RUN}, progress', LONG_RUN),
     StandIn("", 'Run("demo", client', f'Run("demo", settings={SETTINGS}, client', "training takes minutes"),

@@ -1,0 +1,160 @@
+"""Files of earlier versions work: a row of the frozen names is a test, and so is a run folder of 0.1.0.
+
+`tests/data/run-0.1.zip` was made by the version before the settings had other names: fakes, 20 rows in 3 chunks, one
+image missing, every setting with an old name set.
+
+Covers: settings, choices, classes with their arguments, commands with their options, one by one, as a user's file or
+command line holds them; a whole run folder.
+Does not cover: keys of files that we write (`test_frozen_names`), checkpoints (`config/test_renamed`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from builders import TESTS
+from test_frozen_names import LIST
+
+import daskt2i
+from daskt2i import workflow
+from daskt2i.config.component import Component
+from daskt2i.config.renamed import RENAMED
+from daskt2i.config.workflow_file import load_workflow
+from daskt2i.events import Event, Note
+
+ROWS: dict[str, list[str]] = json.loads(LIST.read_text(encoding="utf-8"))
+
+PRICES = {"currency": "EUR", "source": "a list", "date": "2026-01-01", "instances": [{"name": "m", "per_hour": 1.0}]}
+SCENES = {"rows": 3, "seed": 0, "shapes": 1}
+SECTIONS = {
+    "dataset.encoders.image.class": "daskt2i.encoders.fake.FakeImageEncoder",
+    "dataset.encoders.text.class": "daskt2i.encoders.fake.FakeTextEncoder",
+    "dataset.source.class": "daskt2i.sources.fake.FakeSource",
+    "prices": PRICES,
+    "scenes": SCENES,
+}
+"""Values of settings that have no default."""
+
+
+def value_of(key: str) -> Any:
+    """A value that this setting takes: its default where it has one. Old names have that of the new one."""
+    section, _, name = key.rpartition(".")
+    for row in RENAMED:
+        if (section, name) == (row.section, row.old):
+            default = value_of(f"{section}.{row.new}")
+            return default + 1 if row.new == "max_restarts" else default
+    data: Any = {**json.loads(load_workflow("demo").model_dump_json(by_alias=True)), "prices": PRICES, "scenes": SCENES}
+    for part in key.split("."):
+        if isinstance(data, list):  # machines of a price table
+            data = {"device": "cpu", "cores": 1, "gpus": 1, "memory_gib": None, "images_per_second": None, **data[0]}
+        data = data[part]
+    return data
+
+
+def settable() -> Iterator[str]:
+    """Settings with a section, below which nothing is a list."""
+    for key in ROWS["settings"]:
+        if "." in key and not key.startswith("prices.instances"):
+            yield key
+
+
+@pytest.mark.parametrize("key", list(settable()))
+def test_a_setting_of_an_old_file_is_taken(key: str) -> None:
+    value = SECTIONS.get(key)
+    if value is None:
+        value = value_of(key)
+    if key.startswith("prices."):
+        found = load_workflow("demo", {"prices": {**PRICES, key.partition(".")[2]: value}})
+    else:
+        found = load_workflow("demo", {key: value})
+    old = any(key == f"{row.section}.{row.old}" for row in RENAMED)
+    assert bool(found.notes) == old
+
+
+@pytest.mark.parametrize("row", ROWS["choices"])
+def test_a_choice_of_an_old_file_is_taken(row: str) -> None:
+    key, _, value = row.partition("=")
+    if key.startswith("prices."):
+        load_workflow("demo", {"prices": {**PRICES, "instances": [{"name": "m", "per_hour": 1, "device": value}]}})
+    else:
+        load_workflow("demo", {key: int(value) if value.isdecimal() else value})
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS["class paths"] if "(" not in row])
+def test_a_class_of_an_old_file_is_there_with_its_arguments(row: str) -> None:
+    factory = Component.model_validate({"class": row})._factory("of an old file")
+    arguments = [one.partition("(")[2].rstrip(")") for one in ROWS["class paths"] if one.startswith(f"{row}(")]
+    taken = inspect.signature(factory).parameters
+    for argument in arguments:
+        name = argument.partition("=")[0].lstrip("*")
+        assert name in taken
+        assert "=" not in argument or taken[name].default is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS["commands"] if row])
+def test_a_command_of_an_old_script_is_taken(row: str) -> None:
+    command: Any = typer.main.get_command(workflow.app)
+    words = row.split()
+    while words and not words[0].startswith("-"):
+        if words[0] not in getattr(command, "commands", {}):
+            break
+        command = command.commands[words.pop(0)]
+    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    names |= {f"{name}" for parameter in command.params for name in [str(parameter.name), str(parameter.name).upper()]}
+    assert not words or words[0] in names, f"{row}: {sorted(names)}"
+
+
+# A run folder
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A run folder of 0.1.0, in another place than the one where it was made."""
+    shutil.unpack_archive(TESTS / "data" / "run-0.1.zip", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_an_old_run_folder_is_found_done_with_its_own_settings(old: Path) -> None:
+    told: list[Event] = []
+    run = daskt2i.open_run(old, scheduler="serial", progress=told.append)
+    assert run.status().complete
+    assert run.verify().ok
+    again = run.encode()
+    assert (again.done, again.skipped, again.accepted) == (0, 3, 19)
+    assert dict(again.rejected) == {"missing-file": 1}
+    assert not any(isinstance(event, Note) for event in told), "its user did not write the old names"
+
+
+def test_old_names_in_an_old_run_folder_mean_what_they_meant(old: Path) -> None:
+    found = daskt2i.open_run(old, progress=False).workflow
+    assert (found.run.reader_threads, found.run.verify_on_resume, found.run.on_missing_chunk) == (1, "hash", "reject")
+    train = found.train
+    assert (train.max_grad_norm, train.validation, train.caption_dropout, train.shuffle_window) == (0.5, 4, 0.2, 3)
+    assert (found.vae.max_grad_norm, found.vae.validation) == (2.0, 3)
+    launch = found.launch
+    assert (launch.max_restarts, launch.gradient_accumulation_steps, launch.keep_checkpoints) == (4, 2, 4)
+    assert (launch.validation_every, launch.profile_allreduce) == (9, True)
+
+
+def test_what_is_damaged_in_an_old_run_folder_is_encoded_again_to_the_same_bytes(old: Path) -> None:
+    shard = old / "latents.zarr" / "latent_mean" / "c.1.0.0.0"
+    before = shard.read_bytes()
+    shard.write_bytes(b"")
+    again = daskt2i.open_run(old, scheduler="serial", progress=False).encode()
+    assert (again.done, again.skipped) == (1, 2)
+    assert shard.read_bytes() == before
+
+
+def test_an_old_store_opens_with_its_rows(old: Path) -> None:
+    found = daskt2i.open_store(old)
+    assert found.sizes["row"] == 20
+    assert int(found["valid"].values.sum()) == 19
+    run = daskt2i.open_run(old, progress=False)
+    assert list(run.manifest["status"]).count("accepted") == 19
