@@ -224,9 +224,7 @@ def local(folder: RunFolder) -> Iterator[Path]:
         ModelMissing: the run folder has no pipeline.
     """
     if not exists(folder):
-        raise ModelMissing(
-            f"There is no trained pipeline in {folder.address(PIPELINE)}. Train first (train or run)."
-        )
+        raise ModelMissing(f"There is no trained pipeline in {folder.address(PIPELINE)}. Train first (train or run).")
     if folder.is_local:
         yield folder.local_path(PIPELINE)
         return
