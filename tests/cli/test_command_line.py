@@ -351,7 +351,7 @@ def encoding(tmp_path: Path, scheduler: str) -> Iterator[tuple[subprocess.Popen[
 @pytest.mark.parametrize(  # tests/encode/test_faults.py presses it for the whole group of local:2, by default
     "scheduler", ["serial", "multiprocessing:2", "joblib:2", pytest.param("local:2", marks=pytest.mark.slow)]
 )
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path, scheduler: str) -> None:
+def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, command):
         _wait(lambda: _receipts(out) >= 2 or process.poll() is not None, "two chunks")
         family = _family(process)
@@ -363,10 +363,11 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path, sched
     assert "Traceback" not in said
     done = _receipts(out)
     assert 2 <= done < 16
-    assert f"Stopped. {done} of 16 chunks are in {out}; the same command goes on from there.\n" in said
+    stopped = f"Stopped. {done} of 16 chunks are finished in {out}. Encode again to continue with the other chunks.\n"
+    assert stopped in said
     assert len(said.splitlines()) <= 4, said
     _wait(lambda: not any(map(_alive, family)), "the workers to end", 10)
-    # How it goes on does not depend on where it runs; two of them suffice.
+    # Resuming does not depend on the scheduler, so two of them are enough.
     found = one_object(spawn(*command) if scheduler == "local:2" else run(*command, "-s", "serial"))
     assert found["chunks"] == {"done": 16 - done, "skipped": done, "failed": 0}
     assert found["accepted"] == 16
