@@ -99,7 +99,7 @@ class _ChunkRun:
                 head = next(readings)  # an unreachable network shows here, before captions are encoded
             readings = itertools.chain([head], readings)
             away = isinstance(head.outcome, Rejection) and head.outcome.reason is Reason.MISSING_FILE
-            unusable = set() if away else self._encode_texts(models, arrays)  # threads read the next pictures meanwhile
+            unusable = set() if away else self._encode_texts(models, arrays)  # threads read pictures at the same time
             records = self._encode_images(models, arrays, readings)
             self._require_images()
             if away:  # only the first image was missing, so the captions are needed after all
