@@ -1,8 +1,8 @@
-"""One measurement in a process of its own: `python -m daskt2i.bench.cell TASK RESULT`, two JSON files.
+"""One measurement in a separate process: `python -m daskt2i.bench.cell TASK RESULT`, two JSON files.
 
-Covers: running `encode` under a warm start and a meter, `encode.naive`, `encode.peak`, `simulation`; every way out is
-one object.
-Does not cover: which cells there are and what is made of them (`bench.encode`). Not meant to be typed.
+Covers: running `encode` with a warm start and a meter, `encode.naive`, `encode.peak`, `simulation`; writing one result
+object in every case.
+Does not cover: the choice of cells and their reports (`bench.encode`). People do not type this command.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from daskt2i.types import Receipt
 
 
 def main(arguments: list[str]) -> None:
-    """Do the task, and write what came of it: `{"measured": …}`, `peak`, `simulated`, or `{"error": …}`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # one that is started in the background ignores it
+    """Do the task, and write its result: `{"measured": …}`, `peak`, `simulated`, or `{"error": …}`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores SIGINT by default
     task = BenchTask.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
     end_with_parent(task.parent)
     try:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 
 def perform(task: BenchTask) -> dict[str, Any]:
-    """The task's result, in this process."""
+    """Do the task in this process, and return its result."""
     load_defaults()
     workflow = parse_workflow(yaml.safe_load(task.workflow), "of a benchmark")
     if task.kind == "peak":
@@ -61,7 +61,7 @@ def perform(task: BenchTask) -> dict[str, Any]:
 
 
 class _Receipts:
-    """A listener that keeps of each receipt what a table needs."""
+    """A listener that keeps the figures of each receipt that the tables need."""
 
     def __init__(self) -> None:
         self.stages: Counter[str] = Counter()
@@ -85,10 +85,10 @@ class _Receipts:
 
 
 def run_encode(task: BenchTask, workflow: Workflow) -> Measured:
-    """`encode` as a user runs it, but for the one moment at which all workers have loaded.
+    """Run `encode` as a user does, except that all workers load before the first chunk.
 
     Raises:
-        Daskt2iError: whatever `encode` raises; a chunk that failed for good.
+        Daskt2iError: an error of `encode`, or of a chunk that failed after all tries.
     """
     run = workflow.run.model_copy(update={"workers": task.workers, "threads": task.threads})
     prepared = prepare.prepare(workflow.model_copy(update={"run": run}), task.folder, draw=False)
@@ -129,7 +129,7 @@ def run_encode(task: BenchTask, workflow: Workflow) -> Measured:
 
 
 def _distinct(prepared: prepare.EncodePlan) -> int:
-    """Captions that went through the text encoder: equal ones once a chunk."""
+    """Number of captions that were encoded: equal captions of a chunk count once."""
     chunks = (prepared.source.rows(chunk.start, chunk.stop) for chunk in prepared.grid)
     return sum(len({caption for row in rows if row.usable for caption in row.captions}) for rows in chunks)
 

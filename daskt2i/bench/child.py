@@ -1,7 +1,7 @@
-"""Starting one measurement in a fresh process, and getting its result or the sentence it failed with.
+"""Start one measurement in a new process, and return its result or raise its error.
 
-Covers: the task and result files, thread variables, stopping the child with us.
-Does not cover: what it does (`cell`).
+Covers: the task and result files, thread variables, stopping the child process with this process.
+Does not cover: the measurement (`cell`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from daskt2i.errors import ExecutorError
 from daskt2i.portable_errors import from_json
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""Taken out of the environment: ours sets its threads itself, and naive is to have torch's default."""
+"""Variables that are removed from the environment: encode sets its threads itself, and naive uses torch's default."""
 
 _STOP_SECONDS = 30.0
 
 
 def perform(task: BenchTask) -> dict[str, Any]:
-    """Run the task in a process of its own, from the start of Python on.
+    """Run the task in a new process.
 
     Returns:
-        What `cell.perform` returned.
+        The result of `cell.perform`.
 
     Raises:
-        ExecutorError: it failed; the sentence is the child's, and so is the error that it is raised from.
-        KeyboardInterrupt: Ctrl-C here; the child is stopped first.
+        ExecutorError: the task failed. It has the sentence of the child's error, and is raised from that error.
+        KeyboardInterrupt: Ctrl-C was pressed here; the child is stopped first.
     """
     with tempfile.TemporaryDirectory(prefix="daskt2i-bench-") as folder:
         given, made, said = (Path(folder, name) for name in ("task.json", "result.json", "stderr"))
@@ -45,7 +45,8 @@ def perform(task: BenchTask) -> dict[str, Any]:
         environment = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
         environment["TOKENIZERS_PARALLELISM"] = "false"
         with said.open("wb") as errors:
-            # A session of its own: a terminal sends Ctrl-C to all, and a worker must not hear it before its parent.
+            # The child has its own session: a terminal sends Ctrl-C to the whole group, but a worker must not get it
+            # before its parent.
             child = subprocess.Popen(
                 command, stdout=errors, stderr=errors, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
             )
@@ -57,8 +58,8 @@ def perform(task: BenchTask) -> dict[str, Any]:
         if not made.is_file():
             last = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             raise ExecutorError(
-                f"The process that measures ended with {child.returncode}{f' ({last[0][:300]})' if last else ''}. "
-                "What was measured before stands; memory is the usual cause."
+                f"The measuring process ended with code {child.returncode}{f' ({last[0][:300]})' if last else ''}. "
+                "Earlier measurements are kept. The usual cause is memory: use fewer workers."
             )
         result: dict[str, Any] = json.loads(made.read_text(encoding="utf-8"))
     if "error" in result:
@@ -68,7 +69,7 @@ def perform(task: BenchTask) -> dict[str, Any]:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """As Ctrl-C would; and hard, when that is not heard."""
+    """Stop the child like Ctrl-C does, and kill it if it does not end."""
     child.send_signal(signal.SIGINT)
     try:
         child.wait(_STOP_SECONDS)

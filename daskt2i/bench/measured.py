@@ -1,6 +1,6 @@
-"""What one run of one cell is asked to do, and what it tells.
+"""The task and the result of one run of one cell.
 
-Covers: the two records that travel between the command and the process that measures, as JSON.
+Covers: the two records that the command and the measuring process exchange as JSON.
 Does not cover: measuring (`cell`, `encode.naive`, `encode.peak`), medians and tables (`encode.scaling`).
 """
 
@@ -18,21 +18,21 @@ PEAK_SIDES = (1024, 1536, 2048, 3072)
 
 @dataclass(frozen=True, slots=True)
 class BenchTask:
-    """One measurement, in a process of its own: as a user's command, with nothing warm from the one before.
+    """One measurement in a new process, like a user's command: nothing is warm from an earlier measurement.
 
     Attributes:
-        kind: `encode` (one of our schedulers), `naive`, `peak` (of the machine) or `scheduler` (a simulation).
-        workflow: YAML, resolved, its rows chosen.
-        folder: a fresh run folder.
-        part: what of it is measured.
-        scheduler: as `--scheduler` takes it.
-        workers, threads: processes, and torch threads of each; naive ignores threads.
-        busy: for `peak`: numbers of cores to keep busy at once.
-        precisions: for `peak`: in which to measure; `auto` is resolved there. `peak_seconds`: of each size;
-            `peak_sides`: the sizes, of square matrices. The fastest counts: smaller ones do not fill the units, larger
-            ones leave the caches.
-        chunk_seconds, arrays: for `scheduler`: what a chunk takes, and whether its arrays are written.
-        parent: the process that waits for it; `begun`: when it was started there (time.time()).
+        kind: `encode` (with a scheduler of daskt2i), `naive`, `peak` (of the machine) or `scheduler` (a simulation).
+        workflow: the resolved workflow with the chosen rows, as YAML.
+        folder: a new run folder.
+        part: the part that is measured.
+        scheduler: a value of `--scheduler`.
+        workers, threads: number of processes, and torch threads of each; naive ignores threads.
+        busy: for `peak`: numbers of cores to keep busy at the same time.
+        precisions: for `peak`: precisions to measure; `auto` is resolved there. `peak_seconds`: time for each size;
+            `peak_sides`: sizes of square matrices. The fastest size counts: smaller matrices do not fill the units,
+            larger ones do not fit into the caches.
+        chunk_seconds, arrays: for `scheduler`: seconds of a chunk, and whether its arrays are written.
+        parent: the process that waits for the result; `begun`: time.time() of the start in the parent.
     """
 
     kind: Literal["encode", "naive", "peak", "scheduler"]
@@ -52,12 +52,12 @@ class BenchTask:
     begun: float = 0.0
 
     def to_json(self) -> str:
-        """As one JSON object."""
+        """The task as one JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> BenchTask:
-        """What `to_json` wrote."""
+        """Read the result of `to_json`."""
         data = json.loads(text)
         data["busy"], data["precisions"] = tuple(data["busy"]), tuple(data["precisions"])
         data["peak_sides"] = tuple(data["peak_sides"])
@@ -69,20 +69,20 @@ class Measured:
     """One run of one cell. All times are wall seconds of one clock.
 
     Attributes:
-        workers, threads, precision: as they were.
-        rows: that were asked for. `accepted`, `rejected`: as they were counted.
+        workers, threads, precision: of the run.
+        rows: number of requested rows. `accepted`, `rejected`: counted rows.
         cold: from the start of the process until every worker has loaded its models (start-up, import, spawn, load).
         steady: from there to the last chunk.
         finish: from there to the end of `encode`: workers end, the manifest is written.
-        cpu: seconds of processor time of all our processes in the steady part; `elsewhere`: of all others, or None
-            where the machine cannot tell.
-        stages: stage -> seconds, summed over workers; `total` is what workers spent on chunks.
-        chunk_seconds: of each chunk, without loading.
+        cpu: processor seconds of all daskt2i processes in the steady part; `elsewhere`: of all other processes, or None
+            if it is not known.
+        stages: stage -> seconds, summed over workers; `total` is the time of workers in chunks.
+        chunk_seconds: seconds of each chunk, without loading.
         worker_peak, driver_peak: largest resident size, bytes.
         written: bytes of the store (naive: of its pickle).
-        captions: of accepted rows; `distinct`: those that were encoded.
-        batch: images at once.
-        memory: (seconds since all were loaded, bytes of the largest worker, bytes of the driver), over time.
+        captions: captions of accepted rows; `distinct`: captions that were encoded.
+        batch: images in one batch.
+        memory: (seconds since all workers were loaded, bytes of the largest worker, bytes of the driver), over time.
     """
 
     workers: int
@@ -113,6 +113,6 @@ class Measured:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
-        """What `dataclasses.asdict` and JSON made of one."""
+        """Read the JSON of `dataclasses.asdict`."""
         memory = tuple((float(at), int(worker), int(driver)) for at, worker, driver in data["memory"])
         return cls(**{**data, "chunk_seconds": tuple(data["chunk_seconds"]), "memory": memory})

@@ -1,6 +1,6 @@
-"""Processor time and memory of this process and its children, while something else runs.
+"""Processor time and memory of this process and its children, measured while other code runs.
 
-Covers: a thread that looks once a second; children that end are not forgotten.
+Covers: a thread that measures once a second; children that have ended stay counted.
 Does not cover: processes on other machines.
 """
 
@@ -14,14 +14,14 @@ import psutil
 from daskt2i.machine.machine import this_machine
 
 PERIOD = 1.0
-"""Seconds between two looks: at most that much of a child that ends unseen is lost."""
+"""Seconds between two measurements. When a child ends, at most this much of its time is not counted."""
 
 SAMPLES = 600
-"""Points of the memory curve that are kept; every second one is dropped when there are more."""
+"""Maximum number of points of the memory curve. If there are more, every second point is dropped."""
 
 
 class Meter:
-    """Counts from `start` to `mark`; `mark` may be called again, and counts from the same start."""
+    """Counts from `start` to `mark`. `mark` may be called again; it always counts from the start."""
 
     def __init__(self, period: float = PERIOD) -> None:
         self._period, self._every = period, 1
@@ -32,13 +32,13 @@ class Meter:
         self._lock = threading.Lock()
         self._begun = self._cpu = self._system = 0.0
         self.memory: list[tuple[float, int, int]] = []
-        """(seconds since `start`, bytes of the largest child or of this process without any, bytes of this process)."""
+        """(seconds since `start`, bytes of the largest child, bytes of this process). Without children: both equal."""
 
         self.cpu = 0.0
-        """Processor seconds of all our processes from `start` to the last `mark`."""
+        """Processor seconds of this process and its children from `start` to the last `mark`."""
 
         self.elsewhere: float | None = None
-        """Of all other processes; None where this process sees another number of cores than it may use."""
+        """Processor seconds of all other processes; None if this process may not use all cores that it sees."""
 
     def start(self) -> None:
         """Begin to count."""
@@ -48,7 +48,7 @@ class Meter:
         self._thread.start()
 
     def mark(self) -> None:
-        """Count up to here; while the children are still there."""
+        """Count up to now. Call it while the children still run."""
         self._look()
         with self._lock:
             self.cpu = sum(self._times.values()) - self._cpu
@@ -72,7 +72,7 @@ class Meter:
                     self.memory, self._every = self.memory[::2], self._every * 2
 
     def _look(self) -> tuple[int, int]:
-        """Note the times of all processes. Returns the resident size of the largest child, and of this process."""
+        """Record the times of all processes. Returns the resident size of the largest child, and of this process."""
         largest = driver = 0
         with self._lock:
             for process in [self._me, *self._me.children(recursive=True)]:

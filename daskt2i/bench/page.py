@@ -1,8 +1,8 @@
-"""A benchmark's report as files: one HTML page that stands alone, PNGs of its plots, JSON and CSV.
+"""A benchmark's report as files: one self-contained HTML page, PNGs of its plots, JSON and CSV.
 
-Covers: curves with the spread of their repeats and the ideal line, stacked bars, the table with what its columns mean.
-Does not cover: what was measured (`report`). The PNGs need matplotlib (`pip install 'daskt2i[bench]'`); without it they
-are left out, and the report says so.
+Covers: curves with the spread of their repeats and the ideal line, stacked bars, the table with the meaning of columns.
+Does not cover: the figures (`report`). The PNGs need matplotlib (`pip install 'daskt2i[bench]'`). Without it they are
+left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from daskt2i.bench.report import BenchReport, Cell, Column, Plot, show
 from daskt2i.store.run_folder import REPORTS, RunFolder
 
 COLOURS = ("#4477aa", "#cc6677", "#117733", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933", "#88ccee", "#bbbbbb")
-"""Paul Tol's muted scheme, which people with colour blindness can tell apart (personal.sron.nl/~pault)."""
+"""Paul Tol's muted scheme; people with colour blindness can distinguish its colours (personal.sron.nl/~pault)."""
 
 WITHOUT_PNG = "No PNGs were written: they need matplotlib (pip install 'daskt2i[bench]')."
 
@@ -35,10 +35,10 @@ def save(report: BenchReport, folder: RunFolder) -> dict[str, str]:
     """Write `reports/NAME.json`, `.csv`, `.html` and `reports/NAME-PLOT.png` into a run folder.
 
     Returns:
-        Kind of file -> where it lies; PNGs under `png PLOT`; without matplotlib none, and a sentence under `no png`.
+        Kind of file -> its address; PNGs have the keys `png PLOT`. Without matplotlib there is a sentence at `no png`.
 
     Raises:
-        StoreError, StoreFull: it could not be written.
+        StoreError, StoreFull: the files could not be written.
     """
     stem = f"{REPORTS}/{report.name}"
     files = {"json": f"{stem}.json", "csv": f"{stem}.csv", "html": f"{stem}.html"}
@@ -56,7 +56,7 @@ def save(report: BenchReport, folder: RunFolder) -> dict[str, str]:
 
 
 def render(report: BenchReport) -> str:
-    """The page."""
+    """Make the HTML page."""
     from bokeh.embed import components
 
     figures = {plot.name: _figure(plot) for plot in report.plots}
@@ -124,13 +124,13 @@ def _stacked(plot: Plot) -> Any:
 
 
 def png(plot: Plot) -> bytes:
-    """The plot as a PNG of 960 x 600 pixels or, for many bars, higher. Needs matplotlib."""
+    """The plot as a PNG of 960 x 600 pixels, or higher for many bars. Needs matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     height = 5.0 if not plot.parts else max(3.0, 1.5 + 0.34 * len(plot.categories))
     figure = Figure(figsize=(8.0, height), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)  # no pyplot: it keeps figures for ever, and may look for a display
+    canvas = FigureCanvasAgg(figure)  # pyplot would keep all figures, and may need a display
     axes = figure.add_subplot()
     axes.set_title(plot.title, fontsize=11)
     if plot.parts:

@@ -1,10 +1,10 @@
-"""How fast training samples come out of a latent store, in one process: `bench read`.
+"""The speed of reading training samples from a latent store in one process: `bench read`.
 
 Covers: stores of random numbers in real shapes, by reader threads and shuffle window, read from memory, from the page
 cache and from the disk.
 Does not cover: the stores (`stores`), training (`bench.train`), several ranks.
 
-Each figure is that of an epoch in batches of 64: what the trainer's loop would get if the model took no time.
+Each figure is for one epoch in batches of 64. It is the speed of training if the model needed no time.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from daskt2i.store.run_folder import RunFolder
 BATCH = 64
 
 WHOLE = 16 << 30
-"""A cache that holds any of these stores."""
+"""Size of a cache that holds any of these stores."""
 
 LITTLE = 512 << 20
-"""The default of `launch.cache`; half of the store where that is less, so that no store is kept whole."""
+"""The default of `launch.cache`. If half of the store is less, that is used, so that no store fits into the cache."""
 
 Origin = Literal["memory", "page cache", "disk"]
 
@@ -35,20 +35,20 @@ ORIGINS: tuple[Origin, ...] = ("memory", "page cache", "disk")
 
 COLUMNS = (
     Column("store", "text"),
-    Column("origin", "text", "from", meaning="memory: the cache holds all; else each shard is decoded once an epoch."),
-    Column("readers", "count", meaning="Threads that decode shards, and as many that make batches."),
-    Column("window", "count", unit="shards", meaning="Shards whose rows are shuffled together."),
-    Column("cache_bytes", "bytes", "cache", "speed", meaning="Decoded shards that are kept at most."),
-    Column("rate", "rate", "median", "speed", "samples", meaning="Samples per second by the clock."),
+    Column("origin", "text", "from", meaning="memory: the cache holds all; otherwise each epoch decodes each shard."),
+    Column("readers", "count", meaning="Threads that decode shards; as many others make batches."),
+    Column("window", "count", unit="shards", meaning="Number of shards that are shuffled together."),
+    Column("cache_bytes", "bytes", "cache", "speed", meaning="Maximum size of decoded shards in memory."),
+    Column("rate", "rate", "median", "speed", "samples", meaning="Samples per second of wall time."),
     Column("rate_low", "rate", "least", "speed", "samples"),
     Column("rate_high", "rate", "most", "speed", "samples"),
-    Column("busy_rate", "rate", "by CPU", "speed", "samples", meaning="By seconds of processor of this process."),
+    Column("busy_rate", "rate", "by CPU", "speed", "samples", meaning="Samples per processor second."),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Samples per second over one epoch: by the clock, and by the seconds of processor that this process took."""
+    """Samples per second over one epoch: per second of wall time, and per processor second of this process."""
 
     rate: float
     busy_rate: float
@@ -68,16 +68,16 @@ def bench_read(
     """Measure every combination.
 
     Args:
-        shapes: names of `bench.stores.SHAPES`.
-        readers: threads that decode shards.
-        windows: shards that are shuffled together.
-        repeats: epochs of each; one more goes before them.
-        place: folder for the stores while this runs; the system's for temporary files if None.
-        command: what was typed.
+        shapes: names in `bench.stores.SHAPES`.
+        readers: numbers of threads that decode shards.
+        windows: numbers of shards that are shuffled together.
+        repeats: epochs of each combination, after one epoch that is not counted.
+        place: folder for the stores during the benchmark; None: the system's temporary folder.
+        command: the command as it was typed.
         tell: called with a line for each cell.
 
     Raises:
-        ConfigError: no such shape.
+        ConfigError: there is no such shape.
         StoreFull, StoreError: a store cannot be written or read.
     """
     chosen = {name: shape_named(name) for name in shapes}
@@ -102,7 +102,7 @@ def bench_read(
         columns=COLUMNS,
         cells=tuple(cells),
         facts={"batch": BATCH, "repeats": repeats},
-        notes=("Stores of random numbers; a sample is one image's latents and one of its captions.",),
+        notes=("The stores hold random numbers. A sample is one image's latents and one of its captions.",),
         plots=tuple(_plots(cells, readers, windows)),
         complete=complete,
     )
@@ -126,17 +126,17 @@ def _cell(folder: RunFolder, name: str, shape: Shape, origin: Origin, readers: i
         "cache_bytes": cache,
     }
     cold = origin == "disk" and not forget(folder)
-    return Cell({**known, **values}, ("This system keeps its page cache: not from the disk.",) * cold)
+    return Cell({**known, **values}, ("This system keeps its page cache, so nothing was read from the disk.",) * cold)
 
 
 def epochs(
     folder: RunFolder, cache: int, readers: int, window: int, repeats: int, *, cold: bool = False
 ) -> Iterator[Epoch]:
-    """One epoch after the other of a store's samples; a first one, which fills the cache, does not count.
+    """Read a store epoch by epoch. A first epoch, which fills the cache, is not counted.
 
     Args:
-        cache: bytes of decoded shards that are kept.
-        cold: take the store out of the page cache before each epoch.
+        cache: size of the cache for decoded shards, bytes.
+        cold: remove the store from the page cache before each epoch.
     """
     dataset = LatentDataset(
         folder, seed=0, batch=BATCH, window=window, heldout=0, cache_bytes=cache, threads=readers, allow_random=True

@@ -1,9 +1,9 @@
-"""What a benchmark measured, as one table of plain values with what is needed to repeat it.
+"""The report of a benchmark: one table of plain values, and the facts that are needed to repeat it.
 
-Covers: the columns and their units, cells, flags, plots as data; the report on a terminal, as JSON and as CSV.
+Covers: columns and their units, cells, flags, plots as data; the report on a terminal, as JSON and as CSV.
 Does not cover: the page and the pictures (`page`), measuring (the other modules of `bench`), printing.
 
-A cell that failed stays in the table: with a flag that says why, and without figures.
+A failed cell stays in the table without figures. A flag says why it failed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Value = str | int | float | bool | None
-"""A figure of a cell; None where it was not measured."""
+"""A figure of a cell; None if it was not measured."""
 
 Kind = Literal["text", "count", "number", "seconds", "rate", "times", "share", "bytes"]
-"""What a column holds, which decides how it is shown. JSON and CSV hold plain values: seconds, bytes, shares of 1."""
+"""The kind of values of a column. It decides how they are shown. JSON and CSV hold plain values: seconds, bytes, shares
+of 1."""
 
 PACKAGES = (
     *("daskt2i", "torch", "diffusers", "transformers", "numpy", "dask", "distributed", "zarr", "joblib", "pyarrow"),
     "pillow",
 )
-"""Whose versions a report states."""
+"""Packages whose versions are in a report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,12 @@ class Column:
 
     Attributes:
         name: key in JSON and heading in CSV: words with underscores.
-        kind: how it is shown.
+        kind: kind of the values.
         title: heading on a terminal and on the page; by default the name, with spaces.
-        group: heading of the table it belongs to on a terminal, where one table would be too wide; "" for a key, which
-            is repeated in each of them.
-        unit: what follows the kind's own unit, e.g. `images` for images/s.
-        meaning: one sentence, for the page and the documentation.
+        group: heading of its table on a terminal, where one table would be too wide; "" for a key column, which all
+            tables repeat.
+        unit: the unit together with that of the kind, e.g. `images` for images/s.
+        meaning: one sentence for the page and the documentation.
     """
 
     name: str
@@ -70,8 +71,8 @@ class Cell:
     """One line of the table.
 
     Attributes:
-        values: column name -> value; a column that is not named was not measured.
-        flags: sentences about this line alone, e.g. why a figure is not to be trusted.
+        values: column name -> value; missing columns were not measured.
+        flags: sentences about this line, e.g. why a figure is not reliable.
     """
 
     values: Mapping[str, Value]
@@ -80,10 +81,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line of a plot: points x, y; `low` and `high` around y where repeats spread.
+    """One line of a plot: points x, y; `low` and `high` are the spread of repeats around y.
 
     Attributes:
-        ideal: what could be reached: drawn dashed, without points.
+        ideal: True for the ideal line, which is dashed and has no points.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Curve:
 
     @classmethod
     def of(cls, name: str, cells: Sequence[Cell], x: str, y: str) -> Curve:
-        """Through these cells, by the names of their values; `y_low` and `y_high` are the spread around `y`."""
+        """A curve through cells, by the names of their values; `y_low` and `y_high` are the spread around `y`."""
 
         def values(key: str) -> tuple[float, ...]:
             return tuple(float(cell.values[key] or 0) for cell in cells)
@@ -108,10 +109,10 @@ class Plot:
     """Curves over x, or stacked bars over categories.
 
     Attributes:
-        name: of its PNG file, a word with dashes.
-        curves: of a plot over x.
-        categories, parts: of stacked bars: part name -> one value per category.
-        from_zero: the y axis begins at 0.
+        name: name of its PNG file, a word with dashes.
+        curves: the curves of a plot over x.
+        categories, parts: for stacked bars: part name -> one value for each category.
+        from_zero: whether the y axis starts at 0.
     """
 
     name: str
@@ -129,16 +130,16 @@ class BenchReport:
     """A benchmark's result.
 
     Attributes:
-        name: of its files, e.g. `bench-encode`.
+        name: name of its files, e.g. `bench-encode`.
         title: one line.
-        command: what was typed.
+        command: the command as it was typed.
         columns, cells: the table.
-        facts: what holds for all cells, e.g. the machine's peak: name -> value or list of values. JSON values only.
+        facts: facts about all cells, e.g. the machine's peak: name -> value or list of values. JSON values only.
         notes: sentences for a person.
-        plots: pictures of the table.
-        machine, versions: where it ran, and with what.
+        plots: plots of the table.
+        machine, versions: the machine, and the versions of packages.
         when: start, ISO 8601, UTC.
-        complete: False when it was stopped before all cells were measured.
+        complete: False if it was stopped before all cells were measured.
     """
 
     name: str
@@ -155,7 +156,7 @@ class BenchReport:
     complete: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints, and that the `.json` file holds."""
+        """The object that `--json` prints and that is in the `.json` file."""
         return {
             "report": self.name,
             "title": self.title,
@@ -173,7 +174,7 @@ class BenchReport:
         }
 
     def to_csv(self) -> bytes:
-        """The cells with a heading, UTF-8; flags in the last column, one after the other."""
+        """The cells with a heading line, UTF-8; the last column holds all flags."""
         stream = io.StringIO(newline="")
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*(column.name for column in self.columns), "flags"])
@@ -183,7 +184,7 @@ class BenchReport:
         return stream.getvalue().encode()
 
     def view(self) -> RenderableType:
-        """The report on a terminal of 80 columns: one table per group of columns, flags and notes below."""
+        """The report for a terminal of 80 columns: one table for each group of columns; flags and notes below."""
         return _view(self)
 
 
@@ -208,7 +209,7 @@ def show(kind: Kind, value: Value) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Three digits, or all digits before the point."""
     size = abs(value)
     if size >= 100 or value == 0:
         return f"{value:,.0f}"
@@ -235,7 +236,7 @@ def _view(report: BenchReport) -> RenderableType:
         shown = [*keys, *measured]
         for column in shown:
             right = column.kind != "text"
-            heading = column.heading.replace(", ", "\n", 1)  # the unit below: columns are narrow
+            heading = column.heading.replace(", ", "\n", 1)  # columns are narrow, so the unit is in a second line
             table.add_column(heading, justify="right" if right else "left", header_style="dim", overflow="fold")
         for number, cell in enumerate(report.cells, 1):
             texts = [show(column.kind, cell.values.get(column.name)) for column in shown]
@@ -263,7 +264,7 @@ def _any(report: BenchReport, column: Column) -> bool:
 
 
 def machine_facts() -> dict[str, Value]:
-    """What this machine is, without its name: processor, cores, memory in GiB, GPUs, operating system."""
+    """Facts about this machine, without its name: processor, cores, memory in GiB, GPUs, operating system."""
     machine = this_machine()
     return {
         "processor": processor_name(),
@@ -276,7 +277,7 @@ def machine_facts() -> dict[str, Value]:
 
 
 def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Package -> version, of those that are installed."""
+    """Package -> version, for installed packages."""
     found = {}
     for package in packages:
         try:
@@ -287,7 +288,7 @@ def package_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, least and largest of one value or more; the median of an even number is the mean of the middle two."""
+    """Median, smallest and largest of one or more values. The median of an even count is the mean of the middle two."""
     ordered = sorted(values)
     middle = len(ordered) // 2
     median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

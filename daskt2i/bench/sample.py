@@ -1,7 +1,7 @@
-"""How long a picture takes: seconds by steps of the sampler and pictures at once: `bench sample`.
+"""The time to draw a picture, by sampler steps and batch size: `bench sample`.
 
-Covers: one process that draws with a trained pipeline, loading apart from drawing.
-Does not cover: spreading prompts over workers (`sample.driver`), how good the pictures are (`sample.fidelity`).
+Covers: one process that draws with a trained pipeline. Loading is measured separately.
+Does not cover: spreading prompts over workers (`sample.driver`), the quality of pictures (`sample.fidelity`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from daskt2i.model.pipeline import INDEX, Sampler
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 
 COLUMNS = (
-    Column("steps", "count", meaning="Of the sampler."),
-    Column("batch", "count", unit="pictures", meaning="Pictures at once."),
+    Column("steps", "count", meaning="Number of sampler steps."),
+    Column("batch", "count", unit="pictures", meaning="Pictures in one batch."),
     Column("seconds", "seconds", "per picture", meaning="Median over the repeats, without loading."),
     Column("seconds_low", "seconds", "least"),
     Column("seconds_high", "seconds", "most"),
     Column("rate", "rate", "pictures", unit="pictures", meaning="Pictures per second, at the median."),
-    Column("step_seconds", "seconds", "per step and picture", meaning="Median, by steps: text and decoding included."),
+    Column("step_seconds", "seconds", "per step and picture", meaning="Median by steps, with text and decoding."),
 )
 
 PROMPT = "a red circle in the middle of a white picture"
@@ -47,23 +47,23 @@ def bench_sample(
 
     Args:
         place: a diffusers pipeline folder, e.g. `runs/demo/pipeline`.
-        prompts: taken in turn.
-        repeats: batches of each; one more goes before them.
-        command: what was typed.
+        prompts: used one after the other.
+        repeats: batches of each combination, after one batch that is not counted.
+        command: the command as it was typed.
         tell: called with a line for each cell.
 
     Raises:
-        ModelMissing: there is no pipeline at this place.
-        ModelError: it cannot be loaded.
-        ConfigError: no prompts.
+        ModelMissing: there is no pipeline in this folder.
+        ModelError: the pipeline cannot be loaded.
+        ConfigError: there are no prompts.
     """
     if not (place / INDEX).is_file():
         raise ModelMissing(
-            f"There is no pipeline in {place}, so nothing was measured. Train one first with train or run, or name a "
-            "folder with --pipeline."
+            f"There is no pipeline in {place}, so nothing was measured. Train first (train or run), or name the folder "
+            "of a pipeline (pipeline)."
         )
     if not prompts:
-        raise ConfigError("bench sample needs a prompt at least; give --prompt TEXT. Nothing was measured.")
+        raise ConfigError("bench sample needs at least one prompt (prompts). Nothing was measured.")
     begun = time.perf_counter()
     painter = Painter(place, device, threads)
     load = time.perf_counter() - begun
@@ -82,7 +82,7 @@ def bench_sample(
                     took.append((time.perf_counter() - begun) / batch)
                 size = " of {1} x {0} pixels".format(*pictures[0].pixels.shape)
             middle, low, high = spread(took)
-            tell(f"{count} steps, {batch} at once: {middle:.3g} s per picture")
+            tell(f"{count} steps, batch {batch}: {middle:.3g} s per picture")
             cells.append(
                 Cell(
                     {

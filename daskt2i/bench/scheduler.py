@@ -1,9 +1,9 @@
 """`bench scheduler`: how many workers one scheduler keeps busy, by a simulation with the real driver and scheduler.
 
-Covers: the runs, and their report: seconds per chunk, memory over chunks, workers that are kept busy.
+Covers: the runs and their report: seconds per chunk, memory over chunks, number of busy workers.
 Does not cover: one run (`simulation`).
 
-    seconds per chunk   = steady seconds / chunks                     (at 0 s a chunk: the overhead, nothing else)
+    seconds per chunk   = steady seconds / chunks                     (at 0 s a chunk: only the overhead)
     most workers        = chunk seconds / overhead                    (extrapolated)
     busy                = chunks x chunk seconds / (workers x steady seconds)   (measured)
 """
@@ -25,44 +25,44 @@ from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.store.run_folder import RunFolder
 
 BUSY = 0.95
-"""Share of worker time in chunks from which on a scheduler keeps its workers busy."""
+"""If workers spend at least this share of their time in chunks, the scheduler keeps them busy."""
 
 EXAMPLES = (1.0, 10.0, 60.0)
-"""Chunk times in seconds for which the number of workers is told."""
+"""Chunk times in seconds for which the report gives the number of workers."""
 
 COLUMNS = (
     Column("workers", "count"),
     Column("chunk_seconds", "seconds", "chunk"),
-    Column("chunks", "count", "", "Speed", meaning="Of this run; fewer than asked for where it would take too long."),
+    Column("chunks", "count", "", "Speed", meaning="Chunks of this run; fewer if it would take too long."),
     Column("steady_s", "seconds", "steady", "Speed", meaning="From the first chunk to the last one; median."),
-    Column("seconds_per_chunk", "seconds", "per chunk", "Speed", meaning="Steady seconds by chunks."),
+    Column("seconds_per_chunk", "seconds", "per chunk", "Speed", meaning="Steady seconds divided by chunks."),
     Column("cpu_per_chunk", "seconds", "processor", "Speed", meaning="Processor seconds per chunk: client, scheduler,"
            " workers and receipts together."),
-    Column("busy_share", "share", "busy", "Speed", meaning="Worker time spent in chunks, measured."),
-    Column("most_workers", "count", "most workers", "Speed", meaning="Chunk time by the seconds per chunk at 0 s:"
-           " extrapolated."),
-    Column("memory_start_bytes", "bytes", "at 10 %", "Memory", meaning="Resident size of the process when a tenth of"
-           " the chunks is done: driver, scheduler and workers."),
+    Column("busy_share", "share", "busy", "Speed", meaning="Share of worker time in chunks, measured."),
+    Column("most_workers", "count", "most workers", "Speed", meaning="Chunk time divided by the seconds per chunk at"
+           " 0 s, extrapolated."),
+    Column("memory_start_bytes", "bytes", "at 10 %", "Memory", meaning="Resident size of driver, scheduler and workers"
+           " when a tenth of the chunks is done."),
     Column("memory_end_bytes", "bytes", "at the end", "Memory", meaning="The same at the end."),
-    Column("growth_bytes", "bytes", "per 1,000 chunks", "Memory", meaning="Growth over the second half, by least"
-           " squares."),
+    Column("growth_bytes", "bytes", "per 1,000 chunks", "Memory", meaning="Growth over the second half (least"
+           " squares)."),
     Column("finish_s", "seconds", "manifest", "Memory", meaning="From the last chunk to the end: closing, manifest."),
-    Column("rows", "count", "", "Memory", meaning="Rows that were counted."),
+    Column("rows", "count", "", "Memory", meaning="Counted rows."),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationSettings:
-    """What to simulate.
+    """Settings of the simulation.
 
     Attributes:
-        rows, chunks: of a whole run.
+        rows, chunks: numbers of a whole run.
         workers: numbers of workers.
-        chunk_seconds: that a chunk takes.
-        repeats: of each run.
+        chunk_seconds: durations of a chunk.
+        repeats: repeats of each run.
         arrays: write the arrays too.
-        max_seconds: of one run; a longer one gets fewer chunks.
-        keep: leave the run folders.
+        max_seconds: maximum duration of a run; a longer run gets fewer chunks.
+        keep: keep the run folders.
     """
 
     rows: int
@@ -75,7 +75,7 @@ class SimulationSettings:
     keep: bool = False
 
     def chunks_of(self, workers: int, seconds: float) -> int:
-        """Chunks of one run, at least 4 per worker."""
+        """Number of chunks of one run, at least 4 for each worker."""
         if not seconds:
             return self.chunks
         return min(self.chunks, max(4 * workers, int(self.max_seconds * workers / seconds)))
@@ -86,12 +86,12 @@ class SchedulerBench:
     """One benchmark of the scheduler.
 
     Args:
-        folder: on this machine.
-        asked: what to simulate.
+        folder: a folder on this machine.
+        asked: the settings.
         tell: called with a line before each run.
 
     Raises:
-        ConfigError: what was asked for cannot be.
+        ConfigError: the settings cannot work.
     """
 
     folder: RunFolder
@@ -102,14 +102,17 @@ class SchedulerBench:
 
     def __post_init__(self) -> None:
         if not self.folder.is_local:
-            raise ConfigError(f"A benchmark runs in a folder on this machine, and {self.folder} is none.")
+            raise ConfigError(f"{self.folder} is not a folder on this machine. Benchmarks need a local folder (out).")
         if not 1 <= self.asked.chunks <= self.asked.rows:
-            raise ConfigError(f"{self.asked.chunks} chunks of {self.asked.rows} rows: it takes 1 to as many as rows.")
+            raise ConfigError(
+                f"There are {self.asked.chunks} chunks for {self.asked.rows} rows. Use 1 to {self.asked.rows} chunks "
+                "(chunks)."
+            )
         if min(self.asked.chunk_seconds, default=-1.0) < 0:
-            raise ConfigError("--chunk-seconds are 0 or more.")
+            raise ConfigError("The seconds of a chunk (chunk-seconds) must be 0 or more.")
 
     def run(self, command: str) -> BenchReport:
-        """Simulate all, and report; Ctrl-C ends it early, with a report of what there is."""
+        """Simulate all runs, and make the report. After Ctrl-C the report has the finished runs."""
         complete = True
         cells = [(workers, seconds) for seconds in self.asked.chunk_seconds for workers in self.asked.workers]
         try:
@@ -150,7 +153,7 @@ class SchedulerBench:
 
 
 def simulated_workflow(rows: int, rows_per_chunk: int) -> Workflow:
-    """Fakes all over: rows that are made when asked for, arrays of a few bytes a row."""
+    """A workflow with fake components: rows are made when they are read, and arrays have a few bytes for each row."""
     load_defaults()
     workflow = load_workflow("demo")
     fake = "daskt2i.encoders.fake.Fake"
@@ -172,7 +175,7 @@ def simulated_workflow(rows: int, rows_per_chunk: int) -> Workflow:
 def make_report(
     asked: SimulationSettings, runs: dict[tuple[int, float], list[Simulated]], failures: dict[tuple[int, float], str]
 ) -> BenchReport:
-    """The report of what was simulated."""
+    """Make the report of the simulated runs."""
     overheads = {workers: _per_chunk(found) for (workers, seconds), found in runs.items() if seconds == 0 and found}
     cells = [_cell(cell, asked, runs.get(cell, []), overheads, failures.get(cell, "")) for cell in [*runs, *failures]]
     facts: dict[str, Any] = {
@@ -187,13 +190,13 @@ def make_report(
         facts["workers kept busy, extrapolated"] = f"{told} a chunk (the slowest of the runs at 0 s)"
         facts["most_workers"] = {f"{seconds:g}": int(seconds / worst) for seconds in EXAMPLES}
     notes = [
-        "Workers are threads of the driver's process, with messages over TCP: their receipts cost the same interpreter "
-        "that schedules, so a scheduler with a process of its own keeps more workers busy than these figures say."
+        "Workers are threads of the scheduler's process, with messages over TCP. They share one Python interpreter "
+        "with the scheduler, so a scheduler with separate workers keeps more workers busy than these figures say."
     ]
     if not asked.arrays:
-        notes.append("No arrays were written: the receipts are real, the shards that they name are not there.")
+        notes.append("No arrays were written: the receipts are real, but their shards do not exist.")
     if not overheads:
-        notes.append("Without a run at 0 s a chunk there is no overhead, and no largest number of workers.")
+        notes.append("There was no run at 0 s a chunk, so the report has no overhead and no largest number of workers.")
     return BenchReport(
         name="bench-scheduler",
         title=f"One scheduler, {asked.rows:,} rows in {asked.chunks:,} chunks, simulated",
@@ -237,19 +240,19 @@ def _cell(
     }
     flags = []
     if first.chunks < asked.chunks:
-        flags.append(f"{first.chunks:,} of {asked.chunks:,} chunks, to end within {asked.max_seconds:g} s.")
+        flags.append(f"Only {first.chunks:,} of {asked.chunks:,} chunks, to end within {asked.max_seconds:g} s.")
     if seconds:
         busy = first.chunks * seconds / (workers * steady)
         values["busy_share"] = busy
         if workers in overheads:
             values["most_workers"] = int(seconds / overheads[workers])
         if busy < BUSY:
-            flags.append(f"The workers were busy for {busy:.0%} of the time: so many are too many at {seconds:g} s.")
+            flags.append(f"The workers were busy for only {busy:.0%} of the time: too many workers at {seconds:g} s.")
     return Cell(values, tuple(flags))
 
 
 def growth(memory: Sequence[tuple[int, int]]) -> float | None:
-    """Bytes per 1,000 chunks: the slope by least squares. None for fewer than three points."""
+    """Bytes per 1,000 chunks: the slope of a least squares fit. None for fewer than three points."""
     if len(memory) < 3:
         return None
     mean_x = sum(done for done, _ in memory) / len(memory)

@@ -1,10 +1,10 @@
-"""One simulated run: the real plan, window, scheduler, receipts and manifest; workers that sleep instead of encoding.
+"""One simulated run: the real plan, window, scheduler, receipts and manifest; workers sleep instead of encoding.
 
 Covers: `encode` from start to end with `encode_chunk` replaced; memory and processor time over chunks.
-Does not cover: which runs there are (`scheduler`).
+Does not cover: the choice of runs (`scheduler`).
 
-Workers are threads of the scheduler's process, so these share one interpreter and one core of it: what is measured here
-as the cost of a chunk, the driver's part included, is more than what a scheduler by itself needs.
+Workers are threads of the scheduler's process, so they share one Python interpreter and about one core. The measured
+cost of a chunk also includes the driver. So it is more than the cost of a scheduler alone.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SCHEDULER = "simulation"
-"""The cluster file."""
+"""Name of the cluster file."""
 
 SAMPLES = 200
-"""Looks at memory over a run."""
+"""Number of memory measurements over a run."""
 
 _LIMIT = 1 << 40
-"""Bytes for each worker: they have one process, and no limit of their own."""
+"""Memory limit of each worker in bytes: effectively none, because all workers share one process."""
 
 
 def simulated_chunk(seconds: float, arrays: bool, job: EncodeJob, chunk: Chunk) -> Receipt:
-    """In place of `encode_chunk`: sleep, write the chunk (or do not), write its receipt.
+    """Replaces `encode_chunk`: sleep, perhaps write the chunk, and write its receipt.
 
     Args:
-        seconds: that encoding takes.
-        arrays: write the arrays, filled with what a row that was never written holds. Otherwise the receipt names a
-            shard of no bytes that is not there, and the store cannot be verified.
+        seconds: duration of the sleep.
+        arrays: write the arrays, with fill values. Otherwise the receipt names an empty shard that does not exist, and
+            the store cannot be verified.
     """
     begun = time.perf_counter()
     time.sleep(seconds)
@@ -85,18 +85,18 @@ def simulated_chunk(seconds: float, arrays: bool, job: EncodeJob, chunk: Chunk) 
 
 
 class SimulatedExecutor:
-    """Another executor, with `simulated_chunk` in place of `encode_chunk`."""
+    """Wraps an executor, and uses `simulated_chunk` in place of `encode_chunk`."""
 
     def __init__(self, inner: Executor, seconds: float, arrays: bool) -> None:
         self._inner, self._seconds, self._arrays = inner, seconds, arrays
         self.begun = self.last = 0.0
 
     def start(self) -> ExecutorInfo:
-        """As the other's."""
+        """Start the wrapped executor."""
         return self._inner.start()
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
-        """As the other's; what is not a chunk (the inspection) runs as it is."""
+        """Run on the wrapped executor. Only chunks are simulated; the inspection runs unchanged."""
         replaced: Callable[[Any], Any] = work
         if isinstance(work, functools.partial) and work.func is encode_chunk:
             replaced = functools.partial(simulated_chunk, self._seconds, self._arrays, work.args[0])
@@ -106,20 +106,20 @@ class SimulatedExecutor:
             yield outcome
 
     def close(self) -> None:
-        """As the other's."""
+        """Close the wrapped executor."""
         self._inner.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What one run gave.
+    """The result of one run.
 
     Attributes:
-        chunks, rows: that were committed.
-        steady: wall seconds from the first chunk's start to the last one's end.
-        finish: from there to the end: the manifest, closing.
-        cpu: processor seconds meanwhile, of the driver and of the process that holds scheduler and workers.
-        memory: (chunks done, resident bytes of both), over the run.
+        chunks, rows: numbers of committed chunks and rows.
+        steady: wall seconds from the first chunk's start to the last chunk's end.
+        finish: seconds from there to the end: the manifest, closing.
+        cpu: processor seconds of the driver and of the process with scheduler and workers, in the steady part.
+        memory: (finished chunks, resident bytes of both processes), over the run.
     """
 
     workers: int
@@ -132,17 +132,17 @@ class Simulated:
 
 
 def simulate(task: BenchTask, workflow: Workflow) -> Simulated:
-    """Run it in this process.
+    """Run the simulation in this process.
 
     Raises:
-        ExecutorError: rows are missing.
+        ExecutorError: rows are missing, or chunks failed.
     """
     prepared = prepare.prepare(workflow, task.folder, draw=False)
     chosen = Scheduler.parse(f"{SCHEDULER}:{task.workers}")
     layout = WorkerLayout(task.workers, 1, _LIMIT, "simulated")
     executor = SimulatedExecutor(open_executor(chosen, layout), task.chunk_seconds, task.arrays)
     process = psutil.Process()
-    family: list[psutil.Process] = []  # this one, and the scheduler's: known at the first chunk
+    family: list[psutil.Process] = []  # this process and the scheduler's, filled at the first chunk
     every = max(1, len(prepared.grid) // SAMPLES)
     memory: list[tuple[int, int]] = []
     done, cpu, before = 0, 0.0, 0.0
@@ -162,8 +162,8 @@ def simulate(task: BenchTask, workflow: Workflow) -> Simulated:
     ended = time.perf_counter()
     if summary.failed or summary.accepted != prepared.source_info.rows:
         raise ExecutorError(
-            f"{summary.accepted:,} of {prepared.source_info.rows:,} rows were counted, and {len(summary.failed):,} "
-            "chunks failed, so the run says nothing."
+            f"Only {summary.accepted:,} of {prepared.source_info.rows:,} rows were counted, and "
+            f"{len(summary.failed):,} chunks failed, so this run has no figures."
         )
     return Simulated(
         workers=summary.workers,

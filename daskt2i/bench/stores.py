@@ -1,6 +1,6 @@
-"""Latent stores of random numbers in the shapes of real ones, for benchmarks of what reads a store.
+"""Latent stores of random numbers in the shapes of real stores, for benchmarks of reading and training.
 
-Covers: the real store with its receipts, as many captions, tokens and bytes as an encode would write.
+Covers: a complete store with receipts, with as many captions, tokens and bytes as an encode would write.
 Does not cover: reading them (`read`, `bench.train`).
 
 | store | latents, mean and std, fp16 | text, fp16 | rows, rows per shard |
@@ -29,19 +29,19 @@ from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import ArraySpec, Constant, Encoded, Receipt
 
 MARK = "random-numbers"
-"""Fingerprint of such a store."""
+"""The fingerprint of a store of random numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A store.
+    """The shape of a store.
 
     Attributes:
         latent: channels, height, width.
         text: captions, tokens, features.
-        used: fewest and most tokens of a caption.
-        pad: `length` or `full`, as the text encoder's.
-        rows_per_chunk, rows: of the store.
+        used: smallest and largest number of tokens of a caption.
+        pad: `length` or `full`, as in the text encoder.
+        rows_per_chunk, rows: numbers of the store.
     """
 
     latent: tuple[int, int, int]
@@ -53,7 +53,7 @@ class Shape:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row, decoded: mean, std and the states of all captions, fp16."""
+        """Bytes of a decoded row: mean, std and the states of all captions, in fp16."""
         return 2 * (2 * int(np.prod(self.latent)) + int(np.prod(self.text)))
 
 
@@ -68,18 +68,18 @@ def shape_named(name: str) -> Shape:
     """A shape of `SHAPES`.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no such shape.
     """
     if name not in SHAPES:
-        raise ConfigError(f"There is no store shape {name!r}; there are {', '.join(SHAPES)}.")
+        raise ConfigError(f"There is no store shape {name!r}. Nothing was measured. Use one of {', '.join(SHAPES)}.")
     return SHAPES[name]
 
 
 def write_random(folder: RunFolder, shape: Shape) -> None:
-    """The store with its receipts, of seeded random numbers, marked as untrained: no trainer takes it by mistake.
+    """Write a store of seeded random numbers with its receipts. It is marked as random, so that training refuses it.
 
     Raises:
-        StoreFull, StoreError: it cannot be written.
+        StoreFull, StoreError: the store cannot be written.
     """
     slots, tokens, features = shape.text
     arrays = (
@@ -135,7 +135,7 @@ def write_random(folder: RunFolder, shape: Shape) -> None:
 
 
 def forget(folder: RunFolder) -> bool:
-    """Take the store's files out of the page cache. Whether this system can."""
+    """Remove the store's files from the page cache. Returns False if this system cannot do that."""
     if not hasattr(os, "posix_fadvise"):
         return False
     for path in folder.local_path(STORE).rglob("*"):

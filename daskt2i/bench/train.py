@@ -1,11 +1,11 @@
-"""How training scales over ranks: the real trainer for some steps on a store of random numbers: `bench train`.
+"""The scaling of training over ranks: the real trainer does some steps on a store of random numbers: `bench train`.
 
 Covers: samples per second and efficiency by ranks, shares of a step's time, the start.
-Does not cover: what is learned (nothing), the stores (`stores`), reading alone (`read`).
+Does not cover: learning (the numbers are random), the stores (`stores`), reading alone (`read`).
 
-The exchange of gradients runs beside the backward pass, so its length says little. What is given here as `exchange` is
-what it costs: from the moment a rank has its last gradients and sends them until those of all ranks are back, as a DDP
-communication hook tells it (`TrainState`). Waiting for a slower rank is in it. The first step does not count.
+Gradients are exchanged during the backward pass, so the duration of the exchange says little. `exchange` is its cost:
+the time from sending the last gradients of a rank until those of all ranks have arrived. A DDP communication hook
+measures it (`TrainState`). Waiting for a slower rank is included. The first step is not counted.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train.denoiser_rank import DenoiserJob
 
 SHARES = ("waiting", "forward", "backward", "exchange", "optimiser")
-"""Of the time of rank 0; what is missing from 1 is the rest: figures of all ranks, events, noise of the machine."""
+"""Shares of rank 0's time. The rest up to 1 is: figures over all ranks, events, noise of the machine."""
 
 COLUMNS = (
     Column("ranks", "count"),
     Column("threads", "count", meaning="Torch threads of each rank."),
-    Column("rate", "rate", "median", "speed", unit="samples", meaning="Of all ranks, the first step aside."),
+    Column("rate", "rate", "median", "speed", unit="samples", meaning="Over all ranks, without the first step."),
     Column("rate_low", "rate", "least", "speed", unit="samples"),
     Column("rate_high", "rate", "most", "speed", unit="samples"),
-    Column("speedup", "times", "speed-up", "speed", meaning="Against the fewest ranks."),
-    Column("efficiency", "share", "efficiency", "speed", meaning="Speed-up by the cores that it took."),
-    Column("start_seconds", "seconds", "start", "speed", meaning="Until the first step begins, median."),
+    Column("speedup", "times", "speed-up", "speed", meaning="Rate divided by that of the fewest ranks."),
+    Column("efficiency", "share", "efficiency", "speed", meaning="Speed-up divided by the cores used."),
+    Column("start_seconds", "seconds", "start", "speed", meaning="Time until the first step begins, median."),
     Column("waiting", "share", "data", group="shares of a step", meaning="Waiting for a batch."),
     Column("forward", "share", group="shares of a step"),
-    Column("backward", "share", group="shares of a step", meaning="With what of the exchange runs beside it."),
-    Column("exchange", "share", "all-reduce", group="shares of a step", meaning="From the last sent to all back."),
-    Column("optimiser", "share", group="shares of a step", meaning="With Muon the sum of updates over the ranks too."),
+    Column("backward", "share", group="shares of a step", meaning="Includes exchange at the same time."),
+    Column("exchange", "share", "all-reduce", group="shares of a step", meaning="From last sent to all received."),
+    Column("optimiser", "share", group="shares of a step", meaning="Muon also sums updates over ranks."),
     Column("rest", "share", group="shares of a step"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One launch: samples/s of all ranks, shares of rank 0's time (none on a GPU but `waiting`), seconds to start."""
+    """One launch: samples/s of all ranks, shares of rank 0's time (on a GPU only `waiting`), seconds to start."""
 
     rate: float
     shares: dict[str, float]
@@ -62,12 +62,12 @@ class Trial:
 
 
 SpawnerFor = Callable[[int, int], Any]
-"""(ranks, threads) -> a context manager that gives the `RankSpawner` on which they run."""
+"""(ranks, threads) -> a context manager that gives the `RankSpawner` for the ranks."""
 
 
 @contextmanager
 def on_this_machine(ranks: int, threads: int) -> Iterator[RankSpawner]:
-    """Ranks as child processes of this one."""
+    """Ranks as child processes of this process."""
     from daskt2i.launch.rank_spawners import LocalRankSpawner
 
     yield LocalRankSpawner(ranks)
@@ -90,28 +90,29 @@ def bench_train(
     """Measure each number of ranks.
 
     Args:
-        train: model, batch and objective; its steps and held-out rows do not count.
+        ranks: numbers of ranks.
+        train: model, batch and objective; its `steps` and `validation` are not used.
         ways: device, precision, accumulation and cache.
-        shape: of the store, a name of `bench.stores.SHAPES`.
-        steps: of each launch; the first does not count.
-        threads: of each rank; by default the cores shared among the most ranks, so that all can be compared.
-        place: folder for the store, which all ranks reach; the system's for temporary files if None.
-        spawner: where ranks run.
-        command: what was typed.
+        shape: shape of the store, a name in `bench.stores.SHAPES`.
+        steps: steps of each launch; the first is not counted.
+        threads: threads of each rank; by default the cores divided by the largest number of ranks, the same for all.
+        place: folder for the store, which all ranks can read; None: the system's temporary folder.
+        spawner: makes the rank spawner.
+        command: the command as it was typed.
         tell: called with a line for each launch.
 
     Raises:
-        ConfigError: no such shape, or ranks that do not share the batch; nothing was started.
+        ConfigError: there is no such shape, or the ranks do not divide the batch; nothing was started.
         StoreFull, StoreError: the store cannot be written.
     """
     made = shape_named(shape)
     if wrong := [n for n in ranks if train.batch % n]:
         raise ConfigError(
             f"{wrong[0]} ranks cannot share a batch of {train.batch} equally, so nothing was started. Use other "
-            "--ranks, or --set train.batch=N."
+            "numbers of ranks (ranks), or change train.batch."
         )
     if steps < 2:
-        raise ConfigError("bench train needs 2 steps at least, for the first does not count. Nothing was started.")
+        raise ConfigError("bench train needs at least 2 steps (steps): the first is not counted. Nothing was started.")
     ways.cache_bytes()
     cores = this_machine().cores
     if threads is None:
@@ -143,8 +144,8 @@ def bench_train(
             "preset": train.model.preset or "none",
         },
         notes=(
-            "all-reduce is what the exchange of gradients costs: from the last gradients sent to those of all ranks "
-            "back, waiting for a slower rank included. What of it runs beside the backward pass is in backward.",
+            "all-reduce is the cost of the exchange of gradients: from sending a rank's last gradients until those of "
+            "all ranks have arrived. It includes waiting for a slower rank. Earlier exchange is in backward.",
         ),
         plots=tuple(_plots([cell for cell in cells if "rate" in cell.values])),
         complete=complete,
@@ -152,12 +153,12 @@ def bench_train(
 
 
 def trial(folder: RunFolder, job: DenoiserJob, ranks: int, threads: int, spawner: RankSpawner) -> Trial:
-    """One launch of the real trainer, from the first step to the last.
+    """Launch the real trainer once, from the first step to the last.
 
     Raises:
-        Daskt2iError: what ended it.
+        Daskt2iError: the training failed.
     """
-    for name in (TRAIN, PIPELINE):  # checkpoints and pipeline of the launch before
+    for name in (TRAIN, PIPELINE):  # remove checkpoints and pipeline of the launch before
         shutil.rmtree(folder.local_path(name), ignore_errors=True)
     started: list[float] = []
 
@@ -224,12 +225,12 @@ def _cell(
     if "forward" in values:
         values["rest"] = max(0.0, 1 - sum(values.get(name, 0.0) for name in SHARES))
     first = values if base is None else base.values
-    flags = [f"More than the {cores} cores of this machine."] * (ranks * threads > cores)
+    flags = [f"More threads than the {cores} cores of this machine."] * (ranks * threads > cores)
     if isinstance(first.get("rate"), float):
         values["speedup"] = rate / float(first["rate"] or 1)
         values["efficiency"] = values["speedup"] * first["ranks"] * first["threads"] / (ranks * threads)
         if values["efficiency"] > 1.05:
-            flags.append("An efficiency above 105 %: the fewest ranks were measured too slow.")
+            flags.append("The efficiency is above 105 %: the measurement of the fewest ranks was too slow.")
     return Cell(values, tuple(flags))
 
 

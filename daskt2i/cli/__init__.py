@@ -1,7 +1,7 @@
-"""The command line: reads options, calls what does the work, shows what came of it.
+"""The command line: read options, call the stages, and show their results.
 
-In here: options that commands share (`options`, `numbers`), output and errors (`console`), from options to a `Run` and
-back (`front`), the commands about data (`data`), about models (`model`), benchmarks (`bench`, `bench_training`).
-Not in here: any work. Together with `workflow` this is the only room that prints.
+In here: options that commands share (`options`, `numbers`), output and errors (`console`), making a `Run` from options
+(`front`), the commands for data (`data`), for models (`model`), and for benchmarks (`bench`, `bench_training`).
+Not in here: the stages themselves. Only this room and `workflow` print.
 To add a command: a function here with options of `options`, its line in `daskt2i.workflow`, and its line in the README.
 """

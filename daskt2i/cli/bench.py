@@ -1,6 +1,6 @@
-"""The commands that measure: bench encode, bench scheduler.
+"""The commands bench encode and bench scheduler.
 
-Covers: reading options, calling what measures, showing the report and where its files lie.
+Covers: reading options, calling the benchmark, showing the report and the addresses of its files.
 Does not cover: measuring and reports (`daskt2i.bench`).
 """
 
@@ -21,7 +21,7 @@ from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOpt
 
 app = typer.Typer(
     name="bench",
-    help="Measure how fast the stages run here, and against what.",
+    help="Measure how fast each stage runs on this machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -30,7 +30,7 @@ BenchWorkflowOption = Annotated[str, typer.Option("--workflow", "-w", help="A sh
 BenchOutOption = Annotated[
     str | None, typer.Option("--out", "-o", help="The folder of the reports. [default: runs/bench-WORKFLOW]")
 ]
-RepeatsOption = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each cell; medians are of these.")]
+RepeatsOption = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each cell. Reports show their median.")]
 
 
 @app.command("encode")
@@ -38,13 +38,13 @@ def bench_encode(
     workflow: BenchWorkflowOption = "demo",
     workers: Annotated[str, typer.Option("--workers", help="Numbers of workers, with commas.")] = "1,2,4,8",
     schedulers: Annotated[
-        str, typer.Option("--schedulers", help="Of serial, multiprocessing, joblib, local, …, and naive, with commas.")
+        str, typer.Option("--schedulers", help="serial, multiprocessing, joblib, local, …, or naive, with commas.")
     ] = "serial,multiprocessing,joblib,local,naive",
-    parts: Annotated[str, typer.Option("--parts", help="Of vae, text, both, with commas.")] = "both",
+    parts: Annotated[str, typer.Option("--parts", help="vae, text or both, with commas.")] = "both",
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows of each run.")] = 256,
     repeats: RepeatsOption = 3,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads of each worker; not of naive.")] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the stores that were made.")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads of each worker, except naive.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the stores of the runs.")] = False,
     out_folder: BenchOutOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
@@ -53,7 +53,7 @@ def bench_encode(
 ) -> None:
     """Time encoding by workers and schedulers.
 
-    Time, speed-up and efficiency; where the time goes; how near the machine's limit it comes.
+    Reports time, speed-up, efficiency, time by stage, and the share of the machine's peak.
     """
     with report_errors():
         from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
@@ -79,21 +79,21 @@ def bench_scheduler(
     chunks: Annotated[int, typer.Option("--chunks", min=1, help="Chunks of a whole run.")] = 4000,
     workers: Annotated[str, typer.Option("--workers", help="Numbers of workers, with commas.")] = "2,8,32",
     chunk_seconds: Annotated[
-        str, typer.Option("--chunk-seconds", help="What a chunk takes, with commas; 0 shows the overhead alone.")
+        str, typer.Option("--chunk-seconds", help="Seconds of a chunk, with commas; 0 shows only the overhead.")
     ] = "0,0.05,0.5",
     repeats: RepeatsOption = 1,
     arrays: Annotated[bool, typer.Option("--arrays/--no-arrays", help="Write tiny arrays too.")] = False,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="A run that takes longer is cut.")] = 120.0,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", min=1, help="A longer run gets fewer chunks.")] = 120.0,
     most_seconds: Annotated[
         float | None, typer.Option("--most-seconds", min=1, hidden=True, help="The old name of --max-seconds.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders that were made.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the run folders.")] = False,
     out_folder: Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")] = "runs/bench-scheduler",
     as_json: JsonOption = False,
 ) -> None:
     """Simulate scale: how many workers one scheduler keeps busy.
 
-    The driver, the scheduler, the receipts are real; the workers sleep.
+    Driver, scheduler and receipts are real; the workers only sleep.
     """
     with report_errors():
         from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
@@ -116,7 +116,7 @@ def bench_scheduler(
 
 
 def tell(line: str) -> None:
-    """A line of progress, on standard error."""
+    """Print a line of progress on standard error."""
     err.print(Text(line, style="dim"), soft_wrap=True)
 
 
@@ -124,7 +124,7 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
     """Write the report's files, and print it.
 
     Raises:
-        typer.Exit: 130 where it was stopped before its end, 1 where a cell failed.
+        typer.Exit: 130 if the benchmark was stopped, 1 if a cell failed.
     """
     from daskt2i.bench.page import save
 
@@ -138,7 +138,7 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
 
 
 def typed() -> str:
-    """The command as it was typed, without the folder that Python or the script lies in."""
+    """The command as it was typed, without the folder of Python or of the script."""
     import shlex
 
     program = Path(sys.argv[0])

@@ -1,7 +1,7 @@
-"""The commands that measure training and what is around it: bench read, bench train, bench sample.
+"""The commands bench read, bench train and bench sample.
 
-Covers: reading options, calling what measures.
-Does not cover: measuring (`daskt2i.bench`), where reports are written and how they are shown (`cli.bench`).
+Covers: reading options, calling the benchmark.
+Does not cover: measuring (`daskt2i.bench`), writing and showing reports (`cli.bench`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from daskt2i.cli.options import JsonOption, PromptOption, SetOption
 
 OutOption = Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")]
 PlaceOption = Annotated[
-    str | None, typer.Option("--dir", help="Where the store is written meanwhile. [default: a temporary folder]")
+    str | None, typer.Option("--dir", help="Folder for the temporary store. [default: the system's]")
 ]
 
 
 def read(
-    shapes: Annotated[str, typer.Option(help="Of demo, sd15, sd15-full, with commas.")] = "demo,sd15,sd15-full",
+    shapes: Annotated[str, typer.Option(help="demo, sd15 or sd15-full, with commas.")] = "demo,sd15,sd15-full",
     readers: Annotated[str, typer.Option(help="Numbers of reading threads, with commas.")] = "1,2",
-    windows: Annotated[str, typer.Option(help="Shards that are shuffled together, with commas.")] = "8",
+    windows: Annotated[str, typer.Option(help="Numbers of shards to shuffle together, with commas.")] = "8",
     origins: Annotated[
-        str, typer.Option("--from", help="Of memory, page cache, disk, with commas.")
+        str, typer.Option("--from", help="memory, page cache or disk, with commas.")
     ] = "memory,page cache,disk",
     repeats: RepeatsOption = 5,
     place: PlaceOption = None,
@@ -39,7 +39,7 @@ def read(
 ) -> None:
     """Time training samples out of a store, by readers, window and cache.
 
-    Stores of random numbers in real shapes; one process, no model.
+    One process reads stores of random numbers in real shapes, without a model.
     """
     with report_errors():
         from daskt2i.bench.read import ORIGINS, bench_read
@@ -48,7 +48,7 @@ def read(
 
         wanted = tuple(origin for origin in ORIGINS if origin in words(origins))
         if len(wanted) != len(words(origins)):
-            raise ConfigError(f"--from is {origins!r}; give some of {', '.join(ORIGINS)}. Nothing was measured.")
+            raise ConfigError(f"--from is {origins!r}. Nothing was measured. Give {', '.join(ORIGINS)}, with commas.")
         report = bench_read(
             words(shapes),
             whole_numbers(readers, "--readers"),
@@ -65,10 +65,10 @@ def read(
 def train(
     workflow: BenchWorkflowOption = "demo",
     ranks: Annotated[str, typer.Option(help="Numbers of ranks, with commas.")] = "1,2",
-    steps: Annotated[int, typer.Option(min=2, help="Of each launch; the first does not count.")] = 30,
-    shape: Annotated[str, typer.Option(help="The store: demo, sd15 or sd15-full.")] = "demo",
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each launch; the first is not counted.")] = 30,
+    shape: Annotated[str, typer.Option(help="Shape of the store: demo, sd15 or sd15-full.")] = "demo",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each rank. [default: the cores among the most ranks]")
+        int | None, typer.Option(min=1, help="Threads of each rank. [default: cores / most ranks]")
     ] = None,
     scheduler: Annotated[
         str, typer.Option("--scheduler", "-s", help="multiprocessing (child processes), or local (Dask workers).")
@@ -79,9 +79,9 @@ def train(
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Time training by ranks: samples/s, efficiency, and where a step's time goes.
+    """Time training by ranks: samples/s, efficiency, and the parts of a step.
 
-    The real trainer with the workflow's model and batch, on a store of random numbers.
+    The real trainer runs with the workflow's model and batch on a store of random numbers.
     """
     with report_errors():
         from daskt2i.bench.train import bench_train
@@ -106,10 +106,10 @@ def train(
 
 def sample(
     pipeline: Annotated[
-        Path, typer.Option("--pipeline", help="A diffusers pipeline folder, as train makes it.")
+        Path, typer.Option("--pipeline", help="A diffusers pipeline folder, as train writes it.")
     ] = Path("runs/demo/pipeline"),
-    steps: Annotated[str, typer.Option(help="Of the sampler, with commas.")] = "10,20",
-    batches: Annotated[str, typer.Option(help="Pictures at once, with commas.")] = "1,4,16",
+    steps: Annotated[str, typer.Option(help="Numbers of sampler steps, with commas.")] = "10,20",
+    batches: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,4,16",
     prompts: PromptOption = [],  # noqa: B006
     guidance: Annotated[float, typer.Option(min=0, help="Weight of the prompt.")] = 3.0,
     sampler: Annotated[str, typer.Option(help="ddim, dpm++ or euler.")] = "dpm++",
@@ -119,9 +119,9 @@ def sample(
     out_folder: OutOption = "runs/bench-sample",
     as_json: JsonOption = False,
 ) -> None:
-    """Time pictures, by steps and batch.
+    """Time drawing, by steps and batch.
 
-    One process that has loaded the pipeline already.
+    One process, which loads the pipeline before the clock starts.
     """
     with report_errors():
         from daskt2i.bench.sample import PROMPT, bench_sample
@@ -130,7 +130,7 @@ def sample(
         from daskt2i.store.run_folder import RunFolder
 
         if sampler not in ("dpm++", "ddim", "euler"):
-            raise ConfigError(f"--sampler is {sampler!r}; it can be ddim, dpm++ or euler. Nothing was measured.")
+            raise ConfigError(f"--sampler is {sampler!r}. Nothing was measured. Use ddim, dpm++ or euler.")
         report = bench_sample(
             pipeline.expanduser(),
             whole_numbers(steps, "--steps"),
@@ -148,10 +148,10 @@ def sample(
 
 
 def spawner_of(scheduler: str) -> Callable[[int, int], Any]:
-    """Where ranks run: child processes for a pool's name, else the workers of a Dask cluster started for them.
+    """A function that makes rank spawners: child processes for a pool, else workers of a new Dask cluster.
 
     Raises:
-        ConfigError: no such scheduler.
+        ConfigError: there is no such scheduler.
     """
     from daskt2i.launch.rank_spawners import LocalRankSpawner
     from daskt2i.machine.machine import this_machine

@@ -1,6 +1,6 @@
-"""The options of the command line that several commands share: one spelling and one sentence for each.
+"""Options that several commands share, each with one name and one help text.
 
-Covers: names, kinds and help texts.
+Covers: names, types and help texts.
 Does not cover: the commands (the other modules).
 """
 
@@ -28,24 +28,22 @@ SchedulerOption = Annotated[
     ),
 ]
 SetOption = Annotated[list[str], typer.Option("--set", help="section.key=value, for any setting; may be repeated.")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 ImagesOption = Annotated[
     str | None, typer.Option("--images", help="A folder, zip or address of images, for any workflow.")
 ]
-CaptionsOption = Annotated[
-    str | None, typer.Option("--captions", help="The COCO caption file that goes with --images.")
-]
+CaptionsOption = Annotated[str | None, typer.Option("--captions", help="The COCO caption file for --images.")]
 WhereOption = Annotated[
-    str | None, typer.Option("--where", help="Keep the rows of which it is true, e.g. 'people and not duplicate'.")
+    str | None, typer.Option("--where", help="Keep only rows for which this is true, e.g. 'people and not duplicate'.")
 ]
-PromptOption = Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; may be repeated.")]
-PromptsOption = Annotated[str | None, typer.Option("--prompts", help="A text file with one prompt per line.")]
+PromptOption = Annotated[list[str], typer.Option("--prompt", "-p", help="The text to draw; may be repeated.")]
+PromptsOption = Annotated[str | None, typer.Option("--prompts", help="A text file with one prompt on each line.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="The first seed. [default: sample.seed]")]
-CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Pictures of each prompt, seeds one by one.")]
-StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Of the sampler. [default: sample.steps]")]
+CountOption = Annotated[
+    int, typer.Option("--count", "-n", min=1, help="Pictures of each prompt, with different seeds.")
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps. [default: sample.steps]")]
 GuidanceOption = Annotated[
     float | None, typer.Option("--guidance", min=0, help="Weight of the prompt. [default: sample.guidance]")
 ]

@@ -1,7 +1,7 @@
-"""What `estimate` shows on a terminal.
+"""Tables of an estimate for a terminal.
 
 Covers: tables of forecasts, disk, memory and prices for 80 columns.
-Does not cover: what is in an estimate (`estimate.result`).
+Does not cover: the values of an estimate (`estimate.result`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def estimate_table(estimate: EstimateResult) -> RenderableType:
     ]
     first = estimate.calibrations[0]
     rows = [
-        ("workers", "processes x torch threads; images/s of the whole run, steady: while all are at work"),
+        ("workers", "processes x torch threads; images/s: of the whole run; steady: while all workers are busy"),
         (
             "disk",
             f"{size(on_disk.total)}: {size(on_disk.latents)} latents, {size(on_disk.text)} text, "

@@ -1,6 +1,6 @@
-"""A report on a terminal of 80 columns. Renders; prints nothing itself.
+"""A report for a terminal of 80 columns. This module renders; it prints nothing.
 
-Covers: the totals in words, the study's charts as bars of characters.
+Covers: the totals in words, the charts as bars of characters.
 Does not cover: `--json` (`InsightsResult.to_json`), the page (`insights.page`).
 """
 
@@ -20,7 +20,7 @@ _BAR = 24
 
 
 def report_view(report: InsightsResult) -> RenderableType:
-    """What `insights` shows."""
+    """The charts and totals of a report."""
     view = report.view()
     charts = [
         _bars("gender", report.gender),
@@ -51,9 +51,9 @@ def _plain_table(title: str) -> Table:
 
 
 def suggestions_view(found: list[Suggestion]) -> RenderableType:
-    """What `suggest` shows: one suggestion a line."""
+    """Suggestions, one on each line."""
     if not found:
-        return Text("Nothing in this store's captions goes on from that.")
+        return Text("No caption of this store continues this text.")
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(overflow="fold")
     table.add_column(style="dim", no_wrap=True)

@@ -1,6 +1,6 @@
-"""What results look like on a terminal of 80 columns. Renders; prints nothing itself.
+"""Tables of results for a terminal of 80 columns. This module renders; it prints nothing.
 
-Covers: any result by its `view()`; estimates, reports and prompt fidelity, which have tables of their own.
+Covers: any result by its `view()`; estimates, reports and prompt fidelity, which have their own tables.
 Does not cover: `--json` (each result has `to_json`), notebooks (`view`), events (`progress`).
 """
 
@@ -22,7 +22,7 @@ from daskt2i.view import Viewed
 
 
 def result_table(result: Viewed) -> RenderableType:
-    """A result for 80 columns; what failed stands first."""
+    """A result for 80 columns, with failures first."""
     if isinstance(result, RunPlan):
         return Group(result_table(result.encode), result_table(result.train))
     if isinstance(result, EstimateResult):
@@ -36,7 +36,7 @@ def result_table(result: Viewed) -> RenderableType:
 
 
 def fidelity_table(found: Fidelity) -> Table:
-    """The judge's shares: a row for each field, a column for all pictures, those of one shape, those of two."""
+    """The judge's shares: a row for each field; columns for all pictures, pictures of one shape, and of two shapes."""
     table = Table(title="Prompt fidelity", title_justify="left", title_style="bold", box=None, pad_edge=False)
     columns = [("all pictures", found.overall), ("one shape", found.single), ("two shapes", found.pair)]
     table.add_column("right", style="dim")

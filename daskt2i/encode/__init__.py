@@ -1,10 +1,10 @@
-"""Encoding: one chunk, all chunks, and what comes before and after.
+"""Encode images and captions into a latent store: the plan, one chunk, all chunks, and checks.
 
-In here: a workflow made ready (`prepare`), what a worker is told (`job`) and what it keeps (`model_cache`), reading
-ahead (`read_ahead`), one chunk (`worker`) and the checks on what was encoded (`gates`), all chunks (`driver`) and their
-totals (`summary`), a store checked again (`verify`), rows measured before a run (`calibration`), the settings that a
-run folder keeps (`saved_workflow`).
+In here: the plan (`prepare`), the job of a worker (`job`), its loaded models (`model_cache`), reading ahead
+(`read_ahead`), one chunk (`worker`), checks on encoded rows (`gates`), all chunks (`driver`), the result (`summary`),
+checking a store again (`verify`), measuring rows before a run (`calibration`), the settings that a run folder keeps
+(`saved_workflow`).
 Not in here: where chunks run (`executors`), encoders, arrays on disk (`store`).
-`driver` runs beside the user, `worker` on the workers.
+`driver` runs in the user's process, `worker` on the workers.
 To add a check on encoded rows: a function in `gates`, called by `worker`.
 """

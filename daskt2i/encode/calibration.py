@@ -1,16 +1,16 @@
-"""A calibration: real rows of a run through the real worker function, on the workers that will run, before they do.
+"""A calibration: encode some real rows with the real workers, and measure the time, before the run starts.
 
-Covers: which rows, chunks of which size and how many, what is measured where, the folder that they are written to and
-that is removed afterwards.
-Does not cover: what follows for a run (`estimate`), which workers (`session`).
+Covers: the choice of rows, size and number of chunks, what is measured, the temporary folder, which is removed at the
+end.
+Does not cover: the forecast for a run (`estimate`), the choice of workers (`session`).
 
-Rows come from the whole data set by the golden ratio, so that any number of them is spread evenly: image sizes and
-caption lengths change along a data set. First every worker loads and warms up on a few rows; what it encodes from then
-on, while all others are at work too, is the steady rate. One worker alone is faster than one of several that share
-memory and caches, so as many are measured as will run.
+Image sizes and caption lengths change along a data set. So rows are chosen by the golden ratio: any number of them is
+spread evenly over the data set. First every worker loads its models and warms up on a few rows. From then on, while all
+workers are busy, the steady rate is measured. One worker alone is faster than one of several that share memory and
+caches, so the calibration uses as many workers as the run will.
 
-Where a whole chunk would take too long, smaller ones are measured, and what a chunk costs whatever its rows (gate,
-receipt, the way to the next one) is told apart from what its rows cost.
+If a whole chunk takes too long, smaller chunks are measured. The fixed cost of a chunk (gate, receipt, the time until
+the next chunk) is kept apart from the cost of its rows.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
 
 SECONDS = 40.0
-"""What encoding takes beside the start, if nothing else is asked for: less than a minute in all, as a rule."""
+"""Default time for encoding, without the start. With it a calibration usually takes less than a minute."""
 
 STEADY_SECONDS = 10.0
-"""How long the steady rate is measured, where that leaves time; short measurements are those of something else."""
+"""How long the steady rate is measured, if there is time. Shorter measurements are not reliable."""
 
 CHUNKS = 3
-"""Chunks of each worker at the steady rate, where there is time for so many."""
+"""Chunks of each worker at the steady rate, if there is time for so many."""
 
 WARM_SECONDS = 1.0
-"""About what a chunk takes that only keeps a worker busy until the last one has loaded."""
+"""Approximate duration of a warm-up chunk, which keeps a worker busy until all workers have loaded."""
 
 PATIENCE = 300.0
-"""Seconds until the last worker must have done its first chunk; then it goes on without it."""
+"""Seconds to wait for the first chunk of the slowest worker; then the calibration continues without it."""
 
 _STORE_CHUNKS = 1_000_000
 
@@ -74,19 +74,19 @@ def calibrate(
     seconds: float = SECONDS,
     listener: Listener = ignore,
 ) -> Calibration:
-    """Measure on an executor's workers. Nothing of it stays.
+    """Measure on an executor's workers, and remove all files afterwards.
 
     Args:
-        prepared: the run that will be; what it has stored already does not matter.
-        executor: not started yet; closed at the end.
+        prepared: the planned run. Chunks that it has already stored make no difference.
+        executor: not started yet; this function closes it at the end.
         shared: whether the workers share this machine's cores.
-        rows: to be measured at the steady rate; by default as many as `seconds` allow.
-        seconds: for encoding.
-        listener: told what is being measured.
+        rows: number of rows to measure at the steady rate; by default as many as `seconds` allow.
+        seconds: time for encoding.
+        listener: gets what is being measured.
 
     Raises:
-        PlanError: a worker has not the memory that it needs, or no row was accepted.
-        Daskt2iError: whatever an encode would raise on its first chunk.
+        PlanError: a worker does not have the memory that it needs, or no row was accepted.
+        Daskt2iError: an error that an encode would raise on its first chunk.
     """
     place = RunFolder(f"{prepared.folder.root}/calibration-{uuid4().hex[:8]}", prepared.folder.storage_options)
     try:
@@ -96,13 +96,13 @@ def calibrate(
 
 
 def encode_item(item: Item) -> Receipt:
-    """On a worker: the chunk of one of two stores, which differ in rows per chunk alone."""
+    """On a worker: encode a chunk of one of the two stores, which differ only in rows per chunk."""
     return encode_chunk(*item)
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One chunk that came back: when, whether it counts for the steady rate, and its receipt."""
+    """One finished chunk: the time, whether it counts for the steady rate, and its receipt."""
 
     at: float
     steady: bool
@@ -113,14 +113,14 @@ class _Seen:
         return self.receipt.stop - self.receipt.start
 
     def took(self, *without: str) -> float:
-        """Seconds on the worker, without some stages."""
+        """Seconds on the worker, without the stages that are named."""
         seconds = self.receipt.seconds
         return seconds["total"] - sum(seconds.get(stage, 0.0) for stage in without)
 
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """What the driver's clock said: seconds of starting and of beginning; when chunks began; seconds of the end."""
+    """Times of the driver: `phase` is the clock when chunks began, the others are seconds of a part of the run."""
 
     start: float
     begin: float
@@ -162,11 +162,13 @@ class _Run:
         with contextlib.closing(self.executor):
             executor_info = self.executor.start()
             started = time.perf_counter()
-            self._tell(f"{executor_info.workers} worker(s) started in {started - begun:.1f} s; the first one loads")
+            self._tell(
+                f"{executor_info.workers} worker(s) started in {started - begun:.1f} s; the first one loads its models"
+            )
             preflight(self.prepared, executor_info)
             job, found = self._settle(executor_info)
             phase = time.perf_counter()
-            self._tell(f"loaded in {phase - started:.1f} s ({found.runtime.device}, {found.runtime.precision})")
+            self._tell(f"models loaded in {phase - started:.1f} s ({found.runtime.device}, {found.runtime.precision})")
             self._encode(job, found, executor_info, phase)
             ended = time.perf_counter()
         closing = time.perf_counter() - ended
@@ -175,7 +177,7 @@ class _Run:
         return self._summed(job, found, executor_info, measured)
 
     def _settle(self, executor_info: ExecutorInfo) -> tuple[EncodeJob, Inspection]:
-        """What an encode does before its first chunk, for rows from anywhere."""
+        """Do what an encode does before its first chunk, with a source that gives rows from anywhere."""
         plain = self.prepared.workflow.dataset.source.model_dump(by_alias=True)
         by_origin = {"class": f"{SelectedSource.__module__}.{SelectedSource.__name__}", "source": plain}
         job = replace(job_for(self.prepared, executor_info), source=Component.model_validate(by_origin))
@@ -188,7 +190,7 @@ class _Run:
         return job, found
 
     def _store(self, job: EncodeJob, found: Inspection, rows: int) -> EncodeJob:
-        """The job of the store with so many rows per chunk, which is made if it is not there."""
+        """The job for the store with `rows` rows per chunk. Makes the store if it is not there."""
         place = self.prepared.folder
         folder = RunFolder(f"{place.root}/{rows}", place.storage_options)
         if rows not in self.made:
@@ -204,7 +206,7 @@ class _Run:
         return replace(job, folder=folder)
 
     def _item(self, job: EncodeJob, found: Inspection, rows: int) -> Item:
-        """The next chunk of so many rows, from all over the data set."""
+        """The next chunk of `rows` rows, spread over the data set."""
         job = self._store(job, found, rows)
         start = len(self.made[rows]) * rows
         source = self.prepared.source
@@ -219,48 +221,48 @@ class _Run:
         return job, chunk
 
     def _items(self, job: EncodeJob, found: Inspection, executor_info: ExecutorInfo, phase: float) -> Iterator[Item]:
-        """Warm chunks until all workers are at work, then those that count."""
+        """Warm-up chunks until all workers are busy, then the chunks that count."""
         while not self.together and time.perf_counter() - phase < PATIENCE:
             yield self._item(job, found, self._warm_rows())
         rows, count = self._size(job, executor_info, phase)
         self.chunk_rows = rows
-        self._tell(f"all at work after {time.perf_counter() - phase:.1f} s; measuring chunks of {rows} rows")
+        self._tell(f"all workers busy after {time.perf_counter() - phase:.1f} s; measuring chunks of {rows} rows")
         until = time.perf_counter() + (STEADY_SECONDS if self.wanted is None else 0.0)
         most = max(count, len(self.prepared.grid))
-        # What a row takes was a guess from the first ones, so the clock has the last word.
+        # The time of a row was guessed from the first rows, so the clock decides when to stop.
         while len(self.steady) < count or (len(self.steady) < most and time.perf_counter() < until):
             item = self._item(job, found, rows)
             self.steady.add((rows, item[1].index))
             yield item
 
     def _row_seconds(self) -> float:
-        """About what a row takes on a worker, from what has come back; 0 before that."""
+        """Approximate time of a row on a worker, from the finished chunks; 0 if there are none."""
         told = [seen.took("load", "gate", "write") / seen.rows for seen in self.seen]
         return statistics.median(told[-8:]) if told else 0.0
 
     def _warm_rows(self) -> int:
-        # Two sizes: each has a store of its own.
+        # There are two chunk sizes, and each has its own store.
         most = self.prepared.grid.rows_per_chunk
         if self.warm_rows is None and self.seen:
             self.warm_rows = max(1, min(most, int(WARM_SECONDS / max(1e-6, self._row_seconds()))))
         return self.warm_rows or 1
 
     def _size(self, job: EncodeJob, executor_info: ExecutorInfo, phase: float) -> tuple[int, int]:
-        """Rows of a chunk that counts, and how many chunks in all."""
+        """Number of rows in a chunk that counts, and the number of such chunks."""
         most, workers = self.prepared.grid.rows_per_chunk, executor_info.workers
         if self.wanted is not None:
             rows = max(1, min(most, -(-self.wanted // (2 * workers))))
             return rows, max(workers, -(-self.wanted // rows))
         row = max(1e-6, self._row_seconds())
         left = max(self.seconds / 3, self.seconds - (time.perf_counter() - phase))
-        # Fewer rows than a batch would measure another batch than the run's.
+        # A chunk with fewer rows than a batch would measure a smaller batch than the run uses.
         rows = max(min(most, job.batch), min(most, int(left / (2 * row))))
         return rows, workers * max(1, min(CHUNKS, int(left / (row * rows))))
 
     def _encode(self, job: EncodeJob, found: Inspection, executor_info: ExecutorInfo, phase: float) -> None:
         names: set[str] = set()
         outcomes: Any = self.executor.run(encode_item, self._items(job, found, executor_info, phase))
-        # Not every iterator can be closed; one that can stops what is in flight.
+        # Close the iterator if it can be closed: that stops chunks in flight.
         with contextlib.ExitStack() as stack:
             if hasattr(outcomes, "close"):
                 stack.callback(outcomes.close)
@@ -275,7 +277,7 @@ class _Run:
         return sum(map(len, self.made[self.chunk_rows]))
 
     def _fold(self) -> tuple[float, float]:
-        """Seconds of a manifest: once, and for each row."""
+        """Seconds to write a manifest: a fixed part, and a part for each row."""
         place = self.prepared.folder
         folder = RunFolder(f"{place.root}/{self.chunk_rows}", place.storage_options)
         chunks = self.made[self.chunk_rows]
@@ -299,8 +301,8 @@ class _Run:
         accepted, captions = sum(r.accepted for r in counted), sum(r.captions for r in counted)
         if not accepted:
             raise PlanError(
-                f"Of {sum(r.stop - r.start for r in counted)} rows from all over the data set none was accepted, so "
-                "there is nothing to estimate. Nothing was kept; `encode` would reject them, and say why."
+                f"None of {sum(r.stop - r.start for r in counted)} rows from the whole data set was accepted, so there "
+                "is no estimate. Nothing was kept. Encode the data set: the manifest gives each row's reason."
             )
         all_rows = sum(r.stop - r.start for r in counted)
         latents, text, rest = self._bytes(counted)
@@ -337,7 +339,7 @@ class _Run:
         )
 
     def _bytes(self, receipts: Sequence[Receipt]) -> tuple[int, int, int]:
-        """On disk: arrays of the image encoder, of the text encoder, and the others."""
+        """Bytes on disk: arrays of the image encoder, of the text encoder, and the other arrays."""
         image = {a.name for a in self.prepared.image_info.arrays}
         text = {a.name for a in self.prepared.text_info.arrays}
         sizes = [0, 0, 0]
@@ -348,9 +350,9 @@ class _Run:
 
 
 def _steady(lanes: Mapping[str, Sequence[_Seen]]) -> tuple[int, int, float, float]:
-    """Chunks and rows that count, seconds of a row and of a chunk, of a worker.
+    """Number of chunks and rows that count, a worker's seconds for a row, and its fixed seconds for a chunk.
 
-    From one chunk's end to the next one's on the same worker: so all that lies between them is in it.
+    A chunk's time runs from the end of the chunk before on the same worker, so it includes the wait between them.
     """
     chunks = rows = 0
     whole = fixed = 0.0
@@ -363,7 +365,7 @@ def _steady(lanes: Mapping[str, Sequence[_Seen]]) -> tuple[int, int, float, floa
             between = max(0.0, span - seen.took())
             chunks, rows = chunks + 1, rows + seen.rows
             whole, fixed = whole + span, fixed + gate + between
-    if not chunks:  # every worker met one chunk alone: what it says of itself has to do
+    if not chunks:  # each worker did only one chunk, so use the times that the workers measured
         alone = [seen for lane in lanes.values() for seen in lane if seen.steady]
         chunks, rows = len(alone), sum(seen.rows for seen in alone)
         fixed = sum(seen.receipt.seconds.get("gate", 0.0) for seen in alone)
@@ -372,17 +374,17 @@ def _steady(lanes: Mapping[str, Sequence[_Seen]]) -> tuple[int, int, float, floa
 
 
 def _stages(receipts: Sequence[Receipt]) -> dict[str, float]:
-    """Stage -> seconds of a worker for a row."""
+    """Stage -> a worker's seconds for a row."""
     rows = sum(r.stop - r.start for r in receipts)
     names = sorted({name for r in receipts for name in r.seconds} - {"load"})
     return {name: round(sum(r.seconds.get(name, 0.0) for r in receipts) / rows, 6) for name in names}
 
 
 def _remove(place: RunFolder) -> None:
-    """The folder with all that is in it."""
+    """Remove the folder with all its files."""
     if place.is_local:
         shutil.rmtree(place.root, ignore_errors=True)
         return
-    with contextlib.suppress(Exception):  # what is left over costs a little room, and no run looks at it
+    with contextlib.suppress(Exception):  # files that stay take little space, and no run reads them
         for name in place.list():
             place.delete(name)

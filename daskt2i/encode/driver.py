@@ -1,9 +1,9 @@
-"""The encode stage: an executor over the open chunks of a plan, receipts to a manifest.
+"""The encode stage: run the open chunks of a plan on an executor, then make a manifest from the receipts.
 
-Covers: what is already done and still intact, one fingerprint per store, precision resolved once, failures and their
+Covers: finding finished and intact chunks, one fingerprint for each store, resolving the precision once, failures and
 retries.
-Does not cover: what is known before (`prepare`), one chunk (`worker`), where chunks run (`executors`), how any of it
-looks on a terminal (`display.encode`).
+Does not cover: the plan (`prepare`), one chunk (`worker`), where chunks run (`executors`), what a terminal shows
+(`display.encode_progress`).
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
 
 CHECK_SECONDS = 5.0
-"""How often a long check of finished chunks says how far it has come."""
+"""How often a long check of finished chunks reports its progress."""
 
 
 def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore) -> EncodeResult:
-    """Run the open chunks of a plan, and fold the receipts into the manifest when all are in.
+    """Run the open chunks of a plan, and write the manifest from the receipts when all chunks are finished.
 
     Args:
-        executor: not started yet; closed at the end, however it ends.
-        listener: told what happens, in this thread.
+        executor: not started yet; this function always closes it at the end.
+        listener: gets every event, in this thread.
 
     Returns:
-        The totals. Chunks that failed for good are named in it; the rest is finished.
+        The totals. They name the chunks that failed after all tries; the other chunks are finished.
 
     Raises:
         StoreBusy: another encode holds the run folder.
         Interrupted: the user pressed Ctrl-C.
-        Daskt2iError: any error that makes the remaining chunks pointless. What is committed stays.
+        Daskt2iError: an error that makes the remaining chunks pointless. Committed chunks stay.
     """
     with stage_events("encode", prepared.source_info.rows, listener), lock.hold(prepared.folder, "encode"):
         return _Run(prepared, executor, listener).go()
@@ -65,8 +65,8 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
 class _Run:
     """The state of one `encode`.
 
-    `fingerprint` is that of its store, once it is known; `device` what the first worker took; `settings` those of
-    its job that a forecast depends on. `result` holds what is counted so far.
+    `fingerprint` is the fingerprint of the store, once it is known. `device` is the device of the first worker.
+    `settings` are the settings of the job that a forecast depends on. `result` holds the totals so far.
     """
 
     prepared: EncodePlan
@@ -93,7 +93,7 @@ class _Run:
         try:
             self._look_again()
             prepared = self.prepared
-            prepared.folder.sweep()  # what killed workers left half-written
+            prepared.folder.sweep()  # removes partial files of killed workers
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
             done = self._find_done()
@@ -104,8 +104,8 @@ class _Run:
         except KeyboardInterrupt:
             count = Receipts(prepared.folder).count()
             raise Interrupted(
-                f"Stopped. {count} of {len(prepared.grid)} chunks are in {prepared.folder}; "
-                "the same command goes on from there."
+                f"Stopped. {count} of {len(prepared.grid)} chunks are finished in {prepared.folder}. "
+                "Encode again to continue with the other chunks."
             ) from None
         self.result = replace(self.result, seconds=perf_counter() - begun)
         if self.result.done and not self.result.failed:
@@ -113,7 +113,7 @@ class _Run:
         return self.result
 
     def _finished(self) -> Finished:
-        """This run, for whoever forecast it."""
+        """This run in the form that a forecast is compared with."""
         prepared, result = self.prepared, self.result
         info = prepared.source_info
         return Finished(
@@ -133,7 +133,7 @@ class _Run:
         )
 
     def _look_again(self) -> None:
-        """What was prepared before the lock was held, or long ago, may have been encoded by another since."""
+        """Read the store again under the lock: another process may have encoded since the plan was made."""
         attributes = ZarrStore(self.prepared.folder).attributes()
         self.prepared = replace(self.prepared, stored=attributes["daskt2i"] if attributes else None)
         if self.prepared.stored is not None:
@@ -143,7 +143,7 @@ class _Run:
         store = ZarrStore(self.prepared.folder)
         problem = store.check(store.constants())
         if problem is not None:
-            self._tell(f"{problem}; it is made again.")
+            self._tell(f"{problem}. It is written again.")
         return problem is not None
 
     def _tell(self, text: str) -> None:
@@ -159,7 +159,7 @@ class _Run:
         self._run_chunks(job, done)
 
     def _open_store(self, executor_info: ExecutorInfo) -> EncodeJob:
-        """Resolve what only a worker can tell, make the store or check the one that is there."""
+        """Resolve the settings that only a worker knows. Then make the store, or check the existing one."""
         prepared, workflow = self.prepared, self.prepared.workflow
         job = job_for(prepared, executor_info)
         found = self._inspect(job)
@@ -185,7 +185,7 @@ class _Run:
         return outcomes[0]
 
     def _attributes(self, ident: Mapping[str, Any], job: EncodeJob) -> dict[str, Any]:
-        """Of the store; one that is there keeps its own, which may name the same model by another folder."""
+        """The attributes of the store. An existing store keeps its own: they may name the model by another folder."""
         prepared = self.prepared
         if prepared.stored is not None:
             return {"daskt2i": dict(prepared.stored)}
@@ -200,7 +200,7 @@ class _Run:
         }
 
     def _find_done(self) -> bytearray:
-        """One byte per chunk, 1 where its receipt and its shards are in order. Broken ones are told and done again."""
+        """One byte for each chunk: 1 if its receipt and shards are intact. Others are reported and encoded again."""
         prepared = self.prepared
         if prepared.stored is None:
             return bytearray(len(prepared.grid))
@@ -221,7 +221,7 @@ class _Run:
             return receipt, store.check(receipt.shards, deep)
 
         def torn(name: str, why: str) -> None:
-            self.listener(Note(f"{name} does not count: {why}."))
+            self.listener(Note(f"{name} is ignored: {why}."))
 
         with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
             told = perf_counter()
@@ -236,18 +236,18 @@ class _Run:
                 self.result = self.result.with_chunk(receipt, now=False)
                 if perf_counter() - told > CHECK_SECONDS:
                     told = perf_counter()
-                    self._tell(f"{self.result.skipped:,} of {len(done):,} chunks checked, that were done before.")
+                    self._tell(f"{self.result.skipped:,} finished chunks checked; the store has {len(done):,} chunks.")
         return done
 
     def _compare_inputs(self, receipt: Receipt) -> None:
-        """One finished chunk's images, read again: `--images` may point at other pictures with the same names."""
+        """Read the images of one finished chunk again: the folder may hold other pictures with the same names."""
         prepared = self.prepared
         rows = prepared.source.rows(receipt.start, receipt.stop)
         if inputs_digest(prepared.source, rows) != receipt.inputs and any(row.usable for row in rows):
             raise FingerprintMismatch(
-                f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not those that "
-                f"the store in {prepared.folder} was made from. It was not touched. Point --images at those, or encode "
-                "into another folder with --out."
+                f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not the images "
+                f"that the store in {prepared.folder} was made from. The store was not changed. Use the original "
+                "images (images), or encode into another run folder (out)."
             )
 
     def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:
@@ -285,15 +285,15 @@ class _Run:
                 sleep(pause(attempt))
 
     def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
-        """Open chunks with their rows, made when they are asked for."""
+        """Open chunks with their rows. The rows are read when the executor asks for the chunk."""
         for index in todo:
             chunk = self.prepared.grid[index]
             yield replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
 
     def _log(self, chunk: Chunk, error: BaseException) -> None:
-        """Keep the traceback for whoever looks into it; the user gets the sentence."""
+        """Write the traceback into a file for debugging; the user gets one sentence."""
         text = "".join(traceback.format_exception(error))
-        with suppress(StoreError, OSError):  # a full disk, say: the run has its own sentence for that
+        with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk.index:07d}.log", text.encode("utf-8", "replace"))
 
     def _fold(self) -> None:
@@ -305,16 +305,19 @@ class _Run:
         write_manifest(prepared.folder, prepared.source.rows, receipts, result.rows)
         total = result.accepted + sum(result.rejected.values())
         if total != result.rows:
-            raise StoreError(f"{result.rows} rows went in and {total} were counted; run `verify` on {prepared.folder}.")
+            raise StoreError(
+                f"The run has {result.rows} rows, but its receipts count {total}. The store in {prepared.folder} stays "
+                "as it is. Verify it: that names the chunks that are wrong."
+            )
 
 
 def _as_generator(outcomes: Iterator[Any]) -> Any:
-    """`executor.run` as something that can be closed, whatever kind of iterator a third-party executor returns."""
+    """Make the result of `executor.run` closable: a third-party executor may return any kind of iterator."""
     return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
 
 
 def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], window: int) -> Any:
-    """`pool.map` that draws its items lazily."""
+    """Like `pool.map`, but it takes items only when it needs them."""
     ahead: list[Any] = []
     for item in items:
         ahead.append(pool.submit(function, item))
@@ -327,6 +330,6 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items
 def _hopeless(count: int, error: BaseException, folder: RunFolder) -> Daskt2iError:
     said = " ".join([str(error).rstrip(".") or "no message", *getattr(error, "__notes__", [])[:1]])
     return ExecutorError(
-        f"{count} chunks failed in a row, so the run was given up; the last one said: {type(error).__name__}: {said}. "
-        f"What is committed stays, and the same command goes on. The tracebacks are in {folder.address(ERRORS)}."
+        f"{count} chunks failed in a row, so the run was stopped. The last error was {type(error).__name__}: {said}. "
+        f"Finished chunks are kept; encode again to continue. The tracebacks are in {folder.address(ERRORS)}."
     )

@@ -1,12 +1,11 @@
-"""Gates: checks on what an encoder made, before it is written.
+"""Gates: checks on the output of an encoder, before it is written.
 
-Covers: arrays as promised, finite values, decode-back against the pixels that went in, the test card that a model
-meets on load.
-Does not cover: when they are applied and to which rows (`worker`), whether stored bytes are intact
-(`store.zarr_store`).
+Covers: shapes and types of arrays, finite values, decode-back (decode latents and compare them with the original
+pixels), the test card that every model must reconstruct after loading.
+Does not cover: when and on which rows the gates run (`worker`), whether stored bytes are intact (`store.zarr_store`).
 
-Decode-back is the check on the pixel range. MLPerf's published latents were made from pixels in [0, 1] by a VAE that
-wants [-1, 1] (mlcommons/training #721), and nobody saw it until models were trained on them.
+Decode-back checks the pixel range. MLPerf's published latents were made from pixels in [0, 1] with a VAE that needs
+[-1, 1] (mlcommons/training #721). Nobody noticed until models were trained on them.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from daskt2i.errors import GateError, LowPsnr, ModelError
 from daskt2i.types import ArraySpec, Pixels
 
 RANGE_GAIN = 6.0
-"""dB that undoing a wrong range or channel order must win before the message names it as the cause."""
+"""dB that correcting the range or channel order must gain before the message names it as the cause."""
 
 
 CARD_PSNR = 15.0
-"""dB that any working model gives the test card. Our small demo VAE gives 34; one fed pixels in [0, 1] gave 9.7."""
+"""dB that any working model reaches on the test card. The small demo VAE gives 34, and 9.7 with pixels in [0, 1]."""
 
 LIKE_ENOUGH = 30.0
-"""dB from which on nothing can be wrong with the feeding."""
+"""dB from which on the model's input must be right."""
 
 LITTLE_CONTRAST = 16.0
-"""Standard deviation of pixels below which a fit says nothing: a plain wall is off by a constant in any model."""
+"""Standard deviation of pixels below which a fit is useless: in any model a plain wall is off by a constant."""
 
 
 def finite_rows(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
-    """Which rows (first dimension) hold finite values only, over all floating-point arrays given: `bool[n]`.
+    """Find the rows (first dimension) that are finite in all floating-point arrays: `bool[n]`.
 
-    Arrays of whole numbers count as finite; all arrays have the same number of rows.
+    Integer arrays count as finite. All arrays have the same number of rows.
     """
     found = list(arrays)
     finite = np.ones(len(found[0]) if found else 0, dtype=bool)
@@ -48,15 +47,15 @@ def finite_rows(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
 
 
 def require_promised(arrays: Sequence[ArraySpec], made: Mapping[str, npt.NDArray[Any]], count: int, what: str) -> None:
-    """Refuse what an encoder made if it is not what its `info` says: numpy would broadcast and cast without a word.
+    """Refuse arrays that differ from the encoder's `info`: numpy would broadcast and cast them silently.
 
     Args:
         arrays: `EncoderInfo.arrays` of the encoder.
-        made: what its `encode` returned for `count` items.
+        made: the result of its `encode` for `count` items.
         what: the encoder, for the message, e.g. `"The image encoder"`.
 
     Raises:
-        ModelError: an array is missing or unknown, or of another shape or dtype.
+        ModelError: an array is missing or unknown, or it has another shape or dtype.
     """
     wanted = {a.name: f"{a.dtype} {(count, *a.shape)}" for a in arrays}
     found = {name: f"{array.dtype} {array.shape}" for name, array in made.items()}
@@ -67,8 +66,8 @@ def require_promised(arrays: Sequence[ArraySpec], made: Mapping[str, npt.NDArray
             if found.get(name) != wanted.get(name)
         ]
         raise ModelError(
-            f"{what} made other arrays than its info() promises: {'; '.join(wrong)}. Nothing of this chunk was stored; "
-            "correct the class (daskt2i.testing.encoder has a suite for it)."
+            f"{what} made other arrays than its info() promises: {'; '.join(wrong)}. Nothing of this chunk was stored. "
+            "Correct the class of the encoder; daskt2i.testing.encoder has tests for it."
         )
 
 
@@ -81,7 +80,7 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
 def test_card(resolution: int) -> Pixels:
     """A picture that uses the whole range: black to white ramps in each channel, `uint8[1, resolution, resolution, 3]`.
 
-    Smooth, so that any working autoencoder reconstructs it well.
+    It is smooth, so any working autoencoder reconstructs it well.
     """
     ramp = np.linspace(0, 255, resolution)
     across, down = np.meshgrid(ramp, ramp)
@@ -92,26 +91,26 @@ def test_card(resolution: int) -> Pixels:
 def require_psnr(
     original: Pixels, decoded: Pixels, minimum: float, what: str, known: bool = False
 ) -> tuple[float, ...]:
-    """Compare pictures with what their latents decode to.
+    """Compare pictures with the pictures that their latents decode to.
 
     Args:
         original, decoded: `uint8[n, height, width, 3]`, n >= 1.
         minimum: dB that the median of the rows must reach.
-        what: what was decoded, for the message, e.g. `"chunk 0"`.
-        known: the originals are known to reconstruct well in any working model (the test card).
+        what: the name of the pictures in the message, e.g. `"chunk 0"`.
+        known: any working model reconstructs these pictures well (the test card).
 
     Returns:
         dB of each row.
 
     Raises:
-        GateError: a linear map or exchanged channels explain what is wrong, so it is wrong everywhere: also above the
-            minimum, because bright pictures in a wrong range are not far off. Or known pictures stay below it.
-        LowPsnr: other pictures stay below the minimum, for no reason that shows.
+        GateError: a linear map or exchanged channels explain the error, so every chunk has it. This is raised above the
+            minimum too: bright pictures in a wrong range have a small error. Or known pictures are below the minimum.
+        LowPsnr: other pictures are below the minimum, and no cause was found.
     """
     if decoded.shape != original.shape:
         raise GateError(
-            f"The image encoder decodes {what} to shape {decoded.shape[1:]} where {original.shape[1:]} went in. "
-            "Nothing of it was stored; check the encoder's `decode`."
+            f"The image encoder decodes {what} to shape {decoded.shape[1:]}, but its pictures have shape "
+            f"{original.shape[1:]}. Nothing of it was stored. Check the encoder's decode method."
         )
     values = tuple(psnr(a, b) for a, b in zip(original, decoded, strict=True))
     median = float(np.median(values))
@@ -120,24 +119,24 @@ def require_psnr(
         return values
     error = GateError if clue or known else LowPsnr
     if decoded.std() < 1e-6:
-        clue = "; they are all one colour"
+        clue = "; the decoded pictures have only one colour"
     raise error(
-        f"The latents of {what} decode to pictures at {median:.1f} dB PSNR of the originals, and {minimum:.1f} dB are "
-        f"asked{clue}. Nothing of it was stored. Check the encoder's pixel range and weights, or lower run.min_psnr "
-        "if such pictures are expected."
+        f"The latents of {what} decode to pictures with {median:.1f} dB PSNR, and the minimum is {minimum:.1f} "
+        f"dB{clue}. Nothing of it was stored. Check the encoder's pixel range and weights, or lower run.min_psnr "
+        "if you expect such pictures."
     )
 
 
 def _clue(original: Pixels, decoded: Pixels, found: float) -> str:
-    """What would bring the decoded pictures much closer to the originals: then the feeding is wrong, not the model.
+    """Find a correction that brings the decoded pictures much closer: then the input is wrong, not the model.
 
-    Tried are the channels in reverse order, and a linear change of range, `original = gain * decoded + offset`.
+    It tries the channels in reverse order, and a linear change of range, `original = gain * decoded + offset`.
     """
     if found >= LIKE_ENOUGH or original.std() < LITTLE_CONTRAST:
         return ""
     swapped = psnr(original, decoded[..., ::-1])
     if swapped >= found + RANGE_GAIN:
-        return f" (with red and blue exchanged it would be {swapped:.1f} dB: the model was fed blue, green, red)"
+        return f" (with red and blue exchanged it would be {swapped:.1f} dB: the model got blue, green, red)"
     x, y = decoded.astype(np.float64).ravel(), original.astype(np.float64).ravel()
     if x.std() < 1e-6:
         return ""
@@ -146,4 +145,4 @@ def _clue(original: Pixels, decoded: Pixels, found: float) -> str:
     better = psnr(original, mapped)
     if better < found + RANGE_GAIN or 0.9 < gain < 1.1:
         return ""
-    return f" (pixels x {gain:.2f} {offset:+.0f} would give {better:.1f} dB: the model was fed a wrong pixel range)"
+    return f" (pixels x {gain:.2f} {offset:+.0f} would give {better:.1f} dB: the model got a wrong pixel range)"

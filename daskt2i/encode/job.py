@@ -1,7 +1,7 @@
-"""The job: all that a worker is told besides its chunk.
+"""The job: all values that a worker needs besides its chunk.
 
-Covers: a job from what was prepared, and what the first worker adds to it (precision, batch, fingerprint).
-Does not cover: what a worker does with it (`worker`, `model_cache`), chunks (`plan`).
+Covers: making a job from a plan, and completing it with the values of the first worker (precision, batch, fingerprint).
+Does not cover: encoding (`worker`, `model_cache`), chunks (`plan`).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from daskt2i.types import Runtime
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """All that a worker needs to know besides the chunk. Small, and picklable.
+    """All values that a worker needs besides the chunk. Small and picklable.
 
     Attributes:
         source, image, encoders: as in the workflow.
-        content: stands for the data and weights that those name; a model folder that is changed in place has another.
-        weights: what the driver's encoders say of their weights, image and text; a worker must find the same.
+        content: fingerprint of the data and weights. It changes when a model folder is changed in place.
+        weights: the driver's identities of the image and text weights; a worker must have the same weights.
         slots: caption slots of the store.
         folder: the run folder.
         fingerprint: goes into every receipt.
-        runtime: device (`"auto"`: each worker takes what it has), precision and torch threads.
-        batch: images through the model at once; `text_batch`: captions.
+        runtime: device (`"auto"`: each worker uses what it has), precision and torch threads.
+        batch: images in one batch of the model; `text_batch`: captions.
         reader_threads: threads that read and decode while the model runs.
-        gate_rows: rows of each chunk to decode back; 0 for none (random weights have no likeness to show).
+        gate_rows: rows of each chunk to decode back; 0 for none, as with random weights, which cannot reconstruct.
         min_psnr: dB that decode-back must reach.
-        on_missing_chunk: `"fail"` or `"reject"`: what a chunk without a single image is.
+        on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
     """
 
     source: Component
@@ -61,16 +61,16 @@ class EncodeJob:
 
     @property
     def limits(self) -> images.Limits:
-        """Sizes that an image must keep."""
+        """Limits for the size of an image."""
         return images.Limits(min_side=self.image.min_side, max_pixels=self.image.max_pixels)
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What one worker found before the first chunk.
+    """The values that one worker found before the first chunk.
 
     Attributes:
-        runtime: device and precision as resolved there.
+        runtime: device and precision, resolved on the worker.
         empty: the empty prompt's arrays, without the caption dimension.
         worker: `host:pid`.
     """
@@ -81,7 +81,7 @@ class Inspection:
 
 
 def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
-    """The job of a run, before a worker has been asked what only it can tell."""
+    """The job of a run, without the values that only a worker knows."""
     workflow = prepared.workflow
     run, dataset = workflow.run, workflow.dataset
     return EncodeJob(
@@ -104,7 +104,7 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
 
 
 def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> EncodeJob:
-    """The job with what a worker found: precision, and the batch for its device."""
+    """The job with the values of a worker: the precision, and the batch for its device."""
     asked = prepared.workflow.run.batch
     return replace(
         job,
@@ -115,8 +115,8 @@ def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> Enco
 
 
 def speed_settings(job: EncodeJob) -> dict[str, Any]:
-    """Those settings of a job that decide its speed and not its bytes, device and threads aside.
+    """The settings of a job that change its speed but not its bytes, without device and threads.
 
-    Keys are those of `reports/estimate.json`, which keeps the old name of `reader_threads`.
+    The keys are those of `reports/estimate.json`, which keeps the old name of `reader_threads`.
     """
     return {"batch": job.batch, "text_batch": job.text_batch, "readers": job.reader_threads, "gate_rows": job.gate_rows}

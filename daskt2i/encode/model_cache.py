@@ -1,11 +1,11 @@
-"""What a worker process keeps between chunks: the job's source and its loaded encoders.
+"""The objects that a worker process keeps between chunks: the source and the loaded encoders of a job.
 
-Covers: loading each model once per process, giving its memory back when others need it, the test card that a model
-meets on load, the batch size that was found to fit, what a worker finds out before the first chunk.
+Covers: loading each model once per process, unloading models when others need the memory, the test card after loading,
+the batch size that fits into memory, the inspection before the first chunk.
 Does not cover: encoding a chunk (`worker`), how a model is loaded (`encoders`).
 
-Models load lazily, in the task. A Dask `WorkerPlugin.setup` would load them on the worker's event loop, and its
-failure on a worker that joins late is swallowed.
+A task loads the models when it needs them. A Dask `WorkerPlugin.setup` would load them on the worker's event loop, and
+Dask hides its failure on a worker that joins late.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from daskt2i.retries import smaller_batch
 T = TypeVar("T")
 
 REPEATABLE = "AUTO,STRICT"
-"""Value of MKL_CBWR, read by MKL at its first call: the same bits whatever the number of threads.
+"""Value of MKL_CBWR, which MKL reads at its first call. With it results have the same bits for any number of threads.
 
-Without it 22 of 509 matrix products of a CLIP text encoder differed in a last bit between 1 and 2 threads; with it none
-did, at the same speed (torch 2.13, MKL 2024.2, 2 cores with AVX2). oneDNN's convolutions need no such word.
+Without it 22 of 509 matrix products of a CLIP text encoder differed in a last bit between 1 and 2 threads. With it none
+did, at the same speed (torch 2.13, MKL 2024.2, 2 cores with AVX2). oneDNN's convolutions need no such setting.
 """
 
 turn = threading.RLock()
@@ -47,8 +47,8 @@ class Models:
     """Source and encoders of this process, loaded.
 
     Attributes:
-        key: the job they belong to.
-        fits: `"batch"` or `"text_batch"` -> items that were found to fit into memory, where it has run out.
+        key: identifies the job that they belong to.
+        fits: `"batch"` or `"text_batch"` -> number of items that fit, if memory has run out before.
     """
 
     key: str
@@ -59,7 +59,7 @@ class Models:
     warnings: list[str] = field(default_factory=list)
 
     def take_warnings(self) -> tuple[str, ...]:
-        """Sentences since the last call."""
+        """Return the warnings since the last call."""
         taken = tuple(self.warnings)
         self.warnings.clear()
         return taken
@@ -82,7 +82,7 @@ def loads() -> dict[str, int]:
 
 
 def models_for(job: EncodeJob) -> Models:
-    """The models of a job, loaded if this process does not hold them yet. One job's models are held at a time.
+    """The models of a job. Loads them if needed. The process holds the models of one job at a time.
 
     Raises:
         ConfigError, ModelError: an encoder cannot be built or loaded.
@@ -93,25 +93,25 @@ def models_for(job: EncodeJob) -> Models:
     key = repr((job.source, job.image, job.encoders, job.content, job.runtime))
     with turn:
         if _held is None or _held.key != key:
-            _held = None  # frees the last job's weights before the next ones are read
+            _held = None  # free the last job's weights before loading the next ones
             with without_collection():
                 _held = _load(job, key)
         return _held
 
 
 def held() -> int:
-    """How many models this process keeps."""
+    """Number of models that this process holds."""
     return 0 if _held is None else 2
 
 
 def unload(seconds: float) -> bool:
-    """Let go of the models, and give their memory back to the system. The next chunk loads them again.
+    """Unload the models, and give their memory back to the system. The next chunk loads them again.
 
     Args:
-        seconds: how long to wait for a chunk that is being worked on: it keeps its models to its end.
+        seconds: how long to wait for a chunk in work, which needs its models until its end.
 
     Returns:
-        False: a chunk is still being worked on, and nothing was let go.
+        False if a chunk is still in work; then nothing was unloaded.
     """
     global _held
     if not turn.acquire(timeout=seconds):
@@ -133,15 +133,15 @@ def _load(job: EncodeJob, key: str) -> Models:
     found = (image.info(job.image.resolution).weights, text.info().weights)
     if found != job.weights:
         raise ModelError(
-            f"{process_name()} holds other weights ({', '.join(found)}) than the driver ({', '.join(job.weights)}), so "
-            "it encoded nothing. Give all workers the same model folder, or a revision of the hub id."
+            f"{process_name()} has other weights ({', '.join(found)}) than the driver ({', '.join(job.weights)}), so "
+            "it encoded nothing. Give all workers the same model folder, or name a revision of the hub id."
         )
     device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
     runtime = replace(job.runtime, device=device)
     image.load(runtime)
     _loads["image"] += 1
     if job.gate_rows:
-        # A picture of known pixels must come back: catches a wrong range before the first image is read.
+        # The model must reconstruct a known picture: this finds a wrong pixel range before the first image is read.
         card = gates.test_card(job.image.resolution)
         decoded = image.decode(image.encode(card, 1))
         if decoded is not None:
@@ -156,10 +156,10 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
 
     Args:
         job: its `runtime.precision` is not used; its `runtime.device` may be `"auto"`.
-        precision: as the workflow says: `auto`, `fp32`, `bf16` or `fp16`.
+        precision: from the workflow: `auto`, `fp32`, `bf16` or `fp16`.
 
     Raises:
-        ConfigError: the device cannot do this precision.
+        ConfigError: the device does not support this precision.
         ModelError, GateError: the models do not load, or do not reconstruct the test card.
     """
     with turn:
@@ -175,9 +175,9 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """While torch and diffusers are imported: Python looks through all their objects again and again for garbage.
+    """Turn garbage collection off while torch and diffusers are imported.
 
-    A fifth of the time of those imports (4.9 s with it, 3.8 s without).
+    Python scans all their objects again and again: a fifth of the import time (4.9 s with it, 3.8 s without).
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -191,15 +191,15 @@ def without_collection() -> Iterator[None]:
 def retry_smaller_batch(
     models: Models, which: Literal["batch", "text_batch"], wanted: int, call: Callable[[int], T]
 ) -> T:
-    """Call with a batch size, halved each time memory runs out. What is found to fit stays for this process.
+    """Call a function with a batch size, and halve it each time memory runs out. The process remembers the size.
 
     Args:
         which: the setting under `run:` that gives the batch size.
-        wanted: its value, or the number of items where there are fewer.
+        wanted: its value, or the number of items if there are fewer.
         call: takes the batch size.
 
     Raises:
-        OutOfMemory: one item at a time does not fit either.
+        OutOfMemory: a batch of one item does not fit either.
     """
     while True:
         size = min(wanted, models.fits.get(which, wanted))
@@ -211,17 +211,17 @@ def retry_smaller_batch(
             smaller = smaller_batch(size)
             if smaller is None:
                 raise OutOfMemory(
-                    f"Not even one item at a time fits into memory ({error}). What is committed stays. "
+                    f"Not even a batch of one item fits into memory ({error}). Finished chunks are kept. "
                     "Use fewer workers, a smaller dataset.image.resolution, or a machine with more memory."
                 ) from error
-        # Outside the except block: the traceback would keep the tensors alive.
+        # Outside the except block, because the traceback would keep the tensors alive.
         _release_memory()
         models.fits[which] = smaller
-        models.warnings.append(f"run.{which}: memory ran out at {size}; {process_name()} goes on with {smaller}.")
+        models.warnings.append(f"run.{which}: memory ran out at {size}; {process_name()} continues with {smaller}.")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch.OutOfMemoryError on a GPU; a RuntimeError of the CPU allocator, which has no type of its own."""
+    """True for torch.OutOfMemoryError on a GPU, and for the CPU allocator's RuntimeError, which has no own class."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
@@ -229,7 +229,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _release_memory() -> None:
-    """What is free goes back to the system: torch keeps a GPU's, glibc what lies below the top of its heaps."""
+    """Give free memory back to the system: torch keeps free GPU memory, and glibc keeps free heap memory."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

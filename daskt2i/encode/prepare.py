@@ -1,8 +1,8 @@
-"""Everything that can be known about a run before a worker starts.
+"""The encode plan: everything that is known about a run before a worker starts.
 
-Covers: source and encoders by what they say of themselves, the plan, its cost, whether the store that is there fits,
-whether machine and disk are large enough.
-Does not cover: anything that needs weights or a worker (`driver`). Imports no torch, so `--dry-run` answers at once.
+Covers: the info of source and encoders, the chunks, memory and disk, whether an existing store fits, whether machine
+and disk are large enough.
+Does not cover: anything that needs weights or a worker (`driver`). It imports no torch, so a plan is made quickly.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from daskt2i.view import View, Viewed
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EncodePlan(Viewed):
-    """A run before it starts. Data only: it can be shown, and run twice.
+    """The plan of an encode. It is data only: it can be shown, and run twice.
 
     Attributes:
-        workflow: resolved.
+        workflow: the resolved workflow.
         folder: the run folder.
-        source: what is read; `source_info`: what it says of itself.
-        image_info, text_info: what the encoders say of themselves.
+        source: the source; `source_info`: its info.
+        image_info, text_info: the info of the encoders.
         grid: all chunks.
         requirements: memory and disk.
-        stored: what the store that is already there holds under `daskt2i`, or None.
-        layout: workers, threads and memory on this machine, 0 workers for a cluster that is not ours; None where nobody
-            has asked yet.
+        stored: the `daskt2i` attribute of the existing store, or None.
+        layout: workers, threads and memory on this machine; 0 workers for a cluster that daskt2i did not start. None if
+            it is not known yet.
     """
 
     workflow: Workflow
@@ -66,27 +66,27 @@ class EncodePlan(Viewed):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether workers on this machine would take a GPU."""
+        """Whether workers on this machine would use a GPU."""
         return planned_device(self.workflow.run.device) == "cuda"
 
     @property
     def random_weights(self) -> bool:
-        """Whether any encoder was never trained."""
+        """Whether an encoder has random weights."""
         return self.image_info.random_weights or self.text_info.random_weights
 
     @property
     def precision(self) -> str:
-        """As the store has it, else as the workflow asks; `auto` where neither says."""
+        """The precision of the workflow; if that is `auto`, the precision of the store, if there is one."""
         asked = self.workflow.dataset.precision
         return str(self.stored["identity"]["precision"]) if asked == "auto" and self.stored else asked
 
     def identity(self, precision: str) -> dict[str, Any]:
-        """Everything that decides bytes, for the fingerprint."""
+        """All settings that change stored arrays, for the fingerprint."""
         return identity(self.workflow.dataset, self.source_info, self.image_info, self.text_info, precision)
 
     @property
     def content(self) -> str:
-        """Fingerprint of data, encoders and settings that decide bytes, whatever the precision."""
+        """Fingerprint of data, encoders and settings that change stored arrays, without the precision."""
         return fingerprint(self.identity("any"))
 
     def to_json(self) -> dict[str, Any]:
@@ -123,14 +123,14 @@ class EncodePlan(Viewed):
             ("batch", f"{need.batch} images, {self.workflow.run.text_batch} captions"),
         ]
         if layout is None or not layout.workers:
-            rows.append(("workers", "as the cluster has them"))
+            rows.append(("workers", "those of the cluster"))
             rows.append(("memory", f"about {size(need.worker_memory)} per worker"))
         else:
             rows.append(("workers", f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"))
             memory = f"about {size(need.worker_memory)} per worker, {size(layout.memory_limit)} allowed"
             rows.append(("memory", memory))
         disk = f"about {size(need.disk)} ({size(need.latents_disk)} latents, {size(need.text_disk)} text)"
-        rows += [("disk", disk), ("run folder", str(self.folder) + (" (goes on)" if self.stored else ""))]
+        rows += [("disk", disk), ("run folder", str(self.folder) + (" (continues)" if self.stored else ""))]
         return View(f"Plan of {self.workflow.name}", tuple(rows))
 
     def _encoder(self, kind: str, extra: str) -> str:
@@ -146,7 +146,7 @@ class EncodePlan(Viewed):
 def identity(
     dataset: DatasetSettings, source: SourceInfo, image: EncoderInfo, text: EncoderInfo, precision: str
 ) -> dict[str, Any]:
-    """Everything that decides bytes, as plain data. Where things lie is left out: content hashes stand for it."""
+    """All settings that change stored arrays, as plain data. It has content hashes instead of paths."""
     return {
         "layout": LAYOUT,
         "source": {**dataset.source.identity(), **source.content},
@@ -162,16 +162,16 @@ def identity(
 
 
 def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> EncodePlan:
-    """Find out everything that can be known before a worker starts. Imports no torch.
+    """Make the plan of an encode. Imports no torch.
 
     Args:
         out: the run folder, a path or an fsspec address.
-        draw: draw the workflow's scenes if they are not there yet; else only count them.
+        draw: draw the workflow's scenes if they are not there yet; if False, only count them.
 
     Raises:
-        ConfigError, SourceError, ModelMissing: something that the workflow names is wrong or not there.
+        ConfigError, SourceError, ModelMissing: a part of the workflow is wrong or missing.
         FingerprintMismatch: the store was made with other settings or other data.
-        StoreBusy: somebody else is drawing the scenes, or encoding.
+        StoreBusy: another process is drawing the scenes, or encoding.
     """
     folder = RunFolder(out, workflow.run.storage_options)
     workflow = with_source(workflow, folder, draw)
@@ -212,7 +212,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
 
 
 def planned_device(device: str) -> str:
-    """`"cuda"` or `"cpu"`: what workers on this machine would use. Only a worker knows for sure."""
+    """`"cuda"` or `"cpu"`: the device that workers on this machine would use. Only a worker knows it for certain."""
     if device == "auto":
         return "cuda" if this_machine().gpus else "cpu"
     return device.partition(":")[0]
@@ -222,31 +222,31 @@ def refuse_other(prepared: EncodePlan, stored: Mapping[str, Any], wanted: Mappin
     differ = differences(stored["identity"], wanted)
     if differ:
         raise FingerprintMismatch(
-            f"The store in {prepared.folder} was made with something else: {'; '.join(differ)}. It was not touched. "
-            "Go back to those settings, or encode into another folder with --out."
+            f"The store in {prepared.folder} was made with different settings or data: {'; '.join(differ)}. It was not "
+            "touched. Go back to the settings and data of the store, or encode into another run folder (out)."
         )
 
 
 def preflight(prepared: EncodePlan, executor_info: ExecutorInfo) -> None:
-    """Refuse workers that would live above their pause threshold: they would stand still for ever.
+    """Refuse workers that would use more memory than their pause threshold: Dask would pause them for ever.
 
     Raises:
-        PlanError: with what a worker needs and has.
+        PlanError: the workers have too little memory; it names what a worker needs and has.
     """
     limit, need = executor_info.memory_limit, prepared.requirements.worker_memory
     if limit is not None and need > limit * PAUSE_FRACTION:
         raise PlanError(
-            f"Each worker needs about {need / MIB:,.0f} MiB, and its limit is {limit / MIB:,.0f} MiB: Dask pauses "
-            f"it at {PAUSE_FRACTION:.0%} of that, and nothing would move. Nothing was encoded. Use fewer workers, give "
-            "them more memory, or make run.batch or dataset.rows_per_chunk smaller."
+            f"Each worker needs about {need / MIB:,.0f} MiB, but its limit is {limit / MIB:,.0f} MiB, and Dask pauses "
+            f"it at {PAUSE_FRACTION:.0%} of that. Nothing was encoded. Use fewer workers, give them more memory, or "
+            "make run.batch or dataset.rows_per_chunk smaller."
         )
 
 
 def check_disk(prepared: EncodePlan) -> str | None:
-    """Refuse what cannot fit the disk for certain. Returns a warning where the estimate says that it may not.
+    """Refuse a run that certainly does not fit on the disk. Returns a warning if it may not fit, else None.
 
     Raises:
-        PlanError: the latents alone need more than is free.
+        PlanError: the latents alone need more space than is free.
     """
     free = prepared.folder.free_bytes()
     if free is None or prepared.stored is not None or not prepared.workflow.run.check_disk:
@@ -254,10 +254,10 @@ def check_disk(prepared: EncodePlan) -> str | None:
     need = prepared.requirements
     if need.latents_disk * 0.8 > free:  # float16 latents compress by 1.18 times at most
         raise PlanError(
-            f"The latents alone take about {need.latents_disk / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free where "
-            f"{prepared.folder} lies. Nothing was started; free some space, choose another --out, or set "
-            "run.check_disk=false."
+            f"The latents alone need about {need.latents_disk / GIB:.2f} GiB, but only {free / GIB:.2f} GiB are free "
+            f"on the disk of {prepared.folder}. Nothing was started. Free some space, choose a run folder on another "
+            "disk (out), or set run.check_disk=false."
         )
     if need.disk > free:
-        return f"The store will take about {need.disk / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free."
+        return f"The store will need about {need.disk / GIB:.2f} GiB, but only {free / GIB:.2f} GiB are free."
     return None

@@ -1,7 +1,7 @@
-"""Reading ahead: the records of a chunk, in row order, fetched and decoded by threads while the model runs.
+"""Reading ahead: threads read and decode the rows of a chunk while the model runs, and give them in row order.
 
-Covers: a bounded window of rows in flight, which bytes were read (their hash), the rows that cannot be used.
-Does not cover: where bytes come from (`sources`), what a picture must be (`images`).
+Covers: a bounded window of rows, the hash of the bytes that were read, rows that cannot be used.
+Does not cover: where bytes come from (`sources`), decoding and checking images (`images`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Reading:
     """One row, read or rejected.
 
     Attributes:
-        row: what was read.
-        outcome: the record, or why there is none.
-        digest: SHA-256 of the image file's bytes; empty where none were read.
-        fetch_seconds, decode_seconds: time of the thread that did it.
+        row: the row.
+        outcome: the record, or the rejection.
+        digest: SHA-256 of the image file's bytes; empty if no bytes were read.
+        fetch_seconds, decode_seconds: time of the reading thread.
     """
 
     row: Row
@@ -40,7 +40,7 @@ class Reading:
 
 
 def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -> Reading:
-    """Fetch and decode one row. Errors that are not the row's own (network, disk) propagate: the chunk is retried."""
+    """Fetch and decode one row. Other errors (network, disk) are raised, so that the chunk is retried."""
     begun = fetched = time.perf_counter()
     digest = b""
     outcome: Record | Rejection
@@ -60,7 +60,7 @@ def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -
 
 
 def inputs_digest(source: Source, rows: Iterable[Row]) -> str:
-    """SHA-256 over the image bytes of these rows, as a receipt's `inputs`; decodes nothing."""
+    """SHA-256 over the image bytes of these rows, like `inputs` of a receipt. It decodes nothing."""
     total = hashlib.sha256()
     for row in rows:
         if row.usable:
@@ -73,10 +73,10 @@ def inputs_digest(source: Source, rows: Iterable[Row]) -> str:
 def reading_ahead(
     source: Source, rows: Iterable[Row], resolution: int, limits: images.Limits, *, threads: int, window: int
 ) -> Iterator[Iterator[Reading]]:
-    """Begins to read at once, and gives the rows in order; at most `window` of them are in flight or waiting.
+    """Start to read at once, and give the rows in order. At most `window` rows are being read or waiting.
 
     Args:
-        threads: how many read at once.
+        threads: number of reading threads.
         window: rows ahead of the consumer; each holds one decoded picture.
     """
     left = iter(rows)

@@ -1,7 +1,7 @@
-"""The settings that a run folder keeps: absolute, without secrets, and read back.
+"""The settings that a run folder keeps: with absolute paths, without secrets.
 
-Covers: paths that hold in any folder, scenes as a COCO folder, `workflow.yaml` of a run folder.
-Does not cover: workflow files of users (`config.workflow_file`), what else is known before a run (`prepare`).
+Covers: absolute paths, scenes as a COCO folder, reading `workflow.yaml` of a run folder.
+Does not cover: workflow files of users (`config.workflow_file`), the plan (`prepare`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from daskt2i.store import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 
 SCENES = "scenes"
-"""Where a workflow's scenes are drawn, below the run folder."""
+"""The folder of a workflow's scenes, inside the run folder."""
 
 
 def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
     """The workflow with absolute paths, and with its scenes as a COCO folder in the run folder.
 
     Args:
-        draw: draw them if they are not there yet; else their source draws them when they are asked for.
+        draw: draw the scenes if they are not there yet; if False, their source draws each scene when it is read.
     """
     workflow = _absolute(workflow)
     if workflow.scenes is not None and workflow.dataset.source.class_path == SCENES_SOURCE:
@@ -34,7 +34,7 @@ def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
 
 
 def without_secrets(workflow: Workflow) -> Workflow:
-    """Storage options may hold credentials: they are not written beside the data."""
+    """The workflow without storage options: they may hold credentials, which must not be written beside the data."""
     run = workflow.run.model_copy(update={"storage_options": None})
     source = Component.model_validate(
         {"class": workflow.dataset.source.class_path}
@@ -44,7 +44,7 @@ def without_secrets(workflow: Workflow) -> Workflow:
 
 
 def settings_of(folder: RunFolder) -> Workflow | None:
-    """The settings that a run folder was last encoded with, or None where they are missing or not readable."""
+    """The settings that a run folder was last encoded with, or None if they are missing or not readable."""
     try:
         return read_settings(folder)
     except (FileNotFoundError, ConfigError):
@@ -54,12 +54,12 @@ def settings_of(folder: RunFolder) -> Workflow | None:
 def read_settings(folder: RunFolder) -> Workflow:
     """The settings that a run folder was last encoded with.
 
-    Old names are read without a note: an earlier version wrote them, not the user. Credentials are never kept in a run
-    folder, so `run.storage_options` is that of `dask.config`.
+    Old names are read without a note: an earlier version wrote them, not the user. A run folder keeps no credentials,
+    so `run.storage_options` comes from `dask.config`.
 
     Raises:
-        FileNotFoundError: the folder keeps none.
-        ConfigError: they cannot be read, as when another version of daskt2i wrote them.
+        FileNotFoundError: the folder has no settings.
+        ConfigError: they cannot be read, for example because another version of daskt2i wrote them.
     """
     load_defaults()
     address = folder.address(WORKFLOW)
@@ -72,7 +72,7 @@ def read_settings(folder: RunFolder) -> Workflow:
         said = " ".join(str(error).split())
         raise ConfigError(
             f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "
-            "written them. Nothing was changed; name the workflow to go by its settings."
+            "written them. Nothing was changed. Name a workflow (workflow) to use its settings."
         ) from error
 
 
@@ -87,13 +87,16 @@ def _absolute(workflow: Workflow) -> Workflow:
 
 
 def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
-    """The workflow with its scenes as a COCO folder, or as a drawing source when nothing is to be written."""
+    """The workflow with its scenes as a COCO folder; without `draw`, a source that draws them if they are missing."""
     from daskt2i.sources.scenes import write_scenes
 
     assert workflow.scenes is not None
     scenes = workflow.scenes
     if not folder.is_local:
-        raise ConfigError(f"Scenes are drawn into a folder on this machine, and {folder} is none. Use --images.")
+        raise ConfigError(
+            f"Scenes are drawn into a folder on this machine, but {folder} is remote. Nothing was started. Use a local "
+            "run folder (out), or your own images (images, captions)."
+        )
     place = folder.local_path(SCENES)
     if draw:
         with lock.hold(folder, "draw scenes"):
@@ -102,5 +105,5 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
     arguments = {"images": str(place / "images"), "captions": str(captions)}
     source = Component.model_validate({"class": "daskt2i.sources.coco.CocoSource", **arguments})
     if not draw and (not captions.is_file() or source.build(Source, "scenes").info().rows != scenes.rows):
-        return workflow  # its source draws the rows when they are asked for: good enough to count them
+        return workflow  # its source draws each row when it is read, which is enough to count rows
     return workflow.model_copy(update={"dataset": workflow.dataset.model_copy(update={"source": source})})

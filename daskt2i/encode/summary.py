@@ -1,7 +1,7 @@
-"""How an encode ended: the totals of a run.
+"""The result of an encode: the totals of a run.
 
-Covers: counting receipts, chunks that failed, the object that `encode --json` prints, what is shown of it.
-Does not cover: what a run tells while it goes on (`events`).
+Covers: counting receipts, failed chunks, the JSON of `encode --json`, the view.
+Does not cover: events during the run (`events`).
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from daskt2i.types import Receipt
 from daskt2i.view import Section, View, Viewed
 
 ERRORS = "errors"
-"""Tracebacks of chunks that failed, one file each, below the run folder."""
+"""The folder of tracebacks inside the run folder, one file for each failed chunk."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EncodeResult(Viewed):
-    """How a run ended. `to_json` has the fields that other programs read.
+    """The result of an encode. `to_json` has the fields that other programs read.
 
     Attributes:
         out, store: addresses of the run folder and of its store.
-        rows: rows of the store. `accepted`, `rejected` (reason -> rows), `captions`, `truncated` captions, `bytes`: of
-            the whole store, chunks of earlier runs included.
-        done, skipped: chunks that were encoded now, and those that were found done.
-        failed: chunk -> why it failed the last time; `tries`: how often each chunk was tried before it was given up.
-        left_out: rows of the source that `dataset.where` leaves out, none of `rows`; None without a `where`.
+        rows: rows of the store. `accepted`, `rejected` (reason -> rows), `captions`, `truncated` captions and `bytes`
+            count the whole store, including chunks of earlier runs.
+        done, skipped: chunks that this run encoded, and chunks that were finished before.
+        failed: chunk -> the error of its last try; `tries`: how often each failed chunk was tried.
+        left_out: rows of the source that `dataset.where` leaves out; they are not in `rows`. None without a `where`.
         rows_now, seconds: accepted rows of this run, and its wall time.
-        workers, threads, precision: what encoded; 0 where nothing was left to do.
-        forecast: what an estimate had said, beside what came of it; None without one.
+        workers, threads, precision: of this run; 0 workers and threads if nothing was left to do.
+        forecast: comparison of an earlier estimate with this run; None without an estimate.
     """
 
     out: str
@@ -57,10 +57,10 @@ class EncodeResult(Viewed):
     forecast: ForecastComparison | None = None
 
     def with_chunk(self, receipt: Receipt, *, now: bool) -> EncodeResult:
-        """The same with a chunk that is in the store.
+        """The result with one more finished chunk.
 
         Args:
-            now: it was encoded now; else it was found done.
+            now: True if this run encoded it, False if it was finished before.
         """
         rejected = dict(self.rejected)
         for row in receipt.rejected:
@@ -83,10 +83,10 @@ class EncodeResult(Viewed):
         return self.rows_now / self.seconds if self.seconds else 0.0
 
     def raise_for_failed(self) -> EncodeResult:
-        """Raise an error if chunks failed; else give the result back.
+        """Raise an error if chunks failed; else return the result.
 
         Raises:
-            StoreError: it names the chunks, and where their tracebacks are.
+            StoreError: chunks failed; it names the chunks and the folder of their tracebacks.
         """
         if not self.failed:
             return self
@@ -94,7 +94,7 @@ class EncodeResult(Viewed):
         listed = ", ".join(map(str, list(self.failed)[:20])) + ", …" * (count > 20)
         raise StoreError(
             f"{count} chunk{'s' * (count != 1)} failed after {tries(self.tries)}: {listed}. All others are in "
-            f"{self.store}; the tracebacks are in {self.out}/{ERRORS}. Encode again: only these chunks are tried."
+            f"{self.store}; the tracebacks are in {self.out}/{ERRORS}. Encode again: it tries only these chunks."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class EncodeResult(Viewed):
         }
 
     def view(self) -> View:
-        """Rows, chunks, speed and where the store is; failures first."""
+        """Rows, chunks, speed and the address of the store; failures first."""
         total = sum(self.rejected.values())
         why = f" ({counted(self.rejected)})" if total else ""
         rows = [("rows", f"{self.rows:,}: {self.accepted:,} accepted, {total:,} rejected{why}")]
@@ -150,9 +150,9 @@ def tries(count: int) -> str:
 
 
 def _forecast_words(found: ForecastComparison) -> str:
-    """How far a forecast was off: `"52.1 s was forecast, 50.0 s it took: 4 % too long"`."""
+    """The error of a forecast: `"52.1 s was forecast, it took 50.0 s: 4 % too long"`."""
     if found.forecast is None or found.error is None:
-        return f"the one in reports/estimate.json was not used: {found.reason}"
+        return f"reports/estimate.json was not compared: {found.reason}"
     off = f"{abs(found.error):.0%} too {'long' if found.error > 0 else 'short'}".replace("%", " %")
     because = f" (scaled: {found.reason})" if found.reason else ""
     return f"{duration(found.forecast)} was forecast, it took {duration(found.seconds)}: {off}{because}"

@@ -1,7 +1,7 @@
-"""Whether a store is what its receipts say: every shard re-hashed, rows counted, a sample decoded back.
+"""Check a store against its receipts: hash every shard again, count rows, decode a sample back.
 
-Covers: finding what is wrong and naming the chunk; changes nothing.
-Does not cover: repairing (`encode` does that, chunk by chunk, when the same command is run again).
+Covers: finding problems and naming the chunk. It changes nothing.
+Does not cover: repairs. `encode`, run again, repairs damaged chunks.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from daskt2i.types import Chunk, Receipt, Runtime
 from daskt2i.view import View, Viewed
 
 SAMPLE_ROWS = 8
-"""Rows decoded back, spread over the store."""
+"""Number of rows to decode back, spread over the store."""
 
 OURS = "daskt2i."
-"""Classes that a run folder's own settings may name. It may be somebody else's folder; it does not get to run code."""
+"""Prefix of the classes that a run folder's own settings may name. A folder from somebody else must not run code."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class VerifyResult(Viewed):
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
         out: address of the run folder.
         rows: rows of the store.
-        chunks: chunks of the store, open ones included.
-        problems: chunk -> what is wrong with it, one sentence.
-        notes: what could not be checked, and why.
+        chunks: chunks of the store, including open ones.
+        problems: chunk -> its problem, one sentence.
+        notes: checks that could not be done, and why.
         psnr: dB of the rows that were decoded back.
-        shared: what is wrong with the arrays that belong to no chunk, or None.
+        shared: the problem of the arrays that belong to no chunk, or None.
     """
 
     out: str
@@ -58,7 +58,7 @@ class VerifyResult(Viewed):
 
     @property
     def ok(self) -> bool:
-        """Every chunk is there and is what its receipt says."""
+        """Whether every chunk is there and agrees with its receipt."""
         return not self.problems and self.shared is None
 
     def to_json(self) -> dict[str, Any]:
@@ -66,28 +66,28 @@ class VerifyResult(Viewed):
         return {"ok": self.ok, "rows": self.rows, "chunks": self.chunks, "bad": sorted(self.problems)}
 
     def raise_for_problems(self) -> VerifyResult:
-        """Raise an error if the store is not in order; else give the result back.
+        """Raise an error if the store has a problem; else return the result.
 
         Raises:
-            StoreError: it names the first problem, and how many more there are.
+            StoreError: the store has problems; it names the first one and the number of others.
         """
         if self.ok:
             return self
         found = [*([self.shared] if self.shared else []), *(text for _, text in sorted(self.problems.items()))]
         more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
         raise StoreError(
-            f"The store in {self.out} is not in order: {found[0]}{more}. Encode again: damaged chunks are repaired, "
-            "the others stay as they are."
+            f"The store in {self.out} is not in order: {found[0]}{more}. Encode again: it repairs damaged chunks and "
+            "leaves the others as they are."
         )
 
     def view(self) -> View:
-        """How much was checked, and what is wrong."""
+        """Numbers of rows and chunks, and the problems."""
         rows = [("rows", f"{self.rows:,}"), ("chunks", f"{self.chunks:,}, {len(self.problems):,} of them bad")]
         if self.psnr:
             rows.append(("decode-back", f"{min(self.psnr):.1f} dB or more on {len(self.psnr)} rows"))
         rows += [("note", note) for note in self.notes[:10]]
         if not self.ok:
-            rows.append(("next", "encode again: damaged chunks are repaired, the others stay as they are"))
+            rows.append(("next", "encode again: it repairs damaged chunks and leaves the others as they are"))
         shared = [f"{self.shared} (it belongs to all chunks)"] if self.shared else []
         return View(
             "The store is in order" if self.ok else "The store is not in order",
@@ -98,7 +98,7 @@ class VerifyResult(Viewed):
 
 @dataclass(slots=True)
 class _Findings:
-    """What is found on the way. Fields as in `VerifyResult`."""
+    """The findings so far. Fields as in `VerifyResult`."""
 
     problems: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -114,18 +114,18 @@ def verify(
     """Check a run folder.
 
     Args:
-        workflow: where source and encoders come from for decoding a sample back; None leaves that out.
+        workflow: names the source and the encoders to decode a sample back; None skips that check.
         trusted: the workflow comes from the user and not from the folder, so it may name any class.
-        listener: told how many chunks are checked.
+        listener: gets the number of checked chunks.
 
     Raises:
         StoreMissing: there is no store.
-        StoreError: its metadata are damaged.
+        StoreError: the metadata of the store are damaged.
     """
     store = ZarrStore(folder)
     attributes = store.attributes()
     if attributes is None:
-        raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
+        raise StoreMissing(f"There is no latent store in {folder}. Encode first.")
     layout, fingerprint = store.layout(), attributes["daskt2i"]["fingerprint"]
     grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
     found = _Findings()
@@ -133,13 +133,13 @@ def verify(
     seen = _check_receipts(store, grid, fingerprint, found, listener)
     for index in range(len(grid)):
         if not seen[index]:
-            found.problems.setdefault(index, f"chunk {index} is not done: it has no receipt")
+            found.problems.setdefault(index, f"chunk {index} is not finished: it has no receipt")
     if workflow is None:
-        found.notes.append("Nothing was decoded back: the settings of this run are not at hand.")
+        found.notes.append("Nothing was decoded back: the settings of this run are missing.")
     elif strangers := [path for path in _classes(workflow) if not (trusted or path.startswith(OURS))]:
         found.notes.append(
-            f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, which is not ours to run. "
-            "Name the workflow with --workflow if you trust it."
+            f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, and verify runs no class "
+            "that only a folder names. Name the workflow (workflow) if you trust it."
         )
     elif attributes["daskt2i"]["random_weights"]:
         found.notes.append("Nothing was decoded back: the encoders have random weights.")
@@ -148,7 +148,7 @@ def verify(
             _decode_back(store, grid, workflow, attributes["daskt2i"], found)
         except (StoreError, GateError):
             raise
-        except Exception as error:  # the source or the model may have moved; the store is none the worse
+        except Exception as error:  # the source or the model may have moved, but the store can still be good
             found.notes.append(f"Nothing was decoded back: {' '.join(str(error).split())}")
     return VerifyResult(
         str(folder), grid.rows, len(grid), found.problems, tuple(found.notes), tuple(found.psnr), shared
@@ -163,7 +163,7 @@ def _classes(workflow: Workflow) -> list[str]:
 def _check_receipts(
     store: ZarrStore, grid: ChunkGrid, fingerprint: str, found: _Findings, listener: Listener
 ) -> bytearray:
-    """Re-hash what every receipt names, and count its valid rows. One byte per chunk that has a receipt."""
+    """Hash the shards of every receipt again, and count valid rows. Returns a byte per chunk: 1 if it has a receipt."""
     seen = bytearray(len(grid))
 
     def examine(receipt: Receipt) -> tuple[int, str | None]:
@@ -173,14 +173,14 @@ def _check_receipts(
         if problem is None:
             valid = int(np.count_nonzero(store.read("valid", receipt.start, receipt.stop)))
             if valid != receipt.accepted:
-                problem = f"{valid} rows are valid, and its receipt says {receipt.accepted}"
+                problem = f"{valid} rows are valid, but its receipt says {receipt.accepted}"
         return receipt.chunk, problem
 
     def torn(name: str, why: str) -> None:
-        found.notes.append(f"{name} does not count: {why}.")
+        found.notes.append(f"{name} is ignored: {why}.")
 
     with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-verify") as pool:
-        # `map` over a generator would submit everything at once; receipts are small and few enough in a window.
+        # `map` over a generator would submit all receipts at once, so a window limits them.
         window = []
         checked = 0
         for receipt in Receipts(store.folder).read(torn):
@@ -208,7 +208,7 @@ def _take(answer: tuple[int, str | None], found: _Findings) -> int:
 def _decode_back(
     store: ZarrStore, grid: ChunkGrid, workflow: Workflow, stored: dict[str, Any], found: _Findings
 ) -> None:
-    """Decode a few rows and compare them with their images, read again from the source."""
+    """Decode a few rows, and compare them with their images from the source."""
     dataset, run = workflow.dataset, workflow.run
     source = open_source(dataset, store.folder, keep=False)
     encoder: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
@@ -236,11 +236,11 @@ def _decode_back(
         made = {a.name: store.read(a.name, index, index + 1) for a in encoder.info(resolution).arrays}
         decoded = encoder.decode(made)
         if decoded is None:
-            found.notes.append("Nothing was decoded back: this image encoder has no way back.")
+            found.notes.append("Nothing was decoded back: this image encoder cannot decode.")
             return
         try:
             found.psnr.extend(gates.require_psnr(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
-        except LowPsnr as error:  # an odd picture; encoding it again would change nothing
+        except LowPsnr as error:  # an unusual picture; encoding it again would give the same result
             found.psnr.append(gates.psnr(picture.pixels[None], decoded))
             found.notes.append(str(error))
         except GateError as error:
@@ -249,7 +249,7 @@ def _decode_back(
 
 
 def _spread(grid: ChunkGrid, found: _Findings) -> list[Chunk]:
-    """Chunks to look into, evenly over those that are in order so far."""
+    """Chunks to decode back, spread evenly over the chunks without a problem."""
     good = [i for i in range(len(grid)) if i not in found.problems]
     count = min(SAMPLE_ROWS, len(good))
     return [grid[good[i * len(good) // count]] for i in range(count)]

@@ -1,11 +1,12 @@
-"""What one worker does with one chunk. Knows no engine: every executor runs `encode_chunk`.
+"""Encode one chunk on a worker. Every executor runs `encode_chunk`.
 
-Covers: batches in a fixed order, rejects, the gates, stage times, and the order in which a chunk is committed.
-Does not cover: the models themselves (`model_cache`), reading ahead (`read_ahead`), which chunks and what to do when
-one fails (`driver`), where it runs (`executors`).
+Covers: batches in a fixed order, rejected rows, the gates, stage times, and the order of writes when a chunk is
+committed.
+Does not cover: the models (`model_cache`), reading ahead (`read_ahead`), the choice of chunks and retries (`driver`),
+where a chunk runs (`executors`).
 
-A process encodes one chunk at a time, whatever the number of threads that call: two chunks at once would double the
-memory that the plan promised, and share the same cores.
+A process encodes one chunk at a time, even if several threads call. Two chunks at once would need twice the memory of
+the plan, and would share the same cores.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection, Row
 
 interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)
-"""Called between batches. An executor may set one that raises, to move the chunk elsewhere."""
+"""A function that is called between batches. An executor may set one that raises, to move the chunk elsewhere."""
 
 MANY_MISSING = 4
-"""Images of a chunk from which on "all missing" is not believed."""
+"""If a chunk has this many images or more and all are missing, a missing mount is more likely than missing files."""
 
 _VERSIONED = ("daskt2i", "torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "numcodecs")
 
@@ -49,16 +50,16 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def encode_chunk(job: EncodeJob, chunk: Chunk) -> Receipt:
-    """Read, encode, check and commit one chunk: arrays first, then the receipt.
+    """Read, encode, check and commit one chunk: write the arrays first, then the receipt.
 
-    Calling it twice gives the same arrays, so a retry or a duplicate does no harm.
+    A second call writes the same arrays, so a retry or a duplicate does no harm.
 
     Raises:
-        GateError: what was encoded does not decode back; nothing of the chunk is stored.
-        ImagesMissing: none of its images is there, and `job.on_missing_chunk` is `"fail"`.
-        OutOfMemory: not even one item at a time fits.
-        StoreFull, StoreError: it could not be written.
-        Exception: whatever `interruption` or a third-party component raises.
+        GateError: the latents do not decode back to the pictures; nothing of the chunk is stored.
+        ImagesMissing: all its images are missing, and `job.on_missing_chunk` is `"fail"`.
+        OutOfMemory: not even a batch of one item fits.
+        StoreFull, StoreError: the chunk could not be written.
+        Exception: an error of `interruption` or of a third-party component.
     """
     with turn:
         try:
@@ -95,13 +96,13 @@ class _ChunkRun:
         )
         with reading as readings:
             with self._timed("wait"):
-                head = next(readings)  # a network that is away shows before captions cost time
+                head = next(readings)  # an unreachable network shows here, before captions are encoded
             readings = itertools.chain([head], readings)
             away = isinstance(head.outcome, Rejection) and head.outcome.reason is Reason.MISSING_FILE
-            unusable = set() if away else self._encode_texts(models, arrays)  # while the next pictures are read
+            unusable = set() if away else self._encode_texts(models, arrays)  # threads read pictures at the same time
             records = self._encode_images(models, arrays, readings)
             self._require_images()
-            if away:  # of this one alone, as it turned out
+            if away:  # only the first image was missing, so the captions are needed after all
                 unusable = self._encode_texts(models, arrays)
         self._reject_texts(records, unusable)
         self._lay_rows(models, arrays, records)
@@ -162,20 +163,20 @@ class _ChunkRun:
         return kept
 
     def _require_images(self) -> None:
-        """A chunk whose images are all missing is a missing mount, not so many missing files."""
+        """Refuse a chunk whose images are all missing: the cause is a missing mount, not many missing files."""
         readable = sum(row.usable for row in self.chunk.rows)
         missing = sum(r.reason is Reason.MISSING_FILE for r in self.rejected.values())
         if self.job.on_missing_chunk == "fail" and missing == readable >= MANY_MISSING:
             raise ImagesMissing(
-                f"None of the {readable} images of chunk {self.chunk.index} is there. Nothing of it was stored; check "
-                "the image folder where the workers run, or set run.on_missing_chunk=reject if so many are really "
-                "missing."
+                f"None of the {readable} images of chunk {self.chunk.index} is there. Nothing of it was stored. Check "
+                "that the workers can read the image folder. If the images are really missing, set "
+                "run.on_missing_chunk=reject."
             )
 
     def _batches(self, readings: Iterator[Reading]) -> Iterator[list[Record]]:
-        """Records in row order, `job.batch` at a time.
+        """Records in row order, in batches of `job.batch`.
 
-        The batches depend on the rows alone, so that every run of a chunk makes the same ones and the same bits.
+        The batches depend only on the rows, so every run of a chunk makes the same batches and the same bits.
         """
         batch: list[Record] = []
         while (reading := self._next(readings)) is not None:
@@ -215,9 +216,9 @@ class _ChunkRun:
                 self.psnr = gates.require_psnr(originals, decoded, self.job.min_psnr, what)
 
     def _encode_texts(self, models: Models, arrays: Arrays) -> set[int]:
-        """Fill the text encoder's arrays for every row that may have an image, each different caption encoded once.
+        """Fill the text encoder's arrays for every row that may have an image. Equal captions are encoded once.
 
-        Returns the rows whose states are not finite.
+        Returns the rows whose text states are not finite.
         """
         interruption.get()()
         rows = [row for row in self.chunk.rows if row.usable]
@@ -236,17 +237,17 @@ class _ChunkRun:
                 unusable.add(row.index)
             for name, array in made.items():
                 slots = arrays[name][row.index - self.chunk.start]
-                slots[...] = 0  # unused slots and padding cost nothing once compressed
+                slots[...] = 0  # zeros in unused slots and padding compress to almost nothing
                 slots[: len(chosen)] = array[chosen]
         return unusable
 
     def _reject_texts(self, records: dict[int, Record], unusable: set[int]) -> None:
-        """Rows whose states are not finite leave `records`. What is wrong with the image has been said first."""
+        """Reject rows whose text states are not finite. A problem of the image, if any, was recorded before."""
         for index in unusable & records.keys():
             self._reject(records.pop(index).row, Reason.NOT_FINITE, "the text encoder gave NaN or infinity")
 
     def _lay_rows(self, models: Models, arrays: Arrays, records: Mapping[int, Record]) -> None:
-        """Fill what the rows bring, and clear what the encoders made for a row that was rejected after all."""
+        """Fill the arrays that come from the rows, and clear the encoders' output of rejected rows."""
         blank = empty_chunk(self._specs(models), 1)
         for row in self.chunk.rows:
             i = row.index - self.chunk.start
@@ -284,7 +285,7 @@ class _ChunkRun:
 def peak_bytes() -> int:
     """Largest resident size of this process so far, bytes.
 
-    Linux gives it in /proc: `getrusage` there includes what the parent held when it forked.
+    On Linux it is read from /proc: there `getrusage` includes the parent's memory at the time of the fork.
     """
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():

@@ -1,7 +1,7 @@
-"""The books of a run: what is in flight, and how often a worker died under it.
+"""The records of a run: which items are in flight, and how often a worker died while it ran an item.
 
-Covers: drawing items lazily, giving an item back after a death, setting a suspect aside to run alone.
-Does not cover: running anything, how many deaths are allowed (`retries`).
+Covers: taking items lazily, retrying an item after the death of a worker, setting a suspect aside to run alone.
+Does not cover: running items, the number of allowed deaths (`retries`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Attempts(Generic[T]):
     """Items by number, from a lazy source.
 
     Attributes:
-        flying: number -> item, for all that was drawn and is not finished.
-        suspects: numbers of items that have used up their deaths; to be run alone, once, after the others.
+        flying: number -> item, for all items that were taken and are not finished.
+        suspects: numbers of items whose workers died too often. They run alone, once, after the others.
     """
 
     def __init__(self, items: Iterable[T]) -> None:
@@ -36,7 +36,7 @@ class Attempts(Generic[T]):
         self.suspects: deque[int] = deque()
 
     def draw(self) -> tuple[int, T] | None:
-        """The next item to run, or None: one that lost its worker first, then a fresh one."""
+        """The next item to run, or None. Items that lost their worker come before new items."""
         if self._again:
             number = self._again.popleft()
             return number, self.flying[number]
@@ -50,22 +50,22 @@ class Attempts(Generic[T]):
         return iter(self.draw, None)
 
     def finish(self, number: int) -> T:
-        """The item is done with, well or not."""
+        """Record the end of an item, with a result or with an error."""
         self._deaths.pop(number, None)
         return self.flying.pop(number)
 
     def died(self, numbers: Iterable[int]) -> None:
-        """A worker died, and any of these may have been in its hands."""
+        """Record that a worker died which may have been running any of these items."""
         for number in numbers:
             self._deaths[number] = self._deaths.get(number, 0) + 1
             (self.suspects if is_suspect(self._deaths[number]) else self._again).append(number)
 
 
 def lost(item: object) -> WorkerLost:
-    """The error for an item that took its worker down even when it ran alone."""
+    """The error for an item whose worker died even when the item ran alone."""
     return WorkerLost(
-        f"The worker died {ALLOWED_DEATHS} times with this piece of work in its hands, and once more when it ran "
-        f"alone ({_short(item)}). The others go on. Memory is the usual cause: watch the worker while it runs."
+        f"The worker died {ALLOWED_DEATHS} times while it ran {_short(item)}, and once more when this ran alone. All "
+        "other work continues. The usual cause is memory: watch the worker's memory while it runs."
     )
 
 
@@ -75,7 +75,7 @@ def _short(item: object) -> str:
 
 
 def attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
-    """One item in a worker. Its error comes back as a value, and as one that survives the way back."""
+    """Run one item in a worker. An error is returned as a value that can be pickled."""
     try:
         return number, work(item)
     except Exception as error:

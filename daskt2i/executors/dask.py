@@ -1,11 +1,11 @@
 """Chunks on the workers of a Dask cluster: this machine or many.
 
-Covers: a sliding window, moving a chunk away from a worker that retires, workers that die, stage times on Dask's Fine
+Covers: a sliding window, moving a chunk away from a retiring worker, workers that die, stage times on Dask's Fine
 Performance Metrics page.
-Does not cover: starting a cluster (`deploy`), pages of our own on the dashboard.
+Does not cover: starting a cluster (`deploy`), dashboard pages of daskt2i.
 
-Tasks carry neither `resources=` nor `workers=`: those bypass the scheduler's queue, and a dead worker then blames all
-that were assigned to it.
+Tasks use neither `resources=` nor `workers=`. Both bypass the scheduler's queue: then all tasks that were assigned to a
+worker are blamed for its death.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _COUNT_SECONDS = 5.0
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
 _IN_THREAD = ("load", "wait", "encode_image", "encode_text", "gate", "write")
-"""Stages that fill the task's own thread; reading and decoding run beside it and would count twice."""
+"""Stages in the task's own thread. Reading and decoding run in other threads at the same time, so they do not count."""
 
 
 class DaskExecutor:
-    """Runs on every worker that the scheduler has, and on those that join.
+    """Runs on all workers of the scheduler, including workers that join later.
 
     Args:
-        connect: makes the connection; called by `start`.
+        connect: makes the connection; `start` calls it.
     """
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
@@ -58,7 +58,7 @@ class DaskExecutor:
         """Connect, and count the workers.
 
         Raises:
-            SchedulerError: no scheduler, or one without workers.
+            SchedulerError: there is no scheduler, or it has no workers.
         """
         self._connection = self._connect()
         client = self._connection.client
@@ -69,7 +69,7 @@ class DaskExecutor:
             self.close()
             raise SchedulerError(
                 f"The scheduler at {address} has no workers, so nothing was started. "
-                "Start some (`dask worker ADDRESS`), and run the same command again."
+                "Start workers (`dask worker ADDRESS`), and run it again."
             ) from None
         workers = workers_of(client)
         limits = [w["memory_limit"] for w in workers.values() if w.get("memory_limit")]
@@ -82,7 +82,7 @@ class DaskExecutor:
         )
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
-        """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
+        """Yield each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
         assert self._connection is not None, "start() comes first"
         client = self._connection.client
         source = iter(items)
@@ -90,7 +90,7 @@ class DaskExecutor:
         suspects: list[T] = []
 
         def submit(item: T) -> Future:
-            # Equal calls would share one future; a chunk is never "the same" as its retry.
+            # Without pure=False equal calls would share one future, and a retry of a chunk would not run.
             future = client.submit(_on_worker, work, item, pure=False, key=None)
             flying[future] = item
             return future
@@ -107,8 +107,8 @@ class DaskExecutor:
                 if isinstance(outcome, CancelledError) or client.status != "running":
                     flying.clear()
                     raise SchedulerError(
-                        "The scheduler is gone, and with it the work that was in flight. What is committed stays; "
-                        "start the cluster again and run the same command: it goes on."
+                        "The scheduler is gone, and the work in flight is lost. Finished work is kept. "
+                        "Start the cluster and run it again: it continues from there."
                     )
                 while len(flying) < self._window():
                     try:
@@ -135,21 +135,21 @@ class DaskExecutor:
             connection.close()
 
     def _window(self) -> int:
-        """Two items per worker. Workers come and go; counting them asks the scheduler, so not for every item."""
+        """Two items per worker. Workers come and go. Counting them asks the scheduler, so not for every item."""
         assert self._connection is not None
         if monotonic() - self._counted > _COUNT_SECONDS and self._connection.client.status == "running":
             self._counted = monotonic()
             _forget(self._connection.client)
-            with suppress(OSError, RuntimeError, TimeoutError):  # a scheduler that goes away is told where it matters
+            with suppress(OSError, RuntimeError, TimeoutError):  # `run` reports a lost scheduler
                 self._workers = len(workers_of(self._connection.client))
         return 2 * max(1, self._workers)
 
 
 def _forget(client: Client) -> None:
-    """Drop what Dask keeps in this process of every task that ever ran, about 0.6 KB each.
+    """Delete what Dask keeps in this process about every finished task, about 0.6 KB each.
 
-    `key_split` remembers 100,000 names of tasks; the connection keeps its last messages, a chunk's with its captions.
-    A scheduler keeps its own: `deploy.cluster_process` empties that of a cluster that we started.
+    `key_split` remembers 100,000 names of tasks. The connection keeps its last messages, with the captions of chunks.
+    The scheduler keeps records too: `deploy.cluster_process` deletes them in a cluster that daskt2i started.
     """
     key_split.cache_clear()
     with suppress(AttributeError):  # another version of distributed
@@ -165,9 +165,9 @@ def _outcome(future: Future) -> Any:
 
 
 def _forget_locals(error: BaseException | None) -> None:
-    """Free what the frames of an error hold. Dask keeps errors until Python looks for garbage, and memory may be short.
+    """Free the local variables in the frames of an error; the lines of the traceback stay.
 
-    The lines of the traceback stay.
+    Dask keeps errors until Python's garbage collection runs, and memory may be short.
     """
     seen = set[int]()
     while error is not None and id(error) not in seen:
@@ -177,13 +177,13 @@ def _forget_locals(error: BaseException | None) -> None:
 
 
 def _on_worker(work: Callable[[T], R], item: T) -> R:
-    """One item in a Dask worker."""
+    """Run one item in a Dask worker."""
     worker = get_worker()
     key = worker.get_current_task()
 
     def check() -> None:
-        # Retirement, lifetime and adaptive scaling do not wait for a running task; a chunk that goes on there would
-        # be computed twice, and its worker killed in the middle of it.
+        # Retirement, lifetime and adaptive scaling do not wait for a running task. If the chunk continued, its worker
+        # would be killed in the middle of it, and the chunk would be computed twice.
         if worker.status in _LEAVING:
             raise Reschedule
         task = worker.state.tasks.get(key)
@@ -197,12 +197,12 @@ def _on_worker(work: Callable[[T], R], item: T) -> R:
         failed = portable(error)
     finally:
         interruption.reset(token)
-    if failed is not None:  # raised out here, lest it gets the one that does not travel as its context
+    if failed is not None:  # raised outside the except block: its context would be the error that cannot be pickled
         _forget_locals(failed)
         try:
             raise failed
         finally:
-            del failed  # else it and this frame hold each other
+            del failed  # breaks the reference cycle between the error and this frame
     for stage, value in (getattr(result, "seconds", None) or {}).items():
         if stage in _IN_THREAD:
             context_meter.digest_metric(stage, value, "seconds")

@@ -1,6 +1,6 @@
 """Chunks on joblib's loky processes of this machine.
 
-Covers: lazy dispatch, and starting again when a worker dies.
+Covers: lazy dispatch, and a restart when a worker dies.
 Does not cover: other joblib backends, other machines (`executors.dask`).
 """
 
@@ -25,12 +25,12 @@ R = TypeVar("R")
 
 
 class JoblibExecutor:
-    """`joblib.Parallel` over loky, results as they come.
+    """`joblib.Parallel` with loky; results come in order of completion.
 
     Args:
-        workers: processes.
-        threads: torch threads of each.
-        memory_limit: bytes for each, as the plan promised; not enforced.
+        workers: number of processes.
+        threads: torch threads of each process.
+        memory_limit: bytes for each process, from the plan; not enforced.
     """
 
     def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
@@ -41,7 +41,7 @@ class JoblibExecutor:
         return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
-        """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
+        """Yield each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
         books = Attempts(items)
         pending: list[tuple[int, T]] | Attempts[T] = books
         while True:
@@ -74,18 +74,18 @@ class JoblibExecutor:
         settings = {"backend": "loky", "n_jobs": self._workers, "initializer": _guard, "initargs": (os.getpid(),)}
         with joblib.parallel_config(**settings, inner_max_num_threads=self._threads):
             parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)
-        with block_sigint():  # the processes start with the first items, which are sent at once
+        with block_sigint():  # the call sends the first items at once, and so starts the processes
             return parallel(joblib.delayed(attempt)(work, number, item) for number, item in numbered)
 
 
 def _close(results: Any) -> None:
-    """Cancel what is in flight. joblib warns of work that nobody collects, which is what cancelling means."""
+    """Cancel the work in flight. joblib warns about uncollected results, which is normal for a cancellation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results.close()
 
 
 def _guard(parent: int) -> None:
-    """In a new worker: Ctrl-C is the parent's to handle, and the worker ends with the parent."""
+    """In a new worker: ignore Ctrl-C, which the parent handles, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(parent)

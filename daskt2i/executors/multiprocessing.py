@@ -1,6 +1,6 @@
 """Chunks on a pool of spawned processes of this machine, without Dask.
 
-Covers: a bounded window, a pool that is made anew when a worker dies, children that end with their parent.
+Covers: a bounded window, a new pool when a worker dies, child processes that end with their parent.
 Does not cover: other machines, a dashboard (`executors.dask`).
 """
 
@@ -26,12 +26,12 @@ R = TypeVar("R")
 
 
 class MultiprocessingExecutor:
-    """A pool of processes. Spawned, never forked: a fork copies the locks of torch's threads in whatever state.
+    """A pool of spawned processes. A fork would copy the locks of torch's threads in any state, even held.
 
     Args:
-        workers: processes.
-        threads: torch threads of each.
-        memory_limit: bytes for each, as the plan promised; not enforced.
+        workers: number of processes.
+        threads: torch threads of each process.
+        memory_limit: bytes for each process, from the plan; not enforced.
     """
 
     def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
@@ -45,7 +45,7 @@ class MultiprocessingExecutor:
         return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
-        """Each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
+        """Yield each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
         books = Attempts(items)
         flying: dict[Future[Any], int] = {}
         finished = False
@@ -57,7 +57,7 @@ class MultiprocessingExecutor:
                     break
                 done, _ = wait(flying, return_when=FIRST_COMPLETED)
                 if any(isinstance(f.exception(), BrokenProcessPool) for f in done):
-                    # The pool tells that a process died, not whose: all that were in flight are given back.
+                    # The pool does not say which process died, so all items in flight are retried.
                     done, _ = wait(flying)
                     self._discard()
                     books.died([n for f, n in flying.items() if isinstance(f.exception(), BrokenProcessPool)])
@@ -81,7 +81,7 @@ class MultiprocessingExecutor:
                 self._discard()
 
     def close(self) -> None:
-        """End the processes, at once."""
+        """End the processes at once."""
         self._discard()
 
     def _submit(self, work: Callable[[T], R], item: T) -> Future[Any]:
@@ -115,9 +115,10 @@ def _outcome(future: Future[Any]) -> Any:
 
 
 def _initialise(lifeline: Connection) -> None:
-    """In a new worker: Ctrl-C is the parent's to handle, and the worker ends when the parent lets go of the line.
+    """In a new worker: ignore Ctrl-C, which the parent handles, and end when the parent closes the pipe.
 
-    A pipe and not an event: the kernel closes it however the parent ends, and no killed worker can leave it locked.
+    This is a pipe and not an event: the kernel closes it when the parent ends in any way, and a killed worker cannot
+    leave it locked.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

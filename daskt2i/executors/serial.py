@@ -1,4 +1,4 @@
-"""Chunks one after the other in this process: the executable specification of an executor."""
+"""Run chunks one after the other in this process. This is the executable specification of an executor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class SerialExecutor:
-    """Runs in the calling thread. Nothing is pickled; a fault ends the process, so nothing is tried again.
+    """Runs in the calling thread. Nothing is pickled. A crash ends the process, so this executor has no retries.
 
     Args:
         threads: torch threads.
@@ -26,7 +26,7 @@ class SerialExecutor:
         return ExecutorInfo(workers=1, threads=self._threads, memory_limit=None)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
-        """Each item with its result or its error, in order."""
+        """Yield each item with its result or its error, in order."""
         for item in items:
             try:
                 outcome: R | BaseException = work(item)

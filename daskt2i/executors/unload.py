@@ -1,9 +1,9 @@
-"""Workers let go of their encoders, so that other work has the memory.
+"""Unload the encoders on the workers of a Dask cluster, so that other work can use the memory.
 
-Covers: asking all workers of a cluster; starting those again that are ours to start again, which frees more.
-Does not cover: what is let go (`encode.model_cache`), when (`session`).
+Covers: asking all workers of a cluster to unload; restarting workers that daskt2i started, which frees more memory.
+Does not cover: unloading in one process (`encode.model_cache`), when to unload (`session`).
 
-A worker that we did not start is never started again: what its user keeps there would be lost.
+A worker that daskt2i did not start is never restarted: the data that its user keeps there would be lost.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from daskt2i.deploy.workers import ask_workers, workers_of
 from daskt2i.retries import RESTART_SECONDS
 
 _CACHE = "daskt2i.encode.model_cache"
-"""Looked up and not imported: a worker that never encoded would take its time over that, and holds nothing."""
+"""Looked up in `sys.modules`, not imported: a worker that never encoded has no models, and an import takes time."""
 
 _ASK_SECONDS = 3.0
 _CHUNK_SECONDS = 20.0
-"""How long to wait for a chunk that somebody still encodes there."""
+"""How long to wait for a chunk that is still being encoded on the worker."""
 
 
 def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
-    """Free the workers of a cluster of their encoders. A later chunk loads them again.
+    """Unload the encoders on all workers of a cluster. A later chunk loads them again.
 
     Args:
-        restart: start workers again that hold some and have a nanny. All that is kept on them is lost.
+        restart: restart the workers that hold encoders and have a nanny. All other data on them are lost too.
 
     Returns:
-        Notes for the user: which workers keep their encoders, and why. None if all went well.
+        Notes for the user: which workers keep their encoders, and why. Empty if all workers unloaded.
 
     Raises:
         OSError, RuntimeError: the scheduler is gone.
@@ -46,7 +46,7 @@ def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
         ends = client.restart_workers(again, timeout=RESTART_SECONDS, raise_for_error=False)
         late = [address for address, end in ends.items() if end != "OK"]
         if late:
-            notes.append(f"{', '.join(late)} did not come back within {RESTART_SECONDS} s of being started again.")
+            notes.append(f"{', '.join(late)} did not come back within {RESTART_SECONDS} s after a restart.")
     rest = [address for address in full if address not in again]
     done = ask_workers(client, _unload, rest, _CHUNK_SECONDS, seconds=_CHUNK_SECONDS + _ASK_SECONDS)
     silent += [address for address in rest if address not in done]
@@ -59,11 +59,11 @@ def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
 
 
 def _held() -> int:
-    """On a worker: how many encoders it holds."""
+    """On a worker: the number of encoders that it holds."""
     cache = sys.modules.get(_CACHE)
     return 0 if cache is None else cache.held()
 
 
 async def _unload(seconds: float) -> bool:
-    """On a worker: not in its event loop, which has to answer its scheduler while a chunk comes to its end."""
+    """On a worker: unload in a thread, so that the event loop can answer the scheduler while a chunk finishes."""
     return await asyncio.to_thread(sys.modules[_CACHE].unload, seconds)

@@ -1,6 +1,6 @@
-"""The insights stage: an executor over all rows of a source, facts to a report, files in the run folder.
+"""The insights stage: find the facts of all rows on an executor, make a report, and write it into the run folder.
 
-Covers: how rows are cut for the workers, what a worker needs, the reports that are written.
+Covers: chunks of rows for the workers, the values that a worker needs, writing the reports.
 Does not cover: one chunk (`facts.survey`), the totals (`report`), the page (`page`), where chunks run (`executors`).
 """
 
@@ -31,11 +31,11 @@ from daskt2i.types import Chunk
 HTML, JSON, CSV = f"{REPORTS}/insights.html", f"{REPORTS}/insights.json", f"{REPORTS}/insights.csv"
 
 MOST_ROWS = 1024
-"""Rows of one task: 1 to 10 seconds of work, and about 100 KB of facts to send back."""
+"""Rows of one task: 1 to 10 seconds of work, and a result of about 100 KB."""
 
 
 def settled(workflow: Workflow) -> DatasetSettings:
-    """The workflow's data set with absolute paths: workers may stand in another folder."""
+    """The workflow's data set with absolute paths, because workers may run in another folder."""
     dataset = workflow.dataset
     text = dataset.encoders.text.absolute()
     encoders = dataset.encoders.model_copy(update={"text": text})
@@ -55,17 +55,17 @@ def insights(
     """Find the facts of all rows, count them, and write the reports.
 
     Args:
-        dataset: settled.
-        folder: the run folder; the reports go below `reports/`.
-        executor: not started yet; closed at the end, however it ends.
-        pictures: look at the image files too.
-        tokens: count the tokens of the workflow's text encoder.
-        top: activities that are listed.
-        listener: told how many rows have been looked at.
+        dataset: the result of `settled`.
+        folder: the run folder; the reports go into its `reports/`.
+        executor: not started yet; this function always closes it at the end.
+        pictures: read the image files too.
+        tokens: count tokens with the text encoder of the workflow.
+        top: number of activities to list.
+        listener: gets the number of rows that were read.
 
     Raises:
         ConfigError: `where` or the rules are wrong. SourceError: the source cannot be used.
-        Daskt2iError, OSError: a chunk could not be read (a disk or a network failed).
+        Daskt2iError, OSError: a chunk could not be read, because a disk or a network failed.
     """
     begun = perf_counter()
     expression = None if dataset.where is None else parse_where(dataset.where)

@@ -1,8 +1,8 @@
-"""The report as one HTML page that needs nothing else: charts by Bokeh, its script inside, thumbnails as data.
+"""The report as one HTML page without external files: it contains Bokeh's charts and script, and the thumbnails.
 
-Covers: the charts of the study (gender, age group, group size, activities), histograms, a sample of pictures per class.
-Does not cover: counting (`report`). Text from the data is escaped; a content policy in the page forbids every request,
-so that a page that is mailed or put on a web server tells nobody who looks at it.
+Covers: the charts (gender, age group, group size, activities), histograms, a sample of pictures of each class.
+Does not cover: counting (`report`). Text from the data is escaped. A content policy in the page forbids every request,
+so the page reports its readers to nobody, even if it is mailed or put on a web server.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 112
 SAMPLES = 6
-"""Pictures of a class, evenly over its rows; about 4 KB each."""
+"""Pictures of each class, spread evenly over its rows; about 4 KB each."""
 
 CLASSES = 6
-"""Activities of which pictures are shown."""
+"""Number of activities that are shown with pictures."""
 
 _COLOURS = {
     "male": "#4477aa", "female": "#cc6677", "neutral": "#999933", "mixed": "#aa4499", "child": "#88ccee",
     "teen": "#44aa99", "adult": "#4477aa", "elderly": "#882255", "unstated": "#bbbbbb", "single": "#4477aa",
     "pair": "#ddcc77", "group": "#cc6677",
 }  # fmt: skip
-"""Paul Tol's muted scheme, which people with colour blindness can tell apart (personal.sron.nl/~pault)."""
+"""Paul Tol's muted scheme; people with colour blindness can distinguish its colours (personal.sron.nl/~pault)."""
 
 _MEANING = """
-These figures count what people wrote under pictures, not who is pictured. A gender here is a word that an annotator
-chose, often from looks, and is no statement about anybody; whoever is called a person, rider or child stays neutral.
-What captions leave out is not counted: "unstated" is most often an adult whom nobody described. Use the figures to see
-what a model will be told, and what it will hardly see; do not use them to say who people are.
+These figures count words in captions, not people in pictures. A gender here is a word that an annotator chose, often
+from looks. It says nothing certain about a person. Words such as person, rider or child count as neutral. The figures
+cannot count what captions do not say: "unstated" is most often an adult without a description. Use the figures to see
+what a model will learn from the captions, and what it will rarely see. Do not use them to say who people are.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the page says of how it was made.
+    """How the report was made, for the notes on the page.
 
     Attributes:
-        tokenizer: whose tokens were counted, "" for none.
-        rules: the user's rules file, "" for ours.
-        limits: which images are shown.
+        tokenizer: the tokenizer that counted tokens, "" for none.
+        rules: the user's rules file, "" for the rules of daskt2i.
+        limits: limits for the images that are shown.
     """
 
     tokenizer: str
@@ -65,10 +65,10 @@ class About:
 
 
 def render(report: InsightsResult, source: Source | None, about: About) -> str:
-    """The page.
+    """Make the HTML page.
 
     Args:
-        source: where pictures are read; None for a page without pictures.
+        source: the source of the pictures; None for a page without pictures.
     """
     from bokeh.embed import components
 
@@ -79,7 +79,7 @@ def render(report: InsightsResult, source: Source | None, about: About) -> str:
             f"<h1>{escape(report.label)}</h1>",
             f'<p class="sub">{_subtitle(report)}</p>',
             _cards(report),
-            formatting.section("People, as captions tell", blocks, ("gender", "age", "group", "activities", "boxes")),
+            formatting.section("People in captions", blocks, ("gender", "age", "group", "activities", "boxes")),
             f'<p class="note">{_MEANING}</p>',
             _pictures(report, source, about.limits) if source is not None else "",
             formatting.section("Captions", blocks, ("captions", "tokens"), _repeated(report)),
@@ -104,13 +104,13 @@ def _cards(report: InsightsResult) -> str:
     if report.looked:
         unusable = sum(report.reasons.values())
         cards += [
-            (f"{unusable:,}", f"that encode would reject, {report.unreadable:,} of them unreadable"),
+            (f"{unusable:,}", f"images that encode would reject, {report.unreadable:,} of them unreadable"),
             (f"{report.exact + report.near:,}", f"repeats: {report.exact:,} exact, {report.near:,} near"),
             (f"{report.bytes / 2**20:,.1f} MiB", "of image files"),
         ]
     if report.limit:
-        cards.append((f"{report.cut:,}", f"captions longer than {report.limit} tokens: they will be cut"))
-    cards.append((f"{report.alike:,}", f"captions that say what another says, {report.repeated:,} word for word"))
+        cards.append((f"{report.cut:,}", f"captions longer than {report.limit} tokens, which will be cut"))
+    cards.append((f"{report.alike:,}", f"captions that repeat another one, {report.repeated:,} of them exactly"))
     inside = "".join(f'<div class="card"><b>{value}</b><span>{escape(text)}</span></div>' for value, text in cards)
     return f'<div class="cards">{inside}</div>'
 
@@ -187,7 +187,7 @@ def _table(title: str, counts: Mapping[Any, int]) -> str:
 
 
 def _repeated(report: InsightsResult) -> str:
-    return _table("Said most often", dict(report.most_repeated))
+    return _table("Most frequent captions", dict(report.most_repeated))
 
 
 def _tables(report: InsightsResult) -> str:
@@ -208,7 +208,9 @@ def _notes(report: InsightsResult, about: About) -> str:
     if report.limit:
         made.append(f"Tokens: those of {about.tokenizer}, {report.limit} at most.")
     if report.blank or report.orphan:
-        made.append(f"{report.blank:,} blank captions, {report.orphan:,} of images that are not listed: not counted.")
+        made.append(
+            f"Not counted: {report.blank:,} blank captions, {report.orphan:,} captions of images that are not listed."
+        )
     made += report.notes
     return "".join(f'<p class="note">{escape(note)}</p>' for note in made)
 
@@ -256,7 +258,7 @@ def _sample(title: str, rows: Sequence[int], table: pa.Table, source: Source, li
 
 
 def _thumbnail(source: Source, row: Row, limits: images.Limits) -> str:
-    """JPEG in base64; "" where the row has no picture."""
+    """A JPEG in base64; "" if the row has no picture."""
     if row.reason is not None:
         return ""
     try:

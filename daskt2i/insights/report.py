@@ -1,6 +1,6 @@
-"""What `insights` found, as totals: over people, captions, pictures.
+"""The totals of `insights`: people, captions, pictures.
 
-Covers: counting the table of facts (`facts`) and the hashes of captions; the object that `--json` prints.
+Covers: counting the table of facts (`facts`) and the hashes of captions; the JSON of `insights --json`.
 Does not cover: finding facts (`facts.survey`), showing them on a terminal (`display.insights`) or as a page (`page`).
 """
 
@@ -24,44 +24,44 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TOP = 20
-"""Activities, and repeated captions, that are listed."""
+"""Number of activities in the report."""
 
 REPEATED = 10
 
 SHOWN = 10
-"""Activities that are shown beside the page."""
+"""Number of activities in the view, which is shorter than the page."""
 
 UNREADABLE = frozenset({str(Reason.UNREADABLE_IMAGE), str(Reason.MISSING_FILE), str(Reason.UNSAFE_PATH)})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class InsightsResult(Viewed):
-    """Totals. Rows are images; every share is of `rows` unless it says otherwise.
+    """The totals of a data set. A row is an image.
 
     Attributes:
         label: one line about the source.
-        rows, left_out: rows of the report, and those that `where` keeps out of it.
+        rows, left_out: rows in the report, and rows that `where` leaves out.
         where: the expression, or "".
-        people: rows whose captions speak of people.
-        gender, age, group: value -> rows, of those with people.
-        activities: main verb -> rows; `activities_any`: any of its verbs -> rows. Most first, `top` of them.
+        people: rows whose captions mention people.
+        gender, age, group: value -> rows, among the rows with people.
+        activities: main verb -> rows; `activities_any`: any verb of a row -> rows. The `top` most frequent ones.
         captions, blank, orphan: as in `SourceInfo`. `captions_per_image`: number -> rows.
-        tokens: tokens of each caption -> captions; empty where none were counted. `limit`: what the encoder takes.
-        cut: captions longer than that.
-        repeated, alike: captions that repeat an earlier one, exactly, or in all words that matter.
-        most_repeated: (caption, times).
-        looked: whether image files were read; what follows is empty if not.
-        reasons: why encode would reject -> rows. `unreadable`: of them, rows whose file is not there or not readable.
+        tokens: length in tokens -> captions; empty if tokens were not counted. `limit`: maximum of the text encoder.
+        cut: captions longer than the limit.
+        repeated, alike: captions that repeat an earlier one, exactly, or in all important words.
+        most_repeated: (caption, number of times).
+        looked: whether image files were read; if not, the fields that need them are empty.
+        reasons: reason of a rejection by encode -> rows. `unreadable`: those whose file is missing or not readable.
         formats, modes, licences: name -> rows.
-        sizes: (width, height) -> rows, the most frequent.
+        sizes: (width, height) -> rows, the most frequent ones.
         aspects: portrait, square, landscape -> rows (square: within 5 %).
-        bytes: of all files.
-        exact, near: rows that repeat an earlier one: the same file, nearly the same picture.
-        boxes: how captions and boxed people agree -> rows; empty without an instance file.
-        files: what was written -> where. `seconds`, `workers`: how long it took on how many.
-        notes: what could not be done.
-        table: the facts, a line per row.
-        html: the page, as it is in `files["html"]`.
+        bytes: total size of all files.
+        exact, near: rows that repeat an earlier row: the same file, or nearly the same picture.
+        boxes: agreement of captions and boxes of people -> rows; empty without an instance file.
+        files: kind of file -> its address. `seconds`, `workers`: the wall time, and the number of workers.
+        notes: things that could not be done.
+        table: the facts, one line for each row.
+        html: the page, the same as `files["html"]`.
     """
 
     label: str
@@ -149,7 +149,7 @@ class InsightsResult(Viewed):
         }
 
     def view(self) -> View:
-        """The totals in words; in a notebook bars besides. The whole report is the page in `files`."""
+        """The totals in words, and bars in a notebook. The complete report is the page in `files`."""
         charts = (
             ("gender", self.gender),
             ("age group", self.age),
@@ -162,15 +162,15 @@ class InsightsResult(Viewed):
     def _rows(self) -> Iterator[tuple[str, str]]:
         yield "source", self.label
         yield "images", f"{self.rows:,}" + f", {self.left_out:,} left out by {self.where}" * bool(self.where)
-        yield "people", f"{self.people:,} images ({self.people / max(1, self.rows):.1%}), as captions tell"
-        yield "captions", f"{self.captions:,}; {self.alike:,} say what another says, {self.repeated:,} word for word"
+        yield "people", f"{self.people:,} images ({self.people / max(1, self.rows):.1%}) mention people in captions"
+        yield "captions", f"{self.captions:,}; {self.alike:,} repeat another one, {self.repeated:,} of them exactly"
         if self.limit:
             mean = sum(n * c for n, c in self.tokens.items()) / max(1, sum(self.tokens.values()))
-            yield "tokens", f"{mean:.1f} a caption; {self.cut:,} longer than {self.limit}, to be cut"
+            yield "tokens", f"{mean:.1f} per caption; {self.cut:,} captions longer than {self.limit} will be cut"
         if self.looked:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             yield "rejected", f"{sum(self.reasons.values()):,} by encode{f' ({reasons})' * bool(reasons)}"
-            yield "repeats", f"{self.exact:,} the same file, {self.near:,} nearly the same picture"
+            yield "repeats", f"{self.exact:,} with the same file, {self.near:,} with nearly the same picture"
             yield "shapes", ", ".join(f"{count:,} {name}" for name, count in self.aspects.items())
             yield "modes", ", ".join(f"{count:,} {name}" for name, count in self.modes.items())
         if self.licences:
@@ -192,15 +192,15 @@ def make_report(
     looked: bool = True,
     top: int = TOP,
 ) -> InsightsResult:
-    """Count.
+    """Count the facts.
 
     Args:
-        info: of the whole source.
-        table: facts of all its rows.
+        info: info of the whole source.
+        table: facts of all rows of the source.
         parts: the chunks, for the hashes of captions.
         caption_of: (row, n) -> the n-th caption of a row.
         kept: the rows to report; None for all.
-        looked: image files were read.
+        looked: whether image files were read.
     """
     captions = _Captions.of(parts, kept)
     if kept is not None:
@@ -240,7 +240,7 @@ def make_report(
 
 
 def _pictures(reasons: Mapping[str, int], table: pa.Table) -> dict[str, Any]:
-    """What is known of the image files: fields of `InsightsResult`."""
+    """The fields of `InsightsResult` that describe image files."""
     widths, heights = (table[name].to_numpy() for name in ("width", "height"))
     known = (widths > 0) & (heights > 0)
     pairs = Counter(zip(widths[known].tolist(), heights[known].tolist(), strict=True))
@@ -264,7 +264,7 @@ def _pictures(reasons: Mapping[str, int], table: pa.Table) -> dict[str, Any]:
 
 
 def _counted(column: pa.ChunkedArray, order: Sequence[str] = (), without: Sequence[str] = ()) -> dict[str, int]:
-    """Value -> how often, in a fixed order or the most frequent first; values that never occur are left out."""
+    """Value -> count, in a fixed order, or the most frequent first. Values with count 0 are left out."""
     found = Counter(column.to_pylist())
     names = order or [name for name, _ in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
     return {name: found[name] for name in names if found[name] and name not in without}
@@ -285,7 +285,7 @@ def _boxes(table: pa.Table) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Captions:
-    """Tokens and hashes of all captions, in order of rows."""
+    """Tokens and hashes of all captions, in row order."""
 
     tokens: npt.NDArray[np.int32]
     limit: int
@@ -308,7 +308,7 @@ class _Captions:
         )
 
     def most_repeated(self, caption_of: Callable[[int, int], str]) -> list[tuple[str, int]]:
-        """What is said most often, as it stands where it is first said."""
+        """The most frequent captions, in the spelling of their first occurrence."""
         if not len(self.alike):
             return []
         _, first, counts = np.unique(self.alike, return_index=True, return_counts=True)

@@ -1,13 +1,13 @@
-"""Prompt suggestions from the captions of a store: given a few letters or words, how captions go on.
+"""Prompt suggestions from the captions of a store: captions that continue the letters or words of a user.
 
-Covers: completions by frequency, captions that hold the words elsewhere, captions that mean something similar.
-Does not cover: making anything up: every suggestion is a caption that somebody wrote.
+Covers: completions by frequency, captions that contain the words elsewhere, captions with a similar meaning.
+Does not cover: new text. Every suggestion is a caption of the store.
 
-Loading sorts the captions as rows of word numbers, in the order of the alphabet. A prefix is then a range found by
-bisection, and the next words of a range are runs in a column. Meaning is the cosine between pooled text states; for
-speed they are projected to 64 dimensions (their principal ones), and the best are compared again in full. A typed text
-has no state of its own here (that would take the encoder); the mean of the captions it leads to stands for it, unless
-the caller brings one.
+Loading sorts the captions as rows of word numbers, in alphabetical order. Then a prefix is a range, found by bisection,
+and the next words of a range are runs in a column. Similar meaning is the cosine between pooled text states. For speed
+the states are projected to their 64 principal dimensions, and the best ones are compared again in full. The text of the
+user has no state here, because that would need the encoder. Its state is the mean over the captions found so far,
+unless the caller gives one.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ COUNT = 8
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _DEPTH = 24
-"""Words of a caption that are compared; what differs only beyond them counts as the same."""
+"""Number of words that are compared. Captions that differ only after them count as equal."""
 _AGAIN = 256
 _SEEDS = 32
 _SAMPLE = 20_000
 _PART = 8192
 _CELLS = 512
 _PROBES = 12
-"""Cells that are searched, of about 512: one caption in forty."""
+"""Cells that are searched, out of about 512: one caption in forty."""
 _LAST = "\U0010ffff"
 
 
@@ -50,8 +50,8 @@ class Suggestion:
 
     Attributes:
         text: the caption, trimmed.
-        times: how often it, or what differs from it in case and marks only, stands in the store.
-        why: which way it was found.
+        times: how often the store has it; case and punctuation are ignored.
+        why: how it was found.
     """
 
     text: str
@@ -60,26 +60,26 @@ class Suggestion:
 
 
 class Suggestions:
-    """The captions of a store, ready to be asked.
+    """The captions of a store, prepared for suggestions.
 
     Args:
-        captions: any number of them.
-        states: a pooled text state of each, `[captions, features]`; None where the encoder has none.
+        captions: any number of captions.
+        states: the pooled text state of each caption, `[captions, features]`; None if the encoder has none.
     """
 
     def __init__(self, captions: Sequence[str], states: npt.NDArray[Any] | None = None) -> None:
         keys = [tuple(_words(caption)[:_DEPTH]) for caption in captions]
         words = sorted({word for key in keys for word in key})
-        number = {word: place + 1 for place, word in enumerate(words)}  # 0 is the end of a caption, before any word
+        number = {word: place + 1 for place, word in enumerate(words)}  # 0 is the end of a caption; it sorts first
         table = np.zeros((len(keys), _DEPTH), np.int32)
         for row, key in enumerate(keys):
             table[row, : len(key)] = [number[word] for word in key]
-        order = np.lexsort(table.T[::-1])  # a stable sort: of equal captions the first one stands first
+        order = np.lexsort(table.T[::-1])  # the sort is stable: equal captions keep their order
         order = order[table[order, 0] > 0]
         ordered = table[order]
         changes = (np.diff(ordered, axis=0) != 0).any(axis=1)
         starts = np.flatnonzero(np.append(True, changes)[: len(order)])
-        # By the first caption of equal ones: its spelling is shown, its state stands for all.
+        # The first of equal captions represents all of them: its spelling is shown, and its state is used.
         first = order[starts]
         self._words = words
         self._columns = np.ascontiguousarray(ordered[starts].T)  # [word of a caption, captions]
@@ -94,11 +94,11 @@ class Suggestions:
 
     @classmethod
     def of_store(cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Suggestions:
-        """Read the captions and pooled states of a run folder; rows that were rejected are left out.
+        """Read the captions and pooled states of a run folder, without rejected rows.
 
         Raises:
             StoreMissing: there is no store.
-            StoreError: it is damaged, or holds no caption.
+            StoreError: the store is damaged, or has no caption.
         """
         folder = RunFolder(path, storage_options)
         store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
@@ -115,19 +115,18 @@ class Suggestions:
             if pooled:
                 states.append(store.read("text_pooled", start, stop)[used])
         if not captions:
-            raise StoreError(
-                f"{store.address} holds no captions yet, so there is nothing to suggest. Run encode first."
-            )
+            raise StoreError(f"{store.address} has no captions yet, so there is nothing to suggest. Encode first.")
         return cls(captions, np.concatenate(states) if states else None)
 
     def suggest(self, text: str, count: int = COUNT, state: npt.NDArray[Any] | None = None) -> list[Suggestion]:
-        """How captions go on from a text, the likeliest first; none twice.
+        """Captions that continue a text, the most likely first, without repeats.
 
-        Three quarters of them go on from the text as far as there are any, the others mean something similar.
+        Up to three quarters of the suggestions continue the text. The others have a similar meaning.
 
         Args:
-            text: letters and words; a last word without a space behind it may be unfinished.
-            state: the pooled state of the text, where the caller has an encoder at hand: float[features].
+            text: letters and words; a last word without a space after it may be unfinished.
+            count: number of suggestions.
+            state: the pooled state of the text, if the caller has an encoder: float[features].
         """
         if count < 1:
             return []
@@ -152,7 +151,7 @@ class Suggestions:
         return [Suggestion(self._texts[place], int(self._times[place]), why) for place, why in found]  # type: ignore[arg-type]
 
     def _range(self, whole: Sequence[str], part: str) -> tuple[int, int]:
-        """First and last + 1 of the captions that begin so."""
+        """First index and last index + 1 of the captions that begin with these words."""
         low, high = 0, len(self._texts)
         for depth, word in enumerate(whole):
             place = bisect_left(self._words, word)
@@ -165,7 +164,7 @@ class Suggestions:
         return low, high
 
     def _go_on(self, low: int, high: int, depth: int, count: int) -> list[int]:
-        """Captions of a range, one for each of its most frequent next words; deeper where these are too few."""
+        """Captions of a range, one for each of the most frequent next words; if these are too few, for later words."""
         if high <= low:
             return []
         edges = np.array([low])
@@ -180,14 +179,14 @@ class Suggestions:
         return [self._typical(int(edges[run]), int(stops[run])) for run in best]
 
     def _typical(self, low: int, high: int) -> int:
-        """Of a run the most frequent caption; of equals the one of middle length: neither cut short nor rambling."""
+        """The most frequent caption of a run. Among equals, the one of median length: not too short, not too long."""
         times = self._times[low:high]
         ties = np.flatnonzero(times == times.max())
         lengths = self._length[low:high][ties]
         return low + int(ties[np.argmin(np.abs(lengths - np.median(lengths)))])
 
     def _holding(self, whole: Sequence[str], part: str) -> list[int]:
-        """Captions with all these words anywhere, the most frequent first; of the last one perhaps only a part."""
+        """Captions that contain all these words, the most frequent first. `part` is the start of a word, or ""."""
         found: npt.NDArray[np.int64] | None = None
         rows, starts = self._holders
         for word, last in [*((word, f"{word}\0") for word in whole), *([(part, part + _LAST)] if part else [])]:
@@ -204,16 +203,16 @@ class Suggestions:
         return [int(row) for row in found[np.argsort(-self._times[found], kind="stable")[:_SEEDS]]]
 
     def _seeds(self, low: int, high: int) -> list[int]:
-        """Captions that stand for a range: evenly over it, so that no single continuation decides."""
+        """Captions that represent a range, spread evenly over it, so that no single continuation decides."""
         step = max(1, (high - low) // _SEEDS)
         return list(range(low, high, step))[:_SEEDS]
 
 
 class _Meaning:
-    """Pooled states of captions, and a short form of them to search.
+    """Pooled states of captions, and short forms of them for the search.
 
-    The short forms are sorted into cells, each around one of them; a search looks into the cells nearest to what is
-    wanted, and into more of those where they hold too little. So 400,000 captions cost no more than some thousands.
+    The short forms are sorted into cells, each around one of them. A search reads the nearest cells, and more cells if
+    these hold too few captions. So searching 400,000 captions costs no more than searching some thousands.
     """
 
     def __init__(self, states: npt.NDArray[Any]) -> None:
@@ -223,7 +222,7 @@ class _Meaning:
         spread = (sample - self._mean).T @ (sample - self._mean)
         _, axes = np.linalg.eigh(spread)  # ascending
         self._axes = np.ascontiguousarray(axes[:, ::-1][:, :DIMENSIONS], dtype=np.float32)
-        # In parts: all states in float32 would take twice the memory.
+        # In parts, because all states in float32 would need twice the memory.
         parts = [_unit(self._short(states[start : start + _PART])) for start in range(0, len(states), _PART)]
         shorts = np.concatenate(parts)
         self._centres = shorts[:: max(1, len(shorts) // _CELLS)]
@@ -239,7 +238,7 @@ class _Meaning:
     def nearest(
         self, state: npt.NDArray[Any] | None, seeds: Sequence[int], count: int, exclude: tuple[int, int]
     ) -> list[int]:
-        """Captions outside of a range that mean what a state, or these captions on average, mean."""
+        """Captions outside a range whose meaning is nearest to a state, or to the mean of the seed captions."""
         if state is None:
             if not seeds:
                 return []
@@ -249,14 +248,14 @@ class _Meaning:
         cells = np.argsort(-(self._centres @ short), kind="stable")
         rows, likeness = self._in_cells(cells, short, exclude, max(count, _AGAIN))
         best = rows[np.argsort(-likeness, kind="stable")[:_AGAIN]]
-        # Without the mean, which all captions share, what is left tells them apart.
+        # Subtract the mean, which all captions share, so that the differences between captions decide.
         exact = (_unit(self._states[best].astype(np.float32)) - self._mean) @ (_unit(wanted[None])[0] - self._mean)
         return [int(place) for place in best[np.argsort(-exact, kind="stable")[:count]]]
 
     def _in_cells(
         self, cells: npt.NDArray[np.intp], short: npt.NDArray[np.float32], exclude: tuple[int, int], enough: int
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-        """Captions of the nearest cells with their likeness; of more cells while these hold too few."""
+        """Captions of the nearest cells with their similarity. Reads more cells while these hold too few."""
         probes = _PROBES
         while True:
             spans = [np.arange(self._starts[cell], self._starts[cell + 1]) for cell in cells[:probes]]
@@ -273,7 +272,7 @@ def _words(text: str) -> list[str]:
 
 
 def _typed(text: str) -> tuple[list[str], str]:
-    """Whole words, and the last one where it may be unfinished."""
+    """The complete words, and the last word if it may be unfinished, else ""."""
     words = _words(text[:1000])
     if words and text[:1000][-1:].isalnum():
         return words[:-1], words[-1]
@@ -281,13 +280,13 @@ def _typed(text: str) -> tuple[list[str], str]:
 
 
 def _within(column: npt.NDArray[np.int32], low: int, high: int, first: int, last: int) -> tuple[int, int]:
-    """The part of a sorted run whose numbers are first <= number < last."""
+    """The part of a sorted run with first <= number < last."""
     run = column[low:high]
     return low + int(np.searchsorted(run, first)), low + int(np.searchsorted(run, last))
 
 
 def _holders(columns: npt.NDArray[np.int32], words: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Captions by word: `rows[starts[w]:starts[w + 1]]` hold word w."""
+    """Captions by word: `rows[starts[w]:starts[w + 1]]` are the captions with word w."""
     rows = np.nonzero(columns)[1]
     numbers = columns[columns > 0]
     order = np.argsort(numbers, kind="stable")

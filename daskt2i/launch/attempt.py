@@ -1,8 +1,8 @@
-"""All ranks of a launch, started together: all of them to the end, or none.
+"""One attempt of a launch: all ranks start together, and either all finish or all are stopped.
 
-Covers: how many ranks, the rendezvous, hearing the ranks, stopping all when one ends early, which of the ends explains
-the others.
-Does not cover: starting a rank (`rank_spawners`), how often to try (`launcher`).
+Covers: the number of ranks, the rendezvous, receiving events, stopping all ranks when one ends early, finding the end
+that caused the others.
+Does not cover: starting a rank (`rank_spawners`), the number of attempts (`launcher`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from daskt2i.launch.supervisor import RankSpec
 
 STOP_SECONDS = 10.0
 _GRACE_SECONDS = 1.0
-"""When one rank ends early, its peers fail of that; the one that tells a final error may be among them."""
+"""When one rank ends early, its peers fail too. The rank that reports a final error may be one of these peers."""
 
 _WEIGHT = {"final": 0, "no scheduler": 1, "lost": 2, "left": 3, "died": 5}
 
 
 class EndedEarly(Exception):
-    """An attempt came to nothing, and another may not.
+    """An attempt failed, and another attempt may succeed.
 
     Attributes:
-        why: one sentence.
-        log: the last lines of the rank that is to blame.
+        why: the reason, one sentence.
+        log: the last log lines of the rank that failed first.
     """
 
     def __init__(self, why: str, log: Sequence[str] = ()) -> None:
@@ -45,7 +45,7 @@ class Attempt:
 
     Args:
         placements: one for each rank, rank 0 first.
-        spec: what is the same for all of them.
+        spec: the values that are the same for all ranks.
         hear: called with each event, in the thread that calls `go`.
     """
 
@@ -66,11 +66,11 @@ class Attempt:
         self.late = ""
 
     def go(self, start_seconds: float) -> None:
-        """To the end of all ranks, or to that of the attempt; nothing of it runs any more then.
+        """Start all ranks and wait until they end. When this function returns, no rank of the attempt is running.
 
         Raises:
-            EndedEarly: it is worth another attempt.
-            Daskt2iError: what a rank raised.
+            EndedEarly: a rank ended early; another attempt may succeed.
+            Daskt2iError: a rank raised this error.
             SchedulerError: the scheduler is gone.
         """
         early = False
@@ -119,11 +119,11 @@ class Attempt:
             if monotonic() > deadline:
                 missing = sorted(self.begun - self.alive)
                 where = ", ".join(self.placements[rank].node.address for rank in missing)
-                self.late = f"{late} The workers may be busy with other work, or out of reach: {where}."
+                self.late = f"{late} These workers may be busy with other work, or out of reach: {where}."
                 raise EndedEarly(self.late)
 
     def _take(self, seconds: float) -> None:
-        """Hear the ranks until all that were begun have ended, for some seconds at most."""
+        """Receive messages until all started ranks have ended, for `seconds` at most."""
         deadline = monotonic() + seconds
         while self.begun - self.ended.keys() and monotonic() < deadline:
             self._hear_one(0.1)
@@ -142,7 +142,7 @@ class Attempt:
         except queue.Empty:
             return
         if message.launch != self.tag:
-            return  # the last words of an attempt before
+            return  # a late message from an earlier attempt
         if isinstance(message.what, Ended):
             self.ended.setdefault(message.rank, message.what)
             return
@@ -154,14 +154,14 @@ class Attempt:
         self.hear(event)
 
     def _blame(self) -> Exception:
-        """The end that explains the others."""
+        """The error of the rank that caused the others to end."""
         ends = [(rank, end) for rank, end in self.ended.items() if end.how in _WEIGHT]
         if not ends:
-            return EndedEarly(self.late or "A rank was stopped from outside: its task was cancelled.")
+            return EndedEarly(self.late or "Somebody cancelled the Dask task of a rank.")
 
         def weight(item: tuple[int, Ended]) -> int:
             _, end = item
-            # A rank that was killed is the cause where another says that the connection was closed.
+            # If one rank was killed and another reports a closed connection, the killed rank is the cause.
             return _WEIGHT[end.how] - (end.how == "died" and end.detail.startswith("SIG"))
 
         rank, end = min(ends, key=weight)
@@ -171,17 +171,17 @@ class Attempt:
         if end.how == "no scheduler":
             return no_scheduler()
         if end.how == "lost":
-            return EndedEarly(f"{who} is gone with its worker.", end.log)
+            return EndedEarly(f"{who} is lost, because its worker is gone.", end.log)
         if end.how == "left":
-            return EndedEarly(f"{who} was stopped, for its worker is retiring.", end.log)
+            return EndedEarly(f"{who} was stopped, because its worker is retiring.", end.log)
         return EndedEarly(f"{who} ended with {end.detail}.", end.log)
 
 
 def no_scheduler() -> SchedulerError:
-    """For a scheduler that went away under its ranks."""
+    """The error for a scheduler that is lost while ranks run."""
     return SchedulerError(
-        "The scheduler is gone, and its workers end with it. The last checkpoint stands; start the cluster again and "
-        "run the same command: it goes on from there."
+        "The scheduler is gone, and its workers end with it. The last checkpoint is kept. Start the cluster and run it "
+        "again: training continues from there."
     )
 
 
@@ -213,11 +213,11 @@ class LaunchState:
         self._listener: Callable[[LaunchEvent], None] | None = listener
 
     def tell(self, kind: str, **fields: Any) -> None:
-        """An event of the launcher's own."""
+        """Send an event of the launcher itself."""
         self.hear({"kind": kind, **fields})
 
     def hear(self, told: Mapping[str, Any]) -> None:
-        """Hand an event to the listener. One that raises hears no more: the ranks' last words would raise again."""
+        """Pass an event to the listener. After it raises it gets no more: the ranks' last events would raise again."""
         fields = {name: value for name, value in told.items() if name not in ("kind", "attempt", "rank")}
         event = LaunchEvent(told["kind"], self.number, told.get("rank"), fields)
         self.last[event.kind] = event
@@ -230,7 +230,7 @@ class LaunchState:
             self._listener = listener
 
     def attempt(self) -> int:
-        """Start all ranks once, and stay to the end. Returns how many there were."""
+        """Start all ranks once and wait until they end. Returns the number of ranks."""
         self.number += 1
         nodes = self.spawner.nodes(self.ranks)
         world = self._world(len(nodes))
@@ -247,14 +247,14 @@ class LaunchState:
 
     def _world(self, there: int) -> int:
         if there >= self.ranks or self.number == 1:
-            return self.ranks  # too many at the first attempt: `arrange` says so
+            return self.ranks  # if these are too many at the first attempt, `arrange` raises
         batch = self.job.get("batch")
         fewer = [n for n in range(1, there + 1) if not isinstance(batch, int) or batch % n == 0]
         if not fewer:
             raise SchedulerError(
-                "No worker came back in time, so training cannot go on. The last checkpoint "
-                "stands; start workers, and run the same command again."
+                "No worker came back in time, so training stopped. The last checkpoint is kept. "
+                "Start workers and run it again: training continues from there."
             )
-        text = f"{there} of {self.ranks} workers are there, so this attempt goes on with {_ranks(fewer[-1])}."
+        text = f"{there} of {self.ranks} workers are available, so this attempt continues with {_ranks(fewer[-1])}."
         self.tell("fewer", ranks=fewer[-1], text=text)
         return fewer[-1]

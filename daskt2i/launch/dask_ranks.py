@@ -1,12 +1,12 @@
-"""Ranks on the workers of a Dask cluster, at most one to a worker.
+"""Ranks on the workers of a Dask cluster, at most one on each worker.
 
-Covers: starting and stopping them, events from the ranks to the driver, workers that die, freeze or retire.
-Does not cover: how often to try again (`launcher`), which rank goes where (`placement`), one rank's process
-(`supervisor`), what workers hold besides (what `prepare` does is the caller's matter).
+Covers: starting and stopping ranks, events from the ranks to the driver, workers that die, freeze or retire.
+Does not cover: the number of attempts (`launcher`), which rank goes where (`placement`), one rank's process
+(`supervisor`), what else is in a worker's memory (the caller frees it with `prepare`).
 
-Each rank is the child of a task that is bound to one worker. Such a task waits for ever when its worker dies, so the
-driver looks itself which workers are there. (With `allow_other_workers` Dask's work stealing moved a rank away from a
-worker that was only busy.)
+Each rank is a child process of a Dask task that is bound to one worker. If the worker dies, such a task waits for ever.
+So the driver itself checks which workers are alive. (With `allow_other_workers`, Dask's work stealing moved a rank away
+from a worker that was only busy.)
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def _nothing() -> Sequence[str]:
 
 
 class DaskRankSpawner:
-    """Ranks as children of tasks on the workers of a Dask cluster, at most one to a worker.
+    """Ranks as child processes of tasks on the workers of a Dask cluster, at most one on each worker.
 
     Args:
-        client: connected.
-        topic: of Dask's event log, for the ranks' events.
-        worker_seconds: how long to wait for workers that are missing.
-        prepare: called before the first rank starts, e.g. to make room on the workers. Gives notes for the user.
+        client: a connected client.
+        topic: the topic of Dask's event log for the ranks' events.
+        worker_seconds: how long to wait for missing workers.
+        prepare: called before the first rank starts, e.g. to free memory on the workers. Returns notes for the user.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class DaskRankSpawner:
     def nodes(self, wanted: int) -> list[WorkerNode]:
         """See `RankSpawner.nodes`."""
         deadline = monotonic() + self.worker_seconds
-        silent: dict[str, threading.Thread] = {}  # a frozen worker is not asked again before it has answered
+        silent: dict[str, threading.Thread] = {}  # do not ask a frozen worker again before it has answered
         while True:
             if self.client.status != "running":
                 raise no_scheduler()
@@ -127,7 +127,7 @@ class DaskRankSpawner:
         future.add_done_callback(self._done)
 
     def stop(self, launch: str) -> None:
-        """See `RankSpawner.stop`. A task that its worker has not come to yet is cancelled."""
+        """See `RankSpawner.stop`. Cancels a task that its worker has not started yet."""
         flying = {future: what for future, what in list(self._flying.items()) if what[0] == launch}
         answers = ask_workers(
             self.client, _stop, sorted({address for _, _, address in flying.values()}), launch, seconds=_ASK_SECONDS
@@ -151,11 +151,11 @@ class DaskRankSpawner:
     def _hear(self, event: tuple[float, Any]) -> None:
         _, told = event
         if isinstance(told, Mapping) and "launch" in told:
-            what = {key: value for key, value in told.items() if key not in ("launch", "rank", "worker")}  # Dask's
+            what = {key: value for key, value in told.items() if key not in ("launch", "rank", "worker")}
             self._put(Message(told["launch"], told["rank"], what))
 
     def _done(self, future: Future) -> None:
-        """In a thread of Dask's."""
+        """Dask calls this in one of its threads."""
         launch, rank, address = self._flying.pop(future, ("", 0, ""))
         if not launch:
             return
@@ -164,12 +164,12 @@ class DaskRankSpawner:
                 end = Ended("lost" if self.client.status == "running" else "no scheduler")
             else:
                 end = self._fetch(future, address)
-        except Exception as error:  # the worker is gone, again and again, or with the result in its hands
+        except Exception as error:  # the worker died several times, or before it sent the result
             end = Ended("lost", f"{type(error).__name__}: {error}")
         self._put(Message(launch, rank, end))
 
     def _fetch(self, future: Future, address: str) -> Ended:
-        """The result. A busy worker takes its time, and "lost" would be blamed in place of what it has to say."""
+        """Fetch the result. A busy worker answers late; without the wait its own error would be reported as "lost"."""
         deadline = monotonic() + _FETCH_SECONDS
         while True:
             try:
@@ -184,7 +184,7 @@ class DaskRankSpawner:
             self.client.cancel([future])
 
     def _watch(self) -> None:
-        """Tell the ranks whose workers have died: nothing else would."""
+        """Report ranks whose workers have died: Dask does not report them."""
         while not self._closed.wait(_LOOK_SECONDS):
             try:
                 there = self._workers() if self._flying and self.client.status == "running" else None
@@ -199,17 +199,17 @@ class DaskRankSpawner:
 
 
 def _nowhere(message: Message) -> None:
-    """Nobody listens any more."""
+    """Drop messages that arrive after the end."""
 
 
 _running: set[str] = set()
 _ended: set[str] = set()
 _stopped: set[str] = set()
-"""On a worker: launches that have a rank here, that had one, and that it has been asked to stop."""
+"""On a worker, sets of launches: with a running rank here, with an ended rank here, and asked to stop."""
 
 
 def _stop(launch: str) -> bool:
-    """On a worker: whether an end of this launch comes, or is on its way."""
+    """On a worker: stop this launch. True if a rank of it runs or has ended here, so that its end will be reported."""
     _stopped.add(launch)
     return launch in _running or launch in _ended
 
@@ -220,23 +220,23 @@ def _has_rank() -> bool:
 
 
 def _describe(dask_worker: Any) -> tuple[str, tuple[str, ...], int]:
-    """On a worker: its identity, GPUs and cores."""
+    """On a worker: return its identity, GPUs and cores."""
     return str(dask_worker.id), visible_gpus(), int(dask_worker.state.nthreads)
 
 
 def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
-    """One rank, in a task."""
+    """Run one rank, in a Dask task."""
     worker = get_worker()
     key = worker.get_current_task()
 
     def stopping() -> Ended | None:
         if worker.id != ident:
-            return Ended("lost")  # what was meant for a worker that is gone
+            return Ended("lost")  # the task was for a worker that is gone
         if launch in _stopped:
             return Ended("stopped")
         if worker.status in _LEAVING:
             return Ended("left")
-        task = worker.state.tasks.get(key)  # cancelled: by the driver, or because there is no driver any more
+        task = worker.state.tasks.get(key)  # cancelled by the driver, or because the driver is gone
         return Ended("stopped") if task is None or task.state == "cancelled" else None
 
     def relay(event: Mapping[str, Any]) -> None:
@@ -246,5 +246,5 @@ def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
     try:
         return outcome(spec, relay, stopping)
     finally:
-        _ended.add(launch)  # before it leaves the other: `_stop` asks in between
+        _ended.add(launch)  # before `discard`, because `_stop` may read the sets in between
         _running.discard(launch)

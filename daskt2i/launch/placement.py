@@ -1,6 +1,6 @@
-"""Where ranks run: the machines, network interfaces and GPUs that they are given.
+"""Where ranks run: on which machines, network interfaces and GPUs.
 
-Covers: which rank goes to which place and on which GPU, what this machine offers.
+Covers: which rank goes to which worker and GPU, the GPUs and interfaces of this machine.
 Does not cover: starting a rank (`supervisor`), finding the workers (`dask_ranks`).
 """
 
@@ -25,11 +25,11 @@ class WorkerNode:
     """Where one rank can run.
 
     Attributes:
-        address: of the Dask worker, or any name that tells places apart.
+        address: address of the Dask worker, or any other unique name.
         host: address of the machine, as the other ranks reach it.
-        gpus: what CUDA_VISIBLE_DEVICES may name there; places of one host may share them.
-        cores: of the worker.
-        ident: changes when the worker is started again at the same address.
+        gpus: names for CUDA_VISIBLE_DEVICES; workers of one host may share them.
+        cores: number of cores of the worker.
+        ident: an identity that changes when the worker is restarted at the same address.
     """
 
     address: str
@@ -41,11 +41,11 @@ class WorkerNode:
 
 @dataclass(frozen=True, slots=True)
 class RankPlacement:
-    """One rank at its place.
+    """One rank on its worker.
 
     Attributes:
-        cuda: the one GPU of this rank; "" hides those that are there; None where there is none to hide.
-        backend: of torch.distributed, the same for all ranks: `nccl` where each has a GPU of its own, else `gloo`.
+        cuda: the one GPU of this rank; "" hides all GPUs; None if the worker has no GPU.
+        backend: backend of torch.distributed, the same for all ranks: `nccl` if each has its own GPU, else `gloo`.
     """
 
     node: WorkerNode
@@ -58,7 +58,7 @@ class RankPlacement:
 
 
 def interface_of(address: str) -> str:
-    """The network interface that has this address, e.g. `eth0`, or `lo` for a loopback address; "" where none has it.
+    """The network interface that has this address, e.g. `eth0`, or `lo` for a loopback address; "" if none has it.
 
     Args:
         address: IPv4, IPv6 or a host name.
@@ -74,36 +74,36 @@ def interface_of(address: str) -> str:
         for entry in addresses:
             with contextlib.suppress(ValueError):  # a hardware address
                 found = ipaddress.ip_address(entry.address.partition("%")[0])
-                # 127.0.1.1, as Debian names a machine to itself, stands at no interface.
+                # Debian gives a machine's own name the address 127.0.1.1, which no interface has.
                 if found == wanted or (found.is_loopback and wanted.is_loopback and found.version == wanted.version):
                     return name
     return ""
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES may name for processes of this one."""
+    """Names that CUDA_VISIBLE_DEVICES may have for child processes of this process."""
     count, visible = this_machine().gpus, os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if visible is None else (name.strip() for name in visible.split(","))
     return tuple(name for name in names if name not in ("", "-1"))[:count]
 
 
 def arrange(nodes: Sequence[WorkerNode], ranks: int, use_gpus: bool = True) -> list[RankPlacement]:
-    """Which rank goes where: on as few hosts as can be, those with GPUs first, the ranks of a host side by side.
+    """Choose a worker for each rank: use few hosts, prefer hosts with GPUs, and number the ranks of a host in a row.
 
-    A host's GPUs are shared out, one to a rank. If any rank would go without, all do: ranks in step with one on a CPU
-    are as slow as that one.
+    Each rank gets one GPU of its host. If one rank would have no GPU, all ranks use the CPU: ranks work in step, so all
+    would be as slow as the one on a CPU.
 
     Args:
-        ranks: from 1 to the number of places.
-        use_gpus: False hides them all.
+        ranks: from 1 to the number of workers.
+        use_gpus: False hides all GPUs.
 
     Raises:
-        PlanError: more ranks than places.
+        PlanError: there are more ranks than workers.
     """
     if not 1 <= ranks <= len(nodes):
         raise PlanError(
-            f"{ranks} ranks need as many workers, and there are {len(nodes)}. Nothing was started; ask for fewer "
-            "ranks, or start more workers."
+            f"{ranks} ranks need {ranks} workers, but there are {len(nodes)}. Nothing was started. Use fewer ranks, or "
+            "start more workers."
         )
     counts = Counter(node.host for node in nodes)
     gpus = {host: len({gpu for p in nodes if p.host == host for gpu in p.gpus}) * use_gpus for host in counts}

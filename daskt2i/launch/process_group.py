@@ -1,7 +1,7 @@
-"""The ranks of a run, talking to each other: one value for all, sums over all.
+"""Communication between the ranks of a run: broadcast of one value, sums over all ranks.
 
-Covers: the process group from its start to its end, where tensors must be for `nccl` or `gloo`.
-Does not cover: the mean of gradients (DDP, in `train.train_state`), who the ranks are and where they meet (`rank`).
+Covers: the process group from its start to its end, the device of tensors for `nccl` and `gloo`.
+Does not cover: the mean of gradients (DDP, in `train.train_state`), rank numbers and the rendezvous (`rank`).
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others, rank 0 drawing or finishing; the launcher notices a dead one long before."""
+"""How long a rank waits for the others while rank 0 draws or finishes. The launcher notices a dead rank much sooner."""
 
 
 @contextmanager
 def joined(me: Rank) -> Iterator[ProcessGroup]:
-    """Meet the other ranks, if there are any. Call it on every rank."""
+    """Join the process group with the other ranks, if there are any. Call it on every rank."""
     from torch import distributed
 
     if me.world > 1:
         distributed.init_process_group(os.environ.get("DASKT2I_BACKEND", "gloo"), timeout=GROUP_TIMEOUT)
     yield ProcessGroup(me.world)
-    # Not after an error: nccl would wait for ranks that are gone, and this process ends anyway.
+    # Not in a `finally`: after an error nccl would wait for ranks that are gone, and this process ends anyway.
     if me.world > 1:
         distributed.destroy_process_group()
 
 
 class ProcessGroup:
-    """All ranks of a run. Every method is called on all of them, in the same order."""
+    """All ranks of a run. Call each method on all ranks, in the same order."""
 
     def __init__(self, world: int) -> None:
         self.world = world
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value."""
+        """Return rank 0's value on all ranks."""
         from torch import distributed
 
         box = [value]
@@ -50,7 +50,7 @@ class ProcessGroup:
         return box[0]
 
     def sum(self, table: Tensor) -> Tensor:
-        """Over all ranks; in float32 where there are several."""
+        """Sum a table over all ranks; in float32 if there are several."""
         from torch import distributed
 
         if self.world > 1:

@@ -1,8 +1,8 @@
-"""One rank of a distributed run: what its module asks for, and the process around it.
+"""One rank of a distributed run: the functions for its module, and the process around the module.
 
-    python -m daskt2i.launch.rank MODULE          # started by `daskt2i.launch.supervisor`, never by hand
+    python -m daskt2i.launch.rank MODULE          # `daskt2i.launch.supervisor` runs this command, never a person
 
-    from daskt2i.launch import rank        # in MODULE, which is run as `__main__`
+    from daskt2i.launch import rank        # in MODULE, which runs as `__main__`
     settings = rank.job()
     rank.tell("step", step=1, loss=0.5)
 
@@ -10,8 +10,8 @@ Covers: the job on standard input, events on standard output, the rendezvous tha
 when its supervisor is gone.
 Does not cover: starting processes (`supervisor`), where they run (`placement`), what a module computes.
 
-The module finds the environment that torchrun gives (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, …), so one that was
-written for torchrun runs unchanged: its `init_process_group()` becomes a client of the store that is made here.
+The module gets the same environment as from torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, …). So a module that
+was written for torchrun runs unchanged: its `init_process_group()` connects to the store that rank 0 makes here.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.portable_errors import to_json
 
 MARK = b"\x1e"
-"""What an event begins with (the record separator of RFC 7464); a line feed ends it."""
+"""The first byte of an event (the record separator of RFC 7464). A line feed ends an event."""
 
 FAREWELL = timedelta(seconds=60)
-"""How long rank 0 keeps the store for ranks that end after it."""
+"""How long rank 0 keeps the store for ranks that end later than rank 0."""
 
 _EVENTS_FD: int | None = None
 _JOB: dict[str, Any] | None = None
@@ -46,12 +46,12 @@ _turn = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Which of the processes this is.
+    """The number of this process in the run.
 
     Attributes:
         rank: from 0 to world - 1.
-        world: processes of the run.
-        local_rank: the same among those of this host.
+        world: number of processes in the run.
+        local_rank: number of this process among the ranks of this host.
         threads: torch threads that this process should use.
     """
 
@@ -62,7 +62,7 @@ class Rank:
 
 
 def rank() -> Rank:
-    """This process; without a launcher above it, the only rank of its run."""
+    """The rank of this process. Without a launcher it is the only rank of its run."""
 
     def number(name: str, default: int) -> int:
         return int(os.environ.get(name) or default)
@@ -71,29 +71,29 @@ def rank() -> Rank:
 
 
 def job() -> dict[str, Any]:
-    """What the launcher was given for its ranks; the same object each time.
+    """The job that the caller of `launch` gave to all ranks; the same object each time.
 
     Raises:
         ConfigError: no launcher started this process.
     """
     if _JOB is None:
         raise ConfigError(
-            "This module is a rank of a distributed run and was started by hand, so it has no job. Nothing was done; "
-            "start it through daskt2i.launch.launcher.launch."
+            "This module is a rank of a distributed run, but it was started by hand and has no job. Nothing was done. "
+            "Start it with daskt2i.launch.launcher.launch."
         )
     return _JOB
 
 
 def tell(kind: str, **fields: Any) -> None:
-    """Send one event to the driver. From any thread; without a launcher above, nobody listens and nothing happens.
+    """Send one event to the driver, from any thread. Without a launcher this function does nothing.
 
     Args:
-        kind: what it is. `checkpoint` with a growing `step` counts as progress; `rendezvous`, `alive` and `error` are
-            the launcher's own words.
-        fields: JSON values. `rank`, `attempt`, `launch` and `worker` are the launcher's own.
+        kind: the kind of event. `checkpoint` with a larger `step` counts as progress. `rendezvous`, `alive` and `error`
+            are reserved for the launcher.
+        fields: JSON values. The names `rank`, `attempt`, `launch` and `worker` are reserved for the launcher.
 
     Raises:
-        TypeError, ValueError: a field is no JSON value.
+        TypeError, ValueError: a field is not a JSON value.
     """
     if _EVENTS_FD is None:
         return
@@ -107,11 +107,12 @@ def tell(kind: str, **fields: Any) -> None:
 
 
 def main() -> None:
-    """Run the module that the command line names, as a rank."""
+    """Run the module that the command line names as a rank."""
     global _EVENTS_FD, _JOB
     module = sys.argv[1]
     lifeline, _EVENTS_FD = os.dup(0), os.dup(1)
-    # What the module prints goes to the log, so that nothing can cut an event in two; and what it reads is not ours.
+    # The module's prints go to the log, so that they cannot cut an event in two. Its standard input is empty, because
+    # the supervisor uses the real one.
     os.dup2(2, 1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -119,7 +120,7 @@ def main() -> None:
     _JOB = json.loads(_first_line(lifeline))
     threading.Thread(target=_end_with_supervisor, args=(lifeline,), name="daskt2i-lifeline", daemon=True).start()
     del sys.argv[1]
-    gc.set_threshold(10_000, 10, 10)  # Python spends a fifth of the imports on garbage: 4.9 s, so 3.9 s
+    gc.set_threshold(10_000, 10, 10)  # garbage collection takes a fifth of the imports: 3.9 s instead of 4.9 s
     try:
         store = _make_rendezvous() if os.environ["RANK"] == "0" and os.environ["MASTER_PORT"] == "0" else None
         tell("alive", pid=os.getpid())
@@ -135,7 +136,7 @@ def main() -> None:
 
 
 def _first_line(source: int) -> bytes:
-    """Up to the first line feed. Unbuffered: a buffered reader would take the lock of its buffer into the thread."""
+    """Read up to the first line feed, unbuffered: a thread in a buffered read would hold the lock of the buffer."""
     line = b""
     while not line.endswith(b"\n"):
         part = os.read(source, 1 << 16)
@@ -146,23 +147,23 @@ def _first_line(source: int) -> bytes:
 
 
 def _end_with_supervisor(lifeline: int) -> None:
-    while os.read(lifeline, 1 << 16):  # nothing more is ever sent
+    while os.read(lifeline, 1 << 16):  # the supervisor sends nothing more; an empty read means that it is gone
         pass
     _end()
 
 
 def _end() -> NoReturn:
-    """This process and what it has started (readers of a DataLoader) end now."""
+    """End this process and its children (readers of a DataLoader) now."""
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)
 
 
 def _make_rendezvous() -> Any:
-    """The store at which the ranks meet, on a port that was free, told to the launcher and put into the environment.
+    """Make the store for the rendezvous, on a free port. Send the port to the launcher and set it in the environment.
 
-    It listens on the address of this rank alone: the store asks nobody who he is. The port is told before torch is
-    imported, so that the other ranks import it meanwhile; who comes early waits in the queue of the port.
+    The store listens only on the address of this rank, because it has no authentication. The port is sent before torch
+    is imported here, so that the other ranks can import it too. Early connections wait in the queue of the port.
     """
     host, world = os.environ["MASTER_ADDR"], int(os.environ["WORLD_SIZE"])
     listener = _listen(host)
@@ -178,20 +179,20 @@ def _listen(host: str) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     try:
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError:  # the name of this machine as others see it, not one of its own
+    except OSError:  # other machines know this machine by an address that no interface here has
         return socket.create_server(("", 0), backlog=2048)
 
 
 def _part(store: Any) -> None:
-    """Rank 0 holds the store until the others have ended too: with it gone, their last words would be errors."""
+    """Rank 0 keeps the store until the other ranks have ended too: without the store they would end with errors."""
     me = rank()
     if me.world == 1 or "torch" not in sys.modules:
         return
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    with contextlib.suppress(RuntimeError):  # torch's DistError: the others are gone, or late
+    with contextlib.suppress(RuntimeError):  # torch's DistError: the other ranks are gone, or late
         if store is not None:
-            if store.num_keys() > 1:  # beside its own: ranks that never met have nothing to lose
+            if store.num_keys() > 1:  # the store has one key of its own; with no other key the ranks never used it
                 store.wait([f"daskt2i/ended/{other}" for other in range(1, me.world)], FAREWELL)
         elif me.rank:
             port = int(os.environ["MASTER_PORT"])
@@ -201,5 +202,6 @@ def _part(store: Any) -> None:
 
 
 if __name__ == "__main__":
-    # The module imports `daskt2i.launch.rank` by name: the job and the channel must be in that copy, not in this one.
+    # The module imports `daskt2i.launch.rank` by name. So the job and the event channel must be in that copy of this
+    # module, not in the copy that runs as `__main__`.
     importlib.import_module("daskt2i.launch.rank").main()

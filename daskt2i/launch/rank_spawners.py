@@ -1,7 +1,7 @@
-"""What starts and stops ranks for the launcher: the seam, and processes of this machine.
+"""Starting and stopping ranks for the launcher: the interface, and ranks as processes of this machine.
 
-Covers: how a rank's end is told, ranks as children of this process.
-Does not cover: Dask workers (`dask_ranks`), what is done about an end (`attempt`).
+Covers: how a rank's end is reported, ranks as child processes of this process.
+Does not cover: Dask workers (`dask_ranks`), the reaction to an end (`attempt`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Ended:
     """The end of one rank.
 
     Attributes:
-        how: `finished`; `stopped` as asked; `died`, which may go better next time; `final`, which will not; `left`: its
-            worker is retiring; `lost`: its worker is gone; `no scheduler`: all workers are.
+        how: `finished`; `stopped` by the launcher; `died`: another attempt may help; `final`: another attempt does not
+            help; `left`: its worker is retiring; `lost`: its worker is gone; `no scheduler`: all workers are gone.
         detail: `"exit code 3"`, or the sentence of a final error.
-        error: for `final`: what the module raised.
-        log: the rank's last lines.
+        error: for `final`: the error of the module.
+        log: the last log lines of the rank.
     """
 
     how: How
@@ -41,7 +41,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something that a rank told, or its end. The end comes last."""
+    """An event of a rank, or its end. The end comes last."""
 
     launch: str
     rank: int
@@ -49,14 +49,18 @@ class Message:
 
 
 class RankSpawner(Protocol):
-    """Where ranks can run."""
+    """Starts and stops ranks."""
 
     def opened(self, put: Callable[[Message], None]) -> AbstractContextManager[Sequence[str]]:
-        """Ready for ranks; `put` is called from any thread. Gives notes for the user. Leaving it stops every rank."""
+        """Prepare for ranks and return notes for the user. Leaving the block stops every rank.
+
+        Args:
+            put: called with each message, from any thread.
+        """
         ...
 
     def nodes(self, wanted: int) -> list[WorkerNode]:
-        """Where ranks can run now. Waits a while for as many as are wanted.
+        """Workers that can run ranks now. Waits a while until there are `wanted` workers.
 
         Raises:
             SchedulerError: the scheduler is gone.
@@ -64,19 +68,19 @@ class RankSpawner(Protocol):
         ...
 
     def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
-        """Start one rank; returns at once. All that comes of it goes to `put`."""
+        """Start one rank and return at once. Its messages go to `put`."""
         ...
 
     def stop(self, launch: str) -> None:
-        """Ask all ranks of a launch to end; returns at once or nearly so. Their ends go to `put`."""
+        """Ask all ranks of a launch to end, and return almost at once. Their ends go to `put`."""
         ...
 
 
 def outcome(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], stopping: Callable[[], Ended | None]) -> Ended:
-    """Start a rank, and stay with it to its end.
+    """Start a rank and wait until it ends.
 
     Args:
-        stopping: the end to report if the rank shall be stopped now, or None.
+        stopping: returns the end to report if the rank must stop now, else None.
     """
     why = stopping()
     if why is not None:
@@ -97,10 +101,10 @@ def outcome(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], stopping
 
 
 class LocalRankSpawner:
-    """Ranks as child processes of this one.
+    """Ranks as child processes of this process.
 
     Args:
-        workers: how many can run side by side.
+        workers: how many ranks can run at the same time.
     """
 
     def __init__(self, workers: int = 1) -> None:
@@ -122,7 +126,7 @@ class LocalRankSpawner:
             self._threads.clear()
 
     def nodes(self, wanted: int) -> list[WorkerNode]:
-        """As many as there are, at once."""
+        """All workers; returns at once."""
         here = WorkerNode("here", "127.0.0.1", visible_gpus(), max(1, this_machine().cores // self.workers))
         return [replace(here, address=f"process {n} of {os.getpid()}") for n in range(self.workers)]
 

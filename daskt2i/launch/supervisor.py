@@ -1,12 +1,12 @@
 """One rank's process on this machine, from its start to its end.
 
-Covers: the environment of a rank, relaying its events, keeping the end of its log, stopping it with all that it has
-started.
-Does not cover: what happens inside the process (`rank`), where it runs (`placement`), several together (`attempt`).
+Covers: the environment of a rank, relaying its events, keeping the last lines of its log, stopping it with its
+children.
+Does not cover: what happens inside the process (`rank`), where it runs (`placement`), several ranks (`attempt`).
 
-Processes are started by `subprocess`: a Dask worker is daemonic, and `multiprocessing` starts no children there. Each
-has a session of its own, so that a signal to its group reaches the readers of a DataLoader too, and Ctrl-C on a
-terminal does not reach it.
+We start processes with `subprocess`: a Dask worker is daemonic, and `multiprocessing` starts no children there. Each
+rank has its own session. So a signal to its group also reaches the readers of a DataLoader, and Ctrl-C on a terminal
+does not reach the rank.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from daskt2i.portable_errors import from_json
 
 POLL_SECONDS = 0.2
 TERM_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL."""
+"""Time between SIGTERM and SIGKILL."""
 
 LOG_LINES = 200
 _LINE_BYTES = 4096
 _EVENT_BYTES = 1 << 24
 _DRAIN_SECONDS = 2.0
-"""For what a process wrote just before its end."""
+"""Time to read what a process wrote just before its end."""
 
 
 _TRIM, _NANNYS_TRIM = "MALLOC_TRIM_THRESHOLD_", "65536"
-"""What Dask's nannies set for workers, so that freed memory goes back at once. A training step asks for the same memory
-again at once: 18,000 page faults a step of the demo instead of 60, and 13 % fewer samples a second."""
+"""Dask's nannies set this variable for workers, so that freed memory goes back to the system at once. But a training
+step needs the same memory again: the demo had 18,000 page faults a step instead of 60, and 13 % fewer samples/s."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankSpec:
-    """All that it takes to start one rank. Picklable.
+    """All values that are needed to start one rank. Picklable.
 
     Attributes:
-        module: run as `__main__`, by its dotted name.
-        job: JSON values; what `rank.job()` returns there.
-        address: of this rank's machine; tells the network interface.
-        host, port: where the ranks meet; port 0 lets rank 0 choose one, and tell it.
-        threads: of torch, OpenMP and MKL.
+        module: dotted name of the module, which runs as `__main__`.
+        job: JSON values; `rank.job()` returns them in the rank.
+        address: address of this rank's machine; it decides the network interface.
+        host, port: the rendezvous; with port 0 rank 0 chooses a port and reports it.
+        threads: number of threads of torch, OpenMP and MKL.
         cuda: CUDA_VISIBLE_DEVICES, or None to leave it as it is.
-        env: more variables; they win.
+        env: more variables; they override the others.
     """
 
     module: str
@@ -74,11 +74,11 @@ class RankSpec:
 
 
 class RankDied(Exception):
-    """A rank ended early, and may do better when it is started again.
+    """A rank ended early; another attempt may succeed.
 
     Attributes:
         how: `"exit code 3"`, `"SIGKILL"`.
-        log: its last lines.
+        log: its last log lines.
     """
 
     def __init__(self, how: str, log: Sequence[str] = ()) -> None:
@@ -90,18 +90,18 @@ class RankDied(Exception):
 
 
 def supervise(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]) -> bool:
-    """Start a rank, and stay with it to its end. However this function is left, the process and its group are gone.
+    """Start a rank and wait until it ends. When this function ends, even by an error, the process and group are gone.
 
     Args:
         on_event: called in this thread with each event.
-        should_stop: asked every 0.2 s; SIGTERM follows, and SIGKILL after 5 s more.
+        should_stop: called every 0.2 s. If it returns True, the rank gets SIGTERM, and SIGKILL 5 s later.
 
     Returns:
-        True when the module came to its end, False when it was stopped.
+        True if the module finished, False if it was stopped.
 
     Raises:
         RankDied: the process could not be started, was killed or crashed.
-        Daskt2iError: what the module raised, in its own class: trying again would not help.
+        Daskt2iError: the module raised this error; another attempt would not help.
     """
     try:
         child = _Child(spec)
@@ -170,7 +170,7 @@ class _Child:
         return self._process.poll() is None
 
     def relay(self, on_event: Callable[[dict[str, Any]], None], seconds: float) -> None:
-        """Hand on what there is; wait for the first for at most `seconds`, or until the process has closed its end."""
+        """Pass on all events that are there. Wait at most `seconds` for the first, or until the process ends."""
         with contextlib.suppress(queue.Empty):
             event = self._events.get(timeout=seconds) if seconds else self._events.get_nowait()
             while True:
@@ -181,15 +181,15 @@ class _Child:
                 event = self._events.get_nowait()
 
     def stop(self) -> None:
-        """SIGTERM to the group, SIGKILL 5 s later to what is left of it."""
+        """Send SIGTERM to the rank's process group, and SIGKILL 5 s later to the processes that are left."""
         self._signal("SIGTERM")
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(TERM_SECONDS)
         self.end()
 
     def end(self) -> int:
-        """Nothing of the group runs any more, and all that it wrote is read. The exit code; below 0: a signal."""
-        if self._threads:  # not twice: the number of the group may be another's by then
+        """Kill the process group, read what it wrote, and return the exit code. A negative code is a signal."""
+        if self._threads:  # only once: later the system may give the group's number to other processes
             self._signal("SIGKILL")
             self._process.wait()
             deadline = monotonic() + _DRAIN_SECONDS
@@ -202,7 +202,7 @@ class _Child:
         return self._process.wait()
 
     def _signal(self, name: str) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies alone
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the group has only zombies
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, getattr(signal, name))
             else:
@@ -210,7 +210,7 @@ class _Child:
 
     @staticmethod
     def _feed(pipe: Any, job: bytes) -> None:
-        """The job; the pipe stays open, for its end is how the child learns of ours."""
+        """Write the job. The pipe stays open: when this process ends, the pipe closes, and the child notices."""
         with contextlib.suppress(OSError):
             pipe.write(job)
             pipe.flush()
@@ -231,7 +231,7 @@ class _Child:
                 self._keep(line)
 
     def _keep(self, line: bytes) -> None:
-        # A progress bar writes over its line; the last state is what a person would have seen.
+        # A progress bar overwrites its line. Keep only the last state, as a terminal does.
         text = line[:_LINE_BYTES].decode(errors="replace").rstrip().rpartition("\r")[2]
         if text.strip():
             self._lines.append(text)
@@ -248,7 +248,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 
 def _integer(text: str) -> int | float:
-    """Dask's messages hold integers of 64 bits, and one too large would cut a worker off from its scheduler."""
+    """Keep integers within 64 bits, as Dask's messages need: a larger one would disconnect a worker."""
     value = int(text)
     return value if -(2**63) <= value < 2**63 else float(text)
 
@@ -262,7 +262,7 @@ def _ending(code: int) -> str:
 
 
 def environment(spec: RankSpec) -> dict[str, str]:
-    """Of a rank: this process's, with what torchrun would set, and the threads and devices of the rank."""
+    """The environment of a rank: that of this process, torchrun's variables, and the rank's threads and devices."""
     threads = str(spec.threads)
     interface = interface_of(spec.address)
     inherited = dict(os.environ)
@@ -276,17 +276,17 @@ def environment(spec: RankSpec) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(spec.local_world),
         "MASTER_ADDR": spec.host,
         "MASTER_PORT": str(spec.port),
-        # The store is ours, also on rank 0: torch's env:// rendezvous is a client of it.
+        # We make the store, also on rank 0. So torch's env:// rendezvous must connect to it as a client.
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
-        "MKL_CBWR": "AUTO,STRICT",  # the same bits whatever the number of threads; see model_cache.REPEATABLE
+        "MKL_CBWR": "AUTO,STRICT",  # the same bits with any number of threads; see model_cache.REPEATABLE
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
     }
-    if interface:  # who has set it knows more of his network than an address tells
+    if interface:  # a value that the user has set stays
         found.setdefault("GLOO_SOCKET_IFNAME", interface)
         found.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
     if spec.cuda is not None:

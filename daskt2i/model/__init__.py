@@ -1,4 +1,4 @@
-"""What is trained, and its diffusers folder.
+"""The models that daskt2i trains, and the diffusers folder that holds a trained model.
 
 In here: the denoiser's sizes (`denoiser`), the loss and its noise (`diffusion`, `noise_schedule`), the autoencoder and
 its loss (`autoencoder`, `autoencoder_loss`), how a trained pipeline is written and described (`pipeline`).

@@ -1,7 +1,7 @@
-"""The autoencoder that is fitted: a diffusers `AutoencoderKL`, new or given, and the folder that it becomes.
+"""The autoencoder that `train-vae` trains: a diffusers `AutoencoderKL`, new or pretrained, and its folder.
 
-Covers: the config of a new one, loading one to go on from, there and back as one module, writing the folder.
-Does not cover: what it is fitted to (`autoencoder_loss`, `train.autoencoder_rank`), encoding a data set with it
+Covers: the config of a new one, loading a pretrained one, encode and decode as one module, writing the folder.
+Does not cover: the loss (`autoencoder_loss`), the training (`train.autoencoder_rank`), encoding a data set with it
 (`encoders.vae`).
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FOLDER = "vae"
-"""Where the autoencoder lies at the end, below the run folder."""
+"""The folder of the trained autoencoder, inside the run folder."""
 
 SMALL: Mapping[str, Any] = {
     "block_out_channels": (16, 32, 64),
@@ -31,9 +31,9 @@ SMALL: Mapping[str, Any] = {
     "norm_num_groups": 8,
     "mid_block_add_attention": False,
 }
-"""What a new model is where `vae.config` does not say otherwise: the architecture of the demo's, reduction 4.
+"""The config of a new model, which `vae.config` changes. It is the architecture of the demo's model, with reduction 4.
 
-Without attention its cost and its quality do not depend on the size of the picture.
+It has no attention, so its cost per pixel and its quality do not depend on the size of the picture.
 """
 
 
@@ -43,25 +43,25 @@ class PretrainedAutoencoder(VaeEncoder):
     setting = "vae.model"
 
     def latent(self, resolution: int) -> tuple[int, int]:
-        """Channels and reduction, from config.json alone.
+        """Read channels and reduction from config.json; the weights are not loaded.
 
         Raises:
-            ConfigError: no AutoencoderKL, or a resolution that does not fit it.
-            ModelMissing, ModelError: no such model.
+            ConfigError: the model is no AutoencoderKL, or the resolution does not fit it.
+            ModelMissing, ModelError: there is no such model.
         """
         about = self.info(resolution).attributes
         if about["class"] != "AutoencoderKL":
             raise ConfigError(
-                f"vae.model is {self.model}, a model of class {about['class']}; train-vae fits an AutoencoderKL. Name "
-                "one, or null for a new one."
+                f"vae.model is {self.model}, a model of class {about['class']}, but train-vae needs an AutoencoderKL. "
+                "Set vae.model to an AutoencoderKL, or to null for a new model."
             )
         return int(about["latent_channels"]), int(about["reduction"])
 
     def model_to_train(self) -> Any:
-        """Its weights in fp32, on the CPU.
+        """Load the model with fp32 weights, on the CPU.
 
         Raises:
-            ModelMissing, ModelError: no such model, or files that do not fit it.
+            ModelMissing, ModelError: there is no such model, or its files do not fit together.
         """
         import torch
 
@@ -69,36 +69,38 @@ class PretrainedAutoencoder(VaeEncoder):
 
 
 def new_config(changes: Mapping[str, Any], resolution: int) -> dict[str, Any]:
-    """Arguments of a new `AutoencoderKL`: `SMALL`, changed by diffusers' own arguments, the kinds of blocks filled in.
+    """Arguments of a new `AutoencoderKL`: `SMALL` with the changes, and the block types filled in.
 
     Args:
-        changes: `vae.config`; keys that start with `_`, as in a config.json, do not count.
+        changes: `vae.config`, arguments of diffusers; keys that start with `_`, as in a config.json, are ignored.
         resolution: side of the pictures in pixels.
 
     Raises:
-        ConfigError: not a model for RGB pictures.
+        ConfigError: the config is not for RGB pictures, or its list of widths is wrong.
     """
     config = {**SMALL, **{key: value for key, value in changes.items() if not key.startswith("_")}}
     widths = config["block_out_channels"]
     if not isinstance(widths, list | tuple) or not widths:
         raise ConfigError(f"vae.config.block_out_channels is {widths!r}; it must be a list such as [16, 32, 64].")
     if config.get("in_channels", 3) != 3 or config.get("out_channels", 3) != 3:
-        raise ConfigError("vae.config asks for other than 3 channels in and out, but pictures are RGB; leave them out.")
+        raise ConfigError(
+            "vae.config sets in_channels or out_channels to another number than 3, but pictures are RGB. Remove both."
+        )
     config.setdefault("down_block_types", ("DownEncoderBlock2D",) * len(widths))
     config.setdefault("up_block_types", ("UpDecoderBlock2D",) * len(widths))
     return config | {"sample_size": resolution}
 
 
 def latent_of(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Channels and reduction of a new model: each stage but one halves the sides."""
+    """Channels and reduction of a new model. Each stage except the last halves the sides."""
     return int(config["latent_channels"]), 2 ** (len(config["block_out_channels"]) - 1)
 
 
 def new(config: Mapping[str, Any], seed: int) -> Any:
-    """A model with fresh weights; the same for the same seed.
+    """Build a model with fresh weights. The same seed gives the same weights.
 
     Raises:
-        ConfigError: diffusers does not take the config.
+        ConfigError: diffusers rejects the config.
     """
     import torch
     from diffusers import AutoencoderKL
@@ -108,11 +110,11 @@ def new(config: Mapping[str, Any], seed: int) -> Any:
         try:
             return AutoencoderKL(**config)
         except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
-            raise ConfigError(f"diffusers does not take this vae.config: {error}") from error
+            raise ConfigError(f"diffusers rejects vae.config: {error}") from error
 
 
 def reconstruct(vae: Any) -> nn.Module:
-    """Encode, draw, decode in one `forward`: what DDP wraps must be called as a whole. The model is its `vae`."""
+    """A module that encodes, draws a latent and decodes in one `forward`, as DDP needs. Its `vae` is the model."""
     from torch import Tensor, nn
 
     class ThereAndBack(nn.Module):
@@ -121,7 +123,7 @@ def reconstruct(vae: Any) -> nn.Module:
             self.vae = vae
 
         def forward(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-            """Pictures -1 to 1 -> those that come back, mean and logvar of the posterior (fp32). No noise: its mean."""
+            """Pictures (-1 to 1) -> decoded pictures, posterior mean and logvar (fp32). Without noise: the mean."""
             found = self.vae.encode(pixels).latent_dist
             posterior = type(found)(found.parameters.float())  # exp(logvar / 2) loses bits under autocast
             latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
@@ -134,10 +136,10 @@ def reconstruct(vae: Any) -> nn.Module:
 
 
 def save(vae: Any, folder: RunFolder) -> str:
-    """Write `vae/`, config.json last; where it lies.
+    """Write `vae/` into the run folder, config.json last, and return its address.
 
     Raises:
-        StoreFull, StoreError: it cannot be written.
+        StoreFull, StoreError: the folder cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
         vae.save_pretrained(place, safe_serialization=True)
@@ -147,6 +149,6 @@ def save(vae: Any, folder: RunFolder) -> str:
                 with path.open("rb") as weights, folder.writing(f"{FOLDER}/{path.name}") as file:
                     shutil.copyfileobj(weights, file)
         config = json.loads(label.read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # where a fine-tuned model came from: a path of this machine
+        config.pop("_name_or_path", None)  # the source of a fine-tuned model can be a path of this machine
         folder.write(f"{FOLDER}/{label.name}", (json.dumps(config, indent=2) + "\n").encode())
     return folder.address(FOLDER)

@@ -1,10 +1,10 @@
-"""What an autoencoder is fitted to: how far the picture that comes out is from the one that went in, and the KL.
+"""The loss of an autoencoder: the difference between the decoded and the original picture, and the KL divergence.
 
-Covers: the terms, per picture, and PSNR.
-Does not cover: their weights (`config.settings`), what is computed from what (`train.autoencoder_rank`).
+Covers: the terms of each picture, and PSNR.
+Does not cover: the weights of the terms (`config.settings`), the batches (`train.autoencoder_rank`).
 
-No term needs another network: LPIPS would have to be downloaded, and knows photographs alone. The differences between
-neighbouring pixels weigh outlines, which a mean over pixels hardly sees.
+No term needs another network. LPIPS would have to be downloaded, and it was trained on photographs only. The term
+`edges` compares the differences between neighbouring pixels: a mean over pixels hardly sees outlines.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TERMS = ("l1", "l2", "edges", "kl")
-"""Names of the terms, which are those of `VaeLossSettings`."""
+"""Names of the terms, the same as in `VaeLossSettings`."""
 
 LEAST_ERROR = 1e-3
 """Mean squared error, in squared steps of 8 bits, below which a picture counts as equal: 78 dB, a finite number."""
 
 
 def terms(made: Tensor, clean: Tensor, mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
-    """The terms of each picture, `float32[n]` by name.
+    """Compute the terms of each picture, `float32[n]` by name.
 
     Args:
-        made, clean: pictures that came out and went in, `[n, 3, height, width]`, -1 to 1.
+        made, clean: decoded and original pictures, `[n, 3, height, width]`, -1 to 1.
         mean, logvar: of the posterior, `[n, channel, y, x]`.
 
     `l1` and `l2` are mean absolute and squared error. `edges` is the mean absolute error of the differences between
     neighbours, down and across. `kl` is the divergence of the posterior from a standard normal distribution (Kingma and
-    Welling 2014, appendix B), as a mean over the numbers of the latent: its weight then fits any size of picture.
+    Welling 2014, appendix B). It is a mean over the elements of the latent, so one weight fits every picture size.
     """
     error = made.float() - clean.float()
     down, across = error.diff(dim=2).abs().flatten(1).mean(1), error.diff(dim=3).abs().flatten(1).mean(1)
@@ -44,11 +44,11 @@ def terms(made: Tensor, clean: Tensor, mean: Tensor, logvar: Tensor) -> dict[str
 
 
 def picture_psnr(made: Tensor, pixels: Tensor) -> Tensor:
-    """PSNR of each picture once it is rounded to 8 bits, dB, `float32[n]`: 10 log10(255² / mean squared error).
+    """PSNR of each picture, rounded to 8 bits first: dB, `float32[n]`, 10 log10(255² / mean squared error).
 
     Args:
-        made: pictures that came out, `[n, 3, height, width]`, -1 to 1.
-        pixels: what they should be, the same shape, 0 to 255.
+        made: decoded pictures, `[n, 3, height, width]`, -1 to 1.
+        pixels: the original pictures, the same shape, 0 to 255.
     """
     back = ((made.float() + 1) * 127.5).round().clamp(0, 255)
     error = (back - pixels.float()).square().flatten(1).mean(1)

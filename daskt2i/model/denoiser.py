@@ -1,7 +1,7 @@
-"""The denoiser: a diffusers `UNet2DConditionModel`, by preset or by its own config.
+"""The denoiser: a diffusers `UNet2DConditionModel`, from a preset or from a config in the workflow.
 
-Covers: the presets, fitting them to the latents and text states of a store, sizes that cannot work.
-Does not cover: what it is trained for (`diffusion`), how (`train.loop`), the folder it ends in (`pipeline`).
+Covers: the presets, fitting them to the latents and text states of a store, refusing sizes that cannot work.
+Does not cover: the objective (`diffusion`), the training loop (`train.loop`), the trained pipeline (`pipeline`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 _DOWN, _UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # 4 M parameters. Attention at the smallest size alone: at the others it costs a fifth of the samples per second.
-    # The whole prompt also scales and shifts every block, through the time embedding: colours are heard in half the
-    # samples (docs/benchmarks/demo.md). StableDiffusionPipeline needs no other input for it.
+    # 4 M parameters. Only the smallest size has attention: at the other sizes it costs a fifth of the samples per
+    # second. The whole prompt also scales and shifts every block, through the time embedding. So the model learns
+    # colours in half the samples (docs/benchmarks/demo.md). StableDiffusionPipeline needs no other input for it.
     "demo": {
         "block_out_channels": (32, 64, 128),
         "down_block_types": ("DownBlock2D", "DownBlock2D", _DOWN),
@@ -49,10 +49,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "norm_num_groups": 32,
     },
 }
-"""Arguments of `UNet2DConditionModel`. `attention_head_dim` is the number of heads there, by an old mistake of its."""
+"""Arguments of `UNet2DConditionModel`. There, `attention_head_dim` is the number of heads, by an old error."""
 
 PARAMETERS: Mapping[str, int] = {"demo": 4_100_000, "sd15-small": 212_000_000, "sd15": 860_000_000}
-"""About how many parameters each has, for the plan; they vary with the length of a text state."""
+"""Approximate number of parameters of each preset, for the plan. The length of a text state changes it a little."""
 
 _FITTED = ("sample_size", "in_channels", "out_channels", "cross_attention_dim")
 
@@ -63,17 +63,19 @@ def unet_config(
     """Arguments of `UNet2DConditionModel` for the latents and text states of a store.
 
     Args:
-        preset: one of `PRESETS`, or None where `changes` is the whole config.
-        changes: diffusers' own arguments; they win over the preset.
+        preset: one of `PRESETS`, or None if `changes` is the whole config.
+        changes: arguments of diffusers; they override the preset.
         latent_shape: (channels, height, width) of a latent.
         features: length of a text state.
 
     Raises:
-        ConfigError: no such preset, an argument that the store decides, or latents that cannot be halved so often.
+        ConfigError: there is no such preset, the config sets an argument that must fit the store, or the latents
+            cannot be halved once for each level.
     """
     if preset is not None and preset not in PRESETS:
         raise ConfigError(
-            f"train.model.preset is {preset!r}; it can be {', '.join(PRESETS)}, or null with a whole config."
+            f"train.model.preset is {preset!r}; it can be {', '.join(PRESETS)}, or null with a whole "
+            "train.model.config."
         )
     channels, height, width = latent_shape
     side: int | tuple[int, int] = height if height == width else (height, width)
@@ -81,8 +83,8 @@ def unet_config(
     given = {key: value for key, value in changes.items() if not key.startswith("_")}  # _class_name and the like
     if wrong := [key for key in _FITTED if key in given and given[key] != fitted[key]]:
         raise ConfigError(
-            f"train.model.config sets {', '.join(f'{key}={given[key]}' for key in wrong)}, but the store asks for "
-            f"{', '.join(f'{key}={fitted[key]}' for key in wrong)}; leave them out."
+            f"train.model.config sets {', '.join(f'{key}={given[key]}' for key in wrong)}, but the store needs "
+            f"{', '.join(f'{key}={fitted[key]}' for key in wrong)}. Remove {', '.join(wrong)} from train.model.config."
         )
     config = {**(PRESETS[preset] if preset else {}), **given, **fitted}
     levels = len(config.get("block_out_channels", (320, 640, 1280, 1280)))
@@ -90,20 +92,21 @@ def unet_config(
     if height % halved or width % halved:
         raise ConfigError(
             f"The denoiser has {levels} levels and halves its input {levels - 1} times, but latents are "
-            f"{height} x {width}. Use a smaller model, or a dataset.image.resolution whose latents divide by {halved}."
+            f"{height} x {width}. Use a model with fewer levels, or a dataset.image.resolution whose latents have "
+            f"sides that are multiples of {halved}."
         )
     return config
 
 
 def build(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
-    """The model with fresh weights, in channels_last, ready to train; the same weights for the same seed.
+    """Build the model with fresh weights, in channels_last, ready to train. The same seed gives the same weights.
 
-    The last convolution of each residual block and of the model begins at zero, so that the blocks begin as identities
-    (Dhariwal and Nichol 2021, arXiv:2105.05233, whose code does so; diffusers does not). Attention keeps its weights:
-    with zeros there too, prompts took longer to be heard.
+    The last convolution of each residual block and of the model starts at zero, so each block starts as an identity.
+    The code of Dhariwal and Nichol 2021 (arXiv:2105.05233) does so; diffusers does not. Attention keeps its weights:
+    with zeros there too, the model took longer to follow prompts.
 
     Raises:
-        ConfigError: diffusers does not take the config.
+        ConfigError: diffusers rejects the config.
     """
     import torch
     from diffusers import UNet2DConditionModel
@@ -113,7 +116,7 @@ def build(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
     try:
         unet = UNet2DConditionModel(**config)
     except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ConfigError(f"diffusers does not take this train.model.config: {error}") from error
+        raise ConfigError(f"diffusers rejects train.model.config: {error}") from error
     finally:
         torch.set_rng_state(state)
     _begin_as_identities(unet)

@@ -1,15 +1,15 @@
-"""What the denoiser learns: noised latents, the target, and its weight, for three objectives.
+"""The three objectives of the denoiser: noised latents, the target and the weight of each.
 
 | objective | noised | target | time |
 |---|---|---|---|
-| `flow` | (1 - t) x + t n | n - x | t = sigmoid(normal), shifted; the model is told 1000 t |
-| `v` | a x + s n | a n - s x | one of 1,000 steps of the schedule, the last without any signal |
-| `epsilon` | a x + s n | n | the same schedule, the last with a little signal |
+| `flow` | (1 - t) x + t n | n - x | t = sigmoid(normal), shifted; the model gets 1000 t |
+| `v` | a x + s n | a n - s x | one of 1,000 steps of the schedule; the last step has no signal |
+| `epsilon` | a x + s n | n | the same schedule; the last step has a little signal |
 
-x is the latent, n normal noise, a^2 + s^2 = 1. Flow: rectified flow with logit-normal times (arXiv:2403.03206, 3.1). v:
-arXiv:2202.00512, with the schedule rescaled to zero terminal SNR (arXiv:2305.08891). epsilon: arXiv:2006.11239.
+x is the latent, n is normal noise, and a^2 + s^2 = 1. flow: rectified flow with logit-normal times (arXiv:2403.03206,
+3.1). v: arXiv:2202.00512, with a schedule rescaled to zero terminal SNR (arXiv:2305.08891). epsilon: arXiv:2006.11239.
 
-Covers: that table, and min-SNR weights.
+Covers: this table, and min-SNR weights.
 Does not cover: where noise and times come from (`loader.dataset`: keyed by row), the schedule's numbers
 (`noise_schedule`), samplers (`pipeline`).
 """
@@ -31,7 +31,7 @@ class NoisedBatch:
 
     Attributes:
         inputs: noised latents, `float32[b, c, y, x]`.
-        times: what the model is told, `float32[b]`, 0 (clean) to 1000.
+        times: the time that the model gets, `float32[b]`, 0 (clean) to 1000.
         target: `float32[b, c, y, x]`.
         weight: of each sample's squared error, `float32[b]`.
     """
@@ -47,7 +47,7 @@ class Diffusion:
 
     Args:
         objective: `flow`, `v` or `epsilon`.
-        snr_gamma: the gamma of min-SNR weights (arXiv:2303.09556, 3.4) for `v` and `epsilon`; None weighs all alike.
+        snr_gamma: the gamma of min-SNR weights (arXiv:2303.09556, 3.4) for `v` and `epsilon`; None: all weights are 1.
         shift: of flow's times, `t -> shift t / (1 + (shift - 1) t)` (arXiv:2403.03206, eq. 23).
     """
 
@@ -60,12 +60,12 @@ class Diffusion:
     def noised(
         self, latents: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, normal: torch.Tensor
     ) -> NoisedBatch:
-        """Noised latents and what to make of them.
+        """Add noise to latents, and compute times, targets and weights.
 
         Args:
             latents, noise: `float32[b, c, y, x]`.
-            uniform: `float32[b]` in [0, 1), picks the step of a schedule.
-            normal: `float32[b]`, picks flow's time.
+            uniform: `float32[b]` in [0, 1); chooses the step of a schedule.
+            normal: `float32[b]`; chooses flow's time.
         """
         import torch
 
@@ -90,8 +90,8 @@ class Diffusion:
         snr = power / (1 - power)
         if self.objective == "epsilon":
             return snr.clamp(max=self.snr_gamma) / snr
-        # In terms of v the weight is divided by SNR + 1. One is added before the cut too: else the last step, where the
-        # SNR is 0, would have no weight, and sampling starts there.
+        # In terms of v the weight is divided by SNR + 1. We add 1 before the clamp too. Otherwise the last step, where
+        # the SNR is 0, would have weight 0, and sampling starts there.
         return (snr + 1).clamp(max=self.snr_gamma) / (snr + 1)
 
     def loss(self, predicted: torch.Tensor, batch: NoisedBatch) -> torch.Tensor:

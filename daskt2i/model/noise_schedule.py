@@ -1,8 +1,8 @@
 """The noise schedule of `v` and `epsilon`, as numbers and as the arguments of diffusers' schedulers.
 
 Covers: the betas of Stable Diffusion, their rescaling to zero terminal SNR.
-Does not cover: what a model learns with them (`diffusion`), which scheduler draws (`pipeline`). Flow has no schedule:
-its times are continuous.
+Does not cover: the objectives (`diffusion`), the scheduler that draws (`pipeline`). Flow has no schedule: its times are
+continuous.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 Objective = Literal["flow", "v", "epsilon"]
 
 STEPS = 1000
-"""Noise levels of the schedule; flow's continuous times run from 0 to this number too."""
+"""Number of noise levels in the schedule. Flow's continuous times also run from 0 to this number."""
 
 SCHEDULE: Mapping[str, Any] = {
     "num_train_timesteps": STEPS,
@@ -24,14 +24,14 @@ SCHEDULE: Mapping[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
 }
-"""Stable Diffusion's (scheduler/scheduler_config.json of its repositories): the betas' roots lie on a line."""
+"""Stable Diffusion's schedule (scheduler/scheduler_config.json of its repositories): sqrt(beta) grows linearly."""
 
 
 def alphas_cumprod(objective: Objective) -> npt.NDArray[np.float64]:
-    """Power of the signal at each step, `float64[1000]`, falling.
+    """Power of the signal at each step, `float64[1000]`, decreasing.
 
-    For `v` it is rescaled so that the last step holds no signal at all: `sqrt(power)` is shifted and stretched, its
-    first value kept (arXiv:2305.08891, algorithm 1). Sampling starts from pure noise, so the model must have seen it.
+    For `v` it is rescaled so that the last step has no signal: `sqrt(power)` is shifted and stretched, and keeps its
+    first value (arXiv:2305.08891, algorithm 1). Sampling starts from pure noise, so training must include it.
 
     Raises:
         ValueError: the objective has no schedule.

@@ -1,11 +1,11 @@
 """The trained model as a folder that diffusers loads: `StableDiffusionPipeline.from_pretrained(RUN/pipeline)`.
 
-    pipeline/model_index.json      written last: without it there is no pipeline
+    pipeline/model_index.json      written last; a folder without it counts as no pipeline
     pipeline/unet/ vae/ text_encoder/ tokenizer/ scheduler/
-    pipeline/daskt2i.json          what it was trained on, whether padding was masked, a map from latents to RGB
+    pipeline/daskt2i.json          the training data, whether padding was masked, a map from latents to RGB
 
-Covers: writing that folder, schedulers for each objective and sampler, the cheap map from latents to colours.
-Does not cover: drawing pictures (`sample.painter`), what is trained (`train`).
+Covers: writing this folder, schedulers for each objective and sampler, the fast map from latents to colours.
+Does not cover: drawing pictures (`sample.painter`), training (`train`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DPM, _DDIM, _EULER = "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDisc
 
 
 def scheduler_config(objective: Objective, shift: float = 1.0) -> dict[str, Any]:
-    """Arguments of the `DPMSolverMultistepScheduler` (dpm++, arXiv:2211.01095) that draws what was trained."""
+    """Arguments of the `DPMSolverMultistepScheduler` (dpm++, arXiv:2211.01095) that fits the training objective."""
     if objective == "flow":
         # FlowMatchEulerDiscreteScheduler does not run in a StableDiffusionPipeline: it has no init_noise_sigma.
         return {
@@ -52,7 +52,7 @@ def scheduler_config(objective: Objective, shift: float = 1.0) -> dict[str, Any]
             "flow_shift": shift,
         }
     if objective == "v":
-        # Zero terminal SNR wants the last step itself (arXiv:2305.08891, 3.3): trailing.
+        # With zero terminal SNR, sampling must start at the last step (arXiv:2305.08891, 3.3). "trailing" does that.
         also = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     else:
         also = {"prediction_type": "epsilon", "timestep_spacing": "leading", "steps_offset": 1}
@@ -63,10 +63,10 @@ def scheduler_for(config: Mapping[str, Any], sampler: Sampler) -> Any:
     """The diffusers scheduler of a sampler.
 
     Args:
-        config: of the pipeline's own scheduler.
+        config: the config of the pipeline's own scheduler.
 
-    For flow, `ddim` and `euler` are one: both go straight along the velocity, which is what a first-order solver in
-    terms of the clean latent does too.
+    For flow, `ddim` and `euler` are the same: both step straight along the velocity. A first-order solver in terms of
+    the clean latent does so too.
     """
     import diffusers
 
@@ -89,21 +89,22 @@ def publish(
     about: Mapping[str, Any],
     latents: npt.NDArray[np.float32],
 ) -> tuple[str, str | None]:
-    """Write `pipeline/`, its index last.
+    """Write `pipeline/` into the run folder, its index last.
 
     Args:
         unet: the denoiser.
-        image, text: the encoders' components, as the workflow has them.
-        scheduler: of `scheduler_config`.
-        about: for `daskt2i.json`; JSON values.
+        image, text: the components of the encoders, as in the workflow.
+        scheduler: the result of `scheduler_config`.
+        about: JSON values for `daskt2i.json`.
         latents: some final latents `float32[n, c, y, x]`, to fit the map to colours.
 
     Returns:
-        Where it lies, and why encoders are missing in it (then it is no whole pipeline), or None.
+        The address of the folder, and None. If the encoders do not fit into a Stable Diffusion pipeline, the second
+        value is the reason, and the folder holds the denoiser without them.
 
     Raises:
-        StoreFull, StoreError: it cannot be written.
-        ModelMissing, ModelError: an encoder is not there any more.
+        StoreFull, StoreError: the folder cannot be written.
+        ModelMissing, ModelError: an encoder is no longer there.
     """
     import diffusers
 
@@ -146,9 +147,9 @@ def publish(
 
 
 def _colours(vae: Any, latents: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """The linear map from a latent's channels to RGB (-1 to 1) that fits what the autoencoder makes of some latents.
+    """Fit a linear map from latent channels to RGB (-1 to 1), using pictures that the autoencoder decodes.
 
-    Least squares over all places of all latents; pictures are shrunk to the latents' size by means of blocks.
+    The fit is least squares over all positions of all latents. Pictures are first averaged down to the latents' size.
     """
     import torch
 
@@ -169,10 +170,10 @@ def _colours(vae: Any, latents: npt.NDArray[np.float32]) -> dict[str, Any]:
 
 
 def preview(latents: Tensor, about: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
-    """Latents as small pictures, without the autoencoder: `[n, c, y, x]` -> `uint8[n, y, x, 3]`.
+    """Show latents as small pictures, without the autoencoder: `[n, c, y, x]` -> `uint8[n, y, x, 3]`.
 
     Args:
-        about: `daskt2i.json` of the pipeline; without a map of its own the mean of the channels is shown in grey.
+        about: `daskt2i.json` of the pipeline. If it has no map to colours, the picture is the channels' mean in grey.
     """
     values = latents.detach().float().cpu().permute(0, 2, 3, 1).numpy()
     if "latent_rgb" in about:
@@ -184,7 +185,7 @@ def preview(latents: Tensor, about: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
 
 
 def about(folder: RunFolder) -> dict[str, Any]:
-    """`daskt2i.json` of a run folder's pipeline; empty where there is none."""
+    """`daskt2i.json` of a run folder's pipeline; empty if there is none."""
     try:
         return dict(json.loads(folder.read(f"{PIPELINE}/{ABOUT}")))
     except FileNotFoundError:
@@ -192,19 +193,19 @@ def about(folder: RunFolder) -> dict[str, Any]:
 
 
 def exists(folder: RunFolder) -> bool:
-    """Whether there is a whole pipeline."""
+    """Whether the run folder has a complete pipeline."""
     return folder.exists(f"{PIPELINE}/{INDEX}")
 
 
 def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
-    """The pipeline in this process, as `StableDiffusionPipeline.from_pretrained` gives it.
+    """Load the pipeline into this process, as `StableDiffusionPipeline.from_pretrained` does.
 
     Args:
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ModelMissing: there is none.
-        ConfigError: the device is not there.
+        ModelMissing: the run folder has no pipeline.
+        ConfigError: this machine has no such device.
     """
     import diffusers
 
@@ -217,15 +218,13 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
 
 @contextmanager
 def local(folder: RunFolder) -> Iterator[Path]:
-    """The pipeline as a folder on this machine; a remote one is copied for as long as the block runs.
+    """The pipeline as a folder on this machine. A remote pipeline is copied, and the copy lasts as long as the block.
 
     Raises:
-        ModelMissing: there is none.
+        ModelMissing: the run folder has no pipeline.
     """
     if not exists(folder):
-        raise ModelMissing(
-            f"There is no trained pipeline in {folder.address(PIPELINE)}. Train one first, with train or with run."
-        )
+        raise ModelMissing(f"There is no trained pipeline in {folder.address(PIPELINE)}. Train first (train or run).")
     if folder.is_local:
         yield folder.local_path(PIPELINE)
         return

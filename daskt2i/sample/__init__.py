@@ -1,9 +1,9 @@
-"""Prompts to pictures, and whether they are right.
+"""Draw pictures from prompts, and measure whether the pictures show their prompts.
 
-In here: one batch of pictures (`painter`), a worker's part of them (`worker`), all of them on the workers and into
-`samples/` (`driver`), many pictures in one (`image_grid`), pictures against their prompts (`fidelity`), and the stage
-that draws and measures (`evaluate`).
+In here: one batch of pictures (`painter`), one worker's part (`worker`), all pictures on the workers and in `samples/`
+(`driver`), contact sheets (`image_grid`), comparing pictures with their prompts (`fidelity`), the stage that draws and
+measures (`evaluate`).
 Not in here: the pipeline folder (`model.pipeline`), training, the judge of drawn scenes (`sources.drawn.judge`).
-Imports: `model`, `encode` and the rooms above them; where pictures are drawn it is told by an executor.
+Imports: `model`, `encode` and the rooms above them. An executor decides where pictures are drawn.
 To add a measure of pictures: a function in `fidelity`.
 """

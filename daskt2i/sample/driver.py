@@ -1,7 +1,7 @@
-"""The sample stage: prompts and seeds to picture files, spread over the workers of any executor.
+"""The sample stage: draw prompts and seeds on the workers of any executor, and write picture files.
 
-Covers: which pictures are asked for, what is skipped, cutting them into tasks, files and the sheet.
-Does not cover: a worker's part (`worker`), where tasks run (`executors`), whether pictures are right (`evaluate`).
+Covers: the requested pictures, skipping pictures that are already there, tasks, files and the contact sheet.
+Does not cover: one worker's part (`worker`), where tasks run (`executors`), measuring pictures (`evaluate`).
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SHEET_PICTURES = 64
-"""Most pictures on a sheet; more would be too small to see."""
+"""Maximum number of pictures on a sheet; more would be too small."""
 
 _SAMPLES = f"{SAMPLES}/samples.json"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SampleResult(Viewed):
-    """What `sample` made.
+    """The result of `sample`.
 
     Attributes:
-        files: addresses, the sheet's first.
-        pictures: how many.
-        seconds: of this command; 0 where they were there.
+        files: addresses of the files, the sheet first.
+        pictures: number of pictures.
+        seconds: wall time; 0 if all pictures were already there.
         requests: prompt and seed of each picture, in the order of `files`.
-        folder: the run folder that they lie in.
+        folder: the run folder of the files.
     """
 
     files: tuple[str, ...]
@@ -56,7 +56,7 @@ class SampleResult(Viewed):
 
     @property
     def images(self) -> list[Image]:
-        """The pictures (`PIL.Image.Image`, RGB), in the order of `requests`. They are read anew each time.
+        """The pictures (`PIL.Image.Image`, RGB), in the order of `requests`. Each access reads the files again.
 
         Raises:
             FileNotFoundError: a file was removed.
@@ -74,7 +74,7 @@ class SampleResult(Viewed):
         return {"files": list(self.files), "pictures": self.pictures, "seconds": round(self.seconds, 3)}
 
     def view(self) -> View:
-        """How many pictures, where they lie; the pictures with their prompts in a notebook."""
+        """The number of pictures and their address; in a notebook also the pictures with their prompts."""
         speed = f"{self.pictures / self.seconds:.1f} pictures/s, " if self.seconds > 0 else ""
         rows = [("pictures", f"{self.pictures:,} ({speed}{duration(self.seconds)})")]
         rows.append(("sheet", self.files[0] if self.files else ""))
@@ -99,9 +99,9 @@ def sample(
     device: str = "auto",
     listener: Listener = ignore,
 ) -> SampleResult:
-    """Draw into `samples/`; nothing where the same pictures of the same pipeline are there.
+    """Draw pictures into `samples/`. Does nothing if the same pictures of the same pipeline are already there.
 
-    Args and errors are those of `draw`, and of `write`.
+    Arguments and errors are those of `draw` and `write`.
     """
     made_from = {
         "pipeline": about(folder).get("fingerprint"),
@@ -128,18 +128,18 @@ def draw(
     device: str = "auto",
     listener: Listener = ignore,
 ) -> list[DrawnPicture]:
-    """Draw all of them.
+    """Draw all requested pictures.
 
     Args:
-        executor: not started yet; closed at the end, however it ends.
-        listener: told how many pictures are drawn.
+        executor: not started yet; this function always closes it at the end.
+        listener: gets the number of drawn pictures.
 
     Returns:
-        In the order of `requests`.
+        The pictures, in the order of `requests`.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
-        Daskt2iError: what went wrong on a worker.
+        Daskt2iError: an error on a worker.
     """
     with closing(executor):
         return _drawn(folder, requests, settings, executor, device, listener)
@@ -167,22 +167,24 @@ def _drawn(
                     found[number] = DrawnPicture(request, pixels)
                 listener(Progress("pictures drawn", len(found), len(requests)))
     except KeyboardInterrupt:
-        raise Interrupted(f"Stopped after {len(found)} of {len(requests)} pictures; none was written.") from None
+        raise Interrupted(
+            f"Stopped after {len(found)} of {len(requests)} pictures. No picture was written; draw again to get all."
+        ) from None
     return [found[number] for number in range(len(requests))]
 
 
 def _closable(outcomes: Iterator[Any]) -> Any:
-    """What a third-party executor returns may be any iterator."""
+    """Make the result of an executor closable: a third-party executor may return any iterator."""
     return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
 
 
 def write(
     folder: RunFolder, pictures: Sequence[DrawnPicture], settings: SamplerSettings, prefix: str = SAMPLES
 ) -> list[str]:
-    """Each picture as a PNG, and a sheet of the first ones. Returns their addresses, the sheet's first.
+    """Write each picture as a PNG, and a sheet of the first ones. Returns their addresses, the sheet first.
 
     Raises:
-        StoreFull, StoreError: they cannot be written.
+        StoreFull, StoreError: the files cannot be written.
     """
     written = []
     facts = {
@@ -207,34 +209,38 @@ def write(
 
 
 def requests_for(prompts: Sequence[str], seed: int, count: int = 1) -> list[SampleRequest]:
-    """Each prompt with `count` seeds from `seed` on.
+    """Requests for each prompt with `count` seeds, starting at `seed`.
 
     Raises:
-        ConfigError: no prompts.
+        ConfigError: there are no prompts.
     """
     if not prompts:
         raise ConfigError(
-            "There is nothing to draw: give --prompt TEXT (again for more), --prompts FILE, or sample.prompts in the "
-            "workflow."
+            "There are no prompts, so nothing was drawn. Give prompts (prompts), or set sample.prompts in the workflow."
         )
     return [SampleRequest(prompt, seed + number) for prompt in prompts for number in range(count)]
 
 
 def read_prompts(path: str) -> list[str]:
-    """A text file with one prompt per line; empty lines and those that begin with # do not count.
+    """Read a text file with one prompt on each line. Empty lines and lines that begin with # are ignored.
 
     Raises:
-        SourceMissing: no such file.
-        ConfigError: it is no text.
+        SourceMissing: there is no such file.
+        ConfigError: the file is not UTF-8 text.
     """
     from pathlib import Path
 
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise SourceMissing(f"The file of prompts {path} cannot be read: {error.strerror}.") from error
+        raise SourceMissing(
+            f"The file of prompts {path} cannot be read: {error.strerror}. Nothing was drawn. Check the path."
+        ) from error
     except ValueError as error:
-        raise ConfigError(f"The file of prompts {path} is not UTF-8 text; write one prompt per line.") from error
+        raise ConfigError(
+            f"The file of prompts {path} is not UTF-8 text, so nothing was drawn. Save it as UTF-8, with one prompt on "
+            "each line."
+        ) from error
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 

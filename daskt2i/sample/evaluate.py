@@ -1,6 +1,6 @@
-"""The evaluate stage: unseen prompts to pictures, and whether the pictures show what they say.
+"""The evaluate stage: draw unseen prompts, and measure whether the pictures show them.
 
-Covers: which prompts, drawing them, the contact sheet and the figures in `reports/`.
+Covers: the choice of prompts, drawing them, the contact sheet and the figures in `reports/`.
 Does not cover: the measures (`fidelity`), drawing (`driver`).
 """
 
@@ -32,11 +32,11 @@ _SHEET = f"{REPORTS}/evaluate.png"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EvaluateResult(Viewed):
-    """What `evaluate` found: shares by the judge, or CLIP scores.
+    """The result of `evaluate`: the judge's shares, or CLIP scores.
 
     Attributes:
-        prompts, seeds: how many of each.
-        sheet: address of the contact sheet; `folder`: the run folder that it lies in.
+        prompts, seeds: number of prompts, and of seeds for each prompt.
+        sheet: address of the contact sheet; `folder`: its run folder.
     """
 
     prompts: int
@@ -47,7 +47,7 @@ class EvaluateResult(Viewed):
     clip: ClipScores | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `evaluate --json` prints: each share and its count."""
+        """The object that `evaluate --json` prints: the shares with their counts."""
         found: dict[str, Any] = {"prompts": self.prompts, "seeds": self.seeds}
         if self.fidelity is not None:
             found |= self.fidelity.overall.to_json()
@@ -57,7 +57,7 @@ class EvaluateResult(Viewed):
         return {**found, "sheet": self.sheet}
 
     def view(self) -> View:
-        """The shares by field, or the CLIP scores; the contact sheet in a notebook."""
+        """The share of each field, or the CLIP scores; in a notebook also the contact sheet."""
         rows = [("prompts", f"{self.prompts:,} x {self.seeds} seed{'s' * (self.seeds != 1)}")]
         if self.fidelity is not None:
             shares = self.fidelity.overall
@@ -81,12 +81,12 @@ def evaluate(
     prompts: Sequence[str] | None = None,
     listener: Listener = ignore,
 ) -> EvaluateResult:
-    """Draw unseen prompts with several seeds each, and see whether the pictures show what they say.
+    """Draw unseen prompts with several seeds each, and measure whether the pictures show them.
 
     Args:
-        executor: not started yet; closed at the end.
-        prompts: other ones than those of the workflow.
-        listener: told how many pictures are drawn, and judged.
+        executor: not started yet; this function closes it at the end.
+        prompts: used instead of the prompts of the workflow.
+        listener: gets the number of drawn and of judged pictures.
 
     Raises:
         ConfigError: there are no prompts, or the judge cannot read them.
@@ -108,7 +108,7 @@ def evaluate(
     else:
         device = "cpu" if workflow.run.device == "auto" else workflow.run.device
         found = replace(found, clip=by_clip(pictures, wanted.clip_model, device))
-    # One seed after the other, so that the sheet shows as many prompts as it can.
+    # Sort by seed first, so that the sheet shows as many prompts as possible.
     order = sorted(range(len(pictures)), key=lambda i: (i % wanted.seeds, i))[:_SHEET_PICTURES]
     page = image_grid(
         [pictures[i].pixels for i in order], [labels[i] for i in order], marks=marks and [marks[i] for i in order]
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
-    """Of drawn scenes: sentences that the data does not hold. Of other data: captions of held-out rows."""
+    """For drawn scenes: sentences that are not in the data. For other data: captions of held-out rows."""
     count = workflow.evaluate.prompts
     if workflow.scenes is not None:
         known: list[str] = []
@@ -130,7 +130,8 @@ def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
     settings = workflow.train
     if not settings.validation:
         raise ConfigError(
-            "evaluate takes its prompts from rows that training never saw, and train.validation is 0. Give --prompts."
+            "evaluate takes its prompts from validation rows, but train.validation is 0, so nothing was drawn. Give "
+            "prompts (prompts)."
         )
     data = LatentDataset(
         folder, seed=settings.seed, batch=settings.batch, window=settings.shuffle_window, heldout=settings.validation

@@ -1,7 +1,7 @@
-"""How well pictures show what their prompts say: by the judge of drawn scenes, or by CLIP.
+"""How well pictures show their prompts, measured by the judge of drawn scenes or by CLIP.
 
-Covers: prompts that the data set does not hold, the judge's shares with their counts, CLIP scores, the table.
-Does not cover: drawing the pictures (`driver`), how the judge reads one (`sources.drawn.judge`).
+Covers: prompts that are not in the data set, the judge's shares with their counts, CLIP scores, the table.
+Does not cover: drawing the pictures (`driver`), how the judge reads a picture (`sources.drawn.judge`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from daskt2i.sources.drawn.judge import SceneMatch, judge, match_scene
 from daskt2i.sources.scenes import scene
 
 PROMPT_SEED = 20_000_003
-"""Scenes that prompts come from. No data set of ours has this seed."""
+"""Seed of the scenes that prompts come from. No data set of daskt2i uses this seed."""
 
 FIELDS = ("background", "colour", "shape", "binding", "place", "clean", "all")
-"""What the judge looks at: the background's colour; the colours and the shapes that are there; each shape in its own
-colour; how they lie; nothing besides; all of it."""
+"""The checks of the judge: the colour of the background; the colours; the shapes; each shape has its own colour; the
+places of the shapes; nothing else is in the picture; all checks together."""
 
 
 def unseen_prompts(count: int, known: Iterable[str], shapes: int = 2) -> list[str]:
-    """Sentences about scenes that tell everything: background, colours, shapes, places. None is known word by word.
+    """Sentences that describe a scene completely (background, colours, shapes, places) and are not known.
 
-    They are those of the first scenes of `PROMPT_SEED` that have such a sentence, so they are the same each time.
+    They come from the first scenes of `PROMPT_SEED` that have such a sentence, so they are the same each time.
 
     Args:
+        count: number of sentences.
         known: captions that a model was trained on.
-        shapes: most shapes in a scene, 1 or 2.
+        shapes: maximum number of shapes in a scene, 1 or 2.
     """
     seen = {_plain(text) for text in known}
     found: list[str] = []
@@ -69,7 +70,7 @@ def fields_of(verdict: SceneMatch) -> tuple[bool, ...]:
 
 @dataclass(slots=True)
 class Shares:
-    """How many of how many pictures show each thing."""
+    """For each field, the number of pictures that are right, and the number of all pictures."""
 
     of: int = 0
     right: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0))
@@ -81,22 +82,22 @@ class Shares:
             self.right[name] += value
 
     def share(self, name: str) -> float:
-        """From 0 to 1."""
+        """The share of pictures that are right in a field, from 0 to 1."""
         return self.right[name] / self.of if self.of else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Each share, and the count."""
+        """All shares, and the count."""
         return {"count": self.of, **{name: round(self.share(name), 4) for name in FIELDS}}
 
 
 @dataclass(slots=True)
 class Fidelity:
-    """What `evaluate` found with the judge.
+    """The result of `evaluate` with the judge.
 
     Attributes:
-        overall, single, pair: shares over all pictures, those of one thing, those of two.
-        right: of each picture, in order: whether all of it is right.
-        problems: of each picture what is wrong, a few words; "" where nothing is.
+        overall, single, pair: shares of all pictures, of pictures with one thing, of pictures with two things.
+        right: for each picture in order, whether all fields are right.
+        problems: for each picture the fields that are wrong; "" if none is.
     """
 
     overall: Shares = field(default_factory=Shares)
@@ -107,22 +108,22 @@ class Fidelity:
 
 
 def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> Fidelity:
-    """Read pictures back.
+    """Compare pictures of scenes with their prompts.
 
     Args:
-        pictures: their prompts are sentences that `parse_caption` reads.
-        listener: told how many pictures are judged.
+        pictures: pictures with prompts that `parse_caption` can read.
+        listener: gets the number of judged pictures.
 
     Raises:
-        ConfigError: a prompt is not about a scene.
+        ConfigError: a prompt does not describe a scene.
     """
     found = Fidelity()
     for picture in pictures:
         wanted = parse_caption(picture.request.prompt)
         if wanted is None:
             raise ConfigError(
-                f"The judge reads prompts about drawn scenes alone, and {picture.request.prompt!r} is none. Use other "
-                "prompts, or a CLIP model: --set evaluate.clip_model=FOLDER."
+                f"The judge reads only prompts about drawn scenes, and {picture.request.prompt!r} is not one. Nothing "
+                "was written. Use other prompts (prompts), or set evaluate.clip_model to the folder of a CLIP model."
             )
         verdict = match_scene(judge(picture.pixels), wanted)
         found.overall.add(verdict)
@@ -136,14 +137,14 @@ def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> F
 
 @dataclass(slots=True)
 class ClipScores:
-    """What `evaluate` found with CLIP.
+    """The result of `evaluate` with CLIP.
 
     Attributes:
-        model: which one.
-        scores: of each picture: 100 x cosine of picture and prompt, cut off at 0 (arXiv:2104.08718 without its factor
-            2.5, as most papers give it).
-        mismatched: the same for each picture with the next one's prompt: what a score is worth must be seen beside it.
-        retrieval: share of pictures whose own prompt scores highest among all different prompts.
+        model: name of the CLIP model.
+        scores: for each picture, 100 x cosine of picture and prompt, at least 0 (arXiv:2104.08718 without its factor
+            2.5, as in most papers).
+        mismatched: the same for each picture with the next prompt. Compare the scores with these values.
+        retrieval: share of pictures whose own prompt has the highest score of all different prompts.
     """
 
     model: str
@@ -164,13 +165,13 @@ class ClipScores:
 def by_clip(
     pictures: Sequence[DrawnPicture], model: str, device: str = "cpu", threads: int = 1, batch: int = 16
 ) -> ClipScores:
-    """CLIP scores with a model from the hub's cache or a folder.
+    """Compute CLIP scores with a model from the hub's cache or from a folder.
 
     Args:
-        model: a full CLIP repository (both towers, tokenizer, preprocessor), hub id or folder.
+        model: a full CLIP repository (both towers, tokenizer, preprocessor), as a hub id or a folder.
 
     Raises:
-        ModelMissing, ModelError: it is not there, or is no CLIP model.
+        ModelMissing, ModelError: the model is missing, or it is not a CLIP model.
     """
     import torch
     import transformers
@@ -189,8 +190,8 @@ def by_clip(
         raise
     except Exception as error:  # transformers raises many kinds
         raise ModelError(
-            f"{model} cannot be loaded as a CLIP model: {first_line(error)}. evaluate.clip_model takes a repository "
-            "with both towers, a tokenizer and preprocessor_config.json."
+            f"{model} cannot be loaded as a CLIP model: {first_line(error)}. Nothing was written. Set "
+            "evaluate.clip_model to a repository with both towers, a tokenizer and preprocessor_config.json."
         ) from error
     clip = clip.to(device).eval()
     prompts = list(dict.fromkeys(picture.request.prompt for picture in pictures))
@@ -215,13 +216,13 @@ def by_clip(
 
 
 def _vectors(features: Any) -> Any:
-    """Unit vectors; transformers 5 wraps them."""
+    """The features as unit vectors. transformers 5 returns them inside an object."""
     vectors = getattr(features, "pooler_output", features)
     return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 def clip_rows(found: ClipScores) -> list[tuple[str, str]]:
-    """CLIP scores by name, with what they are worth beside them."""
+    """Names and values of CLIP scores, with the scores of wrong prompts for comparison."""
     said = found.to_json()
     return [
         ("model", found.model),

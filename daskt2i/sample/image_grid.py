@@ -1,7 +1,7 @@
-"""Pictures as PNG files that say how they were made, and many of them on one sheet.
+"""PNG files that record how a picture was made, and contact sheets of many pictures.
 
-Covers: PNG text, file names from prompts, contact sheets with a line or two below each picture.
-Does not cover: making pictures (`painter`), where files go (`driver`, `evaluate`).
+Covers: PNG text, file names from prompts, contact sheets with up to three lines of text below each picture.
+Does not cover: making pictures (`painter`), the folders of the files (`driver`, `evaluate`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import ImageFont as BitmapFont
 
 TILE = 128
-"""Smallest side of a picture on a sheet, pixels; smaller ones are enlarged by whole numbers."""
+"""Minimum side of a picture on a sheet in pixels. Smaller pictures are enlarged by a whole number."""
 
 _GAP, _LINE, _FONT = 8, 13, 11
 _LINES = 3
@@ -43,7 +43,7 @@ def png(pixels: Pixels, about: Mapping[str, object]) -> bytes:
 
 
 def file_name(number: int, prompt: str, seed: int) -> str:
-    """`"003-a-red-circle-seed7.png"`: a number, the prompt's first words in letters that every system takes."""
+    """`"003-a-red-circle-seed7.png"`: a number, and the prompt's first words in characters that all systems allow."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
     return f"{number:03d}-{words or 'prompt'}-seed{seed}.png"
 
@@ -54,24 +54,24 @@ def image_grid(
     columns: int | None = None,
     marks: Sequence[bool | None] | None = None,
 ) -> Pixels:
-    """Pictures in rows, each with its label below.
+    """Put pictures into rows, each with its label below.
 
     Args:
-        pictures: `uint8[height, width, 3]`, all of one size.
-        labels: as many; three lines of each are shown.
-        columns: pictures side by side; None for about as many as rows.
-        marks: a green (True) or red (False) frame around a picture.
+        pictures: `uint8[height, width, 3]`, all of the same size.
+        labels: one for each picture; up to three lines of it are shown.
+        columns: pictures in a row; None for about as many columns as rows.
+        marks: True draws a green frame around a picture, False a red one, None no frame.
 
     Returns:
         `uint8[height, width, 3]`.
 
     Raises:
-        ValueError: no pictures, or not as many labels.
+        ValueError: there are no pictures, or the number of labels is wrong.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     if not pictures or len(labels) != len(pictures):
-        raise ValueError(f"{len(pictures)} pictures with {len(labels)} labels make no sheet")
+        raise ValueError(f"{len(pictures)} pictures with {len(labels)} labels cannot make a sheet")
     height, width = pictures[0].shape[:2]
     scale = max(1, math.ceil(TILE / min(height, width)))
     tile = (width * scale, height * scale)
@@ -93,7 +93,7 @@ def image_grid(
 
 
 def _wrapped(text: str, font: FreeTypeFont | BitmapFont, width: int) -> list[str]:
-    """At most `_LINES` lines that fit; what is left over ends in an ellipsis."""
+    """At most `_LINES` lines that fit; a longer text ends in an ellipsis."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

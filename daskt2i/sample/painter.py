@@ -1,10 +1,10 @@
-"""Pictures from prompts, in this process, by the pipeline of a run folder.
+"""Draw pictures from prompts in this process, with the pipeline of a run folder.
 
-Covers: batches, a seed for each picture, the sampler, a look at each step, models that were trained with a mask.
-Does not cover: spreading prompts over workers, files and sheets (`driver`), the folder itself (`model.pipeline`).
+Covers: batches, a seed for each picture, the sampler, a preview of each step, models that were trained with a mask.
+Does not cover: spreading prompts over workers, files and sheets (`driver`), the pipeline folder (`model.pipeline`).
 
-A picture follows from its prompt, seed, steps, guidance and sampler. The batch it is drawn in changes its values by
-rounding at most. It is what `StableDiffusionPipeline` draws with `generator=torch.Generator().manual_seed(seed)`.
+Prompt, seed, steps, guidance and sampler decide a picture. Its batch changes its values by rounding at most. It is the
+picture of `StableDiffusionPipeline` with `generator=torch.Generator().manual_seed(seed)`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
-"""Called after each step with its number from 1, the number of steps, and small pictures `uint8[n, y, x, 3]`."""
+"""Called after each step with the step (from 1), the number of steps, and small pictures `uint8[n, y, x, 3]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One picture that is asked for.
+    """One requested picture.
 
     Attributes:
-        prompt: what it shall show.
-        seed: of its noise.
+        prompt: the text that the picture should show.
+        seed: seed of its noise.
     """
 
     prompt: str
@@ -50,10 +50,10 @@ class SamplerSettings:
     """How pictures are drawn.
 
     Attributes:
-        steps: of the sampler.
-        guidance: weight of the prompt against the empty one; 1 or less for none, and half the work.
+        steps: number of steps of the sampler.
+        guidance: weight of the prompt against the empty prompt; 1 or less: no guidance, which halves the work.
         sampler: `dpm++`, `ddim` or `euler`.
-        batch: pictures at once.
+        batch: pictures in one batch.
     """
 
     steps: int
@@ -64,10 +64,10 @@ class SamplerSettings:
 
 @dataclass(frozen=True, slots=True)
 class DrawnPicture:
-    """One picture that was drawn.
+    """One drawn picture.
 
     Attributes:
-        request: what was asked for.
+        request: its request.
         pixels: `uint8[height, width, 3]`.
     """
 
@@ -81,17 +81,17 @@ class Painter:
     Args:
         place: the pipeline's folder on this machine.
         device: `cpu`, `cuda` or `cuda:N`.
-        threads: of torch.
+        threads: number of torch threads.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: the pipeline cannot be loaded.
     """
 
     def __init__(self, place: Path, device: str = "cpu", threads: int = 1) -> None:
         import torch
-        import transformers.utils.logging  # noqa: F401  sets its loggers up on import, which would undo the silence below
+        import transformers.utils.logging  # noqa: F401  its import resets loggers, so it must come before quiet()
 
-        with quiet():  # transformers complains that torchvision is missing, which nothing here needs
+        with quiet():  # transformers warns that torchvision is missing, but nothing here needs it
             from diffusers import StableDiffusionPipeline
 
         self.threads = threads
@@ -105,8 +105,8 @@ class Painter:
                 ).to(device)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"The pipeline in {place} cannot be loaded: {first_line(error)}. Train again to write it anew; "
-                "checkpoints stand."
+                f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints are kept. Remove the "
+                "folder pipeline from the run folder and train again: this writes it from the last checkpoint."
             ) from error
         self._pipe.set_progress_bar_config(disable=True)
         self._pipe.unet.to(memory_format=torch.channels_last)
@@ -115,14 +115,14 @@ class Painter:
     def paint(
         self, requests: Sequence[SampleRequest], settings: SamplerSettings, on_step: OnStep | None = None
     ) -> Iterator[DrawnPicture]:
-        """Draw them, in their order.
+        """Draw the requested pictures, in their order.
 
         Args:
-            on_step: a look at each step of each batch.
+            on_step: called after each step of each batch.
         """
         import torch
 
-        torch.set_num_threads(self.threads)  # per thread: the one that loaded may not be this one
+        torch.set_num_threads(self.threads)  # the setting is per thread, and another thread may have loaded the model
         self._pipe.scheduler = scheduler_for(self._config, settings.sampler)
         for start in range(0, len(requests), settings.batch):
             part = list(requests[start : start + settings.batch])
@@ -149,7 +149,7 @@ class Painter:
 
     @contextmanager
     def _masked(self, prompts: list[str], guided: bool) -> Iterator[None]:
-        """The denoiser sees the tokens of a caption alone, as it did in training; diffusers' pipeline has no mask."""
+        """Mask the padding of prompts, as in training. The pipeline of diffusers has no mask."""
         import torch
 
         def mask(texts: list[str]) -> Tensor:

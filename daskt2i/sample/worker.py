@@ -1,7 +1,7 @@
-"""What one worker draws: some of the pictures, with the one pipeline that its process holds.
+"""Draw a part of the pictures on one worker, with the one pipeline that its process holds.
 
-Covers: loading the pipeline of a run folder once per process, a part of the pictures.
-Does not cover: drawing itself (`painter`), which pictures there are (`driver`).
+Covers: loading the pipeline of a run folder once per process, drawing a part of the pictures.
+Does not cover: the drawing itself (`painter`), the choice of pictures (`driver`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Pixels
 
 Part = tuple[int, tuple[SampleRequest, ...]]
-"""Some of the requests, and the number of the first."""
+"""The number of the first request of a part, and the requests of the part."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleJob:
-    """What each worker is told, beside its part of the requests.
+    """The values that each worker needs besides its part of the requests.
 
     Attributes:
         folder: the run folder.
@@ -38,22 +38,22 @@ class SampleJob:
 
 _turn = threading.Lock()
 _held: tuple[str, Painter] | None = None
-"""The pipeline of this process, and what it is."""
+"""The pipeline of this process, and the key that identifies it."""
 
 
 def painter_for(task: SampleJob) -> Painter:
-    """The pipeline of a run folder, loaded if this process does not hold it yet.
+    """The pipeline of a run folder. Loads it if this process does not hold it yet.
 
     Raises:
-        ModelMissing, ModelError: there is none, or it cannot be loaded.
-        ConfigError: the device is not there.
+        ModelMissing, ModelError: there is no pipeline, or it cannot be loaded.
+        ConfigError: this machine has no such device.
     """
     global _held
     os.environ.setdefault("MKL_CBWR", REPEATABLE)
     from daskt2i.machine.precision import check_device, default_device
 
     device = default_device() if task.device == "auto" else check_device(task.device)
-    # What it was trained on, and how far: another training's pipeline says something else there.
+    # The key includes the training data and settings, so a pipeline of another training is loaded again.
     key = repr((str(task.folder), device, about(task.folder)))
     with _turn:
         if _held is None or _held[0] != key:
@@ -64,5 +64,5 @@ def painter_for(task: SampleJob) -> Painter:
 
 
 def draw_part(task: SampleJob, part: Part) -> list[Pixels]:
-    """On a worker: some pictures."""
+    """On a worker: draw a part of the pictures."""
     return [picture.pixels for picture in painter_for(task).paint(part[1], task.settings)]

@@ -1,7 +1,7 @@
-"""What `--scheduler` means: this process, process pools, a cluster file, or the address of a Dask cluster.
+"""The meaning of `--scheduler`: this process, process pools, a cluster file, or the address of a Dask cluster.
 
-Covers: reading the value, the executor that it stands for, the connection to a Dask cluster.
-Does not cover: starting a cluster (`deploy`), what runs on it (`executors`), how many workers there are
+Covers: reading the value, making its executor, connecting to a Dask cluster.
+Does not cover: starting a cluster (`deploy`), running chunks on it (`executors`), the number of workers
 (`worker_layout`).
 """
 
@@ -25,14 +25,14 @@ _PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """A `--scheduler` value, taken apart.
+    """The parts of a `--scheduler` value.
 
     Attributes:
         kind: `serial`, `multiprocessing`, `joblib`, the name of a cluster file, or `address`.
-        workers: the number behind the colon, or None.
-        address: for `address`: where the scheduler listens.
+        workers: the number after the colon, or None.
+        address: for `address`: the address of the scheduler.
 
-    Workers of an address, and those of a client that somebody gave, are not ours to divide.
+    For an address, or a client of the user, the cluster decides the workers.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Scheduler:
         """`local`, `local:4`, `serial`, `joblib:2`, `tcp://10.0.0.5:8786`, a path of a cluster file, …
 
         Raises:
-            ConfigError: not of one of these forms.
+            ConfigError: the text has none of these forms.
         """
         if text.startswith(_PROTOCOLS):
             return cls("address", address=text)
@@ -53,14 +53,14 @@ class Scheduler:
             kind, number = text, ""
         if (colon and not number.isdecimal()) or (number and int(number) < 1) or not kind:
             raise ConfigError(
-                f"The scheduler {text!r} is not of the form serial, multiprocessing[:N], joblib[:N], local[:N] or "
-                "tcp://host:port (N workers, 1 or more). Nothing was started."
+                f"The scheduler {text!r} is unknown, and nothing was started. Use serial, multiprocessing[:N], "
+                "joblib[:N], local[:N] or tcp://host:port, with 1 or more workers N (scheduler)."
             )
         if kind == "serial":
             if number not in ("", "1"):
                 raise ConfigError(
-                    "The scheduler serial is one process; use multiprocessing:N or local:N for more. Nothing was "
-                    "started."
+                    "The scheduler serial has only one process, and nothing was started. Use multiprocessing:N or "
+                    "local:N for more (scheduler)."
                 )
         elif kind not in ("multiprocessing", "joblib"):
             find_file(kind, "clusters")
@@ -68,7 +68,7 @@ class Scheduler:
 
     @property
     def is_pool(self) -> bool:
-        """Whether it needs no Dask scheduler: this process, or a process pool of this machine."""
+        """Whether the scheduler is this process or a process pool of this machine, without Dask."""
         return self.kind in ("serial", "multiprocessing", "joblib")
 
 
@@ -84,10 +84,10 @@ def address_of(client: Client) -> str:
 
 
 def open_executor(scheduler: Scheduler, layout: WorkerLayout) -> Executor:
-    """The executor for a scheduler; nothing is started yet.
+    """Make the executor for a scheduler, without starting it.
 
     Args:
-        layout: workers, threads and memory on this machine; an attached cluster has its own.
+        layout: workers, threads and memory on this machine; an existing cluster has its own.
 
     Raises:
         ConfigError: the cluster file is wrong.
@@ -109,12 +109,12 @@ def open_executor(scheduler: Scheduler, layout: WorkerLayout) -> Executor:
     if scheduler.kind != "address":
         from daskt2i.deploy.connect import ClusterFile
 
-        ClusterFile.read(scheduler.kind)  # what is wrong with it is told before anything is started
+        ClusterFile.read(scheduler.kind)  # an error in the file is raised before anything starts
     return DaskExecutor(lambda: connect(scheduler, layout))
 
 
 def connect(scheduler: Scheduler, layout: WorkerLayout) -> Connection:
-    """Start the cluster of a file, or attach to an address.
+    """Start the cluster of a file, or connect to an address.
 
     Raises:
         ConfigError: the cluster file is wrong.

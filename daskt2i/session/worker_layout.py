@@ -1,7 +1,7 @@
-"""How many workers and threads a stage gets on this machine.
+"""The number of workers and threads of a stage on this machine.
 
-Covers: workers that encode, ranks that train, workers that look at a data set.
-Does not cover: dividing cores and memory (`plan`), workers of a cluster that is attached to: it has its own.
+Covers: workers that encode, ranks that train, workers that read a data set for insights.
+Does not cover: dividing cores and memory (`plan`), the workers of an existing cluster, which decides itself.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from daskt2i.plan import MIB, PROCESS_BYTES, WorkerLayout, divide_machine
 from daskt2i.session.schedulers import Scheduler
 
 RANK_BYTES = 1 << 30
-"""A rank without its model: Python, torch, diffusers, decoded shards."""
+"""Memory of a rank without its model: Python, torch, diffusers, decoded shards."""
 
 STATE_BYTES = 20
-"""Of a parameter in training: weight, gradient, two moments of Adam, moving average, fp32 each."""
+"""Bytes for each parameter in training: weight, gradient, two moments of Adam, moving average, all in fp32."""
 
 INSIGHTS_BYTES = 250 * MIB
-"""A worker that counts no tokens: Pillow, numpy, pyarrow and a chunk. The tokenizers of transformers import torch."""
+"""Memory of a worker without token counts: Pillow, numpy, pyarrow and a chunk. The tokenizers of transformers import
+torch, which needs more."""
 
 
 def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
-    """Workers x threads for a run on this machine; for an attached cluster the figures of the plan alone.
+    """Workers x threads for a run on this machine. For an existing cluster, only the requested numbers.
 
     Raises:
         PlanError: the workers do not fit into memory.
@@ -39,7 +40,8 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
         workers = 1
     if scheduler.kind == "address":
         return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
-    # More processes on one GPU share its memory and win nothing; a cluster file with one worker per GPU uses more.
+    # Several processes on one GPU share its memory and are not faster. To use several GPUs, use a cluster file with one
+    # worker per GPU.
     one_gpu = prepared.on_gpu and workers is None
     found = divide_machine(
         cores=machine.cores,
@@ -53,7 +55,7 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
 
 
 def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
-    """Workers x threads on this machine for ranks, where no chunk is encoded before: one rank a worker.
+    """Workers x threads on this machine for ranks, one rank for each worker, when nothing was encoded before.
 
     Raises:
         PlanError: the ranks do not fit into memory.
@@ -72,20 +74,20 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         cores=machine.cores,
         memory=machine.memory,
         worker_memory=RANK_BYTES + STATE_BYTES * parameters,
-        chunks=train.batch,  # a rank has one sample of a step at least
+        chunks=train.batch,  # a rank needs at least one sample of a step
         workers=workers,
         threads=threads,
     )
 
 
 def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
-    """Workers for this machine; one torch thread each, as nothing here computes with torch.
+    """Workers on this machine for insights. Each has one torch thread, because insights does not compute with torch.
 
     Args:
-        tokens: whether tokens are counted, for which every worker imports torch.
+        tokens: whether tokens are counted; then every worker imports torch.
 
     Raises:
-        PlanError: they do not fit into memory.
+        PlanError: the workers do not fit into memory.
     """
     if scheduler.kind == "address":
         return WorkerLayout(0, 1, 0, "the cluster's own")
@@ -101,16 +103,16 @@ def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
 
 
 def ranks_for(batch: int, wanted: int | str, workers: int) -> int:
-    """How many ranks: as asked for, or as many of the workers as divide the batch.
+    """The number of ranks: the requested one, or the largest number of workers that divides the batch.
 
     Raises:
-        ConfigError: ranks were asked for that do not divide the batch.
+        ConfigError: the requested number does not divide the batch.
     """
     if not isinstance(wanted, int):
         return max(n for n in range(1, max(1, min(workers, batch)) + 1) if batch % n == 0)
     if batch % wanted:
         raise ConfigError(
-            f"launch.ranks is {wanted}, which does not divide the batch of {batch}, and ranks share it equally. "
-            "Nothing was started; change one of them."
+            f"launch.ranks is {wanted}, which does not divide the batch of {batch}, but all ranks need equal parts. "
+            "Nothing was started. Change launch.ranks or the batch."
         )
     return wanted

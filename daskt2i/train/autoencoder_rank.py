@@ -1,8 +1,8 @@
-"""What one rank does to train an autoencoder. The launcher starts this module as a rank (`daskt2i.launch.rank`).
+"""Train an autoencoder on one rank. The launcher starts this module as a rank (`daskt2i.launch.rank`).
 
-Covers: a new or a given AutoencoderKL, its loss on pictures of a source, PSNR on held-out ones, and the diffusers
-folder that comes out, which `VaeEncoder` loads.
-Does not cover: which pictures, in which order (`loader.picture_dataset`), the terms of the loss
+Covers: a new or a pretrained AutoencoderKL, its loss on pictures of a source, PSNR on held-out pictures, and writing
+the diffusers folder that `VaeEncoder` loads.
+Does not cover: the choice and order of pictures (`loader.picture_dataset`), the terms of the loss
 (`model.autoencoder_loss`), the loop (`loop`), starting ranks (`launch`).
 """
 
@@ -33,34 +33,34 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PREFIX = "train-vae"
-"""Folder of checkpoints and figures below the run folder."""
+"""Folder of checkpoints and figures inside the run folder."""
 
 SCALE_PICTURES = 512
-"""Training pictures on which the scaling factor is measured."""
+"""Number of training pictures to measure the scaling factor."""
 
 MEASURED_PICTURES = 256
-"""Held-out pictures that rank 0 looks at in the end, while the other ranks wait."""
+"""Number of held-out pictures that rank 0 measures at the end, while the other ranks wait."""
 
 STILL_BATCH = 16
-"""Pictures that go through the model at once when nothing is learned from them."""
+"""Batch size when the model does not learn."""
 
 MOST_TOLD = 100
-"""Rows that a rank reports as unusable one by one; the share of all of them is in the figures."""
+"""Maximum number of unusable rows that a rank reports one by one. The figures hold the share of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderJob:
-    """What the launcher sends, as JSON.
+    """The job that the launcher sends, as JSON.
 
     Attributes:
         folder: the run folder's address, with `storage_options` for fsspec.
-        source: the component that pictures come from.
-        image, vae, launch: the workflow's sections (`image` is `dataset.image`).
-        identity: what decides the loss curve.
-        cache_bytes: decoded pictures that a rank keeps.
-        batch: samples of one step, over all ranks: the launcher looks at it when fewer workers come back.
+        source: the source of the pictures.
+        image, vae, launch: sections of the workflow (`image` is `dataset.image`).
+        identity: the settings and data that decide the loss curve.
+        cache_bytes: size of the decoded pictures that a rank keeps.
+        batch: samples of one step over all ranks. The launcher needs it when there are fewer workers.
         readers: threads of a rank that read and decode.
-        dataset: the workflow's section, where its `where` narrows the source down; else None.
+        dataset: the section of the workflow if it has a `where`; else None.
     """
 
     folder: str
@@ -80,8 +80,8 @@ class Autoencoder:
     """The `loop.TrainTask` of an AutoencoderKL.
 
     Raises:
-        ConfigError: settings that do not fit the model or the source.
-        ModelMissing, ModelError: the model to start from cannot be used.
+        ConfigError: the settings do not fit the model or the source.
+        ModelMissing, ModelError: the pretrained model cannot be used.
         SourceMissing, SourceError: the source cannot be used.
     """
 
@@ -118,7 +118,7 @@ class Autoencoder:
             ranks.tell("skipped", row=rejection.row, reason=str(rejection.reason), detail=rejection.detail)
 
     def build(self, device: str) -> nn.Module:
-        """There and back as one module, in channels_last: the given weights, or new ones from the seed."""
+        """Encoder and decoder as one module, in channels_last: pretrained weights, or new weights from the seed."""
         import torch
 
         self._device = device
@@ -127,14 +127,14 @@ class Autoencoder:
         return reconstruct(vae)
 
     def batches(self, position: int) -> Iterator[PictureBatch]:
-        """This rank's part of each batch from there on."""
+        """This rank's part of each batch, from a stream position on."""
         return self.pictures.batches(position)
 
     def loss(self, model: nn.Module, batch: PictureBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean of the weighted terms over this rank's part, and each term by itself.
+        """Mean of the weighted terms over this rank's part, and the mean of each term.
 
-        A row that could not be read adds nothing and is counted all the same, so that the gradient does not depend on
-        which rank met it; `skipped` is the share of such rows.
+        An unreadable row has loss 0 but counts as a row. So the gradient does not depend on which rank read it.
+        `skipped` is the share of such rows.
         """
         import torch
 
@@ -147,7 +147,7 @@ class Autoencoder:
         return total, {name: value.detach() for name, value in figures.items()} | {"skipped": 1 - weight.mean()}
 
     def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
-        """The same loss with the same noise each time, and PSNR in dB through the mean of the posterior."""
+        """The same loss, with the same noise each time, and PSNR in dB with the mean of the posterior."""
         import torch
 
         loss, db, count = 0.0, 0.0, 0
@@ -159,15 +159,15 @@ class Autoencoder:
         return loss, count, {"psnr": db}
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
-        """The diffusers folder `vae/`, its config holding the scale that was measured.
+        """Write the diffusers folder `vae/`, with the measured scale in its config.
 
         Returns:
-            `vae` (its address), `scaling_factor`, `parameters`, `card_psnr` (dB on the encode stage's test card), and
-            where rows are held out `psnr`, `psnr_worst`, and of a model that was fine-tuned `psnr_before`.
+            `vae` (its address), `scaling_factor`, `parameters`, `card_psnr` (dB on the encode stage's test card). With
+            held-out rows also `psnr` and `psnr_worst`, and for a fine-tuned model `psnr_before`.
 
         Raises:
-            StoreFull, StoreError: it cannot be written.
-            SourceError: not one picture could be read.
+            StoreFull, StoreError: the folder cannot be written.
+            SourceError: no picture could be read.
         """
         import torch
 
@@ -179,15 +179,15 @@ class Autoencoder:
             found["card_psnr"] = round(self._db(model, gates.test_card(self.resolution))[0], 2)
             if values := self._heldout_db(model):
                 found |= {"psnr": round(float(np.mean(values)), 2), "psnr_worst": round(min(values), 2)}
-                if self._given is not None:  # before it is written: it may go where the given one lies
+                if self._given is not None:  # measure before writing, which may overwrite the pretrained model
                     before = self._heldout_db(self.build(self._device).eval())
                     found["psnr_before"] = round(float(np.mean(before)), 2)
         found["vae"] = save(vae, folder)
         if found["card_psnr"] < gates.CARD_PSNR:
             ranks.tell(
                 "note",
-                text=f"The autoencoder brings the test card back at {found['card_psnr']:.1f} dB, and encode asks "
-                f"{gates.CARD_PSNR:.0f}: it would refuse this one. Train it longer.",
+                text=f"The autoencoder reconstructs the test card with {found['card_psnr']:.1f} dB PSNR, but encode "
+                f"needs {gates.CARD_PSNR:.0f} dB and would refuse it. Train with more steps in another run folder.",
             )
         return found
 
@@ -205,14 +205,14 @@ class Autoencoder:
         """`uint8[n, height, width, 3]` -> `float32[n, 3, height, width]`, -1 to 1, in channels_last, on the device."""
         import torch
 
-        # uint8 travels, a quarter of fp32; height, width, channel in memory is channels_last already
+        # uint8 is sent to the device, a quarter of the bytes of fp32. The memory order is channels_last already.
         return torch.from_numpy(pixels).to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def _scale(self, vae: Any) -> dict[str, Any]:
-        """Entries of the config that bring the latents to variance 1, as a denoiser wants them.
+        """Config entries that scale the latents to variance 1, as a denoiser needs.
 
         `scaling_factor` is 1 / standard deviation of the latents, drawn from the posterior (Rombach et al. 2022,
-        arXiv:2112.10752, appendix G). What else a fine-tuned model's config says of its latents is measured anew.
+        arXiv:2112.10752, appendix G). Other such entries in the config of a fine-tuned model are measured too.
         """
         import torch
 
@@ -223,8 +223,8 @@ class Autoencoder:
             parts.append((posterior.mean + posterior.std * noise).cpu())
         if not parts:
             raise SourceError(
-                "Not one training picture could be read to measure the scale of the latents, so no autoencoder was "
-                "written; the last checkpoint stands. Look after the images, and run the same command again."
+                "No training picture could be read to measure the scale of the latents, so no autoencoder was written. "
+                "The last checkpoint is kept. Make the images readable, and train again."
             )
         latents = torch.cat(parts)
         if config.get("latents_mean") is not None or config.get("latents_std") is not None:
@@ -239,12 +239,12 @@ class Autoencoder:
         return found
 
     def _heldout_db(self, model: nn.Module) -> list[float]:
-        """PSNR of the first held-out pictures of all ranks."""
+        """PSNR of the first held-out pictures, over all ranks."""
         batches = self.pictures.sight(MEASURED_PICTURES, self._still, heldout=True)
         return [value for batch in batches for value in self._db(model, batch.pixels)]
 
     def _db(self, model: nn.Module, pixels: Pixels) -> list[float]:
-        """PSNR of each picture, through the mean of the posterior."""
+        """PSNR of each picture, with the mean of the posterior."""
         import torch
 
         made, _, _ = model(self._normal(pixels))
@@ -253,7 +253,7 @@ class Autoencoder:
 
 
 def _source(job: AutoencoderJob) -> Source:
-    """What pictures come from. The driver has put the facts that `where` needs into the run folder."""
+    """The source of the pictures. The driver has written the facts that `where` needs into the run folder."""
     if job.dataset is None:
         source: Source = Component.model_validate(job.source).build(Source, "dataset.source")
         return source
@@ -263,7 +263,7 @@ def _source(job: AutoencoderJob) -> Source:
 
 
 def main() -> None:
-    """One rank, from its job to its end."""
+    """Run one rank, from its job to its end."""
     job = AutoencoderJob(**ranks.job())
     settings = VaeSettings.model_validate(job.vae)
     launch = LaunchSettings.model_validate(job.launch)

@@ -1,10 +1,10 @@
-"""Checkpoints of a training run: saved whole or not at all, and the newest that is intact is loaded.
+"""Checkpoints of a training run: a checkpoint is saved completely or not at all, and the newest intact one is loaded.
 
     train/checkpoints/step-0000300.safetensors    all tensors
-    train/checkpoints/step-0000300.json           written last: step, position, size and SHA-256 of the other, settings
+    train/checkpoints/step-0000300.json           written last: step, position, settings; size and hash of the tensors
 
-Covers: writing, keeping the newest few, passing over what is torn or altered.
-Does not cover: which tensors there are (`train_state`), whether they are of this run (`loop`).
+Covers: writing, keeping the newest few, skipping damaged checkpoints.
+Does not cover: which tensors there are (`train_state`), whether they belong to this run (`loop`).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     import torch
 
 CHECKPOINTS = "train/checkpoints"
-"""Where the denoiser's lie, below the run folder."""
+"""Folder of the denoiser's checkpoints, inside the run folder."""
 
 _NAME = re.compile(r"step-([0-9]{7,})\.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One that is intact.
+    """An intact checkpoint.
 
     Attributes:
-        step: optimiser steps done.
-        position: samples consumed by all ranks together.
-        about: the JSON values that were saved beside the tensors.
-        tensors: by name, on the CPU; empty when only the label was asked for.
+        step: number of finished optimiser steps.
+        position: number of samples that all ranks together have used.
+        about: the JSON values that were saved with the tensors.
+        tensors: by name, on the CPU; empty if only the JSON file was read.
     """
 
     step: int
@@ -48,11 +48,11 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints in one folder of a run folder.
+    """The checkpoints in one folder inside a run folder.
 
     Args:
-        name: that folder, e.g. `train/checkpoints`.
-        keep: how many stay.
+        name: the folder, e.g. `train/checkpoints`.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, folder: RunFolder, name: str = CHECKPOINTS, keep: int = 2) -> None:
@@ -61,13 +61,13 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, step: int, position: int, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
-        """Put one on disk; those older than the newest `keep`, and any of later steps, go then.
+        """Write a checkpoint. Then remove checkpoints older than the newest `keep`, and checkpoints of later steps.
 
         Args:
-            tensors: on any device, and in any memory order; no more than one at a time is copied.
+            tensors: on any device and in any memory order; at most one at a time is copied.
 
         Raises:
-            StoreFull, StoreError: it could not be written; those that were there stay.
+            StoreFull, StoreError: the checkpoint could not be written; the earlier ones stay.
         """
         stem = self._stem(step)
         try:
@@ -76,18 +76,18 @@ class Checkpoints:
             label = {"step": step, "position": position, "size": size, "sha256": digest, "about": dict(about)}
             self.folder.write(f"{stem}.json", json.dumps(label, indent=1).encode())
         except BaseException:
-            with contextlib.suppress(OSError, StoreError):  # without its label it would only fill the disk
+            with contextlib.suppress(OSError, StoreError):  # tensors without their JSON file are useless
                 self.folder.delete(f"{stem}.safetensors")
             raise
         steps = self._steps()
-        # One of a later step was passed over when this run went on; it must not push a good one out.
+        # A checkpoint of a later step was skipped as damaged when this run resumed. It must not displace a good one.
         kept = [other for other in steps if other <= step][: self.keep]
         for old in sorted(set(steps) - set(kept)):
             self.folder.delete(f"{self._stem(old)}.json")
             self.folder.delete(f"{self._stem(old)}.safetensors")
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written. For the one that saves, before anything else."""
+        """Remove partial files of killed processes. Only the process that saves calls this, before it saves."""
         whole = {self._stem(step) for step in self._steps()}
         for name in self.folder.list(self.name):
             if Path(name).name.startswith("step-") and name.rpartition(".")[0] not in whole:
@@ -97,24 +97,24 @@ class Checkpoints:
                 partial.unlink(missing_ok=True)
 
     def newest(self, tell: Callable[[str], None] = lambda text: None, tensors: bool = True) -> Checkpoint | None:
-        """The newest one that is whole; `tell` gets a sentence for each that was passed over.
+        """The newest intact checkpoint; `tell` gets a sentence for each one that is skipped.
 
         Args:
-            tensors: False reads the label alone, and trusts the size.
+            tensors: False reads only the JSON file, and checks only the size of the tensors.
         """
         for step in self._steps():
             try:
                 return self.load(step, tensors)
             except (ValueError, KeyError, TypeError, OSError, StoreError) as error:
-                tell(f"The checkpoint of step {step} is passed over: {error}.")
+                tell(f"The checkpoint of step {step} is skipped: {error}.")
         return None
 
     def load(self, step: int, tensors: bool = True) -> Checkpoint:
-        """That of this step.
+        """Load the checkpoint of a step.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError, KeyError, TypeError: it is torn or altered.
+            FileNotFoundError: there is no such checkpoint.
+            ValueError, KeyError, TypeError: the checkpoint is damaged.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -129,7 +129,7 @@ class Checkpoints:
             with self._local(f"{stem}.safetensors") as path:
                 with path.open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != label["sha256"]:
-                        raise ValueError("its bytes have changed: the SHA-256 is another")
+                        raise ValueError("its bytes have changed: the SHA-256 is different")
                 try:
                     found = load_file(path)
                 except SafetensorError as error:
@@ -150,12 +150,12 @@ class Checkpoints:
             yield path
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Remove all checkpoints."""
         for name in self.folder.list(self.name):
             self.folder.delete(name)
 
     def _steps(self) -> list[int]:
-        """Newest first."""
+        """Steps of all checkpoints, newest first."""
         names = (Path(name).name for name in self.folder.list(self.name))
         return sorted((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), reverse=True)
 
@@ -170,14 +170,14 @@ _DTYPES = {
 
 
 def _write(file: IO[bytes], tensors: Mapping[str, torch.Tensor]) -> tuple[int, str]:
-    """Write tensors as safetensors; bytes and SHA-256.
+    """Write tensors as safetensors, and return the size in bytes and the SHA-256.
 
-    The package's own `save_file` holds all of them twice before it writes, refuses weights that share memory, and tells
-    a full disk in words alone. The format: bytes of the header as a little-endian u64, the header as JSON, the data.
+    The package's own `save_file` holds all tensors twice in memory, refuses weights that share memory, and reports a
+    full disk only in the text of its error. The format: header size as a little-endian u64, header as JSON, data.
     """
     import torch
 
-    # Largest elements first, so that each tensor lies on a multiple of its own.
+    # Tensors with the largest elements come first, so that each tensor starts at a multiple of its element size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, dict[str, Any]] = {}
     end = 0

@@ -1,8 +1,7 @@
-"""What one rank does to train the denoiser. The launcher starts this module as a rank (`daskt2i.launch.rank`).
+"""Train the denoiser on one rank. The launcher starts this module as a rank (`daskt2i.launch.rank`).
 
-Covers: batches as tensors, loss, held-out loss, sheets of pictures on the way, the pipeline that comes out.
-Does not cover: the loop (`loop`), starting ranks (`launch`), what the driver checks before and tells after
-(`driver`).
+Covers: batches as tensors, loss, held-out loss, sheets of pictures during training, the final pipeline.
+Does not cover: the loop (`loop`), starting ranks (`launch`), the driver's checks and the result (`driver`).
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 EXAMPLES = 16
-"""Latents to which the map to colours is fitted."""
+"""Number of latents to fit the map to colours."""
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiserJob:
-    """What the launcher sends, as JSON.
+    """The job that the launcher sends, as JSON.
 
     Attributes:
         folder: the run folder's address, with `storage_options` for fsspec.
-        train, launch: the workflow's sections.
-        identity: what decides the loss curve.
-        cache_bytes: decoded shards that a rank keeps.
-        vae, text: the encoders' components, for the pipeline.
-        sample: the workflow's section, for sheets on the way.
-        batch: samples of one step, over all ranks: the launcher looks at it when fewer workers come back.
-        allow_random: train on a store of random weights: for measuring speed alone.
+        train, launch: sections of the workflow.
+        identity: the settings and data that decide the loss curve.
+        cache_bytes: size of the decoded shards that a rank keeps.
+        vae, text: components of the encoders, for the pipeline.
+        sample: section of the workflow, for sheets during training.
+        batch: samples of one step over all ranks. The launcher needs it when there are fewer workers.
+        allow_random: allow a store of random weights, only to measure speed.
     """
 
     folder: str
@@ -89,7 +88,7 @@ class Denoiser:
         self._heldout: list[Batch] | None = None
 
     def build(self, device: str) -> nn.Module:
-        """The UNet that the settings ask for, fitted to the store."""
+        """The UNet of the settings, fitted to the store."""
         config = model.unet_config(
             self.settings.model.preset, self.settings.model.config, self.dataset.latent_shape, self.dataset.features
         )
@@ -97,11 +96,11 @@ class Denoiser:
         return model.build(config, self.settings.seed).to(device)
 
     def batches(self, position: int) -> Iterator[Batch]:
-        """This rank's part of each batch from there on."""
+        """This rank's part of each batch, from a stream position on."""
         return self.dataset.batches(position)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean weighted squared error of what the denoiser says."""
+        """Mean weighted squared error of the denoiser's output."""
         return self._losses(model, batch).mean(), {}
 
     def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -124,8 +123,8 @@ class Denoiser:
         return self.diffusion.loss(predicted, noised)
 
     def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
-        """The same loss, on rows that training never sees, with the same noise each time."""
-        if self._heldout is None:  # few rows, looked at often
+        """The same loss on validation rows, with the same noise each time."""
+        if self._heldout is None:  # these are few rows, and they are used often
             self._heldout = list(self.dataset.heldout_batches(min(64, self.settings.batch)))
         total, count = 0.0, 0
         for batch in self._heldout:
@@ -134,21 +133,21 @@ class Denoiser:
         return total, count, {}
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
-        """The diffusers pipeline in `pipeline/`: where it lies, and a note where it is not all that it could be."""
+        """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""
         address, why = self._publish(model, folder)
         note = None
         if why is not None:
-            note = f"{address} holds the denoiser alone: {why}."
+            note = f"{address} holds only the denoiser: {why}."
         elif self.dataset.masked:
             note = (
-                "The denoiser saw the tokens of captions alone (pad: length). sample and evaluate mask the padding; a "
-                "plain StableDiffusionPipeline has no mask, so it shows the denoiser padding that it never saw. Encode "
-                "with dataset.encoders.text.pad=full where that matters."
+                "The denoiser was trained without padding (pad: length). sample and evaluate mask the padding. A "
+                "StableDiffusionPipeline has no mask, so it gives the denoiser padding that it never saw. To use it, "
+                "encode with dataset.encoders.text.pad=full into another run folder, and train there."
             )
         return {"pipeline": address, "note": note, "parameters": sum(p.numel() for p in model.parameters())}
 
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
-        """Pictures of `sample.prompts` by the weights as they are, in `train/sheets/`; where, or None without any."""
+        """Draw `sample.prompts` with the current weights into `train/sheets/`. The file, or None without prompts."""
         wanted = SampleSettings.model_validate(self.job.sample)
         if not wanted.prompts:
             return None
@@ -189,7 +188,7 @@ class Denoiser:
 
 
 def main() -> None:
-    """One rank, from its job to its end."""
+    """Run one rank, from its job to its end."""
     job = DenoiserJob(**ranks.job())
     settings = TrainSettings.model_validate(job.train)
     launch = LaunchSettings.model_validate(job.launch)

@@ -1,8 +1,8 @@
-"""The training stages on the driver: what must hold before ranks are started, and what is told when they are done.
+"""The training stages on the driver, for the denoiser and for an autoencoder: checks, jobs of the ranks, the result.
 
-Covers: whether the store can be trained on, whose checkpoints lie in the run folder, how many ranks, the job that they
-are sent, the summary; for the denoiser and for an autoencoder.
-Does not cover: what a rank does (`denoiser_rank`, `autoencoder_rank`), starting ranks (`launch`), sampling (`sample`).
+Covers: checking the store, checking that existing checkpoints belong to this training, the job for the ranks, the
+result.
+Does not cover: the work of a rank (`denoiser_rank`, `autoencoder_rank`), starting ranks (`launch`), drawing (`sample`).
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from daskt2i.train.metrics import loss_curves, read_metrics
 from daskt2i.view import View, Viewed
 
 LAST_STEPS = 50
-"""Steps over which the loss in the summary is averaged: that of one step says little."""
+"""Number of steps for the mean loss in the result: the loss of one step is too noisy."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TrainResult(Viewed):
-    """How a training ended.
+    """The result of a training.
 
     Attributes:
-        steps: optimiser steps in all.
+        steps: total number of optimiser steps.
         loss: mean of the last `LAST_STEPS` steps.
-        heldout_loss: of the moving average at the end, None where no rows were held out.
-        samples_per_second: over all ranks, without the first step; None where nothing was left to do.
-        ranks, attempts: of this command; 0 where nothing was left to do.
-        seconds: of this command.
-        made: where the result lies: a diffusers pipeline, or an autoencoder.
+        heldout_loss: held-out loss of the moving average at the end; None without validation rows.
+        samples_per_second: over all ranks, without the first step; None if nothing was left to do.
+        ranks, attempts: of this call; 0 if nothing was left to do.
+        seconds: wall time of this call.
+        made: address of the diffusers pipeline, or of the autoencoder.
         kind: `pipeline` or `vae`.
         more: further figures by name.
         notes: sentences for the user.
-        curve: (step, loss), `heldout_curve`: (step, held-out loss), thinned out to a few hundred points.
+        curve: (step, loss), `heldout_curve`: (step, held-out loss), reduced to a few hundred points.
     """
 
     steps: int
@@ -78,7 +78,7 @@ class TrainResult(Viewed):
         return {**found, "ranks": self.ranks, "attempts": self.attempts, **self.more, self.kind: self.made}
 
     def view(self) -> View:
-        """Steps, loss, speed, and where the model is; the loss curve in a notebook."""
+        """Steps, loss, speed and the address of the model; in a notebook also the loss curve."""
         loss = "unknown" if self.loss is None else f"{self.loss:.4f}"
         loss += f", held out {self.heldout_loss:.4f}" if self.heldout_loss is not None else ""
         rows = [("steps", f"{self.steps:,}"), ("loss", loss)]
@@ -98,23 +98,23 @@ class TrainResult(Viewed):
 
 
 def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any]:
-    """The attributes of a store that can be trained on.
+    """Check that a store can be trained on, and return its attributes.
 
     Args:
-        listener: told how many chunks are checked.
+        listener: gets the number of checked chunks.
 
     Raises:
-        StoreMissing: there is none.
-        StoreError: chunks are open or damaged, or the encoders were never trained.
+        StoreMissing: there is no store.
+        StoreError: chunks are open or damaged, or the encoders had random weights.
     """
     attributes = ZarrStore(folder).attributes()
     if attributes is None:
-        raise StoreMissing(f"There is no latent store in {folder}, so there is nothing to train on. Run encode first.")
+        raise StoreMissing(f"There is no latent store in {folder}, so there is nothing to train on. Encode first.")
     stored: dict[str, Any] = attributes["daskt2i"]
     if stored["random_weights"]:
         raise StoreError(
-            f"The store in {folder} was encoded with random weights, which is for speed tests; what is trained on it "
-            "draws noise. Encode with pretrained encoders into another folder."
+            f"The store in {folder} was encoded with random weights, which are for speed tests. A model that is "
+            "trained on it draws only noise. Encode with pretrained encoders into another run folder (out)."
         )
     verify(folder, None, listener).raise_for_problems()
     return stored
@@ -128,23 +128,23 @@ def train(
     threads: int,
     listener: Listener = ignore,
 ) -> TrainResult:
-    """Train the denoiser on a run folder's store, from its newest checkpoint on; nothing if it is done.
+    """Train the denoiser on a run folder's store, from the newest checkpoint. Does nothing if training is finished.
 
     Args:
-        workflow: its sections `train`, `launch` and `dataset.encoders` count.
-        spawner: where ranks run.
-        listener: told how many chunks are checked, then what the ranks tell.
+        workflow: only its sections `train`, `launch`, `sample` and `dataset.encoders` are used.
+        spawner: starts the ranks.
+        listener: gets the number of checked chunks, then the events of the ranks.
 
     Raises:
         Interrupted: the user pressed Ctrl-C.
-        StoreBusy: another command works on the run folder.
+        StoreBusy: another process works on the run folder.
         StoreMissing, StoreError: the store cannot be trained on.
-        FingerprintMismatch: the checkpoints that are there belong to other settings or another store.
-        Daskt2iError: whatever ended the training; checkpoints stand.
+        FingerprintMismatch: the existing checkpoints belong to other settings or another store.
+        Daskt2iError: another error ended the training; checkpoints are kept.
     """
     with _stage("train", workflow.train, folder, listener), lock.hold(folder, "train"):
         stored = check_store(folder, listener)
-        workflow = with_source(workflow, folder, draw=False)  # ranks may stand in another folder
+        workflow = with_source(workflow, folder, draw=False)  # ranks may run in another folder
         encoders = workflow.dataset.encoders
         _same_encoders(workflow, stored, folder)
         settings, ways = workflow.train, workflow.launch
@@ -177,7 +177,7 @@ def train(
 def train_vae(
     workflow: Workflow, folder: RunFolder, spawner: RankSpawner, ranks: int, threads: int, listener: Listener = ignore
 ) -> TrainResult:
-    """Train or fine-tune an autoencoder on a source's images; nothing if it is done. As `train`."""
+    """Train or fine-tune an autoencoder on a source's images. Does nothing if it is finished. See `train`."""
     with _stage(VAE_PREFIX, workflow.vae, folder, listener), lock.hold(folder, VAE_PREFIX):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source
@@ -214,29 +214,29 @@ def train_vae(
 
 @contextmanager
 def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: Listener) -> Iterator[None]:
-    """The begin and the end of a training for whoever listens, and Ctrl-C as a sentence."""
+    """Send the start and the end of a training to the listener, and turn Ctrl-C into an error with a sentence."""
     with stage_events(name, settings.steps, listener, settings.batch):
         try:
             yield
         except KeyboardInterrupt:
             newest = Checkpoints(folder, f"{name}/checkpoints").newest(tensors=False)
-            stands = f"The checkpoint of step {newest.step:,} stands" if newest else "There is no checkpoint yet"
-            raise Interrupted(f"Stopped; no rank is left running. {stands}, and the same command goes on.") from None
+            stands = f"The checkpoint of step {newest.step:,} is kept" if newest else "There is no checkpoint yet"
+            raise Interrupted(f"Stopped, and no rank is left running. {stands}. Train again to continue.") from None
 
 
 def _plain(model: Any) -> dict[str, Any]:
-    """Settings as JSON values, as they go into identities and jobs."""
+    """Settings as JSON values, for identities and jobs."""
     found: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True))
     return found
 
 
 def _ways(ways: LaunchSettings) -> dict[str, Any]:
-    # The first start is an attempt and no restart.
+    # The first attempt is not a restart.
     return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
 
 
 def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFolder) -> None:
-    """The pipeline gets the workflow's encoders, so they must be those that made the latents."""
+    """Check the encoders: the pipeline gets the workflow's encoders, so the latents must come from the same ones."""
     encoders, resolution = workflow.dataset.encoders, workflow.dataset.image.resolution
     image: ImageEncoder = encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = encoders.text.build(TextEncoder, "dataset.encoders.text")
@@ -246,16 +246,16 @@ def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFol
     }
     if differ := differences(stored["identity"]["encoders"], mine, "dataset.encoders."):
         raise FingerprintMismatch(
-            f"The store in {folder} was made with other encoders than this workflow names: {'; '.join(differ)}. "
-            "Nothing was started; give the --workflow and settings that it was encoded with."
+            f"The store in {folder} was made with other encoders than those of this workflow: {'; '.join(differ)}. "
+            "Nothing was started. Use the workflow and settings of the encode (workflow, settings)."
         )
 
 
 def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> int:
-    """Step of the newest checkpoint, 0 without one.
+    """Step of the newest checkpoint; 0 if there is none.
 
     Raises:
-        FingerprintMismatch: it belongs to another training.
+        FingerprintMismatch: the checkpoint belongs to another training.
     """
     newest = Checkpoints(folder, name).newest(tensors=False)
     if newest is None:
@@ -263,7 +263,7 @@ def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> in
     if differ := differences(completed(newest.about["identity"]), completed(identity), ""):
         raise FingerprintMismatch(
             f"The checkpoints in {folder.address(name)} belong to another training: {'; '.join(differ)}. They were not "
-            "touched. Go back to those settings, or remove that folder, or train in another run folder (--out)."
+            "touched. Go back to its settings, remove this folder, or use another run folder (out)."
         )
     return newest.step
 
@@ -301,7 +301,7 @@ def _ended(
 
 
 def _keep_settings(workflow: Workflow, folder: RunFolder) -> None:
-    """`workflow.yaml` of the run folder: what it was encoded with, and what it is trained with now."""
+    """Write `workflow.yaml` of the run folder: the settings of the encode, and the settings of this training."""
     stored = settings_of(folder)
     if stored is not None:
         workflow = workflow.model_copy(update={"name": stored.name, "dataset": stored.dataset, "run": stored.run})

@@ -1,14 +1,14 @@
-"""Fitting a model on one rank of many: the loop that the trainers share.
+"""The training loop on one rank, shared by all trainers.
 
-Covers: the schedule of the rate, going on from the newest checkpoint, when to save, to look at held-out rows and to
-draw, figures of all ranks, stopping where they are no numbers any more.
-Does not cover: what is fitted to what (a `TrainTask`: `denoiser_rank`, `autoencoder_rank`), one step of it
-(`train_state`), how ranks talk (`launch.process_group`), who starts them (`launch`).
+Covers: the learning rate schedule, resuming from the newest checkpoint, when to save, validate and draw, figures over
+all ranks, stopping when a loss or gradient is not finite.
+Does not cover: the model and its loss (a `TrainTask`: `denoiser_rank`, `autoencoder_rank`), one step (`train_state`),
+communication between ranks (`launch.process_group`), starting ranks (`launch`).
 
-The loss curve depends on the settings and the seed, not on the number of ranks (but for the order of additions) nor on
-interruptions: samples and their noise are keyed by row and epoch, torch is seeded anew at each step, and everything
-else is in the checkpoint. Every rank computes the same share of each batch, so the mean of the ranks' gradients is the
-gradient of the batch.
+The loss curve depends on the settings and the seed. It does not depend on the number of ranks (except for the order of
+additions) or on interruptions: row and epoch decide a sample and its noise, torch gets a new seed at each step, and
+everything else is in the checkpoint. Every rank computes the same share of each batch, so the mean of the ranks'
+gradients is the gradient of the batch.
 """
 
 from __future__ import annotations
@@ -41,53 +41,53 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TELL_SECONDS = 0.5
-"""Shortest time between two steps that are told to the driver."""
+"""Minimum time between two steps that are reported to the driver."""
 
 MOST_OVERFLOWS = 50
-"""Steps in a row that fp16 may leave out. The scale halves each time, from 65,536: with so many it is nothing."""
+"""Steps in a row that fp16 may skip. The scale halves each time from 65,536, so after 50 steps it is almost 0."""
 
 MOST_OF_AN_ERROR = 300
-"""Characters of torch's own words in a sentence of ours: it names every weight that does not fit."""
+"""Maximum number of characters from an error of torch in our message: torch names every weight that does not fit."""
 
 QUEUED_STEPS = 10
-"""Steps of a GPU between two looks at its figures, each of which stops its queue."""
+"""Steps of a GPU between two reads of its figures. Each read waits until the GPU's queue is empty."""
 
 
 class TrainTask(Protocol):
-    """What is fitted. One object per rank, made there."""
+    """A model with its data and loss. Each rank makes its own object."""
 
     def build(self, device: str) -> nn.Module:
-        """The model that is fitted, on the device, the same on every rank."""
+        """The model to train, on the device, the same on every rank."""
 
     def batches(self, position: int) -> Iterator[Any]:
         """This rank's part of each batch, from a stream position on, without end. A batch has a length and slices."""
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over this rank's part, and figures to log. `model` is what `build` made, perhaps wrapped."""
+        """Mean loss over this rank's part, and figures to log. `model` is the result of `build`, perhaps wrapped."""
 
     def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
-        """Over this rank's share of the held-out rows: sum of losses, how many, and sums of other figures."""
+        """For this rank's share of the held-out rows: sum of losses, number of rows, sums of other figures."""
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
-        """On rank 0, at the end: write what comes out, and return its figures."""
+        """On rank 0, at the end: write the result, and return its figures."""
 
     def close(self) -> None:
-        """Let go of threads and files."""
+        """Close threads and files."""
 
 
 @runtime_checkable
 class DrawsPictures(Protocol):
-    """What a `TrainTask` may have beside, to be looked at every `launch.grid_every` steps."""
+    """An optional part of a `TrainTask`: draw pictures every `launch.grid_every` steps."""
 
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
-        """On rank 0, under the moving average: write a picture, and return its name below the run folder.
+        """On rank 0, with the moving average: write a picture, and return its name inside the run folder.
 
-        The other ranks wait meanwhile, for `process_group.GROUP_TIMEOUT` at most. After the last step the driver draws.
+        Meanwhile the other ranks wait, for `process_group.GROUP_TIMEOUT` at most. After the last step the driver draws.
         """
 
 
 def rate(settings: OptimiserSettings, step: int) -> float:
-    """Learning rate of a step, counted from 0: up a line to the peak, then down a half cosine."""
+    """Learning rate of a step (from 0): a linear warm-up to the peak, then a half cosine down."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
@@ -96,7 +96,7 @@ def rate(settings: OptimiserSettings, step: int) -> float:
 
 
 def cut(batch: Any, count: int) -> list[tuple[Any, float]]:
-    """A rank's batch in `count` parts as equal as can be, none of them empty, each with its share of the samples."""
+    """Cut a rank's batch into at most `count` parts of almost equal size, each with its share of the samples."""
     edges = np.linspace(0, len(batch), min(count, len(batch)) + 1).round().astype(int)
     return [(batch[a:b], (b - a) / len(batch)) for a, b in itertools.pairwise(edges)]
 
@@ -109,19 +109,19 @@ def fit(
     identity: Mapping[str, Any],
     prefix: str = "train",
 ) -> dict[str, Any]:
-    """Fit the task's model, from its newest checkpoint on, to the last step. Call it on every rank.
+    """Train the task's model from its newest checkpoint to the last step. Call it on every rank.
 
     Args:
-        identity: JSON values: what decides the loss curve. A checkpoint keeps them, and one of others is refused.
-        prefix: folder of checkpoints and figures below the run folder.
+        identity: JSON values that decide the loss curve. A checkpoint with another identity is refused.
+        prefix: folder of checkpoints and figures inside the run folder.
 
     Returns:
-        On rank 0 the figures of the end, elsewhere nothing.
+        On rank 0 the final figures, on other ranks an empty dict.
 
     Raises:
-        NonFiniteLoss: the loss or its gradient is no number any more; the last good checkpoint stands.
+        NonFiniteLoss: the loss or its gradient is not finite; the last good checkpoint is kept.
         FingerprintMismatch: the newest checkpoint was made with other settings or other data.
-        StoreFull, StoreError: a checkpoint or the figures cannot be written, or the checkpoint fits no such model.
+        StoreFull, StoreError: a checkpoint or the figures cannot be written, or the checkpoint does not fit the model.
     """
     import torch
 
@@ -132,7 +132,7 @@ def fit(
 
 
 def _device(wanted: str) -> str:
-    """A rank sees its own GPU alone, if it was given one."""
+    """The device of this rank. A rank sees only its own GPU, if it has one."""
     import torch
 
     if wanted == "auto":
@@ -142,7 +142,7 @@ def _device(wanted: str) -> str:
 
 
 class _Run:
-    """One rank's way from a checkpoint to the last step."""
+    """The work of one rank from a checkpoint to the last step."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class _Run:
         self.metrics = Metrics(folder, self.step, prefix) if me.rank == 0 else None
 
     def _newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole. Rank 0 chooses: on a network disk others may not see it listed yet."""
+        """The newest intact checkpoint. Rank 0 chooses it: on a network disk other ranks may not see it yet."""
         if self.me.rank:
             step = self.group.broadcast(None)
             return None if step is None else self.checkpoints.load(step)
@@ -182,7 +182,7 @@ class _Run:
         return found
 
     def _choose_precision(self, found: Checkpoint | None) -> str:
-        """What is asked for; `auto` stays what it was, for a probe on a busy machine may come out otherwise."""
+        """The precision of the settings. For `auto`, that of the checkpoint: a new measurement may give another one."""
         if self.launch.precision == "auto" and found is not None and found.about.get("device") == self._kind():
             return str(found.about["precision"])
         return resolve(self.launch.precision, self.device, self.me.threads)
@@ -191,38 +191,36 @@ class _Run:
         return self.device.partition(":")[0]
 
     def _restore(self, found: Checkpoint) -> int:
-        """Go on from there; its step."""
+        """Load a checkpoint, and return its step."""
         stands = f"The checkpoint of step {found.step} in {self.folder.address(self.checkpoints.name)}"
-        again = (
-            "It was not loaded, and nothing was changed; choose another folder with --out, or remove the checkpoints."
-        )
+        again = "Nothing was changed. Use another run folder (out), or remove the checkpoints."
         differ = differences(completed(found.about.get("identity", {})), completed(self.identity), "")
         if found.position != found.step * self.settings.batch:
             differ.append(f"its step {found.step} is sample {found.position}, not {found.step * self.settings.batch}")
         if differ:
             raise FingerprintMismatch(
-                f"{stands} was made with something else: {'; '.join(differ)}. {again} With the settings as they were, "
-                "the same command goes on from it."
+                f"{stands} was made with different settings: {'; '.join(differ)}. {again} To continue from it, go back "
+                "to its settings."
             )
         try:
             self.state.restore(found.tensors, found.about)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             why = textwrap.shorten(str(error), MOST_OF_AN_ERROR, placeholder=" …")
-            raise StoreError(f"{stands} is of another model ({why}). {again}") from error
+            raise StoreError(f"{stands} belongs to another model ({why}). {again}") from error
         return found.step
 
     def go(self) -> dict[str, Any]:
-        """To the last step, and what `fit` returns."""
+        """Train to the last step, and return the result of `fit`."""
         try:
             speed = self._fit()
             return self._finish(speed)
         finally:
             if self.metrics is not None:
-                with contextlib.suppress(OSError, StoreError):  # of a disk that is full the reason is told already
+                with contextlib.suppress(OSError, StoreError):  # a full disk was reported already
                     self.metrics.close()
 
     def _fit(self) -> dict[str, Any]:
-        """All steps; samples per second and shares of time of all but the first, which allocates and compiles."""
+        """Do all steps. Returns samples per second and time shares without the first step, which also compiles."""
         if self.me.rank == 0:
             ranks.tell(
                 "started",
@@ -268,10 +266,10 @@ class _Run:
         return speed
 
     def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, Any]:
-        """Samples per second of all ranks, and rank 0's shares of the time. What is missing from 1 is the rest."""
+        """Samples per second of all ranks, and rank 0's shares of the time. The rest up to 1 is not measured."""
         if not steps:
             return {"samples_per_second": 0.0, "shares": {}}
-        # A GPU's work is only queued by then, so that its times would say nothing.
+        # On a GPU the work is only queued when these times are taken, so they would be wrong.
         times = {"waiting": waited} | (self.state.seconds if self._kind() == "cpu" else {})
         return {
             "samples_per_second": round(steps * self.settings.batch / max(seconds, 1e-9), 2),
@@ -281,16 +279,16 @@ class _Run:
     def _learn(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         import torch
 
-        # Whatever draws inside the model draws the same after a resume; ranks draw differently.
+        # With this seed random numbers in the model are the same after a resume, and different on each rank.
         torch.manual_seed(_seed(self.settings.seed, self.step, self.me.rank))
         parts = cut(batch, self.launch.gradient_accumulation_steps)
         return self.state.learn(parts, self.task.loss, rate(self.settings, self.step))
 
     def _settle(self, pending: list[tuple[int, Tensor, dict[str, Tensor]]]) -> dict[str, float]:
-        """Figures of these steps over all ranks, written down; the last step's are returned.
+        """Compute the figures of these steps over all ranks, write them, and return those of the last step.
 
         Raises:
-            NonFiniteLoss: a loss or a gradient is no number.
+            NonFiniteLoss: a loss or a gradient is not finite.
         """
         import torch
 
@@ -304,11 +302,11 @@ class _Run:
                 raise self._no_number("The loss", step, loss)
             overflow = not math.isfinite(found["norm"])
             self.overflows = self.overflows + 1 if overflow else 0
-            # A gradient that is no number spoils the weights, which the loss shows at the next step only: too late for
-            # a checkpoint between. In fp16 the scaler leaves such a step out, and tries a smaller scale.
+            # A gradient that is not finite damages the weights. The loss shows this one step later, too late if a
+            # checkpoint is saved in between. In fp16 the scaler skips such a step, and tries a smaller scale.
             if overflow and (self.precision != "fp16" or self.overflows > MOST_OVERFLOWS):
                 raise self._no_number("The gradient", step, found["norm"])
-            found = {name: value for name, value in found.items() if math.isfinite(value)}  # JSON has no others
+            found = {name: value for name, value in found.items() if math.isfinite(value)}  # JSON has no NaN
             line = {"loss": loss, **found, "rate": rate(self.settings, step - 1)} | (
                 {"overflow": 1.0} if overflow else {}
             )
@@ -318,14 +316,15 @@ class _Run:
 
     def _no_number(self, what: str, step: int, value: float) -> NonFiniteLoss:
         newest = self.checkpoints.newest(tensors=False)
-        stands = f"the checkpoint of step {newest.step} stands" if newest else "no checkpoint was written yet"
+        stands = f"The checkpoint of step {newest.step} is kept" if newest else "There is no checkpoint yet"
+        then = "Remove" if self.precision == "fp32" else "Train again with launch.precision=fp32. Or remove"
         return NonFiniteLoss(
-            f"{what} at step {step} is {value}, so training stopped there; {stands}. Try a lower learning_rate (it is "
-            f"{self.settings.learning_rate:g}), a longer warmup, or launch.precision=fp32."
+            f"{what} at step {step} is {value}, so training stopped. {stands}. {then} the checkpoints, and train with "
+            f"a lower learning_rate (it is {self.settings.learning_rate:g}) or a longer warmup."
         )
 
     def _look(self) -> None:
-        """Figures of the moving average on the rows that training never sees."""
+        """Compute the figures of the moving average on validation rows."""
         import torch
 
         with self.state.averaged() as model, self.state.autocast():
@@ -345,7 +344,7 @@ class _Run:
             ranks.tell("heldout", step=self.step, **found)
 
     def _save(self) -> None:
-        """Rank 0 writes; the others need not wait for it."""
+        """Rank 0 writes the checkpoint; the other ranks do not wait."""
         if self.metrics is None:
             return
         about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.state.about()}
@@ -354,7 +353,7 @@ class _Run:
         ranks.tell("checkpoint", step=self.step)
 
     def _draw(self) -> None:
-        """A sheet of pictures, if the task has any."""
+        """Draw a sheet of pictures, if the task can."""
         if self.me.rank == 0 and isinstance(self.task, DrawsPictures):
             with self.state.averaged() as model, self.state.autocast():
                 name = self.task.sheet(model, self.step, self.folder)
@@ -370,10 +369,10 @@ class _Run:
             if speed.get("shares"):
                 found = {**found, **speed}
             ranks.tell("done", step=self.step, **found)
-        self.group.sum(torch.zeros(1))  # the others stay until rank 0 is ready
+        self.group.sum(torch.zeros(1))  # the other ranks wait until rank 0 is ready
         return found
 
 
 def _seed(*parts: int) -> int:
-    """A seed of 63 bits for these numbers."""
+    """A seed of 63 bits from these numbers."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1

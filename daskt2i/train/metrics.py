@@ -1,7 +1,7 @@
 """The figures of a training run on disk: `metrics.jsonl`, one JSON object per line, and TensorBoard events.
 
-Covers: appending, and going back to a checkpoint's step so that each step stands there once.
-Does not cover: what is measured (`loop`).
+Covers: appending figures, and dropping the steps after a checkpoint, so that each step is in the file once.
+Does not cover: the figures themselves (`loop`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ EVENTS = "train/events"
 
 
 class Metrics:
-    """Figures by step. Lines of steps after `step` are dropped: they are run again.
+    """Figures by step. Lines of steps after `step` are dropped, because these steps run again.
 
-    In a run folder that is not on this machine both are written at `flush` alone.
+    In a remote run folder both files are written only by `flush`.
 
     Args:
-        step: the last step that counts; 0 for a fresh start.
-        prefix: folder below the run folder, `train` or `train-vae`.
+        step: the last step to keep; 0 for a fresh start.
+        prefix: folder inside the run folder, `train` or `train-vae`.
     """
 
     def __init__(self, folder: RunFolder, step: int = 0, prefix: str = "train") -> None:
@@ -47,14 +47,14 @@ class Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         with folder.explaining(f"write {self._events_name}"):
-            # TensorBoard hides what an earlier writer had put down for later steps.
+            # With purge_step TensorBoard hides the figures that an earlier writer wrote for later steps.
             self._board: Any = SummaryWriter(str(events), purge_step=step + 1)
 
     def add(self, step: int, **figures: float) -> None:
-        """Figures of one step, finite numbers; a step may have several lines, with different names.
+        """Add figures of one step, which must be finite. A step may have several lines with different names.
 
         Raises:
-            StoreFull, StoreError: they cannot be written; all lines before stand.
+            StoreFull, StoreError: the figures cannot be written; earlier lines are kept.
         """
         line = {"step": step, **{name: _rounded(value) for name, value in figures.items()}}
         with self.folder.explaining(f"write {self._name}"), self._path.open("a", encoding="utf-8") as file:
@@ -64,10 +64,10 @@ class Metrics:
                 self._board.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Put all of it where the run folder is, and on disk there.
+        """Write all figures to the run folder, and to its disk.
 
         Raises:
-            StoreFull, StoreError: it cannot be written.
+            StoreFull, StoreError: the figures cannot be written.
         """
         with self.folder.explaining(f"write {self._events_name}"):
             self._board.flush()
@@ -80,7 +80,7 @@ class Metrics:
             self.folder.write(f"{self._events_name}/{path.name}", path.read_bytes())
 
     def close(self) -> None:
-        """Flush and let go. Raises what `flush` does."""
+        """Flush and close the files. Raises the same errors as `flush`."""
         try:
             self.flush()
         finally:
@@ -91,7 +91,7 @@ class Metrics:
 
 
 def read_metrics(folder: RunFolder, prefix: str = "train") -> list[dict[str, Any]]:
-    """All lines, in the order of steps; a last line that was cut off is left out."""
+    """All lines, in the order of steps, without incomplete lines."""
     try:
         text = folder.read(f"{prefix}/metrics.jsonl").decode("utf-8", "replace")
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def read_metrics(folder: RunFolder, prefix: str = "train") -> list[dict[str, Any
 
 
 def _rounded(value: float) -> float:
-    """Nine significant digits: a float32 is told exactly."""
+    """Round to nine significant digits, which represent a float32 exactly."""
     return float(f"{value:.9g}")
 
 
@@ -116,8 +116,8 @@ def loss_curves(
     """Loss and held-out loss by step, for a chart.
 
     Args:
-        lines: of `read_metrics`.
-        most: points of each curve; of more steps the mean of neighbours is taken.
+        lines: the result of `read_metrics`.
+        most: maximum number of points of each curve. If there are more steps, neighbours are averaged.
     """
     return _thinned(lines, "loss", most), _thinned(lines, "heldout_loss", most)
 

@@ -1,11 +1,11 @@
-"""Muon: momentum whose matrices are made orthogonal, for the weights inside a network; AdamW for all others.
+"""Muon: an optimiser that makes the momentum of inner weight matrices orthogonal. All other weights use AdamW.
 
-Covers: which weights are such matrices, the step, sharing its work among ranks.
-Does not cover: rates over time, clipping, gradients (`train_state`).
+Covers: the choice of matrices, the step, sharing its work among ranks.
+Does not cover: the learning rate schedule, clipping, gradients (`train_state`).
 
-K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; sizes of steps after J. Liu et al. 2025,
-arXiv:2502.16982, 2.2: with them AdamW's learning rate and weight decay suit both. torch.optim.Muon (from 2.9 on) takes
-no convolutions, and does not share its work.
+Source: K. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon. The step sizes come from J. Liu et al. 2025,
+arXiv:2502.16982, 2.2: with them AdamW's learning rate and weight decay fit both optimisers. torch.optim.Muon (from 2.9
+on) does not support convolutions, and does not share its work.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz iteration: singular values come to 0.7 to 1.2, small ones grow 3.4 times a round."""
+"""Coefficients of the quintic Newton-Schulz iteration. It brings singular values to 0.7 to 1.2; small ones grow 3.4
+times in each round."""
 
 ROUNDS, WIDE, WIDE_ROUNDS = 3, 512, 5
-"""Three are three fifths of the work: singular values above 0.02 arrive, and the demo learns so. The values of a random
-matrix with n rows and norm 1 lie around n^-1/2, so from `WIDE` rows and columns on it is five, as its author takes."""
+"""Three rounds are three fifths of the work of five. They are enough for singular values above 0.02, and for the demo.
+The singular values of a random matrix with n rows and norm 1 are about n^-1/2. So a matrix with `WIDE` rows and columns
+or more gets five rounds, as in the author's code."""
 
 BUCKET = 32_000_000
-"""Updates that are held at once, and sent to the other ranks together."""
+"""Number of updates that are held at once and sent to the other ranks together."""
 
 LIKE_ADAMW = 0.2
-"""Root mean square of AdamW's updates, seen by Liu et al."""
+"""Root mean square of AdamW's updates, measured by Liu et al."""
 
 SMALLEST = 16
-"""Rows and columns that a matrix must have: fewer directions are not worth the work."""
+"""Minimum number of rows and of columns of a matrix: for fewer the method is not worth its cost."""
 
 _OUTER = {"conv_in", "conv_out"}
 
 
 def inner_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable weights between two layers of features, convolutions included; and all others.
+    """Trainable weight matrices of inner layers, including convolutions; and all other trainable weights.
 
-    The first and the last layer, biases, norms and embeddings are others, as its author advises.
+    The first and the last layer, biases, norms and embeddings belong to the others, as the author of Muon advises.
     """
     from torch import nn
 
@@ -58,7 +60,7 @@ def inner_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly the closest matrix with orthonormal rows or columns, whichever are fewer: `float32[rows, columns]`."""
+    """Approximately the closest matrix with orthonormal rows (or columns, if these are fewer): `float32[r, c]`."""
     import torch
 
     tall = matrix.shape[0] > matrix.shape[1]
@@ -74,11 +76,11 @@ def orthogonal(matrix: Tensor) -> Tensor:
 def muon(
     matrices: Sequence[nn.Parameter], lr: float, weight_decay: float, ranks: int = 1, rank: int = 0
 ) -> torch.optim.Optimizer:
-    """Muon for matrices; a convolution's weight counts as `[outputs, inputs x height x width]`.
+    """Muon for matrices. A convolution's weight is treated as `[outputs, inputs x height x width]`.
 
     Args:
-        ranks, rank: who shares the work: each rank makes some updates orthogonal and sends them to all, so that all
-            have the same bits, and those of one rank alone. Gradients must be the same on all.
+        ranks, rank: number of ranks that share the work, and this rank. Each rank makes some updates orthogonal and
+            sends them to all ranks. So all ranks have the same bits as one rank alone. Gradients must be equal on all.
     """
     import torch
 
@@ -105,7 +107,7 @@ def muon(
                         ahead = gradient.lerp(state["momentum"], MOMENTUM)
                         part.copy_(orthogonal(ahead.reshape(weight.shape[0], -1)).flatten())
                 if ranks > 1:
-                    torch.distributed.all_reduce(updates)  # the others' parts are zeros
+                    torch.distributed.all_reduce(updates)  # each rank has zeros in the parts of other ranks
                 for (weight, _), part in zip(learned, parts, strict=True):
                     size = LIKE_ADAMW * math.sqrt(max(weight.shape[0], weight[0].numel()))
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -115,7 +117,7 @@ def muon(
 
 
 def _buckets(matrices: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """The matrices in their order, as many together as `BUCKET` holds, one at least."""
+    """Groups of matrices in their order, each with at most `BUCKET` elements, or with one matrix."""
     bucket: list[nn.Parameter] = []
     for weight in matrices:
         if bucket and sum(other.numel() for other in bucket) + weight.numel() > BUCKET:
@@ -126,7 +128,7 @@ def _buckets(matrices: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 
 
 def _dealt(matrices: Iterable[nn.Parameter], ranks: int) -> list[list[nn.Parameter]]:
-    """The matrices of each rank, so that all have about as much to multiply."""
+    """Share the matrices among ranks, so that all ranks have about the same work."""
     shares: list[list[nn.Parameter]] = [[] for _ in range(ranks)]
     work = [0] * ranks
 

@@ -1,7 +1,7 @@
-"""A training before it starts: rows, steps, ranks, and what decides them.
+"""The plan of a training: rows, steps, ranks, and the settings that decide them.
 
-Covers: what `train --dry-run` prints, and what a notebook shows.
-Does not cover: how many ranks there are (`session.worker_layout`), training (`driver`).
+Covers: the JSON of `train --dry-run`, the view in a terminal and a notebook.
+Does not cover: choosing the number of ranks (`session.worker_layout`), training (`driver`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from daskt2i.view import View, Viewed
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TrainPlan(Viewed):
-    """A training before it starts.
+    """The plan of a training.
 
     Attributes:
         out: address of the run folder.
-        rows: accepted rows of the store, held-out ones included.
-        ranks, threads: as planned on this machine; 0 where the workers decide.
-        settings, launch: the sections of the workflow.
-        title: of the view.
+        rows: accepted rows of the store, including validation rows.
+        ranks, threads: as planned on this machine; 0 if the workers decide.
+        settings, launch: sections of the workflow.
+        title: title of the view.
     """
 
     out: str
@@ -47,9 +47,9 @@ class TrainPlan(Viewed):
         parts = ways.gradient_accumulation_steps
         batch = f"{settings.batch} over all ranks" + f", in {parts} parts" * (parts > 1)
         rows = (
-            ("rows", f"{trained:,} to learn from, {heldout:,} held out"),
+            ("rows", f"{trained:,} for training, {heldout:,} held out"),
             ("steps", f"{settings.steps:,} of {batch}: {epochs:.1f} epochs"),
-            ("ranks", f"{self.ranks or 'one per worker'} x {self.threads or 'as the workers have'} threads"),
+            ("ranks", f"{self.ranks or 'one per worker'} x {self.threads or 'all of its'} threads"),
             ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
             ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep_checkpoints} kept"),
@@ -60,5 +60,5 @@ class TrainPlan(Viewed):
 
 def _rate(settings: OptimiserSettings) -> str:
     if settings.warmup >= settings.steps:
-        return f"rising all the time: {settings.learning_rate:g} would be reached after {settings.warmup} steps"
-    return f"{settings.learning_rate:g} after {settings.warmup} steps, then down a cosine"
+        return f"rises until the end; it would reach {settings.learning_rate:g} after {settings.warmup} steps"
+    return f"{settings.learning_rate:g} after {settings.warmup} steps, then a cosine down"

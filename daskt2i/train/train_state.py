@@ -1,7 +1,7 @@
-"""What learns on one rank: a model with its optimiser, its loss scale and the moving average of its weights.
+"""The training state on one rank: a model, its optimisers, its loss scale and the moving average of its weights.
 
-Covers: one step of learning, what of it a checkpoint holds, the moving average in place of the weights.
-Does not cover: what is fitted to what, when, and together with whom (`loop`), files (`checkpoint`).
+Covers: one training step, the tensors for a checkpoint, using the moving average in place of the weights.
+Does not cover: the loop over steps and ranks (`loop`), files (`checkpoint`).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 LARGE = 100_000_000
-"""Parameters from which on the average is taken one tensor at a time: all at once holds one more copy of the weights
-(3.4 GB for sd15's), and saves nothing there."""
+"""A model with this many parameters or more updates its average one tensor at a time. An update of all tensors at once
+holds one more copy of the weights (3.4 GB for sd15), and is not faster for large models."""
 
 
 class TrainState:
-    """A model that is fitted.
+    """A model in training.
 
     Args:
         model: on its device, the same on every rank.
-        precision: `fp32`, `bf16` or `fp16`, of the arithmetic inside the model; weights stay as they are.
-        world: ranks of the run; with more than one the process group must be there.
-        profile_allreduce: time the exchange of gradients apart from the rest of the backward pass, as `exchange`.
+        precision: `fp32`, `bf16` or `fp16`, for the arithmetic inside the model. The weights keep their type.
+        world: number of ranks; if it is more than one, the process group must exist.
+        profile_allreduce: measure the exchange of gradients (all-reduce) separately, as `exchange`.
 
     Attributes:
-        wrapped: the model as it learns, perhaps compiled, its gradients the mean over all ranks.
-        seconds: host time so far in `forward`, `backward` (the exchange of gradients runs beside it) and `optimiser`;
-            with `profile_allreduce` and several ranks also in `exchange`: from the moment the last gradients are there
-            and sent until those of all ranks are back. That is what the exchange costs: the part of it that runs beside
-            the backward pass costs no time, and waiting for a slower rank is in it. A GPU works behind the host's back:
-            there it is the time to queue the work.
+        wrapped: the model for training, perhaps compiled. Its gradients are the mean over all ranks.
+        seconds: host time so far in `forward`, `backward` (gradients are exchanged at the same time) and `optimiser`.
+            With `profile_allreduce` and several ranks also `exchange`: the time from sending the last gradients until
+            those of all ranks have arrived. This is the cost of the exchange. The part of the exchange that runs during
+            the backward pass costs no time; waiting for a slower rank is included. On a GPU all these are only the
+            times to queue the work.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TrainState:
         if settings.ema:
             from diffusers.training_utils import EMAModel
 
-            # diffusers' own warm-up is (1 + step) / (10 + step), up to the decay.
+            # The warm-up in diffusers is (1 + step) / (10 + step), up to the decay.
             size = sum(parameter.numel() for parameter in self.parameters)
             self.ema = EMAModel(self.parameters, decay=settings.ema, foreach=size < LARGE)
         self.scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=precision == "fp16")
@@ -80,14 +80,15 @@ class TrainState:
         loss_of: Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]],
         rate: float,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step. Where the gradient is not finite, fp16 leaves the weights alone; otherwise they are spoilt.
+        """Do one step. If the gradient is not finite, fp16 keeps the weights; in other precisions they are damaged.
 
         Args:
-            parts: of a batch, each with its share of the samples.
+            parts: parts of a batch, each with its share of the samples.
+            loss_of: computes the mean loss and the figures of a part.
             rate: the learning rate.
 
         Returns:
-            Loss and figures of this rank, `norm` among them: that of the gradient before it is clipped.
+            Loss and figures of this rank. One of them is `norm`: the norm of the gradient before clipping.
         """
         import torch
 
@@ -116,7 +117,7 @@ class TrainState:
             for optimiser in self.optimisers:
                 self.scaler.unscale_(optimiser)
             figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm or math.inf)
-            # The scaler judges each optimiser's gradients alone: with two, one would move while the other stood still.
+            # The scaler checks each optimiser's gradients separately. With two optimisers, one could step alone.
             if not self.scaler.is_enabled() or figures["norm"].isfinite():
                 for optimiser in self.optimisers:
                     self.scaler.step(optimiser)
@@ -126,7 +127,7 @@ class TrainState:
         return total, figures
 
     def _send(self, bucket: Any) -> Any:
-        """What DDP does with a bucket of gradients, and when. It calls this for the last one when all are computed."""
+        """Exchange a bucket of gradients as DDP does, and record the time. DDP sends the last bucket at the end."""
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
         self._sent = perf_counter()
@@ -139,7 +140,7 @@ class TrainState:
         self.seconds[name] += perf_counter() - begun
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Arithmetic in `precision`."""
+        """A context for arithmetic in `precision`."""
         import torch
 
         formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -149,7 +150,7 @@ class TrainState:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """The model with the moving average in place of its weights, where there is one, and nothing learned."""
+        """The model with the moving average, if there is one, in place of its weights, and without gradients."""
         import torch
 
         self.model.eval()
@@ -165,7 +166,7 @@ class TrainState:
             self.model.train()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a checkpoint must hold; not copies."""
+        """All tensors for a checkpoint. They are not copies."""
         found = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         for first, optimiser in self._numbered():
             for index, entry in optimiser.state_dict()["state"].items():
@@ -175,7 +176,7 @@ class TrainState:
         return found
 
     def _numbered(self) -> Iterator[tuple[int, torch.optim.Optimizer]]:
-        """The optimisers, each with the place of its first weight in `parameters`."""
+        """The optimisers, each with the index of its first weight in `parameters`."""
         first = 0
         for optimiser in self.optimisers:
             yield first, optimiser
@@ -185,7 +186,7 @@ class TrainState:
         return [type(optimiser).__name__ for optimiser in self.optimisers]
 
     def about(self) -> dict[str, Any]:
-        """What belongs to the tensors, as JSON values."""
+        """The state that is not in `tensors`, as JSON values."""
         return {
             "optimisers": self._kinds(),
             "scaler": self.scaler.state_dict(),
@@ -193,10 +194,10 @@ class TrainState:
         }
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Go back to what `tensors` and `about` gave.
+        """Restore the state from the results of `tensors` and `about`.
 
         Raises:
-            RuntimeError, ValueError, KeyError, IndexError: they are of another model.
+            RuntimeError, ValueError, KeyError, IndexError: they belong to another model.
         """
         import torch
 
@@ -234,7 +235,7 @@ class TrainState:
 def _optimisers(
     model: nn.Module, settings: OptimiserSettings, world: int
 ) -> tuple[list[nn.Parameter], list[torch.optim.Optimizer]]:
-    """The weights that learn, and their optimisers; these have them in the same order, one after the other."""
+    """The trainable weights and their optimisers. The weights are in the order of the optimisers."""
     import torch
 
     from daskt2i.train.muon import inner_matrices, muon
@@ -248,7 +249,7 @@ def _optimisers(
         rank = torch.distributed.get_rank() if world > 1 else 0
         found.append(muon(matrices, settings.learning_rate, settings.weight_decay, world, rank))
     if others:
-        # Fused is one kernel for all weights. Its CPU version is as exact, and twice as fast as the loop.
+        # The fused version uses one kernel for all weights. On a CPU it is as exact as the loop, and twice as fast.
         rates = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}
         found.append(torch.optim.AdamW(others, **rates, fused=True))  # type: ignore[arg-type]
     return [*matrices, *others], found
@@ -257,8 +258,8 @@ def _optimisers(
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """The value in the parameter's memory order, e.g. channels_last.
 
-    Fused AdamW walks through memory without a look at strides (seen with torch 2.13 on a CPU): a mean of gradients in
-    another order would move other weights than its own, and nothing would say so.
+    Fused AdamW ignores strides (seen with torch 2.13 on a CPU). With another memory order, a mean of gradients would
+    silently change the wrong weights.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""A whole run, which encodes, trains and draws: its plan, its result, and what it could not do at its end.
+"""A whole run, which encodes, trains and draws: its plan, its result, and checks before it starts.
 
-Covers: prompts that are missing, encoders that cannot draw, a model that does not fit the latents, too few rows.
-Does not cover: the stages, in which order they run (`daskt2i.run`), what encoding needs (`encode.prepare`).
+Covers: refusing missing prompts, encoders that cannot draw, a model that does not fit the latents, too few rows.
+Does not cover: the stages and their order (`daskt2i.run`), the needs of encoding (`encode.prepare`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NOTHING = "Nothing was started"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RunResult(Viewed):
-    """What `run_all` did: the result of each stage."""
+    """The result of `run_all`: the result of each stage."""
 
     encode: EncodeResult
     train: TrainResult
@@ -37,24 +37,24 @@ class RunResult(Viewed):
         return {"encode": self.encode.to_json(), "train": self.train.to_json(), "sample": self.sample.to_json()}
 
     def view(self) -> View:
-        """The pictures; what was encoded and trained is folded."""
+        """The pictures. The results of encoding and training are folded."""
         drawn, earlier = self.sample.view(), (self.encode.view(), self.train.view())
         return replace(drawn, sections=tuple(Section(one.title, one.rows) for one in earlier))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RunPlan(Viewed):
-    """What `run_all` would do."""
+    """The plan of `run_all`."""
 
     encode: EncodePlan
     train: TrainPlan
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `run --dry-run --json` prints: that of the encode."""
+        """The object that `run --dry-run --json` prints: the plan of the encode."""
         return self.encode.to_json()
 
     def view(self) -> View:
-        """The encode and, after it, the training."""
+        """The plan of the encode, then the plan of the training."""
         before, after = self.encode.view(), self.train.view()
         return replace(before, rows=(*before.rows, *((f"train: {name}", value) for name, value in after.rows)))
 
@@ -63,32 +63,32 @@ def check_whole_run(plan: EncodePlan) -> None:
     """Refuse a run whose training or drawing would fail after hours of encoding. Imports no torch.
 
     Raises:
-        ConfigError: it has no prompts, its encoders cannot draw, its model does not fit, or too few rows are left.
+        ConfigError: there are no prompts, the encoders cannot draw, the model does not fit, or there are too few rows.
     """
     workflow = plan.workflow
     if not workflow.sample.prompts:
         raise ConfigError(
-            f"The run would end with nothing to draw: sample.prompts is empty. {_NOTHING}; set sample.prompts, or run "
-            "encode and train alone."
+            f"The run could not draw at its end: sample.prompts is empty. {_NOTHING}. Set sample.prompts, or only "
+            "encode and train."
         )
     if plan.random_weights:
         raise ConfigError(
-            f"The encoders of {workflow.name} have random weights, which are for speed tests: a model that is trained "
-            f"on them draws noise. {_NOTHING}; use pretrained encoders, or run encode alone."
+            f"The encoders of {workflow.name} have random weights, which are for speed tests. A model that is trained "
+            f"with them draws only noise. {_NOTHING}. Use pretrained encoders, or only encode."
         )
     encoders = workflow.dataset.encoders
     image: ImageEncoder = encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = encoders.text.build(TextEncoder, "dataset.encoders.text")
     if why := export.unfit(image, text):
         raise ConfigError(
-            f"The run could not draw at its end: {why}. {_NOTHING}; use other encoders, or run encode and train alone."
+            f"The run could not draw at its end: {why}. {_NOTHING}. Use other encoders, or only encode and train."
         )
     train = workflow.train
     unet_config(train.model.preset, train.model.config, _latent_shape(plan.image_info), _features(plan.text_info))
     if plan.source_info.rows <= train.validation:
         raise ConfigError(
-            f"train.validation is {train.validation}, and the source has {plan.source_info.rows:,} rows, so nothing "
-            f"would be left to train on. {_NOTHING}; make train.validation smaller, or encode more rows."
+            f"train.validation is {train.validation}, but the source has only {plan.source_info.rows:,} rows, so no "
+            f"row would be left for training. {_NOTHING}. Make train.validation smaller, or encode more rows."
         )
 
 

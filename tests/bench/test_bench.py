@@ -1,4 +1,4 @@
-"""Benchmarks: what a report says in each of its forms, which figures are flagged, and that rows are counted exactly."""
+"""Benchmarks: the content of a report in each format, flags on unreliable figures, exact counts of rows."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ REPORT = BenchReport(
 )  # fmt: skip
 
 
-# The report in its forms
+# The report in its formats
 
 
-def test_json_holds_plain_values_and_names_what_was_not_measured() -> None:
+def test_json_holds_plain_values_and_null_for_figures_that_were_not_measured() -> None:
     told = json.loads(json.dumps(REPORT.to_json()))
     assert told["cells"][0]["peak_bytes"] == 2**30
     assert told["cells"][1]["flags"][0] == "One flag."
@@ -91,7 +91,7 @@ def test_json_holds_plain_values_and_names_what_was_not_measured() -> None:
     assert told["complete"] is True
 
 
-def test_csv_has_a_line_per_cell_and_empty_fields_for_what_was_not_measured() -> None:
+def test_csv_has_a_line_per_cell_and_empty_fields_for_figures_that_were_not_measured() -> None:
     heading, first, second = csv.reader(io.StringIO(REPORT.to_csv().decode()))
     assert heading == ["scheduler", "workers", "wall_s", "rate", "efficiency", "peak_bytes", "never", "flags"]
     assert first == ["serial", "1", "12.345", "3.21", "1.0", str(2**30), "", ""]
@@ -122,7 +122,7 @@ def test_a_terminal_of_80_columns_shows_groups_flags_and_notes() -> None:
     assert "never" not in text
 
 
-def test_a_report_that_was_stopped_says_so_everywhere() -> None:
+def test_every_format_says_if_the_benchmark_was_stopped() -> None:
     stopped = replace(REPORT, complete=False)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(stopped.view())
@@ -138,16 +138,16 @@ def test_a_report_that_was_stopped_says_so_everywhere() -> None:
         ("bytes", 3 * 2**20, "3.00"), ("times", 1.9, "1.90"), ("number", None, "–"), ("text", "x", "x"),
     ],
 )  # fmt: skip
-def test_values_in_words(kind: Any, value: Any, shown: str) -> None:
+def test_values_are_shown_with_suitable_digits(kind: Any, value: Any, shown: str) -> None:
     assert show(kind, value) == shown
 
 
-def test_spread_is_median_least_and_most() -> None:
+def test_spread_is_median_smallest_and_largest() -> None:
     assert spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
     assert spread([4.0, 2.0]) == (3.0, 2.0, 4.0)
 
 
-def test_files_are_written_and_nothing_becomes_markup(tmp_path: Path) -> None:
+def test_files_are_written_and_text_does_not_become_markup(tmp_path: Path) -> None:
     places = page.save(REPORT, RunFolder(tmp_path))
     html = Path(places["html"]).read_text()
     assert HOSTILE not in html
@@ -161,7 +161,7 @@ def test_files_are_written_and_nothing_becomes_markup(tmp_path: Path) -> None:
             assert (0x44, 0x77, 0xAA) in colours, name
 
 
-def test_without_matplotlib_the_pngs_are_left_out_with_a_sentence(
+def test_without_matplotlib_there_are_no_pngs_and_a_sentence_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "find_spec", lambda name: None)
@@ -194,7 +194,7 @@ def measured(**changes: Any) -> Measured:
 
 
 def table(*cells: tuple[str, int, Measured | str], cores: int = 4, ground: Ground | None = None) -> BenchReport:
-    """Cells (scheduler, workers, what was measured or the failure), one run each."""
+    """Cells (scheduler, workers, the measurement or the failure), with one run each."""
     runs = []
     for scheduler, workers, found in cells:
         one = Runs(CellSettings("both", scheduler, workers, 1))
@@ -206,7 +206,7 @@ def table(*cells: tuple[str, int, Measured | str], cores: int = 4, ground: Groun
     return make_report(runs, {"both": ground} if ground else {}, rows=100, name="test", cores=cores)
 
 
-def test_speed_up_and_efficiency_are_against_the_best_single_worker() -> None:
+def test_speed_up_and_efficiency_compare_with_the_best_single_worker() -> None:
     report = table(
         ("serial", 1, measured()),
         ("local", 1, measured(steady=12.0)),
@@ -229,18 +229,18 @@ def test_stage_shares_add_up_to_all_worker_time() -> None:
 
 
 @pytest.mark.parametrize(("steady", "flagged"), [(4.9, False), (4.7, True)])
-def test_more_than_105_percent_is_a_broken_baseline(steady: float, flagged: bool) -> None:
+def test_an_efficiency_above_105_percent_is_flagged_as_a_broken_baseline(steady: float, flagged: bool) -> None:
     report = table(("serial", 1, measured()), ("local", 2, measured(workers=2, steady=steady)))
     assert any("baseline is broken" in flag for flag in report.cells[1].flags) is flagged
 
 
-def test_more_workers_than_cores_are_labelled() -> None:
+def test_more_workers_than_cores_are_flagged() -> None:
     report = table(("serial", 1, measured()), ("local", 4, measured(workers=4)), cores=2)
     assert report.cells[0].flags == ()
     assert any(flag.startswith("More workers than cores: 4 x 1 thread on 2") for flag in report.cells[1].flags)
 
 
-def test_naive_is_no_baseline_and_the_others_are_held_against_it() -> None:
+def test_naive_is_not_the_baseline_but_others_are_compared_with_it() -> None:
     report = table(("naive", 1, measured(threads=4, steady=8.0, chunk_seconds=())), ("serial", 1, measured()))
     naive, serial = (cell.values for cell in report.cells)
     assert serial["speed_up"] == 1.0
@@ -248,14 +248,14 @@ def test_naive_is_no_baseline_and_the_others_are_held_against_it() -> None:
     assert serial["vs_naive"] == pytest.approx(0.8)
 
 
-def test_work_of_others_and_few_chunks_are_flagged() -> None:
+def test_work_of_other_processes_and_too_few_chunks_are_flagged() -> None:
     noisy = measured(elsewhere=8.0, workers=4, chunk_seconds=(1.0,) * 8)
     (cell,) = table(("local", 4, noisy)).cells
     assert any("Other processes used 20%" in flag for flag in cell.flags)
     assert any("8 chunks for 4 workers" in flag for flag in cell.flags)
 
 
-def test_share_of_the_peak_counts_images_and_captions_that_were_encoded() -> None:
+def test_the_share_of_the_peak_counts_encoded_images_and_captions() -> None:
     ground = Ground("bf16", {"bf16": {1: 200.0}, "fp32": {1: 100.0}}, 10.0, 2.0, 8.0)
     values = table(("serial", 1, measured()), ground=ground).cells[0].values
     flop = 98 * 10.0 + 100 * 2.0
@@ -266,9 +266,9 @@ def test_share_of_the_peak_counts_images_and_captions_that_were_encoded() -> Non
     assert values["peak_share"] == pytest.approx((98 * 10.0 + 200 * 8.0) / 10.0 / 100.0)
 
 
-def test_rows_that_do_not_add_up_fail_the_cell() -> None:
+def test_a_wrong_number_of_rows_fails_the_cell() -> None:
     runs = Runs(CellSettings("both", "local", 2, 1))
-    with pytest.raises(ExecutorError, match=r"99 rows were counted .97 accepted, 2 rejected., and 100 were asked for"):
+    with pytest.raises(ExecutorError, match=r"99 rows were counted .97 accepted, 2 rejected., but the run has 100"):
         runs.add(measured(accepted=97), 100)
     assert not runs.good
 
@@ -282,7 +282,7 @@ def test_a_cell_that_failed_stays_in_the_table_without_figures() -> None:
 # Rows and cells
 
 
-def test_rows_go_round_a_source_that_has_fewer() -> None:
+def test_a_source_with_fewer_rows_is_repeated() -> None:
     rows = BenchRows({"class": "daskt2i.sources.fake.FakeSource", "rows": 3}, 8)
     assert [(row.index, row.origin) for row in rows.rows(0, 8)] == [(i, i % 3) for i in range(8)]
     assert [row.index for row in rows.rows(2, 5)] == [2, 3, 4]
@@ -291,7 +291,7 @@ def test_rows_go_round_a_source_that_has_fewer() -> None:
     assert rows.read(rows.rows(4, 5)[0]) == rows.read(rows.rows(1, 2)[0])
 
 
-def test_a_part_leaves_out_what_it_does_not_measure() -> None:
+def test_a_part_uses_a_fake_for_the_encoder_that_it_does_not_measure() -> None:
     settings = fake_settings()
     vae, text = (with_rows(settings, 4, part).dataset for part in ("vae", "text"))
     source = vae.source.build(object, "source")
@@ -302,7 +302,7 @@ def test_a_part_leaves_out_what_it_does_not_measure() -> None:
     assert len({pictures.read(row) for row in pictures.rows(0, 4)}) == 1
 
 
-def test_cells_of_a_command_line() -> None:
+def test_the_options_decide_the_cells() -> None:
     wanted = EncodeBenchSettings(("serial", "joblib", "naive"), (1, 2), ("both",), rows=8)
     assert [(cell.scheduler, cell.workers) for cell in wanted.cells()] == [
         ("serial", 1), ("joblib", 1), ("joblib", 2), ("naive", 1), ("naive", 2),
@@ -317,16 +317,16 @@ def test_cells_of_a_command_line() -> None:
             wrong.cells()
 
 
-def test_naive_refuses_encoders_whose_plain_model_it_does_not_know() -> None:
+def test_naive_refuses_encoders_other_than_its_two() -> None:
     with pytest.raises(ConfigError, match="Leave naive out"):
         require_plain(fake_settings(), "vae")
 
 
-def test_two_threads_do_not_have_less_than_one() -> None:
+def test_the_peak_of_two_threads_is_not_below_that_of_one() -> None:
     assert peak("fp32", 1, 0.01, (64,)) > 1e6
 
 
-def test_a_child_that_fails_tells_its_sentence(tmp_path: Path) -> None:
+def test_the_error_of_a_child_process_keeps_its_sentence(tmp_path: Path) -> None:
     workflow = with_rows(fake_settings(), 4, "both").to_yaml()
     with pytest.raises(ExecutorError, match="nowhere") as caught:
         perform(BenchTask("encode", workflow, str(tmp_path / "run"), "both", "nowhere", workers=1))
@@ -335,7 +335,7 @@ def test_a_child_that_fails_tells_its_sentence(tmp_path: Path) -> None:
 
 
 class Unsafe(FakeSource):
-    """Row 1 has captions, which nobody encodes: its name is refused."""
+    """Row 1 has captions that are not encoded, because its file name is refused."""
 
     def rows(self, start: int, stop: int) -> list[Row]:
         return [replace(row, reason=Reason.UNSAFE_PATH) if row.index == 1 else row for row in super().rows(start, stop)]
@@ -359,7 +359,7 @@ def _dies_at(number: int) -> int:
     return number
 
 
-def test_a_process_of_naive_that_is_killed_ends_the_run_instead_of_hanging_it() -> None:
+def test_a_killed_process_of_naive_ends_the_run_with_an_error() -> None:
     with (
         get_context("spawn").Pool(2) as pool,
         pytest.raises(ExecutorError, match=r"was killed after \d+ of 8 rows; memory is the usual cause"),
@@ -367,10 +367,10 @@ def test_a_process_of_naive_that_is_killed_ends_the_run_instead_of_hanging_it() 
         gather(pool, _dies_at, range(8), 8)
 
 
-# The whole of it
+# Whole benchmarks
 
 
-def test_encode_is_measured_by_pool_and_naive(tmp_path: Path) -> None:
+def test_encode_is_measured_with_a_pool_and_with_naive(tmp_path: Path) -> None:
     told: list[str] = []
     settings = load_workflow("demo", ["dataset.rows_per_chunk=4"])
     wanted = EncodeBenchSettings(
@@ -392,7 +392,7 @@ def test_encode_is_measured_by_pool_and_naive(tmp_path: Path) -> None:
     assert report.facts["ground both"]["image_flop"] > 1e6
 
 
-def test_one_scheduler_is_simulated(tmp_path: Path) -> None:
+def test_a_scheduler_is_simulated(tmp_path: Path) -> None:
     asked = Simulation(rows=120, chunks=40, workers=(2,), chunk_seconds=(0.0,), arrays=True)
     report = SchedulerBench(RunFolder(tmp_path), asked).run("bench scheduler")
     (cell,) = report.cells
@@ -403,7 +403,7 @@ def test_one_scheduler_is_simulated(tmp_path: Path) -> None:
     assert not list((tmp_path / "cells").iterdir())
 
 
-def test_growth_is_a_slope() -> None:
+def test_growth_is_the_slope_of_memory() -> None:
     assert growth([(0, 100), (500, 600), (1000, 1100)]) == pytest.approx(1000.0)
     assert growth([(0, 100), (1, 100)]) is None
 
@@ -413,7 +413,7 @@ def test_a_long_simulation_gets_fewer_chunks() -> None:
     assert [asked.chunks_of(2, 0.0), asked.chunks_of(2, 0.5), asked.chunks_of(32, 0.5)] == [4000, 400, 4000]
 
 
-def test_ctrl_c_leaves_a_report_of_what_was_measured(tmp_path: Path) -> None:
+def test_after_ctrl_c_the_report_has_the_finished_measurements(tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "daskt2i.workflow", "bench", "scheduler", "--rows", "100", "--chunks", "20"),
         *("--workers", "2", "--chunk-seconds", "0,30", "--out", str(tmp_path), "--json"),

@@ -1,4 +1,4 @@
-"""`bench read`, `bench train` and `bench sample`: what they measure, and what they make of it."""
+"""`bench read`, `bench train` and `bench sample`: their measurements and their reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> stores.Shape:
 
 
 @pytest.mark.parametrize("pad", ["length", "full"])
-def test_a_store_of_random_numbers_is_one_that_a_loader_reads(tmp_path: Path, tiny: stores.Shape, pad: str) -> None:
+def test_a_loader_reads_a_store_of_random_numbers(tmp_path: Path, tiny: stores.Shape, pad: str) -> None:
     folder = RunFolder(tmp_path)
     stores.write_random(folder, replace(tiny, pad=pad, used=(3, 9)))
     dataset = LatentDataset(folder, seed=0, batch=16, heldout=0, allow_random=True)
@@ -49,7 +49,7 @@ def test_a_store_of_random_numbers_is_one_that_a_loader_reads(tmp_path: Path, ti
     assert counted.max() <= 9
 
 
-def test_no_trainer_takes_it_by_mistake(tmp_path: Path, tiny: stores.Shape) -> None:
+def test_training_refuses_a_store_of_random_numbers(tmp_path: Path, tiny: stores.Shape) -> None:
     stores.write_random(RunFolder(tmp_path), tiny)
     with pytest.raises(StoreError, match="random weights"):
         LatentDataset(RunFolder(tmp_path), seed=0, batch=16)
@@ -58,7 +58,7 @@ def test_no_trainer_takes_it_by_mistake(tmp_path: Path, tiny: stores.Shape) -> N
 # --- read -----------------------------------------------------------------------------------------------------------
 
 
-def test_reading_is_measured_for_each_combination(tiny: stores.Shape, tmp_path: Path) -> None:
+def test_each_combination_is_measured(tiny: stores.Shape, tmp_path: Path) -> None:
     told: list[str] = []
     report = read.bench_read(["tiny"], [1, 2], [2], repeats=2, place=str(tmp_path), tell=told.append)
     keys = [(cell.values["origin"], cell.values["readers"]) for cell in report.cells]
@@ -73,7 +73,7 @@ def test_reading_is_measured_for_each_combination(tiny: stores.Shape, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_epoch_has_its_samples_and_the_first_does_not_count(
+def test_an_epoch_has_all_samples_and_the_first_epoch_is_not_counted(
     tiny: stores.Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores.write_random(RunFolder(tmp_path), tiny)
@@ -96,7 +96,7 @@ SHARES = {"waiting": 0.1, "forward": 0.3, "backward": 0.35, "exchange": 0.1, "op
 
 
 def launched(rates: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A launcher that only says how fast it was. Returns what it was asked for."""
+    """A launcher that only returns speeds. It records its arguments."""
     asked: list[dict[str, Any]] = []
 
     def launch(module: str, job: Any, spawner: Any, ranks: int, threads: int, listener: Any, **more: Any) -> Any:
@@ -112,7 +112,9 @@ def launched(rates: dict[int, list[float]], monkeypatch: pytest.MonkeyPatch) -> 
     return asked
 
 
-def test_ctrl_c_leaves_what_was_measured(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape, tmp_path: Path) -> None:
+def test_after_ctrl_c_the_report_has_the_finished_cells(
+    monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape, tmp_path: Path
+) -> None:
     launched({1: [9.0], 2: [18.0]}, monkeypatch)
 
     @contextlib.contextmanager
@@ -136,9 +138,7 @@ def test_ctrl_c_leaves_what_was_measured(monkeypatch: pytest.MonkeyPatch, tiny: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cache_that_is_no_size_is_refused_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_cache_size_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workflow = tiny_workflow("launch.cache=much")
     monkeypatch.setattr(train, "write_random", lambda *given: pytest.fail("a store was written"))
     with pytest.raises(ConfigError, match=r"launch\.cache is 'much'; give a size such as 512 MiB"):
@@ -146,7 +146,7 @@ def test_a_cache_that_is_no_size_is_refused_before_anything_starts(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_efficiency_compares_equal_cores(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape) -> None:
+def test_efficiency_takes_the_number_of_cores_into_account(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape) -> None:
     asked = launched({1: [9.0, 10.0, 11.0], 2: [18.0, 16.0, 17.0], 4: [22.0] * 3}, monkeypatch)
     workflow = tiny_workflow()
     report = train.bench_train([1, 2, 4], workflow.train, workflow.launch, shape="tiny", steps=5)
@@ -163,13 +163,13 @@ def test_efficiency_compares_equal_cores(monkeypatch: pytest.MonkeyPatch, tiny: 
     assert [plot.name for plot in report.plots] == ["rate-by-ranks", "shares-by-ranks"]
 
 
-def test_what_is_not_to_be_trusted_is_flagged(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape) -> None:
+def test_unreliable_figures_are_flagged(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape) -> None:
     launched({1: [10.0], 2: [30.0], 4: []}, monkeypatch)
     workflow = tiny_workflow()
     report = train.bench_train([1, 2, 4], workflow.train, workflow.launch, shape="tiny", threads=3, repeats=1)
     one, two, four = report.cells
     assert one.flags == ()
-    assert "More than the 4 cores" in two.flags[0]
+    assert "More threads than the 4 cores" in two.flags[0]
     assert "above 105 %" in two.flags[1]
     assert "Failed after 0 of 1" in four.flags[0]
     assert "rate" not in four.values
@@ -181,7 +181,7 @@ def test_ranks_that_cannot_share_the_batch_are_refused_before_the_start(tiny: st
         train.bench_train([1, 3], workflow.train, workflow.launch, shape="tiny")
 
 
-def test_the_real_trainer_says_where_its_time_goes(tiny: stores.Shape, tmp_path: Path) -> None:
+def test_the_real_trainer_reports_the_shares_of_a_step(tiny: stores.Shape, tmp_path: Path) -> None:
     workflow = tiny_workflow()
     report = train.bench_train(
         [1], workflow.train, workflow.launch, shape="tiny", steps=3, repeats=1, place=str(tmp_path)
@@ -193,8 +193,8 @@ def test_the_real_trainer_says_where_its_time_goes(tiny: stores.Shape, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> None:
-    """A group of one process: the hook is called as in any other, and the sum is its own gradient."""
+def test_the_exchange_is_timed_separately_and_changes_no_gradient(tmp_path: Path) -> None:
+    """In a group of one process the hook is called too, and the sum is the process's own gradient."""
     import torch
     from torch import distributed
 
@@ -214,7 +214,7 @@ def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> 
         assert set(timed.seconds) == {*plain.seconds, "exchange"}
         assert timed.seconds["exchange"] > 0
         assert timed.seconds["backward"] > 0
-        # Not to the bit: this process, unlike a rank, may have begun its products without MKL_CBWR.
+        # The bits may differ: unlike a rank, this process may use MKL without MKL_CBWR.
         torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=0)
         for one, other in zip(plain.parameters, timed.parameters, strict=True):
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
@@ -226,7 +226,7 @@ def test_the_exchange_is_timed_apart_and_changes_no_gradient(tmp_path: Path) -> 
 
 
 class Painter:
-    """Draws black pictures, and remembers what it was asked for."""
+    """Draws black pictures, and records the requests."""
 
     asked: list[tuple[int, int, int]]
 
@@ -253,12 +253,12 @@ def test_pictures_are_timed_by_steps_and_batch(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("finished", [0, 3])
-def test_ctrl_c_leaves_the_pictures_that_were_timed(
+def test_after_ctrl_c_the_report_has_the_finished_timings(
     finished: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Interrupted(Painter):
         def paint(self, requests: Any, look: Any) -> Any:
-            if len(Painter.asked) == 2 * finished:  # each cell: one to warm up, one that counts
+            if len(Painter.asked) == 2 * finished:  # each cell: one batch to warm up, one that counts
                 raise KeyboardInterrupt
             yield from super().paint(requests, look)
 
@@ -304,7 +304,7 @@ def test_the_commands_write_their_reports(
         assert "error: " in capsys.readouterr().err
 
 
-def test_the_day_of_a_price_table_is_a_day() -> None:
+def test_the_date_of_a_price_table_must_be_a_date() -> None:
     from daskt2i.config.settings import PriceSettings
 
     given = {"currency": "EUR", "source": "x", "date": datetime.date(2026, 11, 25), "instances": [{"name": "a"}]}

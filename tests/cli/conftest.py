@@ -1,4 +1,4 @@
-"""The command line is tried on a terminal of 80 columns without colours."""
+"""The tests run the command line on a terminal of 80 columns without colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: other programs, people at a terminal, batch systems."""
+"""The command line for its users: other programs, people at a terminal, batch systems."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COMMANDS = (
 )
 
 GROUPS = {"bench": ("encode", "scheduler", "read", "train", "sample")}
-"""Commands that hold others."""
+"""Commands that have subcommands."""
 
 ENCODE_KEYS = [
     *("out", "store", "rows", "accepted", "rejected", "captions", "chunks", "seconds", "images_per_second", "bytes"),
     *("workers", "threads", "precision"),
 ]
-"""DESIGN.md: other programs read them."""
+"""Keys that other programs read (DESIGN.md)."""
 
 VERIFY_KEYS = ["ok", "rows", "chunks", "bad"]
 
@@ -59,7 +59,7 @@ def test_help_fits_80_columns(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_help_of_a_group_names_its_commands_and_they_fit_too(group: str) -> None:
+def test_help_of_a_group_names_its_commands_and_fits_80_columns(group: str) -> None:
     top, whole = run("--help"), run(group, "--help")
     assert group in top.stdout
     assert all(name in whole.stdout for name in GROUPS[group])
@@ -90,7 +90,7 @@ def test_a_wrong_command_line_exits_2_with_nothing_on_standard_output(arguments:
         assert done.stdout == ""
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     import daskt2i
 
     assert run("--version").stdout == f"daskt2i {daskt2i.__version__}\n"
@@ -107,7 +107,7 @@ def test_the_version_is_told() -> None:
         (["encode", "--set", "run.bach=4"], "there is no setting run.bach"),
         (["encode", "--set", "run.batch"], "not of the form section.key=value"),
         (["encode", "--scheduler", "nowhere"], "There is no cluster named 'nowhere'"),
-        (["encode", "--scheduler", "serial:2"], "The scheduler serial is one process"),
+        (["encode", "--scheduler", "serial:2"], "The scheduler serial has only one process"),
         (["encode", "--images", "here"], "give both"),
         (["encode", "--images", "here", "--captions", "nowhere.json", "--dry-run"], "nowhere.json"),
         (["encode", "--images", "nowhere", "--captions", "captions.json", "--dry-run"], "nowhere"),
@@ -128,16 +128,16 @@ def test_an_error_with_json_leaves_standard_output_empty(tmp_path: Path) -> None
     one_error(spawn("status", "--out", tmp_path / "nowhere", "--json"))
 
 
-def test_an_encoder_that_does_not_decode_back_says_so_with_the_figure(tmp_path: Path) -> None:
+def test_an_encoder_that_does_not_decode_back_gives_an_error_with_its_psnr(tmp_path: Path) -> None:
     settings = write_workflow(tmp_path / "w.yaml", image={"pixel_range": "unit"})
     done = spawn("encode", "-w", settings, "-o", tmp_path / "out", "-s", "serial", "--json")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert re.search(r"error: .* decode to pictures at 1\d\.\d dB PSNR .* wrong pixel range", done.stderr)
+    assert re.search(r"error: .* decode to pictures with 1\d\.\d dB PSNR.* wrong pixel range", done.stderr)
     assert "Traceback" not in done.stderr
 
 
-def test_a_changed_setting_is_refused_with_what_differs(finished: Path) -> None:
+def test_a_changed_setting_is_refused_and_the_error_names_the_difference(finished: Path) -> None:
     done = run("encode", "-w", finished / "fake.yaml", "-o", finished / "out", "--set", "dataset.image.resolution=64")
     assert "dataset.image.resolution: 32 there, 64 now" in one_error(done)
 
@@ -180,7 +180,7 @@ def test_encode_for_a_person_shows_plan_and_summary(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_the_run_folder_is_named_for_the_workflow(tmp_path: Path) -> None:
+def test_the_run_folder_is_named_after_the_workflow(tmp_path: Path) -> None:
     write_workflow(tmp_path / "w.yaml")
     done = run("encode", "-w", "w.yaml", "-s", "serial", "--json", cwd=tmp_path)
     assert one_object(done)["out"] == str(tmp_path / "runs" / "fake")
@@ -192,7 +192,7 @@ def test_the_run_folder_is_named_for_the_workflow(tmp_path: Path) -> None:
     ]
 
 
-def test_a_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     settings = write_workflow(tmp_path / "w.yaml")
     done = run("encode", "-w", settings, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -213,7 +213,7 @@ def test_a_dry_run_of_a_workflow_with_scenes_draws_nothing(tmp_path: Path) -> No
 
 
 def test_chunks_that_fail_on_every_try_are_named_and_the_exit_code_is_1(tmp_path: Path) -> None:
-    """A source that is broken for rows 8 to 11 alone: chunk 1."""
+    """The source is broken only for rows 8 to 11, which are chunk 1."""
     (tmp_path / "mine.py").write_text(
         "from daskt2i.sources.fake import FakeSource\n"
         "class Broken(FakeSource):\n"
@@ -243,7 +243,7 @@ def test_a_third_party_class_beside_the_workflow_is_found_by_worker_processes(tm
 # Status and verify
 
 
-def test_status_tells_how_far_it_has_come(finished: Path) -> None:
+def test_status_reports_the_progress_of_a_run(finished: Path) -> None:
     found = one_object(run("status", "-w", finished / "fake.yaml", "-o", finished / "out", "--json"))
     assert (found["rows"], found["rows_done"], found["accepted"], found["rejected"]) == (
         20,
@@ -259,7 +259,7 @@ def test_status_tells_how_far_it_has_come(finished: Path) -> None:
     assert done.stderr == ""
 
 
-def test_verify_tells_that_all_is_well(finished: Path) -> None:
+def test_verify_reports_that_the_store_is_in_order(finished: Path) -> None:
     done = run("verify", "-w", finished / "fake.yaml", "-o", finished / "out", "--json")
     found = one_object(done)
     assert done.returncode == 0
@@ -267,7 +267,7 @@ def test_verify_tells_that_all_is_well(finished: Path) -> None:
     assert found == {"ok": True, "rows": 20, "chunks": 3, "bad": []}
 
 
-def test_verify_names_the_chunk_and_encode_repairs_that_one_alone(finished: Path, tmp_path: Path) -> None:
+def test_verify_names_the_damaged_chunk_and_encode_repairs_only_that_chunk(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = write_workflow(tmp_path / "w.yaml")
     finish(fake_settings(), out)
@@ -336,7 +336,7 @@ def _wait(condition: Any, what: str, seconds: float = 60.0) -> None:
 
 @contextlib.contextmanager
 def encoding(tmp_path: Path, scheduler: str) -> Iterator[tuple[subprocess.Popen[str], Path, list[str | Path]]]:
-    """A slow encode under way: 16 chunks of 100 ms or more."""
+    """A slow encode that is running: 16 chunks of 100 ms or more."""
     settings = write_workflow(tmp_path / "w.yaml", rows=16, rows_per_chunk=1, image={"seconds": 0.1}, gate_rows=0)
     out = tmp_path / "out"
     command: list[str | Path] = ["encode", "-w", settings, "-o", out, "-s", scheduler, "--json"]
@@ -348,32 +348,33 @@ def encoding(tmp_path: Path, scheduler: str) -> Iterator[tuple[subprocess.Popen[
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(  # tests/encode/test_faults.py presses it for the whole group of local:2, by default
+@pytest.mark.parametrize(  # by default, tests/encode/test_faults.py tests Ctrl-C for the whole group of local:2
     "scheduler", ["serial", "multiprocessing:2", "joblib:2", pytest.param("local:2", marks=pytest.mark.slow)]
 )
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path, scheduler: str) -> None:
+def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, command):
         _wait(lambda: _receipts(out) >= 2 or process.poll() is not None, "two chunks")
         family = _family(process)
         assert bool(family) == (scheduler != "serial")
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to everybody
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
         printed, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert printed == ""
     assert "Traceback" not in said
     done = _receipts(out)
     assert 2 <= done < 16
-    assert f"Stopped. {done} of 16 chunks are in {out}; the same command goes on from there.\n" in said
+    stopped = f"Stopped. {done} of 16 chunks are finished in {out}. Encode again to continue with the other chunks.\n"
+    assert stopped in said
     assert len(said.splitlines()) <= 4, said
     _wait(lambda: not any(map(_alive, family)), "the workers to end", 10)
-    # How it goes on does not depend on where it runs; two of them suffice.
+    # Resuming does not depend on the scheduler, so two of them are enough.
     found = one_object(spawn(*command) if scheduler == "local:2" else run(*command, "-s", "serial"))
     assert found["chunks"] == {"done": 16 - done, "skipped": done, "failed": 0}
     assert found["accepted"] == 16
 
 
 @pytest.mark.parametrize("scheduler", ["serial", "local:2"])
-def test_a_batch_system_that_ends_the_job_stops_it_as_cleanly(tmp_path: Path, scheduler: str) -> None:
+def test_sigterm_of_a_batch_system_stops_cleanly_too(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, _):
         _wait(lambda: _receipts(out) >= 2 or process.poll() is not None, "two chunks")
         family = _family(process)
@@ -381,13 +382,13 @@ def test_a_batch_system_that_ends_the_job_stops_it_as_cleanly(tmp_path: Path, sc
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert "chunks are in" in said
+    assert "chunks are finished in" in said
     _wait(lambda: not any(map(_alive, family)), "the workers to end", 10)
 
 
 @pytest.mark.parametrize("scheduler", ["multiprocessing:2", "joblib:2", "local:2"])
-def test_ctrl_c_while_workers_start_is_as_quiet(tmp_path: Path, scheduler: str) -> None:
-    """Worker processes that are still importing must not tell of it in tracebacks."""
+def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path: Path, scheduler: str) -> None:
+    """Worker processes that are still importing must not print tracebacks."""
     with encoding(tmp_path, scheduler) as (process, _, _command):
         # The first child is Python's resource tracker; workers follow it.
         _wait(lambda: len(_family(process)) >= 2 or process.poll() is not None, "worker processes")
@@ -401,7 +402,7 @@ def test_ctrl_c_while_workers_start_is_as_quiet(tmp_path: Path, scheduler: str) 
     _wait(lambda: not any(map(_alive, family)), "the workers to end", 10)
 
 
-def test_status_and_a_second_encode_see_the_first_one_running(tmp_path: Path) -> None:
+def test_status_and_a_second_encode_see_that_the_first_is_running(tmp_path: Path) -> None:
     with encoding(tmp_path, "serial") as (process, out, command):
         _wait(lambda: _receipts(out) >= 1 or process.poll() is not None, "one chunk")
         found = one_object(run("status", "-o", out, "--json"))

@@ -1,4 +1,4 @@
-"""`run`, `train`, `train-vae` as a user types them: from nothing to pictures, plans, sentences after Ctrl-C."""
+"""`run`, `train` and `train-vae` as a user types them: a whole run, plans, messages after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def daskt2i(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def here(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """What starts no rank and no worker, in this process, which has its imports behind it."""
+    """Run a command that starts no rank and no worker in this process, to save the time of imports."""
     done = run(*words)
     assert done.returncode == code, done.stderr
     return done
@@ -34,13 +34,13 @@ def here(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
-    """One `run` on one Dask worker, from nothing to pictures: its folder, what it printed, what it told."""
+    """One whole `run` on one Dask worker: its folder, its standard output, its standard error."""
     out = tmp_path_factory.mktemp("run") / "out"
     done = daskt2i("run", "-s", "local:1", "-o", str(out), "--json", *SETS)
     return out, json.loads(done.stdout), done.stderr
 
 
-def test_one_command_leads_from_nothing_to_pictures(finished: tuple[Path, dict[str, dict[str, object]], str]) -> None:
+def test_one_command_encodes_trains_and_draws(finished: tuple[Path, dict[str, dict[str, object]], str]) -> None:
     out, said, told = finished
     assert set(said) == {"encode", "train", "sample"}
     assert said["encode"]["accepted"] == 20
@@ -55,7 +55,7 @@ def test_one_command_leads_from_nothing_to_pictures(finished: tuple[Path, dict[s
     assert "requires torchvision" not in told
 
 
-def test_the_same_command_again_finds_everything_done(finished: tuple[Path, dict[str, object], str]) -> None:
+def test_the_same_command_again_has_nothing_to_do(finished: tuple[Path, dict[str, object], str]) -> None:
     out = finished[0]
     before = {path: path.stat().st_mtime_ns for path in (out / "train" / "checkpoints").iterdir()}
     done = daskt2i("run", "-s", "serial", "-o", str(out), *SETS)
@@ -75,13 +75,13 @@ def test_plans_are_shown_and_nothing_is_started(finished: tuple[Path, dict[str, 
     assert said == {"rows": 20, "steps": 3, "batch": 4, "ranks": 1, "threads": said["threads"], "out": str(out)}
 
 
-def test_training_without_a_store_is_one_sentence(tmp_path: Path) -> None:
+def test_training_without_a_store_gives_one_sentence(tmp_path: Path) -> None:
     done = here("train", "-s", "serial", "-o", str(tmp_path / "none"), *SETS, code=1)
     assert done.stderr.strip().startswith("error: There is no latent store in")
     assert "Traceback" not in done.stderr
 
 
-def test_train_vae_leaves_a_folder_that_encode_takes(tmp_path: Path) -> None:
+def test_train_vae_writes_a_folder_that_encode_can_use(tmp_path: Path) -> None:
     settings = ("steps=2", "batch=4", "validation=4", "config={block_out_channels: [8, 8, 8], norm_num_groups: 4}")
     vae = [word for text in settings for word in ("--set", f"vae.{text}")]
     words = ["-s", "serial", "-o", str(tmp_path / "run"), *SETS, *vae]
@@ -98,7 +98,7 @@ def test_train_vae_leaves_a_folder_that_encode_takes(tmp_path: Path) -> None:
     assert "4x16x16" in plan.stdout
 
 
-def test_ctrl_c_stops_training_and_says_where_it_stands(
+def test_ctrl_c_stops_training_and_names_the_last_checkpoint(
     finished: tuple[Path, dict[str, object], str], tmp_path: Path
 ) -> None:
     import shutil
@@ -117,5 +117,5 @@ def test_ctrl_c_stops_training_and_says_where_it_stands(
     os.killpg(driver.pid, signal.SIGINT)
     _, told = driver.communicate(timeout=60)
     assert driver.returncode == 130, told
-    assert "Stopped; no rank is left running. The checkpoint of step" in " ".join(told.split())
+    assert "Stopped, and no rank is left running. The checkpoint of step" in " ".join(told.split())
     assert "Traceback" not in told

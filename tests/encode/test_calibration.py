@@ -1,4 +1,4 @@
-"""A calibration runs real rows through the real worker function, and nothing of it stays."""
+"""A calibration encodes real rows with the real worker function, and leaves no file behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 97, 100, 1500])
-def test_rows_are_spread_evenly_and_none_comes_twice_before_all_have_come(total: int) -> None:
+def test_rows_are_spread_evenly_and_no_row_repeats_before_all_rows_were_used(total: int) -> None:
     assert sorted(spread_rows(total, total)) == list(range(total))
     assert spread_rows(3, total, first=4) == spread_rows(7, total)[4:]
 
@@ -44,7 +44,7 @@ def test_any_number_of_rows_leaves_no_large_gap(count: int) -> None:
     assert max(gaps) < 3 * 10_000 / count
 
 
-def test_a_calibration_says_what_a_run_takes_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_calibration_measures_a_run_and_leaves_no_file_behind(tmp_path: Path) -> None:
     prepared = prepare(fake_settings(rows=40, rows_per_chunk=8), tmp_path / "out")
     found = calibrate(prepared, SerialExecutor(2), shared=True, seconds=600.0)
     assert (found.workers, found.threads, found.device, found.precision) == (1, 2, "cpu", "fp32")
@@ -55,12 +55,12 @@ def test_a_calibration_says_what_a_run_takes_and_leaves_nothing_behind(tmp_path:
     assert found.row_seconds > 0
     assert found.settings["batch"] == 4
     assert list((tmp_path / "out").iterdir()) == []
-    # The fakes' arrays of all rows, as an encode stores them.
+    # The size of the fakes' arrays for all rows, as an encode stores them.
     summary = finish(fake_settings(rows=40, rows_per_chunk=8), tmp_path / "real")
     assert disk(found, Work(40, 8, prepared.source_info.captions)).total == pytest.approx(summary.bytes, rel=0.1)
 
 
-def test_rows_that_are_asked_for_are_measured(tmp_path: Path) -> None:
+def test_the_requested_number_of_rows_is_measured(tmp_path: Path) -> None:
     prepared = prepare(fake_settings(rows=100, rows_per_chunk=50), tmp_path)
     found = calibrate(prepared, SerialExecutor(), shared=True, rows=12)
     assert (found.rows, found.chunk_rows, found.chunks) == (12, 6, 2)
@@ -84,7 +84,7 @@ def test_rows_come_from_the_whole_data_set_in_chunks_of_a_store(
 
 
 class _TwoWorkers:
-    """Two workers in this process, of which the second needs a while to come."""
+    """Two workers in this process. The second one starts late."""
 
     def __init__(self, late: int) -> None:
         self.late = late
@@ -106,7 +106,7 @@ class _TwoWorkers:
         pass
 
 
-def test_nothing_counts_before_all_workers_are_at_work(tmp_path: Path) -> None:
+def test_chunks_count_only_when_all_workers_are_busy(tmp_path: Path) -> None:
     prepared = prepare(fake_settings(rows=60, rows_per_chunk=4), tmp_path)
     seen: list[Event] = []
     found = calibrate(prepared, _TwoWorkers(late=9), shared=False, rows=16, listener=seen.append)
@@ -114,10 +114,10 @@ def test_nothing_counts_before_all_workers_are_at_work(tmp_path: Path) -> None:
     assert found.cores == 0
     assert found.ready_seconds is not None
     assert "there" in found.hosts
-    assert any("all at work" in event.text for event in seen if isinstance(event, Activity))
+    assert any("all workers busy" in event.text for event in seen if isinstance(event, Activity))
 
 
-def test_a_failure_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failure_is_raised_and_leaves_no_file_behind(tmp_path: Path) -> None:
     class Broken(SerialExecutor):
         def run(self, work: Any, items: Any) -> Iterator[tuple[Any, Any]]:
             for item, outcome in super().run(work, items):
@@ -130,14 +130,14 @@ def test_a_failure_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_that_are_all_rejected_are_no_estimate(tmp_path: Path) -> None:
+def test_there_is_no_estimate_if_all_rows_are_rejected(tmp_path: Path) -> None:
     settings = fake_settings(rows=40, rows_per_chunk=8, min_psnr=0, on_missing_chunk="reject")
     settings = with_parts(settings, source=component(SOURCE, rows=40, missing=list(range(40))))
-    with pytest.raises(PlanError, match="none was accepted"):
+    with pytest.raises(PlanError, match=r"None of .* was accepted"):
         calibrate(prepare(settings, tmp_path), SerialExecutor(), shared=True, seconds=1.0)
 
 
-def test_an_encode_tells_how_far_its_estimate_was_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_encode_reports_the_error_of_its_estimate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from builders.workflows import write_workflow
 
     write_workflow(tmp_path / "w.yaml", rows=40, rows_per_chunk=8)
@@ -168,7 +168,7 @@ def _price_sets() -> list[str]:
     return [part for key, value in given.items() for part in ("--set", f"prices.{key}={value}")]
 
 
-def test_a_gpu_that_is_not_here_is_said_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_gpu_is_reported_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from builders.workflows import write_workflow
 
     write_workflow(tmp_path / "w.yaml", rows=40, rows_per_chunk=8)

@@ -1,4 +1,4 @@
-"""Real photographs with real captions, and the hostile set, through the demo's encoders: the numbers that are owed."""
+"""Real photographs with real captions, and the hostile set, with the demo's encoders: the numbers must be exact."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from daskt2i.store.run_folder import RunFolder
 
 
 def run(data: Path, out: Path, scheduler: str, *sets: str) -> EncodeResult:
-    # What people write is longer than what is said of a scene, for which the demo keeps 26 tokens.
+    # Captions of people are longer than captions of scenes, for which the demo keeps 26 tokens.
     workflow = load_workflow(
         "demo",
         ["dataset.precision=fp32", "dataset.rows_per_chunk=16", "dataset.encoders.text.max_tokens=77", *sets],
@@ -42,7 +42,7 @@ def run(data: Path, out: Path, scheduler: str, *sets: str) -> EncodeResult:
 
 
 def first(rows: int, data: Path, folder: Path) -> Path:
-    """The first rows of a data set, as a data set."""
+    """A new data set with the first rows of a data set."""
     listed = json.loads((data / "captions.json").read_text(encoding="utf-8"))
     images = listed["images"][:rows]
     kept = {image["id"] for image in images}
@@ -54,7 +54,7 @@ def first(rows: int, data: Path, folder: Path) -> Path:
 
 
 def beginning(rows: int, whole: dict[str, Any]) -> dict[str, Any]:
-    """The first rows of arrays of 80; the empty prompt's have none."""
+    """The first rows of arrays with 80 rows; the arrays of the empty prompt have no rows and stay."""
     return {name: values[:rows] if len(values) == 80 else values for name, values in whole.items()}
 
 
@@ -110,9 +110,9 @@ def test_a_resumed_run_gives_the_same_bits(coco_mini: Path, reference: Path, tmp
 
 
 def test_bf16_stays_within_two_percent_of_fp32(coco_mini: Path, reference: Path, tmp_path: Path) -> None:
-    """Of the range of each array, for 99 % of its values; bf16 has 8 bits of mantissa (2^-8 = 0.4 %).
+    """The difference is a share of each array's range, for 99 % of its values. bf16 has 8 bits of mantissa (0.4 %).
 
-    Of a few rows: a processor without bf16 takes several times as long for it.
+    The test uses few rows, because a processor without bf16 takes several times as long.
     """
     data = first(16, coco_mini, tmp_path / "data")
     assert run(data, tmp_path / "out", "serial", "dataset.precision=bf16").accepted == 16
@@ -130,7 +130,7 @@ def test_verify_passes_and_the_photographs_decode_back(reference: Path) -> None:
 
 
 class Unsigned:
-    """The demo's VAE, fed pixels in [0, 1]: the mistake that MLPerf's published latents were made with."""
+    """The demo's VAE, which gets pixels in [0, 1]: the error of MLPerf's published latents."""
 
     def __new__(cls) -> Any:
         from daskt2i.encoders.vae import VaeEncoder
@@ -143,21 +143,21 @@ class Unsigned:
 
 
 @pytest.mark.parametrize("gate", ["on load", "in the first chunk"])
-def test_a_vae_that_is_fed_the_wrong_range_stops_with_its_psnr(
+def test_a_vae_that_gets_the_wrong_range_stops_the_run_with_its_psnr(
     gate: str, coco_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if gate == "in the first chunk":
         monkeypatch.setattr(
             "daskt2i.encode.gates.test_card", lambda resolution: np.full((1, resolution, resolution, 3), 255, "u1")
         )
-    with pytest.raises(GateError, match=r"at \d+\.\d dB PSNR") as caught:
+    with pytest.raises(GateError, match=r"with \d+\.\d dB PSNR") as caught:
         run(coco_mini, tmp_path / "out", "serial", "dataset.encoders.image={class: encode.test_coco_mini.Unsigned}")
     assert ("chunk 0" if gate == "in the first chunk" else "the test card") in str(caught.value)
     assert list(Receipts(RunFolder(tmp_path / "out")).read()) == []
 
 
 @pytest.mark.parametrize("resolution", [64, 128])
-def test_the_hostile_set_ends_as_its_table_says(resolution: int, hostile: Path, tmp_path: Path) -> None:
+def test_each_row_of_the_hostile_set_ends_as_its_table_says(resolution: int, hostile: Path, tmp_path: Path) -> None:
     summary = run(hostile, tmp_path / "out", "serial", f"dataset.image.resolution={resolution}")
     assert (summary.accepted, sum(summary.rejected.values()), summary.rows) == (10, 13, 23)
     assert summary.failed == {}

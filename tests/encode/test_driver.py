@@ -1,4 +1,4 @@
-"""The encode stage from end to end, with encoders that need no weights: what is promised of every run."""
+"""The encode stage from end to end, with encoders that need no weights: the promises for every run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ALL = ["serial", "multiprocessing:2", "joblib:2", "local:2"]
 
 
 def workflow(tmp_path: Path, dataset: dict[str, Any] | None = None, run: dict[str, Any] | None = None) -> Workflow:
-    """A workflow of fakes: 40 rows in 10 chunks."""
+    """A workflow with fake components: 40 rows in 10 chunks."""
     settings: dict[str, Any] = {
         "name": "fake",
         "dataset": {
@@ -79,13 +79,13 @@ def run(
 
 @pytest.fixture(autouse=True)
 def _no_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disks of a test need no moment to come back."""
+    """Retries wait for no time, because a test's disk does not need time to recover."""
     monkeypatch.setattr("daskt2i.retries.RETRY_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody disturbed; copy it."""
+    """The folder of an undisturbed run. Tests copy it."""
     folder = tmp_path_factory.mktemp("finished")
     run(workflow(folder), folder / "out")
     return folder / "out"
@@ -93,13 +93,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(finished: Path) -> dict[str, Any]:
-    """Its arrays."""
+    """The arrays of the undisturbed run."""
     return arrays(finished)
 
 
 @pytest.fixture
 def out(finished: Path, tmp_path: Path) -> Path:
-    """A finished run of `workflow`, to do something to."""
+    """A finished run of `workflow`, which a test may change."""
     return shutil.copytree(finished, tmp_path / "out")
 
 
@@ -149,7 +149,7 @@ def test_the_same_command_again_encodes_nothing(tmp_path: Path) -> None:
     assert (again.done, again.skipped, again.accepted, again.rows_now) == (0, 10, 40, 0)
 
 
-def test_a_deleted_receipt_costs_that_chunk_alone(calm: dict[str, Any], tmp_path: Path, out: Path) -> None:
+def test_a_deleted_receipt_costs_only_that_chunk(calm: dict[str, Any], tmp_path: Path, out: Path) -> None:
     settings = workflow(tmp_path)
     Receipts(RunFolder(out)).delete(6)
     again = run(settings, out)
@@ -157,7 +157,7 @@ def test_a_deleted_receipt_costs_that_chunk_alone(calm: dict[str, Any], tmp_path
     assert_same(arrays(out), calm)
 
 
-def test_one_flipped_byte_is_named_by_verify_and_repaired_alone_by_encode(
+def test_verify_names_the_chunk_of_a_flipped_byte_and_encode_repairs_only_that_chunk(
     calm: dict[str, Any], tmp_path: Path, out: Path
 ) -> None:
     settings = workflow(tmp_path)
@@ -184,7 +184,7 @@ def test_verify_decodes_a_sample_back_and_counts_rows(out: Path) -> None:
     assert min(verdict.psnr) > 30
 
 
-def test_verify_names_chunks_that_are_not_done(out: Path) -> None:
+def test_verify_names_unfinished_chunks(out: Path) -> None:
     Receipts(RunFolder(out)).delete(2)
     assert verify(RunFolder(out)).to_json()["bad"] == [2]
 
@@ -207,7 +207,7 @@ def test_verify_notices_a_changed_empty_prompt(out: Path) -> None:
         ),
     ],
 )
-def test_a_changed_setting_is_refused_with_what_differs(
+def test_a_changed_setting_is_refused_and_the_error_names_the_difference(
     change: dict[str, Any], named: str, tmp_path: Path, out: Path
 ) -> None:
     before = arrays(out)
@@ -217,7 +217,9 @@ def test_a_changed_setting_is_refused_with_what_differs(
     assert_same(arrays(out), before)
 
 
-def test_how_a_run_goes_may_change_when_it_is_resumed(calm: dict[str, Any], tmp_path: Path, out: Path) -> None:
+def test_settings_that_do_not_change_arrays_may_change_on_resume(
+    calm: dict[str, Any], tmp_path: Path, out: Path
+) -> None:
     for chunk in range(0, 10, 2):
         Receipts(RunFolder(out)).delete(chunk)
     again = run(workflow(tmp_path, run={"batch": 1, "reader_threads": 5, "retries": 3}), out, "multiprocessing:2")
@@ -261,14 +263,14 @@ def test_an_edited_caption_file_is_noticed(tmp_path: Path) -> None:
         run(workflow(tmp_path, dataset), tmp_path / "out")
 
 
-def test_a_data_set_that_moved_is_the_same_data_set(tmp_path: Path) -> None:
+def test_a_moved_data_set_is_the_same_data_set(tmp_path: Path) -> None:
     run(workflow(tmp_path, coco(tmp_path / "coco")), tmp_path / "out")
     shutil.move(tmp_path / "coco", tmp_path / "elsewhere")
     moved = coco(tmp_path / "elsewhere")
     assert run(workflow(tmp_path, moved), tmp_path / "out").skipped == 2
 
 
-def test_a_second_encode_on_a_held_folder_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_second_encode_is_refused_and_the_error_names_the_holder_of_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with hold(RunFolder(out), "encode"), pytest.raises(StoreBusy, match=r"encode \(pid \d+ on "):
@@ -287,7 +289,7 @@ def test_a_wrong_pixel_range_stops_the_run_in_its_first_chunk(scheduler: str, tm
     assert list(Receipts(RunFolder(tmp_path / "out")).read()) == []
 
 
-def test_memory_that_runs_out_costs_a_warning(tmp_path: Path, calm: dict[str, Any]) -> None:
+def test_running_out_of_memory_only_gives_a_warning(tmp_path: Path, calm: dict[str, Any]) -> None:
     encoders = {
         "image": {"class": "daskt2i.encoders.fake.FakeImageEncoder", "memory_limit_batch": 2},
         "text": {"class": "daskt2i.encoders.fake.FakeTextEncoder"},
@@ -296,12 +298,12 @@ def test_memory_that_runs_out_costs_a_warning(tmp_path: Path, calm: dict[str, An
     settings = workflow(tmp_path, {"encoders": encoders, "rows_per_chunk": 16}, {"batch": 16})
     assert run(settings, tmp_path / "out", listener=told.append).accepted == 40
     notes = [e.text for e in told if isinstance(e, Note)]
-    assert any("memory ran out at 16" in n and "goes on with 8" in n for n in notes)
+    assert any("memory ran out at 16" in n and "continues with 8" in n for n in notes)
     np.testing.assert_array_equal(arrays(tmp_path / "out")["latent_mean"], calm["latent_mean"])
 
 
 class Flaky:
-    """A `FakeSource` whose disk fails for one row, the first `times` times."""
+    """A `FakeSource` whose disk fails the first `times` times that one row is read."""
 
     def __new__(cls, marks: str, row: int, times: int, rows: int = 40) -> Any:
         from daskt2i.sources.fake import FakeSource
@@ -324,7 +326,7 @@ def flaky(tmp_path: Path, row: int, times: int) -> dict[str, Any]:
     return {"source": {"class": "encode.test_driver.Flaky", **where}}
 
 
-def test_a_chunk_that_failed_is_tried_again_after_the_others(tmp_path: Path) -> None:
+def test_a_failed_chunk_is_retried_after_the_others(tmp_path: Path) -> None:
     told: list[Event] = []
     settings = workflow(tmp_path, flaky(tmp_path, row=9, times=1), {"retries": 1})
     summary = run(settings, tmp_path / "out", listener=told.append)
@@ -348,7 +350,7 @@ def test_a_chunk_that_fails_on_every_try_is_named_and_the_rest_is_finished(tmp_p
 
 
 class Broken:
-    """A source that can list its rows and read none."""
+    """A source that can list its rows, but cannot read them."""
 
     def __new__(cls) -> Any:
         from daskt2i.sources.fake import FakeSource
@@ -360,7 +362,7 @@ class Broken:
         return Inner(40)
 
 
-def test_a_setup_in_which_every_chunk_fails_is_given_up_early(tmp_path: Path) -> None:
+def test_a_run_in_which_every_chunk_fails_stops_early(tmp_path: Path) -> None:
     told: list[Event] = []
     with pytest.raises(ExecutorError, match="no route to host"):
         run(
@@ -376,16 +378,16 @@ def test_an_empty_source_is_refused(tmp_path: Path) -> None:
         prepare(workflow(tmp_path, coco(tmp_path / "coco", rows=0)), tmp_path / "out")
 
 
-def test_a_worker_that_would_live_above_its_pause_threshold_is_refused(tmp_path: Path) -> None:
+def test_a_worker_that_needs_more_memory_than_its_pause_threshold_is_refused(tmp_path: Path) -> None:
     load_defaults()
     prepared = prepare(workflow(tmp_path), tmp_path / "out")
     tiny = WorkerLayout(1, 1, prepared.requirements.worker_memory, "too small")
-    with pytest.raises(PlanError, match="Dask pauses it"):
+    with pytest.raises(PlanError, match="Dask pauses"):
         encode(prepared, open_executor(Scheduler.parse("local:1"), tiny))
     assert not (tmp_path / "out" / "latents.zarr").exists()
 
 
-def test_a_store_that_cannot_fit_the_disk_is_refused_before_it_starts(
+def test_a_store_that_cannot_fit_on_the_disk_is_refused_before_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RunFolder, "free_bytes", lambda self: 1000)
@@ -394,12 +396,12 @@ def test_a_store_that_cannot_fit_the_disk_is_refused_before_it_starts(
         encode(prepared, open_executor(Scheduler.parse("serial"), WorkerLayout(1, 1, GIB, "")))
 
 
-def test_opening_a_store_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_opening_a_missing_store_raises_store_missing(tmp_path: Path) -> None:
     with pytest.raises(StoreMissing):
         daskt2i.open_store(tmp_path / "nothing")
 
 
-def test_a_listener_hears_of_the_stage_then_of_the_workers_and_of_the_end_at_last(tmp_path: Path) -> None:
+def test_a_listener_gets_the_stage_then_the_workers_and_the_end_last(tmp_path: Path) -> None:
     told: list[Event] = []
     run(workflow(tmp_path), tmp_path / "out", listener=told.append)
     assert told[0] == StageStarted("encode", 40)
@@ -422,7 +424,7 @@ def test_the_end_of_a_stage_tells_what_ended_it(tmp_path: Path, error: BaseExcep
     assert told[-1] == StageEnded("encode", raised.value)
 
 
-def test_a_folder_without_a_single_image_fails_its_chunks_and_rejects_no_row(tmp_path: Path) -> None:
+def test_with_an_empty_image_folder_the_chunks_fail_and_no_row_is_rejected(tmp_path: Path) -> None:
     dataset = coco(tmp_path / "coco", rows=8)
     images = tmp_path / "coco" / "images"
     images.rename(tmp_path / "away")
@@ -434,7 +436,7 @@ def test_a_folder_without_a_single_image_fails_its_chunks_and_rejects_no_row(tmp
     assert run(workflow(tmp_path, dataset), tmp_path / "out").accepted == 8
 
 
-def test_images_that_are_really_missing_can_be_believed_and_asked_for_again(tmp_path: Path) -> None:
+def test_really_missing_images_can_be_rejected_and_retried_later(tmp_path: Path) -> None:
     dataset = coco(tmp_path / "coco", rows=8)
     (tmp_path / "coco" / "images").rename(tmp_path / "away")
     (tmp_path / "coco" / "images").mkdir()
@@ -446,7 +448,7 @@ def test_images_that_are_really_missing_can_be_believed_and_asked_for_again(tmp_
     assert (again.accepted, again.done) == (8, 2)
 
 
-def test_other_pictures_under_the_same_names_are_noticed(tmp_path: Path) -> None:
+def test_other_pictures_with_the_same_names_are_noticed(tmp_path: Path) -> None:
     from daskt2i.sources.fake import bitmap
 
     dataset = coco(tmp_path / "coco", rows=8)
@@ -457,7 +459,7 @@ def test_other_pictures_under_the_same_names_are_noticed(tmp_path: Path) -> None
         run(workflow(tmp_path, dataset), tmp_path / "out")
 
 
-def test_a_plan_prepared_before_another_run_finished_sees_what_that_did(tmp_path: Path) -> None:
+def test_a_plan_made_before_another_run_finished_skips_the_chunks_of_that_run(tmp_path: Path) -> None:
     prepared = prepare(workflow(tmp_path), tmp_path / "out")
     for expected in ((10, 0), (0, 10)):
         chosen = Scheduler.parse("serial")
@@ -465,14 +467,14 @@ def test_a_plan_prepared_before_another_run_finished_sees_what_that_did(tmp_path
         assert (summary.done, summary.skipped) == expected
 
 
-def test_a_damaged_empty_prompt_is_made_again(tmp_path: Path, calm: dict[str, Any], out: Path) -> None:
+def test_a_damaged_empty_prompt_is_written_again(tmp_path: Path, calm: dict[str, Any], out: Path) -> None:
     zarr.open_group(out / "latents.zarr", mode="r+")["empty_text_states"][0, 0] = 3.0
     assert run(workflow(tmp_path), out).done == 0
     assert verify(RunFolder(out)).ok
     assert_same(arrays(out), calm)
 
 
-def test_a_folder_of_somebody_else_does_not_get_to_run_code(tmp_path: Path, out: Path) -> None:
+def test_a_run_folder_from_somebody_else_does_not_run_code(tmp_path: Path, out: Path) -> None:
     path = out / "workflow.yaml"
     mark = tmp_path / "ran"
     path.write_text(
@@ -482,5 +484,5 @@ def test_a_folder_of_somebody_else_does_not_get_to_run_code(tmp_path: Path, out:
     )
     verdict = verify(RunFolder(out), settings_of(RunFolder(out)))
     assert verdict.ok
-    assert any("not ours to run" in note for note in verdict.notes)
+    assert any("verify runs no class" in note for note in verdict.notes)
     assert not mark.exists()

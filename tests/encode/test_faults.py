@@ -1,4 +1,4 @@
-"""Whatever is killed, cut off or filled up: no row is lost or there twice, and the same command goes on."""
+"""Killed processes, a lost scheduler, a full disk: no row is lost or stored twice, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class CountedSource:
 
 
 def also_slow(*values: str) -> list[Any]:
-    """Cases that a quick run leaves out: the same code as a case beside them."""
+    """Cases that a quick run skips: another case covers the same code."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def write_workflow(folder: Path, seconds: float, chunks: int = CHUNKS) -> Path:
-    """A workflow of fakes whose image encoder takes `seconds` for an image."""
+    """A workflow with fake components, whose image encoder needs `seconds` for an image."""
     (folder / "marks").mkdir(parents=True, exist_ok=True)
     rows = chunks * ROWS_PER_CHUNK
     settings = {
@@ -72,7 +72,7 @@ def write_workflow(folder: Path, seconds: float, chunks: int = CHUNKS) -> Path:
 
 
 def command(*words: str) -> subprocess.Popen[str]:
-    """The command line in a process group of its own, as a shell starts it."""
+    """The command line in its own process group, as a shell starts it."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     return subprocess.Popen(
         [sys.executable, "-m", "daskt2i.workflow", *words],
@@ -123,7 +123,7 @@ def arrays(out: Path) -> dict[str, Any]:
 
 
 def assert_whole(out: Path, calm: dict[str, Any]) -> None:
-    """Every row once, arrays as in a calm run, and `verify` agrees."""
+    """Every row is stored once, the arrays equal those of an undisturbed run, and `verify` finds no problem."""
     found = arrays(out)
     for name, expected in calm.items():
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
@@ -135,7 +135,7 @@ def assert_whole(out: Path, calm: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The arrays of a run that nobody disturbed."""
+    """The arrays of an undisturbed run."""
     folder = tmp_path_factory.mktemp("calm")
     code, _, err = finished(encode(write_workflow(folder, 0.0), folder / "out", "serial"))
     assert code == 0, err
@@ -164,12 +164,12 @@ def test_killed_workers_lose_no_row(deaths: int, seconds: float, tmp_path: Path,
     assert summary["chunks"] == {"done": CHUNKS, "skipped": 0, "failed": 0}
     runs = Counter(int(mark.name.split("-")[0]) for mark in (tmp_path / "marks").iterdir())
     assert sorted(runs) == list(range(CHUNKS))
-    assert sum(runs.values()) <= CHUNKS + kills  # a death costs the chunk in the worker's hands, and no other
+    assert sum(runs.values()) <= CHUNKS + kills  # a death costs only the worker's current chunk
     assert_whole(out, calm)
 
 
 @pytest.mark.parametrize("scheduler", ["local:2", "multiprocessing:2", *also_slow("joblib:2", "serial")])
-def test_a_killed_driver_costs_the_chunks_in_flight_alone(scheduler: str, tmp_path: Path, calm: dict[str, Any]) -> None:
+def test_a_killed_driver_costs_only_the_chunks_in_flight(scheduler: str, tmp_path: Path, calm: dict[str, Any]) -> None:
     out, workflow = tmp_path / "out", write_workflow(tmp_path, 0.02)
     driver = encode(workflow, out, scheduler)
     wait_for(lambda: receipts(out) >= 5)
@@ -188,7 +188,7 @@ def test_a_killed_driver_costs_the_chunks_in_flight_alone(scheduler: str, tmp_pa
 
 
 @pytest.mark.parametrize("scheduler", ["local:2", *also_slow("multiprocessing:2")])
-def test_ctrl_c_to_the_whole_process_group_stops_cleanly_and_the_same_command_goes_on(
+def test_ctrl_c_to_the_process_group_stops_cleanly_and_the_same_command_resumes(
     scheduler: str, tmp_path: Path, calm: dict[str, Any]
 ) -> None:
     out, workflow = tmp_path / "out", write_workflow(tmp_path, 0.05)
@@ -200,7 +200,7 @@ def test_ctrl_c_to_the_whole_process_group_stops_cleanly_and_the_same_command_go
     assert code == 130, err
     assert text == ""
     assert "Traceback" not in err
-    assert "the same command goes on from there" in err
+    assert "Encode again to continue with the other chunks" in err
     psutil.wait_procs(children, timeout=20)
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
     code, text, err = finished(encode(workflow, out, scheduler))
@@ -209,7 +209,7 @@ def test_ctrl_c_to_the_whole_process_group_stops_cleanly_and_the_same_command_go
     assert_whole(out, calm)
 
 
-def test_a_scheduler_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
+def test_a_lost_scheduler_is_reported_in_one_sentence(tmp_path: Path) -> None:
     script = (
         "from distributed import LocalCluster\n"
         "if __name__ == '__main__':\n"
@@ -241,7 +241,7 @@ def test_a_scheduler_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
     assert "error: The scheduler is gone" in err
 
 
-def test_a_second_encode_while_one_runs_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_second_encode_while_one_runs_is_refused_and_the_error_names_the_first(tmp_path: Path) -> None:
     out, workflow = tmp_path / "out", write_workflow(tmp_path, 0.05)
     first = encode(workflow, out, "serial")
     wait_for(lambda: receipts(out) >= 1)
@@ -267,7 +267,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("scheduler", ["serial", "local:2"])
-def test_a_full_disk_is_one_sentence_and_the_store_stays_valid(
+def test_a_full_disk_is_reported_in_one_sentence_and_the_store_stays_valid(
     scheduler: str, small_disk: Path, tmp_path: Path, calm: dict[str, Any]
 ) -> None:
     out, workflow = small_disk / "out", write_workflow(tmp_path, 0.0)

@@ -1,4 +1,4 @@
-"""What is checked before anything is written, and what a failing check says."""
+"""The checks before anything is written, and the messages of failing checks."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_rows_with_nan_or_infinity_in_any_array_are_found() -> None:
     assert gates.finite_rows([first, second]).tolist() == [True, False, True, False, False]
 
 
-def test_whole_numbers_and_truth_values_are_finite() -> None:
-    """An encoder that makes token numbers has no floating-point array at all."""
+def test_integers_and_booleans_are_finite() -> None:
+    """An encoder that makes token numbers has no floating-point array."""
     assert gates.finite_rows([np.zeros((4, 2), np.int32), np.ones(4, bool)]).tolist() == [True] * 4
     mixed = [np.zeros((2, 2), np.int32), np.array([np.nan, 1.0], np.float16)]
     assert gates.finite_rows(mixed).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("arrays", [[], [np.zeros((0, 3), np.float16)]], ids=["no arrays", "no rows"])
-def test_of_nothing_nothing_is_finite(arrays: list[np.ndarray]) -> None:
+def test_empty_input_gives_an_empty_result(arrays: list[np.ndarray]) -> None:
     assert gates.finite_rows(arrays).shape == (0,)
 
 
@@ -57,7 +57,7 @@ def test_empty_rows_are_finite() -> None:
     assert gates.finite_rows([np.zeros((3, 0), np.float16)]).tolist() == [True] * 3
 
 
-# Promises
+# Arrays as promised by `info`
 
 SPECS = (ArraySpec("a", ("x",), (2,), "float16", "nan"), ArraySpec("b", (), (), "bool", False))
 
@@ -83,7 +83,7 @@ def test_arrays_as_promised_pass() -> None:
     ],
     ids=["missing", "unknown", "shape", "rows", "dtype", "kind"],
 )
-def test_arrays_that_were_not_promised_are_named(made: dict[str, Any], sentence: str) -> None:
+def test_arrays_that_differ_from_info_are_named(made: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ModelError, match=sentence):
         gates.require_promised(SPECS, made, 3, "The encoder")
 
@@ -92,7 +92,7 @@ def test_arrays_that_were_not_promised_are_named(made: dict[str, Any], sentence:
 
 
 def test_psnr_of_known_pictures() -> None:
-    """Hand-made: an error of 1 everywhere is 10 log10(255²) = 48.13 dB, of 255 is 0 dB, of none infinite."""
+    """Computed by hand: an error of 1 everywhere is 10 log10(255²) = 48.13 dB, 255 is 0 dB, no error is infinite."""
     black, one, white = (np.full((4, 4, 3), value, np.uint8) for value in (0, 1, 255))
     assert gates.psnr(black, one) == pytest.approx(48.1308, abs=1e-3)
     assert gates.psnr(black, white) == gates.psnr(white, black) == 0.0
@@ -102,10 +102,10 @@ def test_psnr_of_known_pictures() -> None:
     assert gates.psnr(white, half) == pytest.approx(10 * np.log10(2))
 
 
-# Likeness
+# require_psnr
 
 
-def test_likeness_gives_the_figure_of_each_picture() -> None:
+def test_require_psnr_returns_the_psnr_of_each_picture() -> None:
     original = pictures()
     decoded = original.copy()
     decoded[1] = np.clip(decoded[1].astype(int) + 5, 0, 255)
@@ -114,7 +114,7 @@ def test_likeness_gives_the_figure_of_each_picture() -> None:
     assert 33 < values[1] < 36
 
 
-def test_the_median_decides_so_that_one_odd_picture_stops_nothing() -> None:
+def test_the_median_decides_so_that_one_odd_picture_does_not_stop_the_run() -> None:
     original = pictures(5)
     decoded = original.copy()
     decoded[2] = 255 - decoded[2]
@@ -132,18 +132,18 @@ def test_a_wrong_pixel_range_is_named_as_the_cause(gain: float, offset: float) -
     said = message(original, decoded, 20.0)
     assert "chunk 7" in said
     assert f"{np.median([gates.psnr(a, b) for a, b in zip(original, decoded, strict=True)]):.1f} dB PSNR" in said
-    assert "the model was fed a wrong pixel range" in said
+    assert "the model got a wrong pixel range" in said
 
 
 def test_exchanged_channels_are_named_as_the_cause_and_not_the_range() -> None:
     original = pictures()
     said = message(original, original[..., ::-1])
-    assert "fed blue, green, red" in said
+    assert "got blue, green, red" in said
     assert "pixel range)" not in said
 
 
 @pytest.mark.parametrize("kind", ["noise", "another picture", "upside down"])
-def test_a_model_that_is_just_wrong_is_not_blamed_on_its_feeding(kind: str) -> None:
+def test_the_input_is_not_named_as_the_cause_if_the_model_is_bad(kind: str) -> None:
     original = pictures()
     decoded = {
         "noise": np.random.default_rng(1).integers(0, 256, original.shape, dtype=np.uint8),
@@ -151,33 +151,33 @@ def test_a_model_that_is_just_wrong_is_not_blamed_on_its_feeding(kind: str) -> N
         "upside down": np.ascontiguousarray(original[:, ::-1, ::-1]),
     }[kind]
     said = message(original, decoded, 40.0)
-    assert "was fed" not in said
+    assert "the model got" not in said
     assert "lower run.min_psnr" in said
 
 
 @pytest.mark.parametrize("value", [0, 127, 255])
-def test_decoding_to_one_colour_is_said(value: int) -> None:
-    assert "they are all one colour" in message(pictures(), np.full_like(pictures(), value))
+def test_the_message_says_if_the_decoded_pictures_have_one_colour(value: int) -> None:
+    assert "have only one colour" in message(pictures(), np.full_like(pictures(), value))
 
 
-def test_originals_of_one_colour_each_raise_no_other_error() -> None:
+def test_originals_of_one_colour_raise_no_other_error() -> None:
     original = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 40, 90)])
     assert "wrong pixel range" in message(original, mapped(original, 0.5, 127.5))
     same = np.full_like(original, 12)
     assert gates.require_psnr(same, same, 15.0, "x") == (float("inf"),) * 3
 
 
-def test_a_decoder_of_another_size_is_named() -> None:
+def test_the_message_names_the_size_if_a_decoder_gives_another_size() -> None:
     said = message(pictures(side=32), pictures(side=16))
     assert "(16, 16, 3)" in said
     assert "(32, 32, 3)" in said
 
 
-# The card
+# The test card
 
 
 @pytest.mark.parametrize("resolution", [8, 64, 255, 512])
-def test_the_card_uses_the_whole_range_of_every_channel(resolution: int) -> None:
+def test_the_test_card_uses_the_whole_range_of_every_channel(resolution: int) -> None:
     card = gates.test_card(resolution)
     assert card.shape == (1, resolution, resolution, 3)
     assert card.dtype == np.uint8
@@ -186,18 +186,18 @@ def test_the_card_uses_the_whole_range_of_every_channel(resolution: int) -> None
         assert card[..., channel].max() == 255
 
 
-def test_the_card_is_smooth() -> None:
+def test_the_test_card_is_smooth() -> None:
     assert np.abs(np.diff(gates.test_card(256).astype(int), axis=1)).max() <= 2
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 256])
-def test_the_card_lets_a_right_encoder_pass_and_stops_one_with_a_wrong_range(resolution: int) -> None:
+def test_a_correct_encoder_passes_the_test_card_and_a_wrong_range_does_not(resolution: int) -> None:
     card = gates.test_card(resolution)
     right, wrong = FakeImageEncoder(), FakeImageEncoder(pixel_range="unit")
     gates.require_psnr(card, right.decode(right.encode(card, 1)), 15.0, "the test card")
-    with pytest.raises(GateError, match=r"the test card decode to pictures at 1\d\.\d dB .* wrong pixel range"):
+    with pytest.raises(GateError, match=r"the test card decode to pictures with 1\d\.\d dB .* wrong pixel range"):
         gates.require_psnr(card, wrong.decode(wrong.encode(card, 1)), 15.0, "the test card")
 
 
-def test_the_card_stops_exchanged_channels() -> None:
-    assert "fed blue, green, red" in message(gates.test_card(64), gates.test_card(64)[..., ::-1])
+def test_exchanged_channels_do_not_pass_the_test_card() -> None:
+    assert "got blue, green, red" in message(gates.test_card(64), gates.test_card(64)[..., ::-1])

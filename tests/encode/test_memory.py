@@ -1,4 +1,4 @@
-"""Memory stays bounded: a worker's by the chunk, the driver's by the window. Minutes long, so behind --slow."""
+"""Memory is bounded: in a worker by the chunk, in the driver by the window. These tests take minutes, so use --slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One chunk through a worker: counts, gates, back-off, commit; reading ahead; models loaded once."""
+"""One chunk on a worker: counts, gates, smaller batches, commit; reading ahead; models are loaded once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CPU = Runtime("cpu", "fp32", 1)
 
 @pytest.fixture(autouse=True)
 def _a_process_without_models() -> Iterator[None]:
-    """As if this process had just started."""
+    """Reset the state, as if this process had just started."""
     model_cache._held = None
     model_cache._loads.clear()
     yield
@@ -46,7 +46,7 @@ def _a_process_without_models() -> Iterator[None]:
 
 
 class Bench:
-    """A run folder with a store, and what a worker is given."""
+    """A run folder with a store, and the job of a worker."""
 
     def __init__(self, out: Path, workflow: Workflow | None = None, **settings: Any) -> None:
         self.prepared: EncodePlan = prepare(workflow or fake_settings(**settings), out)
@@ -94,7 +94,7 @@ class Bench:
 # Rows and counts
 
 
-def test_every_row_ends_in_one_bucket(tmp_path: Path) -> None:
+def test_every_row_is_either_accepted_or_rejected_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path, source={"missing": [1, 9], "unreadable": [2], "uncaptioned": [3, 19]})
     receipts = [bench.encode(i) for i in range(3)]
     assert [(r.accepted, len(r.rejected)) for r in receipts] == [(5, 3), (7, 1), (3, 1)]
@@ -115,7 +115,7 @@ def test_every_row_ends_in_one_bucket(tmp_path: Path) -> None:
         assert set(valid.tolist()) == accepted
 
 
-def test_the_arrays_are_what_the_encoders_make(tmp_path: Path) -> None:
+def test_the_stored_arrays_equal_the_output_of_the_encoders(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.encode()
     for row, (pixels, place) in enumerate(zip(_pictures(bench, 0), range(8), strict=True)):
@@ -136,7 +136,7 @@ def _pictures(bench: Bench, index: int) -> list[Pixels]:
     return [images.read(source.read(r), 32, LIMITS).pixels for r in bench.chunk(index).rows]
 
 
-def test_a_rejected_row_holds_fill_values_and_still_says_which_image_it_was(tmp_path: Path) -> None:
+def test_a_rejected_row_holds_fill_values_and_still_names_its_image(tmp_path: Path) -> None:
     bench = Bench(tmp_path, source={"missing": [1], "uncaptioned": [4]})
     bench.encode()
     for row in (1, 4):
@@ -150,7 +150,7 @@ def test_a_rejected_row_holds_fill_values_and_still_says_which_image_it_was(tmp_
         assert bench.read("file_name")[row] == f"{row:08d}.bmp"
 
 
-def test_a_chunk_of_rejected_rows_is_a_chunk(tmp_path: Path) -> None:
+def test_a_chunk_in_which_all_rows_are_rejected_is_committed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, rows=3, source={"missing": [0, 1, 2]})
     receipt = bench.encode()
     assert (receipt.accepted, len(receipt.rejected), receipt.captions, receipt.psnr) == (0, 3, 0, ())
@@ -159,10 +159,10 @@ def test_a_chunk_of_rejected_rows_is_a_chunk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uncaptioned", [(), (2,)])
-def test_where_all_images_are_away_no_caption_is_encoded(
+def test_no_caption_is_encoded_if_all_images_are_missing(
     uncaptioned: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row without a caption has no image to look for, whoever says so: its source, or the worker."""
+    """The image of a row without a caption is not read, whether the source or the worker finds that out."""
     away = component(f"{__name__}.Away", uncaptioned=list(uncaptioned))
     bench = Bench(tmp_path, with_parts(fake_settings(), source=away))
     monkeypatch.setattr(FakeTextEncoder, "encode", _never)
@@ -172,7 +172,7 @@ def test_where_all_images_are_away_no_caption_is_encoded(
 
 
 class Away(FakeSource):
-    """All images are missing; that a row has no caption is for the worker to see."""
+    """All images are missing. The worker finds out that a row has no caption."""
 
     def __init__(self, uncaptioned: Sequence[int]) -> None:
         super().__init__(rows=20, missing=range(20))
@@ -184,10 +184,10 @@ class Away(FakeSource):
 
 
 def _never(*given: Any) -> Any:
-    raise AssertionError("nothing was to be encoded")
+    raise AssertionError("no caption must be encoded")
 
 
-def test_a_source_that_cannot_be_reached_costs_no_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_caption_is_encoded_if_the_source_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path, with_parts(fake_settings(), source=component(f"{__name__}.Unreachable", rows=20)))
     monkeypatch.setattr(FakeTextEncoder, "encode", _never)
     with pytest.raises(ConnectionError, match="no route"):
@@ -229,7 +229,7 @@ def test_truncated_captions_are_counted(tmp_path: Path) -> None:
 # NaN
 
 
-def test_a_nan_of_the_image_encoder_rejects_that_row_alone(tmp_path: Path) -> None:
+def test_a_nan_of_the_image_encoder_rejects_only_that_row(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     means = [float(p.mean()) for p in _pictures(bench, 0)]
     bad = int(np.argmax(means))
@@ -242,7 +242,7 @@ def test_a_nan_of_the_image_encoder_rejects_that_row_alone(tmp_path: Path) -> No
     _assert_only_this_row_is_empty(bench, bad)
 
 
-def test_a_nan_of_the_text_encoder_rejects_that_row_alone(tmp_path: Path) -> None:
+def test_a_nan_of_the_text_encoder_rejects_only_that_row(tmp_path: Path) -> None:
     poisoned = FakeSource(20).rows(5, 6)[0].captions[1]
     bench = Bench(tmp_path, text={"nan_for": poisoned})
     receipt = bench.encode()
@@ -252,7 +252,7 @@ def test_a_nan_of_the_text_encoder_rejects_that_row_alone(tmp_path: Path) -> Non
     _assert_only_this_row_is_empty(bench, 5)
 
 
-def test_what_is_wrong_with_the_image_is_said_before_what_is_wrong_with_the_text(tmp_path: Path) -> None:
+def test_a_problem_of_the_image_is_reported_before_a_problem_of_the_text(tmp_path: Path) -> None:
     poisoned = FakeSource(20).rows(5, 6)[0].captions[1]
     receipt = Bench(tmp_path, text={"nan_for": poisoned}, source={"missing": [5]}).encode()
     assert [(r.row, r.reason) for r in receipt.rejected] == [(5, Reason.MISSING_FILE)]
@@ -277,7 +277,7 @@ def _assert_only_this_row_is_empty(bench: Bench, row: int) -> None:
 
 
 @pytest.mark.parametrize(("which", "setting"), [("image", "batch"), ("text", "text_batch")])
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path: Path, which: str, setting: str) -> None:
+def test_a_batch_that_does_not_fit_is_halved_until_it_fits(tmp_path: Path, which: str, setting: str) -> None:
     calm = Bench(tmp_path / "calm", rows=16, rows_per_chunk=16)
     tight = Bench(tmp_path / "tight", rows=16, rows_per_chunk=16, **{which: {"memory_limit_batch": 3}})
     calm.encode(batch=16, text_batch=16)
@@ -286,12 +286,12 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path: Path, which
     assert receipt.batch == (2 if which == "image" else 16)
     assert len(receipt.warnings) == 3
     assert f"run.{setting}: memory ran out at 16" in receipt.warnings[0]
-    assert "goes on with 2" in receipt.warnings[-1]
+    assert "continues with 2" in receipt.warnings[-1]
     for name in ("latent_mean", "text_states"):
         np.testing.assert_array_equal(calm.read(name), tight.read(name))
 
 
-def test_what_was_found_to_fit_stays_and_is_told_once(tmp_path: Path) -> None:
+def test_the_batch_that_fits_is_remembered_and_reported_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path, image={"memory_limit_batch": 2})
     assert bench.encode(0).warnings
     again = bench.encode(1)
@@ -300,9 +300,9 @@ def test_what_was_found_to_fit_stays_and_is_told_once(tmp_path: Path) -> None:
 
 def test_one_item_that_does_not_fit_fails_the_chunk(tmp_path: Path) -> None:
     bench = Bench(tmp_path, image={"memory_limit_batch": 0}, gate_rows=0)
-    with pytest.raises(OutOfMemory, match="Not even one item at a time") as error:
+    with pytest.raises(OutOfMemory, match="Not even a batch of one item") as error:
         bench.encode()
-    assert not error.value.ends_run  # another worker may have more
+    assert not error.value.ends_run  # another worker may have more memory
     assert bench.receipts == []
 
 
@@ -316,7 +316,7 @@ def test_one_item_that_does_not_fit_fails_the_chunk(tmp_path: Path) -> None:
     ],
     ids=["MemoryError", "linux", "windows", "cuda"],
 )
-def test_every_way_of_running_out_is_understood(error: Exception) -> None:
+def test_every_kind_of_out_of_memory_error_is_recognised(error: Exception) -> None:
     models = Models("", FakeSource(), FakeImageEncoder(), FakeTextEncoder())
 
     def call(size: int) -> int:
@@ -329,7 +329,7 @@ def test_every_way_of_running_out_is_understood(error: Exception) -> None:
     assert models.take_warnings() == ()
 
 
-def test_other_errors_are_not_taken_for_memory() -> None:
+def test_other_errors_are_not_taken_for_out_of_memory() -> None:
     models = Models("", FakeSource(), FakeImageEncoder(), FakeTextEncoder())
     calls = []
 
@@ -347,16 +347,16 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
 def test_a_wrong_pixel_range_stops_before_anything_is_written(tmp_path: Path) -> None:
     bench = Bench(tmp_path, image={"pixel_range": "unit"})
-    with pytest.raises(GateError, match=r"the test card decode to pictures at 1\d\.\d dB PSNR .* wrong pixel range"):
+    with pytest.raises(GateError, match=r"the test card decode to pictures with 1\d\.\d dB PSNR.* wrong pixel range"):
         bench.encode()
     assert bench.shards_there() == []
     assert bench.receipts == []
 
 
 def test_a_chunk_that_does_not_decode_back_is_named_and_not_written(tmp_path: Path) -> None:
-    """An encoder that passes the card and gets real pictures wrong."""
+    """An encoder that passes the test card and encodes real pictures wrongly."""
     bench = Bench(tmp_path, with_parts(fake_settings(), image=component(f"{__name__}.WrongLater")))
-    with pytest.raises(GateError, match=r"chunk 1 \(rows 8, 12\) decode to pictures at \d+\.\d dB") as error:
+    with pytest.raises(GateError, match=r"chunk 1 \(rows 8, 12\) decode to pictures with \d+\.\d dB") as error:
         bench.encode(1)
     assert "Nothing of it was stored" in str(error.value)
     assert bench.shards_there() == []
@@ -364,7 +364,7 @@ def test_a_chunk_that_does_not_decode_back_is_named_and_not_written(tmp_path: Pa
 
 
 class WrongLater(FakeImageEncoder):
-    """Right for the card; then it decodes to the negative."""
+    """Decodes the test card correctly, and later pictures to their negatives."""
 
     cards = 0
 
@@ -376,13 +376,13 @@ class WrongLater(FakeImageEncoder):
 
 def test_decode_back_is_measured_on_rows_spread_over_the_chunk(tmp_path: Path) -> None:
     bench = Bench(tmp_path, source={"missing": [0]})
-    assert len(bench.encode(0, gate_rows=4).psnr) == 3  # row 0 was chosen, and turned out to be missing
+    assert len(bench.encode(0, gate_rows=4).psnr) == 3  # row 0 was chosen, but its image is missing
     assert len(bench.encode(1, gate_rows=100).psnr) == 8
     assert bench.encode(2, gate_rows=0).psnr == ()
     assert min(bench.encode(1).psnr) > 40
 
 
-def test_an_encoder_without_a_way_back_is_taken_at_its_word(tmp_path: Path) -> None:
+def test_an_encoder_that_cannot_decode_is_not_checked(tmp_path: Path) -> None:
     bench = Bench(tmp_path, with_parts(fake_settings(), image=component(f"{__name__}.OneWay")))
     assert bench.encode().psnr == ()
 
@@ -392,11 +392,11 @@ class OneWay(FakeImageEncoder):
         return None
 
 
-# What an encoder hands over
+# The output of an encoder
 
 
 class Careless(FakeImageEncoder):
-    """Right for the card, then it breaks a promise of `info`."""
+    """Correct for the test card; later its output differs from `info`."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()
@@ -419,8 +419,8 @@ class Careless(FakeImageEncoder):
 
 
 @pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "rows", "overflow"])
-def test_an_encoder_that_breaks_its_promise_stops_the_run(tmp_path: Path, fault: str) -> None:
-    """numpy would broadcast, cast to infinity, or leave an accepted row empty, all without a word."""
+def test_an_encoder_whose_output_differs_from_info_stops_the_run(tmp_path: Path, fault: str) -> None:
+    """numpy would silently broadcast, cast to infinity, or leave an accepted row empty."""
     bench = Bench(tmp_path, with_parts(fake_settings(), image=component(f"{__name__}.Careless", fault=fault)))
     with pytest.raises(ModelError, match="made other arrays than its"):
         bench.encode()
@@ -430,7 +430,7 @@ def test_an_encoder_that_breaks_its_promise_stops_the_run(tmp_path: Path, fault:
 # Commit
 
 
-def test_the_same_chunk_twice_is_the_same_bytes(tmp_path: Path) -> None:
+def test_encoding_a_chunk_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     bench = Bench(tmp_path, source={"missing": [2]})
     first, second = bench.encode(), bench.encode()
     assert first.shards == second.shards
@@ -474,7 +474,7 @@ def test_a_store_that_cannot_be_written_leaves_no_receipt(tmp_path: Path, monkey
     assert ZarrStore(bench.prepared.folder).check(bench.encode().shards) is None
 
 
-def test_a_receipt_tells_how_it_went(tmp_path: Path) -> None:
+def test_a_receipt_records_times_loads_and_versions(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     receipt = bench.encode()
     assert {"read", "decode", "encode_image", "encode_text", "gate", "write", "total"} <= receipt.seconds.keys()
@@ -487,12 +487,12 @@ def test_a_receipt_tells_how_it_went(tmp_path: Path) -> None:
     assert next(Receipts(bench.prepared.folder).read()) == receipt
 
 
-def test_the_inputs_of_a_chunk_change_with_any_image(tmp_path: Path) -> None:
+def test_the_input_hash_of_a_chunk_changes_with_any_image(tmp_path: Path) -> None:
     same, changed = Bench(tmp_path / "a").encode(), Bench(tmp_path / "b", source={"width": 49}).encode()
     assert Bench(tmp_path / "c").encode().inputs == same.inputs != changed.inputs
 
 
-def test_an_interruption_is_asked_for_between_batches_and_leaves_no_receipt(tmp_path: Path) -> None:
+def test_an_interruption_is_checked_between_batches_and_leaves_no_receipt(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     asked = []
 
@@ -536,7 +536,7 @@ def test_an_interrupted_chunk_leaves_no_thread_behind(tmp_path: Path) -> None:
 
 
 class CountingText(FakeTextEncoder):
-    """Knows what it was asked for, and by how many at once."""
+    """Records its calls, and how many threads call at once."""
 
     seen: list[str]
     inside = 0
@@ -566,7 +566,7 @@ class CountingText(FakeTextEncoder):
 
 
 class Repeating(FakeSource):
-    """Every row says the same two things, and one of them twice."""
+    """Every row has the same two captions, one of them twice."""
 
     def __init__(self) -> None:
         super().__init__(rows=8, captions=3)
@@ -597,7 +597,7 @@ def test_equal_captions_of_a_chunk_are_encoded_once(tmp_path: Path, counting: ty
 # Models
 
 
-def test_models_load_once_though_eight_threads_call_at_once(tmp_path: Path, counting: type[CountingText]) -> None:
+def test_models_load_once_when_eight_threads_call_at_once(tmp_path: Path, counting: type[CountingText]) -> None:
     workflow = with_parts(fake_settings(rows=64), text=component(f"{__name__}.CountingText"))
     bench = Bench(tmp_path, workflow)
     start, receipts = threading.Barrier(8), [None] * 8
@@ -617,7 +617,7 @@ def test_models_load_once_though_eight_threads_call_at_once(tmp_path: Path, coun
     assert bench.receipts == list(range(8))
 
 
-def test_another_job_takes_the_place_of_the_first_and_the_first_loads_again(tmp_path: Path) -> None:
+def test_another_job_replaces_the_models_of_the_first_and_the_first_loads_again(tmp_path: Path) -> None:
     one, other = Bench(tmp_path / "a"), Bench(tmp_path / "b", image={"channels": 5})
     assert models_for(one.job) is models_for(replace(one.job, fingerprint="0" * 64, batch=9))
     for bench in (one, other, one):
@@ -625,7 +625,7 @@ def test_another_job_takes_the_place_of_the_first_and_the_first_loads_again(tmp_
     assert model_cache.loads() == {"image": 3, "text": 3}
 
 
-def test_a_model_that_fails_to_load_is_tried_again_and_never_half_kept(tmp_path: Path) -> None:
+def test_a_model_that_fails_to_load_is_loaded_again_and_never_kept_in_part(tmp_path: Path) -> None:
     bench = Bench(tmp_path, image={"pixel_range": "unit"})
     for _ in range(2):
         with pytest.raises(GateError):
@@ -633,7 +633,7 @@ def test_a_model_that_fails_to_load_is_tried_again_and_never_half_kept(tmp_path:
     assert model_cache._held is None
 
 
-def test_a_worker_finds_out_device_precision_and_the_empty_prompt(tmp_path: Path) -> None:
+def test_a_worker_resolves_device_and_precision_and_encodes_the_empty_prompt(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     found = inspect(replace(bench.job, runtime=Runtime("cpu", "bf16", 1)), "fp32")
     assert found.runtime == CPU
@@ -642,7 +642,7 @@ def test_a_worker_finds_out_device_precision_and_the_empty_prompt(tmp_path: Path
     assert model_cache.loads() == {"image": 1, "text": 1}, "what it loaded to look serves the chunks"
 
 
-def test_a_component_that_is_not_there_on_a_worker_is_named(tmp_path: Path) -> None:
+def test_a_component_that_is_missing_on_a_worker_is_named(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     job = replace(bench.job, source=component("not.installed.here.Source"))
     with pytest.raises(ConfigError, match="installed where the workers run"):
@@ -653,7 +653,7 @@ def test_a_component_that_is_not_there_on_a_worker_is_named(tmp_path: Path) -> N
 
 
 class Slow(FakeSource):
-    """Reads the first row last, and counts how many rows were asked for."""
+    """Reads the first row last, and counts the rows that were requested."""
 
     def __init__(self, rows: int = 40, wrong: Callable[[int], Exception | None] = lambda index: None) -> None:
         super().__init__(rows)
@@ -673,12 +673,12 @@ def _ahead(source: Slow, window: int = 6, threads: int = 3) -> contextlib.Abstra
 
 
 @pytest.mark.parametrize(("window", "threads"), [(1, 1), (6, 3), (3, 8), (100, 2)])
-def test_rows_come_in_order_whatever_is_read_first(window: int, threads: int) -> None:
+def test_rows_come_in_order_even_if_the_first_row_is_read_last(window: int, threads: int) -> None:
     with _ahead(Slow(), window, threads) as readings:
         assert [r.row.index for r in readings] == list(range(40))
 
 
-def test_reading_begins_before_the_first_row_is_asked_for() -> None:
+def test_reading_starts_before_the_first_row_is_requested() -> None:
     source = Slow()
     with _ahead(source):
         deadline = time.monotonic() + 10
@@ -699,7 +699,7 @@ def test_no_more_rows_are_read_than_the_window_holds() -> None:
     assert source.asked == stopped < 40
 
 
-def test_an_error_that_is_not_the_rows_own_comes_out_in_its_place() -> None:
+def test_an_error_of_the_source_is_raised_when_its_row_is_reached() -> None:
     source = Slow(wrong=lambda index: OSError("the network is gone") if index == 7 else None)
     with _ahead(source) as readings:
         assert [next(readings).row.index for _ in range(7)] == list(range(7))
@@ -708,7 +708,7 @@ def test_an_error_that_is_not_the_rows_own_comes_out_in_its_place() -> None:
     assert source.asked < 40
 
 
-def test_a_row_the_index_rejects_is_not_read() -> None:
+def test_a_row_that_the_index_rejects_is_not_read() -> None:
     source = Slow()
     row = replace(source.rows(0, 1)[0], reason=Reason.UNSAFE_PATH, detail="../x")
     reading = read_row(source, row, 16, LIMITS)
@@ -716,7 +716,7 @@ def test_a_row_the_index_rejects_is_not_read() -> None:
     assert (reading.digest, source.asked) == (b"", 0)
 
 
-def test_a_reading_tells_what_was_read() -> None:
+def test_a_reading_records_what_was_read() -> None:
     import hashlib
 
     source = FakeSource()

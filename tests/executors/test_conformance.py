@@ -36,11 +36,11 @@ _LARGE: list[weakref.ref[Any]] = []
 
 
 class Large:
-    """Something that a weak reference can point to."""
+    """An object that a weak reference can point to."""
 
 
 def fail_with_something_large(item: str) -> int | None:
-    """How many large things of failed items are still there; None where none failed in this process."""
+    """The number of large objects of failed items that still exist; None if no item failed in this process."""
     if item == "look":
         return sum(ref() is not None for ref in _LARGE) if _LARGE else None
     gc.disable()
@@ -58,7 +58,7 @@ def opened(text: str) -> Iterator[Executor]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Callable[[str], Executor]]:
-    """Started ones that several tests use. One that begins it, kills in it or ends it has an `executor` to itself."""
+    """Started executors that several tests share. A test that starts, ends or damages one uses its own `executor`."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
@@ -107,7 +107,7 @@ class TestDask(ExecutorSuite):
     def started(self, shared: Callable[[str], Executor]) -> Executor:
         return shared("local:2")
 
-    def test_it_listens_on_loopback_alone(self, executor: Executor) -> None:
+    def test_it_listens_only_on_loopback(self, executor: Executor) -> None:
         force = executor.start()
         assert force.dashboard.startswith("http://127.0.0.1:")
         assert force.address.startswith("tcp://127.0.0.1:")
@@ -119,29 +119,27 @@ class TestDask(ExecutorSuite):
         }
         assert listening <= {"127.0.0.1", "::1"}
 
-    def test_what_a_failed_item_held_is_free_at_once(self, started: Executor) -> None:
-        """The arrays of a chunk that ran out of memory must not stay until Python looks for garbage."""
+    def test_the_memory_of_a_failed_item_is_freed_at_once(self, started: Executor) -> None:
+        """The arrays of a chunk that ran out of memory must not wait for Python's garbage collection."""
         outcomes = list(started.run(fail_with_something_large, ["fail"] * 8 + ["look"] * 8))
         found = [left for item, left in outcomes if item == "look" and left is not None]
         assert found
         assert not any(found)
 
-    def test_dask_keeps_nothing_of_a_task_that_is_done(
-        self, executor: Executor, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_dask_keeps_no_records_of_finished_tasks(self, executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("daskt2i.executors.dask._COUNT_SECONDS", 0.0)
         executor.start()
         client: Client = executor._connection.client  # type: ignore[attr-defined]
         assert len(dict(executor.run(double, range(200)))) == 200
         assert key_split.cache_info().currsize < 100
-        assert len(client.scheduler_comm.recent_message_log) < 50  # else 200
-        deadline = time.monotonic() + 20  # the scheduler's process looks every 5 s
+        assert len(client.scheduler_comm.recent_message_log) < 50  # without the cleanup: 200
+        deadline = time.monotonic() + 20  # the scheduler's process cleans up every 5 s
         while max((kept := client.run_on_scheduler(_kept)).values()) >= 50 and time.monotonic() < deadline:
             time.sleep(0.2)
         assert max(kept.values()) < 50, kept
         assert client.run_on_scheduler(_limits) == {100}
 
-    def test_workers_keep_freed_memory_as_their_system_does_and_have_the_planned_threads(
+    def test_workers_have_the_systems_setting_for_freed_memory_and_the_planned_threads(
         self, executor: Executor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
@@ -154,10 +152,10 @@ def _kept(dask_scheduler: Any) -> dict[str, int]:
     spans = list(dask_scheduler.extensions["spans"].spans.values())
     assert spans, "Dask keeps its spans in another place now: look there"
     return {
-        "spans": sum(len(span._metadata["collections"]) for span in spans if span._metadata),  # else 200
+        "spans": sum(len(span._metadata["collections"]) for span in spans if span._metadata),  # without: 200
         "seen": sum(len(getattr(span, "_metadata_seen", ())) for span in spans),  # distributed before 2026.8
         "names": key_split.cache_info().currsize,
-        "messages": max(len(comm.recent_message_log) for comm in dask_scheduler.stream_comms.values()),  # else 100
+        "messages": max(len(comm.recent_message_log) for comm in dask_scheduler.stream_comms.values()),  # without: 100
     }
 
 
@@ -167,11 +165,11 @@ def _limits(dask_scheduler: Any) -> set[int]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster that somebody else runs."""
+    """A cluster that daskt2i did not start."""
     from distributed import LocalCluster
 
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    # Dask gives a worker up that is not back in 15 s after its death, and a busy machine can take longer.
+    # Dask gives up a worker that does not come back within 15 s. On a busy machine it can take longer.
     patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "120s"})
     with patient, LocalCluster(n_workers=2, threads_per_worker=1, silence_logs=50, **here) as cluster:
         yield cluster.scheduler_address
@@ -182,7 +180,7 @@ class TestAttachedDask(ExecutorSuite):
     def executor(self, address: str) -> Iterator[Executor]:
         yield from opened(address)
 
-    @pytest.mark.slow  # its workers die and come back as those of `TestDask`
+    @pytest.mark.slow  # `TestDask` covers the same code
     def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
         self, executor: Executor, tmp_path: Path
     ) -> None:
@@ -197,14 +195,14 @@ class TestAttachedDask(ExecutorSuite):
         again.close()
 
 
-def test_an_address_where_nobody_listens_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_scheduler_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskt2i.deploy.connect._SERVER_TIMEOUT", 1.0)
     with pytest.raises(SchedulerError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9"):
         open_executor(Scheduler.parse("tcp://127.0.0.1:9"), TWO).start()
 
 
 class Unportable(Exception):
-    """Neither it nor what is raised from it can be pickled."""
+    """An error that cannot be pickled."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -221,8 +219,8 @@ def fail_in_ways(way: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["multiprocessing:2", "joblib:2", "local:2"])
-def test_an_error_that_cannot_travel_is_told_and_one_of_ours_stays_what_it_is(kind: str) -> None:
-    """Over all: the class decides whether the run goes on, and Dask would send `Exception("ModelError(…)")`."""
+def test_an_error_that_cannot_be_pickled_is_reported_and_a_daskt2i_error_keeps_its_class(kind: str) -> None:
+    """The class decides whether the run continues, but Dask would send `Exception("ModelError(…)")`."""
     with closing(next(opened(kind))) as executor:
         executor.start()
         found: dict[str, Any] = dict(executor.run(fail_in_ways, ["foreign", "cause", "context"]))
@@ -235,7 +233,7 @@ def test_an_error_that_cannot_travel_is_told_and_one_of_ours_stays_what_it_is(ki
 
 
 @pytest.mark.parametrize("text", ["local:0", "local:x", ":3", "serial:2", "nowhere", "nowhere:2", ""])
-def test_a_scheduler_that_is_none_is_refused(text: str) -> None:
+def test_a_text_that_names_no_scheduler_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         Scheduler.parse(text)
 

@@ -1,4 +1,4 @@
-"""The report counts what is there, wherever it runs, and survives what is wrong with the data."""
+"""The report counts correctly on every executor, and bad data does not stop it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLIP = SHARED / "clip-tokenizer"
 
 @pytest.fixture(autouse=True)
 def _no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes seconds, and has tests of its own."""
+    """The page takes seconds, and has its own tests."""
     monkeypatch.setattr("daskt2i.insights.page.render", lambda *_: "<html></html>")
 
 
@@ -49,7 +49,7 @@ def coco(tmp_path: Path) -> Path:
     return write_coco(tmp_path / "data", missing=[3], same={6: 0})
 
 
-def test_what_is_counted(coco: Path, tmp_path: Path) -> None:
+def test_the_report_counts_people_captions_and_files(coco: Path, tmp_path: Path) -> None:
     found = told(report(coco, tmp_path / "out"))
     assert (found["rows"], found["people"], found["left_out"]) == (10, len(WITH_PEOPLE), 0)
     assert found["gender"] == {"male": 3, "female": 2, "neutral": 1}
@@ -69,7 +69,7 @@ def test_what_is_counted(coco: Path, tmp_path: Path) -> None:
     assert found["notes"] == []
 
 
-def test_captions_that_say_the_same(tmp_path: Path) -> None:
+def test_repeated_captions_are_counted(tmp_path: Path) -> None:
     texts = [
         ["A man rides a bike.", "a man rides bikes"],
         ["A man  rides a bike."],
@@ -81,7 +81,7 @@ def test_captions_that_say_the_same(tmp_path: Path) -> None:
     assert found["most_repeated"] == [{"caption": "A man rides a bike.", "times": 4}]
 
 
-def test_the_files_hold_it_all(coco: Path, tmp_path: Path) -> None:
+def test_the_files_hold_the_whole_report(coco: Path, tmp_path: Path) -> None:
     found = report(coco, tmp_path / "out", top=1)
     place = tmp_path / "out" / "reports"
     assert json.loads((place / "insights.json").read_text(encoding="utf-8")) == {**found.to_json()}
@@ -97,7 +97,7 @@ def test_the_files_hold_it_all(coco: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [2])
-def test_processes_find_what_one_process_finds(coco: Path, tmp_path: Path, workers: int) -> None:
+def test_several_processes_give_the_same_report_as_one(coco: Path, tmp_path: Path, workers: int) -> None:
     one = report(coco, tmp_path / "one")
     many = report(coco, tmp_path / "many", executor=MultiprocessingExecutor(workers))
     assert told(one) == told(many)
@@ -106,12 +106,12 @@ def test_processes_find_what_one_process_finds(coco: Path, tmp_path: Path, worke
         assert (tmp_path / "one" / "reports" / name).read_bytes() == (tmp_path / "many" / "reports" / name).read_bytes()
 
 
-def test_a_where_narrows_the_report_down(coco: Path, tmp_path: Path) -> None:
+def test_a_where_limits_the_report_to_its_rows(coco: Path, tmp_path: Path) -> None:
     found = report(coco, tmp_path / "out", 'people and gender == "male" and not duplicate')
     assert (found.rows, found.left_out, found.captions) == (2, 8, 3)
     assert found.where == "people and gender == 'male' and (not duplicate)"
     assert report(coco, tmp_path / "out", "captions > 7").rows == 0
-    # Its facts are those of all rows, and encode uses them.
+    # The facts cover all rows, and encode uses them.
     assert open_source(settings(coco).dataset, RunFolder(tmp_path / "out")).info().rows == len(WITH_PEOPLE)
 
 
@@ -124,7 +124,7 @@ def test_without_pictures_no_file_is_opened(coco: Path, tmp_path: Path) -> None:
 
 
 def test_the_hostile_set_gives_a_report(hostile: Path, tmp_path: Path) -> None:
-    """The same rows, for the same reasons, that encode rejects (test_coco_mini)."""
+    """The report rejects the same rows for the same reasons as encode (test_coco_mini)."""
 
     workflow = load_workflow(
         "demo", ["dataset.encoders.text.max_tokens=77"], str(hostile / "images"), str(hostile / "captions.json")
@@ -136,13 +136,13 @@ def test_the_hostile_set_gives_a_report(hostile: Path, tmp_path: Path) -> None:
     assert found.exact == 6
 
 
-def test_a_source_that_is_away_is_one_sentence(coco: Path, tmp_path: Path) -> None:
+def test_a_missing_source_is_reported_in_one_sentence(coco: Path, tmp_path: Path) -> None:
     (coco / "captions.json").write_text(json.dumps({"images": [], "annotations": []}))
     with pytest.raises(SourceError):
         report(coco, tmp_path / "out")
 
 
-def test_what_fails_on_a_worker_is_told(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_on_a_worker_is_raised(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Bad(SerialExecutor):
         def run(self, work: Any, items: Any) -> Any:
             for item in items:
@@ -157,8 +157,8 @@ def test_what_fails_on_a_worker_is_told(coco: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("folder", ["demo", "clip"])
-def test_tokens_are_those_of_the_encoder(folder: str) -> None:
-    """Where there is a tokenizer.json they are counted without transformers: the numbers must be the same."""
+def test_token_counts_equal_those_of_the_encoder(folder: str) -> None:
+    """With a tokenizer.json tokens are counted without transformers. The numbers must be the same."""
     from daskt2i.encoders.text import TextEncoder
 
     captions = ["A man riding a wave.", "", "猫 on a sofa 🐈", "supercalifragilistic " * 60, "  two\n lines "]
@@ -175,7 +175,7 @@ def test_tokens_are_those_of_the_encoder(folder: str) -> None:
     assert limit == 77
 
 
-def test_an_encoder_that_cannot_count_is_a_note(coco: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_cannot_count_tokens_gives_a_note(coco: Path, tmp_path: Path) -> None:
     workflow = settings(coco, None)
     text = workflow.dataset.encoders.text.model_copy(update={"class_path": "insights.test_driver.Silent"})
     encoders = workflow.dataset.encoders.model_copy(update={"text": text})
@@ -186,7 +186,7 @@ def test_an_encoder_that_cannot_count_is_a_note(coco: Path, tmp_path: Path) -> N
 
 
 class Silent:
-    """A text encoder that says nothing of tokens."""
+    """A text encoder without token counts."""
 
     def info(self) -> Any: ...
     def load(self, runtime: Any) -> None: ...
@@ -240,7 +240,7 @@ def test_help_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_a_survey_is_small_enough_to_travel(coco: Path) -> None:
+def test_a_survey_is_small_when_pickled(coco: Path) -> None:
     import pickle
 
     from daskt2i.facts.selection import survey_of
@@ -253,5 +253,5 @@ def test_a_survey_is_small_enough_to_travel(coco: Path) -> None:
     assert len(pickle.dumps(part)) < 10_000
 
 
-def test_the_source_of_the_tests_is_as_it_is_named(coco: Path) -> None:
+def test_the_source_of_the_tests_matches_its_name(coco: Path) -> None:
     assert settings(coco).dataset.source.arguments == {k: v for k, v in coco_source(coco).items() if k != "class"}

@@ -1,4 +1,4 @@
-"""The page stands alone: no other host is asked, nothing in the data becomes markup, a browser shows it."""
+"""The page is self-contained: it contacts no host, no text of the data becomes markup, a browser shows it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=https://example.org/x>"
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[InsightsResult, Path]:
-    """A report over data that would like to be markup, and where its page lies."""
+    """A report of data that contains markup, and the path of its page."""
     folder = tmp_path_factory.mktemp("page")
     captions = [[*PEOPLE[0], HOSTILE], *PEOPLE[1:], [HOSTILE], [HOSTILE]]
     write_coco(folder / "data", captions, same={5: 1})
@@ -62,7 +62,7 @@ class _Sources(HTMLParser):
         self.found += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
 
 
-def test_nothing_in_the_data_becomes_markup(shown: tuple[InsightsResult, Path]) -> None:
+def test_text_of_the_data_does_not_become_markup(shown: tuple[InsightsResult, Path]) -> None:
     report, _ = shown
     assert HOSTILE not in report.html
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in report.html
@@ -83,7 +83,7 @@ def test_a_notebook_shows_totals_and_bars_without_a_script(shown: tuple[Insights
 
 @pytest.fixture
 def server(shown: tuple[InsightsResult, Path]) -> Iterator[str]:
-    """The folder of the page behind HTTP on this machine."""
+    """An HTTP server on this machine for the folder of the page."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...

@@ -1,4 +1,4 @@
-"""Suggestions are captions that somebody wrote, go on from what is typed, and come without repeats."""
+"""Suggestions are captions of the store, continue the typed text, and do not repeat."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def texts(asked: Suggestions, text: str, count: int = 8) -> list[str]:
     return [one.text for one in asked.suggest(text, count)]
 
 
-def test_completions_go_on_from_what_is_typed_the_most_frequent_first() -> None:
+def test_completions_continue_the_typed_text_the_most_frequent_first() -> None:
     asked = Suggestions(CAPTIONS)
     assert len(asked) == 9
     found = asked.suggest("a man on a ")
     assert {one.text for one in found} == {text for text in CAPTIONS if text.startswith("A man on")}
-    assert found[0].times + found[1].times == 3  # surfboard twice, bench in two captions of which the shorter is shown
+    assert found[0].times + found[1].times == 3  # surfboard twice; bench in two captions, and the shorter one is shown
     assert {one.why for one in found} == {"goes on"}
     assert next(one for one in found if "surfboard" in one.text).times == 2
 
@@ -61,22 +61,22 @@ def test_completions_go_on_from_what_is_typed_the_most_frequent_first() -> None:
         ("a man on a surfboard in the sea", []),
     ],
 )  # fmt: skip
-def test_what_is_found(text: str, expected: list[str] | None) -> None:
+def test_suggestions_for_words_parts_of_words_and_no_text(text: str, expected: list[str] | None) -> None:
     found = texts(Suggestions(CAPTIONS), text)
-    if expected is None:  # nothing typed yet: what captions begin with
+    if expected is None:  # nothing is typed yet
         assert len(found) == 8
     else:
         assert found == expected
 
 
-def test_a_whole_word_is_no_prefix_of_a_longer_one() -> None:
+def test_a_complete_word_does_not_match_a_longer_word() -> None:
     assert len(texts(Suggestions(CAPTIONS), "a man ")) == 5
     assert "A manhole cover" not in texts(Suggestions(CAPTIONS), "a man ")
     assert "A manhole cover" in texts(Suggestions(CAPTIONS), "a man")
 
 
 @pytest.mark.parametrize("text", ["", "a", "a m", "a man on a", "dog"])
-def test_there_are_no_repeats_and_no_more_than_asked_for(text: str) -> None:
+def test_there_are_no_repeats_and_at_most_the_requested_number(text: str) -> None:
     rng = np.random.default_rng(0)
     states = rng.standard_normal((len(CAPTIONS), 16)).astype(np.float16)
     for count in (1, 3, 20):
@@ -88,8 +88,8 @@ def test_there_are_no_repeats_and_no_more_than_asked_for(text: str) -> None:
     assert Suggestions(CAPTIONS).suggest(text, 0) == []
 
 
-def test_what_means_similar_is_near_by_the_pooled_states() -> None:
-    """Surfing is written as "wave riders"; its state lies by that of the surfboards."""
+def test_similar_meaning_is_found_by_the_pooled_states() -> None:
+    """The caption says "wave riders" for surfing. Its state is near the states of the surfboards."""
     captions = [*CAPTIONS, "Wave riders", "A pizza"]
     states = np.zeros((len(captions), 8), np.float16)
     for row, caption in enumerate(captions):
@@ -100,12 +100,12 @@ def test_what_means_similar_is_near_by_the_pooled_states() -> None:
         ("A man on a surfboard.", "goes on"),
         ("Wave riders", "means similar"),
     ]
-    # With a state of the text itself no caption needs to go on from it.
+    # With a state of the text, no caption needs to continue the text.
     wanted = np.eye(8)[3]
     assert Suggestions(captions, states).suggest("zzz", 2, wanted)[0].text in ("A man on a surfboard.", "Wave riders")
 
 
-def test_one_caption_or_none() -> None:
+def test_a_store_with_one_caption_or_without_captions() -> None:
     assert texts(Suggestions(["A dog"], np.ones((1, 4), np.float16)), "a") == ["A dog"]
     assert Suggestions([]).suggest("a") == []
     assert Suggestions(["..."]).suggest("") == []
@@ -126,7 +126,7 @@ def test_a_store_suggests_its_accepted_captions(tmp_path: Path) -> None:
     assert "A man sits" in run("suggest", "a man s", "-o", tmp_path / "out").stdout
 
 
-def test_no_store_and_no_captions(tmp_path: Path) -> None:
+def test_a_missing_store_and_a_store_without_captions_raise_errors(tmp_path: Path) -> None:
     with pytest.raises(StoreMissing):
         Suggestions.of_store(tmp_path)
     assert "There is no latent store" in one_error(run("suggest", "a", "-o", tmp_path / "nowhere"))

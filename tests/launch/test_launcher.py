@@ -1,4 +1,4 @@
-"""N ranks on N workers: all or nothing, from the last checkpoint on, and never a process left behind."""
+"""N ranks on N workers: all finish or all stop, an attempt resumes from the last checkpoint, no process is left."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def value(folder: Path) -> float:
 
 
 def ranks_running() -> list[psutil.Process]:
-    """Of this test run: others may use the same machine."""
+    """Ranks of this test run; other runs may use the same machine."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -73,7 +73,7 @@ def _no_orphans() -> Iterator[None]:
 
 @contextlib.contextmanager
 def two_workers() -> Iterator[Client]:
-    # LocalCluster gives a worker up that takes 15 s to start again, as on a machine with much else to do.
+    # By default LocalCluster gives up a worker that needs 15 s to restart, as it may on a busy machine.
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "120s"}),
         LocalCluster(
@@ -96,7 +96,7 @@ def spawner(request: pytest.FixtureRequest) -> Any:
 
 
 class Killer:
-    """A listener that keeps the events, and kills something once when the run comes to a step."""
+    """A listener that keeps the events, and kills a process once, when the run reaches a step."""
 
     def __init__(self, victim: Callable[[dict[int, int]], int] | None = None, step: int = 5) -> None:
         self.victim, self.step = victim, step
@@ -141,7 +141,7 @@ def test_a_module_written_for_torchrun_runs_unchanged(tmp_path: Path) -> None:
     assert (tmp_path / "result").read_text() == "3.0 of 2"
 
 
-def test_the_module_in_the_documentation_runs_and_goes_on(tmp_path: Path) -> None:
+def test_the_module_in_the_documentation_runs_and_resumes(tmp_path: Path) -> None:
     text = (TESTS.parent / "docs" / "launch.md").read_text()
     (tmp_path / "documented.py").write_text(text.partition("```python\n")[2].partition("```")[0])
     about = {"folder": str(tmp_path / "run"), "steps": 4, "batch": 64, "every": 2}
@@ -173,15 +173,15 @@ def kill_worker_of(number: int) -> Callable[[dict[int, int]], int]:
     ("where", "kill", "number", "says"),
     [
         ("dask", kill_rank, 1, "SIGKILL"),
-        ("dask", kill_worker_of, 0, "gone with its worker"),
+        ("dask", kill_worker_of, 0, "its worker is gone"),
         pytest.param("local", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),
         pytest.param("dask", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),
-        pytest.param("dask", kill_worker_of, 1, "gone with its worker", marks=pytest.mark.slow),
+        pytest.param("dask", kill_worker_of, 1, "its worker is gone", marks=pytest.mark.slow),
         pytest.param("local", kill_rank, 1, "SIGKILL", marks=pytest.mark.slow),
     ],
     ids=["dask-rank1", "dask-worker0", "local-rank0", "dask-rank0", "dask-worker1", "local-rank1"],
 )
-def test_a_kill_stops_all_and_the_next_attempt_goes_on(
+def test_a_kill_stops_all_ranks_and_the_next_attempt_resumes(
     where: str, kill: Any, number: int, says: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     spawner = LocalRankSpawner(2) if where == "local" else DaskRankSpawner(request.getfixturevalue("client"))
@@ -193,22 +193,22 @@ def test_a_kill_stops_all_and_the_next_attempt_goes_on(
     assert says in seen.of("failed")[0]["text"]
     resumed = [e["step"] for e in seen.of("step") if e.attempt == 2]
     assert min(resumed) == 5  # after the checkpoint of step 4
-    # All had ended before the next attempt was begun.
+    # All ranks had ended before the next attempt started.
     old = [e["pid"] for e in seen.of("alive") if e.attempt == 1]
     assert not any(psutil.pid_exists(pid) for pid in old)
     if "worker" not in says:
         assert seen.again - seen.killed < 10
 
 
-def test_a_deliberate_error_is_raised_here_and_not_tried_again(client: Client, tmp_path: Path) -> None:
-    """Rank 1 tells it; rank 0 fails of the closed connection at the same time."""
+def test_a_deliberate_error_is_raised_in_the_driver_and_not_retried(client: Client, tmp_path: Path) -> None:
+    """Rank 1 reports the error; at the same time rank 0 fails because the connection is closed."""
     seen = Killer()
     with pytest.raises(NonFiniteLoss, match="at step 2"):
         launch("rank_modules.ddp", job(tmp_path, blown_up=1, seconds=0), DaskRankSpawner(client), 2, 1, seen, env=ENV)
     assert len(seen.of("attempt")) == 1
 
 
-def test_attempts_without_progress_are_counted_and_the_last_lines_told(tmp_path: Path) -> None:
+def test_attempts_without_progress_are_counted_and_the_error_shows_the_last_log_lines(tmp_path: Path) -> None:
     seen = Killer()
     with pytest.raises(RankLost, match="2 attempts in a row") as caught:
         launch("rank_modules.ddp", job(tmp_path, crash=0), LocalRankSpawner(1), 1, 1, seen, attempts=2, env=ENV)
@@ -218,7 +218,7 @@ def test_attempts_without_progress_are_counted_and_the_last_lines_told(tmp_path:
 
 
 class Shrinking(LocalRankSpawner):
-    """Three places at first, fewer later."""
+    """Three workers at first, fewer later."""
 
     def __init__(self, *counts: int) -> None:
         super().__init__(3)
@@ -232,7 +232,7 @@ class Shrinking(LocalRankSpawner):
     ("there", "batch", "ranks"),
     [(4, 12, 4), (5, 12, 4), (3, 12, 3), (3, 8, 2), (3, 7, 1), (2, None, 2)],
 )
-def test_fewer_workers_get_as_many_ranks_as_divide_the_batch(there: int, batch: int | None, ranks: int) -> None:
+def test_with_fewer_workers_the_ranks_still_divide_the_batch(there: int, batch: int | None, ranks: int) -> None:
     run = LaunchState(
         "m", {} if batch is None else {"batch": batch}, LocalRankSpawner(), 4, 1, lambda event: None, True, {}, 1
     )
@@ -241,7 +241,7 @@ def test_fewer_workers_get_as_many_ranks_as_divide_the_batch(there: int, batch: 
 
 
 @pytest.mark.slow
-def test_with_fewer_workers_it_goes_on_with_ranks_that_divide_the_batch(tmp_path: Path) -> None:
+def test_a_launch_continues_on_fewer_workers_with_ranks_that_divide_the_batch(tmp_path: Path) -> None:
     seen = Killer(kill_rank(1))
     launched = launch(
         "rank_modules.ddp", job(tmp_path, batch=3, hold=1), Shrinking(3, 2), 3, 1, seen, attempts=1, env=ENV
@@ -251,8 +251,8 @@ def test_with_fewer_workers_it_goes_on_with_ranks_that_divide_the_batch(tmp_path
     assert "2 of 3 workers" in seen.of("fewer")[0]["text"]
 
 
-def test_when_no_worker_comes_back_it_says_so() -> None:
-    """The first attempt fails at once: it may take no time at all to start."""
+def test_the_error_says_when_no_worker_comes_back() -> None:
+    """The first attempt fails at once, because its limit to start is very short."""
     with pytest.raises(SchedulerError, match="No worker came back"):
         launch("rank_modules.toy", {}, Shrinking(1, 0), 1, 1, Killer(), env=ENV, start_seconds=0.05)
 
@@ -271,12 +271,12 @@ def test_more_ranks_than_workers_are_refused() -> None:
         launch("rank_modules.ddp", {}, LocalRankSpawner(2), 0, 1, Killer())
 
 
-def test_on_dask_missing_workers_are_waited_for_and_then_refused(client: Client) -> None:
-    with pytest.raises(PlanError, match="3 ranks need as many workers, and there are 2"):
+def test_on_dask_the_launch_waits_for_missing_workers_and_then_refuses(client: Client) -> None:
+    with pytest.raises(PlanError, match="3 ranks need 3 workers, but there are 2"):
         launch("rank_modules.ddp", {}, DaskRankSpawner(client, worker_seconds=0.5), 3, 1, Killer())
 
 
-def test_ctrl_c_stops_all_ranks_and_comes_through(spawner: Any, tmp_path: Path) -> None:
+def test_ctrl_c_stops_all_ranks_and_reaches_the_caller(spawner: Any, tmp_path: Path) -> None:
     asked = 0.0
 
     def listen(event: LaunchEvent) -> None:
@@ -291,7 +291,7 @@ def test_ctrl_c_stops_all_ranks_and_comes_through(spawner: Any, tmp_path: Path) 
     assert ranks_running() == []
 
 
-def test_a_listener_that_raises_stops_all_and_hears_no_more(tmp_path: Path) -> None:
+def test_a_listener_that_raises_stops_all_ranks_and_gets_no_more_events(tmp_path: Path) -> None:
     calls = 0
 
     def listen(event: LaunchEvent) -> None:
@@ -315,12 +315,12 @@ def test_a_worker_that_is_busy_is_named(client: Client) -> None:
     with pytest.raises(RankLost, match=rf"busy with other work, or out of reach: {address}\.") as caught:
         launch("rank_modules.ddp", {}, DaskRankSpawner(client), 2, 1, Killer(), 1, env=ENV, start_seconds=1)
     assert "One attempt was allowed" in str(caught.value)
-    assert time.monotonic() - begun < 60  # half of what it would wait by default
+    assert time.monotonic() - begun < 60  # half of the default wait
     busy.result()
 
 
 @pytest.mark.slow
-def test_tasks_that_somebody_cancels_stop_all_ranks(client: Client, tmp_path: Path) -> None:
+def test_cancelled_tasks_stop_all_ranks(client: Client, tmp_path: Path) -> None:
     seen, spawner = Killer(), DaskRankSpawner(client)
 
     def listen(event: LaunchEvent) -> None:
@@ -335,7 +335,7 @@ def test_tasks_that_somebody_cancels_stop_all_ranks(client: Client, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_retiring_worker_gives_its_rank_up(tmp_path: Path) -> None:
+def test_a_retiring_worker_stops_its_rank(tmp_path: Path) -> None:
     with two_workers() as client:
         seen = Killer()
         retiring: list[threading.Thread] = []
@@ -355,7 +355,7 @@ def test_a_retiring_worker_gives_its_rank_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_dies_is_told_and_takes_the_ranks_with_it(tmp_path: Path) -> None:
+def test_a_scheduler_that_dies_is_reported_and_its_ranks_end(tmp_path: Path) -> None:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     file = str(tmp_path / "scheduler.json")
     code = "import sys; from dask.__main__ import main; sys.argv = ['dask', *sys.argv[1:]]; main()"
@@ -382,7 +382,7 @@ def test_a_scheduler_that_dies_is_told_and_takes_the_ranks_with_it(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_frozen_worker_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_a_frozen_worker_does_not_delay_the_others(tmp_path: Path) -> None:
     with two_workers() as client:
         frozen: list[int] = []
 
@@ -421,8 +421,8 @@ def test_a_frozen_worker_is_asked_once_and_counts_again_when_it_wakes(
     assert len(spawner.nodes(2)) == 2
 
 
-def test_all_workers_are_seen_while_the_client_looks_too(client: Client) -> None:
-    """Its own look brings none of them, and must not be taken for an answer: all ranks would be lost."""
+def test_all_workers_are_seen_while_the_client_refreshes_its_list_too(client: Client) -> None:
+    """The client's own refresh can return no workers. If the spawner used that answer, all ranks would be lost."""
     with (
         dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
         Client(client.scheduler.address) as hasty,
@@ -430,7 +430,7 @@ def test_all_workers_are_seen_while_the_client_looks_too(client: Client) -> None
         assert {len(workers_of(hasty)) for _ in range(300)} == {2}
 
 
-def test_what_is_to_be_done_before_the_first_rank_is_done_then_and_its_notes_are_told(tmp_path: Path) -> None:
+def test_prepare_runs_before_the_first_rank_and_its_notes_are_reported(tmp_path: Path) -> None:
     with (
         LocalCluster(1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
         Client(cluster) as client,
@@ -462,9 +462,9 @@ def until_step(process: subprocess.Popen[str], step: int) -> None:
     raise AssertionError(process.communicate()[1])
 
 
-@pytest.mark.slow  # tests/train/test_denoiser_rank.py kills the driver of the real trainer, by default
+@pytest.mark.slow  # by default, tests/train/test_denoiser_rank.py kills the driver of the real trainer
 @pytest.mark.parametrize("kind", ["attached", "local", "dask"])
-def test_a_killed_driver_takes_all_ranks_with_it_and_the_same_command_goes_on(
+def test_all_ranks_of_a_killed_driver_end_and_the_same_command_resumes(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if kind == "attached":
@@ -486,7 +486,7 @@ def test_a_killed_driver_takes_all_ranks_with_it_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "dask"])
-def test_ctrl_c_on_a_terminal_reaches_the_driver_alone(kind: str, tmp_path: Path) -> None:
+def test_ctrl_c_on_a_terminal_reaches_only_the_driver(kind: str, tmp_path: Path) -> None:
     with driver(kind, job(tmp_path, hold=1)) as process:
         until_step(process, 3)
         begun = time.monotonic()

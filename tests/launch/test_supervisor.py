@@ -1,4 +1,4 @@
-"""One rank's process: what it says arrives, how it ends is told, and nothing of it is left running."""
+"""One rank's process: its events arrive, its end is reported, and no process of it is left running."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HERE = {"PYTHONPATH": str(TESTS)}
 
 
 def spec(do: str, **job: Any) -> RankSpec:
-    """A toy; port 1 so that it makes no rendezvous, which would cost the import of torch."""
+    """A toy rank. With port 1 it makes no rendezvous, so it does not need to import torch."""
     return RankSpec("rank_modules.toy", {"do": do, **job}, port=1, env=HERE)
 
 
@@ -34,7 +34,7 @@ def never() -> bool:
 
 
 def run(what: RankSpec, stop_at: str = "") -> tuple[bool, list[dict[str, Any]]]:
-    """Supervise it to its end, or stop it when it tells `stop_at`."""
+    """Supervise a rank until it ends, or stop it when it sends `stop_at`."""
     events: list[dict[str, Any]] = []
     finished = supervise(what, events.append, lambda: any(e["kind"] == stop_at for e in events))
     return finished, events
@@ -79,7 +79,7 @@ def test_events_of_many_threads_stay_whole_beside_prints() -> None:
     assert sorted((e["thread"], e["n"]) for e in told) == [(t, n) for t in range(4) for n in range(50)]
 
 
-def test_a_crash_tells_its_exit_code_and_its_last_lines() -> None:
+def test_a_crash_is_reported_with_its_exit_code_and_its_last_lines() -> None:
     with pytest.raises(RankDied, match="exit code 1") as caught:
         run(spec("crash"))
     assert caught.value.log[-1] == "RuntimeError: the wheel came off"
@@ -94,37 +94,37 @@ def test_a_crash_tells_its_exit_code_and_its_last_lines() -> None:
     [(spec("leave", code=3), "exit code 3"), (spec("kill"), "SIGKILL"), (spec("nothing"), "exit code 1")],
     ids=["exit", "killed", "no such thing"],
 )
-def test_how_it_ended_is_told(what: RankSpec, how: str) -> None:
+def test_the_error_says_how_a_rank_ended(what: RankSpec, how: str) -> None:
     with pytest.raises(RankDied) as caught:
         run(what)
     assert caught.value.how == how
 
 
-def test_a_module_that_is_not_there_is_told_by_its_last_line() -> None:
+def test_a_missing_module_is_named_in_the_last_line_of_the_log() -> None:
     with pytest.raises(RankDied) as caught:
         run(RankSpec("no.such.module", {}, port=1))
     assert "no.such.module" in str(caught.value) or "named 'no'" in str(caught.value)
 
 
-def test_exit_code_0_by_sys_exit_is_an_end_like_any_other() -> None:
+def test_sys_exit_with_code_0_is_a_normal_end() -> None:
     assert run(spec("leave", code=0))[0]
 
 
 @pytest.mark.parametrize(("do", "kind"), [("refuse", ConfigError), ("refuse_own_way", StoreFull)])
-def test_a_deliberate_error_comes_back_in_its_class(do: str, kind: type[Exception]) -> None:
+def test_a_deliberate_error_is_raised_again_in_its_own_class(do: str, kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
         run(spec(do))
     assert type(caught.value) is kind
 
 
-def test_it_brings_what_else_it_had_to_say() -> None:
+def test_a_deliberate_error_keeps_its_notes_and_attributes() -> None:
     with pytest.raises(RowRejected) as caught:
         run(spec("refuse_a_row"))
     assert caught.value.reason is Reason.NO_CAPTION
     assert (caught.value.__notes__, caught.value.caused_by) == (["in the toy"], "ValueError")
 
 
-def test_standard_input_is_not_the_modules() -> None:
+def test_the_standard_input_of_the_module_is_empty() -> None:
     assert run(spec("read"))[1][-1] == {"kind": "read", "text": ""}
 
 
@@ -136,7 +136,7 @@ def test_stopping_ends_the_rank_and_its_children() -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_one_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daskt2i.launch.supervisor.TERM_SECONDS", 1.0)
     begun = time.monotonic()
     finished, events = run(spec("sleep", deaf=True), stop_at="deaf")
@@ -152,7 +152,7 @@ def test_children_that_a_rank_leaves_behind_are_ended() -> None:
 
 
 @pytest.mark.parametrize("broken", ["listener", "stop"])
-def test_an_error_on_this_side_leaves_no_process(broken: str) -> None:
+def test_an_error_in_the_supervisor_leaves_no_process(broken: str) -> None:
     pids: list[int] = []
 
     def listen(event: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def test_a_rank_ends_when_its_supervisor_is_killed() -> None:
     assert gone(pids)
 
 
-def test_by_hand_a_rank_module_has_no_job_and_nobody_to_tell() -> None:
+def test_a_rank_module_that_is_started_by_hand_has_no_job_and_sends_no_events() -> None:
     rank.tell("anything", at=1)
     assert rank.rank().world == 1
     with pytest.raises(ConfigError, match="by hand"):
@@ -214,7 +214,7 @@ def test_dasks_allocator_setting_for_workers_does_not_reach_a_rank_but_a_users_o
     assert environment(spec("nothing")).get(name) == (set_to if kept else None)
 
 
-def test_the_environment_is_torchruns_and_names_threads_and_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_that_of_torchrun_and_sets_threads_and_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     what = RankSpec("m", {}, rank=3, world=4, local_rank=1, local_world=2, threads=7, cuda="5", env={"A": "b"}, port=9)
     found = environment(what)
@@ -226,7 +226,7 @@ def test_the_environment_is_torchruns_and_names_threads_and_interface(monkeypatc
     assert environment(what)["GLOO_SOCKET_IFNAME"] == "ib0"
 
 
-def test_interfaces_are_found_by_any_address_they_have() -> None:
+def test_an_interface_is_found_by_each_of_its_addresses() -> None:
     for name, addresses in psutil.net_if_addrs().items():
         for entry in addresses:
             if entry.family.name in ("AF_INET", "AF_INET6"):
@@ -251,7 +251,7 @@ def nodes(**hosts: tuple[int, tuple[str, ...]]) -> list[WorkerNode]:
     ],
     ids=["cpu", "own gpus", "one gpu for two", "one host is better", "gpu first", "two hosts"],
 )
-def test_ranks_share_hosts_and_own_gpus(there: list[WorkerNode], ranks: int, expected: list[Any], backend: str) -> None:
+def test_ranks_share_hosts_but_not_gpus(there: list[WorkerNode], ranks: int, expected: list[Any], backend: str) -> None:
     found = arrange(there, ranks)
     assert [(p.node.host, p.local_rank, p.cuda) for p in found] == expected
     assert {p.backend for p in found} == {backend}
@@ -260,12 +260,12 @@ def test_ranks_share_hosts_and_own_gpus(there: list[WorkerNode], ranks: int, exp
     assert all(set(worlds) <= {len(worlds)} for worlds in local.values())
 
 
-def test_gpus_listed_in_turn_by_dask_cuda_are_given_once_each() -> None:
+def test_each_gpu_is_used_once_although_dask_cuda_lists_it_for_several_workers() -> None:
     rotated = [WorkerNode(f"a:{n}", "a", tuple(str((n + k) % 4) for k in range(4))) for n in range(4)]
     assert [p.cuda for p in arrange(rotated, 4)] == ["0", "1", "2", "3"]
 
 
-def test_gpus_can_be_left_alone() -> None:
+def test_gpus_can_be_left_unused() -> None:
     found = arrange(nodes(a=(2, ("0", "1"))), 2, use_gpus=False)
     assert [(p.cuda, p.backend) for p in found] == [("", "gloo")] * 2
 
@@ -276,13 +276,13 @@ def test_more_ranks_than_workers_are_refused(ranks: int) -> None:
         arrange(nodes(a=(2, ())), ranks)
 
 
-def test_hidden_gpus_are_not_given_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_gpus_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == ()
 
 
 @pytest.mark.parametrize("when", [0.0, 0.15, 0.4])
-def test_a_stop_at_any_moment_of_the_start_leaves_nothing(when: float) -> None:
+def test_a_stop_at_any_moment_of_the_start_leaves_no_process(when: float) -> None:
     begun = time.monotonic()
     stop: Callable[[], bool] = lambda: time.monotonic() - begun >= when  # noqa: E731
     assert not supervise(spec("sleep"), lambda event: None, stop)

@@ -1,4 +1,4 @@
-"""Objectives, schedules and samplers belong together: who knows the answer draws it, whatever the sampler."""
+"""Objectives, schedules and samplers fit together: with a perfect model every sampler draws the right picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def batch(rows: int = 64, seed: int = 0) -> tuple[torch.Tensor, ...]:
 
 
 def answer(objective: Objective, latent: torch.Tensor, seen: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-    """What a model says that knows the clean latent."""
+    """The output of a perfect model, which knows the clean latent."""
     if objective == "flow":
         return (seen - latent) / (time.float() / STEPS)
     power = torch.as_tensor(alphas_cumprod(objective))[int(time)]
@@ -35,7 +35,7 @@ def answer(objective: Objective, latent: torch.Tensor, seen: torch.Tensor, time:
 
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim", "euler"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_who_knows_the_picture_draws_it_with_each_sampler(objective: Objective, sampler: Any) -> None:
+def test_a_perfect_model_draws_the_picture_with_each_sampler(objective: Objective, sampler: Any) -> None:
     latent, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     scheduler = scheduler_for(scheduler_config(objective), sampler)
     scheduler.set_timesteps(12)
@@ -47,7 +47,7 @@ def test_who_knows_the_picture_draws_it_with_each_sampler(objective: Objective, 
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_target_is_what_the_sampler_takes_the_model_for(objective: Objective) -> None:
+def test_the_training_target_is_the_output_that_the_sampler_expects(objective: Objective) -> None:
     latents, noise, uniform, normal = batch()
     diffusion = Diffusion(objective)
     lesson = diffusion.noised(latents, noise, uniform, normal)
@@ -60,7 +60,7 @@ def test_the_target_is_what_the_sampler_takes_the_model_for(objective: Objective
     assert lesson.times.max() <= STEPS
 
 
-def test_schedules_are_those_of_diffusers() -> None:
+def test_schedules_equal_those_of_diffusers() -> None:
     theirs = DDPMScheduler(**SCHEDULE)
     np.testing.assert_allclose(alphas_cumprod("epsilon"), theirs.alphas_cumprod, rtol=1e-4)
     rescaled = 1 - rescale_zero_terminal_snr(theirs.betas)
@@ -70,7 +70,7 @@ def test_schedules_are_those_of_diffusers() -> None:
         alphas_cumprod("flow")
 
 
-def test_v_trains_on_pure_noise_too_and_with_a_weight() -> None:
+def test_v_also_trains_on_pure_noise_and_with_a_weight() -> None:
     latents, noise, _, normal = batch(1)
     lesson = Diffusion("v").noised(latents, noise, torch.tensor([0.99999]), normal)
     assert torch.equal(lesson.inputs, noise)
@@ -79,7 +79,7 @@ def test_v_trains_on_pure_noise_too_and_with_a_weight() -> None:
 
 
 @pytest.mark.parametrize("objective", ["v", "epsilon"])
-def test_min_snr_weights_are_those_of_the_paper_and_can_be_left_out(objective: Objective) -> None:
+def test_min_snr_weights_equal_those_of_the_paper_and_can_be_left_out(objective: Objective) -> None:
     latents, noise, uniform, normal = batch()
     lesson = Diffusion(objective, snr_gamma=5.0).noised(latents, noise, uniform, normal)
     power = torch.as_tensor(alphas_cumprod(objective))[lesson.times.long()]

@@ -1,4 +1,4 @@
-"""What training leaves is a diffusers folder: another program draws the same pictures with it."""
+"""Training writes a diffusers folder: another program draws the same pictures with it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ assert not any(name.startswith("daskt2i") for name in sys.modules)
 """
 
 
-def test_a_script_that_knows_diffusers_alone_draws_the_same_picture(demo_run: Path, tmp_path: Path) -> None:
+def test_a_script_that_only_uses_diffusers_draws_the_same_picture(demo_run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", ELSEWHERE, str(demo_run / "pipeline"), str(tmp_path / "picture.npy")]
     done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_a_script_that_knows_diffusers_alone_draws_the_same_picture(demo_run: Pa
     assert ours.pixels.std() > 5
 
 
-def test_the_pipeline_sees_the_text_states_that_the_denoiser_was_trained_on(demo_run: Path) -> None:
+def test_the_pipeline_makes_the_text_states_that_the_denoiser_was_trained_on(demo_run: Path) -> None:
     store = daskt2i.open_store(demo_run)
     with quiet():
         pipe = StableDiffusionPipeline.from_pretrained(str(demo_run / "pipeline"))
@@ -65,7 +65,7 @@ def test_the_pipeline_sees_the_text_states_that_the_denoiser_was_trained_on(demo
     assert np.abs(empty[0].detach().numpy() - store["empty_text_states"].values.astype(np.float32)).max() < 0.01
 
 
-def test_the_folder_names_no_place_of_this_machine_and_says_what_it_was_trained_on(demo_run: Path) -> None:
+def test_the_folder_holds_no_path_of_this_machine_and_records_what_it_was_trained_on(demo_run: Path) -> None:
     for path in (demo_run / "pipeline").rglob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert str(demo_run) not in text
@@ -83,14 +83,14 @@ def test_without_its_index_there_is_no_pipeline(demo_run: Path, tmp_path: Path) 
     assert exists(folder)
     (tmp_path / "pipeline" / INDEX).unlink()
     assert not exists(folder)
-    with pytest.raises(ModelMissing, match=r"There is no trained pipeline.*Train one first"), local(folder):
+    with pytest.raises(ModelMissing, match=r"There is no trained pipeline.*Train first"), local(folder):
         pass
 
 
 @pytest.mark.parametrize("quant", [True, False], ids=["with quant_conv", "without"])
 @pytest.mark.parametrize("kind", ["shift_factor", "latents_mean and latents_std"])
 def test_a_shift_of_the_latents_goes_into_the_weights(kind: str, quant: bool, tmp_path: Path) -> None:
-    """`StableDiffusionPipeline` divides by scaling_factor, and knows no shift."""
+    """`StableDiffusionPipeline` divides by scaling_factor, and has no shift."""
     layers = {"use_quant_conv": quant, "use_post_quant_conv": quant}
     by_channel = {"latents_mean": [0.3, -0.2, 0.1, 0.5], "latents_std": [0.8, 1.5, 1.0, 0.6], "shift_factor": None}
     place = kl_folder(tmp_path / "vae", **layers, **(by_channel if kind != "shift_factor" else {}))
@@ -109,7 +109,7 @@ def test_a_shift_of_the_latents_goes_into_the_weights(kind: str, quant: bool, tm
 
 
 @pytest.mark.parametrize("kind", ["CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"])
-def test_a_text_tower_is_exported_alone_whatever_repository_it_came_in(kind: str, tmp_path: Path) -> None:
+def test_only_the_text_tower_is_exported_from_each_kind_of_repository(kind: str, tmp_path: Path) -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     encoder = TextEncoder(str(clip_folder(tmp_path / "clip", kind)), max_tokens=12, pad="full")
@@ -129,14 +129,14 @@ def test_a_text_tower_is_exported_alone_whatever_repository_it_came_in(kind: str
         assert all(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118
 
 
-def test_encoders_that_make_no_stable_diffusion_pipeline_are_named(tmp_path: Path) -> None:
+def test_encoders_that_do_not_fit_a_stable_diffusion_pipeline_are_named(tmp_path: Path) -> None:
     vae, clip = VaeEncoder(str(kl_folder(tmp_path / "vae"))), TextEncoder(str(clip_folder(tmp_path / "clip")))
     assert unfit(vae, clip) is None
     assert "FakeImageEncoder" in str(unfit(FakeImageEncoder(), clip))
     assert "layer -2" in str(unfit(vae, TextEncoder(clip.model, layer=-2)))
 
 
-def test_the_preview_is_a_small_picture_of_what_the_autoencoder_would_draw(demo_run: Path) -> None:
+def test_the_preview_is_a_small_version_of_the_picture_that_the_autoencoder_decodes(demo_run: Path) -> None:
     store = daskt2i.open_store(demo_run)
     with quiet():
         vae = AutoencoderKL.from_pretrained(str(demo_run / "pipeline" / "vae"))

@@ -1,4 +1,4 @@
-"""Prompts become picture files that say how they were made, on any executor, and are not drawn twice."""
+"""Prompts become picture files that record how they were made, on any executor, and are not drawn twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drawn(executor: Executor, folder: Path, requests: list[SampleRequest] = WISH
     return np.stack([picture.pixels for picture in pictures]).astype(int)
 
 
-def test_workers_share_the_pictures_and_draw_the_same_ones(demo_run: Path) -> None:
+def test_two_workers_draw_the_same_pictures_as_one(demo_run: Path) -> None:
     counted: list[Event] = []
     here = drawn(SerialExecutor(1), demo_run, listener=counted.append)
     assert counted[-1] == Progress("pictures drawn", 3, 3)
@@ -41,14 +41,14 @@ def test_workers_share_the_pictures_and_draw_the_same_ones(demo_run: Path) -> No
     assert np.abs(here - there).max() <= 1
 
 
-def test_without_a_pipeline_the_sentence_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelMissing, match="Train one first"):
+def test_without_a_pipeline_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match="Train first"):
         drawn(SerialExecutor(1), tmp_path)
 
 
 @pytest.fixture
 def run_copy(demo_run: Path, tmp_path: Path) -> Path:
-    """A run folder with the pipeline alone, to draw into."""
+    """A run folder that has only a pipeline, to draw into."""
     shutil.copytree(demo_run / "pipeline", tmp_path / "run" / "pipeline")
     return tmp_path / "run"
 
@@ -57,7 +57,7 @@ def command(*words: str) -> Any:
     return CliRunner().invoke(app, [*words, "--scheduler", "serial", "--json"], catch_exceptions=False)
 
 
-def test_the_command_writes_pictures_with_their_story_and_a_sheet(run_copy: Path) -> None:
+def test_the_command_writes_a_sheet_and_pictures_that_record_how_they_were_made(run_copy: Path) -> None:
     words = ["sample", "-p", "a red circle", "-p", "Ein grüner Stern", "--seed", "7", "--steps", "2", "--guidance", "2"]
     done = command(*words, "--count", "2", "--sampler", "euler", "-o", str(run_copy))
     assert done.exit_code == 0, done.output
@@ -100,12 +100,12 @@ def test_a_file_of_prompts_has_one_on_each_line(tmp_path: Path) -> None:
         read_prompts(str(path))
 
 
-def test_nothing_to_draw_says_what_can_be_given() -> None:
-    with pytest.raises(ConfigError, match=r"--prompt TEXT .* --prompts FILE"):
+def test_without_prompts_the_error_says_how_to_give_them() -> None:
+    with pytest.raises(ConfigError, match=r"Give prompts \(prompts\), or set sample\.prompts"):
         requests_for([], 0)
 
 
-def test_file_names_are_safe_and_short_whatever_the_prompt() -> None:
+def test_file_names_are_safe_and_short_for_any_prompt() -> None:
     assert file_name(3, "../../etc/passwd; rm -rf", 1) == "003-etc-passwd-rm-rf-seed1.png"
     assert file_name(0, "赤い丸", 2) == "000-prompt-seed2.png"
     assert len(file_name(1, "word " * 100, 0)) < 70
@@ -120,6 +120,6 @@ def test_a_sheet_holds_every_picture_enlarged_in_rows_with_frames() -> None:
     framed = image_grid(pictures[:2], ["", ""], marks=[True, False])
     assert framed[6, 60].tolist() == [30, 140, 60]
     assert framed[6, 8 + tile + 60].tolist() == [200, 40, 40]
-    with pytest.raises(ValueError, match="no sheet"):
+    with pytest.raises(ValueError, match="cannot make a sheet"):
         image_grid([], [])
     assert png(pictures[0], {"Seed": 1}).startswith(b"\x89PNG")

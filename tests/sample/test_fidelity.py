@@ -1,4 +1,4 @@
-"""Prompt fidelity: the judge is strict with pictures and fair to prompts, and CLIP scores stand beside a yardstick."""
+"""Prompt fidelity: the judge finds what is wrong in pictures, and CLIP scores come with scores of wrong prompts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from daskt2i.workflow import app
 
 
 def at_64(index: int) -> Pixels:
-    """A scene of the prompts' seed, as the demo encodes it."""
+    """A scene of the prompts' seed, at the resolution of the demo."""
     picture = Image.fromarray(draw(scene(PROMPT_SEED, index)))
     scale = 64 / min(picture.size)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
@@ -34,7 +34,7 @@ def told_whole(index: int) -> str:
     return next(text for text in captions(scene(PROMPT_SEED, index)) if text in unseen_prompts(40, ()))
 
 
-def test_prompts_tell_everything_are_the_same_each_time_and_none_is_known() -> None:
+def test_prompts_describe_everything_are_the_same_each_time_and_are_not_known() -> None:
     prompts = unseen_prompts(30, ())
     assert prompts == unseen_prompts(30, ())
     assert len(set(prompts)) == 30
@@ -44,12 +44,12 @@ def test_prompts_tell_everything_are_the_same_each_time_and_none_is_known() -> N
         assert wanted.background
         assert all(thing.colour and thing.place for thing in wanted.things)
     assert {len(parse_caption(prompt).things) for prompt in prompts} == {1, 2}  # type: ignore[union-attr]
-    # Known word by word, whatever the full stop and the capital.
+    # The full stop and capital letters make no difference.
     fewer = unseen_prompts(29, [prompts[0].lower() + "."])
     assert prompts[0] not in fewer
 
 
-def test_true_pictures_are_right_and_others_are_told_what_is_wrong() -> None:
+def test_correct_pictures_are_right_and_for_others_the_judge_says_what_is_wrong() -> None:
     pictures = [DrawnPicture(SampleRequest(told_whole(i), 0), at_64(i)) for i in range(12)]
     found = by_judge(pictures)
     assert found.overall.of == 12 == found.single.of + found.pair.of
@@ -63,14 +63,14 @@ def test_true_pictures_are_right_and_others_are_told_what_is_wrong() -> None:
     assert by_judge([DrawnPicture(pictures[0].request, noise)]).overall.right["background"] == 0
 
 
-def test_the_judge_reads_prompts_about_scenes_alone() -> None:
-    with pytest.raises(ConfigError, match=r"'a man in cycle' is none.*evaluate\.clip_model"):
+def test_the_judge_reads_only_prompts_about_scenes() -> None:
+    with pytest.raises(ConfigError, match=r"'a man in cycle' is not one.*evaluate\.clip_model"):
         by_judge([DrawnPicture(SampleRequest("a man in cycle", 0), np.zeros((64, 64, 3), np.uint8))])
 
 
 @pytest.fixture
 def clip_model(tmp_path: Path) -> Path:
-    """A full CLIP repository of random weights, with the preprocessor of openai's."""
+    """A full CLIP repository with random weights and OpenAI's preprocessor."""
     folder = clip_folder(tmp_path / "clip", "CLIPModel")
     sizes = {"crop_size": 16, "size": 16, "do_center_crop": True, "do_resize": True, "do_normalize": True}
     means = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
@@ -79,7 +79,7 @@ def clip_model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_clip_scores_are_cosines_and_stand_beside_those_of_other_prompts(clip_model: Path) -> None:
+def test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts(clip_model: Path) -> None:
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
@@ -101,7 +101,7 @@ def test_clip_scores_are_cosines_and_stand_beside_those_of_other_prompts(clip_mo
     assert 0 <= found.retrieval <= 1
 
 
-def test_what_is_no_clip_model_is_one_sentence(clip_model: Path) -> None:
+def test_a_model_that_is_not_clip_is_refused_in_one_sentence(clip_model: Path) -> None:
     (clip_model / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelError, match=r"cannot be loaded as a CLIP model.*both towers"):
         by_clip([DrawnPicture(SampleRequest("a dog", 0), at_64(0))], str(clip_model))

@@ -1,4 +1,4 @@
-"""A picture follows from its prompt, its seed and the sampler: not from what is drawn beside it."""
+"""Prompt, seed and sampler decide a picture; the other pictures of the batch do not change it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def pixels(
     return np.stack([picture.pixels for picture in painter.paint(requests, settings, **more)]).astype(int)
 
 
-def test_the_same_seed_draws_the_same_picture_whatever_the_batch(painter: Painter) -> None:
+def test_the_same_seed_draws_the_same_picture_in_any_batch(painter: Painter) -> None:
     together = pixels(painter, WISHES)
     alone = np.concatenate([pixels(painter, [request]) for request in WISHES])
     assert np.abs(together - alone).max() <= 1
     assert np.array_equal(together, pixels(painter, WISHES))
 
 
-def test_seeds_prompts_guidance_and_samplers_matter(painter: Painter) -> None:
+def test_seeds_prompts_guidance_and_samplers_change_the_picture(painter: Painter) -> None:
     first, _, other_seed = pixels(painter, WISHES)
     assert np.abs(first - other_seed).mean() > 1
     for settings in (
@@ -47,18 +47,18 @@ def test_seeds_prompts_guidance_and_samplers_matter(painter: Painter) -> None:
         SamplerSettings(6, 3.0, "dpm++", 4),
     ):
         assert np.abs(first - pixels(painter, WISHES[:1], settings)[0]).max() > 0
-    # For flow both go straight along the velocity.
+    # For flow both samplers step straight along the velocity.
     euler, ddim = (pixels(painter, WISHES[:1], SamplerSettings(3, 3.0, sampler, 4)) for sampler in ("euler", "ddim"))  # type: ignore[arg-type]
     assert np.array_equal(euler, ddim)
 
 
-def test_each_step_can_be_looked_at(painter: Painter) -> None:
+def test_each_step_gives_a_preview(painter: Painter) -> None:
     seen: list[tuple[int, int, tuple[int, ...]]] = []
     pixels(painter, WISHES, on_step=lambda step, of, small: seen.append((step, of, small.shape)))
     assert seen == [(step, 3, (3, 16, 16, 3)) for step in (1, 2, 3)]
 
 
-def test_a_model_that_was_trained_with_a_mask_is_shown_the_caption_alone(painter: Painter) -> None:
+def test_a_model_that_was_trained_with_a_mask_sees_only_the_tokens_of_the_prompt(painter: Painter) -> None:
     masks: list[Any] = []
     unet = painter._pipe.unet
     handle = unet.register_forward_pre_hook(lambda m, a, kw: masks.append(kw), with_kwargs=True)
@@ -84,8 +84,8 @@ def test_a_model_that_was_trained_with_a_mask_is_shown_the_caption_alone(painter
     assert np.abs(masked - pixels(painter, WISHES[:2])).max() > 0
 
 
-def test_a_damaged_pipeline_is_one_sentence(demo_run: Path, tmp_path: Path) -> None:
+def test_a_damaged_pipeline_is_reported_in_one_sentence(demo_run: Path, tmp_path: Path) -> None:
     shutil.copytree(demo_run / "pipeline", tmp_path / "pipeline")
     (tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match=r"cannot be loaded: .* Train again"):
+    with pytest.raises(ModelError, match=r"cannot be loaded: .* train again"):
         Painter(tmp_path / "pipeline")

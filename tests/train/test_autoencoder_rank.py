@@ -1,4 +1,4 @@
-"""Training an autoencoder: which pictures, the same for any number of ranks, and the folder that comes out."""
+"""Training an autoencoder: the choice of pictures, the same losses for any number of ranks, the final folder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def place(number: int = 0, world: int = 1) -> rank.Rank:
 
 
 def fit(job: AutoencoderJob, **launch: Any) -> dict[str, Any]:
-    """All steps, on one rank in this process."""
+    """Do all steps on one rank in this process."""
     task = Autoencoder(job, place())
     settings, how = VaeSettings.model_validate(job.vae), LaunchSettings.model_validate({**job.launch, **launch})
     return loop.fit(task, settings, how, RunFolder(job.folder), job.identity, autoencoder_rank.PREFIX)
@@ -86,7 +86,7 @@ def take(pictures: Pictures, count: int, position: int = 0) -> list[PictureBatch
 
 
 def samples(batches: list[PictureBatch]) -> list[dict[int, bytes]]:
-    """Of each batch, by row: all that decides its loss."""
+    """For each batch and row, all values that decide the loss."""
     return [
         {int(row): b"".join(a[i].tobytes() for a in (b.pixels, b.noise, b.weight)) for i, row in enumerate(b.rows)}
         for b in batches
@@ -94,7 +94,7 @@ def samples(batches: list[PictureBatch]) -> list[dict[int, bytes]]:
 
 
 class Gradients:
-    """Pictures that are all different, at every pixel; what is `away` can change while they are read."""
+    """Pictures that differ at every pixel. `away` may change while pictures are read."""
 
     def __init__(self, rows: int = 20) -> None:
         self.count, self.away, self.reads = rows, set[int](), 0
@@ -123,7 +123,7 @@ def _no_thread_stays() -> Iterator[None]:
     assert [t.name for t in threading.enumerate() if t.name.startswith("daskt2i-pictures")] == []
 
 
-# --- which pictures -------------------------------------------------------------------------------------------------
+# --- choice of pictures ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("batch", "world"), [(4, 1), (4, 2), (8, 4), (5, 1), (34, 2)])
@@ -141,7 +141,7 @@ def test_every_row_comes_once_per_epoch(batch: int, world: int) -> None:
         p.close()
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_each_epoch_and_each_seed_has_its_own_order() -> None:
     a, b = pictures_of(Gradients()), pictures_of(Gradients(), seed=1)
     assert list(a.order(0)) != list(a.order(1)) != list(b.order(1))
     assert list(a.order(0)) == list(pictures_of_closed(Gradients()).order(0))
@@ -163,7 +163,7 @@ def test_one_rank_and_two_see_the_same_samples() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 9])
-def test_from_a_position_on_the_batches_are_those_of_a_run_without_a_break(step: int) -> None:
+def test_batches_from_a_position_equal_those_of_an_uninterrupted_run(step: int) -> None:
     assert (
         samples(take(pictures_of(Gradients()), 3, step * 4)) == samples(take(pictures_of(Gradients()), step + 3))[step:]
     )
@@ -185,7 +185,7 @@ def test_heldout_rows_are_never_trained_and_stay_the_same() -> None:
     again.close()
 
 
-def test_crops_lie_inside_the_picture_and_mirror_it_at_times() -> None:
+def test_crops_are_inside_the_picture_and_some_are_mirrored() -> None:
     source = Gradients()
     whole = {i: np.asarray(Image.open(io.BytesIO(source.read(row)))) for i, row in enumerate(source.rows(0, 20))}
     places, mirrored = set(), []
@@ -205,7 +205,7 @@ def test_crops_lie_inside_the_picture_and_mirror_it_at_times() -> None:
     assert 0.3 < np.mean(mirrored) < 0.7
 
 
-def test_noise_is_normal_and_new_in_each_epoch() -> None:
+def test_noise_is_normal_and_different_in_each_epoch() -> None:
     batches = take(pictures_of(Gradients(), batch=17), 3)
     noise = np.concatenate([batch.noise for batch in batches])
     assert noise.dtype == np.float32
@@ -217,12 +217,12 @@ def test_noise_is_normal_and_new_in_each_epoch() -> None:
 def test_pictures_that_fit_into_memory_are_read_once() -> None:
     source, small = Gradients(), Gradients()
     take(pictures_of(source), 20)
-    assert source.reads <= 17 + 4  # a row of two epochs may be read ahead for both at once
+    assert source.reads <= 17 + 4  # reading ahead may read a row for two epochs at the same time
     take(pictures_of(small, cache_bytes=2 * SIDE * SIDE * 3), 20)
     assert small.reads >= 70
 
 
-def test_rows_without_captions_are_pictures_all_the_same() -> None:
+def test_rows_without_captions_are_used_too() -> None:
     batches = take(pictures_of(FakeSource(rows=9, uncaptioned=range(6)), crop=None), 3)
     assert len({int(row) for batch in batches for row in batch.rows}) == 6
     assert all(batch.weight.all() for batch in batches)
@@ -231,7 +231,7 @@ def test_rows_without_captions_are_pictures_all_the_same() -> None:
 # --- rows that cannot be used ---------------------------------------------------------------------------------------
 
 
-def test_an_unusable_row_counts_nothing_and_is_told_once() -> None:
+def test_an_unusable_row_has_no_weight_and_is_reported_once() -> None:
     told: list[Rejection] = []
     source = FakeSource(rows=12, missing=[2], unreadable=[5, 7])
     pictures = pictures_of(source, heldout=0, batch=6, crop=None, tell=told.append)
@@ -245,8 +245,8 @@ def test_an_unusable_row_counts_nothing_and_is_told_once() -> None:
     ]  # fmt: skip
 
 
-def test_an_unusable_row_leaves_the_others_their_gradient(tmp_path: Path) -> None:
-    """Whichever rank meets it: the sum of what two ranks learn is what one does."""
+def test_an_unusable_row_does_not_change_the_gradient_of_the_others(tmp_path: Path) -> None:
+    """It makes no difference which rank reads the row: the sum over two ranks equals that of one rank."""
     import torch
 
     source = {**FAKE, "rows": 8, "unreadable": [0, 1, 2]}
@@ -278,7 +278,7 @@ def test_heldout_rows_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     task.close()
 
 
-def test_when_the_images_go_away_training_stops_with_one_sentence() -> None:
+def test_when_the_images_disappear_training_stops_with_one_sentence() -> None:
     source = Gradients(80)
     pictures = pictures_of(source, cache_bytes=0)
     batches = pictures.batches(0)
@@ -294,7 +294,7 @@ def test_when_no_picture_can_be_decoded_training_stops() -> None:
         take(pictures_of(FakeSource(rows=8, unreadable=range(8)), heldout=0), 40)
 
 
-def test_a_disk_that_fails_is_no_property_of_the_row() -> None:
+def test_a_disk_error_is_raised_and_does_not_reject_the_row() -> None:
     class Broken(Gradients):
         def read(self, row: Row) -> bytes:
             raise OSError(5, "Input/output error")
@@ -313,7 +313,7 @@ def test_a_disk_that_fails_is_no_property_of_the_row() -> None:
         ({"latent": (4, 64)}, "resolution is 32, but the model reduces each side 64 times"),
     ],
 )
-def test_what_cannot_work_is_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         pictures_of(Gradients(), **changes)
 
@@ -321,13 +321,13 @@ def test_what_cannot_work_is_refused(changes: dict[str, Any], sentence: str) -> 
 # --- the loss -------------------------------------------------------------------------------------------------------
 
 
-def test_the_terms_are_what_they_say() -> None:
+def test_each_term_measures_what_its_name_says() -> None:
     import torch
 
     clean = torch.zeros(2, 3, 4, 4)
     made = clean.clone()
-    made[0] = 0.5  # a whole picture too bright
-    made[1, :, :, 2:] = 0.5  # one edge too many
+    made[0] = 0.5  # a picture that is too bright
+    made[1, :, :, 2:] = 0.5  # a picture with an additional edge
     found = vae_loss.terms(made, clean, torch.ones(2, 4, 2, 2), torch.zeros(2, 4, 2, 2))
     assert found["l1"].tolist() == pytest.approx([0.5, 0.25])
     assert found["l2"].tolist() == pytest.approx([0.25, 0.125])
@@ -337,7 +337,7 @@ def test_the_terms_are_what_they_say() -> None:
     assert plain["kl"].tolist() == [0.0, 0.0]
 
 
-def test_psnr_is_that_of_the_gates() -> None:
+def test_psnr_equals_that_of_the_gates() -> None:
     import torch
 
     rng = np.random.default_rng(0)
@@ -353,9 +353,9 @@ def test_psnr_is_that_of_the_gates() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run folder with a small autoencoder of scenes, and what its rank told at the end."""
+    """A run folder with a small autoencoder for scenes, and the last event of its rank."""
     folder = tmp_path_factory.mktemp("trained")
-    # The start of every autoencoder is slow: means of pictures must find their way past the group norms.
+    # Every autoencoder learns slowly at the start: the means of pictures must pass the group norms.
     job = job_of(
         folder, {**SCENES, "rows": 128}, steps=96, validation=8, learning_rate=1e-2, warmup=10, max_grad_norm=0.1,
         ema=0.9,
@@ -366,7 +366,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return folder, {"psnr_untrained": sums["psnr"] / count, **fit(job, validation_every=24, checkpoint_every=48)}
 
 
-def test_the_loss_falls_and_heldout_pictures_come_back_better(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_the_loss_falls_and_heldout_pictures_are_reconstructed_better(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, figures = trained
     lines = read_metrics(RunFolder(folder), autoencoder_rank.PREFIX)
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -380,7 +380,7 @@ def test_the_loss_falls_and_heldout_pictures_come_back_better(trained: tuple[Pat
     assert {"l1", "l2", "edges", "kl", "skipped", "norm"} <= set(lines[0])
 
 
-def test_the_folder_says_how_large_its_latents_are(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_the_config_in_the_folder_holds_the_scale_of_the_latents(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, figures = trained
     assert sorted(p.name for p in (folder / "vae").iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
     config = (folder / "vae" / "config.json").read_text()
@@ -403,7 +403,7 @@ def test_the_folder_says_how_large_its_latents_are(trained: tuple[Path, dict[str
     assert (latents * figures["scaling_factor"]).std() == pytest.approx(1, abs=0.02)
 
 
-def test_the_gates_of_the_encode_stage_let_a_fine_tuned_model_pass(tmp_path: Path) -> None:
+def test_a_fine_tuned_model_passes_the_gates_of_the_encode_stage(tmp_path: Path) -> None:
     figures = fit(job_of(tmp_path, model="daskt2i:demo/vae", steps=2, learning_rate=1e-4, warmup=0))
     encoder = VaeEncoder(figures["vae"])
     encoder.load(Runtime("cpu", "fp32", 1))
@@ -417,11 +417,9 @@ def test_the_gates_of_the_encode_stage_let_a_fine_tuned_model_pass(tmp_path: Pat
     assert figures["psnr_before"] > 28
 
 
-def test_fine_tuning_starts_from_the_weights_that_were_given(
-    trained: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_fine_tuning_starts_from_the_pretrained_weights(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, figures = trained
-    source = {**SCENES, "rows": 128}  # whose held-out rows are those of the run before
+    source = {**SCENES, "rows": 128}  # the same held-out rows as in the run before
     job = job_of(tmp_path, source, model=str(folder / "vae"), validation=8, steps=10, learning_rate=1e-3, warmup=1)
     task = Autoencoder(job, place())
     module = task.build("cpu")
@@ -434,7 +432,9 @@ def test_fine_tuning_starts_from_the_weights_that_were_given(
     assert str(folder) not in (tmp_path / "vae" / "config.json").read_text()
 
 
-def test_a_model_may_be_replaced_by_what_it_becomes(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_fine_tuned_model_may_overwrite_its_pretrained_model(
+    trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     folder, figures = trained
     shutil.copytree(folder / "vae", tmp_path / "vae")
     given, source = str(tmp_path / "vae"), {**SCENES, "rows": 128}
@@ -442,8 +442,8 @@ def test_a_model_may_be_replaced_by_what_it_becomes(trained: tuple[Path, dict[st
     assert found["psnr_before"] == pytest.approx(figures["psnr"], abs=0.01)
 
 
-def test_a_run_in_two_pieces_ends_where_one_without_a_break_does(tmp_path: Path) -> None:
-    """The second piece finds the checkpoint of step 3, as a rank does that was killed at step 4 or 5."""
+def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_run(tmp_path: Path) -> None:
+    """The second part finds the checkpoint of step 3, like a rank that was killed at step 4 or 5."""
     from safetensors.numpy import load_file
 
     def run(name: str, stop: int | None) -> dict[str, Any]:
@@ -468,7 +468,7 @@ def test_a_run_in_two_pieces_ends_where_one_without_a_break_does(tmp_path: Path)
     ]
 
 
-def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
+def test_two_ranks_give_the_same_losses_as_one(tmp_path: Path) -> None:
     import torch
 
     job = job_of(tmp_path, crop=16)
@@ -487,7 +487,7 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
         task.close()
     for mean, p in zip(whole, module.parameters(), strict=True):
         torch.testing.assert_close(p.grad, mean, rtol=1e-4, atol=1e-6)
-    # Parts for accumulation are the batch as well.
+    # Gradient accumulation gives the same losses too.
     module.zero_grad()
     parts = cut(batch, 3)
     assert sum(share for _, share in parts) == pytest.approx(1)
@@ -505,7 +505,7 @@ def test_bf16_and_gradient_checkpointing_run(tmp_path: Path) -> None:
     assert np.isfinite(figures["psnr"])
 
 
-def test_without_heldout_rows_nothing_is_said_of_them(tmp_path: Path) -> None:
+def test_without_heldout_rows_there_are_no_figures_for_them(tmp_path: Path) -> None:
     figures = fit(job_of(tmp_path, validation=0, steps=1))
     assert "psnr" not in figures
     assert {"vae", "scaling_factor", "card_psnr", "parameters"} <= set(figures)
@@ -516,10 +516,10 @@ def test_a_job_survives_json(tmp_path: Path) -> None:
     assert AutoencoderJob(**json.loads(json.dumps(dataclasses.asdict(job)))) == job
 
 
-# --- which model ----------------------------------------------------------------------------------------------------
+# --- choice of model ------------------------------------------------------------------------------------------------
 
 
-def test_a_new_model_is_small_and_may_be_changed() -> None:
+def test_a_new_model_is_small_and_its_config_may_be_changed() -> None:
     assert new_config({}, 64)["down_block_types"] == ("DownEncoderBlock2D",) * 3
     config = new_config({"block_out_channels": [32, 64, 64, 64], "_class_name": "AutoencoderKL"}, 64)
     assert len(config["up_block_types"]) == 4
@@ -529,14 +529,14 @@ def test_a_new_model_is_small_and_may_be_changed() -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({"block_out_channels": [10, 20], "norm_num_groups": 4}, "diffusers does not take this vae.config"),
-        ({"blocks": 3}, "diffusers does not take this vae.config.*blocks"),
+        ({"block_out_channels": [10, 20], "norm_num_groups": 4}, "diffusers rejects vae.config"),
+        ({"blocks": 3}, "diffusers rejects vae.config.*blocks"),
         ({"block_out_channels": 16}, "must be a list"),
         ({"in_channels": 1}, "3 channels"),
-        ({"down_block_types": ["NoBlock"] * 3}, "diffusers does not take this vae.config"),
+        ({"down_block_types": ["NoBlock"] * 3}, "diffusers rejects vae.config"),
     ],
 )
-def test_a_config_that_cannot_work_is_told(config: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_a_config_that_cannot_work_is_refused(config: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=sentence):
         fit(job_of(tmp_path, config=config))
 
@@ -544,7 +544,7 @@ def test_a_config_that_cannot_work_is_told(config: dict[str, Any], sentence: str
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     from builders.models import kl_folder, tiny_folder
 
-    with pytest.raises(ConfigError, match="AutoencoderTiny; train-vae fits an AutoencoderKL"):
+    with pytest.raises(ConfigError, match="AutoencoderTiny, but train-vae needs an AutoencoderKL"):
         Autoencoder(job_of(tmp_path, model=str(tiny_folder(tmp_path / "tiny"))), place())
     with pytest.raises(ModelError, match=r"vae\.model"):
         Autoencoder(job_of(tmp_path, model=str(tmp_path / "nothing")), place())

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the newest that is intact is found, and nothing is left lying about."""
+"""Checkpoints are written completely or not at all, the newest intact one is found, and no partial file is left."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def names(folder: RunFolder) -> list[str]:
     return [name.rpartition("/")[2] for name in folder.list(CHECKPOINTS)]
 
 
-def test_what_was_saved_comes_back(folder: RunFolder) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(folder: RunFolder) -> None:
     tensors = {
         **state(3.0),
         "bf16": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
@@ -57,7 +57,7 @@ def test_what_was_saved_comes_back(folder: RunFolder) -> None:
         "empty": torch.empty(0, 4),
         "part": torch.arange(6)[1:4],
     }
-    tensors["tied"] = tensors["weight"]  # safetensors' own writer refuses it
+    tensors["tied"] = tensors["weight"]  # the writer of safetensors refuses shared memory
     Checkpoints(folder).save(3, 24, tensors, {"identity": {"a": [1, None]}})
     found = Checkpoints(folder).newest()
     assert found is not None
@@ -68,7 +68,7 @@ def test_what_was_saved_comes_back(folder: RunFolder) -> None:
         assert torch.equal(found.tensors[name], value), name
 
 
-def test_any_reader_of_safetensors_reads_it(here: RunFolder) -> None:
+def test_any_reader_of_safetensors_reads_a_checkpoint(here: RunFolder) -> None:
     from safetensors.numpy import load_file
 
     save(here, 1)
@@ -76,7 +76,7 @@ def test_any_reader_of_safetensors_reads_it(here: RunFolder) -> None:
     assert found["weight"].tolist() == state(1)["weight"].tolist()
 
 
-def test_the_newest_few_stay(folder: RunFolder) -> None:
+def test_the_newest_few_checkpoints_are_kept(folder: RunFolder) -> None:
     save(folder, 1, 2, 3, keep=2)
     assert names(folder) == [f"step-000000{n}.{end}" for n in (2, 3) for end in ("json", "safetensors")]
     found = Checkpoints(folder).newest(tensors=False)
@@ -85,7 +85,7 @@ def test_the_newest_few_stay(folder: RunFolder) -> None:
     assert not found.tensors
 
 
-def test_without_any_there_is_none(folder: RunFolder) -> None:
+def test_without_checkpoints_newest_returns_none(folder: RunFolder) -> None:
     assert Checkpoints(folder).newest() is None
     Checkpoints(folder).sweep()
     save(folder, 1).clear()
@@ -115,7 +115,7 @@ def lose(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [cut, alter, cut_label, other_label, lose])
-def test_one_that_is_not_whole_is_passed_over_for_the_one_before(here: RunFolder, harm: Any) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_the_one_before_is_loaded(here: RunFolder, harm: Any) -> None:
     save(here, 1, 2)
     harm(here.local_path(f"{CHECKPOINTS}/step-0000002.json"))
     told: list[str] = []
@@ -123,10 +123,10 @@ def test_one_that_is_not_whole_is_passed_over_for_the_one_before(here: RunFolder
     assert found is not None
     assert found.step == 1
     assert len(told) == 1
-    assert told[0].startswith("The checkpoint of step 2 is passed over: ")
+    assert told[0].startswith("The checkpoint of step 2 is skipped: ")
 
 
-def test_one_that_was_passed_over_pushes_no_good_one_out(here: RunFolder) -> None:
+def test_a_skipped_checkpoint_does_not_displace_a_good_one(here: RunFolder) -> None:
     save(here, 4, keep=1)
     cut(here.local_path(f"{CHECKPOINTS}/step-0000004.json"))
     save(here, 2, keep=1)
@@ -136,7 +136,7 @@ def test_one_that_was_passed_over_pushes_no_good_one_out(here: RunFolder) -> Non
     assert names(here) == ["step-0000002.json", "step-0000002.safetensors"]
 
 
-def test_what_a_killed_process_left_is_swept(folder: RunFolder) -> None:
+def test_partial_files_of_a_killed_process_are_removed(folder: RunFolder) -> None:
     save(folder, 1)
     folder.write(f"{CHECKPOINTS}/step-0000002.safetensors", b"its label was never written")
     if folder.is_local:
@@ -163,7 +163,7 @@ checkpoint.Checkpoints(RunFolder(sys.argv[1])).save(2, 16, {"a": torch.ones(9), 
 """
 
 
-def test_a_kill_while_it_is_written_leaves_the_one_before(here: RunFolder) -> None:
+def test_a_kill_during_the_write_keeps_the_checkpoint_before(here: RunFolder) -> None:
     save(here, 1)
     done = subprocess.run([sys.executable, "-c", KILLED, str(here)], capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
@@ -178,7 +178,7 @@ def test_a_kill_while_it_is_written_leaves_the_one_before(here: RunFolder) -> No
 
 
 @pytest.mark.parametrize("name", ["safetensors", "json"])
-def test_a_full_disk_is_told_and_the_one_before_stands(
+def test_a_full_disk_is_reported_and_the_checkpoint_before_is_kept(
     folder: RunFolder, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(folder, 1)
@@ -214,7 +214,7 @@ def small(tmp_path: Path) -> Iterator[RunFolder]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_there(small: RunFolder) -> None:
+def test_a_disk_that_becomes_full_during_the_write_keeps_the_checkpoint_before(small: RunFolder) -> None:
     save(small, 1)
     with pytest.raises(StoreFull):
         Checkpoints(small).save(2, 16, {"a": torch.ones(20_000)}, {})
@@ -225,15 +225,15 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_was_there(small: RunFolde
     assert len(list(small.local_path(CHECKPOINTS).iterdir())) == 4
 
 
-def test_a_label_is_json_with_the_hash_of_the_tensors(here: RunFolder) -> None:
+def test_the_json_file_holds_the_hash_of_the_tensors(here: RunFolder) -> None:
     save(here, 7)
     label = json.loads(here.read(f"{CHECKPOINTS}/step-0000007.json"))
     assert label["sha256"] == here.sha256(f"{CHECKPOINTS}/step-0000007.safetensors")
     assert label["size"] == here.size(f"{CHECKPOINTS}/step-0000007.safetensors")
 
 
-def test_a_folder_that_may_not_be_read_is_no_fresh_start(here: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a listing nobody knows whether there are checkpoints: to begin anew would remove them."""
+def test_a_folder_that_cannot_be_listed_is_not_a_fresh_start(here: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a listing it is unknown whether there are checkpoints, and a fresh start would remove them."""
 
     def denied(self: RunFolder, prefix: str = "") -> list[str]:
         raise StoreError("permission denied")

@@ -1,4 +1,4 @@
-"""The loss curve of a training follows from its settings: not from ranks, deaths, or who refactored it."""
+"""Only the settings decide the loss curve of a training: ranks, killed processes and refactorings do not change it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def losses(folder: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoded run folder; copy it."""
+    """An encoded run folder. Tests copy it."""
     out = tmp_path_factory.mktemp("store") / "run"
     encoded(out)
     return out
@@ -53,17 +53,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """Losses of a run that nothing happens to, on one rank."""
+    """Losses of an undisturbed run on one rank."""
     out = tmp_path_factory.mktemp("calm") / "run"
     shutil.copytree(store, out)
     trained(tiny_workflow(*LONGER), out)
     return losses(out)
 
 
-def test_thirty_steps_of_the_demo_have_the_loss_they_had(tmp_path: Path) -> None:
-    """The demo's own model, encoders, objective and optimiser, on 48 scenes. To renew it: DASKT2I_GOLDEN=1."""
+def test_thirty_steps_of_the_demo_have_the_recorded_losses(tmp_path: Path) -> None:
+    """The demo's model, encoders, objective and optimiser, on 48 scenes. To record again: DASKT2I_GOLDEN=1."""
     sets = ["scenes.rows=48", "dataset.precision=fp32", "run.device=cpu", "run.gate_rows=0", "launch.precision=fp32"]
-    # A lower rate than the demo's: with that one, rounding has grown to 0.3 % by step 35.
+    # The rate is lower than the demo's: with the demo's rate, rounding grows to 0.3 % by step 35.
     sets += ["train.steps=30", "train.batch=8", "train.validation=8", "train.learning_rate=0.001", "launch.device=cpu"]
     workflow = load_workflow("demo", sets)
     from daskt2i.encode.driver import encode
@@ -76,12 +76,12 @@ def test_thirty_steps_of_the_demo_have_the_loss_they_had(tmp_path: Path) -> None
     if os.environ.get("DASKT2I_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps([round(value, 6) for value in found], indent=0) + "\n")
-    # Other processors round otherwise, in the encoders too.
+    # Other processors round differently, in the encoders too.
     assert found == pytest.approx(json.loads(GOLDEN.read_text()), rel=5e-3)
     assert sum(found[-5:]) < sum(found[:5])
 
 
-def test_two_ranks_have_the_losses_of_one_and_to_the_bit_if_that_one_accumulates_in_two(
+def test_two_ranks_have_the_losses_of_one_and_the_same_bits_if_that_one_accumulates_two_parts(
     store: Path, calm: dict[int, float], tmp_path: Path
 ) -> None:
     shutil.copytree(store, tmp_path / "two")
@@ -93,7 +93,7 @@ def test_two_ranks_have_the_losses_of_one_and_to_the_bit_if_that_one_accumulates
 
 
 def of_this_test(mark: str) -> list[psutil.Process]:
-    """Ranks and commands that carry a mark in their environment."""
+    """Ranks and commands that have a mark in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -110,7 +110,7 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> Any:
     return found
 
 
-def test_a_killed_rank_leaves_the_loss_curve_as_it_was(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
+def test_a_killed_rank_does_not_change_the_loss_curve(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(store, out)
     fatal, pids = random.randrange(4, 12), {}
@@ -127,7 +127,7 @@ def test_a_killed_rank_leaves_the_loss_curve_as_it_was(store: Path, calm: dict[i
     assert not psutil.pid_exists(pids[1])
 
 
-def test_a_killed_worker_leaves_the_loss_curve_as_it_was(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
+def test_a_killed_worker_does_not_change_the_loss_curve(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(store, out)
     pids: dict[int, int] = {}
@@ -136,7 +136,7 @@ def test_a_killed_worker_leaves_the_loss_curve_as_it_was(store: Path, calm: dict
         if event.kind == "alive":
             pids[event.attempt] = event["pid"]
         if event.kind == "checkpoint" and event["step"] == 6 and event.attempt == 1:
-            psutil.Process(pids[1]).parent().kill()  # the Dask worker above the rank
+            psutil.Process(pids[1]).parent().kill()  # the Dask worker that started the rank
 
     options = {"threads_per_worker": 1, "processes": True, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(1, silence_logs=50, **options) as cluster, Client(cluster) as client:
@@ -147,7 +147,7 @@ def test_a_killed_worker_leaves_the_loss_curve_as_it_was(store: Path, calm: dict
     assert not any(psutil.pid_exists(pid) for pid in pids.values())
 
 
-def test_a_killed_driver_takes_its_ranks_along_and_the_same_command_goes_on(
+def test_the_ranks_of_a_killed_driver_end_and_the_same_command_resumes(
     store: Path, calm: dict[int, float], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -170,7 +170,7 @@ def test_a_killed_driver_takes_its_ranks_along_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_one_step_of_stable_diffusions_own_unet_fits_into_20_gb(tmp_path: Path) -> None:
+def test_one_step_of_the_unet_of_stable_diffusion_fits_into_20_gb(tmp_path: Path) -> None:
     """Real shapes, random weights: encode two scenes with the architectures of SD 1.5, and train one step on them."""
     tokenizer = SHARED / "clip-tokenizer"
     if not tokenizer.is_dir():

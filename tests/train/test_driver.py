@@ -1,4 +1,4 @@
-"""Training starts from a whole store and its own checkpoints, and ends with a pipeline; else a sentence says why."""
+"""Training needs a complete store and its own checkpoints, and ends with a pipeline; otherwise an error says why."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def fake_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(fake_store: Path, tmp_path: Path) -> Path:
-    """A whole store of fakes, to be damaged."""
+    """A complete store of fake encoders, for tests that damage it."""
     return Path(shutil.copytree(fake_store, tmp_path / "run"))
 
 
 class NoHands(LocalRankSpawner):
-    """Where nothing may be started."""
+    """A spawner for tests that must not start a rank."""
 
     @contextmanager
     def opened(self, put: Any) -> Iterator[Any]:
@@ -55,41 +55,41 @@ def refused(folder: Path, workflow: Any) -> None:
     train(workflow, RunFolder(folder), NoHands(1), 1, 1, lambda event: None)
 
 
-def test_a_whole_store_is_accepted_after_every_shard_was_hashed(store: Path) -> None:
+def test_a_complete_store_is_accepted_after_every_shard_was_hashed(store: Path) -> None:
     seen: list[Event] = []
     assert check_store(RunFolder(store), seen.append)["random_weights"] is False
     assert seen[-1] == Progress("chunks checked", 3, 3)
 
 
-def test_what_cannot_be_trained_on_says_how_to_go_on(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreMissing, match=r"nothing to train on\. Run encode first"):
+def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreMissing, match=r"nothing to train on\. Encode first"):
         check_store(RunFolder(tmp_path / "nowhere"))
     Receipts(RunFolder(store)).delete(1)
-    with pytest.raises(StoreError, match=r"chunk 1 is not done.*Run encode again"):
+    with pytest.raises(StoreError, match=r"chunk 1 is not finished.*Encode again"):
         check_store(RunFolder(store))
     shard = next((store / "latents.zarr" / "latent_mean").glob("c.2.*"))
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(bytes(data))
-    with pytest.raises(StoreError, match=r"chunk \d.*\(and 1 more\).*repairs what is damaged"):
+    with pytest.raises(StoreError, match=r"chunk \d.*\(and 1 more\).*repairs damaged chunks"):
         check_store(RunFolder(store))
 
 
 def test_latents_of_random_weights_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     encoded(out, "dataset.encoders.image.weights=random", "scenes.rows=8")
-    with pytest.raises(StoreError, match=r"random weights, which is for speed tests.*draws noise"):
+    with pytest.raises(StoreError, match=r"random weights, which are for speed tests.*draws only noise"):
         refused(out, tiny_workflow("dataset.encoders.image.weights=random", "scenes.rows=8"))
 
 
-def test_ranks_are_as_many_workers_as_divide_the_batch() -> None:
+def test_the_number_of_ranks_divides_the_batch() -> None:
     assert [ranks_for(batch, "auto", workers) for batch, workers in ((64, 4), (6, 4), (7, 4), (2, 8))] == [4, 3, 1, 2]
     assert ranks_for(12, 6, 2) == 6
     with pytest.raises(ConfigError, match=r"launch\.ranks is 5, which does not divide the batch of 12"):
         ranks_for(12, 5, 8)
 
 
-def test_a_run_ends_with_checkpoints_figures_settings_and_a_pipeline(demo_run: Path) -> None:
+def test_a_training_writes_checkpoints_figures_settings_and_a_pipeline(demo_run: Path) -> None:
     folder = RunFolder(demo_run)
     newest = Checkpoints(folder).newest()
     assert newest is not None
@@ -103,7 +103,9 @@ def test_a_run_ends_with_checkpoints_figures_settings_and_a_pipeline(demo_run: P
     settings = settings_of(folder)
     assert settings is not None
     assert settings.train.steps == 3
-    assert settings.dataset.source.class_path.endswith("CocoSource")  # what was encoded, not the scenes' own source
+    assert settings.dataset.source.class_path.endswith(
+        "CocoSource"
+    )  # the source that was encoded, not the source of the scenes
 
 
 def test_the_same_command_again_has_nothing_to_do(demo_run: Path) -> None:
@@ -115,7 +117,7 @@ def test_the_same_command_again_has_nothing_to_do(demo_run: Path) -> None:
     assert said["pipeline"] == str(demo_run / "pipeline")
 
 
-def test_checkpoints_of_other_settings_are_refused_with_what_differs(demo_run: Path) -> None:
+def test_checkpoints_of_other_settings_are_refused_and_the_error_names_the_difference(demo_run: Path) -> None:
     with pytest.raises(FingerprintMismatch, match=r"train\.learning_rate: 0\.\d+ there, 0\.5 now.*not touched"):
         refused(demo_run, tiny_workflow("train.learning_rate=0.5"))
 
@@ -125,18 +127,18 @@ def test_encoders_that_did_not_make_the_latents_are_refused(demo_run: Path) -> N
         refused(demo_run, tiny_workflow("dataset.encoders.text.pad=length"))
 
 
-def test_one_command_at_a_time_in_a_run_folder(demo_run: Path) -> None:
+def test_a_second_command_in_a_run_folder_is_refused(demo_run: Path) -> None:
     with hold(RunFolder(demo_run), "encode"), pytest.raises(StoreBusy, match="encode"):
         refused(demo_run, tiny_workflow())
 
 
-def test_a_store_of_other_encoders_leaves_the_denoiser_and_says_why(store: Path) -> None:
+def test_encoders_that_do_not_fit_a_pipeline_give_only_the_denoiser_and_a_note(store: Path) -> None:
     settings = {"steps": 2, "batch": 4, "validation": 4, "model": {"config": {"block_out_channels": [16, 16, 16]}}}
     data = fake_settings(**FAKE_RUN)
     workflow = data.model_copy(update={"train": type(data.train).model_validate(settings)})
     events: list[LaunchEvent] = []
     found = trained(workflow, store, events.append)
-    assert "holds the denoiser alone: the image encoder is a FakeImageEncoder" in found.notes[0]
+    assert "holds only the denoiser: the image encoder is a FakeImageEncoder" in found.notes[0]
     assert (store / "pipeline" / "unet" / "config.json").is_file()
     assert not exists(RunFolder(store))
     kinds = {event.kind for event in events}

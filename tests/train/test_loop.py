@@ -1,4 +1,4 @@
-"""The loop of training: the same losses whatever interrupts it, and never a spoilt checkpoint."""
+"""The training loop: interruptions do not change the losses, and a checkpoint never holds damaged weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from builders import TESTS
 from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
 
-from daskt2i.display import train as terminal_training
 from daskt2i.errors import ConfigError, FingerprintMismatch, NonFiniteLoss, StoreError, StoreFull
 from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train import loop
+from daskt2i.train import plan as train_plan
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.metrics import read_metrics
 from daskt2i.train.train_state import TrainState
@@ -31,7 +31,7 @@ Told = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without a break."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("calm")
     fit(folder)
     return folder
@@ -39,7 +39,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What a rank tells."""
+    """Records the events of a rank."""
     events: Told = []
     monkeypatch.setattr("daskt2i.launch.rank.tell", lambda kind, **fields: events.append({"kind": kind, **fields}))
     return events
@@ -51,7 +51,7 @@ def newest(folder: Path) -> int:
 
 
 def interrupted(folder: Path, step: int, **changes: Any) -> None:
-    """Run up to before a step, as if a kill came there."""
+    """Run until just before a step, as if the process were killed there."""
     with pytest.raises(StopIteration):
         fit(folder, Toy(spoil={step: "end"}), **changes)
 
@@ -59,7 +59,7 @@ def interrupted(folder: Path, step: int, **changes: Any) -> None:
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_leaves_figures_checkpoints_and_what_comes_out(calm: Path) -> None:
+def test_it_learns_and_writes_figures_checkpoints_and_the_result(calm: Path) -> None:
     found = losses(calm)
     assert len(found) == STEPS
     assert np.mean(found[-3:]) < np.mean(found[:3])
@@ -81,7 +81,7 @@ def test_the_rate_rises_to_its_peak_and_falls_along_a_cosine() -> None:
     assert loop.rate(settings(warmup=0), 0) == pytest.approx(0.01)
 
 
-def test_what_it_tells_is_enough_for_a_progress_bar(told: Told, tmp_path: Path) -> None:
+def test_its_events_are_enough_for_a_progress_bar(told: Told, tmp_path: Path) -> None:
     fit(tmp_path)
     assert {"step": 0, "steps": STEPS, "ranks": 1, "precision": "fp32", "device": "cpu"}.items() <= told[0].items()
     first, *_, last = [event for event in told if event["kind"] == "step"]
@@ -96,7 +96,7 @@ def test_what_it_tells_is_enough_for_a_progress_bar(told: Told, tmp_path: Path) 
     assert told[-1]["samples_per_second"] == last["samples_per_second"]
 
 
-def test_the_first_step_counts_for_no_rate(told: Told, tmp_path: Path) -> None:
+def test_the_speed_does_not_count_the_first_step(told: Told, tmp_path: Path) -> None:
     class Slow(Toy):
         def batches(self, position: int) -> Iterator[Any]:
             time.sleep(1.0)
@@ -106,8 +106,8 @@ def test_the_first_step_counts_for_no_rate(told: Told, tmp_path: Path) -> None:
     assert [event for event in told if event["kind"] == "step"][-1]["shares"]["waiting"] < 0.5
 
 
-def test_held_out_rows_are_looked_at_under_the_moving_average_and_nothing_is_learned(tmp_path: Path) -> None:
-    """Looking more often changes no loss; the average is not what is trained."""
+def test_validation_uses_the_moving_average_and_does_not_train(tmp_path: Path) -> None:
+    """More frequent validation changes no loss, and the average differs from the trained weights."""
     task = Toy()
     fit(tmp_path / "often", task, validation_every=1)
     assert task.learning == [False] * STEPS
@@ -117,23 +117,25 @@ def test_held_out_rows_are_looked_at_under_the_moving_average_and_nothing_is_lea
     assert averaged[1:] != plain[1:]
 
 
-def test_what_comes_out_is_the_moving_average(calm: Path, tmp_path: Path) -> None:
+def test_the_result_is_the_moving_average(calm: Path, tmp_path: Path) -> None:
     found = Checkpoints(RunFolder(calm)).newest()
     assert found is not None
     parts = [v.contiguous().numpy().tobytes() for k, v in sorted(found.tensors.items()) if k.startswith("ema/")]
     assert (calm / "weights").read_bytes() == b"".join(parts)
 
 
-def test_sheets_are_drawn_now_and_then_under_the_moving_average(told: Told, calm: Path, tmp_path: Path) -> None:
+def test_sheets_are_drawn_every_few_steps_with_the_moving_average(told: Told, calm: Path, tmp_path: Path) -> None:
     fit(tmp_path, Drawing(), grid_every=4)
     sheets = [event for event in told if event["kind"] == "sheet"]
-    assert sheets == [{"kind": "sheet", "step": step, "file": f"sheets/{step}"} for step in (4, 8)]  # 12: the driver
+    assert sheets == [
+        {"kind": "sheet", "step": step, "file": f"sheets/{step}"} for step in (4, 8)
+    ]  # after step 12 the driver draws
     assert losses(tmp_path) == losses(calm)
     found = Checkpoints(RunFolder(tmp_path)).load(8)
     assert float((tmp_path / "sheets/8").read_bytes()) == pytest.approx(float(found.tensors["ema/00000"].sum()))
 
 
-def test_a_task_that_cannot_draw_is_not_asked_to(calm: Path, tmp_path: Path) -> None:
+def test_a_task_without_sheets_trains_without_them(calm: Path, tmp_path: Path) -> None:
     fit(tmp_path, grid_every=2)
     assert losses(tmp_path) == losses(calm)
 
@@ -141,7 +143,7 @@ def test_a_task_that_cannot_draw_is_not_asked_to(calm: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("rows", "count", "sizes"), [(8, 1, [8]), (8, 3, [3, 2, 3]), (3, 8, [1, 1, 1]), (10, 4, [2, 3, 3, 2])]
 )
-def test_a_batch_is_cut_into_parts_as_equal_as_can_be(rows: int, count: int, sizes: list[int]) -> None:
+def test_a_batch_is_cut_into_parts_of_almost_equal_size(rows: int, count: int, sizes: list[int]) -> None:
     found = loop.cut(list(range(rows)), count)
     assert [len(part) for part, _ in found] == sizes
     assert [row for part, _ in found for row in part] == list(range(rows))
@@ -149,20 +151,20 @@ def test_a_batch_is_cut_into_parts_as_equal_as_can_be(rows: int, count: int, siz
 
 
 @pytest.mark.parametrize("count", [2, 8])
-def test_a_batch_in_parts_gives_the_losses_of_a_whole_one(count: int, calm: Path, tmp_path: Path) -> None:
+def test_a_batch_in_parts_gives_the_losses_of_a_whole_batch(count: int, calm: Path, tmp_path: Path) -> None:
     fit(tmp_path, gradient_accumulation_steps=count)
     assert losses(tmp_path) == pytest.approx(losses(calm), abs=1e-6)
     assert losses(tmp_path, "norm") == pytest.approx(losses(calm, "norm"), rel=1e-4)
 
 
-def test_bf16_stays_near(calm: Path, tmp_path: Path) -> None:
+def test_bf16_losses_are_close_to_those_of_fp32(calm: Path, tmp_path: Path) -> None:
     fit(tmp_path, precision="bf16")
     assert losses(tmp_path) == pytest.approx(losses(calm), rel=0.03)
     assert losses(tmp_path) != losses(calm)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # warnings of the compiler
 def test_a_compiled_model_gives_the_same_losses(calm: Path, tmp_path: Path) -> None:
     """Slow: the compiler takes half a minute, even for this model."""
     fit(tmp_path, compile=True)
@@ -173,8 +175,8 @@ def test_a_compiled_model_gives_the_same_losses(calm: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("step", [2, 5, 7, 12])
-def test_a_run_that_was_cut_gives_the_losses_of_one_that_was_not(step: int, calm: Path, tmp_path: Path) -> None:
-    """To the bit, on one rank in fp32; also what comes out, which is the moving average."""
+def test_a_resumed_run_gives_the_losses_of_an_uninterrupted_one(step: int, calm: Path, tmp_path: Path) -> None:
+    """On one rank in fp32 the bits are the same, also those of the result, the moving average."""
     interrupted(tmp_path, step)
     fit(tmp_path)
     for name in ("loss", "norm", "heldout_loss"):
@@ -182,7 +184,7 @@ def test_a_run_that_was_cut_gives_the_losses_of_one_that_was_not(step: int, calm
     assert (tmp_path / "weights").read_bytes() == (calm / "weights").read_bytes()
 
 
-def test_only_steps_after_the_checkpoint_are_run_again(calm: Path, tmp_path: Path, told: Told) -> None:
+def test_only_steps_after_the_checkpoint_run_again(calm: Path, tmp_path: Path, told: Told) -> None:
     interrupted(tmp_path, 7)
     assert len(losses(tmp_path)) == 6
     told.clear()
@@ -191,7 +193,7 @@ def test_only_steps_after_the_checkpoint_are_run_again(calm: Path, tmp_path: Pat
     assert next(event["step"] for event in told if event["kind"] == "step") == 5
 
 
-def test_a_finished_run_is_finished_again_without_a_step(calm: Path, told: Told) -> None:
+def test_a_finished_run_writes_its_result_again_without_a_step(calm: Path, told: Told) -> None:
     before = (calm / "weights").read_bytes()
     (calm / "weights").unlink()
     fit(calm, Toy(spoil=dict.fromkeys(range(20), "end")))
@@ -200,26 +202,26 @@ def test_a_finished_run_is_finished_again_without_a_step(calm: Path, told: Told)
     assert len(losses(calm)) == STEPS
 
 
-def test_a_torn_checkpoint_costs_more_steps_and_nothing_else(calm: Path, tmp_path: Path, told: Told) -> None:
+def test_a_damaged_checkpoint_only_costs_more_steps(calm: Path, tmp_path: Path, told: Told) -> None:
     interrupted(tmp_path, 10)
     assert newest(tmp_path) == 8
     os.truncate(tmp_path / CHECKPOINTS / "step-0000008.safetensors", 100)
     told.clear()
     fit(tmp_path)
     assert [event["text"][:43] for event in told if event["kind"] == "note"] == [
-        "The checkpoint of step 8 is passed over: it"
+        "The checkpoint of step 8 is skipped: it"
     ]
     assert losses(tmp_path) == losses(calm)
     assert (tmp_path / "weights").read_bytes() == (calm / "weights").read_bytes()
 
 
-def test_how_it_runs_may_change_between_the_pieces(calm: Path, tmp_path: Path) -> None:
+def test_settings_that_do_not_change_the_losses_may_change_on_resume(calm: Path, tmp_path: Path) -> None:
     interrupted(tmp_path, 6, checkpoint_every=1)
     fit(tmp_path, gradient_accumulation_steps=4, keep_checkpoints=1, validation_every=6)
     assert losses(tmp_path) == pytest.approx(losses(calm), abs=1e-6)
 
 
-def test_auto_stays_at_the_precision_that_the_run_began_with(
+def test_auto_keeps_the_precision_of_the_first_start(
     tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -235,7 +237,7 @@ def test_auto_stays_at_the_precision_that_the_run_began_with(
     assert [event["precision"] for event in told if event["kind"] == "started"] == ["bf16", "bf16"]
 
 
-def test_a_checkpoint_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_refused_and_the_error_names_the_difference(tmp_path: Path) -> None:
     interrupted(tmp_path, 6)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     other = {"train": {"seed": 0, "learning_rate": 0.02}}
@@ -255,22 +257,22 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
             return nn.Conv2d(3, 3, 1)
 
     interrupted(tmp_path, 6)
-    with pytest.raises(StoreError, match=r"step 4 .* is of another model"):
+    with pytest.raises(StoreError, match=r"step 4 .* belongs to another model"):
         fit(tmp_path, Wider())
 
 
-def test_means_that_never_forget_are_refused() -> None:
+def test_a_moving_average_that_never_forgets_is_refused() -> None:
     with pytest.raises(ValueError, match="less than 1"):
         settings(betas=[0.9, 1.0])
 
 
-def test_a_plan_says_when_the_rate_never_reaches_its_peak() -> None:
-    assert terminal_training._rate(settings()) == "0.01 after 3 steps, then down a cosine"
-    assert "rising all the time" in terminal_training._rate(settings(warmup=STEPS))
+def test_a_plan_says_if_the_rate_never_reaches_its_peak() -> None:
+    assert train_plan._rate(settings()) == "0.01 after 3 steps, then a cosine down"
+    assert "rises until the end" in train_plan._rate(settings(warmup=STEPS))
 
 
-def test_a_checkpoint_from_before_a_setting_came_is_gone_on_from(calm: Path, tmp_path: Path) -> None:
-    """`train.optimiser` came later; what was trained without it was trained by its default."""
+def test_a_checkpoint_that_is_older_than_a_setting_can_be_resumed(calm: Path, tmp_path: Path) -> None:
+    """`train.optimiser` is a newer setting. Older trainings used what is now its default."""
     interrupted(tmp_path, 6)
     today = {"train": {**IDENTITY["train"], "optimiser": "adamw"}}
     fit(tmp_path, identity=today)
@@ -279,22 +281,22 @@ def test_a_checkpoint_from_before_a_setting_came_is_gone_on_from(calm: Path, tmp
         fit(tmp_path, identity={"train": {**IDENTITY["train"], "optimiser": "muon"}})
 
 
-def test_a_checkpoint_of_another_optimiser_is_refused_whatever_its_identity(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_optimiser_is_refused_even_with_the_same_identity(tmp_path: Path) -> None:
     fit(tmp_path, Toy(width=16))
     with pytest.raises(StoreError, match=r"optimisers are AdamW, not Muon and AdamW"):
         fit(tmp_path, Toy(width=16), optimiser="muon")
 
 
-# --- losses that are no numbers -------------------------------------------------------------------------------------
+# --- losses that are not finite -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("what", "says"), [("loss", "The loss"), ("gradient", "The gradient")])
 @pytest.mark.parametrize(("precision", "step"), [("fp32", 4), ("fp32", 7), ("bf16", 4)])
-def test_what_is_no_number_stops_the_run_and_the_last_good_checkpoint_stands(
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_is_kept(
     what: str, says: str, precision: str, step: int, tmp_path: Path
 ) -> None:
-    """A gradient spoils the weights before a loss shows it: at step 4 the checkpoint would have held them."""
-    stands = "step 4 stands" if step == 7 else "no checkpoint was written yet"
+    """A bad gradient damages the weights before a loss shows it, so the checkpoint of step 4 would hold them."""
+    stands = "step 4 is kept" if step == 7 else "There is no checkpoint yet"
     task = Toy(spoil={step: what})
     with pytest.raises(NonFiniteLoss, match=rf"{says} at step {step} is nan.*{stands}.*lower learning_rate"):
         fit(tmp_path, task, precision=precision)
@@ -304,19 +306,19 @@ def test_what_is_no_number_stops_the_run_and_the_last_good_checkpoint_stands(
     assert np.isfinite(losses(tmp_path, "norm")).all()
 
 
-def test_after_it_stopped_the_same_command_goes_on_from_good_weights(calm: Path, tmp_path: Path) -> None:
+def test_after_such_a_stop_the_same_command_resumes_from_good_weights(calm: Path, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss):
         fit(tmp_path, Toy(spoil={8: "gradient"}))
     fit(tmp_path)
     assert losses(tmp_path) == losses(calm)
 
 
-def test_held_out_rows_whose_loss_is_no_number_stop_it_too(tmp_path: Path) -> None:
+def test_a_held_out_loss_that_is_not_finite_stops_the_run_too(tmp_path: Path) -> None:
     class Blind(Toy):
         def heldout(self, model: Any) -> tuple[float, int, dict[str, float]]:
             return math.nan, 4, {}
 
-    with pytest.raises(NonFiniteLoss, match=r"loss on held-out rows at step 6 is nan.*step 4 stands"):
+    with pytest.raises(NonFiniteLoss, match=r"loss on held-out rows at step 6 is nan.*step 4 is kept"):
         fit(tmp_path, Blind())
 
 
@@ -336,7 +338,7 @@ def test_fp16_trains_on_a_gpu(calm: Path, tmp_path: Path) -> None:
     assert losses(tmp_path) == pytest.approx(losses(calm), rel=0.03)
 
 
-def test_on_a_gpu_a_run_that_was_cut_goes_on_alike(tmp_path: Path) -> None:
+def test_on_a_gpu_a_resumed_run_has_the_same_losses(tmp_path: Path) -> None:
     for name in ("calm", "cut"):
         if name == "cut":
             interrupted(tmp_path / name, 7, precision="fp16", device=device())
@@ -351,12 +353,12 @@ def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
 
 @pytest.fixture
 def fp16_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp16 on a CPU, slow but with the same scaler."""
+    """fp16 on a CPU: slow, but with the same scaler."""
     monkeypatch.setattr(loop, "resolve", lambda wanted, device, threads: wanted)
 
 
 @pytest.mark.usefixtures("fp16_here")
-def test_in_fp16_a_gradient_that_overflows_costs_its_step_alone(tmp_path: Path) -> None:
+def test_in_fp16_a_gradient_that_overflows_costs_only_its_step(tmp_path: Path) -> None:
     fit(tmp_path, Toy(spoil={5: "gradient"}), precision="fp16")
     lines = [line for line in read_metrics(RunFolder(tmp_path)) if "loss" in line]
     assert [line["step"] for line in lines if "overflow" in line] == [5]
@@ -364,13 +366,13 @@ def test_in_fp16_a_gradient_that_overflows_costs_its_step_alone(tmp_path: Path) 
     assert [line["rate"] for line in lines] == [pytest.approx(loop.rate(settings(), step)) for step in range(STEPS)]
     found = Checkpoints(RunFolder(tmp_path)).newest()
     assert found is not None
-    assert found.about["scaler"]["scale"] == 32768.0  # half of what it begins with
+    assert found.about["scaler"]["scale"] == 32768.0  # half of the initial scale
     assert float(found.tensors["optimiser/00000/step"]) == STEPS - 1
     assert all(bool(t.isfinite().all()) for t in found.tensors.values())
 
 
 @pytest.mark.usefixtures("fp16_here")
-def test_in_fp16_a_run_that_was_cut_keeps_its_scale(tmp_path: Path) -> None:
+def test_in_fp16_a_resumed_run_keeps_its_scale(tmp_path: Path) -> None:
     spoil = {2: "gradient", 6: "gradient"}
     fit(tmp_path / "calm", Toy(spoil=spoil), precision="fp16")
     with pytest.raises(StopIteration):
@@ -381,7 +383,7 @@ def test_in_fp16_a_run_that_was_cut_keeps_its_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fp16_here")
-def test_in_fp16_gradients_that_overflow_for_ever_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_fp16_too_many_overflows_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "MOST_OVERFLOWS", 4)
     with pytest.raises(NonFiniteLoss, match="gradient at step 9"):
         fit(tmp_path, Toy(spoil=dict.fromkeys([2, 3, 5, 6, 7, 8, 9], "gradient")), precision="fp16")
@@ -405,10 +407,10 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("left", [0, 8192])
-def test_a_full_disk_stops_it_with_one_sentence_and_with_room_the_same_command_goes_on(
+def test_a_full_disk_stops_the_run_in_one_sentence_and_with_free_space_the_same_command_resumes(
     left: int, small: Path, calm: Path
 ) -> None:
-    """No room for the next figures, or for the next checkpoint only."""
+    """There is no space for the next figures, or only none for the next checkpoint."""
 
     class Filling(Toy):
         def batches(self, position: int) -> Iterator[Any]:
@@ -426,7 +428,7 @@ def test_a_full_disk_stops_it_with_one_sentence_and_with_room_the_same_command_g
     assert losses(small / "run") == losses(calm)
 
 
-def test_a_run_folder_elsewhere_is_gone_on_from_as_well(calm: Path) -> None:
+def test_a_remote_run_folder_is_resumed_too(calm: Path) -> None:
     folder = RunFolder(f"memory://{uuid4().hex}")
     with pytest.raises(StopIteration):
         fit(folder, Toy(spoil={7: "end"}))
@@ -461,13 +463,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow  # tests/train/test_denoiser_rank.py holds both of the real trainer, by default
+@pytest.mark.slow  # by default, tests/train/test_denoiser_rank.py tests both with the real trainer
 @pytest.mark.parametrize(
     ("die_at", "within"),
     [pytest.param(0, 1e-4, id="calm"), pytest.param(27, 1e-5, id="one is killed on the way")],
 )
 def test_two_ranks_give_the_losses_of_one(die_at: int, within: float, alone: Path, tmp_path: Path) -> None:
-    """Over 50 steps in fp32. One that is killed costs the steps since the checkpoint, and no other losses."""
+    """Over 50 steps in fp32. A killed rank costs the steps since the checkpoint, and changes no loss."""
     assert two_ranks(tmp_path / "two", die_at).attempts == (2 if die_at else 1)
     assert len(losses(tmp_path / "two")) == 50
     for name in ("loss", "norm", "heldout_loss"):
@@ -477,8 +479,8 @@ def test_two_ranks_give_the_losses_of_one(die_at: int, within: float, alone: Pat
 # --- the train state ----------------------------------------------------------------------------------------------
 
 
-def test_the_optimisers_means_keep_the_order_of_their_weights_in_memory() -> None:
-    """Fused AdamW pairs them by place in memory: in another order a resumed run would move other weights."""
+def test_the_optimisers_means_keep_the_memory_order_of_their_weights() -> None:
+    """Fused AdamW pairs means and weights by memory order. With another order it would change the wrong weights."""
     task = Toy()
     first, second = (TrainState(task.build("cpu"), settings(), "cpu", "fp32") for _ in range(2))
     batch = next(task.batches(0))

@@ -1,4 +1,4 @@
-"""The figures of a run: each step stands once, whatever happened in between, and TensorBoard reads them."""
+"""The figures of a run: each step is there once, also after an interruption, and TensorBoard reads them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(folder: RunFolder, first: int, last: int, step: int = 0) -> None:
     metrics.close()
 
 
-def test_lines_come_back_as_they_were_written(folder: RunFolder) -> None:
+def test_lines_are_read_as_they_were_written(folder: RunFolder) -> None:
     metrics = Metrics(folder)
     metrics.add(1, loss=0.1234567891234, norm=2)
     metrics.add(1, heldout_loss=0.5)
@@ -42,7 +42,7 @@ def test_going_back_to_a_checkpoint_drops_the_steps_after_it(folder: RunFolder) 
     assert [line["step"] for line in read_metrics(folder)] == [1, 2]
 
 
-def test_lines_that_were_cut_off_are_left_out(tmp_path: Path) -> None:
+def test_incomplete_lines_are_left_out(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write(folder, 1, 3)
     path = folder.local_path(METRICS)
@@ -72,7 +72,7 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
     assert [e.value for e in board.Scalars("loss")] == pytest.approx([1 / n for n in range(1, 5)])
 
 
-def test_other_runs_in_the_folder_have_figures_of_their_own(tmp_path: Path) -> None:
+def test_each_training_in_the_folder_has_its_own_figures(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write(folder, 1, 2)
     metrics = Metrics(folder, prefix="train-vae")
@@ -83,7 +83,7 @@ def test_other_runs_in_the_folder_have_figures_of_their_own(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("what", ["lines", "events"])
-def test_a_full_disk_is_told_in_one_sentence(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_one_sentence(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics(RunFolder(tmp_path))
 
     def full(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Muon: orthogonal steps, the weights it takes, the same bits from one rank or two, and after an interruption."""
+"""Muon: orthogonal steps, the choice of weights, the same bits on one rank and on two, and after an interruption."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MUON: dict[str, Any] = {"optimiser": "muon", "steps": 12, "ema": 0.0}
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (144, 16), (32, 32)])
-def test_an_update_has_no_favourite_direction(shape: tuple[int, int]) -> None:
+def test_an_update_is_orthogonal(shape: tuple[int, int]) -> None:
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, s, v = torch.linalg.svd(drawn, full_matrices=False)
     steep = u @ torch.diag(torch.logspace(0, -1.5, len(s))) @ v
@@ -30,13 +30,13 @@ def test_an_update_has_no_favourite_direction(shape: tuple[int, int]) -> None:
     assert torch.linalg.svdvals(steep).min() < 0.04
 
 
-def test_wide_matrices_arrive_as_well() -> None:
-    """Their values lie around 1/sqrt(640) = 0.04, and a good part of them far below."""
+def test_updates_of_wide_matrices_are_orthogonal_too() -> None:
+    """Their singular values are around 1/sqrt(640) = 0.04, and many are much smaller."""
     drawn = torch.randn((640, 640), generator=torch.Generator().manual_seed(0))
     assert (torch.linalg.svdvals(orthogonal(drawn)) > 0.6).float().mean() > 0.95
 
 
-def test_it_takes_the_matrices_inside_a_denoiser_and_leaves_the_rest() -> None:
+def test_it_chooses_the_inner_matrices_of_a_denoiser_and_no_other_weights() -> None:
     unet = build(unet_config("demo", {}, (4, 16, 16), 128), 0)
     matrices, others = inner_matrices(unet)
     names = {id(weight): name for name, weight in unet.named_parameters()}
@@ -47,14 +47,14 @@ def test_it_takes_the_matrices_inside_a_denoiser_and_leaves_the_rest() -> None:
     assert sum(weight.numel() for weight in matrices) > 0.95 * sum(p.numel() for p in unet.parameters())
 
 
-def test_embeddings_are_no_matrices() -> None:
+def test_embeddings_do_not_count_as_matrices() -> None:
     model = nn.Sequential(nn.Embedding(100, 32), nn.Linear(32, 32, bias=False))
     matrices, others = inner_matrices(model)
     assert [weight.shape for weight in matrices] == [(32, 32)]
     assert [weight.shape for weight in others] == [(100, 32)]
 
 
-def test_a_step_has_the_size_of_one_of_adamw() -> None:
+def test_a_step_has_the_size_of_an_adamw_step() -> None:
     weight = nn.Parameter(torch.zeros(32, 16, 3, 3).to(memory_format=torch.channels_last))
     weight.grad = torch.randn_like(weight)
     muon([weight], lr=0.01, weight_decay=0.0).step()
@@ -62,7 +62,7 @@ def test_a_step_has_the_size_of_one_of_adamw() -> None:
     assert (weight.detach() * weight.grad).sum() < 0
 
 
-def test_what_was_interrupted_goes_on_with_the_same_losses(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
     fit(tmp_path / "calm", Toy(**WIDE), **MUON)
     with pytest.raises(StopIteration):
         fit(tmp_path / "cut", Toy(spoil={7: "end"}, **WIDE), **MUON)
@@ -73,10 +73,10 @@ def test_what_was_interrupted_goes_on_with_the_same_losses(tmp_path: Path) -> No
     assert losses(tmp_path / "adamw") != losses(tmp_path / "calm")
 
 
-def test_two_ranks_share_the_work_and_move_the_weights_as_one_does(tmp_path: Path) -> None:
-    """To the last bit, if the one adds up the same parts.
+def test_two_ranks_share_the_work_and_change_the_weights_like_one(tmp_path: Path) -> None:
+    """The bits are the same if the one rank accumulates the same parts.
 
-    The one is a rank too: this process may have begun its products without MKL_CBWR, and they round otherwise then.
+    The single rank also runs in its own process: this process may use MKL without MKL_CBWR, which rounds differently.
     """
     env = {"PYTHONPATH": str(TESTS)}
     for name, ranks, how in (("one", 1, {"gradient_accumulation_steps": 2}), ("two", 2, {})):
@@ -87,7 +87,7 @@ def test_two_ranks_share_the_work_and_move_the_weights_as_one_does(tmp_path: Pat
     assert (tmp_path / "two/weights").read_bytes() == (tmp_path / "one/weights").read_bytes()
 
 
-def test_updates_are_held_a_bucket_at_a_time_and_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_in_several_buckets_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path / "one", Toy(**WIDE), **MUON)
     monkeypatch.setattr("daskt2i.train.muon.BUCKET", 600)
     weights = [nn.Parameter(torch.zeros(16, rows)) for rows in (16, 16, 64, 8)]
@@ -97,7 +97,7 @@ def test_updates_are_held_a_bucket_at_a_time_and_are_the_same(tmp_path: Path, mo
 
 
 def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank that is alone with its part leaves the others' weights where they are: it does not do their work."""
+    """A rank whose peers send nothing changes only the weights of its own part."""
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda updates: None)
     weights = [nn.Parameter(torch.zeros(16, 16)) for _ in range(4)]
     for weight in weights:
@@ -106,13 +106,13 @@ def test_each_rank_makes_some_of_the_updates(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(bool(weight.any()) for weight in weights) == 2
 
 
-def test_a_model_without_matrices_is_fitted_by_adamw() -> None:
+def test_a_model_without_matrices_is_trained_by_adamw() -> None:
     state = TrainState(Toy().build("cpu"), settings(optimiser="muon"), "cpu", "fp32")
     assert [type(one) for one in state.optimisers] == [torch.optim.AdamW]
 
 
-def test_in_fp16_a_gradient_that_overflows_moves_no_weight_of_either_optimiser() -> None:
-    """One matrix overflows; AdamW's gradients are finite, and it has momentum from the step before."""
+def test_in_fp16_a_gradient_that_overflows_changes_no_weight_of_either_optimiser() -> None:
+    """One matrix overflows. AdamW's gradients are finite, and it has momentum from the step before."""
     task = Toy(**WIDE)
     state = TrainState(task.build("cpu"), settings(optimiser="muon"), "cpu", "fp16")
     state.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)

@@ -1,7 +1,7 @@
-"""`bench encode`: time by workers and schedulers, against the naive way and the machine's limit.
+"""`bench encode`: time by workers and schedulers, compared with a naive program and with the machine's peak.
 
-In here: which runs there are, and their order (`driver`), the rows they encode (`rows`), workers that are warm before
-the clock starts (`warm`), the way people write it by hand (`naive`), the processor's limit (`peak`), the runs of one
-cell (`runs`), runs to a report (`scaling`, `columns`, `plots`).
-Not in here: how a report is shown (`bench.report`).
+In here: the runs and their order (`driver`), their rows (`rows`), workers that are warm before the clock starts
+(`warm`), a program as people write it by hand (`naive`), the processor's peak (`peak`), the runs of one cell (`runs`),
+making a report from runs (`scaling`, `columns`, `plots`).
+Not in here: showing a report (`bench.report`).
 """

@@ -1,6 +1,6 @@
-"""`bench encode`: which cells there are, running them one after the other, and the report of what they gave.
+"""`bench encode`: choose the cells, run them one after the other, and make the report.
 
-Covers: fresh run folders, repeats in turn (a machine that slows down hurts all cells alike), exact counts, stopping.
+Covers: new run folders, repeats in rounds over all cells (so a slower machine affects all cells), exact counts, Ctrl-C.
 Does not cover: one measurement (`bench.cell`, `naive`, `peak`), speed-up and flags (`scaling`), showing it
 (`bench.report`).
 """
@@ -34,16 +34,16 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class EncodeBenchSettings:
-    """What was asked for on the command line.
+    """The settings from the command line.
 
     Attributes:
         schedulers: `serial`, `multiprocessing`, `joblib`, `local` or another cluster file, `tcp://…`, and `naive`.
-        workers: numbers of workers; `serial` has one, and an address its own.
-        parts: of `PARTS`.
-        rows, repeats: of each cell.
+        workers: numbers of workers; `serial` always has one, and an address has its own workers.
+        parts: names in `PARTS`.
+        rows, repeats: numbers for each cell.
         threads: torch threads of each worker.
-        keep: leave the stores of the cells in the folder.
-        peak_seconds, peak_sides: of each measurement of the machine's peak, as in `BenchTask`.
+        keep: keep the stores of the cells in the folder.
+        peak_seconds, peak_sides: for each measurement of the machine's peak, as in `BenchTask`.
     """
 
     schedulers: tuple[str, ...]
@@ -60,21 +60,24 @@ class EncodeBenchSettings:
         """The cells in the order of the table.
 
         Raises:
-            ConfigError: an unknown scheduler or part, or a number below 1.
+            ConfigError: a scheduler or part is unknown, or a number is below 1.
         """
         if min((*self.workers, self.repeats, self.threads, self.rows)) < 1 or not self.schedulers:
-            raise ConfigError("Workers, rows, repeats and threads are 1 or more, and it takes one scheduler at least.")
+            raise ConfigError("Workers, rows, repeats and threads must be 1 or more, and there must be a scheduler.")
         found = []
         for part in self.parts:
             if part not in PARTS:
-                raise ConfigError(f"--parts names {part!r}; it can be {', '.join(PARTS)}.")
+                raise ConfigError(f"There is no part {part!r}. Nothing was measured. Use {', '.join(PARTS)} (parts).")
             for name in self.schedulers:
                 if name == NAIVE:
                     found += [CellSettings(part, name, count, 0) for count in self.workers]
                     continue
                 scheduler = Scheduler.parse(name)
                 if scheduler.workers is not None:
-                    raise ConfigError(f"--schedulers names {name!r}; give the number of workers with --workers.")
+                    raise ConfigError(
+                        f"The scheduler {name!r} has a number of workers. Nothing was measured. Name the scheduler "
+                        "without it (schedulers), and give the numbers of workers separately (workers)."
+                    )
                 counts = (1,) if scheduler.kind == "serial" else (0,) if scheduler.address else self.workers
                 found += [CellSettings(part, name, count, self.threads) for count in counts]
         return tuple(dict.fromkeys(found))
@@ -85,13 +88,13 @@ class EncodeBench:
     """One benchmark of `encode`.
 
     Args:
-        workflow: as resolved; its source gives the rows.
-        folder: on this machine; the cells' run folders go below it, and its data is drawn into it.
-        wanted: the cells.
+        workflow: the resolved workflow; its source gives the rows.
+        folder: a folder on this machine, for the run folders of the cells and for drawn scenes.
+        wanted: the settings.
         tell: called with a line before each measurement.
 
     Raises:
-        ConfigError: what was asked for cannot be.
+        ConfigError: the settings cannot work.
     """
 
     workflow: Workflow
@@ -105,14 +108,14 @@ class EncodeBench:
 
     def __post_init__(self) -> None:
         if not self.folder.is_local:
-            raise ConfigError(f"A benchmark runs in a folder on this machine, and {self.folder} is none.")
+            raise ConfigError(f"{self.folder} is not a folder on this machine. Benchmarks need a local folder (out).")
         self._runs = {cell: Runs(cell) for cell in self.wanted.cells()}
 
     def run(self, command: str) -> BenchReport:
-        """Measure all cells, as often as asked for; Ctrl-C ends it early, with a report of what there is.
+        """Measure all cells with all repeats. After Ctrl-C the report has the finished measurements.
 
         Args:
-            command: what was typed, for the report.
+            command: the command as it was typed, for the report.
         """
         complete = True
         try:
@@ -123,7 +126,7 @@ class EncodeBench:
                 for cell, runs in self._runs.items():
                     self._measure(cell, runs, repeat)
             for part in self._of:
-                self._measure_ground(part)  # again: the machine may have changed its mind; the better one counts
+                self._measure_ground(part)  # again, because the machine's speed may change; the better one counts
         except KeyboardInterrupt:
             complete = False
         report = make_report(
@@ -132,7 +135,7 @@ class EncodeBench:
         return replace(report, command=command, complete=complete)
 
     def _settle(self) -> None:
-        """The rows, drawn once and read once, so that no cell meets cold files that another does not."""
+        """Choose the rows, draw them once and read them once, so that the files are cached for all cells."""
         rows = self.wanted.rows
         workflow = self.workflow
         if workflow.scenes is not None:
@@ -148,22 +151,22 @@ class EncodeBench:
         there = source.info().rows
         if there < rows:
             self._notes.append(
-                f"The source has {there:,} rows, so it is gone round {rows / there:.1f} times; within a chunk of "
+                f"The source has only {there:,} rows, so it is repeated {rows / there:.1f} times; within a chunk of "
                 f"{workflow.dataset.rows_per_chunk} rows "
-                + ("no row comes twice." if workflow.dataset.rows_per_chunk <= there else "rows come more than once.")
+                + ("no row is repeated." if workflow.dataset.rows_per_chunk <= there else "rows are repeated.")
             )
         for row in source.rows(0, min(rows, there)):
             try:
                 source.read(row)
             except Daskt2iError:
-                continue  # rejected in every cell, and counted there
+                continue  # every cell rejects and counts this row
 
     def _measure_ground(self, part: Part) -> None:
-        """The machine's peak, and the operations of the encoders. Fixes the precision of all cells."""
+        """Measure the machine's peak and the operations of the encoders. This also sets the precision of all cells."""
         workflow = self._of[part]
         if planned_device(workflow.run.device) != "cpu":
             if part not in self._ground:
-                self._notes.append("Shares of a peak are told for CPUs alone.")
+                self._notes.append("Shares of the peak are only measured on CPUs.")
             return
         cores = this_machine().cores
         cells = [cell for cell in self._runs if cell.part == part]

@@ -1,10 +1,10 @@
-"""What the original study did, as the baseline: a pool of processes, and each row's result pickled back.
+"""The baseline, as in the original study: a pool of processes that sends each row's result back as a pickle.
 
-    Pool(N): torch's own number of threads in each process, fp32, contiguous tensors,
+    Pool(N): torch's default number of threads in each process, fp32, contiguous tensors,
     one image at a time, every caption padded to the full length and encoded, results collected in the parent.
 
-Covers: the same rows, weights and pixels as `encode` has, through the plain models of diffusers and transformers.
-Does not cover: anything that `encode` adds (store, receipts, gates, rejects beyond a count). Processes are spawned, not
+Covers: the same rows, weights and pixels as `encode`, with the plain models of diffusers and transformers.
+Does not cover: anything that `encode` adds (store, receipts, gates, reasons of rejection). Processes are spawned, not
 forked: torch's threads do not survive a fork.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import torch
 
 TIMEOUT = 600.0
-"""Seconds that the pool may take to load."""
+"""Maximum seconds for the pool to load its models."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,18 +49,18 @@ Result = tuple[bool, int, dict[str, Any], dict[str, float], int, int]
 
 
 def require_plain(workflow: Workflow, part: Part) -> None:
-    """Refuse encoders that are not the two of ours around a model of diffusers and one of transformers.
+    """Refuse encoders other than `VaeEncoder` and `TextEncoder`.
 
     Raises:
-        ConfigError: another class is named.
+        ConfigError: the workflow names another class.
     """
     encoders = workflow.dataset.encoders
     wanted = {"vae": (encoders.image, VaeEncoder), "text": (encoders.text, TextEncoder)}
     for name, (component, kind) in wanted.items():
         if part in (name, "both") and component.class_path != f"{kind.__module__}.{kind.__name__}":
             raise ConfigError(
-                f"The scheduler `naive` runs the plain model in a {kind.__name__}, and the workflow names "
-                f"{component.class_path}. Leave naive out of --schedulers."
+                f"The scheduler naive needs a {kind.__name__}, but the workflow names {component.class_path}. Nothing "
+                "was measured. Leave naive out (schedulers)."
             )
 
 
@@ -68,8 +68,8 @@ class Naive:
     """The models of one process of the pool.
 
     Args:
-        workflow: with encoders that `require_plain` lets pass.
-        part: which of them is used.
+        workflow: a workflow with encoders that `require_plain` accepts.
+        part: the encoders that are used.
     """
 
     def __init__(self, workflow: Workflow, part: Part) -> None:
@@ -99,7 +99,7 @@ class Naive:
             )
 
     def encode(self, row: Row) -> Result:
-        """One row: its latent's mean and std, and the states of all its captions, in fp32."""
+        """Encode one row: its latent's mean and std, and the states of all its captions, in fp32."""
         import torch
 
         seconds = {"read": 0.0, "decode": 0.0, "encode_image": 0.0, "encode_text": 0.0}
@@ -149,7 +149,7 @@ class Naive:
 
 
 def _plain(encoder: VaeEncoder | TextEncoder, runtime: Runtime) -> Any:
-    """The model inside one of our encoders, as its library made it."""
+    """The library's model inside an encoder of daskt2i."""
     encoder.load(runtime)
     return encoder.module
 
@@ -164,7 +164,7 @@ _here: Naive | None = None
 
 
 def _load(workflow: Workflow, part: Part, marks: str) -> None:
-    """In a new process of the pool."""
+    """Load the models in a new process of the pool."""
     global _here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _here = Naive(workflow, part)
@@ -177,11 +177,11 @@ def _encode(row: Row) -> Result:
 
 
 def run_naive(task: BenchTask, workflow: Workflow, clock: Callable[[], float] = time.time) -> Measured:
-    """Encode all rows as the study did, and write the pickle that it wrote.
+    """Encode all rows like the study, and write the same pickle.
 
     Raises:
-        ConfigError: the workflow's encoders are not ours.
-        ExecutorError: the pool did not load.
+        ConfigError: the workflow's encoders are not those of daskt2i.
+        ExecutorError: the pool did not load, or one of its processes was killed.
     """
     folder = Path(task.folder)
     marks = folder / "warm"
@@ -237,10 +237,10 @@ def _rows(source: Source, rows: int) -> Iterator[Row]:
 
 
 def gather(pool: Pool, function: Callable[[T], R], items: Iterable[T], count: int) -> list[R]:
-    """The pool's results in the order in which they come.
+    """The pool's results, in order of completion.
 
     Raises:
-        ExecutorError: a process was killed. The pool would start another, and wait for ever for what went down with it.
+        ExecutorError: a process was killed. The pool itself would start another, and wait for ever for the lost rows.
     """
     processes = list(pool._pool)  # type: ignore[attr-defined]
     coming, results = pool.imap_unordered(function, items), list[R]()
@@ -251,20 +251,20 @@ def gather(pool: Pool, function: Callable[[T], R], items: Iterable[T], count: in
             if not all(process.is_alive() for process in processes):
                 raise ExecutorError(
                     f"A process of the naive pool was killed after {len(results)} of {count} rows; memory is the usual "
-                    "cause. What was measured before stands; ask for fewer --workers."
+                    "cause. Earlier measurements are kept. Use fewer workers (workers)."
                 ) from None
     return results
 
 
 def _await(marks: Path, workers: int, pids: Sequence[int]) -> None:
-    """Until every process has loaded. A pool replaces those that die in their initializer, for ever: so does it not."""
+    """Wait until every process has loaded. If one dies, stop: the pool would replace dead processes for ever."""
     deadline = time.monotonic() + TIMEOUT
     while (there := sum(1 for _ in marks.iterdir())) < workers:
         gone = [pid for pid in pids if not _alive(pid)]
         if gone or time.monotonic() > deadline:
             raise ExecutorError(
-                f"{there} of {workers} processes of the naive pool have loaded their models"
-                f"{', and one has died' * bool(gone)}; nothing was measured. Ask for fewer workers."
+                f"Only {there} of {workers} processes of the naive pool have loaded their models"
+                f"{', and one has died' * bool(gone)}. Nothing was measured. Use fewer workers (workers)."
             )
         time.sleep(0.02)
 
@@ -279,7 +279,7 @@ def _alive(pid: int) -> bool:
 
 
 def _write(path: Path, results: Sequence[Result]) -> int:
-    """The study's pickle; written to be weighed, never read. Returns its bytes."""
+    """Write the study's pickle, and return its size in bytes. Nobody reads the file."""
     kept = [{k: np.asarray(v) if k != "row" else v for k, v in result[2].items()} for result in results if result[0]]
     with path.open("wb") as file:
         pickle.dump(kept, file)

@@ -1,11 +1,11 @@
-"""The machine's peak in matrix products, and the operations that the encoders need: what a speed is held against.
+"""The machine's peak in matrix products, and the operations of the encoders, to compare a speed with.
 
-Covers: square products in the precision of the run, one thread on each of k cores, all at once; counting with
-`torch.utils.flop_counter` (2 per multiply and add: convolutions, matrix products, attention; nothing elementwise).
+Covers: square products in the precision of the run, one thread on each of k cores at the same time; counting with
+`torch.utils.flop_counter` (2 for each multiply-add in convolutions, matrix products, attention; none elementwise).
 Does not cover: memory bandwidth; GPUs.
 
-The threads belong to one process: torch releases the interpreter's lock in a product, and each Python thread has its
-own number of torch threads, 1 here.
+All threads belong to one process: torch releases the interpreter lock in a product, and each Python thread has its own
+number of torch threads, here 1.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.types import Runtime
 
 SAMPLE = 64
-"""Captions whose operations are counted; their mean stands for all."""
+"""Number of captions whose operations are counted. Their mean is used for all captions."""
 
 
 def measure(task: BenchTask, workflow: Workflow) -> dict[str, Any]:
-    """What the parts of the workflow are held against.
+    """Measure the peak and the operations for a part of the workflow.
 
     Returns:
-        `precision`: as `dataset.precision` resolves here; `peaks`: precision -> busy cores -> FLOP/s of them together;
-        `image_flop`: of one image; `caption_flop`: mean of one caption as `encode` runs it; `padded_flop`: of one
-        caption at full length. Those of a part that is not measured are 0.
+        `precision`: `dataset.precision`, resolved here; `peaks`: precision -> busy cores -> FLOP/s of all together;
+        `image_flop`: operations of one image; `caption_flop`: mean of one caption as `encode` runs it; `padded_flop`:
+        operations of one caption at full length. Figures of a part that is not measured are 0.
     """
     import torch
 
@@ -49,7 +49,7 @@ def measure(task: BenchTask, workflow: Workflow) -> dict[str, Any]:
 
 
 def peak(precision: str, busy: int, seconds: float, sides: Sequence[int]) -> float:
-    """FLOP/s of `busy` threads together, each with products of its own, the best of several sizes."""
+    """FLOP/s of `busy` threads together, each with its own products; the best of several sizes."""
     return max(_rate(precision, busy, seconds, side) for side in sides)
 
 
@@ -84,10 +84,10 @@ def _rate(precision: str, busy: int, seconds: float, side: int) -> float:
 
 
 def operations(task: BenchTask, workflow: Workflow, threads: int) -> dict[str, float]:
-    """`image_flop`, `caption_flop`, `padded_flop`, counted on one image and on the first captions of the source.
+    """Count `image_flop`, `caption_flop` and `padded_flop` on one image and on the first captions of the source.
 
-    Attention is counted on torch's plain path (`SDPBackend.MATH`), since the counter does not know the fused one of
-    CPUs; it is the same mathematics.
+    Attention is counted with torch's plain version (`SDPBackend.MATH`), because the counter does not know the fused
+    version of CPUs. Both do the same operations.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -111,7 +111,7 @@ def operations(task: BenchTask, workflow: Workflow, threads: int) -> dict[str, f
 
 
 def _count(encode: Any, items: Any) -> float:
-    """Of one item, mean."""
+    """Mean operations of one item."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

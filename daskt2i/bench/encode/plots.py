@@ -1,6 +1,6 @@
-"""The plots of `bench encode`: those of the study with the ideal line, where worker time goes, memory over time.
+"""The plots of `bench encode`: the study's plots with the ideal line, shares of worker time, memory over time.
 
-Covers: figures of cells to curves and bars.
+Covers: making curves and bars from the figures of cells.
 Does not cover: drawing them (`bench.page`).
 """
 
@@ -13,11 +13,11 @@ from daskt2i.bench.encode.runs import Runs
 from daskt2i.bench.report import Cell, Curve, Plot
 
 MEMORY_SECONDS = 60.0
-"""Steady seconds from which on memory over time is drawn."""
+"""Minimum steady seconds of a run for a plot of its memory."""
 
 
 def plots(cells: Sequence[Cell], runs: Sequence[Runs]) -> Iterable[Plot]:
-    """Time, speed-up, efficiency and shares of each part; memory over time of long runs."""
+    """Plots of time, speed-up, efficiency and shares for each part, and of memory over time for long runs."""
     for part in dict.fromkeys(str(cell.values["part"]) for cell in cells):
         those = [cell for cell in cells if cell.values["part"] == part and "steady_s" in cell.values]
         if not those:

@@ -1,7 +1,7 @@
-"""The rows of a benchmark: the first N of a source, with what only the part that is measured needs.
+"""The rows of a benchmark: the first N rows of a source, only with the data that the measured part needs.
 
-Covers: cutting a source to N rows, or going round it when it has fewer; leaving out pictures or captions.
-Does not cover: reading them (the source itself).
+Covers: limiting a source to N rows, or repeating it if it has fewer; leaving out pictures or captions.
+Does not cover: reading rows (the source itself).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from daskt2i.sources.fake import bitmap
 from daskt2i.types import Row, SourceInfo
 
 Part = Literal["vae", "text", "both"]
-"""What is measured: the image encoder alone, the text encoder alone, or both, as `encode` runs them."""
+"""The measured part: only the image encoder, only the text encoder, or both as in `encode`."""
 
 BLANK = 32
-"""Side in pixels of the plain picture that stands for each image where text alone is measured."""
+"""Side in pixels of the plain picture that replaces each image when only text is measured."""
 
 CAPTION = "a picture"
-"""Stands for the captions where images alone are measured: one for all rows, so it is encoded once a chunk."""
+"""Replaces all captions when only images are measured. It is the same for all rows, so it is encoded once per chunk."""
 
 
 class BenchRows:
     """The first `rows` rows of a source; row i is its row i modulo its length.
 
     Args:
-        source: a component as a workflow names it: `class`, and its arguments.
-        rows: how many.
-        part: `vae` gives every row the same one caption, `text` the same small picture, `both` changes nothing.
+        source: a component as in a workflow: `class`, and its arguments.
+        rows: number of rows.
+        part: `vae` gives every row the same caption, `text` the same small picture, `both` changes nothing.
 
     Raises:
-        ConfigError: `rows` is below 1, or the source has none.
+        ConfigError: `rows` is below 1, or the source has no rows.
     """
 
     def __init__(self, source: Mapping[str, Any], rows: int, part: Part = "both") -> None:
@@ -44,10 +44,10 @@ class BenchRows:
         self._rows, self._part = rows, part
         self._of: SourceInfo | None = None
         if rows < 1:
-            raise ConfigError(f"--rows is {rows}; a benchmark takes one row at least.")
+            raise ConfigError(f"A benchmark of {rows} rows cannot run. Use at least one row (rows).")
 
     def info(self) -> SourceInfo:
-        """Counts of the rows as they are given; `content` names the source and the choice."""
+        """Counts of the rows of this source; `content` names the wrapped source and the choice."""
         of = self._inner()
         captions = characters = slots = 0
         for start in range(0, self._rows, 4096):
@@ -81,7 +81,7 @@ class BenchRows:
         return found
 
     def read(self, row: Row) -> bytes:
-        """The source's bytes, or the plain picture."""
+        """The bytes of the source, or the plain picture."""
         if self._part == "text":
             return bitmap(BLANK, BLANK, (128, 128, 128))
         return self._source.read(row if row.origin is None else replace(row, index=row.origin, origin=None))
@@ -95,16 +95,16 @@ class BenchRows:
 
 
 def with_rows(workflow: Workflow, rows: int, part: Part) -> Workflow:
-    """The workflow over `rows` rows, with a fake in place of the encoder that is not measured.
+    """The workflow with `rows` rows, and with a fake encoder in place of the one that is not measured.
 
-    The fake costs microseconds a row: for `vae` one short caption a chunk, for `text` a picture of 32 x 32 pixels.
+    The fake needs microseconds per row: for `vae` one short caption per chunk, for `text` a picture of 32 x 32 pixels.
 
     Raises:
         ConfigError: the workflow selects rows with `where`.
     """
     dataset = workflow.dataset
     if dataset.where is not None:
-        raise ConfigError("A benchmark takes the first rows of a source; leave dataset.where out.")
+        raise ConfigError("A benchmark uses the first rows of a source, so it needs a workflow without dataset.where.")
     source = {"class": f"{__name__}.{BenchRows.__name__}", "source": dataset.source.model_dump(by_alias=True)}
     changes: dict[str, Any] = {"source": Component.model_validate({**source, "rows": rows, "part": part})}
     if part == "vae":
@@ -114,7 +114,7 @@ def with_rows(workflow: Workflow, rows: int, part: Part) -> Workflow:
         fake = _fake("FakeImageEncoder", reduction=BLANK)
         changes["encoders"] = dataset.encoders.model_copy(update={"image": fake})
         changes["image"] = dataset.image.model_copy(update={"resolution": BLANK, "min_side": 1})
-    run = workflow.run if part != "text" else workflow.run.model_copy(update={"gate_rows": 0})  # no likeness to check
+    run = workflow.run if part != "text" else workflow.run.model_copy(update={"gate_rows": 0})  # nothing to decode back
     return workflow.model_copy(update={"scenes": None, "run": run, "dataset": dataset.model_copy(update=changes)})
 
 

@@ -1,6 +1,6 @@
-"""What was asked for, what came of it, and what it is held against: the input of the tables.
+"""The input of the tables: cells, their runs, and the peak that they are compared with.
 
-Covers: a cell and its repeats, rows that add up, the machine's peak and the encoders' operations.
+Covers: a cell and its repeats, checking the number of rows, the machine's peak and the encoders' operations.
 Does not cover: running (`driver`), figures (`scaling`).
 """
 
@@ -15,16 +15,18 @@ from daskt2i.bench.measured import Measured
 from daskt2i.errors import ExecutorError
 
 NAIVE = "naive"
-"""The scheduler that is the study's pool."""
+"""The name of the scheduler that runs the study's pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellSettings:
-    """A cell: what runs how.
+    """The settings of a cell.
 
     Attributes:
-        workers: 0 for as many as an address has.
-        threads: torch threads of each; 0 for torch's default.
+        part: the measured part.
+        scheduler: name of the scheduler.
+        workers: number of workers; 0: all workers of an address.
+        threads: torch threads of each worker; 0: torch's default.
     """
 
     part: Part
@@ -34,46 +36,46 @@ class CellSettings:
 
     @property
     def name(self) -> str:
-        """For a line of progress."""
+        """The name for a line of progress."""
         return f"{self.part} {self.scheduler}{f':{self.workers}' if self.workers else ''}"
 
 
 @dataclass(slots=True)
 class Runs:
-    """The repeats of a cell. `failure`: the sentence that ended it; its figures do not count then."""
+    """The repeats of a cell. `failure` is the sentence of an error; then the figures do not count."""
 
     cell: CellSettings
     measured: list[Measured] = field(default_factory=list)
     failure: str = ""
 
     def add(self, measured: Measured, rows: int) -> None:
-        """Take a repeat.
+        """Add a repeat.
 
         Raises:
-            ExecutorError: its rows do not add up to those that were asked for.
+            ExecutorError: the number of its rows is not the requested one.
         """
         counted = measured.accepted + measured.rejected
         if counted != rows:
             raise ExecutorError(
-                f"{counted} rows were counted ({measured.accepted} accepted, {measured.rejected} rejected), and {rows} "
-                "were asked for: a speed over other rows says nothing, so this cell has none."
+                f"{counted} rows were counted ({measured.accepted} accepted, {measured.rejected} rejected), but the "
+                f"run has {rows}. A speed over other rows would be wrong, so this cell has no figures."
             )
         self.measured.append(measured)
 
     @property
     def good(self) -> bool:
-        """Whether it has figures."""
+        """Whether the cell has figures."""
         return bool(self.measured) and not self.failure
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the cells of a part are held against, as `peak.measure` found it.
+    """The peak and the operations of a part, from `peak.measure`.
 
     Attributes:
-        precision: of all cells but naive.
-        peaks: precision -> busy cores -> FLOP/s of them together.
-        image_flop, caption_flop, padded_flop: of one image, one caption (mean), one caption of full length.
+        precision: precision of all cells except naive.
+        peaks: precision -> busy cores -> FLOP/s of all together.
+        image_flop, caption_flop, padded_flop: operations of one image, one caption (mean), one caption of full length.
     """
 
     precision: str
@@ -84,12 +86,12 @@ class Ground:
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Ground:
-        """From JSON."""
+        """Read the JSON of `peak.measure`."""
         peaks = {name: {int(busy): rate for busy, rate in rates.items()} for name, rates in found["peaks"].items()}
         return cls(found["precision"], peaks, *(found[f"{k}_flop"] for k in ("image", "caption", "padded")))
 
     def better(self, other: Ground | None) -> Ground:
-        """The higher peaks of two measurements: noise makes a peak lower, never higher."""
+        """The higher peaks of two measurements. Noise makes a peak lower, never higher."""
         if other is None:
             return self
         peaks = {

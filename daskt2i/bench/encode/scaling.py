@@ -1,15 +1,16 @@
-"""From runs to the tables that the original study printed: time, speed-up, efficiency, and why they are what they are.
+"""Make the study's tables from runs: time, speed-up, efficiency, and the figures that explain them.
 
-Covers: medians over repeats, the baseline, shares of worker time, shares of the machine's peak, flags. Pure.
+Covers: medians over repeats, the baseline, shares of worker time, shares of the machine's peak, flags. All functions
+are pure.
 Does not cover: running anything (`driver`).
 
-With `T(n)` the steady seconds of n workers and the fastest single worker of the same part as baseline:
+T(n) are the steady seconds of n workers. The baseline is the fastest single worker of the same part:
 
     speed-up   = T(baseline) / T(n)
-    efficiency = speed-up / (cores that n workers may keep busy, or n where that is more)
+    efficiency = speed-up / (cores that n workers may keep busy, or n if that is more)
 
-A single worker has one thread unless asked otherwise. A naive worker has torch's default, all cores, so it is never the
-baseline where there is another, and one of them counts as that many.
+By default a single worker has one thread. A naive worker has torch's default, which is all cores. So naive is only the
+baseline if there is no other single worker, and then it counts with all its cores.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from daskt2i.bench.report import BenchReport, Cell, Value, spread
 from daskt2i.machine.machine import this_machine
 
 BROKEN = 1.05
-"""Efficiency above which the baseline is not to be trusted."""
+"""Efficiency above which the baseline is not reliable."""
 
 NOISY = 0.05
-"""Share of all cores used by others above which a cell is flagged; spread of repeats above twice that."""
+"""A cell is flagged if other processes use more than this share of all cores, or if repeats spread by twice as much."""
 
 CHUNKS = 4
-"""Chunks per worker below which the last ones leave others idle."""
+"""With fewer chunks per worker than this, workers are idle during the last chunks."""
 
 
 def make_report(
@@ -44,13 +45,13 @@ def make_report(
     notes: Sequence[str] = (),
     cores: int = 0,
 ) -> BenchReport:
-    """The report of all cells; those that never ran are left out.
+    """Make the report of all cells. Cells that never ran are left out.
 
     Args:
-        ground: of the parts for which a peak is known.
-        rows: of each repeat.
-        name: of the workflow.
-        cores: of the machine; 0 for this one's.
+        ground: peaks of the parts that have one.
+        rows: rows of each repeat.
+        name: name of the workflow.
+        cores: cores of the machine; 0: of this machine.
     """
     cores = cores or this_machine().cores
     kept = [one for one in runs if one.measured or one.failure]
@@ -59,7 +60,7 @@ def make_report(
     least = min((len(one.measured) for one in kept if one.good), default=0)
     said = [*notes, *_baseline_notes(base)]
     if 0 < least < 3:
-        said.append(f"Medians of {least} run{'s' * (least > 1)}: three or more tell how far they spread.")
+        said.append(f"Medians of {least} run{'s' * (least > 1)}: three or more runs would show the spread.")
     facts: dict[str, Any] = {"rows of each run": rows}
     for part, one in ground.items():
         facts |= _ground_facts(part, one)
@@ -76,7 +77,7 @@ def make_report(
 
 
 def _baseline(part: Part, runs: Sequence[Runs]) -> Runs | None:
-    """The fastest single worker, with the fewest threads; naive where there is nothing else."""
+    """The fastest single worker with the fewest threads; naive only if there is no other."""
     single = [one for one in runs if one.cell.part == part and one.good and one.measured[0].workers == 1]
     chosen = [one for one in single if one.cell.scheduler != NAIVE] or single
     return min(chosen, key=lambda one: (one.measured[0].threads, _steady(one)), default=None)
@@ -86,7 +87,7 @@ def _baseline_notes(base: Mapping[Part, Runs | None]) -> list[str]:
     notes = []
     for part, one in base.items():
         if one is None:
-            notes.append(f"{part}: no single worker was measured, so there is no speed-up; add 1 to --workers.")
+            notes.append(f"{part}: no single worker was measured, so there is no speed-up. Add 1 to the workers.")
         else:
             threads = one.measured[0].threads
             notes.append(
@@ -100,7 +101,7 @@ def _steady(runs: Runs) -> float:
 
 
 def _cores_of(measured: Measured, cores: int) -> int:
-    """Cores that these workers may keep busy, or workers where those are more."""
+    """Number of cores that these workers may keep busy, or the number of workers if that is more."""
     return max(measured.workers, min(measured.workers * measured.threads, cores))
 
 
@@ -143,7 +144,7 @@ def _times(measured: Sequence[Measured]) -> dict[str, Value]:
 
 
 def _shares(measured: Sequence[Measured]) -> dict[str, Value]:
-    """Of workers x steady seconds, over all repeats together."""
+    """Shares of workers x steady seconds, over all repeats together."""
     whole = sum(one.workers * one.steady for one in measured)
     sums = {stage: sum(one.stages.get(stage, 0.0) for one in measured) for one in measured for stage in one.stages}
     own = {stage: sums.get(stage, 0.0) for stage in STAGES[:5]}
@@ -195,7 +196,7 @@ def _flags(runs: Runs, values: Mapping[str, Value], cores: int) -> Iterable[str]
     efficiency, elsewhere = values.get("efficiency"), values.get("elsewhere_share")
     if isinstance(efficiency, float) and efficiency > BROKEN:
         yield (
-            f"Efficiency of {efficiency:.0%}: the baseline is broken, since nothing is faster than perfect. Measure "
+            f"Efficiency of {efficiency:.0%}: the baseline is broken, because more than 100 % is not possible. Measure "
             "again on a quiet machine, with more rows."
         )
     if first.workers * first.threads > cores:
@@ -205,15 +206,15 @@ def _flags(runs: Runs, values: Mapping[str, Value], cores: int) -> Iterable[str]
         )
     share = values.get("peak_share")
     if isinstance(share, float) and share > 1.0:
-        yield "More than the peak: the machine was slower when its peak was measured."
+        yield "More than 100 % of the peak: the machine was slower when its peak was measured."
     if isinstance(elsewhere, float) and elsewhere > NOISY:
-        yield f"Other processes used {elsewhere:.0%} of the cores meanwhile; repeat on a quiet machine."
+        yield f"Other processes used {elsewhere:.0%} of the cores at the same time. Repeat on a quiet machine."
     _, least, most = spread([one.steady for one in runs.measured])
     if most - least > 2 * NOISY * least:
-        yield f"The repeats spread from {least:.2f} to {most:.2f} s."
+        yield f"The repeats took between {least:.2f} and {most:.2f} s."
     chunks = len(first.chunk_seconds)
     if chunks and chunks < CHUNKS * first.workers and first.workers > 1:
-        yield f"{chunks} chunks for {first.workers} workers: at the end some stand idle. More rows tell more."
+        yield f"{chunks} chunks for {first.workers} workers: at the end some workers are idle. Use more rows."
     if runs.failure:
         yield f"Failed: {runs.failure}"
 

@@ -1,10 +1,10 @@
-"""An executor that has every worker load its models before the first chunk, and notes when that was.
+"""An executor that makes every worker load its models before the first chunk, and records the time of that.
 
-Covers: telling start-up from steady work, for any executor of `daskt2i.executors`.
-Does not cover: what is measured meanwhile (`bench.meter`).
+Covers: separating start-up and steady work, for any executor of `daskt2i.executors`.
+Does not cover: measuring (`bench.meter`).
 
-`encode` itself does not wait like this: there a worker begins as soon as it is ready. So a benchmark's wall time is
-longer by what the first worker waits for the last one, and that wait is counted as start-up.
+`encode` itself does not wait like this: there a worker starts as soon as it is ready. So a benchmark's wall time also
+includes the time that the first worker waits for the last one. This wait is counted as start-up.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TIMEOUT = 600.0
-"""Seconds that the first worker waits for the last one."""
+"""Maximum seconds that the first worker waits for the last one."""
 
 _WARM = "warm"
 
 
 class WarmExecutor:
-    """Another executor, with a start-up that ends at one moment.
+    """Wraps an executor so that its start-up ends for all workers at the same time.
 
     Args:
-        inner: not started yet.
-        folder: the run folder; workers leave a mark in it.
-        meter: started when all are loaded, marked after the last outcome.
+        inner: the wrapped executor, not started yet.
+        folder: the run folder; each worker writes an empty file into it.
+        meter: started when all workers are loaded, marked after the last outcome.
     """
 
     def __init__(self, inner: Executor, folder: RunFolder, meter: Meter) -> None:
         self._inner, self._folder, self._meter = inner, folder, meter
         self._workers = 1
         self.loaded = 0.0
-        """When every worker had loaded its models (time.time()); 0 before."""
+        """time.time() when every worker had loaded its models; 0 before."""
 
         self.last = 0.0
-        """When the last outcome came back."""
+        """time.time() of the last outcome."""
 
     def start(self) -> ExecutorInfo:
-        """As the other's."""
+        """Start the wrapped executor."""
         force = self._inner.start()
         self._workers = max(1, force.workers)
         return force
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
-        """As the other's; before the first chunk every worker loads.
+        """Run on the wrapped executor. Before the first chunk every worker loads its models.
 
         Raises:
-            ExecutorError: not all of them have within ten minutes.
+            ExecutorError: not all workers have loaded within ten minutes.
         """
         if isinstance(work, functools.partial) and work.func is encode_chunk and not self.loaded:
             self._warm(work.args[0])
@@ -70,7 +70,7 @@ class WarmExecutor:
             self._meter.mark()
 
     def close(self) -> None:
-        """As the other's."""
+        """Close the wrapped executor."""
         self._inner.close()
 
     def _warm(self, job: EncodeJob) -> None:
@@ -83,15 +83,15 @@ class WarmExecutor:
 
 
 def load_and_wait(folder: RunFolder, workers: int, job: EncodeJob) -> str:
-    """On a worker: load the models, and wait until all have. While one waits, the others get the other calls."""
+    """On a worker: load the models, and wait until all workers have. While one waits, others get the other calls."""
     models_for(job)
     folder.write(f"{_WARM}/{process_name().replace(':', '-')}", b"")
     deadline = time.monotonic() + TIMEOUT
     while (there := len(folder.list(_WARM))) < workers:
         if time.monotonic() > deadline:
             raise ExecutorError(
-                f"After {TIMEOUT:.0f} s only {there} of {workers} workers have loaded their models; nothing was "
-                "measured. Ask for fewer workers."
+                f"After {TIMEOUT:.0f} s only {there} of {workers} workers have loaded their models. Nothing was "
+                "measured. Use fewer workers (workers)."
             )
         time.sleep(0.02)
     return process_name()
