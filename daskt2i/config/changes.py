@@ -1,7 +1,7 @@
-"""Changes to a workflow that do not stand in its file: settings by dotted key, images with captions, `where`.
+"""Changes to a workflow outside of its file: settings by dotted key, images with captions, `where`.
 
-Covers: laying them over the plain data of a workflow, old names among them.
-Does not cover: which settings there are (`settings`), the texts of `--set` (`cli.front`), files (`workflow_file`).
+Covers: applying the changes to the plain data of a workflow; old names of settings in them.
+Does not cover: the list of settings (`settings`), parsing `--set` (`cli.front`), workflow files (`workflow_file`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from daskt2i.errors import ConfigError
 COCO_SOURCE = "daskt2i.sources.coco.CocoSource"
 
 _TOP = ("name", "scenes")
-"""Settings without a section."""
+"""Settings outside of all sections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is laid over a workflow.
+    """Changes to a workflow.
 
     Attributes:
-        settings: by dotted key, or nested: `{"train.steps": 100}` and `{"train": {"steps": 100}}` say the same.
-        images, captions: put a `CocoSource` over these into the workflow; both or neither.
+        settings: by dotted key, or nested: `{"train.steps": 100}` and `{"train": {"steps": 100}}` mean the same.
+        images, captions: images and captions of a `CocoSource`, which becomes the source of the workflow. Give both or
+            neither.
         where: becomes `dataset.where`.
     """
 
@@ -37,29 +38,37 @@ class Changes:
 
     @property
     def none(self) -> bool:
-        """Whether nothing is changed."""
+        """Whether there are no changes."""
         return not self.settings and self.images is None and self.captions is None and self.where is None
 
     def apply(self, data: dict[str, Any], origin: str) -> tuple[str, ...]:
         """Change plain data of a workflow in place.
 
         Args:
-            origin: of the data, for messages.
+            data: the plain data.
+            origin: where the data comes from, for messages.
 
         Returns:
             a note for each old name.
 
         Raises:
-            ConfigError: a key is not of the form `section.key`, leads into a single value, or has both its names.
+            ConfigError: a key does not have the form `section.key`, a key goes inside a single value, or the old and
+                the new name of a setting have different values.
         """
         if (self.images is None) != (self.captions is None):
-            raise ConfigError("images and captions belong together; give both. Nothing was started.")
+            raise ConfigError(
+                "Images and captions belong together, but only one was given. Nothing was started; give both "
+                "(images, captions)."
+            )
         if self.images is not None:
             data.pop("scenes", None)
             coco = {"class": COCO_SOURCE, "images": str(self.images), "captions": str(self.captions)}
             dataset = data.get("dataset") or {}
             if not isinstance(dataset, Mapping):
-                raise ConfigError(f"`dataset:` of {origin} holds {dataset!r} where settings are wanted.")
+                raise ConfigError(
+                    f"dataset: in {origin} is {dataset!r}, but it must contain settings. Nothing was started; correct "
+                    "dataset: there."
+                )
             data["dataset"] = {**dataset, "source": coco}
         notes: tuple[str, ...] = ()
         written: dict[str, tuple[str, Any]] = {}
@@ -71,11 +80,11 @@ class Changes:
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys; the sections of nested settings are opened once, since deeper mappings may be values."""
+    """Yield settings by dotted key. Only the first level of nesting is split, because deeper mappings may be values."""
     if not isinstance(settings, Mapping):
         raise ConfigError(
-            f"settings is {settings!r} where changes by dotted key are wanted, such as {{'train.steps': 100}}. Nothing "
-            "was started."
+            f"The settings {settings!r} are not a mapping. Nothing was started; give settings by dotted key, such as "
+            "{'train.steps': 100} (settings)."
         )
     for key, value in settings.items():
         if isinstance(key, str) and "." not in key and key not in _TOP and isinstance(value, Mapping):
@@ -85,26 +94,27 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[str, Any]]) -> tuple[str, ...]:
-    """Lay one setting over the data.
+    """Write one setting into the data.
 
     Args:
-        written: of the settings before this one: how each was written, and its value.
+        written: for each setting before this one, its key as the user wrote it and its value.
 
     Returns:
-        a note for each old name in it.
+        a note for each old name in this setting.
     """
     parts = key.split(".")
     if (len(parts) < 2 and key not in _TOP) or not all(parts):
         raise ConfigError(
-            f"The setting {key!r} is not of the form section.key, such as run.batch. Nothing was started."
+            f"The setting {key!r} does not have the form section.key, such as run.batch. Nothing was started; correct "
+            "its name (settings)."
         )
     parts, value, notes = _with_new_names(parts, copy.deepcopy(value))
     name = ".".join(parts)
     before, earlier = written.setdefault(name, (key, value))
     if before != key and earlier != value:
         raise ConfigError(
-            f"The settings {before} and {key} are names of one setting, and their values differ. Nothing was started; "
-            f"keep {name} alone."
+            f"{before} and {key} are two names of one setting, but their values differ. Nothing was started; give only "
+            f"{name} (settings)."
         )
     written[name] = (key, value)
     node = data
@@ -114,8 +124,8 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
             child = node[part] = {}
         if not isinstance(child, dict):
             raise ConfigError(
-                f"{key} cannot be set: {part} holds a single value, and nothing can be set inside it. Nothing was "
-                "started."
+                f"{key} cannot be set, because {part} is a single value and has no settings inside. Nothing was "
+                "started; correct the name of the setting (settings)."
             )
         node = child
     node[parts[-1]] = value
@@ -123,7 +133,7 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
 
 
 def _with_new_names(parts: list[str], value: Any) -> tuple[list[str], Any, tuple[str, ...]]:
-    """The path and the value of a setting, and notes. Old names may stand in the path, or in a section as its value."""
+    """The path and the value of a setting, and notes. The path, or a section as the value, may contain old names."""
     nested = value
     for part in reversed(parts):
         nested = {part: nested}
