@@ -250,9 +250,7 @@ def test_a_circle_of_causes_comes_to_an_end() -> None:
     ],
     ids=str,
 )
-def test_any_json_gives_an_error_of_the_tree_with_its_message(
-    told: dict[str, Any], kind: type[Daskt2iError]
-) -> None:
+def test_any_json_gives_an_error_of_the_tree_with_its_message(told: dict[str, Any], kind: type[Daskt2iError]) -> None:
     error = from_json(told)
     assert (type(error), str(error)) == (kind, str(told.get("message")))
     assert error.ends_run is kind.ends_run

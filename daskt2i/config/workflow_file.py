@@ -161,9 +161,7 @@ def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
 def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
     """A copy of a mapping, so that a change to it does not change dask.config."""
     if not isinstance(data, Mapping | None):
-        raise ConfigError(
-            f"`{name}:` of {where} is {data!r}, but it must hold settings, such as `run: {{batch: 4}}`."
-        )
+        raise ConfigError(f"`{name}:` of {where} is {data!r}, but it must hold settings, such as `run: {{batch: 4}}`.")
     return copy.deepcopy(dict(data or {}))
 
 
