@@ -268,7 +268,7 @@ def test_an_unknown_workflow_name_is_refused_with_the_shipped_names(name: str) -
         (".Encoder", {}, "give a dotted path"),
         ("..relative.Encoder", {}, "cannot be imported"),
         ("no.such.module.Encoder", {}, "cannot be imported"),
-        ("daskt2i.encoders.fake.Nothing", {}, "cannot be imported"),
+        (f"{IMAGE}Misspelt", {}, "cannot be imported"),
         ("os.path", {}, "does not take these settings"),
         (IMAGE, {"colour": 1}, "does not take these settings"),
         (IMAGE, {"channels": 1}, "3 or more channels"),
