@@ -1,7 +1,7 @@
-"""Changes to a workflow that do not stand in its file: settings by dotted key, images with captions, `where`.
+"""Changes to a workflow that come from outside its file: settings by dotted key, images with captions, `where`.
 
-Covers: laying them over the plain data of a workflow, old names among them.
-Does not cover: which settings there are (`settings`), the texts of `--set` (`cli.front`), files (`workflow_file`).
+Covers: applying them to the plain data of a workflow, under old and new names.
+Does not cover: which settings exist (`settings`), the texts of `--set` (`cli.front`), files (`workflow_file`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from daskt2i.errors import ConfigError
 COCO_SOURCE = "daskt2i.sources.coco.CocoSource"
 
 _TOP = ("name", "scenes")
-"""Settings without a section."""
+"""Settings that are in no section."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is laid over a workflow.
+    """Changes that override settings of a workflow.
 
     Attributes:
-        settings: by dotted key, or nested: `{"train.steps": 100}` and `{"train": {"steps": 100}}` say the same.
-        images, captions: put a `CocoSource` over these into the workflow; both or neither.
-        where: becomes `dataset.where`.
+        settings: by dotted key, or nested: `{"train.steps": 100}` and `{"train": {"steps": 100}}` mean the same.
+        images, captions: replace the source of the workflow with a `CocoSource`. Give both or neither.
+        where: replaces `dataset.where`.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -37,20 +37,21 @@ class Changes:
 
     @property
     def none(self) -> bool:
-        """Whether nothing is changed."""
+        """Whether there is no change."""
         return not self.settings and self.images is None and self.captions is None and self.where is None
 
     def apply(self, data: dict[str, Any], origin: str) -> tuple[str, ...]:
         """Change plain data of a workflow in place.
 
         Args:
-            origin: of the data, for messages.
+            origin: where the data come from, for messages.
 
         Returns:
             a note for each old name.
 
         Raises:
-            ConfigError: a key is not of the form `section.key`, leads into a single value, or has both its names.
+            ConfigError: a key does not have the form `section.key`, a key points inside a single value, or a setting
+                has different values under its old and its new name.
         """
         if (self.images is None) != (self.captions is None):
             raise ConfigError("images and captions belong together; give both. Nothing was started.")
@@ -59,7 +60,10 @@ class Changes:
             coco = {"class": COCO_SOURCE, "images": str(self.images), "captions": str(self.captions)}
             dataset = data.get("dataset") or {}
             if not isinstance(dataset, Mapping):
-                raise ConfigError(f"`dataset:` of {origin} holds {dataset!r} where settings are wanted.")
+                raise ConfigError(
+                    f"`dataset:` of {origin} is {dataset!r}, but it must hold settings, such as "
+                    "`dataset: {rows_per_chunk: 64}`. Nothing was started."
+                )
             data["dataset"] = {**dataset, "source": coco}
         notes: tuple[str, ...] = ()
         written: dict[str, tuple[str, Any]] = {}
@@ -71,11 +75,11 @@ class Changes:
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys; the sections of nested settings are opened once, since deeper mappings may be values."""
+    """Dotted keys with values. Only the top level of nested settings is opened: deeper mappings may be values."""
     if not isinstance(settings, Mapping):
         raise ConfigError(
-            f"settings is {settings!r} where changes by dotted key are wanted, such as {{'train.steps': 100}}. Nothing "
-            "was started."
+            f"settings is {settings!r}, but it must hold changes by dotted key, such as {{'train.steps': 100}}. "
+            "Nothing was started."
         )
     for key, value in settings.items():
         if isinstance(key, str) and "." not in key and key not in _TOP and isinstance(value, Mapping):
@@ -85,26 +89,26 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[str, Any]]) -> tuple[str, ...]:
-    """Lay one setting over the data.
+    """Apply one setting to the data.
 
     Args:
-        written: of the settings before this one: how each was written, and its value.
+        written: the key and the value of each setting that was applied before.
 
     Returns:
-        a note for each old name in it.
+        a note for each old name in the setting.
     """
     parts = key.split(".")
     if (len(parts) < 2 and key not in _TOP) or not all(parts):
         raise ConfigError(
-            f"The setting {key!r} is not of the form section.key, such as run.batch. Nothing was started."
+            f"The setting {key!r} does not have the form section.key, such as run.batch. Nothing was started."
         )
     parts, value, notes = _with_new_names(parts, copy.deepcopy(value))
     name = ".".join(parts)
     before, earlier = written.setdefault(name, (key, value))
     if before != key and earlier != value:
         raise ConfigError(
-            f"The settings {before} and {key} are names of one setting, and their values differ. Nothing was started; "
-            f"keep {name} alone."
+            f"{before} and {key} are two names of one setting, and their values differ. Nothing was started; "
+            f"give only {name}."
         )
     written[name] = (key, value)
     node = data
@@ -114,8 +118,8 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
             child = node[part] = {}
         if not isinstance(child, dict):
             raise ConfigError(
-                f"{key} cannot be set: {part} holds a single value, and nothing can be set inside it. Nothing was "
-                "started."
+                f"{key} cannot be set, because {part} holds a single value and has no settings inside. Nothing was "
+                "started; check the name of the setting."
             )
         node = child
     node[parts[-1]] = value
@@ -123,7 +127,7 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
 
 
 def _with_new_names(parts: list[str], value: Any) -> tuple[list[str], Any, tuple[str, ...]]:
-    """The path and the value of a setting, and notes. Old names may stand in the path, or in a section as its value."""
+    """The path and the value of a setting, and notes. The path or the value may hold old names."""
     nested = value
     for part in reversed(parts):
         nested = {part: nested}

@@ -1,9 +1,9 @@
-"""Settings that have another name now: the old name is still read, and a note says what it is called today.
+"""Renamed settings: the old name still works, and a note gives the new name.
 
-Covers: the table of old and new names, and the one function that reads old names in plain data. A workflow file,
+Covers: the table of old and new names, and the one function that reads old names in plain data. Workflow files,
 `--set`, `dask.config`, the `workflow.yaml` of a run folder and the identity in a checkpoint all go through it. Hashes
-are over the old names.
-Does not cover: what settings there are (`settings`), classes that moved (`component.MOVED`).
+use the old names.
+Does not cover: which settings exist (`settings`), classes that moved (`component.MOVED`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _same(value: Any) -> Any:
 
 
 def _restarts(starts: Any) -> Any:
-    """Restarts of a number of starts. What is no number stays as it is: checking the settings then names it."""
+    """Number of restarts, from a number of starts. Other values stay unchanged: validation names them later."""
     try:
         return int(starts) - 1 if int(starts) == float(starts) else starts
     except (TypeError, ValueError, OverflowError):
@@ -29,13 +29,13 @@ def _restarts(starts: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class RenamedKey:
-    """A setting with another name, in the same section as before.
+    """A setting with an old and a new name in the same section.
 
     Attributes:
-        section: where it stands, with dots: `train`, `dataset.facts`.
-        old, new: its names there.
-        value: what the old value is under the new name.
-        meaning: a clause for the note, where the value changes too.
+        section: the section with dots: `train`, `dataset.facts`.
+        old, new: the names in this section.
+        value: gives the value under the new name, from the value under the old name.
+        meaning: a clause for the note, if the value changes too.
     """
 
     section: str
@@ -74,21 +74,21 @@ RENAMED = (
     RenamedKey("launch", "heldout_every", "validation_every"),
     RenamedKey("launch", "time_exchange", "profile_allreduce"),
 )
-"""Old names never leave this table: files of users hold them."""
+"""Never remove a row: files of users hold the old names."""
 
 
 def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Plain data of a workflow, or of a part of one, with the new name of every setting.
+    """Plain data of a workflow, or of a part of it, with the new name of every setting.
 
     Args:
         data: sections by name. It is not changed.
-        where: its origin, for messages.
+        where: where the data come from, for messages.
 
     Returns:
-        the same settings under their new names, and a note for each old name that was there.
+        the same settings under their new names, and a note for each old name in the data.
 
     Raises:
-        ConfigError: a setting has both its names, with different values.
+        ConfigError: a setting has different values under its old and its new name.
     """
     found, notes = {**data}, []
     for row in RENAMED:
@@ -99,10 +99,10 @@ def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
         if section.get(row.new, value) != value:
             old, new = f"{row.section}.{row.old}", f"{row.section}.{row.new}"
             raise ConfigError(
-                f"{old} is {section[row.old]!r} and {new} is {section[row.new]!r} in {where}, and both are names of "
-                f"one setting. Nothing was started; keep {new} alone."
+                f"{old} is {section[row.old]!r} and {new} is {section[row.new]!r} in {where}, but they are two names "
+                f"of one setting. Nothing was started; give only {new}."
             )
-        # In the place of the old name, so that an identity or a file keeps its order.
+        # The new name takes the position of the old one, so that an identity or a file keeps its order.
         renamed = {row.new if key == row.old else key: each for key, each in section.items()} | {row.new: value}
         found = _replaced(found, row.section.split("."), renamed)
         notes.append(row.note)
@@ -110,7 +110,7 @@ def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
 
 
 def with_old_names(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a training as it was before the names changed, for hashes: they stay what they were."""
+    """The identity of a training with the old names. Hashes use it, so a new name does not change a hash."""
     found = {**identity}
     for row in RENAMED:
         section = _section(found, row)
@@ -121,7 +121,7 @@ def with_old_names(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(data: Mapping[str, Any], row: RenamedKey) -> Mapping[str, Any]:
-    """The section that a row is about; an empty one where it is missing or no mapping."""
+    """The section of a row; an empty one if it is missing or not a mapping."""
     section: Any = data
     for part in row.section.split("."):
         section = section.get(part) if isinstance(section, Mapping) else None
@@ -129,7 +129,7 @@ def _section(data: Mapping[str, Any], row: RenamedKey) -> Mapping[str, Any]:
 
 
 def _replaced(data: Mapping[str, Any], parts: list[str], section: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested data with another section in it."""
+    """A copy of nested data with one section replaced."""
     if not parts:
         return section
     return {**data, parts[0]: _replaced(data[parts[0]], parts[1:], section)}

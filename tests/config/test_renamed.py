@@ -1,4 +1,4 @@
-"""Old names of settings give the same workflow as new ones, wherever they are written, and a note says the new name."""
+"""Old names of settings give the same workflow as new names in every place, and a note gives the new name."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "launch.heldout_every": (50, 50),
     "launch.time_exchange": (True, True),
 }
-"""Of each old name a value that is not the default, and what it is under the new name."""
+"""Old name -> a value that is not the default, and the same value under the new name."""
 
 
 def _name(row: RenamedKey) -> str:
@@ -115,7 +115,7 @@ def test_set_may_give_the_old_name(row: RenamedKey, plain: str) -> None:
 @each_row_of_dask
 def test_dask_config_may_hold_the_old_name(row: RenamedKey, plain: str) -> None:
     given, meant = VALUES[_name(row)]
-    load_workflow(plain)  # our defaults are there already: they have the new name
+    load_workflow(plain)  # puts the defaults into dask.config, under their new names
     with dask.config.set({f"daskt2i.{_name(row)}": given}):
         old = load_workflow(plain)
     with dask.config.set({f"daskt2i.{_new(row)}": meant}):
@@ -159,7 +159,7 @@ def test_the_order_of_layers_holds_under_either_name(tmp_path: Path) -> None:
         assert load_workflow(file, ["run.readers=9"]).run.reader_threads == 9
 
 
-def test_an_old_name_in_dask_config_wins_over_our_default_and_leaves_it_there(plain: str) -> None:
+def test_an_old_name_in_dask_config_wins_over_the_default_and_dask_config_keeps_both(plain: str) -> None:
     with dask.config.set({"daskt2i.run": {"readers": 5, "retries": 4}}):
         found = load_workflow(plain).run
         assert (found.reader_threads, found.retries, found.text_batch) == (5, 4, 32)
@@ -172,7 +172,7 @@ def test_both_names_with_different_values_are_refused(row: RenamedKey, tmp_path:
     given, meant = VALUES[_name(row)]
     other = {"boxes.json": "others.json", 0.5: 0.75, 0.25: 0.5, None: 2.0, "size": "hash", "reject": "fail"}
     differs = False if meant is True else other.get(meant, 33)
-    sentence = rf"{_name(row)} .*{_new(row)} .*Nothing was started; keep {_new(row)} alone\."
+    sentence = rf"{_name(row)} .*{_new(row)} .*Nothing was started; give only {_new(row)}\."
     data: Any = yaml.safe_load(Path(_file(tmp_path / "both.yaml", _name(row), given)).read_text())
     node = data
     for part in row.section.split("."):
@@ -186,7 +186,7 @@ def test_both_names_with_different_values_are_refused(row: RenamedKey, tmp_path:
     assert load_workflow(str(tmp_path / "both.yaml")).notes == (row.note,)
     sets = [f"{_name(row)}={json.dumps(given)}", f"{_new(row)}={json.dumps(differs)}"]
     for order in (sets, sets[::-1]):
-        with pytest.raises(ConfigError, match=rf"names of one setting.*keep {_new(row)} alone"):
+        with pytest.raises(ConfigError, match=rf"names of one setting.*give only {_new(row)}"):
             load_workflow(plain, order)
 
 
@@ -207,7 +207,7 @@ def test_a_wrong_value_of_an_old_name_is_named_by_the_new_one(plain: str, given:
         load_workflow(plain, [f"launch.attempts={given}"])
 
 
-def test_text_that_is_a_number_counts_as_one(plain: str) -> None:
+def test_a_number_in_quotes_counts_as_a_number(plain: str) -> None:
     assert load_workflow(plain, ["launch.attempts='3'"]).launch.max_restarts == 2
 
 
@@ -286,8 +286,8 @@ def test_the_settings_of_an_old_run_folder_are_read_without_a_note(tmp_path: Pat
         assert settings_of(folder) == found
 
 
-def test_an_identity_in_an_old_checkpoint_is_that_of_today() -> None:
-    """As the code of before the names wrote it, with every name that was there."""
+def test_an_identity_in_an_old_checkpoint_equals_todays_identity() -> None:
+    """The identity has every name that the code wrote before the settings were renamed."""
     # fmt: off
     shared = {
         "steps": 2, "batch": 4, "optimiser": "adamw", "learning_rate": 0.0001, "warmup": 100, "final_rate": 0.0,
@@ -315,8 +315,8 @@ def test_an_identity_in_an_old_checkpoint_is_that_of_today() -> None:
     assert completed({"train": {**train, "clip": 1.0}}) != completed({"train": train})
 
 
-def test_the_fingerprint_of_a_pipeline_is_that_of_before_the_names() -> None:
-    """It stands in samples.json and in pictures. The code of before computed it for the same training."""
+def test_the_fingerprint_of_a_pipeline_did_not_change_with_the_names() -> None:
+    """samples.json and pictures hold this fingerprint. The old code computed it for the same training."""
     now = {"steps": 2, "batch": 4, "max_grad_norm": 0.5, "validation": 4, "caption_dropout": 0.25, "shuffle_window": 3}
     learnt = TrainSettings.model_validate({**now, "model": {"config": {"block_out_channels": [16, 16, 16]}}})
     store = "52cfdff0270faec4278ccf52f7b51e6f0df7b36b4caf7eb30cc18b23f70330e8"
@@ -326,8 +326,8 @@ def test_the_fingerprint_of_a_pipeline_is_that_of_before_the_names() -> None:
     assert completed(with_old_names(identity)) == identity
 
 
-def test_the_fingerprint_of_a_store_with_where_is_that_of_before_the_names(tmp_path: Path) -> None:
-    """The code of before computed these for the same settings and files, with `facts.instances`."""
+def test_the_fingerprint_of_a_store_with_where_did_not_change_with_the_names(tmp_path: Path) -> None:
+    """The old code computed these fingerprints for the same settings and files, with `facts.instances`."""
     coco = write_coco(tmp_path / "data")
     boxes = coco / "instances.json"
     boxes.write_text(

@@ -284,7 +284,7 @@ def test_when_the_images_disappear_training_stops_with_one_sentence() -> None:
     batches = pictures.batches(0)
     next(batches)
     source.away = set(range(80))
-    with pytest.raises(ImagesMissing, match=r"None of the last 32 .*\.png.*same command again"):
+    with pytest.raises(ImagesMissing, match=r"All of the last 32 .*\.png.*run it again"):
         list(itertools.islice(batches, 40))
     pictures.close()
 

@@ -420,7 +420,7 @@ def test_a_full_disk_stops_the_run_in_one_sentence_and_with_free_space_the_same_
                     (small / "filler").write_bytes(b"x" * max(0, free - left))
                 yield batch
 
-    with pytest.raises(StoreFull, match="free some space and run the same command again"):
+    with pytest.raises(StoreFull, match="free some space and run it again"):
         fit(small / "run", Filling())
     (small / "filler").unlink()
     assert newest(small / "run") == 4
