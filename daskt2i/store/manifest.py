@@ -146,7 +146,7 @@ def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Rece
 def _contradiction(what: str) -> StoreError:
     return StoreError(
         f"The manifest was not written: {what}. The latents and receipts are untouched. If the captions file was "
-        "changed, put it back; else run verify, then encode again."
+        "changed, put it back; else remove the receipt of that chunk below receipts/, then encode again."
     )
 
 
