@@ -101,7 +101,7 @@ class _Run:
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
             done = self._find_done()
-            if not all(done) or self._constants_are_damaged():
+            if not all(done) or self._shared_is_damaged():
                 with closing(self.executor):
                     self._run_open(done)
             self._fold()
@@ -143,9 +143,8 @@ class _Run:
         if self.prepared.stored is not None:
             refuse_other(self.prepared, self.prepared.stored, self.prepared.identity(self.prepared.precision))
 
-    def _constants_are_damaged(self) -> bool:
-        store = ZarrStore(self.prepared.folder)
-        problem = store.check(store.constants())
+    def _shared_is_damaged(self) -> bool:
+        problem = ZarrStore(self.prepared.folder).check_shared()
         if problem is not None:
             self._tell(f"{problem}; it is made again.")
         return problem is not None
