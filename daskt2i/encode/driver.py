@@ -250,7 +250,8 @@ class _Run:
             raise FingerprintMismatch(
                 f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not those that "
                 f"the store in {prepared.folder} was made from. It was not touched. Point --images at those, or encode "
-                "into another folder with --out."
+                "into another folder with --out. Where images were missing then and are there now, set "
+                "run.retry_rejected=[missing-file]."
             )
 
     def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:
