@@ -9,6 +9,7 @@ A message is known by its place and its class, not by its words: those may chang
 from __future__ import annotations
 
 import ast
+import linecache
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -154,22 +155,24 @@ def _name(node: ast.AST) -> str:
 def told(place: str) -> Iterator[pytest.ExceptionInfo[Daskt2iError]]:
     """The block ends with the error of this place, such as `config/changes.py:Changes.apply ConfigError`.
 
-    The place is that of the innermost frame of daskt2i, so no other message can be taken for it.
+    The place is that of the innermost frame of daskt2i, or a function that it calls for the error it raises. So no
+    other message can be taken for it.
     """
     assert place in messages(), f"there is no message with advice at {place}"
     where, _, kind = place.partition(" ")
     with pytest.raises(getattr(errors, kind)) as info:
         yield info
     assert type(info.value).__name__ == kind
-    frames = []
-    trace = info.value.__traceback__
+    raised, line, trace = "", "", info.value.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         path = Path(code.co_filename)
         if path.is_relative_to(PACKAGE):
-            frames.append(f"{path.relative_to(PACKAGE).as_posix()}:{code.co_qualname.replace('<locals>.', '')}")
+            raised = f"{path.relative_to(PACKAGE).as_posix()}:{code.co_qualname.replace('<locals>.', '')}"
+            line = linecache.getline(code.co_filename, trace.tb_lineno)
         trace = trace.tb_next
-    assert where in frames[-2:], (frames, str(info.value))
+    made_for = f"raise {where.rpartition(':')[2].rpartition('.')[2]}(" in line.replace("self.", "")
+    assert where == raised or made_for, f"raised by {raised}: {info.value}"
 
 
 def covers(place: str) -> None:
