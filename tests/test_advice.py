@@ -3,7 +3,7 @@
 Covers: which messages there are (found in the source by `builders.advice`), which test each of them has, and why some
 have none.
 Does not cover: the tests themselves. They are in `tests/advice/`, one file for some rooms, and take an error with
-`told("module.py:Class.function SomeError")`, which checks that it was raised there.
+`told("room/module.py:Class.function SomeError")`, which checks that it was raised there.
 
 A message is known by the module, the function and the class of the error; its words may change. A function may have
 several messages of one class: it has as many tests at least.

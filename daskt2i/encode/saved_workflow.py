@@ -93,7 +93,9 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
     assert workflow.scenes is not None
     scenes = workflow.scenes
     if not folder.is_local:
-        raise ConfigError(f"Scenes are drawn into a folder on this machine, and {folder} is none. Use --images with --captions.")
+        raise ConfigError(
+            f"Scenes are drawn into a folder on this machine, and {folder} is none. Use --images with --captions."
+        )
     place = folder.local_path(SCENES)
     if draw:
         with lock.hold(folder, "draw scenes"):

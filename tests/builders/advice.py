@@ -52,6 +52,9 @@ ADVICE = re.compile(
 """Words that ask for something: a verb that begins a sentence or a clause, or what a value can be."""
 
 
+_PLACE = re.compile(r"[\w/]+\.py:[\w.]+ \w+")
+
+
 @cache
 def messages() -> dict[str, list[str]]:
     """Place and class -> the texts of its messages that hold advice. Nothing is imported for it."""
@@ -182,14 +185,16 @@ def covers(place: str) -> None:
 
 @cache
 def tested(folder: Path) -> dict[str, list[str]]:
-    """Place -> the tests of a folder that take its error with `told`, or name it with `covers`."""
+    """Place -> the tests of a folder that name it: in `told`, in `covers`, or as a parameter for one of these.
+
+    A test that names a place twice counts twice.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(folder.rglob("test_*.py")):
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(function, ast.FunctionDef):
                 continue
             for node in ast.walk(function):
-                if isinstance(node, ast.Call) and _name(node.func) in ("told", "covers"):
-                    for place in (one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant)):
-                        found[place].append(f"{path.relative_to(folder.parent).as_posix()}::{function.name}")
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and _PLACE.fullmatch(node.value):
+                    found[node.value].append(f"{path.relative_to(folder.parent).as_posix()}::{function.name}")
     return dict(found)
