@@ -212,7 +212,7 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
 
     with local(folder) as place, quiet():
         found = diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True)
-    return found.to(default_device() if device == "auto" else check_device(device))
+    return found.to(default_device() if device == "auto" else check_device(device, "device"))
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def _device(wanted: str) -> str:
     if wanted == "auto":
         mine = os.environ.get("CUDA_VISIBLE_DEVICES", "") != "" and torch.cuda.is_available()
         return "cuda" if mine else "cpu"
-    return check_device(wanted)
+    return check_device(wanted, "launch.device")
 
 
 class _Run:
@@ -185,7 +185,7 @@ class _Run:
         """What is asked for; `auto` stays what it was, for a probe on a busy machine may come out otherwise."""
         if self.launch.precision == "auto" and found is not None and found.about.get("device") == self._kind():
             return str(found.about["precision"])
-        return resolve(self.launch.precision, self.device, self.me.threads)
+        return resolve(self.launch.precision, self.device, self.me.threads, "launch.precision")
 
     def _kind(self) -> str:
         return self.device.partition(":")[0]
