@@ -319,9 +319,13 @@ class _Run:
     def _no_number(self, what: str, step: int, value: float) -> NonFiniteLoss:
         newest = self.checkpoints.newest(tensors=False)
         stands = f"the checkpoint of step {newest.step} stands" if newest else "no checkpoint was written yet"
+        # A checkpoint of other settings is refused, but its precision may change.
+        again = f"remove {self.folder.address(self.checkpoints.name)} and begin again with" if newest else "try"
+        if self.precision != "fp32":
+            again = f"go on with launch.precision=fp32, or {again}"
         return NonFiniteLoss(
-            f"{what} at step {step} is {value}, so training stopped there; {stands}. Try a lower learning_rate (it is "
-            f"{self.settings.learning_rate:g}), a longer warmup, or launch.precision=fp32."
+            f"{what} at step {step} is {value}, so training stopped there; {stands}. What helps: {again} a lower "
+            f"learning_rate (it is {self.settings.learning_rate:g}) or a longer warmup."
         )
 
     def _look(self) -> None:
