@@ -105,8 +105,8 @@ class Painter:
                 ).to(device)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"The pipeline in {place} cannot be loaded: {first_line(error)}. Train again to write it anew; "
-                "checkpoints stand."
+                f"The pipeline in {place} cannot be loaded: {first_line(error)}. Remove that folder and train again: "
+                "the last checkpoint stands, and the pipeline is written anew from it."
             ) from error
         self._pipe.set_progress_bar_config(disable=True)
         self._pipe.unet.to(memory_format=torch.channels_last)

@@ -87,5 +87,5 @@ def test_a_model_that_was_trained_with_a_mask_is_shown_the_caption_alone(painter
 def test_a_damaged_pipeline_is_one_sentence(demo_run: Path, tmp_path: Path) -> None:
     shutil.copytree(demo_run / "pipeline", tmp_path / "pipeline")
     (tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match=r"cannot be loaded: .* Train again"):
+    with pytest.raises(ModelError, match=r"cannot be loaded: .* train again"):
         Painter(tmp_path / "pipeline")
