@@ -45,7 +45,7 @@ _VERBS = (
 ADVICE = re.compile(
     rf"(?:^|[.;:,(\u2026] |\b(?:or|and|then|please|to|just|also|first) )(?:{'|'.join(_VERBS.split())})\b"
     r"|\b(?:it|that|this|they|there) (?:can|must|may) be\b|\bgoes on\b|\bmust be\b|\bis wanted\b|\bare wanted\b"
-    r"|\b(?:the|this) same (?:command|method)\b|\bof the form\b|\bdid you mean\b|\bit takes\b|\bopens? it\b"
+    r"|\b(?:the|this) same (?:command|method)\b|\bof the form\b|\bdid you mean\b|\bit takes \w|\bopens? it\b"
     r"|\bmakes (?:a|one)\b|pip install|; there are\b|`[a-z]|--[a-z]",
     re.IGNORECASE,
 )
@@ -111,6 +111,8 @@ class _Module:
         if isinstance(node, ast.Return) and node.value and place and place[-1] in NOTE_MAKERS:
             return "Note", [node.value]
         if isinstance(node, ast.keyword) and node.arg in NOTES:
+            return "Note", [node.value]
+        if isinstance(node, ast.Assign) and any(_name(target) in NOTES for target in node.targets):
             return "Note", [node.value]
         if not isinstance(node, ast.Call):
             return "", []
