@@ -75,6 +75,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         chunks=train.batch,  # a rank has one sample of a step at least
         workers=workers,
         threads=threads,
+        smaller="Choose a smaller train.model.preset",
     )
 
 
@@ -97,6 +98,7 @@ def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
         chunks=machine.cores,
         workers=1 if scheduler.kind == "serial" else scheduler.workers,
         threads=1,
+        smaller="Leave the tokens out (tokens=False, --no-tokens)",
     )
 
 
