@@ -114,9 +114,15 @@ def test_a_cache_of_the_form_that_is_named_is_taken(tmp_path: Path) -> None:
     assert right.launch.cache_bytes() == 512 * 2**20
 
 
-@pytest.mark.parametrize("wrong", ["nothing.yaml", "dmo"])
-def test_every_workflow_that_is_listed_and_a_path_are_taken(wrong: str, tmp_path: Path) -> None:
-    with told("config/workflow_file.py:find_file ConfigError") as error:
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [
+        ("config/workflow_file.py:find_file ConfigError", "nothing.yaml"),
+        ("config/workflow_file.py:find_file ConfigError", "dmo"),
+    ],
+)
+def test_every_workflow_that_is_listed_and_a_path_are_taken(place: str, wrong: str, tmp_path: Path) -> None:
+    with told(place) as error:
         daskt2i.load_workflow(wrong)
     named = [path.stem for path in shipped("workflows").glob("*.yaml")]
     assert all(name in str(error.value) for name in named)

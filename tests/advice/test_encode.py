@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import check_disk, preflight, prepare
 from daskt2i.encode.verify import verify
 from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.model.denoiser import PARAMETERS
 from daskt2i.plan import MIB, divide_machine
 from daskt2i.protocols import ExecutorInfo
+from daskt2i.session.schedulers import Scheduler
+from daskt2i.session.worker_layout import insights_layout, train_layout
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store import lock
 from daskt2i.store.manifest import write_manifest
@@ -76,6 +80,23 @@ def test_workers_that_are_asked_for_as_the_message_says_fit() -> None:
         divide_machine(**machine, workers=20)
     (number,) = [int(word) for word in str(error.value).split() if word.isdecimal() and int(word) not in (16, 20)]
     assert divide_machine(**machine, workers=number).workers == number
+
+
+def test_each_stage_is_told_what_makes_its_own_workers_smaller() -> None:
+    """Rows of a chunk change nothing for ranks, nor for workers that look at captions."""
+    machine: dict[str, Any] = {"cores": 1, "memory": GIB, "worker_memory": GIB, "chunks": 1}
+    with told("plan.py:divide_machine PlanError") as error:
+        divide_machine(**machine, smaller="Choose a smaller train.model.preset")
+    assert "train.model.preset" in str(error.value)
+    assert PARAMETERS["demo"] < PARAMETERS["sd15"]
+    many = Scheduler.parse("multiprocessing:10000")
+    with told("plan.py:divide_machine PlanError") as error:
+        train_layout(many, fake_settings())
+    (number,) = re.findall(r"Ask for (\d+)", str(error.value))
+    assert train_layout(Scheduler.parse(f"multiprocessing:{number}"), fake_settings()).workers == int(number)
+    with told("plan.py:divide_machine PlanError"):
+        insights_layout(many, tokens=True)
+    assert insights_layout(Scheduler.parse("multiprocessing"), tokens=False).workers
 
 
 def test_smaller_chunks_and_batches_take_less_memory_and_more_memory_helps(tmp_path: Path) -> None:

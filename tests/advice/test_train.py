@@ -456,6 +456,14 @@ def test_prompts_about_scenes_are_judged() -> None:
     assert by_judge([DrawnPicture(SampleRequest("a red circle on a blue background", 0), black)]).right == [False]
 
 
+def test_captions_that_were_encoded_in_full_length_need_no_mask(whole: Path, demo_run: Path) -> None:
+    covers("train/denoiser_rank.py:Denoiser.finish Note")
+    masked, full = data(whole), data(demo_run)
+    assert (masked.masked, full.masked) == (True, False)  # dataset.encoders.text.pad: length, and full
+    masked.close()
+    full.close()
+
+
 # Ranks.
 
 

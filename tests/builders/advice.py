@@ -186,7 +186,7 @@ def covers(place: str) -> None:
 
 
 @cache
-def tested(folder: Path) -> dict[str, list[str]]:
+def places_with_tests(folder: Path) -> dict[str, list[str]]:
     """Place -> the tests of a folder that name it: in `told`, in `covers`, or as a parameter for one of these.
 
     A test that names a place twice counts twice.
