@@ -124,7 +124,7 @@ class LatentDataset:
         if len(accepted) <= heldout:
             raise ConfigError(
                 f"train.validation is {heldout}, but {folder} has {len(accepted)} accepted rows, so nothing would be "
-                "left to train on; set it lower with --set train.validation=N, or encode more."
+                "left to train on; set it lower with --set train.validation=N, or encode more rows into another folder."
             )
         mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
         self.heldout = np.sort(mixed[:heldout])
