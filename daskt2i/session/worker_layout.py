@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from daskt2i.config.settings import Workflow
-from daskt2i.encode.prepare import EncodePlan
+from daskt2i.encode.prepare import EncodePlan, memory_settings
 from daskt2i.errors import ConfigError
 from daskt2i.machine.machine import this_machine
 from daskt2i.model.denoiser import PARAMETERS
@@ -48,6 +48,7 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
         chunks=len(prepared.grid),
         workers=1 if one_gpu else workers,
         threads=threads,
+        smaller=f"Make {memory_settings(prepared)} smaller",
     )
     return replace(found, reason="one GPU") if one_gpu else found
 

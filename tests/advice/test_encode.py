@@ -111,6 +111,17 @@ def test_smaller_chunks_and_batches_take_less_memory_and_more_memory_helps(tmp_p
         preflight(run_of(tmp_path, **smaller, **sizes).plan(), half)
 
 
+def test_a_store_that_is_there_is_gone_on_with_a_smaller_batch(encoded: Path) -> None:
+    """Another `rows_per_chunk` would be refused."""
+    plan = run_of(encoded, batch=4).plan()
+    with told("encode/prepare.py:preflight PlanError") as error:
+        preflight(plan, ExecutorInfo(1, 1, plan.requirements.worker_memory))
+    assert "run.batch" in str(error.value)
+    assert "rows_per_chunk" not in str(error.value)
+    assert run_of(encoded, batch=1).plan().requirements.worker_memory < plan.requirements.worker_memory
+    assert run_of(encoded, batch=1).encode().skipped == 3
+
+
 def test_what_a_full_disk_is_told_to_do_helps(small_disk: Path, tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"rows": 60, "resolution": 128}
     (small_disk / "filler").write_bytes(b"x" * 150_000)
@@ -186,8 +197,9 @@ class Hungry(FakeImageEncoder):
 
 def test_a_smaller_resolution_takes_less_memory(tmp_path: Path) -> None:
     with told("encode/model_cache.py:_out_of_memory OutOfMemory"):
-        run_of(tmp_path, resolution=64, image={"class": f"{__name__}.Hungry"}).encode()
-    assert run_of(tmp_path, resolution=32, image={"class": f"{__name__}.Hungry"}).encode().accepted == 20
+        run_of(tmp_path / "run", resolution=64, image={"class": f"{__name__}.Hungry"}).encode()
+    smaller = run_of(tmp_path / "other", resolution=32, image={"class": f"{__name__}.Hungry"})
+    assert smaller.encode().accepted == 20
 
 
 def test_a_smaller_batch_is_found_without_a_user_and_said(tmp_path: Path) -> None:
