@@ -181,6 +181,7 @@ def divide_machine(
     chunks: int,
     workers: int | None = None,
     threads: int | None = None,
+    smaller: str = "Make dataset.rows_per_chunk or run.batch smaller",
 ) -> WorkerLayout:
     """Divide a machine among workers.
 
@@ -193,6 +194,7 @@ def divide_machine(
         worker_memory: bytes that one worker needs.
         chunks: number of open chunks. More workers than chunks would be idle.
         workers, threads: what the user asked for, or None.
+        smaller: what makes a worker take less memory, for the message.
 
     Raises:
         PlanError: not even one worker fits, or the number of workers that the user asked for does not fit.
@@ -202,7 +204,7 @@ def divide_machine(
     fits = int(memory * PAUSE_FRACTION // worker_memory)
     need, has = worker_memory / MIB, memory / MIB
     if fits < (workers or 1):
-        advice = f"Ask for {fits} workers" if fits else "Make dataset.rows_per_chunk or run.batch smaller"
+        advice = f"Ask for {fits} worker{'s' * (fits > 1)}" if fits else smaller
         raise PlanError(
             f"{workers or 1} worker(s) of {need:,.0f} MiB each do not fit below the pause threshold "
             f"({PAUSE_FRACTION:.0%}) of {has:,.0f} MiB. Nothing was started. {advice}, or use a larger machine."

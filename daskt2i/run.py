@@ -306,7 +306,8 @@ class Run(RunReader):
         """Before each verb."""
         if self._closed:
             raise ConfigError(
-                f"This run is closed. {self.out} is as it was; daskt2i.open_run({self.out!r}) opens it again."
+                f"This run is closed. {self.out} is as it was. Make the run again, with daskt2i.Run or "
+                "daskt2i.open_run as before."
             )
 
     def _succeeded(self) -> None:

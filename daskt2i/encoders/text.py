@@ -255,6 +255,7 @@ class TextEncoder:
             return config, None, text_shape(config, None, self.projection, name), 0
         folder = self._folder()
         config = read_json(folder / "config.json")
+        text_shape(config, None, self.projection, name)  # what is no text model has its weights in files of other names
         files = weight_files(folder, STEM)
         tensors = {key: size for path in files.paths for key, size in read_header(path).items()}
         shape = text_shape(config, tensors, self.projection, name)

@@ -125,7 +125,7 @@ class LatentDataset:
         if len(accepted) <= heldout:
             raise ConfigError(
                 f"train.validation is {heldout}, but {folder} has {len(accepted)} accepted rows, so no rows are left "
-                "for training. Set train.validation lower, or encode more rows."
+                "for training. Set train.validation lower, or encode more rows into another run folder."
             )
         mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
         self.heldout = np.sort(mixed[:heldout])

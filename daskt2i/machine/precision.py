@@ -29,8 +29,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_device(device: str) -> str:
+def check_device(device: str, setting: str = "run.device") -> str:
     """The device, if it exists.
+
+    Args:
+        setting: where it was asked for, for the message.
 
     Raises:
         ConfigError: the name is not `cpu`, `cuda` or `cuda:N`, or no such GPU is visible.
@@ -43,34 +46,30 @@ def check_device(device: str) -> str:
 
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            raise ConfigError(
-                f"There is no device {device}: torch sees {count} GPUs. Use cpu (run.device, or launch.device for "
-                "training)."
-            )
+            raise ConfigError(f"There is no device {device}: torch sees {count} GPUs. Use {setting}=cpu.")
     return device
 
 
-def resolve(requested: str, device: str, threads: int = 1) -> Precision:
+def resolve(requested: str, device: str, threads: int = 1, setting: str = "dataset.precision") -> Precision:
     """The precision to use.
 
     Args:
         requested: `auto`, `fp32`, `bf16` or `fp16`.
         device: `cpu`, `cuda` or `cuda:N`.
         threads: torch threads during the probe; give the number of threads of a worker.
+        setting: the setting that asks for it, for the message.
 
     Raises:
         ConfigError: the name is unknown, the device does not exist, or fp16 is requested on a CPU.
     """
     check_device(device)
     if requested == "fp16" and device == "cpu":
-        raise ConfigError(
-            "fp16 does not run on a CPU. Use auto, fp32 or bf16 (dataset.precision, or launch.precision for training)."
-        )
+        raise ConfigError(f"fp16 does not run on a CPU. Use {setting}=auto, fp32 or bf16.")
     formats: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
     if requested in formats:
         return formats[requested]
     if requested != "auto":
-        raise ConfigError(f"The precision {requested!r} is not known; give auto, fp32, bf16 or fp16.")
+        raise ConfigError(f"{setting} is {requested!r}; it can be auto, fp32, bf16 or fp16.")
     if device == "cpu":
         return "bf16" if _bf16_gain(threads) >= GAIN else "fp32"
     import torch

@@ -76,7 +76,7 @@ def estimate(
             found.append(calibrate(mine, executor, shared=here, rows=rows, seconds=seconds, listener=listener))
         wanted = wanted or [found[-1].workers]
     if not found:
-        raise ConfigError(" ".join(notes) + " Nothing was measured; leave devices out, or add cpu to them.")
+        raise ConfigError(" ".join(notes) + " Nothing was measured; give the devices cpu, or cpu,cuda.")
     info = prepared.source_info
     result = estimate_of(
         workflow.name,

@@ -95,7 +95,7 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
     own = _own_settings(folder)
     if own is None:
         what = "is not a run folder: it keeps no settings" if folder.exists("") else "is not there"
-        raise StoreMissing(f"{folder} {what}. Nothing was made; daskt2i.Run(workflow, out=...) makes a run folder.")
+        raise StoreMissing(f"{folder} {what}. Nothing was made; daskt2i.Run(workflow, out=...).encode() makes one.")
     run = own.run.model_copy(update={"storage_options": dict(storage_options)}) if storage_options else own.run
     return RunSettings(own.model_copy(update={"run": run}), folder, trusted=False)
 
@@ -165,8 +165,8 @@ def _compared(workflow: Workflow, folder: RunFolder) -> str:
         return ""
     more = f" (and {len(differ) - _NAMED} more)" if len(differ) > _NAMED else ""
     return (
-        f"{folder} was made with other settings than this workflow has: {'; '.join(differ[:_NAMED])}{more}. Leave the "
-        "workflow out to go on with the settings of the folder."
+        f"{folder} was made with other settings than this workflow has: {'; '.join(differ[:_NAMED])}{more}. To go "
+        "on with the settings of the folder, name the folder (out) and no workflow."
     )
 
 

@@ -148,7 +148,7 @@ def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Rece
 def _contradiction(what: str) -> StoreError:
     return StoreError(
         f"The manifest was not written: {what}. Latents and receipts are unchanged. If the caption file (captions) was "
-        "changed, restore it; else run verify, then encode again."
+        "changed, restore it; else remove the receipt of that chunk below receipts/, then encode again."
     )
 
 

@@ -3,8 +3,8 @@
 Covers: making the arrays, writing a chunk to disk, reading rows, checking objects against their
 hashes. Writing needs as much memory again as the largest arrays of a chunk, because
 `plan.WRITTEN_AT_ONCE` of them are compressed in parallel.
-Does not cover: the store as an xarray Dataset (`dataset`), which chunks are done (`receipts`), the meaning of the arrays
-(`encode`, `loader`), the lock (`lock`).
+Does not cover: the store as an xarray Dataset (`dataset`), which chunks are done (`receipts`), the meaning of the
+arrays (`encode`, `loader`), the lock (`lock`).
 
 The layout follows from these measurements on 2 cores with 256 rows a chunk (latents 4x32x32 fp16, text states 5x77x768
 fp16 with 9 to 21 tokens in use):
@@ -49,12 +49,9 @@ LAYOUT = "layout"
 COORDINATES = "coordinates"
 """Group attribute that tells xarray which arrays label the rows (the name comes from the CF conventions)."""
 
-_LAYOUT_VERSION = 1
+_LAYOUT_VERSION, _ZSTD_LEVEL = 1, 1
 _ROW_LABELS = ("image_id", "file_name")
-_ZSTD_LEVEL = 1
-_INNER_ROWS = 64
-_INNER_BYTES = 512 * 1024
-_INNER_BYTES_MAX = 10 * 1024 * 1024
+_INNER_ROWS, _INNER_BYTES, _INNER_BYTES_MAX = 64, 512 * 1024, 10 * 1024 * 1024
 
 
 class ZarrStore:
@@ -145,7 +142,7 @@ class ZarrStore:
                 attributes={"description": spec.description} if spec.description else {},
                 zarr_format=3,
             )
-        if not finished or self.check(self.constants()):
+        if not finished or self.check_shared():
             layout["constants"] = self._write_constants(constants)
             labels = " ".join(name for name in _ROW_LABELS if name in layout["arrays"])
             ours = {**wanted, LAYOUT: layout, **({COORDINATES: labels} if labels else {})}
@@ -172,9 +169,13 @@ class ZarrStore:
             array[...] = constant.values
         return [dataclasses.asdict(shard) for shard in shards]
 
-    def constants(self) -> tuple[Shard, ...]:
-        """The objects of the arrays without rows that `create` wrote, for `check`."""
-        return tuple(Shard(**shard) for shard in self.layout()["constants"])
+    def check_shared(self) -> str | None:
+        """As `check`, for what belongs to all chunks: metadata of arrays, and the arrays without rows."""
+        layout = self.layout()
+        constants = [Shard(**shard) for shard in layout["constants"]]
+        names = [*layout["arrays"], *(shard.key.partition("/")[0] for shard in constants)]
+        lost = (key for key in (f"{name}/zarr.json" for name in names) if not self.folder.exists(self._name(key)))
+        return next((f"{key} is missing" for key in lost), None) or self.check(constants)
 
     def write(self, chunk: Chunk, encoded: Encoded) -> tuple[Shard, ...]:
         """Write a chunk's part of every array and flush it to disk. The same arrays always give the same bytes.
