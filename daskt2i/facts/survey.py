@@ -158,7 +158,7 @@ def _tokens(text: Component | None, captions: list[str]) -> tuple[npt.NDArray[np
     try:
         count = _counter(text.model_dump_json(by_alias=True))
         if count is None:
-            return none, 0, f"{text.class_path} cannot count tokens, because it has no method count_tokens"
+            return none, 0, f"{text.class_path} cannot count tokens, because it has no count_tokens"
         counts, limit = count(captions)
     except Daskt2iError as error:
         return none, 0, str(error)
