@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_only_costs_more_steps(calm: Path, tmp_path: Path, 
     os.truncate(tmp_path / CHECKPOINTS / "step-0000008.safetensors", 100)
     told.clear()
     fit(tmp_path)
-    assert [event["text"][:43] for event in told if event["kind"] == "note"] == [
+    assert [event["text"][:39] for event in told if event["kind"] == "note"] == [
         "The checkpoint of step 8 is skipped: it"
     ]
     assert losses(tmp_path) == losses(calm)
