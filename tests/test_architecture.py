@@ -48,8 +48,7 @@ MAY_IMPORT = {
     " facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
     "executors": "errors portable_errors protocols retries deploy encode",
-    "sample": "errors types protocols view events formatting config sources machine encoders store loader"
-    " model encode",
+    "sample": "errors types protocols view events formatting config sources machine encoders store loader model encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",

@@ -397,5 +397,4 @@ def _encoder_of(model: Any, shape: TextShape) -> Any:
 
 def _dtype_option(version: str) -> str:
     """`torch_dtype` was renamed to `dtype` in transformers 4.56."""
-    major, minor = (int(part) for part in version.split(".")[:2])
-    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+    return "dtype" if tuple(int(part) for part in version.split(".")[:2]) >= (4, 56) else "torch_dtype"
