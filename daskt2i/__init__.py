@@ -2,10 +2,10 @@
 
     import daskt2i
 
-    run = daskt2i.Run("demo")                   # a workflow, a run folder, and workers when they are needed
+    run = daskt2i.Run("demo")                   # a workflow, a run folder, and workers when a method needs them
     run = daskt2i.open_run("runs/demo")         # a run folder with its own settings
-    dataset = daskt2i.open_store("runs/demo")   # the latents, an xarray Dataset
-    workflow = daskt2i.load_workflow("demo")    # the settings alone
+    dataset = daskt2i.open_store("runs/demo")   # the latents as an xarray Dataset
+    workflow = daskt2i.load_workflow("demo")    # only the settings
 
 The command line, `python -m daskt2i.workflow`, calls the same methods.
 """
@@ -33,7 +33,7 @@ _FROM = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use, so that `import daskt2i` stays instant."""
+    """Import a name when it is first used, so that `import daskt2i` stays fast."""
     if name in _FROM:
         return getattr(importlib.import_module(_FROM[name]), name)
     raise AttributeError(f"daskt2i has no attribute {name!r}. It has {', '.join(__all__)}.")

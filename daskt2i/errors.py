@@ -2,36 +2,36 @@
 
     Daskt2iError
     ├── ConfigError            (ValueError)         a workflow, a setting or an option is wrong
-    │   └── UnknownArgument    (TypeError)          a method has no such argument, or misses one
+    │   └── UnknownArgument    (TypeError)          a call has an unknown argument, or an argument is missing
     ├── SourceError                                 the caption file or the image folder as a whole cannot be used
-    │   └── SourceMissing      (FileNotFoundError)  it is not there
+    │   └── SourceMissing      (FileNotFoundError)  the caption file or the image folder does not exist
     ├── RowRejected                                 one row cannot be used; carries a `Reason`; never ends a run
     ├── ModelError                                  a model cannot be loaded or used
-    │   ├── ModelMissing       (FileNotFoundError)  neither in the local cache nor reachable
-    │   └── OutOfMemory        (MemoryError)        not even one item at a time fits
-    ├── GateError                                   what an encoder made does not decode back to what it was given
-    │   └── LowPsnr                                 so it is in one chunk, and nothing says that it is so everywhere
-    ├── ImagesMissing          (FileNotFoundError)  not one image of a chunk is there: a mount is missing, not a file
-    ├── PlanError              (ValueError)         the run cannot fit the machine; nothing was started
+    │   ├── ModelMissing       (FileNotFoundError)  the model is not in the local cache and cannot be downloaded
+    │   └── OutOfMemory        (MemoryError)        even a batch of one item does not fit
+    ├── GateError                                   latents do not decode back to the images that were encoded
+    │   └── LowPsnr                                 latents of one chunk decode poorly; other chunks may be fine
+    ├── ImagesMissing          (FileNotFoundError)  all images of a chunk are missing: probably a missing mount
+    ├── PlanError              (ValueError)         the run does not fit the machine or the disk; nothing was started
     ├── StoreError                                  the latent store or a receipt cannot be used
-    │   ├── StoreMissing       (FileNotFoundError)  there is none at this place
-    │   ├── FingerprintMismatch (ValueError)        it was made with other settings or other data
-    │   ├── StoreBusy                               another encode holds it
-    │   └── StoreFull          (OSError)            no space is left where it lies
-    ├── NonFiniteLoss          (ArithmeticError)    the loss of a training run is no number any more
-    ├── ExecutorError                               the engine failed, not the work
-    │   ├── WorkerLost                              the worker died each time this chunk was tried
-    │   ├── RankLost                                a rank of a distributed run ended early each time it was tried
-    │   └── SchedulerError     (ConnectionError)    no scheduler could be started or reached
-    └── Interrupted            (KeyboardInterrupt)  the user asked to stop; what is committed stays
+    │   ├── StoreMissing       (FileNotFoundError)  there is no store at this address
+    │   ├── FingerprintMismatch (ValueError)        the store was made with other settings or other data
+    │   ├── StoreBusy                               another encode holds the store
+    │   └── StoreFull          (OSError)            the disk of the store has no space left
+    ├── NonFiniteLoss          (ArithmeticError)    the training loss is NaN or infinite
+    ├── ExecutorError                               the executor failed, not the work
+    │   ├── WorkerLost                              the worker died at each try of this chunk
+    │   ├── RankLost                                a rank ended early at each attempt of the launch
+    │   └── SchedulerError     (ConnectionError)    a scheduler could not be started or reached
+    └── Interrupted            (KeyboardInterrupt)  the user stopped the run; what is committed stays
 
-The sentence of an error says what happened, what is still true, and what to do next. Each error takes that one
-sentence as its only argument (`RowRejected` also a reason). A class below one of them may take what it likes: all
-survive pickling with their sentence, their attributes, their notes and the name of their cause.
+The message of an error says what happened, what is still true, and what to do next. Each error takes this message as
+its only argument (`RowRejected` takes a reason and a detail). A subclass may take other arguments. All errors survive
+pickling with their message, their attributes, their notes and the name of their cause.
 
 `ends_run` tells the encode stage whether one such error on one chunk makes the remaining chunks pointless.
 
-See also: `portable_errors`, for errors on their way to another process; `notebooks`, for how they look in one.
+See also: `portable_errors`, which sends errors to another process; `notebooks`, which shows errors in a notebook.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from daskt2i.notebooks import render_traceback
 
 
 class Reason(enum.StrEnum):
-    """Why a row was rejected. The list is fixed: manifests, receipts and reports hold these strings."""
+    """Why a row was rejected. The list is fixed, because manifests, receipts and reports contain these strings."""
 
     UNREADABLE_IMAGE = "unreadable-image"
     IMAGE_TOO_SMALL = "image-too-small"
@@ -63,11 +63,11 @@ class Daskt2iError(Exception):
 
     @property
     def caused_by(self) -> str:
-        """Name of the class that this error was raised from, or `""`. The cause itself may be in another process."""
+        """Class name of the error that caused this one, or `""`. The cause itself may be in another process."""
         return self._caused_by if self.__cause__ is None else type(self.__cause__).__name__
 
     def _render_traceback_(self) -> list[str]:
-        """IPython and notebooks show this in place of a traceback: the sentence. The traceback is folded."""
+        """The lines that IPython and notebooks show instead of a traceback: the message. The traceback is folded."""
         return render_traceback(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -79,24 +79,24 @@ class Daskt2iError(Exception):
 
 
 def _again(kind: type[Daskt2iError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Daskt2iError:
-    """An error out of its parts. Its constructor is not asked: what that takes need not be what the parts are."""
-    # Not `kind.__new__`: that of MemoryError refuses classes below it.
+    """Make an error from its parts. The constructor is not called, because it may take other arguments."""
+    # Not `kind.__new__`: `MemoryError.__new__` refuses subclasses.
     make: Any = OSError.__new__ if issubclass(kind, OSError) else Exception.__new__
     error: Daskt2iError = make(kind, *arguments)
-    if isinstance(error, OSError):  # with a constructor below it, `__new__` has left the number and the words out
+    if isinstance(error, OSError):  # `__new__` sets no errno and no message if a subclass has its own constructor
         OSError.__init__(error, *arguments)
     error.__setstate__(attributes)
     return error
 
 
 class ConfigError(Daskt2iError, ValueError):
-    """A workflow file, a `--set`, a class path or an option is wrong."""
+    """A workflow file, a setting, a class path or an option is wrong."""
 
     ends_run = True
 
 
 class UnknownArgument(ConfigError, TypeError):
-    """A method was called with an argument that it does not take, or without one that it needs."""
+    """A method was called with an unknown argument, or without a required one."""
 
 
 class SourceError(Daskt2iError):
@@ -106,14 +106,14 @@ class SourceError(Daskt2iError):
 
 
 class SourceMissing(SourceError, FileNotFoundError):
-    """The caption file, the image folder or the archive is not there."""
+    """The caption file, the image folder or the archive does not exist."""
 
 
 class RowRejected(Daskt2iError):
     """One row cannot be used.
 
     Args:
-        reason: the bucket the row goes into.
+        reason: the category under which the row is counted.
         detail: one clause for a person, e.g. `"shorter side 7 < 32"`.
     """
 
@@ -133,33 +133,33 @@ class ModelError(Daskt2iError):
 
 
 class ModelMissing(ModelError, FileNotFoundError):
-    """A model is neither in the local cache nor reachable."""
+    """A model is not in the local cache and cannot be downloaded."""
 
 
 class OutOfMemory(ModelError, MemoryError):
-    """Not even one item at a time fits into the memory of the device; another worker may have more."""
+    """Even a batch of one item does not fit into the memory of the device. Another worker may have more memory."""
 
     ends_run = False
 
 
 class GateError(Daskt2iError):
-    """What an encoder made does not decode back to what it was given."""
+    """The latents of an encoder do not decode back to the images that it encoded."""
 
     ends_run = True
 
 
 class LowPsnr(GateError):
-    """The sampled rows of one chunk decode poorly, by no linear change of the pixels: odd pictures, or a weak model."""
+    """Sampled rows of one chunk decode poorly, and no linear pixel change explains it: odd images, or a weak model."""
 
     ends_run = False
 
 
 class ImagesMissing(Daskt2iError, FileNotFoundError):
-    """Not one image of a chunk is there. The chunk fails, so that its rows are not rejected for good."""
+    """All images of a chunk are missing. The chunk fails instead of rejecting its rows, so a later run retries it."""
 
 
 class PlanError(Daskt2iError, ValueError):
-    """The run cannot fit the machine or the disk; nothing was started."""
+    """The run does not fit the machine or the disk. Nothing was started."""
 
     ends_run = True
 
@@ -171,7 +171,7 @@ class StoreError(Daskt2iError):
 
 
 class StoreMissing(StoreError, FileNotFoundError):
-    """There is no store at this place."""
+    """There is no store at this address."""
 
 
 class FingerprintMismatch(StoreError, ValueError):
@@ -183,42 +183,42 @@ class StoreBusy(StoreError):
 
 
 class StoreFull(StoreError, OSError):
-    """No space is left where the store lies."""
+    """The disk of the store has no space left."""
 
 
 class NonFiniteLoss(Daskt2iError, ArithmeticError):
-    """The loss of a training run is no number any more; the last good checkpoint stands."""
+    """The training loss is NaN or infinite. The last good checkpoint stays."""
 
     ends_run = True
 
 
 class ExecutorError(Daskt2iError):
-    """The engine failed, not the work."""
+    """The executor failed, not the work."""
 
 
 class WorkerLost(ExecutorError):
-    """The worker died each time this piece of work was tried."""
+    """The worker died at each try of this piece of work."""
 
 
 class RankLost(ExecutorError):
-    """A rank of a distributed run ended early, and the attempts are used up; the last checkpoint stands."""
+    """A rank ended early, and no restart is left. The last checkpoint stays."""
 
     ends_run = True
 
 
 class SchedulerError(ExecutorError, ConnectionError):
-    """No scheduler could be started or reached."""
+    """A scheduler could not be started or reached."""
 
     ends_run = True
 
 
 class Interrupted(Daskt2iError, KeyboardInterrupt):
-    """The user asked to stop. What is committed stays; the same command goes on."""
+    """The user stopped the run. What is committed stays, and the next run continues from there."""
 
     ends_run = True
 
 
 def sentence(error: BaseException) -> str:
-    """An error as one line for a person: its sentence, or its kind where it is not ours."""
+    """An error as one line: its message. An error of another library also shows its class name."""
     text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split())
     return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"

@@ -1,9 +1,9 @@
-"""Notebooks and IPython: whether one runs here, and how an error of ours looks in it.
+"""Notebooks and IPython: detecting them, and showing the errors of daskt2i in them.
 
-Covers: one sentence in place of a traceback, and the traceback folded; text that is safe in HTML.
-Does not cover: progress in a notebook (`display.notebook`), what the errors say (`errors`).
+Covers: a message instead of a traceback, with the traceback folded below it; text that is safe in HTML.
+Does not cover: progress in a notebook (`display.notebook`), the errors and their messages (`errors`).
 
-IPython is no dependency. Where it runs, it is imported already.
+IPython is not a dependency. If it runs, it is already imported.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ _RED, _PLAIN = "\x1b[31m", "\x1b[39m"
 
 
 def running_shell() -> Any | None:
-    """The shell of IPython or of a notebook's kernel in which we run, or None."""
+    """The running shell of IPython or of a notebook's kernel, or None."""
     find = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return None if find is None else find()
 
 
 def in_notebook() -> bool:
-    """Whether a kernel runs us: a notebook in JupyterLab, VS Code or Colab. IPython on a terminal is none."""
+    """Whether this is a notebook in JupyterLab, VS Code or Colab. False for IPython on a terminal."""
     return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(running_shell()).__mro__)
 
 
 def without_codes(text: str) -> str:
-    """Text without the colour codes of terminals."""
+    """The text without terminal colour codes."""
     return _ESCAPE_CODES.sub("", text)
 
 
 def html_text(text: str) -> str:
-    """Text as HTML that shows it: escaped, without the colour codes of terminals."""
+    """The text escaped for HTML, without terminal colour codes."""
     return escape(without_codes(text))
 
 
 def render_traceback(error: BaseException) -> list[str]:
-    """What IPython shows in place of a traceback: the class and the sentence. Never raises.
+    """The lines that IPython shows instead of a traceback: the class and the message. Never raises.
 
-    In a notebook the traceback is displayed as well, folded. `%tb` shows it in full, there and on a terminal.
+    A notebook also displays the traceback, folded. `%tb` shows the full traceback in a notebook and on a terminal.
     """
     try:
         callers = _callers()
@@ -67,17 +67,17 @@ def _message(error: BaseException) -> str:
 
 
 def _short_notes(error: BaseException) -> list[str]:
-    """Such as "on host:pid". A long note is the traceback of another process."""
+    """Notes of one line, such as "on host:pid". A longer note is the traceback of another process."""
     notes = getattr(error, "__notes__", None)
-    if not isinstance(notes, list):  # anything may have been put there
+    if not isinstance(notes, list):  # other code may have put anything there
         return []
     return [note for note in notes if isinstance(note, str) and "\n" not in note.strip()]
 
 
 def _callers() -> set[str]:
-    """Names of IPython's functions that want to know: `showtraceback` at the end of a cell, `tb` for the magic `%tb`.
+    """Names of the IPython functions that called us: `showtraceback` at the end of a cell, `tb` for the magic `%tb`.
 
-    IPython also asks for its history, and would have the traceback displayed a second time.
+    IPython also asks for its history. Without this check it would display the traceback twice.
     """
     found, frame = set(), sys._getframe().f_back
     while frame is not None:
@@ -88,7 +88,7 @@ def _callers() -> set[str]:
 
 
 def _full(error: BaseException) -> list[str]:
-    """As IPython shows it, in its colours."""
+    """The traceback as IPython shows it, in colour."""
     try:
         found: list[str] = running_shell().InteractiveTB.structured_traceback(  # type: ignore[union-attr]
             type(error), error, _without_shell(error.__traceback__)
@@ -103,7 +103,7 @@ def _plain(error: BaseException) -> list[str]:
 
 
 def _without_shell(frames: TracebackType | None) -> TracebackType | None:
-    """Without the frames of IPython that ran the cell."""
+    """The frames without those of IPython, which ran the cell."""
     while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("IPython."):
         frames = frames.tb_next
     return frames

@@ -7,9 +7,9 @@
     run.train()
     run.sample("a red circle on a blue background")
 
-Covers: one method for each stage, what is in the run folder, workers that are started once and closed at the end.
-Does not cover: what a stage does (`encode`, `train`, `sample`, `insights`), which settings hold
-(`session.run_settings`), how many workers there are (`session.worker_layout`), what a notebook shows (`view`).
+Covers: one method for each stage, the contents of the run folder, workers that start once and close at the end.
+Does not cover: what a stage does (`encode`, `train`, `sample`, `insights`), which settings apply
+(`session.run_settings`), the number of workers (`session.worker_layout`), what a notebook shows (`view`).
 """
 
 from __future__ import annotations
@@ -52,19 +52,20 @@ class Run(RunReader):
     """A run folder, its settings, and workers. A context manager.
 
     Args:
-        workflow: a shipped name (`"demo"`), the path of a YAML file, or a `Workflow`; None: the settings that the run
-            folder keeps, and `"demo"` where it keeps none.
-        out: the run folder, a path or an fsspec address; None: `runs/` and the name of the workflow.
-        images, captions: a folder, zip or address of images and the COCO caption file that goes with them.
-        where: keeps the rows of which it is true: `"people and not duplicate"`.
+        workflow: a shipped name (`"demo"`), the path of a YAML file, or a `Workflow`. None: the settings that the run
+            folder keeps, or `"demo"` if it keeps none.
+        out: the run folder, as a path or an fsspec address. None: `runs/` and the name of the workflow. If you give no
+            workflow either and the current folder is a run folder, `Run` works on the current folder.
+        images, captions: a folder, zip or address of images, and its COCO caption file.
+        where: an expression; only rows for which it is true are kept: `"people and not duplicate"`.
         settings: changes by dotted key: `{"train.steps": 100}`.
-        client: a `distributed.Client` to work on. It is never closed.
+        client: a `distributed.Client` to work on. `Run` never closes it.
         scheduler: `"local:4"`, `"serial"`, `"tcp://host:8786"`, a cluster file, … Give `client` or `scheduler`, not
-            both. With neither, Dask's current client is used if there is one, else `run.scheduler` of the workflow.
-        progress: True shows what happens, in a notebook or on a terminal; False shows nothing; a function gets every
+            both. If you give neither, `Run` uses Dask's current client, or else `run.scheduler` of the workflow.
+        progress: True shows progress, in a notebook or on a terminal. False shows nothing. A function receives every
             event of `daskt2i.events`.
 
-    Nothing is started before a method needs workers. They serve every method after it, until `close()`.
+    The first method that needs workers starts them. All later methods use the same workers, until `close()`.
 
     Raises:
         ConfigError: an argument or a setting is wrong.
@@ -102,7 +103,7 @@ class Run(RunReader):
         self._client, self._closed = client, False
         self._listener: Listener = _listener(progress)
         if client is not None:
-            address_of(client)  # refused now if it cannot be used
+            address_of(client)  # raises now if the client cannot be used
         elif scheduler is not None:
             Scheduler.parse(scheduler)
         for note in found.workflow.notes:
@@ -115,13 +116,13 @@ class Run(RunReader):
         self.close()
 
     def close(self) -> None:
-        """Close the cluster that was started, if any; a client that was given stays as it is. The run folder stays."""
+        """Close the cluster that this run started. A client that you gave stays open. The run folder stays."""
         self._closed = True
         if self._session is not None and self._owns_session:
             self._session.close()
 
     def with_settings(self, settings: Mapping[str, Any]) -> Run:
-        """Another run on the same workers, with changes by dotted key. Closing it leaves the workers to this one.
+        """Make another run on the same workers, with changes by dotted key. Closing it does not close the workers.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -134,21 +135,21 @@ class Run(RunReader):
 
     @property
     def client(self) -> Client | None:
-        """The Dask client that was given, or that of the workers that were started; None before, and without Dask."""
+        """The Dask client that you gave, or the client of the started workers. None before that, or without Dask."""
         return self._client if self._session is None else self._session.client
 
     @property
     def dashboard_link(self) -> str | None:
-        """Where Dask's dashboard is; None before workers are started, and without Dask."""
+        """Address of Dask's dashboard. None before the workers start, or without Dask."""
         client = self.client
         return None if client is None else (client.dashboard_link or None)
 
     @verb
     def plan(self, stage: Literal["encode", "train", "run"] = "encode") -> EncodePlan | TrainPlan | RunPlan:
-        """What `encode`, `train` or `run_all` would do; nothing is started or written.
+        """Show what `encode`, `train` or `run_all` would do. It starts and writes nothing.
 
         Raises:
-            ConfigError: there is no such stage, a setting is wrong, or `run_all` could not train or draw at its end.
+            ConfigError: the stage is unknown, a setting is wrong, or `run_all` would fail later.
             SourceError, ModelMissing, FingerprintMismatch, PlanError: the stage could not start.
         """
         if stage == "encode":
@@ -161,16 +162,16 @@ class Run(RunReader):
 
     @verb
     def encode(self) -> EncodeResult:
-        """Encode images and captions into the store. What is done is skipped; failed chunks are in the result.
+        """Encode images and captions into the store. It skips finished chunks. The result lists failed chunks.
 
         Raises:
-            Daskt2iError: what makes the remaining chunks pointless. What is committed stays.
+            Daskt2iError: an error that every remaining chunk would meet too. What is committed stays.
         """
         return self._stages().encode()
 
     @verb
     def verify(self) -> VerifyResult:
-        """Hash every shard again, count rows, decode a sample back.
+        """Check the store: hash every shard again, count rows, decode a few latents.
 
         Raises:
             StoreMissing: there is no store.
@@ -182,7 +183,7 @@ class Run(RunReader):
 
     @verb
     def train(self) -> TrainResult:
-        """Train the denoiser on the store, from its newest checkpoint on; nothing if it is done.
+        """Train the denoiser on the store, from its newest checkpoint. A finished training is not repeated.
 
         Raises:
             StoreMissing, StoreError: the store cannot be trained on.
@@ -192,7 +193,7 @@ class Run(RunReader):
 
     @verb
     def train_vae(self) -> TrainResult:
-        """Train or fine-tune an autoencoder on the images of the source; nothing if it is done."""
+        """Train or fine-tune an autoencoder on the images of the source. A finished training is not repeated."""
         return self._stages().train_vae()
 
     @verb
@@ -209,9 +210,10 @@ class Run(RunReader):
         """Draw pictures with the trained model. The same prompt and seed give the same picture.
 
         Args:
-            prompts: None: `sample.prompts` of the workflow.
-            seed: the first seed; `count`: pictures of each prompt, seeds one by one.
-            steps, guidance, sampler: None: as `sample` of the workflow.
+            prompts: one or several texts. None: `sample.prompts` of the workflow.
+            seed: seed of the first picture of each prompt. None: `sample.seed` of the workflow.
+            count: pictures of each prompt; their seeds are `seed`, `seed + 1`, …
+            steps, guidance, sampler: how to sample. None: the values in `sample` of the workflow.
 
         Raises:
             ModelMissing: there is no trained model.
@@ -224,10 +226,10 @@ class Run(RunReader):
 
     @verb
     def evaluate(self, prompts: Sequence[str] | None = None) -> EvaluateResult:
-        """Draw unseen prompts with several seeds each, and measure whether the pictures show what they say.
+        """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts.
 
         Args:
-            prompts: None: sentences, or captions of held-out rows, that the model never saw.
+            prompts: texts to draw. None: sentences, or captions of validation rows, that the model was not trained on.
 
         Raises:
             ModelMissing: there is no trained model.
@@ -237,22 +239,22 @@ class Run(RunReader):
 
     @verb
     def run_all(self) -> RunResult:
-        """Encode, train and draw on the same workers. What is done is skipped.
+        """Encode, train and draw on the same workers. It skips what is done.
 
         Raises:
-            ConfigError: the run could not train or draw at its end; nothing was started.
-            StoreError: chunks failed. All others are in the store.
+            ConfigError: training or drawing would fail later. Nothing was started.
+            StoreError: chunks failed. All other chunks are in the store.
         """
         return self._stages().run()
 
     @verb
     def insights(self, *, pictures: bool = True, tokens: bool = True, top: int = 20) -> InsightsResult:
-        """Report what the data set holds, into `reports/` of the run folder.
+        """Write a report of the data set into `reports/` of the run folder.
 
         Args:
-            pictures: read the image files too.
-            tokens: count tokens with the text encoder of the workflow.
-            top: activities that are listed.
+            pictures: whether to read the image files too.
+            tokens: whether to count tokens with the text encoder of the workflow.
+            top: how many activities to list.
 
         Raises:
             SourceError: the source cannot be used.
@@ -266,12 +268,12 @@ class Run(RunReader):
         devices: str | Sequence[str] | None = None,
         rows: int | None = None,
     ) -> EstimateResult:
-        """Measure some rows, and forecast time, disk, memory and cost of the whole encode.
+        """Measure some rows, and predict time, disk, memory and cost of the whole encode.
 
         Args:
-            workers: numbers of workers to forecast; None: as `encode` would take.
-            devices: `"cpu"`, `"cuda"`, or both to compare; None: `run.device`.
-            rows: rows to measure; None: as many as a minute allows.
+            workers: numbers of workers to predict for. None: the number that `encode` would use.
+            devices: `"cpu"`, `"cuda"`, or both to compare. None: `run.device`.
+            rows: number of rows to measure. None: as many as a minute allows.
         """
         from daskt2i.session.estimate import estimate
 
@@ -289,7 +291,7 @@ class Run(RunReader):
         )
 
     def view(self) -> View:
-        """How far the run folder has come: rows, training, the newest pictures."""
+        """The state of the run folder: rows, training, the newest pictures."""
         from daskt2i.session.run_view import run_view
 
         client = self.client
@@ -297,27 +299,26 @@ class Run(RunReader):
         return run_view(self.workflow, self._found.folder, "closed" if self._closed else workers)
 
     def __getattr__(self, name: str) -> Any:
-        """Only for names that are not there."""
+        """Explain an unknown name. Python calls this only for names that do not exist."""
         names = sorted(one for one in dir(type(self)) if not one.startswith("_"))
         hint = "" if name.startswith("_") else f"{nearest(name, names)} It has {', '.join(names)}."
         raise AttributeError(f"Run has no attribute {name!r}.{hint}")
 
     def _ready(self) -> None:
-        """Before each verb."""
+        """Refuse a closed run. Each verb calls this first."""
         if self._closed:
             raise ConfigError(
-                f"This run is closed. {self.out} is as it was. Make the run again, with daskt2i.Run or "
-                "daskt2i.open_run as before."
+                f"This run is closed. {self.out} did not change; make a new run with daskt2i.Run or daskt2i.open_run."
             )
 
     def _succeeded(self) -> None:
-        """After each verb that ended well. One that is refused has named what differs itself."""
+        """Note changed settings after a verb that succeeded. The error of a refused verb already names them."""
         if self._found.differs:
             self._listener(Note(self._found.differs))
             self._found = replace(self._found, differs="")
 
     def _stages(self) -> Stages:
-        """The stages, with a workflow that may name classes."""
+        """The stages, after the check that the workflow may name its classes."""
         from daskt2i.session.stages import Stages
 
         refuse_strangers(self._found)
@@ -335,7 +336,7 @@ class Run(RunReader):
             else:
                 self._session = Session(Scheduler("address", address=address_of(client)), client)
             if client is not self._client:
-                self._listener(Note(f"Dask's current client is used: {self._session.scheduler.address}."))
+                self._listener(Note(f"This run uses Dask's current client: {self._session.scheduler.address}."))
         return self._session
 
 
@@ -348,16 +349,16 @@ def open_run(
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[Event], None] = True,
 ) -> Run:
-    """A run folder with the settings that it keeps. It runs no code that only the folder names.
+    """Open a run folder with the settings that it keeps. Classes from outside daskt2i are not run.
 
     Args:
-        path: a run folder, a path or an fsspec address.
+        path: the run folder, as a path or an fsspec address.
         client, scheduler, progress: as in `Run`.
         storage_options: passed to fsspec.
 
     Raises:
         StoreMissing: there is no run folder.
-        ConfigError: its settings cannot be read, as when another version of daskt2i wrote them.
+        ConfigError: the settings of the folder cannot be read, for example because another version wrote them.
     """
     run = Run.__new__(Run)
     run._begin(own_settings(path, storage_options), client, scheduler, progress)

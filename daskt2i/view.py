@@ -1,10 +1,11 @@
-"""What a result shows of itself: text at a prompt, HTML in a notebook.
+"""How a result shows itself: as text at a Python prompt, as HTML in a notebook.
 
-Covers: `View`, the data; its two renderings; `Viewed`, which gives a result `__repr__` and `_repr_html_`.
+Covers: `View`, which holds the data; rendering it as text and as HTML; `Viewed`, which gives a result `__repr__` and
+`_repr_html_`.
 Does not cover: what each result puts into its view (the room of the result), tables on a terminal (`display`).
 
-The HTML has no script and asks for nothing: pictures are inside it. Every text is escaped. Colours come from
-JupyterLab's own variables, so that light and dark follow its theme; elsewhere the page's own colours are taken.
+The HTML contains its pictures and has no script, so it makes no requests. Every text is escaped. JupyterLab's own
+variables give the colours, so they follow its light or dark theme. Other programs show the colours of their page.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from html import escape
 
 MOST_FAILURES = 10
-"""Failures that are listed; the others are counted."""
+"""Failures that a view lists. It only counts the rest."""
 
 # JupyterLab aligns the cells of tables to the right by a stronger rule than any of ours, hence `!important`.
 _STYLE = """
@@ -51,10 +52,10 @@ _CURVES = ("var(--jp-brand-color1, #1976d2)", "var(--jp-error-color1, #d84315)")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a view in a notebook: a table of names and values, a text as it is, or counts as bars.
+    """A part of a view in a notebook: a table of names and values, a plain text, or counts as bars.
 
     Attributes:
-        folded: whether it is closed at first.
+        folded: whether the section is closed at first.
     """
 
     title: str
@@ -66,12 +67,12 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture of a view.
+    """A picture in a view.
 
     Attributes:
-        png: the file.
-        label: what stands below it.
-        wide: as large as it is; else all pictures have the same width.
+        png: the bytes of a PNG file.
+        label: the text below the picture.
+        wide: whether the picture keeps its own size. All other pictures have the same width.
     """
 
     png: bytes
@@ -84,16 +85,18 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a result shows.
+    """The content that a result shows.
 
     Attributes:
-        title: a few words; `about` stands beside it, dim.
-        rows: names and values, in the order in which they are read.
-        failures: sentences; they stand first, in red.
-        done, rejected: shares of a bar, 0 to 1; None for no bar.
-        curves: lines of a small chart, on the same axes; `curves_label` says what they are.
-        make_pictures: gives the pictures of a grid; called for a notebook alone.
-        sections: further parts in a notebook; left out elsewhere.
+        title: a few words.
+        about: a dim text beside the title.
+        rows: names and values, in reading order.
+        failures: sentences, shown first and in red.
+        done, rejected: shares of a bar, 0 to 1. If `done` is None, there is no bar.
+        curves: lines of a small chart, on the same axes.
+        curves_label: a text that describes the curves.
+        make_pictures: returns the pictures of a grid. Only `html` calls it.
+        sections: more parts for a notebook. The text leaves them out.
     """
 
     title: str
@@ -108,12 +111,12 @@ class View:
     sections: tuple[Section, ...] = ()
 
     def some_failures(self) -> list[str]:
-        """The first failures; the others are counted."""
+        """The first failures, and the number of the rest."""
         more = len(self.failures) - MOST_FAILURES
         return [*self.failures[:MOST_FAILURES], *([f"and {more:,} more"] if more > 0 else [])]
 
     def text(self) -> str:
-        """A few lines for a Python prompt."""
+        """The view as a few lines for a Python prompt."""
         width = max((len(name) for name, _ in self.rows), default=0)
         lines = [f"{self.title}  {self.about}".rstrip()]
         lines += [f"  FAILED: {sentence}" for sentence in self.some_failures()]
@@ -121,7 +124,7 @@ class View:
         return "\n".join(lines)
 
     def html(self) -> str:
-        """A piece of a page, for a notebook."""
+        """The view as HTML for a notebook."""
         about = f' <span class="dim">{escape(self.about)}</span>'
         head = f'<div><span class="title">{escape(self.title)}</span>{about}</div>'
         failures = "".join(f'<div class="failed">{escape(sentence)}</div>' for sentence in self.some_failures())
@@ -139,12 +142,12 @@ class View:
 
 
 class Viewed:
-    """A result that shows its `view()`: a few lines at a prompt, a table in a notebook."""
+    """Base of a result that shows its `view()`: a few lines at a Python prompt, a table in a notebook."""
 
     __slots__ = ()
 
     def view(self) -> View:
-        """What it shows."""
+        """The content to show."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -190,7 +193,7 @@ def _bar(done: float, rejected: float) -> str:
 
 
 def _chart(curves: Sequence[Points], label: str) -> str:
-    """Lines in a small SVG; the second one is thicker."""
+    """Curves in a small SVG. The second curve is thicker."""
     points = [point for curve in curves for point in curve]
     if len(points) < 2:
         return ""

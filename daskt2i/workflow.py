@@ -2,7 +2,8 @@
 
     python -m daskt2i.workflow run [--workflow NAME|FILE] [--scheduler local] [--out DIR] [--set section.key=value] …
 
-Covers: the list of commands. What each does is in `cli`, what is printed in `cli.console`.
+Covers: the list of commands.
+Does not cover: what each command does (`cli`), how it prints (`cli.console`).
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def top(version: Annotated[bool, typer.Option("--version", help="Show the versio
 
 
 def main() -> None:
-    """The `daskt2i` script."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are the parallelism
+    """Run the command line, as the script `daskt2i` does."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers already use all cores
     app()
 
 

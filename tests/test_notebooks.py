@@ -1,6 +1,6 @@
-"""How errors look in IPython on a terminal, and that nothing changes outside of it.
+"""Errors in IPython on a terminal look different; outside of IPython nothing changes.
 
-A notebook's kernel is in `display/test_notebook.py`.
+`display/test_notebook.py` tests the kernel of a notebook.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ RED, END = "\x1b[31m", "\x1b[39m"
 
 
 class Broken(StoreError):
-    """An error of somebody else's, whose sentence cannot be made."""
+    """An error of another package, whose `__str__` fails."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
 class Worse(Broken):
-    """And nothing else of it can be asked either."""
+    """An error on which every attribute access fails."""
 
     def __getattribute__(self, name: str) -> object:
         raise RuntimeError(name)
@@ -40,15 +40,15 @@ class Worse(Broken):
         (Broken("x"), f"{RED}Broken{END}: its message cannot be shown"),
     ],
 )
-def test_an_error_without_a_traceback_is_a_sentence(error: BaseException, said: str) -> None:
+def test_ipython_shows_the_class_and_the_message_of_an_error(error: BaseException, said: str) -> None:
     assert render_traceback(error) == [said, "%tb shows the traceback."]
 
 
-def test_an_error_that_cannot_be_looked_at_is_named_at_least() -> None:
+def test_an_error_with_broken_attributes_shows_its_class() -> None:
     assert "Worse" in render_traceback(Worse("x"))[0]
 
 
-def test_a_note_of_one_line_is_told_and_a_long_one_is_not() -> None:
+def test_notes_of_one_line_are_shown_and_longer_notes_are_not() -> None:
     error = StoreError("Full.")
     error.add_note("on host:17")
     error.add_note("Traceback:\n  far away\n")
@@ -65,11 +65,11 @@ def test_a_note_of_one_line_is_told_and_a_long_one_is_not() -> None:
         ("\x1b[38;5;28;01mdeep\x1b[39;00m\x1b(B", "deepB"),
     ],
 )
-def test_html_shows_text_without_the_codes_of_terminals(text: str, html: str) -> None:
+def test_html_text_removes_terminal_codes(text: str, html: str) -> None:
     assert html_text(text) == html
 
 
-def test_plain_python_shows_tracebacks_as_ever_and_imports_no_ipython() -> None:
+def test_plain_python_shows_the_usual_traceback_and_does_not_import_ipython() -> None:
     code = "import sys, daskt2i.errors as e; assert 'IPython' not in sys.modules; raise e.StoreError('Full.')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
     assert done.stderr.startswith("Traceback (most recent call last):")
@@ -77,7 +77,7 @@ def test_plain_python_shows_tracebacks_as_ever_and_imports_no_ipython() -> None:
     assert not in_notebook()
 
 
-def test_ipython_on_a_terminal_shows_a_sentence_and_the_traceback_when_it_is_asked() -> None:
+def test_ipython_on_a_terminal_shows_the_message_and_the_traceback_after_tb() -> None:
     pytest.importorskip("IPython", reason="needs the extra `test` (ipykernel)")
     typed = [
         "from daskt2i.errors import Interrupted, StoreError",

@@ -1,4 +1,4 @@
-"""Files of earlier versions work: a row of the frozen names is a test, and so is a run folder of 0.1.0.
+"""Files of earlier versions still work. Each frozen name is a test, and a run folder of 0.1.0 is tested too.
 
 `tests/data/run-0.1.zip` was made by the version before the settings had other names: fakes, 20 rows in 3 chunks, one
 image missing, every setting with an old name set.
@@ -44,7 +44,7 @@ SECTIONS = {
 
 
 def value_of(key: str) -> Any:
-    """A value that this setting takes: its default where it has one. Old names have that of the new one."""
+    """A valid value of this setting: its default if it has one. An old name has the value of the new name."""
     section, _, name = key.rpartition(".")
     for row in RENAMED:
         if (section, name) == (row.section, row.old):
@@ -59,14 +59,14 @@ def value_of(key: str) -> Any:
 
 
 def settable() -> Iterator[str]:
-    """Settings with a section, below which nothing is a list."""
+    """All settings in a section that are not inside a list."""
     for key in ROWS["settings"]:
         if "." in key and not key.startswith("prices.instances"):
             yield key
 
 
 @pytest.mark.parametrize("key", list(settable()))
-def test_a_setting_of_an_old_file_is_taken(key: str) -> None:
+def test_a_setting_of_an_old_file_is_accepted(key: str) -> None:
     value = SECTIONS.get(key)
     if value is None:
         value = value_of(key)
@@ -79,7 +79,7 @@ def test_a_setting_of_an_old_file_is_taken(key: str) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS["choices"])
-def test_a_choice_of_an_old_file_is_taken(row: str) -> None:
+def test_a_value_of_an_old_file_is_accepted(row: str) -> None:
     key, _, value = row.partition("=")
     if key.startswith("prices."):
         load_workflow("demo", {"prices": {**PRICES, "instances": [{"name": "m", "per_hour": 1, "device": value}]}})
@@ -88,7 +88,7 @@ def test_a_choice_of_an_old_file_is_taken(row: str) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS["class paths"] if "(" not in row])
-def test_a_class_of_an_old_file_is_there_with_its_arguments(row: str) -> None:
+def test_a_class_of_an_old_file_exists_with_its_arguments(row: str) -> None:
     factory = Component.model_validate({"class": row})._factory("of an old file")
     arguments = [one.partition("(")[2].rstrip(")") for one in ROWS["class paths"] if one.startswith(f"{row}(")]
     taken = inspect.signature(factory).parameters
@@ -99,7 +99,7 @@ def test_a_class_of_an_old_file_is_there_with_its_arguments(row: str) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS["commands"] if row])
-def test_a_command_of_an_old_script_is_taken(row: str) -> None:
+def test_a_command_of_an_old_script_is_accepted(row: str) -> None:
     command: Any = typer.main.get_command(workflow.app)
     words = row.split()
     while words and not words[0].startswith("-"):
@@ -116,12 +116,12 @@ def test_a_command_of_an_old_script_is_taken(row: str) -> None:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A run folder of 0.1.0, in another place than the one where it was made."""
+    """A run folder of 0.1.0, moved to another path."""
     shutil.unpack_archive(TESTS / "data" / "run-0.1.zip", tmp_path / "run")
     return tmp_path / "run"
 
 
-def test_an_old_run_folder_is_found_done_with_its_own_settings(old: Path) -> None:
+def test_an_old_run_folder_is_complete_with_its_own_settings(old: Path) -> None:
     told: list[Event] = []
     run = daskt2i.open_run(old, scheduler="serial", progress=told.append)
     assert run.status().complete
@@ -132,7 +132,7 @@ def test_an_old_run_folder_is_found_done_with_its_own_settings(old: Path) -> Non
     assert not any(isinstance(event, Note) for event in told), "its user did not write the old names"
 
 
-def test_old_names_in_an_old_run_folder_mean_what_they_meant(old: Path) -> None:
+def test_old_names_in_an_old_run_folder_keep_their_meaning(old: Path) -> None:
     found = daskt2i.open_run(old, progress=False).workflow
     assert (found.run.reader_threads, found.run.verify_on_resume, found.run.on_missing_chunk) == (1, "hash", "reject")
     train = found.train
@@ -143,7 +143,7 @@ def test_old_names_in_an_old_run_folder_mean_what_they_meant(old: Path) -> None:
     assert (launch.validation_every, launch.profile_allreduce) == (9, True)
 
 
-def test_what_is_damaged_in_an_old_run_folder_is_encoded_again_to_the_same_bytes(old: Path) -> None:
+def test_a_damaged_chunk_of_an_old_run_folder_is_encoded_again_to_the_same_bytes(old: Path) -> None:
     shard = old / "latents.zarr" / "latent_mean" / "c.1.0.0.0"
     before = shard.read_bytes()
     shard.write_bytes(b"")

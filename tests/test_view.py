@@ -1,4 +1,4 @@
-"""What results show: text at a prompt, HTML in a notebook, and nothing that runs or asks for anything."""
+"""Views of results: text at a Python prompt, HTML in a notebook, without scripts or requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def everything() -> View:
 
 
 class Tags(HTMLParser):
-    """Tags and attributes of a piece of HTML, and whether each one that is opened is closed."""
+    """Tags and attributes of a piece of HTML. It checks that each opened tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def test_html_escapes_every_text() -> None:
     assert shown.count("&lt;script&gt;") >= 9
 
 
-def test_html_has_no_script_and_asks_for_nothing() -> None:
+def test_html_has_no_script_and_makes_no_request() -> None:
     tags = Tags(everything().html()).tags
     assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "form"})
     for _, attributes in tags:
@@ -71,7 +71,7 @@ def test_html_has_no_script_and_asks_for_nothing() -> None:
     assert "http" not in everything().html()
 
 
-def test_details_are_closed_but_those_that_are_meant_to_be_open() -> None:
+def test_sections_are_closed_unless_folded_is_false() -> None:
     details = [attributes for tag, attributes in Tags(everything().html()).tags if tag == "details"]
     assert ["open" in attributes for attributes in details] == [False, True]
 
@@ -84,14 +84,14 @@ def test_colours_follow_the_theme_of_jupyterlab_and_have_a_fallback() -> None:
     assert {name for name, _ in variables} >= {"--jp-ui-font-color1", "--jp-ui-font-color2", "--jp-layout-color2"}
 
 
-def test_rules_of_the_style_touch_nothing_outside() -> None:
+def test_style_rules_apply_only_to_the_view() -> None:
     style = everything().html().partition("<style>")[2].partition("</style>")[0]
     selectors = [part.strip() for rule in re.findall(r"([^{}]+)\{", style) for part in rule.split(",")]
     assert selectors
     assert all(selector.startswith("div.daskt2i-view") for selector in selectors)
 
 
-def test_failures_stand_before_everything_else_and_in_red() -> None:
+def test_failures_come_first_and_in_red() -> None:
     view = View("Encoded in part", (("rows", "20"),), failures=("chunk 2 failed after 3 tries: OSError: gone",))
     shown = view.html()
     assert shown.index("chunk 2 failed") < shown.index("<table>")
@@ -100,19 +100,19 @@ def test_failures_stand_before_everything_else_and_in_red() -> None:
     assert view.text().splitlines()[1] == "  FAILED: chunk 2 failed after 3 tries: OSError: gone"
 
 
-def test_of_many_failures_some_are_listed_and_the_others_counted() -> None:
+def test_a_view_lists_the_first_failures_and_counts_the_rest() -> None:
     view = View("x", failures=tuple(f"chunk {number} failed" for number in range(1000)))
     assert view.html().count('class="failed"') == MOST_FAILURES + 1
     assert "and 990 more" in view.html()
     assert len(view.text().splitlines()) == MOST_FAILURES + 2
 
 
-def test_text_is_a_title_and_aligned_names() -> None:
+def test_text_has_a_title_and_aligned_values() -> None:
     view = View("Trained", (("steps", "3"), ("learning rate", "0.1")), about="runs/demo")
     assert view.text() == "Trained  runs/demo\n  steps          3\n  learning rate  0.1"
 
 
-def test_text_draws_no_picture() -> None:
+def test_text_does_not_make_pictures() -> None:
     def broken() -> tuple[Picture, ...]:
         raise AssertionError
 
@@ -126,7 +126,7 @@ def test_a_chart_of_one_point_is_left_out() -> None:
     assert "nan" not in flat
 
 
-def test_a_result_is_its_view() -> None:
+def test_a_result_shows_its_view() -> None:
     class Result(Viewed):
         def view(self) -> View:
             return View("Done", (("rows", "2"),))

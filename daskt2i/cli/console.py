@@ -1,7 +1,7 @@
-"""What the command line prints, and how each of its ways out becomes one sentence. Nothing else prints.
+"""Printing of the command line, and its exit: every error becomes one message. Nothing else prints.
 
-Results go to standard output. Progress, notes and errors go to standard error. The exit code is 0 when all is well, 1
-when something failed (the sentence says what), 2 for a wrong command line, 130 after Ctrl-C.
+Results go to standard output. Progress, notes and errors go to standard error. The exit code is 0 after success, 1
+after a failure (the message names it), 2 for a wrong command line, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ err = Console(stderr=True, highlight=False)
 
 
 def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
-    """What a command found, on standard output: one JSON object, or a table."""
+    """Print a result on standard output: as one JSON object, or as a table."""
     if as_json:
         sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
         sys.stdout.flush()
@@ -38,7 +38,7 @@ def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Every way out is one sentence. SIGTERM (a batch system ending the job) stops as cleanly as Ctrl-C."""
+    """Print every error as one message. SIGTERM (a batch system ends the job) stops as cleanly as Ctrl-C."""
 
     def stop(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -51,7 +51,7 @@ def report_errors() -> Iterator[None]:
         complain(str(error), "yellow")
         raise typer.Exit(130) from None
     except KeyboardInterrupt:
-        complain("Stopped. What is committed stays; the same command goes on from there.", "yellow")
+        complain("Stopped. What is committed stays; run the same command again to continue.", "yellow")
         raise typer.Exit(130) from None
     except Daskt2iError as error:
         complain(f"error: {' '.join(str(error).split())}")
@@ -63,8 +63,8 @@ def report_errors() -> Iterator[None]:
         Path(name).write_text(traceback.format_exc(), encoding="utf-8")
         said = " ".join(str(error).split())
         complain(
-            f"error: {type(error).__name__}: {said}. This is a bug in daskt2i. What is committed stays, and "
-            f"the same command goes on; the traceback is in {name}."
+            f"error: {type(error).__name__}: {said}. This is a bug in daskt2i; the traceback is in {name}. What is "
+            "committed stays; run the same command again to continue."
         )
         raise typer.Exit(1) from None
     finally:
@@ -73,10 +73,10 @@ def report_errors() -> Iterator[None]:
 
 @contextmanager
 def _without_dasks_log() -> Iterator[None]:
-    """A scheduler that goes away is told in our words, not in distributed's tracebacks. This process is ours to say so.
+    """Hide the log of distributed. Our own message reports a lost scheduler, without distributed's tracebacks.
 
-    distributed gives its loggers a handler of their own when it is imported, which is later, unless the root has one.
-    So the root gets one: as Python's own, which tells warnings of everybody else.
+    distributed is imported later. It then gives its loggers their own handler, unless the root logger has one. So the
+    root logger gets a handler here. Like Python's own handler, it prints the warnings of all other libraries.
     """
     handler = _StandardError()
     handler.setLevel(logging.WARNING)
@@ -93,7 +93,7 @@ def _without_dasks_log() -> Iterator[None]:
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is at that moment: a live bar takes it over, and lets lines pass above itself."""
+    """Writes to the current `sys.stderr`: a live bar replaces it, and prints such lines above the bar."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

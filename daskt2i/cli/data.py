@@ -1,6 +1,6 @@
 """The commands about data: encode, status, verify, insights, estimate, suggest, scenes.
 
-Covers: reading options, calling what does the work, showing what came of it.
+Covers: reading options, calling the function that does the work, showing its result.
 Does not cover: how output and errors look (`console`, `front`), the commands about models (`cli.model`).
 """
 
@@ -35,7 +35,7 @@ def encode(
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
-    set_: SetOption = [],  # noqa: B006  # typer reads it, nobody changes it
+    set_: SetOption = [],  # noqa: B006  # typer only reads it
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,7 +57,7 @@ def status(
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Show how much of a run folder is done."""
+    """Show how much of a run folder is encoded."""
     with opened(workflow, out_folder, set_) as run:
         answer(run.status(), as_json)
 
@@ -70,7 +70,7 @@ def verify(
 ) -> None:
     """Check a store against its receipts.
 
-    It hashes every shard, counts the rows and decodes a sample. The exit code is 1 when a chunk is damaged.
+    It hashes every shard, counts the rows and decodes a few latents. The exit code is 1 if a chunk is damaged.
     """
     with opened(workflow, out_folder, set_, as_json=as_json) as run:
         if not answer(run.verify(), as_json).ok:
@@ -86,13 +86,13 @@ def insights(
     where: WhereOption = None,
     pictures: Annotated[bool, typer.Option(help="Read the image files too.")] = True,
     tokens: Annotated[bool, typer.Option(help="Count tokens with the text encoder of the workflow.")] = True,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many activities to list.")] = 20,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of activities to list.")] = 20,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Report what a data set holds: people, activities, captions, files, repeats.
+    """Report the contents of a data set: people, activities, captions, files, duplicates.
 
-    It writes reports/insights.html, .csv and .json into the run folder. --where selects rows by what it finds.
+    It writes reports/insights.html, .csv and .json into the run folder. --where selects rows by the same facts.
     """
     given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
@@ -107,7 +107,7 @@ def estimate(
     captions: CaptionsOption = None,
     where: WhereOption = None,
     workers: Annotated[
-        str | None, typer.Option(help="Numbers of workers, e.g. 1,2,8. [default: the workers of encode]")
+        str | None, typer.Option(help="Numbers of workers to predict for, e.g. 1,2,8. [default: as encode uses]")
     ] = None,
     devices: Annotated[
         str | None, typer.Option(help="cpu, cuda, or cpu,cuda to compare. [default: run.device]")
@@ -120,7 +120,7 @@ def estimate(
 ) -> None:
     """Measure some rows, and predict time, disk, memory and cost of a whole encode.
 
-    Cost needs prices: in the workflow. The result is kept in reports/estimate.json, and encode compares its own time
+    For the cost, set prices: in the workflow. The result is kept in reports/estimate.json. encode compares its own time
     with it.
     """
     given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
@@ -133,7 +133,7 @@ def suggest(
     text: Annotated[str, typer.Argument(help="A few letters or words.")],
     workflow: WorkflowOption = None,
     out_folder: OutOption = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many suggestions.")] = 8,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of suggestions.")] = 8,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
@@ -147,15 +147,15 @@ def suggest(
 
 
 def scenes(
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many scenes.")] = 1000,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Number of scenes.")] = 1000,
     out_folder: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("scenes"),
     seed: Annotated[int, typer.Option("--seed", help="Another seed gives other scenes.")] = 0,
-    shapes: Annotated[int, typer.Option("--shapes", min=1, max=2, help="Most shapes in a scene.")] = 2,
+    shapes: Annotated[int, typer.Option("--shapes", min=1, max=2, help="Maximum number of shapes in a scene.")] = 2,
     as_json: JsonOption = False,
 ) -> None:
     """Draw scenes with captions, as a COCO folder.
 
-    It holds images/*.jpg and captions.json.
+    The folder contains images/*.jpg and captions.json.
     """
     with report_errors():
         from daskt2i.display.listener import progress_for

@@ -1,9 +1,9 @@
-"""From the options of a command to a `Run`, and back to what is printed of its result.
+"""From the options of a command to a `Run`, and from a result to its printed form.
 
     with opened(workflow, out_folder, set_, as_json=as_json) as run:
         answer(run.verify(), as_json)
 
-Covers: `--set` texts, the plan before a stage and results on the way, one JSON object or a table at the end.
+Covers: parsing `--set`, printing the plan before a stage, results between stages, and one JSON object or table.
 Does not cover: how errors and signals end a command (`console`), what tables look like (`display.tables`).
 """
 
@@ -40,7 +40,7 @@ def opened(
     scheduler: str | None = None,
     as_json: bool = False,
 ) -> Iterator[Run]:
-    """The run that a command works on; workers end with the block. Every error becomes one sentence."""
+    """Open the run of a command. The end of the block closes its workers. Every error is printed as one message."""
     with report_errors():
         from daskt2i.run import Run
 
@@ -70,7 +70,7 @@ def answer(result: V, as_json: bool) -> V:
 
 
 def load(workflow: str, sets: Sequence[str], images: str | None = None, captions: str | None = None) -> Workflow:
-    """A workflow for a command that has no run folder; its notes are printed.
+    """Load the workflow of a command that has no run folder, and print its notes.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -84,27 +84,34 @@ def load(workflow: str, sets: Sequence[str], images: str | None = None, captions
 
 
 def parse_sets(texts: Sequence[str]) -> dict[str, Any]:
-    """Settings by dotted key, of `section.key=value` texts whose values are YAML. The last of equal keys wins.
+    """Parse texts of the form `section.key=value`, with values in YAML, into settings by dotted key.
+
+    If a key occurs twice, the last one wins.
 
     Raises:
-        ConfigError: a text is not of that form.
+        ConfigError: a text does not have this form.
     """
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         parts = key.strip().split(".")
         if not equals or (len(parts) < 2 and parts not in (["name"], ["scenes"])) or not all(parts):
-            raise ConfigError(f"--set {text!r} is not of the form section.key=value, e.g. --set run.batch=4.")
+            raise ConfigError(
+                f"--set {text!r} does not have the form section.key=value. Nothing was started; write it like --set "
+                "run.batch=4."
+            )
         found.pop(key.strip(), None)
         try:
             found[key.strip()] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError) as error:
-            raise ConfigError(f"--set {text!r}: the value is not YAML.") from error
+            raise ConfigError(
+                f"The value of --set {text!r} is not valid YAML. Nothing was started; put special characters in quotes."
+            ) from error
     return found
 
 
 def _listener(as_json: bool) -> Listener:
-    """Progress on standard error; the plan of a stage too, and results on the way, for a person alone."""
+    """Make a listener that prints progress on standard error. Without --json it also prints plans and results."""
     from daskt2i.display.listener import progress_for
     from daskt2i.display.tables import result_table
 

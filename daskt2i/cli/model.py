@@ -1,6 +1,6 @@
 """The commands about models: train, train-vae, sample, evaluate, and run, which encodes first.
 
-Covers: reading options, calling what does the work, showing what came of it.
+Covers: reading options, calling the method that does the work, showing its result.
 Does not cover: how output and errors look (`console`, `front`), the commands about data (`cli.data`).
 """
 
@@ -34,11 +34,11 @@ def run(
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
-    set_: SetOption = [],  # noqa: B006  # typer reads it, nobody changes it
+    set_: SetOption = [],  # noqa: B006  # typer only reads it
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode, train and draw, on the same workers. What is done is skipped.
+    """Encode, train and draw on the same workers. Finished work is skipped.
 
     Run the same command again to continue after a stop.
     """
@@ -80,7 +80,7 @@ def train_vae(
 ) -> None:
     """Train or fine-tune an autoencoder on the images of a source.
 
-    It writes a diffusers folder. encode takes it: --set dataset.encoders.image.model=RUN/vae
+    It writes a diffusers folder. To encode with it: encode --set dataset.encoders.image.model=RUN/vae
     """
     given = {"images": images, "captions": captions, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
@@ -103,7 +103,7 @@ def sample(
 ) -> None:
     """Draw pictures from prompts with the trained model.
 
-    The same prompt and seed give the same picture, however many are drawn.
+    The same prompt and seed always give the same picture.
     """
     with opened(workflow, out_folder, set_, scheduler=scheduler, as_json=as_json) as run:
         from daskt2i.sample.driver import read_prompts
@@ -128,9 +128,9 @@ def evaluate(
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Measure whether pictures show what their prompts say.
+    """Measure whether pictures match their prompts.
 
-    A judge reads pictures of drawn scenes. Other data gets CLIP scores (--set evaluate.clip_model=FOLDER).
+    A judge program checks pictures of drawn scenes. Other data is scored with CLIP (--set evaluate.clip_model=FOLDER).
     """
     with opened(workflow, out_folder, set_, scheduler=scheduler, as_json=as_json) as run:
         from daskt2i.sample.driver import read_prompts

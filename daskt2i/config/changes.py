@@ -1,7 +1,7 @@
-"""Changes to a workflow that come from outside its file: settings by dotted key, images with captions, `where`.
+"""Changes to a workflow outside of its file: settings by dotted key, images with captions, `where`.
 
-Covers: applying them to the plain data of a workflow, under old and new names.
-Does not cover: which settings exist (`settings`), the texts of `--set` (`cli.front`), files (`workflow_file`).
+Covers: applying the changes to the plain data of a workflow; old names of settings in them.
+Does not cover: the list of settings (`settings`), parsing `--set` (`cli.front`), workflow files (`workflow_file`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from daskt2i.errors import ConfigError
 COCO_SOURCE = "daskt2i.sources.coco.CocoSource"
 
 _TOP = ("name", "scenes")
-"""Settings that are in no section."""
+"""Settings outside of all sections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Changes that override settings of a workflow.
+    """Changes to a workflow.
 
     Attributes:
         settings: by dotted key, or nested: `{"train.steps": 100}` and `{"train": {"steps": 100}}` mean the same.
-        images, captions: replace the source of the workflow with a `CocoSource`. Give both or neither.
-        where: replaces `dataset.where`.
+        images, captions: images and captions of a `CocoSource`, which becomes the source of the workflow. Give both or
+            neither.
+        where: becomes `dataset.where`.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -37,32 +38,36 @@ class Changes:
 
     @property
     def none(self) -> bool:
-        """Whether there is no change."""
+        """Whether there are no changes."""
         return not self.settings and self.images is None and self.captions is None and self.where is None
 
     def apply(self, data: dict[str, Any], origin: str) -> tuple[str, ...]:
         """Change plain data of a workflow in place.
 
         Args:
-            origin: where the data come from, for messages.
+            data: the plain data.
+            origin: where the data comes from, for messages.
 
         Returns:
             a note for each old name.
 
         Raises:
-            ConfigError: a key does not have the form `section.key`, a key points inside a single value, or a setting
-                has different values under its old and its new name.
+            ConfigError: a key does not have the form `section.key`, a key goes inside a single value, or the old and
+                the new name of a setting have different values.
         """
         if (self.images is None) != (self.captions is None):
-            raise ConfigError("images and captions belong together; give both. Nothing was started.")
+            raise ConfigError(
+                "Images and captions belong together, but only one was given. Nothing was started; give both "
+                "(images, captions)."
+            )
         if self.images is not None:
             data.pop("scenes", None)
             coco = {"class": COCO_SOURCE, "images": str(self.images), "captions": str(self.captions)}
             dataset = data.get("dataset") or {}
             if not isinstance(dataset, Mapping):
                 raise ConfigError(
-                    f"`dataset:` of {origin} is {dataset!r}, but it must hold settings, such as "
-                    "`dataset: {rows_per_chunk: 64}`. Nothing was started."
+                    f"dataset: in {origin} is {dataset!r}, but it must contain settings. Nothing was started; correct "
+                    "dataset: there."
                 )
             data["dataset"] = {**dataset, "source": coco}
         notes: tuple[str, ...] = ()
@@ -75,11 +80,11 @@ class Changes:
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys with values. Only the top level of nested settings is opened: deeper mappings may be values."""
+    """Yield settings by dotted key. Only the first level of nesting is split, because deeper mappings may be values."""
     if not isinstance(settings, Mapping):
         raise ConfigError(
-            f"settings is {settings!r}, but it must hold changes by dotted key, such as {{'train.steps': 100}}. "
-            "Nothing was started."
+            f"The settings {settings!r} are not a mapping. Nothing was started; give settings by dotted key, such as "
+            "{'train.steps': 100} (settings)."
         )
     for key, value in settings.items():
         if isinstance(key, str) and "." not in key and key not in _TOP and isinstance(value, Mapping):
@@ -89,26 +94,27 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[str, Any]]) -> tuple[str, ...]:
-    """Apply one setting to the data.
+    """Write one setting into the data.
 
     Args:
-        written: the key and the value of each setting that was applied before.
+        written: for each setting before this one, its key as the user wrote it and its value.
 
     Returns:
-        a note for each old name in the setting.
+        a note for each old name in this setting.
     """
     parts = key.split(".")
     if (len(parts) < 2 and key not in _TOP) or not all(parts):
         raise ConfigError(
-            f"The setting {key!r} does not have the form section.key, such as run.batch. Nothing was started."
+            f"The setting {key!r} does not have the form section.key, such as run.batch. Nothing was started; correct "
+            "its name (settings)."
         )
     parts, value, notes = _with_new_names(parts, copy.deepcopy(value))
     name = ".".join(parts)
     before, earlier = written.setdefault(name, (key, value))
     if before != key and earlier != value:
         raise ConfigError(
-            f"{before} and {key} are two names of one setting, and their values differ. Nothing was started; "
-            f"give only {name}."
+            f"{before} and {key} are two names of one setting, but their values differ. Nothing was started; give only "
+            f"{name} (settings)."
         )
     written[name] = (key, value)
     node = data
@@ -118,8 +124,8 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
             child = node[part] = {}
         if not isinstance(child, dict):
             raise ConfigError(
-                f"{key} cannot be set, because {part} holds a single value and has no settings inside. Nothing was "
-                "started; check the name of the setting."
+                f"{key} cannot be set, because {part} is a single value and has no settings inside. Nothing was "
+                "started; correct the name of the setting (settings)."
             )
         node = child
     node[parts[-1]] = value
@@ -127,7 +133,7 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
 
 
 def _with_new_names(parts: list[str], value: Any) -> tuple[list[str], Any, tuple[str, ...]]:
-    """The path and the value of a setting, and notes. The path or the value may hold old names."""
+    """The path and the value of a setting, and notes. The path, or a section as the value, may contain old names."""
     nested = value
     for part in reversed(parts):
         nested = {part: nested}

@@ -1,9 +1,9 @@
-"""Renamed settings: the old name still works, and a note gives the new name.
+"""Renamed settings: old names still work, and a note gives the new name.
 
-Covers: the table of old and new names, and the one function that reads old names in plain data. Workflow files,
-`--set`, `dask.config`, the `workflow.yaml` of a run folder and the identity in a checkpoint all go through it. Hashes
-use the old names.
-Does not cover: which settings exist (`settings`), classes that moved (`component.MOVED`).
+Covers: the table of old and new names, and the one function that reads old names in plain data. A workflow file,
+`--set`, `dask.config`, the `workflow.yaml` of a run folder and the identity in a checkpoint all use this function.
+Hashes use the old names.
+Does not cover: the list of settings (`settings`), classes that moved (`component.MOVED`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _same(value: Any) -> Any:
 
 
 def _restarts(starts: Any) -> Any:
-    """Number of restarts, from a number of starts. Other values stay unchanged: validation names them later."""
+    """Convert a number of starts into a number of restarts. Other values stay; the check of settings reports them."""
     try:
         return int(starts) - 1 if int(starts) == float(starts) else starts
     except (TypeError, ValueError, OverflowError):
@@ -29,12 +29,12 @@ def _restarts(starts: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class RenamedKey:
-    """A setting with an old and a new name in the same section.
+    """A renamed setting. It stays in its section.
 
     Attributes:
-        section: the section with dots: `train`, `dataset.facts`.
-        old, new: the names in this section.
-        value: gives the value under the new name, from the value under the old name.
+        section: the section, with dots: `train`, `dataset.facts`.
+        old, new: the two names in the section.
+        value: converts the old value into the value of the new name.
         meaning: a clause for the note, if the value changes too.
     """
 
@@ -46,7 +46,7 @@ class RenamedKey:
 
     @property
     def note(self) -> str:
-        """One sentence for a user who wrote the old name."""
+        """One sentence for a user who used the old name."""
         now = f"{self.section}.{self.new}{self.meaning}"
         return f"{self.section}.{self.old} is now called {now}; the old name still works."
 
@@ -74,15 +74,15 @@ RENAMED = (
     RenamedKey("launch", "heldout_every", "validation_every"),
     RenamedKey("launch", "time_exchange", "profile_allreduce"),
 )
-"""Never remove a row: files of users hold the old names."""
+"""Never remove a row from this table, because files of users contain the old names."""
 
 
 def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Plain data of a workflow, or of a part of it, with the new name of every setting.
+    """Replace old names of settings in the plain data of a workflow, or of a part of one.
 
     Args:
         data: sections by name. It is not changed.
-        where: where the data come from, for messages.
+        where: where the data comes from, for messages.
 
     Returns:
         the same settings under their new names, and a note for each old name in the data.
@@ -99,10 +99,10 @@ def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
         if section.get(row.new, value) != value:
             old, new = f"{row.section}.{row.old}", f"{row.section}.{row.new}"
             raise ConfigError(
-                f"{old} is {section[row.old]!r} and {new} is {section[row.new]!r} in {where}, but they are two names "
-                f"of one setting. Nothing was started; give only {new}."
+                f"{old} is {section[row.old]!r} and {new} is {section[row.new]!r} in {where}, but both are names of "
+                f"one setting. Nothing was started; keep only {new}."
             )
-        # The new name takes the position of the old one, so that an identity or a file keeps its order.
+        # The new name takes the place of the old one, so that an identity or a file keeps its order.
         renamed = {row.new if key == row.old else key: each for key, each in section.items()} | {row.new: value}
         found = _replaced(found, row.section.split("."), renamed)
         notes.append(row.note)
@@ -110,7 +110,7 @@ def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
 
 
 def with_old_names(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a training with the old names. Hashes use it, so a new name does not change a hash."""
+    """The identity of a training with the old names of its settings. Hashes use it, so they never change."""
     found = {**identity}
     for row in RENAMED:
         section = _section(found, row)
@@ -129,7 +129,7 @@ def _section(data: Mapping[str, Any], row: RenamedKey) -> Mapping[str, Any]:
 
 
 def _replaced(data: Mapping[str, Any], parts: list[str], section: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested data with one section replaced."""
+    """A copy of nested data in which one section is replaced."""
     if not parts:
         return section
     return {**data, parts[0]: _replaced(data[parts[0]], parts[1:], section)}

@@ -1,6 +1,6 @@
-"""Progress of encoding: what its events say.
+"""Progress of encoding, computed from its events.
 
-Covers: rows and images per second out of receipts, failed chunks, how an encode ended.
+Covers: rows and images per second from receipts, failed chunks, how an encode ended.
 Does not cover: how it looks (`progress`, `notebook`), the plan and the totals (`encode`).
 """
 
@@ -14,11 +14,11 @@ from daskt2i.formatting import workers_words
 from daskt2i.types import Receipt
 
 AGAIN = "; it is tried again after the others"
-"""The end of the line about a chunk that failed, where this is so."""
+"""The end of the line about a failed chunk that will be retried."""
 
 
 class EncodeProgress(StageProgress):
-    """Encoding `total` rows."""
+    """The progress of encoding `total` rows."""
 
     what, unit = "encoding", "rows"
 
@@ -50,7 +50,7 @@ class EncodeProgress(StageProgress):
         rows = receipt.stop - receipt.start
         if not self._arrived:
             self._arrived = self.running = True
-            chunks = -(-(self.total - self.done) // max(1, rows))  # some workers may have none
+            chunks = -(-(self.total - self.done) // max(1, rows))  # there may be fewer chunks than workers
             self._rate = RecentRate(max(1, min(self._workers, chunks)))
         seconds = receipt.seconds
         self._rate.add(now, rows, seconds.get("total", 0.0) - seconds.get("load", 0.0))

@@ -1,6 +1,6 @@
-"""Which listener shows progress in the place where Python runs.
+"""Choosing the listener that shows progress: for a notebook, a terminal or a log.
 
-Covers: the choice between a notebook, a terminal and a log.
+Covers: the choice.
 Does not cover: the listeners (`progress`, `notebook`).
 """
 
@@ -15,10 +15,10 @@ from daskt2i.notebooks import in_notebook
 
 
 def progress_for(console: Console, plain: bool = False) -> Listener:
-    """A line in a notebook, a bar on a terminal, plain lines anywhere else.
+    """Make a listener: a line in a notebook, a bar on a terminal, plain lines anywhere else.
 
     Args:
-        console: where to write where no notebook runs; standard error, so that standard output holds results alone.
-        plain: plain lines wherever that is, as `--json` wants them.
+        console: where to write outside of notebooks. Use standard error, because results go to standard output.
+        plain: whether to write plain lines everywhere, as `--json` needs.
     """
     return NotebookProgress() if in_notebook() and not plain else TerminalProgress(console, plain)

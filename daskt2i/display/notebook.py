@@ -1,10 +1,10 @@
-"""Progress in a notebook: one line for each stage, which changes in its place and ends as a sentence.
+"""Progress in a notebook: each stage has one line, which updates in place and ends as a sentence.
 
-Covers: the line as HTML with its plain twin, notes and failed chunks below it, when it is drawn again.
-Does not cover: what the events of a stage say (`encode_progress`, `train_progress`), errors (`notebooks`).
+Covers: the line as HTML and as plain text, the notes and failed chunks below it, the times of its updates.
+Does not cover: the meaning of the events of a stage (`encode_progress`, `train_progress`), errors (`notebooks`).
 
-The HTML needs nothing else: no script, no request, and colours of JupyterLab or VS Code with fallbacks that can be read
-on white and on black. A notebook that is saved holds the last state of a line alone.
+The HTML has no script and makes no request. It uses the colours of JupyterLab or VS Code. Its fallback colours are
+readable on white and on black. A saved notebook contains only the last state of a line.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from daskt2i.formatting import duration
 from daskt2i.notebooks import html_text, running_shell, without_codes
 
 PAUSE = 0.25
-"""Seconds between two drawings of a line."""
+"""Seconds between two updates of a line."""
 
 COUNT_PAUSE = 0.5
-"""Seconds before something that is counted is shown at all: most counts are over by then."""
+"""Seconds before a count is shown for the first time. Most counts end before that."""
 
 FEW = 3
-"""Notes that are shown; more of them are folded."""
+"""Notes that are shown. If there are more, all of them are folded."""
 
 MOST = 50
-"""Notes that are kept of each kind. A notebook is no log."""
+"""Notes of each kind that are kept. The rest is only counted, because a notebook is not a log."""
 
 QUIET = "var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #7a7a7a))"
 RED = "var(--jp-error-color1, var(--vscode-errorForeground, #e04848))"
@@ -57,12 +57,12 @@ _STRIPE = "height:4px;border-radius:2px"
 
 
 class NotebookProgress:
-    """A listener for all stages, in a kernel of Jupyter. Needs IPython.
+    """A listener for all stages in a Jupyter kernel. It needs IPython.
 
-    It may be called in another thread than that of the cell: a line is drawn where its stage began.
+    Another thread than that of the cell may call it. A line appears in the cell in which its stage started.
 
     Args:
-        clock: seconds of a monotonic clock.
+        clock: returns the seconds of a monotonic clock.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -110,7 +110,7 @@ class NotebookProgress:
             block.end(now, None)
 
     def _outside(self) -> _Block:
-        """Where lines go that belong to no stage."""
+        """The block for lines that belong to no stage."""
         if self._stage is not None:
             return self._stage
         if "" not in self._loose:
@@ -124,7 +124,7 @@ class NotebookProgress:
             block.end(now, None)
 
     def _end_with_cell(self) -> None:
-        """Nobody tells that a count was broken off. The end of its cell does."""
+        """End unfinished counts with their cell, because no event reports an interrupted count."""
         shell = running_shell()
         if shell is None or self._watched or threading.current_thread() is not threading.main_thread():
             return
@@ -140,7 +140,7 @@ class NotebookProgress:
 
 @dataclass(slots=True)
 class _Notes:
-    """What was told below a line: chunks that failed, and all else."""
+    """The lines below a progress line: failed chunks, and other notes."""
 
     failures: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -155,12 +155,12 @@ class _Notes:
             self.dropped += 1
 
     def repaired(self, chunk: int) -> None:
-        """A chunk that failed is done now."""
+        """Turn the failure of a chunk into a note, because a later try encoded it."""
         if (text := self.failures.pop(chunk, None)) is not None:
-            self.add(Line(f"{text.removesuffix(AGAIN)}; then it was encoded"))
+            self.add(Line(f"{text.removesuffix(AGAIN)}; a later try encoded it"))
 
     def lines(self) -> list[tuple[str, str]]:
-        """Colour and text, failures first."""
+        """Colour and text of each line, failures first."""
         failures = [(RED, text) for _, text in sorted(self.failures.items())]
         more = [(RED, f"and {len(failures) - MOST:,} more failed chunks")] if len(failures) > MOST else []
         dropped = [(YELLOW, f"and {self.dropped:,} more notes")] if self.dropped else []
@@ -173,11 +173,11 @@ class _Notes:
 
 
 class _Block:
-    """One output of a cell: a line, and notes below it.
+    """One output of a cell: a progress line, and notes below it.
 
     Args:
-        progress: of its stage; None for lines that belong to no stage.
-        wait: seconds before it is drawn for the first time.
+        progress: the progress of the stage; None for lines that belong to no stage.
+        wait: seconds before the block appears.
         dashboard: link to Dask's dashboard, or "".
     """
 
@@ -190,7 +190,7 @@ class _Block:
         self._handle: Any = None
         self._due = clock() + wait
         self._timer: threading.Timer | None = None
-        self._lock = threading.RLock()  # a timer draws in a thread of its own
+        self._lock = threading.RLock()  # the timer draws in its own thread
 
     def hear(self, event: Event, now: float) -> None:
         assert self._progress is not None
@@ -207,7 +207,7 @@ class _Block:
             self.changed()
 
     def status(self, text: str) -> None:
-        """What is being done now."""
+        """Show the current activity."""
         with self._lock:
             self._status = text
             self.changed()
@@ -218,7 +218,7 @@ class _Block:
             self.changed()
 
     def end(self, now: float, error: BaseException | None) -> None:
-        """The last drawing: a sentence in place of the bar."""
+        """Draw the block for the last time, with a sentence instead of the bar."""
         with self._lock:
             self._ended = self._progress.ended(now, error) if self._progress is not None else self._status
             if error is not None:
@@ -230,13 +230,13 @@ class _Block:
                 self._draw()
 
     def changed(self) -> None:
-        """Draw now, or when it is time: chunks come in lumps, and the last one of a lump must be seen too."""
+        """Draw now or after the pause. The timer also shows the last event, after which no other event may follow."""
         with self._lock:
             wait = self._due - self._clock()
             if wait <= 0:
                 self._draw()
             elif self._timer is None:
-                # In this context the kernel knows to which cell the output belongs.
+                # From the context the kernel knows to which cell the output belongs.
                 context = contextvars.copy_context()
                 self._timer = threading.Timer(wait, context.run, (self._draw_later,))
                 self._timer.daemon = True
@@ -252,7 +252,7 @@ class _Block:
         now = self._clock()
         self._due = now + PAUSE
         bundle = {"text/html": self._html(now), "text/plain": self._text(now)}
-        with suppress(Exception):  # a kernel that cannot show it (any more) is no reason to end a stage
+        with suppress(Exception):  # the stage must continue if the kernel cannot show the line
             if self._handle is None:
                 from IPython.display import display
 
@@ -261,7 +261,7 @@ class _Block:
                 self._handle.update(bundle, raw=True)
 
     def _words(self, now: float) -> list[str]:
-        """What stands behind the bar."""
+        """The words after the bar: count, rate or activity, time left."""
         assert self._progress is not None
         found = [f"{self._progress.done:,} of {self._progress.total:,} {self._progress.unit}".rstrip()]
         figures = self._progress.figures(now)
@@ -304,14 +304,14 @@ def _div(text: str, colour: str) -> str:
 
 
 def _link(address: str) -> str:
-    """A dashboard may also stand behind a path of the server that shows the notebook."""
+    """A link to the dashboard. It may be a path on the server that shows the notebook."""
     if not address.startswith(("http://", "https://", "/")):
         return ""
     return f' · <a href="{html_text(address)}" target="_blank" rel="noopener noreferrer">dashboard</a>'
 
 
 def _notes_html(notes: _Notes, ended: bool) -> str:
-    """While a stage runs nothing is folded: each drawing would close what a reader opened."""
+    """The notes as HTML. They are folded only after the stage, because each update would close what a reader opened."""
     lines = notes.lines()
     if ended and len(lines) > FEW:
         inside = "".join(_div(text, colour) for colour, text in lines)

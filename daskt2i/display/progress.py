@@ -1,8 +1,8 @@
-"""Progress of every stage for a person who watches a terminal or reads a log.
+"""Progress of every stage on a terminal or in a log.
 
-Covers: one bar on a terminal, plain lines elsewhere; which progress follows which stage.
-Does not cover: what the events of a stage say (`encode_progress`, `train_progress`), notebooks (`notebook`), which
-listener fits the place where Python runs (`listener`), results.
+Covers: a bar on a terminal, plain lines elsewhere; choosing the progress class for a stage.
+Does not cover: the meaning of the events of a stage (`encode_progress`, `train_progress`), notebooks (`notebook`),
+choosing between terminal, log and notebook (`listener`), results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from daskt2i.events import Activity, DashboardReady, Event, Note, StageEnded, St
 from daskt2i.events import Progress as Counted
 
 PLAIN_SECONDS, LATER_SECONDS = 5.0, 30.0
-"""Seconds between two plain lines: in the first minute, and later."""
+"""Seconds between two plain lines: in the first minute, and after it."""
 
 STYLES = {Tone.PLAIN: "", Tone.NOTE: "yellow", Tone.FAILURE: "yellow"}
 
@@ -31,13 +31,13 @@ class TerminalProgress:
 
     Args:
         console: where to write.
-        plain: no bar and no colours, on a terminal too.
-        clock: seconds of a monotonic clock.
+        plain: whether to write plain lines, without a bar and colours, on a terminal too.
+        clock: returns the seconds of a monotonic clock.
     """
 
     def __init__(self, console: Console, plain: bool = False, clock: Callable[[], float] = monotonic) -> None:
         self._console, self._clock = console, clock
-        # FORCE_COLOR makes any file a terminal for rich. A bar in a file would be a page of escape codes.
+        # With FORCE_COLOR, rich takes any file for a terminal. A bar would fill the file with escape codes.
         self._live = console.is_terminal and console.file.isatty() and not plain
         self._stage: StageProgress | None = None
         self._bar: _Bar | None = None
@@ -82,19 +82,19 @@ class TerminalProgress:
         if self._bar is not None:
             self._bar.update(stage)
         elif not stage.running or "" not in self._paces:
-            self._paces[""] = _Pace(now)  # the wait for workers and models is no part of it
+            self._paces[""] = _Pace(now)  # starts now, so that the wait for workers and models does not count
         elif stage.done != done and (self._paces[""].due(now) or stage.done >= stage.total):
             self._say(Line(stage.line(now)))
 
     def _count(self, event: Counted, now: float) -> None:
-        """The first line not at once, for most counts are over by then."""
+        """Write no line at first, because most counts end within seconds."""
         name = event.what
         count = self._counts.setdefault(name, CountProgress(name, event.total, now))
         count.hear(event, now)
         if self._paces.setdefault(name, _Pace(now)).due(now):
             self._say(Line(count.line(now)))
         if event.done >= event.total:
-            del self._counts[name], self._paces[name]  # the next count of that name begins anew
+            del self._counts[name], self._paces[name]  # the next count of this name starts at 0
 
     def _say(self, line: Line) -> None:
         style = STYLES[line.tone] if self._live else ""
@@ -102,14 +102,14 @@ class TerminalProgress:
 
 
 def stage_progress(event: StageStarted, now: float) -> StageProgress:
-    """What follows a stage that began."""
+    """Make the progress object for a stage that started."""
     if event.stage == "encode":
         return EncodeProgress(event.total, now)
     return TrainProgress(event.total, now, event.batch)
 
 
 class _Pace:
-    """When the next plain line is due."""
+    """Says when the next plain line is due."""
 
     def __init__(self, now: float) -> None:
         self._begun = self._told = now
@@ -123,7 +123,7 @@ class _Pace:
 
 
 class _Bar:
-    """A live bar, which leaves nothing behind."""
+    """A live bar. It erases itself at the end."""
 
     def __init__(self, console: Console, stage: StageProgress, clock: Callable[[], float]) -> None:
         def words(of: Callable[[float], str], style: str = "none") -> _Words:
@@ -151,7 +151,7 @@ class _Bar:
 
 
 class _Words(ProgressColumn):
-    """A column that asks for its text each time it is drawn."""
+    """A column that computes its text each time it is drawn."""
 
     def __init__(self, text: Callable[[], Text]) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _Words(ProgressColumn):
 
 
 def _watch(seconds: float | None) -> str:
-    """As a watch shows it: `"02:05"`, `"1:02:05"`; "" where it is not known."""
+    """Time as `"02:05"` or `"1:02:05"`; "" if it is unknown."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)

@@ -1,7 +1,7 @@
-"""How fast something goes now, and how long the rest will take.
+"""The current rate of a stage, and the time that the rest will take.
 
-Covers: results that arrive one by one or in lumps, start-up that is no part of the pace, a stall.
-Does not cover: where times come from (a caller passes them in), how a rate is written.
+Covers: results that arrive one by one or in groups, leaving out the start-up, stalls.
+Does not cover: reading the clock (the caller does), formatting a rate.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections import deque
 
 WINDOW = 60.0
-"""Seconds that a rate looks back."""
+"""Seconds over which the rate is measured."""
 
 _MOST_ARRIVALS = 4096
-"""Arrivals that are remembered; beyond them the window is shorter than a minute."""
+"""Arrivals that are kept. If more arrive in a minute, the window is shorter."""
 
 
 class RecentRate:
     """The rate of the last minute.
 
-    N workers that began together deliver N results at nearly the same time, and then nothing for a while. So an arrival
-    is compared with one that came a multiple of N arrivals before: both have the same place in their lump. What was
-    there before the first arrival (loading a model) is in no such interval.
+    N workers that start together deliver N results at nearly the same time, and then nothing for a while. So each
+    arrival is compared with an arrival that came a multiple of N before it: both have the same position in their group.
+    Such an interval does not contain the time before the first arrival, in which models load.
 
     Args:
-        workers: how many work side by side.
-        window: seconds to look back. Longer where fewer than `workers` results came in that time.
+        workers: number of workers that work at the same time.
+        window: seconds to measure over. The window is longer if fewer than `workers` results came in this time.
     """
 
     def __init__(self, workers: int = 1, window: float = WINDOW) -> None:
@@ -34,13 +34,13 @@ class RecentRate:
         self._worked = self._worked_for = 0.0
 
     def add(self, now: float, amount: float, work_seconds: float = 0.0) -> None:
-        """A result arrived.
+        """Add a result that arrived.
 
         Args:
             now: seconds of a monotonic clock.
-            amount: rows or samples in it; 0 for a failure, which took its time all the same.
-            work_seconds: how long one worker worked on it, without its start-up, where that is known. With it there is
-                an estimate after the first arrival, else after `workers` more.
+            amount: rows or samples in the result; 0 for a failure, which also takes time.
+            work_seconds: seconds that one worker needed for it, without its start-up; 0 if unknown. If known, there is
+                an estimate after the first arrival. Otherwise it needs `workers` more arrivals.
         """
         self._total += amount
         self._arrivals.append((now, self._total))
@@ -50,7 +50,7 @@ class RecentRate:
             self._arrivals.popleft()
 
     def per_second(self, now: float) -> float | None:
-        """Amount per second; None while nothing is known. It sinks while results are overdue."""
+        """Amount per second; None while it is unknown. It falls while results are overdue."""
         if not self._arrivals:
             return None
         amount, seconds, lump = self._measured()
@@ -60,7 +60,7 @@ class RecentRate:
         return amount / (seconds + overdue) or None
 
     def seconds_left(self, now: float, remaining: float) -> float | None:
-        """Seconds until `remaining` more has arrived; None while nothing is known, never below 0."""
+        """Seconds until the `remaining` amount has arrived; None while it is unknown, never below 0."""
         rate = self.per_second(now)
         if rate is None:
             return None
@@ -68,7 +68,7 @@ class RecentRate:
         return max(0.0, remaining / rate - min(now - self._arrivals[-1][0], lump))
 
     def _measured(self) -> tuple[float, float, float]:
-        """Amount, the seconds that it took, and the seconds in which each worker should deliver once."""
+        """The amount, the seconds that it took, and the seconds in which each worker should deliver one result."""
         lumps, first = divmod(len(self._arrivals) - 1, self._workers)
         if lumps:
             begun, before = self._arrivals[first]

@@ -1,12 +1,12 @@
-"""What is known of a stage while it runs: how far it is, how fast, how long still, what to tell of it.
+"""The state of a running stage: the work done, the rate, the time left, the lines to show.
 
-    progress.hear(event, now) -> lines to tell
+    progress.hear(event, now) -> lines to show
 
-Covers: the part that encoding, training and counting share; it is the same on a terminal, in a log, in a notebook.
+Covers: what encoding, training and counting share, for a terminal, a log and a notebook.
 Does not cover: the events of encoding (`encode_progress`) and training (`train_progress`), how it looks (`progress`,
 `notebook`).
 
-All times are seconds of one monotonic clock, which the caller reads.
+All times are seconds of one monotonic clock. The caller reads the clock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from daskt2i.formatting import duration
 
 
 class Tone(enum.Enum):
-    """How a line is meant."""
+    """The kind of a line."""
 
     PLAIN = enum.auto()
     NOTE = enum.auto()
@@ -29,10 +29,10 @@ class Tone(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Something to tell once, in a line for a person.
+    """A line to show once.
 
     Attributes:
-        chunk: whose failure it is; None for anything else.
+        chunk: the chunk whose failure the line reports; None for other lines.
     """
 
     text: str
@@ -41,13 +41,13 @@ class Line:
 
 
 class StageProgress:
-    """A stage of `total` pieces.
+    """The progress of a stage of `total` units.
 
     Attributes:
-        what: names it while it runs: `encoding`.
-        unit: names its pieces: `rows`.
-        total, done: pieces.
-        running: whether the work itself has begun. Before, workers start and models load.
+        what: the name of the stage while it runs: `encoding`.
+        unit: the name of its units: `rows`.
+        total, done: numbers of units.
+        running: whether the work has started. Before that, workers start and models load.
     """
 
     what, unit = "", ""
@@ -58,15 +58,15 @@ class StageProgress:
         self._rate = RecentRate()
 
     def hear(self, event: Event, now: float) -> list[Line]:
-        """Take in what happened. Returns what to tell of it."""
+        """Update the state with an event. Returns the lines to show."""
         return [Line(event.text, Tone.NOTE)] if isinstance(event, Note) else []
 
     def figures(self, now: float) -> str:
-        """Rate and what else is measured: `"58.0 images/s"`; "" while nothing is."""
+        """Rate and other measured figures: `"58.0 images/s"`; "" before the first figure."""
         return ""
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds to the end; None where that is not known."""
+        """Seconds to the end; None if unknown."""
         return self._rate.seconds_left(now, self.total - self.done)
 
     def count(self) -> str:
@@ -74,13 +74,13 @@ class StageProgress:
         return f"{self.done:,}/{self.total:,} {self.unit}"
 
     def line(self, now: float) -> str:
-        """All of it as one plain line."""
+        """Count, figures and time left as one plain line."""
         left = self.seconds_left(now) if self.done < self.total else None
         parts = (self.count(), self.figures(now), "" if left is None else f"{duration(left)} left")
         return ", ".join(part for part in parts if part)
 
     def ended(self, now: float, error: BaseException | None) -> str:
-        """How it ended, in a sentence without a full stop."""
+        """How the stage ended, as a sentence without a full stop."""
         took = duration(now - self._begun)
         so_far = f"{self.done:,} of {self.total:,} {self.unit} are done"
         if isinstance(error, KeyboardInterrupt):
@@ -94,10 +94,10 @@ class StageProgress:
 
 
 class CountProgress(StageProgress):
-    """Something that is counted without being a stage: `Progress` events of one name.
+    """A count outside of stages: the `Progress` events of one name.
 
     Args:
-        what: their name: `"chunks checked"`.
+        what: the name: `"chunks checked"`.
     """
 
     def __init__(self, what: str, total: int, now: float) -> None:
@@ -105,7 +105,7 @@ class CountProgress(StageProgress):
         self.what, self.running = what, True
 
     def hear(self, event: Event, now: float) -> list[Line]:
-        """A `Progress` of this name."""
+        """Update the count with a `Progress` event of this name."""
         assert isinstance(event, Progress)
         self._rate.add(now, event.done - self.done)
         self.done, self.total = event.done, event.total

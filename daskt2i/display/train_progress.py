@@ -1,6 +1,6 @@
-"""Progress of a training: what its ranks tell.
+"""Progress of a training, computed from the events of its ranks.
 
-Covers: steps, losses and samples per second, what the launcher notes, how a training ended.
+Covers: steps, losses and samples per second, notes of the launcher, how a training ended.
 Does not cover: how it looks (`progress`, `notebook`), the plan and the results (`train`).
 """
 
@@ -12,7 +12,7 @@ from daskt2i.events import Event, LaunchEvent
 
 
 class TrainProgress(StageProgress):
-    """A training of `total` steps, each of `batch` samples."""
+    """The progress of a training of `total` steps, each with `batch` samples."""
 
     what, unit = "training", "steps"
 
@@ -32,10 +32,10 @@ class TrainProgress(StageProgress):
         if kind == "started":
             return [self._start(event)]
         if kind == "step":
-            # From the first step on, which allocates and compiles.
+            # The first step only starts the clock, because it also allocates and compiles.
             self._rate.add(now, (event["step"] - self.done) * self._batch)
             self.done, self._loss = event["step"], f"loss {event['loss']:.4f}"
-            self._told_rate = event.get("samples_per_second") or None  # of all steps but the first
+            self._told_rate = event.get("samples_per_second") or None  # over all steps except the first
         elif kind == "heldout":
             self._validation = f", held out {event['heldout_loss']:.4f}"
             if "heldout_psnr" in event:
@@ -45,7 +45,7 @@ class TrainProgress(StageProgress):
         return []
 
     def _start(self, event: LaunchEvent) -> Line:
-        """Ranks begin, for the first time or again after a failure."""
+        """Handle the start of the ranks: the first start, or a restart after a failure."""
         self.running, self.done, self._rate, self._told_rate = True, event["step"], RecentRate(), None
         self._first = self.done if self._first is None else self._first
         begun = f", from step {event['step']:,} on" if event["step"] else ""

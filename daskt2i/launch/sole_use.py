@@ -1,10 +1,10 @@
 """One launch at a time on the workers of a cluster.
 
-A rank fills its worker until the launch ends. Two launches at once would each hold some workers, and wait for the
-others for ever.
+A rank occupies its worker until the launch ends. Two launches at the same time would each hold some workers, and wait
+for the other workers forever.
 
 Covers: waiting for another launch of this process, or of another client of the same scheduler; giving up.
-Does not cover: which workers have ranks (`dask_ranks` asks them).
+Does not cover: finding the workers that run ranks (`dask_ranks`).
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _LOOK_SECONDS = 0.5
 
 _turn = threading.Lock()
 _launching: set[str] = set()
-"""Schedulers on which this process has a launch."""
+"""Addresses of the schedulers on which this process runs a launch."""
 
 
 @contextmanager
 def sole_use(address: str, busy: Callable[[], bool], seconds: float) -> Iterator[None]:
-    """A block in which no other launch of ours uses the workers of a scheduler.
+    """Make a block in which no other launch of daskt2i uses the workers of a scheduler.
 
     Args:
-        address: of the scheduler.
-        busy: whether workers run ranks of a launch. The ranks of a driver that has died end within seconds.
-        seconds: how long to wait for another launch to end.
+        address: address of the scheduler.
+        busy: returns whether workers run ranks of a launch. If a driver died, its ranks end within seconds.
+        seconds: how long to wait until another launch ends.
 
     Raises:
-        SchedulerError: another launch still runs there.
+        SchedulerError: another launch still uses the workers.
     """
     deadline = monotonic() + seconds
     while not _take(address) or _busy(address, busy):
         if monotonic() > deadline:
             raise SchedulerError(
-                f"Another training runs on the workers of {address}. Nothing was started; wait until it has ended, or "
-                "use other workers (scheduler)."
+                f"Another training runs on the workers of {address}. Nothing was started; train again when it has "
+                "ended, or use other workers (scheduler)."
             )
         sleep(_LOOK_SECONDS)
     try:
@@ -58,7 +58,7 @@ def _take(address: str) -> bool:
 
 
 def _busy(address: str, busy: Callable[[], bool]) -> bool:
-    """Asked while the scheduler is taken; it is given back if its workers are busy, or cannot be asked."""
+    """Ask the workers while we hold the scheduler. Release it if they are busy or do not answer."""
     try:
         found = busy()
     except BaseException:

@@ -1,6 +1,6 @@
-"""The estimate of a run: which workers are measured, on which devices, and what is said where one is not there.
+"""The estimate of a run: which workers and devices it measures.
 
-Covers: from a workflow and workers to an `EstimateResult`, which is kept in `reports/estimate.json`.
+Covers: making an `EstimateResult` from a workflow and workers, and keeping it in `reports/estimate.json`.
 Does not cover: measuring (`encode.calibration`), the arithmetic (`estimate.arithmetic`), how it looks
 (`display.estimate`).
 """
@@ -27,8 +27,8 @@ from daskt2i.session.worker_layout import encode_layout
 _SHORTEST_SECONDS = 15.0
 _HERE = ("serial", "multiprocessing", "joblib", "local")
 _NO_GPU = (
-    "No GPU is here, so cuda was not calibrated. Give an instance of prices: its images_per_second where it was "
-    "measured elsewhere."
+    "This machine has no GPU, so cuda was not measured. If you measured cuda on another machine, set images_per_second "
+    "of an instance in prices: of the workflow."
 )
 
 
@@ -42,18 +42,18 @@ def estimate(
     rows: int | None = None,
     listener: Listener = ignore,
 ) -> EstimateResult:
-    """Measure some rows, and forecast the whole encode.
+    """Measure some rows, and predict the whole encode.
 
     Args:
         out: the run folder.
-        session: says where rows are measured: on its client if one was given, else on workers that come and go.
-        workers: numbers to forecast; none: as `encode` would take.
-        devices: `cpu`, `cuda`, `cuda:N`; none: `run.device`.
-        rows: to measure; None: as many as a minute allows.
+        session: where to measure: on its client if the user gave one, else on workers that run only for this.
+        workers: numbers of workers to predict for. Empty: the number that `encode` would use.
+        devices: `cpu`, `cuda`, `cuda:N`. Empty: `run.device`.
+        rows: number of rows to measure. None: as many as a minute allows.
 
     Raises:
-        ConfigError: a device is unknown, or none could be measured.
-        Daskt2iError: what `encode` raises before and while it works.
+        ConfigError: a device is unknown, or no device could be measured.
+        Daskt2iError: any error that `encode` raises.
     """
     chosen = session.scheduler
     wanted = list(dict.fromkeys(workers))
@@ -70,7 +70,7 @@ def estimate(
         measured = _to_measure(chosen, mine, list(workers), here)
         for one in measured:
             layout = encode_layout(one, mine)
-            # A cluster that is warm would hide the time of its start.
+            # A running cluster would hide the time that it needs to start.
             executor = session.executor(layout) if session.borrowed else open_executor(one, layout)
             seconds = max(_SHORTEST_SECONDS, SECONDS / len(measured))
             found.append(calibrate(mine, executor, shared=here, rows=rows, seconds=seconds, listener=listener))
@@ -95,19 +95,22 @@ def estimate(
 def _devices(given: Sequence[str], usual: str) -> list[str]:
     kinds = list(given) or [usual]
     if not all(kind == usual or kind.partition(":")[0] in ("cpu", "cuda") for kind in kinds):
-        raise ConfigError(f"The devices {','.join(kinds)!r} are not of the form cpu,cuda. Nothing was measured.")
+        raise ConfigError(
+            f"The devices {','.join(kinds)!r} are unknown. Nothing was measured; use cpu, cuda or cuda:N, separated by "
+            "commas (devices)."
+        )
     return list(dict.fromkeys(kinds))
 
 
 def _on(workflow: Workflow, device: str) -> Workflow:
-    """The workflow on another device."""
+    """A copy of the workflow with another device."""
     return workflow.model_copy(update={"run": workflow.run.model_copy(update={"device": device})})
 
 
 def _to_measure(chosen: Scheduler, prepared: EncodePlan, counts: Sequence[int], here: bool) -> list[Scheduler]:
-    """The schedulers to measure on: of the numbers asked for, those that this machine has cores and memory for.
+    """The schedulers to measure on: one for each requested number of workers that fits this machine's cores and memory.
 
-    Elsewhere one worker, or all those of a cluster that is there already.
+    On other machines it is one worker, or all workers of an existing cluster.
     """
     if chosen.kind == "address" or chosen.workers is not None or chosen.kind == "serial":
         return [chosen]

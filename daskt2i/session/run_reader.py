@@ -1,7 +1,7 @@
-"""What can be read of a run folder without workers: its store, its tables, its model.
+"""Reading a run folder without workers: its store, its tables, its model.
 
 Covers: the latents, the manifest and the metrics as tables, status, prompt suggestions, the trained pipeline.
-Does not cover: anything that is computed (`daskt2i.run`), what a notebook shows (`run_view`).
+Does not cover: computing (`daskt2i.run`), what a notebook shows (`run_view`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RunReader(Viewed):
-    """A run folder and the settings that it is worked on with."""
+    """A run folder and its settings."""
 
     _found: RunSettings
 
@@ -37,33 +37,36 @@ class RunReader(Viewed):
 
     @property
     def workflow(self) -> Workflow:
-        """The settings, resolved."""
+        """The settings, with all defaults filled in."""
         return self._found.workflow
 
     @property
     def store(self) -> xarray.Dataset:
-        """The latents, lazily; see `daskt2i.open_store`."""
+        """The latents, loaded lazily; see `daskt2i.open_store`."""
         from daskt2i.store.dataset import open_store
 
         return open_store(self.out, self._found.folder.storage_options)
 
     @property
     def manifest(self) -> pandas.DataFrame:
-        """What became of each row: accepted, or rejected with a reason.
+        """One line for each row of the source: accepted, or rejected with a reason.
 
         Raises:
-            StoreMissing: encoding has not come to its end.
+            StoreMissing: encoding has not finished.
         """
         import pyarrow.parquet as pq
 
         try:
             return pq.read_table(io.BytesIO(self._found.folder.read(MANIFEST))).to_pandas()
         except FileNotFoundError:
-            raise StoreMissing(f"There is no {MANIFEST} in {self.out} yet. Encode to the end to get one.") from None
+            raise StoreMissing(
+                f"{self.out} has no {MANIFEST} yet, because encoding has not finished. What is encoded stays; encode "
+                "to the end to get it."
+            ) from None
 
     @property
     def metrics(self) -> pandas.DataFrame:
-        """Loss, held-out loss, learning rate and speed by step; empty before a training."""
+        """Loss, held-out loss, learning rate and speed by step. Empty before a training."""
         import pandas
 
         from daskt2i.train.metrics import read_metrics
@@ -73,7 +76,7 @@ class RunReader(Viewed):
 
     @verb
     def status(self) -> RunStatus:
-        """How far encoding has come.
+        """Show how many chunks and rows are encoded.
 
         Raises:
             StoreMissing: there is no store.
@@ -84,7 +87,7 @@ class RunReader(Viewed):
 
     @explain_arguments
     def suggest(self, text: str, n: int = 8) -> list[Suggestion]:
-        """How captions of the store go on from a few letters or words.
+        """Suggest prompts: captions of the store that continue a few letters or words.
 
         Raises:
             StoreMissing: there is no store.
@@ -96,13 +99,13 @@ class RunReader(Viewed):
 
     @explain_arguments
     def load_pipeline(self, device: str = "auto") -> StableDiffusionPipeline:
-        """The trained model as a diffusers pipeline in this process.
+        """Load the trained model as a diffusers pipeline in this process.
 
         Args:
             device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
         Raises:
-            ModelMissing: there is none.
+            ModelMissing: there is no trained model.
         """
         from daskt2i.model.pipeline import load
 

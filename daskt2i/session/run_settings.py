@@ -1,7 +1,7 @@
-"""Which settings a run folder is worked on with: a workflow that somebody names, or those that the folder keeps.
+"""The settings for a run folder: those of a workflow that the user names, or those that the folder keeps.
 
-Covers: where the run folder is, its own settings as the default, changes to them, what differs from a workflow that was
-named, classes that are not ours.
+Covers: finding the run folder, its own settings as the default, changes to them, comparing them with a named workflow,
+refusing classes from outside daskt2i.
 Does not cover: workflow files (`config.workflow_file`), the file in the run folder (`encode.saved_workflow`).
 """
 
@@ -21,10 +21,10 @@ from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
 
 USUAL = "demo"
-"""The workflow where none is named."""
+"""The default workflow."""
 
 OURS = "daskt2i."
-"""Classes and clusters that a run folder's own settings may name. It may be somebody else's folder: it runs no code."""
+"""Prefix of the classes that a run folder's own settings may name. A folder of somebody else must not run its code."""
 
 _NAMED = 6
 _SECTIONS = ("dataset", "scenes", "train", "vae")
@@ -32,13 +32,13 @@ _SECTIONS = ("dataset", "scenes", "train", "vae")
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What a run folder is worked on with.
+    """The settings and the address of a run folder.
 
     Attributes:
-        workflow: resolved.
+        workflow: the settings, with all defaults filled in.
         folder: the run folder.
-        trusted: somebody named the workflow, so it may name any class; else it is the folder's own.
-        differs: a sentence that says how the workflow differs from the settings that the folder keeps, or "".
+        trusted: whether the user named the workflow. Only then may it name classes from outside daskt2i.
+        differs: a sentence about how the workflow differs from the settings that the folder keeps, or "".
     """
 
     workflow: Workflow
@@ -56,12 +56,13 @@ def run_settings(
     where: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> RunSettings:
-    """Find out what to work on.
+    """Find the run folder and its settings.
 
     Args:
-        workflow: a shipped name, a YAML file, or one that is resolved; None: the settings that the run folder keeps,
-            and `demo` where it keeps none.
-        out: the run folder; None: this folder if it is one, else `runs/` and the name of the workflow.
+        workflow: a shipped name, a YAML file, or a `Workflow`. None: the settings that the run folder keeps, or `demo`
+            if it keeps none.
+        out: the run folder. None: `runs/` and the name of the workflow. If `workflow` is None too, and the current
+            folder is a run folder: the current folder.
         images, captions, where, settings: changes, as in `config.changes`.
 
     Raises:
@@ -89,30 +90,32 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
 
     Raises:
         StoreMissing: there is no run folder.
-        ConfigError: its settings cannot be read.
+        ConfigError: the settings of the folder cannot be read.
     """
     folder = RunFolder(path, storage_options)
     own = _own_settings(folder)
     if own is None:
-        what = "is not a run folder: it keeps no settings" if folder.exists("") else "is not there"
-        raise StoreMissing(f"{folder} {what}. Nothing was made; daskt2i.Run(workflow, out=...).encode() makes one.")
+        what = "is not a run folder, because it has no settings" if folder.exists("") else "does not exist"
+        raise StoreMissing(
+            f"{folder} {what}. Nothing was written; daskt2i.Run(workflow, out=...).encode() makes a run folder."
+        )
     run = own.run.model_copy(update={"storage_options": dict(storage_options)}) if storage_options else own.run
     return RunSettings(own.model_copy(update={"run": run}), folder, trusted=False)
 
 
 def refuse_strangers(found: RunSettings) -> None:
-    """Refuse to run classes that only the run folder names.
+    """Refuse classes from outside daskt2i that only the run folder names.
 
     Raises:
-        ConfigError: its settings name a class that is not ours.
+        ConfigError: the settings of the folder name such a class.
     """
     dataset = found.workflow.dataset
     named = [part.class_path for part in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
     strange = [path for path in named if not path.startswith(OURS)]
     if strange and not found.trusted:
         raise ConfigError(
-            f"The settings that {found.folder} keeps name {', '.join(strange)}, which is not part of daskt2i. Nothing "
-            "was run; name the workflow file (workflow) if you trust it."
+            f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i. Nothing was run; "
+            "if you trust this code, give the workflow file yourself (workflow)."
         )
 
 
@@ -120,19 +123,19 @@ def scheduler_of(found: RunSettings) -> str:
     """`run.scheduler` of the settings.
 
     Raises:
-        ConfigError: only the run folder names it, and it is a cluster file, which may start anything.
+        ConfigError: only the run folder names it, and it is a cluster file, which may start any program.
     """
     scheduler = found.workflow.run.scheduler
     if not found.trusted and scheduler.partition(":")[0].endswith((".yaml", ".yml")):
         raise ConfigError(
-            f"The settings that {found.folder} keeps name the cluster file {scheduler}, which is not part of daskt2i. "
-            "Nothing was run; name it yourself (scheduler) if you trust it."
+            f"The settings in {found.folder} name the cluster file {scheduler}, which is not part of daskt2i. Nothing "
+            "was run; if you trust this file, give it yourself (scheduler)."
         )
     return scheduler
 
 
 def _own_settings(folder: RunFolder) -> Workflow | None:
-    """The settings of a run folder; None where it keeps none."""
+    """The settings that a run folder keeps, or None."""
     try:
         return read_settings(folder)
     except FileNotFoundError:
@@ -152,21 +155,21 @@ def _storage_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compared(workflow: Workflow, folder: RunFolder) -> str:
-    """A sentence that says how a workflow differs from the settings that its run folder keeps."""
+    """A sentence about how a workflow differs from the settings that its run folder keeps, or ""."""
     try:
         own = _own_settings(folder)
         if own is None:
             return ""
         wanted = without_secrets(with_source(workflow, folder, draw=False))
-    except Daskt2iError:  # told where it matters
+    except Daskt2iError:  # the stage that needs these settings raises the error
         return ""
     differ = differences(_compared_sections(own), _compared_sections(wanted), "")
     if not differ:
         return ""
     more = f" (and {len(differ) - _NAMED} more)" if len(differ) > _NAMED else ""
     return (
-        f"{folder} was made with other settings than this workflow has: {'; '.join(differ[:_NAMED])}{more}. To go "
-        "on with the settings of the folder, name the folder (out) and no workflow."
+        f"{folder} was made with other settings than this workflow has: {'; '.join(differ[:_NAMED])}{more}. To use the "
+        "settings of the folder, give the run folder (out) and no workflow."
     )
 
 

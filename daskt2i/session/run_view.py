@@ -1,7 +1,7 @@
-"""What a notebook shows of a run folder: rows, training, the newest pictures, its settings.
+"""The view of a run folder for a notebook: rows, training, the newest pictures, settings.
 
 Covers: reading these from the folder. It starts nothing.
-Does not cover: what results show (each has its `view`), how it is rendered (`view`).
+Does not cover: the views of results (each result has its `view`), rendering a view (`view`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SHEET = f"{SAMPLES}/sheet.png"
 
 
 def run_view(workflow: Workflow, folder: RunFolder, workers: str) -> View:
-    """A run.
+    """Make the view of a run.
 
     Args:
-        workers: who works on it, for a person.
+        workers: a text that names the workers.
     """
     lines = read_metrics(folder)
     curves = loss_curves(lines)

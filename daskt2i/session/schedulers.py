@@ -73,10 +73,10 @@ class Scheduler:
 
 
 def address_of(client: Client) -> str:
-    """Where the scheduler of a client listens.
+    """The address of a client's scheduler.
 
     Raises:
-        ConfigError: it is no synchronous `distributed.Client`, or it is closed.
+        ConfigError: this is not a synchronous `distributed.Client`, or it is closed.
     """
     from daskt2i.deploy.connect import borrow
 

@@ -1,13 +1,13 @@
-"""One set of workers for several stages: the cluster that encoded trains and draws too.
+"""One set of workers for several stages: the same cluster encodes, trains and draws.
 
     session = Session(Scheduler.parse("local"))
     encode(plan, session.executor(layout))
     train(workflow, folder, *session.spawner(layout), …)
     session.close()
 
-Covers: starting a cluster once, when it is first needed; using a client that somebody gave; closing what was started.
-Does not cover: what a scheduler's name means (`schedulers`), how many workers a stage wants (`worker_layout`), the
-stages.
+Covers: starting a cluster once, when a stage first needs it; using a client that the user gave; closing the cluster.
+Does not cover: the meaning of a scheduler's name (`schedulers`), the number of workers of a stage (`worker_layout`),
+the stages.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Workers for one stage after the other. A context manager; who forgets to close it gets a finalizer.
+    """Workers for one stage after the other. A context manager. If nobody closes it, a finalizer closes it.
 
     Args:
-        scheduler: `--scheduler`, taken apart; where a client is given, what it is connected to.
-        client: a client to use; it is never closed.
+        scheduler: the parsed scheduler; if a client is given, the scheduler of that client.
+        client: a client to use. The session never closes it.
 
     Raises:
-        ConfigError: the cluster file is wrong, or the client cannot be used (when it is first needed).
-        SchedulerError: no scheduler could be started or reached (when it is first needed).
+        ConfigError: the cluster file is wrong, or the client cannot be used. Raised when workers are first needed.
+        SchedulerError: a scheduler could not be started or reached. Raised when workers are first needed.
     """
 
     def __init__(self, scheduler: Scheduler, client: Client | None = None) -> None:
@@ -56,31 +56,31 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close the cluster that was started, if any. It is started again when it is needed again."""
+        """Close the cluster that this session started. The next stage that needs workers starts it again."""
         with self._turn:
             self._connection = None
             self._stack.close()
 
     @property
     def borrowed(self) -> bool:
-        """Whether a client was given."""
+        """Whether the user gave a client."""
         return self._given is not None
 
     @property
     def client(self) -> Client | None:
-        """The client that was given, or that of the cluster that is running; None for process pools, and before."""
+        """The client that the user gave, or the client of the running cluster. None before the start and for pools."""
         return self._given if self._connection is None else self._connection.client
 
     @property
     def dashboard(self) -> str:
-        """Link to the dashboard, or "" where there is none (yet)."""
+        """Link to the dashboard, or "" if there is none (yet)."""
         return (self.client.dashboard_link or "") if self.client is not None else ""
 
     def executor(self, layout: WorkerLayout) -> Executor:
-        """Where chunks run; closing it leaves the cluster for the next stage.
+        """The executor that runs chunks. Closing it leaves the cluster for the next stage.
 
         Args:
-            layout: workers, threads and memory on this machine; a cluster that is not ours has its own.
+            layout: workers, threads and memory on this machine. An existing cluster has its own.
         """
         if self.scheduler.is_pool:
             return open_executor(self.scheduler, layout)
@@ -89,7 +89,7 @@ class Session:
         return DaskExecutor(lambda: replace(self._connected(layout), close=lambda: None))
 
     def spawner(self, layout: WorkerLayout) -> tuple[RankSpawner, ExecutorInfo]:
-        """Where ranks run, and how many workers there are. As `executor`."""
+        """The spawner that starts ranks, and the number of workers. `layout` is as in `executor`."""
         if self.scheduler.is_pool:
             return LocalRankSpawner(layout.workers), ExecutorInfo(layout.workers, layout.threads, None)
         from daskt2i.deploy.workers import workers_of
@@ -129,7 +129,7 @@ class Session:
         return borrow(self._given, layout.threads)
 
     def _serves(self, connection: Connection, layout: WorkerLayout) -> bool:
-        """Whether the workers that are there are enough for a stage. A cluster of ours is started again if not."""
+        """Whether the running workers are enough for a stage. If not, the session restarts its own cluster."""
         if connection.client.status != "running":
             return False
         there = self._layout

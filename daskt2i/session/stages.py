@@ -1,6 +1,6 @@
-"""The stages of a workflow on one set of workers: each with its plan, its layout, and the events that it tells.
+"""The stages of a workflow on one set of workers: each with its plan, its layout and its events.
 
-Covers: what the methods of the front object do.
+Covers: the work of the methods of the front object.
 Does not cover: the stages themselves (`encode`, `train`, `sample`, `insights`), arguments and closing (`daskt2i.run`).
 """
 
@@ -34,24 +34,24 @@ class Stages:
     """The stages of one workflow in one run folder.
 
     Args:
-        workers: started when a stage needs them; whoever made them closes them.
-        listener: told what happens, in this thread.
+        workers: a session; it starts workers when a stage needs them. The caller closes it.
+        listener: receives the events, in this thread.
     """
 
     def __init__(self, workflow: Workflow, folder: RunFolder, workers: Session, listener: Listener) -> None:
         self.workflow, self.folder, self.workers, self.listener = workflow, folder, workers, listener
 
     def encode_plan(self, *, draw: bool = True) -> EncodePlan:
-        """What `encode` would do.
+        """Plan what `encode` would do.
 
         Args:
-            draw: draw the scenes of the workflow if they are not there yet; else only count them.
+            draw: whether to draw the scenes of the workflow if they do not exist yet. Otherwise they are only counted.
         """
         plan = prepare(self.workflow, self.folder.root, draw=draw)
         return replace(plan, layout=encode_layout(self.workers.scheduler, plan))
 
     def train_plan(self, before: EncodePlan | None = None) -> TrainPlan:
-        """What `train` would do, on the store, or on the workers and rows of an encode that comes before it."""
+        """Plan what `train` would do: on the store, or on the workers and rows of an encode that runs before it."""
         layout = self._layout() if before is None else _layout_of(before)
         rows = status(self.folder).accepted if before is None else before.source_info.rows
         given, launch = self.workflow.train, self.workflow.launch
@@ -60,7 +60,7 @@ class Stages:
         return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
-        """What `run` would do. It is refused where it could not train or draw at its end."""
+        """Plan what `run` would do. Refuse a run whose training or drawing would fail later."""
         plan = self.encode_plan(draw=draw)
         check_whole_run(plan)
         return RunPlan(plan, self.train_plan(plan))
@@ -77,32 +77,32 @@ class Stages:
         return RunResult(encoded, trained, self._sample(None, self.workflow.sample, 1, layout))
 
     def encode(self) -> EncodeResult:
-        """Encode what is open."""
+        """Encode the chunks that are not done."""
         plan = self.encode_plan()
         self.listener(PlanReady(plan))
         return self._encode(plan)
 
     def train(self) -> TrainResult:
-        """Train the denoiser from its newest checkpoint on."""
+        """Train the denoiser, from its newest checkpoint."""
         return self._train(self._layout())
 
     def train_vae(self) -> TrainResult:
-        """Train the autoencoder from its newest checkpoint on."""
+        """Train the autoencoder, from its newest checkpoint."""
         return train_vae(
             self.workflow, self.folder, *self._ranks(self.workflow.vae, self._layout()), listener=self.listener
         )
 
     def sample(self, prompts: Sequence[str] | None, settings: SampleSettings, count: int) -> SampleResult:
-        """Draw into `samples/`; nothing where the same pictures of the same pipeline are there."""
+        """Draw into `samples/`. Pictures that the same pipeline drew before are not drawn again."""
         return self._sample(prompts, settings, count, self._layout())
 
     def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
-        """Draw unseen prompts with several seeds each, and see whether the pictures show what they say."""
+        """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts."""
         executor = self.workers.executor(self._layout())
         return evaluate(self.workflow, self.folder, executor, prompts, self.listener)
 
     def insights(self, *, pictures: bool, tokens: bool, top: int) -> InsightsResult:
-        """Report what the data set holds."""
+        """Write the report of the data set."""
         layout = insights_layout(self.workers.scheduler, tokens=tokens)
         executor, dataset = self.workers.executor(layout), settled(self.workflow)
         how = {"pictures": pictures, "tokens": tokens}
@@ -123,11 +123,11 @@ class Stages:
         return sample(self.folder, requests, how, self.workers.executor(layout), device, self.listener)
 
     def _layout(self) -> WorkerLayout:
-        """Workers of a stage that encodes nothing."""
+        """The layout of workers for a stage that does not encode."""
         return train_layout(self.workers.scheduler, self.workflow)
 
     def _ranks(self, settings: OptimiserSettings, layout: WorkerLayout) -> tuple[RankSpawner, int, int]:
-        """Where ranks run, how many there are, and the threads of each."""
+        """The spawner of ranks, the number of ranks, and the threads of each rank."""
         spawner, there = self.workers.spawner(layout)
         launch = self.workflow.launch
         ranks = ranks_for(settings.batch, launch.ranks, there.workers)

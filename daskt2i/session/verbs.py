@@ -1,6 +1,6 @@
-"""How a method of the front object is called: a sentence for a wrong name, for a closed run, and for Ctrl-C.
+"""Calling a method of the front object: clear messages for a wrong argument, a closed run, and Ctrl-C.
 
-Covers: arguments and attributes that are not there, with the right ones in the sentence.
+Covers: messages about unknown arguments and attributes, which name the right ones.
 Does not cover: what the methods do (`daskt2i.run`).
 """
 
@@ -19,10 +19,10 @@ R = TypeVar("R")
 
 
 def explain_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that says which arguments it takes when it is called with others.
+    """Wrap a function, so that a call with wrong arguments raises an error that names the right ones.
 
     Raises:
-        UnknownArgument: an argument that it does not take; too many, or too few.
+        UnknownArgument: an argument is unknown, or there are too many or too few.
     """
     signature = inspect.signature(function)
 
@@ -38,11 +38,11 @@ def explain_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def verb(method: Callable[P, R]) -> Callable[P, R]:
-    """A method of a run: it refuses where the run is closed, and Ctrl-C becomes a sentence.
+    """Wrap a method of a run, so that it refuses a closed run and turns Ctrl-C into an `Interrupted`.
 
     Raises:
         ConfigError: the run is closed.
-        Interrupted: the user pressed Ctrl-C, or the stop button.
+        Interrupted: the user pressed Ctrl-C, or the stop button of the notebook.
     """
     explained = explain_arguments(method)
 
@@ -55,7 +55,7 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
         except Interrupted:
             raise
         except KeyboardInterrupt:
-            raise Interrupted("Stopped. What is committed stays; call the same method again to go on.") from None
+            raise Interrupted("Stopped. What is committed stays; call the same method again to continue.") from None
         run._succeeded()
         return result
 
@@ -63,13 +63,13 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`" Did you mean train?"`, or "" where nothing is near."""
+    """`" Did you mean train?"`, or "" if no name is similar."""
     found = difflib.get_close_matches(name, list(names), 1)
     return f" Did you mean {found[0]}?" if found else ""
 
 
 def _name(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    """As the user knows it: `Run.sample`, `Run`, `open_run`."""
+    """The name that the user knows: `Run.sample`, `Run`, `open_run`."""
     if "." not in function.__qualname__ or not args:
         return function.__name__
     owner = type(args[0]).__name__

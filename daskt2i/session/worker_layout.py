@@ -23,12 +23,12 @@ STATE_BYTES = 20
 """Bytes for each parameter in training: weight, gradient, two moments of Adam, moving average, all in fp32."""
 
 INSIGHTS_BYTES = 250 * MIB
-"""Memory of a worker without token counts: Pillow, numpy, pyarrow and a chunk. The tokenizers of transformers import
-torch, which needs more."""
+"""Memory of a worker that does not count tokens: Pillow, numpy, pyarrow and a chunk. Counting tokens imports torch,
+which needs more."""
 
 
 def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
-    """Workers x threads for a run on this machine. For an existing cluster, only the requested numbers.
+    """Workers x threads for an encode on this machine. For an existing cluster, only the requested numbers.
 
     Raises:
         PlanError: the workers do not fit into memory.

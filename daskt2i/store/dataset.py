@@ -1,7 +1,7 @@
-"""The store as an xarray Dataset: lazy, read-only, in the order in which a person reads it.
+"""The store as an xarray Dataset: lazy, read-only, with its variables in reading order.
 
-Covers: opening it, the order of its variables, attributes that are long.
-Does not cover: writing it and reading rows fast (`zarr_store`), training samples (`loader`).
+Covers: opening the store, the order of its variables, showing long attributes briefly.
+Does not cover: writing the store and reading rows fast (`zarr_store`), training samples (`loader`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ READING_ORDER = (
     *("valid", "source_size", "crop_box"),
     *("empty_text_states", "empty_text_mask", "empty_text_pooled"),
 )
-"""Variables in the order of a listing; others come after them, by name."""
+"""The order of the variables. Other variables follow, sorted by name."""
 
 PROVENANCE = "daskt2i"
-"""The one attribute: what the store was made from and with."""
+"""Name of the attribute that records the data, the encoders and the settings of the store."""
 
 
 class Provenance(dict[str, Any]):
-    """A mapping that shows its fingerprint and its keys alone: what is in it fills pages."""
+    """A mapping whose `repr` shows only the fingerprint and the keys, because its values fill pages."""
 
     def __repr__(self) -> str:
         rest = ", ".join(key for key in self if key != "fingerprint")
@@ -40,17 +40,18 @@ class Provenance(dict[str, Any]):
 
 
 def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xarray.Dataset:
-    """A latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
+    """Open a latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
 
-    Its attribute `daskt2i` is a mapping: the fingerprint, what it was computed from, the encoders, the layout.
+    The attribute `daskt2i` of the Dataset is a mapping: the fingerprint, the settings and data behind it, the encoders,
+    the layout.
 
     Args:
-        path: a run folder, or the `.zarr` folder in it; a path or an fsspec address.
+        path: a run folder, or the `.zarr` folder in it, as a path or an fsspec address.
         storage_options: passed to fsspec.
 
     Raises:
-        StoreMissing: there is no store here.
-        StoreError: its metadata is damaged.
+        StoreMissing: there is no store at this address.
+        StoreError: the metadata of the store is damaged.
     """
     folder = RunFolder(path, storage_options)
     store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)

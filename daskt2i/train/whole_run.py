@@ -68,27 +68,29 @@ def check_whole_run(plan: EncodePlan) -> None:
     workflow = plan.workflow
     if not workflow.sample.prompts:
         raise ConfigError(
-            f"The run could not draw at its end: sample.prompts is empty. {_NOTHING}. Set sample.prompts, or only "
-            "encode and train."
+            f"The run could not draw pictures after the training, because sample.prompts is empty. {_NOTHING}; set "
+            "sample.prompts (settings), or only encode and train."
         )
     if plan.random_weights:
         raise ConfigError(
             f"The encoders of {workflow.name} have random weights, which are for speed tests. A model that is trained "
-            f"with them draws only noise. {_NOTHING}. Use pretrained encoders, or only encode."
+            f"with them draws only noise. {_NOTHING}; use pretrained encoders, or only encode."
         )
     encoders = workflow.dataset.encoders
     image: ImageEncoder = encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = encoders.text.build(TextEncoder, "dataset.encoders.text")
     if why := export.unfit(image, text):
         raise ConfigError(
-            f"The run could not draw at its end: {why}. {_NOTHING}. Use other encoders, or only encode and train."
+            f"The run could not draw pictures after the training: {why}. {_NOTHING}; use other encoders, or only "
+            "encode and train."
         )
     train = workflow.train
     unet_config(train.model.preset, train.model.config, _latent_shape(plan.image_info), _features(plan.text_info))
     if plan.source_info.rows <= train.validation:
         raise ConfigError(
             f"train.validation is {train.validation}, but the source has only {plan.source_info.rows:,} rows, so no "
-            f"row would be left for training. {_NOTHING}. Make train.validation smaller, or encode more rows."
+            f"row would be left for training. {_NOTHING}; set train.validation to a smaller number (settings), or use "
+            "a source with more rows."
         )
 
 

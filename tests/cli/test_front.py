@@ -38,7 +38,7 @@ CALLS = {
     "bench train": {"bench_train"},
     "bench sample": {"bench_sample"},
 }
-"""Command -> the method of `Run`, or the one function, that does its work; `plan` is what --dry-run calls instead."""
+"""Command -> the method of `Run`, or the one function, that does its work. With --dry-run it calls `plan` instead."""
 
 VERBS = {name for name in vars(Run) if not name.startswith("_")} | {"status", "suggest", "load_pipeline"}
 
@@ -49,10 +49,10 @@ OF_THE_LINE = (
     "daskt2i.display.",
     "daskt2i.machine.machine",
 )
-"""What a command may use beside: options and printing, wrong options, where reports go, how it looks, cores."""
+"""Modules that every command may use: options and printing, errors, names of reports, display, the number of cores."""
 
 READS_OPTIONS = {"read_prompts", "ORIGINS", "PROMPT", "EncodeBenchSettings", "SimulationSettings"}
-"""Names that turn options into arguments: a file of prompts, and the settings of a measurement."""
+"""Functions that turn options into arguments: for a file of prompts, and for the settings of a measurement."""
 
 
 def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -65,7 +65,7 @@ def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def called(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
-    """Methods of the run that a command calls, and names that it imports from rooms that do work."""
+    """The methods of `Run` that a command calls, and the names that it imports from rooms that do work."""
     tree = ast.parse(inspect.getsource(function))
     runs = {
         item.optional_vars.id
@@ -104,16 +104,16 @@ def test_every_command_is_on_the_list() -> None:
 
 
 def test_every_method_that_computes_has_a_command() -> None:
-    """But `load_pipeline`, which gives a Python object."""
+    """Except `load_pipeline`, which returns a Python object."""
     computes = {name for name in VERBS if getattr(getattr(Run, name), "__wrapped__", None) is not None}
     assert computes - {"load_pipeline"} == {name for calls in CALLS.values() for name in calls if name in VERBS}
 
 
-# Whose settings
+# Settings of a run folder
 
 
 def made(folder: Path) -> Path:
-    """A run folder whose settings are not those of any shipped workflow."""
+    """A run folder whose settings differ from all shipped workflows."""
     settings = write_workflow(folder / "mine.yaml", rows=12)
     out = folder / "out"
     found = one_object(run("encode", "-w", settings, "-o", out, "-s", "serial", "--json"))
@@ -121,7 +121,7 @@ def made(folder: Path) -> Path:
     return out
 
 
-def test_a_run_folder_brings_its_own_settings_to_every_command(tmp_path: Path) -> None:
+def test_every_command_uses_the_settings_of_the_run_folder(tmp_path: Path) -> None:
     out = made(tmp_path)
     assert one_object(run("status", "-o", out, "--json"))["complete"]
     assert one_object(run("verify", "-o", out, "--json"))["ok"]
@@ -140,18 +140,18 @@ def test_inside_a_run_folder_no_option_is_needed(tmp_path: Path) -> None:
     assert found["complete"]
 
 
-def test_a_folder_with_a_workflow_file_alone_is_no_run_folder(tmp_path: Path) -> None:
+def test_a_folder_with_only_a_workflow_file_is_not_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "workflow.yaml").write_text(yaml.safe_dump(fake_data()))
     assert "runs/demo" in one_error(run("status", cwd=tmp_path))
 
 
-def test_settings_of_the_command_line_win_over_those_of_the_folder(tmp_path: Path) -> None:
+def test_settings_of_the_command_line_override_those_of_the_folder(tmp_path: Path) -> None:
     out = made(tmp_path)
     found = one_object(run("train", "-o", out, "--dry-run", "--json", "--set", "train.steps=7"))
     assert found["steps"] == 7
 
 
-def test_a_workflow_that_is_named_is_compared_with_the_folder(tmp_path: Path) -> None:
+def test_a_named_workflow_is_compared_with_the_settings_of_the_folder(tmp_path: Path) -> None:
     out = made(tmp_path)
     other = write_workflow(tmp_path / "other.yaml", rows=12, resolution=64)
     done = run("status", "-w", other, "-o", out)
@@ -161,7 +161,7 @@ def test_a_workflow_that_is_named_is_compared_with_the_folder(tmp_path: Path) ->
     assert run("status", "-w", tmp_path / "mine.yaml", "-o", out).stderr == ""
 
 
-def test_the_shipped_workflow_is_compared_too(tmp_path: Path) -> None:
+def test_a_shipped_workflow_is_compared_with_the_settings_of_the_folder(tmp_path: Path) -> None:
     out = made(tmp_path)
     done = run("status", "-w", "demo", "-o", out)
     assert "was made with other settings" in done.stderr
@@ -179,6 +179,6 @@ def test_values_of_set_are_yaml_and_the_last_one_wins() -> None:
 
 
 @pytest.mark.parametrize("text", ["run.batch", "batch=4", "=4", "run..batch=4", "run.batch=[1", "run.batch=2020-13-01"])
-def test_a_set_of_another_form_is_refused(text: str) -> None:
+def test_a_set_without_key_and_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         parse_sets([text])

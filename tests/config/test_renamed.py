@@ -1,4 +1,4 @@
-"""Old names of settings give the same workflow as new names in every place, and a note gives the new name."""
+"""Old names of settings give the same workflow as new names, in every kind of input. A note gives the new name."""
 
 from __future__ import annotations
 
@@ -84,15 +84,15 @@ def _new(row: RenamedKey) -> str:
     return f"{row.section}.{row.new}"
 
 
-def test_every_renamed_setting_has_a_value_here() -> None:
+def test_the_table_of_values_has_every_renamed_setting() -> None:
     assert list(VALUES) == [_name(row) for row in RENAMED]
 
 
-# Where an old name may stand
+# Inputs that may contain old names
 
 
 @each_row
-def test_a_workflow_file_may_hold_the_old_name(row: RenamedKey, tmp_path: Path, plain: str) -> None:
+def test_a_workflow_file_may_use_the_old_name(row: RenamedKey, tmp_path: Path, plain: str) -> None:
     given, meant = VALUES[_name(row)]
     old = load_workflow(_file(tmp_path / "old.yaml", _name(row), given))
     new = load_workflow(_file(tmp_path / "new.yaml", _new(row), meant))
@@ -103,7 +103,7 @@ def test_a_workflow_file_may_hold_the_old_name(row: RenamedKey, tmp_path: Path, 
 
 
 @each_row
-def test_set_may_give_the_old_name(row: RenamedKey, plain: str) -> None:
+def test_set_may_use_the_old_name(row: RenamedKey, plain: str) -> None:
     given, meant = VALUES[_name(row)]
     old = load_workflow(plain, [f"{_name(row)}={json.dumps(given)}"])
     new = load_workflow(plain, [f"{_new(row)}={json.dumps(meant)}"])
@@ -113,9 +113,9 @@ def test_set_may_give_the_old_name(row: RenamedKey, plain: str) -> None:
 
 
 @each_row_of_dask
-def test_dask_config_may_hold_the_old_name(row: RenamedKey, plain: str) -> None:
+def test_dask_config_may_use_the_old_name(row: RenamedKey, plain: str) -> None:
     given, meant = VALUES[_name(row)]
-    load_workflow(plain)  # puts the defaults into dask.config, under their new names
+    load_workflow(plain)  # this loads our defaults, which have the new name
     with dask.config.set({f"daskt2i.{_name(row)}": given}):
         old = load_workflow(plain)
     with dask.config.set({f"daskt2i.{_new(row)}": meant}):
@@ -125,7 +125,7 @@ def test_dask_config_may_hold_the_old_name(row: RenamedKey, plain: str) -> None:
     assert (old.notes, new.notes) == ((row.note,), ())
 
 
-def test_files_and_environment_variables_of_dask_may_hold_old_names(tmp_path: Path, plain: str) -> None:
+def test_files_and_environment_variables_of_dask_may_use_old_names(tmp_path: Path, plain: str) -> None:
     (tmp_path / "dask.yaml").write_text("daskt2i: {run: {all-missing: reject}, launch: {attempts: 1}}")
     code = (
         "from daskt2i.config.workflow_file import load_workflow; "
@@ -138,16 +138,16 @@ def test_files_and_environment_variables_of_dask_may_hold_old_names(tmp_path: Pa
     assert done.stdout == "5 reject 0 3\n", done.stderr
 
 
-def test_a_section_given_as_one_value_may_hold_the_old_name(plain: str) -> None:
+def test_a_section_given_as_one_value_may_use_the_old_name(plain: str) -> None:
     found = load_workflow(plain, ["dataset.facts={instances: boxes.json, near: 3}"])
     assert (found.dataset.facts.coco_instances, found.dataset.facts.near) == ("boxes.json", 3)
     assert len(found.notes) == 1
 
 
-# Which one wins
+# Order of inputs
 
 
-def test_the_order_of_layers_holds_under_either_name(tmp_path: Path) -> None:
+def test_the_order_of_inputs_is_the_same_for_old_and_new_names(tmp_path: Path) -> None:
     file = _file(tmp_path / "w.yaml", "run.readers", 3)
     with dask.config.set({"daskt2i.run.reader_threads": 7, "daskt2i.run.recheck": "size"}):
         assert load_workflow(file).run.reader_threads == 3
@@ -159,7 +159,7 @@ def test_the_order_of_layers_holds_under_either_name(tmp_path: Path) -> None:
         assert load_workflow(file, ["run.readers=9"]).run.reader_threads == 9
 
 
-def test_an_old_name_in_dask_config_wins_over_the_default_and_dask_config_keeps_both(plain: str) -> None:
+def test_an_old_name_in_dask_config_overrides_our_default_without_changing_it(plain: str) -> None:
     with dask.config.set({"daskt2i.run": {"readers": 5, "retries": 4}}):
         found = load_workflow(plain).run
         assert (found.reader_threads, found.retries, found.text_batch) == (5, 4, 32)
@@ -172,7 +172,7 @@ def test_both_names_with_different_values_are_refused(row: RenamedKey, tmp_path:
     given, meant = VALUES[_name(row)]
     other = {"boxes.json": "others.json", 0.5: 0.75, 0.25: 0.5, None: 2.0, "size": "hash", "reject": "fail"}
     differs = False if meant is True else other.get(meant, 33)
-    sentence = rf"{_name(row)} .*{_new(row)} .*Nothing was started; give only {_new(row)}\."
+    sentence = rf"{_name(row)} .*{_new(row)} .*Nothing was started; keep only {_new(row)}\."
     data: Any = yaml.safe_load(Path(_file(tmp_path / "both.yaml", _name(row), given)).read_text())
     node = data
     for part in row.section.split("."):
@@ -202,12 +202,12 @@ def test_both_names_in_dask_config_are_refused_if_they_differ(plain: str) -> Non
     ("given", "said"),
     [("0", r"launch\.max_restarts: .*given: -1"), ("2.5", r"launch\.max_restarts: .*given: 2\.5"), ("no", "given: ")],
 )
-def test_a_wrong_value_of_an_old_name_is_named_by_the_new_one(plain: str, given: str, said: str) -> None:
+def test_the_error_about_a_wrong_value_of_an_old_name_gives_the_new_name(plain: str, given: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_workflow(plain, [f"launch.attempts={given}"])
 
 
-def test_a_number_in_quotes_counts_as_a_number(plain: str) -> None:
+def test_a_number_given_as_text_is_converted_too(plain: str) -> None:
     assert load_workflow(plain, ["launch.attempts='3'"]).launch.max_restarts == 2
 
 
@@ -228,7 +228,7 @@ def test_data_with_old_names_is_not_changed() -> None:
 # Notes
 
 
-def test_notes_go_with_copies_and_do_not_make_workflows_differ(plain: str) -> None:
+def test_copies_keep_notes_and_notes_do_not_count_in_comparisons(plain: str) -> None:
     found = load_workflow(plain, ["train.clip=0.5", "train.clip=0.75"])
     said = ("train.clip is now called train.max_grad_norm; the old name still works.",)
     assert found.notes == said
@@ -238,7 +238,7 @@ def test_notes_go_with_copies_and_do_not_make_workflows_differ(plain: str) -> No
     assert found.notes == said
 
 
-def test_a_command_says_each_note_once_on_standard_error(tmp_path: Path) -> None:
+def test_a_command_prints_each_note_once_on_standard_error(tmp_path: Path) -> None:
     file = _file(tmp_path / "old.yaml", "run.readers", 3)
     out = str(tmp_path / "out")
     encoded = run(
@@ -255,7 +255,7 @@ def test_a_command_says_each_note_once_on_standard_error(tmp_path: Path) -> None
     assert "is now called" not in run("verify", "--out", out).stderr
 
 
-def test_the_old_option_of_bench_scheduler_is_read_and_not_shown(tmp_path: Path) -> None:
+def test_the_old_option_of_bench_scheduler_works_but_help_hides_it(tmp_path: Path) -> None:
     assert "--most-seconds" not in run("bench", "scheduler", "--help").stdout
     small = ("--rows", "40", "--chunks", "4", "--workers", "2", "--chunk-seconds", "0", "--out", str(tmp_path / "r"))
     done = run("bench", "scheduler", *small, "--most-seconds", "30", "--json")
@@ -263,7 +263,7 @@ def test_the_old_option_of_bench_scheduler_is_read_and_not_shown(tmp_path: Path)
     assert "--most-seconds is now called --max-seconds" in done.stderr
 
 
-# Files that an earlier version wrote
+# Files of an earlier version
 
 
 def test_the_settings_of_an_old_run_folder_are_read_without_a_note(tmp_path: Path) -> None:
@@ -286,8 +286,8 @@ def test_the_settings_of_an_old_run_folder_are_read_without_a_note(tmp_path: Pat
         assert settings_of(folder) == found
 
 
-def test_an_identity_in_an_old_checkpoint_equals_todays_identity() -> None:
-    """The identity has every name that the code wrote before the settings were renamed."""
+def test_the_identity_in_an_old_checkpoint_equals_the_identity_of_today() -> None:
+    """The identity is copied from a version before the renaming, with all its old names."""
     # fmt: off
     shared = {
         "steps": 2, "batch": 4, "optimiser": "adamw", "learning_rate": 0.0001, "warmup": 100, "final_rate": 0.0,
@@ -315,8 +315,8 @@ def test_an_identity_in_an_old_checkpoint_equals_todays_identity() -> None:
     assert completed({"train": {**train, "clip": 1.0}}) != completed({"train": train})
 
 
-def test_the_fingerprint_of_a_pipeline_did_not_change_with_the_names() -> None:
-    """samples.json and pictures hold this fingerprint. The old code computed it for the same training."""
+def test_the_fingerprint_of_a_pipeline_did_not_change_with_the_renaming() -> None:
+    """samples.json and pictures contain it. A version before the renaming computed it for the same training."""
     now = {"steps": 2, "batch": 4, "max_grad_norm": 0.5, "validation": 4, "caption_dropout": 0.25, "shuffle_window": 3}
     learnt = TrainSettings.model_validate({**now, "model": {"config": {"block_out_channels": [16, 16, 16]}}})
     store = "52cfdff0270faec4278ccf52f7b51e6f0df7b36b4caf7eb30cc18b23f70330e8"
@@ -326,8 +326,8 @@ def test_the_fingerprint_of_a_pipeline_did_not_change_with_the_names() -> None:
     assert completed(with_old_names(identity)) == identity
 
 
-def test_the_fingerprint_of_a_store_with_where_did_not_change_with_the_names(tmp_path: Path) -> None:
-    """The old code computed these fingerprints for the same settings and files, with `facts.instances`."""
+def test_the_fingerprint_of_a_store_with_where_did_not_change_with_the_renaming(tmp_path: Path) -> None:
+    """A version before the renaming computed these for the same settings and files, with `facts.instances`."""
     coco = write_coco(tmp_path / "data")
     boxes = coco / "instances.json"
     boxes.write_text(

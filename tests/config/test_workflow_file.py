@@ -142,7 +142,7 @@ def test_a_set_of_another_form_is_named(workflow: str, text: str) -> None:
 
 
 def test_set_inside_a_single_value_is_named(workflow: str) -> None:
-    with pytest.raises(ConfigError, match="batch holds a single value"):
+    with pytest.raises(ConfigError, match="batch is a single value"):
         load_workflow(workflow, ["run.batch.x=1"])
 
 
@@ -247,7 +247,7 @@ def test_yaml_makes_no_objects(tmp_path: Path) -> None:
     path.write_text(f"name: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{mark}']]")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_workflow(str(path))
-    with pytest.raises(ConfigError, match="not YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         load_workflow("demo", [f"run.device=!!python/object/apply:os.system ['touch {mark}']"])
     assert not mark.exists()
 

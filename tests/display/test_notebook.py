@@ -122,17 +122,17 @@ raise Odd('\\x1b[1mbold\\x1b[0m')
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """Outputs of the cells above."""
+    """The outputs of the cells above."""
     return run_notebook(CELLS, tmp_path_factory.mktemp("notebook"))
 
 
 def shown(outputs: list[Any]) -> list[tuple[str, str]]:
-    """HTML and plain text of what was displayed."""
+    """HTML and plain text of each displayed output."""
     return [(o["data"]["text/html"], o["data"]["text/plain"]) for o in outputs if o["output_type"] == "display_data"]
 
 
 def only(outputs: list[Any]) -> tuple[str, str]:
-    """The same, of a cell with one output."""
+    """HTML and plain text of a cell that has one output."""
     assert len(outputs) == 1, outputs
     return shown(outputs)[0]
 
@@ -141,11 +141,11 @@ def words(html: str) -> str:
     return re.sub(r"<[^>]*>", "", html)
 
 
-def test_a_kernel_gets_the_line_of_a_notebook_unless_plain_lines_are_wanted(cells: dict[str, list[Any]]) -> None:
+def test_a_kernel_gets_notebook_progress_unless_plain_is_set(cells: dict[str, list[Any]]) -> None:
     assert cells["begin"][0]["data"]["text/plain"] == "('NotebookProgress', 'TerminalProgress')"
 
 
-def test_a_stage_that_ended_is_one_quiet_sentence(cells: dict[str, list[Any]]) -> None:
+def test_an_ended_stage_shows_only_one_sentence(cells: dict[str, list[Any]]) -> None:
     html, text = only(cells["whole"])
     assert text == words(html) == "encoded 1,500 rows in 25.3 s"
     assert "progressbar" not in html
@@ -153,7 +153,7 @@ def test_a_stage_that_ended_is_one_quiet_sentence(cells: dict[str, list[Any]]) -
     assert len(json.dumps(cells["whole"])) < 1000
 
 
-def test_a_running_stage_is_one_line_with_bar_rate_rest_and_link(cells: dict[str, list[Any]]) -> None:
+def test_a_running_stage_shows_bar_rate_time_left_and_link_on_one_line(cells: dict[str, list[Any]]) -> None:
     before, running = shown(cells["running"])
     assert before[1] == "from <b>before</b>"
     html, text = running
@@ -172,23 +172,23 @@ def test_text_is_escaped_and_has_no_escape_codes(cells: dict[str, list[Any]]) ->
     assert not [html for outputs in cells.values() for html, _ in shown(outputs) if "<script" in html]
 
 
-def test_a_link_that_is_no_web_address_is_left_out(cells: dict[str, list[Any]]) -> None:
+def test_a_link_that_is_not_a_web_address_is_left_out(cells: dict[str, list[Any]]) -> None:
     html, _ = only(cells["script link"])
     assert "<a " not in html
     assert "javascript" not in html
 
 
-def test_the_last_chunk_of_a_lump_is_seen_though_no_other_event_follows(cells: dict[str, list[Any]]) -> None:
+def test_the_last_chunk_of_many_is_shown_even_if_no_other_event_follows(cells: dict[str, list[Any]]) -> None:
     assert "500 of 500 rows" in only(cells["lump"])[1]
 
 
-def test_a_line_is_drawn_four_times_a_second_at_most(cells: dict[str, list[Any]]) -> None:
+def test_a_line_is_updated_at_most_four_times_a_second(cells: dict[str, list[Any]]) -> None:
     drawings, outputs = map(int, next(o["text"] for o in cells["often"] if o["output_type"] == "stream").split())
     assert outputs == 1
     assert 20 < drawings <= 9 * 4 + 2
 
 
-def test_few_notes_stand_below_the_line_failures_first_and_red(cells: dict[str, list[Any]]) -> None:
+def test_few_notes_are_shown_below_the_line_failures_first_and_red(cells: dict[str, list[Any]]) -> None:
     html, text = only(cells["few notes"])
     assert text.splitlines() == ["encoded 10 of 20 rows in 9.0 s; 1 chunk failed", "chunk 1 failed: Full.", "one"]
     assert "details" not in html
@@ -196,7 +196,7 @@ def test_few_notes_stand_below_the_line_failures_first_and_red(cells: dict[str, 
     assert re.search(r"warn-color[^>]*>one<", html)
 
 
-def test_many_notes_are_folded_and_bounded(cells: dict[str, list[Any]]) -> None:
+def test_many_notes_are_folded_and_their_number_is_limited(cells: dict[str, list[Any]]) -> None:
     html, text = only(cells["many notes"])
     assert html.count("<details>") == 1  # without `open`
     inside = html.partition("<summary")[2]
@@ -207,19 +207,19 @@ def test_many_notes_are_folded_and_bounded(cells: dict[str, list[Any]]) -> None:
     assert len(text.splitlines()) == 1 + 2 + 50 + 1
 
 
-def test_a_running_stage_folds_nothing_that_the_next_drawing_would_close(cells: dict[str, list[Any]]) -> None:
+def test_notes_of_a_running_stage_are_not_folded(cells: dict[str, list[Any]]) -> None:
     html, _ = only(cells["many notes running"])
     assert "details" not in html
     assert words(html).endswith("chunk 1 failed: Full.note 0note 1and 3 more, shown at the end")
 
 
-def test_a_chunk_that_succeeds_later_is_no_failure(cells: dict[str, list[Any]]) -> None:
+def test_a_failed_chunk_that_succeeds_later_becomes_a_note(cells: dict[str, list[Any]]) -> None:
     html, text = only(cells["repaired"])
-    assert text.splitlines() == ["encoded 10 rows in 9.0 s", "chunk 0 failed: Full; no more.; then it was encoded"]
+    assert text.splitlines() == ["encoded 10 rows in 9.0 s", "chunk 0 failed: Full; no more.; a later try encoded it"]
     assert "error-color" not in html
 
 
-def test_each_stage_of_a_cell_has_a_line_of_its_own(cells: dict[str, list[Any]]) -> None:
+def test_each_stage_of_a_cell_has_its_own_line(cells: dict[str, list[Any]]) -> None:
     assert [text for _, text in shown(cells["two stages"])] == [
         "encoded 0 rows in 2.0 s; 20 were encoded before",
         "trained 100 steps in 14.0 s, loss 0.2500",
@@ -235,12 +235,12 @@ def test_a_stage_in_another_thread_is_shown_in_its_cell(cells: dict[str, list[An
     assert only(cells["thread"])[1] == "encoded 10 rows in 9.0 s"
 
 
-def test_counts_that_are_over_at_once_are_not_shown(cells: dict[str, list[Any]]) -> None:
+def test_short_counts_are_not_shown(cells: dict[str, list[Any]]) -> None:
     assert cells["quick count"] == []
     assert only(cells["count"])[1] == "20 scenes drawn"
 
 
-def test_a_count_that_was_broken_off_ends_with_its_cell(cells: dict[str, list[Any]]) -> None:
+def test_an_interrupted_count_ends_with_its_cell(cells: dict[str, list[Any]]) -> None:
     html, text = shown(cells["broken count"])[0]
     assert text == words(html) == "pictures drawn: ended at 8 of 20"
     assert only(cells["after the broken count"])[1] == "calibrating: loaded"
@@ -257,7 +257,7 @@ def test_a_count_that_was_broken_off_ends_with_its_cell(cells: dict[str, list[An
         ("failed", "encoding failed after 0.0 s: 0 of 20 rows are done", "\x1b[31mStoreError\x1b[39m: No space."),
     ],
 )
-def test_an_error_is_one_sentence_and_a_folded_traceback(
+def test_an_error_shows_its_message_and_a_folded_traceback(
     cells: dict[str, list[Any]], cell: str, line: str, said: str
 ) -> None:
     (_, first), (html, text) = shown(cells[cell])
@@ -270,7 +270,7 @@ def test_an_error_is_one_sentence_and_a_folded_traceback(
     assert len(cells[cell]) == 3
 
 
-def test_an_error_of_a_worker_shows_where_it_was_and_folds_the_rest(cells: dict[str, list[Any]]) -> None:
+def test_an_error_of_a_worker_shows_its_host_and_folds_its_traceback(cells: dict[str, list[Any]]) -> None:
     (html, _) = shown(cells["from a worker"])[0]
     assert "&lt;far away&gt;" in html
     assert "FileNotFoundError" in html
@@ -285,13 +285,13 @@ def test_the_magic_tb_shows_the_traceback(cells: dict[str, list[Any]]) -> None:
     assert "The above exception was the direct cause" in text
 
 
-def test_an_error_with_odd_notes_is_shown_all_the_same(cells: dict[str, list[Any]]) -> None:
+def test_an_error_with_invalid_notes_is_still_shown(cells: dict[str, list[Any]]) -> None:
     html, _ = shown(cells["odd"])[0]
     assert "bold" in html
     assert cells["odd"][1]["ename"] == "Odd"
     assert len(cells["odd"][1]["traceback"]) == 1
 
 
-def test_an_error_that_is_not_ours_keeps_its_traceback(cells: dict[str, list[Any]]) -> None:
+def test_an_error_of_another_library_keeps_its_traceback(cells: dict[str, list[Any]]) -> None:
     (error,) = cells["not ours"]
     assert len(error["traceback"]) > 1

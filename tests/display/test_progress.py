@@ -18,7 +18,7 @@ from daskt2i.events import Activity, DashboardReady, Event, LaunchEvent, Note, P
 
 
 def play(events: list[tuple[float, Event]], **console: object) -> list[str]:
-    """Lines of a log in which these events were told at these seconds."""
+    """The lines of a log that received these events at these seconds."""
     file, clock = io.StringIO(), Clock()
     listener = TerminalProgress(Console(file=file, width=80, **console), clock=clock)  # type: ignore[arg-type]
     for at, event in events:
@@ -27,7 +27,7 @@ def play(events: list[tuple[float, Event]], **console: object) -> list[str]:
     return file.getvalue().splitlines()
 
 
-def test_a_log_of_the_demo_has_a_line_every_five_seconds_with_estimates_that_hold() -> None:
+def test_a_log_of_the_demo_has_a_line_every_five_seconds_with_good_estimates() -> None:
     lines = play([(0.0, StageStarted("encode", 1500)), *demo_events(), (20.0, StageEnded("encode"))])
     assert lines == [
         "2 workers x 1 thread",
@@ -38,7 +38,7 @@ def test_a_log_of_the_demo_has_a_line_every_five_seconds_with_estimates_that_hol
     ]
 
 
-def test_a_line_shows_no_estimate_where_there_is_none() -> None:
+def test_a_line_has_no_estimate_before_one_is_known() -> None:
     started: list[tuple[float, Event]] = [(0.0, StageStarted("train", 100, 4)), (1.0, rank_started())]
     assert play([*started, (30.0, rank_step(1))])[-1] == "step 1/100, loss 0.5000"
     assert play([*started, (30.0, rank_step(1)), (40.0, rank_step(11))])[-1] == (
@@ -46,7 +46,7 @@ def test_a_line_shows_no_estimate_where_there_is_none() -> None:
     )
 
 
-def test_what_the_ranks_measured_counts_until_the_driver_has_measured() -> None:
+def test_the_rate_of_the_ranks_is_shown_until_the_driver_has_measured_one() -> None:
     events: list[tuple[float, Event]] = [(0.0, StageStarted("train", 100, 4)), (1.0, rank_started())]
     events.append((9.0, rank_step(20, samples_per_second=16.0)))
     assert play(events)[-1] == "step 20/100, loss 0.5000, 16.0 samples/s, 20.0 s left"
@@ -55,14 +55,14 @@ def test_what_the_ranks_measured_counts_until_the_driver_has_measured() -> None:
     )
 
 
-def test_a_long_stage_fills_no_log() -> None:
+def test_a_long_stage_writes_few_lines() -> None:
     events: list[tuple[float, Event]] = [(0.0, StageStarted("encode", 100_000)), (0.0, ready())]
     events += [(float(i), chunk_done(i)) for i in range(1, 3600)]
     lines = play(events)
     assert len(lines) <= 1 + 12 + 118
 
 
-def test_ranks_that_start_again_are_measured_anew() -> None:
+def test_the_rate_starts_again_when_ranks_restart() -> None:
     lines = play(
         [
             (0.0, StageStarted("train", 100, 1)),
@@ -78,13 +78,13 @@ def test_ranks_that_start_again_are_measured_anew() -> None:
     assert "Rank 1 died; all start again from step 20." in lines
 
 
-def test_counts_are_told_now_and_then_and_not_at_once() -> None:
+def test_counts_are_logged_every_five_seconds_but_not_at_once() -> None:
     told: list[tuple[float, Event]] = [(float(i), Progress("chunks checked", i, 20)) for i in range(1, 13)]
     assert play(told) == ["chunks checked: 6/20, 14.0 s left", "chunks checked: 11/20, 9.0 s left"]
 
 
-def test_a_log_has_no_escape_codes_even_where_colours_are_forced() -> None:
-    """FORCE_COLOR makes every file a terminal for rich; a bar in a file would be pages of codes."""
+def test_a_log_has_no_escape_codes_even_with_force_color() -> None:
+    """With FORCE_COLOR, rich takes every file for a terminal. A bar would fill the file with escape codes."""
     events: list[tuple[float, Event]] = [
         (0.0, Note("a warning")),
         (0.0, Activity("looking")),
@@ -102,7 +102,7 @@ def test_a_log_has_no_escape_codes_even_where_colours_are_forced() -> None:
 
 
 class Screen:
-    """A real terminal, read while it is written to."""
+    """A real terminal. A thread reads it while the test writes to it."""
 
     def __init__(self) -> None:
         self._master, slave = os.openpty()
@@ -116,7 +116,7 @@ class Screen:
         while True:
             try:
                 part = os.read(self._master, 4096)
-            except OSError:  # Linux: nobody holds the other side any more
+            except OSError:  # Linux raises it when the other side is closed
                 part = b""
             if not part:
                 return
@@ -137,7 +137,7 @@ def encoded(listener: Callable[[Event], None]) -> None:
     listener(StageEnded("encode"))
 
 
-def test_a_terminal_has_a_bar_with_rate_and_rest_that_goes_away_at_the_end() -> None:
+def test_a_terminal_shows_a_bar_with_rate_and_time_left_and_erases_it_at_the_end() -> None:
     screen = Screen()
     encoded(TerminalProgress(screen.console, clock=Clock()))
     text = screen.close()
@@ -150,7 +150,7 @@ def test_a_terminal_has_a_bar_with_rate_and_rest_that_goes_away_at_the_end() -> 
     assert text.rstrip("\x1b[?25h").endswith("\x1b[2K")  # the line of the bar is erased
 
 
-def test_a_terminal_that_wants_json_gets_plain_lines() -> None:
+def test_a_terminal_gets_plain_lines_with_json() -> None:
     screen = Screen()
     encoded(progress_for(screen.console, plain=True))
     text = screen.close()
@@ -158,7 +158,7 @@ def test_a_terminal_that_wants_json_gets_plain_lines() -> None:
 
 
 @pytest.mark.parametrize("error", [None, Interrupted("Stopped."), StoreError("Full.")])
-def test_no_bar_stays_however_a_stage_ends(error: BaseException | None) -> None:
+def test_the_bar_is_erased_however_a_stage_ends(error: BaseException | None) -> None:
     screen = Screen()
     listener = TerminalProgress(screen.console)
     listener(StageStarted("train", 20, 4))
@@ -167,5 +167,5 @@ def test_no_bar_stays_however_a_stage_ends(error: BaseException | None) -> None:
     listener(StageEnded("train", error))
     for thread in threading.enumerate():
         if type(thread).__module__.startswith("rich"):
-            thread.join()  # it was told to end
+            thread.join()  # the bar has asked this thread to end
     assert "step" not in screen.close()

@@ -1,4 +1,4 @@
-"""The rate of the last minute, from recorded times: start-up is no part of it, lumps do not shake it, stalls show."""
+"""The rate of the last minute, from recorded times: without start-up, steady with groups of results, low in stalls."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from builders.stages import DEMO
 from daskt2i.display.rate import RecentRate
 
 
-def test_nothing_is_known_before_the_first_result() -> None:
+def test_there_is_no_rate_before_the_first_result() -> None:
     rate = RecentRate(workers=4)
     assert rate.per_second(10.0) is None
     assert rate.seconds_left(10.0, 100) is None
 
 
-def test_one_result_without_its_seconds_of_work_tells_nothing_for_it_holds_the_start_up() -> None:
+def test_one_result_without_work_seconds_gives_no_rate_because_it_includes_the_start_up() -> None:
     rate = RecentRate()
     rate.add(60.0, 64)
     assert rate.seconds_left(60.0, 1000) is None
@@ -24,8 +24,8 @@ def test_one_result_without_its_seconds_of_work_tells_nothing_for_it_holds_the_s
     assert rate.per_second(61.0) == pytest.approx(64)
 
 
-def test_the_first_result_of_the_demo_tells_the_rest_to_within_a_third() -> None:
-    """From the start on, it was told to take 2 min 16 s longer, and took 12 s."""
+def test_after_the_first_result_of_the_demo_the_time_left_is_right_to_a_third() -> None:
+    """An older version, which counted from the start, predicted 2 min 16 s at this point. It took 12 s."""
     rate = RecentRate(workers=2)
     at, rows, work = DEMO[0]
     rate.add(at, rows, work)
@@ -33,7 +33,7 @@ def test_the_first_result_of_the_demo_tells_the_rest_to_within_a_third() -> None
     assert left == pytest.approx(DEMO[-1][0] - at, rel=1 / 3)
 
 
-def test_every_later_estimate_of_the_demo_is_near_the_truth_though_the_second_worker_came_late() -> None:
+def test_all_later_estimates_of_the_demo_are_close_although_the_second_worker_started_late() -> None:
     rate = RecentRate(workers=2)
     remaining, end = sum(rows for _, rows, _ in DEMO), DEMO[-1][0]
     for at, rows, work in DEMO:
@@ -46,8 +46,8 @@ def test_every_later_estimate_of_the_demo_is_near_the_truth_though_the_second_wo
 
 @pytest.mark.parametrize("workers", [1, 2, 8, 64])
 @pytest.mark.parametrize("pause", [0.5, 7.0, 25.0, 150.0])
-def test_results_that_come_in_lumps_do_not_shake_the_rate(workers: int, pause: float) -> None:
-    """N workers deliver at nearly the same time, also where a minute holds less than two lumps."""
+def test_the_rate_is_steady_when_results_arrive_in_groups(workers: int, pause: float) -> None:
+    """N workers deliver at nearly the same time. Some cases have fewer than two such groups in a minute."""
     draw = random.Random(0)
     rate = RecentRate(workers)
     seen = []
@@ -75,7 +75,7 @@ def test_the_rate_follows_a_change_within_a_minute() -> None:
     assert rate.per_second(now) == pytest.approx(5.0)
 
 
-def test_an_overdue_result_lowers_the_rate_and_the_rest_never_grows_below_nothing() -> None:
+def test_an_overdue_result_lowers_the_rate_and_the_time_left_is_never_negative() -> None:
     rate = RecentRate()
     for now in (0.0, 10.0, 20.0):
         rate.add(now, 50)
@@ -85,14 +85,14 @@ def test_an_overdue_result_lowers_the_rate_and_the_rest_never_grows_below_nothin
     assert rate.seconds_left(29.0, 1) == 0.0
 
 
-def test_a_failure_takes_time_and_brings_nothing() -> None:
+def test_a_failure_takes_time_and_adds_no_amount() -> None:
     rate = RecentRate()
     for now, rows in ((0.0, 50), (10.0, 0), (20.0, 50)):
         rate.add(now, rows)
     assert rate.per_second(20.0) == pytest.approx(50 / 20)
 
 
-def test_failures_alone_give_no_rate() -> None:
+def test_only_failures_give_no_rate() -> None:
     rate = RecentRate()
     for now in (0.0, 10.0, 20.0):
         rate.add(now, 0)
@@ -100,7 +100,7 @@ def test_failures_alone_give_no_rate() -> None:
     assert rate.seconds_left(20.0, 10) is None
 
 
-def test_a_thousand_results_a_second_are_not_all_remembered() -> None:
+def test_only_the_newest_of_a_thousand_results_a_second_are_kept() -> None:
     rate = RecentRate()
     for i in range(50_000):
         rate.add(i / 1000, 1)

@@ -178,7 +178,7 @@ def test_a_missing_gpu_is_reported_in_one_sentence(tmp_path: Path, capsys: pytes
     assert end.value.code == 0
     said = json.loads(capsys.readouterr().out)
     assert [one["device"] for one in said["forecasts"]] == ["cpu"]
-    assert "No GPU is here" in said["notes"][0]
+    assert "This machine has no GPU" in said["notes"][0]
     with pytest.raises(SystemExit) as end:
         workflow.app(["estimate", *arguments, "--devices", "cuda"])
     assert end.value.code == 1

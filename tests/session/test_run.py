@@ -42,7 +42,7 @@ ROWS = 20
 
 
 class Broken(FakeSource):
-    """A source whose row 9 cannot be read: chunk 1 fails."""
+    """A source in which row 9 cannot be read, so chunk 1 fails."""
 
     def read(self, row: Row) -> bytes:
         if row.index == 9:
@@ -51,14 +51,14 @@ class Broken(FakeSource):
 
 
 def fake(tmp_path: Path, **how: Any) -> Run:
-    """A run of the fakes in this process, quiet."""
+    """A run with fakes in this process, without progress."""
     given = {"scheduler": "serial", "progress": False, **how}
     return Run(write_workflow(tmp_path / "fake.yaml"), tmp_path / "out", **given)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A tiny demo that is encoded, trained and drawn, in one go."""
+    """A tiny demo after encoding, training and drawing."""
     out = tmp_path_factory.mktemp("run") / "demo"
     settings = {**parse_sets(TINY), "sample.prompts": ["a red circle", "a <b>blue</b> star"]}
     with Run("demo", out, settings=settings, scheduler="serial", progress=False) as run:
@@ -66,10 +66,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield run
 
 
-# The whole way
+# All stages
 
 
-def test_one_object_leads_from_nothing_to_pictures(finished: Run) -> None:
+def test_one_run_object_encodes_trains_and_draws(finished: Run) -> None:
     again = finished.run_all()
     assert (again.encode.skipped, again.encode.done) == (3, 0)
     assert again.train.ranks == 0, "nothing was left to train"
@@ -78,7 +78,7 @@ def test_one_object_leads_from_nothing_to_pictures(finished: Run) -> None:
     assert set(again.to_json()) == {"encode", "train", "sample"}
 
 
-def test_pictures_of_a_result_are_pil_images_in_the_order_of_the_prompts(finished: Run) -> None:
+def test_a_sample_result_has_pil_images_in_the_order_of_the_prompts(finished: Run) -> None:
     drawn = finished.sample(["a red circle", "a blue star"], seed=3, count=2)
     assert [(one.prompt, one.seed) for one in drawn.requests] == [
         ("a red circle", 3),
@@ -100,7 +100,7 @@ def test_a_notebook_shows_pictures_with_their_prompts(finished: Run) -> None:
     assert "data:image/png;base64," in shown
 
 
-def test_pictures_that_were_removed_are_left_out_of_what_a_notebook_shows(finished: Run) -> None:
+def test_a_notebook_leaves_out_pictures_whose_files_were_removed(finished: Run) -> None:
     drawn = finished.sample("a black ring")
     Path(drawn.files[1]).unlink()
     assert "<img" not in drawn._repr_html_()
@@ -126,7 +126,7 @@ def test_suggestions_are_captions_of_the_store(finished: Run) -> None:
     assert all(one.text in captions for one in found)
 
 
-def test_the_pipeline_is_that_of_diffusers(finished: Run) -> None:
+def test_load_pipeline_returns_a_diffusers_pipeline(finished: Run) -> None:
     pipeline = finished.load_pipeline("cpu")
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     assert pipeline.device.type == "cpu"
@@ -142,7 +142,7 @@ def test_a_run_shows_rows_loss_pictures_and_settings(finished: Run) -> None:
     assert "step 3 of 3" in repr(finished)
 
 
-def test_other_settings_on_the_same_workers(finished: Run) -> None:
+def test_with_settings_makes_a_run_on_the_same_workers(finished: Run) -> None:
     other = finished.with_settings({"sample.steps": 2})
     assert (other.workflow.sample.steps, finished.workflow.sample.steps) == (2, 3)
     assert other.sample("a red circle").pictures == 1
@@ -150,7 +150,7 @@ def test_other_settings_on_the_same_workers(finished: Run) -> None:
     assert finished.sample("a red circle").pictures == 1, "closing the other one left the workers"
 
 
-def test_a_run_folder_alone_is_enough_to_go_on(finished: Run) -> None:
+def test_open_run_continues_with_the_settings_of_the_folder(finished: Run) -> None:
     run = daskt2i.open_run(finished.out, scheduler="serial", progress=False)
     assert run.workflow.train == finished.workflow.train
     assert run.encode().skipped == 3
@@ -169,15 +169,15 @@ def test_a_plan_starts_and_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_run_all_refuses_before_it_starts_what_it_could_not_do_at_its_end(tmp_path: Path) -> None:
+def test_run_all_refuses_at_the_start_if_training_or_drawing_would_fail_later(tmp_path: Path) -> None:
     """Prompts, encoders that can draw, pretrained weights, rows to learn from, a model that fits the latents."""
     tiny = parse_sets(TINY)
     prompts = {"sample.prompts": ["a red circle"]}
     cases: list[tuple[Any, dict[str, Any], str]] = [
         ("demo", {"sample.prompts": []}, "sample.prompts is empty"),
-        (write_workflow(tmp_path / "f.yaml"), prompts, "could not draw at its end"),
+        (write_workflow(tmp_path / "f.yaml"), prompts, "could not draw pictures after the training"),
         ("demo", {**prompts, "dataset.encoders.image.weights": "random"}, "have random weights"),
-        ("demo", {**prompts, "train.validation": 20}, "train.validation is 20, and the source has 20 rows"),
+        ("demo", {**prompts, "train.validation": 20}, "train.validation is 20, but the source has only 20 rows"),
         ("demo", {**prompts, "train.model.preset": "none"}, "train.model.preset is 'none'"),
         ("demo", {**prompts, "train.model.preset": "sd15", "dataset.image.resolution": 72}, "halves its input"),
         ("demo", {**prompts, "launch.ranks": 3}, "launch.ranks is 3, which does not divide the batch of 4"),
@@ -192,10 +192,10 @@ def test_run_all_refuses_before_it_starts_what_it_could_not_do_at_its_end(tmp_pa
         assert not (out / "latents.zarr").exists()
 
 
-# What a run is told and tells
+# Events and results
 
 
-def test_a_listener_gets_the_plan_every_event_and_results_on_the_way(tmp_path: Path) -> None:
+def test_a_listener_receives_the_plan_and_every_event(tmp_path: Path) -> None:
     told: list[Event] = []
     fake(tmp_path, progress=told.append).encode()
     assert isinstance(told[0], PlanReady)
@@ -205,7 +205,7 @@ def test_a_listener_gets_the_plan_every_event_and_results_on_the_way(tmp_path: P
     assert not any(isinstance(event, ResultReady) for event in told), "one stage has one result"
 
 
-def test_failed_chunks_are_in_the_result_and_raise_when_asked(tmp_path: Path) -> None:
+def test_the_result_lists_failed_chunks_and_raise_for_failed_raises(tmp_path: Path) -> None:
     (tmp_path / "coco").mkdir()
     settings = {"dataset.source": {"class": "session.test_run.Broken", "rows": ROWS}, "run.retries": 1}
     result = fake(tmp_path, settings=settings).encode()
@@ -217,14 +217,14 @@ def test_failed_chunks_are_in_the_result_and_raise_when_asked(tmp_path: Path) ->
         result.raise_for_failed()
 
 
-def test_a_result_without_failures_gives_itself_back(tmp_path: Path) -> None:
+def test_raise_for_failed_returns_a_result_without_failures(tmp_path: Path) -> None:
     result = fake(tmp_path).encode()
     assert result.raise_for_failed() is result
     verified = fake(tmp_path).verify()
     assert verified.raise_for_problems() is verified
 
 
-def test_results_are_frozen_and_json(finished: Run) -> None:
+def test_results_are_frozen_and_have_json(finished: Run) -> None:
     results = [finished.encode(), finished.train(), finished.sample("x"), finished.status(), finished.verify()]
     results += [finished.plan(), finished.plan("train"), finished.plan("run"), finished.evaluate(["a red circle"])]
     results.append(finished.insights(pictures=False, tokens=False))
@@ -237,7 +237,7 @@ def test_results_are_frozen_and_json(finished: Run) -> None:
             setattr(result, field, None)
 
 
-def test_old_names_of_settings_are_told_when_the_run_is_made(tmp_path: Path) -> None:
+def test_making_a_run_notes_old_names_of_settings(tmp_path: Path) -> None:
     told: list[Event] = []
     fake(tmp_path, settings={"run.readers": 3}, progress=told.append)
     assert [event.text for event in told if isinstance(event, Note)] == [
@@ -248,7 +248,7 @@ def test_old_names_of_settings_are_told_when_the_run_is_made(tmp_path: Path) -> 
 # Wrong names
 
 
-def test_an_attribute_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+def test_an_unknown_attribute_raises_an_error_that_lists_the_attributes(tmp_path: Path) -> None:
     run = fake(tmp_path)
     with pytest.raises(AttributeError, match=r"Run has no attribute 'smaple'. Did you mean sample\? It has client, .*"):
         run.smaple()
@@ -268,7 +268,7 @@ def test_an_attribute_that_is_not_there_names_those_that_are(tmp_path: Path) -> 
     ],
     ids=["near", "too many", "missing", "constructor", "function"],
 )
-def test_an_argument_that_is_not_taken_names_those_that_are(
+def test_an_unknown_argument_raises_an_error_that_lists_the_arguments(
     tmp_path: Path, call: Callable[[Run], object], says: str
 ) -> None:
     with pytest.raises(UnknownArgument, match=says) as caught:
@@ -283,31 +283,31 @@ def test_an_argument_that_is_not_taken_names_those_that_are(
         ({"scheduler": "serial", "client": object()}, "client and scheduler both say where to work"),
         ({"scheduler": None, "client": object()}, "client is object where a distributed.Client is wanted"),
         ({"scheduler": "nowhere"}, "There is no cluster named 'nowhere'"),
-        ({"scheduler": "local:0"}, "The scheduler 'local:0' is not of the form"),
+        ({"scheduler": "local:0"}, "The scheduler 'local:0' is unknown, and nothing was started"),
         ({"progress": "yes"}, "progress is 'yes'; give True, False, or a function"),
-        ({"settings": [1]}, "where changes by dotted key are wanted"),
-        ({"settings": {"batch": 4}}, "The setting 'batch' is not of the form section.key"),
+        ({"settings": [1]}, r"The settings \[1\] are not a mapping"),
+        ({"settings": {"batch": 4}}, "The setting 'batch' does not have the form section.key"),
         ({"settings": {"run.bach": 4}}, "there is no setting run.bach"),
-        ({"settings": {"run.batch.x": 4}}, "run.batch.x cannot be set: batch holds a single value"),
-        ({"images": "here"}, "images and captions belong together"),
+        ({"settings": {"run.batch.x": 4}}, "run.batch.x cannot be set, because batch is a single value"),
+        ({"images": "here"}, "Images and captions belong together"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_a_wrong_argument_is_one_sentence_that_speaks_of_it(tmp_path: Path, how: dict[str, Any], says: str) -> None:
+def test_a_wrong_argument_raises_an_error_that_names_it(tmp_path: Path, how: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         fake(tmp_path, **how)
-    assert "--" not in str(caught.value), "it speaks of arguments, not of options"
+    assert "--" not in str(caught.value), "the message names arguments, not options"
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_nested_and_dotted_settings_say_the_same(tmp_path: Path) -> None:
+def test_nested_and_dotted_settings_give_the_same_workflow(tmp_path: Path) -> None:
     dotted = fake(tmp_path, settings={"run.batch": 2, "train.steps": 5})
     nested = fake(tmp_path, settings={"run": {"batch": 2}, "train": {"steps": 5}})
     assert dotted.workflow == nested.workflow
 
 
-def test_there_is_no_plan_of_other_stages(tmp_path: Path) -> None:
+def test_plan_refuses_an_unknown_stage(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no plan of 'vae'; there are plans of encode, train and run"):
         fake(tmp_path).plan("vae")  # type: ignore[arg-type]
 
@@ -315,8 +315,8 @@ def test_there_is_no_plan_of_other_stages(tmp_path: Path) -> None:
 # Folders
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreMissing, match=r"nowhere is not there"):
+def test_open_run_refuses_a_folder_that_is_not_a_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreMissing, match=r"nowhere does not exist"):
         daskt2i.open_run(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(StoreMissing, match="is not a run folder"):
@@ -325,19 +325,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["run: {bach: 4}", "a: [1", "[1, 2]", "name: x", "\x00"])
-def test_settings_of_another_version_are_one_sentence_and_nothing_is_lost(tmp_path: Path, text: str) -> None:
+def test_unreadable_settings_in_a_folder_raise_an_error_and_the_file_stays(tmp_path: Path, text: str) -> None:
     fake(tmp_path).encode()
     kept = tmp_path / "out" / "workflow.yaml"
     kept.write_text(text)
     with pytest.raises(ConfigError, match=r"cannot be read: .* Another version of daskt2i may have written them"):
         daskt2i.open_run(tmp_path / "out")
-    with pytest.raises(ConfigError, match="Nothing was changed; name the workflow"):
+    with pytest.raises(ConfigError, match=r"Nothing was changed\. Name a workflow"):
         Run(out=tmp_path / "out", progress=False)
     assert kept.read_text() == text
-    assert fake(tmp_path).encode().skipped == 3, "with the workflow by name it goes on"
+    assert fake(tmp_path).encode().skipped == 3, "a run with a named workflow continues"
 
 
-def test_a_place_that_cannot_be_a_folder_is_one_sentence(tmp_path: Path) -> None:
+def test_a_run_folder_below_a_file_raises_an_error_and_the_file_stays(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     workflow = write_workflow(tmp_path / "f.yaml")
     with pytest.raises(StoreError, match="a part of this path is a file"):
@@ -345,7 +345,7 @@ def test_a_place_that_cannot_be_a_folder_is_one_sentence(tmp_path: Path) -> None
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_the_settings_of_a_folder_run_no_code_of_strangers(tmp_path: Path) -> None:
+def test_settings_of_a_run_folder_cannot_run_classes_from_outside_daskt2i(tmp_path: Path) -> None:
     fake(tmp_path).encode()
     kept = tmp_path / "out" / "workflow.yaml"
     data = yaml.safe_load(kept.read_text())
@@ -359,7 +359,7 @@ def test_the_settings_of_a_folder_run_no_code_of_strangers(tmp_path: Path) -> No
     assert "os.system" in " ".join(run.verify().notes)
 
 
-def test_a_cluster_file_that_only_a_folder_names_is_not_started(tmp_path: Path) -> None:
+def test_settings_of_a_run_folder_cannot_start_a_cluster_file(tmp_path: Path) -> None:
     fake(tmp_path).encode()
     kept = tmp_path / "out" / "workflow.yaml"
     (tmp_path / "mine.yaml").write_text("cluster: os.system")
@@ -371,13 +371,13 @@ def test_a_cluster_file_that_only_a_folder_names_is_not_started(tmp_path: Path) 
     assert daskt2i.open_run(tmp_path / "out", progress=False, scheduler="serial").encode().skipped == 3
 
 
-def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
+def test_reading_an_empty_run_folder_raises_an_error_that_names_what_is_missing(tmp_path: Path) -> None:
     run = fake(tmp_path)
     with pytest.raises(StoreMissing, match="There is no latent store"):
         run.status()
     with pytest.raises(StoreMissing):
         _ = run.store
-    with pytest.raises(StoreMissing, match=r"no manifest.parquet in .* yet. Encode to the end"):
+    with pytest.raises(StoreMissing, match=r"has no manifest.parquet yet, .* encode to the end"):
         _ = run.manifest
     assert run.metrics.empty
     with pytest.raises(ModelMissing, match="There is no trained pipeline"):
@@ -387,13 +387,13 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
     assert "nothing is encoded yet" in repr(run)
 
 
-def test_another_setting_on_the_same_store_is_refused_with_what_differs(tmp_path: Path) -> None:
+def test_encode_refuses_a_store_with_another_setting_and_names_it(tmp_path: Path) -> None:
     fake(tmp_path).encode()
     with pytest.raises(FingerprintMismatch, match=r"dataset.image.resolution: 32 there, 64 now"):
         fake(tmp_path, settings={"dataset.image.resolution": 64}).encode()
 
 
-def test_a_workflow_that_differs_from_its_folder_is_named_once(tmp_path: Path) -> None:
+def test_a_workflow_that_differs_from_the_folders_settings_is_noted_once(tmp_path: Path) -> None:
     fake(tmp_path).encode()
     told: list[Event] = []
     run = fake(tmp_path, settings={"train.steps": 7}, progress=told.append)
@@ -402,7 +402,7 @@ def test_a_workflow_that_differs_from_its_folder_is_named_once(tmp_path: Path) -
     notes = [event.text for event in told if isinstance(event, Note)]
     assert len(notes) == 1
     assert "train.steps: 1000 there, 7 now" in notes[0]
-    assert "Leave the workflow out" in notes[0]
+    assert "give the run folder (out) and no workflow" in notes[0]
     own = daskt2i.open_run(tmp_path / "out", progress=told.append)
     own.status()
     assert own.workflow.train.steps == 1000
@@ -414,7 +414,7 @@ def test_a_workflow_that_differs_from_its_folder_is_named_once(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """Of a user, who has a cluster of two workers. It is not the current one."""
+    """The client of a user's cluster with two workers. It is not Dask's current client."""
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     with (
         LocalCluster(2, threads_per_worker=1, **here) as cluster,
@@ -423,7 +423,7 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def test_a_client_that_is_given_is_used_and_never_closed(tmp_path: Path, client: Client) -> None:
+def test_a_run_uses_the_given_client_and_does_not_close_it(tmp_path: Path, client: Client) -> None:
     with fake(tmp_path, scheduler=None, client=client) as run:
         result = run.encode()
         assert (result.workers, result.accepted) == (2, ROWS)
@@ -433,17 +433,17 @@ def test_a_client_that_is_given_is_used_and_never_closed(tmp_path: Path, client:
     assert client.submit(int, 7).result() == 7
 
 
-def test_the_current_client_is_used_where_none_is_given_and_it_says_so(tmp_path: Path, client: Client) -> None:
+def test_a_run_uses_the_current_client_and_notes_it_if_no_client_is_given(tmp_path: Path, client: Client) -> None:
     told: list[Event] = []
     with client.as_current(), fake(tmp_path, scheduler=None, progress=told.append) as run:
         assert run.encode().workers == 2
         assert run.client is client
     notes = [event.text for event in told if isinstance(event, Note)]
-    assert notes == [f"Dask's current client is used: {client.scheduler.address}."]
+    assert notes == [f"This run uses Dask's current client: {client.scheduler.address}."]
     assert client.status == "running"
 
 
-def test_two_runs_on_one_client_in_threads_of_their_own(tmp_path: Path, client: Client) -> None:
+def test_two_runs_in_two_threads_can_share_one_client(tmp_path: Path, client: Client) -> None:
     found: dict[int, object] = {}
 
     def work(number: int) -> None:
@@ -462,7 +462,7 @@ def test_two_runs_on_one_client_in_threads_of_their_own(tmp_path: Path, client: 
 
 
 def test_a_client_without_processes_works(tmp_path: Path) -> None:
-    """Its workers are threads of this process."""
+    """The workers are threads of this process."""
     here = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
     with Client(processes=False, n_workers=2, threads_per_worker=1, **here) as client:
         result = fake(tmp_path, scheduler=None, client=client).encode()
@@ -470,7 +470,7 @@ def test_a_client_without_processes_works(tmp_path: Path) -> None:
         assert client.status == "running"
 
 
-def test_an_asynchronous_client_is_refused_and_a_running_loop_is_not(tmp_path: Path) -> None:
+def test_an_asynchronous_client_is_refused_but_a_running_event_loop_is_fine(tmp_path: Path) -> None:
     async def main() -> None:
         async with Client(processes=False, asynchronous=True, dashboard_address="127.0.0.1:0") as client:
             with pytest.raises(ConfigError, match="client is asynchronous"):
@@ -492,12 +492,12 @@ def test_a_closed_client_is_refused(tmp_path: Path, client: Client) -> None:
         fake(tmp_path, scheduler=None, client=other)
 
 
-def test_a_scheduler_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unreachable_scheduler_raises_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(SchedulerError, match=r"No scheduler answers at tcp://127.0.0.1:9\. Nothing was started"):
         fake(tmp_path, scheduler="tcp://127.0.0.1:9").encode()
 
 
-def test_a_closed_run_says_how_to_open_it_again(tmp_path: Path) -> None:
+def test_a_closed_run_raises_an_error_that_says_how_to_make_a_new_run(tmp_path: Path) -> None:
     run = fake(tmp_path)
     run.encode()
     run.close()
@@ -507,8 +507,9 @@ def test_a_closed_run_says_how_to_open_it_again(tmp_path: Path) -> None:
             verb()
     with pytest.raises(ConfigError) as caught:
         run.encode()
-    advice = str(caught.value).partition("as it was; ")[2].partition(" opens")[0]
-    assert eval(advice, {"daskt2i": daskt2i}).status().complete
+    assert str(caught.value).endswith("make a new run with daskt2i.Run or daskt2i.open_run.")
+    assert daskt2i.open_run(run.out, progress=False).status().complete
+    assert Run(run.workflow, run.out, progress=False).status().complete
     assert "closed" in repr(run)
 
 
@@ -516,7 +517,7 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
-def test_a_cluster_is_started_once_and_ends_with_the_run(tmp_path: Path) -> None:
+def test_a_run_starts_its_cluster_once_and_closes_it(tmp_path: Path) -> None:
     before = children()
     with fake(tmp_path, scheduler="local:1") as run:
         assert run.client is None
@@ -531,7 +532,7 @@ def test_a_cluster_is_started_once_and_ends_with_the_run(tmp_path: Path) -> None
     assert run.client is None
 
 
-def test_a_run_that_is_forgotten_ends_its_cluster(tmp_path: Path) -> None:
+def test_the_cluster_ends_if_a_run_is_deleted_without_close(tmp_path: Path) -> None:
     before = children()
     run = fake(tmp_path, scheduler="local:1")
     run.encode()
@@ -541,7 +542,7 @@ def test_a_run_that_is_forgotten_ends_its_cluster(tmp_path: Path) -> None:
     assert children() - before == set()
 
 
-def test_a_program_that_forgets_to_close_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_program_that_does_not_close_its_run_ends_quietly_and_leaves_no_process(tmp_path: Path) -> None:
     path = write_workflow(tmp_path / "f.yaml")
     code = (
         "import daskt2i, psutil\n"
@@ -559,7 +560,7 @@ def test_a_program_that_forgets_to_close_ends_quietly_and_leaves_nothing(tmp_pat
     assert psutil.wait_procs(left, timeout=15)[1] == []
 
 
-def test_workers_that_are_gone_are_started_again(tmp_path: Path) -> None:
+def test_lost_workers_are_started_again(tmp_path: Path) -> None:
     with fake(tmp_path, scheduler="local:1") as run:
         run.encode()
         assert run.client is not None
@@ -567,7 +568,7 @@ def test_workers_that_are_gone_are_started_again(tmp_path: Path) -> None:
         assert run.insights(pictures=False, tokens=False).rows == ROWS
 
 
-def test_every_error_of_ours_is_a_sentence_without_a_line_break() -> None:
+def test_every_error_of_daskt2i_renders_as_one_line() -> None:
     data = fake_data()
     data["dataset"]["rows_per_chunk"] = 0
     with pytest.raises(Daskt2iError) as caught:
