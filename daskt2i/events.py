@@ -1,14 +1,14 @@
-"""What stages tell while they run: one stream of frozen events, one kind of listener.
+"""The events that stages report while they run, and the listener that gets them.
 
     def show(event: Event) -> None: ...
     encode(prepared, executor, show)
 
-Covers: the events of encoding, training, drawing, checking and reporting; what a rank told.
-Does not cover: how an event looks (`display`), what comes out at the end (results such as `encode.summary`), how events
-travel from a rank (`launch`).
+Covers: the events of encoding, training, drawing, checking and insights; the events of a rank.
+Does not cover: how an event is shown (`display`), the results of stages (such as `encode.summary`), how events get from
+a rank to the driver (`launch`).
 
-A listener is called in the thread that runs the stage, one event after the other. An error that it raises ends the
-stage. It must take every kind of event: more will come.
+The thread that runs the stage calls the listener, one event after the other. If the listener raises an error, the stage
+ends with it. A listener must accept every kind of event, because later versions add kinds.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from daskt2i.view import Viewed
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage began. `StageEnded` follows, however the stage ends.
+    """A stage began. `StageEnded` always follows, also after an error.
 
     Attributes:
         stage: `encode`, `train` or `train-vae`.
         total: rows to encode, or steps of the whole training.
-        batch: samples of a step; 1 for rows.
+        batch: samples in one step; 1 for rows.
     """
 
     stage: str
@@ -40,7 +40,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageEnded:
-    """A stage ended. `error` is what ended it, None where all went well."""
+    """A stage ended. `error` is what ended it; None if it ended well."""
 
     stage: str
     error: BaseException | None = None
@@ -55,7 +55,7 @@ class DashboardReady:
 
 @dataclass(frozen=True, slots=True)
 class WorkersReady:
-    """The workers of `encode` are there. `chunks_done` chunks with `rows_done` rows were encoded before."""
+    """The workers of `encode` are ready. Earlier runs encoded `chunks_done` chunks with `rows_done` rows."""
 
     executor_info: ExecutorInfo
     chunks_done: int
@@ -71,7 +71,7 @@ class ChunkDone:
 
 @dataclass(frozen=True, slots=True)
 class ChunkFailed:
-    """A chunk failed; `final` when it will not be tried again."""
+    """A chunk failed. `final` is True if it will not be tried again."""
 
     chunk: int
     error: BaseException
@@ -80,7 +80,7 @@ class ChunkFailed:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far something has come: `"chunks checked"`, 12 of 80. Told often; show it now and then."""
+    """Progress of one kind of work: `"chunks checked"`, 12 of 80. It comes often, so show only some of these events."""
 
     what: str
     done: int
@@ -89,28 +89,28 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What is being done now, in a line for a person."""
+    """What the stage is doing now, one line for a person."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a person should know: a warning, or a decision that was taken."""
+    """A warning, or a decision that the program took, for a person."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchEvent:
-    """What the launcher or one of its ranks told.
+    """An event of the launcher or of one of its ranks.
 
     Attributes:
-        kind: of the launcher: `attempt`, `failed`, `fewer`, `note` (the last three have a `text`). Of every rank:
-            `rendezvous`, `alive`, `error`. Of a trainer: `started`, `step`, `heldout`, `checkpoint`, `sheet`,
-            `skipped`, `done`. A module of your own tells kinds of its own.
-        attempt: which start of all ranks this is, from 1.
-        rank: who told it; None for the launcher.
+        kind: the launcher sends `attempt`, `failed`, `fewer`, `note` (the last three have a `text`). Every rank sends
+            `rendezvous`, `alive`, `error`. A trainer sends `started`, `step`, `heldout`, `checkpoint`, `sheet`,
+            `skipped`, `done`. Your own module can send kinds of its own.
+        attempt: number of the start of all ranks, from 1.
+        rank: the rank that sent it; None for the launcher.
         fields: JSON values by name. `event["loss"]` reads one.
     """
 
@@ -126,20 +126,20 @@ class LaunchEvent:
         return name in self.fields
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field, or the default where it was not told."""
+        """A field, or the default if the event does not have it."""
         return self.fields.get(name, default)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanReady:
-    """What a stage is going to do is known: an `EncodePlan` or a `TrainPlan`."""
+    """The plan of a stage is ready: an `EncodePlan` or a `TrainPlan`."""
 
     plan: Viewed
 
 
 @dataclass(frozen=True, slots=True)
 class ResultReady:
-    """One stage of several ended well; its result is what the method of that stage gives back."""
+    """One of several stages succeeded. `result` is what the method of that stage returns."""
 
     stage: str
     result: Viewed
@@ -162,7 +162,7 @@ Event = (
 
 
 class Listener(Protocol):
-    """Gets every event. A function with one argument is a listener."""
+    """Receives every event. A function with one argument is a listener."""
 
     def __call__(self, event: Event, /) -> None: ...
 

@@ -1,11 +1,11 @@
-"""How figures are written in words and tables, and the frame of an HTML page that needs nothing else.
+"""Numbers as text, tables for a terminal, and the frame of an HTML page that needs no other file.
 
-Covers: sizes and durations, tables of names and values for a terminal; for a page its style, its policy, Bokeh's script
-inside, a plain figure, panels of figures, escaped tables.
+Covers: sizes and durations, tables of names and values for a terminal; the style and content policy of a page, Bokeh's
+script inside the page, an empty figure, panels of figures.
 Does not cover: what a page shows (`insights.page`, `bench.page`).
 
-The content policy forbids every request, so that a page that is mailed or put on a web server tells nobody who looks at
-it, and looks the same from a file without a network.
+The content policy forbids every request. So a page from an e-mail or a web server does not report who opens it, and it
+looks the same without a network.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ td.name { overflow-wrap: anywhere; text-align: left; white-space: normal; }
 
 
 def size(count: float) -> str:
-    """Bytes in words: `"1.4 GiB"`."""
+    """Bytes as text: `"1.4 GiB"`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -53,7 +53,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: `"4.2 s"`, `"3 min 05 s"`, `"2 h 10 min"`."""
+    """Seconds as text: `"4.2 s"`, `"3 min 05 s"`, `"2 h 10 min"`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Counts by name, in the order of the names: `"3 missing-file, 12 unreadable-image"`."""
+    """Counts by name, sorted by name: `"3 missing-file, 12 unreadable-image"`."""
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
 
 
@@ -73,7 +73,7 @@ def workers_words(workers: int, threads: int) -> str:
 
 
 def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    """Names and values, one pair a line."""
+    """A table of names and values, one pair a line."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -87,9 +87,9 @@ def document(title: str, body: str, script: str, style: str = "") -> str:
 
     Args:
         title: plain text.
-        body: HTML, its text escaped already.
-        script: what `bokeh.embed.components` gave, or "".
-        style: rules of this page, after those of all.
+        body: HTML. Its text is already escaped.
+        script: the script that `bokeh.embed.components` returned, or "".
+        style: CSS rules of this page. They follow the rules of all pages.
     """
     from bokeh.resources import Resources
 
@@ -117,6 +117,6 @@ def figure(height: int, **settings: Any) -> Any:
 
 
 def section(title: str, blocks: Mapping[str, str], names: Iterable[str], extra: str = "") -> str:
-    """A heading over the panels that are there; "" where there are none."""
+    """A heading with the panels in `blocks`; "" if there are none."""
     panels = "".join(f'<div class="panel">{blocks[name]}</div>' for name in names if name in blocks)
     return f'<h2>{title}</h2><div class="grid">{panels}{extra}</div>' if panels or extra else ""

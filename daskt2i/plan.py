@@ -1,7 +1,7 @@
-"""The plan: rows to chunks, and what a run will cost before it starts. Pure: no files, no network, no models.
+"""The plan of a run: chunks of rows, memory, disk and workers. It reads no files, no network and no models.
 
 Covers: chunk boundaries, memory of a worker, bytes on disk, workers x threads for a machine.
-Does not cover: which chunks are done (`encode` asks the receipts), starting anything (`deploy`).
+Does not cover: which chunks are done (`encode` reads the receipts), starting workers (`deploy`).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 PROCESS_BYTES = 560 * MIB
-"""A worker before it loads a model: torch, diffusers, transformers, zarr and distributed imported.
+"""Memory of a worker before it loads a model, with torch, diffusers, transformers, zarr and distributed imported.
 
-Measured 373 MB for torch, diffusers and transformers alone (2-core x86-64, torch 2.13), and about 120 MB more with
-zarr, pyarrow and a Dask worker around them. What is left over is what the demo's workers took beyond the sum of their
-parts (631 to 650 MiB in all).
+Measured: 373 MB for torch, diffusers and transformers alone (2-core x86-64, torch 2.13), and about 120 MB more with
+zarr, pyarrow and a Dask worker. The rest is what the demo's workers used beyond the sum of these parts (631 to 650 MiB
+in all).
 """
 
 WRITTEN_AT_ONCE = 4
-"""Arrays of a chunk that are compressed and flushed side by side."""
+"""Arrays of a chunk that are compressed and flushed in parallel."""
 
 PAUSE_FRACTION = 0.80
-"""Share of its limit at which a Dask worker stops taking tasks (distributed.worker.memory.pause)."""
+"""A Dask worker takes no new tasks above this share of its memory limit (distributed.worker.memory.pause)."""
 
 CHARACTERS_PER_TOKEN = 4.4
-"""Caption characters per CLIP token: 400 captions of COCO have 13.7 tokens on average, begin and end included."""
+"""Caption characters per CLIP token: 400 captions of COCO have 13.7 tokens on average, with start and end token."""
 
 CPU_BATCH_BYTES = 256 * MIB
 GPU_BATCH_BYTES = 4096 * MIB
-"""Working memory that an automatic batch may take. On a CPU small batches are faster: they stay in the caches."""
+"""Working memory that an automatic batch may use. On a CPU small batches are faster: they stay in the caches."""
 
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
@@ -44,11 +44,11 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, slots=True)
 class ChunkGrid(Sequence[Chunk]):
-    """The chunks of a source, in order. A sequence that stores two numbers, so a million chunks cost nothing.
+    """The chunks of a source, in order. The sequence stores only two numbers, so a million chunks need no memory.
 
     Attributes:
-        rows: rows of the source.
-        rows_per_chunk: rows of every chunk but perhaps the last.
+        rows: number of rows of the source.
+        rows_per_chunk: rows in every chunk; the last chunk may have fewer.
     """
 
     rows: int
@@ -74,13 +74,13 @@ class ChunkGrid(Sequence[Chunk]):
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a run needs, in bytes. All are estimates except the latents on disk, which do not compress.
+    """What a run needs, in bytes. All numbers are estimates, except the latents on disk: they do not compress.
 
     Attributes:
-        worker_memory: one worker at its peak.
+        worker_memory: peak memory of one worker.
         latents_disk: arrays of the image encoder.
-        text_disk: arrays of the text encoder, after padding has been compressed away.
-        batch: images through the model at once.
+        text_disk: arrays of the text encoder. The padding compresses to nothing.
+        batch: images in one batch.
     """
 
     worker_memory: int
@@ -95,9 +95,9 @@ class Requirements:
 
 
 def choose_batch(image: EncoderInfo, device: str) -> int:
-    """Images through the model at once, from 1 to 64, from what one of them takes.
+    """The batch of the image encoder, from 1 to 64, computed from the working memory of one image.
 
-    A function of the encoder and the kind of device alone, so that a resumed run makes the same batches.
+    It depends only on the encoder and the kind of device, so a resumed run makes the same batches.
     """
     budget = GPU_BATCH_BYTES if device.startswith("cuda") else CPU_BATCH_BYTES
     return int(max(1, min(64, budget // max(1, image.item_bytes))))
@@ -115,22 +115,22 @@ def estimate_requirements(
     text_batch: int,
     on_gpu: bool = False,
 ) -> Requirements:
-    """Memory and disk of a run.
+    """Memory and disk that a run needs.
 
-    Memory is the process, the weights, one batch in the larger of the two models, the arrays of one chunk
+    Memory is the sum of the process, the weights, one batch in the larger of the two models, the arrays of one chunk
     (`array_bytes`), and the pixels that wait for the model.
     """
     scale = 0.5 if precision in ("bf16", "fp16") else 1.0
     image_row = sum(a.row_bytes for a in image.arrays)
     weights = (image.weight_bytes + text.weight_bytes) * scale
-    # Decoding a row back, for the gate, takes 1.5 times what encoding it takes.
+    # The gate decodes rows, and decoding a row takes 1.5 times the memory of encoding it.
     working = 0.0 if on_gpu else max(image.item_bytes * max(batch, 1.5), text.item_bytes * text_batch) * scale
     arrays = array_bytes(image, text, source.slots) * min(rows_per_chunk, max(1, source.rows))
     pixels = 3 * resolution**2 * batch * 4
     tokens = source.caption_characters / CHARACTERS_PER_TOKEN + 2 * source.captions
     states = max((a for a in text.arrays if "token" in a.dims), key=lambda a: a.row_bytes, default=None)
     longest = states.shape[states.dims.index("token")] if states else 1
-    if text.attributes.get("pad") == "full":  # the encoder fills the padding with states of its own: not zeros
+    if text.attributes.get("pad") == "full":  # here the padding holds states of the encoder, not zeros
         tokens = longest * source.captions
     tokens = min(tokens, longest * source.captions)
     token_bytes = states.row_bytes / longest if states else 0
@@ -145,10 +145,11 @@ def estimate_requirements(
 
 
 def array_bytes(image: EncoderInfo, text: EncoderInfo, slots: int) -> int:
-    """What a row of a chunk takes in a worker, at the most.
+    """The largest memory that one row of a chunk takes in a worker, bytes.
 
-    All arrays once, and more at two moments that do not meet: the states as they come from the encoder, one row for
-    each different caption, until they are laid out by row and slot; and the largest arrays while they are compressed.
+    A worker holds all arrays once. It needs more in two phases, which do not overlap. First it also holds the states
+    from the encoder, one row for each different caption, until it has arranged them by row and slot. Later it also
+    holds the largest arrays while it compresses them.
     """
     images = [a.row_bytes for a in image.arrays]
     texts = [a.row_bytes * max(1, slots) for a in text.arrays]
@@ -157,11 +158,11 @@ def array_bytes(image: EncoderInfo, text: EncoderInfo, slots: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLayout:
-    """Workers and torch threads for one machine, and why.
+    """Workers and torch threads for one machine, with the reason.
 
     Attributes:
-        workers: processes.
-        threads: torch threads of each; workers x threads never exceeds the cores unless workers were asked for.
+        workers: number of processes.
+        threads: torch threads in each. Workers x threads exceeds the cores only if the user sets the number of workers.
         memory_limit: bytes for each worker.
         reason: one line for a person.
     """
@@ -180,28 +181,30 @@ def divide_machine(
     chunks: int,
     workers: int | None = None,
     threads: int | None = None,
+    smaller: str = "Make dataset.rows_per_chunk or run.batch smaller",
 ) -> WorkerLayout:
     """Divide a machine among workers.
 
-    Two processes of one thread each reach exactly twice one process of one thread, which no number of threads in one
-    process does; so the answer is as many workers as there are cores, until memory or the number of chunks says less.
+    Two processes of one thread each are exactly twice as fast as one process of one thread. More threads in one process
+    do not reach that. So there is one worker for each core, or fewer if memory or the number of chunks limits them.
 
     Args:
-        cores: cores of the machine.
+        cores: number of cores of the machine.
         memory: bytes of memory of the machine.
         worker_memory: bytes that one worker needs.
-        chunks: chunks left to do; more workers than that would stand idle.
+        chunks: number of open chunks. More workers than chunks would be idle.
         workers, threads: what the user asked for, or None.
+        smaller: what makes a worker take less memory, for the message.
 
     Raises:
-        PlanError: not even one worker fits, or the number of workers asked for does not.
+        PlanError: not even one worker fits, or the number of workers that the user asked for does not fit.
     """
     if workers is not None and workers < 1:
-        raise PlanError(f"{workers} workers were asked for; it takes one at least. Nothing was started.")
+        raise PlanError(f"{workers} workers were asked for; at least one is needed. Nothing was started.")
     fits = int(memory * PAUSE_FRACTION // worker_memory)
     need, has = worker_memory / MIB, memory / MIB
     if fits < (workers or 1):
-        advice = f"Ask for {fits} workers" if fits else "Make dataset.rows_per_chunk or run.batch smaller"
+        advice = f"Ask for {fits} worker{'s' * (fits > 1)}" if fits else smaller
         raise PlanError(
             f"{workers or 1} worker(s) of {need:,.0f} MiB each do not fit below the pause threshold "
             f"({PAUSE_FRACTION:.0%}) of {has:,.0f} MiB. Nothing was started. {advice}, or use a larger machine."
@@ -209,7 +212,7 @@ def divide_machine(
     if workers is None:
         by_threads = max(1, cores // threads) if threads else cores
         workers = max(1, min(by_threads, fits, chunks))
-        limits = {  # where two say the same, the last one here is the better reason
+        limits = {  # if two limits are equal, the last one is the better reason
             chunks: f"{chunks} chunks to do",
             fits: f"{has / 1024:.0f} GiB of memory",
             by_threads: f"{cores} cores",
@@ -221,15 +224,15 @@ def divide_machine(
 
 
 def spread_rows(count: int, total: int, first: int = 0) -> list[int]:
-    """Rows of a data set, spread evenly: any `count` of them, all different while there are so many.
+    """`count` row numbers, spread evenly over a data set. They are all different if the data set has enough rows.
 
-    Multiples of the golden ratio, modulo 1, cut a line into parts of nearly one length, however many there are
+    Multiples of the golden ratio, modulo 1, cut a line into parts of nearly equal length, for any number of parts
     (Knuth, The Art of Computer Programming, volume 3, 6.4, theorem S).
 
     Args:
-        first: how many were asked for before.
+        first: number of rows that earlier calls returned.
     """
-    # A step that has no divisor in common with the total visits every row once before any comes again.
+    # A step that shares no divisor with the total visits every row once before it repeats a row.
     step = max(1, round(total * _GOLDEN_RATIO))
     while math.gcd(step, total) > 1:
         step += 1

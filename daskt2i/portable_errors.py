@@ -1,21 +1,21 @@
-"""Errors on their way from one process to another: what leaves, what travels, what arrives.
+"""How an error gets from one process to another, by pickle or as JSON.
 
     error -> portable(error) -> pickle -> error                    executors
     error -> to_json(error) -> text -> from_json(…) -> error       ranks, processes that measure
 
-Covers: the same class with the same sentence, `ends_run`, notes and name of the cause; the nearest class of the tree
-for one that the other side cannot know; ExecutorError for what is not of the tree and cannot travel.
-Does not cover: the tree, and how its own classes pickle (`errors`); what is done about an error; a process that dies
-without a word (`retries`, `executors`, `launch`).
+Covers: an error arrives with its class, sentence, `ends_run`, notes and the name of its cause. If the receiver cannot
+know the class, the nearest class of the tree replaces it. ExecutorError replaces any other error that cannot be sent.
+Does not cover: the tree of errors, and how its classes are pickled (`errors`); how a stage handles an error, and
+processes that die without an error (`retries`, `executors`, `launch`).
 
-    arrives                   by pickle                         by JSON
-    a class of the tree       as it is                          as it is
-    a class below one         as it is, if that pickles;        as the nearest class of the tree
-                              else as the nearest of the tree
-    any other                 as it is, if that pickles;        as ExecutorError, `"ValueError: its words"`,
+    error                     by pickle                         by JSON
+    a class of the tree       unchanged                         unchanged
+    a subclass of one         unchanged if it can be pickled;   as the nearest class of the tree
+                              else the nearest of the tree
+    any other                 unchanged if it can be pickled;   as ExecutorError, `"ValueError: its message"`,
                               else as by JSON                   with its traceback as the last note
 
-A cause that does not pickle stays behind, for Dask would send it along; its name goes with the error.
+A cause that cannot be pickled is removed, because Dask would send it too. Its name stays in the error.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from daskt2i.errors import Daskt2iError, ExecutorError
 TREE: Mapping[str, type[Daskt2iError]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Daskt2iError)
 }
-"""The classes that both sides know, by name."""
+"""The classes that both processes know, by name."""
 
 
 def portable(error: Exception) -> Exception:
-    """The error itself if pickle brings it over, or one of the tree that says the same.
+    """The error itself if it survives pickling, else an error of the tree with the same message.
 
-    An exception that pickles but does not unpickle (its constructor wants more than its message) would break a pool.
+    Some exceptions can be pickled but not unpickled, because their constructor needs more than the message. Such an
+    exception would break a process pool.
     """
     if not _survives(error):
         return from_json(_told(error, with_traceback=True))
@@ -50,17 +51,17 @@ def portable(error: Exception) -> Exception:
 
 
 def to_json(error: BaseException) -> dict[str, Any]:
-    """An error as a JSON object, for `from_json` on the other side.
+    """An error as a JSON object, for `from_json` in the other process.
 
     Returns:
-        `type` and `message`; and where they tell something that these do not: `arguments` of the constructor, `notes`,
-        `cause`, `ends_run`.
+        `type` and `message`; if they add information, also `arguments` of the constructor, `notes`, `cause` and
+        `ends_run`.
     """
     return _told(error, with_traceback=not isinstance(error, Daskt2iError))
 
 
 def from_json(told: Mapping[str, Any]) -> Daskt2iError:
-    """The error that `to_json` told, as far as it can be made; whatever stands there, an error of the tree."""
+    """The error that `to_json` described, as exactly as possible. For any input it is an error of the tree."""
     arguments, notes, ends_run = told.get("arguments"), told.get("notes"), told.get("ends_run")
     error = _made(TREE.get(str(told.get("type")), Daskt2iError), str(told.get("message")), arguments)
     for note in notes if isinstance(notes, list) else ():
@@ -92,7 +93,7 @@ def _told(error: BaseException, with_traceback: bool) -> dict[str, Any]:
 
 
 def _made(kind: type[Daskt2iError], message: str, arguments: object) -> Daskt2iError:
-    """Of this class, or of the nearest above it that says this sentence: some take more than a sentence."""
+    """An error of this class, or of the nearest base class that has this message: some constructors need more."""
     for candidate in kind.__mro__:
         for given in (arguments, [message]):
             if issubclass(candidate, Daskt2iError) and isinstance(given, list):
@@ -118,7 +119,7 @@ def _survives(error: BaseException) -> bool:
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
-    """What it was raised from, and what was being handled then, and so on; each once."""
+    """The causes and contexts of an error, and of these errors in turn; each once."""
     seen, open_ = {id(error)}, [error]
     while open_:
         last = open_.pop()

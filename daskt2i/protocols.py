@@ -1,6 +1,6 @@
-"""The seams: what a newcomer's class must do. Each has at most four methods, a fake, and a conformance suite.
+"""The protocols that your own class can implement. Each has at most four methods, a fake, and a conformance suite.
 
-| seam | fake | suite to subclass |
+| protocol | fake | suite to subclass |
 |---|---|---|
 | `Source` | `sources.fake.FakeSource` | `testing.source.SourceSuite` |
 | `ImageEncoder` | `encoders.fake.FakeImageEncoder` | `testing.encoder.ImageEncoderSuite` |
@@ -8,8 +8,8 @@
 | `LatentStore` | `store.zarr_store.ZarrStore` on a `memory://` address | `testing.store.LatentStoreSuite` |
 | `Executor` | `executors.serial.SerialExecutor` | `testing.executor.ExecutorSuite` |
 
-A component named in a workflow is a dotted class path plus arguments. Its constructor is cheap: it is called on the
-driver for `--dry-run` and again in every worker; heavy things happen in `load` or at the first `read`.
+A workflow names a component by its dotted class path and its arguments. The constructor must be cheap: the driver calls
+it for `--dry-run`, and every worker calls it again. Do heavy work in `load` or at the first `read`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Source(Protocol):
     """Image-caption rows in a fixed order."""
 
     def info(self) -> SourceInfo:
-        """Counts and identity. Called on the driver.
+        """Counts and identity. The driver calls it.
 
         Raises:
             SourceMissing, SourceError: the source as a whole cannot be used.
@@ -39,14 +39,14 @@ class Source(Protocol):
         ...
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
-        """Rows `start <= index < stop`, with what the index alone tells (blank captions, unsafe paths, …).
+        """Rows `start <= index < stop`, with what the index alone shows (blank captions, unsafe paths, …).
 
-        Called on the driver; the rows travel to the worker inside the chunk.
+        The driver calls it, and sends the rows to a worker inside the chunk.
         """
         ...
 
     def read(self, row: Row) -> bytes:
-        """The encoded image file of a row, bytes. Called on workers, from several threads at once.
+        """The encoded image file of a row, bytes. Workers call it, from several threads at once.
 
         Raises:
             RowRejected: `missing-file`, `unsafe-path`, `unreadable-image` or `image-too-large`.
@@ -59,10 +59,10 @@ class ImageEncoder(Protocol):
     """Pixels to latents."""
 
     def info(self, resolution: int) -> EncoderInfo:
-        """What it makes of images of `resolution` x `resolution` pixels. Imports no torch; called on the driver.
+        """What it makes from images of `resolution` x `resolution` pixels. The driver calls it. It imports no torch.
 
         Raises:
-            ModelMissing: the model is neither here nor reachable.
+            ModelMissing: the model is not on this machine, and it cannot be downloaded.
         """
         ...
 
@@ -73,15 +73,15 @@ class ImageEncoder(Protocol):
     def encode(self, items: Pixels, batch: int) -> Mapping[str, npt.NDArray[Any]]:
         """`uint8[n, height, width, 3]` -> the arrays of `info().arrays`, first dimension n, in their dtypes.
 
-        At most `batch` images go through the model at once. Running out of memory may surface as the engine's own
-        error: the worker tries a smaller batch.
+        The model gets at most `batch` images at once. If memory runs out, raise the error of torch or numpy unchanged:
+        the worker then tries a smaller batch.
         """
         ...
 
     def decode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Pixels | None:
-        """The pictures that the arrays stand for, `uint8[n, height, width, 3]`; None where there is no way back.
+        """The pictures that the arrays represent, `uint8[n, height, width, 3]`; None if the encoder cannot decode.
 
-        Must not share the pixel normalisation with `encode`: it is the check on it.
+        It must not share the code of the pixel normalisation with `encode`, because it checks that code.
         """
         ...
 
@@ -91,11 +91,11 @@ class TextEncoder(Protocol):
     """Captions to text states."""
 
     def info(self) -> EncoderInfo:
-        """What it makes of one caption: `text_states` (token, feature), `text_mask` (token), `text_truncated` (),
-        and `text_pooled` (feature) where there is a pooled state. Imports no torch; called on the driver.
+        """What it makes from one caption: `text_states` (token, feature), `text_mask` (token), `text_truncated` (),
+        and `text_pooled` (feature) if there is a pooled state. The driver calls it. It must not import torch.
 
         Raises:
-            ModelMissing: the model is neither here nor reachable.
+            ModelMissing: the model is not on this machine, and it cannot be downloaded.
         """
         ...
 
@@ -106,15 +106,15 @@ class TextEncoder(Protocol):
     def encode(self, items: Sequence[str], batch: int) -> Mapping[str, npt.NDArray[Any]]:
         """n captions -> the arrays of `info().arrays`, first dimension n, in the order given, in their dtypes.
 
-        At most `batch` captions go through the model at once; it may group them by length. Padding tokens are zeros
-        unless the encoder was asked for full padding. What a caption becomes does not depend on its neighbours
-        beyond rounding.
+        The model gets at most `batch` captions at once. It may group them by length. Padding tokens are zeros, unless
+        the encoder has full padding. Apart from rounding, the result for a caption does not depend on the other
+        captions of its batch.
         """
         ...
 
 
 class LatentStore(Protocol):
-    """Arrays in whole shards, one shard of every array per chunk. Receipts are kept elsewhere (`store.receipts`)."""
+    """Arrays in whole shards: each chunk is one shard of every array. `store.receipts` keeps the receipts."""
 
     def create(
         self,
@@ -124,17 +124,17 @@ class LatentStore(Protocol):
         attributes: Mapping[str, Any],
         constants: Sequence[Constant] = (),
     ) -> None:
-        """Make the empty arrays, and write the constants; a store that is already there with the same is kept.
+        """Make the empty arrays and write the constants. A store that exists with the same arrays is kept.
 
-        Driver only.
+        Only the driver calls it.
 
         Raises:
-            FingerprintMismatch: what is there has other arrays or attributes.
+            FingerprintMismatch: the store exists with other arrays or attributes.
         """
         ...
 
     def write(self, chunk: Chunk, encoded: Encoded) -> tuple[Shard, ...]:
-        """Write a chunk's part of every array and flush it to disk. Twice the same gives the same bytes.
+        """Write a chunk's part of every array and flush it to disk. The same arrays always give the same bytes.
 
         Raises:
             StoreFull: no space is left.
@@ -146,19 +146,19 @@ class LatentStore(Protocol):
         ...
 
     def check(self, shards: Iterable[Shard], deep: bool = True) -> str | None:
-        """What is wrong with these objects, one sentence, or None. `deep` re-hashes them; else their sizes count."""
+        """One sentence that says what is wrong with these objects, or None. `deep` hashes them; else sizes count."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutorInfo:
-    """What an executor has at hand.
+    """The workers of an executor.
 
     Attributes:
-        workers: processes that run chunks side by side.
-        threads: torch threads of each.
-        memory_limit: bytes that one worker may use; None where nothing limits it.
-        address: where the scheduler listens, or "" without one.
+        workers: number of processes that run chunks in parallel.
+        threads: torch threads in each process.
+        memory_limit: bytes that one worker may use; None if there is no limit.
+        address: address of the scheduler, or "" without one.
         dashboard: link to a dashboard, or "".
     """
 
@@ -170,10 +170,10 @@ class ExecutorInfo:
 
 
 class Executor(Protocol):
-    """Where chunks run."""
+    """Runs chunks on workers."""
 
     def start(self) -> ExecutorInfo:
-        """Start or attach. Called once, before `run`.
+        """Start workers, or connect to a scheduler. It is called once, before `run`.
 
         Raises:
             SchedulerError: no scheduler could be started or reached.
@@ -181,14 +181,14 @@ class Executor(Protocol):
         ...
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
-        """Each item with its result, or with the error that it ended in, in order of completion.
+        """Each item with its result or its error, in order of completion.
 
-        `work` is picklable. `items` is drawn lazily: about two per worker are in flight. An item whose worker dies is
-        run again, up to 3 times and then once alone, before it ends in `WorkerLost`. Closing the iterator cancels
-        what is in flight.
+        `work` can be pickled. `run` takes `items` lazily: about two per worker are in flight. If a worker dies, its
+        item runs again, up to 3 times beside others and then once alone; after that its error is `WorkerLost`. Closing
+        the iterator cancels the items in flight.
         """
         ...
 
     def close(self) -> None:
-        """Stop what `start` started; what was attached to goes on. May be called twice."""
+        """Stop what `start` started. A cluster that `start` only connected to keeps running. May be called twice."""
         ...

@@ -1,48 +1,49 @@
-"""How often a thing is tried again, how long is waited between, and when it is given up.
+"""Limits of retries: how often, with which pause, and when to give up.
 
     an item of work whose worker died      ALLOWED_DEATHS, then once alone      `is_suspect`
     a chunk that failed                    `run.retries` more rounds            `pause`
     chunks that fail one after the other   FAILURES_IN_A_ROW for each worker    `is_hopeless`
-    a batch that memory is too small for   halves, down to SMALLEST_BATCH       `smaller_batch`
+    a batch too large for the memory       halves, down to SMALLEST_BATCH       `smaller_batch`
     an attempt of a launch that ended      LAUNCH_ATTEMPTS without progress     `attempts_without_progress`
-    a worker that is not there             FIRST_WORKER_SECONDS, WORKER_SECONDS, RESTART_SECONDS
+    a missing worker                       FIRST_WORKER_SECONDS, WORKER_SECONDS, RESTART_SECONDS
 
-Covers: the limits, with the reason of each, and the decisions that follow from them; pure functions of numbers.
-Does not cover: doing any of it (`executors`, `encode`, `launch`), what a user sets (`run.retries`,
+Covers: each limit with its reason, and the decisions that follow from it. These are pure functions of numbers.
+Does not cover: the retries themselves (`executors`, `encode`, `launch`), what a user sets (`run.retries`,
 `launch.max_restarts`), how long a process may take to start or to stop (`launch`).
 """
 
 from __future__ import annotations
 
 ALLOWED_DEATHS = 3
-"""Deaths after which an item is no longer run beside others. As Dask's own (distributed.scheduler.allowed-failures)."""
+"""After so many deaths of its worker an item no longer runs beside others. The number is Dask's own default
+(distributed.scheduler.allowed-failures)."""
 
 FAILURES_IN_A_ROW = 4
-"""Chunks per worker that fail with none succeeding between them, after which the run is given up: then the setup or a
-machine is wrong, not the chunks. (One worker that fails in milliseconds draws chunk after chunk.)"""
+"""After so many failed chunks per worker without a success between them, the run stops: the setup or a machine is
+wrong, not the chunks. (One worker that fails in milliseconds takes chunk after chunk.)"""
 
 RETRY_SECONDS = 2.0
-"""Pause before failed chunks are tried again, longer each time: a disk or a network may need a moment."""
+"""Pause before failed chunks are tried again. It grows each time, because a disk or a network may need time."""
 
 SMALLEST_BATCH = 1
-"""Items in the smallest batch that is tried: if one item does not fit, less memory cannot be asked for."""
+"""Items in the smallest batch. If one item does not fit, no batch fits."""
 
 LAUNCH_ATTEMPTS = 3
-"""Attempts in a row of a launch that may end early without a new checkpoint, where nobody says another number. One that
-wrote a checkpoint got further than the last, so it does not count: a long training may lose many workers."""
+"""A launch ends after so many attempts in a row without a new checkpoint, unless the caller gives another number. An
+attempt that wrote a checkpoint does not count, because a long training may lose many workers."""
 
 FIRST_WORKER_SECONDS = 30.0
-"""How long to wait for a first worker: one that has just died is being started again."""
+"""How long to wait for the first worker: a worker that has just died may be restarting."""
 
 WORKER_SECONDS = 60.0
-"""How long to wait for workers that are being started again; on a busy machine one took 21 s."""
+"""How long to wait for workers that restart. On a busy machine one took 21 s."""
 
 RESTART_SECONDS = 60
-"""How long to wait for workers that are started again on purpose, to free what they hold."""
+"""How long to wait for workers that were restarted on purpose, to free their memory."""
 
 
 def is_suspect(deaths: int) -> bool:
-    """Whether an item is no longer run beside others: it may be what its workers died of."""
+    """Whether an item must no longer run beside others, because it may be the cause of the deaths of its workers."""
     return deaths >= ALLOWED_DEATHS
 
 
@@ -50,36 +51,36 @@ def pause(attempt: int) -> float:
     """Seconds to wait after a round in which chunks failed.
 
     Args:
-        attempt: number of that round, from 0.
+        attempt: number of the round, from 0.
     """
     return RETRY_SECONDS * (attempt + 1)
 
 
 def is_hopeless(in_a_row: int, workers: int, open_chunks: int) -> bool:
-    """Whether a run is given up.
+    """Whether the run must stop.
 
-    A run that has no more open chunks than the limit goes through all of them: naming each says more then.
+    A run that began with no more open chunks than the limit tries all of them. It can then report the error of each.
 
     Args:
-        in_a_row: chunks that have failed since the last success.
-        workers: of the run; 0 counts as 1.
-        open_chunks: that the run began with.
+        in_a_row: number of chunks that failed since the last success.
+        workers: number of workers; 0 counts as 1.
+        open_chunks: number of open chunks when the run began.
     """
     limit = FAILURES_IN_A_ROW * max(1, workers)
     return in_a_row >= limit and open_chunks > limit
 
 
 def smaller_batch(size: int) -> int | None:
-    """The batch to try when memory ran out at this one: half of it, or None if there is no smaller one."""
+    """The batch to try after this batch ran out of memory: half of it, or None if there is no smaller one."""
     return None if size <= SMALLEST_BATCH else size // 2
 
 
 def attempts_without_progress(so_far: int, before: int, step: int) -> int:
-    """Attempts in a row that wrote no new checkpoint, after one more has ended early.
+    """Number of attempts in a row without a new checkpoint, after one more attempt ended early.
 
     Args:
         so_far: the number before this attempt.
-        before: step of the newest checkpoint when it began, -1 for none.
-        step: the same now.
+        before: step of the newest checkpoint when the attempt began, -1 for none.
+        step: step of the newest checkpoint now, -1 for none.
     """
     return 0 if step > before else so_far + 1

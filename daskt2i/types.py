@@ -1,9 +1,9 @@
-"""The nouns: what flows from a source to a store. Frozen, with shapes and units, no input or output.
+"""The data classes that pass from a source to a store. They are frozen, and they read and write nothing.
 
     Row -> Chunk -> Record -> Encoded -> Receipt
 
-Covers: the data that passes between modules, and how a receipt becomes JSON and back.
-Does not cover: settings (`config`), how rows become chunks (`plan`), where arrays lie (`store.zarr_store`).
+Covers: the data that modules hand to each other, with shapes and units; a receipt as JSON.
+Does not cover: settings (`config`), how rows become chunks (`plan`), where arrays are stored (`store.zarr_store`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ class Row:
 
     Attributes:
         index: position in the source, from 0.
-        image_id: the source's own number for the image.
-        file_name: where the image lies below the source's image root.
-        captions: all captions that are not blank, in file order, as they stand in the file.
-        reason: why the row is rejected, where the index alone tells; None for a row worth reading.
-        detail: one clause for a person beside `reason`.
-        licence: the name of the image's licence, as the source says; "" where it says none.
-        origin: row of the source where `index` is that of a selection from it (`facts.selection`); None elsewhere.
+        image_id: the number that the source gives to the image.
+        file_name: the path of the image below the source's image root.
+        captions: all captions that are not blank, unchanged, in file order.
+        reason: why the row is rejected, if the index alone shows it; None for a row whose image should be read.
+        detail: one clause that explains `reason` to a person.
+        licence: the name of the image's licence, as the source gives it; "" if the source gives none.
+        origin: the row number in the full source, if `index` counts the rows of a selection (`facts.selection`); else
+            None.
     """
 
     index: int
@@ -55,18 +56,18 @@ class Row:
 
     @property
     def usable(self) -> bool:
-        """Whether its image is worth reading: nothing speaks against it in the index, and it has a caption."""
+        """Whether its image should be read: the index gives no reason to reject the row, and it has a caption."""
         return self.reason is None and bool(self.captions)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive rows that are one task, one shard of every array, and one receipt.
+    """Consecutive rows. A chunk is one task, one shard of every array, and one receipt.
 
     Attributes:
         index: position in the plan, from 0.
         start, stop: rows `start <= row < stop` of the source.
-        rows: those rows; empty in a plan, filled when the chunk is sent out.
+        rows: these rows. They are empty in a plan; the driver fills them when it sends the chunk to a worker.
     """
 
     index: int
@@ -80,10 +81,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row, read: the image decoded, upright, at the wanted size.
+    """One row whose image was read: decoded, turned upright and resized.
 
     Attributes:
-        row: what was read.
+        row: the row that was read.
         pixels: `uint8[resolution, resolution, 3]`.
         source_size: (width, height) of the upright source image in pixels.
         crop_box: the part of the upright source image that `pixels` shows.
@@ -114,8 +115,8 @@ class ArraySpec:
         dims: names of the dimensions after `row`, e.g. `("channel", "y", "x")`.
         shape: their lengths, e.g. `(4, 32, 32)`.
         dtype: numpy name, or `"string"` for variable-length text.
-        fill: what a row that was never written reads as: `"nan"`, `0`, `False` or `""`.
-        description: one line; goes into the attributes of the array.
+        fill: the value of a row that was never written: `"nan"`, `0`, `False` or `""`.
+        description: one line, stored in the attributes of the array.
     """
 
     name: str
@@ -127,14 +128,14 @@ class ArraySpec:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row before compression (text: a guess of 64 bytes a string)."""
+        """Bytes of one row before compression. For text it assumes 64 bytes a string."""
         itemsize = 64 if self.dtype == "string" else np.dtype(self.dtype).itemsize
         return int(np.prod(self.shape, dtype=np.int64)) * itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One array of a store that has no rows, e.g. the state of the empty prompt: its dimensions and its values."""
+    """One array of a store that has no rows, such as the state of the empty prompt."""
 
     name: str
     dims: tuple[str, ...]
@@ -144,19 +145,19 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What a source says of itself before the first image is read.
+    """What a source reports about itself before any image is read.
 
     Attributes:
         rows: number of rows.
-        slots: captions of the fullest row.
-        captions: captions that are not blank, over all rows.
-        caption_characters: length of all of them together, in characters.
-        orphan_captions: captions of images that are not listed.
-        blank_captions: empty, missing or white-space captions.
-        content: what identifies the data, for the fingerprint: e.g. `{"captions_sha256": …}`. JSON values only.
+        slots: largest number of captions that a row has.
+        captions: number of captions that are not blank, over all rows.
+        caption_characters: length of these captions together, in characters.
+        orphan_captions: number of captions whose image is not listed.
+        blank_captions: number of empty, missing or white-space captions.
+        content: identifies the data, for the fingerprint, e.g. `{"captions_sha256": …}`. JSON values only.
         label: one line for a person, e.g. `"captions.json (80 images, 400 captions)"`.
-        left_out: rows of the source that `dataset.where` leaves out; they are none of `rows`.
-        where: what identifies that choice, for the fingerprint; None where nothing was chosen. JSON values only.
+        left_out: number of rows that `dataset.where` leaves out. `rows` does not count them.
+        where: identifies the choice of rows, for the fingerprint; None if `dataset.where` is not set. JSON values only.
     """
 
     rows: int
@@ -173,15 +174,15 @@ class SourceInfo:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """What an encoder says of itself before any weight is loaded.
+    """What an encoder reports about itself before it loads its weights.
 
     Attributes:
-        arrays: what it makes, per row for an image encoder, per caption for a text encoder.
+        arrays: the arrays that it makes, for each row (image encoder) or for each caption (text encoder).
         weights: identifies the weights, for the fingerprint (`"sha256:…"`, `"seed:0"`, `"none"`).
         attributes: what a trainer needs to use the arrays (scaling factor, shift, reduction, …). JSON values only.
-        random_weights: True when the weights were never trained; such a store is for speed tests alone.
+        random_weights: True if the weights were never trained. Such a store is only for speed tests.
         weight_bytes: size of the weights in fp32, bytes.
-        item_bytes: working memory that one more item in a batch takes in fp32, bytes; an estimate for the plan.
+        item_bytes: working memory that one more item in a batch needs in fp32, bytes; an estimate for the plan.
     """
 
     arrays: tuple[ArraySpec, ...]
@@ -199,7 +200,7 @@ class Runtime:
     Attributes:
         device: `"cpu"`, `"cuda"` or `"cuda:N"`.
         precision: the floating-point format of the model.
-        threads: torch threads of this worker.
+        threads: number of torch threads in this worker.
     """
 
     device: str
@@ -212,7 +213,7 @@ class Encoded:
     """The arrays of one chunk, ready for the store.
 
     Attributes:
-        arrays: name -> array whose first dimension is the chunk's rows; rejected rows hold the fill value.
+        arrays: name -> array. The first dimension is the rows of the chunk. Rejected rows hold the fill value.
     """
 
     arrays: Mapping[str, npt.NDArray[Any]]
@@ -220,7 +221,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One object that a chunk wrote: its key below the store, its SHA-256 as 64 hex digits, its size in bytes."""
+    """One object that a worker wrote for a chunk: key in the store, SHA-256 (64 hex digits), size (bytes)."""
 
     key: str
     sha256: str
@@ -229,26 +230,26 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Proof that a chunk is done: written last, and the only thing that travels back from a worker.
+    """Proof that a chunk is done. A worker writes it last, and sends nothing else back.
 
     Attributes:
         chunk, start, stop: as in `Chunk`.
-        fingerprint: the store it belongs to.
-        accepted: rows whose arrays are in the store.
-        captions: captions of accepted rows.
-        truncated: captions cut to the encoder's length.
-        rejected: the other rows; `accepted + len(rejected) == stop - start`, or the receipt is refused.
-        shards: every object that was written; empty while the chunk is not written yet.
+        fingerprint: fingerprint of the store that the chunk belongs to.
+        accepted: number of rows whose arrays are in the store.
+        captions: number of captions of accepted rows.
+        truncated: number of captions that were cut to the encoder's length.
+        rejected: the other rows. `accepted + len(rejected)` must equal `stop - start`.
+        shards: every object that was written; empty before the chunk is written.
         inputs: SHA-256 over the image bytes that were read, 64 hex digits.
         seconds: stage -> seconds: `read` (fetch the bytes), `decode`, `encode_image`, `encode_text`, `gate`, `write`,
             `total`.
         worker: `host:pid` of the process.
-        loads: models that this process has loaded so far, per encoder; 1 each unless something is wrong.
-        batch: images that went through the model at once.
+        loads: how often this process has loaded each encoder; 1 each unless something is wrong.
+        batch: images in one batch of the image encoder.
         peak_bytes: largest resident size of the process so far, bytes.
         warnings: sentences for the user.
-        versions: package -> version, of what decides bytes.
-        psnr: decode-back of the sampled rows, dB; empty where nothing can be decoded.
+        versions: package -> version, for the packages that change stored arrays.
+        psnr: PSNR of the sampled rows after decoding, dB; empty if the encoder cannot decode.
     """
 
     chunk: int
@@ -286,7 +287,7 @@ class Receipt:
         """The receipt that `to_json` wrote.
 
         Raises:
-            ValueError: not a receipt (broken JSON, a field missing or unknown, counts that do not add up).
+            ValueError: the text is not a receipt: broken JSON, a missing or unknown field, or counts that disagree.
         """
         try:
             data = json.loads(text)

@@ -18,13 +18,14 @@ from html import escape
 MOST_FAILURES = 10
 """Failures that a view lists. It only counts the rest."""
 
-# `div` before the class makes these rules stronger than JupyterLab's own rules for tables.
+# JupyterLab aligns the cells of tables to the right by a stronger rule than any of ours, hence `!important`.
 _STYLE = """
 div.daskt2i-view { font-size: 13px; line-height: 1.5; color: var(--jp-ui-font-color1, inherit); }
 div.daskt2i-view .title { font-weight: 600; }
 div.daskt2i-view .dim, div.daskt2i-view th { color: var(--jp-ui-font-color2, GrayText); font-weight: 400; }
 div.daskt2i-view table { margin: 4px 0; border: 0; border-collapse: collapse; width: auto; }
-div.daskt2i-view th, div.daskt2i-view td { text-align: left; vertical-align: top; border: 0; padding: 1px 14px 1px 4px;
+div.daskt2i-view th, div.daskt2i-view td { text-align: left !important; vertical-align: top; border: 0;
+  padding: 1px 14px 1px 4px;
   white-space: pre-wrap; overflow-wrap: anywhere; max-width: 90ch; }
 div.daskt2i-view .failed { color: var(--jp-error-color0, #c62828); font-weight: 600; }
 div.daskt2i-view .bar { display: flex; height: 8px; max-width: 420px; margin: 5px 0; border-radius: 4px;

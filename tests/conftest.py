@@ -30,7 +30,7 @@ LONGEST = (
     *("cli/test_command_line", "executors/test_conformance", "bench/test_bench", "launch/test_launcher"),
     *("encode/test_driver", "store/test_s3", "store/test_conformance", "train/test_autoencoder_rank"),
     *("model/test_pipeline", "encoders/test_text", "bench/test_training_benches", "sources/test_scenes"),
-    *("sample/test_fidelity", "sample/test_driver"),
+    *("sample/test_fidelity", "sample/test_driver", "advice/test_train", "advice/test_run"),
 )
 """Files of 15 s and more, the longest first: begun last, one of them would have a process to itself at the end."""
 

@@ -1,4 +1,4 @@
-"""Rows to chunks, and what a run costs before it starts."""
+"""The plan of a run: chunks, memory, disk, and workers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_latents_of_coco_take_16_kib_an_image() -> None:
 
 
 def test_the_text_of_coco_takes_a_fifth_of_what_padding_would() -> None:
-    """13.7 tokens of 1.5 KiB each and a pooled state, five times an image; padded it is 591 KB an image."""
+    """An image has five captions of 13.7 tokens (1.5 KiB each) and a pooled state. With padding it takes 591 KB."""
     lean, padded = sd15().text_disk / TRAIN2014_IMAGES, sd15(pad="full").text_disk / TRAIN2014_IMAGES
     assert 100_000 < lean < 125_000
     assert 591_000 < padded < 610_000
@@ -225,17 +225,17 @@ def test_cores_and_memory_are_never_oversubscribed(cores: int, memory_gib: int, 
     [
         ({"memory": GIB}, "Make dataset.rows_per_chunk or run.batch smaller"),
         ({"workers": 20}, "Ask for 12 workers"),
-        ({"workers": 0}, "it takes one at least"),
-        ({"workers": -1}, "it takes one at least"),
+        ({"workers": 0}, "at least one is needed"),
+        ({"workers": -1}, "at least one is needed"),
     ],
 )
-def test_workers_that_cannot_fit_are_refused_with_what_would(asked: dict[str, Any], sentence: str) -> None:
+def test_too_many_workers_are_refused_and_the_message_says_how_many_fit(asked: dict[str, Any], sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence) as error:
         divide_machine(**{"cores": 8, "memory": 16 * GIB, "worker_memory": GIB, "chunks": 100, **asked})
     assert "Nothing was started" in str(error.value)
 
 
-def test_a_crew_can_be_shown() -> None:
+def test_dividing_a_machine_gives_a_worker_layout() -> None:
     assert isinstance(divide_machine(cores=2, memory=8 * GIB, worker_memory=GIB, chunks=4), WorkerLayout)
 
 

@@ -1,4 +1,4 @@
-"""Errors come out of another process as they went in, by pickle and by JSON, whatever their constructors take."""
+"""Errors arrive from another process unchanged, by pickle and by JSON, whatever arguments their constructors take."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from daskt2i.portable_errors import TREE, from_json, portable, to_json
 
 @pytest.fixture(autouse=True)
 def without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that Dask has used pickles exceptions by tblib's functions; one of a pool has none of these."""
+    """A process that has used Dask pickles exceptions with functions of tblib; a process of a pool does not."""
     for kind in [kind for kind in copyreg.dispatch_table if issubclass(kind, BaseException)]:
         monkeypatch.delitem(copyreg.dispatch_table, kind)
 
 
 def by_pickle(error: Exception) -> Any:
-    """As a pool of processes has it."""
+    """The way through a process pool."""
     return pickle.loads(pickle.dumps(portable(error)))
 
 
 def by_json(error: Exception) -> Any:
-    """As a rank has it."""
+    """The way from a rank."""
     return from_json(json.loads(json.dumps(to_json(error))))
 
 
 def by_both(error: Exception) -> Any:
-    """A rank's, handed on by the task that it is the child of."""
+    """The way from a rank through the task that started it."""
     return pickle.loads(pickle.dumps(by_json(error)))
 
 
@@ -47,7 +47,7 @@ the_tree = pytest.mark.parametrize("kind", TREE.values(), ids=list(TREE))
 
 
 def made(kind: type[Daskt2iError]) -> Daskt2iError:
-    """Raised, as errors are: with a traceback, a cause and a note."""
+    """A raised error with a traceback, a cause and a note."""
     error = kind(*ARGUMENTS.get(kind, (SENTENCE,)))
     error.add_note("on here:1")
     try:
@@ -60,14 +60,14 @@ def made(kind: type[Daskt2iError]) -> Daskt2iError:
 
 
 class ThreeWanted(Exception):
-    """Pickles, and does not unpickle."""
+    """Can be pickled but not unpickled."""
 
     def __init__(self, what: str, code: int, where: str) -> None:
         super().__init__(f"{what} {code} at {where}")
 
 
 class WithLock(Exception):
-    """Does not pickle."""
+    """Cannot be pickled."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -75,7 +75,7 @@ class WithLock(Exception):
 
 
 class OwnStoreFull(StoreFull):
-    """A third party's, whose constructor makes the sentence."""
+    """A third-party error whose constructor makes the message."""
 
     ends_run = False
 
@@ -85,21 +85,21 @@ class OwnStoreFull(StoreFull):
 
 
 class OwnNumbered(StoreFull):
-    """One that uses what OSError gives."""
+    """A third-party error that uses the arguments of OSError."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code, "no space", "a.zarr")
 
 
 class OwnRejected(RowRejected):
-    """Below one that takes more than a sentence."""
+    """A subclass of an error that takes more than a message."""
 
     def __init__(self, name: str) -> None:
         super().__init__(Reason.MISSING_FILE, f"no {name}")
 
 
 class OwnWithLock(OwnStoreFull):
-    """A third party's that does not pickle."""
+    """A third-party error that cannot be pickled."""
 
     def __init__(self) -> None:
         super().__init__("b", 2, 1)
@@ -120,7 +120,7 @@ def test_an_error_of_the_tree_arrives_as_it_left(kind: type[Daskt2iError], send:
 
 @both_ways
 @the_tree
-def test_what_one_error_says_of_the_run_goes_with_it(kind: type[Daskt2iError], send: Send) -> None:
+def test_ends_run_of_a_single_error_arrives_with_it(kind: type[Daskt2iError], send: Send) -> None:
     left = made(kind)
     left.ends_run = not kind.ends_run
     assert send(left).ends_run is not kind.ends_run
@@ -149,7 +149,7 @@ def foreign_below_ours() -> list[Any]:
 
 
 @pytest.mark.parametrize(("left", "nearest"), foreign_below_ours())
-def test_a_third_partys_class_is_itself_by_pickle_and_the_nearest_that_is_known_by_json(
+def test_a_third_party_class_arrives_unchanged_by_pickle_and_as_the_nearest_known_class_by_json(
     left: Daskt2iError, nearest: type[Daskt2iError]
 ) -> None:
     pickled, told = by_pickle(left), by_json(left)
@@ -160,7 +160,7 @@ def test_a_third_partys_class_is_itself_by_pickle_and_the_nearest_that_is_known_
     assert getattr(pickled, "errno", None) == getattr(left, "errno", None)
 
 
-def test_a_third_partys_class_that_does_not_pickle_is_the_nearest_of_the_tree() -> None:
+def test_a_third_party_class_that_cannot_be_pickled_arrives_as_the_nearest_class_of_the_tree() -> None:
     left = OwnWithLock()
     left.add_note("on here:1")
     arrived = by_pickle(left)
@@ -184,7 +184,7 @@ def foreign() -> list[Any]:
 
 
 @pytest.mark.parametrize("error", foreign())
-def test_an_error_that_is_not_of_the_tree_is_told_as_the_engines(error: Exception) -> None:
+def test_an_error_outside_the_tree_arrives_by_json_as_executor_error(error: Exception) -> None:
     said = f"{type(error).__name__}: {error}"
     arrived = by_json(raised(error))
     assert type(arrived) is ExecutorError
@@ -194,13 +194,13 @@ def test_an_error_that_is_not_of_the_tree_is_told_as_the_engines(error: Exceptio
 
 
 @pytest.mark.parametrize("error", foreign()[:3])
-def test_by_pickle_it_stays_what_it_is(error: Exception) -> None:
+def test_an_error_outside_the_tree_arrives_unchanged_by_pickle(error: Exception) -> None:
     arrived = by_pickle(error)
     assert (type(arrived), str(arrived)) == (type(error), str(error))
 
 
 @pytest.mark.parametrize("error", foreign()[3:])
-def test_unless_it_does_not_survive_that(error: Exception) -> None:
+def test_an_error_outside_the_tree_that_does_not_survive_pickling_arrives_as_executor_error(error: Exception) -> None:
     arrived = by_pickle(raised(error))
     assert type(arrived) is ExecutorError
     assert str(arrived) == f"{type(error).__name__}: {error}"
@@ -209,8 +209,8 @@ def test_unless_it_does_not_survive_that(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("wanted", [True, False], ids=["raised from it", "raised while it was handled"])
-def test_a_cause_that_does_not_pickle_stays_behind_and_is_named(wanted: bool) -> None:
-    """Dask sends causes along, and would send the `repr` of an error that has one of these."""
+def test_a_cause_that_cannot_be_pickled_is_removed_and_named(wanted: bool) -> None:
+    """Dask sends causes too. For an error with such a cause it would send only the `repr`."""
     try:
         try:
             raise WithLock("the words of the cause")
@@ -250,24 +250,22 @@ def test_a_circle_of_causes_comes_to_an_end() -> None:
     ],
     ids=str,
 )
-def test_whatever_is_told_an_error_of_the_tree_with_its_sentence_arrives(
-    told: dict[str, Any], kind: type[Daskt2iError]
-) -> None:
+def test_any_json_gives_an_error_of_the_tree_with_its_message(told: dict[str, Any], kind: type[Daskt2iError]) -> None:
     error = from_json(told)
     assert (type(error), str(error)) == (kind, str(told.get("message")))
     assert error.ends_run is kind.ends_run
 
 
-def test_one_that_takes_more_than_a_sentence_and_lacks_it_is_the_nearest_above(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_the_arguments_of_its_class_is_its_nearest_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cast(dict[str, Any], TREE), "OwnStoreFull", OwnStoreFull)
     assert type(from_json({"type": "OwnStoreFull", "message": "m"})) is StoreFull
 
 
-def test_a_third_partys_class_by_the_name_of_one_of_ours_is_not_taken_for_it() -> None:
+def test_a_third_party_class_with_the_name_of_a_class_of_the_tree_is_not_mistaken_for_it() -> None:
     namesake = type("StoreFull", (ConfigError,), {})
     assert type(by_json(namesake("m"))) is ConfigError
 
 
-def test_arguments_that_json_cannot_hold_stay_behind() -> None:
+def test_arguments_that_json_cannot_hold_are_not_sent() -> None:
     arrived = by_json(ConfigError("m", {1}))
     assert (type(arrived), str(arrived)) == (ConfigError, str(ConfigError("m", {1})))

@@ -1,4 +1,4 @@
-"""When a thing is tried again and when it is given up, as numbers: no process starts here."""
+"""The limits of retries, as pure functions. These tests start no process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_item_whose_worker_died_is_drawn_before_fresh_ones_until_it_is_a_susp
     assert (books.draw(), list(books.suspects)) == ((1, "b"), [0])
 
 
-def test_the_sentence_of_a_lost_item_tells_the_limit() -> None:
+def test_the_message_of_a_lost_item_names_the_limit() -> None:
     assert f"died {retries.ALLOWED_DEATHS} times" in str(lost("item"))
 
 
@@ -64,7 +64,7 @@ def test_the_pause_before_a_round_grows(attempt: int, seconds: float) -> None:
         "fewer chunks than the limit",
     ],
 )
-def test_a_run_is_given_up_when_failures_leave_no_doubt(
+def test_a_run_stops_after_too_many_failures_in_a_row(
     in_a_row: int, workers: int, open_chunks: int, hopeless: bool
 ) -> None:
     assert retries.is_hopeless(in_a_row, workers, open_chunks) is hopeless
@@ -85,11 +85,11 @@ def test_a_batch_is_halved_down_to_one(size: int, sizes: list[int]) -> None:
     [(0, -1, -1, 1), (1, 40, 40, 2), (2, 40, 60, 0), (2, -1, 20, 0)],
     ids=["none was written", "none beyond the last", "a further one", "the first"],
 )
-def test_a_new_checkpoint_begins_the_count_of_attempts_anew(so_far: int, before: int, step: int, then: int) -> None:
+def test_a_new_checkpoint_resets_the_count_of_attempts(so_far: int, before: int, step: int, then: int) -> None:
     assert retries.attempts_without_progress(so_far, before, step) == then
 
 
-def test_our_clusters_allow_as_many_deaths_as_the_other_executors() -> None:
+def test_the_shipped_clusters_allow_as_many_deaths_as_the_other_executors() -> None:
     for name in ("local", "simulation"):
         said = yaml.safe_load((TOP / f"clusters/{name}.yaml").read_text(encoding="utf-8"))
         assert said["config"]["distributed.scheduler.allowed-failures"] == retries.ALLOWED_DEATHS

@@ -1,7 +1,8 @@
-"""A class by its dotted path, with the arguments of its constructor: how a workflow names sources and encoders.
+"""A source or encoder as a workflow names it: the dotted path of a class, with the arguments of its constructor.
 
-Covers: importing it, calling it, checking that it fits its seam, and which of its arguments decide bytes.
-Does not cover: the seams themselves (`protocols`), the settings around it (`settings`).
+Covers: importing the class, calling it, checking its methods against a protocol, and which of its arguments change
+stored arrays.
+Does not cover: the protocols (`protocols`), the settings around it (`settings`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from daskt2i.errors import ConfigError
 
 LOCATIONS = frozenset({"model", "subfolder", "tokenizer", "revision", "images", "captions", "storage_options"})
-"""Arguments of a component that say where something lies, not what it is: content hashes stand for them."""
+"""Arguments that say where data are, not what they are. The fingerprint holds hashes of the content instead."""
 
 
 MOVED = {
@@ -25,10 +26,10 @@ MOVED = {
     "daskt2i.autoencoder.Given": "daskt2i.model.autoencoder.PretrainedAutoencoder",
     "daskt2i.bench.rows.BenchRows": "daskt2i.bench.encode.rows.BenchRows",
 }
-"""Class paths of before the rooms, and where these classes are now. A file may name either.
+"""Old class path -> new class path. A file may name either.
 
-A store's fingerprint holds the path as it was written, so a file with the old one still fits its store. Paths of
-sources and encoders never change.
+A store's fingerprint holds the path as the user wrote it, so a file with an old path still fits its store. Paths of
+shipped sources and encoders never change.
 """
 
 
@@ -43,18 +44,18 @@ class Component(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the constructor is called with."""
+        """The arguments of the constructor."""
         return dict(self.model_extra or {})
 
     def build(self, protocol: type, setting: str) -> Any:
-        """Import the class, call it, and check that it fits the seam.
+        """Import the class, call it, and check that it has the methods of the protocol.
 
         Args:
             protocol: a runtime-checkable protocol of `daskt2i.protocols`.
-            setting: where the component stands in the workflow, for the message.
+            setting: the setting that names the component, for messages.
 
         Raises:
-            ConfigError: no such class, arguments that it does not take, or methods that it lacks.
+            ConfigError: there is no such class, it does not take the arguments, or it lacks methods.
         """
         factory = self._factory(setting)
         try:
@@ -63,8 +64,9 @@ class Component(BaseModel):
             raise ConfigError(f"{setting} ({self.class_path}) does not take these settings: {error}.") from error
         if unfit := [name for name in _methods_of(protocol) if not _fits(built, protocol, name)]:
             raise ConfigError(
-                f"{setting}.class names {self.class_path}, which is no {protocol.__name__}: it lacks "
-                f"{', '.join(sorted(unfit))}, or takes other arguments. See daskt2i.protocols.{protocol.__name__}."
+                f"{setting}.class names {self.class_path}, which does not fit {protocol.__name__}: these methods are "
+                f"missing or take other arguments: {', '.join(sorted(unfit))}. "
+                f"See daskt2i.protocols.{protocol.__name__}."
             )
         return built
 
@@ -83,14 +85,15 @@ class Component(BaseModel):
             ) from error
 
     def identity(self) -> dict[str, Any]:
-        """Class and arguments, defaults filled in, without those that only say where something lies.
+        """Class and arguments with their defaults, for the fingerprint.
 
-        Which ones those are a class may say itself, in an attribute `locations`.
+        Arguments that only say where data are (`LOCATIONS`) are left out. A class may name its own such arguments in an
+        attribute `locations`.
         """
         factory = self._factory("component")
         try:
             signature = inspect.signature(factory)
-        except ValueError:  # of a built-in, which tells nothing
+        except ValueError:  # a built-in class has no signature
             signature = inspect.Signature()
         defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
         locations = getattr(factory, "locations", LOCATIONS)
@@ -98,7 +101,7 @@ class Component(BaseModel):
         return {"class": self.class_path} | json.loads(json.dumps(found, default=str))
 
     def absolute(self) -> Component:
-        """The same, with relative paths of this folder made absolute: workers may stand in another one."""
+        """A copy with absolute paths instead of relative ones: workers may have another working directory."""
         arguments = dict(self.arguments)
         for key, value in arguments.items():
             if key in LOCATIONS and isinstance(value, str) and "://" not in value and Path(value).expanduser().exists():
@@ -111,13 +114,16 @@ def _methods_of(protocol: type) -> list[str]:
 
 
 def _fits(built: object, protocol: type, name: str) -> bool:
-    """Whether a method is there and can be called as the protocol says: an image encoder is no text encoder."""
+    """Whether the object has the method and takes the arguments of the protocol.
+
+    The names alone do not suffice: an image encoder has all method names of a text encoder.
+    """
     method = getattr(built, name, None)
     if not callable(method):
         return False
     try:
         signature = inspect.signature(method)
-    except ValueError:  # of a built-in, which tells nothing
+    except ValueError:  # a built-in method has no signature
         return True
     wanted = list(inspect.signature(getattr(protocol, name)).parameters)[1:]
     try:

@@ -88,7 +88,7 @@ def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
         the same settings under their new names, and a note for each old name in the data.
 
     Raises:
-        ConfigError: a setting has both its names, with different values.
+        ConfigError: a setting has different values under its old and its new name.
     """
     found, notes = {**data}, []
     for row in RENAMED:

@@ -1,6 +1,6 @@
-"""The settings of a workflow as typed models: which there are, of what kind, and what they mean.
+"""The settings of a workflow as typed models.
 
-Covers: names, kinds, limits and defaults.
+Covers: name, type, limits, default and meaning of each setting.
 Does not cover: reading files and `--set` (`workflow_file`), what the settings do.
 """
 
@@ -31,9 +31,9 @@ class ImageSettings(_Strict):
     """How pictures are read.
 
     Attributes:
-        resolution: side of the square that is encoded, pixels.
-        min_side: shorter side, in source pixels, below which an image is rejected.
-        max_pixels: width x height above which an image is rejected unread.
+        resolution: side of the encoded square, pixels.
+        min_side: an image whose shorter side has fewer source pixels is rejected.
+        max_pixels: an image whose width x height is larger is rejected before it is decoded.
     """
 
     resolution: int = Field(256, ge=8, le=8192)
@@ -49,12 +49,12 @@ class EncoderSettings(_Strict):
 
 
 class FactSettings(_Strict):
-    """How the facts are found that `insights` reports and `where` names. Part of the fingerprint where `where` is set.
+    """How to find the facts that `insights` reports and `where` uses. They are fingerprinted if `where` is set.
 
     Attributes:
-        rules: a YAML file of word lists; null for ours (`daskt2i/facts/captions/rules.yaml`).
+        rules: a YAML file of word lists; null for the shipped file (`daskt2i/facts/captions/rules.yaml`).
         coco_instances: a COCO instance file, for the fact `persons`; null for none.
-        near: bits of 128 in which the signatures of near-duplicate pictures may differ.
+        near: largest number of bits, of 128, in which the signatures of near-duplicate pictures differ.
     """
 
     rules: str | None = None
@@ -63,9 +63,9 @@ class FactSettings(_Strict):
 
 
 class DatasetSettings(_Strict):
-    """What is encoded: everything here decides bytes and is fingerprinted.
+    """What is encoded. Every setting here changes stored arrays and is fingerprinted.
 
-    `where` keeps the rows of which it is true: an expression over the facts, see docs/how-to/select-rows.md.
+    `where` is an expression over the facts. It keeps the rows for which it is true. See docs/how-to/select-rows.md.
     """
 
     source: Component
@@ -78,7 +78,7 @@ class DatasetSettings(_Strict):
 
 
 class RunSettings(_Strict):
-    """How it is encoded: free to change on resume. Defaults and their reasons: `daskt2i/config/defaults.yaml`."""
+    """How the encode runs. These settings may change on resume. `config/defaults.yaml` explains the defaults."""
 
     scheduler: str
     device: str
@@ -98,12 +98,12 @@ class RunSettings(_Strict):
 
 
 class SceneSettings(_Strict):
-    """Draw a data set into the run folder before it is encoded (the demo's data).
+    """A drawn data set, as in the demo. It is drawn into the run folder before the encode.
 
     Attributes:
-        rows: how many scenes.
-        seed: another seed, other scenes.
-        shapes: most shapes in a scene.
+        rows: number of scenes.
+        seed: seed of the scenes.
+        shapes: largest number of shapes in a scene.
     """
 
     rows: int = Field(ge=1)
@@ -119,20 +119,21 @@ class ModelSettings(_Strict):
 
 
 class OptimiserSettings(_Strict):
-    """How weights are fitted: everything here decides the loss curve.
+    """How weights are trained. Every setting here changes the loss curve.
 
     Attributes:
-        steps: optimiser steps.
-        batch: samples of one step, over all ranks together.
-        optimiser: `adamw`, or `muon` for the matrices inside the model and AdamW for the rest: more work a step, which
-            the ranks share, and with large batches fewer steps.
+        steps: number of optimiser steps.
+        batch: samples in one step, over all ranks together.
+        optimiser: `adamw`, or `muon`. Muon is used for the matrices inside the model, and AdamW for the rest. Muon does
+            more work in a step, which the ranks share. With large batches it needs fewer steps.
         learning_rate: peak of the schedule.
-        warmup: steps in which the rate rises to it; after them a half cosine falls to `final_rate` times the peak.
-        max_grad_norm: largest norm of the gradient; null leaves it as it is.
-        ema: decay of the moving average of the weights, which is what comes out; 0 for none. The first steps decay
-            faster, as `(1 + step) / (10 + step)`.
-        validation: rows that training never sees.
-        seed: of weights, order, captions and noise.
+        warmup: steps in which the rate rises to the peak. Then it falls along a half cosine to `final_rate` times the
+            peak.
+        max_grad_norm: the gradient is clipped to this norm; null does not clip.
+        ema: decay of the moving average of the weights. The trained model is this average; 0 for no average. The first
+            steps decay faster, with `(1 + step) / (10 + step)`.
+        validation: number of validation rows. Training never uses them.
+        seed: seed of weights, order, captions and noise.
     """
 
     steps: int = Field(1000, ge=1)
@@ -155,10 +156,11 @@ class TrainSettings(OptimiserSettings):
     Attributes:
         objective: `flow` (rectified flow, logit-normal times), `v` (zero terminal SNR) or `epsilon`.
         snr_gamma: min-SNR weight of `v` and `epsilon` (Hang et al. 2023, arXiv:2303.09556); null for none.
-        shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
-        caption_dropout: share of captions replaced by the empty prompt, which guidance needs.
-        posterior: `sample` draws from the VAE's posterior anew each time, `mean` takes its mean.
-        shuffle_window: shards whose rows are shuffled together.
+        shift: shift of the times of flow: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents
+            (arXiv:2403.03206, 5.3.2).
+        caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
+        posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
+        shuffle_window: number of shards whose rows are shuffled together.
     """
 
     model: ModelSettings = ModelSettings()
@@ -171,7 +173,7 @@ class TrainSettings(OptimiserSettings):
 
 
 class VaeLossSettings(_Strict):
-    """Weights of the terms: absolute and squared error, differences between neighbouring pixels, KL."""
+    """Weights of the loss terms: absolute error, squared error, differences between neighbouring pixels, KL."""
 
     l1: float = Field(1.0, ge=0)
     l2: float = Field(2.0, ge=0)
@@ -183,10 +185,10 @@ class VaeSettings(OptimiserSettings):
     """An AutoencoderKL on the images of the source, for `train-vae`.
 
     Attributes:
-        model: folder or hub id to start from (fine-tuning); null starts from random weights.
-        config: diffusers AutoencoderKL config of a new model; changes nothing of one that is fine-tuned.
-        crop: side in pixels of random crops to train on; null for whole images.
-        flip: mirror images at random.
+        model: folder or hub id of the model to fine-tune; null starts from random weights.
+        config: diffusers AutoencoderKL config of a new model. It has no effect on fine-tuning.
+        crop: side of the random crops to train on, pixels; null for whole images.
+        flip: whether to mirror images at random.
     """
 
     model: str | None = None
@@ -197,10 +199,10 @@ class VaeSettings(OptimiserSettings):
 
 
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity of a training as this version would write it.
+    """The identity of an older training, in the form of this version.
 
-    Settings that its version did not have yet are at their defaults, since so it worked. Settings that had another name
-    then have their new one.
+    Settings that the older version did not have get their defaults, because the defaults give its behaviour. Renamed
+    settings get their new names.
     """
     found, _ = with_new_names(identity, "a checkpoint")
     for name, kind in (("train", TrainSettings), ("vae", VaeSettings)):
@@ -210,7 +212,7 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LaunchSettings(_Strict):
-    """How training runs: free to change on resume. Defaults and their reasons: `daskt2i/config/defaults.yaml`."""
+    """How training runs. These settings may change on resume. `daskt2i/config/defaults.yaml` explains the defaults."""
 
     ranks: _Count | Literal["auto"]
     threads: _Count | Literal["auto"]
@@ -225,13 +227,13 @@ class LaunchSettings(_Strict):
     validation_every: int = Field(ge=1)
     grid_every: int = Field(ge=0)
     cache: str
-    profile_allreduce: bool = False  # run folders from before it name the others
+    profile_allreduce: bool = False  # run folders of older versions do not have it
 
     def cache_bytes(self) -> int:
         """`cache` in bytes.
 
         Raises:
-            ConfigError: it is no size.
+            ConfigError: it is not a size.
         """
         try:
             return int(parse_bytes(self.cache))
@@ -243,11 +245,11 @@ class SampleSettings(_Strict):
     """Pictures from prompts.
 
     Attributes:
-        prompts: what to draw when the command line names none.
-        steps: of the sampler.
-        guidance: weight of the prompt against the empty one; 1 for none.
+        prompts: the prompts to draw if the caller gives none.
+        steps: number of steps of the sampler.
+        guidance: weight of the prompt against the empty prompt; 1 for no guidance.
         sampler: `dpm++`, `ddim` or `euler`.
-        batch: pictures at once.
+        batch: pictures in one batch.
     """
 
     prompts: list[str] = []
@@ -259,12 +261,12 @@ class SampleSettings(_Strict):
 
 
 class EvaluateSettings(_Strict):
-    """Prompt fidelity.
+    """How prompt fidelity is measured.
 
     Attributes:
-        prompts: how many unseen prompts.
-        seeds: pictures of each.
-        clip_model: hub id or folder of a CLIP model, for data that is not drawn; null where the judge reads.
+        prompts: number of unseen prompts.
+        seeds: number of pictures of each prompt.
+        clip_model: hub id or folder of a CLIP model, for photographs; null for drawn scenes, which need no model.
     """
 
     prompts: int = Field(64, ge=1)
@@ -273,14 +275,15 @@ class EvaluateSettings(_Strict):
 
 
 class InstanceSettings(_Strict):
-    """One machine that can be had for a price.
+    """One kind of machine with its price.
 
     Attributes:
-        device: `cpu` or `cuda`: what encodes there.
-        per_hour: its price, in the table's currency.
-        cores, gpus: that it has.
-        memory_gib: its memory; null where it is no limit.
-        images_per_second: a rate that was measured there with this workflow; null to take it from the calibration.
+        device: the device that encodes: `cpu` or `cuda`.
+        per_hour: price of an hour, in the currency of the table.
+        cores, gpus: number of cores and GPUs.
+        memory_gib: memory in GiB; null for no limit.
+        images_per_second: a rate that was measured on this machine with this workflow; null takes it from the
+            calibration.
     """
 
     name: str
@@ -293,12 +296,12 @@ class InstanceSettings(_Strict):
 
 
 class PriceSettings(_Strict):
-    """What machines cost: yours to fill in, for `estimate`. There are no defaults, since prices change.
+    """Prices of machines, for `estimate`. There are no defaults, because prices change. Fill in your own.
 
     Attributes:
-        currency: of all prices.
-        source: where they were read.
-        date: when.
+        currency: currency of all prices.
+        source: where the prices come from.
+        date: date of the prices.
     """
 
     currency: str
@@ -308,7 +311,7 @@ class PriceSettings(_Strict):
 
 
 class Workflow(_Strict):
-    """A workflow file, resolved. Two are equal if their settings are; notes do not count."""
+    """All settings of a workflow. Two workflows are equal if their settings are equal; notes do not count."""
 
     name: str
     scenes: SceneSettings | None = None
@@ -324,7 +327,7 @@ class Workflow(_Strict):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for whoever wrote the settings: old names that were read. Copies have them too."""
+        """Sentences for the user, such as a note for each old name in the settings. Copies keep them."""
         return self._notes
 
     def with_notes(self, notes: Iterable[str]) -> Workflow:
@@ -337,7 +340,7 @@ class Workflow(_Strict):
         return self.__dict__ == other.__dict__ if isinstance(other, Workflow) else NotImplemented
 
     def to_yaml(self) -> str:
-        """The settings as a workflow file that gives them again."""
-        # Not exclude_none: an argument that is null on purpose must not become its default.
+        """The settings as a workflow file. Reading the file gives the same settings."""
+        # Not exclude_none: an argument that the user set to null must not become its default.
         data = self.model_dump(mode="json", by_alias=True)
         return yaml.safe_dump({k: v for k, v in data.items() if v is not None}, sort_keys=False, allow_unicode=True)

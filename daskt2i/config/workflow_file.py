@@ -1,11 +1,11 @@
-"""Settings: workflow files, `--set`, `dask.config`, and what of them decides bytes.
+"""Reads workflow files, applies `dask.config` and `--set`, and computes the fingerprint of settings.
 
-Covers: reading a workflow (YAML, loaded safely) into typed models (`settings`), the order in which settings win,
+Covers: reading a workflow (YAML, loaded safely) into typed models (`settings`), the order of the layers of settings,
 the fingerprint of a store.
-Does not cover: what the settings do (the room that uses one), cluster files (`deploy.connect`).
+Does not cover: what the settings do (the room that uses a setting), cluster files (`deploy.connect`).
 
-What and how are apart. `dataset:` decides bytes and is fingerprinted; `run:` is free to change when a run is resumed.
-The order, last wins: `daskt2i/config/defaults.yaml` < the user's `dask.config` (section `daskt2i:`, files or
+Settings below `dataset:` change stored arrays and are fingerprinted. Settings below `run:` may change on resume.
+The layers, the last one wins: `daskt2i/config/defaults.yaml` < the user's `dask.config` (section `daskt2i:`, files or
 environment variables such as `DASK_DASKT2I__RUN__RETRIES=5`) < the workflow file < `--set section.key=value`.
 """
 
@@ -28,7 +28,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
 
 LAYOUT = 1
-"""Version of the store's layout: names, dimensions, shard shape. A change makes old stores unreadable, so rarely."""
+"""Version of the store's layout: names, dimensions, shard shape. A new version makes old stores unreadable."""
 
 SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
 """The source of a workflow that draws its own data."""
@@ -37,7 +37,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def load_defaults() -> None:
-    """Put our defaults under `daskt2i:` in `dask.config`, below whatever the user has set."""
+    """Put the shipped defaults under `daskt2i:` in `dask.config`. The user's own values keep priority."""
     dask.config.update_defaults(_defaults())
 
 
@@ -47,26 +47,26 @@ def _defaults() -> dict[str, Any]:
 
 
 def dask_settings(name: Literal["run", "launch"]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A section of `daskt2i:` in `dask.config`, over our defaults. `load_defaults` comes first.
+    """A section of `daskt2i:` in `dask.config`, over the shipped defaults. Call `load_defaults` first.
 
     Returns:
         the settings under their new names, and a note for each old name that the user's files or environment hold.
 
     Raises:
-        ConfigError: it is no mapping, or a setting has both its names, with different values.
+        ConfigError: the section is not a mapping, or a setting has different values under its old and its new name.
     """
     defaults = _defaults()["daskt2i"][name]
     section = _section(dask.config.get(f"daskt2i.{name}"), "dask.config", name)
-    # Dask takes `all-missing` and `all_missing` for one key, but only where it knows the key.
+    # Dask treats `all-missing` and `all_missing` as one key, but only if it knows the key.
     section = {key.replace("-", "_") if isinstance(key, str) else key: value for key, value in section.items()}
-    # What equals our default may be our default: under an old name the user may have said something else.
+    # A value that equals the default may come from the defaults: the user may have set the old name to another value.
     given = {key: value for key, value in section.items() if key not in defaults or value != defaults[key]}
     renamed, notes = with_new_names({name: given}, "dask.config")
     return {**defaults, **renamed[name]}, notes
 
 
 def shipped(folder: Literal["workflows", "clusters"]) -> Path:
-    """The folder of workflow or cluster files: inside an installed package, or at the top of a checkout."""
+    """The folder of the shipped workflow or cluster files, in an installed package or in a checkout."""
     inside = _PACKAGE / folder
     return inside if inside.is_dir() else _PACKAGE.parent / folder
 
@@ -75,7 +75,7 @@ def find_file(name: str, folder: Literal["workflows", "clusters"]) -> Path:
     """A YAML file by path, or by the name of a shipped one.
 
     Raises:
-        ConfigError: neither; the message lists the shipped names.
+        ConfigError: there is no such file; the message lists the shipped names.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name).expanduser()
@@ -85,7 +85,9 @@ def find_file(name: str, folder: Literal["workflows", "clusters"]) -> Path:
     path = shipped(folder) / f"{name}.yaml"
     if Path(name).name == name and path.is_file():
         return path
-    raise ConfigError(f"There is no {folder[:-1]} named {name!r}. Shipped are: {_names(folder)}; or give a .yaml file.")
+    raise ConfigError(
+        f"There is no {folder[:-1]} named {name!r}. Give one of {_names(folder)}, or the path of a YAML file."
+    )
 
 
 def _names(folder: Literal["workflows", "clusters"]) -> str:
@@ -96,14 +98,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds one mapping.
 
     Raises:
-        ConfigError: unreadable, not YAML, or not a mapping.
+        ConfigError: the file cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bad UTF-8, or a date such as 2020-13-01
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no mapping at its top; a workflow starts with `name:` and `dataset:`.")
+        raise ConfigError(f"{path} does not hold settings at its top level, such as `name:` and `dataset:`.")
     return data
 
 
@@ -115,21 +117,20 @@ def load_workflow(
     captions: str | None = None,
     where: str | None = None,
 ) -> Workflow:
-    """The settings of a workflow, resolved.
+    """All settings of a workflow, with defaults, `dask.config` and changes applied.
 
     Args:
         name: a shipped workflow, or the path of a YAML file.
         settings: changes by dotted key: `{"train.steps": 100}`.
-        images, captions: a folder, zip or address of images and the COCO caption file that goes with them; both or
-            neither.
-        where: keeps the rows of which it is true.
+        images, captions: a folder, zip or address of images, and their COCO caption file. Give both or neither.
+        where: an expression; keeps the rows for which it is true.
 
     Raises:
-        ConfigError: it names the setting, and what would be accepted.
+        ConfigError: a setting is wrong. The message names it and says what is accepted.
     """
     load_defaults()
     path = find_file(name, "workflows")
-    # Each layer gets its new names before it is laid over others, so that the last wins under either name.
+    # Each layer gets the new names before the layers are merged, so that the last one wins under either name.
     data, notes = with_new_names({"name": path.stem, **read_yaml(path)}, str(path))
     sections: tuple[Literal["run", "launch"], ...] = ("run", "launch")
     for section in sections:
@@ -142,13 +143,13 @@ def load_workflow(
 
 
 def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
-    """A workflow with changes; the same where there are none.
+    """A workflow with changes applied; the same workflow if there are none.
 
     Args:
-        origin: of the workflow, for messages.
+        origin: where the workflow comes from, for messages.
 
     Raises:
-        ConfigError: a change does not fit.
+        ConfigError: a change is wrong.
     """
     if changes.none:
         return workflow
@@ -158,22 +159,20 @@ def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
 
 
 def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
-    """A copy of a mapping: what `--set` changes in it stays out of dask.config."""
+    """A copy of a mapping, so that a change to it does not change dask.config."""
     if not isinstance(data, Mapping | None):
-        raise ConfigError(
-            f"`{name}:` of {where} holds {data!r} where settings are wanted, such as `run: {{batch: 4}}`."
-        )
+        raise ConfigError(f"`{name}:` of {where} is {data!r}, but it must hold settings, such as `run: {{batch: 4}}`.")
     return copy.deepcopy(dict(data or {}))
 
 
 def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
-    """A workflow from plain data; `where` names its origin in messages. Its notes name the old names in the data.
+    """A workflow from plain data. `where` says in messages where the data come from. Old names in them become notes.
 
     Raises:
         ConfigError: a setting is missing, unknown or of the wrong kind.
     """
     data, notes = with_new_names(data, where)
-    if "launch" not in data:  # of a run folder that was made before there was one
+    if "launch" not in data:  # a run folder of an older version has no such section
         data["launch"] = dask_settings("launch")[0]
     dataset = data.get("dataset")
     if isinstance(data.get("scenes"), dict) and isinstance(dataset, dict) and "source" not in dataset:
@@ -195,17 +194,17 @@ def parse_workflow(data: Mapping[str, Any], where: str) -> Workflow:
 
 
 def _require_plain(value: Any, setting: str, where: str) -> None:
-    """Arguments go into the fingerprint and into the store, as JSON; YAML knows dates and binaries besides."""
+    """Arguments go into the fingerprint and into the store as JSON. YAML also has dates and binaries, JSON has not."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"The workflow {where} is not valid: {setting} is {value!r}, which is no JSON value; put it in quotes."
+            f"The workflow {where} is not valid: {setting} is {value!r}, which JSON cannot hold; put it in quotes."
         ) from error
 
 
 def _problem(error: Any) -> str:
-    # Of a setting that is a number or "auto", pydantic names each way in which it is wrong.
+    # If a setting takes a number or "auto", pydantic reports one error for each of the two.
     branches = ("int", "constrained-int", "literal['auto']")
     loc = [part for part in error["loc"] if part not in branches]
     setting = ".".join(str(part) for part in loc)
@@ -219,12 +218,12 @@ def _problem(error: Any) -> str:
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 (64 hex digits) of what decides bytes, over its canonical JSON."""
+    """SHA-256 (64 hex digits) of the canonical JSON of an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], section: str = "dataset.") -> list[str]:
-    """What differs between two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`."""
+    """The differences of two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`."""
     left, right = dict(_flatten(stored)), dict(_flatten(wanted))
     return [
         f"{section}{key}: {_shown(left.get(key))} there, {_shown(right.get(key))} now"
@@ -242,7 +241,7 @@ def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _shown(value: str | None) -> str:
-    """JSON text for a person: a word needs no quotes; one that looks like a number keeps them."""
+    """JSON text for a person: a word loses its quotes; text that looks like a number keeps them."""
     if value is None:
         return "nothing"
     word = value[1:-1]

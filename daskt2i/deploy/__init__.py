@@ -1,10 +1,10 @@
-"""A connection to Dask: a cluster that we start, or one that is there already.
+"""Connections to Dask: to a cluster that daskt2i starts, or to a running one.
 
-In here: cluster files and addresses to a connected client (`connect`), the process in which a cluster of ours lives
-(`cluster_process`), which workers a scheduler has (`workers`), processes that end with their parent and do not hear
-Ctrl-C (`child_processes`).
-Not in here: what `--scheduler` means and how many workers are sensible (`session`), what runs on the workers
+In here: making a client from a cluster file or an address (`connect`), the process of a cluster that daskt2i starts
+(`cluster_process`), the workers of a scheduler (`workers`), child processes that ignore Ctrl-C and end with their
+parent (`child_processes`).
+Not in here: what the setting of the scheduler means and how many workers to start (`session`), what runs on the workers
 (`executors`, `launch`).
-Imports: `errors` and `config`. It knows Dask and nothing of images or models.
-To add a kind of cluster: a file in `clusters/` that names its class; code only if the class needs other arguments.
+Imports: `errors` and `config`. It uses Dask and knows nothing about images or models.
+To add a kind of cluster: a file in `clusters/` that names its class. It needs code only for other arguments.
 """

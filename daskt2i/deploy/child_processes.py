@@ -1,7 +1,7 @@
-"""Processes that we start: they do not hear Ctrl-C, and they end with us.
+"""Child processes that do not receive Ctrl-C and that end with their parent.
 
-Covers: blocking the signal while a process starts, a watch on the parent.
-Does not cover: which processes there are (`executors`, `launch`, Dask's nannies).
+Covers: blocking the signal while a process starts, watching the parent.
+Does not cover: which processes are started (`executors`, `launch`, Dask's nannies).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from multiprocessing import resource_tracker
 
 @contextlib.contextmanager
 def block_sigint() -> Iterator[None]:
-    """Processes that start in this block never hear Ctrl-C: a terminal sends it to all, and the parent handles it.
+    """Processes that start in this block never receive Ctrl-C. A terminal sends it to all processes.
 
-    Blocked and not ignored, so that one that comes meanwhile reaches the parent at the end of the block.
-    multiprocessing unblocks it when it starts its resource tracker, so that is started before.
+    The signal is blocked, not ignored: if it comes during the block, the parent receives it at the end of the block.
+    multiprocessing unblocks it when it starts its resource tracker, so the tracker is started first.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -34,10 +34,13 @@ def block_sigint() -> Iterator[None]:
 
 
 def end_with_parent(parent: int, period: float = 1.0) -> None:
-    """End this process when its parent is gone, however the parent ended. Call once, in the child.
+    """End this process when its parent has ended for any reason. Call it once, in the child.
 
-    A child whose parent was killed gets init (or a subreaper) as its new parent; a thread looks for that. The parent's
-    number comes from the parent: it may be gone before the child has finished its imports.
+    If the parent is killed, the child gets init (or a subreaper) as its new parent. A thread checks for that.
+
+    Args:
+        parent: process id of the parent, from the parent itself: it may end before the child has finished its imports.
+        period: seconds between two checks.
     """
 
     def watch() -> None:

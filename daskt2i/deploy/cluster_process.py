@@ -1,14 +1,14 @@
-"""A cluster that we start lives in a process of its own: its scheduler, its nannies, and below them its workers.
+"""The process of a cluster that daskt2i starts. It holds the scheduler and the nannies; the workers are its children.
 
-Covers: that process from outside (`ClusterProcess`) and from inside (`main`), dropping what Dask keeps of tasks that
-are done.
+Covers: this process from outside (`ClusterProcess`) and from inside (`main`); deleting Dask's records of finished
+tasks.
 Does not cover: cluster files, the client (`connect`).
 
-Why. A nanny writes variables into `os.environ` of its process before it starts a worker (`WorkerProcess.start` of
-distributed 2026.7: thread counts, malloc's threshold, PYTHONHASHSEED, its own pid), and does so again for each worker
-that it starts again. Scheduler and nannies read `dask.config` of their process at any time, and log through its
-loggers. In the user's process all that would reach whatever else he does there. Workers need the variables before
-their interpreter starts, so a nanny's `env=` comes too late for some of them.
+Why a process: a nanny writes variables into `os.environ` of its process before it starts or restarts a worker
+(`WorkerProcess.start` of distributed 2026.7: thread counts, malloc's threshold, PYTHONHASHSEED, its own pid). Scheduler
+and nannies also read `dask.config` of their process at any time, and log through its loggers. In the user's process
+this would disturb the user's other work. Workers need the variables before their interpreter starts, so the `env=` of a
+nanny comes too late for some of them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _CODE = (
     "import json, sys; job = json.loads(sys.stdin.buffer.readline()); sys.path[:] = job['path']; "
     "from daskt2i.deploy.cluster_process import main; main(job)"
 )
-"""As multiprocessing does it: what this process can import, that one can. Its `__main__` is no file, so that workers do
-not run the user's script again."""
+"""The new process has the import path of this one, as in multiprocessing. Its `__main__` is not a file, so that workers
+do not run the user's script again."""
 
 _CLOSE = b"close\n"
 _CLOSE_SECONDS = 10
 _FORGET_SECONDS = 5.0
 _PRIVATE = ("scheduler", "shuffle", "pool")
-"""Settings of the user's own client and threads."""
+"""Sections of dask.config that belong to the user's own client and threads."""
 
 
 class ClusterProcess:
@@ -50,24 +50,24 @@ class ClusterProcess:
 
     Args:
         factory: dotted path of the cluster's class.
-        arguments: of the class; JSON values.
-        config: Dask settings that hold there, above those of this process.
-        environ: variables of that process and its workers, besides those of this one.
+        arguments: arguments of the class; JSON values.
+        config: Dask settings for the new process. They override those of this process.
+        environ: additional environment variables for the new process and its workers.
 
     Raises:
         ConfigError: the class cannot be imported.
-        RuntimeError: the cluster did not start; nothing of it is left.
+        RuntimeError: the cluster did not start. No process of it is left.
 
     Attributes:
-        address: of the scheduler.
-        security: arguments of `distributed.Security` for a client, or None where there are none.
+        address: address of the scheduler.
+        security: arguments of `distributed.Security` for a client; None if there are none.
     """
 
     def __init__(
         self, factory: str, arguments: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]
     ) -> None:
         job = {
-            "path": [entry for entry in sys.path if isinstance(entry, str)],  # Python takes no others
+            "path": [entry for entry in sys.path if isinstance(entry, str)],  # Python ignores other entries
             "factory": factory,
             "arguments": arguments,
             "inherited": _plain({k: v for k, v in dask.config.config.items() if k not in _PRIVATE}),
@@ -97,10 +97,10 @@ class ClusterProcess:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        with suppress(BrokenPipeError):  # it ended: its answer is empty too
+        with suppress(BrokenPipeError):  # the process has ended; then its answer is empty too
             process.stdin.write(line)
             process.stdin.flush()
-        for answer in process.stdout:  # what a sitecustomize prints may come first
+        for answer in process.stdout:  # a sitecustomize module may print lines first
             with suppress(ValueError):
                 found = json.loads(answer)
                 if isinstance(found, dict):
@@ -108,7 +108,7 @@ class ClusterProcess:
         return {"text": f"its process ended with exit code {process.wait()}"}
 
     def close(self) -> None:
-        """Close the cluster. One that does not end in time is killed: the work is done by then. May be called twice."""
+        """Close the cluster. Kill it if it does not end in time, because its work is done. May be called twice."""
         assert self._process.stdin is not None
         with suppress(OSError, ValueError, subprocess.TimeoutExpired):
             self._process.stdin.write(_CLOSE)
@@ -117,7 +117,7 @@ class ClusterProcess:
         self.kill()
 
     def kill(self) -> None:
-        """End it now. Workers end with it."""
+        """Kill the process now. The workers end with it."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -127,7 +127,7 @@ class ClusterProcess:
 
 
 def _plain(value: Any) -> Any:
-    """Settings as JSON has them; what it cannot say is left out."""
+    """Settings as JSON values. Values that JSON cannot hold are left out."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items() if _is_plain(v)}
     if isinstance(value, list | tuple):
@@ -142,23 +142,23 @@ def _is_plain(value: Any) -> bool:
 
 
 def main(job: Mapping[str, Any]) -> None:
-    """In that process: start the cluster, tell its address, stay until the other side asks for the end or is gone."""
+    """The new process: start the cluster, send its address, and wait until the driver closes it or ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what workers print must not be taken for an answer
+    os.dup2(2, 1)  # output of the workers must not be mistaken for an answer
     ended = threading.Event()
     threading.Thread(target=_wait_for_the_end, args=(ended,), name="daskt2i-lifeline", daemon=True).start()
-    # A terminal and a batch system send these to all processes at once; ours ends when its driver is done. A function,
-    # for workers would inherit that a signal is ignored.
+    # A terminal and a batch system send these signals to all processes. This process ends when its driver is done. The
+    # handler is a function, because workers would inherit an ignored signal.
     signal.signal(signal.SIGINT, _stay)
     signal.signal(signal.SIGTERM, _stay)
     dask.config.update(dask.config.config, job["inherited"])
     dask.config.set(job["config"])
-    with block_sigint():  # for workers; again, as multiprocessing's resource tracker, which starts here, undoes it
+    with block_sigint():  # for the workers; starting multiprocessing's resource tracker here has unblocked it
         _live(job, answers, ended)
 
 
 def _live(job: Mapping[str, Any], answers: TextIO, ended: threading.Event) -> None:
-    """From the start of the cluster to its end."""
+    """Start the cluster, and close it at the end."""
 
     def tell(**answer: Any) -> None:
         answers.write(json.dumps(answer) + "\n")
@@ -172,7 +172,7 @@ def _live(job: Mapping[str, Any], answers: TextIO, ended: threading.Event) -> No
         return
     try:
         cluster = factory(**job["arguments"])
-    except Exception as error:  # of whatever class the cluster file names
+    except Exception as error:  # the class of the cluster file may raise anything
         tell(kind="start", text=str(error) or type(error).__name__)
         return
     address = str(cluster.scheduler_address)
@@ -190,11 +190,11 @@ def _live(job: Mapping[str, Any], answers: TextIO, ended: threading.Event) -> No
 
 
 def _stay(signum: int, frame: FrameType | None) -> None:
-    """Go on."""
+    """Ignore the signal."""
 
 
 def _security(cluster: Any) -> dict[str, Any] | None:
-    """What a client needs to know: a cluster has its certificates from its file, or has made them itself."""
+    """The certificates that a client needs. They come from the cluster file, or the cluster made them itself."""
     given = getattr(cluster, "security", None)
     names = ("tls_ca_file", "tls_client_cert", "tls_client_key", "require_encryption")
     found = {name: value for name in names if (value := getattr(given, name, None)) is not None}
@@ -202,10 +202,11 @@ def _security(cluster: Any) -> dict[str, Any] | None:
 
 
 def _wait_for_the_end(ended: threading.Event) -> None:
-    """Wait until the driver asks us to close, or is gone: the kernel closes the pipe, however the driver ended.
+    """Wait until the driver asks to close, or has ended: the kernel closes the pipe when the driver ends for any
+    reason.
 
-    In both cases the cluster is closed, because it may have jobs in a queue or folders on a disk. A driver kills us if
-    that takes too long. Without a driver we end ourselves, also where the cluster hangs while it starts.
+    In both cases the cluster is closed, because it may have jobs in a queue or folders on a disk. The driver kills this
+    process if that takes too long. Without a driver this process ends itself, even if the cluster hangs at its start.
     """
     if sys.stdin.buffer.readline() != _CLOSE:
         limit = threading.Timer(_CLOSE_SECONDS + 5, os._exit, [1])
@@ -215,20 +216,20 @@ def _wait_for_the_end(ended: threading.Event) -> None:
 
 
 def forget(cluster: Any) -> None:
-    """Drop what Dask keeps of every task that ever ran.
+    """Delete Dask's records of finished tasks, because they grow without limit.
 
-    `key_split` remembers 100,000 names of tasks; a span has one entry for each submit, without a bound; each connection
-    keeps its last messages, and a chunk's has its captions.
+    `key_split` remembers 100,000 names of tasks. A span has one entry for each submit, without a limit. Each connection
+    keeps its last messages, and the messages of chunks hold captions.
     """
     from dask.utils import key_split
 
     key_split.cache_clear()
-    with suppress(AttributeError, KeyError, RuntimeError):  # no scheduler here, another version, a worker that joins
+    with suppress(AttributeError, KeyError, RuntimeError):  # no scheduler here, another version, or a new worker joins
         scheduler = cluster.scheduler
         for comm in list(scheduler.stream_comms.values()):
             comm.recent_message_log.clear()
         for span in list(scheduler.extensions["spans"].spans.values()):
-            # Both are emptied in place: the scheduler's thread may be adding to them.
+            # Both are emptied in place, because the scheduler's thread may add to them at the same time.
             getattr(span, "_metadata_seen", set()).clear()  # distributed before 2026.8
             if span._metadata is not None:
                 span._metadata["collections"].clear()

@@ -1,9 +1,9 @@
-"""A connection to Dask: a cluster started from a file, or one that is there already.
+"""Connects to Dask: starts a cluster from a file, or connects to a running one.
 
-Covers: reading a cluster file, starting its cluster with its settings, attaching to an address (which is never closed
-by us). Either way this process stays as it is: its environment, Dask's settings, loggers, the default client.
-Does not cover: the process of a cluster that we start (`cluster_process`), what `--scheduler` means
-(`session.schedulers`), what runs on the workers (`executors`, `launch`), how many workers are sensible
+Covers: reading a cluster file, starting its cluster with its settings, connecting to an address (daskt2i never closes
+such a cluster). This process stays unchanged: its environment, Dask's settings, loggers, the default client.
+Does not cover: the process of a started cluster (`cluster_process`), what the setting of the scheduler means
+(`session.schedulers`), what runs on the workers (`executors`, `launch`), how many workers to start
 (`session.worker_layout`).
 """
 
@@ -32,13 +32,13 @@ _START_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A client and what it talks to.
+    """A client of a scheduler.
 
     Attributes:
-        client: connected.
+        client: the connected client.
         threads: torch threads of each worker.
-        close: ends what was started for it; does nothing to a cluster that was attached to.
-        owned: whether the cluster was started for it: nobody else's data is on its workers.
+        close: closes the client and the cluster that daskt2i started; other clusters keep running.
+        owned: whether daskt2i started the cluster. Then no other data is on its workers.
     """
 
     client: Client
@@ -49,7 +49,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFile:
-    """A cluster file: the class of the cluster, its arguments, and the Dask settings that hold in its processes."""
+    """A cluster file: the class of the cluster, its arguments, and the Dask settings of its processes."""
 
     name: str
     factory: str
@@ -58,22 +58,27 @@ class ClusterFile:
 
     @classmethod
     def read(cls, name: str) -> ClusterFile:
-        """By the name of a shipped file, or by its path.
+        """Read a cluster file.
+
+        Args:
+            name: name of a shipped file, or a path.
 
         Raises:
-            ConfigError: there is none, or it is wrong.
+            ConfigError: there is no such file, or it is wrong.
         """
         path = find_file(name, "clusters")
         data = read_yaml(path)
         unknown = data.keys() - {"cluster", "arguments", "config"}
         if unknown or not isinstance(data.get("cluster"), str):
-            wrong = f"does not know {', '.join(sorted(unknown))}" if unknown else "lacks `cluster:`"
-            raise ConfigError(f"The cluster file {path} {wrong}; it holds cluster, arguments and config.")
+            wrong = f"has the unknown keys {', '.join(sorted(unknown))}" if unknown else "lacks `cluster:`"
+            raise ConfigError(
+                f"The cluster file {path} {wrong}. Its keys are cluster, arguments and config. Nothing was started."
+            )
         try:
             json.dumps(data)
-        except (TypeError, ValueError) as error:  # YAML knows dates and binaries besides
+        except (TypeError, ValueError) as error:  # YAML also has dates and binaries
             raise ConfigError(
-                f"The cluster file {path} holds a value that is neither text, number, list nor mapping ({error}). Put "
+                f"The cluster file {path} holds a value that is not text, a number, a list or a mapping ({error}). Put "
                 "it in quotes."
             ) from None
         return cls(path.stem, data["cluster"], dict(data.get("arguments") or {}), dict(data.get("config") or {}))
@@ -82,12 +87,13 @@ class ClusterFile:
         """Start the cluster, and wait for all of its workers.
 
         Args:
+            workers: number of workers.
             threads: torch threads of each worker.
-            memory_limit: bytes of each worker.
+            memory_limit: memory limit of each worker, bytes.
 
         Raises:
             ConfigError: the class cannot be imported.
-            SchedulerError: it did not start.
+            SchedulerError: the cluster did not start.
         """
         arguments = dict(self.arguments)
         if "dashboard_address" in arguments:
@@ -105,16 +111,17 @@ class ClusterFile:
                 stack.pop_all()
         except ConfigError as error:
             raise ConfigError(
-                f"clusters/{self.name}.yaml names {self.factory}, which cannot be imported ({error})."
+                f"The cluster file {self.name}.yaml names {self.factory}, which cannot be imported ({error}). Nothing "
+                "was started; check the spelling, and that the package is installed."
             ) from None
         except (OSError, TimeoutError, TypeError, ValueError, RuntimeError) as error:
             raise SchedulerError(
-                f"The cluster of clusters/{self.name}.yaml did not start ({error}). Nothing was encoded; "
-                "--scheduler multiprocessing needs no scheduler."
+                f"The cluster of the file {self.name}.yaml did not start ({error}). No work was done; the scheduler "
+                "multiprocessing (scheduler) needs no cluster."
             ) from error
 
         def close() -> None:
-            # The work is done by now: a worker that ends slowly does not make a failure of it, and ends with us.
+            # The work is done, so a worker that ends slowly is not an error. It ends with the cluster's process.
             with suppress(TimeoutError, OSError):
                 client.close(timeout=5)
             cluster.close()
@@ -123,16 +130,17 @@ class ClusterFile:
 
 
 def attach(address: str, threads: int) -> Connection:
-    """Attach to a scheduler. Closing the connection leaves it running.
+    """Connect to a running scheduler. Closing the connection leaves it running.
 
-    Settings of Dask in this process are the user's, and so is what distributed logs when a scheduler goes away: a
-    command line, whose process is its own, keeps that off the terminal itself (`cli.console`).
+    It does not change Dask's settings or the loggers of distributed, because they belong to the user. The command line
+    has its own process, so it hides the log lines of distributed itself (`cli.console`).
 
     Args:
-        threads: torch threads of each worker; 0: as many as the worker with the fewest has.
+        address: address of the scheduler.
+        threads: torch threads of each worker; 0 for the number of threads of the worker with the fewest.
 
     Raises:
-        SchedulerError: nobody answers there.
+        SchedulerError: no scheduler answers at the address.
     """
     try:
         client = Client(address, timeout=_SERVER_TIMEOUT, set_as_default=False)
@@ -150,9 +158,9 @@ def attach(address: str, threads: int) -> Connection:
 
 
 def current_client() -> Client | None:
-    """Dask's current client of this process, as `distributed.default_client()` gives it; None without one.
+    """Dask's current client of this process, from `distributed.default_client()`; None without one.
 
-    It imports nothing: a process that has not imported distributed has no client.
+    It imports nothing, because a process that has not imported distributed has no client.
     """
     module = sys.modules.get("distributed")
     try:
@@ -162,42 +170,42 @@ def current_client() -> Client | None:
 
 
 def borrow(client: Client, threads: int) -> Connection:
-    """A client that somebody gave. Closing the connection leaves client and cluster as they are.
+    """Use the client of the caller. Closing the connection leaves client and cluster unchanged.
 
     Args:
-        threads: torch threads of each worker; 0: as many as the worker with the fewest has.
+        client: a connected, synchronous client.
+        threads: torch threads of each worker; 0 for the number of threads of the worker with the fewest.
 
     Raises:
-        ConfigError: it is no synchronous `distributed.Client`, or it is closed.
+        ConfigError: it is not a synchronous `distributed.Client`, or it is closed.
     """
     if not isinstance(client, Client):
         raise ConfigError(
-            f"client is {type(client).__name__} where a distributed.Client is wanted. Nothing was started; give "
+            f"client is {type(client).__name__}, but it must be a distributed.Client. Nothing was started; give "
             "client=Client(...), or scheduler= with the address of a Dask scheduler."
         )
     if client.asynchronous:
         raise ConfigError(
-            "client is asynchronous, and daskt2i waits for its results. Nothing was started; give a client that was "
-            "made without asynchronous=True: it works in a notebook too."
+            "client is asynchronous, but daskt2i needs a synchronous one. Nothing was started; give a client that was "
+            "made without asynchronous=True. It works in a notebook too."
         )
     if client.status != "running":
         raise ConfigError(
-            f"client is {client.status}, so nothing can run on it. Nothing was started; give a client that is "
-            "connected."
+            f"client is {client.status}, so it cannot run work. Nothing was started; give a connected client."
         )
     return Connection(client, threads or _fewest_threads(client), lambda: None, owned=False)
 
 
 def _fewest_threads(client: Client) -> int:
-    """A worker runs one chunk at a time, so all of its cores are torch's.
+    """The smallest number of threads of a worker. A worker runs one chunk at a time, so torch can use all of them.
 
-    How many those are only `run.threads` can tell where a worker was started with one thread on a whole node.
+    If a worker was started with one thread on a whole node, the user must set `run.threads`.
     """
     return min((worker["nthreads"] for worker in workers_of(client).values()), default=1)
 
 
 def _free(address: str) -> str:
-    """The address, with port 0 (any free one) in place of a port that is taken."""
+    """The address; if its port is taken, with port 0 (any free port)."""
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

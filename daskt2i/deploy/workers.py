@@ -1,7 +1,7 @@
-"""Which workers a Dask scheduler has, and asking them.
+"""Lists the workers of a Dask scheduler, and calls functions on them.
 
-Covers: asking the scheduler, not the client's memory of it; a function on workers, of which some may be frozen.
-Does not cover: what they are used for (`executors.dask`, `launch`).
+Covers: asking the scheduler for its workers, not the client's copy; calling a function on workers that may be frozen.
+Does not cover: what the workers do (`executors.dask`, `launch`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 
 def workers_of(client: Any) -> Mapping[str, Any]:
-    """What the scheduler of a `distributed.Client` knows of each worker, by address.
+    """Worker address -> what the scheduler of a `distributed.Client` knows about the worker.
 
-    Not by `scheduler_info`: it gives what the client holds, and the client replaces that every 2 s by an answer without
-    any worker (distributed 2026.8). In such a moment all workers would seem to be lost.
+    It does not use `scheduler_info`, which returns the client's copy. Every 2 s the client replaces this copy by one
+    without any worker (distributed 2026.8), and then all workers would seem to be lost.
     """
     found: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
     return found
@@ -31,17 +31,21 @@ def ask_workers(
     seconds: float,
     silent: dict[str, threading.Thread] | None = None,
 ) -> dict[str, Any]:
-    """Call a function on these workers' event loops, side by side. Those that do not answer in time are left out.
+    """Call a function on the event loops of workers, in parallel. Workers that do not answer in time are left out.
 
     Args:
-        function: plain or `async`; a plain one holds its worker's event loop up.
-        seconds: for all of them together.
-        silent: takes the threads that still wait for an answer.
+        function: plain or `async`. A plain function blocks the event loop of its worker.
+        addresses: addresses of the workers.
+        seconds: time limit for all workers together.
+        silent: receives the threads that still wait for an answer.
+
+    Returns:
+        worker address -> result.
     """
     answers: dict[str, Any] = {}
 
     def ask(address: str) -> None:
-        with suppress(Exception):  # gone, or the client is
+        with suppress(Exception):  # the worker or the client has ended
             found = client.run(function, *arguments, workers=[address], on_error="return")
             if not isinstance(found[address], BaseException):
                 answers[address] = found[address]

@@ -97,7 +97,7 @@ class _Run:
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
             done = self._find_done()
-            if not all(done) or self._constants_are_damaged():
+            if not all(done) or self._shared_is_damaged():
                 with closing(self.executor):
                     self._run_open(done)
             self._fold()
@@ -139,9 +139,8 @@ class _Run:
         if self.prepared.stored is not None:
             refuse_other(self.prepared, self.prepared.stored, self.prepared.identity(self.prepared.precision))
 
-    def _constants_are_damaged(self) -> bool:
-        store = ZarrStore(self.prepared.folder)
-        problem = store.check(store.constants())
+    def _shared_is_damaged(self) -> bool:
+        problem = ZarrStore(self.prepared.folder).check_shared()
         if problem is not None:
             self._tell(f"{problem}. It is written again.")
         return problem is not None
@@ -247,7 +246,8 @@ class _Run:
             raise FingerprintMismatch(
                 f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not the images "
                 f"that the store in {prepared.folder} was made from. The store was not changed. Use the original "
-                "images (images), or encode into another run folder (out)."
+                "images (images), or encode into another run folder (out). If images were missing before and exist "
+                "now, set run.retry_rejected=[missing-file]."
             )
 
     def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:

@@ -117,14 +117,16 @@ def require_psnr(
     clue = _clue(original, decoded, median)
     if median >= minimum and not clue:
         return values
-    error = GateError if clue or known else LowPsnr
+    wrong_everywhere = bool(clue) or known
     if decoded.std() < 1e-6:
         clue = "; the decoded pictures have only one colour"
-    raise error(
+    found = (
         f"The latents of {what} decode to pictures with {median:.1f} dB PSNR, and the minimum is {minimum:.1f} "
-        f"dB{clue}. Nothing of it was stored. Check the encoder's pixel range and weights, or lower run.min_psnr "
-        "if you expect such pictures."
+        f"dB{clue}. Nothing of it was stored. "
     )
+    if wrong_everywhere:  # no lower run.min_psnr lets these pass
+        raise GateError(f"{found}Correct the encoder's pixel range, order of channels or weights.")
+    raise LowPsnr(f"{found}Check the encoder's weights, or lower run.min_psnr if such pictures are expected.")
 
 
 def _clue(original: Pixels, decoded: Pixels, found: float) -> str:

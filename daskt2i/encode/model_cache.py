@@ -138,16 +138,17 @@ def _load(job: EncodeJob, key: str) -> Models:
         )
     device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
     runtime = replace(job.runtime, device=device)
-    image.load(runtime)
-    _loads["image"] += 1
-    if job.gate_rows:
-        # The model must reconstruct a known picture: this finds a wrong pixel range before the first image is read.
-        card = gates.test_card(job.image.resolution)
-        decoded = image.decode(image.encode(card, 1))
-        if decoded is not None:
-            gates.require_psnr(card, decoded, gates.CARD_PSNR, "the test card", known=True)
-    text.load(runtime)
-    _loads["text"] += 1
+    with _explaining_memory():
+        image.load(runtime)
+        _loads["image"] += 1
+        if job.gate_rows:
+            # The model must reconstruct a known picture: this finds a wrong pixel range before the first image is read.
+            card = gates.test_card(job.image.resolution)
+            decoded = image.decode(image.encode(card, 1))
+            if decoded is not None:
+                gates.require_psnr(card, decoded, gates.CARD_PSNR, "the test card", known=True)
+        text.load(runtime)
+        _loads["text"] += 1
     return Models(key, source, image, text)
 
 
@@ -161,13 +162,15 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
     Raises:
         ConfigError: the device does not support this precision.
         ModelError, GateError: the models do not load, or do not reconstruct the test card.
+        OutOfMemory: the models, or one item, do not fit into memory.
     """
     with turn:
         os.environ.setdefault("MKL_CBWR", REPEATABLE)
         device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
         runtime = replace(job.runtime, precision=resolve(precision, device, job.runtime.threads))
         models = models_for(replace(job, runtime=runtime))
-        empty = models.text.encode([""], 1)
+        with _explaining_memory():
+            empty = models.text.encode([""], 1)
         return Inspection(
             replace(runtime, device=device), {name: array[0] for name, array in empty.items()}, process_name()
         )
@@ -210,14 +213,29 @@ def retry_smaller_batch(
                 raise
             smaller = smaller_batch(size)
             if smaller is None:
-                raise OutOfMemory(
-                    f"Not even a batch of one item fits into memory ({error}). Finished chunks are kept. "
-                    "Use fewer workers, a smaller dataset.image.resolution, or a machine with more memory."
-                ) from error
+                raise _out_of_memory(error) from error
         # Outside the except block, because the traceback would keep the tensors alive.
         _release_memory()
         models.fits[which] = smaller
         models.warnings.append(f"run.{which}: memory ran out at {size}; {process_name()} continues with {smaller}.")
+
+
+@contextlib.contextmanager
+def _explaining_memory() -> Iterator[None]:
+    """A block that works on one item at a time: where memory runs out there is nothing to halve."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not _is_out_of_memory(error):
+            raise
+        raise _out_of_memory(error) from error
+
+
+def _out_of_memory(error: Exception) -> OutOfMemory:
+    return OutOfMemory(
+        f"Not even one item at a time fits into memory ({error}). What is committed stays. "
+        "Use fewer workers, a machine with more memory, or another run folder with a smaller dataset.image.resolution."
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

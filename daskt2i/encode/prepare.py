@@ -238,8 +238,13 @@ def preflight(prepared: EncodePlan, executor_info: ExecutorInfo) -> None:
         raise PlanError(
             f"Each worker needs about {need / MIB:,.0f} MiB, but its limit is {limit / MIB:,.0f} MiB, and Dask pauses "
             f"it at {PAUSE_FRACTION:.0%} of that. Nothing was encoded. Use fewer workers, give them more memory, or "
-            "make run.batch or dataset.rows_per_chunk smaller."
+            f"make {memory_settings(prepared)} smaller."
         )
+
+
+def memory_settings(prepared: EncodePlan) -> str:
+    """The settings that decide what a worker needs, for messages. A store that is there keeps its rows_per_chunk."""
+    return "run.batch" if prepared.stored is not None else "dataset.rows_per_chunk or run.batch"
 
 
 def check_disk(prepared: EncodePlan) -> str | None:

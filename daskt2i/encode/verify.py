@@ -129,7 +129,7 @@ def verify(
     layout, fingerprint = store.layout(), attributes["daskt2i"]["fingerprint"]
     grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
     found = _Findings()
-    shared = store.check(store.constants())
+    shared = store.check_shared()
     seen = _check_receipts(store, grid, fingerprint, found, listener)
     for index in range(len(grid)):
         if not seen[index]:

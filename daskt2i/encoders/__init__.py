@@ -1,11 +1,11 @@
-"""Pixels to latents and captions to text states. Each encoder is a class that a workflow can name.
+"""Image encoders (pixels to latents) and text encoders (captions to text states). A workflow can name each class.
 
-In here: VAEs (`vae`), text encoders (`text`, `textconfig`, `tokens`), finding and loading weights (`weights`), what a
-model needs (`footprint`), how raw latents become final ones (`latent_scaling`), the layout of a trained folder
-(`export`), one process loading while others wait (`one_at_a_time`), a fake for tests (`fake`).
-Not in here: when and where a chunk is encoded (`encode`), the models that we train (`model`).
+In here: VAEs (`vae`), text encoders (`text`, `textconfig`, `tokens`), finding and loading weights (`weights`), size and
+memory of a model (`footprint`), scaling and shifting latents (`latent_scaling`), encoders in a trained pipeline folder
+(`export`), one process that loads while others wait (`one_at_a_time`), a fake for tests (`fake`).
+Not in here: when and where a chunk is encoded (`encode`), the models that are trained (`model`).
 Imports: `errors` and `types`.
-To add one: write a class with the methods of `daskt2i.protocols.ImageEncoder` or `TextEncoder`, with a cheap
-constructor that imports no torch, and subclass the suite in `daskt2i.testing.encoder` in a test. A workflow names it by
-its dotted path; no registry needs to know it. Class paths stand in fingerprints, so an encoder never moves.
+To add one: write a class with a cheap constructor and the methods of `daskt2i.protocols.ImageEncoder` or `TextEncoder`,
+and subclass the suite in `daskt2i.testing.encoder` in a test. The constructor must not import torch. A workflow names
+the class by its dotted path; there is no registry. Never move an encoder: fingerprints hold its class path.
 """

@@ -1,7 +1,7 @@
-"""Encoders as parts of a diffusers pipeline folder.
+"""Writes encoders as parts of a diffusers pipeline folder.
 
-Covers: the autoencoder with its shift folded into its weights, a CLIP text model with its tokenizer cut to the length
-that was stored, and saying why an encoder cannot be such a part.
+Covers: the autoencoder, with its shift folded into its weights; a CLIP text model, with a tokenizer that cuts to the
+stored length; the reason why an encoder cannot be such a part.
 Does not cover: the denoiser and the scheduler (`model.pipeline`).
 """
 
@@ -25,24 +25,25 @@ _FP32 = Runtime("cpu", "fp32", 1)
 
 
 def unfit(image: object, text: object) -> str | None:
-    """Why these two cannot be parts of a `StableDiffusionPipeline`, one clause, or None."""
+    """Why these two encoders cannot be parts of a `StableDiffusionPipeline`, one clause; None if they can."""
     if not isinstance(image, VaeEncoder):
         return f"the image encoder is a {type(image).__name__}, not a VaeEncoder"
     if not isinstance(text, TextEncoder):
         return f"the text encoder is a {type(text).__name__}, not a TextEncoder"
     about = text.info().attributes
     if about["model_type"] != "clip_text_model":
-        return f"the text encoder is of type {about['model_type']}, and a StableDiffusionPipeline takes CLIP"
+        return f"the text encoder is of type {about['model_type']}, but a StableDiffusionPipeline needs CLIP"
     if about["layer"] is not None:
-        return f"the text states come from layer {about['layer']}, and the pipeline takes the model's output"
+        return f"the text states come from layer {about['layer']}, but the pipeline takes the model's output"
     return None
 
 
 def export_vae(encoder: VaeEncoder, folder: Path) -> Any:
-    """Write the autoencoder in fp32, made for latents as a denoiser sees them but for the scaling factor.
+    """Write the autoencoder in fp32. Its latents are those of the denoiser, except for the scaling factor.
 
-    `StableDiffusionPipeline` divides latents by `scaling_factor` and knows neither `shift_factor` nor `latents_mean`
-    and `latents_std`, so these go into the 1 x 1 convolutions beside the latents, and out of the config.
+    `StableDiffusionPipeline` divides latents by `scaling_factor`. It ignores `shift_factor`, `latents_mean` and
+    `latents_std`. So these three are folded into the 1 x 1 convolutions next to the latents and removed from the
+    config.
 
     Returns:
         The model, in evaluation mode.
@@ -61,9 +62,10 @@ def export_vae(encoder: VaeEncoder, folder: Path) -> Any:
 
 
 def _fold(vae: Any, mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32]) -> None:
-    """Make the model one of latents u = (z - mean) / std in place of z, by channel.
+    """Change the model so that it has latents u = (z - mean) / std instead of z, for each channel.
 
-    Decoding sees z = std u + mean; encoding gives (mean_z - mean) / std, and a log variance less by 2 log std.
+    The decoder then computes z = std u + mean. The encoder gives (mean_z - mean) / std, and the log variance minus
+    2 log std.
     """
     import torch
 
@@ -90,10 +92,10 @@ def _fold(vae: Any, mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32])
 
 
 def export_text(encoder: TextEncoder, model: Path, tokenizer: Path) -> None:
-    """Write a CLIP text model in fp32 and its tokenizer, which pads and cuts to the length that was stored.
+    """Write a CLIP text model in fp32 and its tokenizer. The tokenizer pads and cuts to the stored length.
 
-    The weights carry the names of published CLIP repositories (`text_model.…`): transformers 5 would write shorter
-    ones, which 4.48 does not know; it would start from random weights, with a warning.
+    The weights have the names of published CLIP repositories (`text_model.…`). transformers 5 would write shorter
+    names. transformers 4.48 does not know these: it would warn and start from random weights.
     """
     from safetensors.torch import save_file
     from transformers import CLIPTextConfig
@@ -121,11 +123,11 @@ def export_text(encoder: TextEncoder, model: Path, tokenizer: Path) -> None:
 
 
 _RUNTIME = frozenset({"dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures", "model_type"})
-"""Of a config: what a loaded model adds."""
+"""Keys that loading a model adds to its config."""
 
 
 def _without_origin(path: Path) -> None:
-    """Take the place a model came from out of its config: a path of this machine."""
+    """Remove the origin of the model from its config, because it is a path of this machine."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Encoders without weights and without torch: deterministic, milliseconds, and they fail on demand.
+"""Fake encoders without weights and without torch. They are deterministic, take milliseconds and can fail on request.
 
-Covers: tests of everything around an encoder, and measuring the pipeline without the model.
-Does not cover: anything to train on; a picture keeps its coarse colours and a caption its words, no more.
+Covers: tests of the code around an encoder, and measuring the pipeline without a model.
+Does not cover: data for training. Of a picture only the coarse colours remain, and of a caption only the words.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from daskt2i.errors import ConfigError
 from daskt2i.types import ArraySpec, EncoderInfo, Pixels, Runtime
 
 STD = 0.125
-"""The posterior's std that a fake image encoder states, everywhere."""
+"""The posterior's std of a fake image encoder, for every value."""
 
 
 class FakeImageEncoder:
-    """Latents that are the picture itself, averaged over squares, from -1 to 1 in the first three channels.
+    """Its latents are the picture itself, averaged over squares. The first three channels hold RGB from -1 to 1.
 
     Args:
-        channels: of the latent, 3 or more; those after the third are zeros.
+        channels: channels of the latent, 3 or more. The channels after the third are zeros.
         reduction: side of the squares, pixels.
         seconds: time that one image takes.
-        nan_for: makes NaN of an image where this says so: a function of `uint8[height, width, 3]`, or a range
+        nan_for: chooses images whose latents become NaN: a function of `uint8[height, width, 3]`, or a range
             (low, high) of the mean pixel value, low <= mean < high.
-        memory_limit_batch: raises MemoryError when more images than this go through at once.
-        pixel_range: `"signed"`, or `"unit"` to feed pixels in 0 to 1: the mistake that decode-back must find.
+        memory_limit_batch: larger batches raise MemoryError.
+        pixel_range: `"signed"`; or `"unit"` for pixels from 0 to 1, a mistake that the decode-back check must find.
 
     Raises:
         ConfigError: fewer than 3 channels, a reduction below 1, or another pixel_range.
@@ -47,9 +47,9 @@ class FakeImageEncoder:
         pixel_range: str = "signed",
     ) -> None:
         if channels < 3 or reduction < 1:
-            raise ConfigError("FakeImageEncoder takes 3 or more channels and a reduction from 1.")
+            raise ConfigError("FakeImageEncoder needs 3 or more channels and a reduction of at least 1.")
         if pixel_range not in ("signed", "unit"):
-            raise ConfigError(f"pixel_range is {pixel_range!r}; it can be signed or unit.")
+            raise ConfigError(f"pixel_range is {pixel_range!r}; give signed or unit.")
         self.channels = channels
         self.reduction = reduction
         self.seconds = seconds
@@ -62,10 +62,10 @@ class FakeImageEncoder:
         """`latent_mean` and `latent_std`.
 
         Raises:
-            ConfigError: the resolution is no multiple of the reduction.
+            ConfigError: the resolution is not a multiple of the reduction.
         """
         if resolution < self.reduction or resolution % self.reduction:
-            raise ConfigError(f"dataset.image.resolution is {resolution}, no multiple of {self.reduction}.")
+            raise ConfigError(f"dataset.image.resolution is {resolution}; it must be a multiple of {self.reduction}.")
         side = resolution // self.reduction
         shape, dims = (self.channels, side, side), ("channel", "y", "x")
         return EncoderInfo(
@@ -89,14 +89,14 @@ class FakeImageEncoder:
         )
 
     def load(self, runtime: Runtime) -> None:
-        """Nothing to load; counted in `loads`."""
+        """Load nothing; count the call in `loads`."""
         self.loads += 1
 
     def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:
-        """`float16[n, channels, height / reduction, width / reduction]` each.
+        """Mean and std, `float16[n, channels, height / reduction, width / reduction]` each.
 
         Raises:
-            MemoryError: more images at once than `memory_limit_batch`.
+            MemoryError: the batch is larger than `memory_limit_batch`.
         """
         _check_batch(min(batch, len(items)), self.memory_limit_batch)
         n, height, width, _ = items.shape
@@ -114,7 +114,7 @@ class FakeImageEncoder:
         return {"latent_mean": mean, "latent_std": np.full(mean.shape, STD, np.float16)}
 
     def decode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Pixels:
-        """The squares in their colours, `uint8[n, height, width, 3]`; NaN decodes like 0."""
+        """The squares in their colours, `uint8[n, height, width, 3]`. NaN decodes like 0."""
         colours = np.nan_to_num(arrays["latent_mean"][:, :3].astype(np.float32)).transpose(0, 2, 3, 1)
         values = np.clip(np.rint((colours + 1.0) * 127.5), 0, 255).astype(np.uint8)
         return values.repeat(self.reduction, axis=1).repeat(self.reduction, axis=2)
@@ -129,15 +129,15 @@ class FakeImageEncoder:
 
 
 class FakeTextEncoder:
-    """States that are a fixed random vector for each word.
+    """Its states are a fixed random vector for each word.
 
     Args:
-        features: of a state.
+        features: number of features of a state.
         max_tokens: length of a slot: a start token, words, an end token.
         seconds: time that one caption takes.
-        nan_for: makes NaN of a caption where this says so: a function of the caption, or a text that it contains.
-        memory_limit_batch: raises MemoryError when more captions than this go through at once.
-        pooled: whether there is a pooled state, the mean of the others.
+        nan_for: chooses captions whose states become NaN: a function of the caption, or a text that it contains.
+        memory_limit_batch: larger batches raise MemoryError.
+        pooled: whether there is a pooled state. It is the mean of the other states.
 
     Raises:
         ConfigError: fewer than 2 tokens or 1 feature.
@@ -153,7 +153,7 @@ class FakeTextEncoder:
         pooled: bool = True,
     ) -> None:
         if features < 1 or max_tokens < 2:
-            raise ConfigError("FakeTextEncoder takes 1 or more features and 2 or more tokens.")
+            raise ConfigError("FakeTextEncoder needs 1 or more features and 2 or more tokens.")
         self.features = features
         self.max_tokens = max_tokens
         self.seconds = seconds
@@ -163,7 +163,7 @@ class FakeTextEncoder:
         self.loads = 0
 
     def info(self) -> EncoderInfo:
-        """`text_states`, `text_mask`, `text_truncated` and, if asked for, `text_pooled`."""
+        """`text_states`, `text_mask`, `text_truncated`, and `text_pooled` if `pooled` is True."""
         shape = (self.max_tokens, self.features)
         arrays = [
             ArraySpec("text_states", ("token", "feature"), shape, "float16", "nan", "a vector for each word"),
@@ -188,14 +188,14 @@ class FakeTextEncoder:
         )
 
     def load(self, runtime: Runtime) -> None:
-        """Nothing to load; counted in `loads`."""
+        """Load nothing; count the call in `loads`."""
         self.loads += 1
 
     def encode(self, items: Sequence[str], batch: int) -> dict[str, npt.NDArray[Any]]:
         """The arrays of `info()`, in the order of the captions.
 
         Raises:
-            MemoryError: more captions at once than `memory_limit_batch`.
+            MemoryError: the batch is larger than `memory_limit_batch`.
         """
         _check_batch(min(batch, len(items)), self.memory_limit_batch)
         n = len(items)
@@ -219,7 +219,7 @@ class FakeTextEncoder:
         return {**made, "text_pooled": pooled} if self.pooled else made
 
     def count_tokens(self, captions: Sequence[str]) -> tuple[list[int], int]:
-        """Tokens of each caption before any is cut, and how many fit."""
+        """Number of tokens of each caption before it is cut, and the number that fits."""
         return [len(caption.split()) + 2 for caption in captions], self.max_tokens
 
     def _vector(self, word: str) -> npt.NDArray[np.float32]:
@@ -234,4 +234,4 @@ class FakeTextEncoder:
 
 def _check_batch(count: int, limit: int | None) -> None:
     if limit is not None and count > limit:
-        raise MemoryError(f"{count} at once, and {limit} is what this fake can hold")
+        raise MemoryError(f"a batch of {count} is larger than the limit {limit} of this fake")

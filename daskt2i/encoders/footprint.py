@@ -1,10 +1,10 @@
-"""How big a model is and what it takes to run, from its config alone: parameters and working memory.
+"""Number of parameters and working memory of a model, computed only from its config.
 
-Covers: AutoencoderKL, AutoencoderTiny, CLIP text models, T5 encoders, BERT and the like.
-Does not cover: the memory of Python and torch themselves (about 400 MB a process, `plan`), GPU workspaces.
+Covers: AutoencoderKL, AutoencoderTiny, CLIP text models, T5 encoders, BERT and similar models.
+Does not cover: the memory of Python and torch (about 400 MB a process, `plan`), GPU workspaces.
 
-A plan needs these figures before a weight is there (random weights, `--dry-run`). Parameter counts of the autoencoders
-and of CLIP are exact (tests compare them with torch); of other text models within some percent.
+A plan needs these numbers before any weights exist (random weights, `--dry-run`). The parameter counts of autoencoders
+and CLIP are exact (tests compare them with torch). Those of other text models are within some percent.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 
 KL_MAPS = 5.0
 TINY_MAPS = 3.1
-"""Feature maps of the widest stage that are alive at the peak of `encode`, fp32, per further image in a batch.
+"""Feature maps of the widest stage in memory at the peak of `encode`, fp32, for each further image in a batch.
 
-Seen (resident size, batch 1 against more, channels_last, torch 2.13, 1 thread): the sd-vae-ft-mse architecture at
+Measured (resident size, batch 1 against more, channels_last, torch 2.13, 1 thread): the sd-vae-ft-mse architecture at
 256 px 170 MB an image (5.1 maps of 33.6 MB), at 512 px 688 MB (5.1); a KL model with 32, 64, 64 channels at 256 px
-34 MB (4.1); TAESD at 256 px 52 MB (3.1). To decode one image: 258, 112 and 81 MB."""
+34 MB (4.1); TAESD at 256 px 52 MB (3.1). Decoding one image took 258, 112 and 81 MB."""
 
 
 def vae_reduction(config: Mapping[str, Any]) -> int:
-    """Image side over latent side: each stage but one halves it."""
+    """Side of the image divided by side of the latent. Each stage except one halves the side."""
     return 2 ** (len(_stages(config)) - 1)
 
 
 def vae_item_bytes(config: Mapping[str, Any], resolution: int) -> int:
-    """Working memory of one more image of `resolution` x `resolution` pixels in a batch, fp32, bytes; within 30 %."""
+    """Working memory of one more image of `resolution` x `resolution` pixels in a batch, fp32, bytes, within 30 %."""
     stages = _stages(config)
     widest = max(
         (resolution >> index) ** 2 * max(stages[max(index - 1, 0)] if index else 0, width)
@@ -37,7 +37,7 @@ def vae_item_bytes(config: Mapping[str, Any], resolution: int) -> int:
 
 
 def vae_parameters(config: Mapping[str, Any]) -> int:
-    """Number of parameters of an autoencoder, encoder and decoder."""
+    """Number of parameters of an autoencoder (encoder and decoder)."""
     return _tiny_parameters(config) if config["_class_name"] == "AutoencoderTiny" else _kl_parameters(config)
 
 
@@ -94,12 +94,12 @@ def _tiny_parameters(config: Mapping[str, Any]) -> int:
 def text_parameters(
     *, hidden: int, inner: int, layers: int, vocabulary: int, positions: int, matrices: int = 2, projection: int = 0
 ) -> int:
-    """Number of parameters of a transformer that reads text; exact for CLIP.
+    """Number of parameters of a text transformer; exact for CLIP.
 
     Args:
         hidden, inner, layers: width, width of the feed-forward part, depth.
-        vocabulary, positions: entries of the two embedding tables (0 positions where they are relative).
-        matrices: of the feed-forward part; 3 where it is gated, as in T5 1.1.
+        vocabulary, positions: entries of the two embedding tables (0 positions if they are relative).
+        matrices: number of matrices in the feed-forward part; 3 if it is gated, as in T5 1.1.
         projection: features of the projected pooled state, 0 without one.
     """
     attention = 4 * (hidden * hidden + hidden)
@@ -110,7 +110,7 @@ def text_parameters(
 def text_item_bytes(*, hidden: int, inner: int, heads: int, tokens: int) -> int:
     """Working memory of one more caption of `tokens` tokens in a batch, fp32, bytes: an upper bound.
 
-    Eight states, two feed-forward ones, and one matrix of attention weights for models that keep it.
-    Seen for CLIP ViT-L/14 at 77 tokens, batches of 1, 8 and 32: 2.5 to 4.1 MB a caption, against 4.1 MB here.
+    It counts eight states, two states of the feed-forward part, and one matrix of attention weights for models that
+    keep it. Measured for CLIP ViT-L/14 at 77 tokens, batches of 1, 8 and 32: 2.5 to 4.1 MB a caption; it gives 4.1 MB.
     """
     return 4 * tokens * (8 * hidden + 2 * inner + heads * tokens)

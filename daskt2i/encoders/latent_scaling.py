@@ -1,7 +1,7 @@
-"""How a VAE's raw latents become those that a denoiser sees: `final = (raw - mean) / std * scaling_factor`.
+"""Scaling of raw VAE latents for the denoiser: `final = (raw - mean) / std * scaling_factor`.
 
-Covers: reading mean, std and factor from a VAE's config, as diffusers does. Training and export both ask here.
-Does not cover: doing it (`loader.shards` to arrays, `export` by folding mean and std into the VAE).
+Covers: reading mean, std and factor from a VAE's config, as diffusers does. Training and export both use it.
+Does not cover: applying them (`loader.shards` applies them to arrays, `export` folds mean and std into the VAE).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Floats = npt.NDArray[np.float32]
 
 
 def latent_scaling(config: Mapping[str, Any], channels: int) -> tuple[Floats, Floats, float]:
-    """Mean and standard deviation of each channel, `float32[channels]` each, and the factor for all.
+    """Mean and standard deviation of each channel, `float32[channels]` each, and the factor of all channels.
 
-    `latents_mean` and `latents_std` where the config has both, else `shift_factor` and 1.
+    They are `latents_mean` and `latents_std` if the config has both, else `shift_factor` and 1.
 
     Args:
-        config: of the VAE, or what a store keeps of it.
+        config: the config of the VAE, or the part of it that a store keeps.
     """
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:

@@ -1,11 +1,12 @@
-"""One process of a machine first, the others after it, for what is cheaper once somebody has done it.
+"""Lets one process of a machine read a large file first, while the other processes wait.
 
-Covers: reading a large file from a disk or a network: the first one fills the page cache, from which the rest are fed.
-Does not cover: who may write a run folder (`store.lock`); being right, for which nobody needs to wait.
+Covers: reading a large file from a disk or a network. The first process fills the page cache, and the others read from
+it.
+Does not cover: who may write a run folder (`store.lock`). Results do not depend on this order, only the speed does.
 
-Eight workers that read one file of 1.7 GB at once from a network disk ask for it eight times over, each in the others'
-way. A model is hashed before it is loaded, and both find the file in memory then; safetensors files are mapped, so the
-workers of a machine share those pages.
+Without it, eight workers would fetch a file of 1.7 GB eight times from a network disk, at the same time. A worker
+hashes a model before it loads it, and both then find the file in memory. safetensors files are memory-mapped, so the
+workers of a machine share the pages.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def one_process_first(what: str) -> Iterator[bool]:
-    """Alone in this block if nobody on this machine is in one of the same name; else together, once that one has left.
+    """The first process on this machine runs the block alone. The others wait for it, and then run it together.
 
-    Where locks are not to be had, everybody goes at once.
+    If the machine has no file locks, no process waits.
 
     Args:
-        what: what is read, e.g. a path.
+        what: name of the resource, such as a path. Only processes with the same name wait.
 
     Yields:
         Whether this process is the first.
@@ -42,11 +43,11 @@ def one_process_first(what: str) -> Iterator[bool]:
     try:
         yield _taken(handle)
     finally:
-        os.close(handle)  # which gives the lock back
+        os.close(handle)  # closing the file releases the lock
 
 
 def _opened(what: str) -> int | None:
-    owner = os.getuid() if hasattr(os, "getuid") else 0  # of a folder that all users share
+    owner = os.getuid() if hasattr(os, "getuid") else 0  # all users share the temporary folder
     name = f"daskt2i-{owner}-{hashlib.sha256(what.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.turn"
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
@@ -60,6 +61,6 @@ def _taken(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except OSError:
-        with contextlib.suppress(OSError):  # no locks here
+        with contextlib.suppress(OSError):  # this file system has no locks
             fcntl.flock(handle, fcntl.LOCK_SH)
         return False

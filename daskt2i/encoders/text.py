@@ -1,13 +1,13 @@
-"""Captions to text states by transformers: CLIP text models, T5 encoders, BERT and other text-only models.
+"""Captions to text states with transformers: CLIP text models, T5 encoders, BERT and other text-only models.
 
-Covers: states, the pooled state where the model has a trained one, the token mask, which captions were cut; batches by
+Covers: states, the pooled state if the model has a trained one, the token mask, which captions were cut; batches by
 length, or the exact full-length states of Stable Diffusion (`pad: full`); pretrained or seeded random weights.
-Does not cover: choosing a caption, dropping it (training), models that bring code of their own.
+Does not cover: choosing or dropping captions (training), models with remote code.
 
 | `pad` | CLIP | T5, BERT, others |
 |---|---|---|
-| `length` | no mask needed: a token never sees what stands right of it; padding states are zeros | mask given |
-| `full` | padded to `max_tokens` with the tokenizer's token, no mask, padding states kept | the same, mask given |
+| `length` | no mask: a token never depends on later tokens; padding states are zeros | with mask |
+| `full` | padded to `max_tokens` with the tokenizer's token, no mask, padding states kept | the same, with mask |
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ class TextEncoder:
 
     Args:
         model: hub id (`openai/clip-vit-large-patch14`) or folder; for random weights also the name of a shipped config.
-        subfolder: folder inside the model's, e.g. `text_encoder` of a whole pipeline; its tokenizer is then looked for
-            in the `tokenizer` folder beside it.
-        tokenizer: hub id or folder of the tokenizer, where it does not lie with the model.
+        subfolder: folder inside the model's folder, e.g. `text_encoder` of a whole pipeline. The tokenizer is then
+            expected in the folder `tokenizer` next to it.
+        tokenizer: hub id or folder of the tokenizer, if it is not with the model.
         revision: branch, tag or commit of the model's hub id.
         max_tokens: length of a slot; None for the model's own limit, at most 512.
         pad: `length` or `full`, see above.
-        layer: which hidden state becomes `text_states`, e.g. -2 for the last but one, as the layers give it (no final
-            norm; this is what SDXL takes); None for the model's output.
-        projection: CLIP with or without its projected pooled state; None as the model's config says.
+        layer: the hidden state that becomes `text_states`, e.g. -2 for the last but one. It is taken before the final
+            norm, as in SDXL. None for the model's output.
+        projection: CLIP with or without its projected pooled state; None as in the model's config.
         weights: `pretrained`, or `random` for speed tests (marked in the store).
-        seed: of the random weights.
+        seed: seed of the random weights.
 
     Raises:
-        ConfigError: an argument is not what it can be.
+        ConfigError: an argument has a wrong value.
     """
 
     setting = "dataset.encoders.text.model"
@@ -89,9 +89,9 @@ class TextEncoder:
     ) -> None:
         check_weights_option(weights, seed)
         if pad not in ("length", "full"):
-            raise ConfigError(f"dataset.encoders.text.pad is {pad!r}; it can be length or full.")
+            raise ConfigError(f"dataset.encoders.text.pad is {pad!r}; give length or full.")
         if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 2):
-            raise ConfigError(f"dataset.encoders.text.max_tokens is {max_tokens!r}; it must be a whole number from 2.")
+            raise ConfigError(f"dataset.encoders.text.max_tokens is {max_tokens!r}; give a whole number of 2 or more.")
         self.model = str(model)
         self.subfolder = subfolder
         self.tokenizer = None if tokenizer is None else str(tokenizer)
@@ -110,11 +110,11 @@ class TextEncoder:
         return {**self.__dict__, "_loaded": None, "_runtime": None, "_tokenizer": None}
 
     def info(self) -> EncoderInfo:
-        """What it makes of one caption, from JSON files and file headers alone.
+        """What it makes from one caption. It reads only JSON files and file headers.
 
         Raises:
-            ConfigError: max_tokens or layer beyond what the model has.
-            ModelMissing, ModelError: no such model or tokenizer, or not one that this class can use.
+            ConfigError: max_tokens or layer is too large for the model.
+            ModelMissing, ModelError: there is no such model or tokenizer, or this class cannot use it.
         """
         config, files, shape, prefixed = self._read()
         tokenizer = self.tokenizer_folder()
@@ -156,13 +156,13 @@ class TextEncoder:
         """Build model and tokenizer on `runtime.device` in `runtime.precision`, for inference.
 
         Raises:
-            ConfigError: fp16 on a CPU; max_tokens or layer beyond what the model has.
-            ModelMissing, ModelError: no such model, files that do not fit it, or a tokenizer of another model.
+            ConfigError: fp16 on a CPU; max_tokens or layer is too large for the model.
+            ModelMissing, ModelError: there is no such model, or files or tokenizer do not fit it.
         """
         import torch
 
         if runtime.precision == "fp16" and runtime.device == "cpu":
-            raise ConfigError("fp16 does not run on a CPU; use --set dataset.precision=auto, fp32 or bf16.")
+            raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
         torch.set_num_threads(runtime.threads)
         _, files, shape, _ = self._read()
         folder = self.tokenizer_folder()
@@ -178,14 +178,14 @@ class TextEncoder:
         """The arrays of `info()` for n captions, in their order.
 
         `text_states` float16[n, token, feature], `text_mask` bool[n, token], `text_truncated` bool[n], and
-        `text_pooled` float16[n, feature] where the model has one.
+        `text_pooled` float16[n, feature] if the model has a pooled state.
         """
         import torch
 
         if self._loaded is None or self._runtime is None:
-            raise RuntimeError("load comes before encode")
+            raise RuntimeError("call load before encode")
         model, tokenizer, shape, length = self._loaded
-        torch.set_num_threads(self._runtime.threads)  # per thread: the one that loaded may not be this one
+        torch.set_num_threads(self._runtime.threads)  # a setting of each thread; another thread may have loaded
         ids, truncated = tokens.tokenize(tokenizer, items, length)
         made: dict[str, npt.NDArray[Any]] = {
             "text_states": np.zeros((len(ids), length, shape.hidden), np.float16),
@@ -215,14 +215,14 @@ class TextEncoder:
     def module(self) -> Any:
         """The loaded transformers model."""
         if self._loaded is None:
-            raise RuntimeError("load comes first")
+            raise RuntimeError("call load first")
         return self._loaded[0]
 
     def count_tokens(self, captions: Sequence[str]) -> tuple[list[int], int]:
-        """Tokens of each caption before any is cut, and how many fit a slot. Loads the tokenizer alone.
+        """Number of tokens of each caption before it is cut, and the number that fits a slot. Loads only the tokenizer.
 
         Raises:
-            ModelMissing, ModelError, ConfigError: as `load`.
+            ModelMissing, ModelError, ConfigError: as in `load`.
         """
         if self._tokenizer is None:
             folder = self.tokenizer_folder()
@@ -248,13 +248,14 @@ class TextEncoder:
             return states, pooled.to(torch.float16).cpu().numpy()
 
     def _read(self) -> tuple[dict[str, Any], WeightFiles | None, TextShape, int]:
-        """The config, the weight files (None for random weights), the shape, and parameters that the files hold."""
+        """The config, the weight files (None for random weights), the shape, and the number of stored parameters."""
         name = model_name(self.model, self.subfolder)
         if self.weights == "random":
             config = random_config(self.model, self.subfolder, self.revision, self.setting)
             return config, None, text_shape(config, None, self.projection, name), 0
         folder = self._folder()
         config = read_json(folder / "config.json")
+        text_shape(config, None, self.projection, name)  # what is no text model has its weights in files of other names
         files = weight_files(folder, STEM)
         tensors = {key: size for path in files.paths for key, size in read_header(path).items()}
         shape = text_shape(config, tensors, self.projection, name)
@@ -272,7 +273,7 @@ class TextEncoder:
         )
 
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies: named, beside the text encoder of a pipeline, or with the model.
+        """Folder of the tokenizer: the given one, the one next to the text encoder of a pipeline, or the model's.
 
         Raises:
             ModelMissing: there is none.
@@ -284,18 +285,18 @@ class TextEncoder:
                 subfolder = re.sub(r"text_encoder(?=(_\d+)?$)", "tokenizer", subfolder)
         needs = ("tokenizer_config.json",)
         folder = locate(model, subfolder, revision, needs=needs, also=TOKENIZER_FILES, setting=_TOKENIZER_SETTING)
-        # transformers 5 makes a tokenizer of three words where vocab.json is absent, one of letters without merges.txt
+        # transformers 5 gives a tokenizer of three words without vocab.json, and one of letters without merges.txt.
         if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
             raise ModelMissing(
-                f"{folder} holds no tokenizer (tokenizer.json, or vocab.json with merges.txt, …); "
-                f"point to a folder that does with `--set {_TOKENIZER_SETTING}=FOLDER`."
+                f"{folder} holds no tokenizer (tokenizer.json, or vocab.json with merges.txt, …). "
+                f"Set {_TOKENIZER_SETTING} to a folder that holds it."
             )
         return folder
 
     def _length(self, shape: TextShape, tokenizer: Path) -> int:
         path = tokenizer / "tokenizer_config.json"
         stated = read_json(path).get("model_max_length") if path.is_file() else None
-        # tokenizers without a limit state 1e30
+        # Tokenizers without a limit have 1e30 here.
         limits = [int(n) for n in (stated, shape.limit) if isinstance(n, int | float) and 0 < n < 1e6]
         if self.layer is not None and not -shape.layers - 1 <= self.layer <= shape.layers:
             raise ConfigError(f"dataset.encoders.text.layer is {self.layer}, but the model has {shape.layers} layers.")
@@ -316,23 +317,26 @@ class TextEncoder:
                     str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
                 )
         except Exception as error:  # the tokenizers library raises nothing more specific
-            raise ModelError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}") from error
+            raise ModelError(f"The tokenizer in {folder} cannot be loaded: {first_line(error)}.") from error
 
     def _check_pair(self, tokenizer: Any, shape: TextShape) -> None:
-        """Refuse a tokenizer that makes numbers which this model reads wrongly, or not at all."""
+        """Refuse a tokenizer whose token ids do not fit this model."""
         pair = f"The tokenizer {model_name(self.tokenizer or self.model)} does not belong to {model_name(self.model)}"
         largest = max(tokenizer.get_vocab().values(), default=0)
         if largest >= shape.vocabulary:
-            raise ModelError(f"{pair}: it makes numbers up to {largest}, the model knows {shape.vocabulary}.")
+            raise ModelError(
+                f"{pair}: it makes token ids up to {largest}, but the model has {shape.vocabulary} embeddings. "
+                f"Set {_TOKENIZER_SETTING} to the tokenizer of the model."
+            )
         if not shape.is_clip:
             return
         end, stated = tokenizer.eos_token_id, shape.config["eos_token_id"]
-        # CLIP configs from before transformers #24773 state 2, and the model then pools at the highest number
+        # CLIP configs from before transformers #24773 have 2 here, and the model then pools at the highest token id.
         expected = tokenizer.vocab_size - 1 if stated == 2 else stated
         if end != expected:
             raise ModelError(
                 f"{pair}: it ends a text with token {end}, but the model pools at token {expected} "
-                f"(eos_token_id {stated} in config.json)."
+                f"(eos_token_id {stated} in config.json). Set {_TOKENIZER_SETTING} to the tokenizer of the model."
             )
 
     def _random(self, shape: TextShape, dtype: torch.dtype) -> Any:
@@ -366,32 +370,31 @@ class TextEncoder:
                 )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
             raise ModelError(
-                f"{name} cannot be loaded by transformers {transformers.__version__}: {first_line(error)}"
+                f"transformers {transformers.__version__} cannot load {name}: {first_line(error)}."
             ) from error
         absent = sorted(key for key in report["missing_keys"] if _counts(key, shape))
         if absent:
-            # transformers would fill them with random numbers and go on
+            # transformers would fill them with random numbers and continue
             raise ModelError(
-                f"The weights of {name} lack {len(absent)} tensors that its config.json asks for, first {absent[0]}; "
-                "the two files do not belong together."
+                f"The weights of {name} lack {len(absent)} tensors of its config.json, such as {absent[0]}. The two "
+                "files do not belong together; fetch the model again."
             )
         return _encoder_of(model, shape)
 
 
 def _counts(key: str, shape: TextShape) -> bool:
-    """Whether a missing tensor matters: not one that is derived, tied, or part of a pooler that nobody reads."""
+    """Whether a missing tensor matters. Derived tensors, tied tensors and an unused pooler do not matter."""
     if "position_ids" in key or (shape.pooling == "none" and "pooler" in key):
         return False
     return not (key.endswith("encoder.embed_tokens.weight") and shape.kind.endswith("T5EncoderModel"))  # is "shared"
 
 
 def _encoder_of(model: Any, shape: TextShape) -> Any:
-    """The half that reads, where AutoModel built one that also writes (BART)."""
+    """The encoder, if AutoModel built an encoder with a decoder (BART); else the model."""
     writes = shape.kind == "AutoModel" and getattr(model.config, "is_encoder_decoder", False)
     return model.get_encoder() if writes else model
 
 
 def _dtype_option(version: str) -> str:
     """`torch_dtype` was renamed to `dtype` in transformers 4.56."""
-    major, minor = (int(part) for part in version.split(".")[:2])
-    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+    return "dtype" if tuple(int(part) for part in version.split(".")[:2]) >= (4, 56) else "torch_dtype"

@@ -1,8 +1,8 @@
-"""What a text model is, from its config.json and the names of its tensors. Imports no transformers.
+"""Kind and sizes of a text model, from its config.json and the names of its tensors. It imports no transformers.
 
-Covers: CLIP text models (alone, or inside a full CLIP repository), T5, mT5 and UMT5 encoders, BERT and what else
-transformers' AutoModel builds from a config that names a hidden size.
-Does not cover: other models of pictures and text (their text towers have conventions of their own), remote code.
+Covers: CLIP text models (alone, or inside a full CLIP repository), T5, mT5 and UMT5 encoders, BERT, and other models
+that transformers' AutoModel builds from a config with a hidden size.
+Does not cover: other models of pictures and text (their text towers have their own conventions), remote code.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from daskt2i.encoders import footprint
 from daskt2i.errors import ConfigError, ModelError
 
 MOST_TOKENS = 512
-"""Tokens of a slot where nobody says otherwise and the model could take more: every caption gets such a slot."""
+"""Default limit of tokens in a slot, for models that can read more: every caption gets a slot of this length."""
 
 CLIP_DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
     "max_position_embeddings": 77, "vocab_size": 49408, "projection_dim": 512, "eos_token_id": 49407,
 }  # fmt: skip
-"""What transformers assumes for keys that a CLIP text config lacks (a test compares them)."""
+"""Defaults of transformers for keys that are missing in a CLIP text config (a test compares them)."""
 
 T5_CLASSES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 
 _POOLED = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "mpnet"})
 _OFFSET = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "xlm-roberta-xl"})
-"""Models that count positions from pad_token_id + 1, so that their table is longer than their longest text."""
+"""Models that count positions from pad_token_id + 1, so their position table is longer than their longest text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class TextShape:
 
     Attributes:
         kind: class in transformers that builds it.
-        config: the config of the text part alone.
-        hidden, inner, layers, heads, vocabulary, positions: sizes; 0 positions where they are relative.
-        matrices: of the feed-forward part: 2, or 3 where it is gated.
-        limit: longest text in tokens; None where positions are relative.
+        config: the config of the text part.
+        hidden, inner, layers, heads, vocabulary, positions: sizes; 0 positions if they are relative.
+        matrices: number of matrices in the feed-forward part: 2, or 3 if it is gated.
+        limit: longest text in tokens; None if positions are relative.
         pooled: features of the pooled state, 0 without one.
-        pooling: where it comes from: `projection`, `eos`, `first`, or `none`.
-        prefixes: which tensors of the weight files belong to it; empty for all.
+        pooling: origin of the pooled state: `projection`, `eos`, `first`, or `none`.
+        prefixes: prefixes of its tensors in the weight files; empty if all tensors belong to it.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class TextShape:
 
     @property
     def is_clip(self) -> bool:
-        """Causal, so that a token never sees what stands right of it: padding there changes nothing."""
+        """Whether it is a CLIP model. CLIP is causal: a token never depends on later tokens, such as padding."""
         return self.kind.startswith("CLIP")
 
     def parameters(self) -> int:
@@ -83,27 +83,30 @@ def text_shape(
     """Read a config.
 
     Args:
-        config: config.json as it stands.
+        config: the content of config.json.
         tensors: tensor names of the weight files; None for random weights.
-        projection: CLIP with (True) or without (False) its projected pooled state; None as the config says.
-        name: of the model, for messages.
+        projection: CLIP with (True) or without (False) its projected pooled state; None as in the config.
+        name: name of the model, for messages.
 
     Raises:
-        ConfigError: a projection is asked for, and there is none.
-        ModelError: not a text model that can be used.
+        ConfigError: the user asks for a projection, but the model has none.
+        ModelError: it is not a text model that this class can use.
     """
     model_type = str(config.get("model_type") or "")
     if model_type in ("clip", "clip_text_model"):
         return _clip(config, tensors, projection, name)
     if projection:
-        raise ConfigError(f"projection is for CLIP models, and {name} is {model_type or 'none'} by its config.json.")
+        raise ConfigError(
+            f"The setting dataset.encoders.text.projection is for CLIP models, but the config.json of {name} says "
+            f"{model_type or 'nothing'}. Leave projection out."
+        )
     if model_type in T5_CLASSES:
         return _t5(config, model_type)
     if "text_config" in config or "_class_name" in config or not model_type:
         found = model_type or config.get("_class_name") or "no transformers model"
         raise ModelError(
-            f"{name} is {found} by its config.json; TextEncoder takes CLIP text models, T5 encoders, BERT and other "
-            "text-only models. Point --set dataset.encoders.text.model=… at one, or write an encoder class."
+            f"TextEncoder cannot use {name}: its config.json says {found}. Set dataset.encoders.text.model to a CLIP "
+            "text model, a T5 encoder, BERT or another text-only model, or write an encoder class."
         )
     return _other(config, model_type, tensors, name)
 
@@ -112,13 +115,13 @@ def _clip(
     config: Mapping[str, Any], tensors: Mapping[str, int] | None, projection: bool | None, name: str
 ) -> TextShape:
     whole = config.get("model_type") == "clip"
-    # text_config_dict is the older key; where both are there, transformers lets it win
+    # text_config_dict is the older key. If both exist, transformers uses it.
     text = {**(config.get("text_config") or {}), **(config.get("text_config_dict") or {})} if whole else dict(config)
     text = {**CLIP_DEFAULTS, **text, "model_type": "clip_text_model"}
     if projection is None:
         projection = "CLIPTextModelWithProjection" in (config.get("architectures") or [])
     if projection and tensors is not None and "text_projection.weight" not in tensors:
-        raise ConfigError(f"{name} has no text_projection among its weights; leave projection out.")
+        raise ConfigError(f"The weights of {name} have no text_projection. Leave dataset.encoders.text.projection out.")
     return TextShape(
         kind="CLIPTextModelWithProjection" if projection else "CLIPTextModel",
         config=text,
@@ -161,10 +164,13 @@ def _other(config: Mapping[str, Any], model_type: str, tensors: Mapping[str, int
 
     hidden = size("hidden_size", "d_model", "dim", "n_embd")
     if not hidden:
-        raise ModelError(f"The config.json of {name} ({model_type}) names no hidden size; it cannot be used here.")
+        raise ModelError(
+            f"TextEncoder cannot use {name} ({model_type}): its config.json names no hidden size. Set "
+            "dataset.encoders.text.model to another model, or write an encoder class."
+        )
     positions = size("max_position_embeddings", "n_positions")
     offset = size("pad_token_id", otherwise=1) + 1 if model_type in _OFFSET else 0
-    # a checkpoint trained without the pooler gets a random one from transformers, so the weights decide
+    # If a checkpoint has no pooler, transformers adds a random one. So the weights decide, not the config.
     pooled = model_type in _POOLED if tensors is None else any(name.endswith("pooler.dense.weight") for name in tensors)
     return TextShape(
         kind="AutoModel",

@@ -1,9 +1,9 @@
-"""Captions to token numbers, and which of them go through a model together.
+"""Turns captions into token ids, and groups captions into batches.
 
-Covers: one pass of the tokenizer, cutting to the limit with the closing token kept, batches of near-equal length.
-Does not cover: choosing or loading the tokenizer (`text`), what a token means.
+Covers: running the tokenizer, cutting to the limit (the end token is kept), batches of nearly equal length.
+Does not cover: choosing the tokenizer (`text`), the meaning of tokens.
 
-COCO captions have 13.7 CLIP tokens on average: padded to 77, a model does five times the work.
+COCO captions have 13.7 CLIP tokens on average. With padding to 77, a model would do five times the work.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy.typing as npt
 from daskt2i.errors import ModelError
 
 SLACK = 8
-"""A batch takes captions shorter than its longest by up to a SLACK-th (at least 2): at most that share is padding."""
+"""The captions of a batch may be shorter than its longest by 1 / SLACK (at least 2 tokens). This limits the padding."""
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], limit: int) -> tuple[list[list[int]], npt.NDArray[np.bool_]]:
-    """Token numbers of each caption, special tokens included, at most `limit`; and which captions were cut, `bool[n]`.
+    """Token ids of each caption with special tokens, at most `limit`; and which captions were cut, `bool[n]`.
 
-    Lone surrogates, which JSON can spell and UTF-8 cannot, become question marks. A tokenizer without special tokens
-    makes nothing of an empty caption: it gets one token, the tokenizer's own for end, start or padding.
+    Lone surrogates become question marks: JSON can hold them, UTF-8 cannot. A tokenizer without special tokens gives no
+    token for an empty caption. Such a caption then gets one token, the tokenizer's padding, end or start token.
     """
     if not captions:
         return [], np.zeros(0, dtype=bool)
@@ -34,7 +34,7 @@ def tokenize(tokenizer: Any, captions: Sequence[str], limit: int) -> tuple[list[
     truncated = np.array([len(ids) > limit for ids in whole], dtype=bool)
     cut = np.flatnonzero(truncated)
     if len(cut):
-        # the tokenizer cuts, not we: it knows which special tokens must stay at the end
+        # The tokenizer does the cutting, because it knows which special tokens must stay at the end.
         again = tokenizer([texts[i] for i in cut], add_special_tokens=True, truncation=True, max_length=limit)
         for index, ids in zip(cut, again["input_ids"], strict=True):
             whole[index] = ids
@@ -42,7 +42,7 @@ def tokenize(tokenizer: Any, captions: Sequence[str], limit: int) -> tuple[list[
 
 
 def count(tokenizer: Any, captions: Sequence[str]) -> list[int]:
-    """Tokens of each caption, special tokens included, before any is cut."""
+    """Number of tokens of each caption with special tokens, before it is cut."""
     if not captions:
         return []
     texts = [text.encode("utf-8", "replace").decode("utf-8") for text in captions]
@@ -52,7 +52,7 @@ def count(tokenizer: Any, captions: Sequence[str]) -> list[int]:
 
 
 def load_for_counting(folder: Path) -> Any | None:
-    """The tokenizer of a folder without transformers, which would import torch; None where it has no tokenizer.json.
+    """The tokenizer of a folder, loaded without transformers and torch; None if the folder has no tokenizer.json.
 
     Raises:
         ModelError: the file is damaged.
@@ -65,22 +65,22 @@ def load_for_counting(folder: Path) -> Any | None:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the tokenizers library raises nothing more specific
-        raise ModelError(f"The tokenizer {path} cannot be loaded: {error}") from error
+        raise ModelError(f"The tokenizer {path} cannot be loaded: {error}. Fetch it again.") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def filler(tokenizer: Any) -> int:
-    """The token for empty places: padding, else end, else start, else 0."""
+    """The token id for empty positions: padding, else end, else start, else 0."""
     found = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
     return next((int(token) for token in found if token is not None), 0)
 
 
 def groups(lengths: Sequence[int], batch: int) -> list[npt.NDArray[np.intp]]:
-    """Indices of captions that go through the model together, longest first, at most `batch` each.
+    """Indices of the captions of each batch, longest captions first, at most `batch` in each.
 
-    Longest first, so that running out of memory shows in the first batch.
+    The longest captions come first, so that a lack of memory shows in the first batch.
     """
     order = np.argsort(-np.asarray(lengths, dtype=np.intp), kind="stable")
     made: list[npt.NDArray[np.intp]] = []

@@ -1,11 +1,11 @@
-"""Images to latents by diffusers' `AutoencoderKL` (mean and std of the posterior) or `AutoencoderTiny` (the latent).
+"""Images to latents with diffusers' `AutoencoderKL` (mean and std of the posterior) or `AutoencoderTiny` (the latent).
 
 Covers: any such model by its config (reduction, channels, with or without quant_conv), pretrained or seeded random.
-Does not cover: scaling and shifting latents (`loader.dataset`, once, from the attributes), drawing from the posterior
-(training), batch back-off and gates (`encode.worker`), tiled coding of very large pictures.
+Does not cover: scaling and shifting latents (`loader.dataset`), drawing from the posterior (training), gates and
+smaller batches when memory runs out (`encode.worker`), tiled coding of very large pictures.
 
-The values are raw, as the model's `encode` gives them: `(latent - shift_factor) * scaling_factor` is what a denoiser
-sees. An AutoencoderTiny was trained to give latents that are scaled already; its scaling_factor is 1.
+The stored values are raw: the output of the model's `encode`. The denoiser gets `(latent - shift_factor) *
+scaling_factor`. An AutoencoderTiny was trained to give scaled latents; its scaling_factor is 1.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "num_decoder_blocks": (3, 3, 3, 1), "scaling_factor": 1.0, "shift_factor": 0.0,
     },
 }  # fmt: skip
-"""What diffusers assumes for keys that an older config.json lacks (a test compares it with diffusers' signatures)."""
+"""Defaults of diffusers for keys that an older config.json lacks (a test compares them with diffusers' signatures)."""
 
 _PATTERNS = ("config.json", f"{STEM}*.safetensors")
 
@@ -62,13 +62,13 @@ class VaeEncoder:
 
     Args:
         model: hub id (`stabilityai/sd-vae-ft-mse`) or folder; for random weights also the name of a shipped config.
-        subfolder: folder inside the model's, e.g. `vae` of a whole pipeline.
+        subfolder: folder inside the model's folder, e.g. `vae` of a whole pipeline.
         revision: branch, tag or commit of a hub id.
         weights: `pretrained`, or `random` for speed tests (marked in the store).
-        seed: of the random weights.
+        seed: seed of the random weights.
 
     Raises:
-        ConfigError: weights or seed are not what they can be.
+        ConfigError: weights or seed has a wrong value.
     """
 
     setting = "dataset.encoders.image.model"
@@ -94,11 +94,11 @@ class VaeEncoder:
         return {**self.__dict__, "_loaded": None, "_runtime": None}
 
     def info(self, resolution: int) -> EncoderInfo:
-        """What it makes of images of `resolution` x `resolution` pixels, from config.json and file headers alone.
+        """What it makes from images of `resolution` x `resolution` pixels. It reads only config.json and file headers.
 
         Raises:
-            ConfigError: the resolution is no multiple of the model's reduction.
-            ModelMissing, ModelError: no such model, or not one that this class can use.
+            ConfigError: the resolution is not a multiple of the model's reduction.
+            ModelMissing, ModelError: there is no such model, or this class cannot use it.
         """
         config, name = self._config(), model_name(self.model, self.subfolder)
         kind, channels = config["_class_name"], int(config["latent_channels"])
@@ -145,40 +145,40 @@ class VaeEncoder:
 
         Raises:
             ConfigError: fp16 on a CPU.
-            ModelMissing, ModelError: no such model, or files that do not fit it.
+            ModelMissing, ModelError: there is no such model, or files do not fit it.
         """
         import torch
-        import transformers  # noqa: F401  diffusers imports parts of it lazily, in the middle of silence
+        import transformers  # noqa: F401  diffusers imports it later, inside `quiet`, which must know it before
 
         if runtime.precision == "fp16" and runtime.device == "cpu":
-            raise ConfigError("fp16 does not run on a CPU; use --set dataset.precision=auto, fp32 or bf16.")
+            raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
         torch.set_num_threads(runtime.threads)
         if runtime.precision == "fp32" and runtime.device != "cpu":
-            # cuDNN's convolutions are TF32 by default: 10 bits of mantissa under the name of fp32
+            # cuDNN computes fp32 convolutions in TF32 by default, with a mantissa of 10 bits.
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         build = self._random if self.weights == "random" else self._pretrained
         model = build(_dtype(runtime)).to(runtime.device).to(memory_format=torch.channels_last)
         self._loaded, self._runtime = model.eval().requires_grad_(False), runtime
 
     def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:
-        """Latents of `uint8[n, height, width, 3]`: `latent_mean`, and `latent_std` where there is a posterior.
+        """Latents of `uint8[n, height, width, 3]`: `latent_mean`, and `latent_std` if there is a posterior.
 
-        Both are `float16[n, channel, height / reduction, width / reduction]`. A value beyond 65,504 becomes infinite.
+        Both are `float16[n, channel, height / reduction, width / reduction]`. A value above 65,504 becomes infinite.
 
         Raises:
-            ValueError: other shapes or dtypes, or a side that is no multiple of the reduction.
+            ValueError: the shape or dtype is wrong, or a side is not a multiple of the reduction.
         """
         import torch
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
         model, runtime = self._ready()
-        torch.set_num_threads(runtime.threads)  # per thread: the one that loaded may not be this one
+        torch.set_num_threads(runtime.threads)  # a setting of each thread; another thread may have loaded
         reduction, channels = footprint.vae_reduction(model.config), model.config["latent_channels"]
         if items.dtype != np.uint8 or items.ndim != 4 or items.shape[3] != 3:
-            raise ValueError(f"encode takes uint8[n, height, width, 3], not {items.dtype}{list(items.shape)}")
+            raise ValueError(f"encode needs uint8[n, height, width, 3], not {items.dtype}{list(items.shape)}")
         n, height, width, _ = items.shape
         if height % reduction or width % reduction:
-            raise ValueError(f"sides of {height} x {width} pixels are no multiples of {reduction}")
+            raise ValueError(f"the sides of {height} x {width} pixels are not multiples of {reduction}")
         shape = (n, channels, height // reduction, width // reduction)
         posterior = model.config["_class_name"] == "AutoencoderKL"
         names = ("latent_mean", "latent_std") if posterior else ("latent_mean",)
@@ -186,26 +186,26 @@ class VaeEncoder:
         with torch.inference_mode():
             for start in range(0, n, batch):
                 part = slice(start, min(start + batch, n))
-                # uint8 travels, a quarter of fp32; height, width, channel in memory is channels_last already
+                # Copying uint8 moves a quarter of the bytes of fp32. This memory order is already channels_last.
                 pixels = _tensor(items[part]).to(runtime.device).permute(0, 3, 1, 2)
                 out = model.encode(self.normalise(pixels).to(_dtype(runtime)))
                 if not posterior:
                     made["latent_mean"][part] = _half(out.latents)
                     continue
-                # std = exp(logvar / 2) loses bits in bf16, so the posterior is formed again in fp32 (it is small)
+                # std = exp(logvar / 2) loses bits in bf16, so the (small) posterior is computed again in fp32.
                 distribution = DiagonalGaussianDistribution(out.latent_dist.parameters.float())
                 made["latent_mean"][part] = _half(distribution.mean)
                 made["latent_std"][part] = _half(distribution.std)
         return made
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixel values 0 to 255 as the model wants them: fp32, -1 to 1. In bf16 the step would round white to 0.992."""
+        """Pixel values 0 to 255 in the range of the model: fp32, -1 to 1. In bf16, white would be rounded to 0.992."""
         return pixels.float().div_(127.5).sub_(1.0)
 
     def decode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Pixels:
-        """The pictures that `latent_mean` stands for, `uint8[n, height, width, 3]`; NaN decodes like 0.
+        """The pictures that `latent_mean` represents, `uint8[n, height, width, 3]`. NaN decodes like 0.
 
-        One image at a time: decoding one takes 1.4 times the memory of encoding one, and only a few rows are decoded.
+        It decodes one image at a time: decoding takes 1.4 times the memory of encoding, and few rows are decoded.
         """
         import torch
 
@@ -230,7 +230,7 @@ class VaeEncoder:
 
     def _ready(self) -> tuple[Any, Runtime]:
         if self._loaded is None or self._runtime is None:
-            raise RuntimeError("load comes before encode and decode")
+            raise RuntimeError("call load before encode and decode")
         return self._loaded, self._runtime
 
     def _config(self) -> dict[str, Any]:
@@ -242,13 +242,14 @@ class VaeEncoder:
         if kind is None or kind not in DEFAULTS:
             found = kind or config.get("model_type") or "no diffusers model"
             raise ModelError(
-                f"{model_name(self.model, self.subfolder)} is {found} by its config.json; VaeEncoder takes "
-                f"{' and '.join(DEFAULTS)}. Point --set {self.setting}=… at one of these, or write an encoder class."
+                f"VaeEncoder cannot use {model_name(self.model, self.subfolder)}: its config.json says {found}. "
+                f"Set {self.setting} to an {' or '.join(DEFAULTS)}, or write an encoder class."
             )
         config = {**DEFAULTS[kind], **config}
         if config["in_channels"] != 3 or config["out_channels"] != 3:
             raise ModelError(
-                f"{model_name(self.model, self.subfolder)} is not for RGB pictures (in_channels is not 3)."
+                f"VaeEncoder cannot use {model_name(self.model, self.subfolder)}: it is not for RGB pictures "
+                f"(in_channels or out_channels is not 3). Set {self.setting} to another model."
             )
         return config
 
@@ -265,7 +266,7 @@ class VaeEncoder:
 
     def _weights_name(self, config: Mapping[str, Any]) -> str:
         if self.weights == "random":
-            # the config is part of the name: the same seed fills another architecture with other numbers
+            # The config is part of the name: with the same seed, another architecture gets other weights.
             return f"seed:{self.seed}/config:{config_digest(config)[:16]}"
         return weights_digest(weight_files(self._folder(), STEM), config_digest(config))
 
@@ -301,14 +302,12 @@ class VaeEncoder:
                     output_loading_info=True,
                 )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"{name} cannot be loaded by diffusers {diffusers.__version__}: {first_line(error)}"
-            ) from error
+            raise ModelError(f"diffusers {diffusers.__version__} cannot load {name}: {first_line(error)}.") from error
         if report["missing_keys"]:
-            # diffusers would fill them with random numbers and go on
+            # diffusers would fill them with random numbers and continue
             raise ModelError(
-                f"The weights of {name} lack {len(report['missing_keys'])} tensors that its config.json asks for, "
-                f"first {sorted(report['missing_keys'])[0]}; the two files do not belong together."
+                f"The weights of {name} lack {len(report['missing_keys'])} tensors of its config.json, such as "
+                f"{sorted(report['missing_keys'])[0]}. The two files do not belong together; fetch the model again."
             )
         return model
 
@@ -320,7 +319,7 @@ def _dtype(runtime: Runtime) -> torch.dtype:
 
 
 def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """A tensor over an array's memory, copied only where torch needs it (read-only or reversed arrays)."""
+    """A tensor that shares an array's memory. It is a copy only if torch needs one (read-only or reversed arrays)."""
     import torch
 
     array = np.ascontiguousarray(array)

@@ -1,10 +1,10 @@
-"""Where a model lies, what its files hold, and the hash that stands for them. Imports no torch.
+"""Finds the files of a model, reads their headers, and computes their hash. It imports no torch.
 
-Covers: hub ids and local folders, the lookup in the Hugging Face cache, the download of just the files that count,
-sizes from safetensors headers, the weights' fingerprint, silence while a library loads.
-Does not cover: building the model (`vae`, `text`), sizes of a model that has no weights yet (`footprint`).
+Covers: hub ids and local folders, the lookup in the Hugging Face cache, the download of only the needed files, sizes
+from safetensors headers, the fingerprint of weights, silencing a library while it loads.
+Does not cover: building the model (`vae`, `text`), sizes of a model without weights (`footprint`).
 
-Weights are read from safetensors alone: .bin and .pt files are pickles, and unpickling runs whatever code they hold.
+Weights are read only from safetensors files. Files in .bin and .pt are pickles, and unpickling can run any code.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
 )  # fmt: skip
-"""Every file that decides how a caption becomes numbers, in the layouts that transformers reads."""
+"""All files that can change the token ids of a caption, in the layouts that transformers reads."""
 
 VOCABULARIES = (
     ("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("sentencepiece.bpe.model",),
     ("tokenizer.model",),
 )  # fmt: skip
-"""A folder holds a tokenizer if all files of one of these are there."""
+"""A folder holds a tokenizer if it has all files of one of these tuples."""
 
 SHIPPED = "daskt2i:"
-"""A model name that starts so is a folder of this package: `daskt2i:demo/vae`."""
+"""A model name with this prefix is a folder of this package: `daskt2i:demo/vae`."""
 
 HUB_TIMEOUT = 5.0
-"""Seconds for the first answer of the hub. Seen: 0.3 s without a network, 8 s with a silent server."""
+"""Seconds to wait for the first answer of the hub. Measured: 0.3 s without a network, 8 s with a silent server."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _SHIPPED = Path(__file__).parent / "configs"
@@ -59,8 +59,8 @@ class WeightFiles:
     """The safetensors files of one model.
 
     Attributes:
-        paths: one file, or its shards in order of name.
-        variant: `"fp16"` where that is the only one there, else None.
+        paths: one file, or its shards sorted by name.
+        variant: `"fp16"` if the folder has only this variant, else None.
     """
 
     paths: tuple[Path, ...]
@@ -68,7 +68,7 @@ class WeightFiles:
 
 
 def model_name(model: str, subfolder: str | None = None) -> str:
-    """What a store calls the model: its hub id, or the last part of a folder, never a path of this machine."""
+    """Name of the model in a store: its hub id, or the last part of its folder. It is never a path of this machine."""
     if model.startswith(SHIPPED):
         return model
     local = Path(model).expanduser()
@@ -77,15 +77,15 @@ def model_name(model: str, subfolder: str | None = None) -> str:
 
 
 def check_weights_option(weights: str, seed: int) -> None:
-    """Refuse anything but pretrained or seeded random weights.
+    """Check the arguments `weights` and `seed` of an encoder.
 
     Raises:
-        ConfigError: with what would be accepted.
+        ConfigError: one of them is wrong. The message says what is accepted.
     """
     if weights not in ("pretrained", "random"):
-        raise ConfigError(f"weights is {weights!r}; it can be pretrained, or random (for speed tests).")
+        raise ConfigError(f"weights of an encoder is {weights!r}; give pretrained, or random (for speed tests).")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ConfigError(f"seed is {seed!r}; it must be a whole number from 0.")
+        raise ConfigError(f"seed of an encoder is {seed!r}; give a whole number of 0 or more.")
 
 
 def locate(
@@ -97,18 +97,19 @@ def locate(
     also: Sequence[str] = (),
     setting: str,
 ) -> Path:
-    """The folder that holds a model's files: a local folder, the Hugging Face cache, or a download, in this order.
+    """The folder that holds a model's files: a local folder, else the Hugging Face cache, else a download.
 
     Args:
         model: a folder, a hub id such as `stabilityai/sd-vae-ft-mse`, or `daskt2i:demo/vae` for one in this package.
-        subfolder: folder inside the model's, e.g. `vae`.
+        subfolder: folder inside the model's folder, e.g. `vae`.
         revision: branch, tag or commit of a hub id.
-        needs: file patterns; a cached copy counts only if each matches a file. The first is a plain name.
+        needs: file patterns. A cached copy is used only if each pattern matches a file. The first pattern is a name.
         also: further patterns to fetch. Nothing else is downloaded.
-        setting: the setting that names the model, for the message.
+        setting: the setting that names the model, for messages.
 
     Raises:
-        ModelMissing: neither here nor reachable, with the command that fetches it and the setting for a folder.
+        ModelMissing: the model is not here and cannot be downloaded. The message names the command that fetches it, and
+            the setting for a folder.
     """
     if model.startswith(SHIPPED):
         return Path(__file__).parents[1] / model.removeprefix(SHIPPED)
@@ -125,7 +126,7 @@ def locate(
 
 
 def _pointer(setting: str) -> str:
-    return f"point to a folder that holds the model with `--set {setting}=FOLDER`"
+    return f"set {setting} to a folder that holds the model"
 
 
 def _cached(model: str, subfolder: str | None, revision: str | None, needs: Sequence[str]) -> Path | None:
@@ -134,9 +135,9 @@ def _cached(model: str, subfolder: str | None, revision: str | None, needs: Sequ
     anchor = f"{subfolder}/{needs[0]}" if subfolder else needs[0]
     try:
         found = try_to_load_from_cache(model, anchor, revision=revision)
-    except ValueError:  # a name that the hub would not take either
+    except ValueError:  # the name is not a valid hub id
         return None
-    if not isinstance(found, str):  # None, or the mark of a file that the repository is known not to have
+    if not isinstance(found, str):  # None, or a mark that the repository does not have this file
         return None
     folder = Path(found).parent
     return folder if all(any(folder.glob(pattern)) for pattern in needs) else None
@@ -151,27 +152,27 @@ def _download(
     log.info("looking for %s on the Hugging Face hub", model)
     try:
         with quiet():
-            # asked once first: against a server that never answers, snapshot_download alone went on for minutes
+            # This first request has a timeout: with a server that never answers, snapshot_download tried for minutes.
             HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT)
             root = snapshot_download(
                 model,
                 revision=revision,
                 allow_patterns=[prefix + pattern for pattern in (*needs, *also)],
-                # other number formats and training leftovers double the download and are never read
+                # Other precisions and training files would double the download, and are never read.
                 ignore_patterns=["*.fp16.safetensors", "*.non_ema.safetensors", "*.bin", "*.pt", "*.ckpt"],
                 etag_timeout=HUB_TIMEOUT,
             )
-    except Exception as error:  # the client's own, its HTTP library's (renamed between releases), the disk's
+    except Exception as error:  # errors of the client, of its HTTP library (they changed names), or of the disk
         raise ModelMissing(_missing(model, subfolder, revision, setting, error)) from error
     folder = Path(root) / prefix
     if not folder.is_dir():
-        raise ModelMissing(f"The hub's {model} has no folder {subfolder!r}; {_pointer(setting)}.")
-    # without a network the client hands back an old copy, whole or not
+        raise ModelMissing(f"The model {model} on the hub has no folder {subfolder!r}; {_pointer(setting)}.")
+    # Without a network the client returns an old copy, which may be incomplete.
     absent = [pattern for pattern in needs if not any(folder.glob(pattern))]
     if absent:
         raise ModelMissing(
-            f"Neither the Hugging Face cache nor what could be fetched of {model} holds {absent[0]} (weights are read "
-            f"from safetensors alone); fetch it with `{_command(model, subfolder, revision)}`, or {_pointer(setting)}."
+            f"The copy of {model} in the Hugging Face cache has no {absent[0]} (weights must be safetensors). Fetch it "
+            f"with `{_command(model, subfolder, revision)}`, or {_pointer(setting)}."
         )
     return folder
 
@@ -179,18 +180,18 @@ def _download(
 def _missing(model: str, subfolder: str | None, revision: str | None, setting: str, error: Exception) -> str:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "GatedRepoError" in kinds:
-        why = "the hub wants its licence accepted first (`hf auth login`)"
+        why = "the hub gives it only to users who accepted its licence (`hf auth login`)"
     elif "RevisionNotFoundError" in kinds:
         why = f"the hub has no revision {revision!r} of it"
     elif "RepositoryNotFoundError" in kinds:
-        why = "the hub knows no public model of this name"
+        why = "the hub has no public model with this name"
     elif isinstance(error, OSError) and error.errno is not None and "ConnectionError" not in kinds:
         why = f"it could not be written to the cache: {error.strerror}"
     else:
         why = "the hub could not be reached"
     return (
-        f"The model {model} is neither a folder here nor in the Hugging Face cache, and {why}; "
-        f"fetch it where there is a network with `{_command(model, subfolder, revision)}`, or {_pointer(setting)}."
+        f"The model {model} is not a folder here and not in the Hugging Face cache, and {why}. "
+        f"Fetch it with `{_command(model, subfolder, revision)}` where there is a network, or {_pointer(setting)}."
     )
 
 
@@ -205,11 +206,11 @@ def weight_files(folder: Path, stem: str) -> WeightFiles:
     """The safetensors files of a model folder.
 
     Args:
-        folder: as `locate` gives it.
+        folder: the result of `locate`.
         stem: `diffusion_pytorch_model` for diffusers, `model` for transformers.
 
     Raises:
-        ModelError: there are none, or a shard is missing; says what is there instead, and how to convert it.
+        ModelError: there are none, or a shard is missing. For pickled weights the message says how to convert them.
     """
     for variant in (None, "fp16"):
         dotted = f".{variant}" if variant else ""
@@ -221,24 +222,24 @@ def weight_files(folder: Path, stem: str) -> WeightFiles:
             absent = [name for name in names if not (folder / name).is_file()]
             if absent or not names:
                 raise ModelError(
-                    f"{folder} lacks {absent[0] if absent else stem} that {index.name} lists; fetch it again."
+                    f"{folder} lacks {absent[0] if absent else stem}, which {index.name} lists. Fetch the model again."
                 )
             return WeightFiles(tuple(folder / name for name in names), variant)
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pth"))
     if pickles:
         raise ModelError(
-            f"{folder} holds {pickles[0]} but no {stem}.safetensors, and pickled weights are never opened because they "
-            "can run code; convert it once, where you trust it: load it with from_pretrained, then "
+            f"{folder} holds {pickles[0]} but no {stem}.safetensors. Pickled weights are never opened, because they "
+            "can run code. If you trust the file, convert it once: load it with from_pretrained, then call "
             "save_pretrained(FOLDER, safe_serialization=True)."
         )
-    raise ModelError(f"{folder} holds no {stem}.safetensors; copy the weights beside its config.json.")
+    raise ModelError(f"{folder} holds no {stem}.safetensors. Copy the weights into the folder of its config.json.")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object.
 
     Raises:
-        ModelError: absent, unreadable, or something else than an object.
+        ModelError: the file is missing, cannot be read, or does not hold an object.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -247,14 +248,14 @@ def read_json(path: Path) -> dict[str, Any]:
         advice = "it holds a whole pipeline: name the part with `subfolder`, e.g. vae" if whole else "it holds no model"
         raise ModelError(f"{path.parent} has no {path.name}; {advice}.") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}.") from error
+        raise ModelError(f"{path} cannot be read as JSON: {error}. Fetch the model again.") from error
     if not isinstance(data, dict):
-        raise ModelError(f"{path} holds no JSON object; it is not the {path.name} of a model.")
+        raise ModelError(f"{path} does not hold a JSON object, so it is not the {path.name} of a model.")
     return data
 
 
 def random_config(model: str, subfolder: str | None, revision: str | None, setting: str) -> dict[str, Any]:
-    """The config for random weights: a local folder's, a shipped one by the last part of the name, or the hub's.
+    """The config for random weights: of a local folder, else a shipped one by its last name part, else of the hub.
 
     Raises:
         ModelMissing, ModelError: there is none.
@@ -271,9 +272,9 @@ def read_header(path: Path) -> dict[str, int]:
     The header is a little-endian uint64 length and then that many bytes of JSON (safetensors, "Format").
 
     Raises:
-        ModelError: not a safetensors file, or cut short, as an interrupted copy or a git-lfs pointer is.
+        ModelError: it is not a safetensors file, or it is incomplete (an interrupted copy, a git-lfs pointer).
     """
-    broken = f"{path} is not a whole safetensors file; fetch it again."
+    broken = f"{path} is not a complete safetensors file. Fetch it again."
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -295,17 +296,17 @@ def _product(shape: Sequence[int]) -> int:
 
 
 LARGE_BYTES = 64 * 1024 * 1024
-"""Size of a file from which on one worker of a machine reads it first: less is there in an instant."""
+"""One worker of a machine reads larger files first. Smaller files take too little time to wait for."""
 
 _digests: dict[tuple[str, int, int], str] = {}
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits; remembered in this process by path, size and time of change."""
+    """SHA-256 of a file, 64 hex digits. The process remembers it by path, size and modification time."""
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _digests:
-        # The workers of a machine begin together, and this is the first that each of them reads of a model.
+        # The workers of a machine start together, and this is the first time that each reads the file.
         waits = one_process_first(key[0]) if stat.st_size >= LARGE_BYTES else contextlib.nullcontext()
         with waits, path.open("rb") as file:
             _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -313,9 +314,9 @@ def file_digest(path: Path) -> str:
 
 
 def config_digest(config: Mapping[str, Any], tokenizer: Path | None = None) -> str:
-    """SHA-256 (64 hex digits) of what a config and a tokenizer folder decide.
+    """SHA-256 (64 hex digits) of a config and the files of a tokenizer folder.
 
-    Left out are keys that change nothing (versions, the path it was saved from), and absent tokenizer files.
+    Keys that do not change the model (versions, its former path) and missing tokenizer files are left out.
     """
     digest = hashlib.sha256()
     kept = {key: value for key, value in config.items() if key not in _IRRELEVANT}
@@ -336,16 +337,16 @@ def weights_digest(files: WeightFiles, config: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, without what it adds below; its kind where it says nothing."""
+    """First line of a library's error message; the class of the error if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the log lines, progress bars and Python warnings of the model libraries, and restore them after.
+    """Silence log lines, progress bars and Python warnings of the model libraries, and restore them afterwards.
 
-    Loading one tower of a full CLIP repository alone prints some thirty lines about the other tower. Errors are
-    exceptions and are not affected. The switches belong to the process, so other threads are quiet for that moment.
+    Loading one tower of a full CLIP repository would print about thirty lines about the other tower. Exceptions are not
+    affected. The switches belong to the process, so other threads are silent during this time too.
     """
     loggers = [logging.getLogger(name) for name in ("transformers", "diffusers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]

@@ -1,18 +1,17 @@
-"""What an encode will take, from what a calibration measured: seconds, disk, memory, money. Pure arithmetic.
+"""Computes seconds, disk, memory and cost of an encode from a calibration.
 
-Covers: the time of chunks on n workers, from one calibration to another number of workers, bytes of a store, cost by a
-price table.
-Does not cover: measuring (`encode.calibration`), keeping a forecast and comparing it with the run (`forecast`), showing
+Covers: the time of chunks on n workers, scaling a calibration to another number of workers, bytes of a store, cost from
+a price table.
+Does not cover: measuring (`encode.calibration`), storing a forecast and comparing it with the run (`forecast`), showing
 it.
 
-A run takes
+The time of a run is
 
     start + begin + makespan(chunks on workers that are ready one after the other) + end + fold x rows
 
-where a chunk takes `chunk_seconds + rows x row_seconds` on a worker, as measured with all workers at work. The
-makespan is that of a queue from which whoever is free takes the next chunk: so a last round that is not full, a short
-last chunk and workers that load later than others cost what they cost in a run. docs/how-to/estimate.md explains each
-figure.
+A chunk takes `chunk_seconds + rows x row_seconds` on a worker, measured while all workers are busy. The makespan is the
+time of a queue: each free worker takes the next chunk. So it includes an incomplete last round, a short last chunk and
+workers that load later than others. docs/how-to/estimate.md explains each number.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from daskt2i.config.settings import InstanceSettings, PriceSettings
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION
 
 EXACT_CHUNKS = 50_000
-"""Chunks up to which the queue is followed one by one; above, a last round that is not full is nothing."""
+"""Up to this number of chunks the queue is simulated. With more chunks an incomplete last round does not matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is to be encoded: rows of the run, rows of each chunk, captions of all rows."""
+    """The work of an encode: rows of the run, rows of each chunk, captions of all rows."""
 
     rows: int
     rows_per_chunk: int
@@ -39,35 +38,38 @@ class Work:
 
     @property
     def chunks(self) -> int:
-        """Chunks, the last one perhaps short."""
+        """Number of chunks. The last chunk may be short."""
         return -(-self.rows // self.rows_per_chunk)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured on some workers, all of them at work.
+    """A measurement on some workers, while all of them are busy.
 
     Attributes:
-        device, precision: as the workers resolved them.
-        workers, threads: that were measured; torch threads of each.
-        cores: cores that these workers share on one machine; 0 where each has its own (a cluster elsewhere).
-        executor: class of the engine; its start is in the figures.
+        device, precision: the resolved device and precision of the workers.
+        workers, threads: number of measured workers, torch threads of each.
+        cores: cores that these workers share on one machine; 0 if each has its own cores (a remote cluster).
+        executor: class of the executor. The times include its start.
         hosts: machines of the workers.
-        settings: those of `run:` that decide the speed.
+        settings: the settings of `run:` that change the speed.
         rows, chunks, chunk_rows: rows and chunks at the steady rate, rows of each chunk.
-        accepted: share of rows that were accepted.
-        start_seconds: until the workers are there.
-        begin_seconds: the first worker: imports, weights, probe of the precision, empty prompt; and the empty store.
-        ready_seconds: from then until another worker has spawned, imported and loaded; None with one worker.
-        warm_seconds: what the first chunk of a process takes longer than the others.
-        row_seconds: of a worker, for a row.
-        chunk_seconds: of a worker, for a chunk whatever its rows: gate, receipt, and the way to the next chunk.
-        end_seconds: stopping the workers, and what the manifest takes once.
-        fold_seconds: of the driver, for a row of the manifest.
-        latents_bytes, rest_bytes: on disk for a row; `text_bytes`: for a caption.
-        worker_bytes, driver_bytes: peak of a worker and of the driver.
-        limit_bytes: what a worker may use; None where nothing limits it.
-        stages: stage -> seconds of a worker for a row; reading and decoding run beside the others.
+        accepted: share of accepted rows.
+        start_seconds: time until the workers are ready.
+        begin_seconds: time of the first worker for imports, weights, probe of the precision and empty prompt, and time
+            for making the empty store.
+        ready_seconds: further time until another worker has started, imported and loaded; None with one worker.
+        warm_seconds: additional time of the first chunk of a process.
+        row_seconds: time of a worker for one row.
+        chunk_seconds: time of a worker for one chunk that does not depend on its rows: gate, receipt, and getting the
+            next chunk.
+        end_seconds: time to stop the workers, and the fixed time of the manifest.
+        fold_seconds: time of the driver for one row of the manifest.
+        latents_bytes, rest_bytes: bytes on disk for one row.
+        text_bytes: bytes on disk for one caption.
+        worker_bytes, driver_bytes: peak memory of a worker and of the driver.
+        limit_bytes: memory limit of a worker; None if there is no limit.
+        stages: stage -> seconds of a worker for one row. Reading and decoding run in parallel to the other stages.
     """
 
     device: str
@@ -100,25 +102,25 @@ class Calibration:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:
-        """What `dataclasses.asdict` gave, back from JSON.
+        """The calibration from the JSON of `dataclasses.asdict`.
 
         Raises:
-            TypeError, KeyError: it is none.
+            TypeError, KeyError: the data are not a calibration.
         """
         return cls(**{**data, "hosts": tuple(data["hosts"])})
 
     @property
     def share(self) -> float:
-        """Cores that one of the workers had to itself."""
+        """Number of cores that one of the workers had for itself."""
         return _share(self.cores, self.workers, self.threads)
 
     def seconds_per_row(self, rows_per_chunk: int) -> float:
-        """Of one worker, what a chunk takes once shared among its rows."""
+        """Seconds of one worker for one row, with its share of the fixed time of a chunk."""
         return self.row_seconds + self.chunk_seconds / rows_per_chunk
 
 
 def _share(cores: int, workers: int, threads: int) -> float:
-    """Cores of one of several workers on one machine; `threads` where each has its own (cores 0)."""
+    """Number of cores of one of several workers on one machine; `threads` if each has its own cores (cores 0)."""
     return min(threads, cores / workers) if cores else float(threads)
 
 
@@ -127,14 +129,16 @@ class Forecast:
     """A run on some workers.
 
     Attributes:
-        device: that the workers use.
-        workers, threads: processes, torch threads of each.
-        seconds: of the whole run.
-        images_per_second: rows by those seconds; `steady_rate`: while all workers are at work.
-        basis: `measured` with as many workers, or `scaled` from another number of them.
-        worker_bytes: memory that one worker takes; `limit_bytes`: what it may take, None where nothing limits it.
-        fits: whether that is below the pause threshold.
-        notes: sentences.
+        device: the device of the workers.
+        workers, threads: number of processes, torch threads of each.
+        seconds: time of the whole run.
+        images_per_second: rows divided by the time of the whole run.
+        steady_rate: images per second while all workers are busy.
+        basis: `measured` with this number of workers, or `scaled` from another number.
+        worker_bytes: memory of one worker.
+        limit_bytes: memory limit of one worker; None if there is no limit.
+        fits: whether the memory is below the pause threshold.
+        notes: sentences for the user.
     """
 
     device: str
@@ -156,13 +160,13 @@ def forecast(
     """A run with this many workers.
 
     Args:
-        threads: of each worker; by default the cores divided by the workers, or as calibrated.
-        memory: bytes that all workers share; None where each has a limit of its own.
+        threads: torch threads of each worker; by default the cores divided by the workers, or as calibrated.
+        memory: bytes that all workers share; None if each worker has its own limit.
     """
     there = calibration
     if threads is None:
         threads = max(1, there.cores // workers) if there.cores else there.threads
-    # A worker with half the cores takes twice as long for a row. Cores that are not there help nobody.
+    # A worker with half the cores takes twice as long for a row. Threads without a core do not help.
     slower = there.share / _share(there.cores, workers, threads)
     row, chunk = there.row_seconds * slower, there.chunk_seconds * slower
     ready = there.begin_seconds if there.ready_seconds is None else there.ready_seconds
@@ -195,22 +199,22 @@ def forecast(
 def _notes(there: Calibration, work: Work, workers: int, limit: int | None, fits: bool) -> list[str]:
     notes = []
     if there.cores and workers > there.cores:
-        notes.append(f"more than the {there.cores} cores: no faster")
+        notes.append(f"more workers than the {there.cores} cores: not faster")
     if workers > work.chunks:
-        notes.append(f"{work.chunks} chunks keep {work.chunks} workers busy at most")
+        notes.append(f"{work.chunks} chunks keep at most {work.chunks} workers busy")
     if not fits and limit is not None:
         notes.append(
-            f"does not fit: {limit / MIB:,.0f} MiB for each worker, of which {PAUSE_FRACTION:.0%} may be used, and it "
-            f"takes {there.worker_bytes / MIB:,.0f}"
+            f"does not fit into memory: a worker needs {there.worker_bytes / MIB:,.0f} MiB, and may use "
+            f"{PAUSE_FRACTION:.0%} of {limit / MIB:,.0f} MiB"
         )
     return notes
 
 
 def makespan(work: Work, row_seconds: float, chunk_seconds: float, ready: Sequence[float]) -> float:
-    """Seconds until the last chunk is done, when whoever is free takes the next one.
+    """Seconds until the last chunk is done, if each free worker takes the next chunk.
 
     Args:
-        ready: when each worker can begin, seconds.
+        ready: time at which each worker can begin, seconds.
     """
     whole = chunk_seconds + work.rows_per_chunk * row_seconds
     count = work.chunks
@@ -230,7 +234,7 @@ def makespan(work: Work, row_seconds: float, chunk_seconds: float, ready: Sequen
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes on disk of a whole run: arrays of the image encoder, of the text encoder, and all else that is stored."""
+    """Bytes on disk of a whole run: arrays of the image encoder, arrays of the text encoder, and the rest."""
 
     latents: int
     text: int
@@ -238,12 +242,12 @@ class Disk:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of the three."""
         return self.latents + self.text + self.rest
 
 
 def disk(calibration: Calibration, work: Work) -> Disk:
-    """What was written for the calibrated rows, for all of them: latents and the rest by rows, text by captions."""
+    """Bytes of the whole run, scaled from the calibration: latents and the rest by rows, text by captions."""
     return Disk(
         latents=round(calibration.latents_bytes * work.rows),
         text=round(calibration.text_bytes * work.captions),
@@ -256,11 +260,12 @@ class Price:
     """A run on one machine of a price table.
 
     Attributes:
-        name, device: of the instance.
-        per_hour: its price; `currency` says of what.
-        images_per_second: of the machine at its steady rate; None where nothing tells.
-        hours, cost: of the whole run on one of them; None where nothing tells the rate.
-        basis: where the rate comes from, a clause.
+        name, device: name and device of the instance.
+        per_hour: price of one hour.
+        currency: currency of the price.
+        images_per_second: steady rate of the machine; None if unknown.
+        hours, cost: hours and cost of the whole run on one machine; None if the rate is unknown.
+        basis: origin of the rate, a clause.
     """
 
     name: str
@@ -274,7 +279,7 @@ class Price:
 
 
 def price(prices: PriceSettings, calibrations: Sequence[Calibration], work: Work) -> list[Price]:
-    """Each instance of the table, with what the run would cost on one of them. Two take half the time for as much."""
+    """Cost of the run on one machine of each kind in the table. Two machines take half the time for the same cost."""
     found = []
     for instance in prices.instances:
         rate, basis = _rate(instance, calibrations, work)
@@ -291,21 +296,21 @@ def price(prices: PriceSettings, calibrations: Sequence[Calibration], work: Work
 
 
 def _rate(instance: InstanceSettings, calibrations: Sequence[Calibration], work: Work) -> tuple[float | None, str]:
-    """Images/s of a whole instance, and where that comes from."""
+    """Images per second of a whole instance, and the origin of this rate."""
     if instance.images_per_second is not None:
         return instance.images_per_second, "its images_per_second in the price table"
     there = next((c for c in calibrations if c.device.partition(":")[0] == instance.device), None)
     if there is None:
-        return None, f"no {instance.device} was calibrated; give images_per_second"
+        return None, f"there is no calibration on {instance.device}; give its images_per_second"
     seconds = there.seconds_per_row(work.rows_per_chunk)
     if instance.device == "cuda":
         return instance.gpus / seconds, f"calibrated: one worker for each of {instance.gpus} GPUs"
-    cores, basis = float(instance.cores), f"calibrated: {instance.cores} cores as fast as these"
+    cores, basis = float(instance.cores), f"calibrated: {instance.cores} cores with the speed of the calibrated cores"
     if instance.memory_gib is not None:
         room = int(instance.memory_gib * GIB * PAUSE_FRACTION // max(1, there.worker_bytes))
         if room * there.threads < cores:
             cores = float(room * there.threads)
-            basis = f"calibrated: {instance.memory_gib:g} GiB hold {room} workers, so {cores:g} of its cores work"
+            basis = f"calibrated: {instance.memory_gib:g} GiB hold {room} workers, so they use {cores:g} of its cores"
     if not cores:
         return None, basis
     return cores / (seconds * there.share), basis

@@ -1,9 +1,9 @@
-"""The forecast of a run folder: kept by `estimate`, compared by `encode` with what came of it, and kept with that.
+"""The forecast of a run folder. `estimate` stores it, and `encode` compares it with the real run.
 
-    reports/estimate.json   what was calibrated and forecast; `checked`: one entry for each encode since
+    reports/estimate.json   calibrations and forecasts; `checked`: one entry for each later encode
 
-Covers: writing and reading that file; whether a forecast was made for a run, and how far it was off.
-Does not cover: forecasting (`arithmetic`), measuring (`encode.calibration`).
+Covers: writing and reading this file; whether a forecast belongs to a run, and its error.
+Does not cover: computing a forecast (`arithmetic`), measuring (`encode.calibration`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ ESTIMATE = f"{REPORTS}/estimate.json"
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An encode that has ended well, as far as it can be compared with a forecast.
+    """The numbers of a successful encode that can be compared with a forecast.
 
     Attributes:
-        content: fingerprint of data, encoders and settings that decide bytes, precision aside.
-        work: of the whole run.
-        done, skipped: chunks encoded now, and found done.
-        seconds: wall time; `bytes`: of the whole store.
+        content: fingerprint of data, encoders and settings that change stored arrays, without the precision.
+        work: work of the whole run.
+        done: chunks that this encode did.
+        skipped: chunks that were done before.
+        seconds: wall time.
+        bytes: size of the whole store.
         device, precision, workers, threads, executor, hosts, settings: as in `Calibration`.
     """
 
@@ -52,13 +54,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class ForecastComparison:
-    """A forecast beside what came of it.
+    """A forecast compared with the real run.
 
     Attributes:
-        forecast, seconds: forecast and real seconds; `error`: `forecast / seconds - 1`. None where it was not used.
-        bytes_error: the same of the store's size; None for a run that went on from an earlier one.
+        forecast, seconds: forecast and real seconds; `forecast` is None if it was not used.
+        error: `forecast / seconds - 1`; None if the forecast was not used.
+        bytes_error: the same for the store's size; None for a run that resumed an earlier one.
         basis: `measured`, `scaled` or `not used`.
-        reason: why it was scaled or not used, a clause; "" where it was made for just this.
+        reason: why the forecast was scaled or not used, a clause; "" if it was made for exactly this run.
     """
 
     forecast: float | None
@@ -69,15 +72,17 @@ class ForecastComparison:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """With figures rounded, for `encode --json`."""
+        """The values as JSON with rounded numbers, for `encode --json`."""
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
 def check(content: str, calibrations: Sequence[Calibration], finished: Finished) -> ForecastComparison:
-    """Compare a run with the forecast that was made for it, scaled to what was done; or say why it was not used.
+    """Compare a run with its forecast, scaled to the work that was done; or give the reason why it is not used.
 
     Args:
-        content: of the run that was forecast.
+        content: fingerprint of the run that was forecast.
+        calibrations: calibrations of the forecast.
+        finished: numbers of the real run.
     """
 
     def unused(reason: str) -> ForecastComparison:
@@ -89,7 +94,7 @@ def check(content: str, calibrations: Sequence[Calibration], finished: Finished)
     fitting = [c for c in calibrations if c.device.partition(":")[0] == kind]
     if not fitting:
         return unused(
-            f"it was made for {', '.join(c.device for c in calibrations) or 'nothing'}, and this ran on {kind}"
+            f"it was made for {', '.join(c.device for c in calibrations) or 'no device'}, but this run used {kind}"
         )
     fitting = [c for c in fitting if c.precision == finished.precision]
     if not fitting:
@@ -103,17 +108,17 @@ def check(content: str, calibrations: Sequence[Calibration], finished: Finished)
     if not fitting:
         return unused("it was made with other settings of run: (batch, text_batch, reader_threads or gate_rows)")
     if not finished.done:
-        return unused("there was nothing left to do")
+        return unused("all chunks were already done")
     there = min(fitting, key=lambda c: (abs(c.workers - finished.workers), c.executor != finished.executor))
     reasons = []
     if (there.workers, there.threads) != (finished.workers, finished.threads):
         was, now = f"{there.workers} x {there.threads}", f"{finished.workers} x {finished.threads}"
-        reasons.append(f"{was} workers x threads were calibrated, and {now} ran")
+        reasons.append(f"{was} workers x threads were calibrated, but this run used {now}")
     if there.executor != finished.executor:
-        reasons.append(f"{there.executor} was calibrated, and {finished.executor} ran")
+        reasons.append(f"{there.executor} was calibrated, but this run used {finished.executor}")
     work = finished.work
     if finished.skipped:
-        reasons.append(f"{finished.skipped:,} of {work.chunks:,} chunks were done before")
+        reasons.append(f"{finished.skipped:,} of {work.chunks:,} chunks were already done")
         part = min(1.0, finished.done * work.rows_per_chunk / work.rows)
         work = replace(work, rows=max(1, round(work.rows * part)), captions=math.ceil(work.captions * part))
     seconds = forecast(there, work, finished.workers, threads=finished.threads).seconds
@@ -129,14 +134,14 @@ def check(content: str, calibrations: Sequence[Calibration], finished: Finished)
 
 
 def keep(folder: RunFolder, content: str, calibrations: Sequence[Calibration], shown: Mapping[str, Any]) -> None:
-    """Write the forecast; checks of earlier ones stay.
+    """Write the forecast. Checks of earlier forecasts stay.
 
     Args:
-        content: as `EncodePlan.content`.
-        shown: what `estimate --json` prints.
+        content: `EncodePlan.content`.
+        shown: the object that `estimate --json` prints.
 
     Raises:
-        StoreFull, StoreError: it cannot be written.
+        StoreFull, StoreError: the file cannot be written.
     """
     record = {
         **shown,
@@ -148,18 +153,18 @@ def keep(folder: RunFolder, content: str, calibrations: Sequence[Calibration], s
 
 
 def compare_forecast(folder: RunFolder, finished: Finished) -> ForecastComparison | None:
-    """How far the forecast that lies here was off, kept beside it; None where there is none that can be read."""
+    """Compare the forecast of this folder with a run, and store the result; None without a readable forecast."""
     record = _read(folder)
     try:
         calibrations = [Calibration.from_json(one) for one in record["calibrations"]]
         content = str(record["content"])
-    except (KeyError, TypeError, ValueError):  # none, or of another version
+    except (KeyError, TypeError, ValueError):  # there is no forecast, or another version wrote it
         return None
     found = check(content, calibrations, finished)
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "workers": finished.workers, **found.to_json()}
     checked = record.get("checked")
     record["checked"] = [*(checked if isinstance(checked, list) else []), entry]
-    with suppress(StoreError, OSError):  # what was encoded is done, whatever becomes of this
+    with suppress(StoreError, OSError):  # a failure here must not make the finished encode fail
         folder.write(ESTIMATE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
     return found
 

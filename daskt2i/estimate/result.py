@@ -1,7 +1,8 @@
-"""What `estimate` found: calibrations of one command, put together with the run they are for.
+"""The result of `estimate`: calibrations and the forecasts for a run.
 
-Covers: the JSON object that is printed and kept, what is shown of it.
-Does not cover: figures (`arithmetic`), measuring (`encode.calibration`), tables for a terminal (`display.estimate`).
+Covers: the JSON object that is printed and stored, and its view.
+Does not cover: the arithmetic (`arithmetic`), measuring (`encode.calibration`), tables for a terminal
+(`display.estimate`).
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from daskt2i.view import Section, View, Viewed
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EstimateResult(Viewed):
-    """What is known of a run before it starts.
+    """Forecasts of a run before it starts.
 
     Attributes:
-        name: of the workflow.
-        work: what is to be encoded.
-        calibrations: in the order in which they were measured.
-        forecasts: one for each device and number of workers.
-        prices: of machines in the workflow's table; None without one.
-        table: that price table.
-        notes: sentences.
+        name: name of the workflow.
+        work: the work of the encode.
+        calibrations: the calibrations, in the order of measuring.
+        forecasts: one forecast for each device and number of workers.
+        prices: costs on the machines of the workflow's price table; None without a table.
+        table: the price table.
+        notes: sentences for the user.
     """
 
     name: str
@@ -40,7 +41,7 @@ class EstimateResult(Viewed):
 
     @property
     def disk(self) -> Disk:
-        """Bytes of the store; devices differ by nothing that matters here."""
+        """Bytes of the store. They are nearly the same for each device."""
         return disk(self.calibrations[0], self.work)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,11 +108,13 @@ def estimate_of(
     table: PriceSettings | None,
     notes: Sequence[str],
 ) -> EstimateResult:
-    """Forecasts from calibrations: each number of workers from the calibration that is nearest to it.
+    """Forecasts from calibrations. For each number of workers it uses the calibration with the nearest number.
 
     Args:
-        memory: bytes that all workers share; None where each has a limit of its own.
-        threads: of each worker, where the workflow says so.
+        workers: numbers of workers to forecast.
+        memory: bytes that all workers share; None if each worker has its own limit.
+        threads: torch threads of each worker, if the workflow sets them; else None.
+        table: prices of machines, or None.
     """
     found: list[Forecast] = []
     best: list[Calibration] = []

@@ -1,6 +1,6 @@
-"""COCO instance annotations: how many people were boxed in each image.
+"""Counts the people in each image from COCO instance annotations.
 
-Covers: reading `instances_*.json` once, keeping two numbers of each annotation.
+Covers: reading `instances_*.json` once, and keeping two numbers of each annotation.
 Does not cover: the boxes and outlines themselves.
 """
 
@@ -16,14 +16,14 @@ import fsspec
 from daskt2i.errors import ConfigError
 
 PERSON = "person"
-"""The category that is counted."""
+"""The category to count."""
 
 
 def persons_of(address: str, storage_options: Mapping[str, Any] | None = None) -> dict[int, int]:
-    """Image id -> boxes of the category `person`, crowds counted as one; only images that have any.
+    """Image id -> number of boxes of the category `person`, for images that have any. A crowd counts as one.
 
     Raises:
-        ConfigError: not there, or no instance file.
+        ConfigError: there is no such file, or it is not an instance file.
     """
     try:
         with fsspec.open(address, "rb", **(storage_options or {})) as stream:
@@ -32,17 +32,20 @@ def persons_of(address: str, storage_options: Mapping[str, Any] | None = None) -
         counted = Counter(image for image, category in document["annotations"] if category in people)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ImportError) as error:
         raise ConfigError(
-            f"dataset.facts.coco_instances is {address}, which is no COCO instance file "
-            f"({type(error).__name__}: {error}): expected `categories` (id, name) and `annotations` (image_id, "
+            f"dataset.facts.coco_instances is {address}, which is not a COCO instance file "
+            f"({type(error).__name__}: {error}). It must have `categories` (id, name) and `annotations` (image_id, "
             "category_id). Nothing was counted."
         ) from error
     if not people:
-        raise ConfigError(f"{address} has no category named {PERSON}, so nobody can be counted by it.")
+        raise ConfigError(
+            f"dataset.facts.coco_instances is {address}, which has no category named {PERSON}, so it cannot count "
+            "people. Nothing was counted; give another file, or leave the setting out."
+        )
     return {int(image): count for image, count in counted.items()}
 
 
 def _thin(pairs: list[tuple[str, Any]]) -> Any:
-    """An annotation as two numbers, everything else as it is: outlines would take ten times the memory."""
+    """An annotation as two numbers, other objects unchanged. With outlines it would take ten times the memory."""
     item = dict(pairs)
     if "category_id" in item:
         return item["image_id"], item["category_id"]

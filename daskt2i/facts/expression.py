@@ -1,14 +1,14 @@
-"""`where:` as an expression over the facts of a row: checked before anything runs, then evaluated by simpleeval.
+"""Checks `dataset.where`, an expression over the facts of a row, and evaluates it with simpleeval.
 
     people and group == "single" and min(width, height) >= 256 and not duplicate
 
 Covers: names of facts, numbers, texts, lists of them after `in`; `and or not`, comparisons, `in`, `+ - * / // %`, and
-`min`, `max`, `abs`. Nothing else parses: no attribute, no index, no call of anything else, no comprehension.
+`min`, `max`, `abs`. Anything else is refused, such as attributes, indices, other calls and comprehensions.
 Does not cover: finding the facts (`survey`), choosing the rows (`selection`).
 
-The check is ours (docs/decisions/0004-where.md): it walks the syntax tree by an allow-list, knows of each part whether
-it is yes or no, a number, a text or a list of words, and points to the place that is wrong. simpleeval evaluates what
-has passed, with its nodes, operators and functions cut down to the same list.
+The check (docs/decisions/0004-where.md) walks the syntax tree with a list of allowed nodes. For each part it knows the
+kind: yes or no, a number, a text or a list of words. Its error points to the wrong place. simpleeval evaluates checked
+expressions, with its nodes, operators and functions restricted to the same list.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Expression:
     """A checked `where`.
 
     Attributes:
-        text: as written, in Python's own spacing and quotes: two ways to write the same give the same fingerprint.
-        names: the facts it names, sorted.
+        text: the expression in Python's own spacing and quotes, so spelling it differently gives the same fingerprint.
+        names: the facts in it, sorted.
     """
 
     text: str
@@ -45,14 +45,14 @@ class Expression:
 
     @property
     def needs_pictures(self) -> bool:
-        """Whether image files must be read to decide it."""
+        """Whether image files must be read to evaluate it."""
         return any(FACTS[name].picture for name in self.names)
 
     def keeps(self, values: Mapping[str, Any]) -> bool:
-        """Whether a row with these facts stays. One for which it divides by zero (an image of height 0) does not.
+        """Whether a row with these facts is kept. A division by zero (an image of height 0) does not keep it.
 
         Args:
-            values: of all `names`.
+            values: the values of all `names`.
         """
         evaluator, tree = _evaluator(self.text)
         evaluator.names = dict(values)
@@ -66,18 +66,18 @@ def parse_where(text: str) -> Expression:
     """Check an expression.
 
     Raises:
-        ConfigError: it is none, or names what is no fact; the sentence shows the place.
+        ConfigError: it is not an expression, or it names an unknown fact. The message shows the place.
     """
     stripped = text.strip()
     if not stripped or len(stripped) > MOST_CHARACTERS or "\0" in stripped:
         raise ConfigError(
-            f"dataset.where is {'empty' if not stripped else 'too long or no text'}; give an expression over the facts "
-            f'such as `people and group == "single"` (at most {MOST_CHARACTERS} characters). Nothing was encoded.'
+            f"dataset.where is {'too long or has a NUL character' if stripped else 'empty'}. Give an expression such "
+            f'as `people and group == "single"`, of at most {MOST_CHARACTERS} characters. Nothing was encoded.'
         )
     check = _Check(" ".join(stripped.splitlines()))
     tree = check.parsed()
     if (kind := check.kind(tree)) != YES_NO:
-        raise check.wrong(tree, f"the whole is {kind}, and not yes or no; compare it with something")
+        raise check.wrong(tree, f"the expression gives {kind}, but it must give yes or no; compare it with a value")
     return Expression(ast.unparse(tree), tuple(sorted(check.names)))
 
 
@@ -95,7 +95,7 @@ class _Check:
 
     def wrong_at(self, start: int, stop: int, why: str) -> ConfigError:
         shown = f"{self.text[:start]}>>>{self.text[start:stop]}<<<{self.text[stop:]}"
-        return ConfigError(f"dataset.where: at character {start + 1}, `{shown}`: {why}. Nothing was encoded.")
+        return ConfigError(f"dataset.where is wrong at character {start + 1}, `{shown}`: {why}. Nothing was encoded.")
 
     def parsed(self) -> ast.expr:
         try:
@@ -103,19 +103,19 @@ class _Check:
         except SyntaxError as error:
             start = max(0, min((error.offset or 1) - 1, len(self.text)))
             end = error.end_offset - 1 if error.end_offset and error.end_offset - 1 > start else start + 1
-            raise self.wrong_at(start, min(end, len(self.text)), f"this is no expression ({error.msg})") from error
+            raise self.wrong_at(start, min(end, len(self.text)), f"this is not an expression ({error.msg})") from error
         except (ValueError, RecursionError, MemoryError) as error:
-            raise self.wrong_at(0, len(self.text), f"this is no expression ({type(error).__name__})") from error
+            raise self.wrong_at(0, len(self.text), f"this is not an expression ({type(error).__name__})") from error
 
     def kind(self, node: ast.expr) -> str:
-        """What a part gives.
+        """The kind of value that a part gives.
 
         Raises:
-            ConfigError: it is not allowed, or its own parts do not fit.
+            ConfigError: the part is not allowed, or its own parts have wrong kinds.
         """
         self.depth += 1
         if self.depth > MOST_DEPTH:
-            raise self.wrong(node, f"this is nested more than {MOST_DEPTH} deep")
+            raise self.wrong(node, f"this is nested more than {MOST_DEPTH} levels deep")
         found = self._kind(node)
         self.depth -= 1
         return found
@@ -152,15 +152,15 @@ class _Check:
                 for argument in args:
                     self._want(argument, NUMBER)
                 if (name == "abs") != (len(args) == 1):
-                    raise self.wrong(node, "abs takes one number, min and max two or more")
+                    raise self.wrong(node, "abs takes one number, min and max take two or more")
                 return NUMBER
             case ast.Call():
                 raise self.wrong(node, "only min, max and abs can be called, with numbers")
             case _:
                 raise self.wrong(
                     node,
-                    "this is not allowed here: an expression holds facts, numbers, texts, comparisons, and, or, not, "
-                    "in, + - * / // % and min, max, abs",
+                    "this is not allowed here; an expression may have facts, numbers, texts, comparisons, and, or, "
+                    "not, in, + - * / // % and min, max, abs",
                 )
 
     def _named(self, node: ast.expr, name: str) -> str:
@@ -179,7 +179,7 @@ class _Check:
     def _want(self, node: ast.expr, wanted: str) -> None:
         found = self.kind(node)
         if found != wanted:
-            raise self.wrong(node, f"this is {found}, where {wanted} is wanted")
+            raise self.wrong(node, f"this is {found}, but it must be {wanted}")
 
     def _compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> None:
         if isinstance(op, ast.In | ast.NotIn):
@@ -190,33 +190,34 @@ class _Check:
         elif isinstance(op, ast.Eq | ast.NotEq):
             kinds = self.kind(left), self.kind(right)
             if kinds[0] != kinds[1] or kinds[0] == WORDS:
-                raise self.wrong(right, f"{kinds[0]} is compared with {kinds[1]}")
+                raise self.wrong(right, f"{kinds[0]} cannot be compared with {kinds[1]}")
             self._known(left, right)
             self._known(right, left)
         else:
-            raise self.wrong(right, "`is` compares no values; write ==")
+            raise self.wrong(right, "`is` does not compare values; write ==")
 
     def _contains(self, left: ast.expr, right: ast.expr) -> None:
         found = self.kind(left)
         if isinstance(right, ast.List | ast.Tuple):
             for item in right.elts:
                 if not isinstance(item, ast.Constant) or self.kind(item) != found:
-                    raise self.wrong(item, f"a list after `in` holds values such as {found}, as left of it")
+                    raise self.wrong(item, f"a list after `in` must hold values of the kind left of it ({found})")
                 self._known(left, item)
         elif (kind := self.kind(right)) not in (TEXT, WORDS) or found != TEXT:
-            raise self.wrong(right, f"`in` looks for a text in a text or a list of words, not for {found} in {kind}")
+            raise self.wrong(right, f"`in` finds a text in a text or in a list of words, not {found} in {kind}")
 
     def _known(self, name: ast.expr, value: ast.expr) -> None:
-        """A value that the fact can never have is a slip of the pen: it would keep nothing, without a word."""
+        """Refuse a value that the fact never has. It is a typing error, and would silently keep no row."""
         if isinstance(name, ast.Name) and isinstance(value, ast.Constant):
             values = FACTS[name.id].values
             if values and value.value not in values:
-                raise self.wrong(value, f"{name.id} is never this; it can be {', '.join(v or 'empty' for v in values)}")
+                known = ", ".join(v or "empty" for v in values)
+                raise self.wrong(value, f"{name.id} never has this value; it can be {known}")
 
 
 @functools.lru_cache(maxsize=8)
 def _evaluator(text: str) -> tuple[Any, ast.expr]:
-    """simpleeval, cut down to what `_Check` lets through, and the tree of a checked text."""
+    """simpleeval, restricted to what `_Check` allows, and the syntax tree of a checked text."""
     import operator
 
     from simpleeval import EvalWithCompoundTypes
@@ -232,6 +233,6 @@ def _evaluator(text: str) -> tuple[Any, ast.expr]:
         ast.Tuple,
     )  # fmt: skip
     evaluator = EvalWithCompoundTypes(operators=allowed)
-    evaluator.functions = dict(_FUNCTIONS)  # as an argument they would come on top of list, dict, …
+    evaluator.functions = dict(_FUNCTIONS)  # the argument `functions` would only add to list, dict, …
     evaluator.nodes = {node: handler for node, handler in evaluator.nodes.items() if node in nodes}
     return evaluator, ast.parse(text, mode="eval").body

@@ -1,13 +1,13 @@
-"""How alike pictures are: a signature of 64 bytes for each, and which rows repeat an earlier one.
+"""Finds duplicate pictures: a signature of 64 bytes for each picture, and the rows that repeat an earlier row.
 
 Covers: exact copies (SHA-256 of the file), near copies (rescaled, recompressed, slightly retouched).
-Does not cover: reading files (`survey`), pictures of the same thing from another place: those differ, and should.
+Does not cover: reading files (`survey`); pictures of the same thing from another viewpoint, which are not copies.
 
-The signature is a difference hash of 128 bits (is each of 9 x 8 grey cells brighter than its right and its lower
-neighbour) and the mean colours of 4 x 4 cells. Two pictures are near copies when few bits differ and the colours are
-close; the colours tell flat pictures apart, which have no gradients. To find them without comparing all with all, the
-128 bits are cut into 8 bands of 16, and only pictures that agree in a band are compared: those that differ in up to 7
-bits always do, those that differ in 10 with 97 %, in 12 with 91 %.
+The signature has 128 bits of a difference hash (whether each of 9 x 8 grey cells is brighter than its right and its
+lower neighbour) and the mean colours of 4 x 4 cells. Two pictures are near copies if few bits differ and the colours
+are similar. The colours separate flat pictures, which have no gradients. To avoid comparing every pair, the 128 bits
+are cut into 8 bands of 16, and only pictures that agree in a band are compared. Pictures that differ in up to 7 bits
+always agree in a band; with 10 bits 97 % do, with 12 bits 91 %.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import numpy.typing as npt
 from daskt2i.types import Pixels
 
 SIDE = 32
-"""Pixels of the square from which a signature is made."""
+"""Side of the square from which a signature is made, pixels."""
 
 LENGTH = 64
-"""Bytes of a signature: 16 of gradients, 48 of colours."""
+"""Bytes of a signature: 16 for gradients, 48 for colours."""
 
 BITS = 10
-"""Bits of 128 that may differ by default. Of 80 photographs no two differ in less than 42: docs/benchmarks/insights.md.
-"""
+"""Default for the bits of 128 that may differ. Any two of 80 photographs differ in 42 or more
+(docs/benchmarks/insights.md)."""
 
 COLOURS = 12.0
-"""Mean difference of the colours (0 to 255) that near copies may have."""
+"""Largest mean difference of the colours (0 to 255) of near copies."""
 
 _BANDS = 8
 _CROWD = 4096
-"""Members of one band's bucket beyond which only neighbours in the order of all bits are compared."""
+"""In a larger bucket of a band, only neighbours in the order of all bits are compared."""
 _WINDOW = 64
 
 
 def signature(pixels: Pixels) -> bytes:
-    """64 bytes for a picture `uint8[32, 32, 3]`."""
+    """The signature of a picture `uint8[32, 32, 3]`, 64 bytes."""
     colours = pixels.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3), dtype=np.float32)
     grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     wide = _cells(grey, 8, 9)
@@ -54,7 +54,7 @@ def _cells(grey: npt.NDArray[np.float32], rows: int, columns: int) -> npt.NDArra
     sums = np.add.reduceat(sums, np.arange(columns) * SIDE // columns, axis=1)
     heights = np.diff(np.append(np.arange(rows) * SIDE // rows, SIDE))
     widths = np.diff(np.append(np.arange(columns) * SIDE // columns, SIDE))
-    # Whole numbers of brightness: what is not seen must not flip a bit.
+    # Brightness is rounded, so that an invisible difference does not flip a bit.
     means: npt.NDArray[np.float32] = np.rint(sums / np.outer(heights, widths))
     return means
 
@@ -62,15 +62,15 @@ def _cells(grey: npt.NDArray[np.float32], rows: int, columns: int) -> npt.NDArra
 def copies(
     digests: Sequence[bytes], signatures: Sequence[bytes], bits: int = BITS
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """For each row the earlier row that it repeats, or -1; and whether it is the same file.
+    """For each row the earlier row that it repeats, or -1; and whether both are the same file.
 
-    A row repeats the first row that is alike and repeats none itself, so that chains of small changes do not join
-    pictures that differ.
+    A row repeats the first similar row that is not itself a repeat. So a chain of small changes does not join different
+    pictures.
 
     Args:
-        digests: SHA-256 of each file; empty where there is none, which repeats nothing.
-        signatures: of each picture, 64 bytes; empty where it was not decoded.
-        bits: how many of the 128 may differ, 0 to 12.
+        digests: SHA-256 of each file; empty for a row without a file, which repeats nothing.
+        signatures: signature of each picture, 64 bytes; empty if it was not decoded.
+        bits: number of the 128 bits that may differ, 0 to 12.
     """
     rows = len(digests)
     found = np.full(rows, -1, np.int64)
@@ -89,14 +89,14 @@ def copies(
     for left, right in seen[pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]]:
         if found[left] < 0 and found[right] < 0:
             found[right] = left
-    # A file that repeats a near copy repeats what that one repeats.
+    # An exact copy of a near copy repeats the same row as the near copy.
     again = exact & (found[found] >= 0) & (found >= 0)
     found[again] = found[found[again]]
     return found, exact
 
 
 def _alike(signatures: npt.NDArray[np.uint8], bits: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Pairs (i < j) of near copies, some of them more than once."""
+    """Pairs (i < j) of near copies. A pair may come more than once."""
     hashes, colours = signatures[:, :16], signatures[:, 16:].astype(np.int16)
     bands = np.ascontiguousarray(hashes).view(np.uint16)
     for band in range(_BANDS):

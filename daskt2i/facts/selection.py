@@ -1,14 +1,15 @@
-"""`dataset.where`: a source of which only those rows are left that an expression keeps.
+"""Keeps only the rows of a source for which `dataset.where` is true.
 
-Covers: finding the facts of all rows, once for a run folder; choosing rows; the chosen ones as a source.
+Covers: finding the facts of all rows, once for a run folder; choosing rows; a source with the kept rows.
 Does not cover: the expression (`expression`), the facts (`survey`).
 
-Rows left out are none of the run: they are counted beside it (`SourceInfo.left_out`), and the others are numbered anew
-without gaps, so that each row of the run still ends in exactly one bucket. Which expression, which rules and which rows
-were kept is part of the fingerprint: a store that was made with another choice is refused.
+The other rows do not belong to the run. `SourceInfo.left_out` counts them. The kept rows get new numbers without gaps.
+The expression, the rules and the kept rows are part of the fingerprint, so a store that was made with another choice is
+refused.
 
-The facts lie in the run folder (`reports/facts.parquet`), under a key of what decided them. `insights` leaves them
-there too, so that what it found on a whole cluster `encode --where` need not find again on the driver.
+The facts are stored in the run folder (`reports/facts.parquet`), under a key of everything that they depend on.
+`insights` stores its facts there too. So if `insights` found them on a cluster, `encode` does not find them again on
+the driver.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ if TYPE_CHECKING:
 FACTS = f"{REPORTS}/facts.parquet"
 
 ROWS = 1024
-"""Rows that are surveyed at a time."""
+"""Rows in one chunk of the survey."""
 
 _KEY = b"daskt2i.facts"
 
 
 class SelectedSource:
-    """Some rows of another source, numbered anew. A copy that only reads images needs no list of them.
+    """Some rows of another source, with new numbers. A copy that only reads images needs no list of the rows.
 
     Args:
         source: the other source, as a component (`class` and arguments).
-        kept: which of its rows, ascending.
-        info: what this one says of itself.
+        kept: numbers of its kept rows, ascending.
+        info: the info of this source.
     """
 
     def __init__(
@@ -63,32 +64,32 @@ class SelectedSource:
         self._kept, self._info = kept, info
 
     def info(self) -> SourceInfo:
-        """As `choose` found it."""
-        assert self._info is not None, "a copy on a worker knows no rows"
+        """The info that `choose` computed."""
+        assert self._info is not None, "a copy on a worker has no list of rows"
         return self._info
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
-        """Rows `start <= index < stop` of those kept; `origin` is their row in the other source."""
-        assert self._kept is not None, "a copy on a worker knows no rows"
+        """Kept rows `start <= index < stop`. `origin` is the row number in the other source."""
+        assert self._kept is not None, "a copy on a worker has no list of rows"
         if start < 0:
             raise IndexError(f"rows start at 0, not at {start}")
         wanted = self._kept[start:stop]
         found: list[Row] = []
-        # Runs of neighbours in one call: a source may answer a range faster than its rows one by one.
+        # One call for each run of neighbours, because a source may give a range faster than single rows.
         for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []:
             found.extend(self._source.rows(int(run[0]), int(run[-1]) + 1))
         return [replace(row, index=start + place, origin=row.index) for place, row in enumerate(found)]
 
     def read(self, row: Row) -> bytes:
-        """As the other source; raises what that raises."""
+        """The same as `read` of the other source, with its errors."""
         return self._source.read(row if row.origin is None else replace(row, index=row.origin))
 
 
 def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, keep: bool = True) -> Source:
-    """The source of a workflow, narrowed down where it has a `where`.
+    """The source of a workflow. With `dataset.where` it has only the kept rows.
 
     Args:
-        folder: where the facts lie, or are put if `keep`.
+        folder: the run folder that may hold the facts. If `keep` is True, new facts are stored there.
 
     Raises:
         ConfigError: the expression is wrong, or keeps no row.
@@ -107,7 +108,7 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
 
 
 def reading_component(dataset: DatasetSettings) -> Component:
-    """What a worker reads images with: it needs no list of the rows."""
+    """The component with which a worker reads images. It needs no list of the rows."""
     if dataset.where is None:
         return dataset.source
     plain = dataset.source.model_dump(by_alias=True)
@@ -115,12 +116,12 @@ def reading_component(dataset: DatasetSettings) -> Component:
 
 
 def kept_rows(table: pa.Table, expression: Expression) -> npt.NDArray[np.int64]:
-    """Rows of the table that an expression keeps, ascending."""
+    """Numbers of the rows that an expression keeps, ascending."""
     decided: dict[tuple[Any, ...], bool] = {}
     kept = []
     for row, values in enumerate(facts.values_of(table, expression.names)):
         keeps = decided.get(values)
-        if keeps is None:  # most rows share their values with others: evaluating costs 20 times a look into a table
+        if keeps is None:  # many rows have equal values, and evaluating takes 20 times as long as a table lookup
             keeps = decided[values] = expression.keeps(dict(zip(expression.names, values, strict=True)))
         if keeps:
             kept.append(row)
@@ -128,17 +129,17 @@ def kept_rows(table: pa.Table, expression: Expression) -> npt.NDArray[np.int64]:
 
 
 def choose(dataset: DatasetSettings, source: Source, expression: Expression, table: pa.Table) -> SelectedSource:
-    """The rows that an expression keeps, as a source.
+    """A source with the rows that an expression keeps.
 
     Raises:
-        ConfigError: it keeps none.
+        ConfigError: it keeps no row.
     """
     kept = kept_rows(table, expression)
     whole = source.info()
     if not len(kept):
         raise ConfigError(
             f"dataset.where (`{expression.text}`) keeps none of {whole.rows:,} rows, so there is nothing to encode. "
-            "`insights` shows what there is."
+            "Run insights to see which facts the rows have."
         )
     plain = dataset.source.model_dump(by_alias=True)
     chosen = SelectedSource(plain, kept)
@@ -178,18 +179,18 @@ def find_facts(dataset: DatasetSettings, source: Source, *, pictures: bool) -> p
 
 
 def survey_of(dataset: DatasetSettings, *, pictures: bool = True, text: Component | None = None) -> Survey:
-    """What is to be found out for a workflow."""
+    """The survey of a workflow: which facts to find."""
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
     return Survey(dataset.source, load_rules(dataset.facts.rules), limits, pictures, text)
 
 
 def boxed_persons(dataset: DatasetSettings) -> dict[int, int] | None:
-    """Image id -> people boxed, where the workflow names an instance file."""
+    """Image id -> number of boxed people; None if the workflow names no instance file."""
     return None if dataset.facts.coco_instances is None else persons_of(dataset.facts.coco_instances)
 
 
 def facts_key(dataset: DatasetSettings, source: Source) -> str:
-    """What decides the facts of a source."""
+    """A hash of everything that the facts of a source depend on."""
     instances = dataset.facts.coco_instances
     return fingerprint(
         {
@@ -199,14 +200,14 @@ def facts_key(dataset: DatasetSettings, source: Source) -> str:
             "limits": [dataset.image.min_side, dataset.image.max_pixels],
             "rules": compile_rules(load_rules(dataset.facts.rules)).digest,
             "near": dataset.facts.near,
-            # The name of before `coco_instances`: facts.parquet of run folders holds a hash of this.
+            # The old name of `coco_instances`: facts.parquet of existing run folders holds a hash of it.
             "instances": None if instances is None else hashlib.sha256(_bytes(instances)).hexdigest(),
         }
     )
 
 
 def keep_facts(table: pa.Table, dataset: DatasetSettings, source: Source, folder: RunFolder, *, pictures: bool) -> None:
-    """Put the facts into the run folder, with what decided them. Not where no image was there: a mount is missing."""
+    """Store the facts with their key in the run folder. If all images are missing (no mount), it stores nothing."""
     import pyarrow.parquet as pq
 
     if pictures and set(table["reason"].to_pylist()) == {str(Reason.MISSING_FILE)}:
@@ -221,7 +222,7 @@ def keep_facts(table: pa.Table, dataset: DatasetSettings, source: Source, folder
 def known_facts(
     dataset: DatasetSettings, source: Source, folder: RunFolder | None, *, pictures: bool
 ) -> pa.Table | None:
-    """The facts that lie in the run folder, if they are those of this source and these rules; else None."""
+    """The facts in the run folder if they belong to this source and these rules; else None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -243,4 +244,7 @@ def _bytes(address: str) -> bytes:
         with fsspec.open(address, "rb") as stream:
             return bytes(stream.read())
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"dataset.facts.coco_instances is {address}, which cannot be read ({error}).") from error
+        raise ConfigError(
+            f"dataset.facts.coco_instances is {address}, which cannot be read ({error}). Nothing was counted; give "
+            "another file, or leave the setting out."
+        ) from error

@@ -1,11 +1,11 @@
-"""The facts of a chunk of rows: its captions read by the rules, its images looked at. Knows no engine.
+"""Finds the facts of a chunk of rows, from its captions and its images.
 
-Covers: one chunk on a worker (`survey_chunk`), and folding the chunks on the driver (`fold`).
-Does not cover: where chunks run (`insights`, `selection`), how captions are read (`captions`) and pictures compared
-(`near_duplicates`).
+Covers: one chunk on a worker (`survey_chunk`), joining the chunks on the driver (`fold`).
+Does not cover: where chunks run (`insights`, `selection`), how captions are parsed (`captions`), how pictures are
+compared (`near_duplicates`).
 
-An image is decoded at 32 pixels, by the function that encodes: what is unreadable here is unreadable there. Most of a
-JPEG is skipped at that size.
+An image is decoded at 32 pixels with the function that `encode` uses, so both find the same images unreadable. At this
+size the decoder skips most of a JPEG.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 READERS = 4
-"""Threads that read and decode images: most of the time they wait for a disk or a network, or are outside of Python."""
+"""Threads that read and decode images. Most of the time they wait for a disk or a network, or run outside Python."""
 
 _NO_MATTER = frozenset(("a", "an", "the", "some", "his", "her", "its", "their", "is", "are", "of", ",", ".", ";", ":"))
-"""Words and marks by which captions may differ and still say the same."""
+"""Words and marks that do not change the meaning of a caption."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is to be found out; picklable, and small: it travels with every chunk.
+    """Which facts to find. It is small and can be pickled, because it is sent with every chunk.
 
     Attributes:
-        source: where images are read.
+        source: the source of the images.
         rules: text of the rules file.
-        limits: which images encode would take.
-        pictures: look at the images too.
-        text: the text encoder whose tokens are counted, or None.
+        limits: limits of the images that encode accepts.
+        pictures: whether to read the images too.
+        text: the text encoder that counts tokens, or None.
     """
 
     source: Component
@@ -68,11 +68,12 @@ class Surveyed:
 
     Attributes:
         start: its first row.
-        facts: a line per row, by `table.schema`.
-        tokens: of each caption, int32[captions]; empty where none are counted.
-        limit: tokens that the encoder takes, 0 where none are counted.
-        exact, alike: a hash of each caption as it stands, and of its words without order, articles and plurals,
-            uint64[captions]. `of_row`: the row of each caption, int64[captions].
+        facts: a line for each row, with `table.schema`.
+        tokens: number of tokens of each caption, int32[captions]; empty if tokens are not counted.
+        limit: number of tokens that the encoder takes, 0 if tokens are not counted.
+        exact: a hash of each caption, uint64[captions].
+        alike: a hash of the words of each caption without order, articles and plurals, uint64[captions].
+        of_row: the row of each caption, int64[captions].
         note: what could not be done, or "".
     """
 
@@ -124,8 +125,8 @@ def fold(parts: Iterable[Surveyed], bits: int, persons: Mapping[int, int] | None
     """The whole table: the chunks in order, with `duplicate_of`, `exact_duplicate` and `persons`.
 
     Args:
-        bits: how many of the 128 bits of a picture's signature near copies may differ in.
-        persons: image id -> people boxed; None where nobody boxed them, which gives -1.
+        bits: number of the 128 bits in which the signatures of near copies may differ.
+        persons: image id -> number of boxed people; None gives -1 for each row.
     """
     import pyarrow as pa
 
@@ -139,13 +140,13 @@ def fold(parts: Iterable[Surveyed], bits: int, persons: Mapping[int, int] | None
 
 @functools.lru_cache(maxsize=4)
 def _built(component: str) -> Any:
-    """A component, built once per process."""
+    """The object of a component, built once per process."""
     return Component.model_validate_json(component).build(Source, "dataset.source")
 
 
 @functools.lru_cache(maxsize=4)
 def _counter(component: str) -> Callable[[Sequence[str]], tuple[Sequence[int], int]] | None:
-    """What counts the tokens of a text encoder, built once per process; None where it cannot say."""
+    """The function that counts tokens for a text encoder, built once per process; None if the encoder has none."""
     encoder = Component.model_validate_json(component).build(TextEncoder, "dataset.encoders.text")
     return getattr(encoder, "count_tokens", None)
 
@@ -157,7 +158,7 @@ def _tokens(text: Component | None, captions: list[str]) -> tuple[npt.NDArray[np
     try:
         count = _counter(text.model_dump_json(by_alias=True))
         if count is None:
-            return none, 0, f"{text.class_path} does not say how it counts tokens (it has no count_tokens)"
+            return none, 0, f"{text.class_path} cannot count tokens, because it has no count_tokens"
         counts, limit = count(captions)
     except Daskt2iError as error:
         return none, 0, str(error)
@@ -200,11 +201,11 @@ def _of_captions(row: Row, tokens: list[list[str]], rules: Rules) -> dict[str, A
 
 
 def _look(source: Source, limits: images.Limits, row: Row) -> dict[str, Any]:
-    """The facts of one image file. What is wrong with it is a fact; a failing disk is an error."""
+    """The facts of one image file. A damaged file is a fact; a disk that fails is an error."""
     seen: dict[str, Any] = {}
     if row.reason in (Reason.UNSAFE_PATH, Reason.MISSING_FILE):
         return seen
-    known = row.reason is not None or not row.captions  # then it is rejected for that, and only looked at
+    known = row.reason is not None or not row.captions  # the row already has a reason, so a new one is not added
     try:
         data = source.read(row)
         seen |= {"bytes": len(data), "sha256": hashlib.sha256(data).digest()}
@@ -219,21 +220,21 @@ def _look(source: Source, limits: images.Limits, row: Row) -> dict[str, Any]:
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    """Format, mode and size as the header says, even where no pixel can be had."""
+    """Format, mode and size from the header, also of a file that cannot be decoded."""
     try:
         image = open_image(data)
-    except Exception:  # Pillow's parsers raise almost anything; `images.read` will say what is wrong
+    except Exception:  # Pillow's parsers raise almost anything; `images.read` then gives the reason
         return {}
     return {"format": image.format or "", "mode": image.mode, "width": image.width, "height": image.height}
 
 
 def _gist(caption: str, tokens: list[str]) -> str:
-    """The words without order, articles, marks and plural s: captions that share it say the same."""
+    """The words without order, articles, marks and plural s. Captions with equal results mean the same."""
     words = {token[:-1] if token[-1] == "s" and len(token) > 3 else token for token in tokens}
     return " ".join(sorted(words - _NO_MATTER)) or caption.strip()
 
 
 def _hashes(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """64 bits of each text. Two different ones of a million agree with a chance of 3 in 100 million."""
+    """A hash of 64 bits of each text. The chance that any two of a million texts agree is 3 in 100 million."""
     joined = b"".join(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest() for text in texts)
     return np.frombuffer(joined, np.uint64)

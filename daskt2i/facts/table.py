@@ -1,7 +1,7 @@
-"""What is known of each image, as one table: a line per row of the source, a column per fact.
+"""The table of facts: a line for each row of the source, a column for each fact.
 
-Covers: the columns, which of them `where:` may name and what values they can have, the table as CSV.
-Does not cover: finding the facts (`survey`), totals over them (`insights.report`).
+Covers: the columns, the facts that `dataset.where` may name with their possible values, the table as CSV.
+Does not cover: finding the facts (`survey`), totals of them (`insights.report`).
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 GENDERS = ("none", "male", "female", "neutral", "mixed")
 AGES = ("none", "child", "teen", "adult", "elderly", "mixed", "unstated")
 GROUPS = ("none", "single", "pair", "group")
-"""`none` is of an image without people."""
+"""`none` means an image without people."""
 
 VERSION = 1
-"""Of what the facts mean; part of a selection's fingerprint. It rises with any change that moves a row."""
+"""Version of the meaning of the facts, part of a selection's fingerprint. Raise it if a change can move a row."""
 
 YES_NO, NUMBER, TEXT, WORDS = "yes or no", "a number", "a text", "a list of words"
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One fact that `where:` may name.
+    """One fact that `dataset.where` may name.
 
     Attributes:
         kind: yes or no, a number, a text, or a list of words.
         meaning: one line.
-        values: all that a text can be; empty for any.
-        picture: the image file must be read to know it.
+        values: all possible values of a text; empty if it can be any text.
+        picture: whether the image file must be read to know it.
     """
 
     kind: str
@@ -45,40 +45,40 @@ class Fact:
 
 
 FACTS = {
-    "people": Fact(YES_NO, "a caption speaks of people"),
-    "gender": Fact(TEXT, "as captions say", GENDERS),
-    "age": Fact(TEXT, "as captions say", AGES),
-    "group": Fact(TEXT, "how many people captions speak of", GROUPS),
-    "activity": Fact(TEXT, "the main verb of the people, its lemma; empty if none"),
-    "activities": Fact(WORDS, "all verbs of the people"),
-    "captions": Fact(NUMBER, "captions that are not blank"),
-    "words": Fact(NUMBER, "words of the longest caption"),
-    "file_name": Fact(TEXT, "below the source's image root"),
-    "image_id": Fact(NUMBER, "the source's number"),
-    "licence": Fact(TEXT, "as the source names it"),
-    "persons": Fact(NUMBER, "people boxed in dataset.facts.coco_instances; -1 without that file"),
-    "width": Fact(NUMBER, "of the upright image, pixels; 0 if unknown", picture=True),
-    "height": Fact(NUMBER, "of the upright image, pixels; 0 if unknown", picture=True),
-    "bytes": Fact(NUMBER, "of the file", picture=True),
-    "format": Fact(TEXT, "JPEG, PNG, …", picture=True),
-    "mode": Fact(TEXT, "of the colours: RGB, L, CMYK, …", picture=True),
-    "usable": Fact(YES_NO, "encode would accept the row, as far as can be told", picture=True),
-    "reason": Fact(TEXT, "why it would be rejected; empty if not", ("", *map(str, Reason)), picture=True),
+    "people": Fact(YES_NO, "a caption mentions people"),
+    "gender": Fact(TEXT, "the gender that captions give", GENDERS),
+    "age": Fact(TEXT, "the age that captions give", AGES),
+    "group": Fact(TEXT, "number of people that captions mention", GROUPS),
+    "activity": Fact(TEXT, "lemma of the main verb of the people; empty if none"),
+    "activities": Fact(WORDS, "lemmas of all verbs of the people"),
+    "captions": Fact(NUMBER, "number of captions that are not blank"),
+    "words": Fact(NUMBER, "number of words of the longest caption"),
+    "file_name": Fact(TEXT, "path below the source's image root"),
+    "image_id": Fact(NUMBER, "the source's number for the image"),
+    "licence": Fact(TEXT, "the licence that the source gives"),
+    "persons": Fact(NUMBER, "number of people in dataset.facts.coco_instances; -1 without that file"),
+    "width": Fact(NUMBER, "width of the upright image, pixels; 0 if unknown", picture=True),
+    "height": Fact(NUMBER, "height of the upright image, pixels; 0 if unknown", picture=True),
+    "bytes": Fact(NUMBER, "size of the file", picture=True),
+    "format": Fact(TEXT, "format of the file: JPEG, PNG, …", picture=True),
+    "mode": Fact(TEXT, "colour mode: RGB, L, CMYK, …", picture=True),
+    "usable": Fact(YES_NO, "encode would accept the row, as far as is known", picture=True),
+    "reason": Fact(TEXT, "why encode would reject it; empty if not", ("", *map(str, Reason)), picture=True),
     "duplicate": Fact(YES_NO, "it repeats an earlier row, exactly or nearly", picture=True),
     "exact_duplicate": Fact(YES_NO, "it is the same file as an earlier row", picture=True),
 }
-"""Everything that `where:` may name."""
+"""All facts that `dataset.where` may name."""
 
 COLUMNS = (
     "row", "image_id", "file_name", "reason", "detail", "people", "gender", "age", "group", "activity", "activities",
     "captions", "words", "tokens", "cut", "width", "height", "bytes", "format", "mode", "licence", "persons",
     "duplicate_of", "exact_duplicate",
 )  # fmt: skip
-"""Of the CSV file; the table also holds `sha256` and `signature`."""
+"""Columns of the CSV file. The table also has `sha256` and `signature`."""
 
 
 def schema() -> pa.Schema:
-    """Of the table before copies and persons are added: what one chunk gives."""
+    """Schema of the facts of one chunk, before duplicates and persons are added."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.int32()
@@ -93,7 +93,7 @@ def schema() -> pa.Schema:
 
 
 def values_of(table: pa.Table, names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    """For each row the values of these facts, as Python values in the order of `names`."""
+    """The Python values of these facts for each row, in the order of `names`."""
     columns = [_column(table, name) for name in names]
     yield from zip(*columns, strict=True)
 
@@ -111,7 +111,7 @@ def _column(table: pa.Table, name: str) -> list[Any]:
 
 
 def to_csv(table: pa.Table) -> bytes:
-    """The table as CSV in UTF-8, `COLUMNS` in order; activities are separated by spaces."""
+    """The table as CSV in UTF-8, with `COLUMNS` in order. Spaces separate activities."""
     import pyarrow as pa
     from pyarrow import csv
 

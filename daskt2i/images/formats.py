@@ -1,8 +1,8 @@
-"""Which image formats are read, told apart by the first bytes of a file and by nothing else.
+"""Recognises the format of an image file by its first bytes.
 
-Covers: JPEG (also the first picture of an MPO), PNG, GIF, WebP, TIFF, BMP, PPM and, where Pillow has it, AVIF. No other
-parser ever sees the data: Pillow's EPS reader starts a program.
-Does not cover: decoding and what a header says (`read`).
+Covers: JPEG (also the first picture of an MPO), PNG, GIF, WebP, TIFF, BMP, PPM and, if Pillow supports it, AVIF. No
+other parser gets the data, because Pillow's EPS reader starts a program.
+Does not cover: decoding, limits on what a header says (`read`).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from daskt2i.errors import Reason, RowRejected
 
 
 class Jpeg(JpegImagePlugin.JpegImageFile):
-    """Leaves EXIF alone: opening would parse all of it for a resolution in dpi and warn of whatever is odd there."""
+    """Does not parse EXIF. Pillow would parse all of it for a resolution in dpi, and warn about every odd value."""
 
     def getexif(self) -> Image.Exif:
         return Image.Exif()
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:
-    """The header, parsed; no pixel is decoded. Pillow's classes are called directly: `Image.open` tries every parser
-    there is, and would warn of large images by itself.
+    """Parse the header; decode no pixel. It calls Pillow's classes directly, because `Image.open` tries every parser,
+    and gives its own warning about large images.
 
     Raises:
-        RowRejected: `unreadable-image`: of none of these formats.
+        RowRejected: `unreadable-image`: the file has none of these formats.
         Exception: Pillow's parsers raise almost anything on a damaged header.
     """
     stream, head = io.BytesIO(data), data[:12]

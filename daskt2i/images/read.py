@@ -1,18 +1,18 @@
-"""Bytes of an image file -> upright RGB uint8 at a size: limits, colour modes, orientation, resize, crop.
+"""Decodes the bytes of an image file into an upright RGB uint8 square.
 
-Covers: JPEG (also the first picture of an MPO), PNG, GIF, WebP, TIFF, BMP, PPM and, where Pillow has it, AVIF, told
-apart by their first bytes and by nothing else: no other parser ever sees the data (Pillow's EPS reader starts a
-program). Limits come from the header, before a pixel is decoded. A file cut short is refused, never half a picture.
+Covers: limits, colour modes, orientation, resize and crop, for the formats of `formats`. The limits are checked on the
+header, before a pixel is decoded. A truncated file is rejected.
 
-Does not cover: where bytes come from (`sources`), the range a model wants (`encoders`). Colour profiles (ICC) are
-ignored: pixels are taken as sRGB, as COCO and the encoders' own training do. Orientation is read from EXIF only. What
-no decoder tells stays unseen: flipped bits inside a JPEG's data, a progressive JPEG that lacks its last scans.
+Does not cover: where the bytes come from (`sources`), the value range of a model (`encoders`). Colour profiles (ICC)
+are ignored: pixels count as sRGB, as in COCO and in the training of the encoders. Orientation is read only from EXIF.
+Some damage is not detected, because no decoder reports it: flipped bits in the data of a JPEG, a progressive JPEG
+without its last scans.
 
-How the picture is made, in this order: decode, lay transparency over white, scale the centred square of the source to
-the target with an antialiased bicubic filter, turn upright. Scaling the square with `resize(box=…)` equals scaling all
-of it and cropping after, as the filter still sees the neighbours outside the box. Bicubic rather than Lanczos: less
-ringing at hard edges, and the filter by which FID is commonly measured (Parmar et al. 2022, "On Aliased Resizing"), so
-that training pictures and reference pictures pass the same one.
+The steps in order: decode, put transparent pixels on white, scale the centred square of the source to the target with
+an antialiased bicubic filter, turn upright. Scaling the square with `resize(box=…)` equals scaling the whole image and
+then cropping, because the filter still uses the neighbours outside the box. Bicubic has less ringing at hard edges than
+Lanczos. It is also the usual filter for FID (Parmar et al. 2022, "On Aliased Resizing"), so training pictures and
+reference pictures get the same filter.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from daskt2i.images.formats import Jpeg, open_image
 from daskt2i.types import Box, Pixels
 
 TRANSFORM: dict[str, str | int] = {"resize": "bicubic-antialiased", "crop": "centre", "version": 1}
-"""What `read` does to a picture; part of the fingerprint. `version` rises with any change that moves a pixel."""
+"""What `read` does to a picture. It is part of the fingerprint. Raise `version` with every change of a pixel."""
 
 DRAFT_MARGIN = 2
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 only while its shorter side stays at least this many times the target.
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 only if its shorter side then has at least this many times the target's pixels.
 
-Measured on 80 COCO photographs against full decoding: 46.2 dB or more at 64 and 128 px (mean 52.5 dB at 64), and a
-photograph of 640 x 480 takes 4.0 ms instead of 5.7 ms at 64 px. At 256 px they are decoded in full.
+Measured on 80 COCO photographs against full decoding: 46.2 dB or more at 64 and 128 px (mean 52.5 dB at 64). A
+photograph of 640 x 480 takes 4.0 ms instead of 5.7 ms at 64 px. At 256 px these photographs are decoded in full.
 """
 
 _TO_UPRIGHT = {
@@ -53,12 +53,12 @@ _TO_UPRIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Which images are taken.
+    """Limits on the size of an image.
 
     Attributes:
-        min_side: the shorter side has at least so many pixels.
-        max_pixels: width x height is at most this. Decoding takes about 4 bytes a pixel, twice that where the picture
-            is not plain RGB or grey: 256 to 512 MiB at the default. TIFF, GIF and WebP also obey Pillow's own bound.
+        min_side: smallest length of the shorter side, pixels.
+        max_pixels: largest width x height. Decoding takes about 4 bytes a pixel, or 8 if the picture is not plain RGB
+            or grey: 256 to 512 MiB at the default. For TIFF, GIF and WebP, Pillow's own limit holds too.
     """
 
     min_side: int = 32
@@ -89,12 +89,12 @@ def read(data: bytes, resolution: int, limits: Limits) -> DecodedImage:
 
     Raises:
         RowRejected: `unreadable-image`, `image-too-small` or `image-too-large`.
-        ConfigError: Pillow was told to accept truncated files.
+        ConfigError: Pillow is set to accept truncated files.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True in this process, so half-grey pictures would pass as whole "
-            "ones; nothing was decoded: set it to False"
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True in this process, so truncated files would count as whole "
+            "pictures. No image was decoded; set it to False and run it again."
         )
     try:
         return _read(data, resolution, limits)
@@ -119,7 +119,7 @@ def _read(data: bytes, resolution: int, limits: Limits) -> DecodedImage:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _refuse_missing_strips(image)
         image.load()
-        if image.size != size:  # TIFF turns itself upright; a GIF frame may be larger than its screen
+        if image.size != size:  # Pillow turns a TIFF upright itself; a GIF frame may be larger than its screen
             size = image.size
             _check(size, limits)
     orientation = 1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image.info.get("exif"))
@@ -129,7 +129,7 @@ def _read(data: bytes, resolution: int, limits: Limits) -> DecodedImage:
     left, top, right, bottom = _stored_box(box, upright, orientation)
     across, down = image.width / size[0], image.height / size[1]
     if isinstance(image, JpegImagePlugin.JpegImageFile) and image.decoderconfig:
-        across = down = 1 / image.decoderconfig[0]  # the last pixel of a draft may stand for less than a whole one
+        across = down = 1 / image.decoderconfig[0]  # the last pixel of a draft may cover less than a whole step
     small = _displayable(image).resize(
         (resolution, resolution),
         Image.Resampling.BICUBIC,
@@ -141,7 +141,7 @@ def _read(data: bytes, resolution: int, limits: Limits) -> DecodedImage:
 
 
 def centre_box(size: tuple[int, int]) -> Box:
-    """The largest centred square of an image of (width, height) pixels; an odd pixel more goes right or below."""
+    """The largest centred square of an image of (width, height) pixels. An odd pixel is left out right or below."""
     width, height = size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -157,17 +157,17 @@ def _check(size: tuple[int, int], limits: Limits) -> None:
 
 
 def _draft(image: JpegImagePlugin.JpegImageFile, resolution: int) -> None:
-    """Decode at reduced scale where the shorter side stays `DRAFT_MARGIN` times the target: fewer coefficients."""
+    """Decode at reduced scale if the shorter side stays `DRAFT_MARGIN` times the target: it is faster."""
     side = resolution * DRAFT_MARGIN
     if min(image.size) >= 2 * side:
         image.draft(image.mode, (side, side))
 
 
 def _refuse_grey_tail(data: bytes, image: Image.Image) -> None:
-    """libjpeg fills what is missing before an end marker with mid-grey, and only its log tells.
+    """Reject a JPEG whose last rows are missing. libjpeg fills them with mid-grey and reports it only in its log.
 
-    Where the last pixel is that grey, the picture is decoded again with bytes put in before the end marker: a whole
-    picture ignores them, an unfinished one takes them for its next blocks.
+    If the last pixel has this grey, the picture is decoded again with extra bytes before the end marker. A whole
+    picture ignores them. An unfinished picture decodes them as its next blocks.
 
     Raises:
         RowRejected: `unreadable-image`.
@@ -185,7 +185,7 @@ def _refuse_grey_tail(data: bytes, image: Image.Image) -> None:
 
 
 def _refuse_missing_strips(image: TiffImagePlugin.TiffImageFile) -> None:
-    """A TIFF may list fewer strips or tiles than its size asks for; Pillow leaves the rest black.
+    """Reject a TIFF that lists too few strips or tiles for its size. Pillow would leave the rest black.
 
     Raises:
         RowRejected: `unreadable-image`.
@@ -199,7 +199,7 @@ def _refuse_missing_strips(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _orientation(exif: bytes | None) -> int:
-    """Tag 0x0112 of the first directory (EXIF 2.3, 4.6.4), 1 to 8; 1 where it is absent or damaged."""
+    """Tag 0x0112 of the first directory (EXIF 2.3, 4.6.4), 1 to 8; 1 if it is absent or damaged."""
     if not isinstance(exif, bytes):
         return 1
     exif = exif.removeprefix(b"Exif\0\0")
@@ -220,10 +220,10 @@ def _orientation(exif: bytes | None) -> int:
 
 
 def _stored_box(box: Box, upright: tuple[int, int], orientation: int) -> Box:
-    """Where a box of the upright image lies in the image as it is stored."""
+    """A box of the upright image, in the coordinates of the stored image."""
     left, top, right, bottom = box
     width, height = upright
-    if orientation in (2, 3, 6, 7):  # the upright x axis runs against the stored axis it comes from
+    if orientation in (2, 3, 6, 7):  # the upright x axis runs against its stored axis
         left, right = width - right, width - left
     if orientation in (3, 4, 7, 8):
         top, bottom = height - bottom, height - top
@@ -231,7 +231,7 @@ def _stored_box(box: Box, upright: tuple[int, int], orientation: int) -> Box:
 
 
 def _displayable(image: Image.Image) -> Image.Image:
-    """Any colour mode as `RGB` or `L`, 8 bits, transparency over white."""
+    """Convert any colour mode to `RGB` or `L` with 8 bits; put transparent pixels on white."""
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
     if image.has_transparency_data:
@@ -251,7 +251,7 @@ def _displayable(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """Straight or premultiplied alpha, a transparent palette entry or colour key (PNG tRNS) -> RGB over white."""
+    """Convert straight or premultiplied alpha, a transparent palette entry or colour key (PNG tRNS) to RGB on white."""
     key = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         image.info["transparency"] = tuple(value >> 8 for value in key)  # 16 bits a channel: Pillow keeps the upper 8
@@ -264,10 +264,10 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Deep grey -> `L`.
+    """Convert deep grey to `L`.
 
-    16-bit samples map 0 … 65535 to 0 … 255, floats 0 … 1. Wider data has no agreed white: integers beyond 16 bits and
-    floats beyond 0 … 1 are stretched from their least to their greatest value. A value that is not finite has no grey.
+    16-bit samples map 0 … 65535 to 0 … 255, floats map 0 … 1. Other data has no defined white: integers above 16 bits
+    and floats outside 0 … 1 are stretched from their smallest to their largest value.
 
     Raises:
         RowRejected: `unreadable-image` for NaN or infinite samples.
@@ -282,7 +282,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     scale = 255.0 / (high - low) if high > low else 0.0
     key = image.info.get("transparency")
     grey = np.empty(deep.shape, np.uint8)
-    height = max(1, 2**20 // deep.shape[1])  # by strips: a float64 copy of the whole would take 8 bytes a pixel
+    height = max(1, 2**20 // deep.shape[1])  # in strips, because a float64 copy of all pixels takes 8 bytes each
     for top in range(0, deep.shape[0], height):
         strip = deep[top : top + height]
         grey[top : top + height] = np.rint((strip.astype(np.float64) - low) * scale)

@@ -1,8 +1,8 @@
-"""Training samples out of a store or out of a source.
+"""Training samples from a latent store or from a source.
 
-In here: the data set of latents (`dataset`), decoded shards in memory (`shards`), which sample comes when
+In here: the data set of latents (`dataset`), decoded shards in memory (`shards`), the order of samples
 (`sample_order`), the data set of pictures for training an autoencoder (`picture_dataset`).
-Not in here: what a sample is used for (`model`, `train`).
-Imports: `store`, `encoders`, `images` and the rooms above them. Trainers of other people may import this room too.
-To add a data set: a class with `batch` by step number, so that a run can stop and go on at any step.
+Not in here: how a sample is used (`model`, `train`).
+Imports: `store`, `encoders`, `images` and the rooms above them. Trainers in other packages may import this room too.
+To add a data set: a class that makes batches from any position, so that a run can stop and resume at any step.
 """

@@ -1,19 +1,19 @@
-"""The rows of a latent store as training samples for the denoiser: each row once per epoch, with another caption.
+"""Training samples for the denoiser from a latent store: each row once per epoch, with another caption each time.
 
-Covers: which rows are trained on and which are held out, their order, a rank's part of each batch, everything random
-about a sample (caption, dropout, posterior, noise, time), raw latents to final ones, decoded shards kept in memory,
-reading ahead, shards that turn out to be unusable.
-Does not cover: what is fitted (`train`), pictures (`picture_dataset`), making noised latents (`model.diffusion`).
-Pictures are not mirrored: mirrored latents are not stored, and a latent turned around is not the latent of the picture
-turned around.
+Covers: the training rows and the validation rows, their order, a rank's part of each batch, all random parts of a
+sample (caption, dropout, posterior, noise, time), scaling raw latents, decoded shards in memory, reading ahead,
+damaged shards.
+Does not cover: training itself (`train`), pictures (`picture_dataset`), adding noise to latents (`model.diffusion`).
+Pictures are not mirrored. The store has no mirrored latents, and a mirrored latent is not the latent of the mirrored
+picture.
 
-One whole number is the position: samples taken by all ranks together since the start. Epoch e is the stream from
-e x `rows` on, so batches cut across epochs and nothing is padded or dropped. Within an epoch shards (chunks) are
-shuffled as a whole, and rows inside each window of `window` shards. What is drawn for a sample depends on seed, epoch
-and row alone, hence neither on the number of ranks nor on interruptions.
+The position is one whole number: the samples that all ranks together have taken since the start. Epoch e is the part of
+the stream from e x `rows` on. So a batch may cover two epochs, and nothing is padded or dropped. In an epoch, whole
+shards (chunks) are shuffled, and then the rows inside each window of `window` shards. The random parts of a sample
+depend only on seed, epoch and row, not on the number of ranks or on interruptions.
 
-A row is read with the one caption that its epoch wants, as 5 captions x 77 tokens x 768 features are 36 times its
-latents: a store that does not fit into the cache keeps just that. Figures: docs/benchmarks/loader.md.
+A row is read with only the caption of its epoch, because 5 captions x 77 tokens x 768 features are 36 times its
+latents. If a store does not fit into the cache, only this caption is kept. Measurements: docs/benchmarks/loader.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
 AHEAD = 2
-"""Batches that are made while the model works on one."""
+"""Batches to prepare while the model works on one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Batch:
     """A rank's part of a batch.
 
     Attributes:
-        latents: `float32[b, channel, y, x]`, final: scaled and shifted as the denoiser sees them.
+        latents: `float32[b, channel, y, x]`, scaled and shifted for the denoiser.
         noise: `float32[b, channel, y, x]`, standard normal.
-        uniform: `float32[b]` in [0, 1), picks the step of a schedule.
-        normal: `float32[b]`, standard normal, picks flow's time.
+        uniform: `float32[b]` in [0, 1); it chooses the step of a schedule.
+        normal: `float32[b]`, standard normal; it chooses the time of flow.
         text_states: `float16[b, token, feature]` of the chosen captions.
         text_mask: `bool[b, token]`, True for tokens of the caption.
-        rows: `int64[b]`, of the store.
-        slots: `int64[b]`, which caption of the row; -1 where it was dropped to the empty prompt.
+        rows: `int64[b]`, rows of the store.
+        slots: `int64[b]`, index of the caption in the row; -1 if the empty prompt replaces it.
     """
 
     latents: Floats
@@ -69,24 +69,25 @@ class Batch:
 
 
 class LatentDataset:
-    """Training samples of one rank, and its held-out rows.
+    """Training samples of one rank, and its validation rows.
 
     Args:
-        folder: the run folder, here or behind fsspec.
-        seed: of the split, the order, captions, dropout, posterior, noise and times.
-        batch: samples of a step over all ranks; `world` divides it.
-        window: shards whose rows are shuffled together.
-        heldout: rows that training never sees.
+        folder: the run folder, a path or an fsspec address.
+        seed: seed of the split, the order, captions, dropout, posterior, noise and times.
+        batch: samples in one step over all ranks. `world` must divide it.
+        rank, world: number of this rank, number of all ranks.
+        window: number of shards whose rows are shuffled together.
+        heldout: number of validation rows.
         dropout: share of captions replaced by the empty prompt.
-        posterior: `sample` draws from the VAE's posterior anew each time, `mean` takes its mean.
-        cache_bytes: decoded shards that are kept. Best are two windows, one for this one and one for the next; where
-            not even one fits, samples are the same and each batch decodes its shards again. Beside them stand the
-            batches ahead, and one block of 32 MiB or one row for each thread.
-        threads: that decode shards, and as many that make batches.
-        allow_random: take latents of random weights too, for speed tests.
+        posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
+        cache_bytes: memory for decoded shards, best for two windows (this and the next). If not even one window fits,
+            the samples are the same, but each batch decodes its shards again. The prepared batches, and one block of
+            32 MiB or one row for each thread, need additional memory.
+        threads: threads that decode shards; the same number of threads makes batches.
+        allow_random: whether to accept latents of random weights, for speed tests.
 
     Raises:
-        ConfigError: a batch or number of held-out rows that cannot work with this store.
+        ConfigError: the batch or the number of validation rows does not fit this store.
         StoreMissing: there is no store here.
         StoreError: chunks are not done, weights were random, or metadata are damaged.
     """
@@ -109,22 +110,22 @@ class LatentDataset:
     ) -> None:
         if batch % world:
             raise ConfigError(
-                f"train.batch is {batch}, which {world} ranks cannot share equally; use a multiple of {world}, or "
-                "another launch.ranks."
+                f"train.batch is {batch}, which {world} ranks cannot share equally. Set it to a multiple of {world}, "
+                "or set another launch.ranks."
             )
         self._key = key_of(seed)
         self._batch, self._rank, self._world, self._dropout = batch, rank, world, dropout
         self._reader = Reader(ZarrStore(folder), self._key, posterior == "sample")
         if self.attributes["random_weights"] and not allow_random:
             raise StoreError(
-                f"{folder} was encoded with random weights, for speed tests: there is nothing to be learned from it. "
-                "It was not touched; encode with trained weights into another folder with --out."
+                f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was "
+                "not changed; encode with trained weights into another run folder (out)."
             )
         accepted = self._reader.accepted()
         if len(accepted) <= heldout:
             raise ConfigError(
-                f"train.validation is {heldout}, but {folder} has {len(accepted)} accepted rows, so nothing would be "
-                "left to train on; set it lower with --set train.validation=N, or encode more."
+                f"train.validation is {heldout}, but {folder} has {len(accepted)} accepted rows, so no rows are left "
+                "for training. Set train.validation lower, or encode more rows into another run folder."
             )
         mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
         self.heldout = np.sort(mixed[:heldout])
@@ -132,7 +133,7 @@ class LatentDataset:
         grid = self._reader.grid
         self._order = ShardSampler(self._training, grid.rows_per_chunk, window, self._key)
         self._reach = window * grid.rows_per_chunk // 2
-        # What a rank meets of a window: its part of the sorted rows, and what that shares with its neighbours'.
+        # A rank needs the shards of its part of the sorted rows of a window. Neighbours share a shard at the edge.
         self._shards = min(window if world == 1 else -(-window // world) + 1, len(grid))
         self._whole = self._reader.row_bytes * grid.rows <= cache_bytes
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-batches")
@@ -140,12 +141,12 @@ class LatentDataset:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What the store says of itself under `daskt2i`: encoders, fingerprint, identity."""
+        """The attributes of the store under `daskt2i`: encoders, fingerprint, identity."""
         return self._reader.attributes
 
     @property
     def rows(self) -> int:
-        """Rows that are trained on, which is the length of an epoch."""
+        """Number of training rows, which is the length of an epoch."""
         return len(self._training)
 
     @property
@@ -155,35 +156,35 @@ class LatentDataset:
 
     @property
     def features(self) -> int:
-        """Length of a text state."""
+        """Number of features of a text state."""
         return self._reader.features
 
     @property
     def masked(self) -> bool:
-        """Whether the denoiser needs `text_mask`: padding was left out (zeros), instead of encoded (`pad: full`)."""
+        """Whether the denoiser needs `text_mask`: yes if padding is zeros, no if padding is encoded (`pad: full`)."""
         return self._reader.masked
 
     def part(self, position: int) -> list[Sample]:
         """(epoch, row) of this rank's samples of the batch that begins at a stream position.
 
-        Within a batch rows are sorted before it is cut, so that a rank meets few of the window's shards, and mostly the
-        same in each epoch; the mean over the batch does not know the order.
+        The rows of a batch are sorted before the ranks share them. So a rank needs few shards of the window, and mostly
+        the same in each epoch. The mean over the batch does not depend on the order.
         """
         samples = sorted(self._order.samples(position, self._batch), key=lambda s: (*reversed(self._shard_of(s)), s[1]))
         share = self._batch // self._world
         return samples[self._rank * share : (self._rank + 1) * share]
 
     def batches(self, position: int) -> Iterator[Batch]:
-        """This rank's part of each batch, from a stream position on, without end.
+        """This rank's part of each batch from a stream position on, without end.
 
         Raises:
-            StoreError: a shard cannot be read, or does not hold what its receipt says.
+            StoreError: a shard cannot be read, or it does not match its receipt.
         """
         parts: deque[list[Sample]] = deque()
         waiting: deque[Future[Batch]] = deque()
         try:
             while True:
-                # Shards are asked for half a window early where two windows find room, else as batches are made.
+                # If two windows fit, shards are requested half a window early; else when a batch needs them.
                 early = self._whole or self._cache.holds(2 * self._shards)
                 reach = self._reach // self._batch if early else 0
                 while len(parts) <= max(AHEAD, reach):
@@ -200,13 +201,13 @@ class LatentDataset:
                 future.cancel()
 
     def heldout_batches(self, size: int) -> Iterator[Batch]:
-        """This rank's share of the held-out rows, in order: the same noise, time and caption each time, none dropped.
+        """This rank's validation rows in order, with the same noise, time and caption each time and without dropout.
 
         Args:
-            size: rows of a batch; the last may have fewer.
+            size: rows in a batch. The last batch may have fewer.
 
         Raises:
-            StoreError: a row cannot be read, or is not what its receipt says.
+            StoreError: a row cannot be read, or it does not match its receipt.
         """
         mine = self.heldout[self._rank :: self._world]
         for start in range(0, len(mine), size):
@@ -215,17 +216,17 @@ class LatentDataset:
             yield self._stack([(0, row) for row in rows], shards, Purpose.HELDOUT)
 
     def close(self) -> None:
-        """End the reading threads and forget the shards. May be called twice."""
+        """End the reading threads and free the shards. May be called twice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cache.close()
 
     def _shard_of(self, sample: Sample) -> Sample:
-        """(epoch, chunk) of what is kept; a store that is kept whole serves all epochs."""
+        """Cache key (epoch, chunk) of a sample's shard. If the whole store fits, all epochs use the same shards."""
         epoch, row = sample
         return (-1 if self._whole else epoch), row // self._reader.grid.rows_per_chunk
 
     def _load(self, key: Sample) -> LoadedShard:
-        """A shard for the cache. Called in several threads."""
+        """A shard for the cache. Several threads call it."""
         epoch, index = key
         chunk = self._reader.grid[index]
         first, last = np.searchsorted(self._training, (chunk.start, chunk.stop))
@@ -236,7 +237,7 @@ class LatentDataset:
         return self._stack(samples, self._shards_of(samples), Purpose.SAMPLE)
 
     def _shards_of(self, samples: Sequence[Sample]) -> Iterator[LoadedShard]:
-        """The shard of each sample, one held at a time: they may not all find room in memory."""
+        """The shard of each sample. It holds one at a time, because all of them may not fit into memory."""
         last: Sample | None = None
         for sample in samples:
             if (key := self._shard_of(sample)) != last:

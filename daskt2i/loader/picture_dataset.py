@@ -1,17 +1,17 @@
-"""The pictures of a source as training samples for an autoencoder: each row once per epoch, cropped and mirrored.
+"""Training samples for an autoencoder from the pictures of a source: each row once per epoch, cropped and mirrored.
 
-Covers: which rows are trained on and which are held out, their order, a rank's part of each batch, everything random
-about a sample, decoded pictures kept in memory, reading ahead, rows that turn out to be unusable.
-Does not cover: latents (the denoiser's data), what is fitted (`train.autoencoder_rank`), where bytes come from
-(`sources`), what a picture must be (`images`).
+Covers: the training rows and the validation rows, their order, a rank's part of each batch, all random parts of a
+sample, decoded pictures in memory, reading ahead, unusable rows.
+Does not cover: latents (`dataset`), training itself (`train.autoencoder_rank`), where bytes come from (`sources`),
+decoding (`images`).
 
-One whole number is the position: samples taken by all ranks together since the start. Epoch e is the stream from
-e x `rows` on, so batches cut across epochs and nothing is padded or dropped. What is drawn for a sample depends on
-seed, epoch and row alone, hence neither on the number of ranks nor on interruptions.
+The position is one whole number: the samples that all ranks together have taken since the start. Epoch e is the part of
+the stream from e x `rows` on. So a batch may cover two epochs, and nothing is padded or dropped. The random parts of a
+sample depend only on seed, epoch and row, not on the number of ranks or on interruptions.
 
-A row that cannot be read keeps its place and counts nothing: its sample has weight 0 in the loss, and no other picture
-stands in for it. Reading everything once beforehand would find such rows earlier, at the price of a whole epoch of
-reading before the first step.
+A row that cannot be read keeps its place in the batch. Its sample has weight 0 in the loss, and no other picture
+replaces it. Reading all rows before the training would find such rows earlier, but it would take as long as an epoch of
+reading.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from daskt2i.protocols import Source
 from daskt2i.types import Pixels, Rejection, Row
 
 AHEAD = 2
-"""Batches that are read while the model works on one."""
+"""Batches to read while the model works on one."""
 
 STREAK = 32
-"""Unusable rows one after the other that end the run: a mount is gone, or the source is not what it seems."""
+"""The training ends after so many unusable rows in a row: a mount is missing, or the source is wrong."""
 
 _BLOCK = 1024
-# What a stream of random numbers is for; part of its key.
+# Purposes of streams of random numbers; part of their counter.
 _SPLIT, _ORDER, _SAMPLE, _HELDOUT = range(4)
 
 
@@ -48,10 +48,10 @@ class PictureBatch:
     """A rank's part of a batch.
 
     Attributes:
-        pixels: `uint8[b, height, width, 3]`, upright RGB; black where the row could not be read.
+        pixels: `uint8[b, height, width, 3]`, upright RGB; black if the row could not be read.
         noise: `float32[b, channel, y, x]`, standard normal numbers for the draw from the posterior.
-        weight: `float32[b]`, 1, or 0 where the row could not be read.
-        rows: `int64[b]`, of the source.
+        weight: `float32[b]`, 1; 0 if the row could not be read.
+        rows: `int64[b]`, rows of the source.
     """
 
     pixels: Pixels
@@ -68,7 +68,7 @@ class PictureBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """One picture as it is trained on, or why there is none."""
+    """One training picture, or the reason why there is none."""
 
     pixels: Pixels | None
     noise: npt.NDArray[np.float32]
@@ -76,26 +76,28 @@ class _Sample:
 
 
 class Pictures:
-    """Training samples of one rank, and its held-out pictures.
+    """Training samples of one rank, and its validation pictures.
 
-    A row counts that its source's index does not reject; a row without captions counts too, as nobody reads them here.
+    It uses all rows that the source's index does not reject. It also uses rows without captions, because training an
+    autoencoder needs no captions.
 
     Args:
-        source: where pictures come from. Its `rows` is called in one thread, its `read` in several.
-        resolution: side of a whole picture in pixels.
-        limits: which images are taken.
-        seed: of the split, the order, crops, mirroring and noise.
-        batch: samples of a step over all ranks; `world` divides it.
-        heldout: rows that training never sees.
-        crop: side in pixels of random crops, or None for whole pictures.
-        flip: mirror every other sample, left to right, at random.
+        source: the source of the pictures. One thread calls its `rows`, several threads call its `read`.
+        resolution: side of a whole picture, pixels.
+        limits: limits on the size of an image.
+        seed: seed of the split, the order, crops, mirroring and noise.
+        batch: samples in one step over all ranks. `world` must divide it.
+        heldout: number of validation rows.
+        crop: side of random crops, pixels; None for whole pictures.
+        flip: whether to mirror half of the samples, left to right, at random.
         latent: (channels, reduction) of the autoencoder, for the shape of the noise.
-        cache_bytes: decoded pictures that are kept.
-        threads: that read and decode.
-        tell: called for each row that cannot be used, once per row, in the consumer's thread.
+        rank, world: number of this rank, number of all ranks.
+        cache_bytes: memory for decoded pictures.
+        threads: number of threads that read and decode.
+        tell: called once for each unusable row, in the consumer's thread.
 
     Raises:
-        ConfigError: a batch, crop or number of held-out rows that cannot work with this source.
+        ConfigError: the batch, the crop or the number of validation rows does not fit this source.
         SourceMissing, SourceError: the source as a whole cannot be used.
     """
 
@@ -126,8 +128,8 @@ class Pictures:
         usable = self._usable()
         if len(usable) <= heldout:
             raise ConfigError(
-                f"vae.validation is {heldout}, but the source has {len(usable)} usable rows, so nothing would be left "
-                "to train on; set it lower with --set vae.validation=N, or add pictures."
+                f"vae.validation is {heldout}, but the source has {len(usable)} usable rows, so no rows are left for "
+                "training. Set vae.validation lower, or add pictures."
             )
         mixed = self._generator(_SPLIT, 0, 0).permutation(usable)
         self.heldout = np.sort(mixed[:heldout])
@@ -140,22 +142,22 @@ class Pictures:
 
     @property
     def rows(self) -> int:
-        """Rows that are trained on, which is the length of an epoch."""
+        """Number of training rows, which is the length of an epoch."""
         return len(self._training)
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The training rows in the order of an epoch, `int64[rows]`."""
         if epoch not in self._orders:
             self._orders[epoch] = self._generator(_ORDER, epoch, 0).permutation(self._training)
-            while len(self._orders) > 2:  # reading ahead may stand in the next epoch already
+            while len(self._orders) > 2:  # reading ahead may already need the next epoch
                 self._orders.popitem(last=False)
         return self._orders[epoch]
 
     def part(self, position: int) -> list[tuple[int, int]]:
         """(epoch, row) of this rank's samples of the batch that begins at a stream position.
 
-        Within a batch rows are sorted before it is cut, so that a rank meets mostly the same rows in each epoch and
-        finds them in its memory; the mean over the batch does not know the order.
+        The rows of a batch are sorted before the ranks share them. So a rank needs mostly the same rows in each epoch,
+        and finds them in its memory. The mean over the batch does not depend on the order.
         """
         places = (divmod(place, self.rows) for place in range(position, position + self.batch))
         samples = [(epoch, int(self.order(epoch)[index])) for epoch, index in places]
@@ -163,7 +165,7 @@ class Pictures:
         return sorted(samples, key=lambda s: (s[1], s[0]))[self._rank * share : (self._rank + 1) * share]
 
     def batches(self, position: int) -> Iterator[PictureBatch]:
-        """This rank's part of each batch, from a stream position on, without end.
+        """This rank's part of each batch from a stream position on, without end.
 
         Raises:
             ImagesMissing, SourceError: the last `STREAK` rows were all missing, or all unusable.
@@ -184,37 +186,39 @@ class Pictures:
                     future.cancel()
 
     def heldout_batches(self, size: int) -> Iterator[PictureBatch]:
-        """This rank's share of the held-out pictures, whole, with the same noise each time; no rows that are unusable.
+        """This rank's whole validation pictures with the same noise each time, without unusable rows.
 
         Args:
-            size: pictures of a batch; the last may have fewer.
+            size: pictures in a batch. The last batch may have fewer.
         """
         yield from self._whole(self.heldout[self._rank :: self._world], size)
 
     def sight(self, count: int, size: int, heldout: bool = False) -> Iterator[PictureBatch]:
-        """The first `count` training or held-out pictures, whole, the same on every rank; no rows that are unusable."""
+        """The first `count` whole training or validation pictures, the same on each rank, without unusable rows."""
         yield from self._whole(self.heldout[:count] if heldout else self.order(0)[:count], size)
 
     def close(self) -> None:
-        """End the reading threads and forget the pictures. May be called twice."""
+        """End the reading threads and free the pictures. May be called twice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._cache.clear()
 
     def _check(self) -> None:
         if self.batch % self._world:
             raise ConfigError(
-                f"vae.batch is {self.batch}, which {self._world} ranks cannot share equally; use a multiple of "
-                f"{self._world}, or another launch.ranks."
+                f"vae.batch is {self.batch}, which {self._world} ranks cannot share equally. Set it to a multiple of "
+                f"{self._world}, or set another launch.ranks."
             )
         for name, side in (("dataset.image.resolution", self.resolution), ("vae.crop", self.crop)):
             if side is not None and side % self._reduction:
                 lower = side // self._reduction * self._reduction
                 good = " or ".join(str(n) for n in (lower, lower + self._reduction) if n)
-                raise ConfigError(f"{name} is {side}, but the model reduces each side {self._reduction} times; {good}.")
+                raise ConfigError(
+                    f"{name} is {side}, but the model reduces each side {self._reduction} times. Set it to {good}."
+                )
         if self.crop is not None and self.crop > self.resolution:
             raise ConfigError(
-                f"vae.crop is {self.crop}, but pictures are {self.resolution} pixels wide "
-                "(dataset.image.resolution); use a smaller one, or null for whole pictures."
+                f"vae.crop is {self.crop}, but pictures are {self.resolution} pixels wide (dataset.image.resolution). "
+                "Set it smaller, or to null for whole pictures."
             )
 
     def _usable(self) -> npt.NDArray[np.int64]:
@@ -227,12 +231,12 @@ class Pictures:
         return np.array(found, np.int64)
 
     def _row(self, index: int) -> Row:
-        """A row of the source, without the reason that does not count here."""
+        """A row of the source, without a reason for rejection: a missing caption does not matter here."""
         (row,) = self._source.rows(index, index + 1)
         return dataclasses.replace(row, reason=None, detail="")
 
     def _generator(self, purpose: int, epoch: int, row: int) -> np.random.Generator:
-        """Random numbers by counter (Salmon et al. 2011, Philox 4x64): 28 microseconds, whatever came before."""
+        """Random numbers by counter (Salmon et al. 2011, Philox 4x64). Making the generator takes 28 microseconds."""
         return np.random.Generator(np.random.Philox(counter=[0, row, epoch, purpose], key=self._key))
 
     def _noise(self, generator: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
@@ -240,7 +244,7 @@ class Pictures:
         return generator.standard_normal((self._channels, latent, latent), dtype=np.float32)
 
     def _read(self, row: Row) -> Pixels | Rejection:
-        """The whole picture, from memory if it is there. Called in several threads."""
+        """The whole picture, from the cache if it has it. Several threads call it."""
         pixels = self._cache.get(row.index)
         if pixels is None:
             try:
@@ -251,7 +255,7 @@ class Pictures:
         return pixels
 
     def _sample(self, row: Row, epoch: int) -> _Sample:
-        """One training sample; what is drawn does not depend on whether the row can be read."""
+        """One training sample. Its random numbers do not depend on whether the row can be read."""
         generator = self._generator(_SAMPLE, epoch, row.index)
         side = self.crop or self.resolution
         top, left = (int(n) for n in generator.integers(0, self.resolution - side + 1, 2))
@@ -264,7 +268,7 @@ class Pictures:
         return _Sample(pixels[:, ::-1] if mirrored else pixels, noise, None)
 
     def _still(self, row: Row) -> _Sample:
-        """A whole picture with noise that is always the same."""
+        """A whole picture, always with the same noise."""
         noise = self._noise(self._generator(_HELDOUT, 0, row.index), self.resolution)
         found = self._read(row)
         return _Sample(None, noise, found) if isinstance(found, Rejection) else _Sample(found, noise, None)
@@ -281,7 +285,7 @@ class Pictures:
                 yield PictureBatch(batch.pixels[keep], batch.noise[keep], batch.weight[keep], batch.rows[keep])
 
     def _stack(self, rows: Sequence[int], samples: Sequence[_Sample]) -> PictureBatch:
-        """Samples as arrays, with a word about each row that could not be read."""
+        """Samples as arrays. It reports each row that could not be read."""
         side = samples[0].noise.shape[-1] * self._reduction
         pixels = np.zeros((len(samples), side, side, 3), np.uint8)
         for target, sample in zip(pixels, samples, strict=True):
@@ -304,17 +308,17 @@ class Pictures:
         what = f"row {rejection.row}: {rejection.reason}, {rejection.detail}"
         if rejection.reason is Reason.MISSING_FILE:
             raise ImagesMissing(
-                f"None of the last {STREAK} images that training asked for is there (the last: {what}), so it stopped; "
-                "what was saved stands. See that the images are where they were, and run the same command again."
+                f"All of the last {STREAK} images that training read are missing (the last: {what}), so it stopped. "
+                "The saved checkpoints stay; make sure that the images are at their place, and run it again."
             )
         raise SourceError(
-            f"None of the last {STREAK} images that training asked for can be used (the last: {what}), so it stopped; "
-            "what was saved stands. Check the images and dataset.image, and run the same command again."
+            f"None of the last {STREAK} images that training read can be used (the last: {what}), so it stopped. The "
+            "saved checkpoints stay; check the images and the setting dataset.image, and run it again."
         )
 
 
 class _Cache:
-    """Decoded pictures by row, the least recently used go first. Safe from several threads."""
+    """A cache of decoded pictures by row. It drops the least recently used first. Several threads may use it."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._held = limit, 0
@@ -329,7 +333,7 @@ class _Cache:
             return found
 
     def put(self, row: int, pixels: Pixels) -> None:
-        pixels.flags.writeable = False  # many samples are cut from it
+        pixels.flags.writeable = False  # many samples are views of it
         with self._lock:
             if row in self._pictures:
                 return

@@ -1,8 +1,8 @@
-"""The order of training samples, and the random numbers of each: functions of a seed, an epoch and a row.
+"""The order of training samples, and the random numbers of each sample. Both depend only on seed, epoch and row.
 
-Covers: whole shards shuffled, rows shuffled inside a window of them, which caption an epoch takes, random numbers by
+Covers: shuffling whole shards, shuffling rows inside a window of shards, the caption of each epoch, random numbers by
 counter.
-Does not cover: reading anything (`shards`), batches and ranks (`dataset`).
+Does not cover: reading shards (`shards`), batches and ranks (`dataset`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Sample = tuple[int, int]
 
 
 class Purpose(enum.IntEnum):
-    """What a stream of random numbers is for; part of its counter."""
+    """The purpose of a stream of random numbers. It is part of the counter."""
 
     SPLIT = 0
     SHARDS = 1
@@ -33,49 +33,52 @@ class Purpose(enum.IntEnum):
 
 
 def key_of(seed: int) -> int:
-    """The key of a seed's random numbers, 128 bits."""
+    """The key of the random numbers of a seed, 128 bits."""
     return int.from_bytes(hashlib.sha256(f"daskt2i latents {seed}".encode()).digest()[:16], "little")
 
 
 class RandomStreams:
     """Random numbers by counter (Salmon et al. 2011, Philox 4x64), for one thread.
 
-    One generator is moved from counter to counter, which takes a tenth of the 28 microseconds of a new one.
+    One generator is set to each new counter. This takes a tenth of the 28 microseconds of a new generator.
     """
 
     def __init__(self, key: int) -> None:
         self._bits = np.random.Philox(key=key)
         self._generator = np.random.Generator(self._bits)
-        self._state: Any = self._bits.state  # its buffer is empty, so nothing is left over of another counter
+        self._state: Any = self._bits.state  # its buffer is empty, so it keeps no numbers of another counter
 
     def at(self, purpose: Purpose, epoch: int, row: int) -> np.random.Generator:
-        """The numbers of a purpose, epoch and row; what was returned before stands there too."""
+        """The generator for a purpose, epoch and row. It is always the same object: use it before the next call."""
         self._state["state"]["counter"][:] = (0, row, epoch, purpose)
         self._bits.state = self._state
         return self._generator
 
     def slot(self, epoch: int, row: int, captions: int) -> int:
-        """Which caption of a row an epoch takes: `captions` epochs go through all of them, in an order of their own."""
+        """Index of the caption that an epoch takes of a row. `captions` epochs take each one once, in random order."""
         turn, place = divmod(epoch, captions)
         return int(self.at(Purpose.CAPTION, turn, row).permutation(captions)[place])
 
 
 class ShardSampler:
-    """The training rows in the order of each epoch, made window by window: an epoch of many rows takes no memory.
+    """The training rows in the order of each epoch. It makes one window at a time, so a long epoch takes no memory.
 
     Args:
-        rows: `int64[n]`, ascending.
+        rows: training rows, `int64[n]`, ascending.
+        rows_per_chunk: rows of a shard.
+        window: number of shards whose rows are shuffled together.
+        key: key of the random numbers.
     """
 
     def __init__(self, rows: Whole, rows_per_chunk: int, window: int, key: int) -> None:
         self._rows, self._window, self._streams = rows, window, RandomStreams(key)
-        # Where each shard begins; one that has no training row is not there.
+        # Index of the first row of each shard. A shard without training rows is left out.
         self._edges = np.append(np.unique(rows // rows_per_chunk, return_index=True)[1], len(rows))
         self._shards: OrderedDict[int, tuple[Whole, Whole]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], Whole] = OrderedDict()
 
     def samples(self, position: int, count: int) -> list[Sample]:
-        """(epoch, row) of `count` places of the stream."""
+        """(epoch, row) of `count` samples of the stream from a position on."""
         found: list[Sample] = []
         while len(found) < count:
             epoch, place = divmod(position + len(found), len(self._rows))
@@ -87,7 +90,7 @@ class ShardSampler:
         return found
 
     def _epoch(self, epoch: int) -> tuple[Whole, Whole]:
-        """The order of the shards, and the place in the epoch where each window ends."""
+        """The order of the shards, and the position in the epoch at which each window ends."""
         if epoch not in self._shards:
             order = self._streams.at(Purpose.SHARDS, epoch, 0).permutation(len(self._edges) - 1)
             sizes = np.diff(self._edges)[order]
@@ -105,5 +108,5 @@ class ShardSampler:
 
 def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any) -> None:
     memory[key] = value
-    while len(memory) > 3:  # reading ahead may stand in the next one already
+    while len(memory) > 3:  # reading ahead may already need the next one
         memory.popitem(last=False)

@@ -1,8 +1,8 @@
-"""The shards of a latent store as training reads them: decoded, checked, and kept while they are needed.
+"""Reads the shards of a latent store for training: decodes them, checks them, and keeps them in a cache.
 
-Covers: which rows are accepted, the caption that an epoch wants, raw latents to final ones, shards that are missing or
-damaged, a cache that is bounded in bytes.
-Does not cover: the order of rows (`sample_order`), batches (`dataset`), looking at rows with xarray
+Covers: the accepted rows, the caption of an epoch, scaling raw latents, missing or damaged shards, a cache with a limit
+in bytes.
+Does not cover: the order of rows (`sample_order`), batches (`dataset`), opening a store with xarray
 (`store.zarr_store.open_store`).
 """
 
@@ -30,21 +30,21 @@ from daskt2i.store.zarr_store import ZarrStore, inner_rows
 Floats = npt.NDArray[np.float32]
 
 TOKENS = 8
-"""Trimmed text has a multiple of so many tokens: few shapes for compilers, and what matrix units like."""
+"""Trimmed text has a multiple of so many tokens. So compilers see few shapes, and matrix units are used well."""
 
-_BLOCK_BYTES = 32 * 2**20  # text is decoded in blocks of so much: a shard of 150 MB at once takes 1.5 times as long
+_BLOCK_BYTES = 32 * 2**20  # text is decoded in blocks: decoding a shard of 150 MB at once takes 1.5 times as long
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedShard:
-    """Consecutive rows, decoded.
+    """Consecutive decoded rows.
 
     Attributes:
         start: the first row.
-        mean, std: `float16[row, c, y, x]`, raw; std is None where nothing is drawn.
-        captions: `int64[row]`, how many.
-        states: `float16[row, slot, token, feature]`, of all captions or of one chosen; perhaps fewer tokens.
-        mask: `bool[row, slot, token]`, of all captions.
+        mean, std: `float16[row, c, y, x]`, raw; std is None if nothing is drawn from the posterior.
+        captions: `int64[row]`, number of captions.
+        states: `float16[row, slot, token, feature]` of all captions or of one chosen caption; tokens may be trimmed.
+        mask: `bool[row, slot, token]` of all captions.
     """
 
     start: int
@@ -61,23 +61,24 @@ class LoadedShard:
 
 
 class Reader:
-    """A store as it is read for training.
+    """Reads a store for training.
 
     Args:
-        key: of the random numbers.
-        sample: read what a draw from the posterior needs, where there is one.
+        store: the store.
+        key: key of the random numbers.
+        sample: whether to read the std for a draw from the posterior, if there is one.
 
     Raises:
         StoreMissing: there is no store here.
-        StoreError: it was not made by `encode`, or its metadata or the empty prompt are damaged.
+        StoreError: `encode` did not make the store, or its metadata or the empty prompt is damaged.
     """
 
     def __init__(self, store: ZarrStore, key: int, sample: bool) -> None:
         layout, attributes = store.layout(), store.attributes() or {}
         if "daskt2i" not in attributes:
             raise StoreError(
-                f"{store.address} was not made by encode, so what it holds is unknown. It was not touched; name a run "
-                "folder that encode made."
+                f"{store.address} was not made by encode, so its content is unknown. It was not changed; give a run "
+                "folder that encode made (out)."
             )
         self.attributes: dict[str, Any] = attributes["daskt2i"]
         self.grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
@@ -85,8 +86,8 @@ class Reader:
         arrays = layout["arrays"]
         if missing := {"latent_mean", "text_states", "text_mask"} - arrays.keys():
             raise StoreError(
-                f"{store.address} has no {', '.join(sorted(missing))}, and training needs them. It was not touched; "
-                "encode into another folder with encoders that make them."
+                f"{store.address} has no {', '.join(sorted(missing))}, but training needs them. It was not changed; "
+                "encode into another run folder (out) with encoders that make them."
             )
         channels, height, width = arrays["latent_mean"]["shape"]
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
@@ -105,16 +106,16 @@ class Reader:
         self._scale = np.float32(factor) / std[:, None, None]
 
     def final(self, raw: Floats) -> Floats:
-        """`float32[b, c, y, x]` as the denoiser sees it, in place: `(raw - shift) * scale`, by the VAE's own config."""
+        """Scale `float32[b, c, y, x]` for the denoiser in place: `(raw - shift) * scale`, from the VAE's own config."""
         raw -= self._shift
         raw *= self._scale
         return raw
 
     def accepted(self) -> Whole:
-        """The accepted rows, ascending, from the receipts alone: reading `valid` would touch every shard.
+        """The accepted rows, ascending. They come from the receipts, because reading `valid` would read every shard.
 
         Raises:
-            StoreError: a chunk has no receipt of this store's fingerprint.
+            StoreError: a chunk has no receipt with this store's fingerprint.
         """
         fingerprint, kept = self.attributes["fingerprint"], dict[int, Whole]()
         for receipt in Receipts(self._store.folder).read():
@@ -127,15 +128,19 @@ class Reader:
             first = next(index for index in range(len(self.grid)) if index not in kept)
             raise StoreError(
                 f"{opened} of {len(self.grid)} chunks of {self._store.folder} are not done, first chunk {first}. "
-                "The others stand; run encode again, which does what is left, then train."
+                "The other chunks stay; run encode again, which encodes only the open chunks, then train."
             )
         return np.concatenate([kept[index] for index in range(len(self.grid))])
 
     def read(self, start: int, stop: int, rows: Sequence[int], epoch: int | None = None) -> LoadedShard:
-        """Rows `start <= row < stop`, of which `rows` are of use; with the caption of an epoch alone, or with all.
+        """Rows `start <= row < stop`.
+
+        Args:
+            rows: the rows that must be valid.
+            epoch: load only the caption of this epoch; None loads all captions.
 
         Raises:
-            StoreError: they cannot be read, or are not what the receipt says.
+            StoreError: the rows cannot be read, or they do not match the receipt.
         """
         mean = self._store.read("latent_mean", start, stop)
         std = self._store.read("latent_std", start, stop) if self.draws else None
@@ -157,20 +162,20 @@ class Reader:
             for first, block in self._text(start, stop):
                 for i in chosen.keys() & range(first, first + len(block)):
                     states[i, 0] = block[i - first, chosen[i], :width]
-        # One number of each caption tells: zarr gives a shard that is missing as NaN throughout.
+        # One number of each caption is enough to check: for a missing shard zarr gives only NaN.
         if not np.isfinite(states[:, :, 0, 0][places]).all():
             raise self._gone(start)
         return LoadedShard(start, mean, std, captions, states, mask)
 
     def width(self, mask: npt.NDArray[np.bool_]) -> int:
-        """Tokens that are worth keeping of captions with this mask, `bool[n, token]`."""
+        """Number of tokens to keep of captions with this mask, `bool[n, token]`."""
         if not self.masked:
             return self.tokens
         longest = int(np.flatnonzero(mask.any(0)).max(initial=0)) + 1
         return min(-(-longest // TOKENS) * TOKENS, self.tokens)
 
     def _text(self, start: int, stop: int) -> Iterator[tuple[int, npt.NDArray[np.float16]]]:
-        """All text states of these rows in blocks, each with the place of its first row."""
+        """All text states of these rows in blocks, each with the index of its first row."""
         inner = inner_rows(self.grid.rows_per_chunk, self._text_bytes)
         step = max(1, _BLOCK_BYTES // self._text_bytes // inner) * inner
         for first in range(start, stop, step):
@@ -183,13 +188,12 @@ class Reader:
     def _gone(self, start: int) -> StoreError:
         index = start // self.grid.rows_per_chunk
         return StoreError(
-            f"Chunk {index} of {self._store.address} does not hold what its receipt says: a shard is missing. What "
-            "training has saved stands. Run verify to see which chunks are damaged, then encode again: it repairs "
-            "those alone."
+            f"Chunk {index} of {self._store.address} does not match its receipt: a shard is missing. Saved checkpoints "
+            "stay. Run verify to find the damaged chunks, then encode again: it repairs only these."
         )
 
     def _constant(self, name: str) -> npt.NDArray[Any]:
-        """What the text encoder makes of the empty prompt."""
+        """An array of the empty prompt."""
         import zarr
 
         store = reading_store(self._store.folder, self._store.name)
@@ -197,29 +201,30 @@ class Reader:
             return np.asarray(zarr.open_array(store=store, path=EMPTY_PREFIX + name, mode="r", zarr_format=3)[...])
         except Exception as error:  # zarr and its codecs raise many kinds for damaged bytes
             raise StoreError(
-                f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are untouched; "
-                "run encode again, it makes that anew."
+                f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are unchanged; "
+                "run encode again, which writes it again."
             ) from error
 
 
 class Cache:
-    """Decoded shards, the least recently used go first. Safe from several threads.
+    """A cache of decoded shards. It drops the least recently used shard first. Several threads may use it.
 
     Args:
-        limit: bytes.
-        load: makes a shard; called in `threads` threads, once for all who ask at the same time.
+        limit: limit in bytes.
+        load: loads a shard. Several requests for one shard at the same time call it once.
+        threads: number of threads that call `load`.
     """
 
     def __init__(self, limit: int, load: Callable[[Sample], LoadedShard], threads: int) -> None:
         self._limit, self._load = limit, load
         self._held, self._largest = 0, 0
-        self._lock = threading.RLock()  # a future that is done already calls back at once
+        self._lock = threading.RLock()  # reentrant, because a finished future calls back in the same thread
         self._coming: dict[Sample, Future[LoadedShard]] = {}
         self._kept: OrderedDict[Sample, Future[LoadedShard]] = OrderedDict()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
 
     def get(self, key: Sample) -> Future[LoadedShard]:
-        """The shard, or its promise."""
+        """A future of the shard."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -231,11 +236,11 @@ class Cache:
             return self._coming[key]
 
     def holds(self, shards: int) -> bool:
-        """Whether so many find room, as far as their size is known."""
+        """Whether so many shards fit, judged by the largest shard so far."""
         return shards * self._largest <= self._limit
 
     def close(self) -> None:
-        """End the threads and forget everything."""
+        """End the threads and free all shards."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             self._kept.clear()
@@ -245,7 +250,7 @@ class Cache:
         with self._lock:
             del self._coming[key]
             if future.cancelled() or future.exception() is not None:
-                return  # whoever asks next has it tried again
+                return  # the next request loads it again
             self._kept[key] = future
             size = future.result().nbytes
             self._held += size

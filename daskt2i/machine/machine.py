@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory, GPUs, as far as this process may use them. Imports no torch."""
+"""The cores, memory and GPUs that this process may use. It imports no torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What workers on this machine may share.
+    """The resources that the workers on this machine share.
 
     Attributes:
-        cores: cores that this process may use.
-        memory: bytes, of the machine or of the control group it is confined to.
-        gpus: NVIDIA GPUs that are visible.
+        cores: number of cores that this process may use.
+        memory: memory of the machine, or of the control group of this process, bytes.
+        gpus: number of visible NVIDIA GPUs.
     """
 
     cores: int
@@ -26,7 +26,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """As the operating system grants it to this process: affinity, cgroup limits and CUDA_VISIBLE_DEVICES count."""
+    """The resources that this process may use. Affinity, cgroup limits and CUDA_VISIBLE_DEVICES limit them."""
     from dask.system import CPU_COUNT
 
     return Machine(int(CPU_COUNT), _memory(), _gpus())

@@ -1,10 +1,10 @@
-"""The device, and the number format in which models run on it.
+"""The device, and the precision in which models run on it.
 
-Covers: `auto` by a short probe, refusals of what cannot work.
-Does not cover: where the answer is kept (the store keeps it; workers are told, so that all of them agree).
+Covers: `auto`, which a short measurement resolves; devices and precisions that are refused.
+Does not cover: where the resolved precision is kept (the store keeps it, and each worker gets it with its work).
 
-bf16 halves the time of an encoder where the processor multiplies it in hardware (avx512_bf16, AMX) and costs more than
-fp32 elsewhere, so the processor is asked, not looked up: a probe also sees virtual machines that hide or emulate it.
+bf16 halves the time of an encoder if the processor multiplies bf16 in hardware (avx512_bf16, AMX). On other processors
+it is slower than fp32. The speed is measured, not looked up, because a virtual machine may hide or emulate bf16.
 """
 
 from __future__ import annotations
@@ -16,66 +16,70 @@ from daskt2i.errors import ConfigError
 from daskt2i.types import Precision
 
 GAIN = 1.2
-"""How many times faster than fp32 bf16 must be before it is worth its three significant digits."""
+"""bf16 is used if it is at least this many times faster than fp32, because it has only three significant digits."""
 
 PROBE_SECONDS = 0.3
-"""Time after which no further repetition of the probe is begun."""
+"""The probe starts no further repetition after this time."""
 
 
 def default_device() -> str:
-    """`"cuda"` where torch sees one, else `"cpu"`."""
+    """`"cuda"` if torch sees a GPU, else `"cpu"`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_device(device: str) -> str:
-    """The device, if it is there.
+def check_device(device: str, setting: str = "run.device") -> str:
+    """The device, if it exists.
+
+    Args:
+        setting: where it was asked for, for the message.
 
     Raises:
-        ConfigError: not `cpu`, `cuda` or `cuda:N`, or no such GPU is visible.
+        ConfigError: the name is not `cpu`, `cuda` or `cuda:N`, or no such GPU is visible.
     """
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
-        raise ConfigError(f"The device {device!r} is not known; it can be cpu, cuda or cuda:N.")
+        raise ConfigError(f"The device {device!r} is not known; give cpu, cuda or cuda:N.")
     if kind == "cuda":
         import torch
 
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            raise ConfigError(f"The device {device} is not there: torch sees {count} GPUs; use --set run.device=cpu.")
+            raise ConfigError(f"There is no device {device}: torch sees {count} GPUs. Use {setting}=cpu.")
     return device
 
 
-def resolve(requested: str, device: str, threads: int = 1) -> Precision:
-    """The number format to use.
+def resolve(requested: str, device: str, threads: int = 1, setting: str = "dataset.precision") -> Precision:
+    """The precision to use.
 
     Args:
         requested: `auto`, `fp32`, `bf16` or `fp16`.
         device: `cpu`, `cuda` or `cuda:N`.
-        threads: torch threads during the probe; give what a worker will have.
+        threads: torch threads during the probe; give the number of threads of a worker.
+        setting: the setting that asks for it, for the message.
 
     Raises:
-        ConfigError: an unknown name, a device that is not there, or fp16 on a CPU.
+        ConfigError: the name is unknown, the device does not exist, or fp16 is requested on a CPU.
     """
     check_device(device)
     if requested == "fp16" and device == "cpu":
-        raise ConfigError("fp16 does not run on a CPU at any speed; use --set dataset.precision=auto, fp32 or bf16.")
+        raise ConfigError(f"fp16 does not run on a CPU. Use {setting}=auto, fp32 or bf16.")
     formats: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
     if requested in formats:
         return formats[requested]
     if requested != "auto":
-        raise ConfigError(f"dataset.precision is {requested!r}; it can be auto, fp32, bf16 or fp16.")
+        raise ConfigError(f"{setting} is {requested!r}; it can be auto, fp32, bf16 or fp16.")
     if device == "cpu":
         return "bf16" if _bf16_gain(threads) >= GAIN else "fp32"
     import torch
 
-    # 8.0 is Ampere, the first with bf16 units; older ones emulate it
+    # Compute capability 8.0 is Ampere, the first with bf16 units. Older GPUs emulate bf16.
     return "bf16" if torch.cuda.get_device_capability(torch.device(device))[0] >= 8 else "fp32"
 
 
 def _bf16_gain(threads: int) -> float:
-    """Seconds of a typical convolution in fp32 over seconds in bf16, on this CPU."""
+    """Time of a typical convolution in fp32 divided by its time in bf16, on this CPU."""
     import torch
 
     before = torch.get_num_threads()
@@ -89,7 +93,7 @@ def _bf16_gain(threads: int) -> float:
 
 
 def _conv_seconds(torch: Any, dtype: Any) -> float:
-    """Best of up to 5 runs of a 3x3 convolution, 128 channels, 32 x 32 (0.3 GFLOP), after one run to warm up."""
+    """Seconds of a 3x3 convolution, 128 channels, 32 x 32 (0.3 GFLOP): the best of up to 5 runs after a warm-up run."""
     x = torch.full((1, 128, 32, 32), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.full((128, 128, 3, 3), 0.01, dtype=dtype).to(memory_format=torch.channels_last)
     best, start = float("inf"), time.perf_counter()

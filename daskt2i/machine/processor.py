@@ -1,7 +1,7 @@
-"""Which processor this is, and which instructions it has that decide the speed of matrix products.
+"""The name of the processor, and its instructions for fast matrix products.
 
-Covers: Linux on x86-64; elsewhere the name alone.
-Does not cover: how many cores we may use (`machine`), which precision is fastest (`precision`).
+Covers: Linux on x86-64; on other systems only the name.
+Does not cover: how many cores this process may use (`machine`), which precision is fastest (`precision`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MATRIX = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def processor_name() -> str:
-    """As the processor calls itself."""
+    """The name that the processor reports."""
     for line in _cpuinfo():
         if line.startswith("model name"):
             return " ".join(line.partition(":")[2].split())
@@ -22,7 +22,7 @@ def processor_name() -> str:
 
 
 def matrix_instructions() -> tuple[str, ...]:
-    """Of avx2, avx512f, avx512_bf16 and amx_bf16 the ones that are there; none where nobody tells."""
+    """Which of avx2, avx512f, avx512_bf16 and amx_bf16 the processor has; empty if the system does not report it."""
     for line in _cpuinfo():
         if line.startswith("flags"):
             there = set(line.partition(":")[2].split())

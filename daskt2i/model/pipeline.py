@@ -37,6 +37,8 @@ Sampler = Literal["dpm++", "ddim", "euler"]
 
 INDEX = "model_index.json"
 ABOUT = "daskt2i.json"
+ALONE = "denoiser_alone"
+"""Key of `daskt2i.json`: why there are no encoders, and so no index, beside the denoiser."""
 
 _DPM, _DDIM, _EULER = "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"
 
@@ -124,10 +126,10 @@ def publish(
             "image_encoder": [None, None],
             "requires_safety_checker": False,
         }
-        said = dict(about)
         image_encoder = Component.model_validate(image).build(ImageEncoder, "dataset.encoders.image")
         text_encoder = Component.model_validate(text).build(TextEncoder, "dataset.encoders.text")
         why = export.unfit(image_encoder, text_encoder)
+        said = dict(about) if why is None else {**about, ALONE: why}
         if why is None:
             vae = export.export_vae(image_encoder, here / "vae")
             export.export_text(text_encoder, here / "text_encoder", here / "tokenizer")
@@ -213,7 +215,7 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
 
     with local(folder) as place, quiet():
         found = diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True)
-    return found.to(default_device() if device == "auto" else check_device(device))
+    return found.to(default_device() if device == "auto" else check_device(device, "device"))
 
 
 @contextmanager
@@ -224,7 +226,13 @@ def local(folder: RunFolder) -> Iterator[Path]:
         ModelMissing: the run folder has no pipeline.
     """
     if not exists(folder):
-        raise ModelMissing(f"There is no trained pipeline in {folder.address(PIPELINE)}. Train first (train or run).")
+        place, why = folder.address(PIPELINE), about(folder).get(ALONE)
+        if why is not None:
+            raise ModelMissing(
+                f"{place} holds only the denoiser, so it cannot draw: {why}. Encode and train with other encoders in "
+                "another run folder (out)."
+            )
+        raise ModelMissing(f"There is no trained pipeline in {place}. Train first (train or run).")
     if folder.is_local:
         yield folder.local_path(PIPELINE)
         return

@@ -76,7 +76,7 @@ def estimate(
             found.append(calibrate(mine, executor, shared=here, rows=rows, seconds=seconds, listener=listener))
         wanted = wanted or [found[-1].workers]
     if not found:
-        raise ConfigError(" ".join(notes) + " Nothing was measured; give cpu instead (devices).")
+        raise ConfigError(" ".join(notes) + " Nothing was measured; give cpu, or cpu,cuda (devices).")
     info = prepared.source_info
     result = estimate_of(
         workflow.name,

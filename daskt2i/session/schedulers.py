@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from daskt2i.deploy.connect import Connection
 
-_PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
+_PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://", "inproc://")
 
 
 @dataclass(frozen=True, slots=True)

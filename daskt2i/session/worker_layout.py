@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from daskt2i.config.settings import Workflow
-from daskt2i.encode.prepare import EncodePlan
+from daskt2i.encode.prepare import EncodePlan, memory_settings
 from daskt2i.errors import ConfigError
 from daskt2i.machine.machine import this_machine
 from daskt2i.model.denoiser import PARAMETERS
@@ -50,6 +50,7 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
         chunks=len(prepared.grid),
         workers=1 if one_gpu else workers,
         threads=threads,
+        smaller=f"Make {memory_settings(prepared)} smaller",
     )
     return replace(found, reason="one GPU") if one_gpu else found
 
@@ -77,6 +78,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         chunks=train.batch,  # a rank needs at least one sample of a step
         workers=workers,
         threads=threads,
+        smaller="Choose a smaller train.model.preset",
     )
 
 
@@ -99,6 +101,7 @@ def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
         chunks=machine.cores,
         workers=1 if scheduler.kind == "serial" else scheduler.workers,
         threads=1,
+        smaller="Leave the tokens out (tokens=False, --no-tokens)",
     )
 
 

@@ -1,12 +1,11 @@
-"""Rows of images with captions: where data comes from. Each source is a class that a workflow can name.
+"""Sources of images with captions. Each source is a class that a workflow can name.
 
 In here: COCO's caption format (`coco`, its index in `coco_index`, images in a zip in `zipped`), drawn scenes
-(`scenes`, with everything about drawing in `drawn`), and a fake for tests (`fake`).
+(`scenes`, with all code for drawing in `drawn`), and a fake for tests (`fake`).
 Not in here: decoding images (`images`), encoders, which rows are kept (`facts.selection`).
 Imports: `errors`, `types`, `events`.
-To add one: write a class with `info`, `rows` and `read` as `daskt2i.protocols.Source` describes them, with a cheap
-constructor, and subclass `daskt2i.testing.source.SourceSuite` in a test. A workflow names it by its dotted path; no
-registry needs to know it. Row `index` stays the same for ever, as it is the row of the store; `info().content` changes
-whenever the data does, as it goes into the fingerprint. Class paths stand in workflow files and in fingerprints, so a
-source never moves.
+To add one: write a class with a cheap constructor and the methods of `daskt2i.protocols.Source`, and subclass
+`daskt2i.testing.source.SourceSuite` in a test. A workflow names it by its dotted path; there is no registry. The row
+number of an image must never change, because it is the row of the store. `info().content` must change with the data,
+because it is fingerprinted. Never move a source: workflow files and fingerprints hold its class path.
 """

@@ -1,7 +1,7 @@
-"""COCO captions over images in a folder, in a zip read in place, or under any fsspec address.
+"""A source with COCO captions, and images in a folder, in a zip archive or at an fsspec address.
 
-Covers: which rows there are and what the caption file alone says against them; fetching an image's bytes.
-Does not cover: reading the caption file (`coco_index`), zip archives (`zipped`), what the bytes must be (`images`).
+Covers: the rows, and the rows that the caption file alone shows to be bad; fetching the bytes of an image.
+Does not cover: parsing the caption file (`coco_index`), zip archives (`zipped`), decoding images (`images`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ class CocoSource:
 
     Args:
         images: a folder, a zip archive (read in place), or an fsspec address of either (`s3://…`, `memory://…`,
-            `https://…`; an address is a zip if it ends in `.zip`). A folder may itself be a symbolic link; no file
-            name may lead out of it.
+            `https://…`; an address is a zip if it ends in `.zip`). The folder may itself be a symbolic link. A file
+            name must not lead out of the folder.
         captions: the caption file, at a path or an fsspec address; `.gz`, `.bz2` and `.xz` are unpacked.
-        storage_options: arguments of fsspec for those of the two that are addresses.
+        storage_options: arguments of fsspec. They are used for `images` and `captions` if these are addresses.
 
-    In a zip an image is the entry that has its `file_name`, or else the only one that ends in `/` + `file_name`
-    (`train2014/` of COCO's own archives). A base name alone is never matched: `val/1.jpg` is not `train/1.jpg`.
+    In a zip, the image is the entry with the name `file_name`. If there is none, it is the only entry that ends in
+    `/` + `file_name` (COCO's own archives have a folder `train2014/`). A base name is never matched alone: `val/1.jpg`
+    is not `train/1.jpg`.
 
-    The object is small: pickling drops what was read. A copy that only reads images never parses the caption file.
+    The object is small, because pickling drops the parsed data. A copy that only reads images never parses the caption
+    file.
     """
 
     def __init__(self, images: str, captions: str, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -62,11 +64,11 @@ class CocoSource:
         return f"CocoSource(images={self.images!r}, captions={self.captions!r})"  # storage options may hold secrets
 
     def info(self) -> SourceInfo:
-        """Counts and identity; `content` is the SHA-256 of the caption file as it lies there. Reads it once.
+        """Counts and identity. `content` is the SHA-256 of the caption file as stored. The file is read once.
 
         Raises:
-            SourceMissing: no caption file, or nothing where the images should be.
-            SourceError: not a caption file in COCO format; an archive that is none.
+            SourceMissing: there is no caption file, or there are no images.
+            SourceError: the caption file does not have COCO's format, or the archive is not a zip archive.
         """
         index = self._index()
         self._open_images()
@@ -82,10 +84,10 @@ class CocoSource:
         )
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
-        """Rows `start <= index < stop`; what lies beyond the last row is left out.
+        """Rows `start <= index < stop`. Row numbers after the last row are left out.
 
         Raises:
-            SourceMissing, SourceError: as `info`.
+            SourceMissing, SourceError: as in `info`.
         """
         if start < 0:
             raise IndexError(f"rows start at 0, not at {start}")
@@ -93,11 +95,11 @@ class CocoSource:
         return [index.row(position) for position in range(start, min(stop, len(index)))]
 
     def read(self, row: Row) -> bytes:
-        """The encoded image file of a row. Safe from several threads; keeps no file open.
+        """The encoded image file of a row. Several threads may call it. It keeps no file open.
 
         Raises:
-            RowRejected: `missing-file`, `unsafe-path` (nothing is opened), `unreadable-image` where the file may not
-                be read or the archive is damaged there, `image-too-large` over 256 MiB of file.
+            RowRejected: `missing-file`; `unsafe-path` (nothing is opened); `unreadable-image` if there is no permission
+                to read the file, or the archive is damaged there; `image-too-large` for files over 256 MiB.
             OSError: the disk or the network failed.
         """
         wrong = unusable(row.file_name)
@@ -131,21 +133,21 @@ class CocoSource:
 
 
 def _absolute(address: str) -> str:
-    """A local path from the root on, so that a worker that starts elsewhere finds it; addresses as they are."""
+    """An absolute local path, so that a worker in another working directory finds it. Addresses stay unchanged."""
     return address if "://" in address else str(Path(address).expanduser().absolute())
 
 
 def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
-    """Find out what lies at the address of the images.
+    """Find out whether the address of the images is a folder, a zip archive or a remote folder.
 
     Raises:
         SourceMissing, SourceError
     """
-    missing = f"no images at {address}: give a folder, a .zip file or an fsspec address; nothing was read"
+    missing = f"There are no images at {address}. Give a folder, a .zip file or an fsspec address (images)."
     try:
         files, path = fsspec.core.url_to_fs(address, **options)
     except (ValueError, ImportError) as error:
-        raise SourceError(f"{address} is not an address that fsspec can open: {error}") from error
+        raise SourceError(f"fsspec cannot open {address} (images): {error}.") from error
     local = "file" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
     if local:
         if Path(path).is_dir():
@@ -156,7 +158,7 @@ def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
     if path.lower().endswith(".zip"):
         return Zip(files, path)
     web = "http" in files.protocol or "https" in files.protocol
-    if not web and not files.exists(path):  # most web servers list no folders
+    if not web and not files.exists(path):  # most web servers cannot list a folder
         raise SourceMissing(missing)
     return _Remote(files, path.rstrip("/"), quoted=web)
 
@@ -169,7 +171,7 @@ class _Folder:
         path = self._root / name
         try:
             real = path.resolve()
-        except RuntimeError as error:  # Python < 3.13 says so of a circle of symbolic links
+        except RuntimeError as error:  # Python < 3.13 raises it for a circle of symbolic links
             raise RowRejected(Reason.MISSING_FILE, f"{name} is a circle of symbolic links") from error
         if not real.is_relative_to(self._root):
             raise RowRejected(Reason.UNSAFE_PATH, f"{name} is a symbolic link that leads out of the image folder")

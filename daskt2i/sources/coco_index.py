@@ -1,6 +1,6 @@
-"""A COCO caption file -> rows, compact: 83,000 images with 414,000 captions take about 70 MB.
+"""Parses a COCO caption file into rows. 83,000 images with 414,000 captions take about 70 MB of memory.
 
-Covers: reading the file once (hash and parse), what makes it unusable, what the file alone says against a row.
+Covers: reading the file once (hash and parse), errors in the file, rows that the file alone shows to be bad.
 Does not cover: the images themselves (`coco`).
 """
 
@@ -20,12 +20,15 @@ import fsspec
 from daskt2i.errors import Reason, SourceError, SourceMissing
 from daskt2i.types import Row
 
-_EXPECTED = "a JSON object with `images` (id, file_name) and `annotations` (image_id, caption)"
+_EXPECTED = (
+    "The caption file (captions) must be a JSON object with `images` (id, file_name) and `annotations` "
+    "(image_id, caption)."
+)
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 _ABSENT = object()
 
 _Entry = tuple[Any, Any, Any, Any, Any]
-"""id, image_id, file_name, caption, license of one JSON object, `_ABSENT` where it has no such key."""
+"""id, image_id, file_name, caption, license of one JSON object; `_ABSENT` if it has no such key."""
 
 
 @dataclass(slots=True)
@@ -33,12 +36,12 @@ class Index:
     """The rows of a caption file.
 
     Attributes:
-        sha256: of the file as it lies there, 64 hex digits.
+        sha256: SHA-256 of the file as stored, 64 hex digits.
         ids: image ids, int64.
         names: file names.
-        captions: per row the captions that are not blank.
+        captions: for each row, the captions that are not blank.
         rejected: row -> why it cannot be used.
-        licences: per row its licence: the name that the file gives it, else its number; "" without one.
+        licences: for each row, the name of its licence; its number if the file does not name it; "" without a licence.
         orphan_captions, blank_captions: as in `SourceInfo`.
     """
 
@@ -58,7 +61,7 @@ class Index:
         return len(self.names)
 
     def row(self, index: int) -> Row:
-        """Row `index`, with the reason against it if there is one."""
+        """Row `index`, with the reason if it is rejected."""
         reason, detail = self.rejected.get(index, (None, ""))
         return Row(
             index, self.ids[index], self.names[index], self.captions[index], reason, detail, self.licences[index]
@@ -68,20 +71,20 @@ class Index:
 def parse(address: str, options: dict[str, Any]) -> Index:
     """Read a caption file at a path or an fsspec address.
 
-    Captions are kept exactly as they stand. Empty, white-space, missing and non-text ones are counted as blank, as is
-    text with half a surrogate pair in it: no UTF-8 store could hold it. The captions of an id that is listed twice
-    belong to its first entry. Ids are integers of 64 bits; digits in quotes are taken as such.
+    Captions are kept unchanged. Captions that are empty, white-space, missing or not text count as blank. Text with
+    half a surrogate pair counts as blank too, because UTF-8 cannot hold it. If an id is listed twice, its captions
+    belong to the first entry. Ids are 64-bit integers; digits in quotes count as integers.
 
     Raises:
-        SourceMissing: it is not there.
-        SourceError: it cannot be read, or is not a caption file.
+        SourceMissing: there is no such file.
+        SourceError: the file cannot be read, or it is not a caption file.
     """
     digest, document = _load(address, options)
     if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in ("images", "annotations")):
-        raise SourceError(f"{address} is not a COCO caption file: expected {_EXPECTED}")
+        raise SourceError(f"{address} is not a COCO caption file. {_EXPECTED}")
     images, annotations = document.pop("images"), document.pop("annotations")
     if not images:
-        raise SourceError(f"{address} lists no images: expected {_EXPECTED}")
+        raise SourceError(f"{address} lists no images. {_EXPECTED}")
 
     index = Index(digest)
     licences = _licences(document.get("licenses"))
@@ -90,7 +93,7 @@ def parse(address: str, options: dict[str, Any]) -> Index:
         number, _, name, _, licence = _fields(address, "images", position, entry)
         image_id = _integer(address, "images", position, "id", number)
         if first.setdefault(image_id, position) != position:
-            index.rejected[position] = (Reason.DUPLICATE_ID, f"id {image_id} is that of row {first[image_id]} already")
+            index.rejected[position] = (Reason.DUPLICATE_ID, f"row {first[image_id]} already has id {image_id}")
         elif (wrong := unusable(name)) is not None:
             index.rejected[position] = wrong
         index.ids.append(image_id)
@@ -107,7 +110,7 @@ def parse(address: str, options: dict[str, Any]) -> Index:
 
 
 def unusable(name: object) -> tuple[Reason, str] | None:
-    """Why an image of this name is never opened; None if it may be."""
+    """Why an image with this name must not be opened; None if it may be opened."""
     if not isinstance(name, str) or not name:
         return Reason.MISSING_FILE, "the entry has no file_name"
     if _storable(name) != name:
@@ -124,14 +127,14 @@ def unusable(name: object) -> tuple[Reason, str] | None:
 
 
 def _load(address: str, options: dict[str, Any]) -> tuple[str, Any]:
-    """SHA-256 of the file, and its top object with everything below it as `_Entry`. Reads the file once."""
+    """SHA-256 of the file, and its top object with all objects below it as `_Entry`. It reads the file once."""
     try:
         with fsspec.open(address, "rb", **options) as stream:
             raw = bytes(stream.read())
     except FileNotFoundError as error:
-        raise SourceMissing(f"no caption file at {address}: expected {_EXPECTED}; nothing was read") from error
+        raise SourceMissing(f"There is no caption file at {address}. {_EXPECTED}") from error
     except (OSError, ValueError, ImportError) as error:
-        raise SourceError(f"cannot read the caption file {address}: {error}") from error
+        raise SourceError(f"The caption file {address} cannot be read: {error}.") from error
     digest = hashlib.sha256(raw).hexdigest()
     try:
         packing = fsspec.utils.infer_compression(address.partition("::")[0])
@@ -140,22 +143,22 @@ def _load(address: str, options: dict[str, Any]) -> tuple[str, Any]:
                 raw = stream.read()
     except MemoryError:
         raise
-    except Exception as error:  # each compression has errors of its own
-        raise SourceError(f"{address} cannot be unpacked ({error}): expected {_EXPECTED}") from error
+    except Exception as error:  # each compression has its own errors
+        raise SourceError(f"{address} cannot be unpacked: {error}. {_EXPECTED}") from error
     try:
         text = raw.decode(json.detect_encoding(raw))
         del raw  # a hundred megabytes for large sets
         return digest, json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_thin)
     except UnicodeDecodeError as error:
-        raise SourceError(f"{address} is not UTF-8 text: expected {_EXPECTED}") from error
+        raise SourceError(f"{address} is not UTF-8 text. {_EXPECTED}") from error
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{address} is not whole, valid JSON ({error}): expected {_EXPECTED}") from error
+        raise SourceError(f"{address} is not complete and valid JSON: {error}. {_EXPECTED}") from error
 
 
 def _thin(pairs: list[tuple[str, Any]]) -> Any:
-    """Keep five values of an object and let go of the rest (addresses, dates, boxes) while the file is parsed."""
+    """Keep five values of an object, and drop the others (addresses, dates, boxes) while the file is parsed."""
     item = dict(pairs)
-    if "images" in item or "annotations" in item or ("url" in item and "name" in item):  # the file, or a licence
+    if "images" in item or "annotations" in item or ("url" in item and "name" in item):  # the top object, or a licence
         return item
     return _values(item)
 
@@ -169,7 +172,7 @@ def _values(item: dict[str, Any]) -> _Entry:
 
 
 def _licences(listed: Any) -> dict[str, str]:
-    """Number -> name. A file without usable licences is as good as any other."""
+    """Number -> name. Licences that cannot be used are ignored."""
     found = {}
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("name"), str):
@@ -199,7 +202,7 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
             index.caption_count += 1
             index.caption_characters += len(caption)
     if annotations and not named:
-        raise SourceError(f"no annotation in {address} has a caption (an instances file?): expected {_EXPECTED}")
+        raise SourceError(f"No annotation in {address} has a caption; it may be an instances file. {_EXPECTED}")
     index.captions = [tuple(kept) if kept else () for kept in gathered]
     index.slots = max(map(len, index.captions))
 
@@ -207,9 +210,9 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
 def _fields(address: str, where: str, position: int, entry: Any) -> _Entry:
     if isinstance(entry, tuple) and len(entry) == 5:
         return entry
-    if isinstance(entry, dict) and "url" in entry:  # kept whole as a licence would be
+    if isinstance(entry, dict) and "url" in entry:  # `_thin` took it for a licence
         return _values(entry)
-    raise SourceError(f"entry {position} of `{where}` in {address} is not an object: expected {_EXPECTED}")
+    raise SourceError(f"In {address}, entry {position} of `{where}` is not an object. {_EXPECTED}")
 
 
 def _integer(address: str, where: str, position: int, key: str, value: Any) -> int:
@@ -218,11 +221,13 @@ def _integer(address: str, where: str, position: int, key: str, value: Any) -> i
     if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
         return value
     shown = "missing" if value is _ABSENT else repr(value)[:60]
-    raise SourceError(f"`{key}` of entry {position} of `{where}` in {address} is {shown}: expected a 64-bit integer")
+    raise SourceError(
+        f"In {address}, `{key}` of entry {position} of `{where}` is {shown}, but it must be a 64-bit integer."
+    )
 
 
 def _storable(text: object) -> str:
-    """Text as UTF-8 can hold it, "" for anything else."""
+    """Text that UTF-8 can hold; "" for a value that is not text."""
     if not isinstance(text, str):
         return ""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,7 +1,7 @@
-"""Plain coloured images with captions, made on the spot: a source for tests, a few microseconds a row.
+"""A source for tests: images of one colour with captions. It makes a row in a few microseconds.
 
-Covers: any number of rows, the same for ever; rows that are missing, unreadable or without caption on demand.
-Does not cover: pictures that mean something (`scenes`).
+Covers: any number of rows, always the same; rows that are missing, unreadable or without caption, if a test asks.
+Does not cover: pictures with content (`scenes`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from daskt2i.types import Row, SourceInfo
 
 
 class FakeSource:
-    """BMP images of one colour each, told by the row's index.
+    """BMP images of one colour each. The index of the row gives the colour.
 
     Args:
         rows: number of rows.
-        captions: captions of each row.
-        width, height: of every image in pixels.
-        missing: rows whose file is not there (`read` says so).
-        unreadable: rows whose file is cut short (decoding says so).
-        uncaptioned: rows without a caption (the index says so).
+        captions: number of captions of each row.
+        width, height: size of every image, pixels.
+        missing: rows without a file; `read` rejects them.
+        unreadable: rows with a truncated file; decoding rejects them.
+        uncaptioned: rows without a caption; `rows` marks them as rejected.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class FakeSource:
         self._uncaptioned = frozenset(uncaptioned)
 
     def info(self) -> SourceInfo:
-        """Counts and identity; `content` is the arguments."""
+        """Counts and identity. `content` holds the arguments."""
         captioned = self._rows - sum(0 <= index < self._rows for index in self._uncaptioned)
         characters = sum(len(c) for index in range(self._rows) for c in self._row(index).captions)
         return SourceInfo(
@@ -63,7 +63,7 @@ class FakeSource:
         )
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
-        """Rows `start <= index < stop`; what lies beyond the last row is left out."""
+        """Rows `start <= index < stop`. Row numbers after the last row are left out."""
         if start < 0:
             raise IndexError(f"rows start at 0, not at {start}")
         return [self._row(index) for index in range(start, min(stop, self._rows))]
@@ -72,7 +72,7 @@ class FakeSource:
         """The BMP file of a row, `width` x `height` pixels of its colour.
 
         Raises:
-            RowRejected: `missing-file`, or why the row was rejected already.
+            RowRejected: `missing-file`, or the reason that the row already has.
         """
         if row.reason is not None:
             raise RowRejected(row.reason, row.detail)
@@ -89,7 +89,7 @@ class FakeSource:
 
 
 def colour(index: int) -> tuple[int, int, int]:
-    """Red, green, blue of a row: neighbours differ much, and the first 16,777,216 rows differ from each other."""
+    """Red, green, blue of a row. Neighbours differ much, and the first 16,777,216 rows are all different."""
     code = (index * 0x9E3779B1) & 0xFFFFFF  # an odd factor (2**32 / golden ratio) permutes the 24-bit numbers
     return code >> 16, code >> 8 & 255, code & 255
 

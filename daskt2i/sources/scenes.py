@@ -1,9 +1,9 @@
-"""Drawn scenes as a source, or as a COCO folder on disk: data with captions that needs no download.
+"""Drawn scenes with captions, as a source or as a COCO folder on disk. They need no download.
 
-Covers: `ScenesSource`, which draws as it is read, and `write_scenes`, which makes the same pictures a folder that
-`CocoSource` reads. The names of `drawn.drawing` and `drawn.grammar` that users need are here too.
-Does not cover: how scenes are drawn (`drawn.drawing`) and told (`drawn.grammar`), reading pictures back
-(`drawn.judge`).
+Covers: `ScenesSource` draws a picture when it is read. `write_scenes` writes the same pictures to a folder that
+`CocoSource` reads. Users also find here the names that they need from `drawn.drawing` and `drawn.grammar`.
+Does not cover: how scenes are drawn (`drawn.drawing`) and described (`drawn.grammar`), recognising the shapes of a
+picture (`drawn.judge`).
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ __all__ = [
 
 CAPTIONS = 5
 COUNTED = 2_000
-"""Beyond this many rows the length of all captions is scaled up from the first ones: counting takes 0.1 ms a row."""
+"""With more rows, the length of all captions is estimated from this many rows: counting takes 0.1 ms a row."""
 
 
 class ScenesSource:
     """Scenes 0 to `rows` - 1 of a seed, drawn when they are read. Row i does not depend on `rows`.
 
     Args:
-        rows: how many, at least 1.
-        seed: which of the endless sets of scenes.
-        shapes: most shapes in a scene, 1 or 2; one alone is drawn larger.
+        rows: number of scenes, at least 1.
+        seed: seed of the scenes.
+        shapes: largest number of shapes in a scene, 1 or 2. With 1, the shapes are drawn larger.
 
     Raises:
-        ConfigError: one of them is not such a number.
+        ConfigError: an argument is not a whole number in its range.
     """
 
     def __init__(self, rows: int = 1000, seed: int = 0, shapes: int = 2) -> None:
@@ -77,7 +77,7 @@ class ScenesSource:
         )
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
-        """Rows `start <= index < stop`, as far as there are."""
+        """Rows `start <= index < stop`. Row numbers outside the source are left out."""
         return tuple(
             Row(i, i + 1, _file_name(self._identity, i), captions(self._scene(i)))
             for i in range(max(start, 0), min(stop, self._rows))
@@ -94,7 +94,7 @@ class ScenesSource:
 def jpeg(scene: Scene) -> bytes:
     """The picture of a scene as a JPEG file of quality 95.
 
-    The pixels drawn are the same everywhere; the bytes may differ between releases of the JPEG library.
+    The drawn pixels are the same on every machine. The bytes may differ between releases of the JPEG library.
     """
     buffer = io.BytesIO()
     Image.fromarray(draw(scene)).save(buffer, "JPEG", quality=95)
@@ -102,24 +102,24 @@ def jpeg(scene: Scene) -> bytes:
 
 
 def write_scenes(folder: Path, rows: int, seed: int = 0, shapes: int = 2, listener: Listener = ignore) -> Path:
-    """Write scenes as a COCO folder: `images/*.jpg`, and `captions.json` last, when every picture is there.
+    """Write scenes as a COCO folder: first `images/*.jpg`, and at the end `captions.json`.
 
-    A folder that already holds exactly these scenes is left as it is, but for pictures that went missing, which are
-    drawn again. After an interruption the same call starts over and ends well. Nothing is ever deleted.
+    If the folder already holds these scenes, only missing pictures are drawn again. After an interruption, the same
+    call starts from the beginning and completes the folder. Nothing is ever deleted.
 
     Args:
-        folder: made if it is not there.
-        rows: how many, at least 1.
-        seed: which of the endless sets of scenes.
-        shapes: most shapes in a scene, 1 or 2; one alone is drawn larger.
-        listener: told how many pictures are drawn.
+        folder: the folder; it is made if it does not exist.
+        rows: number of scenes, at least 1.
+        seed: seed of the scenes.
+        shapes: largest number of shapes in a scene, 1 or 2. With 1, the shapes are drawn larger.
+        listener: gets the number of drawn pictures.
 
     Returns:
         The path of `captions.json`.
 
     Raises:
-        ConfigError: one of them is not such a number.
-        SourceError: the folder holds something else; it was not touched.
+        ConfigError: a number is not in its range.
+        SourceError: the folder holds something else (it was not changed), or it cannot be written.
     """
     identity = _identity(rows, seed, shapes)
     folder = Path(folder)
@@ -142,8 +142,8 @@ def write_scenes(folder: Path, rows: int, seed: int = 0, shapes: int = 2, listen
             part.replace(listing)
     except OSError as error:
         raise SourceError(
-            f"the scenes cannot be written to {folder}: {error.strerror or error}; "
-            f"there is no complete set there; call it again when that is solved"
+            f"The scenes cannot be written to {folder}: {error.strerror or error}. "
+            "The folder is incomplete; solve this and run it again to complete it."
         ) from error
     return listing
 
@@ -151,22 +151,22 @@ def write_scenes(folder: Path, rows: int, seed: int = 0, shapes: int = 2, listen
 def _identity(rows: int, seed: int, shapes: int) -> dict[str, int]:
     for name, value, least in (("rows", rows, 1), ("seed", seed, 0), ("shapes", shapes, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"{name} of drawn scenes is {value!r}; it must be a whole number, {least} or more")
+            raise ConfigError(f"Drawn scenes need a whole number of at least {least} for {name}, not {value!r}.")
     if shapes > 2:
-        raise ConfigError(f"shapes of drawn scenes is {shapes}; a scene has 1 or 2")
+        raise ConfigError(f"Drawn scenes need 1 or 2 for shapes, not {shapes}.")
     if shapes == 1:
         return {"rows": rows, "seed": seed, "version": CLOSE_VERSION, "shapes": 1}
     return {"rows": rows, "seed": seed, "version": VERSION}
 
 
 def _file_name(identity: dict[str, int], index: int) -> str:
-    """Of one picture. Scenes of one shape are others, so that they are named otherwise."""
+    """The file name of a picture. Scenes of one shape are different pictures, so they have another name."""
     kind = "single" if identity.get("shapes") == 1 else "scene"
     return f"{kind}-{identity['seed']}-{index:08d}.jpg"
 
 
 def _present(images: Path) -> dict[str, int]:
-    """Name -> size in bytes of what lies in the folder of images."""
+    """Name -> size in bytes, for each file in the folder of images."""
     return {path.name: path.stat().st_size for path in images.iterdir()} if images.is_dir() else {}
 
 
@@ -190,10 +190,10 @@ def _digest(images: Any, annotations: Any) -> str:
 
 
 def _holds(listing: Path, identity: dict[str, int], folder: Path) -> bool:
-    """True if the caption file is that of these scenes, False if there is none.
+    """True if the caption file belongs to these scenes, False if there is none.
 
     Raises:
-        SourceError: it is another one, or was changed.
+        SourceError: it belongs to other scenes, or somebody changed it.
     """
     try:
         document = json.loads(listing.read_bytes())
@@ -207,20 +207,20 @@ def _holds(listing: Path, identity: dict[str, int], folder: Path) -> bool:
     if found == identity and unchanged:
         return True
     if found == identity:
-        what = "these scenes, but with captions that were changed since"
+        what = "these scenes, but its captions were changed"
     elif isinstance(found, dict):
         what = "other scenes (" + ", ".join(f"{key} {value}" for key, value in found.items()) + ")"
     else:
         what = "a caption file that is not of drawn scenes"
-    raise SourceError(f"{folder} holds {what}; nothing was touched; give another folder, or remove this one")
+    raise SourceError(f"{folder} holds {what}. Nothing was changed; give another folder, or delete this one.")
 
 
 def _check_free(folder: Path, there: dict[str, int], names: set[str]) -> None:
-    """Raises SourceError unless the folder is empty, absent, or what an interrupted write of these scenes left."""
+    """Raise SourceError unless the folder is missing, empty, or left by an interrupted write of these scenes."""
     if folder.is_dir():
         others = [p.name for p in folder.iterdir() if p.name not in ("images", "captions.json.part")]
         others += [f"images/{name}" for name in there if name not in names]
         if others:
             scenes = all(re.fullmatch(r"images/(scene|single)-\d+-\d{8,}\.jpg", name) for name in others)
             what = "part of another set of scenes" if scenes else f"something else ({min(others)})"
-            raise SourceError(f"{folder} holds {what}; nothing was touched; give an empty folder, or remove this one")
+            raise SourceError(f"{folder} holds {what}. Nothing was changed; give an empty folder, or delete this one.")

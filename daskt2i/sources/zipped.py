@@ -1,7 +1,7 @@
 """Files of a zip archive, read in place from any fsspec file system.
 
-Covers: the directory, read once per process; each file by one ranged read, with no state, so that threads do not wait
-for each other and a forked process disturbs nobody. Stored and deflated entries, zip64.
+Covers: reading the directory once per process; reading each file with one ranged read and without shared state, so that
+threads do not wait for each other and forked processes do not disturb each other; stored and deflated entries, zip64.
 Does not cover: which names are allowed (`coco_index.unusable`), encrypted entries and other compressions (rejected).
 """
 
@@ -15,25 +15,25 @@ from typing import Any
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 
 MAX_FILE_BYTES = 2**28
-"""An image file over 256 MiB is not fetched: no photograph is that large, and an archive can claim any size."""
+"""A larger image file is not fetched (256 MiB): no photograph is that large, and an archive can claim any size."""
 
 _LOCAL = struct.Struct("<4s22xHH")
 """Local file header (APPNOTE 4.3.7): signature, …, length of the name, length of the extra field. 30 bytes."""
 
 _SLACK = 128
-"""Bytes fetched beyond what the directory says of a header: its extra field may be longer than the directory's."""
+"""Extra bytes to fetch: the extra field of a local header may be longer than the one in the directory."""
 
 
 class Zip:
-    """The directory of an archive: entry name -> where its bytes lie.
+    """The directory of an archive: entry name -> position of its bytes.
 
     Args:
         files: an fsspec file system.
-        path: the archive in it.
+        path: path of the archive in it.
 
     Raises:
-        SourceMissing: it is not there.
-        SourceError: it is not a zip archive.
+        SourceMissing: there is no such file.
+        SourceError: the file is not a zip archive.
     """
 
     def __init__(self, files: Any, path: str) -> None:
@@ -54,17 +54,21 @@ class Zip:
                     if not entry.is_dir()
                 }
         except FileNotFoundError as error:
-            raise SourceMissing(f"no images at {path}: give a folder, a .zip file or an fsspec address") from error
+            raise SourceMissing(
+                f"There are no images at {path}. Give a folder, a .zip file or an fsspec address (images)."
+            ) from error
         except PermissionError as error:
-            raise SourceError(f"no permission to read the images at {path}") from error
+            raise SourceError(f"There is no permission to read the images at {path} (images).") from error
         except (zipfile.BadZipFile, EOFError, struct.error, UnicodeDecodeError, NotImplementedError) as error:
-            raise SourceError(f"{path} is neither a folder of images nor a zip archive: {error}") from error
+            raise SourceError(
+                f"{path} is neither a folder of images nor a zip archive: {error}. Give one of these (images)."
+            ) from error
         self._ends: dict[str, list[str]] = {}
         for name in self._entries:
             self._ends.setdefault(name.rpartition("/")[2], []).append(name)
 
     def read(self, name: str) -> bytes:
-        """The bytes of the entry called `name`, or else of the only one that ends in `/name`.
+        """The bytes of the entry `name`, or, if there is none, of the only entry that ends in `/name`.
 
         Raises:
             RowRejected: `missing-file`, `unreadable-image`, `image-too-large`.
@@ -84,7 +88,7 @@ class Zip:
             data += self._range(offset + start + len(data), offset + start + packed)
         if method == zipfile.ZIP_DEFLATED:
             try:
-                data = zlib.decompressobj(-15).decompress(data, size + 1)  # never more than the directory promised
+                data = zlib.decompressobj(-15).decompress(data, size + 1)  # one byte more than promised shows a lie
             except zlib.error as error:
                 raise RowRejected(Reason.UNREADABLE_IMAGE, f"the archive is damaged here: {error}") from error
         if len(data) != size or zlib.crc32(data) != crc:

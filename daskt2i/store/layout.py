@@ -1,6 +1,6 @@
-"""Which arrays a store has: what the encoders make, and what each row brings with it.
+"""The arrays of a store: those of the encoders, and those of the rows themselves.
 
-Covers: names, dimensions, dtypes and fill values, and empty arrays of a chunk in that shape.
+Covers: names, dimensions, dtypes and fill values; the empty arrays of a chunk.
 Does not cover: shards, compression, files (`zarr_store`).
 """
 
@@ -15,11 +15,11 @@ import numpy.typing as npt
 from daskt2i.types import ArraySpec, Constant, EncoderInfo
 
 EMPTY_PREFIX = "empty_"
-"""The empty prompt's arrays stand once beside the others, without `row` and `slot`: `empty_text_states`, …"""
+"""Prefix of the arrays of the empty prompt. They have no `row` and no `slot` dimension: `empty_text_states`, …"""
 
 
 def row_arrays(slots: int) -> tuple[ArraySpec, ...]:
-    """What a row brings: its captions and where its pixels came from."""
+    """The arrays of the rows: captions and the origin of the pixels."""
     return (
         ArraySpec("caption", ("slot",), (slots,), "string", "", "captions as in the source; unused slots are empty"),
         ArraySpec("image_id", (), (), "int64", 0, "the source's number for the image"),
@@ -31,19 +31,19 @@ def row_arrays(slots: int) -> tuple[ArraySpec, ...]:
 
 
 def text_arrays(text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
-    """A text encoder's arrays with the `slot` dimension in front."""
+    """A text encoder's arrays with `slot` as first dimension."""
     return tuple(
         ArraySpec(a.name, ("slot", *a.dims), (slots, *a.shape), a.dtype, a.fill, a.description) for a in text.arrays
     )
 
 
 def store_arrays(image: EncoderInfo, text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
-    """All arrays of a store that have a row dimension; `slots` is the number of captions of the fullest row."""
+    """All arrays of a store that have a row dimension. `slots` is the largest number of captions that a row has."""
     return (*image.arrays, *text_arrays(text, slots), *row_arrays(slots))
 
 
 def empty_prompt(text: EncoderInfo, made: Mapping[str, npt.NDArray[Any]]) -> tuple[Constant, ...]:
-    """What the text encoder makes of the empty prompt, for caption dropout; `made` has no caption dimension."""
+    """The text encoder's arrays of the empty prompt, for caption dropout. `made` has no caption dimension."""
     return tuple(
         Constant(EMPTY_PREFIX + a.name, a.dims, made[a.name], f"the empty prompt: {a.description}")
         for a in text.arrays
@@ -52,7 +52,7 @@ def empty_prompt(text: EncoderInfo, made: Mapping[str, npt.NDArray[Any]]) -> tup
 
 
 def empty_chunk(arrays: Sequence[ArraySpec], rows: int) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of `rows` rows that hold nothing but fill values."""
+    """Arrays of `rows` rows that hold only fill values."""
     return {a.name: _filled((rows, *a.shape), a) for a in arrays}
 
 

@@ -1,14 +1,14 @@
-"""One encode at a time in a run folder; the second one is told who holds it.
+"""The lock of a run folder: it allows one encode at a time, and tells a second one who holds it.
 
-Covers: taking and giving back the lock, and the sentence for whoever comes second.
-Does not cover: workers, which never take it: chunks are whole and a receipt is renamed into place, so that workers left
-over from a killed driver do no harm.
+Covers: taking and releasing the lock, and the message for a second process.
+Does not cover: workers. They never take the lock. Chunks are whole and a receipt is renamed into place, so workers of a
+killed driver do no harm.
 
-On this machine and on shared file systems with locks it is `flock` on `encode.lock`: the kernel releases it when the
-process ends, however it ends. Elsewhere (object stores, file systems without `flock`) it is an object that its holder
-renews every 30 s, and that counts no more once it is 120 s old. Such a lock is a courtesy: two drivers that start in
-the same moment, or clocks that are minutes apart, can defeat it. That costs double work and no data, because a chunk
-that is written twice is the same bytes.
+On this machine and on shared file systems with locks, the lock is `flock` on `encode.lock`. The kernel releases it when
+the process ends for any reason. Elsewhere (object stores, file systems without `flock`) it is an object. Its holder
+renews it every 30 s, and it is stale after 120 s. This kind of lock is not safe: it can fail if two drivers start at
+the same moment, or if clocks differ by minutes. That costs double work but no data, because a chunk that is written
+twice has the same bytes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 BEAT_SECONDS = 30.0
-"""How often the holder of a lock object renews it."""
+"""Time between two renewals of a lock object by its holder."""
 
 STALE_SECONDS = 120.0
-"""Age at which a lock object counts no more."""
+"""An older lock object does not count."""
 
 SETTLE_SECONDS = 1.0
-"""How long a lock object is left before looking whether somebody else wrote over it."""
+"""Time to wait before a check whether another process overwrote the lock object."""
 
 _FORGET: list[Callable[[], None]] = []
 _BUSY = frozenset({errno.EAGAIN, errno.EACCES})
@@ -56,10 +56,10 @@ def hold(folder: RunFolder, label: str) -> Iterator[None]:
     """Hold the run folder while the block runs.
 
     Args:
-        label: what this process is doing, for whoever comes second: `"encode"`.
+        label: what this process does, for the message to a second process: `"encode"`.
 
     Raises:
-        StoreBusy: somebody else holds it; the sentence names them.
+        StoreBusy: another process holds the run folder. The message names it.
         StoreError, StoreFull: the lock cannot be written here.
     """
     with contextlib.ExitStack() as stack:
@@ -70,7 +70,7 @@ def hold(folder: RunFolder, label: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
-    """Whether the file is locked; False where the file system has no locks."""
+    """Lock the file. It yields False if the file system has no locks."""
     path = folder.local_path(LOCK)
     handle = _locked(folder, path)
     if handle is None:
@@ -78,7 +78,7 @@ def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
         return
 
     def forget() -> None:
-        """A forked child shares the lock until it closes its copy, and could outlive us."""
+        """Close the child's copy of the file: a forked child shares the lock, and may live longer than its parent."""
         with contextlib.suppress(OSError):
             os.close(handle)
 
@@ -86,11 +86,11 @@ def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
     owner = os.getpid()
     try:
         os.ftruncate(handle, 0)
-        with contextlib.suppress(OSError):  # a full disk: the lock holds, only the name of its holder is missing
+        with contextlib.suppress(OSError):  # on a full disk the lock works, but the name of its holder is missing
             os.pwrite(handle, json.dumps(_holder(label)).encode(), 0)
         yield True
     finally:
-        if os.getpid() == owner:  # and not a forked child that leaves the block on its way out
+        if os.getpid() == owner:  # not in a forked child that leaves the block when it exits
             _FORGET.remove(forget)
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -98,7 +98,7 @@ def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
 
 
 def _locked(folder: RunFolder, path: Path) -> int | None:
-    """The descriptor of the locked file, or None where the file system has no locks."""
+    """The descriptor of the locked file; None if the file system has no locks."""
     while True:
         with folder.explaining(f"write {LOCK}"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _locked(folder: RunFolder, path: Path) -> int | None:
             if error.errno in _NO_FLOCK:
                 return None
             raise
-        os.close(handle)  # its holder removed it between our open and our lock: try the new one
+        os.close(handle)  # the former holder removed the file between open and lock, so try the new file
 
 
 def _is_still(handle: int, path: Path) -> bool:
@@ -146,10 +146,10 @@ def _beating(folder: RunFolder, label: str) -> Iterator[None]:
 
     def keep() -> None:
         while not stop.wait(BEAT_SECONDS):
-            # A store that cannot be reached for a moment: the next beat may, and the lock lives for four.
+            # If the store cannot be reached now, the next renewal may succeed. The lock is valid for four of them.
             with contextlib.suppress(Exception):
                 if not is_ours():
-                    return  # we were thought dead; see the module's docstring
+                    return  # another process found the lock stale and took it; see the module's docstring
                 beat()
 
     thread = threading.Thread(target=keep, name="daskt2i-lock", daemon=True)
@@ -159,13 +159,13 @@ def _beating(folder: RunFolder, label: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=BEAT_SECONDS)
-        with contextlib.suppress(Exception):  # it goes stale by itself
+        with contextlib.suppress(Exception):  # without this, the lock becomes stale by itself
             if is_ours():
                 folder.delete(LOCK)
 
 
 def _read(folder: RunFolder) -> dict[str, Any]:
-    """What the lock object says; empty where there is none or it makes no sense."""
+    """The content of the lock object; empty if there is none or it is damaged."""
     try:
         return _parsed(folder.read(LOCK))
     except FileNotFoundError:
@@ -201,7 +201,7 @@ def _holder(label: str) -> dict[str, Any]:
 
 
 def holder(folder: RunFolder) -> str:
-    """Who holds the run folder now, in words; "" when nobody does. Takes nothing."""
+    """The process that holds the run folder now, in words; "" if none does. It takes no lock."""
     found = _read(folder)
     if not found:
         return ""
@@ -215,7 +215,7 @@ def holder(folder: RunFolder) -> str:
         return ""
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return ""  # left behind by a process that was killed
+        return ""  # a killed process left the file behind
     except OSError:
         return _who(found)
     finally:
@@ -232,8 +232,7 @@ def _who(found: Mapping[str, Any]) -> str:
 def _busy(folder: RunFolder, found: Mapping[str, Any]) -> StoreBusy:
     who = _who(found) if found else "another process"
     return StoreBusy(
-        f"{folder} is held by {who}. Nothing was touched; wait until that ends or stop it, then run the same command "
-        "again."
+        f"{folder} is in use by {who}. Nothing was changed; wait until that process ends or stop it, then run it again."
     )
 
 

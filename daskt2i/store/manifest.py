@@ -1,18 +1,18 @@
-"""The manifest: one line per row of a finished store, accepted, or rejected and why, in one Parquet table.
+"""The manifest: a Parquet table with one line for each row of a finished store, accepted, or rejected with the reason.
 
 | column | type | |
 |---|---|---|
 | row | int64 | row of the store |
-| image_id | int64 | the source's own number |
-| file_name | string | below the source's image root |
+| image_id | int64 | the number that the source gives to the image |
+| file_name | string | path below the source's image root |
 | status | string | `accepted` or `rejected` |
 | reason | string | one of `errors.Reason`; null when accepted |
 | detail | string | one clause for a person; null when accepted |
-| captions | int32 | captions that are not blank, as the source lists them |
+| captions | int32 | number of captions in the source that are not blank |
 | chunk | int64 | chunk of the row |
 
-Covers: folding rows and receipts into that table, and refusing to when they contradict each other.
-Does not cover: finding out which receipts count (`receipts`).
+Covers: combining rows and receipts into this table; an error if they contradict each other.
+Does not cover: which receipts are valid (`receipts`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from daskt2i.store.run_folder import MANIFEST, RunFolder
 from daskt2i.types import Receipt, Row
 
 _GROUP_ROWS = 1_024
-"""Rows of a row group. Folding 20,000 rows takes 2 MiB more than folding 200; with 8,192 it took 17 MiB more."""
+"""Rows of a row group. Writing 20,000 rows takes 2 MiB more memory than writing 200; with 8,192 it took 17 MiB more."""
 
 _REPETITIVE = ["status", "reason", "detail", "captions"]
-"""Columns worth a dictionary. Those of the others, whose values are all different, doubled the file."""
+"""Columns with a dictionary. The values of the other columns are all different: dictionaries doubled the file."""
 
 Line = tuple[int, int, str, str, str | None, str | None, int, int]
 
@@ -40,18 +40,18 @@ def write_manifest(
     receipts: Iterable[Receipt],
     rows: int | None = None,
 ) -> int:
-    """Write `manifest.parquet`, completely or not at all; at most 1,024 rows in memory at once.
+    """Write `manifest.parquet`, completely or not at all. At most 1,024 rows are in memory at once.
 
     Args:
-        rows_of: `(start, stop)` -> those rows, as a source's `rows` gives them.
-        receipts: in the order of chunks, without gaps, from row 0.
-        rows: how many rows there must be in all; not checked when None.
+        rows_of: `(start, stop)` -> these rows, such as the `rows` of a source.
+        receipts: the receipts in the order of chunks, without gaps, from row 0.
+        rows: the expected number of rows; None for no check.
 
     Returns:
         The number of rows.
 
     Raises:
-        StoreError: receipts and rows contradict each other; the manifest that was there before is unchanged.
+        StoreError: receipts and rows contradict each other. An older manifest stays unchanged.
         StoreFull: no space is left.
     """
     import pyarrow as pa
@@ -76,7 +76,7 @@ def write_manifest(
             arrays = [_array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         except (pa.ArrowException, OverflowError, TypeError) as error:
             first, last = lines[0][0], lines[-1][0]
-            raise _contradiction(f"a number of rows {first} to {last} fits no column ({error})") from error
+            raise _contradiction(f"a number in rows {first} to {last} is too large ({error})") from error
         writer.write_table(pa.Table.from_arrays(arrays, schema=schema), row_group_size=_GROUP_ROWS)
 
     written = 0
@@ -92,12 +92,12 @@ def write_manifest(
             if lines:
                 flush(writer, lines)
         if rows is not None and written != rows:
-            raise _contradiction(f"the receipts cover {written} rows, and there are {rows}")
+            raise _contradiction(f"the receipts cover {written} rows, but the source has {rows}")
     return written
 
 
 def _array(values: Sequence[Any], kind: Any) -> Any:
-    """`pa.array(values, kind)` for text and whole numbers. That one imports pandas: 53 MiB that nothing else needs."""
+    """The same as `pa.array(values, kind)` for text and whole numbers, which would import pandas (53 MiB)."""
     import pyarrow as pa
 
     if pa.types.is_string(kind):
@@ -116,7 +116,7 @@ def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Rece
         expected = receipt.stop
         rows = rows_of(receipt.start, receipt.stop)
         if [row.index for row in rows] != list(range(receipt.start, receipt.stop)):
-            raise _contradiction(f"the source gave other rows than {receipt.start} to {receipt.stop}")
+            raise _contradiction(f"the source gave other rows than rows {receipt.start} to {receipt.stop}")
         rejected = {rejection.row: rejection for rejection in receipt.rejected}
         captions = 0
         for row in rows:
@@ -124,7 +124,9 @@ def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Rece
             if rejection is None:
                 captions += len(row.captions)
             elif rejection.image_id != row.image_id:
-                raise _contradiction(f"row {row.index} is image {row.image_id}, its receipt says {rejection.image_id}")
+                raise _contradiction(
+                    f"row {row.index} is image {row.image_id}, but its receipt says {rejection.image_id}"
+                )
             yield (
                 row.index,
                 row.image_id,
@@ -136,20 +138,20 @@ def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Rece
                 receipt.chunk,
             )
         if rejected:
-            raise _contradiction(f"chunk {receipt.chunk} rejects rows it does not have: {sorted(rejected)[:5]}")
+            raise _contradiction(f"chunk {receipt.chunk} rejects rows that it does not have: {sorted(rejected)[:5]}")
         if captions != receipt.captions:
             raise _contradiction(
-                f"chunk {receipt.chunk} has {captions} captions in the source, {receipt.captions} in its receipt"
+                f"chunk {receipt.chunk} has {captions} captions in the source, but {receipt.captions} in its receipt"
             )
 
 
 def _contradiction(what: str) -> StoreError:
     return StoreError(
-        f"The manifest was not written: {what}. The latents and receipts are untouched. If the captions file was "
-        "changed, put it back; else run verify, then encode again."
+        f"The manifest was not written: {what}. Latents and receipts are unchanged. If the caption file (captions) was "
+        "changed, restore it; else remove the receipt of that chunk below receipts/, then encode again."
     )
 
 
 def _valid(text: str) -> str:
-    """Text that Parquet takes: a lone surrogate, as broken file names have, is shown as an escape."""
+    """Text that Parquet accepts. A lone surrogate, as in a broken file name, becomes an escape."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,8 +1,8 @@
-"""Receipts on disk: one JSON object for each finished chunk, written last. A chunk without a receipt is not there.
+"""Receipts: one JSON object for each finished chunk, written last. A chunk without a receipt is not done.
 
-Covers: writing, reading and deleting receipts in a run folder; noticing the ones that prove nothing.
-Does not cover: what a receipt holds (`types.Receipt`), whether its shards are still intact (`zarr_store`), or whether
-it belongs to the current settings (`encode` compares fingerprints).
+Covers: writing, reading and deleting receipts in a run folder; finding invalid receipts.
+Does not cover: the content of a receipt (`types.Receipt`), whether its shards are intact (`zarr_store`), whether it
+belongs to the current settings (`encode` compares fingerprints).
 """
 
 from __future__ import annotations
@@ -19,30 +19,32 @@ _NAME = re.compile(re.escape(RECEIPTS) + r"/chunk-([0-9]{7,})\.json")
 
 
 class Receipts:
-    """The receipts of a run folder. Cheap to make, picklable."""
+    """The receipts of a run folder. Making the object is cheap, and it can be pickled."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
     def write(self, receipt: Receipt) -> None:
-        """Put a receipt on disk, completely or not at all. Call it when the chunk's shards are on disk, not before.
+        """Write a receipt to disk, completely or not at all. First the shards of the chunk must be on disk.
 
         Raises:
-            StoreError: it names no shard, so it proves nothing.
+            StoreError: the receipt names no shard, so it proves nothing.
             StoreFull: no space is left.
         """
         if not receipt.shards:
-            raise StoreError(f"The receipt of chunk {receipt.chunk} names no shard, so the chunk is not written yet.")
+            raise StoreError(
+                f"The receipt of chunk {receipt.chunk} names no shard, so it was not written. Write the chunk first."
+            )
         # A file name or caption may hold a lone surrogate; `json.loads` reads it back the same way.
         self.folder.write(_name(receipt.chunk), receipt.to_json().encode("utf-8", "surrogatepass"))
 
     def read(self, on_problem: Callable[[str, str], None] | None = None) -> Iterator[Receipt]:
-        """Every receipt that counts, in the order of chunks, one at a time in memory.
+        """All valid receipts in the order of chunks, one at a time in memory.
 
-        A file that is torn, edited by hand into nonsense, or not ours does not count: its chunk is not done.
+        A file that is damaged, edited by hand or not a receipt is not valid. Its chunk is not done.
 
         Args:
-            on_problem: called with the name of each file that does not count, and a clause that says why.
+            on_problem: called with the name of each invalid file, and a clause that says why.
         """
         numbered = []
         for name in self.folder.list(RECEIPTS):
@@ -58,7 +60,7 @@ class Receipts:
                 receipt = Receipt.from_json(found)
                 _check(receipt, chunks[name])
             except FileNotFoundError:
-                continue  # deleted since it was listed
+                continue  # deleted after the folder was listed
             except StoreError:
                 raise
             except (ValueError, RecursionError, OSError) as error:
@@ -68,9 +70,9 @@ class Receipts:
             yield receipt
 
     def read_chunks(self, chunks: Iterable[int]) -> Iterator[Receipt]:
-        """The receipts of these chunks by name, without listing the folder: a listing over NFS may be a minute old.
+        """The receipts of these chunks. It does not list the folder, because a listing over NFS may be a minute old.
 
-        Those that do not count are left out.
+        Invalid receipts are left out.
         """
         for _, found in self.folder.read_many(_name(chunk) for chunk in chunks):
             with contextlib.suppress(ValueError, RecursionError):
@@ -78,11 +80,11 @@ class Receipts:
                     yield Receipt.from_json(found)
 
     def count(self) -> int:
-        """How many there are, by their names alone: one listing, nothing is read."""
+        """Number of receipts, from one listing of their names. No receipt is read."""
         return sum(_NAME.fullmatch(name) is not None for name in self.folder.list(RECEIPTS))
 
     def delete(self, chunk: int) -> None:
-        """Remove a receipt, so that the chunk is not done; nothing happens where there is none."""
+        """Remove the receipt of a chunk, so that the chunk is not done. It may be missing."""
         self.folder.delete(_name(chunk))
 
 
@@ -91,10 +93,10 @@ def _name(chunk: int) -> str:
 
 
 def _check(receipt: Receipt, chunk: int) -> None:
-    """What `Receipt.from_json` takes on trust.
+    """Check what `Receipt.from_json` does not check.
 
     Raises:
-        ValueError: one of its fields cannot be true.
+        ValueError: a field has an impossible value.
     """
     numbers = (receipt.chunk, receipt.start, receipt.stop, receipt.accepted, receipt.captions)
     if not all(type(number) is int for number in numbers):
@@ -102,10 +104,10 @@ def _check(receipt: Receipt, chunk: int) -> None:
     if receipt.chunk != chunk:
         raise ValueError(f"it is the receipt of chunk {receipt.chunk}")
     if not 0 <= receipt.start < receipt.stop or receipt.accepted < 0 or receipt.captions < 0:
-        raise ValueError(f"rows {receipt.start} to {receipt.stop}, {receipt.accepted} accepted, cannot be")
+        raise ValueError(f"rows {receipt.start} to {receipt.stop} with {receipt.accepted} accepted are impossible")
     rejected = {rejection.row for rejection in receipt.rejected}
     if len(rejected) != len(receipt.rejected) or not all(receipt.start <= row < receipt.stop for row in rejected):
-        raise ValueError("a rejected row is listed twice or is not one of the chunk's")
+        raise ValueError("a rejected row is listed twice, or it is not in the chunk")
     if not receipt.shards:
         raise ValueError("it names no shard")
     for shard in receipt.shards:

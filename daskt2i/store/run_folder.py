@@ -1,15 +1,15 @@
-"""The run folder: where everything that a run makes lies, on this machine or behind an fsspec address.
+"""The run folder: it holds everything that a run makes, on this machine or at an fsspec address.
 
     workflow.yaml  latents.zarr/  receipts/  manifest.parquet  train/  pipeline/  samples/  reports/
 
-Covers: the names of what lies inside; whole-object reads and writes; a write that is there completely or not at all,
-and on disk when the call returns; what a full disk, a missing bucket or a missing package sounds like.
-Does not cover: what the objects hold (`zarr_store`, `receipts`, `manifest`), who may write (`lock`).
+Covers: the names of the objects inside; reading and writing whole objects; atomic writes that are on disk when the call
+returns; errors for a full disk, a missing bucket or a missing package.
+Does not cover: the content of the objects (`zarr_store`, `receipts`, `manifest`), who may write (`lock`).
 
-On this machine an object is written to a hidden temporary file beside its place, flushed, and renamed, and then the
-folder is flushed: a rename alone survives a killed process, but not a power cut. Elsewhere one put is all there is, and
-object stores make it whole or nothing. Endpoints and credentials of object stores may come as `storage_options` or from
-fsspec's own configuration and environment (`FSSPEC_S3_ENDPOINT_URL`, `AWS_ENDPOINT_URL`, ...), which is read by fsspec.
+On this machine an object is first written to a hidden temporary file in the same folder, flushed, and renamed. Then the
+folder is flushed, because a rename alone survives a killed process but not a power cut. Elsewhere it is one put, which
+object stores do completely or not at all. Endpoints and credentials of object stores come from `storage_options`, or
+from fsspec's own configuration and environment (`FSSPEC_S3_ENDPOINT_URL`, `AWS_ENDPOINT_URL`, ...).
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ _PARTIAL = ".partial"
 _BLOCK = 4 * 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-# What object stores answer when there is no room; they reach us as OSError(EIO) with the code in the text.
+# Answers of object stores that are full. They arrive as OSError(EIO) with the code in the text.
 _FULL_CODES = ("StorageFull", "QuotaExceeded", "InsufficientStorage")
 
 
 class RunFolder:
-    """A run folder. Cheap to make, picklable; touches nothing until it is asked to.
+    """A run folder. Making the object is cheap and touches no file, and it can be pickled.
 
     Args:
-        address: a path (made absolute here, because workers run elsewhere) or an fsspec address: `s3://bucket/x`,
-            `memory://x`, `file:///x`.
-        storage_options: passed to fsspec; JSON values if the folder is to travel between processes.
+        address: a path or an fsspec address: `s3://bucket/x`, `memory://x`, `file:///x`. A path is made absolute,
+            because workers may have another working directory.
+        storage_options: passed to fsspec; JSON values if the object is sent to other processes.
 
     Names of objects are relative, with `/` between folders: `"receipts/chunk-0000012.json"`.
     """
@@ -65,13 +65,13 @@ class RunFolder:
         for prefix in ("file://", "local://"):
             text = text.removeprefix(prefix)
         if not text.strip():
-            raise ConfigError("The run folder has no name; give a path or an address such as s3://bucket/run.")
+            raise ConfigError("The run folder has no name. Give a path or an address such as s3://bucket/run (out).")
         self.is_local = "://" not in text
         self.root = str(Path(text).expanduser().absolute()) if self.is_local else text.rstrip("/")
         self.storage_options: dict[str, Any] = dict(storage_options or {})
 
     def __repr__(self) -> str:
-        return f"RunFolder({self.root!r})"  # without the options: they may hold credentials
+        return f"RunFolder({self.root!r})"  # the options may hold credentials
 
     def __str__(self) -> str:
         return self.root
@@ -85,18 +85,18 @@ class RunFolder:
         return hash(self.root)
 
     def address(self, name: str = "") -> str:
-        """Where `name` lies, as a path or an fsspec address.
+        """The path or the fsspec address of `name`.
 
         Raises:
             StoreError: the name leads out of the folder.
         """
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-            raise StoreError(f"{name!r} is not a name inside {self.root}; nothing was touched.")
+            raise StoreError(f"{name!r} is not a name inside {self.root}. Nothing was changed.")
         return "/".join((self.root.rstrip("/"), *parts)) if parts else self.root
 
     def local_path(self, name: str = "") -> Path:
-        """Where `name` lies on this machine.
+        """The path of `name` on this machine.
 
         Raises:
             StoreError: the folder is not on this machine.
@@ -118,7 +118,7 @@ class RunFolder:
             return bytes(fs.cat_file(path(name)))
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | Exception]]:
-        """Each object, or the error that reading it gave, in the order of `names`; at most 256 in memory at once."""
+        """Each object or the error of reading it, in the order of `names`. At most 256 are in memory at once."""
         if self.is_local:
             for name in names:
                 try:
@@ -129,16 +129,16 @@ class RunFolder:
         names = iter(names)
         while batch := list(itertools.islice(names, 256)):
             with self._remote("read objects") as (fs, path):
-                # cat_ranges and not cat: cat takes [, ? and * in an address for patterns.
+                # cat would treat [, ? and * in an address as patterns; cat_ranges does not.
                 answers = fs.cat_ranges([path(name) for name in batch], None, None, on_error="return")
             yield from zip(batch, answers, strict=True)
 
     def write(self, name: str, data: Buffer) -> None:
-        """Write an object, completely or not at all; it is on disk when this returns. Replaces what was there.
+        """Write an object, completely or not at all. It is on disk when this returns. It replaces an older object.
 
         Raises:
-            StoreFull: no space is left; what was there before is unchanged.
-            StoreError: it may not be written here.
+            StoreFull: no space is left. The older object is unchanged.
+            StoreError: there is no permission to write here.
         """
         if self.is_local:
             with self.writing(name) as file:
@@ -149,10 +149,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A binary file that becomes the object when the block ends well, and nothing otherwise.
+        """A binary file. It becomes the object when the block ends without an error; else it is deleted.
 
         Raises:
-            StoreFull, StoreError: as `write`.
+            StoreFull, StoreError: as in `write`.
         """
         if not self.is_local:
             with tempfile.TemporaryDirectory(prefix="daskt2i-") as folder:
@@ -187,7 +187,7 @@ class RunFolder:
             return bool(fs.exists(path(name)))
 
     def size(self, name: str) -> int | None:
-        """Bytes of an object; None where there is none."""
+        """Size of an object in bytes; None if there is none."""
         if self.is_local:
             try:
                 with self.explaining(f"look for {name}"):
@@ -218,7 +218,7 @@ class RunFolder:
         return digest.hexdigest()
 
     def list(self, prefix: str = "") -> list[str]:
-        """Names of all objects below a folder, sorted; empty where there is no such folder. No partial files."""
+        """Names of all objects below a folder, sorted, without partial files; empty if there is no such folder."""
         if self.is_local:
             base = self.local_path()
             with self.explaining(f"list {prefix}"):
@@ -231,7 +231,7 @@ class RunFolder:
             return sorted(name for name in names if not _is_partial(name))
 
     def delete(self, name: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object. It may be missing."""
         if self.is_local:
             with self.explaining(f"delete {name}"):
                 self.local_path(name).unlink(missing_ok=True)
@@ -240,10 +240,13 @@ class RunFolder:
             fs.rm_file(path(name))
 
     def sweep(self, older_than: float = 3600.0) -> int:
-        """Remove partial files that killed processes left behind; how many went. Call it while you hold the lock.
+        """Remove partial files that killed processes left behind. Call it while you hold the lock.
 
         Args:
-            older_than: seconds since the last change; younger ones may belong to a process that still writes.
+            older_than: seconds since the last change. Newer files may belong to a process that still writes.
+
+        Returns:
+            the number of removed files.
         """
         swept = 0
         if self.is_local:
@@ -256,7 +259,7 @@ class RunFolder:
         return swept
 
     def free_bytes(self) -> int | None:
-        """Bytes that this user may still write here, quotas aside; None where the folder is not on this machine."""
+        """Free bytes for this user, without quotas; None if the folder is not on this machine."""
         if not self.is_local:
             return None
         path = self.local_path()
@@ -265,36 +268,36 @@ class RunFolder:
         return shutil.disk_usage(path).free
 
     def filesystem(self) -> Any:
-        """The fsspec file system behind an address that is not on this machine; fsspec keeps one per set of options.
+        """The fsspec file system of an address that is not on this machine. fsspec keeps one for each set of options.
 
         Raises:
-            ConfigError: the address is of no known kind, or its package is not installed.
+            ConfigError: fsspec does not know this kind of address, or its package is not installed.
         """
         from fsspec.core import url_to_fs
 
         try:
             return url_to_fs(self.root, **self.storage_options)[0]
         except ImportError as error:
-            package = "pip install 'daskt2i[s3]'" if self.root.startswith(("s3:", "s3a:")) else f"({error})"
-            raise ConfigError(f"{self.root} needs a package that is not installed: {package}.") from error
+            package = "Run pip install 'daskt2i[s3]'" if self.root.startswith(("s3:", "s3a:")) else str(error)
+            raise ConfigError(f"{self.root} needs a package that is not installed. {package}.") from error
         except ValueError as error:
-            raise ConfigError(f"{self.root} is not an address that fsspec knows: {error}.") from error
+            raise ConfigError(f"fsspec does not know the address {self.root} of the run folder: {error}.") from error
 
     @contextlib.contextmanager
     def _remote(self, doing: str) -> Iterator[tuple[Any, Any]]:
-        """The file system, and what turns a name into its path."""
+        """The file system, and a function from a name to its path."""
         fs = self.filesystem()
-        # Others write here too: a listing that fsspec remembers from before their write would hide it.
+        # Other processes write here too, and an old listing in fsspec's cache would hide their objects.
         fs.invalidate_cache()
         with self.explaining(doing):
             yield fs, lambda name: fs._strip_protocol(self.address(name))
 
     @contextlib.contextmanager
     def explaining(self, doing: str) -> Iterator[None]:
-        """A block whose file system errors become ours where we can explain them; the others pass.
+        """Turn file system errors in the block into errors of daskt2i with an explanation. Other errors pass unchanged.
 
         Args:
-            doing: what could not be done, for the sentence: `"write manifest.parquet"`.
+            doing: what the block does, for the message: `"write manifest.parquet"`.
 
         Raises:
             StoreFull, StoreError, StoreMissing, ConfigError: no space, no permission, no bucket, no credentials.
@@ -307,13 +310,13 @@ class RunFolder:
             code = getattr(error, "errno", None)
             if code in _FULL or (isinstance(error, OSError) and any(word in str(error) for word in _FULL_CODES)):
                 raise StoreFull(
-                    f"No space is left in {self.root} (could not {doing}). What is committed there stays and can be "
-                    "read; free some space and run the same command again."
+                    f"No space is left in {self.root} (could not {doing}). Committed data stays and can be read; free "
+                    "some space and run it again."
                 ) from error
             if code in _DENIED or isinstance(error, PermissionError):
                 raise StoreError(
-                    f"Could not {doing} in {self.root}: permission denied. What is there is unchanged; choose another "
-                    "folder with --out, or ask for the right to write there."
+                    f"Could not {doing} in {self.root}: permission denied. The folder is unchanged; choose another run "
+                    "folder (out), or ask for the permission."
                 ) from error
             if isinstance(error, NotADirectoryError) and not doing.startswith("look for"):
                 raise StoreError(
@@ -322,11 +325,13 @@ class RunFolder:
                 ) from error
             if isinstance(error, FileNotFoundError) and not self.is_local and doing.startswith("write"):
                 raise StoreMissing(
-                    f"Could not {doing} in {self.root}: its bucket or container is not there. Create it, or choose "
-                    "another address with --out."
+                    f"Could not {doing} in {self.root}: its bucket or container does not exist. Create it, or choose "
+                    "another run folder (out)."
                 ) from error
             if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-                raise ConfigError(f"Could not {doing} in {self.root}: {error}. Set the credentials.") from error
+                raise ConfigError(
+                    f"Could not {doing} in {self.root}: {error}. Set the credentials of the object store."
+                ) from error
             raise
 
 
@@ -335,13 +340,13 @@ def _is_partial(name: str) -> bool:
 
 
 def _unless_missing(error: OSError) -> None:
-    """Of a folder that cannot be listed, silence would say that it is empty."""
+    """Raise the error of a folder that cannot be listed, which would else seem empty. A missing folder is empty."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 
 def _make_folders(folder: Path) -> None:
-    """`mkdir -p`, each new name flushed in its parent."""
+    """Make a folder and its parents, and flush each new name to disk."""
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -352,7 +357,7 @@ def _make_folders(folder: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Put the names in a folder on disk. Some file systems cannot flush a folder; there is nothing to do about it."""
+    """Flush the names in a folder to disk. Some file systems cannot do this; that is ignored."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""How far a run folder has come, from its receipts alone. Imports no torch and no zarr, so it answers at once."""
+"""Progress of a run folder, from its receipts. It imports no torch and no zarr, so it answers at once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from daskt2i.view import View, Viewed
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RunStatus(Viewed):
-    """What is in a run folder now.
+    """The contents of a run folder now.
 
     Attributes:
-        rows, chunks: of the whole store; `done` of the chunks have a receipt.
-        rows_done: rows of those chunks: accepted and rejected ones.
-        held_by: who is encoding into it, or "".
-        manifest: whether the run was finished.
-        left_out: rows of the source that `dataset.where` left out; None where it was made without one.
+        rows, chunks: numbers of rows and chunks of the whole store; `done` chunks have a receipt.
+        rows_done: rows of these chunks, accepted and rejected.
+        held_by: the process that encodes into the folder, or "".
+        manifest: whether the manifest exists, so the encode is finished.
+        left_out: rows of the source that `dataset.where` left out; None if `dataset.where` was not set.
     """
 
     out: str
@@ -46,12 +46,12 @@ class RunStatus(Viewed):
 
     @property
     def rows_done(self) -> int:
-        """Rows that have been decided."""
+        """Rows that are accepted or rejected."""
         return self.accepted + sum(self.rejected.values())
 
     @property
     def complete(self) -> bool:
-        """Every chunk is done, and the manifest is written."""
+        """Whether every chunk is done and the manifest exists."""
         return self.manifest and self.done == self.chunks
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class RunStatus(Viewed):
         }
 
     def view(self) -> View:
-        """Rows and chunks so far, the store, and who is working on it."""
+        """Rows and chunks so far, the store, and the process that encodes into it."""
         total = sum(self.rejected.values())
         rows = [("rows", f"{self.rows_done:,} of {self.rows:,}: {self.accepted:,} accepted, {total:,} rejected")]
         if total:

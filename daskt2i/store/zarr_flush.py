@@ -1,6 +1,6 @@
-"""Zarr stores over a run folder: one to read with, and one that flushes and hashes what it writes.
+"""Zarr stores over a run folder: one for reading, and one for writing that flushes and hashes each object.
 
-Covers: what zarr 3.1 does that a chunk that is all new must not suffer from.
+Covers: avoiding the behaviour of zarr 3.1 that is wrong for a completely new chunk.
 Does not cover: which arrays there are (`zarr_store`).
 """
 
@@ -16,19 +16,19 @@ from daskt2i.types import Shard
 
 
 def reading_store(folder: RunFolder, name: str, read_only: bool = True) -> Any:
-    """The zarr store `name` in a run folder; "" is the folder itself."""
+    """The zarr store `name` in a run folder. "" is the folder itself."""
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from zarr.storage import FsspecStore, LocalStore
 
     if folder.is_local:
         return LocalStore(folder.local_path(name), read_only=read_only)
-    # Not FsspecStore.from_url: it makes an asynchronous s3fs, whose sessions nobody closes.
+    # FsspecStore.from_url would make an asynchronous s3fs and never close its sessions.
     fs = AsyncFileSystemWrapper(folder.filesystem(), asynchronous=True)
     return FsspecStore(fs, read_only=read_only, path=fs._strip_protocol(folder.address(name)))
 
 
 def flushing_store(folder: RunFolder, name: str, shards: list[Shard]) -> Any:
-    """The same, for writing: each object is on disk when it returns, and noted in `shards`; none is ever read."""
+    """The same store for writing. `set` returns when the object is on disk, and adds it to `shards`. It reads none."""
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
     from zarr.storage import WrapperStore
@@ -53,7 +53,7 @@ def flushing_store(folder: RunFolder, name: str, shards: list[Shard]) -> Any:
         async def get(
             self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
         ) -> Buffer | None:
-            # zarr merges into the shard that is there, even when all of it is written; a chunk is all new.
+            # zarr merges new data into the old shard, even if all of the shard is new. So the old shard stays hidden.
             return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
 
     return FlushingStore(reading_store(folder, name, read_only=False))

@@ -1,13 +1,13 @@
-"""The Zarr store: named arrays over rows, written one whole shard per array and chunk.
+"""The Zarr store: named arrays over rows. A chunk is one whole shard of each array.
 
-Covers: making the arrays, writing a chunk so that it is on disk, reading rows, checking objects against their hashes.
-Writing takes as much memory again as the largest arrays of a chunk, of which `plan.WRITTEN_AT_ONCE` are compressed side
-by side.
-Does not cover: the store as an xarray Dataset (`dataset`), what is done (`receipts`), what the arrays mean (`encode`,
-`loader.dataset`), who may write (`lock`).
+Covers: making the arrays, writing a chunk to disk, reading rows, checking objects against their
+hashes. Writing needs as much memory again as the largest arrays of a chunk, because
+`plan.WRITTEN_AT_ONCE` of them are compressed in parallel.
+Does not cover: the store as an xarray Dataset (`dataset`), which chunks are done (`receipts`), the meaning of the
+arrays (`encode`, `loader`), the lock (`lock`).
 
-What the layout rests on, measured on 2 cores with 256 rows a chunk (latents 4x32x32 fp16, text states 5x77x768 fp16
-with 9 to 21 tokens in use):
+The layout follows from these measurements on 2 cores with 256 rows a chunk (latents 4x32x32 fp16, text states 5x77x768
+fp16 with 9 to 21 tokens in use):
 
 | array | zstd | rows in an inner chunk | write MB/s | read whole MB/s | read 16 rows MB/s | read one row ms |
 |---|---|---|---|---|---|---|
@@ -18,9 +18,9 @@ with 9 to 21 tokens in use):
 | text | 1 | 16 (9 MiB) | 447 | 1624 | 1263 | 5.7 |
 | text | 1 | 64 (36 MiB) | 500 | 573 | 256 | 19.5 |
 
-Level 3 is no smaller (1.09 times for latents, 5.5 for text) and no faster. An inner chunk holds 64 rows where that is
-half a MiB or more, and never more than 10 MiB. So 256 rows of all arrays (156 MB, 31 MB on disk) were compressed,
-hashed and flushed in 0.28 s one after the other, and reading latents gives 400 MB/s.
+Level 3 gives no smaller files (1.09 times for latents, 5.5 for text) and is not faster. An inner chunk has 64 rows if
+that is half a MiB or more, and at most 10 MiB. With this, 256 rows of all arrays (156 MB, 31 MB on disk) were
+compressed, hashed and flushed in 0.28 s one after the other, and reading latents gives 400 MB/s.
 """
 
 from __future__ import annotations
@@ -44,25 +44,22 @@ if TYPE_CHECKING:
     import zarr
 
 LAYOUT = "layout"
-"""Group attribute that `create` writes last, and that says how to read and write the arrays."""
+"""Group attribute that `create` writes last. It says how to read and write the arrays."""
 
 COORDINATES = "coordinates"
-"""Group attribute that tells xarray which arrays label the rows (the name is that of the CF conventions)."""
+"""Group attribute that tells xarray which arrays label the rows (the name comes from the CF conventions)."""
 
-_LAYOUT_VERSION = 1
+_LAYOUT_VERSION, _ZSTD_LEVEL = 1, 1
 _ROW_LABELS = ("image_id", "file_name")
-_ZSTD_LEVEL = 1
-_INNER_ROWS = 64
-_INNER_BYTES = 512 * 1024
-_INNER_BYTES_MAX = 10 * 1024 * 1024
+_INNER_ROWS, _INNER_BYTES, _INNER_BYTES_MAX = 64, 512 * 1024, 10 * 1024 * 1024
 
 
 class ZarrStore:
-    """A `LatentStore` in Zarr v3 inside a run folder. Cheap to make, picklable; several processes may write at once.
+    """A `LatentStore` in Zarr v3 inside a run folder. It can be pickled, and several processes may write at once.
 
     Args:
         folder: the run folder.
-        name: the store's folder in it; "" when the run folder is the store itself.
+        name: the store's folder in it; "" if the run folder is the store itself.
     """
 
     def __init__(self, folder: RunFolder, name: str = STORE) -> None:
@@ -78,7 +75,7 @@ class ZarrStore:
 
     @property
     def address(self) -> str:
-        """Where the store lies, as a path or an fsspec address."""
+        """The path or the fsspec address of the store."""
         return self.folder.address(self.name)
 
     def create(
@@ -89,22 +86,22 @@ class ZarrStore:
         attributes: Mapping[str, Any],
         constants: Sequence[Constant] = (),
     ) -> None:
-        """Make the empty arrays `(rows, *spec.shape)`; a store that is already there with the same ones is kept.
+        """Make the empty arrays `(rows, *spec.shape)`. A store that exists with the same arrays is kept.
 
-        A shard has `rows_per_chunk` rows, even in a smaller store. The group comes last: a creation cut off is redone.
+        A shard always has `rows_per_chunk` rows. The group is written last, so an interrupted creation is repeated.
 
         Args:
-            attributes: of the group; JSON values. `layout` and `coordinates` are ours.
-            constants: arrays without rows, written at once; in a store that is there, only where they are damaged.
+            attributes: attributes of the group; JSON values. The names `layout` and `coordinates` are reserved.
+            constants: arrays without rows. They are written at once; in an existing store only if they are damaged.
 
         Raises:
-            FingerprintMismatch: the store that is there has other arrays or attributes; nothing was touched.
-            StoreError: what is there is not ours, or the arguments make no store.
+            FingerprintMismatch: the store exists with other arrays or attributes. Nothing was changed.
+            StoreError: there is something else at this place, or the arguments are wrong.
             StoreFull: no space is left.
         """
         layout = _layout_of(rows, rows_per_chunk, arrays, constants)
         if clash := {LAYOUT, COORDINATES} & attributes.keys():
-            raise StoreError(f"The attributes {sorted(clash)} are written by the store itself; name yours otherwise.")
+            raise StoreError(f"The store itself writes the attributes {sorted(clash)}. Choose other names.")
         wanted = json.loads(json.dumps(dict(attributes), allow_nan=False))
         group = self._group()
         finished = LAYOUT in (group or {})
@@ -114,12 +111,12 @@ class ZarrStore:
             keys = sorted((mine.keys() | theirs.keys()) - {COORDINATES})
             if differ := [key for key in keys if mine.get(key) != theirs.get(key)]:
                 raise FingerprintMismatch(
-                    f"{self.address} was made with other settings (they differ in: {', '.join(differ)}). It was not "
-                    "touched; go back to those settings, or choose another folder with --out."
+                    f"{self.address} was made with different settings ({', '.join(differ)}). It was not changed; go "
+                    "back to its settings, or choose another run folder (out)."
                 )
         elif group:
             raise StoreError(
-                f"{self.address} is a Zarr group that is not ours, and was not touched. Choose another --out."
+                f"daskt2i did not make the Zarr group {self.address}. It is unchanged; choose another run folder (out)."
             )
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -129,7 +126,7 @@ class ZarrStore:
             metadata = self._name(f"{spec.name}/zarr.json")
             if finished and self.folder.exists(metadata):
                 continue
-            self.folder.delete(metadata)  # of a creation that was cut off
+            self.folder.delete(metadata)  # an interrupted creation may have left it
             zarr.create_array(
                 store,
                 name=spec.name,
@@ -140,12 +137,12 @@ class ZarrStore:
                 fill_value=float("nan") if spec.fill == "nan" else spec.fill,
                 compressors=[ZstdCodec(level=_ZSTD_LEVEL), Crc32cCodec()],
                 dimension_names=("row", *spec.dims),
-                # "c.3.0.0" and not "c/3/0/0": one folder an array instead of one a shard, each to be made and flushed.
+                # With "c/3/0/0" each shard would need its own folder to make and flush; "c.3.0.0" needs one an array.
                 chunk_key_encoding={"name": "default", "separator": "."},
                 attributes={"description": spec.description} if spec.description else {},
                 zarr_format=3,
             )
-        if not finished or self.check(self.constants()):
+        if not finished or self.check_shared():
             layout["constants"] = self._write_constants(constants)
             labels = " ".join(name for name in _ROW_LABELS if name in layout["arrays"])
             ours = {**wanted, LAYOUT: layout, **({COORDINATES: labels} if labels else {})}
@@ -153,7 +150,7 @@ class ZarrStore:
             self.folder.write(self._name("zarr.json"), json.dumps(node, indent=2).encode())
 
     def _write_constants(self, constants: Sequence[Constant]) -> list[dict[str, Any]]:
-        """Write them, and return their objects with hashes, for the layout."""
+        """Write the arrays without rows, and return their objects with hashes, for the layout."""
         import zarr
 
         shards: list[Shard] = []
@@ -172,23 +169,27 @@ class ZarrStore:
             array[...] = constant.values
         return [dataclasses.asdict(shard) for shard in shards]
 
-    def constants(self) -> tuple[Shard, ...]:
-        """The objects of the arrays without rows, as `create` wrote them; for `check`."""
-        return tuple(Shard(**shard) for shard in self.layout()["constants"])
+    def check_shared(self) -> str | None:
+        """As `check`, for what belongs to all chunks: metadata of arrays, and the arrays without rows."""
+        layout = self.layout()
+        constants = [Shard(**shard) for shard in layout["constants"]]
+        names = [*layout["arrays"], *(shard.key.partition("/")[0] for shard in constants)]
+        lost = (key for key in (f"{name}/zarr.json" for name in names) if not self.folder.exists(self._name(key)))
+        return next((f"{key} is missing" for key in lost), None) or self.check(constants)
 
     def write(self, chunk: Chunk, encoded: Encoded) -> tuple[Shard, ...]:
-        """Write a chunk's part of every array and flush it to disk. Twice the same gives the same bytes.
+        """Write a chunk's part of every array and flush it to disk. The same arrays always give the same bytes.
 
-        What lies in the chunk's place is never read, so a damaged shard is repaired by writing it again.
+        It never reads the old shard, so writing a chunk again repairs a damaged shard.
 
         Returns:
-            One `Shard` per array, by key; hashed on the way out.
+            One `Shard` per array, sorted by key, with its hash.
 
         Raises:
             StoreMissing: there is no store here.
-            StoreError: an array is missing, unknown, or of another shape or dtype; or the chunk is not one of this
+            StoreError: an array is missing or unknown, a shape or dtype is wrong, or the chunk does not belong to this
                 store. Nothing was written.
-            StoreFull: no space is left; other chunks are untouched.
+            StoreFull: no space is left. Other chunks are unchanged.
         """
         layout = self.layout()
         values = _checked(chunk, encoded, layout)
@@ -198,48 +199,48 @@ class ZarrStore:
         store = flushing_store(self.folder, self.name, shards)
 
         def put(name: str) -> None:
-            # Without this zarr leaves out shards that hold only the fill value, and there is nothing to hash.
+            # By default zarr does not write shards that hold only the fill value, and they could not be hashed.
             target = self._opened(store, name, "r+").with_config({"write_empty_chunks": True})
             target[chunk.start : chunk.stop] = values[name]
 
-        # Most of a small write is waiting for the disk to flush: several arrays wait together.
+        # A small write mostly waits for the disk to flush, so several arrays wait at the same time.
         with ThreadPoolExecutor(WRITTEN_AT_ONCE, thread_name_prefix="daskt2i-write") as pool:
             for done in [pool.submit(put, name) for name in sorted(values, key=lambda name: -values[name].nbytes)]:
                 done.result()
         if len(shards) != len(values):
             raise StoreError(
                 f"zarr {zarr.__version__} wrote {len(shards)} objects for the {len(values)} arrays of chunk "
-                f"{chunk.index}; the chunk does not count. Install another version of zarr."
+                f"{chunk.index}, so the chunk is not valid. Install another version of zarr."
             )
         return tuple(sorted(shards, key=lambda shard: shard.key))
 
     def read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows `start <= row < stop` of one array; text comes as `str`, what was never written as the fill value.
+        """Rows `start <= row < stop` of one array. Text is `str`; rows that were never written have the fill value.
 
         Raises:
             StoreMissing: there is no store here.
-            StoreError: no such array or rows, or what is stored there is damaged.
+            StoreError: there is no such array or row, or the stored data is damaged.
         """
         if name not in self._arrays:
             self._arrays[name] = self._open(name)
         array = self._arrays[name]
         if not 0 <= start <= stop <= array.shape[0]:
-            raise StoreError(f"Rows {start} to {stop} were asked of {self.address}, which has {array.shape[0]} rows.")
+            raise StoreError(f"There are no rows {start} to {stop} in {self.address}: it has {array.shape[0]} rows.")
         try:
             values = np.asarray(array[start:stop])
         except Exception as error:  # zarr and its codecs raise many kinds for damaged bytes
             if isinstance(error, MemoryError):
                 raise
             raise StoreError(
-                f"Rows {start} to {stop} of {name} in {self.address} cannot be read ({error}). Run verify to see which "
-                "chunks are damaged, then encode again: it repairs those alone."
+                f"Rows {start} to {stop} of {name} in {self.address} cannot be read ({error}). Run verify to find the "
+                "damaged chunks, then encode again: it repairs only these."
             ) from error
         return values.astype(object) if values.dtype.kind == "T" else values
 
     def check(self, shards: Iterable[Shard], deep: bool = True) -> str | None:
-        """What is wrong with these objects, one sentence, or None. `deep` re-hashes them; else their sizes count."""
+        """One sentence that says what is wrong with these objects, or None. `deep` hashes them; else sizes count."""
         wanted = list(shards)
-        # A request for each object: side by side where each is a round trip over a network.
+        # Each object needs a request. Over a network each is a round trip, so they run in parallel.
         with ThreadPoolExecutor(1 if self.folder.is_local else 8) as pool:
             sizes = list(pool.map(lambda shard: self.folder.size(self._name(shard.key)), wanted))
         for shard, size in zip(wanted, sizes, strict=True):
@@ -255,7 +256,7 @@ class ZarrStore:
         return None
 
     def attributes(self) -> dict[str, Any] | None:
-        """The attributes that `create` was given, or None where there is no finished store. Imports no zarr.
+        """The attributes that were given to `create`; None if there is no complete store. It imports no zarr.
 
         Raises:
             StoreError: the metadata is damaged.
@@ -268,7 +269,7 @@ class ZarrStore:
         """`{"version", "rows", "rows_per_chunk", "arrays": {name: {"dims", "shape", "dtype", "fill"}}}`.
 
         Raises:
-            StoreMissing: there is no store here, or its creation was cut off.
+            StoreMissing: there is no store here, or its creation was interrupted.
             StoreError: the metadata is damaged.
         """
         layout: dict[str, Any] | None = (self._group() or {}).get(LAYOUT)
@@ -276,7 +277,8 @@ class ZarrStore:
             raise StoreMissing(f"There is no latent store in {self.address}. Run encode to make one.")
         if (version := layout.get("version")) != _LAYOUT_VERSION:
             raise StoreError(
-                f"{self.address} has layout version {version}, not {_LAYOUT_VERSION}. Choose another folder with --out."
+                f"{self.address} has layout version {version}, but this version of daskt2i needs {_LAYOUT_VERSION}. It "
+                "was not changed; choose another run folder (out)."
             )
         return layout
 
@@ -292,8 +294,8 @@ class ZarrStore:
             return dict(json.loads(text)["attributes"])
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"The metadata of {self.address} (zarr.json) is damaged: {error!r}. The arrays are untouched; restore "
-                "that file, or encode into another folder."
+                f"The metadata of {self.address} (zarr.json) is damaged: {error!r}. The arrays are unchanged; restore "
+                "this file, or encode into another run folder (out)."
             ) from error
 
     def _open(self, name: str) -> zarr.Array[Any]:
@@ -310,13 +312,13 @@ class ZarrStore:
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise StoreError(
                 f"The metadata of the array {name} in {self.address} is missing or damaged ({error}). The shards are "
-                "untouched; remove what is left of its zarr.json and encode again to restore it."
+                "unchanged; delete its zarr.json if there is one, and encode again to restore it."
             ) from error
 
 
 def inner_rows(rows_per_chunk: int, row_bytes: int) -> int:
-    """Rows of an inner chunk: of the divisors of `rows_per_chunk` up to 10 MiB, the smallest with 64 rows and 0.5 MiB,
-    else the largest. The table above says why."""
+    """Rows of an inner chunk, a divisor of `rows_per_chunk` with at most 10 MiB. It is the smallest with at least 64
+    rows and 0.5 MiB, else the largest. The table above gives the reason."""
     divisors = [n for n in range(1, rows_per_chunk + 1) if rows_per_chunk % n == 0]
     fitting = [n for n in divisors if n * row_bytes <= _INNER_BYTES_MAX] or [1]
     ample = [n for n in fitting if n >= _INNER_ROWS and n * row_bytes >= _INNER_BYTES]
@@ -329,7 +331,7 @@ def _layout_of(
     names = [spec.name for spec in arrays] + [constant.name for constant in constants]
     if rows < 1 or rows_per_chunk < 1 or not names or len(set(names)) != len(names):
         raise StoreError(
-            f"Nothing was made: a store needs rows, rows per chunk and arrays of different names; got {rows}, "
+            f"Nothing was made: a store needs rows, rows per chunk and arrays with different names, not {rows}, "
             f"{rows_per_chunk} and {names}."
         )
     described = {
@@ -341,7 +343,7 @@ def _layout_of(
 
 
 def _checked(chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """The chunk's arrays as zarr takes them. zarr itself would cast and broadcast without a word."""
+    """The chunk's arrays, checked. zarr would cast and broadcast wrong arrays without an error."""
     rows, per_chunk, arrays = layout["rows"], layout["rows_per_chunk"], layout["arrays"]
     where = f"Chunk {chunk.index} was not written:"
     if not (chunk.index * per_chunk == chunk.start < chunk.stop == min(chunk.start + per_chunk, rows)):
@@ -351,7 +353,7 @@ def _checked(chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any]) -> dict[
         )
     missing, unknown = sorted(arrays.keys() - encoded.arrays), sorted(encoded.arrays.keys() - arrays)
     if missing or unknown:
-        raise StoreError(f"{where} arrays missing: {missing}, not in the store: {unknown}.")
+        raise StoreError(f"{where} missing arrays: {missing}, arrays that the store does not have: {unknown}.")
     checked = {}
     for name, spec in arrays.items():
         values = np.asarray(encoded.arrays[name])
@@ -367,7 +369,7 @@ def _checked(chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any]) -> dict[
 
 
 def _text(values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
-    """An object array of `str`; refuses what is not text, and lone surrogates, which no file can hold as UTF-8."""
+    """An object array of `str`. It refuses values that are not text, and lone surrogates, which UTF-8 cannot hold."""
     strings = values.astype(object)
     for index, value in np.ndenumerate(strings):
         if not isinstance(value, str):

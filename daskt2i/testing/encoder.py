@@ -1,13 +1,14 @@
-"""Conformance suites for encoders: subclass one, say how to make yours, and pytest runs the promises of the protocol.
+"""Conformance suites for encoders. Subclass one and override `make`; pytest then tests the rules of the protocol.
 
     class TestMine(ImageEncoderSuite):
         resolution = 64
 
         def make(self):
-            return MyEncoder("/where/it/lies")
+            return MyEncoder("/path/of/the/model")
 
-Covers: what every encoder must keep. Does not cover: whether the numbers are the right ones for your model; compare
-them with plain code of the library that trained it.
+Covers: the rules for every encoder.
+Does not cover: whether the numbers are right for your model. Compare them with plain code of the library that trained
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.types import EncoderInfo, Pixels, Runtime
 
 RUNTIME = Runtime(device="cpu", precision="fp32", threads=1)
-"""How the suites load an encoder."""
+"""The runtime with which the suites load an encoder."""
 
 _HEAVY = ("torch", "diffusers", "transformers")
 
@@ -43,14 +44,14 @@ CAPTIONS = (
     "dog",
     "a very long caption that goes on " * 200,
 )
-"""Captions that a caption file may hold: empty, repeated, any script, control characters, far too long."""
+"""Captions as in a caption file: empty, repeated, in any script, with control characters, much too long."""
 
 
 class ImageEncoderSuite:
-    """Promises of `ImageEncoder`. Override `make`, and the figures below where they do not suit.
+    """The rules of `ImageEncoder`. Override `make`, and the attributes below if they do not fit your encoder.
 
     Attributes:
-        resolution: one that the encoder takes.
+        resolution: a resolution that the encoder accepts.
         tolerance: largest difference between batch sizes, as a share of the array's range.
     """
 
@@ -69,7 +70,7 @@ class ImageEncoderSuite:
         return made
 
     def pictures(self, n: int) -> Pixels:
-        """Smooth pictures, each different, over the whole range of values: `uint8[n, resolution, resolution, 3]`."""
+        """Smooth, different pictures with all values from 0 to 255: `uint8[n, resolution, resolution, 3]`."""
         ramp = np.linspace(0, 1, self.resolution)
         across, down = np.meshgrid(ramp, ramp)
         made = [
@@ -131,11 +132,11 @@ class ImageEncoderSuite:
 
 
 class TextEncoderSuite:
-    """Promises of `TextEncoder`. Override `make`, and the figures below where they do not suit.
+    """The rules of `TextEncoder`. Override `make`, and the attributes below if they do not fit your encoder.
 
     Attributes:
-        tolerance: largest difference that neighbours and batch sizes may make, as a share of the array's range.
-        zero_padding: whether states beyond the mask are zeros (False for full padding).
+        tolerance: largest difference between batch sizes and batches, as a share of the array's range.
+        zero_padding: whether states outside the mask are zeros (False for full padding).
     """
 
     tolerance = 2e-3
@@ -220,14 +221,14 @@ class TextEncoderSuite:
 
 
 def as_info_says(info: EncoderInfo, arrays: Mapping[str, npt.NDArray[Any]], n: int) -> None:
-    """Assert that names, shapes and dtypes are those of `info`, for n items."""
+    """Assert that names, shapes and dtypes for n items are as in `info`."""
     assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
         spec.name: ((n, *spec.shape), spec.dtype) for spec in info.arrays
     }
 
 
 def alike(left: Mapping[str, npt.NDArray[Any]], right: Mapping[str, npt.NDArray[Any]], tolerance: float) -> None:
-    """Assert that two sets of arrays agree to `tolerance` of each array's range; 0 means bit for bit."""
+    """Assert that two sets of arrays differ by at most `tolerance` of each array's range; 0 means bit for bit."""
     assert left.keys() == right.keys()
     for name in left:
         if tolerance == 0 or left[name].dtype == np.bool_:

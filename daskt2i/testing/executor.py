@@ -1,4 +1,4 @@
-"""What every executor must do. Subclass `ExecutorSuite` and give an `executor` fixture.
+"""The conformance suite for executors. Subclass `ExecutorSuite` and give an `executor` fixture.
 
     class TestMine(ExecutorSuite):
         @pytest.fixture
@@ -7,9 +7,12 @@
             yield executor
             executor.close()
 
-Tests that do an executor no harm share what the fixture `started` gives, if you override it with a wider scope.
+Tests that do not damage an executor use the fixture `started`. Override it with a wider scope to start fewer executors.
 
-Set `processes = False` for an executor that runs in the calling process: a death there is the end of the test.
+Set `processes = False` for an executor that runs work in the calling process: killing that would end the test run.
+
+Covers: the rules of `protocols.Executor`.
+Does not cover: speed, or machines that disappear.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def nap(item: int) -> int:
 
 
 def refuse_thirteen(item: int) -> int:
-    """The item, but 13 is an error of ours and 14 one that nobody foresaw."""
+    """The item, but 13 raises an error of daskt2i, and 14 an unexpected error."""
     if item == 13:
         raise RowRejected("missing-file", "thirteen")  # type: ignore[arg-type]
     if item == 14:
@@ -49,12 +52,12 @@ def refuse_thirteen(item: int) -> int:
 
 
 def process_of(item: int) -> int:
-    """The process that runs it."""
+    """The id of the process that runs it."""
     return os.getpid()
 
 
 class DieOnce:
-    """Kills its process the first time it meets each of some items. Counts every start in a folder of marks."""
+    """Kills its process at the first call with each deadly item. It counts every call with a file in a folder."""
 
     def __init__(self, marks: Path, deadly: tuple[int, ...], always: bool = False) -> None:
         self.marks, self.deadly, self.always = marks, deadly, always
@@ -68,7 +71,7 @@ class DieOnce:
 
 
 class Counting:
-    """An endless source of items that knows how many were drawn."""
+    """An endless source of items that counts how many were taken."""
 
     def __init__(self) -> None:
         self.drawn = 0
@@ -86,12 +89,12 @@ class ExecutorSuite:
 
     @pytest.fixture
     def executor(self) -> Executor:
-        """A fresh executor with two workers where it has workers."""
+        """A new executor, with two workers if it has workers."""
         raise NotImplementedError("override the fixture `executor`")
 
     @pytest.fixture
     def started(self, executor: Executor) -> Executor:
-        """One that was started, for tests that do it no harm. Where a start takes long, they may share one."""
+        """A started executor, for tests that do not damage it. If a start takes long, tests may share one."""
         executor.start()
         return executor
 

@@ -1,4 +1,4 @@
-"""What every source must do, as tests to subclass.
+"""The conformance suite for sources.
 
     from daskt2i.testing.source import SourceSuite
 
@@ -7,8 +7,9 @@
         def source(self):
             return MySource(...)
 
-Covers: the promises of `protocols.Source` that any data set can keep. Override `untouched` with a source over data
-that is not there, if the constructor takes an address. Does not cover: which rows your data should give. Needs pytest.
+Covers: the rules of `protocols.Source` for any data set. If the constructor takes an address, also override `untouched`
+with a source at an address without data.
+Does not cover: which rows your data should give. It needs pytest.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from daskt2i.protocols import Source
 from daskt2i.types import Row
 
 MAX_PICKLE = 64 * 1024
-"""A source travels with every task: at most 64 KiB, whatever it has read."""
+"""Largest pickle of a source, 64 KiB, also after reading: each task holds one."""
 
 
 class SourceSuite:
-    """Subclass it and give a `source` fixture; a few rows (3 to some hundreds) are enough."""
+    """Subclass it and give a `source` fixture. A few rows (3 to some hundreds) are enough."""
 
     @pytest.fixture
     def source(self) -> Source:
-        """The source under test, fresh."""
+        """A new object of the source under test."""
         raise NotImplementedError("give a `source` fixture")
 
     @pytest.fixture
     def untouched(self) -> Source:
-        """A source whose data is not there; it can be made, and only using it fails."""
+        """A source without data. Making it works; using it fails."""
         pytest.skip("no `untouched` fixture")
 
     def test_is_a_source(self, source: Source) -> None:
@@ -118,7 +119,7 @@ class SourceSuite:
 
     def test_reading_from_eight_threads_equals_reading_one_by_one(self, source: Source) -> None:
         rows = everything(source) * 3
-        shared = pickle.loads(pickle.dumps(source))  # a fresh copy: its first use is by all threads at once
+        shared = pickle.loads(pickle.dumps(source))  # in a new copy, all threads do the first read at the same time
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(lambda row: outcome(shared, row), rows))
         assert together == outcomes(source, rows)
@@ -130,7 +131,7 @@ def everything(source: Source) -> list[Row]:
 
 
 def outcome(source: Source, row: Row) -> bytes | str:
-    """The bytes of a row, or the reason why there are none; any other error fails the test."""
+    """The bytes of a row, or the reason of its rejection. Any other error fails the test."""
     try:
         return source.read(row)
     except RowRejected as error:
@@ -138,5 +139,5 @@ def outcome(source: Source, row: Row) -> bytes | str:
 
 
 def outcomes(source: Source, rows: Sequence[Row]) -> list[bytes | str]:
-    """`outcome` of each row, one after the other."""
+    """The `outcome` of each row in order."""
     return [outcome(source, row) for row in rows]

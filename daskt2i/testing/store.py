@@ -1,4 +1,4 @@
-"""What every `LatentStore` must do, as tests to subclass.
+"""The conformance suite for stores.
 
     class TestMine(LatentStoreSuite):
         @pytest.fixture
@@ -7,7 +7,7 @@
 
         def damage(self, store, key, data): ...
 
-Covers: the promises of `protocols.LatentStore`.
+Covers: the rules of `protocols.LatentStore`.
 Does not cover: speed, or a full disk.
 """
 
@@ -50,13 +50,13 @@ TEXTS = (
 
 
 def chunks(rows: int = ROWS, rows_per_chunk: int = ROWS_PER_CHUNK) -> list[Chunk]:
-    """The chunks of such a store; the last one is short."""
+    """The chunks of a store of this size. The last chunk is short."""
     starts = range(0, rows, rows_per_chunk)
     return [Chunk(i, start, min(start + rows_per_chunk, rows)) for i, start in enumerate(starts)]
 
 
 def encoded(chunk: Chunk, seed: int = 0) -> Encoded:
-    """Arrays for a chunk that depend on its rows and the seed alone."""
+    """Arrays for a chunk. They depend only on its rows and the seed."""
     n = len(chunk)
     rng = np.random.default_rng((seed, chunk.index))
     text = [[TEXTS[(row + slot + seed) % len(TEXTS)] for slot in range(3)] for row in range(chunk.start, chunk.stop)]
@@ -93,7 +93,7 @@ def receipt_for(chunk: Chunk, shards: tuple[Shard, ...], rejected: tuple[Rejecti
 
 
 def same(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> bool:
-    """Equal shapes, dtypes (text aside) and elements; NaN equals NaN."""
+    """Whether shapes, dtypes (except of text) and elements are equal; NaN equals NaN."""
     if found.shape != wanted.shape:
         return False
     if wanted.dtype == object:
@@ -112,7 +112,7 @@ class LatentStoreSuite:
         raise NotImplementedError("give a fixture `store` with an empty store")
 
     def damage(self, store: Any, key: str, change: Callable[[bytes], bytes | None]) -> None:
-        """Replace an object of the store with `change(its bytes)`, behind its back; None removes it."""
+        """Replace an object with `change(its bytes)` without the store's knowledge; None removes the object."""
         raise NotImplementedError
 
     @pytest.fixture

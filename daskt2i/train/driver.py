@@ -24,7 +24,7 @@ from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
-from daskt2i.model.pipeline import about as pipeline_about
+from daskt2i.model import pipeline
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
@@ -150,7 +150,7 @@ def train(
         settings, ways = workflow.train, workflow.launch
         identity = {"store": stored["fingerprint"], "train": _plain(settings)}
         done = _checkpoint(folder, CHECKPOINTS, identity)
-        if done == settings.steps and completed(pipeline_about(folder).get("identity", {})) == completed(identity):
+        if done == settings.steps and _is_published(folder, identity):
             return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
         _keep_settings(workflow, folder)
         job = TrainJob(
@@ -251,6 +251,13 @@ def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFol
         )
 
 
+def _is_published(folder: RunFolder, identity: Mapping[str, Any]) -> bool:
+    """Whether all that this training leaves is in `pipeline/`: a whole one, or what there is for its encoders."""
+    about = pipeline.about(folder)
+    whole = pipeline.exists(folder) or pipeline.ALONE in about
+    return whole and completed(about.get("identity", {})) == completed(identity)
+
+
 def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> int:
     """Step of the newest checkpoint; 0 if there is none.
 
@@ -263,7 +270,7 @@ def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> in
     if differ := differences(completed(newest.about["identity"]), completed(identity), ""):
         raise FingerprintMismatch(
             f"The checkpoints in {folder.address(name)} belong to another training: {'; '.join(differ)}. They were not "
-            "touched. Go back to its settings, remove this folder, or use another run folder (out)."
+            "touched. Go back to its settings, remove this folder, or encode and train in another run folder (out)."
         )
     return newest.step
 

@@ -138,7 +138,7 @@ def _device(wanted: str) -> str:
     if wanted == "auto":
         mine = os.environ.get("CUDA_VISIBLE_DEVICES", "") != "" and torch.cuda.is_available()
         return "cuda" if mine else "cpu"
-    return check_device(wanted)
+    return check_device(wanted, "launch.device")
 
 
 class _Run:
@@ -185,7 +185,7 @@ class _Run:
         """The precision of the settings. For `auto`, that of the checkpoint: a new measurement may give another one."""
         if self.launch.precision == "auto" and found is not None and found.about.get("device") == self._kind():
             return str(found.about["precision"])
-        return resolve(self.launch.precision, self.device, self.me.threads)
+        return resolve(self.launch.precision, self.device, self.me.threads, "launch.precision")
 
     def _kind(self) -> str:
         return self.device.partition(":")[0]
@@ -317,10 +317,14 @@ class _Run:
     def _no_number(self, what: str, step: int, value: float) -> NonFiniteLoss:
         newest = self.checkpoints.newest(tensors=False)
         stands = f"The checkpoint of step {newest.step} is kept" if newest else "There is no checkpoint yet"
-        then = "Remove" if self.precision == "fp32" else "Train again with launch.precision=fp32. Or remove"
+        # A checkpoint of other settings is refused, but its precision may change.
+        again = f"remove {self.folder.address(self.checkpoints.name)} and train with" if newest else "train with"
+        then = f"{again[0].upper()}{again[1:]}"
+        if self.precision != "fp32":
+            then = f"Train again with launch.precision=fp32, or {again}"
         return NonFiniteLoss(
-            f"{what} at step {step} is {value}, so training stopped. {stands}. {then} the checkpoints, and train with "
-            f"a lower learning_rate (it is {self.settings.learning_rate:g}) or a longer warmup."
+            f"{what} at step {step} is {value}, so training stopped. {stands}. {then} a lower learning_rate (it is "
+            f"{self.settings.learning_rate:g}) or a longer warmup."
         )
 
     def _look(self) -> None:

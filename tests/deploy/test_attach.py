@@ -1,4 +1,4 @@
-"""Guests: what a user keeps on his workers and in his process is there after us as it was before."""
+"""daskt2i leaves a user's workers and process unchanged: data, plugins, settings, loggers, signals."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ HIS = WorkerLayout(0, 0, 0, "his")
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """Of a user, who has a cluster of two workers with nannies."""
+    """The client of a user, with a cluster of two workers with nannies."""
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(2, threads_per_worker=1, silence_logs=50, **here) as cluster, Client(cluster) as client:
         yield client
 
 
 def session(of: Client) -> Session:
-    """Of ours, on his cluster."""
+    """A session on the user's cluster."""
     return Session(Scheduler.parse(of.scheduler.address))
 
 
@@ -58,7 +58,7 @@ def encode_on(workers: Session, out: Path, layout: WorkerLayout = HIS) -> Encode
 
 
 def train_on(workers: Session) -> list[LaunchEvent]:
-    """Two ranks that do nothing. Returns the events."""
+    """Launch two ranks that do nothing, and return the events."""
     events: list[LaunchEvent] = []
     launch("rank_modules.toy", {"do": "tell", "text": ""}, workers.spawner(HIS)[0], 2, 1, events.append, env=ENV)
     return events
@@ -82,7 +82,7 @@ def loggers() -> dict[str, Any]:
 
 
 def process() -> dict[str, Any]:
-    """What of this process we must leave alone."""
+    """The parts of this process that daskt2i must not change."""
     try:
         default = distributed.default_client().id
     except ValueError:
@@ -97,10 +97,10 @@ def process() -> dict[str, Any]:
 
 
 class Watch:
-    """A thread that looks all the time whether something is another than it was."""
+    """A thread that checks all the time whether this process has changed."""
 
     def __init__(self) -> None:
-        load_defaults()  # our own section of Dask's settings: reading a workflow puts it there
+        load_defaults()  # reading a workflow adds this section to Dask's settings
         self.before, self.wrong, self.looks = process(), dict[str, Any](), 0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._look)
@@ -120,7 +120,7 @@ class Watch:
             for part in ("config", "environ", "signals", "client"):
                 if now[part] != self.before[part]:
                     self.wrong[part] = now[part]
-            # A module that is imported meanwhile may bring loggers of its own.
+            # A module that is imported during the watch may add its own loggers.
             there = {name: now["loggers"].get(name) for name in self.before["loggers"]}
             if there != self.before["loggers"]:
                 self.wrong["loggers"] = {n: v for n, v in there.items() if v != self.before["loggers"][n]}
@@ -140,8 +140,8 @@ def test_attaching_changes_nothing_in_this_process(client: Client, tmp_path: Pat
     assert watch.wrong == {}
 
 
-def test_a_cluster_of_our_own_starts_works_and_ends_without_a_trace_in_this_process(tmp_path: Path) -> None:
-    """Its workers end and come back too: a nanny writes its variables each time."""
+def test_a_cluster_that_daskt2i_starts_leaves_this_process_unchanged(tmp_path: Path) -> None:
+    """Its workers also restart, because a nanny writes its variables at each start."""
     users = dask.config.set({"distributed.comm.retry.count": 7, "pool": print})
     with users, Watch() as watch, Session(Scheduler.parse("local:1")) as ours:
         encode_on(ours, tmp_path / "run", ONE)
@@ -151,10 +151,10 @@ def test_a_cluster_of_our_own_starts_works_and_ends_without_a_trace_in_this_proc
         spawner, _ = ours.spawner(ONE)
         with spawner.opened(lambda message: None) as notes:
             assert list(notes) == []
-        assert set(connection.client.run(os.getpid).values()).isdisjoint(before.values()), "more is free so"
+        assert set(connection.client.run(os.getpid).values()).isdisjoint(before.values()), "a restart frees memory"
         assert set(connection.client.run(model_cache.held).values()) == {0}
         assert not encode_on(ours, tmp_path / "again", ONE).failed
-        # What it needs it has all the same, and what the user has set besides.
+        # The workers have the settings that they need, and the user's own settings too.
         asked = connection.client.run(settings_there)
         assert list(asked.values()) == [(0.6, "100ms", 100, 7, "1", "6640")]
     assert watch.looks > 50
@@ -167,7 +167,7 @@ def settings_there() -> tuple[Any, ...]:
     return (*found, os.environ["OMP_NUM_THREADS"], os.environ["PYTHONHASHSEED"])
 
 
-def test_lines_of_distributed_come_through_while_attached_but_not_on_our_command_line(
+def test_log_lines_of_distributed_reach_the_user_while_attached_but_not_the_command_line(
     client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heard: list[str] = []
@@ -209,7 +209,7 @@ def kept(dask_worker: Any) -> tuple[Any, bool]:
     return dask_worker.data.get("of the user"), "users" in dask_worker.plugins
 
 
-def test_what_a_user_keeps_on_his_workers_survives_a_training(client: Client, tmp_path: Path) -> None:
+def test_data_of_a_user_on_the_workers_survive_a_training(client: Client, tmp_path: Path) -> None:
     scattered = client.scatter(list(range(100)), hash=False)
     persisted = client.persist(delayed(sum)([1, 2, 3]))
     client.register_plugin(Users())
@@ -224,7 +224,7 @@ def test_what_a_user_keeps_on_his_workers_survives_a_training(client: Client, tm
         assert client.gather(scattered) == list(range(100))
         assert persisted.compute() == 6
         assert set(client.run(kept).values()) == {(42, True)}
-        # Encoders are gone, and come again with the next chunk.
+        # The encoders are unloaded, and the next chunk loads them again.
         assert set(client.run(model_cache.held).values()) == {0}
         loads = client.run(model_cache.loads)
         assert not encode_on(ours, tmp_path / "two").failed
@@ -256,7 +256,7 @@ def test_a_chunk_in_progress_keeps_its_encoders_and_the_note_says_so(
 
 
 def freeze(seconds: float) -> int:
-    """On a worker: its event loop answers nobody meanwhile."""
+    """Block the event loop of a worker."""
     time.sleep(seconds)
     return 0
 

@@ -1,4 +1,4 @@
-"""The process of a cluster that we start: it starts whatever our process looks like, and ends with us."""
+"""The process of a cluster that daskt2i starts: it starts under unusual conditions, and ends with its driver."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def started(folder: Path, **arguments: Any) -> ClusterProcess:
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
-    """Whether a process ends in time. One that waits for its parent to ask how it ended has ended."""
+    """Whether a process ends in time. A zombie has ended: it only waits for its parent to read its exit code."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -43,7 +43,7 @@ def gone(pid: int, seconds: float = 20.0) -> bool:
     return False
 
 
-def test_it_tells_the_address_and_closes_its_cluster_once_however_often_it_is_asked(tmp_path: Path) -> None:
+def test_it_gives_the_address_and_may_be_closed_twice(tmp_path: Path) -> None:
     cluster = started(tmp_path)
     assert cluster.address == "tcp://127.0.0.1:9"
     pid = int((tmp_path / "started").read_text())
@@ -54,7 +54,9 @@ def test_it_tells_the_address_and_closes_its_cluster_once_however_often_it_is_as
     assert gone(pid)
 
 
-def test_what_a_start_file_of_python_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_a_sitecustomize_module_is_not_taken_for_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello'); print('[1]')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     cluster = started(tmp_path)
@@ -62,7 +64,7 @@ def test_what_a_start_file_of_python_prints_is_no_answer(tmp_path: Path, monkeyp
     assert cluster.address
 
 
-def test_a_path_of_another_kind_among_those_of_modules_does_no_harm(
+def test_an_entry_of_the_import_path_that_is_not_text_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
@@ -70,7 +72,7 @@ def test_a_path_of_another_kind_among_those_of_modules_does_no_harm(
     assert (tmp_path / "closed").exists()
 
 
-def test_dasks_settings_of_this_process_hold_there_as_far_as_text_can_say_them(tmp_path: Path) -> None:
+def test_dask_settings_that_json_can_hold_are_passed_on(tmp_path: Path) -> None:
     with dask.config.set({"temporary-directory": tmp_path / "scratch"}):
         started(tmp_path).close()
     assert (tmp_path / "config").read_text() == str(tmp_path / "scratch")
@@ -86,7 +88,7 @@ def test_a_cluster_that_does_not_start_says_why_and_leaves_no_process(tmp_path: 
     assert not [c for c in psutil.Process().children() if "cluster_process" in " ".join(c.cmdline())]
 
 
-def test_a_scheduler_inside_its_process_is_refused_with_what_to_write() -> None:
+def test_an_inproc_scheduler_is_refused_with_the_argument_to_add() -> None:
     with pytest.raises(
         RuntimeError, match=r"inproc://.* no other process can reach; add protocol: 'tcp://' to its arguments"
     ):
@@ -95,7 +97,7 @@ def test_a_scheduler_inside_its_process_is_refused_with_what_to_write() -> None:
 
 @pytest.mark.parametrize("how", ["ends without closing", "is killed"])
 def test_it_closes_its_cluster_when_the_driver(how: str, tmp_path: Path) -> None:
-    """However the driver ends: there may be jobs in a queue, and folders on a disk."""
+    """It closes its cluster in every case, because there may be jobs in a queue and folders on a disk."""
     code = f"""
 import time
 from daskt2i.deploy.cluster_process import ClusterProcess
@@ -116,7 +118,7 @@ print("up", flush=True)
     assert (tmp_path / "closed").exists()
 
 
-def test_a_client_gets_certificates_also_where_encryption_is_not_required() -> None:
+def test_a_client_gets_certificates_even_if_encryption_is_not_required() -> None:
     given = SimpleNamespace(
         tls_ca_file="ca.pem", tls_client_cert="c.pem", tls_client_key="k.pem", require_encryption=None
     )
@@ -132,8 +134,10 @@ def test_a_cluster_file_with_a_date_is_refused_with_what_to_do(tmp_path: Path) -
         ClusterFile.read(str(path))
 
 
-def test_workers_of_ours_without_a_nanny_let_go_of_their_encoders_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would not come back if they were started again."""
+def test_own_workers_without_a_nanny_unload_their_encoders_and_are_not_restarted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a nanny they would not start again."""
     here = {"processes": False, "host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(1, silence_logs=50, **here) as cluster, Client(cluster) as client:
         monkeypatch.setattr(model_cache, "_held", SimpleNamespace(key="", image=None, text=None))

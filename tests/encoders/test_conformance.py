@@ -1,4 +1,4 @@
-"""Every encoder keeps the promises of its protocol."""
+"""The conformance suites on every encoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from daskt2i.testing.encoder import RUNTIME, ImageEncoderSuite, TextEncoderSuite
 
 @pytest.fixture(scope="class", autouse=True)
 def _model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Builds the model folder of a class once."""
+    """Builds the model folder of a test class once."""
     if hasattr(request.cls, "build"):
         request.cls.folder = request.cls.build(tmp_path_factory.mktemp("models") / "model")
 

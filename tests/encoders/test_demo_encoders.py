@@ -1,4 +1,4 @@
-"""The encoders in the package: ordinary folders, small, good enough on scenes that they have not seen."""
+"""The encoders of the package: ordinary model folders, small, and good enough on unseen scenes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from daskt2i.types import Pixels
 
 DEMO = Path(daskt2i.__file__).parent / "demo"
 UNSEEN = 31_337
-"""A seed that training never draws from."""
+"""A seed that the training of these encoders never used."""
 
 
 @cache
@@ -39,7 +39,7 @@ def text_model() -> tuple[Any, Any]:
 
 
 def seen_at(side: int, data: bytes) -> Pixels:
-    """A JPEG resized by its shorter side and cropped, as it is encoded."""
+    """A JPEG, resized by its shorter side and cropped, as in an encode."""
     with Image.open(io.BytesIO(data)) as image:
         scale = side / min(image.size)
         size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
@@ -49,7 +49,7 @@ def seen_at(side: int, data: bytes) -> Pixels:
 
 
 def there_and_back(pictures: Pixels) -> tuple[Pixels, Any]:
-    """Through the mean of the posterior and back to 8 bits; the latents as well."""
+    """The pictures after encoding to the mean of the posterior and decoding to 8 bits; and the latents."""
     import torch
 
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -80,7 +80,7 @@ def test_together_they_are_small_and_nothing_is_pickled() -> None:
     assert all(path.stat().st_size for path in files)
 
 
-def test_no_path_of_the_machine_that_made_them_is_in_their_settings() -> None:
+def test_their_settings_hold_no_path_of_the_machine_that_made_them() -> None:
     for path in DEMO.rglob("*.json"):
         settings = json.loads(path.read_text(encoding="utf-8"))
         assert not any(str(settings.get(key, "")).startswith("/") for key in ("_name_or_path", "name_or_path"))
@@ -105,7 +105,7 @@ def test_other_sizes_work_as_well(side: int) -> None:
     assert np.mean(psnr(pictures, back)) >= 34
 
 
-def test_photographs_which_it_has_never_seen_stay_recognisable() -> None:
+def test_unseen_photographs_stay_recognisable() -> None:
     folder = SHARED / "coco-mini" / "images"
     if not folder.is_dir():
         pytest.skip("shared/data/coco-mini is not beside this checkout")
@@ -138,7 +138,7 @@ def test_the_text_model_is_a_clip_text_model_whose_end_token_is_found() -> None:
         torch.testing.assert_close(made.pooler_output[row], made.last_hidden_state[row, end])
 
 
-def test_what_comes_later_in_a_caption_does_not_change_the_states_before_it() -> None:
+def test_later_words_of_a_caption_do_not_change_earlier_states() -> None:
     import torch
 
     tokenizer, model = text_model()
@@ -188,7 +188,7 @@ def test_the_empty_caption_and_an_endless_one_are_encoded() -> None:
         "A red circle on a green background.",
     ],
 )
-def test_what_differs_in_one_word_is_farther_apart_than_what_says_the_same(other: str) -> None:
+def test_captions_that_differ_in_one_word_are_farther_apart_than_captions_of_one_meaning(other: str) -> None:
     said, again, not_said = pooled(
         [
             "A red circle to the left of a blue square on a green background.",
@@ -216,7 +216,7 @@ def _tells_all(text: str) -> bool:
     return meant is not None and meant.background is not None and all(thing.place for thing in meant.things)
 
 
-def test_the_weights_have_the_names_that_every_transformers_knows() -> None:
+def test_the_weights_have_names_that_all_versions_of_transformers_know() -> None:
     from safetensors import safe_open
 
     with safe_open(DEMO / "text" / "model.safetensors", "np") as file:

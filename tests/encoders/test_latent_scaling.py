@@ -1,4 +1,4 @@
-"""What a VAE's config says of its latents is read in one place, for training and for export."""
+"""One function reads the scaling of latents from a VAE's config, for training and for export."""
 
 from __future__ import annotations
 

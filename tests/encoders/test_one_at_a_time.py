@@ -1,4 +1,4 @@
-"""One process of a machine first, the others after it."""
+"""One process of a machine goes first, and the other processes wait for it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-def test_others_wait_for_the_first_and_then_go_together() -> None:
+def test_other_processes_wait_for_the_first_and_then_run_together() -> None:
     order: list[str] = []
     inside = threading.Barrier(2)
 
     def follow() -> None:
         with turns.one_process_first("model") as first:
             order.append(f"first={first}")
-            inside.wait(20)  # both are in it at once, or this breaks
+            inside.wait(20)  # breaks unless both are inside at the same time
 
     threads = [threading.Thread(target=follow) for _ in range(2)]
     with turns.one_process_first("model") as first:
@@ -41,19 +41,19 @@ def test_others_wait_for_the_first_and_then_go_together() -> None:
     assert order == ["the first leaves", "first=False", "first=False"]
 
 
-def test_other_names_do_not_wait() -> None:
+def test_processes_with_other_names_do_not_wait() -> None:
     with turns.one_process_first("model") as one, turns.one_process_first("another") as two:
         assert (one, two) == (True, True)
 
 
-def test_a_turn_is_given_back_when_its_holder_fails() -> None:
+def test_the_lock_is_released_when_its_holder_fails() -> None:
     with pytest.raises(KeyError), turns.one_process_first("model"):
         raise KeyError
     with turns.one_process_first("model") as first:
         assert first
 
 
-def test_without_a_place_for_locks_everybody_goes_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_folder_for_locks_no_process_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with turns.one_process_first("model") as one, turns.one_process_first("model") as two:
         assert (one, two) == (True, True)

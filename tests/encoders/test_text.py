@@ -1,4 +1,4 @@
-"""The text encoder against plain transformers code, and against folders and captions that are wrong or odd."""
+"""The text encoder, compared with plain transformers code, and with wrong folders and unusual captions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def near(ours: np.ndarray, plain: np.ndarray, share: float = 1e-3) -> None:
 
 
 def plain(folder: Path, kind: str, caption: str, limit: int, **options: Any) -> Any:
-    """What someone writes who has read the model's page: one caption, fp32, the library's own tokenizer call."""
+    """Plain code as on the model's page: one caption, fp32, the library's own call of the tokenizer."""
     import torch
     import transformers
 
@@ -79,7 +79,7 @@ def _library_progress_bars_off() -> Any:
         ("CLIPModel", "CLIPTextModelWithProjection"),
     ],
 )
-def test_clip_states_are_those_of_plain_transformers(
+def test_clip_states_equal_those_of_plain_transformers(
     tmp_path: Path, layout: str, kind: str, padding: str, legacy: bool
 ) -> None:
     folder = clip_folder(tmp_path / "clip", layout, legacy=legacy, padding=padding)
@@ -112,7 +112,7 @@ def test_the_last_but_one_layer_is_the_raw_hidden_state(clip: Path) -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"feed_forward_proj": "relu", "tie_word_embeddings": False}], ids=["1.1", "1.0"]
 )
-def test_t5_states_are_those_of_plain_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_t5_states_equal_those_of_plain_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = t5_folder(tmp_path / "t5", **changes)
     encoder = loaded(folder, max_tokens=16)
     made = encoder.encode(CAPTIONS, 4)
@@ -124,7 +124,7 @@ def test_t5_states_are_those_of_plain_transformers(tmp_path: Path, changes: dict
 
 
 @pytest.mark.parametrize("pooler", [True, False])
-def test_bert_states_are_those_of_plain_transformers(tmp_path: Path, pooler: bool) -> None:
+def test_bert_states_equal_those_of_plain_transformers(tmp_path: Path, pooler: bool) -> None:
     folder = bert_folder(tmp_path / "bert", pooler=pooler)
     made = loaded(folder).encode(CAPTIONS, 4)
     for index, caption in enumerate(CAPTIONS):
@@ -136,7 +136,7 @@ def test_bert_states_are_those_of_plain_transformers(tmp_path: Path, pooler: boo
     assert ("text_pooled" in made) == pooler, "a pooler without weights would be random"
 
 
-def test_only_the_text_tower_of_a_whole_repository_counts(tmp_path: Path) -> None:
+def test_only_the_text_tower_of_a_whole_clip_repository_is_used(tmp_path: Path) -> None:
     whole = clip_folder(tmp_path / "whole", "CLIPModel")
     alone = clip_folder(tmp_path / "alone")
     assert TextEncoder(str(whole)).info().weight_bytes == TextEncoder(str(alone)).info().weight_bytes
@@ -161,7 +161,7 @@ def test_long_captions_print_nothing(
     assert not caplog.records
 
 
-def test_tokens_that_a_caption_spells_out_are_read_as_transformers_reads_them(clip: Path) -> None:
+def test_special_tokens_in_the_text_of_a_caption_are_read_as_in_transformers(clip: Path) -> None:
     caption = "dog <|endoftext|> cat"
     made = loaded(clip).encode([caption, "dog"], 2)
     near(made["text_pooled"][0], plain(clip, "CLIPTextModel", caption, 77).pooler_output[0].numpy())
@@ -197,11 +197,11 @@ def test_the_parts_of_a_pipeline_find_each_other(tmp_path: Path, clip: Path) -> 
         TextEncoder(str(folder)).info()
 
 
-def test_random_weights_need_a_tokenizer_and_say_which_setting_gives_it(tmp_path: Path, clip: Path) -> None:
+def test_random_weights_without_a_tokenizer_are_refused_with_the_setting_for_it(tmp_path: Path, clip: Path) -> None:
     shutil.copy(clip / "config.json", tmp_path)
-    with pytest.raises(ModelMissing, match=r"--set dataset\.encoders\.text\.tokenizer=FOLDER"):
+    with pytest.raises(ModelMissing, match=r"(?i)set dataset\.encoders\.text\.tokenizer to a folder"):
         TextEncoder(str(tmp_path), weights="random").info()
-    with pytest.raises(ModelMissing, match=r"--set dataset\.encoders\.text\.tokenizer=FOLDER"):
+    with pytest.raises(ModelMissing, match=r"(?i)set dataset\.encoders\.text\.tokenizer to a folder"):
         TextEncoder("openai/clip-vit-large-patch14", weights="random").info()
     encoder = loaded(tmp_path, weights="random", seed=5, tokenizer=str(clip))
     assert encoder.info().random_weights
@@ -230,7 +230,7 @@ def test_the_shipped_clip_config_is_vit_l_14_with_its_tokenizer() -> None:
     encoder._check_pair(tokenizer, encoder._read()[2])
 
 
-def test_the_name_of_the_weights_covers_the_tokenizer(tmp_path: Path, clip: Path) -> None:
+def test_the_fingerprint_of_the_weights_includes_the_tokenizer(tmp_path: Path, clip: Path) -> None:
     copy = shutil.copytree(clip, tmp_path / "copy")
     assert TextEncoder(str(copy)).info().weights == TextEncoder(str(clip)).info().weights
     merges = (copy / "merges.txt").read_text().splitlines()
@@ -311,7 +311,7 @@ def test_wrong_arguments_are_refused(clip: Path, arguments: dict[str, Any]) -> N
         TextEncoder(str(clip), **arguments).info()
 
 
-def test_slots_are_as_long_as_the_model_reads_unless_that_is_absurd(tmp_path: Path, clip: Path) -> None:
+def test_slots_have_the_models_own_length_up_to_512_tokens(tmp_path: Path, clip: Path) -> None:
     assert TextEncoder(str(clip)).info().arrays[0].shape == (77, 16)
     assert TextEncoder(str(bert_folder(tmp_path / "bert"))).info().arrays[0].shape == (32, 16)
     t5 = t5_folder(tmp_path / "t5")
@@ -323,13 +323,13 @@ def test_slots_are_as_long_as_the_model_reads_unless_that_is_absurd(tmp_path: Pa
     assert text_shape(roberta, None, None, "roberta").limit == 512
 
 
-def test_keys_that_a_clip_config_lacks_are_what_transformers_assumes() -> None:
+def test_missing_keys_of_a_clip_config_get_the_defaults_of_transformers() -> None:
     import transformers
 
     assert {key: getattr(transformers.CLIPTextConfig(), key) for key in CLIP_DEFAULTS} == dict(CLIP_DEFAULTS)
 
 
-def test_pickling_leaves_the_model_behind(clip: Path) -> None:
+def test_pickling_does_not_include_the_model(clip: Path) -> None:
     encoder = loaded(clip)
     assert len(pickle.dumps(encoder)) < 2000
     with pytest.raises(RuntimeError, match="load"):

@@ -1,4 +1,4 @@
-"""The image encoder against plain diffusers code, and against folders that are wrong in the ways folders are wrong."""
+"""The image encoder, compared with plain diffusers code, and with wrong model folders."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def near(ours: np.ndarray, plain: np.ndarray, share: float = 1e-3) -> None:
     ],
     ids=["sd", "flux-like", "no-attention"],
 )
-def test_mean_std_and_pictures_are_those_of_plain_diffusers(tmp_path: Path, changes: dict) -> None:
+def test_mean_std_and_pictures_equal_those_of_plain_diffusers(tmp_path: Path, changes: dict) -> None:
     import torch
     from diffusers import AutoencoderKL
 
@@ -76,7 +76,7 @@ def test_mean_std_and_pictures_are_those_of_plain_diffusers(tmp_path: Path, chan
         assert np.abs(encoder.decode(made)[index].astype(int) - plain).max() <= 1
 
 
-def test_latents_of_the_tiny_kind_are_those_of_plain_diffusers(tiny: Path) -> None:
+def test_latents_of_the_tiny_kind_equal_those_of_plain_diffusers(tiny: Path) -> None:
     import torch
     from diffusers import AutoencoderTiny
 
@@ -112,7 +112,7 @@ def test_info_states_what_a_trainer_needs(kl: Path, tiny: Path) -> None:
     assert VaeEncoder(str(tiny)).info(32).attributes["scaling_factor"] == 1.0
 
 
-def test_keys_that_an_old_config_lacks_are_what_diffusers_assumes() -> None:
+def test_missing_keys_of_an_old_config_get_the_defaults_of_diffusers() -> None:
     import diffusers
 
     for kind, ours in DEFAULTS.items():
@@ -121,7 +121,7 @@ def test_keys_that_an_old_config_lacks_are_what_diffusers_assumes() -> None:
 
 
 @pytest.mark.parametrize("resolution", [0, 3, 30, 33, 255])
-def test_a_resolution_that_does_not_fit_is_refused_with_ones_that_do(kl: Path, resolution: int) -> None:
+def test_a_resolution_that_does_not_fit_is_refused_with_resolutions_that_fit(kl: Path, resolution: int) -> None:
     with pytest.raises(ConfigError) as error:
         VaeEncoder(str(kl)).info(resolution)
     good = [int(word.strip(".")) for word in str(error.value).split("use ")[1].split() if word.strip(".").isdigit()]
@@ -171,7 +171,7 @@ def test_random_weights_follow_the_seed_are_marked_and_leave_the_global_generato
     assert info.weights.startswith("seed:1/config:")
 
 
-def test_random_weights_need_a_config_alone(tmp_path: Path, kl: Path) -> None:
+def test_random_weights_need_only_a_config(tmp_path: Path, kl: Path) -> None:
     shutil.copy(kl / "config.json", tmp_path)
     assert loaded(VaeEncoder(str(tmp_path), weights="random")).encode(pictures(1), 1)["latent_std"].shape == (
         1,
@@ -187,7 +187,7 @@ def test_the_same_seed_in_another_architecture_has_another_name(tmp_path: Path, 
     assert len(names) == 2
 
 
-def test_the_weights_name_follows_content_not_place(tmp_path: Path, kl: Path) -> None:
+def test_the_fingerprint_of_the_weights_follows_their_content_not_their_location(tmp_path: Path, kl: Path) -> None:
     copy = shutil.copytree(kl, tmp_path / "copy")
     name = VaeEncoder(str(kl)).info(32).weights
     config = json.loads((copy / "config.json").read_text())
@@ -197,7 +197,7 @@ def test_the_weights_name_follows_content_not_place(tmp_path: Path, kl: Path) ->
     assert VaeEncoder(str(copy)).info(32).weights != name
 
 
-def test_a_wrong_normalisation_can_be_put_in_and_decoding_does_not_share_it(tmp_path: Path) -> None:
+def test_decoding_does_not_share_the_normalisation_of_encode(tmp_path: Path) -> None:
     class Unit(VaeEncoder):
         def normalise(self, pixels):
             return pixels.float() / 255
@@ -209,12 +209,12 @@ def test_a_wrong_normalisation_can_be_put_in_and_decoding_does_not_share_it(tmp_
     assert np.array_equal(right.decode(made), wrong.decode(made))
 
 
-def test_nan_latents_decode_to_something(kl: Path) -> None:
+def test_nan_latents_can_be_decoded(kl: Path) -> None:
     decoded = loaded(VaeEncoder(str(kl))).decode({"latent_mean": np.full((1, 4, 8, 8), np.nan, np.float16)})
     assert decoded.shape == (1, 32, 32, 3)
 
 
-def test_pickling_leaves_the_model_behind(kl: Path) -> None:
+def test_pickling_does_not_include_the_model(kl: Path) -> None:
     encoder = loaded(VaeEncoder(str(kl)))
     assert len(pickle.dumps(encoder)) < 2000
     with pytest.raises(RuntimeError, match="load"):
@@ -222,7 +222,7 @@ def test_pickling_leaves_the_model_behind(kl: Path) -> None:
 
 
 @pytest.mark.parametrize("items", [np.zeros((1, 32, 32), np.uint8), np.zeros((1, 32, 32, 3)), pictures(1, 30)])
-def test_pictures_of_another_form_are_refused(kl: Path, items: np.ndarray) -> None:
+def test_pictures_of_another_shape_or_dtype_are_refused(kl: Path, items: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"uint8|multiples"):
         loaded(VaeEncoder(str(kl))).encode(items, 1)
 
@@ -274,7 +274,7 @@ def test_a_broken_weight_file_is_named(tmp_path: Path, kl: Path, damage: str) ->
     path.write_bytes(
         {"cut": whole[:-100], "pointer": b"version https://git-lfs.github.com/spec/v1\n", "empty": b""}[damage]
     )
-    with pytest.raises(ModelError, match="not a whole safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         VaeEncoder(str(tmp_path)).info(32)
 
 
@@ -305,7 +305,7 @@ def test_wrong_arguments_are_refused(arguments: dict) -> None:
 
 
 @pytest.mark.parametrize("offline", [True, False], ids=["told-to-stay-offline", "nobody-answers"])
-def test_a_model_that_is_nowhere_gives_one_quick_clear_error(
+def test_a_model_that_cannot_be_found_gives_one_quick_clear_error(
     offline: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -324,7 +324,7 @@ def test_a_model_that_is_nowhere_gives_one_quick_clear_error(
     message = str(error.value)
     assert "stabilityai/sd-vae-ft-mse" in message
     assert "`hf download stabilityai/sd-vae-ft-mse --revision main --include 'vae/*'`" in message
-    assert "--set dataset.encoders.image.model=FOLDER" in message
+    assert "set dataset.encoders.image.model to a folder that holds the model" in message
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
@@ -332,7 +332,7 @@ def test_a_model_that_is_nowhere_gives_one_quick_clear_error(
         VaeEncoder("./not/here").info(256)
 
 
-def test_a_hub_that_never_answers_is_given_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_never_answers_ends_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as hub
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -367,7 +367,7 @@ def test_a_copy_in_the_cache_is_used_without_a_network(
         VaeEncoder("some/vae").info(32)
 
 
-def test_loading_says_nothing_and_leaves_the_switches_as_they_were(kl: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_prints_nothing_and_restores_the_log_settings(kl: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import are_progress_bars_disabled
 

@@ -1,4 +1,4 @@
-"""What an encode will take: the arithmetic, and what becomes of a forecast when the run is done."""
+"""The arithmetic of forecasts, and the comparison of a forecast with the real run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WORK = Work(rows=100, rows_per_chunk=10, captions=500)
 
 
 def brute(work: Work, row: float, chunk: float, ready: list[float]) -> float:
-    """The queue by hand: the next chunk goes to whoever is free first."""
+    """A simple queue: the next chunk goes to the worker that is free first."""
     free = list(ready)
     for index in range(work.chunks):
         who = free.index(min(free))
@@ -56,18 +56,18 @@ def brute(work: Work, row: float, chunk: float, ready: list[float]) -> float:
 
 @pytest.mark.parametrize("rows", [1, 10, 25, 100, 101])
 @pytest.mark.parametrize("ready", [[0.0], [0.0, 3.0], [0.0, 1.0, 100.0]], ids=["one", "two", "one never needed"])
-def test_the_makespan_is_that_of_a_queue(rows: int, ready: list[float]) -> None:
+def test_the_makespan_equals_the_time_of_a_queue(rows: int, ready: list[float]) -> None:
     work = Work(rows, 10, rows)
     assert makespan(work, 0.2, 0.1, ready) == pytest.approx(brute(work, 0.2, 0.1, ready))
 
 
-def test_many_chunks_are_summed_up_without_following_each() -> None:
+def test_the_makespan_of_many_chunks_is_computed_without_a_queue() -> None:
     work = Work(rows=EXACT_CHUNKS * 10 + 10, rows_per_chunk=10, captions=0)
     exact = brute(Work(EXACT_CHUNKS * 10, 10, 0), 0.1, 0.0, [0.0, 5.0, 5.0])
     assert makespan(work, 0.1, 0.0, [0.0, 5.0, 5.0]) == pytest.approx(exact, rel=1e-3)
 
 
-def test_a_run_is_start_chunks_and_end() -> None:
+def test_the_time_of_a_run_is_the_sum_of_start_chunks_and_end() -> None:
     found = forecast(CALIBRATION, WORK, 2)
     chunks = brute(WORK, 0.1, 0.5, [1.0, 5.0])
     assert found.seconds == pytest.approx(2 + 5 + chunks + 1.5 + 0.1)
@@ -82,29 +82,29 @@ def test_one_worker_with_both_cores_is_no_slower_than_two() -> None:
     assert one.steady_rate == pytest.approx(two.steady_rate)
 
 
-def test_more_workers_than_cores_bring_nothing_and_are_named() -> None:
+def test_more_workers_than_cores_are_not_faster_and_a_note_says_so() -> None:
     found = forecast(CALIBRATION, WORK, 8)
     assert found.steady_rate == pytest.approx(forecast(CALIBRATION, WORK, 2).steady_rate)
-    assert found.notes == ("more than the 2 cores: no faster",)
+    assert found.notes == ("more workers than the 2 cores: not faster",)
 
 
-def test_workers_with_cores_of_their_own_scale() -> None:
+def test_the_rate_of_workers_with_their_own_cores_scales_with_their_number() -> None:
     elsewhere = replace(CALIBRATION, cores=0, workers=1, ready_seconds=None)
     assert forecast(elsewhere, WORK, 8).steady_rate == pytest.approx(8 * forecast(elsewhere, WORK, 1).steady_rate)
-    # The others load when the first has: as long as that took.
+    # The other workers load after the first one, and need the same time.
     assert forecast(elsewhere, WORK, 2).seconds == pytest.approx(2 + 5 + brute(WORK, 0.1, 0.5, [1.0, 6.0]) + 1.5 + 0.1)
 
 
-def test_more_workers_than_chunks_are_named() -> None:
+def test_a_note_names_more_workers_than_chunks() -> None:
     elsewhere = replace(CALIBRATION, cores=0)
-    assert "10 chunks keep 10 workers busy at most" in forecast(elsewhere, WORK, 12).notes
+    assert "10 chunks keep at most 10 workers busy" in forecast(elsewhere, WORK, 12).notes
 
 
-def test_what_does_not_fit_into_memory_is_named() -> None:
+def test_a_note_names_workers_that_do_not_fit_into_memory() -> None:
     assert forecast(CALIBRATION, WORK, 2, memory=4 << 30).fits
     found = forecast(CALIBRATION, WORK, 2, memory=2 << 30)
     assert not found.fits
-    assert "1,024 MiB for each worker" in found.notes[-1]
+    assert "of 1,024 MiB" in found.notes[-1]
 
 
 def test_disk_scales_latents_by_rows_and_text_by_captions() -> None:
@@ -126,17 +126,17 @@ def test_cost_is_hours_by_price() -> None:
         {"name": "narrow", "cores": 64, "memory_gib": 10, "per_hour": 2.0},
     )
     many, told, unknown, narrow = price(table, [CALIBRATION], work)
-    # A core makes a row in 0.1 + 0.5 / 10 seconds; start, begin and end come once.
+    # A core takes 0.1 + 0.5 / 10 seconds for a row. Start, begin and end count once.
     assert many.hours == pytest.approx((1_000_000 * 0.15 / 64 + 8.5) / 3600)
     assert many.cost == pytest.approx(many.hours * 2.0)
     assert told.hours == pytest.approx(10_000 / 3600)
     assert (unknown.hours, unknown.cost) == (None, None)
     assert "images_per_second" in unknown.basis
-    assert narrow.images_per_second == pytest.approx(8 / 0.15)  # 10 GiB hold 8 workers below their pause
+    assert narrow.images_per_second == pytest.approx(8 / 0.15)  # 10 GiB hold 8 workers below the pause threshold
     assert "8 workers" in narrow.basis
 
 
-def test_gpus_count_where_one_was_calibrated() -> None:
+def test_the_rate_scales_with_the_number_of_gpus_if_a_gpu_was_calibrated() -> None:
     gpu = replace(CALIBRATION, device="cuda", workers=1, threads=2)
     four, cpu = price(
         prices({"name": "4", "device": "cuda", "gpus": 4, "per_hour": 1}, {"name": "c", "per_hour": 1}), [gpu], WORK
@@ -162,7 +162,7 @@ FINISHED = Finished(
 )
 
 
-def test_a_forecast_for_just_this_run_is_compared() -> None:
+def test_a_forecast_for_exactly_this_run_is_compared() -> None:
     found = check("abc", [CALIBRATION], FINISHED)
     wanted = forecast(CALIBRATION, WORK, 2).seconds
     assert (found.basis, found.reason, found.forecast) == ("measured", "", wanted)
@@ -174,11 +174,11 @@ def test_a_forecast_for_just_this_run_is_compared() -> None:
     ("change", "why"),
     [
         ({"content": "other"}, "other data"),
-        ({"device": "cuda"}, "ran on cuda"),
+        ({"device": "cuda"}, "this run used cuda"),
         ({"precision": "bf16"}, "another precision"),
         ({"hosts": frozenset({"there"})}, "other machines"),
         ({"settings": {"batch": 8}}, "settings of run:"),
-        ({"done": 0}, "nothing left"),
+        ({"done": 0}, "already done"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -193,8 +193,8 @@ def test_other_workers_and_a_part_of_the_chunks_are_scaled() -> None:
     half = forecast(CALIBRATION, Work(40, 10, 200), 1, threads=2)
     assert (found.basis, found.bytes_error) == ("scaled", None)
     assert found.forecast == pytest.approx(half.seconds)
-    assert "2 x 1 workers x threads were calibrated, and 1 x 2 ran" in found.reason
-    assert "6 of 10 chunks were done before" in found.reason
+    assert "2 x 1 workers x threads were calibrated, but this run used 1 x 2" in found.reason
+    assert "6 of 10 chunks were already done" in found.reason
 
 
 def test_the_nearest_calibration_is_taken() -> None:
@@ -208,14 +208,14 @@ def test_a_forecast_is_kept_and_so_is_its_error(tmp_path: Path) -> None:
     keep(folder, "abc", [CALIBRATION], {"rows": 100})
     assert compare_forecast(folder, FINISHED) == check("abc", [CALIBRATION], FINISHED)
     compare_forecast(folder, replace(FINISHED, content="other"))
-    keep(folder, "abc", [CALIBRATION], {"rows": 100})  # a second estimate forgets no check
+    keep(folder, "abc", [CALIBRATION], {"rows": 100})  # a second estimate keeps the earlier checks
     kept = json.loads(folder.read(ESTIMATE))
     assert [entry["basis"] for entry in kept["checked"]] == ["measured", "not used"]
     assert kept["rows"] == 100
 
 
 @pytest.mark.parametrize("text", [None, "no JSON", "[]", "{}", '{"content": "abc", "calibrations": [{"hosts": []}]}'])
-def test_without_a_forecast_that_can_be_read_nothing_is_said(tmp_path: Path, text: str | None) -> None:
+def test_without_a_readable_forecast_nothing_is_compared(tmp_path: Path, text: str | None) -> None:
     folder = RunFolder(tmp_path)
     if text is not None:
         folder.write(ESTIMATE, text.encode())

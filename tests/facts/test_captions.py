@@ -1,4 +1,4 @@
-"""Captions are read as a person reads them, as far as word lists go; measured on pictures labelled by hand."""
+"""The word lists give the same facts as a person, measured on pictures that were labelled by hand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def seen(found: People) -> tuple[str, str, str]:
         ("A MAN’S FACE", ("male", "single", "adult")),
     ],
 )
-def test_who_is_told_of(rules: Rules, caption: str, expected: tuple[str, str, str]) -> None:
+def test_gender_group_and_age_of_a_caption(rules: Rules, caption: str, expected: tuple[str, str, str]) -> None:
     found = read_captions([caption], rules)
     assert found.people
     assert seen(found) == expected
@@ -87,7 +87,7 @@ def test_who_is_told_of(rules: Rules, caption: str, expected: tuple[str, str, st
         "猫が椅子に座っている 🐈",
     ],
 )
-def test_who_is_nobody(rules: Rules, caption: str) -> None:
+def test_a_caption_that_mentions_nobody(rules: Rules, caption: str) -> None:
     assert read_captions([caption], rules) == People()
 
 
@@ -120,7 +120,7 @@ def test_a_woman_is_never_counted_as_a_man(rules: Rules) -> None:
         ("A woman wearing a hat", ["wear"]),
     ],
 )
-def test_what_they_do(rules: Rules, caption: str, activities: list[str]) -> None:
+def test_activities_of_a_caption(rules: Rules, caption: str, activities: list[str]) -> None:
     assert list(read_captions([caption], rules).activities) == activities
 
 
@@ -144,7 +144,7 @@ def labelled(folder: Path, rules: Rules) -> list[tuple[dict[str, str], People]]:
 
 
 def test_eighty_pictures_labelled_by_hand(coco_mini: Path, rules: Rules) -> None:
-    """The figures of docs/benchmarks/insights.md; its table of errors lists the rest."""
+    """These are the figures of docs/benchmarks/insights.md. Its table of errors lists the other pictures."""
     pairs = labelled(coco_mini, rules)
     both = [(label, found) for label, found in pairs if label["people"] == "yes" and found.people]
     wrong = sum((label["people"] == "yes") != found.people for label, found in pairs)
@@ -196,14 +196,14 @@ def test_forms_of_verbs(rules: Rules) -> None:
         ({"version": 2}, "version: 1"),
         ({"verbs": None}, "no section verbs"),
         ({"colours": "red"}, "an unknown section colours"),
-        ({"plurals": "men"}, "the section plurals should hold a mapping"),
-        ({"agents": {"rider": ["ride"]}}, "the section agents should hold one word for each word"),
-        ({"persons": [{"gender": "other", "words": "x"}]}, "the section persons should hold genders"),
-        ({"animals": 3}, "the section animals should hold words separated by spaces"),
+        ({"plurals": "men"}, "the section plurals must hold a mapping"),
+        ({"agents": {"rider": ["ride"]}}, "the section agents must hold one word for each word"),
+        ({"persons": [{"gender": "other", "words": "x"}]}, "the section persons must hold genders"),
+        ({"animals": 3}, "the section animals must hold words separated by spaces"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_rules_of_ones_own_are_checked(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+def test_a_users_own_rules_are_checked(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     import yaml
 
     data = {**yaml.safe_load(OURS.read_text(encoding="utf-8")), **change}
@@ -215,7 +215,7 @@ def test_rules_of_ones_own_are_checked(tmp_path: Path, change: dict[str, Any], s
     assert "Nothing was counted" in str(caught.value)
 
 
-def test_rules_of_ones_own_count(tmp_path: Path) -> None:
+def test_a_users_own_rules_are_used(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = OURS.read_text(encoding="utf-8").replace("words: boy son", "words: knabe boy son")
     path.write_text(text, encoding="utf-8")
@@ -225,7 +225,7 @@ def test_rules_of_ones_own_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "version: 1\nx: !!python/object:os.system x", "", "3"])
-def test_what_is_no_rules_file_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_rules_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError):

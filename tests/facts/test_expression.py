@@ -1,4 +1,4 @@
-"""`where:` takes expressions over facts, and nothing else; what is wrong is pointed to."""
+"""`dataset.where` accepts only expressions over facts, and an error points to the wrong place."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def test_the_row_has_all_facts() -> None:
         "True",
     ],
 )
-def test_what_is_true_of_the_row(text: str) -> None:
+def test_an_expression_that_is_true_keeps_the_row(text: str) -> None:
     assert keeps(text)
     assert not keeps(f"not ({text.strip()})")
 
 
-def test_a_division_by_zero_keeps_nothing_and_ends_nothing() -> None:
+def test_a_division_by_zero_does_not_keep_the_row_and_raises_nothing() -> None:
     assert not keeps("width / height > 1", width=0, height=0)
     assert not keeps("width / height <= 1", width=0, height=0)
 
 
-def test_two_ways_to_write_the_same_are_the_same() -> None:
+def test_spacing_and_quotes_do_not_change_an_expression() -> None:
     assert parse_where('people   and gender=="male"').text == parse_where("(people and gender == 'male')").text
     assert parse_where("people and width > 3").needs_pictures
     assert not parse_where("people").needs_pictures
@@ -69,18 +69,18 @@ def test_two_ways_to_write_the_same_are_the_same() -> None:
         ("people and male", "and >>>male<<<", 'did you mean gender == "male"?'),
         ("zzz", ">>>zzz<<<", "the facts are people, gender"),
         ('group == "sngle"', '== >>>"sngle"<<<', "it can be none, single, pair, group"),
-        ("gender in ['man']", "[>>>'man'<<<]", "gender is never this"),
-        ("width", ">>>width<<<", "the whole is a number"),
-        ("people and width", "and >>>width<<<", "this is a number, where yes or no is wanted"),
-        ("people > 3", ">>>people<<< >", "this is yes or no, where a number is wanted"),
-        ("gender == 3", "== >>>3<<<", "a text is compared with a number"),
-        ("activities == 'ride'", "== >>>'ride'<<<", "is compared with"),
-        ("3 in activities", "in >>>activities<<<", "looks for a text"),
+        ("gender in ['man']", "[>>>'man'<<<]", "gender never has this value"),
+        ("width", ">>>width<<<", "the expression gives a number"),
+        ("people and width", "and >>>width<<<", "this is a number, but it must be yes or no"),
+        ("people > 3", ">>>people<<< >", "this is yes or no, but it must be a number"),
+        ("gender == 3", "== >>>3<<<", "a text cannot be compared with a number"),
+        ("activities == 'ride'", "== >>>'ride'<<<", "cannot be compared with"),
+        ("3 in activities", "in >>>activities<<<", "finds a text"),
         ("people and (", "and >>>(<<<", "never closed"),
-        ("people gender", ">>>gender<<<", "this is no expression"),
-        ("people = True", ">>>=<<< True", "this is no expression"),
-        ("import os", ">>>import<<< os", "this is no expression"),
-        ("people; people", ">>>;<<<", "this is no expression"),
+        ("people gender", ">>>gender<<<", "this is not an expression"),
+        ("people = True", ">>>=<<< True", "this is not an expression"),
+        ("import os", ">>>import<<< os", "this is not an expression"),
+        ("people; people", ">>>;<<<", "this is not an expression"),
         ("__import__('os').system('true')", ">>>__import__('os').system('true')<<<", "only min, max and abs"),
         ("open('/etc/passwd')", ">>>open('/etc/passwd')<<<", "only min, max and abs"),
         ("gender.upper() == 'MALE'", ">>>gender.upper()<<<", "only min, max and abs"),
@@ -95,19 +95,19 @@ def test_two_ways_to_write_the_same_are_the_same() -> None:
         ("min(width) > 3", ">>>min(width)<<<", "abs takes one number"),
         ("min(width, key=3) > 3", ">>>min(width, key=3)<<<", "only min, max and abs"),
         ("max(*activities) > 3", ">>>*activities<<<", "not allowed here"),
-        ("width in [height]", ">>>height<<<", "holds values"),
+        ("width in [height]", ">>>height<<<", "must hold values"),
         ("(x := 3) > 2", ">>>x := 3<<<", "not allowed here"),
         ("'ü' in activities and peple", "and >>>peple<<<", "did you mean people?"),
         ("not " * 100 + "people", ">>>", "nested more than"),
-        ("(" * 300 + "people" + ")" * 300, ">>>", "this is no expression"),
+        ("(" * 300 + "people" + ")" * 300, ">>>", "this is not an expression"),
         ("", "", "dataset.where is empty"),
         ("   ", "", "dataset.where is empty"),
         ("people or " * 400 + "people", "", "too long"),
-        ("people\0", "", "no text"),
+        ("people\0", "", "NUL character"),
     ],
     ids=lambda value: value[:30],
 )
-def test_what_is_refused_is_pointed_to(text: str, place: str, why: str) -> None:
+def test_a_wrong_expression_is_refused_and_the_message_points_to_the_place(text: str, place: str, why: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_where(text)
     assert place in str(caught.value)
@@ -115,12 +115,12 @@ def test_what_is_refused_is_pointed_to(text: str, place: str, why: str) -> None:
     assert "Nothing was encoded" in str(caught.value)
 
 
-def test_what_passes_by_depth_is_evaluated() -> None:
+def test_the_deepest_accepted_expression_can_be_evaluated() -> None:
     assert keeps("not " * (2 * ((MOST_DEPTH - 2) // 2)) + "people")
 
 
-def test_the_evaluator_itself_knows_no_more_than_the_check() -> None:
-    """A second fence: were the check to let something through, simpleeval would not run it."""
+def test_the_evaluator_itself_allows_no_more_than_the_check() -> None:
+    """This is a second barrier: simpleeval would not run what the check lets through by mistake."""
     import ast
 
     import simpleeval

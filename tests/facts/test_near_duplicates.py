@@ -1,4 +1,4 @@
-"""Copies are found, exact and near ones, and nothing else is taken for one."""
+"""Exact and near copies are found, and no other pictures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_copy_of_a_near_copy_points_to_the_first_as_well() -> None:
     assert found([first, near, near]) == [-1, 0, 0]
 
 
-def test_flat_pictures_are_told_apart_by_their_colour() -> None:
+def test_flat_pictures_are_distinguished_by_their_colour() -> None:
     def flat(*colour: int) -> np.ndarray:
         return np.full((SIDE, SIDE, 3), colour, np.uint8)
 
@@ -56,12 +56,12 @@ def test_flat_pictures_are_told_apart_by_their_colour() -> None:
 def test_rows_without_a_picture_repeat_nothing() -> None:
     assert copies([b"", b"", b""], [b"", b"", b""])[0].tolist() == [-1, -1, -1]
     assert copies([], [])[0].tolist() == []
-    # Two damaged files that are the same file are.
+    # Two equal damaged files are exact copies.
     assert copies([b"x" * 32, b"x" * 32], [b"", b""])[0].tolist() == [-1, 0]
 
 
 def test_changes_do_not_add_up_along_a_chain() -> None:
-    """A row repeats a row that repeats none itself, so the last of a slow fade is not the first."""
+    """A row repeats only a row that is no repeat itself. So the last picture of a fade does not repeat the first."""
     start, end = noise(3).astype(float), noise(4).astype(float)
     fade = [np.rint(start + (end - start) * step / 40).astype(np.uint8) for step in range(41)]
     pointers = found(fade)
@@ -70,14 +70,14 @@ def test_changes_do_not_add_up_along_a_chain() -> None:
     assert all(first < 0 or pointers[first] == -1 for first in pointers)
 
 
-def test_a_crowd_of_pictures_with_one_band_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_pictures_with_one_equal_band_are_compared_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likeness, "_CROWD", 32)
     pictures = [np.full((SIDE, SIDE, 3), shade, np.uint8) for shade in np.repeat(np.arange(0, 250, 25), 20)]
     digests = [bytes([n // 256, n % 256]) * 16 for n in range(len(pictures))]
     assert (copies(digests, [signature(p) for p in pictures])[0] >= 0).sum() >= 180
 
 
-def test_photographs_are_found_again_after_what_happens_to_pictures(coco_mini: Path) -> None:
+def test_rescaled_and_recompressed_photographs_are_found(coco_mini: Path) -> None:
     names = sorted((coco_mini / "images").glob("*.jpg"))[:24]
 
     def seen(data: bytes) -> bytes:

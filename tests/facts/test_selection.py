@@ -1,4 +1,4 @@
-"""`dataset.where` keeps exactly the rows that the report counts, and the store says which."""
+"""`dataset.where` keeps exactly the rows that the report counts, and the store records them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def coco(tmp_path: Path) -> Path:
 
 
 class TestSelected(SourceSuite):
-    """A selection is a source like any other."""
+    """A selection passes the conformance suite of sources."""
 
     @pytest.fixture
     def source(self, coco: Path) -> Source:
         return open_source(settings(coco, "captions > 0").dataset)
 
 
-def test_rows_are_those_that_it_is_true_of(coco: Path) -> None:
+def test_the_rows_for_which_it_is_true_are_kept(coco: Path) -> None:
     source = open_source(settings(coco).dataset)
     rows = source.rows(0, 99)
     assert [row.index for row in rows] == list(range(6))
@@ -51,8 +51,8 @@ def test_rows_are_those_that_it_is_true_of(coco: Path) -> None:
     assert source.read(rows[1]) == (coco / "images" / "002.bmp").read_bytes()
 
 
-def test_a_worker_reads_by_the_row_of_the_other_source(coco: Path) -> None:
-    """Sources that draw by `row.index` must be asked for the row as they number it."""
+def test_a_worker_reads_with_the_row_number_of_the_other_source(coco: Path) -> None:
+    """A source that draws by `row.index` needs its own row number."""
     workflow = fake_settings(rows=9)
     dataset = workflow.dataset.model_copy(update={"where": "image_id > 4"})
     chosen = open_source(dataset)
@@ -66,7 +66,7 @@ def test_a_worker_reads_by_the_row_of_the_other_source(coco: Path) -> None:
 def test_encoding_keeps_exactly_the_rows_that_the_report_counts(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daskt2i.insights.page.render", lambda *_: "")  # takes seconds, and has tests of its own
+    monkeypatch.setattr("daskt2i.insights.page.render", lambda *_: "")  # takes seconds, and has its own tests
     given = ["-w", workflow_file(coco), "-s", "serial", "--json"]
     told = one_object(run("insights", *given, "-o", tmp_path / "report"))
     found = one_object(run("encode", *given, "-o", tmp_path / "out", "--where", "people"))
@@ -139,10 +139,10 @@ def test_another_selection_is_refused(coco: Path, tmp_path: Path, change: str) -
         with pytest.raises(FingerprintMismatch, match=r"dataset\.where\.expression"):
             prepare(other, out)
     if change != "captions":
-        prepare(settings(coco, " ( people ) "), out)  # the same, written otherwise
+        prepare(settings(coco, " ( people ) "), out)  # the same expression with other spacing
 
 
-def test_a_store_without_a_where_has_the_fingerprint_it_always_had(coco: Path, tmp_path: Path) -> None:
+def test_a_store_without_where_keeps_its_old_fingerprint(coco: Path, tmp_path: Path) -> None:
     identity = prepare(settings(coco, None), tmp_path / "out").identity("fp32")
     assert sorted(identity) == ["encoders", "image", "layout", "precision", "rows_per_chunk", "source"]
 
@@ -180,7 +180,7 @@ def test_boxed_people_select_too(coco: Path) -> None:
             open_source(settings(coco, "persons == 2", coco_instances=str(path)).dataset)
 
 
-def test_facts_in_the_run_folder_count_only_for_what_they_were_found_in(coco: Path, tmp_path: Path) -> None:
+def test_facts_in_the_run_folder_are_used_only_for_the_same_data_and_rules(coco: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "out")
     plain: Source = Component.model_validate(coco_source(coco)).build(Source, "x")
     first = settings(coco).dataset
@@ -203,7 +203,7 @@ def test_facts_of_a_mount_that_is_missing_are_not_kept(tmp_path: Path) -> None:
     assert not folder.exists(FACTS)
 
 
-def test_a_wrong_where_is_one_sentence(coco: Path, tmp_path: Path) -> None:
+def test_a_wrong_where_is_one_error_without_a_traceback(coco: Path, tmp_path: Path) -> None:
     given = ["encode", "-w", workflow_file(coco), "-s", "serial", "-o", tmp_path / "out", "--where"]
     assert ">>>peple<<<" in one_error(run(*given, "peple and captions > 2"))
     assert "keeps none of 10 rows" in one_error(run(*given, "captions > 7"))

@@ -1,4 +1,4 @@
-"""Bytes -> pixels: every colour mode, orientation and limit, and what hostile bytes may do."""
+"""Decoding of image files: colour modes, orientation, limits, and damaged or hostile bytes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def close(a: np.ndarray, b: np.ndarray, by: float = 2.0) -> bool:
 # ---- geometry ----------------------------------------------------------------------------------------------------
 
 
-def test_source_size_and_crop_box_are_those_of_the_upright_image() -> None:
+def test_source_size_and_crop_box_belong_to_the_upright_image() -> None:
     picture = images.read(file(photograph(97, 64)), 32, LIMITS)
     assert picture.source_size == (97, 64)
     assert picture.crop_box == (16, 0, 80, 64)
@@ -73,7 +73,7 @@ def test_source_size_and_crop_box_are_those_of_the_upright_image() -> None:
 def test_scaling_the_box_equals_scaling_all_and_cropping(size: tuple[int, int]) -> None:
     image = photograph(*size)
     side = min(size)
-    whole = image.resize((size[0] * 32, size[1] * 32), Image.Resampling.NEAREST)  # exact: 32 is no factor of rounding
+    whole = image.resize((size[0] * 32, size[1] * 32), Image.Resampling.NEAREST)  # exact: no rounding at 32 times
     left, top, right, bottom = images.centre_box(size)
     expected = whole.crop((left * 32, top * 32, right * 32, bottom * 32)).resize((32, 32), Image.Resampling.BICUBIC)
     got = pixels(file(image))
@@ -253,7 +253,7 @@ def test_pixels_have_a_maximum() -> None:
 
 
 def test_large_images_raise_no_warning_of_pillow() -> None:
-    """A bilevel image between Pillow's warning and its error: whether it passes is up to our limits alone."""
+    """The size of this bilevel image is between Pillow's warning and its error. Only our limits decide about it."""
     data = file(Image.new("1", (10_000, 9_500)))
     assert rejection(data) == Reason.IMAGE_TOO_LARGE
     before = Image.MAX_IMAGE_PIXELS
@@ -276,7 +276,7 @@ except RowRejected as error:
 """
 
 
-def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+def test_a_decompression_bomb_takes_no_memory(tmp_path: Path) -> None:
     bomb = SHARED / "hostile" / "images" / "bomb.png"
     if not bomb.exists():
         pytest.skip("shared/data/hostile is not here")
@@ -289,7 +289,7 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
 
 
 def test_a_large_photograph_is_never_copied_whole() -> None:
-    """Turned on its side and 48 megapixels: as numpy it would take 144 MB; the draft takes a hundredth."""
+    """48 megapixels, stored on its side. As a numpy array it would take 144 MB; the draft takes a hundredth."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = file(Image.new("RGB", (8000, 6000), "teal"), "JPEG", exif=exif)
@@ -320,7 +320,7 @@ def test_a_large_photograph_is_never_copied_whole() -> None:
     ],
     ids=["empty", "nul", "text", "jpeg-start", "png-start", "gif-start", "postscript", "one-letter"],
 )
-def test_what_is_no_image_is_unreadable(data: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_unreadable(data: bytes) -> None:
     assert rejection(data) == Reason.UNREADABLE_IMAGE
 
 
@@ -334,7 +334,7 @@ def test_a_file_cut_short_is_unreadable(kind: str, share: float) -> None:
 @pytest.mark.parametrize("size", [(200, 160), (1600, 1200)], ids=["whole", "reduced"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_cut_short_and_closed_is_unreadable(size: tuple[int, int], progressive: bool) -> None:
-    """libjpeg fills the rest with grey and says nothing: the end marker alone is no proof of a whole picture."""
+    """libjpeg fills the rest with grey and reports nothing. An end marker does not prove that a picture is whole."""
     data = file(photograph(*size), "JPEG", progressive=progressive)
     scan = data.index(b"\xff\xda")
     cut = scan + (200 if progressive else (len(data) - scan) // 2)
@@ -343,7 +343,7 @@ def test_a_jpeg_cut_short_and_closed_is_unreadable(size: tuple[int, int], progre
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_whole_grey_jpeg_is_no_cut_one(mode: str, progressive: bool) -> None:
+def test_a_whole_grey_jpeg_is_not_rejected_as_truncated(mode: str, progressive: bool) -> None:
     grey = Image.new("RGB", (300, 200), (128, 128, 128)).convert(mode)
     assert close(pixels(file(grey, "JPEG", progressive=progressive)), np.array([128] * 3), 1)
 
@@ -367,7 +367,7 @@ def test_accepting_truncated_files_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, Interrupted])
-def test_what_is_not_the_images_fault_passes_through(
+def test_errors_that_are_not_the_images_fault_are_raised_unchanged(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: object) -> None:
@@ -396,7 +396,7 @@ KINDS: list[tuple[str, str, dict[str, Any]]] = [
 def test_damaged_bytes_give_a_picture_or_a_rejection(
     kind: str, mode: str, options: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """200 damaged variants of each of ten files: flipped bytes, holes, cuts. Nothing but `RowRejected` comes out."""
+    """200 damaged variants of each of ten files: flipped bytes, holes, cuts. The only error is `RowRejected`."""
     draw = random.Random(f"{kind} {mode}")
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,4 +1,4 @@
-"""Training samples of a latent store: every row once per epoch, the same for any number of ranks and any position."""
+"""Training samples of a latent store: every row once per epoch, equal for any number of ranks and after any resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REJECTED = {6, 17, 18, 19, 16}  # a whole chunk is among them
 
 
 class Varied(FakeSource):
-    """Rows of one to four captions, of three words and more."""
+    """Rows with one to four captions of three or more words."""
 
     def _row(self, index: int) -> Row:
         row = super()._row(index)
@@ -38,7 +38,7 @@ class Varied(FakeSource):
 
 
 class Plain(FakeImageEncoder):
-    """Latents without a posterior, as AutoencoderTiny gives them."""
+    """Latents without a posterior, as from AutoencoderTiny."""
 
     def info(self, resolution: int) -> EncoderInfo:
         info = super().info(resolution)
@@ -49,7 +49,7 @@ class Plain(FakeImageEncoder):
 
 
 def encoded(out: Path, rows: int = ROWS, **parts: Any) -> Path:
-    """A finished run folder of 44 rows in 11 chunks, 5 of the rows rejected."""
+    """A finished run folder of 44 rows in 11 chunks; 5 rows are rejected."""
     settings = fake_settings(rows=rows, rows_per_chunk=CHUNK, resolution=32)
     source = component("loader.test_dataset.Varied", rows=rows, captions=4, unreadable=sorted(REJECTED))
     summary = finish(with_parts(settings, source=source, **parts), out)
@@ -59,18 +59,18 @@ def encoded(out: Path, rows: int = ROWS, **parts: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Read only."""
+    """A store that tests must not change."""
     return encoded(tmp_path_factory.mktemp("dataset") / "run")
 
 
 @pytest.fixture
 def own(store: Path, tmp_path: Path) -> Path:
-    """A store that a test may spoil."""
+    """A store that a test may change."""
     return Path(shutil.copytree(store, tmp_path / "run"))
 
 
 def edit(out: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change what the store says of itself."""
+    """Change the attributes of a store."""
     path = out / "latents.zarr" / "zarr.json"
     node = json.loads(path.read_text())
     change(node["attributes"]["daskt2i"])
@@ -90,7 +90,7 @@ def take(dataset: LatentDataset, count: int, position: int = 0) -> list[Batch]:
 
 
 def epochs(dataset: LatentDataset, count: int) -> list[dict[int, int]]:
-    """Row -> slot, of each epoch; the batch must divide the rows."""
+    """For each epoch, row -> slot. The batch must divide the rows."""
     steps, rest = divmod(dataset.rows, len(dataset.part(0)))
     assert rest == 0
     batches = take(dataset, steps * count)
@@ -101,7 +101,7 @@ def epochs(dataset: LatentDataset, count: int) -> list[dict[int, int]]:
 
 
 def samples(batches: list[Batch]) -> list[list[tuple[int, bytes]]]:
-    """Of each batch, by row: all that decides its loss. Text without the padding, which depends on the neighbours."""
+    """For each batch, row -> all values that change its loss. Padding is left out: it depends on the other rows."""
     return [sorted((int(one.rows[0]), _bytes(one)) for one in (b[i : i + 1] for i in range(len(b)))) for b in batches]
 
 
@@ -145,16 +145,16 @@ def test_ranks_together_see_what_one_rank_sees(store: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 13])
-def test_from_a_position_on_the_batches_are_those_of_a_run_without_a_break(store: Path, step: int) -> None:
+def test_batches_from_a_position_equal_those_of_an_uninterrupted_run(store: Path, step: int) -> None:
     assert samples(take(data(store), 2, step * 6)) == samples(take(data(store), step + 2))[step:]
 
 
-def test_seeds_and_epochs_have_an_order_and_noise_of_their_own(store: Path) -> None:
+def test_each_seed_and_epoch_has_its_own_order_and_noise(store: Path) -> None:
     first, other = (take(data(store, seed=seed, batch=17), 4) for seed in (0, 1))
     rows = [[r for b in pair for r in b.rows.tolist()] for pair in (first[:2], first[2:], other[:2])]
     assert sorted(rows[0]) == sorted(rows[1])
     assert rows[0][:17] != rows[1][:17]
-    assert sorted(rows[0]) != sorted(rows[2])  # other rows are held out
+    assert sorted(rows[0]) != sorted(rows[2])  # the validation rows differ
     of = {(e, int(r)): b.noise[i] for e, b in ((0, first[0]), (1, first[2])) for i, r in enumerate(b.rows)}
     assert len({noise.tobytes() for noise in of.values()}) == len(of)
 
@@ -188,7 +188,7 @@ def test_rows_of_an_epoch_are_mixed_inside_windows_of_whole_shards(store: Path) 
     assert len({tuple(chunks[i : i + 3]) for i in range(9)}) > 3
 
 
-def test_a_rank_meets_few_shards_of_a_window(store: Path) -> None:
+def test_a_rank_needs_few_shards_of_a_window(store: Path) -> None:
     met = [set[int](), set[int]()]
     for number in range(2):
         dataset = data(store, number, 2, heldout=0, batch=6, window=100)
@@ -198,7 +198,7 @@ def test_a_rank_meets_few_shards_of_a_window(store: Path) -> None:
     assert min(met[0]) < min(met[1])
 
 
-def test_heldout_rows_are_never_trained_and_stay_the_same(store: Path) -> None:
+def test_validation_rows_are_never_trained_on_and_stay_the_same(store: Path) -> None:
     dataset = data(store)
     held = set(map(int, dataset.heldout))
     assert held.isdisjoint(int(r) for b in itertools.islice(dataset.batches(0), 12) for r in b.rows)
@@ -220,7 +220,7 @@ def test_heldout_rows_are_never_trained_and_stay_the_same(store: Path) -> None:
 # --- what is drawn --------------------------------------------------------------------------------------------------
 
 
-def test_an_image_shows_each_of_its_captions_once_before_any_comes_again(store: Path) -> None:
+def test_each_caption_of_a_row_comes_once_before_any_is_repeated(store: Path) -> None:
     found = epochs(data(store, batch=17, dropout=0.0), 12)
     for row in found[0]:
         k = 1 + row % 4
@@ -233,7 +233,7 @@ def test_an_image_shows_each_of_its_captions_once_before_any_comes_again(store: 
     assert len(set(again[:3])) > 1 or len(set(again[3:6])) > 1
 
 
-def test_text_is_that_of_the_slot_and_of_the_row(store: Path) -> None:
+def test_text_states_belong_to_the_slot_and_the_row(store: Path) -> None:
     there = open_store(store)
     states, mask = there.text_states.values, there.text_mask.values
     for batch in take(data(store, dropout=0.0), 8):
@@ -248,9 +248,9 @@ def test_a_share_of_captions_is_dropped_to_the_stored_empty_state(store: Path) -
     there = open_store(store)
     batches = take(data(store, batch=34, dropout=0.25, posterior="mean"), 20)
     dropped = np.concatenate([b.slots for b in batches]) < 0
-    assert 0.18 < dropped.mean() < 0.32  # 680 draws: 0.25 give or take four times 0.0166
+    assert 0.18 < dropped.mean() < 0.32  # 680 draws: 0.25 plus or minus four times 0.0166
     per_row = {r: [bool(b.slots[list(b.rows).index(r)] < 0) for b in batches] for r in batches[0].rows}
-    assert len({tuple(v) for v in per_row.values()}) > 20  # decided by row and epoch
+    assert len({tuple(v) for v in per_row.values()}) > 20  # it depends on row and epoch
     for batch in batches[:3]:
         width = batch.text_states.shape[1]
         for i in np.flatnonzero(batch.slots < 0):
@@ -259,7 +259,7 @@ def test_a_share_of_captions_is_dropped_to_the_stored_empty_state(store: Path) -
     assert there.empty_text_mask.values.sum() == 2
 
 
-def test_nothing_else_of_a_sample_changes_with_dropout(store: Path) -> None:
+def test_dropout_changes_only_the_text_of_a_sample(store: Path) -> None:
     none, all_ = (take(data(store, dropout=share), 6) for share in (0.0, 1.0))
     for a, b in zip(none, all_, strict=True):
         assert (a.slots >= 0).all()
@@ -268,7 +268,7 @@ def test_nothing_else_of_a_sample_changes_with_dropout(store: Path) -> None:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_noise_and_times_are_of_the_right_kind(store: Path) -> None:
+def test_noise_and_times_have_the_right_distributions(store: Path) -> None:
     batches = take(data(store, batch=34), 10)
     noise, normal, uniform = (
         np.concatenate([getattr(b, name).ravel() for b in batches]) for name in ("noise", "normal", "uniform")
@@ -284,9 +284,9 @@ def test_noise_and_times_are_of_the_right_kind(store: Path) -> None:
     assert batches[0].text_mask.dtype == np.bool_
 
 
-def test_one_generator_that_moves_gives_the_numbers_of_new_ones() -> None:
+def test_one_generator_set_to_a_counter_gives_the_numbers_of_a_new_one() -> None:
     streams = RandomStreams(7)
-    streams.at(Purpose.SAMPLE, 1, 2).random(3, np.float32)  # leaves half a word and a part of a block behind
+    streams.at(Purpose.SAMPLE, 1, 2).random(3, np.float32)  # leaves half a word and part of a block unused
     moved = streams.at(Purpose.SAMPLE, 3, 4).random(5, np.float32)
     new = np.random.Generator(np.random.Philox(counter=[0, 4, 3, Purpose.SAMPLE], key=7)).random(5, np.float32)
     np.testing.assert_array_equal(moved, new)
@@ -302,7 +302,7 @@ def test_the_posterior_is_drawn_anew_in_each_epoch_or_its_mean_is_taken(store: P
         drawn = (batch.latents - mean[batch.rows]) / STD
         assert abs(drawn.mean()) < 0.05
         assert abs(drawn.std() - 1) < 0.05
-        assert abs(np.corrcoef(drawn.ravel(), batch.noise.ravel())[0, 1]) < 0.05  # not the noise over again
+        assert abs(np.corrcoef(drawn.ravel(), batch.noise.ravel())[0, 1]) < 0.05  # independent of the noise
     assert samples([first]) != samples([second])
     (plain,) = take(data(store, batch=34, posterior="mean"), 1)
     np.testing.assert_array_equal(plain.latents, mean[plain.rows])
@@ -345,7 +345,7 @@ def test_masked_text_is_trimmed_to_a_multiple_of_eight_tokens(store: Path) -> No
     assert (dataset.masked, dataset.latent_shape, dataset.features) == (True, (4, 4, 4), 16)
     batches = take(dataset, 12)
     for batch in batches:
-        longest = max(4 + int(row) % 11 for row in batch.rows)  # begin, two words, what is more, end
+        longest = max(4 + int(row) % 11 for row in batch.rows)  # start token, two words, more words, end token
         assert batch.text_states.shape[1] == batch.text_mask.shape[1] == -(-longest // 8) * 8
     assert {b.text_states.shape[1] for b in batches} == {8, 16}
     (batch,) = take(data(store, dropout=1.0), 1)
@@ -369,7 +369,7 @@ def test_a_batch_can_be_cut(store: Path) -> None:
     np.testing.assert_array_equal(part.slots, batch.slots[1:3])
 
 
-def test_what_the_store_says_is_at_hand(store: Path) -> None:
+def test_the_attributes_of_the_store_can_be_read(store: Path) -> None:
     dataset = data(store)
     told = dict(open_store(store).attrs["daskt2i"])
     assert told.pop("layout")["rows"] == ROWS
@@ -409,7 +409,7 @@ def test_the_cache_keeps_what_was_used_last_within_its_limit() -> None:
     assert not cache.holds(3)
 
 
-def test_a_shard_is_loaded_once_for_all_who_wait_and_again_after_it_failed() -> None:
+def test_a_shard_is_loaded_once_for_all_that_wait_and_again_after_a_failure() -> None:
     made, gate = [0], threading.Event()
 
     def load(key: tuple[int, int]) -> LoadedShard:
@@ -443,7 +443,7 @@ def test_a_store_behind_an_address_gives_the_same_samples(store: Path) -> None:
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_no_store_is_told(tmp_path: Path) -> None:
+def test_a_missing_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreMissing, match=r"There is no latent store in .* Run encode"):
         data(tmp_path)
 
@@ -463,7 +463,7 @@ def test_a_receipt_of_another_fingerprint_does_not_count(own: Path) -> None:
 
 def test_random_weights_are_refused_unless_asked_for(own: Path) -> None:
     edit(own, lambda about: about.update(random_weights=True))
-    with pytest.raises(StoreError, match=r"random weights.* not touched; encode with trained weights"):
+    with pytest.raises(StoreError, match=r"random weights.* not changed; encode with trained weights"):
         data(own)
     assert len(take(data(own, allow_random=True), 1)) == 1
 
@@ -473,14 +473,14 @@ def test_a_batch_that_ranks_cannot_share_is_refused(store: Path) -> None:
         data(store, 0, 4)
 
 
-def test_as_many_heldout_rows_as_there_are_rows_are_refused(store: Path) -> None:
+def test_as_many_validation_rows_as_accepted_rows_are_refused(store: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.validation is 39, but .* has 39 accepted rows"):
         data(store, heldout=39)
     assert len(take(data(store, heldout=38), 1)) == 1
 
 
 @pytest.mark.parametrize("name", ["latent_mean", "latent_std", "text_states", "text_mask"])
-def test_a_missing_shard_does_not_pass_for_data(own: Path, name: str) -> None:
+def test_a_missing_shard_is_not_mistaken_for_data(own: Path, name: str) -> None:
     (
         own / "latents.zarr" / name / ("c." + "2" + ".0" * {"text_states": 3}.get(name, 3 if "latent" in name else 2))
     ).unlink()
@@ -489,7 +489,7 @@ def test_a_missing_shard_does_not_pass_for_data(own: Path, name: str) -> None:
             take(data(own, heldout=0, cache_bytes=cache_bytes), 10)
 
 
-def test_a_damaged_shard_is_told(own: Path) -> None:
+def test_a_damaged_shard_is_an_error(own: Path) -> None:
     path = own / "latents.zarr" / "text_states" / "c.2.0.0.0"
     held = bytearray(path.read_bytes())
     held[len(held) // 2 - 8 : len(held) // 2 + 8] = bytes(16)
@@ -498,7 +498,7 @@ def test_a_damaged_shard_is_told(own: Path) -> None:
         take(data(own, heldout=0), 10)
 
 
-def test_a_missing_shard_of_heldout_rows_is_told(own: Path) -> None:
+def test_a_missing_shard_of_validation_rows_is_an_error(own: Path) -> None:
     for path in (own / "latents.zarr" / "latent_mean").glob("c.*"):
         path.unlink()
     dataset = data(own)
@@ -507,7 +507,7 @@ def test_a_missing_shard_of_heldout_rows_is_told(own: Path) -> None:
     dataset.close()
 
 
-def test_a_missing_empty_prompt_is_told(own: Path) -> None:
+def test_a_missing_empty_prompt_is_an_error(own: Path) -> None:
     (own / "latents.zarr" / "empty_text_states" / "zarr.json").unlink()
     with pytest.raises(StoreError, match=r"The empty prompt's text_states .* run encode again"):
         data(own)

@@ -1,4 +1,4 @@
-"""The number format and the device."""
+"""Precision and device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daskt2i.machine import precision
 
 
 @pytest.mark.parametrize("requested", ["fp32", "bf16"])
-def test_what_is_asked_for_is_given_without_a_probe(requested: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_precision_is_used_without_a_probe(requested: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_bf16_gain", lambda threads: pytest.fail("probed"))
     assert precision.resolve(requested, "cpu") == requested
 
@@ -28,13 +28,13 @@ def test_auto_probes_quickly_and_puts_the_threads_back() -> None:
 
 
 @pytest.mark.parametrize(("gain", "expected"), [(0.12, "fp32"), (1.0, "fp32"), (1.9, "bf16")])
-def test_auto_takes_bf16_only_where_it_is_faster(gain: float, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_bf16_only_if_it_is_faster(gain: float, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_bf16_gain", lambda threads: gain)
     assert precision.resolve("auto", "cpu", 2) == expected
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((3, 7), "fp32"), ((7, 5), "fp32"), ((8, 0), "bf16")])
-def test_auto_on_a_gpu_asks_its_generation(
+def test_auto_on_a_gpu_depends_on_its_generation(
     capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -62,7 +62,7 @@ def test_unknown_names_are_refused(requested: str, device: str) -> None:
         precision.resolve(requested, device)
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,4 +1,4 @@
-"""COCO files, whole and broken, over folders, archives and addresses."""
+"""COCO files, valid and broken, with images in folders, archives and at addresses."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def named(name: str) -> Row:
 # ---- whole data sets ---------------------------------------------------------------------------------------------
 
 
-def test_coco_mini_gives_every_row_and_caption_as_they_stand(coco_mini: Path) -> None:
+def test_coco_mini_gives_every_row_and_caption_unchanged(coco_mini: Path) -> None:
     source = CocoSource(str(coco_mini / "images"), str(coco_mini / "captions.json"))
     document = json.loads((coco_mini / "captions.json").read_text(encoding="utf-8"))
     info, rows = source.info(), rows_of(source)
@@ -95,7 +95,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 256])
-def test_hostile_rows_end_as_their_table_says(hostile: Path, resolution: int) -> None:
+def test_hostile_rows_are_accepted_or_rejected_as_their_table_says(hostile: Path, resolution: int) -> None:
     source = CocoSource(str(hostile / "images"), str(hostile / "captions.json"))
     info, rows = source.info(), rows_of(source)
     assert (info.rows, info.orphan_captions, info.blank_captions) == (23, 1, 2)
@@ -135,7 +135,7 @@ FILES = {f"{n}.bmp": bitmap(40 + n, 36, colour(n)) for n in range(1, 9)}
 
 
 def places(tmp_path: Path) -> dict[str, str]:
-    """The same eight images in every kind of place."""
+    """The same eight images in every kind of location."""
     folder, memory = tmp_path / "plain", fsspec.filesystem("memory")
     folder.mkdir()
     for name, data in FILES.items():
@@ -184,7 +184,7 @@ def test_every_place_gives_the_same_bytes(place: str, tmp_path: Path) -> None:
         assert list(pool.map(copy.read, rows[:8] * 20)) == list(FILES.values()) * 20
 
 
-def test_captions_may_lie_at_an_address_and_be_compressed(tmp_path: Path) -> None:
+def test_captions_may_be_at_an_address_and_compressed(tmp_path: Path) -> None:
     path = write(tmp_path, list(FILES))
     plain = CocoSource(str(tmp_path), str(path))
     packed = gzip.compress(path.read_bytes(), mtime=0)
@@ -194,7 +194,7 @@ def test_captions_may_lie_at_an_address_and_be_compressed(tmp_path: Path) -> Non
     assert source.info().content["captions_sha256"] == hashlib.sha256(packed).hexdigest()
 
 
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = write(tmp_path, ["1.bmp"])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert CocoSource(str(tmp_path), str(path)).info().rows == 1
@@ -284,12 +284,12 @@ def test_an_entry_must_end_in_the_whole_file_name_and_be_the_only_one(tmp_path: 
         assert reason(source, named(name)) == Reason.MISSING_FILE
 
 
-def test_a_zip_whose_entries_climb_out_touches_nothing(tmp_path: Path) -> None:
+def test_a_zip_whose_entries_lead_out_of_it_touches_no_file(tmp_path: Path) -> None:
     archive = tmp_path / "images.zip"
     pack(archive, {"../1.bmp": b"climber", "/2.bmp": b"absolute"})
     source = CocoSource(str(archive), "unused")
     assert reason(source, named("../1.bmp")) == Reason.UNSAFE_PATH
-    assert source.read(named("1.bmp")) == b"climber"  # bytes of the archive, whatever it calls them
+    assert source.read(named("1.bmp")) == b"climber"  # the bytes come from the archive, under any name
     assert [path.name for path in tmp_path.iterdir()] == ["images.zip"]
 
 
@@ -321,7 +321,7 @@ def test_damaged_encrypted_and_oversized_entries_are_rejected(tmp_path: Path) ->
     )
 
 
-def test_long_extra_fields_and_leading_bytes_do_no_harm(tmp_path: Path) -> None:
+def test_a_zip_with_long_extra_fields_and_leading_bytes_can_be_read(tmp_path: Path) -> None:
     archive = tmp_path / "images.zip"
     entry = zipfile.ZipInfo("bilder/grün.bmp")
     entry.extra = b"\x99\x99\xe8\x03" + bytes(1000)
@@ -347,7 +347,7 @@ def test_a_broken_archive_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "place", ["/nowhere/images", "/nowhere/images.zip", "memory://nowhere", "memory://no/where.zip"]
 )
-def test_images_that_are_nowhere_are_missing(place: str, tmp_path: Path) -> None:
+def test_an_images_location_that_does_not_exist_is_source_missing(place: str, tmp_path: Path) -> None:
     with pytest.raises(SourceMissing, match="no images at"):
         CocoSource(place, str(write(tmp_path, ["1.bmp"]))).info()
 
@@ -421,7 +421,7 @@ def test_links_inside_the_folder_pass_and_links_out_of_it_do_not(tmp_path: Path)
     ]
 
 
-def test_what_is_no_file_is_missing(tmp_path: Path) -> None:
+def test_a_name_that_is_not_a_file_is_missing(tmp_path: Path) -> None:
     names = ["folder", "folder/", ".", "pipe", "real.bmp/below.bmp", "x" * 5000, "\ud800.bmp", "", None, 7]
     source = source_of(tmp_path, names)
     root = tmp_path / "images"
@@ -445,7 +445,7 @@ def test_a_file_without_permission_is_unreadable(tmp_path: Path, monkeypatch: py
     def refuse(self: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # as root every file can be read
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # a file mode does not stop root from reading
     assert reason(source, rows_of(source)[0]) == Reason.UNREADABLE_IMAGE
 
 
@@ -464,7 +464,7 @@ def test_other_errors_of_disk_and_network_propagate(tmp_path: Path, monkeypatch:
 # ---- captions and ids --------------------------------------------------------------------------------------------
 
 
-def test_blank_captions_are_counted_and_are_no_captions(tmp_path: Path) -> None:
+def test_blank_captions_are_counted_but_not_kept(tmp_path: Path) -> None:
     blank: list[dict[str, Any]] = [{"image_id": 1, "caption": c} for c in ("", " \t\n\u3000", None, 7, ["x"], "\ud83d")]
     kept = [{"image_id": 1, "caption": c} for c in (" kept  as it is\n", "z", "a", "a")]
     source = source_of(tmp_path, ["1.bmp", "2.bmp"], [*blank, *kept, {"image_id": 1}, {"image_id": 5, "caption": ""}])
@@ -498,7 +498,7 @@ def test_digits_in_quotes_are_integers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [True, 1.0, None, "one", "1.0", "", 2**63, [1], "٣"], ids=repr)
 def test_other_ids_are_errors_that_name_the_entry(value: Any, tmp_path: Path) -> None:
     images_ = [{"id": 1, "file_name": "1.bmp"}, {"id": value, "file_name": "2.bmp"}]
-    with pytest.raises(SourceError, match=r"`id` of entry 1 of `images` in .*captions\.json is .*integer"):
+    with pytest.raises(SourceError, match=r"In .*captions\.json, `id` of entry 1 of `images` is .*integer"):
         CocoSource(str(tmp_path), str(write(tmp_path, [], images=images_))).info()
     with pytest.raises(SourceError, match="`image_id` of entry 0 of `annotations`"):
         source_of(tmp_path, ["1.bmp"], [{"image_id": value, "caption": "x"}]).info()
@@ -517,35 +517,35 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         b'{"images": [{"id": 1, "file_name": "x"}], "annotations": [{"image_id": 1, "category_id": 2}]}',
         "instances file",
     ),
-    "cut short": (b'{"images": [{"id": 1, "fi', "not whole, valid JSON"),
-    "empty": (b"", "not whole, valid JSON"),
+    "cut short": (b'{"images": [{"id": 1, "fi', "not complete and valid JSON"),
+    "empty": (b"", "not complete and valid JSON"),
     "latin-1": ('{"images": "ü"}'.encode("latin-1"), "not UTF-8"),
-    "nested": (b"[" * 100_000, "not whole, valid JSON"),
+    "nested": (b"[" * 100_000, "not complete and valid JSON"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_no_caption_file_is_one_clear_sentence(case: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_caption_file_is_refused_with_what_is_expected(case: str, tmp_path: Path) -> None:
     content, sentence = BROKEN[case]
     path = tmp_path / "captions.json"
     path.write_bytes(content)
     with pytest.raises(SourceError, match=sentence) as caught:
         CocoSource(str(tmp_path), str(path)).info()
     assert "captions.json" in str(caught.value)
-    assert "expected a JSON object with `images`" in str(caught.value)
+    assert "must be a JSON object with `images`" in str(caught.value)
 
 
-def test_a_file_that_is_not_compressed_as_its_name_says(tmp_path: Path) -> None:
+def test_a_file_that_is_not_compressed_as_its_name_says_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "captions.json.gz"
     path.write_bytes(b"{}")
     with pytest.raises(SourceError, match="cannot be unpacked"):
         CocoSource(str(tmp_path), str(path)).info()
 
 
-def test_missing_captions_and_a_folder_as_captions(tmp_path: Path) -> None:
+def test_missing_captions_and_a_folder_as_captions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceMissing, match="no caption file at"):
         CocoSource(str(tmp_path), str(tmp_path / "none.json")).info()
-    with pytest.raises(SourceError, match="cannot read"):
+    with pytest.raises(SourceError, match="cannot be read"):
         CocoSource(str(tmp_path), str(tmp_path)).info()
 
 

@@ -1,4 +1,4 @@
-"""The conformance suite against every source, and the fake's own promises."""
+"""The conformance suite on every source, and tests of the fake source."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_fake_rows_fail_as_asked() -> None:
     "fault",
     ["index", "blank", "duplicate", "counts", "changing", "pickle"],
 )
-def test_the_suite_notices(fault: str) -> None:
-    """A suite that passes everything proves nothing."""
+def test_the_suite_notices_a_faulty_source(fault: str) -> None:
+    """A suite that passes with every source proves nothing."""
     suite, source = SourceSuite(), FaultySource(fault)
     check = {
         "index": suite.test_row_index_is_its_position,

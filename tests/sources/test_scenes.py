@@ -1,4 +1,4 @@
-"""Drawn scenes: the same for ever, truthful, inside the centre square; their folder; their judge."""
+"""Drawn scenes: they never change, captions are true, shapes are inside the centre square; their folder; the judge."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SIDE = 64
 
 
 def seen_at_64(one: Scene) -> Pixels:
-    """A scene resized by its shorter side and cropped, as it is encoded."""
+    """A scene, resized by its shorter side and cropped, as in an encode."""
     image = Image.fromarray(draw(one))
     scale = SIDE / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
@@ -47,7 +47,7 @@ def seen_at_64(one: Scene) -> Pixels:
 
 
 def made(*things: tuple[str, str, str, int, int, int], background: str = "green") -> Scene:
-    """A scene of things given as shape, colour, place, x, y, radius."""
+    """A scene of things; each is given as shape, colour, place, x, y, radius."""
     drawn = tuple(
         Thing(shape, colour, "medium", place, x, y, r, COLOURS[colour]) for shape, colour, place, x, y, r in things
     )
@@ -67,7 +67,7 @@ def wanted(text: str) -> Expectation:
 # --- scenes
 
 
-def test_a_scene_is_the_same_for_ever() -> None:
+def test_a_scene_never_changes() -> None:
     told = "\n".join(f"{scene(seed, i)} {captions(scene(seed, i))}" for seed in (0, 7) for i in (0, 1, 99, 10**7))
     digest = hashlib.sha256(told.encode()).hexdigest()
     assert digest == "227ee526febd264dc3872f6ca8cb1966bb2aad54cd26003874ea1f6c12b77929"
@@ -75,8 +75,8 @@ def test_a_scene_is_the_same_for_ever() -> None:
     assert hashlib.sha256(pixels).hexdigest() == "41f1b53ea3baf564b939f07906a0db2ef08343456286aa9bc8e0a111c4d7e41c"
 
 
-def test_a_scene_of_one_shape_is_the_same_until_its_version_rises() -> None:
-    """Captions are the same whatever the sizes are, so nothing but the version tells old pictures from new ones."""
+def test_a_scene_of_one_shape_changes_only_with_its_version() -> None:
+    """Captions do not depend on the sizes, so only the version tells old pictures from new ones."""
     told = "\n".join(str(scene(seed, i, shapes=1)) for seed in (0, 7) for i in (0, 1, 99, 10**7))
     pixels = b"".join(draw(scene(0, i, shapes=1), 96, 64).tobytes() for i in range(40))
     digest = hashlib.sha256(told.encode() + pixels).hexdigest()
@@ -176,7 +176,7 @@ def test_captions_vary_in_their_words() -> None:
     assert {word for words in SIZE_WORDS.values() for word in words} <= set(" ".join(said).lower().split())
 
 
-def test_the_description_tells_everything_and_does_not_depend_on_the_order() -> None:
+def test_the_description_names_everything_and_does_not_depend_on_the_order() -> None:
     for i in range(500):
         one = scene(6, i)
         swapped = dataclasses.replace(one, things=one.things[::-1])
@@ -196,7 +196,7 @@ def test_the_description_tells_everything_and_does_not_depend_on_the_order() -> 
         ("A cross with a black ring below it on red", ("red", [("cross", None, "above"), ("ring", "black", "below")])),
     ],
 )  # fmt: skip
-def test_prompts_like_ours_are_understood(
+def test_prompts_similar_to_captions_are_parsed(
     text: str, meant: tuple[str | None, list[tuple[str, str | None, str | None]]]
 ) -> None:
     things = tuple(ExpectedShape(shape, colour, None, place) for shape, colour, place in meant[1])
@@ -212,7 +212,7 @@ def test_prompts_like_ours_are_understood(
         "a red circle, not on green", "a pink circle", "a red hexagon beside a circle",
     ],
 )  # fmt: skip
-def test_what_is_not_sure_is_not_guessed(text: str) -> None:
+def test_an_unclear_sentence_gives_none_and_not_a_guess(text: str) -> None:
     assert parse_caption(text) is None
 
 
@@ -234,14 +234,14 @@ def test_the_source_follows_its_protocol() -> None:
     assert len(source.rows(15, 99)) == 5
 
 
-def test_a_long_source_says_at_once_what_it_holds() -> None:
+def test_a_source_of_a_billion_rows_reports_its_counts_at_once() -> None:
     info = ScenesSource(rows=10**9).info()
     assert info.captions == 5 * 10**9
     assert 50 < info.caption_characters / info.captions < 80
 
 
 @pytest.mark.parametrize(("rows", "seed"), [(0, 0), (-3, 0), (10, -1), (True, 0), ("10", 0), (2.0, 0)])
-def test_a_number_that_is_none_is_refused(rows: int, seed: int, tmp_path: Path) -> None:
+def test_a_wrong_number_of_rows_or_a_wrong_seed_is_refused(rows: int, seed: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         ScenesSource(rows=rows, seed=seed)
     with pytest.raises(ConfigError):
@@ -249,7 +249,7 @@ def test_a_number_that_is_none_is_refused(rows: int, seed: int, tmp_path: Path) 
     assert not (tmp_path / "new").exists()
 
 
-def test_the_folder_is_coco_and_holds_what_the_source_gives(tmp_path: Path) -> None:
+def test_the_folder_has_cocos_format_and_the_data_of_the_source(tmp_path: Path) -> None:
     calls: list[Progress] = []
     listing = write_scenes(tmp_path / "deep" / "scenes", 12, seed=2, listener=calls.append)
     assert calls == [Progress("scenes drawn", done, 12) for done in range(1, 13)]
@@ -267,7 +267,7 @@ def test_the_folder_is_coco_and_holds_what_the_source_gives(tmp_path: Path) -> N
         assert by_image[row.image_id] == list(row.captions)
 
 
-def test_a_complete_folder_is_left_alone_and_a_lost_picture_is_drawn_again(tmp_path: Path) -> None:
+def test_a_complete_folder_stays_unchanged_and_a_lost_picture_is_drawn_again(tmp_path: Path) -> None:
     listing = write_scenes(tmp_path, 5)
     files = sorted((tmp_path / "images").iterdir())
     before = [path.stat().st_mtime_ns for path in (*files, listing)]
@@ -294,7 +294,7 @@ def test_an_interrupted_folder_is_finished(tmp_path: Path) -> None:
     assert (tmp_path / "images" / "scene-0-00000002.jpg").read_bytes() == jpeg(scene(0, 2))
 
 
-def test_a_folder_with_something_else_is_not_touched(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(tmp_path: Path) -> None:
     write_scenes(tmp_path, 4)
     listing = tmp_path / "captions.json"
     for rows, seed in ((5, 0), (4, 1)):
@@ -365,12 +365,12 @@ def enlarged(picture: Pixels) -> Pixels:
 
 
 @pytest.mark.parametrize("change", [jpeg_80, blurred, noisy, tinted, halved, enlarged])
-def test_the_judge_forgives_what_a_person_forgives(change) -> None:  # type: ignore[no-untyped-def]
+def test_the_judge_accepts_flaws_that_a_person_accepts(change) -> None:  # type: ignore[no-untyped-def]
     right = [match_scene(judge(change(seen_at_64(scene(9, i)))), expected(scene(9, i))).right for i in range(100)]
     assert np.mean(right) >= 0.95
 
 
-def test_the_judge_reads_the_picture_that_was_asked_for() -> None:
+def test_the_judge_finds_that_a_picture_shows_its_own_caption() -> None:
     reading = judge(draw(TWO))
     verdict = match_scene(reading, wanted(ASKED))
     assert verdict.right
@@ -405,7 +405,7 @@ def test_a_picture_of_something_else_is_not_right(text: str, fields: set[str]) -
 
 
 def drawn_over(*marks: tuple[str, tuple[int, int, int, int], str]) -> Pixels:
-    """The picture asked for, four times as large, with marks on it, reduced again."""
+    """The right picture with extra marks: drawn four times as large, marked, and reduced."""
     image = Image.fromarray(draw(TWO, 256, 256))
     pen = ImageDraw.Draw(image)
     for kind, box, colour in marks:
@@ -441,11 +441,11 @@ def drawn_over(*marks: tuple[str, tuple[int, int, int, int], str]) -> Pixels:
         pytest.param(np.repeat(draw(TWO).mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8), id="grey"),
     ],
 )
-def test_what_a_person_would_not_call_right_is_not_right(picture: Pixels) -> None:
+def test_a_picture_that_a_person_would_not_accept_is_not_right(picture: Pixels) -> None:
     assert not match_scene(judge(picture), wanted(ASKED)).right
 
 
-def test_a_colour_between_two_names_has_none() -> None:
+def test_a_colour_between_two_named_colours_has_no_name() -> None:
     between = tuple(int(v) for v in np.add(COLOURS["red"], COLOURS["purple"]) // 2)
     one = dataclasses.replace(TWO, things=(dataclasses.replace(TWO.things[0], rgb=between), TWO.things[1]))
     reading = judge(draw(one))
@@ -453,7 +453,7 @@ def test_a_colour_between_two_names_has_none() -> None:
     assert not match_scene(reading, wanted(ASKED)).colours
 
 
-def test_photographs_are_no_scenes() -> None:
+def test_photographs_are_not_taken_for_scenes() -> None:
     folder = SHARED / "coco-mini" / "images"
     if not folder.is_dir():
         pytest.skip("shared/data/coco-mini is not beside this checkout")
@@ -466,17 +466,17 @@ def test_photographs_are_no_scenes() -> None:
     "pixels",
     [np.zeros((64, 64)), np.zeros((64, 64, 3)), np.zeros((16, 64, 3), np.uint8), np.zeros((64, 64, 4), np.uint8)],
 )
-def test_what_is_no_picture_is_refused(pixels: Pixels) -> None:
+def test_an_array_that_is_not_a_picture_is_refused(pixels: Pixels) -> None:
     with pytest.raises(ValueError, match="uint8"):
         judge(pixels)
 
 
-def test_a_reading_of_nothing_is_compared_without_a_fault() -> None:
+def test_an_empty_reading_matches_nothing() -> None:
     verdict = match_scene(SceneReading(None, (), 1.0), wanted(ASKED))
     assert not any(getattr(verdict, field.name) for field in dataclasses.fields(verdict))
 
 
-def test_scenes_of_one_shape_are_a_set_of_their_own(tmp_path: Path) -> None:
+def test_scenes_of_one_shape_are_a_separate_data_set(tmp_path: Path) -> None:
     source = ScenesSource(40, 3, shapes=1)
     assert all(len(scene(3, i, 1).things) == 1 for i in range(40))
     assert any(len(scene(3, i).things) == 2 for i in range(40))
@@ -490,11 +490,11 @@ def test_scenes_of_one_shape_are_a_set_of_their_own(tmp_path: Path) -> None:
     assert (tmp_path / "images" / document["images"][0]["file_name"]).read_bytes() == source.read(source.rows(0, 1)[0])
     with pytest.raises(SourceError, match="holds other scenes"):
         write_scenes(tmp_path, 3, seed=3)
-    with pytest.raises(ConfigError, match="a scene has 1 or 2"):
+    with pytest.raises(ConfigError, match="need 1 or 2 for shapes"):
         ScenesSource(3, shapes=3)
 
 
-def test_a_shape_that_is_always_alone_is_drawn_larger_and_read_as_surely() -> None:
+def test_a_shape_that_is_always_alone_is_drawn_larger_and_recognised_as_reliably() -> None:
     close, mixed = [scene(5, i, 1) for i in range(120)], [scene(5, i) for i in range(120)]
     alone = [one.things[0].radius for one in mixed if len(one.things) == 1]
     assert np.mean([one.things[0].radius for one in close]) > 1.5 * np.mean(alone)
@@ -516,10 +516,10 @@ def crooked(shape: str, bend: float) -> Pixels:
 
 
 @pytest.mark.parametrize(("shape", "bend"), [("star", 1.0), ("cross", 2.0), ("ring", 2.0), ("triangle", 2.0)])
-def test_a_crooked_shape_that_could_be_no_other_is_read(shape: str, bend: float) -> None:
+def test_a_crooked_shape_far_ahead_of_the_others_is_recognised(shape: str, bend: float) -> None:
     assert [thing.shape for thing in judge(crooked(shape, bend)).things] == [shape]
 
 
 @pytest.mark.parametrize(("shape", "bend"), [("star", 2.0), ("cross", 4.0), ("ring", 4.0), ("triangle", 4.0)])
-def test_a_shape_bent_out_of_all_likeness_is_not(shape: str, bend: float) -> None:
+def test_a_shape_that_is_bent_too_much_is_not_recognised(shape: str, bend: float) -> None:
     assert not any(thing.shape for thing in judge(crooked(shape, bend)).things)

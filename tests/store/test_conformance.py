@@ -1,4 +1,4 @@
-"""The store keeps the promises of its seam on a disk, in memory, and on an S3 bucket served from this machine."""
+"""The conformance suite on the Zarr store: on a disk, in memory, and on an S3 bucket that this machine serves."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TestInMemory(ZarrStoreSuite):
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[tuple[str, dict[str, Any]]]:
-    """A bucket on a loopback server, with the options that reach it and nothing else."""
+    """A bucket on a loopback server, and the options that are needed to reach it."""
     moto_server = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -115,9 +115,9 @@ class TestOnS3(ZarrStoreSuite):
             store.create(ROWS, ROWS_PER_CHUNK, ARRAYS, ATTRIBUTES)
             assert store.attributes() == ATTRIBUTES
         finally:
-            fsspec.get_filesystem_class("s3").clear_instance_cache()  # instances are kept by their options: here none
+            fsspec.get_filesystem_class("s3").clear_instance_cache()  # the cache key, the options, is empty here
 
-    def test_a_bucket_that_is_not_there_is_named(self, bucket: tuple[str, dict[str, Any]]) -> None:
+    def test_a_missing_bucket_is_named(self, bucket: tuple[str, dict[str, Any]]) -> None:
         folder = RunFolder("s3://no-such-bucket/run", bucket[1])
         assert ZarrStore(folder).attributes() is None
         with pytest.raises(StoreMissing, match="s3://no-such-bucket/run"):

@@ -1,4 +1,4 @@
-"""One encode at a time: the second is told who holds the folder, and a killed holder holds nothing."""
+"""The lock: only one process holds it, a second one gets its name, and a killed process holds it no longer."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ with hold(RunFolder(sys.argv[1]), "encode"):
     if "fork" in sys.argv:
         child = os.fork()
         if not child:
-            print("held", os.getpid(), flush=True)  # from here, so that it has surely let go
+            print("held", os.getpid(), flush=True)  # printed by the child, after it has closed its copy
             time.sleep(60)
             os._exit(0)
     if "fork that leaves" in sys.argv and os.fork() == 0:
-        sys.exit()  # through the end of the block, as a forked worker may
+        sys.exit()  # leaves the block, as a forked worker may do
     if "fork that leaves" in sys.argv:
         os.wait()
     if "fork" not in sys.argv:
@@ -73,12 +73,12 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def test_the_second_one_is_told_who_holds_it(folder: RunFolder) -> None:
+def test_a_second_process_is_refused_with_the_name_of_the_holder(folder: RunFolder) -> None:
     with holder(folder) as (process, _):
         with pytest.raises(StoreBusy) as caught, hold(folder, "encode"):
             pass
         said = str(caught.value)
-        for part in (folder.root, "encode", f"pid {process.pid}", socket.gethostname(), "run the same command again"):
+        for part in (folder.root, "encode", f"pid {process.pid}", socket.gethostname(), "then run it again"):
             assert part in said
         assert process.poll() is None
 
@@ -103,14 +103,14 @@ def test_it_is_free_at_once_when_the_holder_is_killed_even_if_its_children_live(
             pass
 
 
-def test_a_forked_child_that_leaves_takes_nothing_with_it(folder: RunFolder) -> None:
+def test_a_forked_child_that_exits_does_not_release_the_lock(folder: RunFolder) -> None:
     with holder(folder, "fork that leaves"):
         assert folder.exists("encode.lock")
         with pytest.raises(StoreBusy), hold(folder, "encode"):
             pass
 
 
-def test_the_same_process_cannot_hold_it_twice_and_errors_give_it_back(folder: RunFolder) -> None:
+def test_the_same_process_cannot_hold_it_twice_and_an_error_releases_it(folder: RunFolder) -> None:
     def fails() -> None:
         with hold(folder, "encode"):
             with pytest.raises(StoreBusy), hold(folder, "verify"):
@@ -123,7 +123,7 @@ def test_the_same_process_cannot_hold_it_twice_and_errors_give_it_back(folder: R
     assert not folder.exists("encode.lock")
 
 
-def test_what_a_killed_holder_left_behind_is_no_obstacle(folder: RunFolder) -> None:
+def test_the_lock_file_of_a_killed_holder_does_not_block(folder: RunFolder) -> None:
     for left in (b"", b"{", b'{"pid": 1}', b"\xff" * 100):
         folder.write("encode.lock", left)
         with hold(folder, "encode"):
@@ -192,7 +192,7 @@ def test_a_heartbeat_holds_it_and_is_renewed(beating: RunFolder) -> None:
         pass
 
 
-def test_a_heartbeat_that_stopped_counts_no_more(beating: RunFolder) -> None:
+def test_a_lock_whose_heartbeat_stopped_is_stale(beating: RunFolder) -> None:
     left = {"label": "encode", "pid": 1, "host": "gone", "token": "x", "beat": time.time() - 100}
     beating.write("encode.lock", json.dumps(left).encode())
     with pytest.raises(StoreBusy, match="pid 1 on gone"), hold(beating, "encode"):
@@ -203,7 +203,7 @@ def test_a_heartbeat_that_stopped_counts_no_more(beating: RunFolder) -> None:
             assert lines(beating)["pid"] == os.getpid()
 
 
-def test_of_two_that_write_in_the_same_moment_the_later_one_stays(
+def test_if_two_processes_write_the_lock_at_once_the_later_one_holds_it(
     beating: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = json.dumps({"label": "encode", "pid": 2, "host": "h", "token": "y", "beat": time.time()}).encode()
@@ -213,7 +213,7 @@ def test_of_two_that_write_in_the_same_moment_the_later_one_stays(
     assert beating.read("encode.lock") == other, "the lock of the other one is not ours to remove"
 
 
-def test_one_who_was_thought_dead_does_not_take_it_back(beating: RunFolder) -> None:
+def test_a_holder_that_lost_its_stale_lock_does_not_take_it_back(beating: RunFolder) -> None:
     other = json.dumps({"label": "encode", "pid": 2, "token": "y", "beat": time.time()}).encode()
     with hold(beating, "encode"):
         beating.write("encode.lock", other)

@@ -1,4 +1,4 @@
-"""The manifest says of every row what became of it, or is not written at all."""
+"""The manifest has one line for every row, or it is not written at all."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_row_has_one_line(folder: RunFolder) -> None:
     assert lines[3]["file_name"] == "folder/é 3.jpg"
 
 
-def test_rows_are_folded_in_bounded_groups(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_in_bounded_groups(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daskt2i.store.manifest, "_GROUP_ROWS", 5)
     write_manifest(folder, rows_of, receipts())
     file = pq.ParquetFile(pa.BufferReader(folder.read("manifest.parquet")))
@@ -83,7 +83,7 @@ def test_no_receipts_give_an_empty_table(folder: RunFolder) -> None:
     assert table(folder) == []
 
 
-def test_receipts_are_drawn_one_at_a_time(folder: RunFolder) -> None:
+def test_receipts_are_taken_one_at_a_time(folder: RunFolder) -> None:
     drawn: list[int] = []
 
     def watched() -> Any:
@@ -98,7 +98,7 @@ def test_receipts_are_drawn_one_at_a_time(folder: RunFolder) -> None:
     assert write_manifest(folder, rows_when_drawn, watched()) == 22
 
 
-def test_folding_does_not_load_pandas(tmp_path: Path) -> None:
+def test_writing_a_manifest_does_not_import_pandas(tmp_path: Path) -> None:
     script = f"""
 import sys
 from daskt2i.store.run_folder import RunFolder
@@ -127,8 +127,8 @@ def changed(index: int, **changes: Any) -> list[Receipt]:
         pytest.param(receipts()[:1] + receipts()[2:], "starts at row 16 instead of 8", id="a gap"),
         pytest.param(receipts()[1:], "starts at row 8 instead of 0", id="no first chunk"),
         pytest.param(receipts()[:1] * 2, "starts at row 0 instead of 8", id="a chunk twice"),
-        pytest.param(receipts()[:2], "cover 16 rows, and there are 22", id="no last chunk"),
-        pytest.param(changed(1, captions=15), "16 captions in the source, 15", id="captions lost"),
+        pytest.param(receipts()[:2], "cover 16 rows, but the source has 22", id="no last chunk"),
+        pytest.param(changed(1, captions=15), "16 captions in the source, but 15", id="captions lost"),
         pytest.param(
             changed(1, accepted=7, captions=14, rejected=(Rejection(8, 5, Reason.NO_CAPTION),)),
             "row 8 is image 1008",
@@ -136,12 +136,12 @@ def changed(index: int, **changes: Any) -> list[Receipt]:
         ),
         pytest.param(
             changed(1, accepted=7, captions=16, rejected=(Rejection(3, 1003, Reason.NO_CAPTION),)),
-            r"rejects rows it does not have: \[3\]",
+            r"rejects rows that it does not have: \[3\]",
             id="another chunk's row",
         ),
     ],
 )
-def test_what_contradicts_itself_is_refused_and_the_old_manifest_stays(
+def test_contradicting_receipts_are_refused_and_the_old_manifest_stays(
     folder: RunFolder, given: list[Receipt], said: str
 ) -> None:
     folder.write("manifest.parquet", b"the old one")

@@ -1,4 +1,4 @@
-"""Receipts: the only proof that a chunk is done, so nothing doubtful counts as one."""
+"""Receipts are the only proof that a chunk is done, so a doubtful file does not count."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path if request.param == "disk" else f"memory://{uuid.uuid4().hex}")
 
 
-def test_come_back_whole_and_in_the_order_of_chunks(folder: RunFolder) -> None:
+def test_receipts_are_read_back_unchanged_in_the_order_of_chunks(folder: RunFolder) -> None:
     receipts = Receipts(folder)
     wanted = [a_receipt(chunk) for chunk in (0, 2, 9, 10, 1_234_567, 10_000_000, 100_000_000)]
     for receipt in wanted[::-1]:
@@ -39,7 +39,7 @@ def test_come_back_whole_and_in_the_order_of_chunks(folder: RunFolder) -> None:
     assert folder.exists("receipts/chunk-0000010.json")
 
 
-def test_none_are_read_from_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_receipts(tmp_path: Path) -> None:
     assert list(Receipts(RunFolder(tmp_path / "nowhere")).read()) == []
 
 
@@ -90,7 +90,7 @@ def edited(**changes: Any) -> bytes:
         pytest.param(edited(warnings=None), id="null for a list"),
     ],
 )
-def test_what_is_doubtful_does_not_count_and_is_reported(folder: RunFolder, data: bytes) -> None:
+def test_a_doubtful_receipt_does_not_count_and_is_reported(folder: RunFolder, data: bytes) -> None:
     receipts = Receipts(folder)
     receipts.write(a_receipt(0))
     receipts.write(a_receipt(2))
@@ -101,7 +101,7 @@ def test_what_is_doubtful_does_not_count_and_is_reported(folder: RunFolder, data
     assert [receipt.chunk for receipt in receipts.read()] == [0, 2]
 
 
-def test_foreign_files_are_reported_and_left_alone(folder: RunFolder) -> None:
+def test_foreign_files_are_reported_and_not_changed(folder: RunFolder) -> None:
     receipts = Receipts(folder)
     receipts.write(a_receipt(0))
     for name in ("receipts/notes.txt", "receipts/chunk-0000000.json~", "receipts/chunk-٠٠٠٠٠٠١.json"):
@@ -119,10 +119,10 @@ def test_receipts_are_read_one_at_a_time(folder: RunFolder) -> None:
     found = receipts.read()
     assert next(found).chunk == 0
     receipts.delete(2)
-    assert [receipt.chunk for receipt in found] in ([1], [1, 2])  # a store behind a network is asked in groups
+    assert [receipt.chunk for receipt in found] in ([1], [1, 2])  # a remote store is read in groups
 
 
-def test_chunks_by_name_are_asked_for_as_they_are_needed(folder: RunFolder) -> None:
+def test_read_chunks_reads_each_receipt_only_when_it_is_needed(folder: RunFolder) -> None:
     receipts = Receipts(folder)
     receipts.write(a_receipt(3))
     assert next(receipts.read_chunks(itertools.count())) == a_receipt(3)

@@ -1,4 +1,4 @@
-"""The run folder: whole writes, on disk when they return, and errors that a person can act on."""
+"""The run folder: atomic writes that are on disk when they return, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_objects_are_written_read_listed_and_deleted(folder: RunFolder) -> None:
         folder.read("receipts/a.json")
 
 
-def test_many_are_read_in_the_order_asked_and_a_missing_one_is_told(folder: RunFolder) -> None:
+def test_read_many_keeps_the_order_and_reports_a_missing_object(folder: RunFolder) -> None:
     names = [f"receipts/{i:04d}" for i in range(300)]
     for name in names:
         folder.write(name, name.encode())
@@ -59,7 +59,7 @@ def test_many_are_read_in_the_order_asked_and_a_missing_one_is_told(folder: RunF
     assert list(folder.read_many([])) == []
 
 
-def test_a_block_that_fails_leaves_what_was_there(folder: RunFolder) -> None:
+def test_a_block_that_fails_leaves_the_old_object(folder: RunFolder) -> None:
     folder.write("manifest.parquet", b"before")
 
     def fails_half_way() -> None:
@@ -77,12 +77,12 @@ def test_a_block_that_fails_leaves_what_was_there(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "receipts/../../x", "/etc/passwd", "a\\b", "a\0b"])
-def test_names_that_lead_out_are_refused(folder: RunFolder, name: str) -> None:
+def test_names_that_lead_out_of_the_folder_are_refused(folder: RunFolder, name: str) -> None:
     with pytest.raises(StoreError):
         folder.write(name, b"x")
 
 
-def test_folders_travel_between_processes_and_are_found_from_elsewhere(
+def test_a_run_folder_can_be_pickled_and_found_from_another_working_directory(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = pickle.loads(pickle.dumps(folder))
@@ -96,12 +96,12 @@ def test_a_file_address_is_a_path(tmp_path: Path) -> None:
     folder = RunFolder(f"file://{tmp_path}/run")
     assert folder == RunFolder(tmp_path / "run")
     assert folder.is_local
-    free = folder.free_bytes()  # the folder is not there yet
+    free = folder.free_bytes()  # the folder does not exist yet
     assert free is not None
     assert free > 0
 
 
-def test_what_is_not_on_this_machine_has_no_path_and_no_free_space() -> None:
+def test_a_remote_folder_has_no_path_and_no_free_space() -> None:
     folder = RunFolder("memory://x/")
     assert folder.root == "memory://x"
     assert folder.free_bytes() is None
@@ -138,7 +138,7 @@ def test_a_disk_or_quota_that_fills_up_at_the_flush_is_a_clear_error(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreFull, match="run the same command again") as caught:
+    with pytest.raises(StoreFull, match="free some space and run it again") as caught:
         folder.write("a", b"after")
     assert folder.root in str(caught.value)
     assert isinstance(caught.value, OSError)
@@ -158,7 +158,7 @@ def test_a_folder_of_somebody_else_is_a_clear_error(tmp_path: Path) -> None:
             import os
             from daskt2i.store.run_folder import RunFolder
             if os.geteuid() == 0:
-                os.setresuid(65534, 65534, 65534)  # root may write anywhere
+                os.setresuid(65534, 65534, 65534)  # because root may write everywhere
             RunFolder({str(tmp_path)!r}).{call}
             """
         )
@@ -240,6 +240,6 @@ def test_a_write_that_does_not_fit_leaves_nothing_behind(small_disk: Path) -> No
 
 
 def _run(code: str) -> str:
-    """What a fresh interpreter says on standard error."""
+    """The standard error of a new interpreter."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stderr

@@ -1,4 +1,4 @@
-"""Source and store on an object store: a moto server on loopback, and the same run."""
+"""Source and store on an object store (a moto server on loopback), compared with a local run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = 24
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A bucket that every process finds through the environment, as users set it up."""
+    """A bucket that every process finds through environment variables, as users set them."""
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -57,7 +57,7 @@ def put_data(files: Any) -> None:
 
 
 def apart(*words: str) -> Any:
-    """What the command line says in a process of its own, as a user starts it."""
+    """Output of the command line in its own process, as a user starts it."""
     done = subprocess.run(
         [sys.executable, "-m", "daskt2i.workflow", *words, "--json"],
         capture_output=True,
@@ -72,7 +72,7 @@ def apart(*words: str) -> Any:
 
 
 def here(*words: str, code: int = 0) -> Any:
-    """What the command line says in this process, which has its imports behind it."""
+    """Output of the command line in this process, which has already imported its packages."""
     done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
     assert done.exit_code == code, done.stderr
     return json.loads(done.stdout)

@@ -191,7 +191,7 @@ def test_a_full_disk_is_reported_and_the_checkpoint_before_is_kept(
         monkeypatch.setattr(checkpoint, "_write", full)
     else:
         monkeypatch.setattr(RunFolder, "write", full)
-    with pytest.raises(StoreFull, match="free some space and run the same command again"):
+    with pytest.raises(StoreFull, match="free some space and run it again"):
         save(folder, 2)
     monkeypatch.undo()
     assert names(folder) == ["step-0000001.json", "step-0000001.safetensors"]

@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_only_costs_more_steps(calm: Path, tmp_path: Path, 
     os.truncate(tmp_path / CHECKPOINTS / "step-0000008.safetensors", 100)
     told.clear()
     fit(tmp_path)
-    assert [event["text"][:43] for event in told if event["kind"] == "note"] == [
+    assert [event["text"][:39] for event in told if event["kind"] == "note"] == [
         "The checkpoint of step 8 is skipped: it"
     ]
     assert losses(tmp_path) == losses(calm)
@@ -354,7 +354,7 @@ def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
 @pytest.fixture
 def fp16_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 on a CPU: slow, but with the same scaler."""
-    monkeypatch.setattr(loop, "resolve", lambda wanted, device, threads: wanted)
+    monkeypatch.setattr(loop, "resolve", lambda wanted, device, threads, setting: wanted)
 
 
 @pytest.mark.usefixtures("fp16_here")
@@ -420,7 +420,7 @@ def test_a_full_disk_stops_the_run_in_one_sentence_and_with_free_space_the_same_
                     (small / "filler").write_bytes(b"x" * max(0, free - left))
                 yield batch
 
-    with pytest.raises(StoreFull, match="free some space and run the same command again"):
+    with pytest.raises(StoreFull, match="free some space and run it again"):
         fit(small / "run", Filling())
     (small / "filler").unlink()
     assert newest(small / "run") == 4

@@ -1,10 +1,11 @@
-"""What the people of one caption do: verbs tied to person words, as lemmas.
+"""Finds the activities of the people in one caption: lemmas of the verbs that belong to person words.
 
-Covers: which words are verbs of whom, light verbs (getting ready to serve), what no verb says (on a skateboard).
+Covers: which person a verb belongs to, light verbs (getting ready to serve), activities without a verb (on a
+skateboard).
 Does not cover: forms of verbs (`rules`), several captions together (`people`).
 
-A verb is tied to the person word it stands right of, up to the next person, the clause of another subject, or the end
-of the sentence. There is no grammar behind it: docs/benchmarks/insights.md has how often that is wrong.
+A verb belongs to the person word before it, up to the next person, the clause of another subject, or the end of the
+sentence. This uses no grammar. docs/benchmarks/insights.md gives the error rate.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NEXT_SUBJECT = frozenset({"while", "as"})
 
 
 def activities_of(tokens: list[str], mentions: Sequence[Mention], rules: Rules) -> dict[str, float]:
-    """Lemma -> weight: 1 for the first verb of a person, 0.5 for each further one, 0.25 for a weak one."""
+    """Lemma -> weight: 1 for the first verb of a person, 0.5 for each further verb, 0.25 for a weak verb."""
     weights: dict[str, float] = {}
     heads = {mention.place for mention in mentions}
     for mention in mentions:
@@ -33,7 +34,7 @@ def activities_of(tokens: list[str], mentions: Sequence[Mention], rules: Rules) 
 
 
 def _verbs_of(tokens: list[str], mention: Mention, heads: set[int], rules: Rules) -> list[tuple[str, float]]:
-    """The verbs tied to one mention, with their weights."""
+    """The verbs that belong to one mention, with their weights."""
     found: list[tuple[str, float]] = []
     weak: list[str] = []
     light: set[str] = set()
@@ -66,7 +67,7 @@ def _verbs_of(tokens: list[str], mention: Mention, heads: set[int], rules: Rules
 
 
 def _is_verb(tokens: list[str], place: int, mention: Mention, after_light: bool, rules: Rules) -> bool:
-    """Whether a word that could be a verb is one here, of this person."""
+    """Whether a word that can be a verb is a verb of this person here."""
     words = rules.words
     verb, last = rules.verbs[tokens[place]], tokens[place - 1]
     following = tokens[place + 1] if place + 1 < len(tokens) else ""
@@ -75,7 +76,7 @@ def _is_verb(tokens: list[str], place: int, mention: Mention, after_light: bool,
             return False
         if following in rules.tables["named_by_ing"].get(tokens[place], ()):
             return False
-        # "is on a beach with waves crashing": the waves do
+        # "is on a beach with waves crashing": the verb belongs to the waves
         return not (after_light and place >= 2 and tokens[place - 2] == "with")
     near = place == mention.place + 1
     if verb.form == "past":
@@ -91,7 +92,7 @@ def _is_verb(tokens: list[str], place: int, mention: Mention, after_light: bool,
 
 
 def _implied(tokens: list[str], light: set[str], rules: Rules) -> str | None:
-    """Doing tricks on a skateboard, is on skis: what no verb says."""
+    """The activity of a phrase without a telling verb: "doing tricks on a skateboard", "is on skis"."""
     doing = bool(light & {"do", "perform", "try", "attempt", "practice"})
     for place, token in enumerate(tokens):
         word = token[:-2] if token.endswith("'s") else token

@@ -1,8 +1,8 @@
-"""The person words of one caption: which of them count, whom they name, and how many.
+"""Finds the person words of one caption, with gender, age and number.
 
-Covers: words that are something else by their neighbours (visitor center, baby elephant, statue of a man, child's
-blanket, place settings for 7 people), words that describe the next one (male skier), numbers, ages, pronouns.
-Does not cover: what the people do (`activities`), several captions together (`people`).
+Covers: words that do not mean a person because of their neighbours (visitor center, baby elephant, statue of a man,
+child's blanket, place settings for 7 people), words that describe the next word (male skier), numbers, ages, pronouns.
+Does not cover: activities (`activities`), several captions together (`people`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from daskt2i.facts.captions.rules import ENDINGS, MANY, Person, Rules
 
 _TOKEN = re.compile(r"[a-z]+(?:[-'][a-z]+)*(?:(?<=s)')?|[0-9]+|[,.;:]")
 _LONGEST = 300
-"""Tokens of a caption that are read: one of 3,000 words is no caption, and should cost no more than a long one."""
+"""Only so many tokens of a caption are read. A text of 3,000 words is not a caption and must not take more time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Mention:
 
     Attributes:
         place: index of its token.
-        person: whom it names, with what the words before it add.
+        person: the person that it names, with what the words before it add.
         number: 1, 2 or 3 (three or more).
-        open: a plural without a number: two or more.
+        open: whether it is a plural without a number (two or more).
     """
 
     place: int
@@ -35,7 +35,7 @@ class Mention:
 
 
 def tokens_of(caption: str) -> list[str]:
-    """Words in lower case, numbers, and the marks `, . ; :`; at most the first 300."""
+    """Words in lower case, numbers, and the marks `, . ; :`; only the first 300."""
     text = caption.lower().replace("’", "'").replace("`", "'")
     return _TOKEN.findall(text[: 20 * _LONGEST])[:_LONGEST]
 
@@ -54,7 +54,7 @@ class _Caption:
     def mentions(self) -> list[Mention]:
         tokens, rules = self.tokens, self.rules
         found: list[Mention] = []
-        carried: Person | None = None  # a word that turned out to describe the next one
+        carried: Person | None = None  # a word that describes the next person word
         for place, token in enumerate(tokens):
             person = rules.persons.get(token)
             if person is None and (token[-3:] in ENDINGS or "'" in token):
@@ -113,7 +113,7 @@ class _Caption:
         return self._denied(before)
 
     def _is_an_animals(self, after: list[str]) -> bool:
-        """An adult polar bear, a baby brown bear."""
+        """Whether the word describes an animal: an adult polar bear, a baby brown bear."""
         return (
             len(after) > 1
             and after[1] in self.rules.words["animals"]
@@ -123,7 +123,7 @@ class _Caption:
         )
 
     def _is_an_animals_kin(self, place: int) -> bool:
-        """Its mother, zebra mother, a giraffe and her baby: the nearest noun before it is an animal."""
+        """Whether the nearest noun before the word is an animal: its mother, zebra mother, a giraffe and her baby."""
         before = self.tokens[max(0, place - 4) : place]
         if before[-1:] == ["its"]:
             return True
@@ -133,12 +133,12 @@ class _Caption:
         return joined[-1:] in (["and"], ["or"]) and len(joined) > 1 and joined[-2] in self.rules.words["animals"]
 
     def _of_others(self, place: int, last: str) -> bool:
-        """Of a family, couple or crowd: not people, or people who are counted themselves."""
+        """Whether a family, couple or crowd is not of people, or is of people who are counted themselves."""
         if last in self.rules.words["animals"]:
             return True
         after = self.tokens[place + 1 : place + 6]
         if after[:1] != ["of"]:
-            # "two couple people": a plural behind it is the head
+            # "two couple people": the plural after the word counts
             return False
         return not (
             len(after) > 1
@@ -147,7 +147,7 @@ class _Caption:
         )
 
     def _denied(self, before: list[str]) -> bool:
-        """No people; a statue of a man; settings for 7 people."""
+        """Whether the words before say that there is no person: no people, a statue of a man, settings for 7 people."""
         words, numbers = self.rules.words, self.rules.numbers
         for back in range(len(before) - 1, -1, -1):
             token = before[back]
@@ -163,7 +163,7 @@ class _Caption:
         return False
 
     def _describes_next(self, place: int, person: Person) -> bool:
-        """`male` of "male skier", `woman` of "woman tennis player", `police` of "police officer"."""
+        """Whether the word describes the next person word: `male` in "male skier", `police` in "police officer"."""
         if person.plural or person.possessive:
             return False
         after = self.tokens[place + 1 : place + 3]
@@ -191,7 +191,7 @@ class _Caption:
         return replace(person, gender=gender, age=age)
 
     def _phrase(self, place: int) -> list[str]:
-        """The words before a person word that belong to it, nearest first."""
+        """The words before a person word that belong to it, the nearest first."""
         found = []
         for token in reversed(self.tokens[max(0, place - 5) : place]):
             if token in self.rules.words["stops"] or not (token[0].isalnum()):
@@ -206,7 +206,7 @@ class _Caption:
             if token in self.rules.numbers:
                 number = self.rules.numbers[token]
                 if number > 1 or not person.collective:
-                    # "a women": a slip for the singular; but "this many people" is many
+                    # "a women" is a wrong singular, but "this many people" is many
                     return number if number > 1 or distance == 0 or not person.plural else MANY
         return None
 
@@ -216,7 +216,7 @@ class _Caption:
         return "the" in self.tokens[max(0, place - 2) : place]
 
     def _by_pronoun(self) -> list[Mention]:
-        """She just finished chopping: a pronoun at the start, and no animal that it could mean."""
+        """A person from a pronoun at the start ("She just finished chopping"), if the caption names no animal."""
         if not self.rules.words["animals"].isdisjoint(self.tokens):
             return []
         for place, token in enumerate(self.tokens[:2]):
@@ -226,7 +226,7 @@ class _Caption:
         return []
 
     def _with_pronouns(self, found: list[Mention]) -> list[Mention]:
-        """A person sitting with a TV behind him: the pronoun tells the gender of the only person there is."""
+        """Take the gender of a single person from a pronoun: "a person sitting with a TV behind him"."""
         first = found[0]
         if len(found) != 1 or first.number != 1 or first.person.gender != "neutral":
             return found

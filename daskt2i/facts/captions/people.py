@@ -1,8 +1,7 @@
-"""What the captions of an image say of people: whether there are any, gender, age, how many, and what they do.
+"""Combines the captions of an image: whether there are people, their gender, age, number and activities.
 
-Covers: one caption, and the captions of one image taken together.
-Does not cover: looking at the picture. What is counted is what people wrote: docs/how-to/know-your-data.md
-says what that means.
+Covers: one caption, and all captions of one image together.
+Does not cover: the picture itself. The counts are about what people wrote (see docs/how-to/know-your-data.md).
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from daskt2i.facts.table import AGES, GROUPS
 
 @dataclass(frozen=True, slots=True)
 class CaptionPeople:
-    """What one caption says.
+    """People in one caption.
 
     Attributes:
         mentions: its person words, in order.
-        activities: lemma -> weight: 1 for the first verb of a person, 0.5 for each further one, 0.25 for a weak one.
-        imaginary: it speaks of a cartoon, a diorama or the like.
+        activities: lemma -> weight: 1 for the first verb of a person, 0.5 for each further verb, 0.25 for a weak verb.
+        imaginary: whether it mentions a cartoon, a diorama or something similar.
     """
 
     mentions: tuple[Mention, ...]
@@ -33,10 +32,10 @@ class CaptionPeople:
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What all captions of an image say together. The values are those of `facts.GENDERS`, `AGES` and `GROUPS`.
+    """People in all captions of an image together. The values are those of `table.GENDERS`, `AGES` and `GROUPS`.
 
     Attributes:
-        activities: lemmas, the most said first; the first one is the main activity.
+        activities: lemmas, the most frequent first. The first one is the main activity.
     """
 
     people: bool = False
@@ -50,7 +49,7 @@ NOBODY = People()
 
 
 def read_caption(tokens: list[str], rules: Rules) -> CaptionPeople | None:
-    """What one caption, as `tokens_of` gives it, says of people; None where it says nothing at all."""
+    """People in one caption, given as the tokens of `tokens_of`; None if it mentions nobody."""
     imaginary = not rules.words["imaginary"].isdisjoint(tokens)
     mentions = mentions_of(tokens, rules)
     if not mentions and not imaginary:
@@ -59,18 +58,19 @@ def read_caption(tokens: list[str], rules: Rules) -> CaptionPeople | None:
 
 
 def read_captions(captions: Sequence[str], rules: Rules) -> People:
-    """What the captions of one image say together; see `read_tokens`."""
+    """People in the captions of one image together; see `read_tokens`."""
     return read_tokens([tokens_of(caption) for caption in captions], rules)
 
 
 def read_tokens(captions: Sequence[list[str]], rules: Rules) -> People:
-    """What the captions of one image, as `tokens_of` gives them, say together.
+    """People in the captions of one image together, given as the tokens of `tokens_of`.
 
-    - people: any caption names somebody, unless half of the captions or more speak of a cartoon, a diorama, a figurine.
-    - gender: mixed where one caption names both, or the fewer of the two is said by a third of those that say any.
-    - age: by most captions; elderly and teen narrow down adult and child.
-    - group: the (upper) median of what the captions count. A plural without a number is as many as other captions
-      say, if they say two or more.
+    - people: true if a caption names a person, unless half of the captions or more mention a cartoon, a diorama, a
+      figurine.
+    - gender: mixed if one caption names both, or if the rarer gender is in a third of the captions that name any.
+    - age: the age of most captions. Elderly replaces adult, and teen replaces child.
+    - group: the (upper) median of the counts in the captions. A plural without a number gets the count of other
+      captions, if they count two or more.
     """
     read = [found for caption in captions if (found := read_caption(caption, rules)) is not None]
     told = [found for found in read if found.mentions]

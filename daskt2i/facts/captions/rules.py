@@ -1,10 +1,10 @@
-"""The word lists by which captions are read: YAML data, checked and turned into tables.
+"""Loads the rules for captions: word lists in YAML, checked and turned into tables.
 
-Covers: loading ours or a user's, plurals and verb forms made by rule, what each word can mean.
-Does not cover: reading a caption with them (`people`).
+Covers: loading the shipped rules or a user's, plurals and verb forms made by rule, the possible meanings of a word.
+Does not cover: parsing a caption with them (`people`).
 
-Forms of a verb by the rules of English spelling: ride, rides, riding, rode; run, running (a final consonant after one
-short vowel is doubled); carry, carries. Irregular ones are listed and win.
+Forms of a verb follow the rules of English spelling: ride, rides, riding, rode; run, running (a final consonant after
+one short vowel is doubled); carry, carries. Irregular forms are listed and have priority.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from daskt2i.facts.table import AGES
 OURS = Path(__file__).parent / "rules.yaml"
 
 VERSION = 1
-"""Of the meaning of the sections; a file states the one that it was written for."""
+"""Version of the meaning of the sections. A rules file names the version that it was written for."""
 
 MANY = 3
-"""A plural without a number, and anything beyond two: `group`."""
+"""Number of a plural without a number, and of more than two persons: `group`."""
 
 Form = Literal["ing", "s", "base", "past"]
 
@@ -41,16 +41,16 @@ _MAPS = ("plurals", "possessives", "agents", "same", "suffixes")
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What a word says of whom it names.
+    """The meaning of a person word.
 
     Attributes:
         lemma: its singular.
         gender: male, female or neutral.
         age: child, teen, adult, elderly or unstated.
         number: 1, 2 or 3 (three or more).
-        plural: it is a plural, so a number before it counts.
-        collective: it names several in the singular (family, couple).
-        possessive: it only counts before a part of the body.
+        plural: whether it is a plural, so a number before it counts.
+        collective: whether its singular names several persons (family, couple).
+        possessive: whether it counts only before a part of the body.
     """
 
     lemma: str
@@ -64,7 +64,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A form of a verb: its lemma, and which form it is."""
+    """A form of a verb: its lemma and the kind of form."""
 
     lemma: str
     form: Form
@@ -76,12 +76,15 @@ class Rules:
 
     Attributes:
         digest: SHA-256 of the file, 64 hex digits; part of a selection's fingerprint.
-        persons: word -> whom it names.
+        persons: word -> person that it names.
         verbs: form -> verb.
         numbers: word -> 1, 2 or 3.
-        ages: adjective -> age. `pronouns`: pronoun -> gender. `implied`: thing -> activity.
-        words: the other sections that are plain lists; `tables`: those that give a list for a word.
-        maps: those that give a word for a word.
+        ages: adjective -> age.
+        pronouns: pronoun -> gender.
+        implied: thing -> activity.
+        words: the other sections that are plain lists.
+        tables: the sections that map a word to a list.
+        maps: the sections that map a word to a word.
     """
 
     digest: str
@@ -96,7 +99,7 @@ class Rules:
     maps: Mapping[str, Mapping[str, str]]
 
     def person(self, word: str) -> Person | None:
-        """Whom a word names, compounds included: policewoman, salespeople, but not snowman."""
+        """The person that a word names, also a compound: policewoman, salespeople, but not snowman."""
         found = self.persons.get(word)
         if found is None and word[-3:] in ENDINGS:
             return self._compound(word)
@@ -115,37 +118,42 @@ class Rules:
 
 
 ENDINGS = frozenset({"man", "men", "son", "ple", "irl", "boy"})
-"""Last three letters of the suffixes' words: a quick way past most words."""
+"""Last three letters of the suffixes, for a quick check that excludes most words."""
 
 
 def load_rules(path: str | Path | None = None) -> str:
-    """The text of a rules file, ours by default; checked.
+    """The checked text of a rules file; by default of the shipped file.
 
     Raises:
-        ConfigError: not there, not YAML, or not of this shape; the sentence names the section.
+        ConfigError: the file is missing, is not YAML, or has a wrong section. The message names the section.
     """
     place = Path(path).expanduser() if path else OURS
     try:
         text = place.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"The rules {place} cannot be read ({error}). Nothing was counted; copy {OURS}.") from error
+        raise ConfigError(
+            f"The rules file {place} (dataset.facts.rules) cannot be read ({error}). Nothing was counted; start from a "
+            f"copy of {OURS}."
+        ) from error
     compile_rules(text, str(place))
     return text
 
 
 @functools.lru_cache(maxsize=8)
 def compile_rules(text: str, where: str = "the rules") -> Rules:
-    """Rules from the text of a file; compiled once per process.
+    """The rules from the text of a file, compiled once per process.
 
     Raises:
-        ConfigError: see `load_rules`.
+        ConfigError: as in `load_rules`.
     """
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where} is no YAML ({' '.join(str(error).split())}). Nothing was counted.") from error
+        raise ConfigError(f"{where} is not YAML ({' '.join(str(error).split())}). Nothing was counted.") from error
     if not isinstance(data, dict) or data.get("version") != VERSION:
-        raise ConfigError(f"{where} does not begin with `version: {VERSION}`. Nothing was counted; copy {OURS}.")
+        raise ConfigError(
+            f"{where} does not have `version: {VERSION}`. Nothing was counted; start from a copy of {OURS}."
+        )
     known = {"version", "persons", "numbers", *_WORDS, *_TABLES, *_MAPS}
     if wrong := [f"no section {name}" for name in sorted(known - data.keys())] + [
         f"an unknown section {name}" for name in sorted(map(str, data.keys() - known))
@@ -181,7 +189,7 @@ def compile_rules(text: str, where: str = "the rules") -> Rules:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads sections, and says which one is wrong."""
+    """Reads sections, and names the section that is wrong."""
 
     where: str
 
@@ -207,7 +215,7 @@ class _Reader:
         return {str(key): self.words(f"{name}.{key}", text) for key, text in self.mapping(name, value).items()}
 
     def wrong(self, name: str, wanted: str) -> ConfigError:
-        return ConfigError(f"{self.where}: the section {name} should hold {wanted}. Nothing was counted.")
+        return ConfigError(f"{self.where} is wrong: the section {name} must hold {wanted}. Nothing was counted.")
 
 
 def _inverted(table: Mapping[str, frozenset[str]]) -> dict[str, str]:
@@ -258,7 +266,7 @@ def plural(word: str) -> str:
 
 
 def _verbs(lemmas: Iterable[str], irregular: Mapping[str, frozenset[str]]) -> dict[str, Verb]:
-    """Form -> verb, for every form of every lemma. A base form of one verb beats another form of another."""
+    """Form -> verb, for every form of every lemma. A base form has priority over other forms of other verbs."""
     found: dict[str, Verb] = {}
     for lemma in sorted(lemmas):
         ing, past = _participles(lemma)
@@ -283,7 +291,7 @@ def _participles(lemma: str) -> tuple[str, str]:
     if lemma.endswith("y") and lemma[-2] not in "aeiou":
         return f"{lemma}ing", f"{lemma[:-1]}ied"
     short = len(lemma) >= 3 and lemma[-1] not in "aeiouwxy" and lemma[-2] in "aeiou" and lemma[-3] not in "aeiou"
-    # One syllable doubles (run, running); of longer ones only those that are listed do, and COCO has none.
+    # Verbs of one syllable double the consonant (run, running). Longer verbs that do are listed; COCO has none.
     if short and sum(letter in "aeiou" for letter in lemma) == 1:
         return f"{lemma}{lemma[-1]}ing", f"{lemma}{lemma[-1]}ed"
     ending = "d" if lemma.endswith("e") else "ed"

@@ -1,7 +1,7 @@
-"""Drawn scenes: their pictures, their sentences, and a judge that reads both back.
+"""Drawn scenes: their pictures, their captions, and a judge that compares the two.
 
-In here: shapes and colours to pixels (`drawing`), scenes to captions and captions to expectations (`grammar`), whether
-a picture shows what a sentence says (`judge`).
+In here: drawing shapes and colours (`drawing`), writing and parsing captions (`grammar`), checking whether a picture
+shows what a caption says (`judge`).
 Not in here: the source that serves scenes as rows (`sources.scenes`).
-Who imports it: `sources.scenes`, `sample.fidelity`, and the scripts in `workflows/`.
+Importers: `sources.scenes`, `sample.fidelity`, and the scripts in `workflows/`.
 """

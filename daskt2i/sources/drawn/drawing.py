@@ -1,14 +1,14 @@
-"""Scenes and how they are drawn: one or two coloured shapes on a coloured background.
+"""Makes and draws scenes: one or two coloured shapes on a coloured background.
 
-Covers: the words (colours, shapes, sizes, places), which scene has which number, and its pixels.
-Does not cover: sentences about a scene (`grammar`), reading a picture back (`judge`), rows and files
+Covers: the words (colours, shapes, sizes, places), the scene of each number, and its pixels.
+Does not cover: sentences about a scene (`grammar`), recognising the shapes of a picture (`judge`), rows and files
 (`sources.scenes`).
 
-Lengths are in per mille of the *centre square*, the largest centred square of the picture: all that a scene describes
-lies inside it, so that resizing the shorter side and cropping the centre loses nothing.
+Lengths are in per mille of the *centre square*, the largest centred square of the picture. All shapes lie inside it, so
+resizing the shorter side and cropping the centre loses nothing.
 
-Scene i of a seed is the same for ever and everywhere: its numbers come from SHA-256 and integer arithmetic alone, and
-its pixels from additions, multiplications, divisions and square roots, which IEEE 754 rounds the same on every machine.
+Scene i of a seed never changes. Its numbers come only from SHA-256 and integer arithmetic. Its pixels come only from
+additions, multiplications, divisions and square roots, which IEEE 754 rounds the same on every machine.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ T = TypeVar("T")
 Rgb = tuple[int, int, int]
 
 VERSION = 1
-"""Raise it when any scene, caption or pixel changes; it is part of what identifies the data."""
+"""Raise it when any scene, caption or pixel changes. It is part of the identity of the data."""
 
 CLOSE_VERSION = 3
-"""The same for scenes of one shape each."""
+"""The same for scenes with one shape each."""
 
 COLOURS: dict[str, Rgb] = {
     "red": (205, 25, 40),
@@ -53,21 +53,21 @@ PLACES = ("centre", "left", "right", "above", "below")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 SIZES = {"small": (105, 125), "medium": (145, 160), "large": (180, 190)}
-"""Name -> smallest and largest radius; a shape alone may be larger still. Captions never name the middle one."""
+"""Name -> smallest and largest radius. A single shape may be larger. Captions never name the medium size."""
 
 LARGEST_ALONE = 300
 
 CLOSE_SIZES = {"small": (235, 255), "medium": (275, 295), "large": (310, 330)}
-"""The same where every scene has one shape: there is room, and a small model sees more of it."""
+"""The same if every scene has one shape. There is more room, and a small model sees a large shape better."""
 
 EDGE = 30
-"""Nothing is drawn nearer than this to the edge of the centre square."""
+"""Smallest distance of a shape from the edge of the centre square."""
 
 PICTURES = (
     (640, 480), (480, 640), (640, 427), (427, 640), (640, 426),
     (640, 360), (500, 375), (375, 500), (612, 612), (640, 512),
 )  # fmt: skip
-"""(width, height) in pixels, as they come in COCO."""
+"""(width, height) in pixels; frequent sizes in COCO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class Thing:
         shape: one of `SHAPES`.
         colour: one of `SHAPE_COLOURS`.
         size: one of `SIZES`.
-        place: one of `PLACES`; beside another thing it says where this one lies as seen from that one.
-        x, y: its middle, per mille of the centre square from the left and the top.
+        place: one of `PLACES`; in a scene with two things it is the place relative to the other thing.
+        x, y: its centre, per mille of the centre square from the left and the top.
         radius: half its extent, per mille of the centre square.
-        rgb: its very colour, near the one named.
+        rgb: its exact colour, near the named colour.
     """
 
     shape: str
@@ -99,11 +99,11 @@ class Scene:
     """One drawn picture.
 
     Attributes:
-        seed, index: which one it is.
+        seed, index: seed and number of the scene.
         width, height: size of the picture in pixels.
-        background: name of the colour behind the things, never that of a thing.
-        background_rgb: the very colour, near the one named.
-        things: one, or two that differ in shape or colour.
+        background: name of the background colour. No thing has this colour.
+        background_rgb: the exact colour, near the named colour.
+        things: one thing, or two that differ in shape or colour.
     """
 
     seed: int
@@ -116,7 +116,7 @@ class Scene:
 
 
 class SeededNumbers:
-    """An endless row of numbers that depends on its key alone, in every version of every library."""
+    """Pseudo-random numbers that depend only on the key, not on the version of any library."""
 
     def __init__(self, *key: int | str) -> None:
         self._key = "/".join(str(part) for part in ("daskt2i", *key)).encode()
@@ -136,20 +136,21 @@ class SeededNumbers:
         return low + self.below(high - low + 1)
 
     def choice(self, options: Sequence[T]) -> T:
-        """One of them."""
+        """One of the options."""
         return options[self.below(len(options))]
 
     def shuffled(self, options: Sequence[T]) -> list[T]:
-        """All of them, in another order."""
+        """All options in random order."""
         rest = list(options)
         return [rest.pop(self.below(len(rest))) for _ in options]
 
 
 def scene(seed: int, index: int, shapes: int = 2) -> Scene:
-    """Scene number `index` of `seed`. Takes some 20 microseconds; draws nothing.
+    """Scene number `index` of `seed`. It takes about 20 microseconds and draws nothing.
 
     Args:
-        shapes: most shapes in it: of two, two scenes in five have one; 1 for one in each, drawn larger.
+        shapes: largest number of shapes. With 2, two of five scenes have one shape. With 1, each scene has one shape,
+            which is drawn larger.
     """
     draws = SeededNumbers("scene", VERSION, seed, index)
     width, height = draws.choice(PICTURES)
@@ -202,13 +203,13 @@ def draw(scene: Scene, width: int | None = None, height: int | None = None) -> P
     """The picture, antialiased: `uint8[height, width, 3]`.
 
     Args:
-        width, height: pixels; those of the scene where left out. The centre square is the same in any size.
+        width, height: size in pixels; None takes the size of the scene. The centre square is the same in any size.
     """
     width, height = width or scene.width, height or scene.height
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = np.tile(np.asarray(scene.background_rgb, np.uint8), (width, 1))  # a row at a time is 20 x a pixel
+    canvas[:] = np.tile(np.asarray(scene.background_rgb, np.uint8), (width, 1))  # by rows: 20 times faster than pixels
     for thing in scene.things:
         x, y, radius = (value * side / 1000 for value in (thing.x, thing.y, thing.radius))
         reach = int(1.1 * radius) + 2
@@ -222,13 +223,13 @@ def draw(scene: Scene, width: int | None = None, height: int | None = None) -> P
 
 
 def coverage(shape: str, x: float, y: float, radius: float, width: int, height: int) -> npt.NDArray[np.float32]:
-    """How much of each pixel a shape covers, `float32[height, width]`, 0 to 1.
+    """The share of each pixel that a shape covers, `float32[height, width]`, 0 to 1.
 
-    From the signed distance to its outline: half a pixel inside is covered, half a pixel outside is free.
+    It follows from the signed distance to the outline: 1 from half a pixel inside, 0 from half a pixel outside.
 
     Args:
         shape: one of `SHAPES`.
-        x, y: its middle in pixels from the left and the top edge of the array.
+        x, y: its centre in pixels from the left and the top edge of the array.
         radius: half its extent in pixels.
     """
     u = (np.arange(width, dtype=np.float32) + np.float32(0.5 - x))[None, :]
@@ -251,9 +252,9 @@ def _distance(shape: str, u: Any, v: Any, r: Any) -> Any:
     if shape == "cross":
         arm = f(0.32) * r
         return np.minimum(np.maximum(a - r, b - arm), np.maximum(a - arm, b - r))
-    if shape == "triangle":  # corners (0, -0.95), (-0.98, 0.75), (0.98, 0.75): equilateral to one part in a thousand
+    if shape == "triangle":  # corners (0, -0.95), (-0.98, 0.75), (0.98, 0.75): equilateral to one in a thousand
         return np.maximum(v - f(0.75) * r, (a * f(1.70) - (v + f(0.95) * r) * f(0.98)) / f(1.96225))
-    if shape == "star":  # a pentagram: inside at least four of the five lines through its corners
+    if shape == "star":  # a pentagram: its points are inside at least four of the five lines through its corners
         v, line = v - f(0.1) * r, f(0.33374) * r  # 1.08 cos 72 deg
         up, side, foot = -v, f(-0.309017) * v, f(0.809017) * v
         sides = (up, side + f(0.951057) * u, side - f(0.951057) * u, foot + f(0.587785) * u, foot - f(0.587785) * u)

@@ -1,9 +1,9 @@
-"""Sentences about scenes, both ways: what is said of a scene, and what a sentence asks a picture to show.
+"""Writes sentences about scenes, and parses a sentence into what a picture must show.
 
-Covers: five differently worded captions per scene, one sentence that tells all of it, and reading such sentences and
-prompts like them back (`parse_caption`).
-Does not cover: drawing (`drawing`), looking at pixels (`judge`), English at large: a sentence outside the grammar is
-read as None rather than guessed at.
+Covers: five different captions for each scene, one sentence that describes all of a scene, and parsing such sentences
+and similar prompts (`parse_caption`).
+Does not cover: drawing (`drawing`), recognising the shapes of a picture (`judge`), general English: a sentence outside
+the grammar gives None, not a guess.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ SPOT = {
     "below": ("at the bottom", "in the lower part"),
 }
 
-# {a}, {b}: "a small red circle"; {the_a}: "the red circle"; {rel}: place of a as seen from b; {its}: the same after b;
-# {spot}, {spot_b}: place in the picture; {hue}: the background's colour, {a_hue} with its article; {ground}: where the
-# things lie. Captions of a scene come from different lines, so that no two are alike.
+# {a}, {b}: "a small red circle"; {the_a}: "the red circle"; {rel}: place of a relative to b; {its}: the same after b;
+# {spot}, {spot_b}: place in the picture; {hue}: the background's colour, {a_hue} with its article; {ground}: words for
+# the background. Captions of a scene use different lines, so that no two are alike.
 PAIR_FULL = (
     "{a} {rel} {b} {ground}",
     "there is {a} {rel} {b} {ground}",
@@ -89,7 +89,7 @@ GROUND = (
 
 @dataclass(frozen=True, slots=True)
 class ExpectedShape:
-    """One shape that a sentence asks for; what it leaves open is None.
+    """One shape that a sentence asks for. An attribute that the sentence does not name is None.
 
     Attributes:
         shape, colour, size, place: as in `drawing.Thing`.
@@ -103,11 +103,11 @@ class ExpectedShape:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What a sentence asks a picture to show; what it leaves open is None.
+    """What a sentence asks a picture to show.
 
     Attributes:
-        background: one of `drawing.BACKGROUNDS`.
-        things: one or two shapes, in the order in which the sentence names them, and no others beside them.
+        background: one of `drawing.BACKGROUNDS`; None if the sentence does not name it.
+        things: one or two shapes in the order of the sentence. The picture must show no other shape.
     """
 
     background: str | None
@@ -117,8 +117,8 @@ class Expectation:
 def captions(scene: Scene) -> tuple[str, ...]:
     """Five different true sentences about a scene.
 
-    Three tell the background, each thing's colour and shape, and how they lie; one leaves out how they lie, one the
-    background. Small and large are named in about half of them.
+    Three captions name the background, and the colour, shape and place of each thing. One caption leaves out the
+    places, and one leaves out the background. About half of the captions name the sizes small and large.
     """
     draws = SeededNumbers("captions", VERSION, scene.seed, scene.index)
     alone = len(scene.things) == 1
@@ -129,7 +129,7 @@ def captions(scene: Scene) -> tuple[str, ...]:
 
 
 def describe(scene: Scene) -> str:
-    """One sentence with all that a scene holds; scenes that a person would describe alike have equal ones."""
+    """One sentence with all contents of a scene. Scenes that look alike to a person have equal sentences."""
     first, *rest = sorted(scene.things, key=lambda thing: thing.place not in ("left", "above"))
     place = f"{RELATION[first.place][0]} {_noun(rest[0], True)}" if rest else SPOT[first.place][0]
     return f"{_noun(first, True)} {place} on {_article(scene.background)} background".capitalize() + "."
@@ -198,10 +198,10 @@ _OTHER = _BEFORE | {
 
 
 def parse_caption(text: str) -> Expectation | None:
-    """What a sentence of our grammar, or a prompt much like one, asks for; None where it is not sure of it.
+    """What a sentence of the grammar, or a similar prompt, asks for; None if this is not certain.
 
-    Reads `"red circle left of a blue square"` as well as our captions. None for a word that it does not know, for no
-    shape or more than two, for two backgrounds, for places that contradict each other.
+    It parses captions, and prompts such as `"red circle left of a blue square"`. It gives None for an unknown word, for
+    no shape or more than two shapes, for two backgrounds, and for places that contradict each other.
     """
     words = re.findall(r"\w+", text.lower())
     things: list[dict[str, str | None]] = []
@@ -222,7 +222,7 @@ def parse_caption(text: str) -> Expectation | None:
             if i + 1 == len(words) or words[i + 1] not in SHAPES:
                 backgrounds.add(_COLOURS[word])
         elif word in _PLACES:
-            if not places:  # "to the left of a circle is a square": of which of them is it said?
+            if not places:  # "to the left of a circle is a square": unclear which shape the place belongs to
                 return None
             places[-1].append(_PLACES[word])
         elif word in _SIZES:

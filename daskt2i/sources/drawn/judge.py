@@ -1,12 +1,12 @@
-"""Reading a picture of a scene back: which background, which shapes, in which colours, lying how.
+"""Recognises the background, shapes, colours and places in a picture of a scene.
 
-Covers: clean drawings, and pictures a model made: some blur, noise, JPEG traces and crooked outlines are forgiven.
-What a person would not call right is not called right: an unknown is None, and what does not belong is `extra`.
-Does not cover: photographs, more than two shapes, shapes that touch or overlap (they read as one unknown shape).
+Covers: clean drawings, and pictures from a model. Some blur, noise, JPEG artefacts and crooked outlines are accepted.
+The judge is as strict as a person: what it cannot recognise is None, and areas that do not belong are `extra`.
+Does not cover: photographs, more than two shapes, shapes that touch or overlap (they count as one unknown shape).
 
-How: the rim of the picture tells the background; what differs from it falls into blobs; each blob has one colour,
-which turns it into a map of how much of each pixel it covers; the known shape of the same area and centre that
-overlaps this map best is its shape. numpy alone; about 5 ms for a picture of 64 pixels.
+The steps: the rim of the picture gives the background colour. Connected pixels of other colours form blobs. Each blob
+has one colour, which gives a map: the share of each pixel that the blob covers. Its shape is the known shape of the
+same area and centre that overlaps this map best. It uses only numpy, and takes about 5 ms for a picture of 64 pixels.
 """
 
 from __future__ import annotations
@@ -28,53 +28,54 @@ Map = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
 
 SIDE = 96
-"""Larger pictures are reduced to this: finer detail than the drawings have is only noise."""
+"""Larger pictures are reduced to this side: the drawings have no finer detail, so it would only be noise."""
 
 DIFFERS = 38.0
-"""RGB distance from the background that counts as something else; the nearest two colours are 95 apart, less jitter."""
+"""A pixel with a larger RGB distance is not background. The two nearest colours are 95 apart, minus the jitter."""
 
 NAMED = 75.0
-"""A colour farther than this from every name has none."""
+"""A colour has no name if its distance from every named colour is larger."""
 
 CLEAR = 0.72
-"""A colour is named only if its distance to the nearest name is less than this share of that to the second nearest."""
+"""A colour has a name only if distance to the nearest name / distance to the second nearest is below this."""
 
 FITS = 0.78
-"""Overlap (shared over joint area) with the best shape that still counts as this shape; drawings have 0.9 and more."""
+"""Smallest overlap (shared area / joint area) of a blob with its shape. Drawings have 0.9 and more."""
 
 AHEAD = 0.03
-"""By how much the best shape must overlap better than the second best."""
+"""The overlap of the best shape must exceed that of the second best by this."""
 
 CROOKED, FAR_AHEAD = 0.70, 0.10
-"""The same for a shape that could be no other: a star has so much outline that arms which a person forgives cost it a
-quarter. Of 26 pictures that a trained demo drew and `FITS` alone refused, this reads those with five clear arms; of 576
-pictures of blobs, by models that had not learned shapes, it reads two more, both near triangles."""
+"""The same two limits for a shape that is far ahead of the others. A star has a long outline: with arms that a person
+still accepts, its overlap falls by a quarter. A trained demo drew 26 pictures that `FITS` alone refused; this rule
+accepts those with five clear arms. Of 576 pictures of blobs, from models that had not learned shapes, it accepts two
+more, both nearly triangles."""
 
 OFF = 60.0
-"""RGB distance from every mixture of a blob's colour and the background that counts as another colour."""
+"""A pixel has another colour if its RGB distance from every mixture of blob colour and background is larger."""
 
 MIXED = 0.2
-"""Share of a blob in another colour up to which it has one; JPEG smears colours over whole small shapes."""
+"""A blob has one colour if at most this share of it has another colour. JPEG smears colours over small shapes."""
 
 NOISY = 8.0
-"""Median deviation of the rim from its colour, RGB distance, from which a picture is smoothed before it is read."""
+"""A picture is smoothed first if the median RGB distance of the rim from its colour is larger."""
 
 SPECK = 0.0015
-"""Share of the picture up to which a blob is noise."""
+"""A blob with at most this share of the picture is noise."""
 
 SMALLEST = 0.006
-"""Share of the picture from which a blob can be a shape; the smallest star covers 0.0129."""
+"""A blob with less than this share of the picture is not a shape. The smallest star covers 0.0129."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One shape that was found; what is uncertain is None.
+    """One shape that the judge found.
 
     Attributes:
-        shape, colour, size, place: as in `drawing.Thing`.
-        x, y, radius: middle and half extent, per mille of the side.
-        rgb: its colour as measured.
-        fit: overlap with its shape, 0 to 1.
+        shape, colour, size, place: as in `drawing.Thing`; None if uncertain.
+        x, y, radius: centre and half extent, per mille of the side.
+        rgb: the measured colour.
+        fit: overlap with the best shape, 0 to 1.
     """
 
     shape: str | None
@@ -93,9 +94,9 @@ class SceneReading:
     """What a picture shows.
 
     Attributes:
-        background: its colour, None where it has none or more than one.
+        background: its colour; None if it has no named colour or more than one.
         things: the shapes, larger blobs first.
-        extra: share of the picture that belongs neither to the background nor to a shape, without specks.
+        extra: share of the picture that is neither background nor shape. Specks do not count.
     """
 
     background: str | None
@@ -104,19 +105,19 @@ class SceneReading:
 
     @property
     def certain(self) -> bool:
-        """Nothing unknown and nothing extra: a scene, whichever it is."""
+        """Whether the picture is a scene: nothing is unknown and nothing is extra."""
         known = [thing.shape and thing.colour and thing.place for thing in self.things]
         return bool(self.background and 1 <= len(known) <= 2 and all(known) and self.extra == 0)
 
 
 @dataclass(frozen=True, slots=True)
 class SceneMatch:
-    """What of a sentence a picture shows. What the sentence leaves open counts as shown.
+    """Which parts of a sentence a picture shows. Parts that the sentence does not name count as shown.
 
     Attributes:
-        background, shapes, colours, places: the field alone; sizes are not judged, as they are a matter of opinion.
-        bound: each shape has its own colour, not that of the other.
-        clean: as many shapes as asked for, and nothing extra.
+        background, shapes, colours, places: whether this part is right. Sizes are not judged, because people differ.
+        bound: whether each shape has its own colour, not that of the other shape.
+        clean: whether there are as many shapes as the sentence asks for, and nothing extra.
     """
 
     background: bool
@@ -128,12 +129,12 @@ class SceneMatch:
 
     @property
     def right(self) -> bool:
-        """All of it."""
+        """Whether all parts are right."""
         return self.background and self.shapes and self.colours and self.bound and self.places and self.clean
 
 
 def match_scene(reading: SceneReading, wanted: Expectation) -> SceneMatch:
-    """What a picture that was read shows of what a sentence asks for."""
+    """Compare the contents of a picture with what a sentence asks for."""
     asked, seen = wanted.things, reading.things
     shapes = Counter([str(thing.shape) for thing in asked]) == Counter([str(thing.shape) for thing in seen])
     colours = not Counter([t.colour for t in asked if t.colour]) - Counter([t.colour for t in seen if t.colour])
@@ -160,13 +161,13 @@ def _lies(wanted: ExpectedShape, seen: Seen) -> bool:
 
 
 def judge(pixels: Pixels) -> SceneReading:
-    """Read a picture back.
+    """Recognise the contents of a picture.
 
     Args:
-        pixels: `uint8[height, width, 3]`, at least 32 x 32; of an oblong one the centre square is read.
+        pixels: `uint8[height, width, 3]`, at least 32 x 32. Only the centre square is used.
 
     Raises:
-        ValueError: not such an array.
+        ValueError: the array has another shape or dtype.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or min(pixels.shape[:2]) < 32:
         raise ValueError(f"not uint8[height, width, 3] of 32 pixels or more: {pixels.dtype}{list(pixels.shape)}")
@@ -201,7 +202,7 @@ def _length(vectors: Map) -> Map:
 
 
 def _background(picture: Map) -> tuple[Map, str | None, float]:
-    """The colour of the rim, its name if nearly all of the rim has it, and how far the rim strays from it."""
+    """The colour of the rim, its name if nearly all of the rim has it, and the median distance of the rim from it."""
     wide = max(len(picture) // 32, 1)
     inside = np.zeros(picture.shape[:2], bool)
     inside[wide:-wide, wide:-wide] = True
@@ -213,7 +214,7 @@ def _background(picture: Map) -> tuple[Map, str | None, float]:
 
 
 def _name(rgb: Map, names: tuple[str, ...]) -> str | None:
-    """The name of a colour, None where it is far from all of them or between two."""
+    """The name of a colour; None if it is far from all named colours or between two."""
     far = _length(np.asarray([COLOURS[name] for name in COLOURS], np.float32) - rgb)
     nearest, second = np.argsort(far)[:2]
     name = list(COLOURS)[nearest]
@@ -222,14 +223,14 @@ def _name(rgb: Map, names: tuple[str, ...]) -> str | None:
 
 
 def _blobs(mask: Mask) -> list[Mask]:
-    """The connected parts of a mask, corners included, larger ones first."""
+    """The connected parts of a mask, larger ones first. Pixels that touch at a corner are connected."""
     height, width = mask.shape
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(height, width), 0)
-    while True:  # each round hands the highest number on to all neighbours; a blob settles on one number
+    while True:  # each round gives the highest number to all neighbours, until a blob has one number
         padded = np.pad(labels, 1)
         rows = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
         grown = np.where(mask, np.maximum(np.maximum(rows[:-2], rows[1:-1]), rows[2:]), 0)
-        # a label is the flat place of another pixel of the same blob: jump to what that one holds by now
+        # A label is the flat index of another pixel of the blob. Taking that pixel's label saves rounds.
         jumped = np.where(mask, grown.ravel()[np.maximum(grown, 1) - 1], 0)
         grown = np.maximum(grown, jumped)
         if np.array_equal(grown, labels):
@@ -240,13 +241,13 @@ def _blobs(mask: Mask) -> list[Mask]:
 
 
 def _thing(picture: Map, blob: Mask, behind: Map) -> Seen | None:
-    """What a blob is; None if it has more than one colour, or is too small to tell."""
+    """The shape of a blob; None if it has more than one colour or is too small."""
     side = len(blob)
     away = _length(picture - behind)
     core = blob & (away >= 0.75 * np.quantile(away[blob], 0.9))
     ink: Map = np.median(picture[core], axis=0).astype(np.float32)
     line = ink - behind
-    # each pixel as a mixture of ink and background: how much ink, and how far it is from any such mixture
+    # Each pixel as a mixture of ink and background: the share of ink, and the distance from any such mixture.
     cover = ((picture - behind) @ line) / max(float(line @ line), 1.0)
     off = _length(picture - behind - cover[:, :, None] * line) + np.maximum(cover - 1.3, 0) * float(_length(line))
     near = _grown(blob, 1)
@@ -257,7 +258,7 @@ def _thing(picture: Map, blob: Mask, behind: Map) -> Seen | None:
         return None
     fits = sorted(((_fit(cover, shape, area), shape) for shape in SHAPES), reverse=True)
     (fit, x, y, radius), shape = fits[0]
-    # A blob of one colour that is no shape keeps its colour and place: a sentence may be right about those.
+    # A blob of one colour keeps its colour and place if it has no shape: a sentence may be right about these.
     ahead = fit - fits[1][0][0]
     sure = (fit >= FITS and ahead >= AHEAD) or (fit >= CROOKED and ahead >= FAR_AHEAD)
     r, g, b = (int(value) for value in ink.round())
@@ -287,16 +288,16 @@ def _grown(mask: Mask, by: int) -> Mask:
 
 @cache
 def _measures(shape: str) -> tuple[float, float]:
-    """Area of a shape of radius 1, and how far its centre of mass lies below its middle."""
+    """Area of a shape of radius 1, and the distance of its centre of mass below its centre."""
     drawn = coverage(shape, 128.0, 128.0, 100.0, 256, 256)
     rows = np.arange(256, dtype=np.float32) + np.float32(0.5)
     return float(drawn.sum()) / 100**2, (float((drawn.sum(axis=1) * rows).sum() / drawn.sum()) - 128) / 100
 
 
 def _fit(cover: Map, shape: str, area: float) -> tuple[float, float, float, float]:
-    """Overlap of a map with the shape of the same area and centre of mass, its middle and its radius in pixels.
+    """Overlap of a map with the shape of the same area and centre of mass; centre and radius of the shape in pixels.
 
-    The best of three sharpnesses counts, so that a soft outline is not held against a shape.
+    The best of three sharpnesses counts, so that a soft outline does not lower the overlap.
     """
     height, width = cover.shape
     unit, low = _measures(shape)
@@ -312,7 +313,7 @@ def _fit(cover: Map, shape: str, area: float) -> tuple[float, float, float, floa
 
 
 def _softer(drawn: Map) -> Map:
-    """Blurred by 1 2 1 in both directions."""
+    """The picture, blurred by 1 2 1 in both directions."""
     padded = np.pad(drawn, 1, mode="edge")
     rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
     soft: Map = ((rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4).astype(np.float32)
@@ -320,7 +321,7 @@ def _softer(drawn: Map) -> Map:
 
 
 def _placed(things: list[Seen]) -> tuple[Seen, ...]:
-    """The things with their places: one thing in the picture, two as seen from each other."""
+    """The things with their places: one thing relative to the picture, two things relative to each other."""
     if len(things) == 1:
         return (_at(things[0], _where(things[0].x - 500, things[0].y - 500, 100)),)
     if len(things) == 2:
@@ -331,7 +332,7 @@ def _placed(things: list[Seen]) -> tuple[Seen, ...]:
 
 
 def _where(right: int, down: int, middle: int) -> str | None:
-    """The word for an offset; None where it is as much sideways as up or down."""
+    """The word for an offset; None if it is diagonal."""
     wide, high = abs(right), abs(down)
     if max(wide, high) < middle:
         return "centre"

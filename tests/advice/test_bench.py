@@ -1,0 +1,140 @@
+"""What `cli` and `bench` tell a user to do works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.advice import covers, told
+from builders.coco import settings, write_coco
+from builders.command_line import run
+from builders.workflows import fake_settings, load_workflow
+
+from daskt2i.bench.encode.driver import EncodeBenchSettings
+from daskt2i.bench.encode.naive import require_plain
+from daskt2i.bench.encode.rows import BenchRows, with_rows
+from daskt2i.bench.encode.scaling import _baseline_notes
+from daskt2i.bench.sample import bench_sample
+from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
+from daskt2i.bench.stores import SHAPES, shape_named
+from daskt2i.bench.train import bench_train
+from daskt2i.cli.front import parse_sets
+from daskt2i.cli.numbers import seconds, whole_numbers
+from daskt2i.store.run_folder import RunFolder
+
+
+def test_texts_as_in_the_messages_are_taken() -> None:
+    with told("cli/front.py:parse_sets ConfigError"):
+        parse_sets(["batch=4"])
+    assert parse_sets(["run.batch=4"]) == {"run.batch": 4}
+    with told("cli/front.py:parse_sets ConfigError"):
+        parse_sets(["sample.prompts=[a"])
+    assert parse_sets(["sample.prompts=[a]"]) == {"sample.prompts": ["a"]}
+    with told("cli/numbers.py:whole_numbers ConfigError"):
+        whole_numbers("0", "--workers")
+    assert whole_numbers("1,2,4", "--workers") == (1, 2, 4)
+    with told("cli/numbers.py:seconds ConfigError"):
+        seconds("soon", "--chunk-seconds")
+    assert seconds("0,0.5", "--chunk-seconds") == (0.0, 0.5)
+
+
+def test_numbers_schedulers_and_parts_as_in_the_messages_are_measured() -> None:
+    with told("bench/encode/driver.py:EncodeBenchSettings.cells ConfigError"):
+        EncodeBenchSettings(("serial",), (1,), ("both",), rows=0).cells()
+    assert EncodeBenchSettings(("serial",), (1,), ("both",), rows=1).cells()
+    wrong: Any = ("images",)
+    with told("bench/encode/driver.py:EncodeBenchSettings.cells ConfigError"):
+        EncodeBenchSettings(("serial",), (1,), wrong, rows=1).cells()
+    assert EncodeBenchSettings(("serial",), (1,), ("vae", "text", "both"), rows=1).cells()
+    with told("bench/encode/driver.py:EncodeBenchSettings.cells ConfigError"):
+        EncodeBenchSettings(("joblib:2",), (1,), ("both",), rows=1).cells()
+    (cell,) = EncodeBenchSettings(("joblib",), (2,), ("both",), rows=1).cells()
+    assert cell.workers == 2
+
+
+def test_without_naive_any_encoder_is_measured() -> None:
+    with told("bench/encode/naive.py:require_plain ConfigError"):
+        require_plain(fake_settings(), "both")
+    assert EncodeBenchSettings(("serial",), (1,), ("both",), rows=1).cells()
+
+
+def test_one_row_and_no_where_are_measured(tmp_path: Path) -> None:
+    source = {"class": "daskt2i.sources.fake.FakeSource", "rows": 8}
+    with told("bench/encode/rows.py:BenchRows.__init__ ConfigError"):
+        BenchRows(source, 0)
+    assert BenchRows(source, 1).info().rows == 1
+    folder = write_coco(tmp_path)
+    with told("bench/encode/rows.py:with_rows ConfigError"):
+        with_rows(settings(folder), 4, "both")
+    assert with_rows(settings(folder, None), 4, "both")
+
+
+def test_one_worker_gives_a_speed_up() -> None:
+    covers("bench/encode/scaling.py:_baseline_notes Note")
+    assert "--workers" in _baseline_notes({"both": None})[0]
+    counts = [cell.workers for cell in EncodeBenchSettings(("joblib",), (1, 2), ("both",), rows=1).cells()]
+    assert 1 in counts  # a single worker is measured
+
+
+def test_a_pipeline_and_a_prompt_are_measured(demo_run: Path, tmp_path: Path) -> None:
+    with told("bench/sample.py:bench_sample ModelMissing"):
+        bench_sample(tmp_path, [1], [1], prompts=["a red circle"])
+    place = demo_run / "pipeline"
+    with told("bench/sample.py:bench_sample ConfigError"):
+        bench_sample(place, [1], [1], prompts=[])
+    assert bench_sample(place, [1], [1], prompts=["a red circle"], repeats=1).cells
+
+
+def test_chunks_and_seconds_as_in_the_messages_are_simulated(tmp_path: Path) -> None:
+    def bench(**changes: Any) -> SchedulerBench:
+        given = {"chunks": 2, "rows": 4, "workers": (1,), "chunk_seconds": (0.0,), **changes}
+        return SchedulerBench(RunFolder(tmp_path), SimulationSettings(**given))
+
+    with told("bench/scheduler.py:SchedulerBench.__post_init__ ConfigError"):
+        bench(chunks=5)
+    assert bench(chunks=4)
+    with told("bench/scheduler.py:SchedulerBench.__post_init__ ConfigError"):
+        bench(chunk_seconds=(-1.0,))
+    assert bench(chunk_seconds=(0.0,))
+
+
+def test_shapes_that_are_listed_are_there() -> None:
+    with told("bench/stores.py:shape_named ConfigError"):
+        shape_named("huge")
+    assert all(shape_named(name) for name in SHAPES)
+
+
+def test_ranks_and_batches_as_in_the_messages_are_measured() -> None:
+    workflow = load_workflow("demo", ["train.batch=4"])
+
+    class Begun(Exception):
+        pass
+
+    def spawner(ranks: int, threads: int) -> Any:
+        raise Begun
+
+    with told("bench/train.py:bench_train ConfigError"):
+        bench_train([3], workflow.train, workflow.launch, spawner=spawner)
+    with pytest.raises(Begun):
+        bench_train([2], workflow.train, workflow.launch, spawner=spawner)
+    three = load_workflow("demo", ["train.batch=6"])
+    with pytest.raises(Begun):
+        bench_train([3], three.train, three.launch, spawner=spawner)
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "right"),
+    [
+        ("cli/bench_training.py:read ConfigError", ["read", "--from=tape"], ["read", "--from=memory", "--shapes=none"]),
+        ("cli/bench_training.py:sample ConfigError", ["sample", "--sampler=x"], ["sample", "--sampler=euler"]),
+    ],
+)
+def test_options_as_in_the_messages_are_taken(place: str, wrong: list[str], right: list[str], tmp_path: Path) -> None:
+    covers(place)
+    said = run("bench", *wrong, cwd=tmp_path).stderr
+    assert wrong[1].partition("=")[0] in said
+    assert right[1].partition("=")[2] in said
+    after = run("bench", *right, cwd=tmp_path).stderr  # refused for another reason, which is told next
+    assert right[1].partition("=")[0] not in after
+    assert after != said

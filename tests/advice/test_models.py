@@ -1,0 +1,264 @@
+"""What `machine`, `encoders` and `model` tell a user to do works."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders.advice import told
+from builders.models import bert_folder, clip_folder, kl_folder, pipeline_folder, tiny_folder
+from builders.workflows import IMAGE, component, fake_settings
+from rank_modules import fitting
+
+import daskt2i
+from daskt2i import protocols
+from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.encoders.text import TextEncoder
+from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.encoders.weights import read_header, weight_files
+from daskt2i.machine.precision import check_device, resolve
+from daskt2i.model.autoencoder import PretrainedAutoencoder, latent_of, new, new_config
+from daskt2i.model.denoiser import PRESETS, build, unet_config
+from daskt2i.types import Runtime
+
+SHAPE = (4, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def kl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kl_folder(tmp_path_factory.mktemp("kl"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clip_folder(tmp_path_factory.mktemp("clip"))
+
+
+# Device and precision.
+
+
+def test_a_device_that_is_named_is_taken() -> None:
+    with told("machine/precision.py:check_device ConfigError"):
+        check_device("gpu")
+    assert check_device("cpu") == "cpu"
+
+
+def test_a_cpu_does_where_a_gpu_is_not_there(tmp_path: Path) -> None:
+    run = daskt2i.Run(fake_settings(device="cuda:99"), tmp_path / "run", scheduler="serial", progress=False)
+    with told("machine/precision.py:check_device ConfigError") as error:
+        run.encode()
+    assert "run.device=cpu" in str(error.value)
+    assert run.with_settings({"run.device": "cpu"}).encode().accepted == 20
+
+
+def test_a_training_is_told_of_its_own_device_and_precision(tmp_path: Path) -> None:
+    with told("machine/precision.py:check_device ConfigError") as error:
+        fitting.fit(tmp_path, device="cuda:99", steps=1)
+    assert "launch.device=cpu" in str(error.value)
+    with told("machine/precision.py:resolve ConfigError") as error:
+        fitting.fit(tmp_path, precision="fp16", steps=1)
+    assert "launch.precision=auto" in str(error.value)
+    assert fitting.fit(tmp_path, device="cpu", precision="auto", steps=1)
+
+
+@pytest.mark.parametrize("right", ["auto", "fp32", "bf16"])
+def test_a_precision_that_is_named_is_taken(right: str) -> None:
+    with told("machine/precision.py:resolve ConfigError"):
+        resolve("fp16", "cpu")
+    with told("machine/precision.py:resolve ConfigError"):
+        resolve("fp8", "cpu")
+    assert resolve(right, "cpu") in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize(
+    "place", ["encoders/vae.py:VaeEncoder.load ConfigError", "encoders/text.py:TextEncoder.load ConfigError"]
+)
+def test_encoders_load_in_a_precision_that_is_named(place: str, kl: Path, clip: Path) -> None:
+    encoder: Any = VaeEncoder(str(kl)) if "vae" in place else TextEncoder(str(clip))
+    with told(place):
+        encoder.load(Runtime("cpu", "fp16", 1))
+    for precision in ("fp32", "bf16", resolve("auto", "cpu")):
+        encoder.load(Runtime("cpu", precision, 1))
+
+
+# Encoders.
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "wrong", "right"),
+    [
+        ("encoders/fake.py:FakeImageEncoder.__init__ ConfigError", FakeImageEncoder, {"pixel_range": "x"}, "signed"),
+        ("encoders/fake.py:FakeImageEncoder.__init__ ConfigError", FakeImageEncoder, {"pixel_range": "x"}, "unit"),
+        ("encoders/weights.py:check_weights_option ConfigError", VaeEncoder, {"weights": "x"}, "pretrained"),
+        ("encoders/weights.py:check_weights_option ConfigError", VaeEncoder, {"weights": "x"}, "random"),
+        ("encoders/weights.py:check_weights_option ConfigError", VaeEncoder, {"seed": -1}, 0),
+        ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"pad": "x"}, "length"),
+        ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"pad": "x"}, "full"),
+        ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"max_tokens": 1}, 2),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_named_is_taken(place: str, kind: Any, wrong: dict[str, Any], right: Any) -> None:
+    given = {} if kind is FakeImageEncoder else {"model": "a/model"}
+    with told(place):
+        kind(**given, **wrong)
+    assert kind(**given, **dict.fromkeys(wrong, right))
+
+
+def test_each_resolution_that_is_named_is_taken(kl: Path) -> None:
+    with told("encoders/vae.py:VaeEncoder.info ConfigError") as error:
+        VaeEncoder(str(kl)).info(30)
+    good = [int(number) for number in re.findall(r"\d+", str(error.value).rpartition("times")[2])]
+    assert good == [28, 32]
+    assert all(VaeEncoder(str(kl)).info(resolution).arrays for resolution in good)
+
+
+def test_a_model_that_is_taken_or_an_own_class_encodes(kl: Path, clip: Path, tmp_path: Path) -> None:
+    with told("encoders/vae.py:VaeEncoder._config ModelError"):
+        VaeEncoder(str(clip)).info(32)
+    assert VaeEncoder(str(kl)).info(32).arrays
+    assert VaeEncoder(str(tiny_folder(tmp_path / "tiny"))).info(32).arrays
+    with told("encoders/textconfig.py:text_shape ModelError"):
+        TextEncoder(str(kl), tokenizer=str(clip)).info()
+    assert TextEncoder(str(clip)).info().arrays
+    assert TextEncoder(str(bert_folder(tmp_path / "bert"))).info().arrays
+    assert component(IMAGE).build(protocols.ImageEncoder, "dataset.encoders.image")  # an own class is named so
+
+
+def test_a_tower_without_a_projection_is_taken_without_it(clip: Path) -> None:
+    with told("encoders/textconfig.py:_clip ConfigError"):
+        TextEncoder(str(clip), projection=True).info()
+    assert TextEncoder(str(clip)).info().arrays
+
+
+def test_a_folder_with_a_tokenizer_is_taken(clip: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(clip, bare)
+    for name in ("vocab.json", "merges.txt"):
+        (bare / name).unlink()
+    with told("encoders/text.py:TextEncoder.tokenizer_folder ModelMissing"):
+        TextEncoder(str(bare)).info()
+    assert TextEncoder(str(bare), tokenizer=str(clip)).info().arrays
+
+
+def test_a_folder_with_the_model_is_taken(kl: Path, tmp_path: Path) -> None:
+    with told("encoders/weights.py:locate ModelMissing"):
+        VaeEncoder(str(tmp_path / "nothing" / "here")).info(32)
+    with told("encoders/weights.py:locate ModelMissing"):
+        VaeEncoder(str(kl), subfolder="vae").info(32)
+    with told("encoders/weights.py:_download ModelMissing"):
+        VaeEncoder("nobody/nothing").info(32)
+    assert VaeEncoder(str(kl)).info(32).arrays
+    assert VaeEncoder(str(pipeline_folder(tmp_path / "pipe")), subfolder="vae").info(32).arrays
+
+
+def test_the_part_of_a_pipeline_is_found_by_its_subfolder(tmp_path: Path) -> None:
+    folder = pipeline_folder(tmp_path / "pipe")
+    with told("encoders/weights.py:read_json ModelError"):
+        VaeEncoder(str(folder)).info(32)
+    assert VaeEncoder(str(folder), subfolder="vae").info(32).arrays
+
+
+def test_weights_beside_their_config_are_read(kl: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "vae"
+    shutil.copytree(kl, folder)
+    (name,) = [path.name for path in folder.glob("*.safetensors")]
+    (folder / name).unlink()
+    with told("encoders/weights.py:weight_files ModelError"):
+        VaeEncoder(str(folder)).info(32)
+    shutil.copy(kl / name, folder / name)
+    assert VaeEncoder(str(folder)).info(32).arrays
+
+
+def test_weights_that_were_fetched_again_are_read(kl: Path, tmp_path: Path) -> None:
+    """Fetched from where they lie whole: here that is a folder."""
+    folder = tmp_path / "vae"
+    shutil.copytree(kl, folder)
+    (path,) = folder.glob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with told("encoders/weights.py:read_header ModelError"):
+        read_header(path)
+    path.write_bytes(b"short")
+    with told("encoders/weights.py:read_header ModelError"):
+        read_header(path)
+    path.write_bytes(whole)
+    assert read_header(path)
+    stem = path.name.partition(".")[0]
+    path.rename(folder / f"{stem}-00001-of-00001.safetensors")
+    index = folder / f"{stem}.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": f"{stem}-00002-of-00002.safetensors"}}))
+    with told("encoders/weights.py:weight_files ModelError"):
+        weight_files(folder, stem)
+    index.write_text(json.dumps({"weight_map": {"a": f"{stem}-00001-of-00001.safetensors"}}))
+    assert weight_files(folder, stem).paths
+
+
+def test_pickled_weights_are_read_when_they_were_converted_as_the_message_says(kl: Path, tmp_path: Path) -> None:
+    import diffusers
+    import torch
+
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    shutil.copy(kl / "config.json", pickled)
+    model = diffusers.AutoencoderKL.from_pretrained(str(kl))
+    torch.save(model.state_dict(), pickled / "diffusion_pytorch_model.bin")
+    with told("encoders/weights.py:weight_files ModelError"):
+        VaeEncoder(str(pickled)).info(32)
+    trusted = diffusers.AutoencoderKL.from_pretrained(str(pickled), use_safetensors=bool(0))
+    trusted.save_pretrained(str(tmp_path / "converted"), safe_serialization=True)
+    assert VaeEncoder(str(tmp_path / "converted")).info(32).arrays
+
+
+# What is trained.
+
+
+def test_an_autoencoder_of_the_right_kind_and_a_new_one_are_taken(kl: Path, tmp_path: Path) -> None:
+    with told("model/autoencoder.py:PretrainedAutoencoder.latent ConfigError"):
+        PretrainedAutoencoder(str(tiny_folder(tmp_path))).latent(32)
+    assert PretrainedAutoencoder(str(kl)).latent(32) == (4, 4)
+    assert new(new_config({}, 32), 0)
+
+
+def test_widths_as_in_the_message_make_an_autoencoder() -> None:
+    with told("model/autoencoder.py:new_config ConfigError"):
+        new_config({"block_out_channels": 16}, 32)
+    config = new_config({"block_out_channels": [16, 32, 64]}, 32)
+    assert latent_of(config) == (4, 4)
+    assert new(config, 0)
+
+
+def test_channels_that_are_left_out_make_an_autoencoder() -> None:
+    with told("model/autoencoder.py:new_config ConfigError"):
+        new_config({"in_channels": 1}, 32)
+    assert new(new_config({}, 32), 0)
+
+
+OWN = {
+    "block_out_channels": [16, 32], "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 8,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+}  # fmt: skip
+
+
+def test_each_preset_and_a_whole_config_make_a_denoiser() -> None:
+    with told("model/denoiser.py:unet_config ConfigError"):
+        unet_config("huge", {}, SHAPE, 16)
+    assert all(unet_config(preset, {}, SHAPE, 16) for preset in PRESETS)
+    assert build(unet_config(None, OWN, SHAPE, 16), 0)
+
+
+def test_what_the_store_decides_can_be_left_out() -> None:
+    with told("model/denoiser.py:unet_config ConfigError"):
+        unet_config(None, {**OWN, "in_channels": 8}, SHAPE, 16)
+    assert unet_config(None, OWN, SHAPE, 16)["in_channels"] == 4
+
+
+def test_a_smaller_model_and_other_latents_are_taken() -> None:
+    with told("model/denoiser.py:unet_config ConfigError"):
+        unet_config(None, {**OWN, "block_out_channels": [16, 32]}, (4, 15, 15), 16)
+    smaller = {"block_out_channels": [16], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    assert unet_config(None, {**OWN, **smaller}, (4, 15, 15), 16)
+    assert unet_config(None, OWN, (4, 16, 16), 16)

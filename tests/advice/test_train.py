@@ -1,0 +1,477 @@
+"""What `loader`, `train`, `launch` and `sample` tell a user to do works."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders.advice import covers, told
+from builders.runs import tiny_workflow
+from builders.workflows import component, fake_settings, finish, with_parts
+from rank_modules import fitting
+from rank_modules.fitting import Toy
+
+import daskt2i
+from daskt2i.config.settings import Workflow
+from daskt2i.encode.prepare import prepare
+from daskt2i.encode.verify import verify
+from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.events import ignore
+from daskt2i.images.read import Limits
+from daskt2i.launch.placement import WorkerNode, arrange
+from daskt2i.launch.rank_spawners import LocalRankSpawner
+from daskt2i.loader.dataset import LatentDataset
+from daskt2i.loader.picture_dataset import STREAK, Pictures
+from daskt2i.model import pipeline
+from daskt2i.sample.driver import read_prompts, requests_for
+from daskt2i.sample.fidelity import by_judge
+from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest
+from daskt2i.sources.fake import FakeSource
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.train.checkpoint import Checkpoints
+from daskt2i.train.driver import check_store, train
+from daskt2i.train.whole_run import check_whole_run
+from daskt2i.types import Row
+
+FAKE: dict[str, Any] = {"rows": 24, "rows_per_chunk": 8, "resolution": 32}
+MODEL = {"config": {"block_out_channels": [16, 16, 16]}}
+TRAIN = {"steps": 2, "batch": 4, "validation": 4, "warmup": 0, "model": MODEL}
+
+
+def workflow(**changes: Any) -> Workflow:
+    """Of fakes, with a training of two steps."""
+    found = fake_settings(**FAKE)
+    return found.model_copy(update={"train": type(found.train).model_validate({**TRAIN, **changes})})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of fakes. Do not change it."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    finish(workflow(), out)
+    return out
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    """A store of fakes, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def encode_again(store: Path) -> None:
+    finish(workflow(), store)
+
+
+class Begun(Exception):
+    """Nothing stood in the way: ranks would be started now."""
+
+
+class Counting(LocalRankSpawner):
+    """It says that ranks would start, and starts none."""
+
+    @contextmanager
+    def opened(self, put: Any) -> Iterator[Any]:
+        raise Begun
+        yield
+
+
+def begins(store: Path, settings: Workflow) -> None:
+    """`train` gets as far as its ranks."""
+    with pytest.raises(Begun):
+        train(settings, RunFolder(store), Counting(1), 1, 1, ignore)
+
+
+def refused(store: Path, settings: Workflow) -> None:
+    train(settings, RunFolder(store), Counting(1), 1, 1, ignore)
+
+
+def data(store: Path, **changes: Any) -> LatentDataset:
+    return LatentDataset(RunFolder(store), **{"seed": 0, "batch": 4, "heldout": 4, **changes})
+
+
+def reads(store: Path, **changes: Any) -> bool:
+    """A batch can be read."""
+    dataset = data(store, **changes)
+    batch = next(dataset.batches(0))
+    dataset.close()
+    return len(batch.rows) > 0
+
+
+# Samples of a store.
+
+
+def test_a_multiple_of_the_ranks_and_other_ranks_share_a_batch(whole: Path) -> None:
+    with told("loader/dataset.py:LatentDataset.__init__ ConfigError"):
+        data(whole, batch=6, world=4)
+    assert reads(whole, batch=8, world=4)
+    assert reads(whole, batch=6, world=3)
+
+
+def test_fewer_heldout_rows_and_more_rows_leave_some_to_train_on(whole: Path, tmp_path: Path) -> None:
+    with told("loader/dataset.py:LatentDataset.__init__ ConfigError"):
+        data(whole, heldout=24)
+    assert reads(whole, heldout=23)
+    finish(fake_settings(**{**FAKE, "rows": 25}), tmp_path / "more")
+    assert reads(tmp_path / "more", heldout=24)
+
+
+def _label(store: Path, **changes: Any) -> None:
+    """What a store says of itself."""
+    path = store / "latents.zarr" / "zarr.json"
+    node = json.loads(path.read_text())
+    node["attributes"]["daskt2i"].update(changes)
+    path.write_text(json.dumps(node))
+
+
+def test_a_store_of_trained_weights_can_be_trained_on(store: Path, whole: Path) -> None:
+    _label(store, random_weights=True)
+    with told("loader/dataset.py:LatentDataset.__init__ StoreError"):
+        data(store)
+    with told("train/driver.py:check_store StoreError"):
+        refused(store, workflow())
+    assert reads(whole)
+    begins(whole, workflow())
+
+
+def test_a_run_folder_that_encode_made_is_read(tmp_path: Path, whole: Path) -> None:
+    ZarrStore(RunFolder(tmp_path)).create(8, 8, FakeImageEncoder().info(32).arrays, {}, {})
+    with told("loader/shards.py:Reader.__init__ StoreError"):
+        data(tmp_path)
+    assert reads(whole)
+
+
+class Nameless(FakeImageEncoder):
+    """Its arrays have names that no trainer knows."""
+
+    def info(self, resolution: int) -> Any:
+        import dataclasses
+
+        found = super().info(resolution)
+        arrays = tuple(dataclasses.replace(a, name=f"my_{a.name}") for a in found.arrays)
+        return dataclasses.replace(found, arrays=arrays)
+
+    def encode(self, items: Any, batch: int) -> Any:
+        return {f"my_{name}": array for name, array in super().encode(items, batch).items()}
+
+    def decode(self, arrays: Any) -> Any:
+        return None
+
+
+def test_encoders_that_make_what_training_needs_are_read(tmp_path: Path, whole: Path) -> None:
+    finish(with_parts(workflow(), image=component(f"{__name__}.Nameless")), tmp_path / "run")
+    with told("loader/shards.py:Reader.__init__ StoreError"):
+        data(tmp_path / "run")
+    assert reads(whole)
+
+
+def test_encode_does_what_is_left_and_training_begins(store: Path) -> None:
+    next(iter(sorted((store / "receipts").iterdir()))).unlink()
+    with told("loader/shards.py:Reader.accepted StoreError"):
+        data(store)
+    encode_again(store)
+    assert reads(store)
+    begins(store, workflow())
+
+
+def test_verify_names_the_chunk_without_a_shard_and_encode_repairs_it(store: Path) -> None:
+    (store / "latents.zarr" / "latent_mean" / "c.1.0.0.0").unlink()
+    with told("loader/shards.py:Reader._gone StoreError"):
+        dataset = data(store)
+        try:
+            for _, _ in zip(range(10), dataset.batches(0), strict=False):
+                pass
+        finally:
+            dataset.close()
+    assert list(verify(RunFolder(store)).problems) == [1]
+    encode_again(store)
+    assert reads(store)
+
+
+@pytest.mark.parametrize("name", ["c/0/0", "zarr.json"])
+def test_encode_makes_the_empty_prompt_anew(name: str, store: Path) -> None:
+    lost = store / "latents.zarr" / "empty_text_states" / name
+    before = lost.read_bytes()
+    if name == "zarr.json":
+        lost.unlink()
+    else:
+        lost.write_bytes(b"torn")
+    with told("loader/shards.py:Reader._constant StoreError"):
+        data(store)
+    encode_again(store)
+    assert lost.read_bytes() == before
+    assert reads(store)
+
+
+# Pictures of a source.
+
+
+def pictures(source: Any = None, **changes: Any) -> Pictures:
+    given = {"seed": 0, "batch": 4, "heldout": 3, "crop": 16, "flip": True, "latent": (4, 2), "threads": 2, **changes}
+    return Pictures(source or FakeSource(20), 32, Limits(min_side=8), **given)
+
+
+def test_fewer_heldout_pictures_and_more_pictures_leave_some_to_train_on() -> None:
+    with told("loader/picture_dataset.py:Pictures.__init__ ConfigError"):
+        pictures(heldout=20)
+    assert pictures(heldout=19).rows == 1
+    assert pictures(FakeSource(21), heldout=20).rows == 1
+
+
+def test_a_multiple_of_the_ranks_and_other_ranks_share_pictures() -> None:
+    with told("loader/picture_dataset.py:Pictures._check ConfigError"):
+        pictures(batch=5, world=2)
+    assert pictures(batch=4, world=2)
+    assert pictures(batch=5, world=5)
+
+
+def test_a_smaller_crop_and_whole_pictures_are_taken() -> None:
+    with told("loader/picture_dataset.py:Pictures._check ConfigError"):
+        pictures(crop=64)
+    assert pictures(crop=32)
+    assert pictures(crop=None)
+
+
+class Away(FakeSource):
+    """A source whose images can go away and come back."""
+
+    def __init__(self, rows: int, how: str) -> None:
+        super().__init__(rows)
+        self.how, self.away = how, False
+
+    def read(self, row: Row) -> bytes:
+        if not self.away:
+            return super().read(row)
+        if self.how == "missing":
+            return FakeSource(self.info().rows, missing=[row.index]).read(row)
+        return b"no picture"
+
+
+@pytest.mark.parametrize(
+    ("how", "place"),
+    [
+        ("missing", "loader/picture_dataset.py:Pictures._report ImagesMissing"),
+        ("no picture", "loader/picture_dataset.py:Pictures._report SourceError"),
+    ],
+)
+def test_training_goes_on_when_the_images_are_where_they_were(how: str, place: str) -> None:
+    source = Away(80, how)
+    source.away = True
+    found = pictures(source, cache_bytes=0)
+    with told(place):
+        for _, _ in zip(range(STREAK), found.batches(0), strict=False):
+            pass
+    found.close()
+    source.away = False
+    again = pictures(source, cache_bytes=0)
+    assert next(again.batches(0)).weight.all()
+    again.close()
+
+
+# The beginning of a training.
+
+
+def test_encode_gives_what_training_wants(tmp_path: Path) -> None:
+    with told("train/driver.py:check_store StoreMissing"):
+        check_store(RunFolder(tmp_path / "run"))
+    finish(workflow(), tmp_path / "run")
+    begins(tmp_path / "run", workflow())
+
+
+def test_the_settings_that_made_the_store_are_taken(whole: Path) -> None:
+    other = with_parts(workflow(), image=component("daskt2i.encoders.fake.FakeImageEncoder", channels=5))
+    with told("train/driver.py:_same_encoders FingerprintMismatch"):
+        refused(whole, other)
+    begins(whole, workflow())
+
+
+def _with_checkpoint(store: Path, settings: Workflow) -> None:
+    """As a training of these settings leaves it after its first step."""
+    import torch
+
+    stored = check_store(RunFolder(store))
+    identity = {"store": stored["fingerprint"], "train": json.loads(settings.train.model_dump_json(by_alias=True))}
+    about = {"identity": identity, "precision": "fp32", "device": "cpu"}
+    Checkpoints(RunFolder(store)).save(1, settings.train.batch, {"a": torch.zeros(1)}, about)
+
+
+def test_each_way_round_checkpoints_of_another_training_is_open(store: Path, tmp_path: Path) -> None:
+    before, other = workflow(), workflow(learning_rate=0.5)
+    _with_checkpoint(store, before)
+    with told("train/driver.py:_checkpoint FingerprintMismatch"):
+        refused(store, other)
+    begins(store, before)
+    finish(other, tmp_path / "another")
+    begins(tmp_path / "another", other)
+    shutil.rmtree(store / "train" / "checkpoints")
+    begins(store, other)
+
+
+def test_a_rank_goes_on_from_checkpoints_of_its_own_settings_and_begins_without_any(tmp_path: Path) -> None:
+    with pytest.raises(StopIteration):
+        fitting.fit(tmp_path / "run", Toy(spoil={6: "end"}))
+    other = {"train": {"seed": 1, "learning_rate": 0.01}}
+    with told("train/loop.py:_Run._restore FingerprintMismatch"):
+        fitting.fit(tmp_path / "run", identity=other)
+    with told("train/loop.py:_Run._restore StoreError"):
+        fitting.fit(tmp_path / "run", Toy(width=8))
+    assert fitting.fit(tmp_path / "run")
+    assert fitting.fit(tmp_path / "another", identity=other)
+    shutil.rmtree(tmp_path / "run" / "train" / "checkpoints")
+    assert fitting.fit(tmp_path / "run", Toy(width=8), identity=other)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_loss_that_is_no_number_is_told_to_do_goes_on(precision: str, tmp_path: Path) -> None:
+    with told("train/loop.py:_Run._no_number NonFiniteLoss") as error:
+        fitting.fit(tmp_path, Toy(spoil={7: "loss"}), precision=precision)
+    said = str(error.value)
+    assert ("launch.precision=fp32" in said) == (precision != "fp32")
+    slower = {"train": {"seed": 0, "learning_rate": 0.001}}
+    if precision != "fp32":
+        again = Path(shutil.copytree(tmp_path, tmp_path.with_name("in-fp32")))
+        fitting.fit(again, precision="fp32")
+        assert len(fitting.losses(again)) == fitting.STEPS
+    place = Path(RunFolder(tmp_path).address("train/checkpoints"))
+    assert str(place) in said
+    shutil.rmtree(place)
+    fitting.fit(tmp_path, precision=precision, learning_rate=0.001, warmup=6, identity=slower)
+    assert len(fitting.losses(tmp_path)) == fitting.STEPS
+
+
+def test_the_same_command_goes_on_after_a_stop(store: Path) -> None:
+    class Stopping(LocalRankSpawner):
+        @contextmanager
+        def opened(self, put: Any) -> Iterator[Any]:
+            raise KeyboardInterrupt
+            yield
+
+    with told("train/driver.py:_stage Interrupted"):
+        train(workflow(), RunFolder(store), Stopping(1), 1, 1, ignore)
+    begins(store, workflow())
+
+
+# A whole run.
+
+
+@pytest.mark.parametrize(
+    ("settings", "right"),
+    [
+        (["sample.prompts=[]"], ["sample.prompts=[a red circle]"]),
+        (["dataset.encoders.image.weights=random"], ["dataset.encoders.image.weights=pretrained"]),
+        (["train.validation=20"], ["train.validation=19"]),
+        (["train.validation=20"], ["train.validation=20", "scenes.rows=21"]),
+    ],
+    ids=["prompts", "pretrained encoders", "smaller validation", "more rows"],
+)  # fmt: skip
+def test_a_whole_run_with_what_it_was_told_to_have_is_not_refused(
+    settings: list[str], right: list[str], tmp_path: Path
+) -> None:
+    with told("train/whole_run.py:check_whole_run ConfigError"):
+        check_whole_run(prepare(tiny_workflow(*settings), tmp_path, draw=False))
+    check_whole_run(prepare(tiny_workflow(*right), tmp_path, draw=False))
+
+
+def test_encode_and_train_alone_do_what_a_whole_run_cannot(store: Path, tmp_path: Path) -> None:
+    for place in ("train/whole_run.py:check_whole_run ConfigError", "train/whole_run.py:check_whole_run ConfigError"):
+        covers(place)
+    run = daskt2i.Run(workflow(), store, scheduler="serial", progress=False)
+    with told("train/whole_run.py:check_whole_run ConfigError"):
+        run.with_settings({"sample.prompts": ["a dog"]}).run_all()
+    assert run.encode().skipped == 3
+    begins(store, workflow())
+    demo = daskt2i.Run(tiny_workflow(), tmp_path / "demo", scheduler="serial", progress=False)
+    assert demo.plan("run").view()  # other encoders: it could draw
+
+
+# Drawing.
+
+
+def test_training_makes_the_pipeline_that_is_missing(demo_run: Path, tmp_path: Path) -> None:
+    with told("model/pipeline.py:local ModelMissing"), pipeline.local(RunFolder(tmp_path)):
+        pass
+    with pipeline.local(RunFolder(demo_run)) as place:  # `train` made it
+        assert (place / "model_index.json").is_file()
+
+
+def test_other_encoders_make_a_pipeline_where_there_is_the_denoiser_alone(demo_run: Path, store: Path) -> None:
+    run = daskt2i.Run(workflow(), store, scheduler="serial", progress=False)
+    run.train()
+    with told("model/pipeline.py:local ModelMissing") as error:
+        run.sample("a red circle")
+    assert "another run folder" in str(error.value)
+    assert run.train().ranks == 0  # nothing is left to do here
+    with pipeline.local(RunFolder(demo_run)) as place:
+        assert (place / "model_index.json").is_file()
+
+
+def test_a_damaged_pipeline_is_written_anew_from_the_checkpoint(demo_run: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(demo_run, tmp_path / "run"))
+    weights = out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(b"no tensors")
+    with told("sample/painter.py:Painter.__init__ ModelError"):
+        Painter(out / "pipeline")
+    shutil.rmtree(out / "pipeline")
+    daskt2i.Run(tiny_workflow(), out, scheduler="serial", progress=False).train()
+    assert weights.read_bytes() == before
+    Painter(out / "pipeline")
+
+
+def test_each_way_to_give_prompts_gives_some(tmp_path: Path) -> None:
+    with told("sample/driver.py:requests_for ConfigError"):
+        requests_for([], 0)
+    assert requests_for(["a dog"], 0)
+    assert requests_for(tiny_workflow("sample.prompts=[a dog]").sample.prompts, 0)
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xff\xfe\xfa")
+    with told("sample/driver.py:read_prompts ConfigError"):
+        read_prompts(str(path))
+    path.write_text("a dog\na cat\n", encoding="utf-8")
+    assert requests_for(read_prompts(str(path)), 0)
+
+
+def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) -> None:
+    for name in ("pipeline", "latents.zarr"):
+        shutil.copytree(demo_run / name, tmp_path / name)
+    changes = {"train.validation": 0, "evaluate.seeds": 1, "sample.steps": 1}
+    data: Mapping[str, Any] = {**changes, "scenes": None}
+    run = daskt2i.Run(tiny_workflow(), tmp_path, scheduler="serial", progress=False, settings=data)
+    with told("sample/evaluate.py:_prompts ConfigError"):
+        run.evaluate()
+    prompt = requests_for(tiny_workflow().sample.prompts, 0)[0].prompt
+    assert run.evaluate([prompt]).to_json()["count"] == 1
+
+
+def test_prompts_about_scenes_are_judged() -> None:
+    black = np.zeros((64, 64, 3), np.uint8)
+    with told("sample/fidelity.py:by_judge ConfigError"):
+        by_judge([DrawnPicture(SampleRequest("a man on a bike", 0), black)])
+    assert by_judge([DrawnPicture(SampleRequest("a red circle on a blue background", 0), black)]).right == [False]
+
+
+def test_captions_that_were_encoded_in_full_length_need_no_mask(whole: Path, demo_run: Path) -> None:
+    covers("train/denoiser_rank.py:Denoiser.finish Note")
+    masked, full = data(whole), data(demo_run)
+    assert (masked.masked, full.masked) == (True, False)  # dataset.encoders.text.pad: length, and full
+    masked.close()
+    full.close()
+
+
+# Ranks.
+
+
+def test_fewer_ranks_and_more_workers_are_arranged() -> None:
+    def nodes(count: int) -> list[WorkerNode]:
+        return LocalRankSpawner(count).nodes(count)
+
+    with told("launch/placement.py:arrange PlanError"):
+        arrange(nodes(2), 3)
+    assert arrange(nodes(2), 2)
+    assert arrange(nodes(3), 3)

@@ -1,0 +1,225 @@
+"""What `deploy`, `executors` and `launch` tell a user to do works, and what a run folder says of the place it is in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from builders import TESTS
+from builders.advice import told
+from builders.clusters import Pretended
+from builders.coco import coco_source, write_coco
+from builders.workflows import fake_settings
+from distributed import Client, LocalCluster
+
+import daskt2i
+from daskt2i.deploy import connect
+from daskt2i.deploy.connect import ClusterFile
+from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.events import ChunkDone, PlanReady, ignore
+from daskt2i.executors import dask as dask_executor
+from daskt2i.launch import rank
+from daskt2i.launch.launcher import launch
+from daskt2i.launch.rank_spawners import LocalRankSpawner
+from daskt2i.store.run_folder import RunFolder
+
+
+def run_of(out: Path, **given: Any) -> daskt2i.Run:
+    return daskt2i.Run(given.pop("workflow", None) or fake_settings(), out, **{"progress": False, **given})
+
+
+@contextmanager
+def cluster(workers: int = 1, **changes: Any) -> Iterator[LocalCluster]:
+    """A scheduler and workers in this process, at an address of TCP."""
+    place = {"protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": ":0"}
+    with LocalCluster(n_workers=workers, threads_per_worker=1, processes=False, **place, **changes) as found:
+        yield found
+
+
+# Clusters.
+
+
+def test_a_cluster_file_with_what_it_holds_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("cluster: distributed.LocalCluster\nsize: 4\n")
+    with told("deploy/connect.py:ClusterFile.read ConfigError"):
+        ClusterFile.read(str(path))
+    path.write_text("cluster: distributed.LocalCluster\narguments: {day: 2024-05-01}\nconfig: {}\n")
+    with told("deploy/connect.py:ClusterFile.read ConfigError"):
+        ClusterFile.read(str(path))
+    path.write_text("cluster: distributed.LocalCluster\narguments: {day: '2024-05-01'}\nconfig: {}\n")
+    assert ClusterFile.read(str(path)).arguments == {"day": "2024-05-01"}
+
+
+def test_a_pool_encodes_where_a_cluster_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    kind = f"{Pretended.__module__}.{Pretended.__qualname__}"
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"cluster": kind, "arguments": {"folder": str(tmp_path), "refuse": "no node"}}))
+    with told("deploy/connect.py:ClusterFile.start SchedulerError"), run_of(tmp_path / "a", scheduler=str(path)) as run:
+        run.encode()
+    assert run_of(tmp_path / "b", scheduler="multiprocessing:1").encode().accepted == 20
+
+
+def test_the_right_address_of_a_scheduler_with_workers_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "_SERVER_TIMEOUT", 0.5)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with told("deploy/connect.py:attach SchedulerError"):
+        run_of(tmp_path, scheduler=f"tcp://127.0.0.1:{port}").encode()
+    monkeypatch.undo()
+    with cluster() as there, run_of(tmp_path, scheduler=there.scheduler_address) as run:
+        assert run.encode().accepted == 20
+
+
+def test_the_same_command_runs_when_there_are_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "FIRST_WORKER_SECONDS", 0.2)
+    with cluster(0) as there, Client(there, set_as_default=False) as client:
+        run = run_of(tmp_path, client=client)
+        with told("executors/dask.py:DaskExecutor.start SchedulerError"):
+            run.encode()
+        there.scale(1)
+        client.wait_for_workers(1)
+        assert run.encode().accepted == 20
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_command_goes_on_when_the_cluster_is_started_again(tmp_path: Path) -> None:
+    workflow = fake_settings(rows=80, rows_per_chunk=4)
+    with cluster() as there:
+
+        def stop(event: Any) -> None:
+            if isinstance(event, ChunkDone):
+                there.close()
+
+        gone = run_of(tmp_path, workflow=workflow, scheduler=there.scheduler_address, progress=stop)
+        with told("executors/dask.py:DaskExecutor.run SchedulerError"), gone:
+            gone.encode()
+    with cluster() as again, run_of(tmp_path, workflow=workflow, scheduler=again.scheduler_address) as run:
+        result = run.encode()
+    assert result.accepted == 80
+    assert result.skipped >= 1
+
+
+class Versioned(FakeImageEncoder):
+    """Its weights are what a file says."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = Path(file)
+
+    def info(self, resolution: int) -> Any:
+        import dataclasses
+
+        return dataclasses.replace(super().info(resolution), weights=self.file.read_text())
+
+
+def test_the_same_weights_on_driver_and_workers_encode(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_text("one")
+    workflow = fake_settings(image={"class": f"{__name__}.Versioned", "file": str(file)})
+
+    def change(event: Any) -> None:
+        if isinstance(event, PlanReady):
+            file.write_text("two")
+
+    with told("encode/model_cache.py:_load ModelError"):
+        run_of(tmp_path / "run", workflow=workflow, scheduler="serial", progress=change).encode()
+    assert run_of(tmp_path / "run", workflow=workflow, scheduler="serial").encode().accepted == 20
+
+
+# Ranks.
+
+
+def test_a_rank_is_started_as_the_message_says_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    with told("launch/rank.py:job ConfigError"):
+        rank.job()
+    given: dict[str, Any] = {"attempts": 1, "env": {"PYTHONPATH": str(TESTS)}}
+    job = {"folder": str(tmp_path), "steps": 4, "batch": 4, "every": 2, "seconds": 0.0}
+    with told("launch/launcher.py:launch RankLost"):
+        launch("rank_modules.ddp", {**job, "crash": 0}, LocalRankSpawner(1), 1, 1, ignore, **given)
+    assert launch("rank_modules.ddp", job, LocalRankSpawner(1), 1, 1, ignore, **given).ranks == 1
+
+
+# Where a run folder lies.
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """This process without the rights of root, which may write anywhere."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_another_folder_and_the_right_to_write_help(nobody: None) -> None:
+    if not os.access(tempfile.gettempdir(), os.W_OK, effective_ids=True):
+        pytest.skip("the folder for temporary files is for one user alone")
+    with tempfile.TemporaryDirectory() as place:
+        closed, other = Path(place, "closed"), Path(place, "other")
+        closed.mkdir(mode=0o500)
+        with told("store/run_folder.py:RunFolder.explaining StoreError"):
+            RunFolder(closed).write("a", b"x")
+        RunFolder(other).write("a", b"x")
+        closed.chmod(0o700)
+        RunFolder(closed).write("a", b"x")
+        assert RunFolder(closed).read("a") == b"x"
+
+
+def test_a_bucket_that_is_there_and_credentials_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    servers = pytest.importorskip("moto.server")
+    server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    for name in keys:
+        monkeypatch.delenv(name, raising=False)
+    try:
+        s3fs.S3FileSystem.clear_instance_cache()
+        with told("store/run_folder.py:RunFolder.explaining ConfigError"):
+            RunFolder("s3://bucket/run").write("a", b"x")
+        for name, value in keys.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with told("store/run_folder.py:RunFolder.explaining StoreMissing"):
+            RunFolder("s3://bucket/run").write("a", b"x")
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+        RunFolder("s3://bucket/run").write("a", b"x")
+        assert RunFolder("s3://bucket/run").read("a") == b"x"
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.stop()
+
+
+def test_an_autoencoder_is_written_when_the_images_are_back(tmp_path: Path) -> None:
+    from train.test_autoencoder_rank import fit, job_of
+
+    folder = write_coco(tmp_path)
+    (folder / "images").rename(folder / "away")
+    (folder / "images").mkdir()
+    job = job_of(tmp_path / "run", coco_source(folder), steps=1, batch=2, validation=2)
+    with told("train/autoencoder_rank.py:Autoencoder._scale SourceError"):
+        fit(job)
+    (folder / "images").rmdir()
+    (folder / "away").rename(folder / "images")
+    assert fit(job)

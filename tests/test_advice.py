@@ -1,0 +1,114 @@
+"""Every message that tells a user to do something has a test that does it.
+
+Covers: which messages there are (found in the source by `builders.advice`), which test each of them has, and why some
+have none.
+Does not cover: the tests themselves. They are in `tests/advice/`, one file for some rooms, and take an error with
+`told("room/module.py:Class.function SomeError")`, which checks that it was raised there.
+
+A message is known by the module, the function and the class of the error; its words may change. A function may have
+several messages of one class: it has as many tests at least.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import pytest
+from builders import TESTS
+from builders.advice import ADVICE, messages, places, places_with_tests
+
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "encode/worker.py:_ChunkRun._require_images ImagesMissing": (
+        "encode/test_driver.py::test_a_folder_without_a_single_image_fails_its_chunks_and_rejects_no_row",
+        "encode/test_driver.py::test_images_that_are_really_missing_can_be_believed_and_asked_for_again",
+    ),
+    "sample/fidelity.py:by_judge ConfigError": (
+        "sample/test_fidelity.py::test_clip_scores_are_cosines_and_stand_beside_those_of_other_prompts",
+    ),
+    "store/run_folder.py:RunFolder.explaining StoreFull": (
+        "encode/test_faults.py::test_a_full_disk_is_one_sentence_and_the_store_stays_valid",
+        "train/test_loop.py::test_a_full_disk_stops_it_with_one_sentence_and_with_room_the_same_command_goes_on",
+    ),
+    "store/lock.py:_busy StoreBusy": (
+        "encode/test_driver.py::test_a_second_encode_on_a_held_folder_is_refused_by_name",
+    ),
+}
+"""Place -> tests outside of `tests/advice/` that provoke the message and do what it says."""
+
+NOT_HERE: dict[str, tuple[str, ...]] = {
+    "bench/encode/naive.py:_await ExecutorError": ("it takes minutes of waiting for models that do not load",),
+    "bench/encode/naive.py:gather ExecutorError": (
+        "fewer workers help against memory that runs out; a test that fills the machine's memory harms others",
+    ),
+    "bench/encode/warm.py:load_and_wait ExecutorError": ("it takes minutes of waiting for models that do not load",),
+    "encode/driver.py:_Run._fold StoreError": ("no input is known that makes the counts differ: it would be a bug",),
+    "encoders/weights.py:_download ModelMissing": (
+        "`hf download` needs a network; pointing to a folder is done in tests/advice/test_models.py",
+        "a hub that has the model and not its subfolder needs a network",
+    ),
+    "executors/attempts.py:lost WorkerLost": ("watching a worker is for a person",),
+    "launch/attempt.py:LaunchState._world SchedulerError": (
+        "all workers of a cluster have to stay away for a minute; a training that was killed goes on from its "
+        "checkpoint in tests/train/test_denoiser_rank.py",
+    ),
+    "launch/attempt.py:no_scheduler SchedulerError": (
+        "a cluster of processes has to die and start again (tests/launch/test_launcher.py kills one, with --slow)",
+    ),
+    "store/run_folder.py:RunFolder.filesystem ConfigError": ("it installs a package",),
+    "store/zarr_store.py:ZarrStore.write StoreError": (
+        "it needs a zarr that writes other objects, and installs another",
+    ),
+}
+"""Place -> why nothing here does what a message of it says; one reason for each such message."""
+
+
+def known() -> Counter[str]:
+    """How many tests, or reasons for having none, there are for each place."""
+    found = Counter({place: len(tests) for place, tests in places_with_tests(TESTS / "advice").items()})
+    found.update({place: len(tests) for place, tests in ELSEWHERE.items()})
+    found.update({place: len(reasons) for place, reasons in NOT_HERE.items()})
+    return found
+
+
+@pytest.mark.parametrize("place", sorted(messages()))
+def test_a_message_that_tells_what_to_do_has_a_test_that_does_it(place: str) -> None:
+    texts = messages()[place]
+    assert known()[place] >= len(texts), (
+        f"{place} tells a user what to do in {len(texts)} messages, and has {known()[place]} tests. Write a test in "
+        "tests/advice/ that provokes the message and does what it says, name one in ELSEWHERE, or say in NOT_HERE why "
+        f"that cannot be done: {texts}"
+    )
+
+
+def test_the_tables_name_messages_that_are_there() -> None:
+    assert sorted({*ELSEWHERE, *NOT_HERE, *places_with_tests(TESTS / "advice")} - places()) == []
+
+
+def test_the_tests_that_are_named_are_there() -> None:
+    wrong = []
+    for test in (one for tests in ELSEWHERE.values() for one in tests):
+        path, _, name = test.partition("::")
+        functions = ast.walk(ast.parse((TESTS / path).read_text(encoding="utf-8")))
+        if name not in {node.name for node in functions if isinstance(node, ast.FunctionDef)}:
+            wrong.append(test)
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It was not touched. Encode again.",
+        "images and captions belong together; give both.",
+        "It is held by another; wait until that ends.",
+        "Nothing was started; the same command goes on.",
+        "pad is 'x'; it can be length or full.",
+    ],
+)
+def test_advice_is_recognised(text: str) -> None:
+    assert ADVICE.search(text)
+
+
+@pytest.mark.parametrize("text", ["The file is empty.", "Chunk 3 is encoded again: a shard is missing."])
+def test_what_only_tells_is_no_advice(text: str) -> None:
+    assert not ADVICE.search(text)
