@@ -233,7 +233,7 @@ def _explaining_memory() -> Iterator[None]:
 
 def _out_of_memory(error: Exception) -> OutOfMemory:
     return OutOfMemory(
-        f"Not even one item at a time fits into memory ({error}). What is committed stays. "
+        f"Not even a batch of one item fits into memory ({error}). Finished chunks are kept. "
         "Use fewer workers, a machine with more memory, or another run folder with a smaller dataset.image.resolution."
     )
 

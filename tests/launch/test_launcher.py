@@ -28,6 +28,7 @@ from daskt2i.launch.attempt import LaunchState
 from daskt2i.launch.dask_ranks import TOPIC, DaskRankSpawner
 from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.launch.placement import WorkerNode
+from daskt2i.launch.sole_use import sole_use
 
 ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}
 STEPS, BATCH = 8, 4
@@ -142,7 +143,7 @@ def test_a_module_written_for_torchrun_runs_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_module_in_the_documentation_runs_and_resumes(tmp_path: Path) -> None:
-    text = (TESTS.parent / "docs" / "launch.md").read_text()
+    text = (TESTS.parent / "docs" / "how-to" / "launch.md").read_text()
     (tmp_path / "documented.py").write_text(text.partition("```python\n")[2].partition("```")[0])
     about = {"folder": str(tmp_path / "run"), "steps": 4, "batch": 64, "every": 2}
     weights = []
@@ -495,3 +496,40 @@ def test_ctrl_c_on_a_terminal_reaches_only_the_driver(kind: str, tmp_path: Path)
     assert process.returncode == 130
     assert time.monotonic() - begun < 15
     assert ranks_running() == []
+
+
+def test_two_launches_on_one_cluster_run_one_after_the_other(client: Client) -> None:
+    """Each needs both workers. At once, each would hold one and wait for the other."""
+    found: dict[int, object] = {}
+
+    def work(number: int) -> None:
+        try:
+            job = {"do": "tell", "text": ""}
+            found[number] = launch("rank_modules.toy", job, DaskRankSpawner(client), 2, 1, Killer(), env=ENV).ranks
+        except BaseException as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: 2, 1: 2}
+
+
+def test_a_launch_that_never_gets_its_workers_says_that_another_training_has_them(client: Client) -> None:
+    with sole_use(client.scheduler.address, lambda: False, 1.0):
+        spawner = DaskRankSpawner(client, worker_seconds=0.1)
+        with pytest.raises(SchedulerError, match="Another training runs on the workers of tcp://"):
+            launch("rank_modules.toy", {"do": "tell", "text": ""}, spawner, 1, 1, Killer(), env=ENV)
+    launch("rank_modules.toy", {"do": "tell", "text": ""}, DaskRankSpawner(client), 1, 1, Killer(), env=ENV)
+
+
+def test_workers_that_cannot_be_asked_are_given_back() -> None:
+    def gone() -> bool:
+        raise SchedulerError("The scheduler is gone.")
+
+    with pytest.raises(SchedulerError, match="is gone"), sole_use("tcp://nowhere", gone, 1.0):
+        pass
+    with sole_use("tcp://nowhere", lambda: False, 0.0):
+        pass

@@ -281,7 +281,7 @@ def test_an_unknown_argument_raises_an_error_that_lists_the_arguments(
     ("how", "says"),
     [
         ({"scheduler": "serial", "client": object()}, "client and scheduler both say where to work"),
-        ({"scheduler": None, "client": object()}, "client is object where a distributed.Client is wanted"),
+        ({"scheduler": None, "client": object()}, "client is object, but it must be a distributed.Client"),
         ({"scheduler": "nowhere"}, "There is no cluster named 'nowhere'"),
         ({"scheduler": "local:0"}, "The scheduler 'local:0' is unknown, and nothing was started"),
         ({"progress": "yes"}, "progress is 'yes'; give True, False, or a function"),
@@ -486,7 +486,7 @@ def test_a_closed_client_is_refused(tmp_path: Path, client: Client) -> None:
     other = Client(client.scheduler.address, set_as_default=False)
     run = fake(tmp_path, scheduler=None, client=other)
     other.close()
-    with pytest.raises(ConfigError, match="client is closed, so nothing can run on it"):
+    with pytest.raises(ConfigError, match="client is closed, so it cannot run work"):
         run.encode()
     with pytest.raises(ConfigError, match="client is closed"):
         fake(tmp_path, scheduler=None, client=other)

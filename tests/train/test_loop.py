@@ -226,7 +226,7 @@ def test_auto_keeps_the_precision_of_the_first_start(
 ) -> None:
     asked: list[str] = []
 
-    def resolve(wanted: str, device: str, threads: int) -> str:
+    def resolve(wanted: str, device: str, threads: int, setting: str) -> str:
         asked.append(wanted)
         return "bf16" if wanted == "auto" else wanted
 
