@@ -130,7 +130,8 @@ class Run(RunReader):
         given = self._found
         changed = run_settings(given.workflow, given.folder.root, settings=settings)
         other = Run.__new__(Run)
-        other._begin(replace(changed, trusted=given.trusted), None, None, self._listener, self._workers())
+        found = replace(changed, trusted=given.trusted, differs="")  # the difference is what was asked for
+        other._begin(found, None, None, self._listener, self._workers())
         return other
 
     @property
@@ -294,9 +295,16 @@ class Run(RunReader):
         """The state of the run folder: rows, training, the newest pictures."""
         from daskt2i.session.run_view import run_view
 
-        client = self.client
-        workers = "not started" if client is None else str(client.scheduler.address)
-        return run_view(self.workflow, self._found.folder, "closed" if self._closed else workers)
+        return run_view(self.workflow, self._found.folder, "closed" if self._closed else self._workers_words())
+
+    def _workers_words(self) -> str:
+        """Who works on this run, for a person."""
+        client, session = self.client, self._session
+        if session is not None and session.scheduler.is_pool:
+            return session.scheduler.kind
+        if client is None:
+            return "not started"
+        return str(client.scheduler.address) if client.status == "running" else f"the client is {client.status}"
 
     def __getattr__(self, name: str) -> Any:
         """Explain an unknown name. Python calls this only for names that do not exist."""

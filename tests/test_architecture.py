@@ -322,7 +322,14 @@ assert not heavy, heavy
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["encode", "--dry-run"], ["run", "--dry-run"], ["train", "--dry-run"], ["status"], None],
+    [
+        ["--help"],
+        ["encode", "--dry-run"],
+        ["run", "--dry-run"],
+        ["train", "--dry-run", "--set", "train.validation=4"],
+        ["status"],
+        None,
+    ],
     ids=["help", "encode dry-run", "run dry-run", "train dry-run", "status", "import"],
 )
 def test_what_answers_at_once_imports_no_torch(arguments: list[str] | None, fake_run: Path) -> None:

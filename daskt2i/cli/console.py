@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import sys
 import tempfile
@@ -107,5 +108,23 @@ def _not_dasks(record: logging.LogRecord) -> bool:
     return record.name.partition(".")[0] != "distributed"
 
 
+_OPTIONS = {
+    **{name: f"--{name}" for name in ("out", "images", "captions", "where", "scheduler", "workflow", "prompts")},
+    "devices": "--devices",
+    "settings": "--set",
+}
+"""Messages name an argument in brackets, such as `(out)`. Here it is an option."""
+
+
+def as_options(text: str) -> str:
+    """A message with options in place of arguments: `"(out)"` becomes `"(--out)"`."""
+
+    def named(found: re.Match[str]) -> str:
+        words = found.group(1).split(", ")
+        return f"({', '.join(_OPTIONS[word] for word in words)})" if set(words) <= _OPTIONS.keys() else found.group(0)
+
+    return re.sub(r"\((\w+(?:, \w+)*)\)", named, text)
+
+
 def complain(text: str, style: str = "red") -> None:
-    err.print(Text(text, style=style), soft_wrap=True)
+    err.print(Text(as_options(text), style=style), soft_wrap=True)

@@ -17,7 +17,8 @@ WorkflowOption = Annotated[
     ),
 ]
 OutOption = Annotated[
-    str | None, typer.Option("--out", "-o", help="The run folder. [default: this one, or runs/WORKFLOW]")
+    str | None,
+    typer.Option("--out", "-o", help="The run folder. [default: this one if it is one, or runs/WORKFLOW]"),
 ]
 SchedulerOption = Annotated[
     str | None,

@@ -24,7 +24,15 @@ from daskt2i.encode.read_ahead import inputs_digest
 from daskt2i.encode.saved_workflow import without_secrets
 from daskt2i.encode.summary import ERRORS, EncodeResult
 from daskt2i.encode.worker import encode_chunk
-from daskt2i.errors import Daskt2iError, ExecutorError, FingerprintMismatch, Interrupted, StoreError, sentence
+from daskt2i.errors import (
+    Daskt2iError,
+    ExecutorError,
+    FingerprintMismatch,
+    Interrupted,
+    Reason,
+    StoreError,
+    sentence,
+)
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady, ignore, stage_events
@@ -37,6 +45,9 @@ from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt
+
+_OF_FILES = {str(Reason.MISSING_FILE), str(Reason.UNREADABLE_IMAGE)}
+"""Reasons to reject a row that end when its file is mended."""
 
 CHECK_SECONDS = 5.0
 """How often a long check of finished chunks reports its progress."""
@@ -222,12 +233,13 @@ class _Run:
         def torn(name: str, why: str) -> None:
             self.listener(Note(f"{name} is ignored: {why}."))
 
+        again: list[int] = []
         with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
             told = perf_counter()
             for receipt, problem in _bounded_map(pool, examine, receipts.read(torn), 16):
                 if problem:
                     self._tell(f"Chunk {receipt.chunk} is encoded again: {problem}.")
-                    receipts.delete(receipt.chunk)
+                    again.append(receipt.chunk)
                     continue
                 if self.result.skipped == 0:
                     self._compare_inputs(receipt)
@@ -236,6 +248,8 @@ class _Run:
                 if perf_counter() - told > CHECK_SECONDS:
                     told = perf_counter()
                     self._tell(f"{self.result.skipped:,} finished chunks checked; the store has {len(done):,} chunks.")
+        for chunk in again:  # only now, because other images are refused before anything is removed
+            receipts.delete(chunk)
         return done
 
     def _compare_inputs(self, receipt: Receipt) -> None:
@@ -243,11 +257,13 @@ class _Run:
         prepared = self.prepared
         rows = prepared.source.rows(receipt.start, receipt.stop)
         if inputs_digest(prepared.source, rows) != receipt.inputs and any(row.usable for row in rows):
+            again = sorted({str(row.reason) for row in receipt.rejected} & _OF_FILES)
+            listed = ", ".join(sorted({*again, *map(str, prepared.workflow.run.retry_rejected)}))
             raise FingerprintMismatch(
                 f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not the images "
                 f"that the store in {prepared.folder} was made from. The store was not changed. Use the original "
-                "images (images), or encode into another run folder (out). If images were missing before and exist "
-                "now, set run.retry_rejected=[missing-file]."
+                "images (images), or encode into another run folder (out)."
+                + (f" If rejected images were mended since, set run.retry_rejected=[{listed}]." if again else "")
             )
 
     def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:

@@ -78,6 +78,8 @@ class SampleResult(Viewed):
         speed = f"{self.pictures / self.seconds:.1f} pictures/s, " if self.seconds > 0 else ""
         rows = [("pictures", f"{self.pictures:,} ({speed}{duration(self.seconds)})")]
         rows.append(("sheet", self.files[0] if self.files else ""))
+        if self.pictures == 1:
+            rows.append(("picture", self.files[1]))
         shown = self.requests[:SHEET_PICTURES]
         several = len({request.seed for request in self.requests}) > 1
         labels = [request.prompt + (f" ({request.seed})" if several else "") for request in shown]

@@ -19,7 +19,16 @@ from daskt2i.events import Listener, ignore
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.protocols import Executor
 from daskt2i.sample.driver import draw, requests_for
-from daskt2i.sample.fidelity import FIELDS, ClipScores, Fidelity, by_clip, by_judge, clip_rows, unseen_prompts
+from daskt2i.sample.fidelity import (
+    FIELDS,
+    ClipScores,
+    Fidelity,
+    by_clip,
+    by_judge,
+    clip_rows,
+    expectation,
+    unseen_prompts,
+)
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.store.run_folder import REPORTS, RunFolder
@@ -96,6 +105,9 @@ def evaluate(
     if prompts is None:
         prompts = _prompts(workflow, folder)
     settings = SamplerSettings(sample.steps, sample.guidance, sample.sampler, sample.batch)
+    if wanted.clip_model is None:
+        for prompt in prompts:
+            expectation(prompt)  # refused before minutes of drawing
     requests = requests_for(prompts, sample.seed, wanted.seeds)
     pictures = draw(folder, requests, settings, executor, workflow.run.device, listener)
     found = EvaluateResult(len(prompts), wanted.seeds, folder.address(_SHEET), folder)

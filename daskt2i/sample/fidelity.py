@@ -107,6 +107,21 @@ class Fidelity:
     problems: list[str] = field(default_factory=list)
 
 
+def expectation(prompt: str) -> Expectation:
+    """What a prompt says of its scene.
+
+    Raises:
+        ConfigError: the prompt does not describe a scene.
+    """
+    found = parse_caption(prompt)
+    if found is None:
+        raise ConfigError(
+            f"The judge reads only prompts about drawn scenes, and {prompt!r} is not one. Nothing was drawn. Use other "
+            "prompts (prompts), or set evaluate.clip_model to the folder of a CLIP model."
+        )
+    return found
+
+
 def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> Fidelity:
     """Compare pictures of scenes with their prompts.
 
@@ -119,12 +134,7 @@ def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> F
     """
     found = Fidelity()
     for picture in pictures:
-        wanted = parse_caption(picture.request.prompt)
-        if wanted is None:
-            raise ConfigError(
-                f"The judge reads only prompts about drawn scenes, and {picture.request.prompt!r} is not one. Nothing "
-                "was written. Use other prompts (prompts), or set evaluate.clip_model to the folder of a CLIP model."
-            )
+        wanted = expectation(picture.request.prompt)
         verdict = match_scene(judge(picture.pixels), wanted)
         found.overall.add(verdict)
         (found.single if len(wanted.things) == 1 else found.pair).add(verdict)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import StoreMissing
 from daskt2i.session.run_settings import RunSettings
-from daskt2i.session.verbs import explain_arguments, verb
+from daskt2i.session.verbs import reader
 from daskt2i.store.run_folder import MANIFEST
 from daskt2i.view import Viewed
 
@@ -66,7 +66,7 @@ class RunReader(Viewed):
 
     @property
     def metrics(self) -> pandas.DataFrame:
-        """Loss, held-out loss, learning rate and speed by step. Empty before a training."""
+        """`loss`, `heldout_loss`, `norm` of the gradient and learning `rate` by step; empty before a training."""
         import pandas
 
         from daskt2i.train.metrics import read_metrics
@@ -74,7 +74,7 @@ class RunReader(Viewed):
         lines = read_metrics(self._found.folder)
         return pandas.DataFrame(lines).groupby("step").first() if lines else pandas.DataFrame()
 
-    @verb
+    @reader
     def status(self) -> RunStatus:
         """Show how many chunks and rows are encoded.
 
@@ -85,7 +85,7 @@ class RunReader(Viewed):
 
         return status(self._found.folder)
 
-    @explain_arguments
+    @reader
     def suggest(self, text: str, n: int = 8) -> list[Suggestion]:
         """Suggest prompts: captions of the store that continue a few letters or words.
 
@@ -97,7 +97,7 @@ class RunReader(Viewed):
         folder = self._found.folder
         return Suggestions.of_store(folder.root, folder.storage_options).suggest(text, n)
 
-    @explain_arguments
+    @reader
     def load_pipeline(self, device: str = "auto") -> StableDiffusionPipeline:
         """Load the trained model as a diffusers pipeline in this process.
 

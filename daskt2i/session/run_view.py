@@ -44,7 +44,7 @@ def run_view(workflow: Workflow, folder: RunFolder, workers: str) -> View:
         done=encoded.done,
         rejected=encoded.rejected,
         curves=curves,
-        curves_label="loss" + ", held-out loss (thick)" * bool(curves[1]),
+        curves_label="loss by step" + ", held-out loss (thick)" * (len(curves[1]) > 1),
         make_pictures=pictures,
         sections=(Section(f"Settings ({WORKFLOW})", text=without_secrets(workflow).to_yaml()),),
     )

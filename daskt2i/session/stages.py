@@ -13,6 +13,7 @@ from daskt2i.config.settings import OptimiserSettings, SampleSettings, Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.summary import EncodeResult
+from daskt2i.errors import ConfigError
 from daskt2i.events import DashboardReady, Listener, PlanReady, ResultReady
 from daskt2i.insights.driver import insights, settled
 from daskt2i.insights.report import InsightsResult
@@ -25,7 +26,7 @@ from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status
-from daskt2i.train.driver import TrainResult, train, train_vae
+from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
 from daskt2i.train.whole_run import RunPlan, RunResult, check_whole_run
 
@@ -55,9 +56,16 @@ class Stages:
         layout = self._layout() if before is None else _layout_of(before)
         rows = status(self.folder).accepted if before is None else before.source_info.rows
         given, launch = self.workflow.train, self.workflow.launch
+        if rows <= given.validation:
+            raise ConfigError(
+                f"train.validation is {given.validation}, but there are {rows:,} accepted rows, so no rows are left "
+                "for training. Nothing was started; set train.validation lower, or encode more rows into another run "
+                "folder (out)."
+            )
         ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
         title = "Plan of train" if before is None else "Then train"
-        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title)
+        done = trained_steps(self.workflow, self.folder)
+        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
         """Plan what `run` would do. Refuse a run whose training or drawing would fail later."""

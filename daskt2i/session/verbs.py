@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from daskt2i.errors import Interrupted, UnknownArgument
+from daskt2i.session.arguments import check_arguments
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,15 +24,17 @@ def explain_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
     Raises:
         UnknownArgument: an argument is unknown, or there are too many or too few.
+        ConfigError: an argument has the wrong kind.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise UnknownArgument(_wrong(_name(function, args), signature, kwargs, error)) from None
+        check_arguments(bound.arguments.items())
         return function(*args, **kwargs)
 
     return call
@@ -56,6 +59,20 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
             raise
         except KeyboardInterrupt:
             raise Interrupted("Stopped. What is committed stays; call the same method again to continue.") from None
+        run._succeeded()
+        return result
+
+    return call
+
+
+def reader(method: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a method of a run that only reads the run folder. It works on a closed run too."""
+    explained = explain_arguments(method)
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        run: Any = args[0]
+        result = explained(*args, **kwargs)
         run._succeeded()
         return result
 

@@ -79,21 +79,25 @@ class TrainResult(Viewed):
 
     def view(self) -> View:
         """Steps, loss, speed and the address of the model; in a notebook also the loss curve."""
-        loss = "unknown" if self.loss is None else f"{self.loss:.4f}"
+        loss = (
+            "unknown"
+            if self.loss is None
+            else f"{self.loss:.4f} (mean of the last {min(LAST_STEPS, self.steps)} steps)"
+        )
         loss += f", held out {self.heldout_loss:.4f}" if self.heldout_loss is not None else ""
         rows = [("steps", f"{self.steps:,}"), ("loss", loss)]
         if self.ranks:
             again = f", {self.attempts} attempts" * (self.attempts > 1)
             ranks = f"{self.ranks} rank{'s' * (self.ranks != 1)}{again}"
             speed = f"{self.samples_per_second:.1f} samples/s" if self.samples_per_second else "done at once"
-            rows.append(("speed", f"{speed} ({duration(self.seconds)}; {ranks})"))
+            rows.append(("speed", f"{speed} ({ranks}); {duration(self.seconds)} with the start"))
         else:
             rows.append(("speed", "nothing was left to do"))
         figures = ((name, value) for name, value in self.more.items() if isinstance(value, int | float))
         rows += [(name.replace("_", " "), f"{value:,}") for name, value in figures]
         rows.append(("made", self.made))
         rows += [("note", note) for note in self.notes]
-        label = "loss" + ", held-out loss (thick)" * bool(self.heldout_curve)
+        label = "loss by step" + ", held-out loss (thick)" * (len(self.heldout_curve) > 1)
         return View("Trained", tuple(rows), curves=(self.curve, self.heldout_curve), curves_label=label)
 
 
@@ -118,6 +122,19 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
         )
     verify(folder, None, listener).raise_for_problems()
     return stored
+
+
+def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
+    """The step of the newest checkpoint; 0 if there is none.
+
+    Raises:
+        FingerprintMismatch: the checkpoints belong to other settings or another store.
+    """
+    attributes = ZarrStore(folder).attributes()
+    if attributes is None:
+        return 0
+    identity = {"store": attributes["daskt2i"]["fingerprint"], "train": _plain(workflow.train)}
+    return _checkpoint(folder, CHECKPOINTS, identity)
 
 
 def train(

@@ -22,6 +22,7 @@ class TrainPlan(Viewed):
         rows: accepted rows of the store, including validation rows.
         ranks, threads: as planned on this machine; 0 if the workers decide.
         settings, launch: sections of the workflow.
+        done: step of the newest checkpoint.
         title: title of the view.
     """
 
@@ -32,6 +33,7 @@ class TrainPlan(Viewed):
     settings: OptimiserSettings
     launch: LaunchSettings
     title: str = "Plan of train"
+    done: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The object that `train --dry-run --json` prints."""
@@ -45,10 +47,11 @@ class TrainPlan(Viewed):
         trained = self.rows - heldout
         epochs = settings.steps * settings.batch / trained if trained else 0.0
         parts = ways.gradient_accumulation_steps
-        batch = f"{settings.batch} over all ranks" + f", in {parts} parts" * (parts > 1)
+        done = f"; {self.done:,} steps are done" if self.done else ""
+        batch = f"{settings.batch} samples over all ranks" + f", in {parts} parts" * (parts > 1)
         rows = (
             ("rows", f"{trained:,} for training, {heldout:,} held out"),
-            ("steps", f"{settings.steps:,} of {batch}: {epochs:.1f} epochs"),
+            ("steps", f"{settings.steps:,} steps of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", f"{self.ranks or 'one per worker'} x {self.threads or 'all of its'} threads"),
             ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),

@@ -128,7 +128,7 @@ def test_every_command_uses_the_settings_of_the_run_folder(tmp_path: Path) -> No
     assert one_object(run("encode", "-o", out, "--dry-run", "--json"))["rows"] == 12
     again = one_object(run("encode", "-o", out, "-s", "serial", "--json"))
     assert again["chunks"] == {"done": 0, "skipped": 2, "failed": 0}
-    assert one_object(run("train", "-o", out, "--dry-run", "--json"))["rows"] == 12
+    assert one_object(run("train", "-o", out, "--dry-run", "--json", "--set", "train.validation=4"))["rows"] == 12
     report = one_object(run("insights", "-o", out, "-s", "serial", "--no-pictures", "--no-tokens", "--json"))
     assert report["rows"] == 12
 
@@ -147,7 +147,9 @@ def test_a_folder_with_only_a_workflow_file_is_not_a_run_folder(tmp_path: Path) 
 
 def test_settings_of_the_command_line_override_those_of_the_folder(tmp_path: Path) -> None:
     out = made(tmp_path)
-    found = one_object(run("train", "-o", out, "--dry-run", "--json", "--set", "train.steps=7"))
+    found = one_object(
+        run("train", "-o", out, "--dry-run", "--json", "--set", "train.steps=7", "--set", "train.validation=4")
+    )
     assert found["steps"] == 7
 
 

@@ -502,7 +502,7 @@ def test_a_closed_run_raises_an_error_that_says_how_to_make_a_new_run(tmp_path: 
     run.encode()
     run.close()
     run.close()
-    for verb in (run.encode, run.status, run.verify, lambda: run.sample("x")):
+    for verb in (run.encode, run.verify, lambda: run.sample("x")):
         with pytest.raises(ConfigError, match="This run is closed"):
             verb()
     with pytest.raises(ConfigError) as caught:
@@ -574,3 +574,55 @@ def test_every_error_of_daskt2i_renders_as_one_line() -> None:
     with pytest.raises(Daskt2iError) as caught:
         daskt2i.load_workflow("demo", {"dataset": data["dataset"]})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda run: run.sample("a", count=0), "count is 0, but it must be a whole number from 1"),
+        (lambda run: run.sample("a", count=1.5), "count is 1.5, but it must be a whole number from 1"),
+        (lambda run: run.sample(7), "prompts is 7, but it must be a text, or a list of texts"),
+        (lambda run: run.sample(["a", 3]), "it must be a text, or a list of texts"),
+        (lambda run: run.sample("a", seed=-1), "seed is -1, but it must be a whole number from 0"),
+        (lambda run: run.sample("a", guidance=float("nan")), "guidance is nan, but it must be a number from 0"),
+        (lambda run: run.suggest(3), "text is 3, but it must be a text"),
+        (lambda run: run.insights(top="x"), "top is 'x', but it must be a whole number from 1"),
+        (lambda run: run.estimate(workers=0), "workers is 0, but it must be a whole number from 1"),
+        (lambda run: run.estimate(rows=-5), "rows is -5, but it must be a whole number from 1"),
+        (lambda run: Run("demo", out=5), "out is 5, but it must be a path or an address"),
+        (lambda run: daskt2i.open_run(5), "path is 5, but it must be a path or an address"),
+    ],
+    ids=lambda value: value.split(",")[0] if isinstance(value, str) else "",
+)
+def test_an_argument_of_the_wrong_kind_is_named_with_what_it_must_be(
+    tmp_path: Path, call: Callable[[Run], object], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        call(fake(tmp_path))
+    assert str(caught.value).endswith("Nothing was started.")
+
+
+def test_a_run_shows_itself_after_its_client_was_closed(tmp_path: Path, client: Client) -> None:
+    other = Client(client.scheduler.address, set_as_default=False)
+    run = fake(tmp_path, scheduler=None, client=other)
+    other.close()
+    assert "the client is closed" in repr(run)
+    assert "<table>" in run._repr_html_()
+
+
+def test_a_plan_of_training_refuses_what_training_would_refuse(finished: Run, tmp_path: Path) -> None:
+    assert "3 steps are done" in repr(finished.plan("train"))
+    longer = finished.with_settings({"train.steps": 7})
+    for stage in ("train", "run"):
+        with pytest.raises(FingerprintMismatch, match="train.steps: 3 there, 7 now"):
+            longer.plan(stage)  # type: ignore[arg-type]
+    fake(tmp_path).encode()
+    with pytest.raises(ConfigError, match="train.validation is 64, but there are 20 accepted rows"):
+        fake(tmp_path).plan("train")
+
+
+def test_other_settings_that_were_asked_for_are_not_pointed_out(finished: Run) -> None:
+    told: list[Event] = []
+    run = daskt2i.open_run(finished.out, scheduler="serial", progress=told.append)
+    run.with_settings({"train.steps": 7}).status()
+    assert not any(isinstance(event, Note) for event in told)

@@ -1,0 +1,65 @@
+"""What arguments of the front object must be, by their names: the same name means the same everywhere.
+
+Covers: kinds and limits of plain arguments, and one sentence for a wrong one.
+Does not cover: names of arguments (`verbs`), settings (`config.settings`), clients and schedulers (`schedulers`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from daskt2i.errors import ConfigError
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _amount(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 0
+
+
+def _path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(one, str) for one in value))
+
+
+def _counts(value: Any) -> bool:
+    return _whole(value, 1) or (isinstance(value, list | tuple) and all(_whole(one, 1) for one in value))
+
+
+_NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
+_PATH: Rule = (_path, "a path or an address")
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
+    **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
+    "workers": (_counts, "a whole number from 1, or a list of such numbers"),
+    "seed": (lambda value: _whole(value, 0), "a whole number from 0"),
+    "guidance": (_amount, "a number from 0"),
+    "prompts": (_texts, "a text, or a list of texts"),
+    "devices": (_texts, "a text such as cpu, or a list of such texts"),
+    **dict.fromkeys(("where", "text", "device", "scheduler"), (lambda value: isinstance(value, str), "a text")),
+}
+"""Argument -> a test of its value, and words for it. None always means the default."""
+
+
+def check_arguments(arguments: Iterable[tuple[str, Any]]) -> None:
+    """Check arguments that a user gave.
+
+    Raises:
+        ConfigError: it names the argument, its value, and what it must be.
+    """
+    for name, value in arguments:
+        if name in RULES and value is not None and not RULES[name][0](value):
+            shown = repr(value)
+            shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+            raise ConfigError(f"{name} is {shown}, but it must be {RULES[name][1]}. Nothing was started.")
