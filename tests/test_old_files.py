@@ -1,7 +1,7 @@
 """Files of earlier versions still work. Each frozen name is a test, and a run folder of 0.1.0 is tested too.
 
-The version before the renaming of settings made `tests/data/run-0.1.zip`: fakes, 20 rows in 3 chunks, one image missing,
-and a value for every setting that has an old name.
+The version before the renaming of settings made `tests/data/run-0.1.zip`: fakes, 20 rows in 3 chunks, one missing
+image, and a value for every setting that has an old name.
 
 Covers: each setting, each value of a choice, each class with its arguments, each command with its options, as in a
 user's file or command line; a whole run folder.
