@@ -82,7 +82,7 @@ class Run(RunReader):
         where: str | None = None,
         settings: Mapping[str, Any] | None = None,
         client: Client | None = None,
-        scheduler: str | None = None,
+        scheduler: str | Path | None = None,
         progress: bool | Callable[[Event], None] = True,
     ) -> None:
         found = run_settings(workflow, out, images=images, captions=captions, where=where, settings=settings)
@@ -92,12 +92,13 @@ class Run(RunReader):
         self,
         found: RunSettings,
         client: Client | None,
-        scheduler: str | None,
+        scheduler: str | Path | None,
         progress: bool | Callable[[Event], None],
         session: Session | None = None,
     ) -> None:
         if client is not None and scheduler is not None:
             raise ConfigError("client and scheduler both say where to work; give one of them. Nothing was started.")
+        scheduler = None if scheduler is None else str(scheduler)  # a cluster file may be a Path
         self._found, self._asked = found, scheduler
         self._session, self._owns_session = session, session is None
         self._client, self._closed = client, False
@@ -121,6 +122,7 @@ class Run(RunReader):
         if self._session is not None and self._owns_session:
             self._session.close()
 
+    @verb
     def with_settings(self, settings: Mapping[str, Any]) -> Run:
         """Make another run on the same workers, with changes by dotted key. Closing it does not close the workers.
 
@@ -308,9 +310,16 @@ class Run(RunReader):
 
     def __getattr__(self, name: str) -> Any:
         """Explain an unknown name. Python calls this only for names that do not exist."""
+        if hasattr(type(self), name):  # a property failed: its own error says more
+            return object.__getattribute__(self, name)
         names = sorted(one for one in dir(type(self)) if not one.startswith("_"))
         hint = "" if name.startswith("_") else f"{nearest(name, names)} It has {', '.join(names)}."
         raise AttributeError(f"Run has no attribute {name!r}.{hint}")
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "A Run holds workers, so it cannot be copied or pickled. Send run.out, and open it with open_run."
+        )
 
     def _ready(self) -> None:
         """Refuse a closed run. Each verb calls this first."""
@@ -353,7 +362,7 @@ def open_run(
     path: str | Path,
     *,
     client: Client | None = None,
-    scheduler: str | None = None,
+    scheduler: str | Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | Callable[[Event], None] = True,
 ) -> Run:

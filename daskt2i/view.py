@@ -18,7 +18,7 @@ from html import escape
 MOST_FAILURES = 10
 """Failures that a view lists. It only counts the rest."""
 
-# JupyterLab aligns the cells of tables to the right by a stronger rule than any of ours, hence `!important`.
+# JupyterLab aligns table cells to the right with a stronger rule than ours, so `!important` is needed.
 _STYLE = """
 div.daskt2i-view { font-size: 13px; line-height: 1.5; color: var(--jp-ui-font-color1, inherit); }
 div.daskt2i-view .title { font-weight: 600; }

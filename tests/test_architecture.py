@@ -70,6 +70,7 @@ BY_NAME = {
     ("config", "facts"): "class paths of before the rooms lead to where the class is now",
     ("config", "model"): "the same",
     ("config", "bench"): "the same",
+    ("config", "encoders"): "classes that the settings in a run folder may name",
     ("config", "sources"): "a workflow that draws scenes, and --images, name our own sources as a user's file would",
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""

@@ -1,11 +1,11 @@
 """Files of earlier versions still work. Each frozen name is a test, and a run folder of 0.1.0 is tested too.
 
-`tests/data/run-0.1.zip` was made by the version before the settings had other names: fakes, 20 rows in 3 chunks, one
-image missing, every setting with an old name set.
+The version before the renaming of settings made `tests/data/run-0.1.zip`: fakes, 20 rows in 3 chunks, one missing
+image, and a value for every setting that has an old name.
 
-Covers: settings, choices, classes with their arguments, commands with their options, one by one, as a user's file or
-command line holds them; a whole run folder.
-Does not cover: keys of files that we write (`test_frozen_names`), checkpoints (`config/test_renamed`).
+Covers: each setting, each value of a choice, each class with its arguments, each command with its options, as in a
+user's file or command line; a whole run folder.
+Does not cover: keys of files that daskt2i writes (`test_frozen_names`), checkpoints (`config/test_renamed`).
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
     parts, value, notes = _with_new_names(parts, copy.deepcopy(value))
     name = ".".join(parts)
     before, earlier = written.setdefault(name, (key, value))
-    if before != key and earlier != value:
+    if earlier is not value and earlier != value:
         raise ConfigError(
             f"{before} and {key} are two names of one setting, but their values differ. Nothing was started; give only "
             f"{name} (settings)."

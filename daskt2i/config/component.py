@@ -21,6 +21,19 @@ LOCATIONS = frozenset({"model", "subfolder", "tokenizer", "revision", "images", 
 """Arguments that say where data are, not what they are. The fingerprint holds hashes of the content instead."""
 
 
+SHIPPED = frozenset(
+    {
+        "daskt2i.encoders.fake.FakeImageEncoder",
+        "daskt2i.encoders.fake.FakeTextEncoder",
+        "daskt2i.encoders.text.TextEncoder",
+        "daskt2i.encoders.vae.VaeEncoder",
+        "daskt2i.sources.coco.CocoSource",
+        "daskt2i.sources.fake.FakeSource",
+        "daskt2i.sources.scenes.ScenesSource",
+    }
+)
+"""Classes that a run folder's own settings may name. Any other callable, also one of ours, could run code."""
+
 MOVED = {
     "daskt2i.selection.SelectedSource": "daskt2i.facts.selection.SelectedSource",
     "daskt2i.autoencoder.Given": "daskt2i.model.autoencoder.PretrainedAutoencoder",

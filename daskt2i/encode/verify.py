@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from daskt2i.config.component import SHIPPED
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import gates
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
@@ -29,9 +30,6 @@ from daskt2i.view import View, Viewed
 
 SAMPLE_ROWS = 8
 """Number of rows to decode back, spread over the store."""
-
-OURS = "daskt2i."
-"""Prefix of the classes that a run folder's own settings may name. A folder from somebody else must not run code."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -136,7 +134,7 @@ def verify(
             found.problems.setdefault(index, f"chunk {index} is not finished: it has no receipt")
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
-    elif strangers := [path for path in _classes(workflow) if not (trusted or path.startswith(OURS))]:
+    elif strangers := [path for path in _classes(workflow) if not (trusted or path in SHIPPED)]:
         found.notes.append(
             f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, and verify runs no class "
             "that only a folder names. Name the workflow (workflow) if you trust it."

@@ -7,7 +7,7 @@ Does not cover: names of arguments (`verbs`), settings (`config.settings`), clie
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,8 +16,8 @@ from daskt2i.errors import ConfigError
 Rule = tuple[Callable[[Any], bool], str]
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+def _whole(value: Any, least: int, most: int = 10**9) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def _amount(value: Any) -> bool:
@@ -25,15 +25,19 @@ def _amount(value: Any) -> bool:
 
 
 def _path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
+    return isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str) and "\0" not in os.fspath(value)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() | (value.encode("utf-8", "ignore").decode() == value)
 
 
 def _texts(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(one, str) for one in value))
+    return _text(value) or (isinstance(value, Sequence) and not isinstance(value, bytes) and all(map(_text, value)))
 
 
 def _counts(value: Any) -> bool:
-    return _whole(value, 1) or (isinstance(value, list | tuple) and all(_whole(one, 1) for one in value))
+    return _whole(value, 1, 10**6) or (isinstance(value, list | tuple) and all(_whole(one, 1, 10**6) for one in value))
 
 
 _NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
@@ -43,13 +47,18 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
     "workers": (_counts, "a whole number from 1, or a list of such numbers"),
-    "seed": (lambda value: _whole(value, 0), "a whole number from 0"),
+    "seed": (lambda value: _whole(value, 0, 2**62), "a whole number from 0"),
     "guidance": (_amount, "a number from 0"),
     "prompts": (_texts, "a text, or a list of texts"),
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
-    **dict.fromkeys(("where", "text", "device", "scheduler"), (lambda value: isinstance(value, str), "a text")),
+    **dict.fromkeys(("where", "text", "device"), (_text, "a text")),
+    "scheduler": (_path, "a text such as local:2, or a cluster file"),
+    "settings": (lambda value: isinstance(value, Mapping), "changes by dotted key, such as {'train.steps': 100}"),
 }
-"""Argument -> a test of its value, and words for it. None always means the default."""
+"""Argument -> a test of its value, and words for it."""
+
+_NEEDED = ("path", "text", "count", "top", "n")
+"""Arguments that cannot be None; for the others None means the default."""
 
 
 def check_arguments(arguments: Iterable[tuple[str, Any]]) -> None:
@@ -59,7 +68,9 @@ def check_arguments(arguments: Iterable[tuple[str, Any]]) -> None:
         ConfigError: it names the argument, its value, and what it must be.
     """
     for name, value in arguments:
-        if name in RULES and value is not None and not RULES[name][0](value):
+        if name not in RULES or (value is None and name not in _NEEDED):
+            continue
+        if not RULES[name][0](value):
             shown = repr(value)
             shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
             raise ConfigError(f"{name} is {shown}, but it must be {RULES[name][1]}. Nothing was started.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.config.changes import Changes
+from daskt2i.config.component import SHIPPED
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed, dask_settings, differences, load_defaults, load_workflow
 from daskt2i.encode.saved_workflow import read_settings, with_source, without_secrets
@@ -23,8 +24,9 @@ from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
 USUAL = "demo"
 """The default workflow."""
 
-OURS = "daskt2i."
-"""Prefix of the classes that a run folder's own settings may name. A folder of somebody else must not run its code."""
+_OWN_SCHEDULERS = ("serial", "multiprocessing", "joblib", "local")
+"""Schedulers that a run folder's own settings may name. A cluster file could start anything, and an address could lead
+anywhere."""
 
 _NAMED = 6
 _SECTIONS = ("dataset", "scenes", "train", "vae")
@@ -111,7 +113,7 @@ def refuse_strangers(found: RunSettings) -> None:
     """
     dataset = found.workflow.dataset
     named = [part.class_path for part in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
-    strange = [path for path in named if not path.startswith(OURS)]
+    strange = [path for path in named if path not in SHIPPED]
     if strange and not found.trusted:
         raise ConfigError(
             f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i. Nothing was run; "
@@ -123,13 +125,13 @@ def scheduler_of(found: RunSettings) -> str:
     """`run.scheduler` of the settings.
 
     Raises:
-        ConfigError: only the run folder names it, and it is a cluster file, which may start any program.
+        ConfigError: only the run folder names it, and it is a cluster file or the address of a cluster.
     """
     scheduler = found.workflow.run.scheduler
-    if not found.trusted and scheduler.partition(":")[0].endswith((".yaml", ".yml")):
+    if not found.trusted and scheduler.partition(":")[0] not in _OWN_SCHEDULERS:
         raise ConfigError(
-            f"The settings in {found.folder} name the cluster file {scheduler}, which is not part of daskt2i. Nothing "
-            "was run; if you trust this file, give it yourself (scheduler)."
+            f"The settings in {found.folder} name the scheduler {scheduler}, which is not on this machine or not part "
+            "of daskt2i. Nothing was run; if you trust it, give it yourself (scheduler)."
         )
     return scheduler
 

@@ -1,7 +1,8 @@
-"""The view of a run folder for a notebook: rows, training, the newest pictures, settings.
+"""What a notebook shows of a run folder: rows, training, the newest pictures, its settings.
 
-Covers: reading these from the folder. It starts nothing.
-Does not cover: the views of results (each result has its `view`), rendering a view (`view`).
+Covers: reading these from the folder. It starts nothing. A damaged file is named and never raises: a run must be able
+to show itself.
+Does not cover: what results show (each has its `view`), how it is rendered (`view`).
 """
 
 from __future__ import annotations
@@ -12,31 +13,19 @@ from daskt2i.errors import StoreMissing
 from daskt2i.store.run_folder import SAMPLES, WORKFLOW, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.metrics import loss_curves, read_metrics
-from daskt2i.view import Picture, Section, View
+from daskt2i.view import Picture, Points, Section, View
 
 _SHEET = f"{SAMPLES}/sheet.png"
 
 
 def run_view(workflow: Workflow, folder: RunFolder, workers: str) -> View:
-    """Make the view of a run.
+    """A run.
 
     Args:
-        workers: a text that names the workers.
+        workers: who works on it, for a person.
     """
-    lines = read_metrics(folder)
-    curves = loss_curves(lines)
-    try:
-        encoded = status(folder).view()
-    except StoreMissing:
-        encoded = View("", (("rows", "nothing is encoded yet"),))
-    trained = "not yet"
-    if lines:
-        last = [f"{name} {curve[-1][1]:.4f}" for name, curve in zip(("loss", "held out"), curves, strict=True) if curve]
-        trained = ", ".join([f"step {lines[-1]['step']:,} of {workflow.train.steps:,}", *last])
-
-    def pictures() -> tuple[Picture, ...]:
-        return (Picture(folder.read(_SHEET), "", wide=True),) if folder.exists(_SHEET) else ()
-
+    encoded = _encoded(folder)
+    trained, curves = _trained(workflow, folder)
     return View(
         "daskt2i.Run",
         (*encoded.rows, ("trained", trained), ("workers", workers)),
@@ -44,7 +33,47 @@ def run_view(workflow: Workflow, folder: RunFolder, workers: str) -> View:
         done=encoded.done,
         rejected=encoded.rejected,
         curves=curves,
-        curves_label="loss by step" + ", held-out loss (thick)" * (len(curves[1]) > 1),
-        make_pictures=pictures,
-        sections=(Section(f"Settings ({WORKFLOW})", text=without_secrets(workflow).to_yaml()),),
+        curves_label="loss by step" + ", held-out loss (thick)" * (len(curves) > 1 and len(curves[1]) > 1),
+        make_pictures=lambda: _pictures(folder),
+        sections=(Section(f"Settings ({WORKFLOW})", text=_settings(workflow)),),
     )
+
+
+def _encoded(folder: RunFolder) -> View:
+    try:
+        return status(folder).view()
+    except StoreMissing:
+        return View("", (("rows", "nothing is encoded yet"),))
+    except Exception as error:
+        return View("", (("rows", _unreadable("the store", error)),))
+
+
+def _trained(workflow: Workflow, folder: RunFolder) -> tuple[str, tuple[Points, ...]]:
+    """The last figures in words, and the curves."""
+    try:
+        lines = read_metrics(folder)
+        curves = loss_curves(lines)
+        names = zip(("loss", "held out"), curves, strict=True)
+        last = [f"{name} {curve[-1][1]:.4f}" for name, curve in names if curve]
+        step = f"step {lines[-1]['step']:,} of {workflow.train.steps:,}" if lines else "not yet"
+        return ", ".join([step, *last]), curves
+    except Exception as error:
+        return _unreadable("train/metrics.jsonl", error), ()
+
+
+def _pictures(folder: RunFolder) -> tuple[Picture, ...]:
+    try:
+        return (Picture(folder.read(_SHEET), "", wide=True),) if folder.exists(_SHEET) else ()
+    except Exception:  # a picture that cannot be read is left out
+        return ()
+
+
+def _settings(workflow: Workflow) -> str:
+    try:
+        return without_secrets(workflow).to_yaml()
+    except Exception as error:
+        return _unreadable(WORKFLOW, error)
+
+
+def _unreadable(what: str, error: Exception) -> str:
+    return f"{what} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})"

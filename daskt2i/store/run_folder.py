@@ -67,7 +67,13 @@ class RunFolder:
         if not text.strip():
             raise ConfigError("The run folder has no name. Give a path or an address such as s3://bucket/run (out).")
         self.is_local = "://" not in text
-        self.root = str(Path(text).expanduser().absolute()) if self.is_local else text.rstrip("/")
+        try:
+            self.root = str(Path(text).expanduser().absolute()) if self.is_local else text.rstrip("/")
+        except (OSError, RuntimeError) as error:  # this folder was removed, or ~somebody is nobody
+            raise ConfigError(
+                f"The run folder {text} cannot be found from here: {error}. Nothing was changed; give an absolute path "
+                "(out)."
+            ) from error
         self.storage_options: dict[str, Any] = dict(storage_options or {})
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,7 @@ def loss_curves(
 
 def _thinned(lines: Sequence[Mapping[str, Any]], name: str, most: int) -> tuple[tuple[int, float], ...]:
     points = [(int(line["step"]), float(line[name])) for line in lines if name in line]
+    points = [point for point in points if math.isfinite(point[1])]
     size = max(1, -(-len(points) // most))
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return tuple((group[-1][0], sum(value for _, value in group) / len(group)) for group in groups)

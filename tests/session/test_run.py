@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -359,6 +360,100 @@ def test_settings_of_a_run_folder_cannot_run_classes_from_outside_daskt2i(tmp_pa
     assert "os.system" in " ".join(run.verify().notes)
 
 
+GADGETS: list[dict[str, Any]] = [
+    {"class": "subprocess.Popen", "args": ["touch", "MARK"]},
+    {
+        "class": "daskt2i.facts.selection.SelectedSource",
+        "source": {"class": "subprocess.Popen", "args": ["touch", "MARK"]},
+    },
+    {
+        "class": "daskt2i.deploy.cluster_process.ClusterProcess",
+        "factory": "subprocess.Popen",
+        "arguments": {"args": ["touch", "MARK"]},
+        "config": {},
+        "environ": {},
+    },
+    {"class": "daskt2i.sources.scenes.write_scenes", "folder": "MARK", "rows": 1},
+]
+"""Components that would run code or write files. MARK is a path."""
+
+
+@pytest.mark.parametrize("gadget", GADGETS, ids=lambda gadget: str(gadget["class"]))
+def test_settings_of_a_run_folder_may_only_name_shipped_sources_and_encoders(
+    tmp_path: Path, gadget: dict[str, Any]
+) -> None:
+    fake(tmp_path).encode()
+    kept, mark = tmp_path / "out" / "workflow.yaml", tmp_path / "mark"
+    data = yaml.safe_load(kept.read_text())
+    data["dataset"]["source"] = json.loads(json.dumps(gadget).replace("MARK", str(mark)))
+    kept.write_text(yaml.safe_dump(data))
+    run = daskt2i.open_run(tmp_path / "out", scheduler="serial", progress=False)
+    for call in (run.plan, run.encode, run.insights):
+        with pytest.raises(ConfigError, match="not part of daskt2i"):
+            call()
+    assert run.verify().ok
+    assert str(gadget["class"]) in " ".join(run.verify().notes)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:9", "/tmp/evil:c.yaml:1", "simulation", "mine.yaml:2"])
+def test_settings_of_a_run_folder_cannot_name_another_cluster(tmp_path: Path, scheduler: str) -> None:
+    fake(tmp_path).encode()
+    kept = tmp_path / "out" / "workflow.yaml"
+    data = yaml.safe_load(kept.read_text())
+    data["run"]["scheduler"] = scheduler
+    kept.write_text(yaml.safe_dump(data))
+    with pytest.raises(ConfigError, match="if you trust it, give it yourself"):
+        daskt2i.open_run(tmp_path / "out", progress=False).encode()
+
+
+@pytest.mark.parametrize("name", ["train/metrics.jsonl", "latents.zarr/zarr.json", "samples/sheet.png"])
+@pytest.mark.parametrize("text", ["junk", '{"loss": "x", "step": 1}', '{"attributes": {"daskt2i": 5}}', None])
+def test_a_run_shows_itself_with_damaged_files(tmp_path: Path, name: str, text: str | None) -> None:
+    fake(tmp_path).encode()
+    damaged = tmp_path / "out" / name
+    damaged.parent.mkdir(exist_ok=True)
+    if text is None:  # a folder instead of a file
+        damaged.unlink(missing_ok=True)
+        damaged.mkdir()
+    else:
+        damaged.write_text(text)
+    run = fake(tmp_path)
+    assert "daskt2i.Run" in repr(run)
+    assert run.out in run._repr_html_()
+
+
+def test_a_property_that_fails_raises_its_own_error(tmp_path: Path) -> None:
+    class Mine(Run):
+        @property
+        def broken(self) -> Any:
+            return None.there  # type: ignore[attr-defined]
+
+    run = Mine(write_workflow(tmp_path / "fake.yaml"), tmp_path / "out", progress=False)
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'there'"):
+        _ = run.broken
+
+
+def test_a_run_cannot_be_pickled_and_the_error_says_what_to_send(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"Send run.out, and use open_run there"):
+        pickle.dumps(fake(tmp_path))
+
+
+def test_one_setting_with_two_values_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"their values differ"):
+        fake(tmp_path, settings={"train": {"steps": 5}, "train.steps": 6})
+
+
+def test_a_current_folder_that_was_removed_is_named_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    code = (
+        f"import os, daskt2i; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir({str(tmp_path / 'gone')!r})\n"
+        "try: daskt2i.open_run('runs/x')\nexcept Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
+    assert done.stdout.startswith("ConfigError The run folder runs/x cannot be found from here")
+
+
 def test_settings_of_a_run_folder_cannot_start_a_cluster_file(tmp_path: Path) -> None:
     fake(tmp_path).encode()
     kept = tmp_path / "out" / "workflow.yaml"
@@ -614,10 +709,10 @@ def test_a_plan_of_training_refuses_what_training_would_refuse(finished: Run, tm
     assert "3 steps are done" in repr(finished.plan("train"))
     longer = finished.with_settings({"train.steps": 7})
     for stage in ("train", "run"):
-        with pytest.raises(FingerprintMismatch, match="train.steps: 3 there, 7 now"):
+        with pytest.raises(FingerprintMismatch, match=r"train.steps: 3 there, 7 now"):
             longer.plan(stage)  # type: ignore[arg-type]
     fake(tmp_path).encode()
-    with pytest.raises(ConfigError, match="train.validation is 64, but there are 20 accepted rows"):
+    with pytest.raises(ConfigError, match=r"train.validation is 64, but there are 20 accepted rows"):
         fake(tmp_path).plan("train")
 
 
