@@ -20,18 +20,22 @@ from builders.advice import ADVICE, messages, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "encode/worker.py:_ChunkRun._require_images ImagesMissing": (
-        "encode/test_driver.py::test_a_folder_without_a_single_image_fails_its_chunks_and_rejects_no_row",
-        "encode/test_driver.py::test_images_that_are_really_missing_can_be_believed_and_asked_for_again",
+        "encode/test_driver.py::test_with_an_empty_image_folder_the_chunks_fail_and_no_row_is_rejected",
+        "encode/test_driver.py::test_really_missing_images_can_be_rejected_and_retried_later",
     ),
     "sample/fidelity.py:by_judge ConfigError": (
-        "sample/test_fidelity.py::test_clip_scores_are_cosines_and_stand_beside_those_of_other_prompts",
+        "sample/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
+    ),
+    "sample/fidelity.py:by_clip ModelError": (
+        "sample/test_fidelity.py::test_a_model_that_is_not_clip_is_refused_in_one_sentence",
+        "sample/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
     ),
     "store/run_folder.py:RunFolder.explaining StoreFull": (
-        "encode/test_faults.py::test_a_full_disk_is_one_sentence_and_the_store_stays_valid",
-        "train/test_loop.py::test_a_full_disk_stops_it_with_one_sentence_and_with_room_the_same_command_goes_on",
+        "encode/test_faults.py::test_a_full_disk_is_reported_in_one_sentence_and_the_store_stays_valid",
+        "train/test_loop.py::test_a_full_disk_stops_the_run_in_one_sentence_and_with_free_space_the_same_command_resumes",
     ),
     "store/lock.py:_busy StoreBusy": (
-        "encode/test_driver.py::test_a_second_encode_on_a_held_folder_is_refused_by_name",
+        "encode/test_driver.py::test_a_second_encode_is_refused_and_the_error_names_the_holder_of_the_folder",
     ),
 }
 """Place -> tests outside of `tests/advice/` that provoke the message and do what it says."""
@@ -103,6 +107,7 @@ def test_the_tests_that_are_named_are_there() -> None:
         "It is held by another; wait until that ends.",
         "Nothing was started; the same command goes on.",
         "pad is 'x'; it can be length or full.",
+        "bench sample needs at least one prompt (prompts).",
     ],
 )
 def test_advice_is_recognised(text: str) -> None:

@@ -25,12 +25,12 @@ def persons_of(address: str, storage_options: Mapping[str, Any] | None = None) -
     Raises:
         ConfigError: there is no such file, or it is not an instance file.
     """
+    data = read_instances(address, storage_options)
     try:
-        with fsspec.open(address, "rb", **(storage_options or {})) as stream:
-            document = json.loads(stream.read(), object_pairs_hook=_thin)
+        document = json.loads(data, object_pairs_hook=_thin)
         people = {entry["id"] for entry in document["categories"] if entry.get("name") == PERSON}
         counted = Counter(image for image, category in document["annotations"] if category in people)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ImportError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"dataset.facts.coco_instances is {address}, which is not a COCO instance file "
             f"({type(error).__name__}: {error}). It must have `categories` (id, name) and `annotations` (image_id, "
@@ -42,6 +42,22 @@ def persons_of(address: str, storage_options: Mapping[str, Any] | None = None) -
             "people. Nothing was counted; give another file, or leave the setting out."
         )
     return {int(image): count for image, count in counted.items()}
+
+
+def read_instances(address: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of an instance file.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
+    try:
+        with fsspec.open(address, "rb", **(storage_options or {})) as stream:
+            return bytes(stream.read())
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(
+            f"dataset.facts.coco_instances is {address}, which cannot be read ({error}). Nothing was counted; give "
+            "another file, or leave the setting out."
+        ) from error
 
 
 def _thin(pairs: list[tuple[str, Any]]) -> Any:

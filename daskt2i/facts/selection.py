@@ -29,7 +29,7 @@ from daskt2i.config.workflow_file import fingerprint
 from daskt2i.errors import ConfigError, Reason
 from daskt2i.facts import table as facts
 from daskt2i.facts.captions.rules import compile_rules, load_rules
-from daskt2i.facts.coco_instances import persons_of
+from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
@@ -201,7 +201,7 @@ def facts_key(dataset: DatasetSettings, source: Source) -> str:
             "rules": compile_rules(load_rules(dataset.facts.rules)).digest,
             "near": dataset.facts.near,
             # The old name of `coco_instances`: facts.parquet of existing run folders holds a hash of it.
-            "instances": None if instances is None else hashlib.sha256(_bytes(instances)).hexdigest(),
+            "instances": None if instances is None else hashlib.sha256(read_instances(instances)).hexdigest(),
         }
     )
 
@@ -235,16 +235,3 @@ def known_facts(
     except (FileNotFoundError, NotADirectoryError, pa.ArrowException, UnicodeDecodeError):
         return None
     return table if fits and (not pictures or mark.endswith(" pictures")) else None
-
-
-def _bytes(address: str) -> bytes:
-    import fsspec
-
-    try:
-        with fsspec.open(address, "rb") as stream:
-            return bytes(stream.read())
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(
-            f"dataset.facts.coco_instances is {address}, which cannot be read ({error}). Nothing was counted; give "
-            "another file, or leave the setting out."
-        ) from error

@@ -11,10 +11,12 @@ from builders.coco import settings, write_coco
 from builders.command_line import run
 from builders.workflows import fake_settings, load_workflow
 
-from daskt2i.bench.encode.driver import EncodeBenchSettings
+from daskt2i.bench.child import perform
+from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
 from daskt2i.bench.encode.naive import require_plain
 from daskt2i.bench.encode.rows import BenchRows, with_rows
 from daskt2i.bench.encode.scaling import _baseline_notes
+from daskt2i.bench.measured import BenchTask
 from daskt2i.bench.sample import bench_sample
 from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
 from daskt2i.bench.stores import SHAPES, shape_named
@@ -72,7 +74,7 @@ def test_one_row_and_no_where_are_measured(tmp_path: Path) -> None:
 
 def test_one_worker_gives_a_speed_up() -> None:
     covers("bench/encode/scaling.py:_baseline_notes Note")
-    assert "--workers" in _baseline_notes({"both": None})[0]
+    assert "Add 1 to the workers" in _baseline_notes({"both": None})[0]
     counts = [cell.workers for cell in EncodeBenchSettings(("joblib",), (1, 2), ("both",), rows=1).cells()]
     assert 1 in counts  # a single worker is measured
 
@@ -99,6 +101,45 @@ def test_chunks_and_seconds_as_in_the_messages_are_simulated(tmp_path: Path) -> 
     assert bench(chunk_seconds=(0.0,))
 
 
+def test_benchmarks_take_a_folder_on_this_machine(tmp_path: Path) -> None:
+    remote, local = RunFolder(f"memory://{tmp_path.name}"), RunFolder(tmp_path)
+    encode = EncodeBenchSettings(("serial",), (1,), ("both",), rows=1)
+    with told("bench/encode/driver.py:EncodeBench.__post_init__ ConfigError"):
+        EncodeBench(fake_settings(), remote, encode)
+    assert EncodeBench(fake_settings(), local, encode)
+    simulation = SimulationSettings(rows=4, chunks=2, workers=(1,), chunk_seconds=(0.0,))
+    with told("bench/scheduler.py:SchedulerBench.__post_init__ ConfigError"):
+        SchedulerBench(remote, simulation)
+    assert SchedulerBench(local, simulation)
+
+
+HEAVY = """
+import json, os, signal, sys
+from daskt2i.sources.fake import FakeSource
+
+class Heavy(FakeSource):
+    def info(self):
+        if json.load(open(sys.argv[1]))["workers"] > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().info()
+"""
+"""A source for a small machine: with two workers, the kernel kills the measuring process."""
+
+
+def test_fewer_workers_are_measured_where_memory_was_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heavy_source.py").write_text(HEAVY, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    workflow = fake_settings(rows=4, source={"class": "heavy_source.Heavy"}).to_yaml()
+
+    def measure(workers: int) -> dict[str, Any]:
+        return perform(BenchTask("encode", workflow, str(tmp_path / str(workers)), "both", "serial", workers=workers))
+
+    with told("bench/child.py:perform ExecutorError") as error:
+        measure(2)
+    assert "-9" in str(error.value)
+    assert measure(1)["measured"]["accepted"] == 4
+
+
 def test_shapes_that_are_listed_are_there() -> None:
     with told("bench/stores.py:shape_named ConfigError"):
         shape_named("huge")
@@ -118,6 +159,10 @@ def test_ranks_and_batches_as_in_the_messages_are_measured() -> None:
         bench_train([3], workflow.train, workflow.launch, spawner=spawner)
     with pytest.raises(Begun):
         bench_train([2], workflow.train, workflow.launch, spawner=spawner)
+    with told("bench/train.py:bench_train ConfigError"):
+        bench_train([2], workflow.train, workflow.launch, steps=1, spawner=spawner)
+    with pytest.raises(Begun):
+        bench_train([2], workflow.train, workflow.launch, steps=2, spawner=spawner)
     three = load_workflow("demo", ["train.batch=6"])
     with pytest.raises(Begun):
         bench_train([3], three.train, three.launch, spawner=spawner)

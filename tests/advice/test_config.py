@@ -52,6 +52,13 @@ def test_a_key_of_section_and_key_is_taken(tmp_path: Path) -> None:
     assert daskt2i.Run(fake_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
 
 
+def test_the_name_of_a_single_value_is_taken_as_the_message_has_it(tmp_path: Path) -> None:
+    with told("config/changes.py:_set ConfigError") as error:
+        daskt2i.Run(fake_settings(), tmp_path, settings={"run.batch.size": 2})
+    assert "batch is a single value" in str(error.value)
+    assert daskt2i.Run(fake_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
+
+
 def test_the_new_name_of_a_setting_alone_is_taken(tmp_path: Path) -> None:
     with told("config/changes.py:_set ConfigError"):
         daskt2i.Run(fake_settings(), tmp_path, settings={"train.clip": 1.0, "train.max_grad_norm": 2.0})

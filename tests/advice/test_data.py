@@ -49,6 +49,8 @@ def test_each_kind_of_place_of_images_that_is_named_is_read(kind: str, tmp_path:
         with zipfile.ZipFile(place, "w") as archive:
             for path in (folder / "images").iterdir():
                 archive.write(path, path.name)
+        with told("sources/zipped.py:Zip.__init__ SourceError"):
+            CocoSource(captions, captions).read(row)
         with told("sources/zipped.py:Zip.__init__ SourceMissing"):
             CocoSource(f"memory://{tmp_path.name}/nothing.zip", captions).read(row)
     elif kind == "address":
@@ -242,6 +244,26 @@ def test_an_instance_file_of_the_form_that_is_expected_is_read(tmp_path: Path) -
     }
     path.write_text(json.dumps(right))
     assert persons_of(str(path)) == {5: 1}
+
+
+@pytest.mark.parametrize("what", ["no people", "not there"])
+def test_another_instance_file_or_none_counts_people(what: str, tmp_path: Path) -> None:
+    category = {"id": 1, "name": "person"}
+    right, wrong = tmp_path / "right.json", tmp_path / "wrong.json"
+    right.write_text(json.dumps({"categories": [category], "annotations": [{"image_id": 5, "category_id": 1}]}))
+    if what == "no people":
+        wrong.write_text(json.dumps({"categories": [{**category, "name": "dog"}], "annotations": []}))
+    run = run_of(tmp_path / "run", settings(write_coco(tmp_path), "words >= 1"))
+    name = "dataset.facts.coco_instances"
+    given = run.with_settings({name: str(wrong)})
+    if what == "no people":
+        with told("facts/coco_instances.py:persons_of ConfigError"):
+            given.encode()
+    else:
+        with told("facts/coco_instances.py:read_instances ConfigError"):
+            given.encode()
+    assert run.with_settings({name: str(right)}).plan().view()
+    assert run.plan().view()
 
 
 def test_encode_gives_the_captions_to_suggest_from(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -177,8 +178,7 @@ def test_images_with_captions_are_taken_where_scenes_cannot_be_drawn(tmp_path: P
     given = coco_source(write_coco(tmp_path))
     with told("encode/saved_workflow.py:_with_scenes ConfigError") as error:
         daskt2i.Run(path, address, scheduler="serial", progress=False).encode()
-    assert "--images" in str(error.value)
-    assert "--captions" in str(error.value)
+    assert "(images, captions)" in str(error.value)
     both = {"images": given["images"], "captions": given["captions"]}
     assert daskt2i.Run(path, address, **both, scheduler="serial", progress=False).encode().accepted == 9
 
@@ -208,7 +208,7 @@ def test_a_smaller_batch_is_found_without_a_user_and_said(tmp_path: Path) -> Non
     workflow = fake_settings(batch=8, image={"memory_limit_batch": 2})
     run = daskt2i.Run(workflow, tmp_path / "run", scheduler="serial", progress=heard.append)
     assert run.encode().accepted == 20
-    assert [event for event in heard if "goes on with" in getattr(event, "text", "")]
+    assert [event for event in heard if "continues with" in getattr(event, "text", "")]
 
 
 def test_the_right_pixel_range_passes_the_test_card(tmp_path: Path) -> None:
@@ -496,11 +496,28 @@ def test_the_captions_of_before_and_encode_after_verify_make_the_manifest(encode
     assert run_of(encoded).encode().accepted == 20
 
 
+def test_a_chunk_is_written_before_its_receipt(encoded: Path) -> None:
+    receipts = Receipts(RunFolder(encoded))
+    receipt = next(iter(receipts.read()))
+    with told("store/receipts.py:Receipts.write StoreError"):
+        receipts.write(dataclasses.replace(receipt, shards={}))
+    receipts.write(receipt)  # its shards were written
+    assert next(iter(receipts.read())) == receipt
+
+
 def test_a_folder_that_is_held_is_free_when_the_other_ends(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with lock.hold(RunFolder(out), "encode"), told("store/lock.py:_busy StoreBusy"):
         run_of(out).encode()
     assert run_of(out).encode().accepted == 20
+
+
+def test_another_folder_helps_where_a_part_of_the_path_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with told("store/run_folder.py:RunFolder.explaining StoreError"):
+        RunFolder(tmp_path / "file" / "run").write("a", b"x")
+    RunFolder(tmp_path / "run").write("a", b"x")
+    assert RunFolder(tmp_path / "run").read("a") == b"x"
 
 
 def test_a_path_and_an_address_name_a_folder(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rank_modules import fitting
 
 import daskt2i
 from daskt2i import protocols
-from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import read_header, weight_files
@@ -26,6 +26,7 @@ from daskt2i.model.denoiser import PRESETS, build, unet_config
 from daskt2i.types import Runtime
 
 SHAPE = (4, 16, 16)
+CPU = Runtime("cpu", "fp32", 1)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,19 @@ def kl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clip_folder(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert_folder(tmp_path_factory.mktemp("bert"))
+
+
+def changed_config(folder: Path, place: Path, **changes: Any) -> Path:
+    """A copy of a model with another config.json."""
+    shutil.copytree(folder, place)
+    config = json.loads((folder / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | changes))
+    return place
 
 
 # Device and precision.
@@ -114,21 +128,38 @@ def test_each_resolution_that_is_named_is_taken(kl: Path) -> None:
     good = [int(number) for number in re.findall(r"\d+", str(error.value).rpartition("times")[2])]
     assert good == [28, 32]
     assert all(VaeEncoder(str(kl)).info(resolution).arrays for resolution in good)
+    with told("encoders/fake.py:FakeImageEncoder.info ConfigError") as error:
+        FakeImageEncoder().info(30)
+    (side,) = re.findall(r"multiple of (\d+)", str(error.value))
+    assert FakeImageEncoder().info(3 * int(side)).arrays
 
 
-def test_a_model_that_is_taken_or_an_own_class_encodes(kl: Path, clip: Path, tmp_path: Path) -> None:
+def test_sizes_of_a_fake_as_in_the_message_are_taken() -> None:
+    with told("encoders/fake.py:FakeTextEncoder.__init__ ConfigError"):
+        FakeTextEncoder(features=0)
+    assert FakeTextEncoder(features=1, max_tokens=2).info().arrays
+
+
+def test_a_model_that_is_taken_or_an_own_class_encodes(kl: Path, clip: Path, bert: Path, tmp_path: Path) -> None:
     with told("encoders/vae.py:VaeEncoder._config ModelError"):
         VaeEncoder(str(clip)).info(32)
+    with told("encoders/vae.py:VaeEncoder._config ModelError"):
+        VaeEncoder(str(changed_config(kl, tmp_path / "grey", in_channels=1))).info(32)
     assert VaeEncoder(str(kl)).info(32).arrays
     assert VaeEncoder(str(tiny_folder(tmp_path / "tiny"))).info(32).arrays
     with told("encoders/textconfig.py:text_shape ModelError"):
         TextEncoder(str(kl), tokenizer=str(clip)).info()
+    with told("encoders/textconfig.py:_other ModelError"):
+        TextEncoder(str(changed_config(bert, tmp_path / "sizeless", hidden_size=None))).info()
     assert TextEncoder(str(clip)).info().arrays
-    assert TextEncoder(str(bert_folder(tmp_path / "bert"))).info().arrays
+    assert TextEncoder(str(bert)).info().arrays
     assert component(IMAGE).build(protocols.ImageEncoder, "dataset.encoders.image")  # an own class is named so
 
 
-def test_a_tower_without_a_projection_is_taken_without_it(clip: Path) -> None:
+def test_a_tower_without_a_projection_is_taken_without_it(clip: Path, bert: Path) -> None:
+    with told("encoders/textconfig.py:text_shape ConfigError"):
+        TextEncoder(str(bert), projection=True).info()
+    assert TextEncoder(str(bert)).info().arrays
     with told("encoders/textconfig.py:_clip ConfigError"):
         TextEncoder(str(clip), projection=True).info()
     assert TextEncoder(str(clip)).info().arrays
@@ -142,6 +173,26 @@ def test_a_folder_with_a_tokenizer_is_taken(clip: Path, tmp_path: Path) -> None:
     with told("encoders/text.py:TextEncoder.tokenizer_folder ModelMissing"):
         TextEncoder(str(bare)).info()
     assert TextEncoder(str(bare), tokenizer=str(clip)).info().arrays
+
+
+def test_the_tokenizer_of_the_model_is_taken(clip: Path, bert: Path) -> None:
+    with told("encoders/text.py:TextEncoder._check_pair ModelError") as error:
+        TextEncoder(str(bert), tokenizer=str(clip)).load(CPU)
+    assert "token ids up to" in str(error.value)
+    TextEncoder(str(bert), tokenizer=str(bert)).load(CPU)
+    with told("encoders/text.py:TextEncoder._check_pair ModelError") as error:
+        TextEncoder(str(clip), tokenizer=str(bert)).load(CPU)
+    assert "ends a text with token" in str(error.value)
+    TextEncoder(str(clip), tokenizer=str(clip)).load(CPU)
+
+
+def test_a_tokenizer_that_was_fetched_again_counts_tokens(bert: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    (folder / "tokenizer.json").write_bytes((bert / "tokenizer.json").read_bytes()[:-10])
+    with told("encoders/tokens.py:load_for_counting ModelError"):
+        TextEncoder(str(folder)).count_tokens(["a dog"])
+    shutil.copy(bert / "tokenizer.json", folder)
+    assert TextEncoder(str(folder)).count_tokens(["a dog"])[0] == [4]
 
 
 def test_a_folder_with_the_model_is_taken(kl: Path, tmp_path: Path) -> None:
@@ -160,6 +211,29 @@ def test_the_part_of_a_pipeline_is_found_by_its_subfolder(tmp_path: Path) -> Non
     with told("encoders/weights.py:read_json ModelError"):
         VaeEncoder(str(folder)).info(32)
     assert VaeEncoder(str(folder), subfolder="vae").info(32).arrays
+
+
+@pytest.mark.parametrize("part", ["config", "weights"])
+def test_a_model_that_was_fetched_again_is_read(part: str, kl: Path, clip: Path, tmp_path: Path) -> None:
+    """Fetched from where it lies whole: here that is a folder."""
+    if part == "config":
+        folder = changed_config(kl, tmp_path / "vae")
+        (folder / "config.json").write_text('{"_class_name": ')
+        with told("encoders/weights.py:read_json ModelError"):
+            VaeEncoder(str(folder)).info(32)
+        shutil.copy(kl / "config.json", folder)
+        assert VaeEncoder(str(folder)).info(32).arrays
+        return
+    vae = changed_config(kl, tmp_path / "vae", layers_per_block=2)
+    with told("encoders/vae.py:VaeEncoder._pretrained ModelError"):
+        VaeEncoder(str(vae)).load(CPU)
+    text = changed_config(clip, tmp_path / "clip", num_hidden_layers=4)
+    with told("encoders/text.py:TextEncoder._pretrained ModelError"):
+        TextEncoder(str(text)).load(CPU)
+    for whole, folder in ((kl, vae), (clip, text)):
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+    VaeEncoder(str(vae)).load(CPU)
+    TextEncoder(str(text)).load(CPU)
 
 
 def test_weights_beside_their_config_are_read(kl: Path, tmp_path: Path) -> None:

@@ -23,15 +23,18 @@ from daskt2i.encode.prepare import prepare
 from daskt2i.encode.verify import verify
 from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.events import ignore
+from daskt2i.executors.serial import SerialExecutor
 from daskt2i.images.read import Limits
+from daskt2i.launch.launcher import launch
 from daskt2i.launch.placement import WorkerNode, arrange
 from daskt2i.launch.rank_spawners import LocalRankSpawner
+from daskt2i.launch.sole_use import sole_use
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.loader.picture_dataset import STREAK, Pictures
 from daskt2i.model import pipeline
-from daskt2i.sample.driver import read_prompts, requests_for
+from daskt2i.sample.driver import read_prompts, requests_for, sample
 from daskt2i.sample.fidelity import by_judge
-from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest
+from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -229,6 +232,14 @@ def test_a_multiple_of_the_ranks_and_other_ranks_share_pictures() -> None:
         pictures(batch=5, world=2)
     assert pictures(batch=4, world=2)
     assert pictures(batch=5, world=5)
+
+
+def test_crops_that_are_named_are_taken() -> None:
+    with told("loader/picture_dataset.py:Pictures._check ConfigError") as error:
+        pictures(crop=15)
+    sides = [int(side) for side in str(error.value).rpartition("Set it to ")[2].rstrip(".").split(" or ")]
+    assert sides
+    assert all(pictures(crop=side) for side in sides)
 
 
 def test_a_smaller_crop_and_whole_pictures_are_taken() -> None:
@@ -430,11 +441,27 @@ def test_each_way_to_give_prompts_gives_some(tmp_path: Path) -> None:
     assert requests_for(["a dog"], 0)
     assert requests_for(tiny_workflow("sample.prompts=[a dog]").sample.prompts, 0)
     path = tmp_path / "prompts.txt"
+    with told("sample/driver.py:read_prompts SourceMissing"):
+        read_prompts(str(path))
     path.write_bytes(b"\xff\xfe\xfa")
     with told("sample/driver.py:read_prompts ConfigError"):
         read_prompts(str(path))
     path.write_text("a dog\na cat\n", encoding="utf-8")
     assert requests_for(read_prompts(str(path)), 0)
+
+
+def test_drawing_again_gives_all_pictures_after_a_stop(demo_run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(demo_run / "pipeline", tmp_path / "run" / "pipeline").parent)
+    two, look = requests_for(["a dog", "a cat"], 0), SamplerSettings(1, 1.0, "euler", batch=1)
+
+    def stop(event: Any) -> None:
+        raise KeyboardInterrupt
+
+    with told("sample/driver.py:_drawn Interrupted"):
+        sample(folder, two, look, SerialExecutor(), listener=stop)
+    assert not folder.exists("samples")
+    drawn = sample(folder, two, look, SerialExecutor())
+    assert len(drawn.images) == 2
 
 
 def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) -> None:
@@ -465,6 +492,26 @@ def test_captions_that_were_encoded_in_full_length_need_no_mask(whole: Path, dem
 
 
 # Ranks.
+
+
+def test_a_launch_of_one_and_more_begins() -> None:
+    for counts in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        with told("launch/launcher.py:launch ConfigError"):
+            launch("rank_modules.toy", {}, Counting(1), *counts[:2], ignore, counts[2])
+    with pytest.raises(Begun):
+        launch("rank_modules.toy", {}, Counting(1), 1, 1, ignore, 1)
+
+
+def test_workers_are_free_when_the_other_training_has_ended_and_others_are_at_once() -> None:
+    def free(address: str) -> bool:
+        with sole_use(address, lambda: False, 0.0):
+            return True
+
+    with sole_use("tcp://10.0.0.1:8786", lambda: False, 0.0):
+        with told("launch/sole_use.py:sole_use SchedulerError"):
+            free("tcp://10.0.0.1:8786")
+        assert free("tcp://10.0.0.2:8786")
+    assert free("tcp://10.0.0.1:8786")
 
 
 def test_fewer_ranks_and_more_workers_are_arranged() -> None:

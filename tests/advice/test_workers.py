@@ -63,9 +63,34 @@ def test_a_pool_encodes_where_a_cluster_does_not_start(tmp_path: Path, monkeypat
     kind = f"{Pretended.__module__}.{Pretended.__qualname__}"
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"cluster": kind, "arguments": {"folder": str(tmp_path), "refuse": "no node"}}))
-    with told("deploy/connect.py:ClusterFile.start SchedulerError"), run_of(tmp_path / "a", scheduler=str(path)) as run:
+    with (
+        told("deploy/connect.py:ClusterFile.start SchedulerError") as error,
+        run_of(tmp_path / "a", scheduler=str(path)) as run,
+    ):
         run.encode()
+    assert "no node" in str(error.value)
     assert run_of(tmp_path / "b", scheduler="multiprocessing:1").encode().accepted == 20
+
+
+def test_a_class_that_is_spelt_rightly_and_a_file_that_is_trusted_make_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    kind = f"{Pretended.__module__}.{Pretended.__qualname__}"
+    path, out = tmp_path / "mine.yaml", tmp_path / "run"
+    with cluster() as there:
+        arguments = {"folder": str(tmp_path), "address": there.scheduler_address}
+        path.write_text(yaml.safe_dump({"cluster": f"{kind}t", "arguments": arguments}))
+        named = run_of(out, settings={"run.scheduler": f"{path}:1"})
+        with told("deploy/connect.py:ClusterFile.start ConfigError"):
+            named.encode()
+        path.write_text(yaml.safe_dump({"cluster": kind, "arguments": arguments}))
+        with named:
+            assert named.encode().accepted == 20
+        with told("session/run_settings.py:scheduler_of ConfigError"):
+            daskt2i.open_run(out, progress=False).encode()
+        with daskt2i.open_run(out, scheduler=f"{path}:1", progress=False) as trusted:
+            assert trusted.encode().skipped == 3
 
 
 def test_the_right_address_of_a_scheduler_with_workers_is_taken(

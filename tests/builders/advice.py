@@ -46,10 +46,10 @@ ADVICE = re.compile(
     rf"(?:^|[.;:,(\u2026] |\b(?:or|and|then|please|to|just|also|first) )(?:{'|'.join(_VERBS.split())})\b"
     r"|\b(?:it|that|this|they|there) (?:can|must|may) be\b|\bgoes on\b|\bmust be\b|\bis wanted\b|\bare wanted\b"
     r"|\b(?:the|this) same (?:command|method)\b|\bof the form\b|\bdid you mean\b|\bit takes \w|\bopens? it\b"
-    r"|\bmakes (?:a|one)\b|pip install|; there are\b|`[a-z]|--[a-z]",
+    r"|\bneeds? (?:an?|no|at least|[0-9])\b|\bmakes (?:a|one)\b|pip install|; there are\b|`[a-z]|--[a-z]",
     re.IGNORECASE,
 )
-"""Words that ask for something: a verb that begins a sentence or a clause, or what a value can be."""
+"""Words that ask for something: a verb that begins a sentence or a clause, what a value can be, what is needed."""
 
 
 _PLACE = re.compile(r"[\w/]+\.py:[\w.]+ \w+")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import dask.config
 
@@ -15,12 +16,13 @@ class Pretended:
         folder: takes the files `started` (its process), `config` (`temporary-directory`) and `closed`.
         address: of the scheduler that is not there.
         refuse: the error of a cluster that does not start.
+        given: what a file adds for each cluster, such as the number of workers.
     """
 
     security = None
     scheduler = None
 
-    def __init__(self, folder: str, address: str = "tcp://127.0.0.1:9", refuse: str = "") -> None:
+    def __init__(self, folder: str, address: str = "tcp://127.0.0.1:9", refuse: str = "", **given: Any) -> None:
         print('{"not": "an answer"}', flush=True)
         self.folder, self.scheduler_address = Path(folder), address
         if refuse:
