@@ -317,9 +317,7 @@ class Run(RunReader):
         raise AttributeError(f"Run has no attribute {name!r}.{hint}")
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "A Run holds workers, so it cannot be copied or pickled. Send run.out, and open it with open_run."
-        )
+        raise TypeError("A Run holds workers, so it cannot be copied or pickled. Send run.out, and use open_run there.")
 
     def _ready(self) -> None:
         """Refuse a closed run. Each verb calls this first."""

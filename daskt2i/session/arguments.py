@@ -53,7 +53,7 @@ RULES: dict[str, Rule] = {
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
     **dict.fromkeys(("where", "text", "device"), (_text, "a text")),
     "scheduler": (_path, "a text such as local:2, or a cluster file"),
-    "settings": (lambda value: isinstance(value, Mapping), "changes by dotted key, such as {'train.steps': 100}"),
+    "settings": (lambda value: isinstance(value, Mapping), "a mapping of dotted keys, such as {'train.steps': 100}"),
 }
 """Argument -> a test of its value, and words for it."""
 

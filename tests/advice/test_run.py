@@ -75,7 +75,7 @@ def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
     assert run.plan("run").view()
     encoded = run_of(tmp_path / "encoded")
     encoded.encode()
-    assert encoded.plan("train").view()
+    assert encoded.with_settings({"train.validation": 4}).plan("train").view()
 
 
 def test_each_kind_of_progress_that_is_named_is_taken(tmp_path: Path) -> None:
@@ -260,3 +260,27 @@ def test_a_price_with_its_speed_stands_for_a_gpu_that_is_not_here(tmp_path: Path
     result = run.estimate(devices="cpu,cuda", rows=4)
     assert result.notes
     assert [price.name for price in result.prices]
+
+
+def test_fewer_validation_rows_or_another_folder_leave_rows_for_training(tmp_path: Path) -> None:
+    workflow = write_workflow(tmp_path / "w.yaml")
+    how: dict[str, Any] = {"scheduler": "serial", "progress": False}
+    run = daskt2i.Run(workflow, tmp_path / "run", **how)
+    run.encode()
+    with told("session/stages.py:Stages.train_plan ConfigError"):
+        run.plan("train")
+    assert run.with_settings({"train.validation": 4}).plan("train").to_json()["rows"] == 20
+    more = daskt2i.Run(workflow, tmp_path / "more", settings={"dataset.source.rows": 80}, **how)
+    more.encode()
+    assert more.plan("train").to_json()["rows"] == 80
+
+
+def test_an_absolute_path_is_found_from_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = write_workflow(tmp_path / "w.yaml")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with told("store/run_folder.py:RunFolder.__init__ ConfigError"):
+        daskt2i.Run(workflow, "run", scheduler="serial", progress=False)
+    run = daskt2i.Run(workflow, tmp_path / "run", scheduler="serial", progress=False)
+    assert run.encode().accepted == 20

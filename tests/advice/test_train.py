@@ -478,7 +478,7 @@ def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) ->
 
 def test_prompts_about_scenes_are_judged() -> None:
     black = np.zeros((64, 64, 3), np.uint8)
-    with told("sample/fidelity.py:by_judge ConfigError"):
+    with told("sample/fidelity.py:expectation ConfigError"):
         by_judge([DrawnPicture(SampleRequest("a man on a bike", 0), black)])
     assert by_judge([DrawnPicture(SampleRequest("a red circle on a blue background", 0), black)]).right == [False]
 

@@ -106,7 +106,8 @@ def test_every_command_is_on_the_list() -> None:
 def test_every_method_that_computes_has_a_command() -> None:
     """Except `load_pipeline`, which returns a Python object."""
     computes = {name for name in VERBS if getattr(getattr(Run, name), "__wrapped__", None) is not None}
-    assert computes - {"load_pipeline", "with_settings"} == {name for calls in CALLS.values() for name in calls if name in VERBS}
+    objects = {"load_pipeline", "with_settings"}
+    assert computes - objects == {name for calls in CALLS.values() for name in calls if name in VERBS}
 
 
 # Settings of a run folder

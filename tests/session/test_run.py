@@ -286,7 +286,7 @@ def test_an_unknown_argument_raises_an_error_that_lists_the_arguments(
         ({"scheduler": "nowhere"}, "There is no cluster named 'nowhere'"),
         ({"scheduler": "local:0"}, "The scheduler 'local:0' is unknown, and nothing was started"),
         ({"progress": "yes"}, "progress is 'yes'; give True, False, or a function"),
-        ({"settings": [1]}, r"The settings \[1\] are not a mapping"),
+        ({"settings": [1]}, r"settings is \[1\], but it must be a mapping of dotted keys"),
         ({"settings": {"batch": 4}}, "The setting 'batch' does not have the form section.key"),
         ({"settings": {"run.bach": 4}}, "there is no setting run.bach"),
         ({"settings": {"run.batch.x": 4}}, "run.batch.x cannot be set, because batch is a single value"),
@@ -461,7 +461,7 @@ def test_settings_of_a_run_folder_cannot_start_a_cluster_file(tmp_path: Path) ->
     data = yaml.safe_load(kept.read_text())
     data["run"]["scheduler"] = str(tmp_path / "mine.yaml")
     kept.write_text(yaml.safe_dump(data))
-    with pytest.raises(ConfigError, match=r"name the cluster file .*mine.yaml, which is not part of daskt2i"):
+    with pytest.raises(ConfigError, match=r"name the scheduler .*mine.yaml, which is not on this machine"):
         daskt2i.open_run(tmp_path / "out", progress=False).encode()
     assert daskt2i.open_run(tmp_path / "out", progress=False, scheduler="serial").encode().skipped == 3
 
