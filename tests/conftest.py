@@ -96,13 +96,13 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
     Made once for all processes of the suite.
     """
-    from builders.runs import encoded, trained
+    from builders.runs import encoded, trained_here
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     base = tmp_path_factory.getbasetemp()
     place = (base if worker_id == "master" else base.parent) / "demo"
     with FileLock(f"{place}.lock"):
         if not (place / "made").exists():
-            trained(encoded(place / "run"), place / "run")
+            trained_here(encoded(place / "run"), place / "run")
             (place / "made").touch()
     return place / "run"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from builders.advice import told
 from builders.coco import coco_source, write_coco
-from builders.workflows import IMAGE, fake_data, fake_settings, write_workflow
+from builders.workflows import IMAGE, fake_data, small_settings, write_workflow
 
 import daskt2i
 from daskt2i import protocols
@@ -20,7 +20,7 @@ from daskt2i.config.workflow_file import shipped
 def test_both_of_images_and_captions_are_taken(tmp_path: Path) -> None:
     given = coco_source(write_coco(tmp_path))
     with told("config/changes.py:Changes.apply ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path / "run", images=given["images"])
+        daskt2i.Run(small_settings(), tmp_path / "run", images=given["images"])
     run = daskt2i.Run(
         write_workflow(tmp_path / "w.yaml"), tmp_path / "run", images=given["images"], captions=given["captions"]
     )
@@ -44,27 +44,27 @@ def test_changes_by_dotted_key_are_taken(tmp_path: Path) -> None:
     with told("config/changes.py:_flat ConfigError"):
         daskt2i.load_workflow("demo", wrong)
     with told("session/arguments.py:check_arguments ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, settings=wrong)
-    assert daskt2i.Run(fake_settings(), tmp_path, settings={"train.steps": 100}).workflow.train.steps == 100
+        daskt2i.Run(small_settings(), tmp_path, settings=wrong)
+    assert daskt2i.Run(small_settings(), tmp_path, settings={"train.steps": 100}).workflow.train.steps == 100
 
 
 def test_a_key_of_section_and_key_is_taken(tmp_path: Path) -> None:
     with told("config/changes.py:_set ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, settings={"batch": 2})
-    assert daskt2i.Run(fake_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
+        daskt2i.Run(small_settings(), tmp_path, settings={"batch": 2})
+    assert daskt2i.Run(small_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
 
 
 def test_the_name_of_a_single_value_is_taken_as_the_message_has_it(tmp_path: Path) -> None:
     with told("config/changes.py:_set ConfigError") as error:
-        daskt2i.Run(fake_settings(), tmp_path, settings={"run.batch.size": 2})
+        daskt2i.Run(small_settings(), tmp_path, settings={"run.batch.size": 2})
     assert "batch is a single value" in str(error.value)
-    assert daskt2i.Run(fake_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
+    assert daskt2i.Run(small_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
 
 
 def test_the_new_name_of_a_setting_alone_is_taken(tmp_path: Path) -> None:
     with told("config/changes.py:_set ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, settings={"train.clip": 1.0, "train.max_grad_norm": 2.0})
-    alone = daskt2i.Run(fake_settings(), tmp_path, settings={"train.max_grad_norm": 2.0})
+        daskt2i.Run(small_settings(), tmp_path, settings={"train.clip": 1.0, "train.max_grad_norm": 2.0})
+    alone = daskt2i.Run(small_settings(), tmp_path, settings={"train.max_grad_norm": 2.0})
     assert alone.workflow.train.max_grad_norm == 2.0
 
 
@@ -78,9 +78,9 @@ def test_the_new_name_alone_in_a_workflow_file_is_taken(tmp_path: Path) -> None:
 
 
 def test_an_old_name_may_be_written_as_its_new_one_says(tmp_path: Path) -> None:
-    notes = daskt2i.Run(fake_settings(), tmp_path, settings={"launch.attempts": 3}, progress=False).workflow.notes
+    notes = daskt2i.Run(small_settings(), tmp_path, settings={"launch.attempts": 3}, progress=False).workflow.notes
     assert [note for note in notes if "launch.max_restarts" in note]
-    new = daskt2i.Run(fake_settings(), tmp_path, settings={"launch.max_restarts": 2}, progress=False).workflow
+    new = daskt2i.Run(small_settings(), tmp_path, settings={"launch.max_restarts": 2}, progress=False).workflow
     assert (new.notes, new.launch.max_restarts) == ((), 2)
 
 
@@ -118,8 +118,8 @@ def test_a_class_in_a_module_that_can_be_imported_is_taken(tmp_path: Path, monke
 
 def test_a_cache_of_the_form_that_is_named_is_taken(tmp_path: Path) -> None:
     with told("config/settings.py:LaunchSettings.cache_bytes ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, settings={"launch.cache": "much"}).workflow.launch.cache_bytes()
-    right = daskt2i.Run(fake_settings(), tmp_path, settings={"launch.cache": "512 MiB"}).workflow
+        daskt2i.Run(small_settings(), tmp_path, settings={"launch.cache": "much"}).workflow.launch.cache_bytes()
+    right = daskt2i.Run(small_settings(), tmp_path, settings={"launch.cache": "512 MiB"}).workflow
     assert right.launch.cache_bytes() == 512 * 2**20
 
 

@@ -41,11 +41,18 @@ def run_of(out: Path | str, workflow: Workflow | None = None, **changes: Any) ->
     return daskt2i.Run(workflow or fake_settings(**changes), out, scheduler="serial", progress=False)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of 20 rows in three chunks. Do not change it."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run_of(out).encode()
+    return out
+
+
 @pytest.fixture
-def encoded(tmp_path: Path) -> Path:
-    """A run folder of 20 rows in three chunks."""
-    run_of(tmp_path / "run").encode()
-    return tmp_path / "run"
+def encoded(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -150,7 +157,7 @@ def test_old_settings_and_another_folder_are_both_taken(encoded: Path, tmp_path:
     with told("encode/prepare.py:refuse_other FingerprintMismatch"):
         run_of(encoded, resolution=64).encode()
     assert run_of(encoded).encode().skipped == 3
-    assert run_of(tmp_path / "other", resolution=64).encode().accepted == 20
+    assert run_of(tmp_path / "other", rows=4, resolution=64).encode().accepted == 4
 
 
 def test_a_source_with_rows_is_encoded(tmp_path: Path) -> None:
@@ -197,24 +204,24 @@ class Hungry(FakeImageEncoder):
 
 def test_a_smaller_resolution_takes_less_memory(tmp_path: Path) -> None:
     with told("encode/model_cache.py:_out_of_memory OutOfMemory"):
-        run_of(tmp_path / "run", resolution=64, image={"class": f"{__name__}.Hungry"}).encode()
-    smaller = run_of(tmp_path / "other", resolution=32, image={"class": f"{__name__}.Hungry"})
-    assert smaller.encode().accepted == 20
+        run_of(tmp_path / "run", rows=4, resolution=64, image={"class": f"{__name__}.Hungry"}).encode()
+    smaller = run_of(tmp_path / "other", rows=4, resolution=32, image={"class": f"{__name__}.Hungry"})
+    assert smaller.encode().accepted == 4
 
 
 def test_a_smaller_batch_is_found_without_a_user_and_said(tmp_path: Path) -> None:
     covers("encode/model_cache.py:retry_smaller_batch Note")
     heard: list[Any] = []
-    workflow = fake_settings(batch=8, image={"memory_limit_batch": 2})
+    workflow = fake_settings(rows=8, batch=8, image={"memory_limit_batch": 2})
     run = daskt2i.Run(workflow, tmp_path / "run", scheduler="serial", progress=heard.append)
-    assert run.encode().accepted == 20
+    assert run.encode().accepted == 8
     assert [event for event in heard if "continues with" in getattr(event, "text", "")]
 
 
 def test_the_right_pixel_range_passes_the_test_card(tmp_path: Path) -> None:
     with told("encode/gates.py:require_psnr GateError"):
-        run_of(tmp_path, image={"pixel_range": "unit"}).encode()
-    assert run_of(tmp_path, image={"pixel_range": "signed"}).encode().accepted == 20
+        run_of(tmp_path, rows=4, image={"pixel_range": "unit"}).encode()
+    assert run_of(tmp_path, rows=4, image={"pixel_range": "signed"}).encode().accepted == 4
 
 
 class Narrow(FakeImageEncoder):
@@ -226,8 +233,8 @@ class Narrow(FakeImageEncoder):
 
 def test_a_decode_of_the_same_shape_passes(tmp_path: Path) -> None:
     with told("encode/gates.py:require_psnr GateError"):
-        run_of(tmp_path, image={"class": f"{__name__}.Narrow"}).encode()
-    assert run_of(tmp_path, image={"class": IMAGE}).encode().accepted == 20
+        run_of(tmp_path, rows=4, image={"class": f"{__name__}.Narrow"}).encode()
+    assert run_of(tmp_path, rows=4, image={"class": IMAGE}).encode().accepted == 4
 
 
 def test_a_lower_limit_lets_odd_pictures_pass(tmp_path: Path) -> None:
@@ -269,7 +276,7 @@ def test_a_class_that_keeps_its_promise_passes_and_the_suite_that_is_named_finds
     with pytest.raises(AssertionError):
         Suite().test_arrays_are_as_info_says(Boastful())
     Suite().test_arrays_are_as_info_says(FakeImageEncoder())
-    assert run_of(tmp_path / "other", image={"class": IMAGE}).encode().accepted == 20
+    assert run_of(tmp_path / "other", rows=4, image={"class": IMAGE}).encode().accepted == 4
 
 
 def test_images_in_their_place_and_a_setting_bring_a_chunk_without_images_on(tmp_path: Path) -> None:
@@ -418,7 +425,7 @@ def test_a_restored_file_and_another_folder_help_where_metadata_are_damaged(enco
     metadata.write_bytes(kept[:40])
     with told("store/zarr_store.py:ZarrStore._group StoreError"):
         run_of(encoded).encode()
-    assert run_of(tmp_path / "other").encode().accepted == 20
+    assert run_of(tmp_path / "other", rows=4).encode().accepted == 4
     metadata.write_bytes(kept)
     assert run_of(encoded).encode().skipped == 3
 
@@ -444,7 +451,7 @@ def test_another_folder_helps_where_the_layout_is_of_another_version(encoded: Pa
     metadata.write_text(json.dumps(data))
     with told("store/zarr_store.py:ZarrStore.layout StoreError"):
         run_of(encoded).verify()
-    assert run_of(tmp_path / "other").encode().accepted == 20
+    assert run_of(tmp_path / "other", rows=4).encode().accepted == 4
 
 
 def test_another_folder_helps_where_the_group_is_not_ours(tmp_path: Path) -> None:
@@ -453,7 +460,7 @@ def test_another_folder_helps_where_the_group_is_not_ours(tmp_path: Path) -> Non
     zarr.open_group(tmp_path / "run" / "latents.zarr", mode="w", attributes={"of": "somebody else"})
     with told("store/zarr_store.py:ZarrStore.create StoreError"):
         run_of(tmp_path / "run").encode()
-    assert run_of(tmp_path / "other").encode().accepted == 20
+    assert run_of(tmp_path / "other", rows=4).encode().accepted == 4
 
 
 def test_attributes_of_other_names_are_taken(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from builders.advice import told
 from builders.models import bert_folder, clip_folder, kl_folder, pipeline_folder, tiny_folder
-from builders.workflows import IMAGE, component, fake_settings
+from builders.workflows import IMAGE, component, small_settings
 from rank_modules import fitting
 
 import daskt2i
@@ -62,11 +62,11 @@ def test_a_device_that_is_named_is_taken() -> None:
 
 
 def test_a_cpu_does_where_a_gpu_is_not_there(tmp_path: Path) -> None:
-    run = daskt2i.Run(fake_settings(device="cuda:99"), tmp_path / "run", scheduler="serial", progress=False)
+    run = daskt2i.Run(small_settings(device="cuda:99"), tmp_path / "run", scheduler="serial", progress=False)
     with told("machine/precision.py:check_device ConfigError") as error:
         run.encode()
     assert "run.device=cpu" in str(error.value)
-    assert run.with_settings({"run.device": "cpu"}).encode().accepted == 20
+    assert run.with_settings({"run.device": "cpu"}).encode().accepted == 4
 
 
 def test_a_training_is_told_of_its_own_device_and_precision(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from builders.advice import covers, told
-from builders.workflows import fake_settings, write_workflow
+from builders.workflows import small_settings, write_workflow
 from distributed import Client, LocalCluster
 
 import daskt2i
@@ -18,7 +18,7 @@ from daskt2i.session.worker_layout import ranks_for
 
 
 def run_of(out: Path, **changes: Any) -> daskt2i.Run:
-    return daskt2i.Run(fake_settings(**changes), out, scheduler="serial", progress=False)
+    return daskt2i.Run(small_settings(**changes), out, scheduler="serial", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -30,40 +30,40 @@ def cluster() -> Any:
 def test_a_client_or_a_scheduler_alone_is_taken(cluster: Any, tmp_path: Path) -> None:
     with Client(cluster, set_as_default=False) as client:
         with told("run.py:Run._begin ConfigError"):
-            daskt2i.Run(fake_settings(), tmp_path, client=client, scheduler="serial")
-        assert daskt2i.Run(fake_settings(), tmp_path / "a", client=client, progress=False).encode().accepted == 20
-    assert daskt2i.Run(fake_settings(), tmp_path / "b", scheduler="serial", progress=False).encode().accepted == 20
+            daskt2i.Run(small_settings(), tmp_path, client=client, scheduler="serial")
+        assert daskt2i.Run(small_settings(), tmp_path / "a", client=client, progress=False).encode().accepted == 4
+    assert daskt2i.Run(small_settings(), tmp_path / "b", scheduler="serial", progress=False).encode().accepted == 4
 
 
 def test_a_client_and_the_address_of_a_scheduler_are_taken(cluster: Any, tmp_path: Path) -> None:
     wrong: Any = cluster.scheduler_address
     with told("deploy/connect.py:borrow ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, client=wrong)
+        daskt2i.Run(small_settings(), tmp_path, client=wrong)
     with Client(cluster, set_as_default=False) as client:
-        assert daskt2i.Run(fake_settings(), tmp_path / "a", client=client, progress=False).encode().accepted == 20
-    run = daskt2i.Run(fake_settings(), tmp_path / "b", scheduler=cluster.scheduler_address, progress=False)
+        assert daskt2i.Run(small_settings(), tmp_path / "a", client=client, progress=False).encode().accepted == 4
+    run = daskt2i.Run(small_settings(), tmp_path / "b", scheduler=cluster.scheduler_address, progress=False)
     with run:
-        assert run.encode().accepted == 20
+        assert run.encode().accepted == 4
 
 
 def test_a_client_that_waits_works_where_an_event_loop_runs_as_in_a_notebook(cluster: Any, tmp_path: Path) -> None:
     async def notebook() -> int:
         async with Client(cluster.scheduler_address, asynchronous=True, set_as_default=False) as wrong:
             with told("deploy/connect.py:borrow ConfigError"):
-                daskt2i.Run(fake_settings(), tmp_path, client=wrong)
+                daskt2i.Run(small_settings(), tmp_path, client=wrong)
         with Client(cluster.scheduler_address, set_as_default=False) as client:
-            return daskt2i.Run(fake_settings(), tmp_path, client=client, progress=False).encode().accepted
+            return daskt2i.Run(small_settings(), tmp_path, client=client, progress=False).encode().accepted
 
-    assert asyncio.run(notebook()) == 20
+    assert asyncio.run(notebook()) == 4
 
 
 def test_a_client_that_is_connected_is_taken(cluster: Any, tmp_path: Path) -> None:
     client = Client(cluster, set_as_default=False)
     client.close()
     with told("deploy/connect.py:borrow ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, client=client)
+        daskt2i.Run(small_settings(), tmp_path, client=client)
     with Client(cluster, set_as_default=False) as connected:
-        assert daskt2i.Run(fake_settings(), tmp_path, client=connected, progress=False).encode().accepted == 20
+        assert daskt2i.Run(small_settings(), tmp_path, client=connected, progress=False).encode().accepted == 4
 
 
 def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
@@ -81,34 +81,34 @@ def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
 def test_each_kind_of_progress_that_is_named_is_taken(tmp_path: Path) -> None:
     wrong: Any = "often"
     with told("run.py:_listener ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, progress=wrong)
+        daskt2i.Run(small_settings(), tmp_path, progress=wrong)
     heard: list[Event] = []
     for number, progress in enumerate((True, False, heard.append)):
-        run = daskt2i.Run(fake_settings(), tmp_path / str(number), scheduler="serial", progress=progress)
-        assert run.encode().accepted == 20
+        run = daskt2i.Run(small_settings(), tmp_path / str(number), scheduler="serial", progress=progress)
+        assert run.encode().accepted == 4
     assert heard
 
 
 @pytest.mark.parametrize("encoded", [False, True])
 def test_a_run_that_was_closed_is_opened_again_as_the_message_says(encoded: bool, tmp_path: Path) -> None:
     given: dict[str, Any] = {"scheduler": "serial", "progress": False}
-    run = daskt2i.Run(fake_settings(), tmp_path / "run", **given)
+    run = daskt2i.Run(small_settings(), tmp_path / "run", **given)
     if encoded:
         run.encode()
     run.close()
     with told("run.py:Run._ready ConfigError"):
         run.encode()
     again = daskt2i.Run(run.workflow, run.out, **given)
-    assert again.encode().accepted == 20
-    assert daskt2i.open_run(run.out, **given).status().accepted == 20
+    assert again.encode().accepted == 4
+    assert daskt2i.open_run(run.out, **given).status().accepted == 4
 
 
 def test_a_misspelt_argument_is_taken_as_it_is_suggested(tmp_path: Path) -> None:
     make: Any = daskt2i.Run
     with told("session/verbs.py:explain_arguments.call UnknownArgument") as error:
-        make(fake_settings(), tmp_path, setings={"run.batch": 2})
+        make(small_settings(), tmp_path, setings={"run.batch": 2})
     assert "settings" in str(error.value)
-    assert make(fake_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
+    assert make(small_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
 
 
 def test_the_same_method_again_goes_on_after_a_stop(tmp_path: Path) -> None:
@@ -132,12 +132,12 @@ def test_encoding_to_the_end_makes_the_manifest(tmp_path: Path) -> None:
     with told("session/run_reader.py:RunReader.manifest StoreMissing"):
         _ = run.manifest
     run.encode()
-    assert len(run.manifest) == 20
+    assert len(run.manifest) == 4
     (tmp_path / "manifest.parquet").unlink()
     with told("session/run_reader.py:RunReader.manifest StoreMissing"):
         _ = run.manifest
     run.encode()
-    assert len(run.manifest) == 20
+    assert len(run.manifest) == 4
 
 
 def test_a_run_with_a_workflow_makes_the_folder_that_is_missing(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_run_with_a_workflow_makes_the_folder_that_is_missing(tmp_path: Path) 
     with told("session/run_settings.py:own_settings StoreMissing"):
         daskt2i.open_run(out)
     run_of(out).encode()
-    assert daskt2i.open_run(out).status().accepted == 20
+    assert daskt2i.open_run(out).status().accepted == 4
 
 
 def test_a_workflow_that_is_named_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_workflow_that_is_named_is_trusted(tmp_path: Path, monkeypatch: pytest
         "from daskt2i.encoders.fake import FakeImageEncoder as Encoder\n", encoding="utf-8"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    path = write_workflow(tmp_path / "w.yaml", image={"class": "encoder_of_a_stranger.Encoder"})
+    path = write_workflow(tmp_path / "w.yaml", rows=4, image={"class": "encoder_of_a_stranger.Encoder"})
     out = tmp_path / "run"
     given: dict[str, Any] = {"scheduler": "serial", "progress": False}
     daskt2i.Run(path, out, **given).encode()
@@ -164,7 +164,7 @@ def test_a_workflow_that_is_named_is_trusted(tmp_path: Path, monkeypatch: pytest
     covers("encode/verify.py:verify Note")
     assert [note for note in notes if "workflow" in note]
     named = daskt2i.Run(path, out, **given)
-    assert named.encode().skipped == 3
+    assert named.encode().skipped == 1
     assert named.verify().psnr
     assert not named.verify().notes
 
@@ -182,10 +182,10 @@ def test_the_folder_without_a_workflow_goes_on_with_its_own_settings(
     monkeypatch.chdir(tmp_path)
     out = None if usual_place else "mine"
     given: dict[str, Any] = {"scheduler": "serial"}
-    first = daskt2i.Run(fake_settings(), out, progress=False, settings={"train.steps": 7}, **given)
+    first = daskt2i.Run(small_settings(), out, progress=False, settings={"train.steps": 7}, **given)
     first.encode()
     heard: list[Event] = []
-    other = daskt2i.Run(fake_settings(), out, progress=heard.append, settings={"train.steps": 8}, **given)
+    other = daskt2i.Run(small_settings(), out, progress=heard.append, settings={"train.steps": 8}, **given)
     (note,) = differs(other, heard)
     covers("session/run_settings.py:_compared Note")
     assert other.out in note
@@ -208,8 +208,8 @@ def test_schedulers_of_the_forms_that_are_named_are_taken(wrong: str, right: str
 
 def test_more_processes_come_from_the_schedulers_that_are_named(tmp_path: Path) -> None:
     with told("session/schedulers.py:Scheduler.parse ConfigError"):
-        daskt2i.Run(fake_settings(), tmp_path, scheduler="serial:2")
-    run = daskt2i.Run(fake_settings(), tmp_path, scheduler="multiprocessing:2", progress=False)
+        daskt2i.Run(small_settings(), tmp_path, scheduler="serial:2")
+    run = daskt2i.Run(small_settings(rows_per_chunk=2), tmp_path, scheduler="multiprocessing:2", progress=False)
     assert run.encode().workers == 2
     assert Scheduler.parse("local:2").workers == 2
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders.advice import covers, told
-from builders.runs import tiny_workflow
+from builders.runs import tiny_workflow, trained_here
 from builders.workflows import component, fake_settings, finish, with_parts
 from rank_modules import fitting
 from rank_modules.fitting import Toy
@@ -413,7 +413,7 @@ def test_training_makes_the_pipeline_that_is_missing(demo_run: Path, tmp_path: P
 
 def test_other_encoders_make_a_pipeline_where_there_is_the_denoiser_alone(demo_run: Path, store: Path) -> None:
     run = daskt2i.Run(workflow(), store, scheduler="serial", progress=False)
-    run.train()
+    trained_here(workflow(), store)
     with told("model/pipeline.py:local ModelMissing") as error:
         run.sample("a red circle")
     assert "another run folder" in str(error.value)
@@ -430,7 +430,7 @@ def test_a_damaged_pipeline_is_written_anew_from_the_checkpoint(demo_run: Path, 
     with told("sample/painter.py:Painter.__init__ ModelError"):
         Painter(out / "pipeline")
     shutil.rmtree(out / "pipeline")
-    daskt2i.Run(tiny_workflow(), out, scheduler="serial", progress=False).train()
+    trained_here(tiny_workflow(), out)
     assert weights.read_bytes() == before
     Painter(out / "pipeline")
 

@@ -16,7 +16,7 @@ from builders import TESTS
 from builders.advice import told
 from builders.clusters import Pretended
 from builders.coco import coco_source, write_coco
-from builders.workflows import fake_settings
+from builders.workflows import small_settings
 from distributed import Client, LocalCluster
 
 import daskt2i
@@ -32,7 +32,7 @@ from daskt2i.store.run_folder import RunFolder
 
 
 def run_of(out: Path, **given: Any) -> daskt2i.Run:
-    return daskt2i.Run(given.pop("workflow", None) or fake_settings(), out, **{"progress": False, **given})
+    return daskt2i.Run(given.pop("workflow", None) or small_settings(), out, **{"progress": False, **given})
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def test_a_pool_encodes_where_a_cluster_does_not_start(tmp_path: Path, monkeypat
     ):
         run.encode()
     assert "no node" in str(error.value)
-    assert run_of(tmp_path / "b", scheduler="multiprocessing:1").encode().accepted == 20
+    assert run_of(tmp_path / "b", scheduler="multiprocessing:1").encode().accepted == 4
 
 
 def test_a_class_that_is_spelt_rightly_and_a_file_that_is_trusted_make_a_cluster(
@@ -86,11 +86,11 @@ def test_a_class_that_is_spelt_rightly_and_a_file_that_is_trusted_make_a_cluster
             named.encode()
         path.write_text(yaml.safe_dump({"cluster": kind, "arguments": arguments}))
         with named:
-            assert named.encode().accepted == 20
+            assert named.encode().accepted == 4
         with told("session/run_settings.py:scheduler_of ConfigError"):
             daskt2i.open_run(out, progress=False).encode()
         with daskt2i.open_run(out, scheduler=f"{path}:1", progress=False) as trusted:
-            assert trusted.encode().skipped == 3
+            assert trusted.encode().skipped == 1
 
 
 def test_the_right_address_of_a_scheduler_with_workers_is_taken(
@@ -104,7 +104,7 @@ def test_the_right_address_of_a_scheduler_with_workers_is_taken(
         run_of(tmp_path, scheduler=f"tcp://127.0.0.1:{port}").encode()
     monkeypatch.undo()
     with cluster() as there, run_of(tmp_path, scheduler=there.scheduler_address) as run:
-        assert run.encode().accepted == 20
+        assert run.encode().accepted == 4
 
 
 def test_the_same_command_runs_when_there_are_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,12 +115,12 @@ def test_the_same_command_runs_when_there_are_workers(tmp_path: Path, monkeypatc
             run.encode()
         there.scale(1)
         client.wait_for_workers(1)
-        assert run.encode().accepted == 20
+        assert run.encode().accepted == 4
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_same_command_goes_on_when_the_cluster_is_started_again(tmp_path: Path) -> None:
-    workflow = fake_settings(rows=80, rows_per_chunk=4)
+    workflow = small_settings(rows=24, rows_per_chunk=4)
     with cluster() as there:
 
         def stop(event: Any) -> None:
@@ -132,7 +132,7 @@ def test_the_same_command_goes_on_when_the_cluster_is_started_again(tmp_path: Pa
             gone.encode()
     with cluster() as again, run_of(tmp_path, workflow=workflow, scheduler=again.scheduler_address) as run:
         result = run.encode()
-    assert result.accepted == 80
+    assert result.accepted == 24
     assert result.skipped >= 1
 
 
@@ -152,7 +152,7 @@ class Versioned(FakeImageEncoder):
 def test_the_same_weights_on_driver_and_workers_encode(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_text("one")
-    workflow = fake_settings(image={"class": f"{__name__}.Versioned", "file": str(file)})
+    workflow = small_settings(image={"class": f"{__name__}.Versioned", "file": str(file)})
 
     def change(event: Any) -> None:
         if isinstance(event, PlanReady):
@@ -160,7 +160,7 @@ def test_the_same_weights_on_driver_and_workers_encode(tmp_path: Path) -> None:
 
     with told("encode/model_cache.py:_load ModelError"):
         run_of(tmp_path / "run", workflow=workflow, scheduler="serial", progress=change).encode()
-    assert run_of(tmp_path / "run", workflow=workflow, scheduler="serial").encode().accepted == 20
+    assert run_of(tmp_path / "run", workflow=workflow, scheduler="serial").encode().accepted == 4
 
 
 # Ranks.
@@ -170,10 +170,10 @@ def test_a_rank_is_started_as_the_message_says_and_the_same_command_goes_on(tmp_
     with told("launch/rank.py:job ConfigError"):
         rank.job()
     given: dict[str, Any] = {"attempts": 1, "env": {"PYTHONPATH": str(TESTS)}}
-    job = {"folder": str(tmp_path), "steps": 4, "batch": 4, "every": 2, "seconds": 0.0}
+    job = {"do": "crash_once", "mark": str(tmp_path / "crashed")}
     with told("launch/launcher.py:launch RankLost"):
-        launch("rank_modules.ddp", {**job, "crash": 0}, LocalRankSpawner(1), 1, 1, ignore, **given)
-    assert launch("rank_modules.ddp", job, LocalRankSpawner(1), 1, 1, ignore, **given).ranks == 1
+        launch("rank_modules.toy", job, LocalRankSpawner(1), 1, 1, ignore, **given)
+    assert launch("rank_modules.toy", job, LocalRankSpawner(1), 1, 1, ignore, **given).ranks == 1
 
 
 # Where a run folder lies.

@@ -10,15 +10,19 @@ import numpy as np
 import zarr
 
 from builders.workflows import load_workflow
-from daskt2i.config.settings import Workflow
+from daskt2i.config.settings import LaunchSettings, TrainSettings, Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.events import Event, LaunchEvent, Listener
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.launch.rank_spawners import LocalRankSpawner
+from daskt2i.launch.placement import WorkerNode
+from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message
+from daskt2i.launch.supervisor import RankSpec
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.train.denoiser_rank import Denoiser, DenoiserJob
 from daskt2i.train.driver import TrainResult, train
+from daskt2i.train.loop import fit
 
 TINY = (
     "scenes.rows=20",
@@ -70,6 +74,24 @@ def trained(
 ) -> TrainResult:
     """Train it with ranks that are children of this process. The listener gets what the launch tells."""
     return train(workflow, RunFolder(out), LocalRankSpawner(ranks), ranks, 1, of_launch(listener))
+
+
+class HereSpawner(LocalRankSpawner):
+    """Its one rank of the denoiser is this process: a new process imports for four seconds."""
+
+    def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
+        job = DenoiserJob(**spec.job)
+        train, ways = TrainSettings.model_validate(job.train), LaunchSettings.model_validate(job.launch)
+        made = fit(Denoiser(job), train, ways, RunFolder(job.folder), job.identity)
+        assert self._put is not None
+        for event in ({"kind": "rendezvous", "port": 0}, {"kind": "alive"}, {"kind": "done", **made}):
+            self._put(Message(launch, spec.rank, event))
+        self._put(Message(launch, spec.rank, Ended("finished")))
+
+
+def trained_here(workflow: Workflow, out: Path) -> TrainResult:
+    """Train it in this process."""
+    return train(workflow, RunFolder(out), HereSpawner(1), 1, 1)
 
 
 def arrays(out: Path | str) -> dict[str, Any]:

@@ -4,8 +4,8 @@ The blocks of a page run in one folder, in their order, as a reader would type t
 what would take hours, has a stand-in or a reason in the tables below. Any other block runs, or fails. No block needs a
 network.
 
-Covers: shell, Python, YAML and JSON blocks. By default commands that train or measure are checked and not run; `--slow`
-runs them too, on few rows and few steps.
+Covers: shell, Python, YAML and JSON blocks. All blocks are checked. Those of `QUICK` pages run, but for commands that
+train or measure. With `--slow` the other pages run too, and what trains or measures, on few rows and few steps.
 """
 
 from __future__ import annotations
@@ -424,7 +424,13 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize("page", RUNNING)
+QUICK = ("README.md", "docs/first-steps/small-data-set.md", "docs/how-to/notebook.md")
+"""Pages whose blocks run by default; those of the others run with --slow, as `.ci/run` does."""
+
+
+@pytest.mark.parametrize(
+    "page", [page if page in QUICK else pytest.param(page, marks=pytest.mark.slow) for page in RUNNING]
+)
 def test_the_blocks_of_a_page_run_in_their_order(page: str, tmp_path: Path, demo_run: Path) -> None:
     reader = Reader(tmp_path, demo_run, slow=False)
     for block in BLOCKS:
@@ -434,7 +440,7 @@ def test_the_blocks_of_a_page_run_in_their_order(page: str, tmp_path: Path, demo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", LONG)
-def test_the_blocks_of_a_page_run_with_those_that_train_and_measure(page: str, tmp_path: Path, demo_run: Path) -> None:
+def test_the_whole_page_runs_with_blocks_that_train_and_measure(page: str, tmp_path: Path, demo_run: Path) -> None:
     reader = Reader(tmp_path, demo_run, slow=True)
     for block in BLOCKS:
         if block.page == page:

@@ -1,6 +1,6 @@
 """The first notebook runs from its top to its end, and shows at each step what its text says.
 
-By default on few rows and few steps, with `--slow` as it is.
+With `--slow`: on few rows and few steps, as `.ci/run` does, and as it is.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ def test_it_is_short_and_is_kept_without_outputs() -> None:
     assert "\n".join(CODE).count("import ") == 1
 
 
-@pytest.fixture(
-    scope="module", params=["small", pytest.param("as it is", marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
-)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("whole", marks=pytest.mark.timeout(3600))])
 def outputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What each cell shows, by its code."""
     small = request.param == "small"
