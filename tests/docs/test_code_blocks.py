@@ -425,7 +425,7 @@ LONG = [
 
 
 QUICK = ("README.md", "docs/first-steps/small-data-set.md", "docs/how-to/notebook.md")
-"""Pages whose blocks run by default; those of the others run with --slow, as `.ci/run` does."""
+"""Pages whose blocks run by default; those of the others run with --slow."""
 
 
 @pytest.mark.parametrize(
