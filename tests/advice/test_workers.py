@@ -27,7 +27,9 @@ from daskt2i.events import ChunkDone, PlanReady, ignore
 from daskt2i.executors import dask as dask_executor
 from daskt2i.launch import rank
 from daskt2i.launch.launcher import launch
-from daskt2i.launch.rank_spawners import LocalRankSpawner
+from daskt2i.launch.placement import WorkerNode
+from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message
+from daskt2i.launch.supervisor import RankSpec
 from daskt2i.store.run_folder import RunFolder
 
 
@@ -166,14 +168,26 @@ def test_the_same_weights_on_driver_and_workers_encode(tmp_path: Path) -> None:
 # Ranks.
 
 
-def test_a_rank_is_started_as_the_message_says_and_the_same_command_goes_on(tmp_path: Path) -> None:
+class DyingOnce(LocalRankSpawner):
+    """Its first rank dies, and the second finishes. Neither does anything."""
+
+    died = False
+
+    def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
+        assert self._put is not None
+        for event in ({"kind": "rendezvous", "port": 0}, {"kind": "alive"}):
+            self._put(Message(launch, spec.rank, event))
+        self._put(Message(launch, spec.rank, Ended("finished" if self.died else "died", "exit code 1")))
+        self.died = True
+
+
+def test_a_rank_is_started_as_the_message_says_and_the_same_command_goes_on() -> None:
     with told("launch/rank.py:job ConfigError"):
         rank.job()
-    given: dict[str, Any] = {"attempts": 1, "env": {"PYTHONPATH": str(TESTS)}}
-    job = {"do": "crash_once", "mark": str(tmp_path / "crashed")}
+    spawner = DyingOnce(1)
     with told("launch/launcher.py:launch RankLost"):
-        launch("rank_modules.toy", job, LocalRankSpawner(1), 1, 1, ignore, **given)
-    assert launch("rank_modules.toy", job, LocalRankSpawner(1), 1, 1, ignore, **given).ranks == 1
+        launch("rank_modules.ddp", {}, spawner, 1, 1, ignore, attempts=1)
+    assert launch("rank_modules.ddp", {}, spawner, 1, 1, ignore, attempts=1).ranks == 1
 
 
 # Where a run folder lies.

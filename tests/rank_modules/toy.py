@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from daskt2i.errors import ConfigError, Reason, RowRejected, StoreFull
@@ -42,13 +41,6 @@ def many(job: dict[str, Any]) -> None:
 def crash(job: dict[str, Any]) -> None:
     print("\n".join(f"line {n}" for n in range(1000)))
     raise RuntimeError("the wheel came off")
-
-
-def crash_once(job: dict[str, Any]) -> None:
-    mark = Path(job["mark"])
-    if not mark.exists():
-        mark.touch()
-        raise RuntimeError("the wheel came off")
 
 
 def refuse(job: dict[str, Any]) -> None:
