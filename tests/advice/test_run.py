@@ -75,7 +75,7 @@ def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
     assert run.plan("run").view()
     encoded = run_of(tmp_path / "encoded")
     encoded.encode()
-    assert encoded.with_settings({"train.validation": 4}).plan("train").view()
+    assert encoded.with_settings({"train.validation": 2}).plan("train").view()
 
 
 def test_each_kind_of_progress_that_is_named_is_taken(tmp_path: Path) -> None:
