@@ -29,7 +29,8 @@ def _path(value: Any) -> bool:
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() | (value.encode("utf-8", "ignore").decode() == value)
+    # A lone surrogate has no UTF-8, and no tokenizer takes it.
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 def _texts(value: Any) -> bool:

@@ -39,7 +39,7 @@ class RunSettings:
     Attributes:
         workflow: the settings, with all defaults filled in.
         folder: the run folder.
-        trusted: whether the user named the workflow. Only then may it name classes from outside daskt2i.
+        trusted: whether the user named the workflow. Only then may it name classes that are not in `SHIPPED`.
         differs: a sentence about how the workflow differs from the settings that the folder keeps, or "".
     """
 
@@ -106,7 +106,7 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
 
 
 def refuse_strangers(found: RunSettings) -> None:
-    """Refuse classes from outside daskt2i that only the run folder names.
+    """Refuse classes that only the run folder names, unless they are in `SHIPPED`.
 
     Raises:
         ConfigError: the settings of the folder name such a class.
@@ -116,8 +116,8 @@ def refuse_strangers(found: RunSettings) -> None:
     strange = [path for path in named if path not in SHIPPED]
     if strange and not found.trusted:
         raise ConfigError(
-            f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i. Nothing was run; "
-            "if you trust this code, give the workflow file yourself (workflow)."
+            f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i's sources and "
+            "encoders. Nothing was run; if you trust this code, give the workflow file yourself (workflow)."
         )
 
 

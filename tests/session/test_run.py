@@ -354,7 +354,7 @@ def test_settings_of_a_run_folder_cannot_run_classes_from_outside_daskt2i(tmp_pa
     kept.write_text(yaml.safe_dump(data))
     run = daskt2i.open_run(tmp_path / "out", progress=False)
     for verb in (run.encode, run.train, run.train_vae, run.insights, run.plan, run.estimate):
-        with pytest.raises(ConfigError, match=r"name os\.system, which is not part of daskt2i. Nothing was run"):
+        with pytest.raises(ConfigError, match=r"name os\.system, which is not part of daskt2i's sources"):
             verb()
     assert run.status().complete, "reading runs nothing"
     assert "os.system" in " ".join(run.verify().notes)
