@@ -58,7 +58,7 @@ class Stages:
         given, launch = self.workflow.train, self.workflow.launch
         if rows <= given.validation:
             raise ConfigError(
-                f"train.validation is {given.validation}, but there are {rows:,} accepted rows, so no rows are left "
+                f"train.validation is {given.validation}, but there are only {rows:,} rows, so no rows are left "
                 "for training. Nothing was started; set train.validation lower, or encode more rows into another run "
                 "folder (out)."
             )

@@ -1,7 +1,7 @@
 """A whole run, which encodes, trains and draws: its plan, its result, and checks before it starts.
 
-Covers: refusing missing prompts, encoders that cannot draw, a model that does not fit the latents, too few rows.
-Does not cover: the stages and their order (`daskt2i.run`), the needs of encoding (`encode.prepare`).
+Covers: refusing missing prompts, encoders that cannot draw, a model that does not fit the latents.
+Does not cover: the stages and their order (`session.stages`), the needs of encoding (`encode.prepare`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def check_whole_run(plan: EncodePlan) -> None:
     """Refuse a run whose training or drawing would fail after hours of encoding. Imports no torch.
 
     Raises:
-        ConfigError: there are no prompts, the encoders cannot draw, the model does not fit, or there are too few rows.
+        ConfigError: there are no prompts, the encoders cannot draw, or the model does not fit.
     """
     workflow = plan.workflow
     if not workflow.sample.prompts:
@@ -86,12 +86,6 @@ def check_whole_run(plan: EncodePlan) -> None:
         )
     train = workflow.train
     unet_config(train.model.preset, train.model.config, _latent_shape(plan.image_info), _features(plan.text_info))
-    if plan.source_info.rows <= train.validation:
-        raise ConfigError(
-            f"train.validation is {train.validation}, but the source has only {plan.source_info.rows:,} rows, so no "
-            f"row would be left for training. {_NOTHING}; set train.validation to a smaller number (settings), or use "
-            "a source with more rows."
-        )
 
 
 def _latent_shape(info: EncoderInfo) -> tuple[int, int, int]:

@@ -178,7 +178,7 @@ def test_run_all_refuses_at_the_start_if_training_or_drawing_would_fail_later(tm
         ("demo", {"sample.prompts": []}, "sample.prompts is empty"),
         (write_workflow(tmp_path / "f.yaml"), prompts, "could not draw pictures after the training"),
         ("demo", {**prompts, "dataset.encoders.image.weights": "random"}, "have random weights"),
-        ("demo", {**prompts, "train.validation": 20}, "train.validation is 20, but the source has only 20 rows"),
+        ("demo", {**prompts, "train.validation": 20}, "train.validation is 20, but there are only 20 rows"),
         ("demo", {**prompts, "train.model.preset": "none"}, "train.model.preset is 'none'"),
         ("demo", {**prompts, "train.model.preset": "sd15", "dataset.image.resolution": 72}, "halves its input"),
         ("demo", {**prompts, "launch.ranks": 3}, "launch.ranks is 3, which does not divide the batch of 4"),
@@ -712,7 +712,7 @@ def test_a_plan_of_training_refuses_what_training_would_refuse(finished: Run, tm
         with pytest.raises(FingerprintMismatch, match=r"train.steps: 3 there, 7 now"):
             longer.plan(stage)  # type: ignore[arg-type]
     fake(tmp_path).encode()
-    with pytest.raises(ConfigError, match=r"train.validation is 64, but there are 20 accepted rows"):
+    with pytest.raises(ConfigError, match=r"train.validation is 64, but there are only 20 rows"):
         fake(tmp_path).plan("train")
 
 
