@@ -12,6 +12,7 @@ import pytest
 from builders import SHARED, TESTS
 from builders.browser import browser as browser
 from filelock import FileLock
+from hypothesis import settings
 
 from daskt2i.machine.machine import this_machine
 
@@ -53,6 +54,13 @@ def pytest_runtestloop() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests that take minutes too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Property tests try the same few examples each time. With `--slow` they try many, and other ones each time."""
+    settings.register_profile("fast", max_examples=20, derandomize=True, deadline=None, database=None)
+    settings.register_profile("slow", max_examples=1000, deadline=None)
+    settings.load_profile("slow" if config.getoption("--slow") else "fast")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
