@@ -113,7 +113,6 @@ def bench_train(
         )
     if steps < 2:
         raise ConfigError("bench train needs at least 2 steps (steps): the first is not counted. Nothing was started.")
-    ways.cache_bytes()
     cores = this_machine().cores
     if threads is None:
         threads = max(1, cores // max(ranks))

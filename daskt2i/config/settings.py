@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from dask.utils import parse_bytes
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
-from daskt2i.errors import ConfigError, Reason
+from daskt2i.errors import Reason
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -229,16 +229,20 @@ class LaunchSettings(_Strict):
     cache: str
     profile_allreduce: bool = False  # run folders of older versions do not have it
 
-    def cache_bytes(self) -> int:
-        """`cache` in bytes.
-
-        Raises:
-            ConfigError: it is not a size.
-        """
+    @field_validator("cache")
+    @classmethod
+    def _is_size(cls, value: str) -> str:
         try:
-            return int(parse_bytes(self.cache))
-        except ValueError as error:
-            raise ConfigError(f"launch.cache is {self.cache!r}; give a size such as 512 MiB.") from error
+            size = parse_bytes(value)
+        except (ValueError, OverflowError):
+            size = -1
+        if size < 0:
+            raise ValueError("give a size such as 512 MiB")
+        return value
+
+    def cache_bytes(self) -> int:
+        """`cache` in bytes."""
+        return int(parse_bytes(self.cache))
 
 
 class SampleSettings(_Strict):

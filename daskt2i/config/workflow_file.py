@@ -214,7 +214,8 @@ def _problem(error: Any) -> str:
         return f"there is no setting {setting}"
     if error["type"] == "missing":
         return f"{setting} is missing"
-    return f"{setting}: {error['msg'][:1].lower()}{error['msg'][1:]} (given: {error['input']!r})"
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before those of a validator of ours
+    return f"{setting}: {said[:1].lower()}{said[1:]} (given: {error['input']!r})"
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

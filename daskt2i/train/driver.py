@@ -19,7 +19,7 @@ from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
 from daskt2i.errors import FingerprintMismatch, Interrupted, StoreError, StoreMissing
-from daskt2i.events import Listener, ignore, stage_events
+from daskt2i.events import Event, LaunchEvent, Listener, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
@@ -169,7 +169,6 @@ def train(
         done = _checkpoint(folder, CHECKPOINTS, identity)
         if done == settings.steps and _is_published(folder, identity):
             return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
-        _keep_settings(workflow, folder)
         job = TrainJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,
@@ -182,8 +181,15 @@ def train(
             sample=_plain(workflow.sample),
             batch=settings.batch,
         )
+
+        def keeping(event: Event) -> None:
+            # Not before: settings that cannot start a training must not become those of the folder.
+            if isinstance(event, LaunchEvent) and event.kind in ("started", "done"):
+                _keep_settings(workflow, folder)
+            listener(event)
+
         gone = launch(
-            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, **_ways(ways)
+            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, keeping, **_ways(ways)
         )
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(

@@ -116,13 +116,6 @@ def test_a_class_in_a_module_that_can_be_imported_is_taken(tmp_path: Path, monke
     assert run.plan().image_info.arrays
 
 
-def test_a_cache_of_the_form_that_is_named_is_taken(tmp_path: Path) -> None:
-    with told("config/settings.py:LaunchSettings.cache_bytes ConfigError"):
-        daskt2i.Run(small_settings(), tmp_path, settings={"launch.cache": "much"}).workflow.launch.cache_bytes()
-    right = daskt2i.Run(small_settings(), tmp_path, settings={"launch.cache": "512 MiB"}).workflow
-    assert right.launch.cache_bytes() == 512 * 2**20
-
-
 @pytest.mark.parametrize(
     ("place", "wrong"),
     [

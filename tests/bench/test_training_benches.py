@@ -138,14 +138,6 @@ def test_after_ctrl_c_the_report_has_the_finished_cells(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_cache_size_is_refused_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workflow = tiny_workflow("launch.cache=much")
-    monkeypatch.setattr(train, "write_random", lambda *given: pytest.fail("a store was written"))
-    with pytest.raises(ConfigError, match=r"launch\.cache is 'much'; give a size such as 512 MiB"):
-        train.bench_train([1], workflow.train, workflow.launch, place=str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_efficiency_takes_the_number_of_cores_into_account(monkeypatch: pytest.MonkeyPatch, tiny: stores.Shape) -> None:
     asked = launched({1: [9.0, 10.0, 11.0], 2: [18.0, 16.0, 17.0], 4: [22.0] * 3}, monkeypatch)
     workflow = tiny_workflow()

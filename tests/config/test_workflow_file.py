@@ -252,6 +252,13 @@ def test_yaml_makes_no_objects(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("size", ["much", "-1 MiB", "1e400 MB", "5 apples"])
+def test_a_cache_that_is_not_a_size_is_refused(size: str) -> None:
+    with pytest.raises(ConfigError, match=r"launch\.cache: give a size such as 512 MiB \(given: "):
+        load_workflow("demo", [f"launch.cache={size}"])
+    assert load_workflow("demo", ["launch.cache=512 MiB"]).launch.cache_bytes() == 512 * 2**20
+
+
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.yaml", "../workflows/demo", "", ".", "demo/"])
 def test_an_unknown_workflow_name_is_refused_with_the_shipped_names(name: str) -> None:
     with pytest.raises(ConfigError, match="demo"):

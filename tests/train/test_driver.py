@@ -122,6 +122,16 @@ def test_checkpoints_of_other_settings_are_refused_and_the_error_names_the_diffe
         refused(demo_run, tiny_workflow("train.learning_rate=0.5"))
 
 
+def test_a_training_that_did_not_start_leaves_the_settings_of_the_folder(store: Path) -> None:
+    before = (store / "workflow.yaml").read_bytes()
+    workflow = settings_of(RunFolder(store))
+    assert workflow is not None
+    launch_settings = workflow.launch.model_copy(update={"device": "cuda:7"})
+    with pytest.raises(AssertionError, match="ranks were started"):
+        refused(store, workflow.model_copy(update={"launch": launch_settings}))
+    assert (store / "workflow.yaml").read_bytes() == before
+
+
 def test_encoders_that_did_not_make_the_latents_are_refused(demo_run: Path) -> None:
     with pytest.raises(FingerprintMismatch, match=r"other encoders.*encoders\.text\.pad: full there, length now"):
         refused(demo_run, tiny_workflow("dataset.encoders.text.pad=length"))
