@@ -30,7 +30,7 @@ from daskt2i.bench.child import perform
 from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
 from daskt2i.bench.encode.naive import gather, require_plain
 from daskt2i.bench.encode.peak import peak
-from daskt2i.bench.encode.rows import BenchRows, with_rows
+from daskt2i.bench.encode.rows import BenchRows, Part, with_rows
 from daskt2i.bench.encode.runs import CellSettings, Ground, Runs
 from daskt2i.bench.encode.scaling import make_report
 from daskt2i.bench.measured import BenchTask, Measured
@@ -370,11 +370,12 @@ def test_a_killed_process_of_naive_ends_the_run_with_an_error() -> None:
 # Whole benchmarks
 
 
-def test_encode_is_measured_with_a_pool_and_with_naive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["vae", pytest.param("both", marks=pytest.mark.slow)])
+def test_encode_is_measured_with_a_pool_and_with_naive(tmp_path: Path, part: Part) -> None:
     told: list[str] = []
     settings = load_workflow("demo", ["dataset.rows_per_chunk=4"])
     wanted = EncodeBenchSettings(
-        ("multiprocessing", "naive"), (1,), ("both",), rows=8, repeats=1, peak_seconds=0.01, peak_sides=(256,)
+        ("multiprocessing", "naive"), (1,), (part,), rows=8, repeats=1, peak_seconds=0.01, peak_sides=(256,)
     )
     report = EncodeBench(settings, RunFolder(tmp_path), wanted, told.append).run("bench encode")
     assert report.complete
@@ -389,7 +390,7 @@ def test_encode_is_measured_with_a_pool_and_with_naive(tmp_path: Path) -> None:
             assert values[name] > 0, name  # type: ignore[operator]
     assert not list((tmp_path / "cells").iterdir())
     assert len(told) == 4
-    assert report.facts["ground both"]["image_flop"] > 1e6
+    assert report.facts[f"ground {part}"]["image_flop"] > 1e6
 
 
 def test_a_scheduler_is_simulated(tmp_path: Path) -> None:

@@ -349,7 +349,8 @@ def encoding(tmp_path: Path, scheduler: str) -> Iterator[tuple[subprocess.Popen[
 
 
 @pytest.mark.parametrize(  # by default, tests/encode/test_faults.py tests Ctrl-C for the whole group of local:2
-    "scheduler", ["serial", "multiprocessing:2", "joblib:2", pytest.param("local:2", marks=pytest.mark.slow)]
+    "scheduler",
+    ["serial", "multiprocessing:2", *(pytest.param(each, marks=pytest.mark.slow) for each in ("joblib:2", "local:2"))],
 )
 def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, command):

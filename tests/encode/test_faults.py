@@ -266,7 +266,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize("scheduler", ["serial", "local:2"])
+@pytest.mark.parametrize("scheduler", ["serial", *also_slow("local:2")])
 def test_a_full_disk_is_reported_in_one_sentence_and_the_store_stays_valid(
     scheduler: str, small_disk: Path, tmp_path: Path, calm: dict[str, Any]
 ) -> None:

@@ -21,7 +21,7 @@ from daskt2i.workflow import app
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
 
-ROWS = 24
+ROWS = 12
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def test_source_and_store_on_s3_give_the_arrays_of_a_local_run(s3: Any, tmp_path
     }
     workflow.write_text(json.dumps({"name": "s3", "dataset": dataset, "run": {"device": "cpu"}}))
     encode = ("encode", "-w", str(workflow), "-o", "s3://bucket/run")
-    summary = apart(*encode, "-s", "local:2")
+    summary = apart(*encode, "-s", "local:1")
     assert (summary["accepted"], summary["rejected"]) == (ROWS, {"missing-file": 1})
     assert summary["store"] == "s3://bucket/run/latents.zarr"
 
-    assert here(*encode, "-s", "serial")["chunks"] == {"done": 0, "skipped": 7, "failed": 0}
+    assert here(*encode, "-s", "serial")["chunks"] == {"done": 0, "skipped": 4, "failed": 0}
 
     here("encode", "-w", str(workflow), "-o", str(tmp_path / "run"), "-s", "serial")
     remote = daskt2i.open_store("s3://bucket/run").load()

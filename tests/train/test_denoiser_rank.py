@@ -110,6 +110,7 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> Any:
     return found
 
 
+@pytest.mark.slow  # by default, the death of a worker ends its rank in the next test
 def test_a_killed_rank_does_not_change_the_loss_curve(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(store, out)
