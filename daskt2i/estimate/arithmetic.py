@@ -201,7 +201,7 @@ def _notes(there: Calibration, work: Work, workers: int, limit: int | None, fits
     if there.cores and workers > there.cores:
         notes.append(f"more workers than the {there.cores} cores: not faster")
     if workers > work.chunks:
-        notes.append(f"{work.chunks} chunks keep at most {work.chunks} workers busy")
+        notes.append(f"there are only {work.chunks} chunks, so no more workers are busy")
     if not fits and limit is not None:
         notes.append(
             f"does not fit into memory: a worker needs {there.worker_bytes / MIB:,.0f} MiB, and may use "

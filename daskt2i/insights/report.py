@@ -178,7 +178,10 @@ class InsightsResult(Viewed):
         if self.boxes:
             yield "boxes", ", ".join(f"{name} {count:,}" for name, count in self.boxes.items())
         yield from (("note", note) for note in self.notes)
-        yield "speed", f"{self.rows / max(1e-9, self.seconds):,.0f} images/s, {self.workers} workers"
+        yield (
+            "speed",
+            f"{self.rows / max(1e-9, self.seconds):,.0f} images/s, {self.workers} worker{'s' * (self.workers != 1)}",
+        )
         yield from (("written", place) for place in self.files.values())
 
 

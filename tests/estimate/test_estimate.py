@@ -97,7 +97,7 @@ def test_the_rate_of_workers_with_their_own_cores_scales_with_their_number() -> 
 
 def test_a_note_names_more_workers_than_chunks() -> None:
     elsewhere = replace(CALIBRATION, cores=0)
-    assert "10 chunks keep at most 10 workers busy" in forecast(elsewhere, WORK, 12).notes
+    assert "there are only 10 chunks, so no more workers are busy" in forecast(elsewhere, WORK, 12).notes
 
 
 def test_a_note_names_workers_that_do_not_fit_into_memory() -> None:
