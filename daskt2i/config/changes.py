@@ -112,6 +112,8 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
     name = ".".join(parts)
     before, earlier = written.setdefault(name, (key, value))
     if earlier is not value and earlier != value:
+        if before == key:
+            raise ConfigError(f"{key} has two values. Nothing was started; give only one of them (settings).")
         raise ConfigError(
             f"{before} and {key} are two names of one setting, but their values differ. Nothing was started; give only "
             f"{name} (settings)."

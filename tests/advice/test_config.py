@@ -61,6 +61,13 @@ def test_the_name_of_a_single_value_is_taken_as_the_message_has_it(tmp_path: Pat
     assert daskt2i.Run(small_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
 
 
+def test_one_of_two_values_of_a_setting_alone_is_taken(tmp_path: Path) -> None:
+    with told("config/changes.py:_set ConfigError") as error:
+        daskt2i.Run(small_settings(), tmp_path, settings={"dataset.where": "people"}, where="not people")
+    assert "dataset.where has two values" in str(error.value)
+    assert daskt2i.Run(small_settings(), tmp_path, where="not people").workflow.dataset.where == "not people"
+
+
 def test_the_new_name_of_a_setting_alone_is_taken(tmp_path: Path) -> None:
     with told("config/changes.py:_set ConfigError"):
         daskt2i.Run(small_settings(), tmp_path, settings={"train.clip": 1.0, "train.max_grad_norm": 2.0})

@@ -440,8 +440,10 @@ def test_a_run_cannot_be_pickled_and_the_error_says_what_to_send(tmp_path: Path)
 
 
 def test_one_setting_with_two_values_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"their values differ"):
+    with pytest.raises(ConfigError, match=r"train\.steps has two values\. .* give only one of them \(settings\)"):
         fake(tmp_path, settings={"train": {"steps": 5}, "train.steps": 6})
+    with pytest.raises(ConfigError, match=r"dataset\.where has two values"):
+        fake(tmp_path, settings={"dataset.where": "people"}, where="not people")
 
 
 def test_a_current_folder_that_was_removed_is_named_in_one_sentence(tmp_path: Path) -> None:
