@@ -9,12 +9,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import ConfigError
 
 COCO_SOURCE = "daskt2i.sources.coco.CocoSource"
+
+SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
+"""The source of a workflow that draws its own data."""
+
+SCENES = "scenes"
+"""The folder of a workflow's scenes, inside the run folder."""
 
 _TOP = ("name", "scenes")
 """Settings outside of all sections."""
@@ -70,13 +77,27 @@ class Changes:
                     "dataset: there."
                 )
             data["dataset"] = {**dataset, "source": coco}
+        had_scenes = isinstance(data.get("scenes"), Mapping)
         notes: tuple[str, ...] = ()
         written: dict[str, tuple[str, Any]] = {}
         for key, value in _flat(self.settings):
             notes += _set(data, key, value, written)
         if self.where is not None:
             notes += _set(data, "dataset.where", self.where, written)
+        sections = {".".join(name.split(".")[:2]) for name in written}
+        if had_scenes and "dataset.source" not in sections and any(name.startswith("scenes") for name in sections):
+            _remove_drawn_source(data)
         return notes
+
+
+def _remove_drawn_source(data: dict[str, Any]) -> None:
+    """Remove the source that was made from earlier scenes. Otherwise it would hide a change to `scenes`."""
+    dataset = data.get("dataset")
+    if not isinstance(dataset, Mapping) or not isinstance(source := dataset.get("source"), Mapping):
+        return
+    in_run_folder = PurePath(str(source.get("captions"))).parts[-2:] == (SCENES, "captions.json")
+    if source.get("class") == SCENES_SOURCE or (source.get("class") == COCO_SOURCE and in_run_folder):
+        data["dataset"] = {name: value for name, value in dataset.items() if name != "source"}
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -22,16 +22,13 @@ import dask.config
 import yaml
 from pydantic import ValidationError
 
-from daskt2i.config.changes import Changes
+from daskt2i.config.changes import SCENES_SOURCE, Changes
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
 
 LAYOUT = 1
 """Version of the store's layout: names, dimensions, shard shape. A new version makes old stores unreadable."""
-
-SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
-"""The source of a workflow that draws its own data."""
 
 _PACKAGE = Path(__file__).parents[1]
 
