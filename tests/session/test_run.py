@@ -35,6 +35,7 @@ from daskt2i.errors import (
     UnknownArgument,
 )
 from daskt2i.events import ChunkDone, Event, Note, PlanReady, ResultReady, StageEnded, StageStarted
+from daskt2i.plan import WorkerLayout
 from daskt2i.run import Run
 from daskt2i.sources.fake import FakeSource
 from daskt2i.types import Row
@@ -54,6 +55,7 @@ class Broken(FakeSource):
 def fake(tmp_path: Path, **how: Any) -> Run:
     """A run with fakes in this process, without progress."""
     given = {"scheduler": "serial", "progress": False, **how}
+    tmp_path.mkdir(exist_ok=True)
     return Run(write_workflow(tmp_path / "fake.yaml"), tmp_path / "out", **given)
 
 
@@ -528,6 +530,18 @@ def test_a_run_uses_the_given_client_and_does_not_close_it(tmp_path: Path, clien
         assert run.dashboard_link == client.dashboard_link
     assert client.status == "running"
     assert client.submit(int, 7).result() == 7
+
+
+def test_each_stage_has_its_own_number_of_threads(tmp_path: Path) -> None:
+    """Insights uses one thread on each worker. An encode after it uses what `run.threads` or the worker has."""
+    here = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
+    with Client(processes=False, n_workers=1, threads_per_worker=2, **here) as client:
+        run = fake(tmp_path, scheduler=None, client=client)
+        run.insights(pictures=False, tokens=False)
+        assert run.encode().threads == 2
+        one = fake(tmp_path / "one", scheduler=None, client=client, settings={"run.threads": 1})
+        assert one.encode().threads == 1
+        assert one._workers().spawner(WorkerLayout(0, 0, 0, ""))[1].threads == 2
 
 
 def test_a_run_uses_the_current_client_and_notes_it_if_no_client_is_given(tmp_path: Path, client: Client) -> None:
