@@ -87,6 +87,23 @@ def run_settings(
     return RunSettings(found, folder, trusted=True, differs=_compared(found, folder))
 
 
+def with_changes(given: RunSettings, settings: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run with changes, for another run on the same workers. It has notes about the changes only.
+
+    Raises:
+        ConfigError: a setting is wrong, or the scheduler would change.
+    """
+    found = changed(given.workflow, Changes(settings), given.workflow.name)
+    if found.run.scheduler != given.workflow.run.scheduler:
+        raise ConfigError(
+            "A run with other settings works on the same workers, so run.scheduler cannot change. Nothing was started; "
+            "make a new run with daskt2i.Run, and give it a scheduler (scheduler)."
+        )
+    notes = [note for note in found.notes if note not in given.workflow.notes]
+    folder = RunFolder(given.folder.root, found.run.storage_options)
+    return RunSettings(found.with_notes(notes), folder, given.trusted)
+
+
 def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> RunSettings:
     """The settings that a run folder keeps.
 

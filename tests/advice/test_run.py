@@ -78,6 +78,14 @@ def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
     assert encoded.with_settings({"train.validation": 2}).plan("train").view()
 
 
+def test_a_new_run_takes_the_scheduler_that_another_run_does_not(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    with told("session/run_settings.py:with_changes ConfigError"):
+        run.with_settings({"run.scheduler": "multiprocessing"})
+    assert run_of(tmp_path).encode().accepted == 4
+    assert daskt2i.Run(out=tmp_path, scheduler="multiprocessing", progress=False).encode().skipped
+
+
 def test_each_kind_of_progress_that_is_named_is_taken(tmp_path: Path) -> None:
     wrong: Any = "often"
     with told("run.py:_listener ConfigError"):

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,50 @@ def test_with_settings_makes_a_run_on_the_same_workers(finished: Run) -> None:
     assert other.sample("a red circle").pictures == 1
     other.close()
     assert finished.sample("a red circle").pictures == 1, "closing the other one left the workers"
+
+
+def test_with_settings_notes_only_what_is_new(tmp_path: Path) -> None:
+    told: list[Event] = []
+    run = fake(tmp_path, settings={"run.readers": 3}, progress=told.append)
+    run.with_settings({"train.steps": 5})
+    run.with_settings({"train.clip": 2.0})
+    notes = [event.text.partition(" ")[0] for event in told if isinstance(event, Note)]
+    assert notes == ["run.readers", "train.clip"]
+
+
+def test_with_settings_refuses_another_scheduler(tmp_path: Path) -> None:
+    run = fake(tmp_path, scheduler=None)
+    with pytest.raises(ConfigError, match=r"run\.scheduler cannot change"):
+        run.with_settings({"run": {"scheduler": "serial"}})
+    assert run.with_settings({"run.scheduler": "local"}).workflow.run.scheduler == "local"
+
+
+def test_runs_that_share_workers_close_with_the_run_that_started_them(tmp_path: Path) -> None:
+    run = fake(tmp_path)
+    other = run.with_settings({"train.steps": 5})
+    third = other.with_settings({"train.steps": 6})
+    other.close()
+    assert third.encode().accepted == ROWS, "another run that shares the workers does not close them"
+    run.close()
+    with pytest.raises(ConfigError, match="This run is closed"):
+        third.encode()
+    assert "closed" in repr(third)
+    assert third.status().complete
+
+
+def test_two_threads_make_one_set_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow() -> None:
+        time.sleep(0.2)
+
+    monkeypatch.setattr("daskt2i.deploy.connect.current_client", slow)
+    run = fake(tmp_path, scheduler=None)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(run._workers())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1]
 
 
 def test_open_run_continues_with_the_settings_of_the_folder(finished: Run) -> None:
