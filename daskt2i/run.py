@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -233,17 +234,17 @@ class Run(RunReader):
         return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count)
 
     @verb
-    def evaluate(self, prompts: Sequence[str] | None = None) -> EvaluateResult:
+    def evaluate(self, prompts: str | Sequence[str] | None = None) -> EvaluateResult:
         """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts.
 
         Args:
-            prompts: texts to draw. None: sentences, or captions of validation rows, that the model was not trained on.
+            prompts: one or several texts. None: sentences, or captions of validation rows, that the model did not see.
 
         Raises:
             ModelMissing: there is no trained model.
             ConfigError: there are no prompts, or the judge cannot read them.
         """
-        return self._stages().evaluate(prompts)
+        return self._stages().evaluate([prompts] if isinstance(prompts, str) else prompts)
 
     @verb
     def run_all(self) -> RunResult:
@@ -286,7 +287,7 @@ class Run(RunReader):
         from daskt2i.session.estimate import estimate
 
         refuse_strangers(self._found)
-        counts = [workers] if isinstance(workers, int) else list(workers or ())
+        counts = [int(n) for n in ([workers] if isinstance(workers, int | Integral) else workers or ())]
         kinds = devices.split(",") if isinstance(devices, str) else list(devices or ())
         return estimate(
             self.workflow,
@@ -294,7 +295,7 @@ class Run(RunReader):
             self._workers(),
             workers=counts,
             devices=[kind.strip() for kind in kinds],
-            rows=rows,
+            rows=None if rows is None else int(rows),
             listener=self._listener,
         )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -95,6 +96,18 @@ def test_a_sample_result_has_pil_images_in_the_order_of_the_prompts(finished: Ru
     assert all(Path(file).is_file() for file in drawn.files)
     alone = finished.sample("a blue star", seed=4)
     assert alone.images[0].tobytes() == drawn.images[3].tobytes()
+
+
+def test_one_prompt_may_be_a_plain_text(finished: Run) -> None:
+    assert finished.sample("a red circle").pictures == 1
+    assert finished.evaluate("a red circle").prompts == 1
+
+
+def test_numbers_of_numpy_are_taken(tmp_path: Path) -> None:
+    one, rows = np.arange(1, 3)
+    found = fake(tmp_path).estimate(workers=one, rows=4 * rows)
+    assert [forecast.workers for forecast in found.forecasts] == [1]
+    json.dumps(found.to_json())
 
 
 def test_a_notebook_shows_pictures_with_their_prompts(finished: Run) -> None:
@@ -741,6 +754,7 @@ def test_every_error_of_daskt2i_renders_as_one_line() -> None:
         (lambda run: run.sample(["a", 3]), "it must be a text, or a list of texts"),
         (lambda run: run.sample("a", seed=-1), "seed is -1, but it must be a whole number from 0"),
         (lambda run: run.sample("a", guidance=float("nan")), "guidance is nan, but it must be a number from 0"),
+        (lambda run: run.sample("a", sampler="plms"), r"sampler is 'plms', but it must be one of dpm\+\+, ddim, euler"),
         (lambda run: run.suggest(3), "text is 3, but it must be a text"),
         (lambda run: run.insights(top="x"), "top is 'x', but it must be a whole number from 1"),
         (lambda run: run.estimate(workers=0), "workers is 0, but it must be a whole number from 1"),
