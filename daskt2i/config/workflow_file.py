@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_workflow(
-    name: str = "demo",
+    name: str | Path = "demo",
     settings: Mapping[str, Any] | None = None,
     *,
     images: str | None = None,
@@ -126,7 +126,7 @@ def load_workflow(
         ConfigError: a setting is wrong. The message names it and says what is accepted.
     """
     load_defaults()
-    path = find_file(name, "workflows")
+    path = find_file(str(name), "workflows")
     # Each layer gets the new names before the layers are merged, so that the last one wins under either name.
     data, notes = with_new_names({"name": path.stem, **read_yaml(path)}, str(path))
     sections: tuple[Literal["run", "launch"], ...] = ("run", "launch")

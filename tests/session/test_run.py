@@ -362,6 +362,16 @@ def test_a_wrong_argument_raises_an_error_that_names_it(tmp_path: Path, how: dic
     assert not (tmp_path / "out").exists()
 
 
+def test_every_name_that_dir_lists_is_there() -> None:
+    code = "import daskt2i; print(*(getattr(daskt2i, name) is not None for name in dir(daskt2i)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
+    assert set(done.stdout.split()) == {"True"}, done.stderr
+
+
+def test_load_workflow_takes_a_path(tmp_path: Path) -> None:
+    assert daskt2i.load_workflow(write_workflow(tmp_path / "fake.yaml")).name == "fake"
+
+
 def test_nested_and_dotted_settings_give_the_same_workflow(tmp_path: Path) -> None:
     dotted = fake(tmp_path, settings={"run.batch": 2, "train.steps": 5})
     nested = fake(tmp_path, settings={"run": {"batch": 2}, "train": {"steps": 5}})
