@@ -80,7 +80,7 @@ class Changes:
         had_scenes = isinstance(data.get("scenes"), Mapping)
         notes: tuple[str, ...] = ()
         written: dict[str, tuple[str, Any]] = {}
-        for key, value in _flat(self.settings):
+        for key, value in by_dotted_key(self.settings):
             notes += _set(data, key, value, written)
         if self.where is not None:
             notes += _set(data, "dataset.where", self.where, written)
@@ -100,7 +100,7 @@ def _remove_drawn_source(data: dict[str, Any]) -> None:
         data["dataset"] = {name: value for name, value in dataset.items() if name != "source"}
 
 
-def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def by_dotted_key(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield settings by dotted key. Only the first level of nesting is split, because deeper mappings may be values."""
     if not isinstance(settings, Mapping):
         raise ConfigError(

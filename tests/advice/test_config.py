@@ -41,7 +41,7 @@ def test_a_dataset_section_that_holds_settings_is_taken(tmp_path: Path) -> None:
 
 def test_changes_by_dotted_key_are_taken(tmp_path: Path) -> None:
     wrong: Any = ["train.steps=100"]
-    with told("config/changes.py:_flat ConfigError"):
+    with told("config/changes.py:by_dotted_key ConfigError"):
         daskt2i.load_workflow("demo", wrong)
     with told("session/arguments.py:check_arguments ConfigError"):
         daskt2i.Run(small_settings(), tmp_path, settings=wrong)

@@ -372,6 +372,16 @@ def test_load_workflow_takes_a_path(tmp_path: Path) -> None:
     assert daskt2i.load_workflow(write_workflow(tmp_path / "fake.yaml")).name == "fake"
 
 
+@pytest.mark.parametrize("given", [{"run.storage_options": {"key": "a"}}, {"run": {"storage_options": {"key": "a"}}}])
+def test_storage_options_in_settings_open_the_run_folder(tmp_path: Path, given: dict[str, Any]) -> None:
+    fake(tmp_path).encode()
+    opened: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daskt2i.session.run_settings._own_settings", lambda folder: opened.append(folder))
+        Run(out=tmp_path / "out", settings=given, progress=False)
+    assert opened[0].storage_options == {"key": "a"}
+
+
 def test_nested_and_dotted_settings_give_the_same_workflow(tmp_path: Path) -> None:
     dotted = fake(tmp_path, settings={"run.batch": 2, "train.steps": 5})
     nested = fake(tmp_path, settings={"run": {"batch": 2}, "train": {"steps": 5}})
