@@ -66,6 +66,15 @@ def test_a_client_that_is_connected_is_taken(cluster: Any, tmp_path: Path) -> No
         assert daskt2i.Run(small_settings(), tmp_path, client=connected, progress=False).encode().accepted == 4
 
 
+def test_an_encode_writes_a_damaged_manifest_again(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    run.encode()
+    (tmp_path / "manifest.parquet").write_text("junk")
+    with told("session/run_reader.py:RunReader.manifest StoreError"):
+        _ = run.manifest
+    assert (run.encode().done, len(run.manifest)) == (0, 4)
+
+
 def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
     run = daskt2i.Run("demo", tmp_path / "run", scheduler="serial", progress=False)
     wrong: Any = "sample"
