@@ -30,14 +30,17 @@ _FROM = {
     "open_run": "daskt2i.run",
     "open_store": "daskt2i.store.dataset",
 }
+_MODULES = ("errors", "events", "protocols", "testing", "types")
 
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is first used, so that `import daskt2i` stays fast."""
     if name in _FROM:
         return getattr(importlib.import_module(_FROM[name]), name)
-    raise AttributeError(f"daskt2i has no attribute {name!r}. It has {', '.join(__all__)}.")
+    if name in _MODULES:
+        return importlib.import_module(f"daskt2i.{name}")
+    raise AttributeError(f"daskt2i has no attribute {name!r}. It has {', '.join((*__all__, *_MODULES))}.")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__", "errors", "events", "protocols", "testing", "types"])
+    return sorted([*__all__, *_MODULES, "__version__"])

@@ -14,8 +14,10 @@ Does not cover: what a stage does (`encode`, `train`, `sample`, `insights`), whi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +28,14 @@ from daskt2i.display.listener import progress_for
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, Note, ignore
 from daskt2i.session.run_reader import RunReader
-from daskt2i.session.run_settings import RunSettings, own_settings, refuse_strangers, run_settings, scheduler_of
+from daskt2i.session.run_settings import (
+    RunSettings,
+    own_settings,
+    refuse_strangers,
+    run_settings,
+    scheduler_of,
+    with_changes,
+)
 from daskt2i.session.schedulers import Scheduler, address_of
 from daskt2i.session.session import Session
 from daskt2i.session.verbs import explain_arguments, nearest, verb
@@ -94,14 +103,14 @@ class Run(RunReader):
         client: Client | None,
         scheduler: str | Path | None,
         progress: bool | Callable[[Event], None],
-        session: Session | None = None,
+        parent: Run | None = None,
     ) -> None:
         if client is not None and scheduler is not None:
             raise ConfigError("client and scheduler both say where to work; give one of them. Nothing was started.")
         scheduler = None if scheduler is None else str(scheduler)  # a cluster file may be a Path
         self._found, self._asked = found, scheduler
-        self._session, self._owns_session = session, session is None
-        self._client, self._closed = client, False
+        self._parent, self._session = parent, None if parent is None else parent._workers()
+        self._client, self._closed, self._turn = client, False, threading.RLock()
         self._listener: Listener = _listener(progress)
         if client is not None:
             address_of(client)  # raises now if the client cannot be used
@@ -119,7 +128,7 @@ class Run(RunReader):
     def close(self) -> None:
         """Close the cluster that this run started. A client that you gave stays open. The run folder stays."""
         self._closed = True
-        if self._session is not None and self._owns_session:
+        if self._session is not None and self._parent is None:
             self._session.close()
 
     @verb
@@ -127,13 +136,10 @@ class Run(RunReader):
         """Make another run on the same workers, with changes by dotted key. Closing it does not close the workers.
 
         Raises:
-            ConfigError: a setting is wrong.
+            ConfigError: a setting is wrong, or it is `run.scheduler`.
         """
-        given = self._found
-        changed = run_settings(given.workflow, given.folder.root, settings=settings)
         other = Run.__new__(Run)
-        found = replace(changed, trusted=given.trusted, differs="")  # the difference is what was asked for
-        other._begin(found, None, None, self._listener, self._workers())
+        other._begin(with_changes(self._found, settings), None, None, self._listener, self._parent or self)
         return other
 
     @property
@@ -228,17 +234,17 @@ class Run(RunReader):
         return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count)
 
     @verb
-    def evaluate(self, prompts: Sequence[str] | None = None) -> EvaluateResult:
+    def evaluate(self, prompts: str | Sequence[str] | None = None) -> EvaluateResult:
         """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts.
 
         Args:
-            prompts: texts to draw. None: sentences, or captions of validation rows, that the model was not trained on.
+            prompts: one or several texts. None: sentences, or captions of validation rows, that the model did not see.
 
         Raises:
             ModelMissing: there is no trained model.
             ConfigError: there are no prompts, or the judge cannot read them.
         """
-        return self._stages().evaluate(prompts)
+        return self._stages().evaluate([prompts] if isinstance(prompts, str) else prompts)
 
     @verb
     def run_all(self) -> RunResult:
@@ -281,7 +287,7 @@ class Run(RunReader):
         from daskt2i.session.estimate import estimate
 
         refuse_strangers(self._found)
-        counts = [workers] if isinstance(workers, int) else list(workers or ())
+        counts = [int(n) for n in ([workers] if isinstance(workers, int | Integral) else workers or ())]
         kinds = devices.split(",") if isinstance(devices, str) else list(devices or ())
         return estimate(
             self.workflow,
@@ -289,24 +295,16 @@ class Run(RunReader):
             self._workers(),
             workers=counts,
             devices=[kind.strip() for kind in kinds],
-            rows=rows,
+            rows=None if rows is None else int(rows),
             listener=self._listener,
         )
 
     def view(self) -> View:
         """The state of the run folder: rows, training, the newest pictures."""
-        from daskt2i.session.run_view import run_view
+        from daskt2i.session.run_view import run_view, who_works
 
-        return run_view(self.workflow, self._found.folder, "closed" if self._closed else self._workers_words())
-
-    def _workers_words(self) -> str:
-        """Who works on this run, for a person."""
-        client, session = self.client, self._session
-        if session is not None and session.scheduler.is_pool:
-            return session.scheduler.kind
-        if client is None:
-            return "not started"
-        return str(client.scheduler.address) if client.status == "running" else f"the client is {client.status}"
+        workers = "closed" if self._is_closed() else who_works(self._session, self.client)
+        return run_view(self.workflow, self._found.folder, workers)
 
     def __getattr__(self, name: str) -> Any:
         """Explain an unknown name. Python calls this only for names that do not exist."""
@@ -321,10 +319,14 @@ class Run(RunReader):
 
     def _ready(self) -> None:
         """Refuse a closed run. Each verb calls this first."""
-        if self._closed:
+        if self._is_closed():
             raise ConfigError(
                 f"This run is closed. {self.out} did not change; make a new run with daskt2i.Run or daskt2i.open_run."
             )
+
+    def _is_closed(self) -> bool:
+        """Whether this run is closed, or the run whose workers it shares."""
+        return self._closed or (self._parent is not None and self._parent._closed)
 
     def _succeeded(self) -> None:
         """Note changed settings after a verb that succeeded. The error of a refused verb already names them."""
@@ -340,19 +342,20 @@ class Run(RunReader):
         return Stages(self.workflow, self._found.folder, self._workers(), self._listener)
 
     def _workers(self) -> Session:
-        if self._session is None:
-            client = self._client
-            if client is None and self._asked is None:
-                from daskt2i.deploy.connect import current_client
+        with self._turn:  # two threads must not make two sets of workers
+            if self._session is None:
+                client = self._client
+                if client is None and self._asked is None:
+                    from daskt2i.deploy.connect import current_client
 
-                client = current_client()
-            if client is None:
-                self._session = Session(Scheduler.parse(self._asked or scheduler_of(self._found)))
-            else:
-                self._session = Session(Scheduler("address", address=address_of(client)), client)
-            if client is not self._client:
-                self._listener(Note(f"This run uses Dask's current client: {self._session.scheduler.address}."))
-        return self._session
+                    client = current_client()
+                if client is None:
+                    self._session = Session(Scheduler.parse(self._asked or scheduler_of(self._found)))
+                else:
+                    self._session = Session(Scheduler("address", address=address_of(client)), client)
+                if client is not self._client:
+                    self._listener(Note(f"This run uses Dask's current client: {self._session.scheduler.address}."))
+            return self._session
 
 
 @explain_arguments

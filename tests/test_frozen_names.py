@@ -259,7 +259,7 @@ def _said(*functions: Callable[..., Any]) -> set[str]:
 
 def run_folder() -> Iterator[str]:
     """Files and folders that a run makes."""
-    from daskt2i.encode import saved_workflow
+    from daskt2i.config import changes
     from daskt2i.estimate import forecast
     from daskt2i.facts import selection
     from daskt2i.insights import driver as insights
@@ -273,7 +273,7 @@ def run_folder() -> Iterator[str]:
     yield from (folder.PIPELINE, folder.SAMPLES, folder.REPORTS, metrics.METRICS, metrics.EVENTS)
     yield from (checkpoint.CHECKPOINTS, f"{checkpoint.CHECKPOINTS}/{checkpoint._NAME.pattern}")
     yield from (f"{folder.PIPELINE}/{name}" for name in (pipeline.INDEX, pipeline.ABOUT))
-    yield from (autoencoder.FOLDER, train_vae.PREFIX, saved_workflow.SCENES)
+    yield from (autoencoder.FOLDER, train_vae.PREFIX, changes.SCENES)
     yield from (insights.HTML, insights.JSON, insights.CSV, forecast.ESTIMATE, selection.FACTS, sample._SAMPLES)
     yield from _of_run("files")
 

@@ -9,12 +9,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import ConfigError
 
 COCO_SOURCE = "daskt2i.sources.coco.CocoSource"
+
+SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
+"""The source of a workflow that draws its own data."""
+
+SCENES = "scenes"
+"""The folder of a workflow's scenes, inside the run folder."""
 
 _TOP = ("name", "scenes")
 """Settings outside of all sections."""
@@ -70,16 +77,30 @@ class Changes:
                     "dataset: there."
                 )
             data["dataset"] = {**dataset, "source": coco}
+        had_scenes = isinstance(data.get("scenes"), Mapping)
         notes: tuple[str, ...] = ()
         written: dict[str, tuple[str, Any]] = {}
-        for key, value in _flat(self.settings):
+        for key, value in by_dotted_key(self.settings):
             notes += _set(data, key, value, written)
         if self.where is not None:
             notes += _set(data, "dataset.where", self.where, written)
+        sections = {".".join(name.split(".")[:2]) for name in written}
+        if had_scenes and "dataset.source" not in sections and any(name.startswith("scenes") for name in sections):
+            _remove_drawn_source(data)
         return notes
 
 
-def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _remove_drawn_source(data: dict[str, Any]) -> None:
+    """Remove the source that was made from earlier scenes. Otherwise it would hide a change to `scenes`."""
+    dataset = data.get("dataset")
+    if not isinstance(dataset, Mapping) or not isinstance(source := dataset.get("source"), Mapping):
+        return
+    in_run_folder = PurePath(str(source.get("captions"))).parts[-2:] == (SCENES, "captions.json")
+    if source.get("class") == SCENES_SOURCE or (source.get("class") == COCO_SOURCE and in_run_folder):
+        data["dataset"] = {name: value for name, value in dataset.items() if name != "source"}
+
+
+def by_dotted_key(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield settings by dotted key. Only the first level of nesting is split, because deeper mappings may be values."""
     if not isinstance(settings, Mapping):
         raise ConfigError(
@@ -112,6 +133,8 @@ def _set(data: dict[str, Any], key: str, value: Any, written: dict[str, tuple[st
     name = ".".join(parts)
     before, earlier = written.setdefault(name, (key, value))
     if earlier is not value and earlier != value:
+        if before == key:
+            raise ConfigError(f"{key} has two values. Nothing was started; give only one of them (settings).")
         raise ConfigError(
             f"{before} and {key} are two names of one setting, but their values differ. Nothing was started; give only "
             f"{name} (settings)."

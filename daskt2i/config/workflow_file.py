@@ -22,16 +22,13 @@ import dask.config
 import yaml
 from pydantic import ValidationError
 
-from daskt2i.config.changes import Changes
+from daskt2i.config.changes import SCENES_SOURCE, Changes
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
 
 LAYOUT = 1
 """Version of the store's layout: names, dimensions, shard shape. A new version makes old stores unreadable."""
-
-SCENES_SOURCE = "daskt2i.sources.scenes.ScenesSource"
-"""The source of a workflow that draws its own data."""
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -110,7 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_workflow(
-    name: str = "demo",
+    name: str | Path = "demo",
     settings: Mapping[str, Any] | None = None,
     *,
     images: str | None = None,
@@ -129,7 +126,7 @@ def load_workflow(
         ConfigError: a setting is wrong. The message names it and says what is accepted.
     """
     load_defaults()
-    path = find_file(name, "workflows")
+    path = find_file(str(name), "workflows")
     # Each layer gets the new names before the layers are merged, so that the last one wins under either name.
     data, notes = with_new_names({"name": path.stem, **read_yaml(path)}, str(path))
     sections: tuple[Literal["run", "launch"], ...] = ("run", "launch")

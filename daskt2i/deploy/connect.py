@@ -149,7 +149,7 @@ def attach(address: str, threads: int) -> Connection:
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "
             "`dask scheduler` and workers with `dask worker ADDRESS`."
         ) from error
-    threads = threads or _fewest_threads(client)
+    threads = threads or fewest_threads(client)
 
     def close() -> None:
         client.close(timeout=5)
@@ -193,10 +193,10 @@ def borrow(client: Client, threads: int) -> Connection:
         raise ConfigError(
             f"client is {client.status}, so it cannot run work. Nothing was started; give a connected client."
         )
-    return Connection(client, threads or _fewest_threads(client), lambda: None, owned=False)
+    return Connection(client, threads or fewest_threads(client), lambda: None, owned=False)
 
 
-def _fewest_threads(client: Client) -> int:
+def fewest_threads(client: Client) -> int:
     """The smallest number of threads of a worker. A worker runs one chunk at a time, so torch can use all of them.
 
     If a worker was started with one thread on a whole node, the user must set `run.threads`.

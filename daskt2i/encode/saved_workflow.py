@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import yaml
 
+from daskt2i.config.changes import SCENES, SCENES_SOURCE
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
-from daskt2i.config.workflow_file import SCENES_SOURCE, dask_settings, load_defaults, parse_workflow
+from daskt2i.config.workflow_file import dask_settings, load_defaults, parse_workflow
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import Source
 from daskt2i.store import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
-
-SCENES = "scenes"
-"""The folder of a workflow's scenes, inside the run folder."""
 
 
 def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:

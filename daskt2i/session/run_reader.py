@@ -10,7 +10,7 @@ import io
 from typing import TYPE_CHECKING
 
 from daskt2i.config.settings import Workflow
-from daskt2i.errors import StoreMissing
+from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.session.run_settings import RunSettings
 from daskt2i.session.verbs import reader
 from daskt2i.store.run_folder import MANIFEST
@@ -53,7 +53,9 @@ class RunReader(Viewed):
 
         Raises:
             StoreMissing: encoding has not finished.
+            StoreError: the file is damaged.
         """
+        import pyarrow
         import pyarrow.parquet as pq
 
         try:
@@ -63,6 +65,11 @@ class RunReader(Viewed):
                 f"{self.out} has no {MANIFEST} yet, because encoding has not finished. What is encoded stays; encode "
                 "to the end to get it."
             ) from None
+        except pyarrow.ArrowException as error:
+            raise StoreError(
+                f"{self._found.folder.address(MANIFEST)} is damaged ({' '.join(str(error).split())}). The store was "
+                "not touched. Encode again: finished chunks are kept, and this file is written again."
+            ) from error
 
     @property
     def metrics(self) -> pandas.DataFrame:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daskt2i.config.changes import Changes
+from daskt2i.config.changes import Changes, by_dotted_key
 from daskt2i.config.component import SHIPPED
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed, dask_settings, differences, load_defaults, load_workflow
@@ -82,9 +82,26 @@ def run_settings(
     if isinstance(workflow, Workflow):
         found = changed(workflow, changes, workflow.name)
     else:
-        found = load_workflow(str(workflow), changes.settings, images=images, captions=captions, where=where)
+        found = load_workflow(workflow, changes.settings, images=images, captions=captions, where=where)
     folder = RunFolder(out or f"runs/{found.name}", found.run.storage_options)
     return RunSettings(found, folder, trusted=True, differs=_compared(found, folder))
+
+
+def with_changes(given: RunSettings, settings: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run with changes, for another run on the same workers. It has notes about the changes only.
+
+    Raises:
+        ConfigError: a setting is wrong, or the scheduler would change.
+    """
+    found = changed(given.workflow, Changes(settings), given.workflow.name)
+    if found.run.scheduler != given.workflow.run.scheduler:
+        raise ConfigError(
+            "A run with other settings works on the same workers, so run.scheduler cannot change. Nothing was started; "
+            "make a new run with daskt2i.Run, and give it a scheduler (scheduler)."
+        )
+    notes = [note for note in found.notes if note not in given.workflow.notes]
+    folder = RunFolder(given.folder.root, found.run.storage_options)
+    return RunSettings(found.with_notes(notes), folder, given.trusted)
 
 
 def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> RunSettings:
@@ -152,7 +169,8 @@ def _storage_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The credentials that are asked for, before a workflow is read."""
     load_defaults()
     data: dict[str, Any] = {"run": {"storage_options": dask_settings("run")[0].get("storage_options") or {}}}
-    Changes({key: value for key, value in settings.items() if key.startswith("run.storage_options")}).apply(data, "")
+    named = {key: value for key, value in by_dotted_key(settings) if key.startswith("run.storage_options")}
+    Changes(named).apply(data, "")
     return dict(data["run"]["storage_options"])
 
 

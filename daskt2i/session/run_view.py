@@ -1,4 +1,4 @@
-"""What a notebook shows of a run folder: rows, training, the newest pictures, its settings.
+"""What a notebook shows of a run: rows, training, the newest pictures, its settings, its workers.
 
 Covers: reading these from the folder. It starts nothing. A damaged file is named and never raises: a run must be able
 to show itself.
@@ -7,6 +7,8 @@ Does not cover: what results show (each has its `view`), how it is rendered (`vi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.saved_workflow import without_secrets
 from daskt2i.errors import StoreMissing
@@ -14,6 +16,11 @@ from daskt2i.store.run_folder import SAMPLES, WORKFLOW, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.metrics import loss_curves, read_metrics
 from daskt2i.view import Picture, Points, Section, View
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from daskt2i.session.session import Session
 
 _SHEET = f"{SAMPLES}/sheet.png"
 
@@ -37,6 +44,20 @@ def run_view(workflow: Workflow, folder: RunFolder, workers: str) -> View:
         make_pictures=lambda: _pictures(folder),
         sections=(Section(f"Settings ({WORKFLOW})", text=_settings(workflow)),),
     )
+
+
+def who_works(session: Session | None, client: Client | None) -> str:
+    """Who works on a run, for a person.
+
+    Args:
+        session: the workers of the run; None before the start.
+        client: the Dask client of the run; None before the start, or without Dask.
+    """
+    if session is not None and session.scheduler.is_pool:
+        return session.scheduler.kind
+    if client is None:
+        return "not started"
+    return str(client.scheduler.address) if client.status == "running" else f"the client is {client.status}"
 
 
 def _encoded(folder: RunFolder) -> View:

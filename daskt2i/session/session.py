@@ -112,6 +112,9 @@ class Session:
         return DaskRankSpawner(client, prepare=make_room), there
 
     def _connected(self, layout: WorkerLayout) -> Connection:
+        """The connection, with the torch threads of this stage. Another stage may need another number of threads."""
+        from daskt2i.deploy.connect import fewest_threads
+
         with self._turn:
             if self._connection is not None and not self._serves(self._connection, layout):
                 self.close()
@@ -119,7 +122,7 @@ class Session:
                 self._connection = self._connect(layout)
                 self._layout = layout
                 self._stack.callback(self._connection.close)
-            return self._connection
+            return replace(self._connection, threads=layout.threads or fewest_threads(self._connection.client))
 
     def _connect(self, layout: WorkerLayout) -> Connection:
         if self._given is None:
@@ -135,4 +138,8 @@ class Session:
         there = self._layout
         if not connection.owned or there is None:
             return True
-        return there.workers >= layout.workers and there.memory_limit >= layout.memory_limit
+        return (
+            there.workers >= layout.workers
+            and there.threads >= layout.threads
+            and there.memory_limit >= layout.memory_limit
+        )

@@ -41,7 +41,7 @@ def test_a_dataset_section_that_holds_settings_is_taken(tmp_path: Path) -> None:
 
 def test_changes_by_dotted_key_are_taken(tmp_path: Path) -> None:
     wrong: Any = ["train.steps=100"]
-    with told("config/changes.py:_flat ConfigError"):
+    with told("config/changes.py:by_dotted_key ConfigError"):
         daskt2i.load_workflow("demo", wrong)
     with told("session/arguments.py:check_arguments ConfigError"):
         daskt2i.Run(small_settings(), tmp_path, settings=wrong)
@@ -59,6 +59,13 @@ def test_the_name_of_a_single_value_is_taken_as_the_message_has_it(tmp_path: Pat
         daskt2i.Run(small_settings(), tmp_path, settings={"run.batch.size": 2})
     assert "batch is a single value" in str(error.value)
     assert daskt2i.Run(small_settings(), tmp_path, settings={"run.batch": 2}).workflow.run.batch == 2
+
+
+def test_one_of_two_values_of_a_setting_alone_is_taken(tmp_path: Path) -> None:
+    with told("config/changes.py:_set ConfigError") as error:
+        daskt2i.Run(small_settings(), tmp_path, settings={"dataset.where": "people"}, where="not people")
+    assert "dataset.where has two values" in str(error.value)
+    assert daskt2i.Run(small_settings(), tmp_path, where="not people").workflow.dataset.where == "not people"
 
 
 def test_the_new_name_of_a_setting_alone_is_taken(tmp_path: Path) -> None:

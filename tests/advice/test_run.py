@@ -66,6 +66,15 @@ def test_a_client_that_is_connected_is_taken(cluster: Any, tmp_path: Path) -> No
         assert daskt2i.Run(small_settings(), tmp_path, client=connected, progress=False).encode().accepted == 4
 
 
+def test_an_encode_writes_a_damaged_manifest_again(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    run.encode()
+    (tmp_path / "manifest.parquet").write_text("junk")
+    with told("session/run_reader.py:RunReader.manifest StoreError"):
+        _ = run.manifest
+    assert (run.encode().done, len(run.manifest)) == (0, 4)
+
+
 def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
     run = daskt2i.Run("demo", tmp_path / "run", scheduler="serial", progress=False)
     wrong: Any = "sample"
@@ -76,6 +85,14 @@ def test_plans_that_are_named_are_there(tmp_path: Path) -> None:
     encoded = run_of(tmp_path / "encoded")
     encoded.encode()
     assert encoded.with_settings({"train.validation": 2}).plan("train").view()
+
+
+def test_a_new_run_takes_the_scheduler_that_another_run_does_not(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    with told("session/run_settings.py:with_changes ConfigError"):
+        run.with_settings({"run.scheduler": "multiprocessing"})
+    assert run_of(tmp_path).encode().accepted == 4
+    assert daskt2i.Run(out=tmp_path, scheduler="multiprocessing", progress=False).encode().skipped
 
 
 def test_each_kind_of_progress_that_is_named_is_taken(tmp_path: Path) -> None:

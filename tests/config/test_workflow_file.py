@@ -23,8 +23,9 @@ from builders.workflows import (
     write_workflow,
 )
 
+from daskt2i.config.changes import COCO_SOURCE, Changes
 from daskt2i.config.component import MOVED, Component
-from daskt2i.config.workflow_file import differences, find_file, fingerprint, parse_workflow, shipped
+from daskt2i.config.workflow_file import changed, differences, find_file, fingerprint, parse_workflow, shipped
 from daskt2i.encode.prepare import identity
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -239,6 +240,20 @@ def test_scenes_can_be_taken_out_and_a_wrong_one_is_named() -> None:
         load_workflow("demo", ["scenes=5"])
     fake = f"dataset.source={{class: {SOURCE}}}"
     assert load_workflow("demo", ["scenes=null", fake]).dataset.source.class_path == SOURCE
+
+
+def test_a_change_to_scenes_counts_in_a_workflow_that_is_already_resolved() -> None:
+    """A resolved workflow has a source that was made from its scenes. It must not hide the change."""
+    named = load_workflow("demo", ["scenes.rows=50"])
+    resolved = load_workflow("demo")
+    assert changed(resolved, Changes({"scenes.rows": 50}), "here").dataset.source == named.dataset.source
+    coco = {"class": COCO_SOURCE, "images": "/r/scenes/images", "captions": "/r/scenes/captions.json"}
+    drawn = changed(resolved, Changes({"dataset.source": coco}), "here")  # as the run folder keeps it
+    assert changed(drawn, Changes({"scenes.rows": 50}), "here").dataset.source == named.dataset.source
+    assert changed(drawn, Changes({"run.batch": 2}), "here").dataset == drawn.dataset
+    own = {"images": "/r/scenes/images", "captions": "/r/scenes/captions.json"}
+    mine = changed(resolved, Changes(**own), "here")
+    assert changed(mine, Changes({"scenes.rows": 50}), "here").dataset == mine.dataset, "images of the user stay"
 
 
 def test_yaml_makes_no_objects(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import yaml
@@ -35,6 +37,7 @@ from daskt2i.errors import (
     UnknownArgument,
 )
 from daskt2i.events import ChunkDone, Event, Note, PlanReady, ResultReady, StageEnded, StageStarted
+from daskt2i.plan import WorkerLayout
 from daskt2i.run import Run
 from daskt2i.sources.fake import FakeSource
 from daskt2i.types import Row
@@ -54,6 +57,7 @@ class Broken(FakeSource):
 def fake(tmp_path: Path, **how: Any) -> Run:
     """A run with fakes in this process, without progress."""
     given = {"scheduler": "serial", "progress": False, **how}
+    tmp_path.mkdir(exist_ok=True)
     return Run(write_workflow(tmp_path / "fake.yaml"), tmp_path / "out", **given)
 
 
@@ -92,6 +96,18 @@ def test_a_sample_result_has_pil_images_in_the_order_of_the_prompts(finished: Ru
     assert all(Path(file).is_file() for file in drawn.files)
     alone = finished.sample("a blue star", seed=4)
     assert alone.images[0].tobytes() == drawn.images[3].tobytes()
+
+
+def test_one_prompt_may_be_a_plain_text(finished: Run) -> None:
+    assert finished.sample("a red circle").pictures == 1
+    assert finished.evaluate("a red circle").prompts == 1
+
+
+def test_numbers_of_numpy_are_taken(tmp_path: Path) -> None:
+    one, rows = np.arange(1, 3)
+    found = fake(tmp_path).estimate(workers=one, rows=4 * rows)
+    assert [forecast.workers for forecast in found.forecasts] == [1]
+    json.dumps(found.to_json())
 
 
 def test_a_notebook_shows_pictures_with_their_prompts(finished: Run) -> None:
@@ -149,6 +165,50 @@ def test_with_settings_makes_a_run_on_the_same_workers(finished: Run) -> None:
     assert other.sample("a red circle").pictures == 1
     other.close()
     assert finished.sample("a red circle").pictures == 1, "closing the other one left the workers"
+
+
+def test_with_settings_notes_only_what_is_new(tmp_path: Path) -> None:
+    told: list[Event] = []
+    run = fake(tmp_path, settings={"run.readers": 3}, progress=told.append)
+    run.with_settings({"train.steps": 5})
+    run.with_settings({"train.clip": 2.0})
+    notes = [event.text.partition(" ")[0] for event in told if isinstance(event, Note)]
+    assert notes == ["run.readers", "train.clip"]
+
+
+def test_with_settings_refuses_another_scheduler(tmp_path: Path) -> None:
+    run = fake(tmp_path, scheduler=None)
+    with pytest.raises(ConfigError, match=r"run\.scheduler cannot change"):
+        run.with_settings({"run": {"scheduler": "serial"}})
+    assert run.with_settings({"run.scheduler": "local"}).workflow.run.scheduler == "local"
+
+
+def test_runs_that_share_workers_close_with_the_run_that_started_them(tmp_path: Path) -> None:
+    run = fake(tmp_path)
+    other = run.with_settings({"train.steps": 5})
+    third = other.with_settings({"train.steps": 6})
+    other.close()
+    assert third.encode().accepted == ROWS, "another run that shares the workers does not close them"
+    run.close()
+    with pytest.raises(ConfigError, match="This run is closed"):
+        third.encode()
+    assert "closed" in repr(third)
+    assert third.status().complete
+
+
+def test_two_threads_make_one_set_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow() -> None:
+        time.sleep(0.2)
+
+    monkeypatch.setattr("daskt2i.deploy.connect.current_client", slow)
+    run = fake(tmp_path, scheduler=None)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(run._workers())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1]
 
 
 def test_open_run_continues_with_the_settings_of_the_folder(finished: Run) -> None:
@@ -302,6 +362,26 @@ def test_a_wrong_argument_raises_an_error_that_names_it(tmp_path: Path, how: dic
     assert not (tmp_path / "out").exists()
 
 
+def test_every_name_that_dir_lists_is_there() -> None:
+    code = "import daskt2i; print(*(getattr(daskt2i, name) is not None for name in dir(daskt2i)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
+    assert set(done.stdout.split()) == {"True"}, done.stderr
+
+
+def test_load_workflow_takes_a_path(tmp_path: Path) -> None:
+    assert daskt2i.load_workflow(write_workflow(tmp_path / "fake.yaml")).name == "fake"
+
+
+@pytest.mark.parametrize("given", [{"run.storage_options": {"key": "a"}}, {"run": {"storage_options": {"key": "a"}}}])
+def test_storage_options_in_settings_open_the_run_folder(tmp_path: Path, given: dict[str, Any]) -> None:
+    fake(tmp_path).encode()
+    opened: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daskt2i.session.run_settings._own_settings", lambda folder: opened.append(folder))
+        Run(out=tmp_path / "out", settings=given, progress=False)
+    assert opened[0].storage_options == {"key": "a"}
+
+
 def test_nested_and_dotted_settings_give_the_same_workflow(tmp_path: Path) -> None:
     dotted = fake(tmp_path, settings={"run.batch": 2, "train.steps": 5})
     nested = fake(tmp_path, settings={"run": {"batch": 2}, "train": {"steps": 5}})
@@ -440,8 +520,10 @@ def test_a_run_cannot_be_pickled_and_the_error_says_what_to_send(tmp_path: Path)
 
 
 def test_one_setting_with_two_values_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"their values differ"):
+    with pytest.raises(ConfigError, match=r"train\.steps has two values\. .* give only one of them \(settings\)"):
         fake(tmp_path, settings={"train": {"steps": 5}, "train.steps": 6})
+    with pytest.raises(ConfigError, match=r"dataset\.where has two values"):
+        fake(tmp_path, settings={"dataset.where": "people"}, where="not people")
 
 
 def test_a_current_folder_that_was_removed_is_named_in_one_sentence(tmp_path: Path) -> None:
@@ -526,6 +608,18 @@ def test_a_run_uses_the_given_client_and_does_not_close_it(tmp_path: Path, clien
         assert run.dashboard_link == client.dashboard_link
     assert client.status == "running"
     assert client.submit(int, 7).result() == 7
+
+
+def test_each_stage_has_its_own_number_of_threads(tmp_path: Path) -> None:
+    """Insights uses one thread on each worker. An encode after it uses what `run.threads` or the worker has."""
+    here = {"dashboard_address": "127.0.0.1:0", "set_as_default": False}
+    with Client(processes=False, n_workers=1, threads_per_worker=2, **here) as client:
+        run = fake(tmp_path, scheduler=None, client=client)
+        run.insights(pictures=False, tokens=False)
+        assert run.encode().threads == 2
+        one = fake(tmp_path / "one", scheduler=None, client=client, settings={"run.threads": 1})
+        assert one.encode().threads == 1
+        assert one._workers().spawner(WorkerLayout(0, 0, 0, ""))[1].threads == 2
 
 
 def test_a_run_uses_the_current_client_and_notes_it_if_no_client_is_given(tmp_path: Path, client: Client) -> None:
@@ -680,6 +774,7 @@ def test_every_error_of_daskt2i_renders_as_one_line() -> None:
         (lambda run: run.sample(["a", 3]), "it must be a text, or a list of texts"),
         (lambda run: run.sample("a", seed=-1), "seed is -1, but it must be a whole number from 0"),
         (lambda run: run.sample("a", guidance=float("nan")), "guidance is nan, but it must be a number from 0"),
+        (lambda run: run.sample("a", sampler="plms"), r"sampler is 'plms', but it must be one of dpm\+\+, ddim, euler"),
         (lambda run: run.suggest(3), "text is 3, but it must be a text"),
         (lambda run: run.insights(top="x"), "top is 'x', but it must be a whole number from 1"),
         (lambda run: run.estimate(workers=0), "workers is 0, but it must be a whole number from 1"),
