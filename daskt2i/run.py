@@ -120,6 +120,7 @@ class Run(RunReader):
             self._listener(Note(note))
 
     def __enter__(self) -> Run:
+        self._ready()
         return self
 
     def __exit__(self, *exc: object) -> None:

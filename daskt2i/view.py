@@ -4,8 +4,9 @@ Covers: `View`, which holds the data; rendering it as text and as HTML; `Viewed`
 `_repr_html_`.
 Does not cover: what each result puts into its view (the room of the result), tables on a terminal (`display`).
 
-The HTML contains its pictures and has no script, so it makes no requests. Every text is escaped. JupyterLab's own
-variables give the colours, so they follow its light or dark theme. Other programs show the colours of their page.
+The HTML contains its pictures and has no script, so it makes no requests. Every text is escaped, without
+terminal colours. JupyterLab's own variables give the colours, so they follow its light or dark theme. Other programs
+show the colours of their page.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from daskt2i.notebooks import html_text
 
 MOST_FAILURES = 10
 """Failures that a view lists. It only counts the rest."""
@@ -55,6 +57,7 @@ class Section:
     """A part of a view in a notebook: a table of names and values, a plain text, or counts as bars.
 
     Attributes:
+        bars_total: the total of which the bars are shares; 0 for their sum.
         folded: whether the section is closed at first.
     """
 
@@ -62,6 +65,7 @@ class Section:
     rows: tuple[tuple[str, str], ...] = ()
     text: str = ""
     bars: tuple[tuple[str, int], ...] = ()
+    bars_total: int = 0
     folded: bool = True
 
 
@@ -125,9 +129,9 @@ class View:
 
     def html(self) -> str:
         """The view as HTML for a notebook."""
-        about = f' <span class="dim">{escape(self.about)}</span>'
-        head = f'<div><span class="title">{escape(self.title)}</span>{about}</div>'
-        failures = "".join(f'<div class="failed">{escape(sentence)}</div>' for sentence in self.some_failures())
+        about = f' <span class="dim">{html_text(self.about)}</span>'
+        head = f'<div><span class="title">{html_text(self.title)}</span>{about}</div>'
+        failures = "".join(f'<div class="failed">{html_text(sentence)}</div>' for sentence in self.some_failures())
         body = _table(self.rows) + _chart(self.curves, self.curves_label)
         pictures = "".join(map(_picture, self.make_pictures()))
         parts = [
@@ -158,29 +162,31 @@ class Viewed:
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
-    lines = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    lines = "".join(f"<tr><th>{html_text(name)}</th><td>{html_text(value)}</td></tr>" for name, value in rows)
     return f"<table>{lines}</table>" if lines else ""
 
 
 def _section(section: Section) -> str:
-    text = f"<pre>{escape(section.text)}</pre>" if section.text else ""
+    text = f"<pre>{html_text(section.text)}</pre>" if section.text else ""
     state = "" if section.folded else " open"
-    body = _table(section.rows) + text + _bars(section.bars)
-    return f"<details{state}><summary>{escape(section.title)}</summary>{body}</details>"
+    body = _table(section.rows) + text + _bars(section.bars, section.bars_total)
+    return f"<details{state}><summary>{html_text(section.title)}</summary>{body}</details>"
 
 
-def _bars(counts: Sequence[tuple[str, int]]) -> str:
-    total, most = sum(count for _, count in counts), max((count for _, count in counts), default=0)
+def _bars(counts: Sequence[tuple[str, int]], total: int) -> str:
+    total, most = total or sum(count for _, count in counts), max((count for _, count in counts), default=0)
     lines = []
     for name, count in counts:
         bar = f'<div class="count" style="width:{160 * count / (most or 1):.0f}px"></div>'
-        lines.append(f"<tr><th>{escape(name)}</th><td>{bar}</td><td>{count:,} ({count / (total or 1):.0%})</td></tr>")
+        lines.append(
+            f"<tr><th>{html_text(name)}</th><td>{bar}</td><td>{count:,} ({count / (total or 1):.0%})</td></tr>"
+        )
     return f"<table>{''.join(lines)}</table>" if lines else ""
 
 
 def _picture(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
-    label = escape(picture.label)
+    label = html_text(picture.label)
     kind = ' class="wide"' if picture.wide else ""
     caption = f"<figcaption>{label}</figcaption>" if label else ""
     return f'<figure{kind}><img src="data:image/png;base64,{data}" alt="{label}">{caption}</figure>'
@@ -205,5 +211,5 @@ def _chart(curves: Sequence[Points], label: str) -> str:
         places = " ".join(f"{4 + x * across:.1f},{4 + (high - y) * down:.1f}" for x, y in curve)
         colour, width = _CURVES[number % len(_CURVES)], 1.2 + 0.8 * number
         lines.append(f'<polyline fill="none" style="stroke:{colour}" stroke-width="{width}" points="{places}"/>')
-    caption = f"<figcaption>{escape(label)}</figcaption>" if label else ""
+    caption = f"<figcaption>{html_text(label)}</figcaption>" if label else ""
     return f'<figure class="wide"><svg width="240" height="70" role="img">{"".join(lines)}</svg>{caption}</figure>'

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "portable_errors": "errors",
     "types": "errors",
     "protocols": "types",
-    "view": "",
+    "view": "notebooks",
     "events": "types protocols view",
     "formatting": "",
     "plan": "errors types",

@@ -188,7 +188,7 @@ def test_an_automatic_batch_follows_what_one_image_takes(item_mib: int, device: 
     ("asked", "workers", "threads", "reason"),
     [
         ({}, 8, 1, "8 cores allow 8"),
-        ({"chunks": 3}, 3, 2, "3 chunks to do allow 3"),
+        ({"chunks": 3}, 3, 2, "3 chunks"),
         ({"chunks": 8}, 8, 1, "8 cores allow 8"),
         ({"chunks": 0}, 1, 8, "one worker"),
         ({"memory": 6 * GIB}, 4, 2, "6 GiB of memory allow 4"),

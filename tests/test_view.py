@@ -60,6 +60,12 @@ def test_html_escapes_every_text() -> None:
     assert shown.count("&lt;script&gt;") >= 9
 
 
+def test_html_has_no_terminal_colours() -> None:
+    shown = View("a \x1b[31mred\x1b[0m title", failures=("\x1b[1mfailed",)).html()
+    assert "\x1b" not in shown
+    assert "a red title" in shown
+
+
 def test_html_has_no_script_and_makes_no_request() -> None:
     tags = Tags(everything().html()).tags
     assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "object", "embed", "form"})

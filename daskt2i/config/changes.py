@@ -108,7 +108,7 @@ def by_dotted_key(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             "{'train.steps': 100} (settings)."
         )
     for key, value in settings.items():
-        if isinstance(key, str) and "." not in key and key not in _TOP and isinstance(value, Mapping):
+        if isinstance(key, str) and "." not in key and isinstance(value, Mapping):
             yield from ((f"{key}.{inner}", one) for inner, one in value.items())
         else:
             yield str(key), value

@@ -12,15 +12,16 @@ environment variables such as `DASK_DASKT2I__RUN__RETRIES=5`) < the workflow fil
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import dask.config
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from daskt2i.config.changes import SCENES_SOURCE, Changes
 from daskt2i.config.renamed import with_new_names
@@ -82,8 +83,9 @@ def find_file(name: str, folder: Literal["workflows", "clusters"]) -> Path:
     path = shipped(folder) / f"{name}.yaml"
     if Path(name).name == name and path.is_file():
         return path
+    without = "serial, multiprocessing, joblib, tcp://host:port, " if folder == "clusters" else ""
     raise ConfigError(
-        f"There is no {folder[:-1]} named {name!r}. Give one of {_names(folder)}, or the path of a YAML file."
+        f"There is no {folder[:-1]} named {name!r}. Give one of {without}{_names(folder)}, or the path of a YAML file."
     )
 
 
@@ -136,7 +138,7 @@ def load_workflow(
         notes += old
     changes = Changes(settings or {}, images, captions, where)
     notes += changes.apply(data, str(path))
-    return parse_workflow(data, str(path)).with_notes(notes)
+    return parse_workflow(data, str(path) if changes.none else f"{path} with these settings").with_notes(notes)
 
 
 def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
@@ -152,7 +154,7 @@ def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
         return workflow
     data = yaml.safe_load(workflow.to_yaml())
     notes = changes.apply(data, origin)
-    return parse_workflow(data, origin).with_notes((*workflow.notes, *notes))
+    return parse_workflow(data, f"{origin} with these settings").with_notes((*workflow.notes, *notes))
 
 
 def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
@@ -208,11 +210,24 @@ def _problem(error: Any) -> str:
     if len(loc) < len(error["loc"]):
         return f"{setting}: should be a whole number from 1, or auto (given: {error['input']!r})"
     if error["type"] == "extra_forbidden":
-        return f"there is no setting {setting}"
+        return f"there is no setting {setting}{_nearest(loc)}"
     if error["type"] == "missing":
         return f"{setting} is missing"
     said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before those of a validator of ours
     return f"{setting}: {said[:1].lower()}{said[1:]} (given: {error['input']!r})"
+
+
+def _nearest(loc: Sequence[Any]) -> str:
+    """`" (did you mean dataset.rows_per_chunk?)"`; "" if no setting of that section has a similar name."""
+    model: Any = Workflow
+    for part in loc[:-1]:
+        field = model.model_fields.get(part)
+        kinds = [field.annotation, *get_args(field.annotation)] if field is not None else []
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if model is None:
+            return ""
+    near = difflib.get_close_matches(str(loc[-1]), list(model.model_fields), 1)
+    return f" (did you mean {'.'.join(map(str, [*loc[:-1], near[0]]))}?)" if near else ""
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

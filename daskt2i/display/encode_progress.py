@@ -58,8 +58,10 @@ class EncodeProgress(StageProgress):
         self.done += rows
 
     def figures(self, now: float) -> str:
-        rate = self._rate.per_second(now)
-        return "" if rate is None else f"{rate:.1f} images/s"
+        rate = self.per_second(now)
+        if rate is None:
+            return "models load" if self.running and not self._arrived else ""
+        return f"{rate:.1f} images/s"
 
     def _finished(self, took: str) -> str:
         new = self.done - self._before

@@ -23,15 +23,15 @@ def report_view(report: InsightsResult) -> RenderableType:
     """The charts and totals of a report."""
     view = report.view()
     charts = [
-        _bars("gender", report.gender),
-        _bars("age group", report.age),
-        _bars("group size", report.group),
-        _bars("activity", dict(list(report.activities.items())[:SHOWN])),
+        _bars("gender", report.gender, report.people),
+        _bars("age group", report.age, report.people),
+        _bars("group size", report.group, report.people),
+        _bars("activity", dict(list(report.activities.items())[:SHOWN]), report.people),
     ]
     return Group(*[chart for chart in charts if chart is not None], facts(view.title, view.rows))
 
 
-def _bars(title: str, counts: Mapping[str, int]) -> RenderableType | None:
+def _bars(title: str, counts: Mapping[str, int], total: int) -> RenderableType | None:
     if not counts:
         return None
     table = _plain_table(title)
@@ -40,7 +40,7 @@ def _bars(title: str, counts: Mapping[str, int]) -> RenderableType | None:
     table.add_column(justify="right")
     table.add_column(justify="right", style="dim")
     most = max(counts.values())
-    for name, share in shares(counts).items():
+    for name, share in shares(counts, total).items():
         bar = "█" * max(1, round(_BAR * counts[name] / most))
         table.add_row(Text(name), Text(bar, style="blue"), f"{counts[name]:,}", f"{share:.0%}")
     return table

@@ -12,6 +12,7 @@ from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from daskt2i.display.encode_progress import EncodeProgress
@@ -154,7 +155,7 @@ class _Words(ProgressColumn):
     """A column that computes its text each time it is drawn."""
 
     def __init__(self, text: Callable[[], Text]) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._text = text
 
     def render(self, task: Task) -> Text:

@@ -49,6 +49,11 @@ class RecentRate:
         while len(self._arrivals) > self._workers + 1 and self._arrivals[0][0] < now - self._window:
             self._arrivals.popleft()
 
+    @property
+    def newest(self) -> float | None:
+        """When the newest result arrived, or None."""
+        return self._arrivals[-1][0] if self._arrivals else None
+
     def per_second(self, now: float) -> float | None:
         """Amount per second; None while it is unknown. It falls while results are overdue."""
         if not self._arrivals:

@@ -61,6 +61,11 @@ class StageProgress:
         """Update the state with an event. Returns the lines to show."""
         return [Line(event.text, Tone.NOTE)] if isinstance(event, Note) else []
 
+    def per_second(self, now: float) -> float | None:
+        """The current rate. After the last unit it stays as it was: what follows is other work."""
+        newest = self._rate.newest if self.done >= self.total else None
+        return self._rate.per_second(now if newest is None else newest)
+
     def figures(self, now: float) -> str:
         """Rate and other measured figures: `"58.0 images/s"`; "" before the first figure."""
         return ""

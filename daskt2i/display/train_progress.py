@@ -56,7 +56,7 @@ class TrainProgress(StageProgress):
         )
 
     def figures(self, now: float) -> str:
-        rate = self._rate.per_second(now) or self._told_rate
+        rate = self.per_second(now) or self._told_rate
         speed = "" if rate is None else f"{rate:.1f} samples/s"
         return ", ".join(part for part in (self._loss + self._validation, speed) if part)
 

@@ -107,6 +107,10 @@ class _Run:
             prepared.folder.sweep()  # removes partial files of killed workers
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
+            if (
+                prepared.stored is None
+            ):  # a run that is stopped before its store exists is continued by its folder alone
+                self._keep_settings()
             done = self._find_done()
             if not all(done) or self._shared_is_damaged():
                 with closing(self.executor):
@@ -184,8 +188,12 @@ class _Run:
             self._attributes(prepared.identity(job.runtime.precision), job),
             empty_prompt(prepared.text_info, found.empty),
         )
-        prepared.folder.write(WORKFLOW, without_secrets(workflow).to_yaml().encode())
+        self._keep_settings()
         return job
+
+    def _keep_settings(self) -> None:
+        text = without_secrets(self.prepared.workflow).to_yaml()
+        self.prepared.folder.write(WORKFLOW, text.encode())
 
     def _inspect(self, job: EncodeJob) -> Inspection:
         look = functools.partial(inspect, precision=self.prepared.precision)

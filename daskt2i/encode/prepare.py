@@ -31,6 +31,7 @@ from daskt2i.plan import (
     estimate_requirements,
 )
 from daskt2i.protocols import ExecutorInfo, ImageEncoder, Source, TextEncoder
+from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import EncoderInfo, SourceInfo
@@ -116,7 +117,7 @@ class EncodePlan(Viewed):
         if dataset.where:
             rows.append(("left out", f"{info.left_out:,} images, by where: {dataset.where}"))
         rows += [
-            ("chunks", f"{len(self.grid):,} of {self.grid.rows_per_chunk} rows"),
+            ("chunks", f"{len(self.grid):,} of {self.grid.rows_per_chunk} rows{self._done()}"),
             ("image encoder", self._encoder("image", f"{dataset.image.resolution} px -> ")),
             ("text encoder", self._encoder("text", "")),
             ("precision", self.precision + (" (measured at the start)" if self.precision == "auto" else "")),
@@ -132,6 +133,10 @@ class EncodePlan(Viewed):
         disk = f"about {size(need.disk)} ({size(need.latents_disk)} latents, {size(need.text_disk)} text)"
         rows += [("disk", disk), ("run folder", str(self.folder) + (" (continues)" if self.stored else ""))]
         return View(f"Plan of {self.workflow.name}", tuple(rows))
+
+    def _done(self) -> str:
+        """How many chunks are done before, of a store that exists."""
+        return f"; {Receipts(self.folder).count():,} are done" if self.stored else ""
 
     def _encoder(self, kind: str, extra: str) -> str:
         component = getattr(self.workflow.dataset.encoders, kind)

@@ -40,7 +40,8 @@ class VerifyResult(Viewed):
         out: address of the run folder.
         rows: rows of the store.
         chunks: chunks of the store, including open ones.
-        problems: chunk -> its problem, one sentence.
+        problems: damaged chunk -> its problem, one sentence.
+        unfinished: chunks without a receipt. They are not damaged: an encode runs, or was stopped.
         notes: checks that could not be done, and why.
         psnr: dB of the rows that were decoded back.
         shared: the problem of the arrays that belong to no chunk, or None.
@@ -53,24 +54,34 @@ class VerifyResult(Viewed):
     notes: tuple[str, ...] = ()
     psnr: tuple[float, ...] = ()
     shared: str | None = None
+    unfinished: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether every chunk is there and agrees with its receipt."""
-        return not self.problems and self.shared is None
+        return not self.damaged and not self.unfinished
+
+    @property
+    def damaged(self) -> bool:
+        """Whether something that was finished is not as it was written."""
+        return bool(self.problems) or self.shared is not None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `verify --json` prints."""
-        return {"ok": self.ok, "rows": self.rows, "chunks": self.chunks, "bad": sorted(self.problems)}
+        bad = sorted({*self.problems, *self.unfinished})
+        known = {"ok": self.ok, "rows": self.rows, "chunks": self.chunks, "bad": bad}
+        return {**known, "unfinished": list(self.unfinished)}
 
     def raise_for_problems(self) -> VerifyResult:
         """Raise an error if the store has a problem; else return the result.
 
         Raises:
-            StoreError: the store has problems; it names the first one and the number of others.
+            StoreError: chunks are not finished, or damaged. It names the first problem and the number of others.
         """
         if self.ok:
             return self
+        if not self.damaged:
+            raise unfinished(self.out, len(self.unfinished), self.chunks)
         found = [*([self.shared] if self.shared else []), *(text for _, text in sorted(self.problems.items()))]
         more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
         raise StoreError(
@@ -80,18 +91,32 @@ class VerifyResult(Viewed):
 
     def view(self) -> View:
         """Numbers of rows and chunks, and the problems."""
-        rows = [("rows", f"{self.rows:,}"), ("chunks", f"{self.chunks:,}, {len(self.problems):,} of them bad")]
+        chunks = f"{self.chunks:,}: {len(self.problems):,} damaged, {len(self.unfinished):,} not finished"
+        rows = [("rows", f"{self.rows:,}"), ("chunks", f"{self.chunks:,}" if self.ok else chunks)]
         if self.psnr:
             rows.append(("decode-back", f"{min(self.psnr):.1f} dB or more on {len(self.psnr)} rows"))
         rows += [("note", note) for note in self.notes[:10]]
         if not self.ok:
-            rows.append(("next", "encode again: it repairs damaged chunks and leaves the others as they are"))
+            does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
+            rows.append(("next", f"encode again: it {does} and leaves the others as they are"))
         shared = [f"{self.shared} (it belongs to all chunks)"] if self.shared else []
         return View(
-            "The store is in order" if self.ok else "The store is not in order",
+            "The store is in order"
+            if self.ok
+            else "The store is not in order"
+            if self.damaged
+            else "The store is in order so far, but not complete",
             tuple(rows),
             failures=(*shared, *(problem for _, problem in sorted(self.problems.items()))),
         )
+
+
+def unfinished(out: str, count: int, chunks: int) -> StoreError:
+    """The error of a store whose chunks are not all finished."""
+    return StoreError(
+        f"The store in {out} is not complete: {count:,} of {chunks:,} chunks are not finished. Nothing was started; "
+        "encode again to finish them."
+    )
 
 
 @dataclass(slots=True)
@@ -129,9 +154,7 @@ def verify(
     found = _Findings()
     shared = store.check_shared()
     seen = _check_receipts(store, grid, fingerprint, found, listener)
-    for index in range(len(grid)):
-        if not seen[index]:
-            found.problems.setdefault(index, f"chunk {index} is not finished: it has no receipt")
+    lacking = tuple(index for index in range(len(grid)) if not seen[index] and index not in found.problems)
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
     elif strangers := [path for path in _classes(workflow) if not (trusted or path in SHIPPED)]:
@@ -149,7 +172,7 @@ def verify(
         except Exception as error:  # the source or the model may have moved, but the store can still be good
             found.notes.append(f"Nothing was decoded back: {' '.join(str(error).split())}")
     return VerifyResult(
-        str(folder), grid.rows, len(grid), found.problems, tuple(found.notes), tuple(found.psnr), shared
+        str(folder), grid.rows, len(grid), found.problems, tuple(found.notes), tuple(found.psnr), shared, lacking
     )
 
 

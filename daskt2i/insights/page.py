@@ -117,10 +117,12 @@ def _cards(report: InsightsResult) -> str:
 
 def _figures(report: InsightsResult) -> dict[str, Any]:
     found = {
-        "gender": _bars("Gender", report.gender),
-        "age": _bars("Age group", report.age),
-        "group": _bars("Group size", report.group),
-        "activities": _bars(f"Main activity, the {len(report.activities)} most frequent", report.activities),
+        "gender": _bars("Gender", report.gender, report.people),
+        "age": _bars("Age group", report.age, report.people),
+        "group": _bars("Group size", report.group, report.people),
+        "activities": _bars(
+            f"Main activity, the {len(report.activities)} most frequent", report.activities, report.people
+        ),
         "boxes": _bars("People: captions and boxes", report.boxes),
         "captions": _bars("Captions per image", {str(k): v for k, v in report.captions_per_image.items()}),
         "tokens": _columns("Tokens per caption", report.tokens, report.limit),
@@ -135,12 +137,12 @@ def _figures(report: InsightsResult) -> dict[str, Any]:
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def _bars(title: str, counts: Mapping[str, int]) -> Any:
-    """Horizontal bars with count and share."""
+def _bars(title: str, counts: Mapping[str, int], total: int = 0) -> Any:
+    """Horizontal bars with count and share of a total; of their sum if it is 0."""
     if not counts:
         return None
     names, values = list(counts), list(counts.values())
-    total = sum(values)
+    total = total or sum(values)
     made = formatting.figure(
         64 + 26 * len(names), title=title, y_range=names[::-1], x_range=(0, max(values) * 1.32), min_border_right=10
     )

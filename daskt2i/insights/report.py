@@ -156,12 +156,16 @@ class InsightsResult(Viewed):
             ("group size", self.group),
             ("activity", dict(list(self.activities.items())[:SHOWN])),
         )
-        sections = tuple(Section(title, bars=tuple(counts.items()), folded=False) for title, counts in charts if counts)
+        sections = tuple(
+            Section(title, bars=tuple(counts.items()), bars_total=self.people, folded=False)
+            for title, counts in charts
+            if counts
+        )
         return View("Insights", tuple(self._rows()), sections=sections)
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         yield "source", self.label
-        yield "images", f"{self.rows:,}" + f", {self.left_out:,} left out by {self.where}" * bool(self.where)
+        yield "images", f"{self.rows:,}" + f" with {self.where}; {self.left_out:,} left out" * bool(self.where)
         yield "people", f"{self.people:,} images ({self.people / max(1, self.rows):.1%}) mention people in captions"
         yield "captions", f"{self.captions:,}; {self.alike:,} repeat another one, {self.repeated:,} of them exactly"
         if self.limit:
@@ -324,7 +328,6 @@ class _Captions:
         return found
 
 
-def shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """Each count as a share of their sum."""
-    total = sum(counts.values())
+def shares(counts: Mapping[str, int], total: int) -> dict[str, float]:
+    """Each count as a share of a total."""
     return {name: count / total for name, count in counts.items()} if total else {}

@@ -218,12 +218,11 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
     return found.to(default_device() if device == "auto" else check_device(device, "device"))
 
 
-@contextmanager
-def local(folder: RunFolder) -> Iterator[Path]:
-    """The pipeline as a folder on this machine. A remote pipeline is copied, and the copy lasts as long as the block.
+def require(folder: RunFolder) -> None:
+    """Refuse a run folder that cannot draw.
 
     Raises:
-        ModelMissing: the run folder has no pipeline.
+        ModelMissing: it has no pipeline, or only the denoiser.
     """
     if not exists(folder):
         place, why = folder.address(PIPELINE), about(folder).get(ALONE)
@@ -233,6 +232,16 @@ def local(folder: RunFolder) -> Iterator[Path]:
                 "another run folder (out)."
             )
         raise ModelMissing(f"There is no trained pipeline in {place}. Train first (train or run).")
+
+
+@contextmanager
+def local(folder: RunFolder) -> Iterator[Path]:
+    """The pipeline as a folder on this machine. A remote pipeline is copied, and the copy lasts as long as the block.
+
+    Raises:
+        ModelMissing: the run folder has no pipeline.
+    """
+    require(folder)
     if folder.is_local:
         yield folder.local_path(PIPELINE)
         return

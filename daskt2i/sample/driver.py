@@ -17,9 +17,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
-from daskt2i.events import Listener, Progress, ignore
+from daskt2i.events import Activity, Listener, Progress, ignore
 from daskt2i.formatting import duration
-from daskt2i.model.pipeline import about
+from daskt2i.model.pipeline import about, require
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
@@ -116,7 +116,7 @@ def sample(
         return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
     begun = perf_counter()
     pictures = draw(folder, requests, settings, executor, device, listener)
-    files = tuple(write(folder, pictures, settings))
+    files = tuple(write(folder, pictures, settings, str(made_from["pipeline"])))
     names = [name.rpartition("/")[2] for name in files]
     folder.write(_SAMPLES, json.dumps({"made_from": made_from, "files": names}, indent=1).encode())
     return SampleResult(files, len(pictures), perf_counter() - begun, tuple(requests), folder)
@@ -140,6 +140,7 @@ def draw(
         The pictures, in the order of `requests`.
 
     Raises:
+        ModelMissing: the run folder has no pipeline.
         Interrupted: the user pressed Ctrl-C.
         Daskt2iError: an error on a worker.
     """
@@ -155,12 +156,15 @@ def _drawn(
     device: str,
     listener: Listener,
 ) -> list[DrawnPicture]:
-    executor_info = executor.start()
-    size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
-    parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
-    task = SampleJob(folder, settings, device, executor_info.threads)
+    require(folder)
     found: dict[int, DrawnPicture] = {}
     try:
+        count = f"{len(requests):,} picture{'s' * (len(requests) != 1)}"
+        listener(Activity(f"{count} to draw; first the workers load the model"))
+        executor_info = executor.start()
+        size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
+        parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
+        task = SampleJob(folder, settings, device, executor_info.threads)
         with closing(_closable(executor.run(functools.partial(draw_part, task), parts))) as outcomes:
             for (start, part), outcome in outcomes:
                 if isinstance(outcome, BaseException):
@@ -180,10 +184,13 @@ def _closable(outcomes: Iterator[Any]) -> Any:
     return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
 
 
-def write(
-    folder: RunFolder, pictures: Sequence[DrawnPicture], settings: SamplerSettings, prefix: str = SAMPLES
-) -> list[str]:
+def write(folder: RunFolder, pictures: Sequence[DrawnPicture], settings: SamplerSettings, drawn_by: str) -> list[str]:
     """Write each picture as a PNG, and a sheet of the first ones. Returns their addresses, the sheet first.
+
+    A file of an earlier call is replaced only by the same picture. The sheet is always that of this call.
+
+    Args:
+        drawn_by: fingerprint of the pipeline.
 
     Raises:
         StoreFull, StoreError: the files cannot be written.
@@ -197,7 +204,8 @@ def write(
     }
     for number, picture in enumerate(pictures):
         said = {"Prompt": picture.request.prompt, "Seed": picture.request.seed, **facts}
-        name = f"{prefix}/{file_name(number, picture.request.prompt, picture.request.seed)}"
+        look = (settings.steps, settings.guidance, settings.sampler, drawn_by)
+        name = f"{SAMPLES}/{file_name(number, picture.request.prompt, picture.request.seed, *look)}"
         folder.write(name, png(picture.pixels, said))
         written.append(folder.address(name))
     first = pictures[:SHEET_PICTURES]
@@ -206,8 +214,8 @@ def write(
     prompts = list(dict.fromkeys(picture.request.prompt for picture in first))
     facts["Prompts"] = "\n".join(prompts)
     facts["Seeds"] = ", ".join(str(seed) for seed in dict.fromkeys(picture.request.seed for picture in first))
-    folder.write(f"{prefix}/sheet.png", png(image_grid([picture.pixels for picture in first], labels), facts))
-    return [folder.address(f"{prefix}/sheet.png"), *written]
+    folder.write(f"{SAMPLES}/sheet.png", png(image_grid([picture.pixels for picture in first], labels), facts))
+    return [folder.address(f"{SAMPLES}/sheet.png"), *written]
 
 
 def requests_for(prompts: Sequence[str], seed: int, count: int = 1) -> list[SampleRequest]:
@@ -228,7 +236,7 @@ def read_prompts(path: str) -> list[str]:
 
     Raises:
         SourceMissing: there is no such file.
-        ConfigError: the file is not UTF-8 text.
+        ConfigError: the file is not UTF-8 text, or it has no prompt.
     """
     from pathlib import Path
 
@@ -243,7 +251,10 @@ def read_prompts(path: str) -> list[str]:
             f"The file of prompts {path} is not UTF-8 text, so nothing was drawn. Save it as UTF-8, with one prompt on "
             "each line."
         ) from error
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    found = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if not found:
+        raise ConfigError(f"The file {path} has no prompts, so nothing was drawn. Write one prompt on each line.")
+    return found
 
 
 def _read_json(folder: RunFolder, name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Does not cover: making pictures (`painter`), the folders of the files (`driver`,
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -42,10 +43,15 @@ def png(pixels: Pixels, about: Mapping[str, object]) -> bytes:
     return buffer.getvalue()
 
 
-def file_name(number: int, prompt: str, seed: int) -> str:
-    """`"003-a-red-circle-seed7.png"`: a number, and the prompt's first words in characters that all systems allow."""
+def file_name(number: int, prompt: str, seed: int, *more: object) -> str:
+    """`"003-a-red-circle-seed7-1f0c9a22.png"`: a number, the first words of the prompt, the seed, and a short hash.
+
+    Args:
+        more: what else the picture depends on. Pictures that differ in anything have different names.
+    """
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
-    return f"{number:03d}-{words or 'prompt'}-seed{seed}.png"
+    mark = hashlib.sha256(repr((prompt, seed, *more)).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{number:03d}-{words or 'prompt'}-seed{seed}-{mark}.png"
 
 
 def image_grid(

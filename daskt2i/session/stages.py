@@ -13,6 +13,7 @@ from daskt2i.config.settings import OptimiserSettings, SampleSettings, Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.summary import EncodeResult
+from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
 from daskt2i.events import DashboardReady, Listener, PlanReady, ResultReady
 from daskt2i.insights.driver import insights, settled
@@ -54,7 +55,11 @@ class Stages:
     def train_plan(self, before: EncodePlan | None = None) -> TrainPlan:
         """Plan what `train` would do: on the store, or on the workers and rows of an encode that runs before it."""
         layout = self._layout() if before is None else _layout_of(before)
-        rows = status(self.folder).accepted if before is None else before.source_info.rows
+        if before is None:
+            there = status(self.folder)
+            if there.done < there.chunks:
+                raise unfinished(self.folder.root, there.chunks - there.done, there.chunks)
+        rows = there.accepted if before is None else before.source_info.rows
         given, launch = self.workflow.train, self.workflow.launch
         if rows <= given.validation:
             raise ConfigError(

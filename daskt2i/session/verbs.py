@@ -51,7 +51,7 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        run: Any = args[0]
+        run = _owner(method, args)
         run._ready()
         try:
             result = explained(*args, **kwargs)
@@ -71,12 +71,22 @@ def reader(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        run: Any = args[0]
+        run = _owner(method, args)
         result = explained(*args, **kwargs)
         run._succeeded()
         return result
 
     return call
+
+
+def _owner(method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """The run of a call."""
+    if not args:
+        raise UnknownArgument(
+            f"{method.__qualname__} was called on the class. Nothing was started; make a run, and call "
+            f"run.{method.__name__}()."
+        )
+    return args[0]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

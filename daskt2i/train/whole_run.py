@@ -50,8 +50,8 @@ class RunPlan(Viewed):
     train: TrainPlan
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `run --dry-run --json` prints: the plan of the encode."""
-        return self.encode.to_json()
+        """The object that `run --dry-run --json` prints: the plan of encoding, and in `train` that of training."""
+        return {**self.encode.to_json(), "train": self.train.to_json()}
 
     def view(self) -> View:
         """The plan of the encode, then the plan of the training."""

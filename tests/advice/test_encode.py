@@ -390,6 +390,18 @@ def test_encode_again_repairs_the_damaged_chunk_and_leaves_the_others(encoded: P
     assert run.verify().raise_for_problems().ok
 
 
+def test_encode_again_finishes_the_chunks_that_an_encode_left_open(encoded: Path) -> None:
+    Receipts(RunFolder(encoded)).delete(1)
+    run = run_of(encoded)
+    found = run.verify()
+    assert (found.damaged, found.unfinished, found.problems) == (False, (1,), {})
+    assert "not complete" in repr(found)
+    for refused in (found.raise_for_problems, lambda: run.plan("train")):
+        with told("encode/verify.py:unfinished StoreError"):
+            refused()
+    assert (run.encode().done, run.verify().ok) == (1, True)
+
+
 def test_verify_names_the_chunk_that_cannot_be_read_and_encode_repairs_it(encoded: Path) -> None:
     damage(encoded)
     with told("store/zarr_store.py:ZarrStore.read StoreError"):

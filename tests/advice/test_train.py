@@ -403,7 +403,7 @@ def test_encode_and_train_alone_do_what_a_whole_run_cannot(store: Path, tmp_path
 
 
 def test_training_makes_the_pipeline_that_is_missing(demo_run: Path, tmp_path: Path) -> None:
-    with told("model/pipeline.py:local ModelMissing"), pipeline.local(RunFolder(tmp_path)):
+    with told("model/pipeline.py:require ModelMissing"), pipeline.local(RunFolder(tmp_path)):
         pass
     with pipeline.local(RunFolder(demo_run)) as place:  # `train` made it
         assert (place / "model_index.json").is_file()
@@ -412,7 +412,7 @@ def test_training_makes_the_pipeline_that_is_missing(demo_run: Path, tmp_path: P
 def test_other_encoders_make_a_pipeline_where_there_is_the_denoiser_alone(demo_run: Path, store: Path) -> None:
     run = daskt2i.Run(workflow(), store, scheduler="serial", progress=False)
     trained_here(workflow(), store)
-    with told("model/pipeline.py:local ModelMissing") as error:
+    with told("model/pipeline.py:require ModelMissing") as error:
         run.sample("a red circle")
     assert "another run folder" in str(error.value)
     assert run.train().ranks == 0  # nothing is left to do here
@@ -446,6 +446,15 @@ def test_each_way_to_give_prompts_gives_some(tmp_path: Path) -> None:
         read_prompts(str(path))
     path.write_text("a dog\na cat\n", encoding="utf-8")
     assert requests_for(read_prompts(str(path)), 0)
+
+
+def test_a_file_with_one_prompt_on_each_line_is_taken_after_an_empty_one_was_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("# nothing yet\n", encoding="utf-8")
+    with told("sample/driver.py:read_prompts ConfigError"):
+        read_prompts(str(path))
+    path.write_text("a dog\n", encoding="utf-8")
+    assert read_prompts(str(path)) == ["a dog"]
 
 
 def test_drawing_again_gives_all_pictures_after_a_stop(demo_run: Path, tmp_path: Path) -> None:

@@ -155,6 +155,8 @@ def test_set_inside_a_single_value_is_named(workflow: str) -> None:
     [
         ("run.bach=4", "there is no setting run.bach"),
         ("dataset.colour=red", "there is no setting dataset.colour"),
+        ("dataset.rows_per_chunck=3", r"no setting dataset.rows_per_chunck (did you mean dataset.rows_per_chunk?)"),
+        ("train.model.presett=demo", r"no setting train.model.presett (did you mean train.model.preset?)"),
         ("shoes.size=4", "there is no setting shoes"),
         ("run.batch=0", "run.batch: should be a whole number from 1, or auto (given: 0)"),
         ("run.batch=many", "run.batch: should be a whole number from 1, or auto (given: 'many')"),
@@ -247,6 +249,7 @@ def test_a_change_to_scenes_counts_in_a_workflow_that_is_already_resolved() -> N
     named = load_workflow("demo", ["scenes.rows=50"])
     resolved = load_workflow("demo")
     assert changed(resolved, Changes({"scenes.rows": 50}), "here").dataset.source == named.dataset.source
+    assert changed(resolved, Changes({"scenes": {"rows": 50}}), "here").scenes == named.scenes, "nested means the same"
     coco = {"class": COCO_SOURCE, "images": "/r/scenes/images", "captions": "/r/scenes/captions.json"}
     drawn = changed(resolved, Changes({"dataset.source": coco}), "here")  # as the run folder keeps it
     assert changed(drawn, Changes({"scenes.rows": 50}), "here").dataset.source == named.dataset.source

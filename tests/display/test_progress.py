@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 from collections.abc import Callable
 
@@ -11,8 +12,10 @@ import pytest
 from builders.stages import Clock, chunk_done, chunk_failed, demo_events, rank_started, rank_step, ready
 from rich.console import Console
 
+from daskt2i.display.encode_progress import EncodeProgress
 from daskt2i.display.listener import progress_for
 from daskt2i.display.progress import TerminalProgress
+from daskt2i.display.train_progress import TrainProgress
 from daskt2i.errors import Interrupted, StoreError
 from daskt2i.events import Activity, DashboardReady, Event, LaunchEvent, Note, Progress, StageEnded, StageStarted
 
@@ -60,6 +63,22 @@ def test_a_long_stage_writes_few_lines() -> None:
     events += [(float(i), chunk_done(i)) for i in range(1, 3600)]
     lines = play(events)
     assert len(lines) <= 1 + 12 + 118
+
+
+def test_after_the_last_unit_the_rate_stays_as_it_was() -> None:
+    """The model is written then, or the manifest: that is no slower encoding."""
+    stage = TrainProgress(100, 0.0, 4)
+    for at, event in ((1.0, rank_started()), (9.0, rank_step(20)), (29.0, rank_step(100))):
+        stage.hear(event, at)
+    assert stage.figures(29.0) == stage.figures(99.0) == "loss 0.5000, 16.0 samples/s"
+
+
+def test_a_bar_says_that_models_load_until_the_first_chunk_arrives() -> None:
+    stage = EncodeProgress(20, 0.0)
+    stage.hear(ready(1), 1.0)
+    assert stage.figures(30.0) == "models load"
+    stage.hear(chunk_done(0, seconds=2.0), 40.0)
+    assert "models load" not in stage.figures(40.0)
 
 
 def test_the_rate_starts_again_when_ranks_restart() -> None:
@@ -148,6 +167,25 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left_and_erases_it_at_the_end
     assert "00:02" in text
     assert "\x1b[33ma warning" in text  # in yellow
     assert text.rstrip("\x1b[?25h").endswith("\x1b[2K")  # the line of the bar is erased
+
+
+def test_the_bar_of_a_training_fits_into_80_columns() -> None:
+    screen = Screen()
+    listener = TerminalProgress(screen.console, clock=Clock())
+    for event in (
+        StageStarted("train", 790, 64),
+        rank_started(),
+        rank_step(1),
+        rank_step(122, samples_per_second=29.1),
+    ):
+        listener(event)
+    listener(LaunchEvent("heldout", 1, 0, {"step": 122, "heldout_loss": 0.3886}))
+    listener(rank_step(123, samples_per_second=29.1))
+    listener(StageEnded("train"))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.close())
+    lines = [line for line in re.split(r"[\r\n]", text) if "held out" in line]
+    assert lines
+    assert all("held out 0.3886" in line and "samples/s" in line and len(line) <= 80 for line in lines)
 
 
 def test_a_terminal_gets_plain_lines_with_json() -> None:

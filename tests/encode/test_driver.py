@@ -35,7 +35,9 @@ from daskt2i.errors import (
     StoreMissing,
 )
 from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, StageEnded, StageStarted, WorkersReady
+from daskt2i.executors.serial import SerialExecutor
 from daskt2i.plan import GIB, WorkerLayout
+from daskt2i.protocols import ExecutorInfo
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.session.worker_layout import encode_layout
 from daskt2i.store.lock import hold
@@ -186,7 +188,9 @@ def test_verify_decodes_a_sample_back_and_counts_rows(out: Path) -> None:
 
 def test_verify_names_unfinished_chunks(out: Path) -> None:
     Receipts(RunFolder(out)).delete(2)
-    assert verify(RunFolder(out)).to_json()["bad"] == [2]
+    found = verify(RunFolder(out))
+    assert (found.ok, found.damaged, found.unfinished) == (False, False, (2,))
+    assert found.to_json()["bad"] == found.to_json()["unfinished"] == [2]
 
 
 def test_verify_notices_a_changed_empty_prompt(out: Path) -> None:
@@ -347,6 +351,21 @@ def test_a_chunk_that_fails_on_every_try_is_named_and_the_rest_is_finished(tmp_p
     found = status(RunFolder(tmp_path / "out"))
     assert found.to_json()["chunks"] == {"done": 9, "open": 1}
     assert found.to_json()["complete"] is False
+
+
+class StoppedAtTheStart(SerialExecutor):
+    """Ctrl-C while the workers start."""
+
+    def start(self) -> ExecutorInfo:
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_before_its_store_exists_keeps_its_settings(tmp_path: Path) -> None:
+    prepared = prepare(workflow(tmp_path), tmp_path / "out")
+    with pytest.raises(Interrupted, match="0 of 10 chunks are finished"):
+        encode(prepared, StoppedAtTheStart())
+    again = daskt2i.Run(out=tmp_path / "out", scheduler="serial", progress=False)
+    assert again.workflow.dataset == prepared.workflow.dataset
 
 
 class Broken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_the_command_writes_a_sheet_and_pictures_that_record_how_they_were_made(
     said = json.loads(done.stdout)
     files = [Path(name) for name in said["files"]]
     assert said["pictures"] == 4
-    assert [path.name for path in files] == [
+    assert [re.sub("-[0-9a-f]{8}[.]", ".", path.name) for path in files] == [
         "sheet.png",
         "000-a-red-circle-seed7.png",
         "001-a-red-circle-seed8.png",
@@ -95,6 +96,10 @@ def test_a_file_of_prompts_has_one_on_each_line(tmp_path: Path) -> None:
     assert read_prompts(str(path)) == ["a red circle", "a blue star"]
     with pytest.raises(SourceMissing, match=r"none\.txt cannot be read"):
         read_prompts(str(tmp_path / "none.txt"))
+    for text in ("", " \n", "# only a comment\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="has no prompts, so nothing was drawn"):
+            read_prompts(str(path))
     path.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         read_prompts(str(path))
@@ -106,9 +111,18 @@ def test_without_prompts_the_error_says_how_to_give_them() -> None:
 
 
 def test_file_names_are_safe_and_short_for_any_prompt() -> None:
-    assert file_name(3, "../../etc/passwd; rm -rf", 1) == "003-etc-passwd-rm-rf-seed1.png"
-    assert file_name(0, "赤い丸", 2) == "000-prompt-seed2.png"
-    assert len(file_name(1, "word " * 100, 0)) < 70
+    assert re.fullmatch("003-etc-passwd-rm-rf-seed1-[0-9a-f]{8}.png", file_name(3, "../../etc/passwd; rm -rf", 1))
+    assert re.fullmatch("000-prompt-seed2-[0-9a-f]{8}.png", file_name(0, "赤い丸", 2))
+    assert len(file_name(1, "word " * 100, 0)) < 80
+
+
+def test_pictures_that_differ_in_anything_have_different_file_names() -> None:
+    names = [
+        *(file_name(0, prompt, 1, 20) for prompt in ("赤い丸", "青い丸", "two dogs!", "two dogs?", "a" * 60, "a" * 61)),
+        *(file_name(0, "two dogs!", seed, steps) for seed, steps in ((2, 20), (1, 21))),
+    ]
+    assert len(set(names)) == len(names)
+    assert file_name(0, "two dogs!", 1, 20) == file_name(0, "two dogs!", 1, 20)
 
 
 def test_a_sheet_holds_every_picture_enlarged_in_rows_with_frames() -> None:

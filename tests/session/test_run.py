@@ -125,6 +125,14 @@ def test_a_notebook_leaves_out_pictures_whose_files_were_removed(finished: Run) 
         _ = drawn.images
 
 
+def test_pictures_of_an_earlier_result_stay_when_others_are_drawn(finished: Run) -> None:
+    first = finished.sample("a red circle", seed=5)
+    before = [one.tobytes() for one in first.images]
+    for other in ({"prompts": "a red circle!"}, {"prompts": "a red circle", "steps": 1}):
+        assert finished.sample(**{"seed": 5, **other}).files[1] != first.files[1]
+    assert [one.tobytes() for one in first.images] == before
+
+
 def test_tables_of_a_run_are_data_frames(finished: Run) -> None:
     manifest, metrics = finished.manifest, finished.metrics
     assert list(manifest["status"]) == ["accepted"] * ROWS
@@ -694,12 +702,20 @@ def test_a_closed_run_raises_an_error_that_says_how_to_make_a_new_run(tmp_path: 
     for verb in (run.encode, run.verify, lambda: run.sample("x")):
         with pytest.raises(ConfigError, match="This run is closed"):
             verb()
+    with pytest.raises(ConfigError, match="This run is closed"), run:
+        pass
     with pytest.raises(ConfigError) as caught:
         run.encode()
     assert str(caught.value).endswith("make a new run with daskt2i.Run or daskt2i.open_run.")
     assert daskt2i.open_run(run.out, progress=False).status().complete
     assert Run(run.workflow, run.out, progress=False).status().complete
     assert "closed" in repr(run)
+
+
+def test_a_method_that_is_called_on_the_class_says_so() -> None:
+    for method in (Run.encode, Run.status):
+        with pytest.raises(UnknownArgument, match=r"was called on the class.*call run\."):
+            method()
 
 
 def children() -> set[int]:

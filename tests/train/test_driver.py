@@ -65,7 +65,7 @@ def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, 
     with pytest.raises(StoreMissing, match=r"nothing to train on\. Encode first"):
         check_store(RunFolder(tmp_path / "nowhere"))
     Receipts(RunFolder(store)).delete(1)
-    with pytest.raises(StoreError, match=r"chunk 1 is not finished.*Encode again"):
+    with pytest.raises(StoreError, match=r"1 of 3 chunks are not finished.*encode again"):
         check_store(RunFolder(store))
     shard = next((store / "latents.zarr" / "latent_mean").glob("c.2.*"))
     data = bytearray(shard.read_bytes())
