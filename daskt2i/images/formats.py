@@ -12,23 +12,15 @@ import io
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
-    Image,
     ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
     PpmImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from daskt2i.errors import Reason, RowRejected
-
-
-class Jpeg(JpegImagePlugin.JpegImageFile):
-    """Does not parse EXIF. Pillow would parse all of it for a resolution in dpi, and warn about every odd value."""
-
-    def getexif(self) -> Image.Exif:
-        return Image.Exif()
+from daskt2i.images.jpeg import Jpeg
+from daskt2i.images.png import Png
+from daskt2i.images.tiff import Tiff
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:
@@ -43,15 +35,15 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     if not data:
         raise RowRejected(Reason.UNREADABLE_IMAGE, "the file is empty")
     if head.startswith(b"\xff\xd8\xff"):
-        return Jpeg(stream)
+        return Jpeg(data)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile(stream)
+        return Png(data)
     if head.startswith((b"GIF87a", b"GIF89a")):
         return GifImagePlugin.GifImageFile(stream)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return WebPImagePlugin.WebPImageFile(stream)
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return TiffImagePlugin.TiffImageFile(stream)
+        return Tiff(data)
     if head.startswith(b"BM"):
         return BmpImagePlugin.BmpImageFile(stream)
     if head[:1] == b"P" and head[1:2] in b"123456Ff" and head[2:3].isspace():
