@@ -71,7 +71,7 @@ class Png(PngImagePlugin.PngImageFile):
 
     def _read(self, data: bytes) -> bytes:
         """The file without the chunks that no picture needs; keeps EXIF and XMP."""
-        kept, position = [_START], len(_START)
+        kept, position, last = [_START], len(_START), _END
         while position + 8 <= len(data):
             (length,) = struct.unpack_from(">I", data, position)
             name, begin, end = data[position + 4 : position + 8], position + 8, position + 12 + length
@@ -82,6 +82,10 @@ class Png(PngImagePlugin.PngImageFile):
                 if not self._pixels or self._pixels[-1][1] + 4 == position:  # others would not belong to it
                     self._pixels.append((begin, begin + len(body)))
                     kept.append(data[position:end])
+                    if len(body) < length:
+                        last = b""
+                    elif end > len(data):
+                        last = bytes(end - len(data)) + _END  # only the CRC is cut
             elif name in _USED and not (self._pixels and name != b"tRNS"):
                 kept.append(data[position:end])
                 self._key = bytes(body) if name == b"tRNS" else self._key
@@ -90,7 +94,7 @@ class Png(PngImagePlugin.PngImageFile):
             elif name in (b"tEXt", b"zTXt", b"iTXt"):
                 self._read_text(name, bytes(body))
             position = end
-        return b"".join((*kept, _END))
+        return b"".join((*kept, last))
 
     def _read_text(self, name: bytes, body: bytes) -> None:
         """Keep EXIF as ImageMagick writes it (hexadecimal, after three lines), and XMP."""
