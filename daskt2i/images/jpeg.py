@@ -35,7 +35,10 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 """A marker, but not a stuffed byte of data. It begins with a fixed byte, because then the search is fast: 0.04 ms for a
 photograph that takes 5 ms to decode."""
 
-_ONES, _ZEROS = b"\xff\x00" * 7, b"\0" * 7
+_ONES = b"\xff\x00" * 7
+_OTHERS = b"\x6d\xb6\xdb\x6d\xb6\xdb\x6d"
+"""The bits 011 again and again. In the usual tables this is another code than that for the end of a block."""
+
 _SMALL = 2**12
 """Up to this length of a file, in bytes, missing bits of the last block are noticed too, by decoding twice: 0.1 ms."""
 
@@ -75,9 +78,9 @@ class Jpeg(JpegImagePlugin.JpegImageFile):
         self.load_prepare()
         self._decode_into(self.im, _ONES)
         if len(self._data) - len(self._header.kept) <= _SMALL:
-            again = Image.core.new(self.mode, self.size)
-            self._decode_into(again, _ZEROS)
-            if self._new(again).tobytes() != self._new(self.im).tobytes():
+            again = Image.new(self.mode, self.size)
+            self._decode_into(again.im, _OTHERS)
+            if again.tobytes() != self._new(self.im).tobytes():
                 raise OSError("a part of the last block of the image is missing")
         self.tile = []
         self.readonly = 0

@@ -16,8 +16,11 @@ from typing import Any
 _TAG = 0x0112
 _PREFIXES = re.compile(b"^(Exif\0\0){1,2}")
 _ORDERS = {b"II*\0": "<", b"II\0*": "<", b"MM\0*": ">", b"MM*\0": ">"}
-_KINDS = {3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q"}
-"""TIFF's kinds of numbers, as `struct` names them. Pillow takes no orientation from the other kinds."""
+_NUMBERS = {3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q"}
+"""TIFF's kinds of numbers, as `struct` names them."""
+
+_KINDS = {1: "B", 2: "B", 7: "B", **_NUMBERS}
+"""All kinds. From text and single bytes, Pillow takes no orientation."""
 
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
@@ -35,7 +38,6 @@ def _in_exif(exif: bytes) -> float | None:
     """The value of the tag in the first directory. None if it is absent or damaged."""
     exif = _PREFIXES.sub(b"", exif)
     order = _ORDERS.get(exif[:4])
-    value: float | None = None
     try:
         if order is not None:
             (start,) = struct.unpack_from(f"{order}I", exif, 4)
@@ -43,11 +45,10 @@ def _in_exif(exif: bytes) -> float | None:
             for entry in range(start + 2, start + 2 + 12 * entries, 12):
                 tag, kind, count = struct.unpack_from(f"{order}HHI", exif, entry)
                 if tag == _TAG and kind in _KINDS and count > 0:
-                    found = _number(exif, order, entry, kind, count)
-                    value = value if found is None else found  # Pillow takes the last one too
+                    return _number(exif, order, entry, kind, count)  # the first entry counts, as in Pillow
     except struct.error:
         pass
-    return value
+    return None
 
 
 def _number(exif: bytes, order: str, entry: int, kind: int, count: int) -> float | None:
@@ -57,7 +58,7 @@ def _number(exif: bytes, order: str, entry: int, kind: int, count: int) -> float
     at = entry + 8
     if size > 4:
         (at,) = struct.unpack_from(f"{order}I", exif, at)
-    if at + size > len(exif):
+    if at + size > len(exif) or kind not in _NUMBERS:
         return None
     number, *divisor = struct.unpack_from(shape, exif, at)
     if divisor:

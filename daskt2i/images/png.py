@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 _START = b"\x89PNG\r\n\x1a\n"
 _USED = frozenset((b"IHDR", b"PLTE", b"tRNS"))
+_ORIENTED = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _LONGEST_TEXT = 2**24
 """Bytes of EXIF or XMP as text, after decompression. A longer one counts as damaged."""
@@ -89,10 +90,11 @@ class Png(PngImagePlugin.PngImageFile):
             elif name in _USED and not (self._pixels and name != b"tRNS"):
                 kept.append(data[position:end])
                 self._key = bytes(body) if name == b"tRNS" else self._key
-            elif name == b"eXIf":
-                self._exif_chunk = bytes(body)
-            elif name in (b"tEXt", b"zTXt", b"iTXt"):
-                self._read_text(name, bytes(body))
+            elif name in _ORIENTED and data[end - 4 : end] == zlib.crc32(data[begin - 4 : end - 4]).to_bytes(4):
+                if name == b"eXIf":
+                    self._exif_chunk = bytes(body)
+                else:
+                    self._read_text(name, bytes(body))
             position = end
         return b"".join((*kept, last))
 
