@@ -25,6 +25,8 @@ from typing import Any
 
 from PIL import Image, JpegImagePlugin
 
+from daskt2i.errors import Reason, RowRejected
+
 _SOI, _EOI, _SOS, _DRI, _APP0, _APP1, _APP14, _APP15, _COM = 0xD8, 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -71,7 +73,7 @@ class Jpeg(JpegImagePlugin.JpegImageFile):
         """Decode all pixels.
 
         Raises:
-            OSError: data is missing or broken.
+            RowRejected: `unreadable-image`: data is missing or broken.
         """
         if not self.tile:
             return super().load()
@@ -81,7 +83,7 @@ class Jpeg(JpegImagePlugin.JpegImageFile):
             again = Image.new(self.mode, self.size)
             self._decode_into(again.im, _OTHERS)
             if again.tobytes() != self._new(self.im).tobytes():
-                raise OSError("a part of the last block of the image is missing")
+                raise RowRejected(Reason.UNREADABLE_IMAGE, "a part of the last block of the image is missing")
         self.tile = []
         self.readonly = 0
         return super().load()
@@ -184,13 +186,13 @@ def _decode(decoder: Any, data: bytes, header: _Header, filler: bytes) -> None:
     """Give the picture to Pillow's decoder, part by part, with `filler` behind each part.
 
     Raises:
-        OSError: data is missing or broken.
+        RowRejected: `unreadable-image`: data is missing or broken.
     """
     if header.data is None:
-        raise OSError("the file has no scan")
+        raise RowRejected(Reason.UNREADABLE_IMAGE, "the file has no scan")
     if header.frame not in (_BASELINE, _EXTENDED, _PROGRESSIVE):
         if not _feed(decoder, header.kept + data[header.data :]):
-            raise OSError("the image ends before its last row")
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "the image ends before its last row")
         return
     missing = _Missing(header)
     one_pass = header.frame != _PROGRESSIVE and header.scan[:1] == bytes([len(header.sampling)])
@@ -206,9 +208,9 @@ def _decode(decoder: Any, data: bytes, header: _Header, filler: bytes) -> None:
             _feed(decoder, filler[:2], whole=True)  # skipped behind a part, not enough for a block that waits for bits
             waiting, begin = b"", end
         if one_pass:
-            raise OSError("the image ends before its last row")
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "the image ends before its last row")
         if interval and parts < -(-_mcus(header, scan) // interval):
-            raise OSError("a scan of the image ends before its last row")
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "a scan of the image ends before its last row")
         missing.less(scan)
         marker, end = 0, begin
         for marker, _, start, end in _segments(data, begin):
@@ -219,18 +221,18 @@ def _decode(decoder: Any, data: bytes, header: _Header, filler: bytes) -> None:
         waiting, begin = data[begin:end], end
         if marker == _EOI:
             if missing:
-                raise OSError("the image ends before its last scan")
+                raise RowRejected(Reason.UNREADABLE_IMAGE, "the image ends before its last scan")
             if _feed(decoder, waiting):
                 return
         if marker != _SOS:
-            raise OSError("the image ends before its end marker")
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "the image ends before its end marker")
 
 
 def _parts(data: bytes, begin: int, restarts: bool) -> Iterator[int]:
     """The end of each part of a scan: at each restart marker, and at the marker behind the scan.
 
     Raises:
-        OSError: restart markers are missing or doubled; or the file ends before any marker.
+        RowRejected: `unreadable-image`: restart markers are missing or doubled; or the file ends before any marker.
     """
     number = 0
     while found := _MARKER.search(data, begin):
@@ -241,24 +243,24 @@ def _parts(data: bytes, begin: int, restarts: bool) -> Iterator[int]:
         if not restarts or not 0xD0 <= marker <= 0xD7:
             return
         if marker != 0xD0 + number % 8:
-            raise OSError("a part of the image is missing before a restart marker")
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "a part of the image is missing before a restart marker")
         number, begin = number + 1, found.end()
-    raise OSError("the image ends before its end marker")
+    raise RowRejected(Reason.UNREADABLE_IMAGE, "the image ends before its end marker")
 
 
 def _feed(decoder: Any, part: bytes, whole: bool = False) -> bool:
     """Decode a part. True if the picture is finished.
 
     Raises:
-        OSError: the part is broken; or it is too short, and must be `whole`.
+        RowRejected: `unreadable-image`: the part is broken; or it is too short, and must be `whole`.
     """
     used, error = decoder.decode(part)
     if error < 0:
-        raise OSError("broken data stream")
+        raise RowRejected(Reason.UNREADABLE_IMAGE, "broken data stream")
     if used < 0:
         return True
     if whole and used < len(part):
-        raise OSError("a part of the image is missing")
+        raise RowRejected(Reason.UNREADABLE_IMAGE, "a part of the image is missing")
     return False
 
 

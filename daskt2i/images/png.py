@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
 
+from daskt2i.errors import Reason, RowRejected
+
 _START = b"\x89PNG\r\n\x1a\n"
 _USED = frozenset((b"IHDR", b"PLTE", b"tRNS"))
 _ORIENTED = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
@@ -57,7 +59,7 @@ class Png(PngImagePlugin.PngImageFile):
         """Decode all pixels.
 
         Raises:
-            OSError: data is missing or broken.
+            RowRejected: `unreadable-image`: data is missing or broken.
         """
         if not self.tile:
             return super().load()
@@ -65,7 +67,7 @@ class Png(PngImagePlugin.PngImageFile):
         if self._has_blank_end() or not self._is_sound():
             length, sound = self._inflated()
             if length < self._expected() or not (sound or self._is_sound()):
-                raise OSError("the image ends before its last row, or its data is damaged")
+                raise RowRejected(Reason.UNREADABLE_IMAGE, "the image ends before its last row, or its data is damaged")
         if self.mode == "RGB" and self._header[8] == 16 and len(self._key) >= 6:
             self._set_alpha()
         return result

@@ -1,12 +1,12 @@
 """Decodes the bytes of an image file into an upright RGB uint8 square.
 
-Covers: limits, colour modes, orientation, resize and crop, for the formats of `formats`. The limits are checked on the
-header, before a pixel is decoded. A truncated file is rejected.
+Covers: limits, resize and crop, for the formats of `formats`. The limits are checked on the header, before a pixel is
+decoded. A truncated file is rejected.
 
-Does not cover: where the bytes come from (`sources`), the value range of a model (`encoders`). Colour profiles (ICC)
-are ignored: pixels count as sRGB, as in COCO and in the training of the encoders. Orientation is read only from EXIF.
-Some damage is not detected, because no decoder reports it: flipped bits in the data of a JPEG, a progressive JPEG
-without its last scans.
+Does not cover: where the bytes come from (`sources`), the value range of a model (`encoders`), orientation and colour
+(`orientation`, `colour`). Colour profiles (ICC) are ignored: pixels count as sRGB, as in COCO and in the training of
+the encoders. Some damage is not detected, because no decoder reports it, such as flipped bits in the data of a JPEG:
+`jpeg`, `png`, `tiff` and docs/decisions/0010-faults-pictures.md list it.
 
 The steps in order: decode, put transparent pixels on white, scale the centred square of the source to the target with
 an antialiased bicubic filter, turn upright. Scaling the square with `resize(box=…)` equals scaling the whole image and
@@ -31,7 +31,10 @@ from daskt2i.images.tiff import Samples, Tiff
 from daskt2i.types import Box, Pixels
 
 TRANSFORM: dict[str, str | int] = {"resize": "bicubic-antialiased", "crop": "centre", "version": 1}
-"""What `read` does to a picture. It is part of the fingerprint. Raise `version` with every change of a pixel."""
+"""What `read` does to a picture. It is part of the fingerprint. Raise `version` with every change of a pixel.
+
+It was not raised where rare files had wrong pictures: docs/decisions/0010-faults-pictures.md.
+"""
 
 DRAFT_MARGIN = 2
 """A JPEG is decoded at 1/2, 1/4 or 1/8 only if its shorter side then has at least this many times the target's pixels.

@@ -17,6 +17,8 @@ from typing import Any
 
 from PIL import TiffImagePlugin
 
+from daskt2i.errors import Reason, RowRejected
+
 _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT, _XMP = 258, 262, 284, 339, 700
 _USED = frozenset(
     {256, 257, _BITS, 259, _PHOTOMETRIC, 266, 273, 274, 277, 278, 279, _PLANAR, 292, 293, 317, 320, 322, 323, 324, 325}
@@ -62,7 +64,7 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         """Decode all pixels, and turn the picture upright.
 
         Raises:
-            OSError: data is missing or broken.
+            RowRejected: `unreadable-image`: data is missing or broken.
         """
         if self.tile:
             self._refuse_missing_parts()
@@ -104,14 +106,14 @@ class Tiff(TiffImagePlugin.TiffImageFile):
         """Refuse a file that lists too few strips or tiles for its size. Pillow would leave the rest black.
 
         Raises:
-            OSError: some are missing.
+            RowRejected: `unreadable-image`: some are missing.
         """
         there, whole = 0, self.width * self.height
         for tile in self.tile:
             left, top, right, bottom = tile[1] or (0, 0, 0, 0)
             there += (right - left) * (bottom - top)
             if tile[0] != "libtiff" and tile[2] < 8:  # inside the header: a strip that was never written
-                raise OSError("a strip of the file is missing")
+                raise RowRejected(Reason.UNREADABLE_IMAGE, "a strip of the file is missing")
         planes = len(self.getbands()) if self.tag_v2.get(_PLANAR, 1) == 2 and self.tile[0][0] != "libtiff" else 1
         if there < whole * planes:
-            raise OSError("the file holds fewer rows than its header says")
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "the file holds fewer rows than its header says")
