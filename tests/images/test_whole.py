@@ -119,7 +119,8 @@ def test_spliced_and_mutated_files_are_as_pillow_sees_them(name: str, request: p
         if name.startswith("tiff") and not _keeps_directory(data, changed):
             continue  # of a damaged directory, Pillow reads other entries than we do
         if got is not None and expected is not None:
-            assert expected.shape[:2] != (SIDE, SIDE) or np.array_equal(got, expected), number
+            tolerance = 8 if name.startswith("jpeg") else 0  # the last bits of a scan may be missing
+            assert expected.shape != got.shape or np.abs(got.astype(int) - expected).max() <= tolerance, number
         elif got is None:
             assert expected is None or stricter, number
         else:
