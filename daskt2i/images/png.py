@@ -15,7 +15,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from daskt2i.errors import Reason, RowRejected
 
@@ -137,7 +137,7 @@ class Png(PngImagePlugin.PngImageFile):
     def _set_alpha(self) -> None:
         """Make pixels transparent that have the transparent colour in all 16 bits. Pillow keeps the upper 8."""
         low = PngImagePlugin.PngImageFile(io.BytesIO(self._kept))
-        low.tile = [ImageFile._Tile(tile[0], tile[1], tile[2], "RGB;16L") for tile in low.tile]  # the other byte
+        low.tile = [(*tile[:3], "RGB;16L") for tile in low.tile]  # type: ignore[misc]  # the other byte of a sample
         key = np.frombuffer(self._key[:6], np.uint8)
         clear = (np.asarray(self) == key[0::2]).all(-1) & (np.asarray(low) == key[1::2]).all(-1)
         self.info.pop("transparency", None)
