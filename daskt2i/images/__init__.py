@@ -1,7 +1,8 @@
 """Image files to pixels.
 
-In here: decoding, orientation, colour and cropping (`read`), the formats that are read (`formats`).
+In here: limits, cropping and scaling (`read`), the formats that are read (`formats`), `orientation`, `colour`, and
+whether the picture of a JPEG, PNG or TIFF is whole and what its file means (`jpeg`, `png`, `tiff`).
 Not in here: where image files are (`sources`), what encodes pixels (`encoders`).
 Imports: `errors` and `types`. The packages sources, encoders and images never import each other.
-To add a format: add its line in `formats`. Add a whole and a damaged file of this format to the tests.
+To add a format: add its line in `formats`, and its row in FORMS of tests/images/test_whole.py, which damages it.
 """

@@ -12,23 +12,15 @@ import io
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
-    Image,
     ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
     PpmImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from daskt2i.errors import Reason, RowRejected
-
-
-class Jpeg(JpegImagePlugin.JpegImageFile):
-    """Does not parse EXIF. Pillow would parse all of it for a resolution in dpi, and warn about every odd value."""
-
-    def getexif(self) -> Image.Exif:
-        return Image.Exif()
+from daskt2i.images.jpeg import Jpeg
+from daskt2i.images.png import Png
+from daskt2i.images.tiff import Tiff
 
 
 def open_image(data: bytes) -> ImageFile.ImageFile:
@@ -43,21 +35,52 @@ def open_image(data: bytes) -> ImageFile.ImageFile:
     if not data:
         raise RowRejected(Reason.UNREADABLE_IMAGE, "the file is empty")
     if head.startswith(b"\xff\xd8\xff"):
-        return Jpeg(stream)
+        return Jpeg(data)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile(stream)
+        return Png(data)
     if head.startswith((b"GIF87a", b"GIF89a")):
-        return GifImagePlugin.GifImageFile(stream)
+        return GifImagePlugin.GifImageFile(io.BytesIO(_first_frame(data)))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return WebPImagePlugin.WebPImageFile(stream)
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return TiffImagePlugin.TiffImageFile(stream)
+        return Tiff(data)
     if head.startswith(b"BM"):
         return BmpImagePlugin.BmpImageFile(stream)
     if head[:1] == b"P" and head[1:2] in b"123456Ff" and head[2:3].isspace():
         return PpmImagePlugin.PpmImageFile(stream)
     if head[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1"):
-        from PIL import AvifImagePlugin  # Pillow has it from 11.3
-
-        return AvifImagePlugin.AvifImageFile(stream)
+        return _avif(data)
     raise RowRejected(Reason.UNREADABLE_IMAGE, "not a JPEG, PNG, GIF, WebP, TIFF, BMP, PPM or AVIF file")
+
+
+def _first_frame(data: bytes) -> bytes:
+    """A GIF up to the end of its first frame. If data of this frame is missing, Pillow would decode what follows."""
+    position = 13 + _colours(data, 10)
+    while data[position : position + 1] in (b"!", b","):
+        is_frame = data[position] == ord(",")
+        position += 11 + _colours(data, position + 9) if is_frame else 2  # a frame has one byte before its data
+        while size := data[position] if position < len(data) else 0:
+            position += 1 + size
+        position += 1
+        if is_frame and position <= len(data):
+            return data[:position] + b";"
+    return data
+
+
+def _colours(data: bytes, at: int) -> int:
+    """The length of the colour table that the flags at `at` announce."""
+    flags = data[at] if at < len(data) else 0
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _avif(data: bytes) -> ImageFile.ImageFile:
+    """Pillow refuses an AVIF with damaged EXIF. Then the list of items gets another name for it, and none is found."""
+    from PIL import AvifImagePlugin  # Pillow has it from 11.3
+
+    try:
+        return AvifImagePlugin.AvifImageFile(io.BytesIO(data))
+    except Exception:
+        head, name, rest = data.partition(b"mdat")
+        if b"Exif" not in head:
+            raise
+        return AvifImagePlugin.AvifImageFile(io.BytesIO(head.replace(b"Exif", b"none") + name + rest))
