@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from daskt2i import documents
 from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import ConfigError
 
@@ -66,8 +67,8 @@ class Changes:
             dataset = data.get("dataset") or {}
             if not isinstance(dataset, Mapping):
                 raise ConfigError(
-                    f"dataset: in {origin} is {dataset!r}, but it must contain settings. Nothing was started; correct "
-                    "dataset: there."
+                    f"dataset: in {origin} is {documents.shown(dataset)}, but it must contain settings. "
+                    "Nothing was started; correct dataset: there."
                 )
             data["dataset"] = {**dataset, "source": coco}
         notes: tuple[str, ...] = ()

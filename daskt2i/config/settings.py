@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from dask.utils import parse_bytes
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
+from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import ConfigError, Reason
@@ -24,7 +25,14 @@ _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        plain_values.check(value, number=plain_values.takes_numbers(cls.model_fields[info.field_name].annotation))
+        return value
 
 
 class ImageSettings(_Strict):
@@ -107,7 +115,7 @@ class SceneSettings(_Strict):
     """
 
     rows: int = Field(ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     shapes: Literal[1, 2] = 2
 
 
@@ -236,9 +244,12 @@ class LaunchSettings(_Strict):
             ConfigError: it is not a size.
         """
         try:
-            return int(parse_bytes(self.cache))
-        except ValueError as error:
+            found = int(parse_bytes(self.cache))
+            if found < 0 or not self.cache.strip():
+                raise ValueError("it is negative or empty")
+        except (ValueError, OverflowError) as error:
             raise ConfigError(f"launch.cache is {self.cache!r}; give a size such as 512 MiB.") from error
+        return found
 
 
 class SampleSettings(_Strict):

@@ -174,7 +174,7 @@ def test_set_inside_a_single_value_is_named(workflow: str) -> None:
             "dataset.source.since=2020-01-01",
             "dataset.source.since is datetime.date(2020, 1, 1), which JSON cannot hold",
         ),
-        ("dataset.encoders.text.limit=.nan", "dataset.encoders.text.limit is nan, which JSON cannot hold"),
+        ("dataset.encoders.text.limit=.nan", "dataset.encoders.text.limit should be a finite number (given: nan)"),
         ("scenes.rows=0", "scenes.rows: input should be greater than or equal to 1"),
     ],
 )
