@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,9 @@ from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import ConfigError, Reason
+
+_FOLDED = re.compile("[\x85\u2028\u2029\ufeff]")
+"""Line breaks of Unicode, and the byte order mark."""
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -353,5 +357,8 @@ class Workflow(_Strict):
     def to_yaml(self) -> str:
         """The settings as a workflow file. Reading the file gives the same settings."""
         # Not exclude_none: an argument that the user set to null must not become its default.
-        data = self.model_dump(mode="json", by_alias=True)
-        return yaml.safe_dump({k: v for k, v in data.items() if v is not None}, sort_keys=False, allow_unicode=True)
+        data = {k: v for k, v in self.model_dump(mode="json", by_alias=True).items() if v is not None}
+        text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        if _FOLDED.search(text):  # PyYAML would read these characters as spaces or not at all
+            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
+        return text

@@ -202,7 +202,7 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
     gathered: list[list[str] | None] = [None] * len(index)
     odd: dict[int, str] = {}
     kinds: Counter[str] = Counter()
-    named = False
+    named = texts = False
     for position, entry in enumerate(annotations):
         _, number, _, caption, _ = _fields(address, "annotations", position, entry)
         annotations[position] = None
@@ -216,6 +216,7 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
                 kinds[odd.setdefault(row, _KINDS.get(type(caption), "no text"))] += 1
         elif not caption.strip() or storable(caption) != caption:
             index.blank_captions += 1
+            texts = True
         else:
             kept = gathered[row]
             if kept is None:
@@ -226,7 +227,7 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
             index.caption_characters += len(caption)
     if annotations and not named:
         raise SourceError(f"No annotation in {address} has a caption; it may be an instances file. {_EXPECTED}")
-    if kinds and not index.caption_count:
+    if kinds and not texts and not index.caption_count:
         kind, count = kinds.most_common(1)[0]
         raise SourceError(
             f"No caption in {address} is text: in {count:,} of {len(annotations):,} annotations `caption` is {kind}. "

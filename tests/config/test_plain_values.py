@@ -120,6 +120,13 @@ def test_any_value_of_a_setting_gives_a_workflow_or_one_sentence(path: str, sett
         assert parse_workflow(read_yaml(found.to_yaml().encode()), "x") == found
 
 
+def test_line_breaks_of_unicode_survive_in_the_settings_of_a_run_folder(path: str) -> None:
+    prompts = ["a\u2028b", "\x85", "\ufeff", "ü\n\U0001f992", " a "]
+    found = load_workflow(path, {"sample.prompts": prompts})
+    assert parse_workflow(read_yaml(found.to_yaml().encode()), "x").sample.prompts == prompts
+    assert "ü" in load_workflow(path, {"sample.prompts": ["ü"]}).to_yaml()  # as it was always written
+
+
 def test_a_workflow_file_that_names_a_setting_twice_is_refused(path: str) -> None:
     doubled = Path(path).with_name("doubled.yaml")
     doubled.write_text(Path(path).read_text() + "\nrun: {batch: 2}\nrun: {batch: 3}\n")
