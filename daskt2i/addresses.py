@@ -42,12 +42,17 @@ def absolute(text: str) -> str:
     text = _OF_THIS_MACHINE.sub("", text)
     if is_address(text):
         return text
-    if text.startswith("~") and not os.path.lexists(text):
-        text = os.path.expanduser(text)  # noqa: PTH111  # the one of pathlib raises an error if there is no such user
     try:
-        return str(Path(text).absolute())
+        return str(with_home(text).absolute())
     except OSError as error:  # the working directory was removed
         raise ValueError(f"the folder that it is relative to is gone ({error})") from error
+
+
+def with_home(text: str) -> Path:
+    """A path with the home folder in place of a leading `~` or `~user`. Without such a user the path stays."""
+    if text.startswith("~") and not os.path.lexists(text):
+        return Path(os.path.expanduser(text))  # noqa: PTH111  # the one of pathlib raises an error without such a user
+    return Path(text)
 
 
 def read_bytes(address: str, options: Mapping[str, Any] | None = None) -> bytes:

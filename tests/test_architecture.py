@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "images": "errors types",
     "sources": "documents addresses errors types events",
     "machine": "errors types",
-    "encoders": "errors types",
+    "encoders": "addresses errors types",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
     "store": "addresses errors types view formatting plan",
@@ -50,7 +50,8 @@ MAY_IMPORT = {
     " facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
     "executors": "errors portable_errors protocols retries deploy encode",
-    "sample": "errors types protocols view events formatting config sources machine encoders store loader model encode",
+    "sample": "documents addresses errors types protocols view events formatting config sources machine encoders store"
+    " loader model encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
