@@ -213,11 +213,11 @@ def divide_machine(
         by_threads = max(1, cores // threads) if threads else cores
         workers = max(1, min(by_threads, fits, chunks))
         limits = {  # if two limits are equal, the last one is the better reason
-            chunks: f"{chunks} chunk{'s' * (chunks != 1)}",
-            fits: f"{has / 1024:.0f} GiB of memory",
-            by_threads: f"{cores} cores",
+            chunks: f"{chunks} chunk{'s allow' if chunks != 1 else ' allows'}",
+            fits: f"{has / 1024:.0f} GiB of memory allow",
+            by_threads: f"{cores} core{'s allow' if cores != 1 else ' allows'}",
         }
-        reason = f"{limits[workers]}" if workers in limits else "one worker"
+        reason = f"{limits[workers]} {workers}" if workers in limits else "one worker"
     else:
         reason = "as asked for" if workers <= cores else f"as asked for: more than the {cores} cores"
     return WorkerLayout(workers, threads or max(1, cores // workers), memory // workers, reason)

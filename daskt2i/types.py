@@ -295,5 +295,5 @@ class Receipt:
             data["shards"] = tuple(Shard(**s) for s in data["shards"])
             data["warnings"], data["psnr"] = tuple(data["warnings"]), tuple(data["psnr"])
             return cls(**data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"not a receipt: {error!r}") from error

@@ -22,6 +22,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
     "notebooks": "",
+    "documents": "",
+    "addresses": "",
     "errors": "notebooks",
     "portable_errors": "errors",
     "types": "errors",
@@ -31,33 +33,34 @@ MAY_IMPORT = {
     "formatting": "",
     "plan": "errors types",
     "retries": "",
-    "config": "errors",
+    "config": "documents addresses errors",
     "images": "errors types",
-    "sources": "errors types events",
+    "sources": "documents addresses errors types events",
     "machine": "errors types",
-    "encoders": "errors types",
+    "encoders": "addresses errors types",
     "testing": "errors types protocols",
-    "deploy": "errors config",
-    "store": "errors types view formatting plan",
-    "facts": "errors types protocols config images store",
-    "estimate": "errors view formatting plan config store",
+    "deploy": "documents errors config",
+    "store": "addresses errors types view formatting plan",
+    "facts": "documents addresses errors types protocols config images store",
+    "estimate": "documents errors view formatting plan config store",
     "loader": "errors types protocols plan images encoders store",
     "model": "errors protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
-    "encode": "errors types protocols view events formatting plan retries config images sources machine store"
-    " facts estimate",
+    "encode": "documents errors types protocols view events formatting plan retries config images sources"
+    " machine store facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
     "executors": "errors portable_errors protocols retries deploy encode",
-    "sample": "errors types protocols view events formatting config sources machine encoders store loader model encode",
+    "sample": "documents addresses errors types protocols view events formatting config sources machine"
+    " encoders store loader model encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
     "session": "errors protocols view events plan config machine deploy store estimate model launch encode"
     " insights executors sample train",
-    "bench": "errors portable_errors types protocols events formatting plan config images sources machine"
-    " encoders deploy store loader model launch encode sample train session",
+    "bench": "documents errors portable_errors types protocols events formatting plan config images sources"
+    " machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",
-    "cli": "errors view events plan config sources machine store launch sample display session bench run",
+    "cli": "documents errors view events plan config sources machine store launch sample display session bench run",
     "workflow": "cli",
 }
 """Room -> rooms that it may import: always some that stand above it here.
@@ -81,7 +84,16 @@ MAY_USE_DISTRIBUTED = {"deploy", "launch", "executors", "session", "run", "dashb
 HEAVY = {"torch", "diffusers", "transformers"}
 FORBIDDEN_NAMES = {"utils", "core", "common", "base", "manager", "registry"}
 MOST_FILES, MOST_LINES = 12, 400
-UNSAFE = {"pickle.load", "pickle.loads", "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "dill.load"}
+UNSAFE = {
+    "pickle.load",
+    "pickle.loads",
+    "torch.load",
+    "yaml.load",
+    "yaml.safe_load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "dill.load",
+}
 SETTINGS = {"daskt2i.run", "daskt2i.launch"}
 """Keys of `dask.config` that look like names of modules."""
 

@@ -188,7 +188,7 @@ def test_an_automatic_batch_follows_what_one_image_takes(item_mib: int, device: 
     ("asked", "workers", "threads", "reason"),
     [
         ({}, 8, 1, "8 cores allow 8"),
-        ({"chunks": 3}, 3, 2, "3 chunks"),
+        ({"chunks": 3}, 3, 2, "3 chunks allow 3"),
         ({"chunks": 8}, 8, 1, "8 cores allow 8"),
         ({"chunks": 0}, 1, 8, "one worker"),
         ({"memory": 6 * GIB}, 4, 2, "6 GiB of memory allow 4"),
@@ -197,7 +197,7 @@ def test_an_automatic_batch_follows_what_one_image_takes(item_mib: int, device: 
         ({"workers": 2}, 2, 4, "as asked for"),
         ({"workers": 2, "threads": 1}, 2, 1, "as asked for"),
         ({"workers": 10}, 10, 1, "as asked for: more than the 8 cores"),
-        ({"cores": 1}, 1, 1, "1 cores allow 1"),
+        ({"cores": 1}, 1, 1, "1 core allows 1"),
     ],
     ids=str,
 )

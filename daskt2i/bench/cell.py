@@ -16,8 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from daskt2i import documents
 from daskt2i.bench import simulation
 from daskt2i.bench.encode import naive, peak
 from daskt2i.bench.encode.warm import WarmExecutor
@@ -51,7 +50,7 @@ def main(arguments: list[str]) -> None:
 def perform(task: BenchTask) -> dict[str, Any]:
     """Do the task in this process, and return its result."""
     load_defaults()
-    workflow = parse_workflow(yaml.safe_load(task.workflow), "of a benchmark")
+    workflow = parse_workflow(documents.read_yaml(task.workflow), "of a benchmark")
     if task.kind == "peak":
         return {"peak": peak.measure(task, workflow)}
     if task.kind == "scheduler":

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from rich.text import Text
 
+from daskt2i import documents
 from daskt2i.cli.console import err, out, report_errors, write
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, PlanReady, ResultReady
@@ -102,10 +102,11 @@ def parse_sets(texts: Sequence[str]) -> dict[str, Any]:
             )
         found.pop(key.strip(), None)
         try:
-            found[key.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
+            found[key.strip()] = documents.read_yaml(value)
+        except documents.BadDocument as error:
             raise ConfigError(
-                f"The value of --set {text!r} is not valid YAML. Nothing was started; put special characters in quotes."
+                f"The value of --set {documents.shown(text)} is not valid YAML ({error}). Nothing was started; put "
+                "special characters in quotes."
             ) from error
     return found
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from daskt2i import documents
 from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import ConfigError
 
@@ -73,8 +74,8 @@ class Changes:
             dataset = data.get("dataset") or {}
             if not isinstance(dataset, Mapping):
                 raise ConfigError(
-                    f"dataset: in {origin} is {dataset!r}, but it must contain settings. Nothing was started; correct "
-                    "dataset: there."
+                    f"dataset: in {origin} is {documents.shown(dataset)}, but it must contain settings. "
+                    "Nothing was started; correct dataset: there."
                 )
             data["dataset"] = {**dataset, "source": coco}
         had_scenes = isinstance(data.get("scenes"), Mapping)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from daskt2i import addresses
 from daskt2i.errors import ConfigError
 
 LOCATIONS = frozenset({"model", "subfolder", "tokenizer", "revision", "images", "captions", "storage_options"})
@@ -117,9 +119,18 @@ class Component(BaseModel):
         """A copy with absolute paths instead of relative ones: workers may have another working directory."""
         arguments = dict(self.arguments)
         for key, value in arguments.items():
-            if key in LOCATIONS and isinstance(value, str) and "://" not in value and Path(value).expanduser().exists():
-                arguments[key] = str(Path(value).expanduser().absolute())
+            if key in LOCATIONS and isinstance(value, str) and (path := _existing(value)) is not None:
+                arguments[key] = path
         return Component.model_validate({"class": self.class_path, **arguments})
+
+
+def _existing(text: str) -> str | None:
+    """The absolute path of something on this machine; None for an address, the name of a model, or other text."""
+    try:
+        place = addresses.absolute(text)
+        return place if not addresses.is_address(place) and os.path.lexists(place) and Path(place).exists() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _methods_of(protocol: type) -> list[str]:

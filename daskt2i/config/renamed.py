@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from daskt2i.documents import shown
 from daskt2i.errors import ConfigError
 
 
@@ -99,8 +100,8 @@ def with_new_names(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
         if section.get(row.new, value) != value:
             old, new = f"{row.section}.{row.old}", f"{row.section}.{row.new}"
             raise ConfigError(
-                f"{old} is {section[row.old]!r} and {new} is {section[row.new]!r} in {where}, but both are names of "
-                f"one setting. Nothing was started; keep only {new}."
+                f"{old} is {shown(section[row.old])} and {new} is {shown(section[row.new])} in {where}, but both "
+                f"are names of one setting. Nothing was started; keep only {new}."
             )
         # The new name takes the place of the old one, so that an identity or a file keeps its order.
         renamed = {row.new if key == row.old else key: each for key, each in section.items()} | {row.new: value}

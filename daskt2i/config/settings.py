@@ -8,23 +8,35 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from dask.utils import parse_bytes
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
+from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.errors import Reason
+
+_FOLDED = re.compile("[\x85\u2028\u2029\ufeff]")
+"""Line breaks of Unicode, and the byte order mark."""
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        plain_values.check(value, number=plain_values.takes_numbers(cls.model_fields[info.field_name].annotation))
+        return value
 
 
 class ImageSettings(_Strict):
@@ -107,7 +119,7 @@ class SceneSettings(_Strict):
     """
 
     rows: int = Field(ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     shapes: Literal[1, 2] = 2
 
 
@@ -236,8 +248,8 @@ class LaunchSettings(_Strict):
             size = parse_bytes(value)
         except (ValueError, OverflowError):
             size = -1
-        if size < 0:
-            raise ValueError("give a size such as 512 MiB")
+        if size < 0 or not value.strip():
+            raise ValueError(f" is {value!r}; give a size such as 512 MiB")
         return value
 
     def cache_bytes(self) -> int:
@@ -346,5 +358,8 @@ class Workflow(_Strict):
     def to_yaml(self) -> str:
         """The settings as a workflow file. Reading the file gives the same settings."""
         # Not exclude_none: an argument that the user set to null must not become its default.
-        data = self.model_dump(mode="json", by_alias=True)
-        return yaml.safe_dump({k: v for k, v in data.items() if v is not None}, sort_keys=False, allow_unicode=True)
+        data = {k: v for k, v in self.model_dump(mode="json", by_alias=True).items() if v is not None}
+        text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        if _FOLDED.search(text):  # PyYAML would read these characters as spaces or not at all
+            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
+        return text

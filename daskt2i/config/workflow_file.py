@@ -1,8 +1,9 @@
 """Reads workflow files, applies `dask.config` and `--set`, and computes the fingerprint of settings.
 
-Covers: reading a workflow (YAML, loaded safely) into typed models (`settings`), the order of the layers of settings,
-the fingerprint of a store.
-Does not cover: what the settings do (the room that uses a setting), cluster files (`deploy.connect`).
+Covers: reading a workflow into typed models (`settings`), the order of the layers of settings, the fingerprint of a
+store.
+Does not cover: strict YAML (`documents`), what the settings do (the room that uses a setting), cluster files
+(`deploy.connect`).
 
 Settings below `dataset:` change stored arrays and are fingerprinted. Settings below `run:` may change on resume.
 The layers, the last one wins: `daskt2i/config/defaults.yaml` < the user's `dask.config` (section `daskt2i:`, files or
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import dask.config
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from daskt2i import addresses, documents
 from daskt2i.config.changes import SCENES_SOURCE, Changes
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
@@ -40,7 +41,7 @@ def load_defaults() -> None:
 
 
 def _defaults() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = documents.read_yaml(Path(__file__).with_name("defaults.yaml").read_bytes())
     return found
 
 
@@ -76,17 +77,26 @@ def find_file(name: str, folder: Literal["workflows", "clusters"]) -> Path:
         ConfigError: there is no such file; the message lists the shipped names.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if path.is_file():
+        path = _local(name)
+        if path is not None:
             return path
         raise ConfigError(f"There is no file {name}. Give the path of a YAML file, or one of: {_names(folder)}.")
     path = shipped(folder) / f"{name}.yaml"
-    if Path(name).name == name and path.is_file():
+    if Path(name).name == name and _local(str(path)) is not None:
         return path
     without = "serial, multiprocessing, joblib, tcp://host:port, " if folder == "clusters" else ""
     raise ConfigError(
         f"There is no {folder[:-1]} named {name!r}. Give one of {without}{_names(folder)}, or the path of a YAML file."
     )
+
+
+def _local(name: str) -> Path | None:
+    """The path of a file on this machine that can be read from start to end, or None: a pipe counts, a folder not."""
+    try:
+        path = Path(addresses.absolute(name))
+        return path if path.exists() and not path.is_dir() else None
+    except (OSError, ValueError):  # a name that is too long, or has a NUL character
+        return None
 
 
 def _names(folder: Literal["workflows", "clusters"]) -> str:
@@ -100,8 +110,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: bad UTF-8, or a date such as 2020-13-01
+        data = documents.read_yaml(path.read_bytes())
+    except (OSError, documents.BadDocument) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} does not hold settings at its top level, such as `name:` and `dataset:`.")
@@ -152,7 +162,7 @@ def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
     """
     if changes.none:
         return workflow
-    data = yaml.safe_load(workflow.to_yaml())
+    data = documents.read_yaml(workflow.to_yaml())
     notes = changes.apply(data, origin)
     return parse_workflow(data, f"{origin} with these settings").with_notes((*workflow.notes, *notes))
 
@@ -160,7 +170,9 @@ def changed(workflow: Workflow, changes: Changes, origin: str) -> Workflow:
 def _section(data: Any, where: str, name: str = "run") -> dict[str, Any]:
     """A copy of a mapping, so that a change to it does not change dask.config."""
     if not isinstance(data, Mapping | None):
-        raise ConfigError(f"`{name}:` of {where} is {data!r}, but it must hold settings, such as `run: {{batch: 4}}`.")
+        raise ConfigError(
+            f"`{name}:` of {where} is {documents.shown(data)}, but it must hold settings, such as `run: {{batch: 4}}`."
+        )
     return copy.deepcopy(dict(data or {}))
 
 
@@ -196,9 +208,10 @@ def _require_plain(value: Any, setting: str, where: str) -> None:
     """Arguments go into the fingerprint and into the store as JSON. YAML also has dates and binaries, JSON has not."""
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"The workflow {where} is not valid: {setting} is {value!r}, which JSON cannot hold; put it in quotes."
+            f"The workflow {where} is not valid: {setting} is {documents.shown(value)}, which JSON cannot hold; "
+            "put it in quotes."
         ) from error
 
 
@@ -207,14 +220,16 @@ def _problem(error: Any) -> str:
     branches = ("int", "constrained-int", "literal['auto']")
     loc = [part for part in error["loc"] if part not in branches]
     setting = ".".join(str(part) for part in loc)
+    given = documents.shown(error["input"])
+    if error["type"] == "value_error":  # of `plain_values`
+        return f"{setting}{error['ctx']['error']}"
     if len(loc) < len(error["loc"]):
-        return f"{setting}: should be a whole number from 1, or auto (given: {error['input']!r})"
+        return f"{setting}: should be a whole number from 1, or auto (given: {given})"
     if error["type"] == "extra_forbidden":
         return f"there is no setting {setting}{_nearest(loc)}"
     if error["type"] == "missing":
         return f"{setting} is missing"
-    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's words before those of a validator of ours
-    return f"{setting}: {said[:1].lower()}{said[1:]} (given: {error['input']!r})"
+    return f"{setting}: {error['msg'][:1].lower()}{error['msg'][1:]} (given: {given})"
 
 
 def _nearest(loc: Sequence[Any]) -> str:

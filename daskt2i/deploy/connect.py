@@ -21,6 +21,7 @@ from typing import Any
 from distributed import Client
 from distributed.security import Security
 
+from daskt2i import documents
 from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.deploy.cluster_process import ClusterProcess
 from daskt2i.deploy.workers import workers_of
@@ -70,17 +71,23 @@ class ClusterFile:
         data = read_yaml(path)
         unknown = data.keys() - {"cluster", "arguments", "config"}
         if unknown or not isinstance(data.get("cluster"), str):
-            wrong = f"has the unknown keys {', '.join(sorted(unknown))}" if unknown else "lacks `cluster:`"
+            wrong = f"has the unknown keys {', '.join(sorted(map(str, unknown)))}" if unknown else "lacks `cluster:`"
             raise ConfigError(
                 f"The cluster file {path} {wrong}. Its keys are cluster, arguments and config. Nothing was started."
             )
         try:
-            json.dumps(data)
-        except (TypeError, ValueError) as error:  # YAML also has dates and binaries
+            json.dumps(data, allow_nan=False)
+        except (TypeError, ValueError) as error:  # YAML also has dates and infinite numbers
             raise ConfigError(
                 f"The cluster file {path} holds a value that is not text, a number, a list or a mapping ({error}). Put "
                 "it in quotes."
             ) from None
+        for key in ("arguments", "config"):
+            if not isinstance(data.get(key), dict | None):
+                raise ConfigError(
+                    f"The cluster file {path} is wrong: {key} is {documents.shown(data[key])}, but it must hold names "
+                    "with values. Nothing was started."
+                )
         return cls(path.stem, data["cluster"], dict(data.get("arguments") or {}), dict(data.get("config") or {}))
 
     def start(self, workers: int, threads: int, memory_limit: int) -> Connection:

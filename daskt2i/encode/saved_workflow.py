@@ -6,8 +6,7 @@ Does not cover: workflow files of users (`config.workflow_file`), the plan (`pre
 
 from __future__ import annotations
 
-import yaml
-
+from daskt2i import documents
 from daskt2i.config.changes import SCENES, SCENES_SOURCE
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
@@ -62,11 +61,12 @@ def read_settings(folder: RunFolder) -> Workflow:
     load_defaults()
     address = folder.address(WORKFLOW)
     try:
-        data, _ = with_new_names(yaml.safe_load(folder.read(WORKFLOW)), address)
+        data, _ = with_new_names(documents.read_yaml(folder.read(WORKFLOW)), address)
         kept = {name: value for name, value in (data.get("run") or {}).items() if name != "storage_options"}
         data["run"] = {**dask_settings("run")[0], **kept}
         return parse_workflow(data, address).with_notes(())
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
+    # ConfigError and BadDocument are ValueErrors.
+    except (ValueError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(
             f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from daskt2i.errors import StoreError
+from daskt2i.errors import SourceError, StoreError
 from daskt2i.estimate.forecast import ForecastComparison
 from daskt2i.formatting import counted, duration, size, workers_words
 from daskt2i.types import Receipt
@@ -34,6 +34,7 @@ class EncodeResult(Viewed):
         rows_now, seconds: accepted rows of this run, and its wall time.
         workers, threads, precision: of this run; 0 workers and threads if nothing was left to do.
         forecast: comparison of an earlier estimate with this run; None without an estimate.
+        details: reason -> number of the first row that was rejected for it with a detail, and the detail.
     """
 
     out: str
@@ -55,6 +56,7 @@ class EncodeResult(Viewed):
     precision: str = ""
     left_out: int | None = None
     forecast: ForecastComparison | None = None
+    details: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def with_chunk(self, receipt: Receipt, *, now: bool) -> EncodeResult:
         """The result with one more finished chunk.
@@ -62,13 +64,17 @@ class EncodeResult(Viewed):
         Args:
             now: True if this run encoded it, False if it was finished before.
         """
-        rejected = dict(self.rejected)
+        rejected, details = dict(self.rejected), dict(self.details)
         for row in receipt.rejected:
             rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
+            if row.detail:
+                one = (row.row, row.detail)
+                details[str(row.reason)] = min(one, details.get(str(row.reason), one))
         return replace(
             self,
             accepted=self.accepted + receipt.accepted,
             rejected=rejected,
+            details=details,
             captions=self.captions + receipt.captions,
             truncated=self.truncated + receipt.truncated,
             bytes=self.bytes + sum(shard.size for shard in receipt.shards),
@@ -83,12 +89,18 @@ class EncodeResult(Viewed):
         return self.rows_now / self.seconds if self.seconds else 0.0
 
     def raise_for_failed(self) -> EncodeResult:
-        """Raise an error if chunks failed; else return the result.
+        """Raise an error if chunks failed or not one row was accepted; else return the result.
 
         Raises:
             StoreError: chunks failed; it names the chunks and the folder of their tracebacks.
+            SourceError: not one row was accepted; it names the commonest reasons. The store is valid, and empty.
         """
         if not self.failed:
+            if self.nothing_accepted:
+                raise SourceError(
+                    f"{self.nothing_accepted} The store {self.store} is valid, and has no pictures. Correct the images "
+                    "or the captions, then encode into another run folder (images, captions, out)."
+                )
             return self
         count = len(self.failed)
         listed = ", ".join(map(str, list(self.failed)[:20])) + ", …" * (count > 20)
@@ -96,6 +108,19 @@ class EncodeResult(Viewed):
             f"{count} chunk{'s' * (count != 1)} failed after {tries(self.tries)}: {listed}. All others are in "
             f"{self.store}; the tracebacks are in {self.out}/{ERRORS}. Encode again: it tries only these chunks."
         )
+
+    @property
+    def nothing_accepted(self) -> str:
+        """A sentence with the commonest reasons if not one row was accepted; "" if one was, or if chunks failed."""
+        if self.failed or self.accepted or not self.rows:
+            return ""
+        commonest = sorted(self.rejected.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
+        reasons = [
+            f"{count:,} {reason}"
+            + (" (row {}: {:.200})".format(*self.details[reason]) if reason in self.details else "")
+            for reason, count in commonest
+        ]
+        return f"Not one of {self.rows:,} rows was accepted: {'; '.join(reasons)}."
 
     def to_json(self) -> dict[str, Any]:
         """The object that `encode --json` prints."""
@@ -137,8 +162,9 @@ class EncodeResult(Viewed):
         return View(
             "Encoded in part" if self.failed else "Encoded",
             tuple(rows),
-            failures=tuple(
-                f"chunk {chunk} failed after {tries(self.tries)}: {why}" for chunk, why in self.failed.items()
+            failures=(
+                *(f"chunk {chunk} failed after {tries(self.tries)}: {why}" for chunk, why in self.failed.items()),
+                *([self.nothing_accepted] if self.nothing_accepted else []),
             ),
             sections=(Section("Rejected rows by reason", reasons),) if reasons else (),
         )

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from daskt2i import documents
 from daskt2i.errors import StoreError
 from daskt2i.estimate.arithmetic import Calibration, Work, disk, forecast
 from daskt2i.store.run_folder import REPORTS, RunFolder
@@ -157,10 +158,10 @@ def compare_forecast(folder: RunFolder, finished: Finished) -> ForecastCompariso
     record = _read(folder)
     try:
         calibrations = [Calibration.from_json(one) for one in record["calibrations"]]
-        content = str(record["content"])
-    except (KeyError, TypeError, ValueError):  # there is no forecast, or another version wrote it
+        found = check(str(record["content"]), calibrations, finished)
+    # There is no forecast, or another version or another hand wrote it.
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         return None
-    found = check(content, calibrations, finished)
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "workers": finished.workers, **found.to_json()}
     checked = record.get("checked")
     record["checked"] = [*(checked if isinstance(checked, list) else []), entry]
@@ -171,7 +172,7 @@ def compare_forecast(folder: RunFolder, finished: Finished) -> ForecastCompariso
 
 def _read(folder: RunFolder) -> dict[str, Any]:
     try:
-        found = json.loads(folder.read(ESTIMATE))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        found = documents.read_json(documents.text_of(folder.read(ESTIMATE)))
+    except (FileNotFoundError, NotADirectoryError, documents.BadDocument):
         return {}
     return found if isinstance(found, dict) else {}

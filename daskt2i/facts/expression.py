@@ -16,7 +16,9 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +52,8 @@ class Expression:
 
     def keeps(self, values: Mapping[str, Any]) -> bool:
         """Whether a row with these facts is kept. A division by zero (an image of height 0) does not keep it.
+
+        A number that is too large for a float counts as infinite, as in IEEE 754.
 
         Args:
             values: the values of all `names`.
@@ -99,7 +103,7 @@ class _Check:
 
     def parsed(self) -> ast.expr:
         try:
-            return ast.parse(self.text, mode="eval").body
+            return _parsed(self.text)
         except SyntaxError as error:
             start = max(0, min((error.offset or 1) - 1, len(self.text)))
             end = error.end_offset - 1 if error.end_offset and error.end_offset - 1 > start else start + 1
@@ -223,8 +227,9 @@ def _evaluator(text: str) -> tuple[Any, ast.expr]:
     from simpleeval import EvalWithCompoundTypes
 
     allowed: dict[Any, Any] = {
-        ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-        ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Eq: operator.eq, ast.NotEq: operator.ne,
+        ast.Add: _safe(operator.add), ast.Sub: _safe(operator.sub), ast.Mult: _safe(operator.mul),
+        ast.Div: _safe(operator.truediv), ast.FloorDiv: _safe(operator.floordiv), ast.Mod: _safe(operator.mod),
+        ast.Eq: operator.eq, ast.NotEq: operator.ne,
         ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Not: operator.not_,
         ast.USub: operator.neg, ast.UAdd: operator.pos, ast.In: lambda x, y: x in y, ast.NotIn: lambda x, y: x not in y,
     }  # fmt: skip
@@ -235,4 +240,29 @@ def _evaluator(text: str) -> tuple[Any, ast.expr]:
     evaluator = EvalWithCompoundTypes(operators=allowed)
     evaluator.functions = dict(_FUNCTIONS)  # the argument `functions` would only add to list, dict, …
     evaluator.nodes = {node: handler for node, handler in evaluator.nodes.items() if node in nodes}
-    return evaluator, ast.parse(text, mode="eval").body
+    return evaluator, _parsed(text)
+
+
+def _parsed(text: str) -> ast.expr:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's advice about texts such as "\d" is not for a user of this language
+        return ast.parse(text, mode="eval").body
+
+
+def _safe(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """An operation whose operands become floats, possibly infinite ones, if they are too large for it."""
+
+    def operate(left: Any, right: Any) -> Any:
+        try:
+            return operation(left, right)
+        except OverflowError:  # an integer beyond 1.8e308 meets a float or a division
+            return operation(_as_float(left), _as_float(right))
+
+    return operate
+
+
+def _as_float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf

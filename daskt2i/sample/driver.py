@@ -16,6 +16,8 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from daskt2i.addresses import with_home
+from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
 from daskt2i.events import Activity, Listener, Progress, ignore
 from daskt2i.formatting import duration
@@ -218,16 +220,27 @@ def write(folder: RunFolder, pictures: Sequence[DrawnPicture], settings: Sampler
     return [folder.address(f"{SAMPLES}/sheet.png"), *written]
 
 
+_MOST_SEED = 2**63
+"""torch takes seeds of 64 bits."""
+
+
 def requests_for(prompts: Sequence[str], seed: int, count: int = 1) -> list[SampleRequest]:
     """Requests for each prompt with `count` seeds, starting at `seed`.
 
     Raises:
-        ConfigError: there are no prompts.
+        ConfigError: there are no prompts, or a prompt or the seed cannot be used.
     """
     if not prompts:
         raise ConfigError(
             "There are no prompts, so nothing was drawn. Give prompts (prompts), or set sample.prompts in the workflow."
         )
+    for number, prompt in enumerate(prompts, 1):
+        if storable(prompt) != prompt:
+            raise ConfigError(
+                f"Prompt {number} is {shown(prompt)}, which is not whole text, so nothing was drawn. Write it as UTF-8."
+            )
+    if not 0 <= seed < _MOST_SEED - count:
+        raise ConfigError(f"The seed is {shown(seed)}, so nothing was drawn. Give a number from 0, below 2**63.")
     return [SampleRequest(prompt, seed + number) for prompt in prompts for number in range(count)]
 
 
@@ -238,10 +251,8 @@ def read_prompts(path: str) -> list[str]:
         SourceMissing: there is no such file.
         ConfigError: the file is not UTF-8 text, or it has no prompt.
     """
-    from pathlib import Path
-
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = with_home(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SourceMissing(
             f"The file of prompts {path} cannot be read: {error.strerror}. Nothing was drawn. Check the path."
@@ -260,6 +271,6 @@ def read_prompts(path: str) -> list[str]:
 def _read_json(folder: RunFolder, name: str) -> dict[str, Any]:
     try:
         found = json.loads(folder.read(name))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,13 +11,15 @@ import os
 import posixpath
 import stat
 import threading
+import unicodedata
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from daskt2i import addresses
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.sources.coco_index import Index, parse, unusable
 from daskt2i.sources.zipped import MAX_FILE_BYTES, Zip
@@ -31,20 +33,26 @@ class CocoSource:
         images: a folder, a zip archive (read in place), or an fsspec address of either (`s3://…`, `memory://…`,
             `https://…`; an address is a zip if it ends in `.zip`). The folder may itself be a symbolic link. A file
             name must not lead out of the folder.
-        captions: the caption file, at a path or an fsspec address; `.gz`, `.bz2` and `.xz` are unpacked.
+        captions: the caption file, at a path or an fsspec address; gzip, bzip2, xz and a zip archive with one JSON file
+            are unpacked.
         storage_options: arguments of fsspec. They are used for `images` and `captions` if these are addresses.
 
     In a zip, the image is the entry with the name `file_name`. If there is none, it is the only entry that ends in
     `/` + `file_name` (COCO's own archives have a folder `train2014/`). A base name is never matched alone: `val/1.jpg`
     is not `train/1.jpg`.
 
+    macOS writes accented letters as two characters (NFD). A name is found in either form, in a folder and in a zip.
+
+    Raises:
+        SourceError: `images` or `captions` is empty, or no path can be so.
+
     The object is small, because pickling drops the parsed data. A copy that only reads images never parses the caption
     file.
     """
 
     def __init__(self, images: str, captions: str, storage_options: Mapping[str, Any] | None = None) -> None:
-        self.images = _absolute(os.fspath(images))
-        self.captions = _absolute(os.fspath(captions))
+        self.images = _absolute(os.fspath(images), "images")
+        self.captions = _absolute(os.fspath(captions), "captions")
         self._storage_options = dict(storage_options or {})
         self._forget()
 
@@ -71,7 +79,13 @@ class CocoSource:
             SourceError: the caption file does not have COCO's format, or the archive is not a zip archive.
         """
         index = self._index()
-        self._open_images()
+        try:
+            self._open_images()
+        except OSError as error:
+            if isinstance(error, SourceMissing):
+                raise
+            raise SourceError(f"The images at {self.images} (images) cannot be opened: {error}.") from error
+        inside = f"{posixpath.basename(index.member)} in " if index.member else ""
         return SourceInfo(
             rows=len(index),
             slots=index.slots,
@@ -80,7 +94,8 @@ class CocoSource:
             orphan_captions=index.orphan_captions,
             blank_captions=index.blank_captions,
             content={"source": "coco", "captions_sha256": index.sha256},
-            label=f"{posixpath.basename(self.captions)} ({len(index):,} images, {index.caption_count:,} captions)",
+            label=f"{inside}{posixpath.basename(self.captions)} "
+            f"({len(index):,} images, {index.caption_count:,} captions)",
         )
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
@@ -106,7 +121,7 @@ class CocoSource:
         if wrong is not None:
             raise RowRejected(*wrong)
         try:
-            return self._open_images().read(posixpath.normpath(row.file_name))
+            return _in_either_form(self._open_images().read, posixpath.normpath(row.file_name))
         except RowRejected:
             raise
         except PermissionError as error:
@@ -123,7 +138,7 @@ class CocoSource:
             return self._parsed
 
     def _options(self, address: str) -> dict[str, Any]:
-        return self._storage_options if "://" in address else {}
+        return self._storage_options if addresses.is_address(address) else {}
 
     def _open_images(self) -> _Folder | _Remote | Zip:
         with self._lock:
@@ -132,9 +147,48 @@ class CocoSource:
             return self._pictures
 
 
-def _absolute(address: str) -> str:
-    """An absolute local path, so that a worker in another working directory finds it. Addresses stay unchanged."""
-    return address if "://" in address else str(Path(address).expanduser().absolute())
+def _absolute(address: str, setting: str) -> str:
+    """An absolute local path, so that a worker in another working directory finds it. Addresses stay unchanged.
+
+    Raises:
+        SourceError: the text can be neither.
+    """
+    try:
+        return addresses.absolute(address)
+    except ValueError as error:
+        raise SourceError(
+            f"{address!r} is no place of data: {error}. Nothing was read; give a path or an fsspec address ({setting})."
+        ) from error
+
+
+def _in_either_form(read: Callable[[str], bytes], name: str) -> bytes:
+    """Read a file under its name, or under the same name with its accents written in the other form (NFC, NFD).
+
+    Raises:
+        The error for the name itself, if there is no file in either form.
+    """
+    try:
+        return read(name)
+    except (RowRejected, OSError) as error:
+        missing = error.reason == Reason.MISSING_FILE if isinstance(error, RowRejected) else _is_missing(error)
+        forms = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} - {name}
+        if not missing or not forms:
+            raise
+        for form in sorted(forms):
+            try:
+                return read(form)
+            except (RowRejected, OSError) as other:
+                if isinstance(other, OSError) and not _is_missing(other):
+                    raise
+                if isinstance(other, RowRejected) and other.reason != Reason.MISSING_FILE:
+                    raise
+        raise
+
+
+def _is_missing(error: OSError) -> bool:
+    return isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) and not isinstance(
+        error, SourceError
+    )
 
 
 def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
@@ -144,17 +198,19 @@ def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
         SourceMissing, SourceError
     """
     missing = f"There are no images at {address}. Give a folder, a .zip file or an fsspec address (images)."
+    if not addresses.is_address(address):  # fsspec never sees a path, which it could take for an address
+        local = Path(address)
+        if local.is_dir():
+            return _Folder(local.resolve())
+        if not local.exists():
+            raise SourceMissing(missing)
+        if not local.is_file():  # reading a pipe or a device would wait for ever
+            raise SourceError(f"{address} is neither a folder nor a file. Give a folder of images or a .zip (images).")
+        return Zip(fsspec.filesystem("file"), address)
     try:
         files, path = fsspec.core.url_to_fs(address, **options)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, TypeError) as error:
         raise SourceError(f"fsspec cannot open {address} (images): {error}.") from error
-    local = "file" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
-    if local:
-        if Path(path).is_dir():
-            return _Folder(Path(path).resolve())
-        if not Path(path).exists():
-            raise SourceMissing(missing)
-        return Zip(files, path)
     if path.lower().endswith(".zip"):
         return Zip(files, path)
     web = "http" in files.protocol or "https" in files.protocol

@@ -1,34 +1,39 @@
 """Parses a COCO caption file into rows. 83,000 images with 414,000 captions take about 70 MB of memory.
 
 Covers: reading the file once (hash and parse), errors in the file, rows that the file alone shows to be bad.
-Does not cover: the images themselves (`coco`).
+Does not cover: strict JSON (`documents`), packed files (`packed`), the images themselves (`coco`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import posixpath
 import re
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-
+from daskt2i import addresses, documents
+from daskt2i.documents import BadDocument, storable
 from daskt2i.errors import Reason, SourceError, SourceMissing
+from daskt2i.sources.packed import BadPacking, unpack
 from daskt2i.types import Row
 
 _EXPECTED = (
     "The caption file (captions) must be a JSON object with `images` (id, file_name) and `annotations` "
     "(image_id, caption)."
 )
-_DIGITS = re.compile(r"-?[0-9]{1,19}")
 _ABSENT = object()
 
 _Entry = tuple[Any, Any, Any, Any, Any]
-"""id, image_id, file_name, caption, license of one JSON object; `_ABSENT` if it has no such key."""
+"""id, image_id, file_name, caption, license of one JSON object; `_ABSENT` if it has no such key. JSON has no tuples."""
+
+_Licence = tuple[Any, Any, Any]
+"""id, name, `_ABSENT` of an object that has a name and none of the keys of an image or a caption."""
+
+_KINDS = {list: "a list", tuple: "an object", dict: "an object", bool: "true or false", int: "a number"}
+_KINDS |= {float: "a number", type(None): "null"}
 
 
 @dataclass(slots=True)
@@ -43,9 +48,11 @@ class Index:
         rejected: row -> why it cannot be used.
         licences: for each row, the name of its licence; its number if the file does not name it; "" without a licence.
         orphan_captions, blank_captions: as in `SourceInfo`.
+        member: name of the caption file in a zip archive; "" if it is not in one.
     """
 
     sha256: str
+    member: str = ""
     ids: array[int] = field(default_factory=lambda: array("q"))
     names: list[str] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
@@ -79,33 +86,34 @@ def parse(address: str, options: dict[str, Any]) -> Index:
         SourceMissing: there is no such file.
         SourceError: the file cannot be read, or it is not a caption file.
     """
-    digest, document = _load(address, options)
+    digest, member, document = _load(address, options)
     if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in ("images", "annotations")):
         raise SourceError(f"{address} is not a COCO caption file. {_EXPECTED}")
     images, annotations = document.pop("images"), document.pop("annotations")
     if not images:
         raise SourceError(f"{address} lists no images. {_EXPECTED}")
 
-    index = Index(digest)
+    index = Index(digest, member)
     licences = _licences(document.get("licenses"))
     first: dict[int, int] = {}
     for position, entry in enumerate(images):
-        number, _, name, _, licence = _fields(address, "images", position, entry)
-        image_id = _integer(address, "images", position, "id", number)
+        identity, _, name, _, licence = _fields(address, "images", position, entry)
+        image_id = _integer(address, "images", position, "id", identity)
         if first.setdefault(image_id, position) != position:
             index.rejected[position] = (Reason.DUPLICATE_ID, f"row {first[image_id]} already has id {image_id}")
         elif (wrong := unusable(name)) is not None:
             index.rejected[position] = wrong
         index.ids.append(image_id)
-        index.names.append(_storable(name))
-        index.licences.append("" if licence is _ABSENT or licence is None else licences.get(str(licence), str(licence)))
+        index.names.append(storable(name))
+        index.licences.append(licences.get(number := _licence_number(licence), number))
         images[position] = None
     del images
 
-    _attach(address, annotations, first, index)
+    odd = _attach(address, annotations, first, index)
     for position, captions in enumerate(index.captions):
         if not captions and position not in index.rejected:
-            index.rejected[position] = (Reason.NO_CAPTION, "")
+            detail = f"its caption is {odd[position]}, not text" if position in odd else ""
+            index.rejected[position] = (Reason.NO_CAPTION, detail)
     return index
 
 
@@ -113,7 +121,7 @@ def unusable(name: object) -> tuple[Reason, str] | None:
     """Why an image with this name must not be opened; None if it may be opened."""
     if not isinstance(name, str) or not name:
         return Reason.MISSING_FILE, "the entry has no file_name"
-    if _storable(name) != name:
+    if storable(name) != name:
         return Reason.MISSING_FILE, "the file name is not valid text"
     if name.startswith("/") or "\\" in name or re.match(r"[A-Za-z]:", name):
         return Reason.UNSAFE_PATH, f"not a relative path with forward slashes: {name[:200]}"
@@ -126,64 +134,75 @@ def unusable(name: object) -> tuple[Reason, str] | None:
     return None
 
 
-def _load(address: str, options: dict[str, Any]) -> tuple[str, Any]:
-    """SHA-256 of the file, and its top object with all objects below it as `_Entry`. It reads the file once."""
+def _load(address: str, options: dict[str, Any]) -> tuple[str, str, Any]:
+    """SHA-256 of the file, its name in a zip archive, and its top object with all objects below it as tuples.
+
+    It reads the file once.
+    """
     try:
-        with fsspec.open(address, "rb", **options) as stream:
-            raw = bytes(stream.read())
+        raw = addresses.read_bytes(address, options)
+        digest = hashlib.sha256(raw).hexdigest()
+        raw, member = unpack(raw, address.partition("::")[0])
+        text = documents.text_of(raw)
+        del raw  # a hundred megabytes for large sets
+        return digest, member, documents.read_json(text, _thin)
     except FileNotFoundError as error:
         raise SourceMissing(f"There is no caption file at {address}. {_EXPECTED}") from error
-    except (OSError, ValueError, ImportError) as error:
+    except OSError as error:
         raise SourceError(f"The caption file {address} cannot be read: {error}.") from error
-    digest = hashlib.sha256(raw).hexdigest()
-    try:
-        packing = fsspec.utils.infer_compression(address.partition("::")[0])
-        if packing is not None:
-            with fsspec.compression.compr[packing](io.BytesIO(raw), mode="rb") as stream:
-                raw = stream.read()
-    except MemoryError:
-        raise
-    except Exception as error:  # each compression has its own errors
-        raise SourceError(f"{address} cannot be unpacked: {error}. {_EXPECTED}") from error
-    try:
-        text = raw.decode(json.detect_encoding(raw))
-        del raw  # a hundred megabytes for large sets
-        return digest, json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_thin)
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{address} is not UTF-8 text. {_EXPECTED}") from error
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{address} is not complete and valid JSON: {error}. {_EXPECTED}") from error
+    except BadPacking as error:
+        raise SourceError(
+            f"{address} cannot be unpacked: {error}. {_EXPECTED} Of a zip archive with several JSON files, give one: "
+            f"zip://NAME::{address}."
+        ) from error
+    except BadDocument as error:
+        raise SourceError(f"{address} is no caption file: {error}. {_EXPECTED}") from error
+    except MemoryError as error:
+        raise SourceError(f"The caption file {address} does not fit into the memory of this machine.") from error
 
 
-def _thin(pairs: list[tuple[str, Any]]) -> Any:
-    """Keep five values of an object, and drop the others (addresses, dates, boxes) while the file is parsed."""
-    item = dict(pairs)
-    if "images" in item or "annotations" in item or ("url" in item and "name" in item):  # the top object, or a licence
-        return item
-    return _values(item)
-
-
-def _values(item: dict[str, Any]) -> _Entry:
+def _thin(item: dict[str, Any]) -> _Entry | _Licence:
+    """Keep some values of an object below the top, and drop the others (addresses, dates, boxes) at once."""
     get = item.get
-    return (
+    found = (
         get("id", _ABSENT), get("image_id", _ABSENT), get("file_name", _ABSENT), get("caption", _ABSENT),
         get("license", _ABSENT),
     )  # fmt: skip
+    if "name" in item and found[1:] == _NOTHING:
+        return found[0], item["name"], _ABSENT
+    return found
+
+
+_NOTHING = (_ABSENT,) * 4
 
 
 def _licences(listed: Any) -> dict[str, str]:
     """Number -> name. Licences that cannot be used are ignored."""
     found = {}
     for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-            found[str(entry.get("id"))] = _storable(entry["name"])
+        if isinstance(entry, tuple) and len(entry) == 3 and isinstance(entry[1], str):
+            found[_licence_number(entry[0])] = storable(entry[1])
+    found.pop("", None)  # a licence without a number is nobody's
     return found
 
 
-def _attach(address: str, annotations: list[Any], first: dict[int, int], index: Index) -> None:
-    """Give every caption to its row."""
+def _licence_number(value: Any) -> str:
+    """The number of a licence as text; "" for a value that names none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else storable(value)
+
+
+def _attach(address: str, annotations: list[Any], first: dict[int, int], index: Index) -> dict[int, str]:
+    """Give every caption to its row.
+
+    Returns:
+        row -> what its first caption is that is not text: "a list".
+    """
     gathered: list[list[str] | None] = [None] * len(index)
-    named = False
+    odd: dict[int, str] = {}
+    kinds: Counter[str] = Counter()
+    named = texts = False
     for position, entry in enumerate(annotations):
         _, number, _, caption, _ = _fields(address, "annotations", position, entry)
         annotations[position] = None
@@ -191,8 +210,13 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
         row = first.get(_integer(address, "annotations", position, "image_id", number))
         if row is None:
             index.orphan_captions += 1
-        elif not isinstance(caption, str) or not caption.strip() or _storable(caption) != caption:
+        elif not isinstance(caption, str):
             index.blank_captions += 1
+            if caption is not None and caption is not _ABSENT:
+                kinds[odd.setdefault(row, _KINDS.get(type(caption), "no text"))] += 1
+        elif not caption.strip() or storable(caption) != caption:
+            index.blank_captions += 1
+            texts = True
         else:
             kept = gathered[row]
             if kept is None:
@@ -203,31 +227,33 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
             index.caption_characters += len(caption)
     if annotations and not named:
         raise SourceError(f"No annotation in {address} has a caption; it may be an instances file. {_EXPECTED}")
+    if kinds and not texts and not index.caption_count:
+        kind, count = kinds.most_common(1)[0]
+        raise SourceError(
+            f"No caption in {address} is text: in {count:,} of {len(annotations):,} annotations `caption` is {kind}. "
+            "Nothing was read; write one annotation for each caption, with its text."
+        )
+    if annotations and index.orphan_captions == len(annotations):
+        raise SourceError(
+            f"No caption in {address} belongs to an image: no `image_id` of its {len(annotations):,} annotations is "
+            f"the `id` of one of its {len(index):,} images. Nothing was read; take both lists from one data set."
+        )
     index.captions = [tuple(kept) if kept else () for kept in gathered]
     index.slots = max(map(len, index.captions))
+    return odd
 
 
 def _fields(address: str, where: str, position: int, entry: Any) -> _Entry:
-    if isinstance(entry, tuple) and len(entry) == 5:
-        return entry
-    if isinstance(entry, dict) and "url" in entry:  # `_thin` took it for a licence
-        return _values(entry)
+    if isinstance(entry, tuple):
+        return entry if len(entry) == 5 else (entry[0], _ABSENT, _ABSENT, _ABSENT, _ABSENT)
     raise SourceError(f"In {address}, entry {position} of `{where}` is not an object. {_EXPECTED}")
 
 
 def _integer(address: str, where: str, position: int, key: str, value: Any) -> int:
-    if isinstance(value, str) and _DIGITS.fullmatch(value):
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
-        return value
-    shown = "missing" if value is _ABSENT else repr(value)[:60]
+    found = documents.integer(value)
+    if found is not None:
+        return found
+    shown = "missing" if value is _ABSENT else documents.shown(value)
     raise SourceError(
         f"In {address}, `{key}` of entry {position} of `{where}` is {shown}, but it must be a 64-bit integer."
     )
-
-
-def _storable(text: object) -> str:
-    """Text that UTF-8 can hold; "" for a value that is not text."""
-    if not isinstance(text, str):
-        return ""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 
+from daskt2i import documents
 from daskt2i.errors import ConfigError, SourceError
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.sources.drawn.drawing import CLOSE_VERSION, VERSION, Scene, Thing, draw, scene
@@ -196,7 +197,7 @@ def _holds(listing: Path, identity: dict[str, int], folder: Path) -> bool:
         SourceError: it belongs to other scenes, or somebody changed it.
     """
     try:
-        document = json.loads(listing.read_bytes())
+        document = documents.read_json(documents.text_of(listing.read_bytes()))
         mark = document["info"]["daskt2i"]
         found, digest = mark["scenes"], mark["sha256"]
         unchanged = digest == _digest(document["images"], document["annotations"])

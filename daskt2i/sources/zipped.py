@@ -1,15 +1,19 @@
 """Files of a zip archive, read in place from any fsspec file system.
 
 Covers: reading the directory once per process; reading each file with one ranged read and without shared state, so that
-threads do not wait for each other and forked processes do not disturb each other; stored and deflated entries, zip64.
-Does not cover: which names are allowed (`coco_index.unusable`), encrypted entries and other compressions (rejected).
+threads do not wait for each other and forked processes do not disturb each other; stored and deflated entries, zip64;
+names as other systems write them.
+Does not cover: which names are allowed (`coco_index.unusable`), accents in one or two characters (`coco`), encrypted
+entries and other compressions (rejected).
 """
 
 from __future__ import annotations
 
+import errno
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 from typing import Any
 
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
@@ -24,8 +28,25 @@ _SLACK = 128
 """Extra bytes to fetch: the extra field of a local header may be longer than the one in the directory."""
 
 
+_UNICODE_PATH = 0x7075
+"""Extra field with the name in UTF-8 (APPNOTE 4.6.9): version 1, CRC-32 of the name in the header, the name."""
+
+_IN_UTF_8 = 0x800
+"""Flag of an entry whose name is UTF-8. macOS writes UTF-8 without it."""
+
+_DAMAGED = (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, ValueError, LookupError)
+"""Errors of `zipfile` for an archive that is damaged, or is none."""
+
+_Entry = tuple[int, int, int, int, int, int, bool]
+"""Offset, length of the local header or more, packed size, size, CRC-32, method, whether it is encrypted."""
+
+
 class Zip:
     """The directory of an archive: entry name -> position of its bytes.
+
+    An entry is found under its name, and under the same bytes read in another way: as UTF-8 without the flag for it
+    (macOS), as the extra field for Unicode names gives it (Info-ZIP, WinZip), and with `/` in place of a backslash
+    (some tools of Windows).
 
     Args:
         files: an fsspec file system.
@@ -33,47 +54,63 @@ class Zip:
 
     Raises:
         SourceMissing: there is no such file.
-        SourceError: the file is not a zip archive.
+        SourceError: the file is not a zip archive, or it is a part of a split one.
     """
 
     def __init__(self, files: Any, path: str) -> None:
         self._files, self._path = files, path
         try:
             with files.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
-                self._entries = {
-                    entry.filename: (
-                        entry.header_offset,
-                        30 + len(entry.orig_filename.encode("utf-8")) + len(entry.extra) + _SLACK,
-                        entry.compress_size,
-                        entry.file_size,
-                        entry.CRC,
-                        entry.compress_type,
-                        bool(entry.flag_bits & 1),
-                    )
-                    for entry in archive.infolist()
-                    if not entry.is_dir()
-                }
+                entries = [entry for entry in archive.infolist() if not entry.filename.endswith(("/", "\\"))]
         except FileNotFoundError as error:
             raise SourceMissing(
                 f"There are no images at {path}. Give a folder, a .zip file or an fsspec address (images)."
             ) from error
         except PermissionError as error:
             raise SourceError(f"There is no permission to read the images at {path} (images).") from error
-        except (zipfile.BadZipFile, EOFError, struct.error, UnicodeDecodeError, NotImplementedError) as error:
+        except (OSError, *_DAMAGED) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the begin of the file
+                raise
             raise SourceError(
                 f"{path} is neither a folder of images nor a zip archive: {error}. Give one of these (images)."
             ) from error
+        if any(entry.volume not in (0, 0xFFFF) for entry in entries):
+            raise SourceError(f"{path} is one part of a split zip archive. Join the parts into one archive (images).")
+        self._entries: dict[str, _Entry] = {}
+        self._doubled: dict[str, list[_Entry]] = {}  # name -> all its entries, if it has several
+        self._others: dict[str, list[_Entry]] = {}  # name in another reading -> entries
         self._ends: dict[str, list[str]] = {}
-        for name in self._entries:
-            self._ends.setdefault(name.rpartition("/")[2], []).append(name)
+        for entry in entries:
+            self._add(entry)
+
+    def _add(self, entry: zipfile.ZipInfo) -> None:
+        found = (
+            entry.header_offset,
+            30 + len(entry.orig_filename.encode("utf-8")) + len(entry.extra) + _SLACK,
+            entry.compress_size,
+            entry.file_size,
+            entry.CRC,
+            entry.compress_type,
+            bool(entry.flag_bits & 1),
+        )
+        for number, name in enumerate(_names(entry)):
+            if name not in self._entries and name not in self._others:
+                self._ends.setdefault(name.rpartition("/")[2], []).append(name)
+            if number:
+                self._others.setdefault(name, []).append(found)
+            elif name in self._entries:
+                self._doubled.setdefault(name, [self._entries[name]]).append(found)
+            else:
+                self._entries[name] = found
 
     def read(self, name: str) -> bytes:
         """The bytes of the entry `name`, or, if there is none, of the only entry that ends in `/name`.
 
         Raises:
-            RowRejected: `missing-file`, `unreadable-image`, `image-too-large`.
+            RowRejected: `missing-file`, `image-too-large`; `unreadable-image` also if several entries have the name and
+                differ in content.
         """
-        offset, head, packed, size, crc, method, encrypted = self._entries[self._find(name)]
+        offset, head, packed, size, crc, method, encrypted = self._entry(name)
         if max(size, packed) > MAX_FILE_BYTES:
             raise RowRejected(Reason.IMAGE_TOO_LARGE, f"an entry of {max(size, packed)} bytes > {MAX_FILE_BYTES}")
         if encrypted or method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -95,19 +132,59 @@ class Zip:
             raise RowRejected(Reason.UNREADABLE_IMAGE, "the archive is damaged here: wrong length or checksum")
         return data
 
-    def _find(self, name: str) -> str:
-        if name in self._entries:
-            return name
-        found = [
-            entry
-            for entry in self._ends.get(name.rpartition("/")[2], ())
-            if entry.endswith(f"/{name}") and not entry.startswith("__MACOSX/")
-        ]
-        if len(found) != 1:
+    def _entry(self, name: str) -> _Entry:
+        names = [name]
+        if not (found := self._at(name)):
+            names = [
+                entry
+                for entry in self._ends.get(name.rpartition("/")[2], ())
+                if entry.endswith(f"/{name}") and not entry.startswith("__MACOSX/")
+            ]
+            found = list(dict.fromkeys(entry for whole in names for entry in self._at(whole)))
+        if not found:
+            raise RowRejected(Reason.MISSING_FILE, name)
+        if len(names) > 1 and len(found) > 1:
+            raise RowRejected(Reason.MISSING_FILE, f"{name} is in the archive {len(found)} times")
+        if len({entry[3:5] for entry in found}) > 1:
             raise RowRejected(
-                Reason.MISSING_FILE, name if not found else f"{name} is in the archive {len(found)} times"
+                Reason.UNREADABLE_IMAGE, f"{name} is in the archive {len(found)} times, with different content"
             )
-        return found[0]
+        return found[-1]
+
+    def _at(self, name: str) -> list[_Entry]:
+        """The entries of this very name; if there are none, those that may mean it."""
+        if name in self._entries:
+            return self._doubled.get(name) or [self._entries[name]]
+        return self._others.get(name, [])
 
     def _range(self, start: int, stop: int) -> bytes:
         return bytes(self._files.cat_file(self._path, start=start, end=stop))
+
+
+def _names(entry: zipfile.ZipInfo) -> list[str]:
+    """The name of an entry, then the names that its bytes may also mean."""
+    stored = entry.orig_filename
+    found = {entry.filename: None}
+    if not stored.isascii() and not entry.flag_bits & _IN_UTF_8:
+        with suppress(UnicodeError):
+            found[stored.encode("cp437").decode("utf-8")] = None
+    if (other := _unicode_path(entry)) is not None:
+        found[other] = None
+    for name in list(found):
+        if "\\" in name:
+            found[name.replace("\\", "/")] = None
+    return list(found)
+
+
+def _unicode_path(entry: zipfile.ZipInfo) -> str | None:
+    """The name in the extra field for it, unless the field belongs to another name: an old tool renamed the entry."""
+    extra = entry.extra
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == _UNICODE_PATH and len(field) > 5 and field[0] == 1:
+            coding = "utf-8" if entry.flag_bits & _IN_UTF_8 else "cp437"
+            if struct.unpack_from("<L", field, 1)[0] == zlib.crc32(entry.orig_filename.encode(coding)):
+                with suppress(UnicodeDecodeError):
+                    return field[5:].decode("utf-8")
+    return None

@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from daskt2i.addresses import is_address
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, StoreMissing
 
 WORKFLOW = "workflow.yaml"
@@ -66,7 +67,7 @@ class RunFolder:
             text = text.removeprefix(prefix)
         if not text.strip():
             raise ConfigError("The run folder has no name. Give a path or an address such as s3://bucket/run (out).")
-        self.is_local = "://" not in text
+        self.is_local = not is_address(text)
         try:
             self.root = str(Path(text).expanduser().absolute()) if self.is_local else text.rstrip("/")
         except (OSError, RuntimeError) as error:  # this folder was removed, or ~somebody is nobody

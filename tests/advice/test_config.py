@@ -165,3 +165,10 @@ def test_a_date_in_quotes_is_taken(tmp_path: Path) -> None:
         daskt2i.load_workflow(str(path))
     path.write_text(text.replace("DAY", "'2024-05-01'"))
     assert daskt2i.load_workflow(str(path)).dataset.source.arguments["day"] == "2024-05-01"
+
+
+def test_the_setting_that_was_meant_is_taken() -> None:
+    with told("config/workflow_file.py:parse_workflow ConfigError") as error:
+        daskt2i.load_workflow("demo", {"dataset.rows_per_chunck": 3})
+    meant = str(error.value).partition("did you mean ")[2].partition("?")[0]
+    assert daskt2i.load_workflow("demo", {meant: 3}).dataset.rows_per_chunk == 3

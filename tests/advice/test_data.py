@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -118,6 +119,65 @@ def test_a_caption_file_of_the_form_that_is_expected_is_read(kind: str, place: s
     text = json.dumps(RIGHT).encode()
     path.write_bytes(gzip.compress(text) if kind == "packed wrongly" else text)
     assert CocoSource(str(tmp_path / "images"), str(path)).info().captions == 1
+
+
+def test_text_that_is_a_path_is_taken_as_a_place_of_data(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "run::1")
+    captions = str(folder / "captions.json")
+    with told("sources/coco.py:_absolute SourceError"):
+        CocoSource("", captions)
+    with told("sources/coco.py:_absolute SourceError"):
+        CocoSource(str(folder / "images"), "a\0b")
+    assert CocoSource(str(folder / "images"), captions).info().rows
+
+
+def test_a_folder_in_place_of_a_pipe_is_read(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with told("sources/coco.py:_open SourceError"):
+        CocoSource(str(tmp_path / "pipe"), str(folder / "captions.json")).info()
+    assert CocoSource(str(folder / "images"), str(folder / "captions.json")).info().rows
+
+
+def test_one_file_of_a_zip_archive_is_read_at_the_address_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images").mkdir()
+    with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as archive:
+        archive.writestr("annotations/captions_val.json", json.dumps(RIGHT))
+        archive.writestr("annotations/captions_train.json", json.dumps({**RIGHT, "images": RIGHT["images"] * 2}))
+    monkeypatch.chdir(tmp_path)
+    with told("sources/coco_index.py:_load SourceError") as error:
+        CocoSource("images", "annotations.zip").info()
+    name = "annotations/captions_train.json"
+    assert name in str(error.value)
+    address = next(word for word in str(error.value).split() if word.startswith("zip://")).rstrip(".")
+    assert CocoSource("images", address.replace("NAME", name)).info().rows == 2
+
+
+def test_captions_that_are_one_text_each_are_read(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path)
+    path = folder / "captions.json"
+    whole = json.loads(path.read_text())
+    listed = [{"image_id": one["image_id"], "caption": [one["caption"]]} for one in whole["annotations"]]
+    path.write_text(json.dumps({**whole, "annotations": listed}))
+    with told("sources/coco_index.py:_attach SourceError"):
+        CocoSource(str(folder / "images"), str(path)).info()
+    texts = [{"image_id": one["image_id"], "caption": text} for one in listed for text in one["caption"]]
+    path.write_text(json.dumps({**whole, "annotations": texts}))
+    assert CocoSource(str(folder / "images"), str(path)).info().captions == len(texts)
+
+
+def test_lists_of_one_data_set_are_read(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path)
+    path = folder / "captions.json"
+    whole = json.loads(path.read_text())
+    others = [{**one, "image_id": one["image_id"] + 5000} for one in whole["annotations"]]
+    path.write_text(json.dumps({**whole, "annotations": others}))
+    with told("sources/coco_index.py:_attach SourceError"):
+        CocoSource(str(folder / "images"), str(path)).info()
+    path.write_text(json.dumps(whole))
+    assert CocoSource(str(folder / "images"), str(path)).info().captions == len(others)
 
 
 def test_scenes_of_whole_numbers_are_drawn(tmp_path: Path) -> None:

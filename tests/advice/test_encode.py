@@ -324,6 +324,30 @@ def test_encode_again_tries_the_chunks_that_failed_and_no_others(tmp_path: Path)
     assert (result.done, result.skipped) == (2, 1)
 
 
+@pytest.mark.parametrize("wrong", ["images", "captions"])
+def test_corrected_data_is_encoded_into_another_run_folder(wrong: str, tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "coco")
+    captions, images = folder / "captions.json", sorted((folder / "images").iterdir())
+    document, first = json.loads(captions.read_text()), images[0].read_bytes()
+    if wrong == "images":
+        for path in images:
+            path.write_bytes(b"no picture")
+    else:
+        blank = [{**one, "caption": " "} for one in document["annotations"]]
+        captions.write_text(json.dumps({**document, "annotations": blank}))
+    result = daskt2i.Run(settings(folder, None), tmp_path / "run", scheduler="serial", progress=False).encode()
+    with told("encode/summary.py:EncodeResult.raise_for_failed SourceError") as error:
+        result.raise_for_failed()
+    assert "Not one of 10 rows was accepted" in str(error.value)
+    run = daskt2i.open_run(tmp_path / "run")
+    assert run.verify().ok
+    captions.write_text(json.dumps(document))
+    for path in images:
+        path.write_bytes(first)
+    with daskt2i.Run(settings(folder, None), tmp_path / "other", scheduler="serial", progress=False) as again:
+        assert again.encode().raise_for_failed().accepted
+
+
 def test_the_same_command_goes_on_after_a_run_was_given_up(tmp_path: Path) -> None:
     mark = tmp_path / "tired"
     mark.write_text("all")

@@ -13,6 +13,7 @@ from distributed import Client, LocalCluster
 
 import daskt2i
 from daskt2i.events import Event, Note
+from daskt2i.sample.driver import requests_for
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.session.worker_layout import ranks_for
 
@@ -25,6 +26,15 @@ def run_of(out: Path, **changes: Any) -> daskt2i.Run:
 def cluster() -> Any:
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster:
         yield cluster
+
+
+def test_a_prompt_in_utf_8_and_a_seed_of_64_bits_are_taken() -> None:
+    for seed in (-1, 2**63, 10**5000):
+        with told("sample/driver.py:requests_for ConfigError"):
+            requests_for(["a cat"], seed)
+    with told("sample/driver.py:requests_for ConfigError"):
+        requests_for(["a cat", b"caf\xe9".decode("utf-8", "surrogateescape")], 0)
+    assert [one.prompt for one in requests_for(["café"], 0)] == ["café"]
 
 
 def test_a_client_or_a_scheduler_alone_is_taken(cluster: Any, tmp_path: Path) -> None:
@@ -301,3 +311,10 @@ def test_an_absolute_path_is_found_from_a_folder_that_is_gone(tmp_path: Path, mo
         daskt2i.Run(workflow, "run", scheduler="serial", progress=False)
     run = daskt2i.Run(workflow, tmp_path / "run", scheduler="serial", progress=False)
     assert run.encode().accepted == 20
+
+
+def test_a_method_of_the_class_is_called_on_a_run_as_the_message_says(tmp_path: Path) -> None:
+    with told("session/verbs.py:_owner UnknownArgument"):
+        daskt2i.Run.encode()  # type: ignore[call-arg]
+    with daskt2i.Run(small_settings(), tmp_path / "run", scheduler="serial", progress=False) as run:
+        assert run.encode().accepted == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 
 import pytest
 from builders import TESTS
+from builders.outcomes import sentence_of
+from hypothesis import given
+from hypothesis import strategies as st
 
+from daskt2i.documents import read_yaml
 from daskt2i.errors import ConfigError
 from daskt2i.facts.captions.people import People, read_captions
 from daskt2i.facts.captions.rules import OURS, Rules, compile_rules, load_rules, plural
@@ -200,6 +205,18 @@ def test_forms_of_verbs(rules: Rules) -> None:
         ({"agents": {"rider": ["ride"]}}, "the section agents must hold one word for each word"),
         ({"persons": [{"gender": "other", "words": "x"}]}, "the section persons must hold genders"),
         ({"animals": 3}, "the section animals must hold words separated by spaces"),
+        ({"animals": ["\ud83d"]}, "half a surrogate pair"),
+        ({"numbers": {"two": "x"}}, "the section numbers.'two' must hold words below a whole number from 1"),
+        ({"numbers": {True: "x"}}, "the section numbers.True must hold"),
+        ({"numbers": {1.5: "x"}}, "the section numbers.1.5 must hold"),
+        ({"numbers": {0: "x"}}, "the section numbers.0 must hold"),
+        ({"numbers": {2: 3}}, "the section numbers.2 must hold words separated by spaces"),
+        ({"numbers": "two"}, "the section numbers must hold a mapping"),
+        ({"same": {False: "x"}}, "the section same must hold words as keys, so False needs quotes"),
+        ({"ages": {None: "x"}}, "the section ages must hold words as keys, so None needs quotes"),
+        ({"ages": {"\ud83d": "x"}}, "half a surrogate pair"),
+        ({"suffixes": {"man": 3}}, "the section suffixes must hold one word for each word"),
+        ({"collectives": {"trio": "x"}}, "the section collectives must hold pair and group"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -222,6 +239,55 @@ def test_a_users_own_rules_are_used(tmp_path: Path) -> None:
     mine = compile_rules(load_rules(path))
     assert seen(read_captions(["two knabes"], mine)) == ("male", "pair", "child")
     assert mine.digest != compile_rules(load_rules()).digest
+
+
+def test_numbers_in_quotes_and_odd_words_are_taken(tmp_path: Path) -> None:
+    import yaml
+
+    data = yaml.safe_load(OURS.read_text(encoding="utf-8"))
+    data["numbers"] = {"1": "a", 2: "two", 5: "five"}
+    data["verbs"] = "y e x ie ride"  # a letter is no verb, and no error either
+    data["animals"] = ["", " ", "Dog"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    found = compile_rules(load_rules(path))
+    assert (found.numbers["a"], found.numbers["five"], found.words["animals"]) == (1, 5, {"dog"})
+    assert found.verbs["riding"].lemma == "ride"
+
+
+def test_a_section_that_occurs_twice_is_refused_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(OURS.read_text(encoding="utf-8") + "\nnumbers: {2: two}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.yaml is no valid YAML \(the key 'numbers' occurs twice"):
+        load_rules(path)
+
+
+SECTIONS = ["persons", "numbers", "verbs", "suffixes", "plurals", "ages", "collectives", "animals", "version"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "y", "men", "not", "pair", "male"]),
+    lambda below: (
+        st.lists(below, max_size=2)
+        | st.dictionaries(st.sampled_from(["pair", "words", "gender", "age", 1, True, "not", "man"]), below, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@functools.cache
+def ours() -> dict[str, Any]:
+    found: dict[str, Any] = read_yaml(OURS.read_bytes())
+    return found
+
+
+@given(st.sampled_from(SECTIONS), VALUES)
+def test_any_value_of_a_section_gives_rules_or_one_sentence(section: str, value: Any) -> None:
+    import yaml
+
+    small: dict[str, Any] = {name: type(one)() for name, one in ours().items() if name != "version"}
+    text = yaml.safe_dump({**small, "version": 1, section: value})
+    found = sentence_of(ConfigError, compile_rules, text, "mine.yaml")
+    if isinstance(found, Rules):
+        read_captions(["two men ride", "y"], found)
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "version: 1\nx: !!python/object:os.system x", "", "3"])

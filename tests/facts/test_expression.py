@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders.outcomes import sentence_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daskt2i.errors import ConfigError
-from daskt2i.facts.expression import MOST_DEPTH, parse_where
+from daskt2i.facts.expression import MOST_DEPTH, Expression, parse_where
 from daskt2i.facts.table import FACTS
 
 ROW: dict[str, Any] = {
@@ -132,3 +135,83 @@ def test_the_evaluator_itself_allows_no_more_than_the_check() -> None:
         with pytest.raises((simpleeval.InvalidExpression, KeyError)):
             evaluator.eval(text, previously_parsed=ast.parse(text, mode="eval").body)
     assert sorted(evaluator.functions) == ["abs", "max", "min"]
+
+
+HUGE = "9" * 330
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (f"{HUGE} / 2 > words", True),
+        (f"-{HUGE} / 2 > words", False),
+        (f"words / {HUGE} < 1", True),
+        (f"{HUGE} * 1.5 > words", True),
+        (f"{HUGE} - 1.5 > words", True),
+        (f"{HUGE} + words == {HUGE[:-1]}9 + 12", True),
+        (f"{HUGE} * {HUGE} > 1.5", True),
+        (f"{HUGE} // 2.5 > words", False),  # infinity // 2.5 is no number, and no comparison with it is true
+        (f"{HUGE} % 2.5 > words", False),
+        (f"{HUGE} // 7 > words and {HUGE} % 7 >= 0", True),
+        ("1e999 > words", True),
+        ("1e308 * 10 > words", True),
+        ("1e999 - 1e999 == 0", False),
+        ("0x" + "f" * 1900 + " > words", True),
+        ("max(1e999, width) / 0 > 1", False),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_numbers_that_are_too_large_for_a_float_count_as_infinite(text: str, kept: bool) -> None:
+    assert keeps(text) is kept
+
+
+def test_advice_of_python_about_texts_is_not_shown(recwarn: pytest.WarningsRecorder) -> None:
+    assert not keeps(r"'\d' in file_name")
+    assert len(recwarn) == 0
+
+
+NUMBERS = st.sampled_from(["width", "words", "image_id", "0", "2", "1.5", "-1", "1e308", "1e999", HUGE, "0x1F", "True"])
+TEXTS = st.sampled_from(
+    ["gender", "file_name", "'male'", "'a' 'b'", "r'\\d'", "'\\ud800'", "activities", "people", "None"]
+)
+
+
+def _larger(below: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    operators = st.sampled_from(
+        ["+", "-", "*", "/", "//", "%", "<", ">", "==", "!=", "in", "and", "or", "**", "@", "<<", "if", "is"]
+    )
+    return st.one_of(
+        st.builds("({} {} {})".format, below, operators, below),
+        st.builds("{} {} {}".format, below, operators, below),
+        st.builds("{}({}, {})".format, st.sampled_from(["min", "max", "abs", "pow", "width"]), below, below),
+        st.builds("not {}".format, below),
+        st.builds("[{}, {}]".format, below, below),
+        st.builds("-{}".format, below),
+    )
+
+
+EXPRESSIONS = st.recursive(NUMBERS | TEXTS, _larger, max_leaves=12)
+
+
+@given(
+    EXPRESSIONS
+    | EXPRESSIONS.map("{} > 1".format)
+    | st.text(max_size=30)
+    | st.text("()[]{}'\"-+*~,:.#\\ a1", max_size=40)
+)
+def test_any_text_gives_a_value_or_one_sentence(text: str) -> None:
+    expression = sentence_of(ConfigError, parse_where, text)
+    if isinstance(expression, Expression):
+        assert keeps(text) in (True, False)
+        assert parse_where(expression.text).text == expression.text  # the text in a fingerprint means the same
+
+
+@given(
+    st.text(max_size=10),
+    st.integers(0, 4),
+    st.sampled_from(["(", "[", "-", "not ", "1+", "min(", "'", "\\", "a if ", "{"]),
+)
+def test_text_that_repeats_itself_gives_one_sentence(text: str, more: int, part: str) -> None:
+    for count in (10**more, 2000 // len(part)):
+        with pytest.raises(ConfigError):
+            parse_where(part * count + text + "$")

@@ -21,6 +21,7 @@ import fsspec
 import numpy as np
 import pytest
 
+from daskt2i import addresses
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.images import read as images
 from daskt2i.sources import coco_index
@@ -551,8 +552,8 @@ def test_missing_captions_and_a_folder_as_captions_are_refused(tmp_path: Path) -
 
 def test_the_caption_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, opened = source_of(tmp_path, ["1.bmp"]), []
-    real = fsspec.open
-    monkeypatch.setattr(fsspec, "open", lambda *args, **options: opened.append(args) or real(*args, **options))
+    real = addresses.read_bytes
+    monkeypatch.setattr(addresses, "read_bytes", lambda *args: opened.append(args) or real(*args))
     source.info(), source.rows(0, 1), source.info()
     assert len(opened) == 1
 

@@ -1,7 +1,7 @@
 """Loads the rules for captions: word lists in YAML, checked and turned into tables.
 
 Covers: loading the shipped rules or a user's, plurals and verb forms made by rule, the possible meanings of a word.
-Does not cover: parsing a caption with them (`people`).
+Does not cover: strict YAML (`documents`), parsing a caption with them (`people`).
 
 Forms of a verb follow the rules of English spelling: ride, rides, riding, rode; run, running (a final consonant after
 one short vowel is doubled); carry, carries. Irregular forms are listed and have priority.
@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from daskt2i import addresses, documents
 from daskt2i.errors import ConfigError
 from daskt2i.facts.table import AGES
 
@@ -127,8 +126,9 @@ def load_rules(path: str | Path | None = None) -> str:
     Raises:
         ConfigError: the file is missing, is not YAML, or has a wrong section. The message names the section.
     """
-    place = Path(path).expanduser() if path else OURS
+    place: str | Path = path or OURS
     try:
+        place = Path(addresses.absolute(str(place)))
         text = place.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -147,9 +147,9 @@ def compile_rules(text: str, where: str = "the rules") -> Rules:
         ConfigError: as in `load_rules`.
     """
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where} is not YAML ({' '.join(str(error).split())}). Nothing was counted.") from error
+        data = documents.read_yaml(text)
+    except documents.BadDocument as error:
+        raise ConfigError(f"{where} is no valid YAML ({error}). Nothing was counted.") from error
     if not isinstance(data, dict) or data.get("version") != VERSION:
         raise ConfigError(
             f"{where} does not have `version: {VERSION}`. Nothing was counted; start from a copy of {OURS}."
@@ -167,11 +167,7 @@ def compile_rules(text: str, where: str = "the rules") -> Rules:
     tables = {name: reader.table(name, data[name]) for name in _TABLES}
     maps = {name: reader.texts(name, data[name]) for name in _MAPS if name != "suffixes"}
     maps["suffixes"] = reader.texts("suffixes", suffixes)
-    numbers = {
-        word: int(number)
-        for number, listed in reader.mapping("numbers", data["numbers"]).items()
-        for word in reader.words(f"numbers.{number}", listed)
-    }
+    numbers = reader.numbers("numbers", data["numbers"])
     verbs = _verbs(words["verbs"], tables["irregular"])
     return Rules(
         digest=hashlib.sha256(text.encode()).hexdigest(),
@@ -200,19 +196,43 @@ class _Reader:
 
     def words(self, name: str, value: Any) -> frozenset[str]:
         if isinstance(value, list) and all(isinstance(word, str) for word in value):
-            return frozenset(word.lower() for word in value)
-        if not isinstance(value, str | None):
+            found = frozenset(word.lower() for word in value if word.strip())
+        elif isinstance(value, str | None):
+            found = frozenset((value or "").lower().split())
+        else:
             raise self.wrong(name, "words separated by spaces")
-        return frozenset((value or "").lower().split())
+        if any(documents.storable(word) != word for word in found):
+            raise self.wrong(name, "words that are whole text, without half a surrogate pair")
+        return found
 
     def texts(self, name: str, value: Any) -> dict[str, str]:
-        found = {str(key): text for key, text in self.mapping(name, value).items()}
+        found = {self.key(name, key): text for key, text in self.mapping(name, value).items()}
         if not all(isinstance(text, str) and len(text.split()) == 1 for text in found.values()):
             raise self.wrong(name, "one word for each word")
         return found
 
     def table(self, name: str, value: Any) -> dict[str, frozenset[str]]:
-        return {str(key): self.words(f"{name}.{key}", text) for key, text in self.mapping(name, value).items()}
+        return {
+            self.key(name, key): self.words(f"{name}.{self.key(name, key)}", text)
+            for key, text in self.mapping(name, value).items()
+        }
+
+    def numbers(self, name: str, value: Any) -> dict[str, int]:
+        """Word -> number. A number from 3 means several: nothing depends on how many."""
+        found: dict[str, int] = {}
+        for number, listed in self.mapping(name, value).items():
+            amount = documents.integer(number)
+            if amount is None or amount < 1:
+                raise self.wrong(f"{name}.{documents.shown(number)}", "words below a whole number from 1")
+            found |= dict.fromkeys(self.words(f"{name}.{amount}", listed), amount)
+        return found
+
+    def key(self, name: str, key: Any) -> str:
+        if not isinstance(key, str | int) or isinstance(key, bool):  # YAML reads `no` and `on` without quotes as false
+            raise self.wrong(name, f"words as keys, so {documents.shown(key)} needs quotes")
+        if documents.storable(str(key)) != str(key):
+            raise self.wrong(name, "keys that are whole text, without half a surrogate pair")
+        return str(key)
 
     def wrong(self, name: str, wanted: str) -> ConfigError:
         return ConfigError(f"{self.where} is wrong: the section {name} must hold {wanted}. Nothing was counted.")
@@ -229,7 +249,7 @@ def _persons(
     plurals: Mapping[str, str],
     possessives: Mapping[str, str],
 ) -> dict[str, Person]:
-    if not isinstance(groups, list) or not all(isinstance(g, dict) and "words" in g for g in groups):
+    if not isinstance(groups, list) or not all(isinstance(group, dict) and "words" in group for group in groups):
         raise reader.wrong("persons", "a list of {gender, age, words}")
     found: dict[str, Person] = {}
     for group in groups:
@@ -288,7 +308,7 @@ def _participles(lemma: str) -> tuple[str, str]:
         return f"{lemma[:-2]}ying", f"{lemma}d"
     if lemma.endswith("e") and not lemma.endswith(("ee", "oe", "ye")):
         return f"{lemma[:-1]}ing", f"{lemma}d"
-    if lemma.endswith("y") and lemma[-2] not in "aeiou":
+    if lemma.endswith("y") and lemma[-2:-1] not in "aeiou":
         return f"{lemma}ing", f"{lemma[:-1]}ied"
     short = len(lemma) >= 3 and lemma[-1] not in "aeiouwxy" and lemma[-2] in "aeiou" and lemma[-3] not in "aeiou"
     # Verbs of one syllable double the consonant (run, running). Longer verbs that do are listed; COCO has none.
