@@ -23,6 +23,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 MAY_IMPORT = {
     "notebooks": "",
     "errors": "notebooks",
+    "os_errors": "",
+    "paths": "errors",
     "portable_errors": "errors",
     "types": "errors",
     "protocols": "types",
@@ -31,15 +33,15 @@ MAY_IMPORT = {
     "formatting": "",
     "plan": "errors types",
     "retries": "",
-    "config": "errors",
+    "config": "errors paths",
     "images": "errors types",
-    "sources": "errors types events",
+    "sources": "errors paths types events",
     "machine": "errors types",
-    "encoders": "errors types",
+    "encoders": "errors paths types",
     "testing": "errors types protocols",
     "deploy": "errors config",
-    "store": "errors types view formatting plan",
-    "facts": "errors types protocols config images store",
+    "store": "errors os_errors paths types view formatting plan",
+    "facts": "errors paths types protocols config images store",
     "estimate": "errors view formatting plan config store",
     "loader": "errors types protocols plan images encoders store",
     "model": "errors protocols config machine encoders store",
@@ -48,16 +50,18 @@ MAY_IMPORT = {
     " facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
     "executors": "errors portable_errors protocols retries deploy encode",
-    "sample": "errors types protocols view events formatting config sources machine encoders store loader model encode",
+    "sample": "errors paths types protocols view events formatting config sources machine encoders store loader model"
+    " encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
-    "session": "errors protocols view events plan config machine deploy store estimate model launch encode"
+    "session": "errors paths protocols view events plan config machine deploy store estimate model launch encode"
     " insights executors sample train",
     "bench": "errors portable_errors types protocols events formatting plan config images sources machine"
     " encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",
-    "cli": "errors view events plan config sources machine store launch sample display session bench run",
+    "cli": "errors os_errors paths view events plan config sources machine store launch sample display session bench"
+    " run",
     "workflow": "cli",
 }
 """Room -> rooms that it may import: always some that stand above it here.

@@ -7,6 +7,7 @@ Does not cover: the protocols (`protocols`), the settings around it (`settings`)
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -117,8 +118,10 @@ class Component(BaseModel):
         """A copy with absolute paths instead of relative ones: workers may have another working directory."""
         arguments = dict(self.arguments)
         for key, value in arguments.items():
-            if key in LOCATIONS and isinstance(value, str) and "://" not in value and Path(value).expanduser().exists():
-                arguments[key] = str(Path(value).expanduser().absolute())
+            if key in LOCATIONS and isinstance(value, str) and "://" not in value and value.strip():
+                with contextlib.suppress(OSError, RuntimeError, ValueError):  # the class says what is wrong with it
+                    place = Path(value).expanduser()
+                    arguments[key] = str(place.absolute()) if place.exists() else value
         return Component.model_validate({"class": self.class_path, **arguments})
 
 

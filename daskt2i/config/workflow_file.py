@@ -26,6 +26,7 @@ from daskt2i.config.changes import Changes
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
+from daskt2i.paths import expanded
 
 LAYOUT = 1
 """Version of the store's layout: names, dimensions, shard shape. A new version makes old stores unreadable."""
@@ -78,7 +79,7 @@ def find_file(name: str, folder: Literal["workflows", "clusters"]) -> Path:
         ConfigError: there is no such file; the message lists the shipped names.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = expanded(name, "workflow" if folder == "workflows" else "scheduler")
         if path.is_file():
             return path
         raise ConfigError(f"There is no file {name}. Give the path of a YAML file, or one of: {_names(folder)}.")

@@ -41,6 +41,7 @@ from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
+from daskt2i.store.ownership import claim
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -64,10 +65,12 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
         The totals. They name the chunks that failed after all tries; the other chunks are finished.
 
     Raises:
+        StoreError: the run folder is not one of daskt2i.
         StoreBusy: another encode holds the run folder.
         Interrupted: the user pressed Ctrl-C.
         Daskt2iError: an error that makes the remaining chunks pointless. Committed chunks stay.
     """
+    claim(prepared.folder)
     with stage_events("encode", prepared.source_info.rows, listener), lock.hold(prepared.folder, "encode"):
         return _Run(prepared, executor, listener).go()
 

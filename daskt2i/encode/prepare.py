@@ -31,6 +31,7 @@ from daskt2i.plan import (
     estimate_requirements,
 )
 from daskt2i.protocols import ExecutorInfo, ImageEncoder, Source, TextEncoder
+from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import EncoderInfo, SourceInfo
@@ -170,10 +171,12 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
 
     Raises:
         ConfigError, SourceError, ModelMissing: a part of the workflow is wrong or missing.
+        StoreError: the run folder is not one of daskt2i.
         FingerprintMismatch: the store was made with other settings or other data.
         StoreBusy: another process is drawing the scenes, or encoding.
     """
     folder = RunFolder(out, workflow.run.storage_options)
+    refuse_foreign(folder)
     workflow = with_source(workflow, folder, draw)
     dataset = workflow.dataset
     source = open_source(dataset, folder, keep=draw)

@@ -15,6 +15,7 @@ from daskt2i.config.workflow_file import SCENES_SOURCE, dask_settings, load_defa
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import Source
 from daskt2i.store import lock
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 
 SCENES = "scenes"
@@ -99,6 +100,7 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
         )
     place = folder.local_path(SCENES)
     if draw:
+        claim(folder)
         with lock.hold(folder, "draw scenes"):
             write_scenes(place, scenes.rows, scenes.seed, scenes.shapes)
     captions = place / "captions.json"

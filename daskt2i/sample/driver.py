@@ -20,10 +20,12 @@ from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.formatting import duration
 from daskt2i.model.pipeline import about
+from daskt2i.paths import expanded
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.worker import SampleJob, draw_part
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.view import Picture, View, Viewed
 
@@ -188,6 +190,7 @@ def write(
     Raises:
         StoreFull, StoreError: the files cannot be written.
     """
+    claim(folder)
     written = []
     facts = {
         "Steps": settings.steps,
@@ -228,12 +231,11 @@ def read_prompts(path: str) -> list[str]:
 
     Raises:
         SourceMissing: there is no such file.
-        ConfigError: the file is not UTF-8 text.
+        ConfigError: the file is not UTF-8 text, or there can be no such path.
     """
-    from pathlib import Path
-
+    place = expanded(path, "prompts")
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = place.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SourceMissing(
             f"The file of prompts {path} cannot be read: {error.strerror}. Nothing was drawn. Check the path."

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from daskt2i.errors import ConfigError
+from daskt2i.paths import is_blank
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -25,7 +26,16 @@ def _amount(value: Any) -> bool:
 
 
 def _path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str) and "\0" not in os.fspath(value)
+    return (
+        isinstance(value, str | os.PathLike)
+        and isinstance(os.fspath(value), str)
+        and "\0" not in os.fspath(value)
+        and not is_blank(value)
+    )
+
+
+def _workflow(value: Any) -> bool:
+    return not isinstance(value, str | os.PathLike) or _path(value)  # `run_settings` refuses other objects
 
 
 def _text(value: Any) -> bool:
@@ -42,10 +52,11 @@ def _counts(value: Any) -> bool:
 
 
 _NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
-_PATH: Rule = (_path, "a path or an address")
+_PATH: Rule = (_path, "a path or an address, and not an empty text")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
+    "workflow": (_workflow, "a name or a path, and not an empty text"),
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
     "workers": (_counts, "a whole number from 1, or a list of such numbers"),
     "seed": (lambda value: _whole(value, 0, 2**62), "a whole number from 0"),

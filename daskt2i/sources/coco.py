@@ -19,6 +19,7 @@ from typing import Any
 import fsspec
 
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
+from daskt2i.paths import expanded
 from daskt2i.sources.coco_index import Index, parse, unusable
 from daskt2i.sources.zipped import MAX_FILE_BYTES, Zip
 from daskt2i.types import Row, SourceInfo
@@ -43,8 +44,8 @@ class CocoSource:
     """
 
     def __init__(self, images: str, captions: str, storage_options: Mapping[str, Any] | None = None) -> None:
-        self.images = _absolute(os.fspath(images))
-        self.captions = _absolute(os.fspath(captions))
+        self.images = _absolute(os.fspath(images), "images")
+        self.captions = _absolute(os.fspath(captions), "captions")
         self._storage_options = dict(storage_options or {})
         self._forget()
 
@@ -132,9 +133,9 @@ class CocoSource:
             return self._pictures
 
 
-def _absolute(address: str) -> str:
+def _absolute(address: str, setting: str) -> str:
     """An absolute local path, so that a worker in another working directory finds it. Addresses stay unchanged."""
-    return address if "://" in address else str(Path(address).expanduser().absolute())
+    return address if "://" in address else str(expanded(address, setting).absolute())
 
 
 def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:

@@ -27,6 +27,7 @@ from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model import pipeline
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store import lock
+from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
@@ -159,6 +160,7 @@ def train(
         FingerprintMismatch: the existing checkpoints belong to other settings or another store.
         Daskt2iError: another error ended the training; checkpoints are kept.
     """
+    refuse_foreign(folder)
     with _stage("train", workflow.train, folder, listener), lock.hold(folder, "train"):
         stored = check_store(folder, listener)
         workflow = with_source(workflow, folder, draw=False)  # ranks may run in another folder
@@ -169,6 +171,7 @@ def train(
         done = _checkpoint(folder, CHECKPOINTS, identity)
         if done == settings.steps and _is_published(folder, identity):
             return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
+        claim(folder)
         _keep_settings(workflow, folder)
         job = TrainJob(
             folder=folder.root,
@@ -195,6 +198,7 @@ def train_vae(
     workflow: Workflow, folder: RunFolder, spawner: RankSpawner, ranks: int, threads: int, listener: Listener = ignore
 ) -> TrainResult:
     """Train or fine-tune an autoencoder on a source's images. Does nothing if it is finished. See `train`."""
+    claim(folder)
     with _stage(VAE_PREFIX, workflow.vae, folder, listener), lock.hold(folder, VAE_PREFIX):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source

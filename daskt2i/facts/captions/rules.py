@@ -20,6 +20,7 @@ import yaml
 
 from daskt2i.errors import ConfigError
 from daskt2i.facts.table import AGES
+from daskt2i.paths import expanded
 
 OURS = Path(__file__).parent / "rules.yaml"
 
@@ -127,7 +128,7 @@ def load_rules(path: str | Path | None = None) -> str:
     Raises:
         ConfigError: the file is missing, is not YAML, or has a wrong section. The message names the section.
     """
-    place = Path(path).expanduser() if path else OURS
+    place = OURS if path is None else expanded(path, "dataset.facts.rules")
     try:
         text = place.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
