@@ -39,7 +39,7 @@ from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady,
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
-from daskt2i.store.layout import empty_prompt, store_arrays
+from daskt2i.store.layout import about_store, empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.ownership import claim
 from daskt2i.store.receipts import Receipts
@@ -148,8 +148,7 @@ class _Run:
 
     def _look_again(self) -> None:
         """Read the store again under the lock: another process may have encoded since the plan was made."""
-        attributes = ZarrStore(self.prepared.folder).attributes()
-        self.prepared = replace(self.prepared, stored=attributes["daskt2i"] if attributes else None)
+        self.prepared = replace(self.prepared, stored=about_store(ZarrStore(self.prepared.folder)))
         if self.prepared.stored is not None:
             refuse_other(self.prepared, self.prepared.stored, self.prepared.identity(self.prepared.precision))
 

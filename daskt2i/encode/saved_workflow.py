@@ -69,7 +69,13 @@ def read_settings(folder: RunFolder) -> Workflow:
         kept = {name: value for name, value in (data.get("run") or {}).items() if name != "storage_options"}
         data["run"] = {**dask_settings("run")[0], **kept}
         return parse_workflow(data, address).with_notes(())
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # ConfigError is a ValueError
         said = " ".join(str(error).split())
         raise ConfigError(
             f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "

@@ -174,6 +174,6 @@ def compare_forecast(folder: RunFolder, finished: Finished) -> ForecastCompariso
 def _read(folder: RunFolder) -> dict[str, Any]:
     try:
         found = json.loads(folder.read(ESTIMATE))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

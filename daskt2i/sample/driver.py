@@ -113,8 +113,10 @@ def sample(
         "look": [settings.steps, settings.guidance, settings.sampler],
     }
     there = _read_json(folder, _SAMPLES)
-    names = [f"{SAMPLES}/{name}" for name in there.get("files", [])]
-    if made_from["pipeline"] and there.get("made_from") == made_from and all(map(folder.exists, names)):
+    listed = there.get("files")
+    plain = isinstance(listed, list) and all(isinstance(name, str) and "/" not in name for name in listed)
+    names = [f"{SAMPLES}/{name}" for name in listed] if isinstance(listed, list) and plain else []
+    if made_from["pipeline"] and names and there.get("made_from") == made_from and all(map(folder.exists, names)):
         return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
     begun = perf_counter()
     pictures = draw(folder, requests, settings, executor, device, listener)
@@ -251,6 +253,6 @@ def read_prompts(path: str) -> list[str]:
 def _read_json(folder: RunFolder, name: str) -> dict[str, Any]:
     try:
         found = json.loads(folder.read(name))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

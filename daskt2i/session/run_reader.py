@@ -10,7 +10,7 @@ import io
 from typing import TYPE_CHECKING
 
 from daskt2i.config.settings import Workflow
-from daskt2i.errors import StoreMissing
+from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.session.run_settings import RunSettings
 from daskt2i.session.verbs import reader
 from daskt2i.store.run_folder import MANIFEST
@@ -53,11 +53,18 @@ class RunReader(Viewed):
 
         Raises:
             StoreMissing: encoding has not finished.
+            StoreError: the manifest is damaged.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             return pq.read_table(io.BytesIO(self._found.folder.read(MANIFEST))).to_pandas()
+        except pa.ArrowException as error:
+            raise StoreError(
+                f"{MANIFEST} in {self.out} is damaged ({error}). The store and its receipts were not changed; encode "
+                "again, which writes it again from the receipts."
+            ) from error
         except FileNotFoundError:
             raise StoreMissing(
                 f"{self.out} has no {MANIFEST} yet, because encoding has not finished. What is encoded stays; encode "
