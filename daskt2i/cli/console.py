@@ -66,5 +66,7 @@ def as_options(text: str) -> str:
 
 def complain(text: str, style: str = "red") -> None:
     """Print a message on standard error. A message that cannot be printed is no error: nobody could read it."""
+    encoding = getattr(err.file, "encoding", None) or "utf-8"
+    plain = as_options(text).encode(encoding, "backslashreplace").decode(encoding)
     with contextlib.suppress(OSError):
-        err.print(Text(as_options(text), style=style), soft_wrap=True)
+        err.print(Text(plain, style=style), soft_wrap=True)
