@@ -74,17 +74,41 @@ def about_store(store: ZarrStore) -> dict[str, Any] | None:
     Raises:
         StoreError: `encode` did not make the store, or its attributes or its layout are damaged.
     """
-    attributes = store.attributes()
+    try:
+        attributes = store.attributes()
+    except RecursionError as error:
+        raise _damaged(store, ["attributes"]) from error
     if attributes is None:
         return None
-    layout, found = store.layout(), attributes.get("daskt2i")
-    wrong = [name for name in ("rows", "rows_per_chunk") if type(layout.get(name)) is not int or layout[name] < 1]
-    wrong += [name for name in ("arrays",) if not isinstance(layout.get(name), dict)]
+    checked_layout(store)
+    found = attributes.get("daskt2i")
     given = found if isinstance(found, dict) else {}
-    wrong += [name for name, kind in _ABOUT.items() if not isinstance(given.get(name), kind)]
-    if wrong:
-        raise StoreError(
-            f"The attributes of {store.address} (zarr.json) are damaged, or encode did not make this store: they lack "
-            f"{', '.join(wrong)}. Nothing was changed; restore this file, or encode into another run folder (out)."
-        )
+    if wrong := [name for name, kind in _ABOUT.items() if not isinstance(given.get(name), kind)]:
+        raise _damaged(store, wrong)
     return given
+
+
+def checked_layout(store: ZarrStore) -> dict[str, Any]:
+    """`ZarrStore.layout`, with numbers that can be used.
+
+    Raises:
+        StoreMissing: there is no store.
+        StoreError: the layout is damaged.
+    """
+    try:
+        layout = store.layout()
+    except RecursionError as error:
+        raise _damaged(store, ["attributes"]) from error
+    wrong = [name for name in ("rows", "rows_per_chunk") if type(layout.get(name)) is not int or layout[name] < 1]
+    if not isinstance(layout.get("arrays"), dict):
+        wrong.append("arrays")
+    if wrong:
+        raise _damaged(store, wrong)
+    return layout
+
+
+def _damaged(store: ZarrStore, lacks: Sequence[str]) -> StoreError:
+    return StoreError(
+        f"The attributes of {store.address} (zarr.json) are damaged, or encode did not make this store: they lack "
+        f"{', '.join(lacks)}. Nothing was changed; restore this file, or encode into another run folder (out)."
+    )

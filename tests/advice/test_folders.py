@@ -87,8 +87,9 @@ def test_damaged_attributes_of_a_store_are_restored_or_another_folder_is_taken(t
         node = json.loads(right)
         node["attributes"] |= damage
         place.write_text(json.dumps(node))
-        for use in (run.status, run.verify, run.encode, lambda: run.plan("train")):
-            with told("store/layout.py:about_store StoreError"):
+        layout = [lambda: run.store, lambda: run.suggest("a")] if "layout" in damage else []
+        for use in (run.status, run.verify, run.encode, lambda: run.plan("train"), *layout):
+            with told("store/layout.py:_damaged StoreError"):
                 use()
     assert run_of(tmp_path / "other").encode().accepted == 4
     place.write_bytes(right)
