@@ -34,9 +34,20 @@ _MODULES = ("errors", "events", "protocols", "testing", "types")
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used, so that `import daskt2i` stays fast."""
+    """Import a name when it is first used, so that `import daskt2i` stays fast.
+
+    Raises:
+        ConfigError: a package or a configuration file that it needs is damaged.
+    """
     if name in _FROM:
-        return getattr(importlib.import_module(_FROM[name]), name)
+        try:
+            return getattr(importlib.import_module(_FROM[name]), name)
+        except (ImportError, ValueError) as error:
+            from daskt2i.errors import ConfigError
+            from daskt2i.os_errors import import_problem
+
+            problem = import_problem(error)
+            raise (error if problem is None else ConfigError(problem)) from error.__cause__
     if name in _MODULES:
         return importlib.import_module(f"daskt2i.{name}")
     raise AttributeError(f"daskt2i has no attribute {name!r}. It has {', '.join((*__all__, *_MODULES))}.")

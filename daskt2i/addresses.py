@@ -1,6 +1,7 @@
 """A path on this machine, or an fsspec address: one place that tells them apart and reads both.
 
-Covers: what an address is, absolute paths, the bytes of a file at either.
+Covers: what an address is; `~`, empty texts and characters that no path has, with one sentence that names the setting;
+absolute paths; the bytes of a file at either.
 Does not cover: folders of images (`sources.coco`), the run folder (`store.run_folder`).
 
 A path is never given to fsspec: it would take `run::1/images` for a chain of addresses, and `file:x` for `x`.
@@ -13,6 +14,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from daskt2i.errors import ConfigError
 
 _ADDRESS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://")
 _OF_THIS_MACHINE = re.compile(r"^(?:file|local)://(?=/)")
@@ -53,6 +56,38 @@ def with_home(text: str) -> Path:
     if text.startswith("~") and not os.path.lexists(text):
         return Path(os.path.expanduser(text))  # noqa: PTH111  # the one of pathlib raises an error without such a user
     return Path(text)
+
+
+def is_blank(value: object) -> bool:
+    """Whether a path is an empty text, as from a variable of a script that is not set."""
+    return isinstance(value, str | os.PathLike) and not str(value).strip()
+
+
+def expanded(text: str | os.PathLike[str], setting: str) -> Path:
+    """The path, with `~` as the home folder.
+
+    Args:
+        setting: the name of the setting or the argument, for the message.
+
+    Raises:
+        ConfigError: the text is empty, or no path can have it, or it names a user who does not exist.
+    """
+    given = os.fspath(text)
+    if is_blank(given):
+        raise ConfigError(f"{setting} is an empty text. Nothing was started; give a path ({setting}).")
+    if "\0" in given:
+        raise ConfigError(
+            f"{setting} is {given!r}, and no path has a null character. Nothing was started; give a path ({setting})."
+        )
+    if os.path.lexists(given):
+        return Path(given)
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{setting} is {given}, but this user is not known here, or has no home folder. Nothing was started; give "
+            f"an absolute path ({setting})."
+        ) from error
 
 
 def read_bytes(address: str, options: Mapping[str, Any] | None = None) -> bytes:

@@ -3,7 +3,8 @@
     python -m daskt2i.workflow run [--workflow NAME|FILE] [--scheduler local] [--out DIR] [--set section.key=value] …
 
 Covers: the list of commands.
-Does not cover: what each command does (`cli`), how it prints (`cli.console`).
+Does not cover: what each command does (`cli`), how it prints (`cli.console`), how it ends
+(`cli.endings`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import typer
 from daskt2i import __version__
 from daskt2i.cli import bench, bench_training, data, model
 from daskt2i.cli.console import out
+from daskt2i.cli.endings import end_of_command, handle_stops
+from daskt2i.cli.streams import guard_streams
 
 app = typer.Typer(
     name="daskt2i",
@@ -50,7 +53,12 @@ def top(version: Annotated[bool, typer.Option("--version", help="Show the versio
 def main() -> None:
     """Run the command line, as the script `daskt2i` does."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers already use all cores
-    app()
+    guard_streams()
+    handle_stops()
+    try:
+        app()
+    finally:
+        end_of_command()
 
 
 if __name__ == "__main__":

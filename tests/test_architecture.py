@@ -23,9 +23,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 MAY_IMPORT = {
     "notebooks": "",
     "documents": "",
-    "addresses": "",
     "errors": "notebooks",
+    "os_errors": "",
     "portable_errors": "errors",
+    "addresses": "errors",
     "types": "errors",
     "protocols": "types",
     "view": "notebooks",
@@ -33,15 +34,15 @@ MAY_IMPORT = {
     "formatting": "",
     "plan": "errors types",
     "retries": "",
-    "config": "documents addresses errors",
+    "config": "documents errors addresses",
     "images": "errors types",
-    "sources": "documents addresses errors types events",
+    "sources": "documents errors addresses types events",
     "machine": "errors types",
-    "encoders": "addresses errors types",
+    "encoders": "errors addresses types",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
-    "store": "addresses errors types view formatting plan",
-    "facts": "documents addresses errors types protocols config images store",
+    "store": "errors os_errors addresses types view formatting plan",
+    "facts": "documents errors addresses types protocols config images store",
     "estimate": "documents errors view formatting plan config store",
     "loader": "errors types protocols plan images encoders store",
     "model": "errors protocols config machine encoders store",
@@ -50,17 +51,18 @@ MAY_IMPORT = {
     " machine store facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
     "executors": "errors portable_errors protocols retries deploy encode",
-    "sample": "documents addresses errors types protocols view events formatting config sources machine"
+    "sample": "documents errors addresses types protocols view events formatting config sources machine"
     " encoders store loader model encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
-    "session": "errors protocols view events plan config machine deploy store estimate model launch encode"
-    " insights executors sample train",
+    "session": "errors addresses protocols view events plan config machine deploy store estimate model launch"
+    " encode insights executors sample train",
     "bench": "documents errors portable_errors types protocols events formatting plan config images sources"
     " machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",
-    "cli": "documents errors view events plan config sources machine store launch sample display session bench run",
+    "cli": "documents errors os_errors addresses view events plan config sources machine store launch sample"
+    " display session bench run",
     "workflow": "cli",
 }
 """Room -> rooms that it may import: always some that stand above it here.

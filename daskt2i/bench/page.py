@@ -16,6 +16,7 @@ from typing import Any
 
 from daskt2i import formatting
 from daskt2i.bench.report import BenchReport, Cell, Column, Plot, show
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 
 COLOURS = ("#4477aa", "#cc6677", "#117733", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933", "#88ccee", "#bbbbbb")
@@ -40,6 +41,7 @@ def save(report: BenchReport, folder: RunFolder) -> dict[str, str]:
     Raises:
         StoreError, StoreFull: the files could not be written.
     """
+    claim(folder)
     stem = f"{REPORTS}/{report.name}"
     files = {"json": f"{stem}.json", "csv": f"{stem}.csv", "html": f"{stem}.html"}
     folder.write(files["json"], (json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n").encode())

@@ -22,6 +22,7 @@ from daskt2i.bench.simulation import Simulated
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_defaults, load_workflow
 from daskt2i.errors import ConfigError, Daskt2iError
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import RunFolder
 
 BUSY = 0.95
@@ -114,6 +115,7 @@ class SchedulerBench:
     def run(self, command: str) -> BenchReport:
         """Simulate all runs, and make the report. After Ctrl-C the report has the finished runs."""
         complete = True
+        claim(self.folder)  # runs of cells are removed, so the folder must be ours
         cells = [(workers, seconds) for seconds in self.asked.chunk_seconds for workers in self.asked.workers]
         try:
             for _ in range(self.asked.repeats):

@@ -7,17 +7,22 @@ Does not cover: measuring and reports (`daskt2i.bench`).
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
 from rich.text import Text
 
-from daskt2i.cli.console import complain, err, report_errors, write
+from daskt2i.cli.console import complain, err, write
+from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import seconds, whole_numbers, words
 from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from daskt2i.store.run_folder import RunFolder
 
 app = typer.Typer(
     name="bench",
@@ -57,7 +62,6 @@ def bench_encode(
     """
     with report_errors():
         from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
-        from daskt2i.store.run_folder import RunFolder
 
         settings = load(workflow, set_, images, captions)
         wanted = EncodeBenchSettings(
@@ -69,7 +73,8 @@ def bench_encode(
             threads=threads,
             keep=keep,
         )
-        folder = RunFolder(out_folder or f"runs/bench-{settings.name}", settings.run.storage_options)
+        place = f"runs/bench-{settings.name}" if out_folder is None else out_folder
+        folder = report_folder(place, settings.run.storage_options)
         show(EncodeBench(settings, folder, wanted, tell).run(typed()), folder, as_json)
 
 
@@ -97,11 +102,10 @@ def bench_scheduler(
     """
     with report_errors():
         from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
-        from daskt2i.store.run_folder import RunFolder
 
         if most_seconds is not None:
             complain("--most-seconds is now called --max-seconds; the old name still works.", "yellow")
-        folder = RunFolder(out_folder)
+        folder = report_folder(out_folder)
         asked = SimulationSettings(
             rows=rows,
             chunks=chunks,
@@ -135,6 +139,20 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
         raise typer.Exit(130)
     if any(flag.startswith("Failed") for cell in report.cells for flag in cell.flags):
         raise typer.Exit(1)
+
+
+def report_folder(place: str, storage_options: Mapping[str, Any] | None = None) -> RunFolder:
+    """The folder of the reports, which is refused now if it is somebody else's, and not after the measurement.
+
+    Raises:
+        ConfigError, StoreError: there can be no run folder at this place.
+    """
+    from daskt2i.store.ownership import refuse_foreign
+    from daskt2i.store.run_folder import RunFolder
+
+    folder = RunFolder(place, storage_options)
+    refuse_foreign(folder)
+    return folder
 
 
 def typed() -> str:

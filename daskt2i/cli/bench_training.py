@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from daskt2i.cli.bench import BenchWorkflowOption, RepeatsOption, show, tell, typed
-from daskt2i.cli.console import report_errors
+from daskt2i.addresses import expanded
+from daskt2i.cli.bench import BenchWorkflowOption, RepeatsOption, report_folder, show, tell, typed
+from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import whole_numbers, words
 from daskt2i.cli.options import JsonOption, PromptOption, SetOption
@@ -44,8 +44,8 @@ def read(
     with report_errors():
         from daskt2i.bench.read import ORIGINS, bench_read
         from daskt2i.errors import ConfigError
-        from daskt2i.store.run_folder import RunFolder
 
+        folder = report_folder(out_folder)
         wanted = tuple(origin for origin in ORIGINS if origin in words(origins))
         if len(wanted) != len(words(origins)):
             raise ConfigError(f"--from is {origins!r}. Nothing was measured. Give {', '.join(ORIGINS)}, with commas.")
@@ -55,11 +55,11 @@ def read(
             whole_numbers(windows, "--windows"),
             wanted,
             repeats=repeats,
-            place=place,
+            place=None if place is None else str(expanded(place, "--dir")),
             command=typed(),
             tell=tell,
         )
-        show(report, RunFolder(out_folder), as_json)
+        show(report, folder, as_json)
 
 
 def train(
@@ -85,8 +85,8 @@ def train(
     """
     with report_errors():
         from daskt2i.bench.train import bench_train
-        from daskt2i.store.run_folder import RunFolder
 
+        folder = report_folder(out_folder)
         settings = load(workflow, set_)
         report = bench_train(
             whole_numbers(ranks, "--ranks"),
@@ -96,18 +96,18 @@ def train(
             steps=steps,
             threads=threads,
             repeats=repeats,
-            place=place,
+            place=None if place is None else str(expanded(place, "--dir")),
             spawner=spawner_of(scheduler),
             command=typed(),
             tell=tell,
         )
-        show(report, RunFolder(out_folder), as_json)
+        show(report, folder, as_json)
 
 
 def sample(
     pipeline: Annotated[
-        Path, typer.Option("--pipeline", help="A diffusers pipeline folder, as train writes it.")
-    ] = Path("runs/demo/pipeline"),
+        str, typer.Option("--pipeline", help="A diffusers pipeline folder, as train writes it.")
+    ] = "runs/demo/pipeline",
     steps: Annotated[str, typer.Option(help="Numbers of sampler steps, with commas.")] = "10,20",
     batches: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,4,16",
     prompts: PromptOption = [],  # noqa: B006
@@ -127,12 +127,12 @@ def sample(
         from daskt2i.bench.sample import PROMPT, bench_sample
         from daskt2i.errors import ConfigError
         from daskt2i.machine.machine import this_machine
-        from daskt2i.store.run_folder import RunFolder
 
+        folder = report_folder(out_folder)
         if sampler not in ("dpm++", "ddim", "euler"):
             raise ConfigError(f"--sampler is {sampler!r}. Nothing was measured. Use ddim, dpm++ or euler.")
         report = bench_sample(
-            pipeline.expanduser(),
+            expanded(pipeline, "--pipeline"),
             whole_numbers(steps, "--steps"),
             whole_numbers(batches, "--batches"),
             prompts=prompts or (PROMPT,),
@@ -144,7 +144,7 @@ def sample(
             command=typed(),
             tell=tell,
         )
-        show(report, RunFolder(out_folder), as_json)
+        show(report, folder, as_json)
 
 
 def spawner_of(scheduler: str) -> Callable[[int, int], Any]:

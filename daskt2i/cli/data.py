@@ -6,13 +6,14 @@ Does not cover: how output and errors look (`console`, `front`), the commands ab
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from daskt2i.cli.console import err, report_errors, write
+from daskt2i.addresses import expanded
+from daskt2i.cli.console import err, write
+from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import answer, opened
 from daskt2i.cli.numbers import whole_numbers
 from daskt2i.cli.options import (
@@ -148,7 +149,7 @@ def suggest(
 
 def scenes(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Number of scenes.")] = 1000,
-    out_folder: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = Path("scenes"),
+    out_folder: Annotated[str, typer.Option("--out", "-o", help="The folder to write.")] = "scenes",
     seed: Annotated[int, typer.Option("--seed", help="Another seed gives other scenes.")] = 0,
     shapes: Annotated[int, typer.Option("--shapes", min=1, max=2, help="Maximum number of shapes in a scene.")] = 2,
     as_json: JsonOption = False,
@@ -161,6 +162,6 @@ def scenes(
         from daskt2i.display.listener import progress_for
         from daskt2i.sources.scenes import write_scenes
 
-        captions = write_scenes(out_folder, rows, seed, shapes, progress_for(err, as_json))
+        captions = write_scenes(expanded(out_folder, "out"), rows, seed, shapes, progress_for(err, as_json))
         result = {"out": str(captions.parent), "rows": rows, "captions": str(captions)}
         write(result, as_json, Text(f"{rows:,} scenes in {captions.parent}"))

@@ -4,7 +4,7 @@
         answer(run.verify(), as_json)
 
 Covers: parsing `--set`, printing the plan before a stage, results between stages, and one JSON object or table.
-Does not cover: how errors and signals end a command (`console`), what tables look like (`display.tables`).
+Does not cover: how errors and signals end a command (`endings`), what tables look like (`display.tables`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.text import Text
 
 from daskt2i import documents
-from daskt2i.cli.console import err, out, report_errors, write
+from daskt2i.cli.console import err, out, write
+from daskt2i.cli.endings import report_errors
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, PlanReady, ResultReady
 

@@ -108,7 +108,7 @@ def sample(
     with opened(workflow, out_folder, set_, scheduler=scheduler, as_json=as_json) as run:
         from daskt2i.sample.driver import read_prompts
 
-        texts = [*prompt, *(read_prompts(prompts) if prompts else [])] or None
+        texts = [*prompt, *(read_prompts(prompts) if prompts is not None else [])] or None
         drawn = run.sample(
             texts,
             seed=seed,
@@ -135,4 +135,4 @@ def evaluate(
     with opened(workflow, out_folder, set_, scheduler=scheduler, as_json=as_json) as run:
         from daskt2i.sample.driver import read_prompts
 
-        answer(run.evaluate(read_prompts(prompts) if prompts else None), as_json)
+        answer(run.evaluate(read_prompts(prompts) if prompts is not None else None), as_json)

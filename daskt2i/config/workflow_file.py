@@ -24,6 +24,7 @@ import dask.config
 from pydantic import BaseModel, ValidationError
 
 from daskt2i import addresses, documents
+from daskt2i.addresses import expanded
 from daskt2i.config.changes import SCENES_SOURCE, Changes
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
@@ -77,7 +78,7 @@ def find_file(name: str, folder: Literal["workflows", "clusters"]) -> Path:
         ConfigError: there is no such file; the message lists the shipped names.
     """
     if name.endswith((".yaml", ".yml")):
-        path = _local(name)
+        path = _local(str(expanded(name, "workflow" if folder == "workflows" else "scheduler")))
         if path is not None:
             return path
         raise ConfigError(f"There is no file {name}. Give the path of a YAML file, or one of: {_names(folder)}.")

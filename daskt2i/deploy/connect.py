@@ -140,7 +140,7 @@ def attach(address: str, threads: int) -> Connection:
     """Connect to a running scheduler. Closing the connection leaves it running.
 
     It does not change Dask's settings or the loggers of distributed, because they belong to the user. The command line
-    has its own process, so it hides the log lines of distributed itself (`cli.console`).
+    has its own process, so it hides the log lines of distributed itself (`cli.endings`).
 
     Args:
         address: address of the scheduler.

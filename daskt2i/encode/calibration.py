@@ -40,6 +40,7 @@ from daskt2i.plan import array_bytes, spread_rows
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
+from daskt2i.store.ownership import claim
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -88,6 +89,7 @@ def calibrate(
         PlanError: a worker does not have the memory that it needs, or no row was accepted.
         Daskt2iError: an error that an encode would raise on its first chunk.
     """
+    claim(prepared.folder)
     place = RunFolder(f"{prepared.folder.root}/calibration-{uuid4().hex[:8]}", prepared.folder.storage_options)
     try:
         return _Run(prepared, place, executor, shared, rows, seconds, listener).go()

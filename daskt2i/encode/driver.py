@@ -39,8 +39,9 @@ from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady,
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
-from daskt2i.store.layout import empty_prompt, store_arrays
+from daskt2i.store.layout import about_store, empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
+from daskt2i.store.ownership import claim
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -64,10 +65,12 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
         The totals. They name the chunks that failed after all tries; the other chunks are finished.
 
     Raises:
+        StoreError: the run folder is not one of daskt2i.
         StoreBusy: another encode holds the run folder.
         Interrupted: the user pressed Ctrl-C.
         Daskt2iError: an error that makes the remaining chunks pointless. Committed chunks stay.
     """
+    claim(prepared.folder)
     with stage_events("encode", prepared.source_info.rows, listener), lock.hold(prepared.folder, "encode"):
         return _Run(prepared, executor, listener).go()
 
@@ -149,8 +152,7 @@ class _Run:
 
     def _look_again(self) -> None:
         """Read the store again under the lock: another process may have encoded since the plan was made."""
-        attributes = ZarrStore(self.prepared.folder).attributes()
-        self.prepared = replace(self.prepared, stored=attributes["daskt2i"] if attributes else None)
+        self.prepared = replace(self.prepared, stored=about_store(ZarrStore(self.prepared.folder)))
         if self.prepared.stored is not None:
             refuse_other(self.prepared, self.prepared.stored, self.prepared.identity(self.prepared.precision))
 

@@ -31,6 +31,8 @@ from daskt2i.plan import (
     estimate_requirements,
 )
 from daskt2i.protocols import ExecutorInfo, ImageEncoder, Source, TextEncoder
+from daskt2i.store.layout import about_store
+from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -175,10 +177,12 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
 
     Raises:
         ConfigError, SourceError, ModelMissing: a part of the workflow is wrong or missing.
+        StoreError: the run folder is not one of daskt2i.
         FingerprintMismatch: the store was made with other settings or other data.
         StoreBusy: another process is drawing the scenes, or encoding.
     """
     folder = RunFolder(out, workflow.run.storage_options)
+    refuse_foreign(folder)
     workflow = with_source(workflow, folder, draw)
     dataset = workflow.dataset
     source = open_source(dataset, folder, keep=draw)
@@ -187,8 +191,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     source_info, image_info, text_info = source.info(), image.info(dataset.image.resolution), text.info()
     if source_info.rows == 0:
         raise SourceError(f"The source has no rows ({source_info.label}), so there is nothing to encode.")
-    attributes = ZarrStore(folder).attributes()
-    stored = attributes["daskt2i"] if attributes else None
+    stored = about_store(ZarrStore(folder))
     batch = workflow.run.batch
     prepared = EncodePlan(
         workflow=workflow,

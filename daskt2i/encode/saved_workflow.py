@@ -15,6 +15,7 @@ from daskt2i.config.workflow_file import dask_settings, load_defaults, parse_wor
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import Source
 from daskt2i.store import lock
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 
 
@@ -66,7 +67,7 @@ def read_settings(folder: RunFolder) -> Workflow:
         data["run"] = {**dask_settings("run")[0], **kept}
         return parse_workflow(data, address).with_notes(())
     # ConfigError and BadDocument are ValueErrors.
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(
             f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "
@@ -97,6 +98,7 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
         )
     place = folder.local_path(SCENES)
     if draw:
+        claim(folder)
         with lock.hold(folder, "draw scenes"):
             write_scenes(place, scenes.rows, scenes.seed, scenes.shapes)
     captions = place / "captions.json"

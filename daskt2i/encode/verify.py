@@ -22,6 +22,7 @@ from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
 from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder
+from daskt2i.store.layout import about_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -146,10 +147,10 @@ def verify(
         StoreError: the metadata of the store are damaged.
     """
     store = ZarrStore(folder)
-    attributes = store.attributes()
-    if attributes is None:
+    about = about_store(store)
+    if about is None:
         raise StoreMissing(f"There is no latent store in {folder}. Encode first.")
-    layout, fingerprint = store.layout(), attributes["daskt2i"]["fingerprint"]
+    layout, fingerprint = store.layout(), about["fingerprint"]
     grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
     found = _Findings()
     shared = store.check_shared()
@@ -162,11 +163,11 @@ def verify(
             f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, and verify runs no class "
             "that only a folder names. Name the workflow (workflow) if you trust it."
         )
-    elif attributes["daskt2i"]["random_weights"]:
+    elif about["random_weights"]:
         found.notes.append("Nothing was decoded back: the encoders have random weights.")
     else:
         try:
-            _decode_back(store, grid, workflow, attributes["daskt2i"], found)
+            _decode_back(store, grid, workflow, about, found)
         except (StoreError, GateError):
             raise
         except Exception as error:  # the source or the model may have moved, but the store can still be good

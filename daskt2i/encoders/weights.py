@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from daskt2i.addresses import with_home
+from daskt2i.addresses import expanded
 from daskt2i.encoders.one_at_a_time import one_process_first
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
 
@@ -72,7 +72,7 @@ def model_name(model: str, subfolder: str | None = None) -> str:
     """Name of the model in a store: its hub id, or the last part of its folder. It is never a path of this machine."""
     if model.startswith(SHIPPED):
         return model
-    local = with_home(model)
+    local = expanded(model, "model")
     name = local.resolve().name if local.is_dir() or not _HUB_ID.fullmatch(model) else model
     return f"{name}/{subfolder}" if subfolder else name
 
@@ -114,7 +114,7 @@ def locate(
     """
     if model.startswith(SHIPPED):
         return Path(__file__).parents[1] / model.removeprefix(SHIPPED)
-    local = with_home(model)
+    local = expanded(model, setting)
     if local.is_dir():
         folder = local / subfolder if subfolder else local
         if folder.is_dir():
@@ -262,7 +262,7 @@ def random_config(model: str, subfolder: str | None, revision: str | None, setti
         ModelMissing, ModelError: there is none.
     """
     shipped = _SHIPPED / f"{model.rsplit('/', 1)[-1]}.json"
-    if not with_home(model).is_dir() and shipped.is_file():
+    if not expanded(model, setting).is_dir() and shipped.is_file():
         return read_json(shipped)
     return read_json(locate(model, subfolder, revision, needs=("config.json",), setting=setting) / "config.json")
 

@@ -19,6 +19,7 @@ from typing import Any
 from daskt2i import documents
 from daskt2i.errors import StoreError
 from daskt2i.estimate.arithmetic import Calibration, Work, disk, forecast
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 
 ESTIMATE = f"{REPORTS}/estimate.json"
@@ -150,6 +151,7 @@ def keep(folder: RunFolder, content: str, calibrations: Sequence[Calibration], s
         "calibrations": [asdict(calibration) for calibration in calibrations],
         "checked": _read(folder).get("checked", []),
     }
+    claim(folder)
     folder.write(ESTIMATE, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
 
 

@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-import joblib
-from joblib.externals.loky import get_reusable_executor
-
 from daskt2i.deploy.child_processes import block_sigint, end_with_parent
 from daskt2i.executors.attempts import Attempts, attempt, lost
+from daskt2i.executors.shared_memory import require_semaphores
 from daskt2i.protocols import ExecutorInfo
 
 T = TypeVar("T")
@@ -35,9 +33,15 @@ class JoblibExecutor:
 
     def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
         self._workers, self._threads, self._memory_limit = workers, threads, memory_limit
+        self._used = False
 
     def start(self) -> ExecutorInfo:
-        """The processes start with the first items."""
+        """The processes start with the first items.
+
+        Raises:
+            ExecutorError: this machine has no shared memory for them.
+        """
+        require_semaphores("joblib")
         return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
@@ -68,9 +72,16 @@ class JoblibExecutor:
 
     def close(self) -> None:
         """End the processes."""
+        if not self._used:  # the line below would start some
+            return
+        from joblib.externals.loky import get_reusable_executor
+
         get_reusable_executor(max_workers=self._workers).shutdown(wait=True, kill_workers=True)
 
     def _parallel(self, work: Callable[[T], R], numbered: Iterable[tuple[int, T]]) -> Any:
+        import joblib  # it warns when it is imported where there is no shared memory; `start` refuses that before
+
+        self._used = True
         settings = {"backend": "loky", "n_jobs": self._workers, "initializer": _guard, "initargs": (os.getpid(),)}
         with joblib.parallel_config(**settings, inner_max_num_threads=self._threads):
             parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from daskt2i.deploy.child_processes import block_sigint
 from daskt2i.executors.attempts import Attempts, attempt, lost
+from daskt2i.executors.shared_memory import require_semaphores
 from daskt2i.protocols import ExecutorInfo
 
 T = TypeVar("T")
@@ -41,7 +42,12 @@ class MultiprocessingExecutor:
         self._lifeline: tuple[Connection, Connection] | None = None
 
     def start(self) -> ExecutorInfo:
-        """The processes start with the first items."""
+        """The processes start with the first items.
+
+        Raises:
+            ExecutorError: this machine has no shared memory for them.
+        """
+        require_semaphores("multiprocessing")
         return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:

@@ -34,6 +34,7 @@ from daskt2i.facts.expression import Expression, parse_where
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk, Row, SourceInfo
 
@@ -216,6 +217,7 @@ def keep_facts(table: pa.Table, dataset: DatasetSettings, source: Source, folder
     stream = io.BytesIO()
     table = table.replace_schema_metadata({_KEY: mark.encode()})
     pq.write_table(table.drop_columns(["signature"]), stream, compression="zstd")
+    claim(folder)
     folder.write(FACTS, stream.getvalue())
 
 

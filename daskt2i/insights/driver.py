@@ -25,6 +25,7 @@ from daskt2i.insights import page
 from daskt2i.insights.report import TOP, InsightsResult, make_report
 from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import Executor, Source
+from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk
 
@@ -68,6 +69,7 @@ def insights(
         Daskt2iError, OSError: a chunk could not be read, because a disk or a network failed.
     """
     begun = perf_counter()
+    refuse_foreign(folder)
     expression = None if dataset.where is None else parse_where(dataset.where)
     source: Source = dataset.source.build(Source, "dataset.source")
     info = source.info()
@@ -139,6 +141,7 @@ def _about(dataset: DatasetSettings, text: Component | None) -> page.About:
 
 
 def _write(report: InsightsResult, folder: RunFolder) -> None:
+    claim(folder)
     folder.write(HTML, report.html.encode("utf-8", "replace"))
     folder.write(CSV, to_csv(report.table))
     folder.write(JSON, (json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace"))

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import StoreError
+from daskt2i.store.layout import checked_layout
 from daskt2i.store.run_folder import STORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -102,7 +103,7 @@ class Suggestions:
         """
         folder = RunFolder(path, storage_options)
         store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
-        layout = store.layout()
+        layout = checked_layout(store)
         rows, step = layout["rows"], layout["rows_per_chunk"]
         pooled = "text_pooled" in layout["arrays"]
         captions: list[str] = []

@@ -22,7 +22,7 @@ from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
-from daskt2i.store.layout import EMPTY_PREFIX
+from daskt2i.store.layout import EMPTY_PREFIX, about_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import ZarrStore, inner_rows
@@ -80,7 +80,7 @@ class Reader:
                 f"{store.address} was not made by encode, so its content is unknown. It was not changed; give a run "
                 "folder that encode made (out)."
             )
-        self.attributes: dict[str, Any] = attributes["daskt2i"]
+        self.attributes: dict[str, Any] = about_store(store) or {}
         self.grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
         self._store, self._key = store, key
         arrays = layout["arrays"]

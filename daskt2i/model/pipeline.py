@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from daskt2i.config.component import Component
 from daskt2i.encoders import export
-from daskt2i.encoders.weights import quiet
-from daskt2i.errors import ModelMissing
+from daskt2i.encoders.weights import first_line, quiet
+from daskt2i.errors import ModelError, ModelMissing
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.run_folder import PIPELINE, RunFolder
@@ -187,11 +187,24 @@ def preview(latents: Tensor, about: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
 
 
 def about(folder: RunFolder) -> dict[str, Any]:
-    """`daskt2i.json` of a run folder's pipeline; empty if there is none."""
+    """`daskt2i.json` of a run folder's pipeline; empty if there is none.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    name = f"{PIPELINE}/{ABOUT}"
     try:
-        return dict(json.loads(folder.read(f"{PIPELINE}/{ABOUT}")))
+        found = json.loads(folder.read(name))
     except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ModelError(
+            f"{folder.address(name)} is damaged: it is not a JSON object. The weights beside it were not changed; "
+            "train again to write it again from the newest checkpoint."
+        )
+    return found
 
 
 def exists(folder: RunFolder) -> bool:
@@ -207,14 +220,22 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
 
     Raises:
         ModelMissing: the run folder has no pipeline.
+        ModelError: the pipeline is damaged.
         ConfigError: this machine has no such device.
     """
     import diffusers
 
     from daskt2i.machine.precision import check_device, default_device
 
-    with local(folder) as place, quiet():
-        found = diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True)
+    with local(folder) as place:
+        try:
+            with quiet():
+                found = diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints were not changed; "
+                "remove this folder and train again, which writes it from the newest checkpoint."
+            ) from error
     return found.to(default_device() if device == "auto" else check_device(device, "device"))
 
 

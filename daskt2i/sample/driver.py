@@ -16,7 +16,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from daskt2i.addresses import with_home
+from daskt2i.addresses import expanded
 from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
 from daskt2i.events import Activity, Listener, Progress, ignore
@@ -26,6 +26,7 @@ from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.worker import SampleJob, draw_part
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.view import Picture, View, Viewed
 
@@ -113,8 +114,10 @@ def sample(
         "look": [settings.steps, settings.guidance, settings.sampler],
     }
     there = _read_json(folder, _SAMPLES)
-    names = [f"{SAMPLES}/{name}" for name in there.get("files", [])]
-    if made_from["pipeline"] and there.get("made_from") == made_from and all(map(folder.exists, names)):
+    listed = there.get("files")
+    plain = isinstance(listed, list) and all(isinstance(name, str) and "/" not in name for name in listed)
+    names = [f"{SAMPLES}/{name}" for name in listed] if isinstance(listed, list) and plain else []
+    if made_from["pipeline"] and names and there.get("made_from") == made_from and all(map(folder.exists, names)):
         return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
     begun = perf_counter()
     pictures = draw(folder, requests, settings, executor, device, listener)
@@ -197,6 +200,7 @@ def write(folder: RunFolder, pictures: Sequence[DrawnPicture], settings: Sampler
     Raises:
         StoreFull, StoreError: the files cannot be written.
     """
+    claim(folder)
     written = []
     facts = {
         "Steps": settings.steps,
@@ -249,10 +253,11 @@ def read_prompts(path: str) -> list[str]:
 
     Raises:
         SourceMissing: there is no such file.
-        ConfigError: the file is not UTF-8 text, or it has no prompt.
+        ConfigError: the file is not UTF-8 text, it has no prompt, or there can be no such path.
     """
+    place = expanded(path, "prompts")
     try:
-        text = with_home(path).read_text(encoding="utf-8-sig")
+        text = place.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SourceMissing(
             f"The file of prompts {path} cannot be read: {error.strerror}. Nothing was drawn. Check the path."

@@ -31,6 +31,7 @@ from daskt2i.sample.fidelity import (
 )
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import SamplerSettings
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.view import Picture, View, Viewed
@@ -125,6 +126,7 @@ def evaluate(
     page = image_grid(
         [pictures[i].pixels for i in order], [labels[i] for i in order], marks=marks and [marks[i] for i in order]
     )
+    claim(folder)
     folder.write(_SHEET, png(page, {"Software": "daskt2i"}))
     folder.write(f"{REPORTS}/evaluate.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, get_args
 
+from daskt2i.addresses import is_blank
 from daskt2i.config.settings import SampleSettings
 from daskt2i.errors import ConfigError
 
@@ -26,7 +27,16 @@ def _amount(value: Any) -> bool:
 
 
 def _path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike) and isinstance(os.fspath(value), str) and "\0" not in os.fspath(value)
+    return (
+        isinstance(value, str | os.PathLike)
+        and isinstance(os.fspath(value), str)
+        and "\0" not in os.fspath(value)
+        and not is_blank(value)
+    )
+
+
+def _workflow(value: Any) -> bool:
+    return not isinstance(value, str | os.PathLike) or _path(value)  # `run_settings` refuses other objects
 
 
 def _text(value: Any) -> bool:
@@ -43,11 +53,12 @@ def _counts(value: Any) -> bool:
 
 
 _NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
-_PATH: Rule = (_path, "a path or an address")
+_PATH: Rule = (_path, "a path or an address, and not an empty text")
 _SAMPLERS: tuple[str, ...] = get_args(SampleSettings.model_fields["sampler"].annotation)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
+    "workflow": (_workflow, "a name or a path, and not an empty text"),
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
     "workers": (_counts, "a whole number from 1, or a list of such numbers"),
     "seed": (lambda value: _whole(value, 0, 2**62), "a whole number from 0"),

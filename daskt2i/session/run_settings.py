@@ -19,6 +19,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed, dask_settings, differences, load_defaults, load_workflow
 from daskt2i.encode.saved_workflow import read_settings, with_source, without_secrets
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
+from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
 
 USUAL = "demo"
@@ -69,12 +70,15 @@ def run_settings(
 
     Raises:
         ConfigError: a setting is wrong, or the folder's own settings cannot be read.
+        StoreError: the folder holds something, and daskt2i did not make it. Nothing in it was read or changed.
     """
     changes = Changes({} if settings is None else settings, images, captions, where)
     if workflow is None:
-        place = out or ("." if _is_run_folder(Path()) else f"runs/{USUAL}")
+        place = out if out is not None else ("." if _is_run_folder(Path()) else f"runs/{USUAL}")
         options = _storage_options(changes.settings)
-        own = _own_settings(RunFolder(place, options))
+        here = RunFolder(place, options)
+        refuse_foreign(here)
+        own = _own_settings(here)
         if own is not None:
             found = changed(own, changes, f"of {place}")
             return RunSettings(found, RunFolder(place, found.run.storage_options), trusted=False)
@@ -83,7 +87,8 @@ def run_settings(
         found = changed(workflow, changes, workflow.name)
     else:
         found = load_workflow(workflow, changes.settings, images=images, captions=captions, where=where)
-    folder = RunFolder(out or f"runs/{found.name}", found.run.storage_options)
+    folder = RunFolder(f"runs/{found.name}" if out is None else out, found.run.storage_options)
+    refuse_foreign(folder)
     return RunSettings(found, folder, trusted=True, differs=_compared(found, folder))
 
 
@@ -109,9 +114,11 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
 
     Raises:
         StoreMissing: there is no run folder.
+        StoreError: the folder holds something, and daskt2i did not make it.
         ConfigError: the settings of the folder cannot be read.
     """
     folder = RunFolder(path, storage_options)
+    refuse_foreign(folder)
     own = _own_settings(folder)
     if own is None:
         what = "is not a run folder, because it has no settings" if folder.exists("") else "does not exist"
@@ -162,7 +169,11 @@ def _own_settings(folder: RunFolder) -> Workflow | None:
 
 
 def _is_run_folder(path: Path) -> bool:
-    return (path / WORKFLOW).is_file() and (path / STORE).is_dir()
+    """Whether it is a run folder with something in it. A folder that cannot be looked into is none."""
+    try:
+        return (path / WORKFLOW).is_file() and (path / STORE).is_dir() and refuse_foreign(RunFolder(path))
+    except (OSError, Daskt2iError):
+        return False
 
 
 def _storage_options(settings: Mapping[str, Any]) -> dict[str, Any]:

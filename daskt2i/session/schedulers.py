@@ -119,9 +119,14 @@ def connect(scheduler: Scheduler, layout: WorkerLayout) -> Connection:
     Raises:
         ConfigError: the cluster file is wrong.
         SchedulerError: no scheduler could be started or reached.
+        ExecutorError: this machine has no shared memory for the processes of `local`.
     """
     from daskt2i.deploy.connect import ClusterFile, attach
 
+    if scheduler.kind == "local":
+        from daskt2i.executors.shared_memory import require_semaphores
+
+        require_semaphores("local")  # its workers are processes too, and Dask says only that they did not start
     if scheduler.kind == "address":
         return attach(scheduler.address, layout.threads)
     return ClusterFile.read(scheduler.kind).start(layout.workers, layout.threads, layout.memory_limit)

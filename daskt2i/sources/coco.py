@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 
 from daskt2i import addresses
+from daskt2i.addresses import expanded
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.sources.coco_index import Index, parse, unusable
 from daskt2i.sources.zipped import MAX_FILE_BYTES, Zip
@@ -151,8 +152,11 @@ def _absolute(address: str, setting: str) -> str:
     """An absolute local path, so that a worker in another working directory finds it. Addresses stay unchanged.
 
     Raises:
-        SourceError: the text can be neither.
+        ConfigError: no path can have this text.
+        SourceError: the path is relative to a folder that was removed.
     """
+    if not addresses.is_address(address):
+        expanded(address, setting)
     try:
         return addresses.absolute(address)
     except ValueError as error:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from daskt2i.store.layout import checked_layout
 from daskt2i.store.run_folder import STORE, RunFolder
 from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import LAYOUT, ZarrStore
@@ -55,12 +56,13 @@ def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     """
     folder = RunFolder(path, storage_options)
     store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
-    layout = store.layout()
+    layout = checked_layout(store)
     import xarray as xr
 
     chunks = {"row": layout["rows_per_chunk"]}
     found = xr.open_zarr(reading_store(folder, store.name), consolidated=False, chunks=chunks)
     names = [name for name in READING_ORDER if name in found.data_vars]
     found = found[[*names, *sorted(str(name) for name in found.data_vars if name not in names)]]
-    found.attrs = {PROVENANCE: Provenance({**found.attrs.get(PROVENANCE, {}), LAYOUT: dict(layout)})}
+    about = found.attrs.get(PROVENANCE)
+    found.attrs = {PROVENANCE: Provenance({**(about if isinstance(about, dict) else {}), LAYOUT: dict(layout)})}
     return found

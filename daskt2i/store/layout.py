@@ -1,6 +1,6 @@
-"""The arrays of a store: those of the encoders, and those of the rows themselves.
+"""The arrays of a store: those of the encoders, and those of the rows themselves; and what a store says about itself.
 
-Covers: names, dimensions, dtypes and fill values; the empty arrays of a chunk.
+Covers: names, dimensions, dtypes and fill values; the empty arrays of a chunk; checking the attributes of a store.
 Does not cover: shards, compression, files (`zarr_store`).
 """
 
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.errors import StoreError
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import ArraySpec, Constant, EncoderInfo
 
 EMPTY_PREFIX = "empty_"
@@ -61,3 +63,52 @@ def _filled(shape: tuple[int, ...], spec: ArraySpec) -> npt.NDArray[Any]:
         return np.full(shape, "", dtype=np.dtypes.StringDType())
     fill = np.nan if spec.fill == "nan" else spec.fill
     return np.full(shape, fill, dtype=spec.dtype)
+
+
+_ABOUT = {"fingerprint": str, "identity": dict, "random_weights": bool, "image_encoder": dict, "text_encoder": dict}
+
+
+def about_store(store: ZarrStore) -> dict[str, Any] | None:
+    """What `encode` wrote into the attributes of a store about its settings; None if there is no store.
+
+    Raises:
+        StoreError: `encode` did not make the store, or its attributes or its layout are damaged.
+    """
+    try:
+        attributes = store.attributes()
+    except RecursionError as error:
+        raise _damaged(store, ["attributes"]) from error
+    if attributes is None:
+        return None
+    checked_layout(store)
+    found = attributes.get("daskt2i")
+    given = found if isinstance(found, dict) else {}
+    if wrong := [name for name, kind in _ABOUT.items() if not isinstance(given.get(name), kind)]:
+        raise _damaged(store, wrong)
+    return given
+
+
+def checked_layout(store: ZarrStore) -> dict[str, Any]:
+    """`ZarrStore.layout`, with numbers that can be used.
+
+    Raises:
+        StoreMissing: there is no store.
+        StoreError: the layout is damaged.
+    """
+    try:
+        layout = store.layout()
+    except RecursionError as error:
+        raise _damaged(store, ["attributes"]) from error
+    wrong = [name for name in ("rows", "rows_per_chunk") if type(layout.get(name)) is not int or layout[name] < 1]
+    if not isinstance(layout.get("arrays"), dict):
+        wrong.append("arrays")
+    if wrong:
+        raise _damaged(store, wrong)
+    return layout
+
+
+def _damaged(store: ZarrStore, lacks: Sequence[str]) -> StoreError:
+    return StoreError(
+        f"The attributes of {store.address} (zarr.json) are damaged, or encode did not make this store: they lack "
+        f"{', '.join(lacks)}. Nothing was changed; restore this file, or encode into another run folder (out)."
+    )

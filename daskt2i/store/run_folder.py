@@ -15,26 +15,26 @@ from fsspec's own configuration and environment (`FSSPEC_S3_ENDPOINT_URL`, `AWS_
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import os
 import shutil
 import tempfile
-import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from daskt2i.addresses import is_address
+from daskt2i.addresses import expanded, is_address, is_blank
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, StoreMissing
+from daskt2i.os_errors import FULL, PART_IS_A_FILE, kind_of
+from daskt2i.store.partial_files import flush_folder, is_partial, make_folders, partial_of, sweep
 
 WORKFLOW = "workflow.yaml"
 STORE = "latents.zarr"
 RECEIPTS = "receipts"
 MANIFEST = "manifest.parquet"
 LOCK = "encode.lock"
+MARKER = "daskt2i-run.json"
 TRAIN = "train"
 PIPELINE = "pipeline"
 SAMPLES = "samples"
@@ -42,12 +42,13 @@ REPORTS = "reports"
 
 Buffer = bytes | bytearray | memoryview
 
-_PARTIAL = ".partial"
+FILES = (WORKFLOW, MANIFEST, LOCK, MARKER)
+"""Objects that daskt2i writes directly into a run folder."""
+
+FOLDERS = (STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS, "errors", "train-vae", "vae", "attempts")
+"""Folders of a run folder that daskt2i writes with `RunFolder`. The pictures of `scenes` are written otherwise."""
+
 _BLOCK = 4 * 1024 * 1024
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-# Answers of object stores that are full. They arrive as OSError(EIO) with the code in the text.
-_FULL_CODES = ("StorageFull", "QuotaExceeded", "InsufficientStorage")
 
 
 class RunFolder:
@@ -65,12 +66,12 @@ class RunFolder:
         text = os.fspath(address)
         for prefix in ("file://", "local://"):
             text = text.removeprefix(prefix)
-        if not text.strip():
+        if is_blank(text) or ("://" in text and not text.partition("://")[2].strip("/ ")):
             raise ConfigError("The run folder has no name. Give a path or an address such as s3://bucket/run (out).")
         self.is_local = not is_address(text)
         try:
-            self.root = str(Path(text).expanduser().absolute()) if self.is_local else text.rstrip("/")
-        except (OSError, RuntimeError) as error:  # this folder was removed, or ~somebody is nobody
+            self.root = str(expanded(text, "out").absolute()) if self.is_local else text.rstrip("/")
+        except OSError as error:  # the working folder was removed
             raise ConfigError(
                 f"The run folder {text} cannot be found from here: {error}. Nothing was changed; give an absolute path "
                 "(out)."
@@ -170,16 +171,16 @@ class RunFolder:
                     fs.put_file(str(copy), path(name))
             return
         target = self.local_path(name)
-        partial = target.parent / f".{target.name}.{uuid.uuid4().hex}{_PARTIAL}"
+        partial = partial_of(target)
         with self.explaining(f"write {name}"):
             try:
-                _make_folders(target.parent)
+                make_folders(target.parent)
                 with partial.open("xb") as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
                 partial.replace(target)
-                _flush_folder(target.parent)
+                flush_folder(target.parent)
             except BaseException:
                 with contextlib.suppress(OSError):
                     partial.unlink(missing_ok=True)
@@ -230,12 +231,40 @@ class RunFolder:
             base = self.local_path()
             with self.explaining(f"list {prefix}"):
                 walk = os.walk(self.local_path(prefix), onerror=_unless_missing)
-                found = [Path(folder, file) for folder, _, files in walk for file in files if not _is_partial(file)]
+                found = [Path(folder, file) for folder, _, files in walk for file in files if not is_partial(file)]
             return sorted(path.relative_to(base).as_posix() for path in found)
         with self._remote(f"list {prefix}") as (fs, path):
             base_length = len(fs._strip_protocol(self.root).strip("/")) + 1
             names = [str(p).lstrip("/")[base_length:] for p in fs.find(path(prefix))]
-            return sorted(name for name in names if not _is_partial(name))
+            return sorted(name for name in names if not is_partial(name))
+
+    def entries(self) -> tuple[str, ...] | None:
+        """Names of the objects and folders directly in the run folder, sorted; None if there is no such folder.
+
+        Raises:
+            StoreError: something else is at this path, or it cannot be listed.
+        """
+        if self.is_local:
+            path = self.local_path()
+            with self.explaining("list what is"):
+                try:
+                    return tuple(sorted(one.name for one in path.iterdir()))
+                except FileNotFoundError:
+                    if not path.is_symlink():
+                        return None
+                except NotADirectoryError:
+                    if not path.exists():
+                        raise
+            what = "a link that leads to nothing" if path.is_symlink() and not path.exists() else "not a folder"
+            raise StoreError(f"{self.root} is {what}. It was not changed; choose another run folder (out).")
+        with self._remote("list what is") as (fs, path_of):
+            try:
+                found = fs.ls(path_of(""), detail=False)
+            except FileNotFoundError:
+                return None
+        base = fs._strip_protocol(self.root).strip("/")
+        names = {str(name).strip("/").removeprefix(base).strip("/") for name in found}
+        return tuple(sorted(names - {""}))
 
     def delete(self, name: str) -> None:
         """Remove an object. It may be missing."""
@@ -249,21 +278,17 @@ class RunFolder:
     def sweep(self, older_than: float = 3600.0) -> int:
         """Remove partial files that killed processes left behind. Call it while you hold the lock.
 
+        Only files are removed that have exactly the name of a partial file, where daskt2i writes. No link is followed.
+
         Args:
             older_than: seconds since the last change. Newer files may belong to a process that still writes.
 
         Returns:
             the number of removed files.
         """
-        swept = 0
-        if self.is_local:
-            for folder, _, files in os.walk(self.local_path()):
-                for partial in (Path(folder, name) for name in files if _is_partial(name)):
-                    with contextlib.suppress(OSError):
-                        if time.time() - partial.stat().st_mtime >= older_than:
-                            partial.unlink()
-                            swept += 1
-        return swept
+        if not self.is_local:
+            return 0
+        return sweep(self.local_path(), FILES, FOLDERS, older_than)
 
     def free_bytes(self) -> int | None:
         """Free bytes for this user, without quotas; None if the folder is not on this machine."""
@@ -288,7 +313,7 @@ class RunFolder:
             package = "Run pip install 'daskt2i[s3]'" if self.root.startswith(("s3:", "s3a:")) else str(error)
             raise ConfigError(f"{self.root} needs a package that is not installed. {package}.") from error
         except ValueError as error:
-            raise ConfigError(f"fsspec does not know the address {self.root} of the run folder: {error}.") from error
+            raise ConfigError(f"fsspec does not know the address {self.root} (out): {error}.") from error
 
     @contextlib.contextmanager
     def _remote(self, doing: str) -> Iterator[tuple[Any, Any]]:
@@ -314,26 +339,21 @@ class RunFolder:
         except Daskt2iError:
             raise
         except Exception as error:
-            code = getattr(error, "errno", None)
-            if code in _FULL or (isinstance(error, OSError) and any(word in str(error) for word in _FULL_CODES)):
+            kind = kind_of(error)
+            if kind is FULL:
                 raise StoreFull(
                     f"No space is left in {self.root} (could not {doing}). Committed data stays and can be read; free "
                     "some space and run it again."
-                ) from error
-            if code in _DENIED or isinstance(error, PermissionError):
-                raise StoreError(
-                    f"Could not {doing} in {self.root}: permission denied. The folder is unchanged; choose another run "
-                    "folder (out), or ask for the permission."
-                ) from error
-            if isinstance(error, NotADirectoryError) and not doing.startswith("look for"):
-                raise StoreError(
-                    f"Could not {doing} in {self.root}: a part of this path is a file. It is unchanged; choose another "
-                    "run folder (out)."
                 ) from error
             if isinstance(error, FileNotFoundError) and not self.is_local and doing.startswith("write"):
                 raise StoreMissing(
                     f"Could not {doing} in {self.root}: its bucket or container does not exist. Create it, or choose "
                     "another run folder (out)."
+                ) from error
+            if kind is not None and kind.lasting and not (kind is PART_IS_A_FILE and doing.startswith("look for")):
+                raise StoreError(
+                    f"Could not {doing} in {self.root}: {kind.says}. What is there is unchanged; choose another run "
+                    f"folder (out), or {kind.advice}."
                 ) from error
             if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
                 raise ConfigError(
@@ -342,37 +362,7 @@ class RunFolder:
             raise
 
 
-def _is_partial(name: str) -> bool:
-    return name.endswith(_PARTIAL) and PurePosixPath(name).name.startswith(".")
-
-
 def _unless_missing(error: OSError) -> None:
     """Raise the error of a folder that cannot be listed, which would else seem empty. A missing folder is empty."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
-
-
-def _make_folders(folder: Path) -> None:
-    """Make a folder and its parents, and flush each new name to disk."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for new in reversed(missing):
-        new.mkdir(exist_ok=True)
-        _flush_folder(new.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk. Some file systems cannot do this; that is ignored."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return  # Windows cannot open a folder
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno in _FULL | {errno.EIO}:
-            raise
-    finally:
-        os.close(handle)

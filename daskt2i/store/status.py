@@ -10,6 +10,7 @@ from typing import Any
 from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, size
 from daskt2i.plan import ChunkGrid
+from daskt2i.store.layout import about_store
 from daskt2i.store.lock import holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, RunFolder
@@ -104,10 +105,10 @@ def status(folder: RunFolder) -> RunStatus:
         StoreMissing: there is no store.
     """
     store = ZarrStore(folder)
-    attributes = store.attributes()
-    if attributes is None:
+    about = about_store(store)
+    if about is None:
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
-    layout, about = store.layout(), attributes["daskt2i"]
+    layout = store.layout()
     counts, rejected = Counter[str](), Counter[str]()
     for receipt in Receipts(folder).read():
         if receipt.fingerprint == about["fingerprint"]:
@@ -119,7 +120,7 @@ def status(folder: RunFolder) -> RunStatus:
         store=store.address,
         rows=layout["rows"],
         chunks=len(ChunkGrid(layout["rows"], layout["rows_per_chunk"])),
-        precision=about["identity"]["precision"],
+        precision=str(about["identity"].get("precision", "unknown")),
         random_weights=about["random_weights"],
         done=counts["done"],
         accepted=counts["accepted"],
@@ -128,5 +129,5 @@ def status(folder: RunFolder) -> RunStatus:
         bytes=counts["bytes"],
         held_by=holder(folder),
         manifest=folder.exists(MANIFEST),
-        left_out=about["identity"].get("where", {}).get("left_out"),
+        left_out=(about["identity"].get("where") or {}).get("left_out"),
     )

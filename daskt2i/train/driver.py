@@ -18,7 +18,7 @@ from daskt2i.config.settings import LaunchSettings, OptimiserSettings, Workflow,
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
-from daskt2i.errors import FingerprintMismatch, Interrupted, StoreError, StoreMissing
+from daskt2i.errors import FingerprintMismatch, Interrupted, ModelError, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
@@ -27,6 +27,8 @@ from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model import pipeline
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store import lock
+from daskt2i.store.layout import about_store
+from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
@@ -111,10 +113,9 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
         StoreMissing: there is no store.
         StoreError: chunks are open or damaged, or the encoders had random weights.
     """
-    attributes = ZarrStore(folder).attributes()
-    if attributes is None:
+    stored = about_store(ZarrStore(folder))
+    if stored is None:
         raise StoreMissing(f"There is no latent store in {folder}, so there is nothing to train on. Encode first.")
-    stored: dict[str, Any] = attributes["daskt2i"]
     if stored["random_weights"]:
         raise StoreError(
             f"The store in {folder} was encoded with random weights, which are for speed tests. A model that is "
@@ -130,10 +131,10 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     Raises:
         FingerprintMismatch: the checkpoints belong to other settings or another store.
     """
-    attributes = ZarrStore(folder).attributes()
-    if attributes is None:
+    stored = about_store(ZarrStore(folder))
+    if stored is None:
         return 0
-    identity = {"store": attributes["daskt2i"]["fingerprint"], "train": _plain(workflow.train)}
+    identity = {"store": stored["fingerprint"], "train": _plain(workflow.train)}
     return _checkpoint(folder, CHECKPOINTS, identity)
 
 
@@ -159,6 +160,7 @@ def train(
         FingerprintMismatch: the existing checkpoints belong to other settings or another store.
         Daskt2iError: another error ended the training; checkpoints are kept.
     """
+    refuse_foreign(folder)
     with _stage("train", workflow.train, folder, listener), lock.hold(folder, "train"):
         stored = check_store(folder, listener)
         workflow = with_source(workflow, folder, draw=False)  # ranks may run in another folder
@@ -169,6 +171,7 @@ def train(
         done = _checkpoint(folder, CHECKPOINTS, identity)
         if done == settings.steps and _is_published(folder, identity):
             return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
+        claim(folder)
         job = TrainJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,
@@ -201,6 +204,7 @@ def train_vae(
     workflow: Workflow, folder: RunFolder, spawner: RankSpawner, ranks: int, threads: int, listener: Listener = ignore
 ) -> TrainResult:
     """Train or fine-tune an autoencoder on a source's images. Does nothing if it is finished. See `train`."""
+    claim(folder)
     with _stage(VAE_PREFIX, workflow.vae, folder, listener), lock.hold(folder, VAE_PREFIX):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source
@@ -276,7 +280,10 @@ def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFol
 
 def _is_published(folder: RunFolder, identity: Mapping[str, Any]) -> bool:
     """Whether all that this training leaves is in `pipeline/`: a whole one, or what there is for its encoders."""
-    about = pipeline.about(folder)
+    try:
+        about = pipeline.about(folder)
+    except ModelError:  # it is written again
+        return False
     whole = pipeline.exists(folder) or pipeline.ALONE in about
     return whole and completed(about.get("identity", {})) == completed(identity)
 

@@ -99,7 +99,7 @@ def read_metrics(folder: RunFolder, prefix: str = "train") -> list[dict[str, Any
         return []
     lines: list[dict[str, Any]] = []
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(line)
             if isinstance(found, Mapping) and isinstance(found.get("step"), int):
                 lines.append(dict(found))

@@ -427,10 +427,25 @@ def test_a_damaged_pipeline_is_written_anew_from_the_checkpoint(demo_run: Path, 
     weights.write_bytes(b"no tensors")
     with told("sample/painter.py:Painter.__init__ ModelError"):
         Painter(out / "pipeline")
+    with told("model/pipeline.py:load ModelError"):
+        pipeline.load(RunFolder(out), "cpu")
     shutil.rmtree(out / "pipeline")
     trained_here(tiny_workflow(), out)
     assert weights.read_bytes() == before
     Painter(out / "pipeline")
+    assert pipeline.load(RunFolder(out), "cpu").unet is not None
+
+
+def test_a_damaged_label_of_a_pipeline_is_written_again_by_another_training(demo_run: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(demo_run, tmp_path / "run"))
+    label = out / "pipeline" / "daskt2i.json"
+    right = json.loads(label.read_bytes())
+    for damage in ("", "[]", "null", "[" * 5000):
+        label.write_text(damage)
+        with told("model/pipeline.py:about ModelError"):
+            pipeline.about(RunFolder(out))
+    trained_here(tiny_workflow(), out)
+    assert json.loads(label.read_bytes())["fingerprint"] == right["fingerprint"]
 
 
 def test_each_way_to_give_prompts_gives_some(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from daskt2i.deploy.connect import ClusterFile
 from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.events import ChunkDone, PlanReady, ignore
 from daskt2i.executors import dask as dask_executor
+from daskt2i.executors.shared_memory import require_semaphores
 from daskt2i.launch import rank
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.placement import WorkerNode
@@ -262,3 +263,16 @@ def test_an_autoencoder_is_written_when_the_images_are_back(tmp_path: Path) -> N
     (folder / "images").rmdir()
     (folder / "away").rename(folder / "images")
     assert fit(job)
+
+
+def test_the_scheduler_serial_works_where_no_semaphore_can_be_made(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    require_semaphores("multiprocessing")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))  # a semaphore is a file in shared memory
+    try:
+        with told("executors/shared_memory.py:require_semaphores ExecutorError"):
+            require_semaphores("multiprocessing")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert daskt2i.Run(small_settings(), tmp_path, scheduler="serial", progress=False).encode().accepted == 4

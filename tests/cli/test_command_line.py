@@ -185,6 +185,7 @@ def test_the_run_folder_is_named_after_the_workflow(tmp_path: Path) -> None:
     done = run("encode", "-w", "w.yaml", "-s", "serial", "--json", cwd=tmp_path)
     assert one_object(done)["out"] == str(tmp_path / "runs" / "fake")
     assert sorted(p.name for p in (tmp_path / "runs" / "fake").iterdir()) == [
+        "daskt2i-run.json",
         "latents.zarr",
         "manifest.parquet",
         "receipts",

@@ -20,7 +20,7 @@ from builders.workflows import fake_settings
 from dask import delayed
 from distributed import Client, LocalCluster, WorkerPlugin
 
-from daskt2i.cli.console import report_errors
+from daskt2i.cli.endings import report_errors
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.deploy.connect import attach
 from daskt2i.encode import model_cache

@@ -23,7 +23,7 @@ from daskt2i.events import Activity, Event
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.plan import spread_rows
 from daskt2i.protocols import ExecutorInfo
-from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.run_folder import MARKER, RunFolder
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_a_calibration_measures_a_run_and_leaves_no_file_behind(tmp_path: Path) 
     assert found.accepted == 1.0
     assert found.row_seconds > 0
     assert found.settings["batch"] == 4
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [MARKER]
     # The size of the fakes' arrays for all rows, as an encode stores them.
     summary = finish(fake_settings(rows=40, rows_per_chunk=8), tmp_path / "real")
     assert disk(found, Work(40, 8, prepared.source_info.captions)).total == pytest.approx(summary.bytes, rel=0.1)
@@ -127,7 +127,7 @@ def test_a_failure_is_raised_and_leaves_no_file_behind(tmp_path: Path) -> None:
     prepared = prepare(fake_settings(rows=40), tmp_path)
     with pytest.raises(SourceMissing):
         calibrate(prepared, Broken(), shared=True)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
 def test_there_is_no_estimate_if_all_rows_are_rejected(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.machine.machine import this_machine
 from daskt2i.protocols import Source
 from daskt2i.session.schedulers import Scheduler
+from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import RunFolder
 
 PARTS: tuple[Part, ...] = ("vae", "text", "both")
@@ -120,6 +121,7 @@ class EncodeBench:
         complete = True
         try:
             self._settle()
+            claim(self.folder)  # runs of cells are removed, so the folder must be ours
             for part in self._of:
                 self._measure_ground(part)
             for repeat in range(self.wanted.repeats):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from daskt2i import addresses, documents
+from daskt2i.addresses import expanded
 from daskt2i.errors import ConfigError
 from daskt2i.facts.table import AGES
 
@@ -126,7 +127,7 @@ def load_rules(path: str | Path | None = None) -> str:
     Raises:
         ConfigError: the file is missing, is not YAML, or has a wrong section. The message names the section.
     """
-    place: str | Path = path or OURS
+    place = OURS if path is None else expanded(path, "dataset.facts.rules")
     try:
         place = Path(addresses.absolute(str(place)))
         text = place.read_text(encoding="utf-8")

@@ -1,0 +1,192 @@
+"""How a command ends: every error and every signal becomes one message and one exit code.
+
+Covers: exit codes, Ctrl-C and SIGTERM (also when they come again), errors that nobody expected, and their log file.
+Does not cover: printing (`console`), closed pipes and encodings (`streams`), the words of errors (`os_errors`).
+
+The first Ctrl-C or SIGTERM stops the work, and the command cleans up: workers end, the lock is released. Further ones
+change nothing for `PATIENCE_SECONDS`. After that the next one ends the process at once: its workers end with it, and
+what is committed stays.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import enum
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import NoReturn, TextIO
+
+import typer
+
+from daskt2i.cli.console import complain
+from daskt2i.errors import Daskt2iError, Interrupted
+from daskt2i.os_errors import import_problem, kind_of, place_of
+
+PATIENCE_SECONDS = 5.0
+"""Time for a command to clean up after the first Ctrl-C."""
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes of all commands. docs/reference/command-line.md explains them."""
+
+    SUCCESS = 0
+    FAILURE = 1
+    USAGE = 2
+    STOPPED = 130
+
+
+STOPPED = "Stopped. What is committed stays; run the same command again to continue."
+
+
+class _Stops:
+    """The stops that this process was asked for."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.for_good = False
+
+    def handle(self, signum: int, frame: object) -> None:
+        if self.first is None:
+            self.first = monotonic()
+            raise KeyboardInterrupt
+        if monotonic() - self.first > PATIENCE_SECONDS:
+            with contextlib.suppress(OSError):
+                os.write(2, b"Stopped at once. What is committed stays.\n")
+            os._exit(ExitCode.STOPPED)
+
+
+_stops = _Stops()
+
+
+def handle_stops() -> None:
+    """Handle signals until the process ends. Libraries have work to do at its end, which a signal must not disturb."""
+    _stops.for_good = True
+    _listen()
+    atexit.register(_ignore_stops)  # the first to be registered is the last to be called
+
+
+def _ignore_stops() -> None:
+    """Python restores the signals' own actions when it ends; an ignored signal stays ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_of_command() -> None:
+    """After this, a signal no longer raises: the command has its result."""
+    if _stops.first is None:
+        _stops.first = monotonic()
+
+
+def _listen() -> dict[signal.Signals, object]:
+    """Handle SIGTERM (a batch system ends the job) and SIGINT. An ignored SIGINT (`nohup`) stays ignored."""
+    before: dict[signal.Signals, object] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if number == signal.SIGTERM or signal.getsignal(number) is signal.default_int_handler:
+            before[number] = signal.signal(number, _stops.handle)
+    return before
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Print every error as one message, and end the command with its exit code."""
+    before = {} if _stops.for_good else _listen()
+    try:
+        with _without_dasks_log():
+            yield
+    except Interrupted as error:
+        complain(str(error), "yellow")
+        raise typer.Exit(ExitCode.STOPPED) from None
+    except KeyboardInterrupt:
+        complain(STOPPED, "yellow")
+        raise typer.Exit(ExitCode.STOPPED) from None
+    except Daskt2iError as error:
+        complain(f"error: {' '.join(str(error).split())}")
+        raise typer.Exit(ExitCode.FAILURE) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        _fail(error)
+    finally:
+        if not _stops.for_good:
+            _stops.first = None
+            for number, handler in before.items():
+                signal.signal(number, handler)  # type: ignore[arg-type]  # it is what `signal.signal` returned
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Print an error that is not one of daskt2i: of an import, of the operating system, or a bug."""
+    kind, problem = kind_of(error), import_problem(error)
+    if problem is not None:
+        complain(f"error: {problem}")
+    elif kind is not None and isinstance(error, OSError):
+        place = place_of(error)
+        what = f"{place} cannot be used" if place else "A file or a connection cannot be used"
+        complain(
+            f"error: {what}: {kind.says} ({error.strerror or type(error).__name__}). What is committed stays; "
+            f"{kind.advice}, and run the same command again to continue."
+        )
+    else:
+        said = " ".join(str(error).split()).rstrip(".")
+        complain(
+            f"error: {type(error).__name__}: {said}. This is a bug in daskt2i; {_kept(error)}. What is committed "
+            "stays; run the same command again to continue."
+        )
+    raise typer.Exit(ExitCode.FAILURE) from None
+
+
+def _kept(error: Exception) -> str:
+    """Write the traceback into a file, and say where. This never fails: without a file, it names the line."""
+    try:
+        handle, name = tempfile.mkstemp(prefix="daskt2i-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write("".join(traceback.format_exception(error)))
+        return f"the traceback is in {name}"
+    except OSError:
+        last = traceback.extract_tb(error.__traceback__)[-1:]
+        where = f"at line {last[0].lineno} of {Path(last[0].filename).name}" if last else "at an unknown line"
+        return f"it is {where}, and no folder for temporary files can hold its traceback"
+
+
+@contextmanager
+def _without_dasks_log() -> Iterator[None]:
+    """Hide the log of distributed. Our own message reports a lost scheduler, without distributed's tracebacks.
+
+    distributed is imported later. It then gives its loggers their own handler, unless the root logger has one. So the
+    root logger gets a handler here. Like Python's own handler, it prints the warnings of all other libraries.
+    """
+    handler = _StandardError()
+    handler.setLevel(logging.WARNING)
+    theirs = [h for name in ("distributed", "distributed.client") for h in logging.getLogger(name).handlers]
+    logging.root.addHandler(handler)
+    for each in (handler, *theirs):
+        each.addFilter(_not_dasks)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        for each in theirs:
+            each.removeFilter(_not_dasks)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to the current `sys.stderr`: a live bar replaces it, and prints such lines above the bar."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+def _not_dasks(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] != "distributed"

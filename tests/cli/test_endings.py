@@ -1,0 +1,189 @@
+"""How commands end: exit codes by kind, streams that are closed or cannot encode, and signals that come again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+import typer
+from builders import TESTS
+from builders.command_line import one_object, run, start
+from builders.workflows import child_environment, small_settings, write_workflow
+
+import daskt2i
+from daskt2i.cli import endings
+from daskt2i.cli.console import write
+from daskt2i.cli.endings import ExitCode, report_errors
+from daskt2i.cli.streams import PatientStream
+from daskt2i.errors import ConfigError, Daskt2iError, Interrupted
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), ExitCode.FAILURE),
+        (RuntimeError("x"), ExitCode.FAILURE),
+        (OSError(5, "x"), ExitCode.FAILURE),
+        (ImportError("x"), ExitCode.FAILURE),
+        (Interrupted("x"), ExitCode.STOPPED),
+        (KeyboardInterrupt(), ExitCode.STOPPED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: ExitCode) -> None:
+    with pytest.raises(typer.Exit) as info, report_errors():
+        raise error
+    assert info.value.exit_code == code
+
+
+def test_a_wrong_command_line_has_the_code_2() -> None:
+    assert run("status", "--nosuch").returncode == ExitCode.USAGE
+    assert run("nosuch").returncode == ExitCode.USAGE
+    assert run("--version").returncode == ExitCode.SUCCESS
+
+
+def test_the_page_of_the_command_line_lists_the_exit_codes() -> None:
+    page = (TESTS.parent / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == set(ExitCode)
+
+
+# An error that nobody expected.
+
+
+def test_the_traceback_of_a_bug_is_in_the_file_that_the_message_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), report_errors():
+        raise RuntimeError("odd \udc80")
+    said = capsys.readouterr().err
+    found = re.search(r"the traceback is in (\S+\.log)", said)
+    assert found
+    assert "RuntimeError" in Path(found[1]).read_text()
+    Path(found[1]).unlink()
+
+
+def test_without_a_temporary_folder_the_message_names_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(typer.Exit) as info, report_errors():
+        raise RuntimeError("odd")
+    said = capsys.readouterr().err
+    assert info.value.exit_code == ExitCode.FAILURE
+    assert "odd" in said
+    assert Path(__file__).name in said
+    assert "Traceback" not in said
+
+
+# Streams.
+
+
+@pytest.fixture
+def broken() -> Iterator[IO[str]]:
+    """The writing end of a pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file:
+        yield file
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_result_for_a_reader_that_has_gone_goes_nowhere(
+    as_json: bool, broken: IO[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", PatientStream(broken))  # type: ignore[arg-type]
+    for _ in range(3):
+        write({"a": "b" * 100_000}, as_json, "a table")
+
+
+@pytest.mark.parametrize("text", ["é", "\udc80", "日本"])
+def test_json_has_only_characters_that_the_stream_can_encode(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for encoding in ("ascii", "utf-8", "latin-1"):
+        with (tmp_path / "out").open("w", encoding=encoding) as file:
+            monkeypatch.setattr(sys, "stdout", file)
+            write({"a": text}, True, None)
+        monkeypatch.undo()
+        assert json.loads((tmp_path / "out").read_text(encoding=encoding)) == {"a": text}
+
+
+def test_a_full_disk_behind_standard_output_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    file = open("/dev/full", "w")  # noqa: PTH123, SIM115  # closing it fails too
+    monkeypatch.setattr(sys, "stdout", file)
+    with pytest.raises(Daskt2iError, match="no space is left"):
+        write({"a": 1}, True, None)
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="space"):
+        file.close()
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("encoded") / "é"
+    daskt2i.Run(small_settings(), out, scheduler="serial", progress=False).encode()
+    return out
+
+
+def test_a_command_ends_quietly_whatever_its_streams_are(encoded: Path) -> None:
+    """Closed descriptors, a reader that has gone, and a locale without é: all in one shell."""
+    status = f"'{sys.executable}' -m daskt2i.workflow status --out '{encoded}'"
+    ascii_only = "PYTHONUTF8=0 LC_ALL=C PYTHONIOENCODING=ascii"
+    script = f"{ascii_only} {status} | head -c 0; echo ${{PIPESTATUS[0]}}; {status} --json >&- 2>&-; echo $?"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=child_environment())
+    assert done.stdout.split() == ["0", "0"]
+    assert done.stderr == ""
+    assert one_object(run("status", "--out", encoded, "--json"))["out"] == str(encoded)
+
+
+# Signals.
+
+
+def test_a_second_signal_changes_nothing_until_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    cleaned = 0
+
+    def work() -> None:
+        nonlocal cleaned
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned += 1
+
+    before = signal.getsignal(signal.SIGINT)
+    for patience, times in ((60.0, 0), (-1.0, 2)):
+        monkeypatch.setattr(endings, "PATIENCE_SECONDS", patience)
+        with pytest.raises(typer.Exit) as info, report_errors():
+            work()
+        assert info.value.exit_code == ExitCode.STOPPED
+        assert ended == [ExitCode.STOPPED] * times
+    assert cleaned == 2
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_four_times_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
+    workflow = write_workflow(tmp_path / "w.yaml", rows=4000, rows_per_chunk=4)
+    out = tmp_path / "run"
+    arguments = ("encode", "--workflow", workflow, "--out", out, "--scheduler", "serial", "--json")
+    with start(*arguments) as process:
+        while not list(out.glob("receipts/*")) and process.poll() is None:
+            time.sleep(0.05)
+        for _ in range(4):
+            process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == ExitCode.STOPPED
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("Stopped.")
