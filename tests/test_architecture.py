@@ -21,30 +21,32 @@ from daskt2i.config.component import MOVED
 PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
-    "notebooks": "",
-    "errors": "notebooks",
-    "portable_errors": "errors",
-    "types": "errors",
+    "redact": "",
+    "notebooks": "redact",
+    "errors": "notebooks redact",
+    "credentials": "errors redact",
+    "portable_errors": "errors redact",
+    "types": "errors redact",
     "protocols": "types",
     "view": "",
-    "events": "types protocols view",
+    "events": "redact types protocols view",
     "formatting": "",
     "plan": "errors types",
     "retries": "",
-    "config": "errors",
+    "config": "redact errors",
     "images": "errors types",
-    "sources": "errors types events",
+    "sources": "redact errors credentials types events",
     "machine": "errors types",
     "encoders": "errors types",
     "testing": "errors types protocols",
     "deploy": "errors config",
-    "store": "errors types view formatting plan",
+    "store": "redact errors credentials types view formatting plan",
     "facts": "errors types protocols config images store",
     "estimate": "errors view formatting plan config store",
     "loader": "errors types protocols plan images encoders store",
     "model": "errors protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
-    "encode": "errors types protocols view events formatting plan retries config images sources machine store"
+    "encode": "redact errors types protocols view events formatting plan retries config images sources machine store"
     " facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
     "executors": "errors portable_errors protocols retries deploy encode",
@@ -57,7 +59,7 @@ MAY_IMPORT = {
     "bench": "errors portable_errors types protocols events formatting plan config images sources machine"
     " encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",
-    "cli": "errors view events plan config sources machine store launch sample display session bench run",
+    "cli": "redact errors view events plan config sources machine store launch sample display session bench run",
     "workflow": "cli",
 }
 """Room -> rooms that it may import: always some that stand above it here.
@@ -82,7 +84,7 @@ HEAVY = {"torch", "diffusers", "transformers"}
 FORBIDDEN_NAMES = {"utils", "core", "common", "base", "manager", "registry"}
 MOST_FILES, MOST_LINES = 12, 400
 UNSAFE = {"pickle.load", "pickle.loads", "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "dill.load"}
-SETTINGS = {"daskt2i.run", "daskt2i.launch"}
+SETTINGS = {"daskt2i.run", "daskt2i.launch", "daskt2i.tls"}
 """Keys of `dask.config` that look like names of modules."""
 
 

@@ -18,6 +18,7 @@ from daskt2i.cli.console import complain, err, report_errors, write
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import seconds, whole_numbers, words
 from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption
+from daskt2i.redact import command_line
 
 app = typer.Typer(
     name="bench",
@@ -139,8 +140,6 @@ def show(report: Any, folder: Any, as_json: bool) -> None:
 
 def typed() -> str:
     """The command as it was typed, without the folder of Python or of the script."""
-    import shlex
-
     program = Path(sys.argv[0])
     start = "python -m daskt2i.workflow" if program.stem in ("workflow", "__main__") else program.name
-    return f"{start} {shlex.join(sys.argv[1:])}"
+    return f"{start} {command_line(sys.argv[1:])}"

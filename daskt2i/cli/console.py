@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from daskt2i.errors import Daskt2iError, Interrupted
+from daskt2i.redact import without_secret
 
 out = Console(soft_wrap=False, highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -61,7 +62,7 @@ def report_errors() -> Iterator[None]:
         raise
     except Exception as error:
         name = tempfile.mkstemp(prefix="daskt2i-", suffix=".log")[1]
-        Path(name).write_text(traceback.format_exc(), encoding="utf-8")
+        Path(name).write_text(without_secret(traceback.format_exc()), encoding="utf-8")
         said = " ".join(str(error).split())
         complain(
             f"error: {type(error).__name__}: {said}. This is a bug in daskt2i; the traceback is in {name}. What is "
@@ -127,4 +128,4 @@ def as_options(text: str) -> str:
 
 
 def complain(text: str, style: str = "red") -> None:
-    err.print(Text(as_options(text), style=style), soft_wrap=True)
+    err.print(Text(as_options(without_secret(text)), style=style), soft_wrap=True)

@@ -22,6 +22,7 @@ import dask.config
 import yaml
 from pydantic import ValidationError
 
+from daskt2i import redact
 from daskt2i.config.changes import Changes
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
@@ -208,13 +209,14 @@ def _problem(error: Any) -> str:
     branches = ("int", "constrained-int", "literal['auto']")
     loc = [part for part in error["loc"] if part not in branches]
     setting = ".".join(str(part) for part in loc)
+    given = redact.HIDDEN if any(redact.is_secret_setting(part) for part in loc) else repr(error["input"])
     if len(loc) < len(error["loc"]):
-        return f"{setting}: should be a whole number from 1, or auto (given: {error['input']!r})"
+        return f"{setting}: should be a whole number from 1, or auto (given: {given})"
     if error["type"] == "extra_forbidden":
         return f"there is no setting {setting}"
     if error["type"] == "missing":
         return f"{setting} is missing"
-    return f"{setting}: {error['msg'][:1].lower()}{error['msg'][1:]} (given: {error['input']!r})"
+    return f"{setting}: {error['msg'][:1].lower()}{error['msg'][1:]} (given: {given})"
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -223,8 +225,11 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], section: str = "dataset.") -> list[str]:
-    """The differences of two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`."""
-    left, right = dict(_flatten(stored)), dict(_flatten(wanted))
+    """The differences of two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`.
+
+    Secrets do not count: stores of older versions hold them, and they may change.
+    """
+    left, right = dict(_flatten(redact.without_secrets(stored))), dict(_flatten(redact.without_secrets(wanted)))
     return [
         f"{section}{key}: {_shown(left.get(key))} there, {_shown(right.get(key))} now"
         for key in sorted(left.keys() | right.keys())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import yaml
 
+from daskt2i import redact
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
@@ -34,13 +35,19 @@ def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
 
 
 def without_secrets(workflow: Workflow) -> Workflow:
-    """The workflow without storage options: they may hold credentials, which must not be written beside the data."""
+    """The workflow without storage options, and with `***` for passwords, tokens and signatures in other settings.
+
+    They must not be written beside the data. A component whose arguments hold `***` is not built.
+    """
     run = workflow.run.model_copy(update={"storage_options": None})
     source = Component.model_validate(
         {"class": workflow.dataset.source.class_path}
         | {k: v for k, v in workflow.dataset.source.arguments.items() if k != "storage_options"}
     )
-    return workflow.model_copy(update={"run": run, "dataset": workflow.dataset.model_copy(update={"source": source})})
+    found = workflow.model_copy(update={"run": run, "dataset": workflow.dataset.model_copy(update={"source": source})})
+    data = found.model_dump(mode="json", by_alias=True)
+    shown = redact.without_secrets(data)
+    return found if shown == data else Workflow.model_validate(shown).with_notes(workflow.notes)
 
 
 def settings_of(folder: RunFolder) -> Workflow | None:

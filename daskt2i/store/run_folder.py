@@ -27,7 +27,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from daskt2i.credentials import for_use
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, StoreMissing
+from daskt2i.redact import without_secret
 
 WORKFLOW = "workflow.yaml"
 STORE = "latents.zarr"
@@ -77,10 +79,10 @@ class RunFolder:
         self.storage_options: dict[str, Any] = dict(storage_options or {})
 
     def __repr__(self) -> str:
-        return f"RunFolder({self.root!r})"  # the options may hold credentials
+        return f"RunFolder({str(self)!r})"  # the options may hold credentials
 
     def __str__(self) -> str:
-        return self.root
+        return without_secret(self.root)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RunFolder):
@@ -281,8 +283,9 @@ class RunFolder:
         """
         from fsspec.core import url_to_fs
 
+        options = for_use(self.storage_options)
         try:
-            return url_to_fs(self.root, **self.storage_options)[0]
+            return url_to_fs(self.root, **options)[0]
         except ImportError as error:
             package = "Run pip install 'daskt2i[s3]'" if self.root.startswith(("s3:", "s3a:")) else str(error)
             raise ConfigError(f"{self.root} needs a package that is not installed. {package}.") from error
