@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from daskt2i.config.component import SHIPPED
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import gates
+from daskt2i.encode.saved_workflow import strangers
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
@@ -134,10 +134,10 @@ def verify(
             found.problems.setdefault(index, f"chunk {index} is not finished: it has no receipt")
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
-    elif strangers := [path for path in _classes(workflow) if not (trusted or path in SHIPPED)]:
+    elif not trusted and (named := strangers(workflow, folder)):
         found.notes.append(
-            f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, and verify runs no class "
-            "that only a folder names. Name the workflow (workflow) if you trust it."
+            f"Nothing was decoded back: this folder's settings name {', '.join(named)}, and verify does not use what "
+            "only a folder names. Name the workflow (workflow) if you trust it."
         )
     elif attributes["daskt2i"]["random_weights"]:
         found.notes.append("Nothing was decoded back: the encoders have random weights.")
@@ -151,11 +151,6 @@ def verify(
     return VerifyResult(
         str(folder), grid.rows, len(grid), found.problems, tuple(found.notes), tuple(found.psnr), shared
     )
-
-
-def _classes(workflow: Workflow) -> list[str]:
-    dataset = workflow.dataset
-    return [c.class_path for c in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
 
 
 def _check_receipts(

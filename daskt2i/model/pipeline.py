@@ -26,6 +26,7 @@ from daskt2i.encoders import export
 from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ModelMissing
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
+from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.run_folder import PIPELINE, RunFolder
 
@@ -214,7 +215,9 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
     from daskt2i.machine.precision import check_device, default_device
 
     with local(folder) as place, quiet():
-        found = diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True)
+        found = diffusers.StableDiffusionPipeline.from_pretrained(
+            str(place), use_safetensors=True, local_files_only=True
+        )
     return found.to(default_device() if device == "auto" else check_device(device, "device"))
 
 
@@ -224,6 +227,7 @@ def local(folder: RunFolder) -> Iterator[Path]:
 
     Raises:
         ModelMissing: the run folder has no pipeline.
+        ModelError: the pipeline could run code when it is loaded.
     """
     if not exists(folder):
         place, why = folder.address(PIPELINE), about(folder).get(ALONE)
@@ -234,6 +238,7 @@ def local(folder: RunFolder) -> Iterator[Path]:
             )
         raise ModelMissing(f"There is no trained pipeline in {place}. Train first (train or run).")
     if folder.is_local:
+        refuse_foreign_parts(folder.local_path(PIPELINE))
         yield folder.local_path(PIPELINE)
         return
     with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
@@ -241,4 +246,5 @@ def local(folder: RunFolder) -> Iterator[Path]:
             path = Path(place) / Path(name).relative_to(PIPELINE)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(folder.read(name))
+        refuse_foreign_parts(Path(place))
         yield Path(place)

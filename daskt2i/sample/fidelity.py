@@ -195,7 +195,9 @@ def by_clip(
     try:
         with quiet():
             clip: Any = transformers.CLIPModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
-            processor: Any = transformers.CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
+            processor: Any = transformers.CLIPProcessor.from_pretrained(
+                str(folder), trust_remote_code=False, local_files_only=True
+            )
     except ModelMissing:
         raise
     except Exception as error:  # transformers raises many kinds

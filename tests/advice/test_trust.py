@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from distributed import LocalCluster, Security
 import daskt2i
 from daskt2i.encode import admission
 from daskt2i.encode.admission import Terms, admit, admit_source, open_to_workers
+from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
@@ -104,3 +106,21 @@ def test_a_precision_that_is_set_holds_for_workers_of_all_kinds(tmp_path: Path, 
         admit(chosen, folder, Runtime("cpu", "fp16", 1))
     assert "fp16" in str(error.value)
     admit(replace(chosen, asked="fp16"), folder, Runtime("cpu", "fp16", 1))
+
+
+def test_a_pipeline_without_code_of_its_own_is_loaded(tmp_path: Path) -> None:
+    """As diffusers would take it: a class of the folder's own, remote code, pickled weights."""
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["modeling", "UNet"], "safety_checker": [None, None]}
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "unet" / "modeling.py").write_text("raise SystemExit")
+    (tmp_path / "unet" / "diffusion_pytorch_model.bin").touch()
+    (tmp_path / "unet" / "config.json").write_text('{"auto_map": {"AutoModel": "modeling.UNet"}}')
+    with told("model/pipeline_parts.py:refuse_foreign_parts ModelError") as error:
+        refuse_foreign_parts(tmp_path)
+    assert all(name in str(error.value) for name in ("modeling.py", ".bin", "unet: ", "auto_map"))
+    for path in (tmp_path / "unet").iterdir():
+        path.unlink()
+    index |= {"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    refuse_foreign_parts(tmp_path)
