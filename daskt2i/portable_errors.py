@@ -115,7 +115,7 @@ def _nearest(error: Daskt2iError) -> type[Daskt2iError]:
 
 def _survives(error: BaseException) -> bool:
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))  # an object of this process  # nosec B301
     except Exception:
         return False
     return True
