@@ -84,7 +84,9 @@ def read_settings(folder: RunFolder) -> Workflow:
         data, _ = with_new_names(yaml.safe_load(folder.read(WORKFLOW)), address)
         kept = {name: value for name, value in (data.get("run") or {}).items() if name != "storage_options"}
         data["run"] = {**dask_settings("run")[0], **kept}
-        data["dataset"]["source"].pop("storage_options", None)  # an `env:` name of a stranger would send a secret away
+        source = (data.get("dataset") or {}).get("source")
+        if isinstance(source, dict):  # an `env:` name of a stranger would send a secret of this user away
+            source.pop("storage_options", None)
         return parse_workflow(data, address).with_notes(())
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # ConfigError is a ValueError
         said = " ".join(str(error).split())
