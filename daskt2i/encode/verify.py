@@ -136,8 +136,8 @@ def verify(
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
     elif not trusted and (named := strangers(workflow, folder)):
         found.notes.append(
-            f"Nothing was decoded back: this folder's settings name {', '.join(named)}, and verify does not use what "
-            "only a folder names. Name the workflow (workflow) if you trust it."
+            f"Nothing was decoded back: this folder's settings name {', '.join(named)}, and verify runs no class "
+            "and follows no address that only a folder names. Name the workflow (workflow) if you trust it."
         )
     elif attributes["daskt2i"]["random_weights"]:
         found.notes.append("Nothing was decoded back: the encoders have random weights.")
