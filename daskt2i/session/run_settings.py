@@ -113,7 +113,8 @@ def refuse_strangers(found: RunSettings) -> None:
     if not found.trusted and (strange := strangers(found.workflow, found.folder)):
         raise ConfigError(
             f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i's sources, "
-            "encoders and plain addresses. Nothing was run; if you trust it, give the workflow file yourself (workflow)."
+            "encoders and plain addresses. Nothing was run; if you trust it, give the workflow file yourself "
+            "(workflow)."
         )
 
 
