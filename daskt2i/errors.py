@@ -21,6 +21,7 @@
     ├── NonFiniteLoss          (ArithmeticError)    the training loss is NaN or infinite
     ├── ExecutorError                               the executor failed, not the work
     │   ├── WorkerLost                              the worker died at each try of this chunk
+    │   ├── WorkerMismatch                          a worker has other versions or sees other files than the driver
     │   ├── RankLost                                a rank ended early at each attempt of the launch
     │   └── SchedulerError     (ConnectionError)    a scheduler could not be started or reached
     └── Interrupted            (KeyboardInterrupt)  the user stopped the run; what is committed stays
@@ -40,6 +41,7 @@ import enum
 from typing import Any
 
 from daskt2i.notebooks import render_traceback
+from daskt2i.redact import without_secret
 
 
 class Reason(enum.StrEnum):
@@ -65,6 +67,12 @@ class Daskt2iError(Exception):
     def caused_by(self) -> str:
         """Class name of the error that caused this one, or `""`. The cause itself may be in another process."""
         return self._caused_by if self.__cause__ is None else type(self.__cause__).__name__
+
+    def __str__(self) -> str:
+        return without_secret(super().__str__())
+
+    def __repr__(self) -> str:
+        return without_secret(super().__repr__())
 
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython and notebooks show instead of a traceback: the message. The traceback is folded."""
@@ -120,7 +128,7 @@ class RowRejected(Daskt2iError):
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(reason, detail)
         self.reason = Reason(reason)
-        self.detail = detail
+        self.detail = without_secret(detail)
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
@@ -200,6 +208,12 @@ class WorkerLost(ExecutorError):
     """The worker died at each try of this piece of work."""
 
 
+class WorkerMismatch(ExecutorError):
+    """A worker has other versions than the driver, or sees other files. It wrote nothing."""
+
+    ends_run = True
+
+
 class RankLost(ExecutorError):
     """A rank ended early, and no restart is left. The last checkpoint stays."""
 
@@ -220,5 +234,5 @@ class Interrupted(Daskt2iError, KeyboardInterrupt):
 
 def sentence(error: BaseException) -> str:
     """An error as one line: its message. An error of another library also shows its class name."""
-    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split())
+    text = without_secret(" ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split()))
     return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from daskt2i.protocols import ExecutorInfo
+from daskt2i.redact import without_secret
 from daskt2i.types import Receipt
 from daskt2i.view import Viewed
 
@@ -96,9 +97,12 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A warning, or a decision that the program took, for a person."""
+    """A warning, or a decision that the program took, for a person. Secrets in its text are hidden."""
 
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", without_secret(self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,10 @@ class LaunchEvent:
     attempt: int
     rank: int | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(text := self.fields.get("text"), str):
+            object.__setattr__(self, "fields", {**self.fields, "text": without_secret(text)})
 
     def __getitem__(self, name: str) -> Any:
         return self.fields[name]

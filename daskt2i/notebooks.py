@@ -15,6 +15,8 @@ from html import escape
 from types import TracebackType
 from typing import Any
 
+from daskt2i.redact import without_secret
+
 _ESCAPE_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?", re.DOTALL)
 _RED, _PLAIN = "\x1b[31m", "\x1b[39m"
 
@@ -61,7 +63,7 @@ def render_traceback(error: BaseException) -> list[str]:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error) or "no message"
+        return without_secret(str(error)) or "no message"
     except Exception:
         return "its message cannot be shown"
 
@@ -95,11 +97,12 @@ def _full(error: BaseException) -> list[str]:
         )
     except Exception:
         return _plain(error)
-    return found
+    return [without_secret(line) for line in found]
 
 
 def _plain(error: BaseException) -> list[str]:
-    return "".join(traceback.format_exception(type(error), error, _without_shell(error.__traceback__))).splitlines()
+    lines = traceback.format_exception(type(error), error, _without_shell(error.__traceback__))
+    return without_secret("".join(lines)).splitlines()
 
 
 def _without_shell(frames: TracebackType | None) -> TracebackType | None:

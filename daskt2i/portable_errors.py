@@ -27,6 +27,7 @@ from typing import Any
 
 from daskt2i import errors
 from daskt2i.errors import Daskt2iError, ExecutorError
+from daskt2i.redact import hide_in_error, without_secret
 
 TREE: Mapping[str, type[Daskt2iError]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Daskt2iError)
@@ -40,6 +41,7 @@ def portable(error: Exception) -> Exception:
     Some exceptions can be pickled but not unpickled, because their constructor needs more than the message. Such an
     exception would break a process pool.
     """
+    hide_in_error(error)
     if not _survives(error):
         return from_json(_told(error, with_traceback=True))
     if not all(map(_survives, _behind(error))):
@@ -73,13 +75,14 @@ def from_json(told: Mapping[str, Any]) -> Daskt2iError:
 
 
 def _told(error: BaseException, with_traceback: bool) -> dict[str, Any]:
+    hide_in_error(error)
     notes = [str(note) for note in getattr(error, "__notes__", ())]
     if with_traceback:
         notes.append(_traceback(error))
     if isinstance(error, Daskt2iError):
         kind, message, cause = _nearest(error), str(error), error.caused_by
     else:
-        kind, message, cause = ExecutorError, f"{type(error).__name__}: {error}", type(error).__name__
+        kind, message, cause = ExecutorError, without_secret(f"{type(error).__name__}: {error}"), type(error).__name__
     told: dict[str, Any] = {"type": kind.__name__, "message": message}
     if isinstance(error, Daskt2iError) and error.args != (message,) and all(map(_is_plain, error.args)):
         told["arguments"] = list(error.args)
@@ -112,7 +115,7 @@ def _nearest(error: Daskt2iError) -> type[Daskt2iError]:
 
 def _survives(error: BaseException) -> bool:
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))  # an object of this process  # nosec B301
     except Exception:
         return False
     return True
@@ -135,4 +138,4 @@ def _is_plain(value: object) -> bool:
 
 
 def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    return without_secret("".join(traceback.format_exception(error)))

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import Reason
+from daskt2i.redact import without_secret
 
 Pixels = npt.NDArray[np.uint8]
 """Upright RGB, `uint8[height, width, 3]` or a stack of them `uint8[n, height, width, 3]`, 0 black to 255 white."""
@@ -105,6 +106,9 @@ class Rejection:
     reason: Reason
     detail: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", without_secret(self.detail))  # it goes into receipt and manifest
+
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
@@ -170,6 +174,9 @@ class SourceInfo:
     label: str
     left_out: int = 0
     where: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", without_secret(self.label))  # it may hold an address
 
 
 @dataclass(frozen=True, slots=True)

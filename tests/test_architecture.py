@@ -21,34 +21,36 @@ from daskt2i.config.component import MOVED
 PACKAGE = Path(__file__).resolve().parents[1] / "daskt2i"
 
 MAY_IMPORT = {
-    "notebooks": "",
+    "redact": "",
+    "notebooks": "redact",
     "documents": "",
-    "errors": "notebooks",
+    "errors": "redact notebooks",
     "os_errors": "",
-    "portable_errors": "errors",
+    "credentials": "redact errors",
+    "portable_errors": "redact errors",
     "addresses": "errors",
-    "types": "errors",
+    "types": "redact errors",
     "protocols": "types",
     "view": "notebooks",
-    "events": "types protocols view",
+    "events": "redact types protocols view",
     "formatting": "",
     "plan": "errors types",
     "retries": "",
-    "config": "documents errors addresses",
+    "config": "redact documents errors addresses",
     "images": "errors types",
-    "sources": "documents errors addresses types events",
+    "sources": "redact documents errors credentials addresses types events",
     "machine": "errors types",
     "encoders": "errors addresses types",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
-    "store": "errors os_errors addresses types view formatting plan",
+    "store": "redact errors os_errors credentials addresses types view formatting plan",
     "facts": "documents errors addresses types protocols config images store",
     "estimate": "documents errors view formatting plan config store",
     "loader": "errors types protocols plan images encoders store",
     "model": "errors protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
-    "encode": "documents errors types protocols view events formatting plan retries config images sources"
-    " machine store facts estimate",
+    "encode": "redact documents errors types protocols view events formatting plan retries config images"
+    " sources machine store facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
     "executors": "errors portable_errors protocols retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
@@ -61,8 +63,8 @@ MAY_IMPORT = {
     "bench": "documents errors portable_errors types protocols events formatting plan config images sources"
     " machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",
-    "cli": "documents errors os_errors addresses view events plan config sources machine store launch sample"
-    " display session bench run",
+    "cli": "redact documents errors os_errors addresses view events plan config sources machine store launch"
+    " sample display session bench run",
     "workflow": "cli",
 }
 """Room -> rooms that it may import: always some that stand above it here.
@@ -96,7 +98,7 @@ UNSAFE = {
     "yaml.full_load",
     "dill.load",
 }
-SETTINGS = {"daskt2i.run", "daskt2i.launch"}
+SETTINGS = {"daskt2i.run", "daskt2i.launch", "daskt2i.tls"}
 """Keys of `dask.config` that look like names of modules."""
 
 

@@ -20,6 +20,7 @@ from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import seconds, whole_numbers, words
 from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption
+from daskt2i.redact import command_line
 
 if TYPE_CHECKING:
     from daskt2i.store.run_folder import RunFolder
@@ -157,8 +158,6 @@ def report_folder(place: str, storage_options: Mapping[str, Any] | None = None) 
 
 def typed() -> str:
     """The command as it was typed, without the folder of Python or of the script."""
-    import shlex
-
     program = Path(sys.argv[0])
     start = "python -m daskt2i.workflow" if program.stem in ("workflow", "__main__") else program.name
-    return f"{start} {shlex.join(sys.argv[1:])}"
+    return f"{start} {command_line(sys.argv[1:])}"

@@ -30,6 +30,7 @@ import typer
 from daskt2i.cli.console import complain
 from daskt2i.errors import Daskt2iError, Interrupted
 from daskt2i.os_errors import import_problem, kind_of, place_of
+from daskt2i.redact import without_secret
 
 PATIENCE_SECONDS = 5.0
 """Time for a command to clean up after the first Ctrl-C."""
@@ -148,7 +149,7 @@ def _kept(error: Exception) -> str:
     try:
         handle, name = tempfile.mkstemp(prefix="daskt2i-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write("".join(traceback.format_exception(error)))
+            file.write(without_secret("".join(traceback.format_exception(error))))
         return f"the traceback is in {name}"
     except OSError:
         last = traceback.extract_tb(error.__traceback__)[-1:]

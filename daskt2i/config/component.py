@@ -11,12 +11,13 @@ import importlib
 import inspect
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from daskt2i import addresses
+from daskt2i import addresses, redact
 from daskt2i.errors import ConfigError
 
 LOCATIONS = frozenset({"model", "subfolder", "tokenizer", "revision", "images", "captions", "storage_options"})
@@ -57,6 +58,10 @@ class Component(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
     class_path: str = Field(alias="class")
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` shows: logs of Dask print it, so it holds no secrets."""
+        yield from redact.without_secrets({"class_path": self.class_path, **self.arguments}).items()
+
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the constructor."""
@@ -72,6 +77,11 @@ class Component(BaseModel):
         Raises:
             ConfigError: there is no such class, it does not take the arguments, or it lacks methods.
         """
+        if lost := [name for name, value in self.arguments.items() if redact.has_hidden(value)]:
+            raise ConfigError(
+                f"{setting}.{lost[0]} stands in these settings without its secret, because a run folder keeps none. "
+                f"Nothing was started; give {setting}.{lost[0]} again (settings), or the whole workflow (workflow)."
+            )
         factory = self._factory(setting)
         try:
             built = factory(**self.arguments)
@@ -103,7 +113,8 @@ class Component(BaseModel):
         """Class and arguments with their defaults, for the fingerprint.
 
         Arguments that only say where data are (`LOCATIONS`) are left out. A class may name its own such arguments in an
-        attribute `locations`.
+        attribute `locations`. Secrets are left out too, because the identity is written into the store. So a changed
+        secret does not change it.
         """
         factory = self._factory("component")
         try:
@@ -113,7 +124,8 @@ class Component(BaseModel):
         defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
         locations = getattr(factory, "locations", LOCATIONS)
         found = {k: v for k, v in {**defaults, **self.arguments}.items() if k not in locations}
-        return {"class": self.class_path} | json.loads(json.dumps(found, default=str))
+        plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        return {"class": self.class_path} | redact.without_secrets(plain)
 
     def absolute(self) -> Component:
         """A copy with absolute paths instead of relative ones: workers may have another working directory."""

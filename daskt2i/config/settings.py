@@ -9,13 +9,14 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from dask.utils import parse_bytes
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
+from daskt2i import redact
 from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
@@ -37,6 +38,10 @@ class _Strict(BaseModel):
         assert info.field_name is not None
         plain_values.check(value, number=plain_values.takes_numbers(cls.model_fields[info.field_name].annotation))
         return value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` shows: no secrets."""
+        yield from redact.without_secrets({str(name): value for name, value in super().__repr_args__()}).items()
 
 
 class ImageSettings(_Strict):
@@ -214,13 +219,13 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of an older training, in the form of this version.
 
     Settings that the older version did not have get their defaults, because the defaults give its behaviour. Renamed
-    settings get their new names.
+    settings get their new names. Secrets, which older versions wrote, are left out.
     """
     found, _ = with_new_names(identity, "a checkpoint")
     for name, kind in (("train", TrainSettings), ("vae", VaeSettings)):
         if isinstance(found.get(name), Mapping):
             found[name] = {**json.loads(kind.model_validate({}).model_dump_json(by_alias=True)), **found[name]}
-    return found
+    return dict(redact.without_secrets(found))
 
 
 class LaunchSettings(_Strict):

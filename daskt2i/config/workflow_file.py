@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import dask.config
 from pydantic import BaseModel, ValidationError
 
-from daskt2i import addresses, documents
+from daskt2i import addresses, documents, redact
 from daskt2i.addresses import expanded
 from daskt2i.config.changes import SCENES_SOURCE, Changes
 from daskt2i.config.renamed import with_new_names
@@ -221,8 +221,9 @@ def _problem(error: Any) -> str:
     branches = ("int", "constrained-int", "literal['auto']")
     loc = [part for part in error["loc"] if part not in branches]
     setting = ".".join(str(part) for part in loc)
-    given = documents.shown(error["input"])
-    if error["type"] == "value_error":  # of `plain_values`
+    secret = any(redact.is_secret_setting(part) for part in loc)
+    given = redact.HIDDEN if secret else documents.shown(error["input"])
+    if error["type"] == "value_error" and not secret:  # of `plain_values`
         return f"{setting}{error['ctx']['error']}"
     if len(loc) < len(error["loc"]):
         return f"{setting}: should be a whole number from 1, or auto (given: {given})"
@@ -252,8 +253,11 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], section: str = "dataset.") -> list[str]:
-    """The differences of two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`."""
-    left, right = dict(_flatten(stored)), dict(_flatten(wanted))
+    """The differences of two identities, one clause each: `"dataset.image.resolution: 64 there, 96 now"`.
+
+    Secrets do not count: stores of older versions hold them, and they may change.
+    """
+    left, right = dict(_flatten(redact.without_secrets(stored))), dict(_flatten(redact.without_secrets(wanted)))
     return [
         f"{section}{key}: {_shown(left.get(key))} there, {_shown(right.get(key))} now"
         for key in sorted(left.keys() | right.keys())

@@ -1,8 +1,8 @@
 """The process of a cluster that daskt2i starts. It holds the scheduler and the nannies; the workers are its children.
 
-Covers: this process from outside (`ClusterProcess`) and from inside (`main`); deleting Dask's records of finished
-tasks.
-Does not cover: cluster files, the client (`connect`).
+Covers: this process from outside (`ClusterProcess`) and from inside (`main`); which arguments its class gets; deleting
+Dask's records of finished tasks.
+Does not cover: cluster files, the client (`connect`), certificates as files (`tls_files`).
 
 Why a process: a nanny writes variables into `os.environ` of its process before it starts or restarts a worker
 (`WorkerProcess.start` of distributed 2026.7: thread counts, malloc's threshold, PYTHONHASHSEED, its own pid). Scheduler
@@ -14,6 +14,7 @@ nanny comes too late for some of them.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 import dask
+from distributed import LocalCluster
 
 from daskt2i.deploy.child_processes import block_sigint
 from daskt2i.errors import ConfigError
@@ -51,6 +53,7 @@ class ClusterProcess:
     Args:
         factory: dotted path of the cluster's class.
         arguments: arguments of the class; JSON values.
+        offered: more arguments. The class gets those that it knows, unless `arguments` has them.
         config: Dask settings for the new process. They override those of this process.
         environ: additional environment variables for the new process and its workers.
 
@@ -61,15 +64,22 @@ class ClusterProcess:
     Attributes:
         address: address of the scheduler.
         security: arguments of `distributed.Security` for a client; None if there are none.
+        workers: number of workers that the cluster will have.
     """
 
     def __init__(
-        self, factory: str, arguments: Mapping[str, Any], config: Mapping[str, Any], environ: Mapping[str, str]
+        self,
+        factory: str,
+        arguments: Mapping[str, Any],
+        config: Mapping[str, Any],
+        environ: Mapping[str, str],
+        offered: Mapping[str, Any] | None = None,
     ) -> None:
         job = {
             "path": [entry for entry in sys.path if isinstance(entry, str)],  # Python ignores other entries
             "factory": factory,
             "arguments": arguments,
+            "offered": offered or {},
             "inherited": _plain({k: v for k, v in dask.config.config.items() if k not in _PRIVATE}),
             "config": config,
         }
@@ -92,6 +102,7 @@ class ClusterProcess:
             raise kind(told.get("text", ""))
         self.address: str = told["address"]
         self.security: dict[str, Any] | None = told["security"]
+        self.workers: int | None = told["workers"]
 
     def _ask(self, line: bytes) -> dict[str, Any]:
         process = self._process
@@ -171,22 +182,60 @@ def _live(job: Mapping[str, Any], answers: TextIO, ended: threading.Event) -> No
         tell(kind="import", text=str(error))
         return
     try:
-        cluster = factory(**job["arguments"])
+        arguments = known(factory, job["offered"]) | job["arguments"]
+        cluster = factory(**arguments)
+        workers = _workers(cluster, arguments, job["offered"].get("n_workers"))
+        address = str(cluster.scheduler_address)
     except Exception as error:  # the class of the cluster file may raise anything
         tell(kind="start", text=str(error) or type(error).__name__)
         return
-    address = str(cluster.scheduler_address)
     if address.startswith("inproc://"):
         cluster.close(timeout=_CLOSE_SECONDS)
         advice = "add protocol: 'tcp://' to its arguments"
         tell(kind="start", text=f"its scheduler is at {address}, which no other process can reach; {advice}")
         return
-    tell(address=address, security=_security(cluster))
+    tell(address=address, security=_security(cluster), workers=workers)
     while not ended.wait(_FORGET_SECONDS):
         forget(cluster)
     logging.disable(logging.CRITICAL)
     with suppress(TimeoutError, OSError):
         cluster.close(timeout=_CLOSE_SECONDS)
+
+
+def known(factory: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """The offered arguments that a class or function of a cluster knows by name.
+
+    A class that also takes `**more` may pass it to its base class, so the arguments of the base classes count too. What
+    a function does with `**more` is not known: SLURMCluster passes it to its jobs, SSHCluster to another class.
+    LocalCluster passes it to its workers, which know `memory_limit`.
+    """
+    names: set[str] = set()
+    for one in factory.__mro__[:-1] if inspect.isclass(factory) else (factory,):
+        if inspect.isclass(one) and "__init__" not in vars(one):
+            continue
+        try:
+            parameters = inspect.signature(one).parameters.values()
+        except (TypeError, ValueError):  # a built-in class has no signature
+            break
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    if inspect.isclass(factory) and issubclass(factory, LocalCluster):
+        names.add("memory_limit")
+    elif "security" in names:
+        names.remove("security")  # True means temporary certificates to LocalCluster; to other classes it may not
+    return {name: value for name, value in offered.items() if name in names}
+
+
+def _workers(cluster: Any, arguments: Mapping[str, Any], wanted: int | None) -> int | None:
+    """The number of workers that a cluster will have. One that was not asked for a number is asked here, if it can."""
+    if "n_workers" in arguments or wanted is None:
+        return arguments.get("n_workers")
+    if fixed := len(getattr(cluster, "worker_spec", None) or ()):  # for example a list of hosts
+        return fixed
+    if callable(scale := getattr(cluster, "scale", None)):
+        scale(wanted)
+    return wanted
 
 
 def _stay(signum: int, frame: FrameType | None) -> None:

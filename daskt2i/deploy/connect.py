@@ -18,12 +18,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import dask.config
 from distributed import Client
 from distributed.security import Security
 
 from daskt2i import documents
 from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.deploy.cluster_process import ClusterProcess
+from daskt2i.deploy.tls_files import certificates_for, has_own_certificates, keep_certificates, remove_certificates
 from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, SchedulerError
 
@@ -105,16 +107,20 @@ class ClusterFile:
         arguments = dict(self.arguments)
         if "dashboard_address" in arguments:
             arguments["dashboard_address"] = _free(arguments["dashboard_address"])
-        arguments |= {"n_workers": workers, "memory_limit": memory_limit, "silence_logs": logging.CRITICAL}
+        offered: dict[str, Any] = {"n_workers": workers, "memory_limit": memory_limit, "silence_logs": logging.CRITICAL}
+        if uses_tls(arguments, self.config):
+            offered["security"] = True
         environ = {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         try:
             with ExitStack() as stack:
-                cluster = ClusterProcess(self.factory, arguments, self.config, environ)
+                cluster = ClusterProcess(self.factory, arguments, self.config, environ, offered)
                 stack.callback(cluster.close)
+                files = keep_certificates(cluster.address, cluster.security or {})
+                stack.callback(remove_certificates, files)
                 security = Security(**cluster.security) if cluster.security else None
                 client = Client(cluster.address, security=security, timeout=_SERVER_TIMEOUT, set_as_default=False)
                 stack.enter_context(client)
-                client.wait_for_workers(workers, timeout=_START_SECONDS)
+                client.wait_for_workers(cluster.workers or workers, timeout=_START_SECONDS)
                 stack.pop_all()
         except ConfigError as error:
             raise ConfigError(
@@ -132,8 +138,20 @@ class ClusterFile:
             with suppress(TimeoutError, OSError):
                 client.close(timeout=5)
             cluster.close()
+            remove_certificates(files)
 
         return Connection(client, threads, close, owned=True)
+
+
+def uses_tls(arguments: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a cluster that daskt2i starts gets temporary certificates.
+
+    Without them, any user of this machine could connect to the scheduler and run code as the user who started it. No:
+    if the cluster file gives `security` or `protocol`, if Dask's configuration names certificates, or if the setting
+    `daskt2i.tls` of Dask's configuration is false (for debugging).
+    """
+    own = has_own_certificates(dask.config.config) or any("comm.tls" in key or "encryption" in key for key in config)
+    return bool(dask.config.get("daskt2i.tls", True)) and not own and not {"security", "protocol"} & arguments.keys()
 
 
 def attach(address: str, threads: int) -> Connection:
@@ -147,10 +165,16 @@ def attach(address: str, threads: int) -> Connection:
         threads: torch threads of each worker; 0 for the number of threads of the worker with the fewest.
 
     Raises:
-        SchedulerError: no scheduler answers at the address.
+        SchedulerError: no scheduler answers at the address, or it wants other certificates.
     """
+    security = certificates_for(address)
+    if address.startswith("tls://") and security is None and not has_own_certificates(dask.config.config):
+        raise SchedulerError(
+            f"The scheduler at {address} wants certificates, and this user has none for it on this machine. Nothing "
+            "was started; name them in Dask's configuration (distributed.comm.tls.ca-file, client.cert and client.key)."
+        )
     try:
-        client = Client(address, timeout=_SERVER_TIMEOUT, set_as_default=False)
+        client = Client(address, security=security, timeout=_SERVER_TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise SchedulerError(
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "

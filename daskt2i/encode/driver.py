@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
 from typing import Any
 
+from daskt2i.encode.admission import Terms, open_to_workers
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, check_disk, preflight, refuse_other
@@ -37,6 +38,7 @@ from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady, ignore, stage_events
 from daskt2i.protocols import Executor, ExecutorInfo
+from daskt2i.redact import hide_in_error, without_secret
 from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
 from daskt2i.store.layout import about_store, empty_prompt, store_arrays
@@ -96,7 +98,7 @@ class _Run:
         prepared = self.prepared
         self.result = EncodeResult(
             out=str(prepared.folder),
-            store=ZarrStore(prepared.folder).address,
+            store=without_secret(ZarrStore(prepared.folder).address),
             rows=prepared.source_info.rows,
             left_out=None if prepared.workflow.dataset.where is None else prepared.source_info.left_out,
         )
@@ -170,14 +172,15 @@ class _Run:
         preflight(self.prepared, executor_info)
         self.result = result = replace(self.result, workers=executor_info.workers, threads=executor_info.threads)
         self.listener(WorkersReady(executor_info, result.skipped, result.accepted + sum(result.rejected.values())))
-        job = self._open_store(executor_info)
-        self.result = replace(self.result, precision=job.runtime.precision)
-        self._run_chunks(job, done)
+        with open_to_workers(self.prepared.folder, self.prepared.source, self.prepared.precision) as terms:
+            job = self._open_store(executor_info, terms)
+            self.result = replace(self.result, precision=job.runtime.precision)
+            self._run_chunks(job, done)
 
-    def _open_store(self, executor_info: ExecutorInfo) -> EncodeJob:
+    def _open_store(self, executor_info: ExecutorInfo, terms: Terms) -> EncodeJob:
         """Resolve the settings that only a worker knows. Then make the store, or check the existing one."""
         prepared, workflow = self.prepared, self.prepared.workflow
-        job = job_for(prepared, executor_info)
+        job = replace(job_for(prepared, executor_info), terms=terms)
         found = self._inspect(job)
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision))
@@ -318,7 +321,8 @@ class _Run:
 
     def _log(self, chunk: Chunk, error: BaseException) -> None:
         """Write the traceback into a file for debugging; the user gets one sentence."""
-        text = "".join(traceback.format_exception(error))
+        hide_in_error(error)
+        text = without_secret("".join(traceback.format_exception(error)))
         with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk.index:07d}.log", text.encode("utf-8", "replace"))
 

@@ -7,7 +7,7 @@ Does not cover: encoding (`worker`, `model_cache`), chunks (`plan`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -15,11 +15,13 @@ import numpy.typing as npt
 from daskt2i.config.component import Component
 from daskt2i.config.settings import EncoderSettings, ImageSettings
 from daskt2i.config.workflow_file import fingerprint
+from daskt2i.encode.admission import Terms
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.facts.selection import reading_component
 from daskt2i.images import read as images
 from daskt2i.plan import choose_batch
 from daskt2i.protocols import ExecutorInfo
+from daskt2i.redact import without_secrets
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Runtime
 
@@ -37,6 +39,8 @@ class EncodeJob:
         fingerprint: goes into every receipt.
         runtime: device (`"auto"`: each worker uses what it has), precision and torch threads.
         batch: images in one batch of the model; `text_batch`: captions.
+        batches: kind of device (`cpu`, `cuda`) -> images in one batch there; empty if all kinds have the same batch.
+        terms: what a worker must find before its first chunk; None for no check.
         reader_threads: threads that read and decode while the model runs.
         gate_rows: rows of each chunk to decode back; 0 for none, as with random weights, which cannot reconstruct.
         min_psnr: dB that decode-back must reach.
@@ -58,6 +62,12 @@ class EncodeJob:
     gate_rows: int
     min_psnr: float
     on_missing_chunk: str
+    batches: Mapping[str, int] = field(default_factory=dict)
+    terms: Terms | None = None
+
+    def on(self, device: str) -> EncodeJob:
+        """The job with the batch for a device: a GPU and a CPU have room for different batches."""
+        return replace(self, batch=self.batches.get(device.partition(":")[0], self.batch))
 
     @property
     def limits(self) -> images.Limits:
@@ -73,11 +83,13 @@ class Inspection:
         runtime: device and precision, resolved on the worker.
         empty: the empty prompt's arrays, without the caption dimension.
         worker: `host:pid`.
+        kind: the kind of its device, in words.
     """
 
     runtime: Runtime
     empty: Mapping[str, npt.NDArray[Any]]
     worker: str
+    kind: str = ""
 
 
 def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
@@ -104,13 +116,18 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
 
 
 def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> EncodeJob:
-    """The job with the values of a worker: the precision, and the batch for its device."""
-    asked = prepared.workflow.run.batch
+    """The job with the values of a worker: the precision, the kind of its device, and the batch for each kind."""
+    asked, stored = prepared.workflow.run.batch, prepared.stored
+    mark = fingerprint(prepared.identity(found.runtime.precision))
+    if stored is not None and without_secrets(stored["identity"]) != stored["identity"]:
+        mark = str(stored["fingerprint"])  # an older version fingerprinted secrets too
     return replace(
         job,
-        fingerprint=fingerprint(prepared.identity(found.runtime.precision)),
+        fingerprint=mark,
         runtime=replace(job.runtime, precision=found.runtime.precision),
         batch=choose_batch(prepared.image_info, found.runtime.device) if asked == "auto" else asked,
+        batches={kind: choose_batch(prepared.image_info, kind) for kind in ("cpu", "cuda")} if asked == "auto" else {},
+        terms=job.terms and replace(job.terms, kind=found.kind),
     )
 
 

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from daskt2i.encode import gates
+from daskt2i.encode.admission import admit, admit_source
 from daskt2i.encode.job import EncodeJob, Inspection
 from daskt2i.errors import ModelError, OutOfMemory
-from daskt2i.machine.precision import check_device, default_device, resolve
+from daskt2i.machine.precision import check_device, default_device, kind_of, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.retries import smaller_batch
 
@@ -48,6 +49,7 @@ class Models:
 
     Attributes:
         key: identifies the job that they belong to.
+        device: the device that holds them.
         fits: `"batch"` or `"text_batch"` -> number of items that fit, if memory has run out before.
     """
 
@@ -55,6 +57,7 @@ class Models:
     source: Source
     image: ImageEncoder
     text: TextEncoder
+    device: str = "cpu"
     fits: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -87,15 +90,20 @@ def models_for(job: EncodeJob) -> Models:
     Raises:
         ConfigError, ModelError: an encoder cannot be built or loaded.
         GateError: the image encoder does not reconstruct the test card.
+        WorkerMismatch: this process has other versions, or sees other files than the driver.
     """
     global _held
     os.environ.setdefault("MKL_CBWR", REPEATABLE)
     key = repr((job.source, job.image, job.encoders, job.content, job.runtime))
     with turn:
+        if job.terms is not None:
+            admit(job.terms, job.folder, job.runtime)
         if _held is None or _held.key != key:
             _held = None  # free the last job's weights before loading the next ones
             with without_collection():
                 _held = _load(job, key)
+        if job.terms is not None:
+            admit_source(job.terms, _held.source)
         return _held
 
 
@@ -149,7 +157,7 @@ def _load(job: EncodeJob, key: str) -> Models:
                 gates.require_psnr(card, decoded, gates.CARD_PSNR, "the test card", known=True)
         text.load(runtime)
         _loads["text"] += 1
-    return Models(key, source, image, text)
+    return Models(key, source, image, text, device)
 
 
 def inspect(job: EncodeJob, precision: str) -> Inspection:
@@ -172,7 +180,10 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
         with _explaining_memory():
             empty = models.text.encode([""], 1)
         return Inspection(
-            replace(runtime, device=device), {name: array[0] for name, array in empty.items()}, process_name()
+            replace(runtime, device=device),
+            {name: array[0] for name, array in empty.items()},
+            process_name(),
+            kind_of(device) if precision == "auto" else "",
         )
 
 

@@ -1,22 +1,32 @@
 """The settings that a run folder keeps: with absolute paths, without secrets.
 
-Covers: absolute paths, scenes as a COCO folder, reading `workflow.yaml` of a run folder.
+Covers: absolute paths, scenes as a COCO folder, reading `workflow.yaml` of a run folder, what is not used when only
+that file names it (`strangers`).
 Does not cover: workflow files of users (`config.workflow_file`), the plan (`prepare`).
 """
 
 from __future__ import annotations
 
-from daskt2i import documents
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from daskt2i import documents, redact
 from daskt2i.config.changes import SCENES, SCENES_SOURCE
-from daskt2i.config.component import Component
+from daskt2i.config.component import SHIPPED, Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import dask_settings, load_defaults, parse_workflow
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import Source
 from daskt2i.store import lock
+from daskt2i.store.links import outward_links
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
+
+_PROTOCOLS = {"file", "local", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory"}
+_PROTOCOLS |= {"zip", "tar", "hdfs", "webhdfs", "oci"}
+"""Addresses that only read bytes. fsspec has others that do more: `dask://` takes objects from a scheduler, and
+`reference://` fills in templates of the file that it reads."""
 
 
 def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
@@ -32,13 +42,19 @@ def with_source(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
 
 
 def without_secrets(workflow: Workflow) -> Workflow:
-    """The workflow without storage options: they may hold credentials, which must not be written beside the data."""
+    """The workflow without storage options, and with `***` for passwords, tokens and signatures in other settings.
+
+    They must not be written beside the data. A component whose arguments hold `***` is not built.
+    """
     run = workflow.run.model_copy(update={"storage_options": None})
     source = Component.model_validate(
         {"class": workflow.dataset.source.class_path}
         | {k: v for k, v in workflow.dataset.source.arguments.items() if k != "storage_options"}
     )
-    return workflow.model_copy(update={"run": run, "dataset": workflow.dataset.model_copy(update={"source": source})})
+    found = workflow.model_copy(update={"run": run, "dataset": workflow.dataset.model_copy(update={"source": source})})
+    data = found.model_dump(mode="json", by_alias=True)
+    shown = redact.without_secrets(data)
+    return found if shown == data else Workflow.model_validate(shown).with_notes(workflow.notes)
 
 
 def settings_of(folder: RunFolder) -> Workflow | None:
@@ -65,6 +81,9 @@ def read_settings(folder: RunFolder) -> Workflow:
         data, _ = with_new_names(documents.read_yaml(folder.read(WORKFLOW)), address)
         kept = {name: value for name, value in (data.get("run") or {}).items() if name != "storage_options"}
         data["run"] = {**dask_settings("run")[0], **kept}
+        source = (data.get("dataset") or {}).get("source")
+        if isinstance(source, dict):  # an `env:` name of a stranger would send a secret of this user away
+            source.pop("storage_options", None)
         return parse_workflow(data, address).with_notes(())
     # ConfigError and BadDocument are ValueErrors.
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -73,6 +92,43 @@ def read_settings(folder: RunFolder) -> Workflow:
             f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "
             "written them. Nothing was changed. Name a workflow (workflow) to use its settings."
         ) from error
+
+
+def strangers(workflow: Workflow, folder: RunFolder) -> list[str]:
+    """The parts of a folder's own settings that are not used on its word alone, for a person. Empty if there are none.
+
+    Somebody else may have written the folder. So its settings may name the classes of `SHIPPED`, paths, and addresses
+    that only read bytes; and its links may not lead out. What the user names is trusted.
+
+    Args:
+        workflow: the settings that the folder keeps.
+    """
+    dataset = workflow.dataset
+    parts = (dataset.source, dataset.encoders.image, dataset.encoders.text)
+    found = [part.class_path for part in parts if part.class_path not in SHIPPED]
+    data = workflow.model_dump(mode="json", by_alias=True)
+    named = [data[key] for key in ("dataset", "vae", "evaluate")]
+    found += [f"the address {text}" for text in _texts(named) if not _only_reads(text)]
+    found += [f"{name}, a link that leads out of the folder" for name in outward_links(folder)]
+    return list(dict.fromkeys(found))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = [one for key, one in value.items() if key != "where"]
+    if isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def _only_reads(text: str) -> bool:
+    """Whether all parts of an address (`zip://a::s3://b`) have known protocols. A path or a name has none."""
+    *outer, last = text.split("::")
+    kinds = [part.partition("://")[0] for part in outer]
+    kinds += [last.partition("://")[0]] if "://" in last else []
+    return all(kind.lower() in _PROTOCOLS for kind in kinds)
 
 
 def _absolute(workflow: Workflow) -> Workflow:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from daskt2i.config.component import SHIPPED
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import gates
+from daskt2i.encode.saved_workflow import strangers
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
@@ -158,10 +158,10 @@ def verify(
     lacking = tuple(index for index in range(len(grid)) if not seen[index] and index not in found.problems)
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
-    elif strangers := [path for path in _classes(workflow) if not (trusted or path in SHIPPED)]:
+    elif not trusted and (named := strangers(workflow, folder)):
         found.notes.append(
-            f"Nothing was decoded back: this folder's settings name {', '.join(strangers)}, and verify runs no class "
-            "that only a folder names. Name the workflow (workflow) if you trust it."
+            f"Nothing was decoded back: this folder's settings name {', '.join(named)}, and verify runs no class "
+            "and follows no address that only a folder names. Name the workflow (workflow) if you trust it."
         )
     elif about["random_weights"]:
         found.notes.append("Nothing was decoded back: the encoders have random weights.")
@@ -175,11 +175,6 @@ def verify(
     return VerifyResult(
         str(folder), grid.rows, len(grid), found.problems, tuple(found.notes), tuple(found.psnr), shared, lacking
     )
-
-
-def _classes(workflow: Workflow) -> list[str]:
-    dataset = workflow.dataset
-    return [c.class_path for c in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
 
 
 def _check_receipts(

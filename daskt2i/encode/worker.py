@@ -85,6 +85,7 @@ class _ChunkRun:
         job, chunk = self.job, self.chunk
         with self._timed("load"):
             models = models_for(job)
+        self.job = job = job.on(models.device)
         arrays = empty_chunk(self._specs(models), len(chunk))
         reading = reading_ahead(
             models.source,

@@ -313,7 +313,7 @@ class TextEncoder:
 
         try:
             with quiet():
-                return transformers.AutoTokenizer.from_pretrained(
+                return transformers.AutoTokenizer.from_pretrained(  # a folder on this machine  # nosec B615
                     str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
                 )
         except Exception as error:  # the tokenizers library raises nothing more specific

@@ -6,6 +6,7 @@ Does not cover: the mean of gradients (DDP, in `train.train_state`), rank number
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,13 +42,25 @@ class ProcessGroup:
         self.world = world
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value on all ranks."""
+        """Return rank 0's value on all ranks. It is a JSON value.
+
+        It is not pickled, as `broadcast_object_list` of torch does: the connections of gloo have no authentication, and
+        a pickle from a stranger would run code.
+        """
+        if self.world == 1:
+            return value
+        import torch
         from torch import distributed
 
-        box = [value]
-        if self.world > 1:
-            distributed.broadcast_object_list(box, src=0, device=self._place())
-        return box[0]
+        place, text = self._place(), bytearray(json.dumps(value).encode())
+        size = torch.tensor([len(text)], dtype=torch.int64, device=place)
+        distributed.broadcast(size, src=0)
+        if distributed.get_rank() == 0:
+            box = torch.frombuffer(text, dtype=torch.uint8).to(place)
+        else:
+            box = torch.empty(int(size), dtype=torch.uint8, device=place)
+        distributed.broadcast(box, src=0)
+        return json.loads(bytes(box.cpu().numpy()))
 
     def sum(self, table: Tensor) -> Tensor:
         """Sum a table over all ranks; in float32 if there are several."""

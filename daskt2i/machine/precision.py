@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from daskt2i.errors import ConfigError
+from daskt2i.machine.processor import matrix_instructions
 from daskt2i.types import Precision
 
 GAIN = 1.2
@@ -48,6 +49,20 @@ def check_device(device: str, setting: str = "run.device") -> str:
         if int(number or 0) >= count:
             raise ConfigError(f"There is no device {device}: torch sees {count} GPUs. Use {setting}=cpu.")
     return device
+
+
+def kind_of(device: str) -> str:
+    """The kind of device, in words. Devices of one kind choose the same precision.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+    """
+    if device == "cpu":
+        return " ".join(["cpu", *(name for name in matrix_instructions() if "bf16" in name)])
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(torch.device(device))
+    return f"cuda {major}.{minor}"
 
 
 def resolve(requested: str, device: str, threads: int = 1, setting: str = "dataset.precision") -> Precision:

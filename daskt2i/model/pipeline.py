@@ -26,6 +26,7 @@ from daskt2i.encoders import export
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError, ModelMissing
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
+from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.run_folder import PIPELINE, RunFolder
 
@@ -230,7 +231,9 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
     with local(folder) as place:
         try:
             with quiet():
-                found = diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True)
+                found = diffusers.StableDiffusionPipeline.from_pretrained(
+                    str(place), use_safetensors=True, local_files_only=True
+                )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints were not changed; "
@@ -244,6 +247,7 @@ def require(folder: RunFolder) -> None:
 
     Raises:
         ModelMissing: it has no pipeline, or only the denoiser.
+        ModelError: the pipeline could run code when it is loaded.
     """
     if not exists(folder):
         place, why = folder.address(PIPELINE), about(folder).get(ALONE)
@@ -264,6 +268,7 @@ def local(folder: RunFolder) -> Iterator[Path]:
     """
     require(folder)
     if folder.is_local:
+        refuse_foreign_parts(folder.local_path(PIPELINE))
         yield folder.local_path(PIPELINE)
         return
     with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
@@ -271,4 +276,5 @@ def local(folder: RunFolder) -> Iterator[Path]:
             path = Path(place) / Path(name).relative_to(PIPELINE)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(folder.read(name))
+        refuse_foreign_parts(Path(place))
         yield Path(place)

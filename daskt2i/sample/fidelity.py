@@ -194,8 +194,12 @@ def by_clip(
     folder = locate(model, None, None, needs=needs, also=("*.json", "merges.txt"), setting="evaluate.clip_model")
     try:
         with quiet():
-            clip: Any = transformers.CLIPModel.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
-            processor: Any = transformers.CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
+            clip: Any = transformers.CLIPModel.from_pretrained(  # a folder on this machine  # nosec B615
+                str(folder), use_safetensors=True, local_files_only=True
+            )
+            processor: Any = transformers.CLIPProcessor.from_pretrained(  # the same folder  # nosec B615
+                str(folder), trust_remote_code=False, local_files_only=True
+            )
     except ModelMissing:
         raise
     except Exception as error:  # transformers raises many kinds

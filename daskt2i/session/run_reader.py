@@ -59,7 +59,7 @@ class RunReader(Viewed):
         import pyarrow.parquet as pq
 
         try:
-            return pq.read_table(io.BytesIO(self._found.folder.read(MANIFEST))).to_pandas()
+            return pq.read_table(io.BytesIO(self._found.folder.read(MANIFEST))).to_pandas(ignore_metadata=True)
         except FileNotFoundError:
             raise StoreMissing(
                 f"{self.out} has no {MANIFEST} yet, because encoding has not finished. What is encoded stays; encode "

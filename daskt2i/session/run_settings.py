@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.config.changes import Changes, by_dotted_key
-from daskt2i.config.component import SHIPPED
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed, dask_settings, differences, load_defaults, load_workflow
-from daskt2i.encode.saved_workflow import read_settings, with_source, without_secrets
+from daskt2i.encode.saved_workflow import read_settings, strangers, with_source, without_secrets
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
 from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
@@ -40,7 +39,7 @@ class RunSettings:
     Attributes:
         workflow: the settings, with all defaults filled in.
         folder: the run folder.
-        trusted: whether the user named the workflow. Only then may it name classes that are not in `SHIPPED`.
+        trusted: whether the user named the workflow. Only then may it name what `strangers` finds.
         differs: a sentence about how the workflow differs from the settings that the folder keeps, or "".
     """
 
@@ -130,18 +129,16 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
 
 
 def refuse_strangers(found: RunSettings) -> None:
-    """Refuse classes that only the run folder names, unless they are in `SHIPPED`.
+    """Refuse classes, addresses and links that only the run folder names; see `encode.saved_workflow.strangers`.
 
     Raises:
-        ConfigError: the settings of the folder name such a class.
+        ConfigError: the folder names such a part.
     """
-    dataset = found.workflow.dataset
-    named = [part.class_path for part in (dataset.source, dataset.encoders.image, dataset.encoders.text)]
-    strange = [path for path in named if path not in SHIPPED]
-    if strange and not found.trusted:
+    if not found.trusted and (strange := strangers(found.workflow, found.folder)):
         raise ConfigError(
-            f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i's sources and "
-            "encoders. Nothing was run; if you trust this code, give the workflow file yourself (workflow)."
+            f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i's sources, "
+            "encoders and plain addresses. Nothing was run; if you trust it, give the workflow file yourself "
+            "(workflow)."
         )
 
 

@@ -21,7 +21,9 @@ import fsspec
 
 from daskt2i import addresses
 from daskt2i.addresses import expanded
+from daskt2i.credentials import for_use
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
+from daskt2i.redact import without_secret
 from daskt2i.sources.coco_index import Index, parse, unusable
 from daskt2i.sources.zipped import MAX_FILE_BYTES, Zip
 from daskt2i.types import Row, SourceInfo
@@ -70,7 +72,7 @@ class CocoSource:
         self._forget()
 
     def __repr__(self) -> str:
-        return f"CocoSource(images={self.images!r}, captions={self.captions!r})"  # storage options may hold secrets
+        return without_secret(f"CocoSource(images={self.images!r}, captions={self.captions!r})")
 
     def info(self) -> SourceInfo:
         """Counts and identity. `content` is the SHA-256 of the caption file as stored. The file is read once.
@@ -139,7 +141,7 @@ class CocoSource:
             return self._parsed
 
     def _options(self, address: str) -> dict[str, Any]:
-        return self._storage_options if addresses.is_address(address) else {}
+        return for_use(self._storage_options) if addresses.is_address(address) else {}
 
     def _open_images(self) -> _Folder | _Remote | Zip:
         with self._lock:

@@ -60,7 +60,7 @@ def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     import xarray as xr
 
     chunks = {"row": layout["rows_per_chunk"]}
-    found = xr.open_zarr(reading_store(folder, store.name), consolidated=False, chunks=chunks)
+    found = xr.open_zarr(reading_store(folder, store.name), consolidated=False, chunks=chunks, zarr_format=3)
     names = [name for name in READING_ORDER if name in found.data_vars]
     found = found[[*names, *sorted(str(name) for name in found.data_vars if name not in names)]]
     about = found.attrs.get(PROVENANCE)

@@ -25,8 +25,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from daskt2i.addresses import expanded, is_address, is_blank
+from daskt2i.credentials import for_use
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, StoreMissing
 from daskt2i.os_errors import FULL, PART_IS_A_FILE, kind_of
+from daskt2i.redact import without_secret
 from daskt2i.store.partial_files import flush_folder, is_partial, make_folders, partial_of, sweep
 
 WORKFLOW = "workflow.yaml"
@@ -34,6 +36,7 @@ STORE = "latents.zarr"
 RECEIPTS = "receipts"
 MANIFEST = "manifest.parquet"
 LOCK = "encode.lock"
+CHECK = "encode.check"
 MARKER = "daskt2i-run.json"
 TRAIN = "train"
 PIPELINE = "pipeline"
@@ -42,7 +45,7 @@ REPORTS = "reports"
 
 Buffer = bytes | bytearray | memoryview
 
-FILES = (WORKFLOW, MANIFEST, LOCK, MARKER)
+FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, MARKER)
 """Objects that daskt2i writes directly into a run folder."""
 
 FOLDERS = (STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS, "errors", "train-vae", "vae", "attempts")
@@ -79,10 +82,10 @@ class RunFolder:
         self.storage_options: dict[str, Any] = dict(storage_options or {})
 
     def __repr__(self) -> str:
-        return f"RunFolder({self.root!r})"  # the options may hold credentials
+        return f"RunFolder({str(self)!r})"  # the options may hold credentials
 
     def __str__(self) -> str:
-        return self.root
+        return without_secret(self.root)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RunFolder):
@@ -307,8 +310,9 @@ class RunFolder:
         """
         from fsspec.core import url_to_fs
 
+        options = for_use(self.storage_options)
         try:
-            return url_to_fs(self.root, **self.storage_options)[0]
+            return url_to_fs(self.root, **options)[0]
         except ImportError as error:
             package = "Run pip install 'daskt2i[s3]'" if self.root.startswith(("s3:", "s3a:")) else str(error)
             raise ConfigError(f"{self.root} needs a package that is not installed. {package}.") from error

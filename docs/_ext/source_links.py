@@ -1,7 +1,7 @@
 """Links from a page to a file outside `docs/`.
 
 A link to a module is plain text on the site: the site has no copy of the source, and sends its readers to no host. A
-link to CHANGELOG.md or CONTRIBUTING.md leads to the page that shows it here.
+link to CHANGELOG.md, CONTRIBUTING.md or SECURITY.md leads to the page that shows it here.
 
 Covers: links that lead out of `docs/`, and links to folders.
 Does not cover: links to pages and to files below `docs/`, which Sphinx resolves.
@@ -13,7 +13,12 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-SHOWN_AS = {"CHANGELOG.md": "reference/changes", "CONTRIBUTING.md": "why/contributing", "README.md": "index"}
+SHOWN_AS = {
+    "CHANGELOG.md": "reference/changes",
+    "CONTRIBUTING.md": "why/contributing",
+    "README.md": "index",
+    "SECURITY.md": "why/security",
+}
 """Files at the top of the repository, and the pages that show them."""
 
 

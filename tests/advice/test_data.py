@@ -124,11 +124,23 @@ def test_a_caption_file_of_the_form_that_is_expected_is_read(kind: str, place: s
 def test_text_that_is_a_path_is_taken_as_a_place_of_data(tmp_path: Path) -> None:
     folder = write_coco(tmp_path / "run::1")
     captions = str(folder / "captions.json")
-    with told("sources/coco.py:_absolute SourceError"):
+    with told("addresses.py:expanded ConfigError"):
         CocoSource("", captions)
-    with told("sources/coco.py:_absolute SourceError"):
+    with told("addresses.py:expanded ConfigError"):
         CocoSource(str(folder / "images"), "a\0b")
     assert CocoSource(str(folder / "images"), captions).info().rows
+
+
+def test_a_path_that_is_not_relative_to_a_removed_folder_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_coco(tmp_path / "data")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with told("sources/coco.py:_absolute SourceError"):
+        CocoSource("images", "captions.json")
+    assert CocoSource(str(folder / "images"), str(folder / "captions.json")).info().rows
 
 
 def test_a_folder_in_place_of_a_pipe_is_read(tmp_path: Path) -> None:

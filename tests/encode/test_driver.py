@@ -169,7 +169,7 @@ def test_verify_names_the_chunk_of_a_flipped_byte_and_encode_repairs_only_that_c
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     verdict = verify(RunFolder(out), settings_of(RunFolder(out)))
-    assert verdict.to_json() == {"ok": False, "rows": 40, "chunks": 10, "bad": [4]}
+    assert verdict.to_json() == {"ok": False, "rows": 40, "chunks": 10, "bad": [4], "unfinished": []}
     assert "has changed" in verdict.problems[4]
     told: list[Event] = []
     again = run(settings, out, listener=told.append)

@@ -110,7 +110,7 @@ class TestDask(ExecutorSuite):
     def test_it_listens_only_on_loopback(self, executor: Executor) -> None:
         force = executor.start()
         assert force.dashboard.startswith("http://127.0.0.1:")
-        assert force.address.startswith("tcp://127.0.0.1:")
+        assert force.address.startswith("tls://127.0.0.1:")
         listening = {
             c.laddr.ip
             for process in [psutil.Process(), *psutil.Process().children(recursive=True)]

@@ -1,0 +1,218 @@
+"""The conditions under which a worker may write into a store, checked once in each process before its first chunk.
+
+    with open_to_workers(prepared.folder, prepared.source, asked) as terms:       # driver
+        job = replace(job, terms=terms)
+    admit(job.terms, job.folder, job.runtime)                                     # worker
+    admit_source(job.terms, source)
+
+Covers: the versions of daskt2i and its libraries, what comes out of a test picture, the run folder, an image of the
+source, the precision that this kind of worker would choose.
+Does not cover: the weights, which `model_cache` compares; a worker that changes later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
+from PIL import Image
+
+from daskt2i.config.workflow_file import LAYOUT
+from daskt2i.errors import RowRejected, StoreError, WorkerMismatch
+from daskt2i.images import read as images
+from daskt2i.machine.precision import default_device, kind_of, resolve
+from daskt2i.machine.versions import version_differences, versions
+from daskt2i.protocols import Source
+from daskt2i.store.run_folder import CHECK, RunFolder
+from daskt2i.types import Row, Runtime
+
+T = TypeVar("T")
+
+_LOOKS, _PAUSE = 3, 1.0
+"""How often, and after which pause in seconds, a worker looks again: NFS may show a new file late."""
+
+_READ_SECONDS = 10.0
+"""The check of the source gives up after this time. The chunk itself then reports what is wrong."""
+
+_FIRST_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the driver states, and what a worker must find.
+
+    Attributes:
+        versions: of the driver; see `statement`.
+        nonce: content of `CHECK` in the run folder.
+        row, image: a row, and the SHA-256 of its image file; None and "" if the driver could not read one.
+        asked: the precision that was asked for; `auto` means that each kind of worker could choose another one.
+        kind: the kind of worker that chose the precision of the store; "" until it is known.
+    """
+
+    versions: Mapping[str, str]
+    nonce: str
+    row: Row | None
+    image: str
+    asked: str
+    kind: str = ""
+
+
+_admitted: set[tuple[str, str]] = set()
+_seen_source: set[str] = set()
+
+
+@contextlib.contextmanager
+def open_to_workers(folder: RunFolder, source: Source, asked: str) -> Iterator[Terms]:
+    """The terms of this run. `CHECK` is in the run folder while the block runs."""
+    nonce = uuid4().hex
+    row, image = _first_image(source)
+    folder.write(CHECK, nonce.encode())
+    try:
+        yield Terms(statement(), nonce, row, image, asked)
+    finally:
+        with contextlib.suppress(StoreError, OSError):
+            folder.delete(CHECK)
+
+
+def admit(terms: Terms, folder: RunFolder, runtime: Runtime) -> None:
+    """Check this process against the terms, once.
+
+    Raises:
+        WorkerMismatch: this process has other versions, makes other pixels, does not see the run folder, or would
+            choose another precision than the worker that chose the precision of the store.
+    """
+    if (terms.nonce, terms.kind) in _admitted:
+        return
+    _same_versions(terms)
+    _same_folder(terms, folder)
+    _same_precision(terms, runtime)
+    _admitted.add((terms.nonce, terms.kind))
+
+
+def admit_source(terms: Terms, source: Source) -> None:
+    """Check once that this process reads the same image as the driver.
+
+    Raises:
+        WorkerMismatch: the image is missing here, or it has other bytes.
+    """
+    row = terms.row
+    if row is None or terms.nonce in _seen_source:
+        return
+    found = _within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
+    if isinstance(found, str) and found != terms.image:
+        raise _other_source(row, "reads other bytes for", "")
+    if isinstance(found, RowRejected):
+        raise _other_source(row, "cannot read", f" ({found})")
+    _seen_source.add(terms.nonce)  # other errors are of the network or the disk, and the chunk reports them
+
+
+def statement() -> dict[str, str]:
+    """The versions of this process, the version of the store's layout, and what becomes of a test picture here."""
+    transform = json.dumps(images.TRANSFORM, sort_keys=True)
+    return {**versions(), "store layout": str(LAYOUT), "reading of pictures": transform, "test picture": _pixels()}
+
+
+def _same_versions(terms: Terms) -> None:
+    if differ := version_differences(statement(), terms.versions):
+        raise WorkerMismatch(
+            f"The worker {_here()} does not have the versions of the driver: {'; '.join(differ)}. It encoded nothing, "
+            "because its rows could differ; finished chunks are kept. Install the same packages for workers and "
+            "driver, start the workers again, and encode again."
+        )
+
+
+def _same_folder(terms: Terms, folder: RunFolder) -> None:
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_PAUSE)
+        with contextlib.suppress(FileNotFoundError):
+            if folder.read(CHECK).decode("ascii", "replace") == terms.nonce:
+                return
+    raise WorkerMismatch(
+        f"The worker {_here()} does not see the run folder {folder} of the driver, so it encoded nothing; finished "
+        "chunks are kept. Give a folder that all machines share under the same path, or an address such as "
+        "s3://bucket/run (out)."
+    )
+
+
+def _same_precision(terms: Terms, runtime: Runtime) -> None:
+    """Workers of another kind (GPU and CPU) may choose another precision, but a store has one.
+
+    A worker of the same kind is not asked: the choice is measured, and may differ by chance.
+    """
+    if terms.asked != "auto" or not terms.kind:
+        return
+    device = default_device() if runtime.device == "auto" else runtime.device
+    kind = kind_of(device)
+    if kind == terms.kind or (own := resolve("auto", device, runtime.threads)) == runtime.precision:
+        return
+    raise WorkerMismatch(
+        f"The worker {_here()} ({kind}) would encode in {own}, but this store is made in {runtime.precision}, which a "
+        f"worker of another kind ({terms.kind}) chose. A store has one precision. Finished chunks are kept; set "
+        f"dataset.precision={runtime.precision} for all workers, or use workers of one kind."
+    )
+
+
+def _other_source(row: Row, what: str, why: str) -> WorkerMismatch:
+    return WorkerMismatch(
+        f"The worker {_here()} {what} the image {row.file_name!r} of row {row.index}, which the driver can read{why}. "
+        "It encoded nothing; finished chunks are kept. Give all machines the same images under the same path (images)."
+    )
+
+
+def _first_image(source: Source) -> tuple[Row | None, str]:
+    """A row near the start, and the hash of its image file; None if the driver cannot read one."""
+    rows = source.rows(0, min(_FIRST_ROWS, source.info().rows))
+    row = next((row for row in rows if row.usable), None)
+    if row is None:
+        return None, ""
+    found = _within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
+    return (row, found) if isinstance(found, str) else (None, "")
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T | BaseException | None:
+    """The result of a call, its error, or None if it took too long. Then its thread is left behind."""
+    answer: list[T | BaseException] = []
+
+    def run() -> None:
+        try:
+            answer.append(call())
+        except BaseException as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=run, name="daskt2i-check", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer[0] if answer else None
+
+
+@cache
+def _test_picture() -> bytes:
+    """A PNG of 48 x 36 pixels. Reading it crops and resizes."""
+    y, x = np.mgrid[0:36, 0:48]
+    pixels = np.stack([x * 5, y * 7, (x * y) % 256], axis=-1).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _pixels() -> str:
+    """A short hash of the test picture as this process reads it."""
+    made: Any = images.read(_test_picture(), 24, images.Limits(min_side=1))
+    return hashlib.sha256(made.pixels.tobytes() + repr(tuple(map(int, made.crop_box))).encode()).hexdigest()[:12]
+
+
+def _here() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,0 +1,76 @@
+"""The versions of this process that decide the bytes of a store: of daskt2i, and of the libraries below it.
+
+Covers: stating them, and comparing the statements of two processes.
+Does not cover: what pictures come out (`encode.admission`), whether a version is good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import daskt2i
+
+_LIBRARIES = {
+    "torch": "torch",
+    "diffusers": "diffusers",
+    "transformers": "transformers",
+    "tokenizers": "tokenizers",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "zarr": "zarr",
+    "numcodecs": "numcodecs",
+}
+"""Package -> the module that it installs."""
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, for daskt2i and the libraries that decide bytes. Packages that are missing are left out.
+
+    `daskt2i code` is a hash of the source files: two checkouts may have one version and different code.
+    """
+    found = {"daskt2i": daskt2i.__version__, "daskt2i code": _code()}
+    for package, module in _LIBRARIES.items():
+        if version := _installed(package):
+            # A library that was upgraded under a running process: what is loaded counts.
+            loaded = str(getattr(sys.modules.get(module), "__version__", version))
+            found[package] = _public(version if _public(loaded) == _public(version) else loaded)
+    return found
+
+
+def version_differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """The differences of two statements, one clause each: `"pillow 12.0.0 there, 11.3.0 here"`."""
+    return [
+        f"{name} {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
+        for name in dict.fromkeys([*here, *there])
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _public(version: str) -> str:
+    """The version without its local part: `2.13.0+cpu` and `2.13.0+cu130` are builds of the same source."""
+    return version.partition("+")[0]
+
+
+@cache
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
+def _code() -> str:
+    """The first 12 hex digits of the SHA-256 of all source files; "unknown" if they cannot be read (a zip)."""
+    digest, folder = hashlib.sha256(), Path(__file__).parents[1]
+    try:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    except OSError:
+        return "unknown"
+    return digest.hexdigest()[:12]
