@@ -63,8 +63,8 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
     """
     with (
         stage_events("encode", prepared.source_info.rows, listener),
-        lock.hold(prepared.folder, "encode"),
-        publishing(prepared.folder) as publication,
+        lock.hold(prepared.folder, "encode", lambda text: listener(Note(text))) as alive,
+        publishing(prepared.folder, alive) as publication,
     ):
         return _Run(replace(prepared, folder=publication.folder), executor, listener, publication).go()
 

@@ -75,7 +75,8 @@ def _link(folder: RunFolder, target: Path, data: Buffer) -> bool:
             _write_new(partial, data)
             os.link(partial, target)  # unlike O_EXCL, nobody sees a file that is still empty
         except FileExistsError:
-            return False
+            # NFS sends a link again if the answer was lost. The first one may have made it.
+            return os.path.samestat(partial.stat(), target.stat())
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
                 raise
