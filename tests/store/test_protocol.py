@@ -218,15 +218,27 @@ class Protocol(RuleBasedStateMachine):
             driver = self.drivers[which % len(self.drivers)]
             driver.sleeps = not driver.sleeps
 
-    @rule(which=st.integers(0, 3), steps=st.integers(0, 150), more=st.integers(0, 150))
-    def a_driver_sleeps_until_another_one_holds_the_lock_and_wakes(self, which: int, steps: int, more: int) -> None:
-        """The way to a zombie, which chance alone would rarely find."""
+    @rule(
+        which=st.integers(0, 3),
+        steps=st.integers(0, 150),
+        more=st.integers(0, 150),
+        pace=st.sampled_from([0, 0, 1, 3, 20]),
+        again=st.booleans(),
+    )
+    def a_driver_sleeps_until_another_one_holds_the_lock_and_wakes(
+        self, which: int, steps: int, more: int, pace: int, again: bool
+    ) -> None:
+        """The way to a zombie, which chance alone would rarely find.
+
+        Args:
+            pace: its steps for each step of the other one that begins its run.
+        """
         if self.drivers and len(self.drivers) < 4:
             sleeper = self.drivers[which % len(self.drivers)]
             sleeper.sleeps = False
             self.together(sleeper, steps)
             sleeper.sleeps = True
-            other = Driver(self.world, self.folder, again=True, late=0.0)
+            other = Driver(self.world, self.folder, again, late=0.0)
             self.drivers.append(other)
             for _ in range(1000):
                 if other.publication is not None or other.process.ended:
@@ -235,6 +247,9 @@ class Protocol(RuleBasedStateMachine):
                     self.go(other, other.process)
                 else:
                     self.time_passes(5.0)
+                for _ in range(pace if other.claim is not None else 0):
+                    if sleeper.process.can_go_on:
+                        self.go(sleeper, sleeper.process)
             self.together(other, more)
             sleeper.sleeps = False
             for _ in range(300):

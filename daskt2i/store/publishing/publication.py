@@ -15,10 +15,19 @@ import contextlib
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from daskt2i.errors import StoreError
-from daskt2i.store.publishing.attempts import ATTEMPTS, RECEIPT, REPLACED, TOKEN, goes_on, is_ours, require_run
+from daskt2i.store.publishing.attempts import (
+    ATTEMPTS,
+    RECEIPT,
+    REPLACED,
+    TOKEN,
+    goes_on,
+    is_ours,
+    require_run,
+    taken_over,
+)
 from daskt2i.store.publishing.fenced import FencedFolder
 from daskt2i.store.publishing.moves import flush, move, remote, remote_path, remove_all, remove_tree
 from daskt2i.store.receipts import Receipts, receipt_name
@@ -165,7 +174,10 @@ class Publication:
         """
         attempts, mine = self.plain.local_path(ATTEMPTS), self.plain.local_path(self.place)
         with self.plain.explaining(f"write {self.place}"):
-            for path in sorted(attempts.iterdir()) if attempts.is_dir() else []:
+            found: list[Path] = []
+            with contextlib.suppress(FileNotFoundError):  # this run is over, and the later one has ended too
+                found = sorted(attempts.iterdir())
+            for path in found:
                 if path.name != self.run and is_ours(path.name):
                     try:
                         path.rename(mine / f"{_FORMER}{path.name}-{uuid.uuid4().hex[:8]}")
@@ -220,7 +232,12 @@ def begin(folder: RunFolder, alive: Callable[[], None] = lambda: None) -> Public
     if folder.is_local:
         path = folder.local_path(publication.place)
         with folder.explaining(f"write {publication.place}"):
-            path.mkdir(parents=True)
+            for _ in range(10):
+                with contextlib.suppress(FileNotFoundError):  # a run that ends may remove the empty folder just now
+                    path.mkdir(parents=True)
+                    break
+            else:
+                raise taken_over(folder)
     else:
         folder.write(f"{publication.place}/{TOKEN}", b"{}")
     publication.take_over()
