@@ -17,6 +17,7 @@
     │   ├── StoreMissing       (FileNotFoundError)  there is no store at this address
     │   ├── FingerprintMismatch (ValueError)        the store was made with other settings or other data
     │   ├── StoreBusy                               another encode holds the store
+    │   ├── TakenOver                               another run took over the run folder of this one
     │   └── StoreFull          (OSError)            the disk of the store has no space left
     ├── NonFiniteLoss          (ArithmeticError)    the training loss is NaN or infinite
     ├── ExecutorError                               the executor failed, not the work
@@ -188,6 +189,10 @@ class FingerprintMismatch(StoreError, ValueError):
 
 class StoreBusy(StoreError):
     """Another encode holds the run folder."""
+
+
+class TakenOver(StoreError):
+    """Another run took over the run folder. This process can change nothing in it any more."""
 
 
 class StoreFull(StoreError, OSError):

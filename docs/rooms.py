@@ -63,7 +63,7 @@ def sources_of(commit: str) -> dict[str, str]:
 
 
 def room_of(path: str) -> str:
-    """`daskt2i/store/lock.py` lies in the room `store`, `daskt2i/errors.py` is the room `errors`."""
+    """`daskt2i/store/publishing/lock.py` lies in the room `store`, `daskt2i/errors.py` is the room `errors`."""
     return path.removesuffix(".py").split("/")[1]
 
 

@@ -34,7 +34,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "encode/test_faults.py::test_a_full_disk_is_reported_in_one_sentence_and_the_store_stays_valid",
         "train/test_loop.py::test_a_full_disk_stops_the_run_in_one_sentence_and_with_free_space_the_same_command_resumes",
     ),
-    "store/lock.py:_busy StoreBusy": (
+    "store/publishing/lock.py:_busy StoreBusy": (
         "encode/test_driver.py::test_a_second_encode_is_refused_and_the_error_names_the_holder_of_the_folder",
     ),
 }

@@ -1,17 +1,15 @@
 """The encode stage: run the open chunks of a plan on an executor, then make a manifest from the receipts.
 
-Covers: finding finished and intact chunks, one fingerprint for each store, resolving the precision once, failures and
-retries.
-Does not cover: the plan (`prepare`), one chunk (`worker`), where chunks run (`executors`), what a terminal shows
-(`display.encode_progress`).
+Covers: one fingerprint for each store, resolving the precision once, failures and retries, publishing in order.
+Does not cover: the plan (`prepare`), finding finished chunks (`resume`), one chunk (`worker`), where chunks run
+(`executors`), what a terminal shows (`display.encode_progress`).
 """
 
 from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
@@ -21,16 +19,14 @@ from daskt2i.encode.admission import Terms, open_to_workers
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, check_disk, preflight, refuse_other
-from daskt2i.encode.read_ahead import inputs_digest
+from daskt2i.encode.resume import find_done
 from daskt2i.encode.saved_workflow import without_secrets
 from daskt2i.encode.summary import ERRORS, EncodeResult
 from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import (
     Daskt2iError,
     ExecutorError,
-    FingerprintMismatch,
     Interrupted,
-    Reason,
     StoreError,
     sentence,
 )
@@ -40,20 +36,16 @@ from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady,
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.redact import hide_in_error, without_secret
 from daskt2i.retries import is_hopeless, pause
-from daskt2i.store import lock
 from daskt2i.store.layout import about_store, empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.ownership import claim
+from daskt2i.store.publishing import lock
+from daskt2i.store.publishing.publication import Publication, publishing
+from daskt2i.store.publishing.queue import PublishQueue
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Chunk, Receipt
-
-_OF_FILES = {str(Reason.MISSING_FILE), str(Reason.UNREADABLE_IMAGE)}
-"""Reasons to reject a row that end when its file is mended."""
-
-CHECK_SECONDS = 5.0
-"""How often a long check of finished chunks reports its progress."""
+from daskt2i.types import Chunk, Staged
 
 
 def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore) -> EncodeResult:
@@ -69,12 +61,17 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
     Raises:
         StoreError: the run folder is not one of daskt2i.
         StoreBusy: another encode holds the run folder.
+        TakenOver: another encode took it over, because this one was thought dead.
         Interrupted: the user pressed Ctrl-C.
         Daskt2iError: an error that makes the remaining chunks pointless. Committed chunks stay.
     """
     claim(prepared.folder)
-    with stage_events("encode", prepared.source_info.rows, listener), lock.hold(prepared.folder, "encode"):
-        return _Run(prepared, executor, listener).go()
+    with (
+        stage_events("encode", prepared.source_info.rows, listener),
+        lock.hold(prepared.folder, "encode", lambda text: listener(Note(text))) as alive,
+        publishing(prepared.folder, alive) as publication,
+    ):
+        return _Run(replace(prepared, folder=publication.folder), executor, listener, publication).go()
 
 
 @dataclass(slots=True)
@@ -82,16 +79,20 @@ class _Run:
     """The state of one `encode`.
 
     `fingerprint` is the fingerprint of the store, once it is known. `device` is the device of the first worker.
-    `settings` are the settings of the job that a forecast depends on. `result` holds the totals so far.
+    `settings` are the settings of the job that a forecast depends on. `result` holds the totals so far. Whatever is
+    written goes through `publication`; its folder is the folder of `prepared`. `valid` are the chunks that are encoded
+    again although their receipts are valid.
     """
 
     prepared: EncodePlan
     executor: Executor
     listener: Listener
+    publication: Publication
     fingerprint: str = ""
     device: str = ""
     hosts: set[str] = field(default_factory=set)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    valid: set[int] = field(default_factory=set)
     result: EncodeResult = field(init=False)
 
     def __post_init__(self) -> None:
@@ -180,7 +181,8 @@ class _Run:
     def _open_store(self, executor_info: ExecutorInfo, terms: Terms) -> EncodeJob:
         """Resolve the settings that only a worker knows. Then make the store, or check the existing one."""
         prepared, workflow = self.prepared, self.prepared.workflow
-        job = replace(job_for(prepared, executor_info), terms=terms)
+        publication = self.publication
+        job = replace(job_for(prepared, executor_info), folder=publication.plain, run=publication.run, terms=terms)
         found = self._inspect(job)
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision))
@@ -223,61 +225,14 @@ class _Run:
         }
 
     def _find_done(self) -> bytearray:
-        """One byte for each chunk: 1 if its receipt and shards are intact. Others are reported and encoded again."""
+        """One byte for each chunk: 1 if it is finished and intact."""
         prepared = self.prepared
         if prepared.stored is None:
             return bytearray(len(prepared.grid))
         self.fingerprint = prepared.stored["fingerprint"]
         self.result = replace(self.result, precision=prepared.precision)
-        run = prepared.workflow.run
-        deep = run.verify_on_resume == "hash" or (run.verify_on_resume == "auto" and prepared.folder.is_local)
-        store, receipts = ZarrStore(prepared.folder), Receipts(prepared.folder)
-        done = bytearray(len(prepared.grid))
-
-        def examine(receipt: Receipt) -> tuple[Receipt, str | None]:
-            if receipt.fingerprint != self.fingerprint:
-                return receipt, "its receipt belongs to another fingerprint"
-            if receipt.chunk >= len(done) or prepared.grid[receipt.chunk].stop != receipt.stop:
-                return receipt, "its receipt does not match the plan"
-            if again := {r.reason for r in receipt.rejected}.intersection(run.retry_rejected):
-                return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(again))}"
-            return receipt, store.check(receipt.shards, deep)
-
-        def torn(name: str, why: str) -> None:
-            self.listener(Note(f"{name} is ignored: {why}."))
-
-        again: list[int] = []
-        with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
-            told = perf_counter()
-            for receipt, problem in _bounded_map(pool, examine, receipts.read(torn), 16):
-                if problem:
-                    self._tell(f"Chunk {receipt.chunk} is encoded again: {problem}.")
-                    again.append(receipt.chunk)
-                    continue
-                if self.result.skipped == 0:
-                    self._compare_inputs(receipt)
-                done[receipt.chunk] = 1
-                self.result = self.result.with_chunk(receipt, now=False)
-                if perf_counter() - told > CHECK_SECONDS:
-                    told = perf_counter()
-                    self._tell(f"{self.result.skipped:,} finished chunks checked; the store has {len(done):,} chunks.")
-        for chunk in again:  # only now, because other images are refused before anything is removed
-            receipts.delete(chunk)
+        done, self.valid, self.result = find_done(prepared, self.fingerprint, self.result, self.listener)
         return done
-
-    def _compare_inputs(self, receipt: Receipt) -> None:
-        """Read the images of one finished chunk again: the folder may hold other pictures with the same names."""
-        prepared = self.prepared
-        rows = prepared.source.rows(receipt.start, receipt.stop)
-        if inputs_digest(prepared.source, rows) != receipt.inputs and any(row.usable for row in rows):
-            again = sorted({str(row.reason) for row in receipt.rejected} & _OF_FILES)
-            listed = ", ".join(sorted({*again, *map(str, prepared.workflow.run.retry_rejected)}))
-            raise FingerprintMismatch(
-                f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not the images "
-                f"that the store in {prepared.folder} was made from. The store was not changed. Use the original "
-                "images (images), or encode into another run folder (out)."
-                + (f" If rejected images were mended since, set run.retry_rejected=[{listed}]." if again else "")
-            )
 
     def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:
         work = functools.partial(encode_chunk, job)
@@ -287,24 +242,23 @@ class _Run:
             last = attempt == self.prepared.workflow.run.retries
             failed: dict[int, str] = {}
             in_a_row = 0
-            with closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes:
+            queue = PublishQueue(self.publication, patient=self.result.workers <= 1)
+            # The queue is closed last: chunks in flight are cancelled then, and finished ones are published.
+            with (
+                closing(queue),
+                closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes,
+            ):
                 for chunk, outcome in outcomes:
                     if not isinstance(outcome, BaseException):
                         in_a_row = 0
-                        self.result = self.result.with_chunk(outcome, now=True)
-                        self.hosts.add(outcome.worker.rpartition(":")[0])
-                        for warning in outcome.warnings:
-                            self.listener(Note(warning))
-                        self.listener(ChunkDone(outcome))
+                        queue.add(outcome)
+                        self._published(queue.done(), failed, last)
                         continue
-                    self._log(chunk, outcome)
-                    if getattr(outcome, "ends_run", False):
-                        raise outcome
-                    failed[chunk.index] = sentence(outcome)
-                    self.listener(ChunkFailed(chunk.index, outcome, last))
+                    self._fail(chunk.index, outcome, failed, last)
                     in_a_row += 1
                     if attempt == 0 and is_hopeless(in_a_row, self.result.workers, opened):
                         raise _hopeless(in_a_row, outcome, self.prepared.folder) from outcome
+                self._published(queue.rest(), failed, last)
             if not failed:
                 return
             todo = sorted(failed)
@@ -313,26 +267,55 @@ class _Run:
             else:
                 sleep(pause(attempt))
 
+    def _published(
+        self, chunks: Iterable[tuple[Staged, BaseException | None]], failed: dict[int, str], last: bool
+    ) -> None:
+        """Count chunks that are visible now, and report them."""
+        for staged, error in chunks:
+            receipt = staged.receipt
+            if error is not None:
+                self.publication.discard(staged.attempt)
+                self._fail(receipt.chunk, error, failed, last)
+                continue
+            self.result = self.result.with_chunk(receipt, now=True)
+            self.hosts.add(receipt.worker.rpartition(":")[0])
+            for warning in receipt.warnings:
+                self.listener(Note(warning))
+            self.listener(ChunkDone(receipt))
+
+    def _fail(self, chunk: int, error: BaseException, failed: dict[int, str], last: bool) -> None:
+        """Count a chunk that failed, and report it. An error that ends the run is raised."""
+        self._log(chunk, error)
+        if getattr(error, "ends_run", False):
+            raise error
+        failed[chunk] = sentence(error)
+        self.listener(ChunkFailed(chunk, error, last))
+
     def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
         """Open chunks with their rows. The rows are read when the executor asks for the chunk."""
         for index in todo:
             chunk = self.prepared.grid[index]
             yield replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
 
-    def _log(self, chunk: Chunk, error: BaseException) -> None:
+    def _log(self, chunk: int, error: BaseException) -> None:
         """Write the traceback into a file for debugging; the user gets one sentence."""
         hide_in_error(error)
         text = without_secret("".join(traceback.format_exception(error)))
         with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
-            self.prepared.folder.write(f"{ERRORS}/chunk-{chunk.index:07d}.log", text.encode("utf-8", "replace"))
+            self.prepared.folder.write(f"{ERRORS}/chunk-{chunk:07d}.log", text.encode("utf-8", "replace"))
 
     def _fold(self) -> None:
-        prepared, result = self.prepared, self.result
-        if result.failed:
+        prepared, result, receipts = self.prepared, self.result, Receipts(self.prepared.folder)
+        self.publication.require()
+        # A chunk that was to be encoded again, and failed, may have its former receipt.
+        if result.failed.keys() - self.valid or len(list(receipts.read_chunks(result.failed))) < len(result.failed):
             prepared.folder.delete(MANIFEST)
             return
-        receipts = Receipts(prepared.folder).read_chunks(range(len(prepared.grid)))
-        write_manifest(prepared.folder, prepared.source.rows, receipts, result.rows)
+        write_manifest(
+            prepared.folder, prepared.source.rows, receipts.read_chunks(range(len(prepared.grid))), result.rows
+        )
+        if result.failed:
+            return
         total = result.accepted + sum(result.rejected.values())
         if total != result.rows:
             raise StoreError(
@@ -344,17 +327,6 @@ class _Run:
 def _as_generator(outcomes: Iterator[Any]) -> Any:
     """Make the result of `executor.run` closable: a third-party executor may return any kind of iterator."""
     return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
-
-
-def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], window: int) -> Any:
-    """Like `pool.map`, but it takes items only when it needs them."""
-    ahead: list[Any] = []
-    for item in items:
-        ahead.append(pool.submit(function, item))
-        if len(ahead) >= window:
-            yield ahead.pop(0).result()
-    for future in ahead:
-        yield future.result()
 
 
 def _hopeless(count: int, error: BaseException, folder: RunFolder) -> Daskt2iError:

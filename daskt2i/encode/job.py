@@ -45,6 +45,7 @@ class EncodeJob:
         gate_rows: rows of each chunk to decode back; 0 for none, as with random weights, which cannot reconstruct.
         min_psnr: dB that decode-back must reach.
         on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
+        run: token of the run (`store.publishing`); "" for a chunk that no run publishes.
     """
 
     source: Component
@@ -62,6 +63,7 @@ class EncodeJob:
     gate_rows: int
     min_psnr: float
     on_missing_chunk: str
+    run: str = ""
     batches: Mapping[str, int] = field(default_factory=dict)
     terms: Terms | None = None
 

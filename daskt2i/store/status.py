@@ -11,7 +11,7 @@ from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, size
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import about_store
-from daskt2i.store.lock import holder
+from daskt2i.store.publishing.lock import holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, RunFolder
 from daskt2i.store.zarr_store import ZarrStore

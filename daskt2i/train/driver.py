@@ -19,16 +19,16 @@ from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
 from daskt2i.errors import FingerprintMismatch, Interrupted, ModelError, StoreError, StoreMissing
-from daskt2i.events import Event, LaunchEvent, Listener, ignore, stage_events
+from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model import pipeline
 from daskt2i.protocols import ImageEncoder, TextEncoder
-from daskt2i.store import lock
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim, refuse_foreign
+from daskt2i.store.publishing import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
@@ -161,7 +161,10 @@ def train(
         Daskt2iError: another error ended the training; checkpoints are kept.
     """
     refuse_foreign(folder)
-    with _stage("train", workflow.train, folder, listener), lock.hold(folder, "train"):
+    with (
+        _stage("train", workflow.train, folder, listener),
+        lock.hold(folder, "train", lambda text: listener(Note(text))),
+    ):
         stored = check_store(folder, listener)
         workflow = with_source(workflow, folder, draw=False)  # ranks may run in another folder
         encoders = workflow.dataset.encoders
@@ -205,7 +208,10 @@ def train_vae(
 ) -> TrainResult:
     """Train or fine-tune an autoencoder on a source's images. Does nothing if it is finished. See `train`."""
     claim(folder)
-    with _stage(VAE_PREFIX, workflow.vae, folder, listener), lock.hold(folder, VAE_PREFIX):
+    with (
+        _stage(VAE_PREFIX, workflow.vae, folder, listener),
+        lock.hold(folder, VAE_PREFIX, lambda text: listener(Note(text))),
+    ):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source
         info = open_source(workflow.dataset, folder).info()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from builders.advice import covers, told
 from builders.coco import coco_source, settings, write_coco
+from builders.runs import arrays as stored
 from builders.workflows import IMAGE, component, fake_data, fake_settings, with_parts
 
 import daskt2i
@@ -28,11 +29,14 @@ from daskt2i.protocols import ExecutorInfo
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.session.worker_layout import insights_layout, train_layout
 from daskt2i.sources.fake import FakeSource
-from daskt2i.store import lock
 from daskt2i.store.manifest import write_manifest
+from daskt2i.store.publishing import lock
+from daskt2i.store.publishing.attempts import begin_attempt
+from daskt2i.store.publishing.publication import begin, publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.types import Chunk, Encoded, Staged
 
 GIB = 1024 * MIB
 
@@ -293,7 +297,7 @@ def test_images_in_their_place_and_a_setting_bring_a_chunk_without_images_on(tmp
     images.rmdir()
     away.rename(images)
     # A last chunk of few images was believed to miss them.
-    with told("encode/driver.py:_Run._compare_inputs FingerprintMismatch"):
+    with told("encode/resume.py:_compare_inputs FingerprintMismatch"):
         run_of(tmp_path / "run", workflow).encode()
     again = run_of(tmp_path / "run", workflow).with_settings({"run.retry_rejected": ["missing-file"]})
     assert again.encode().accepted == 9
@@ -378,7 +382,7 @@ def test_the_pictures_of_before_and_another_folder_are_both_taken(tmp_path: Path
     run_of(tmp_path / "run", workflow).encode()
     (folder / "images").rename(folder / "before")
     write_coco(folder, same=dict.fromkeys(range(10), 3))
-    with told("encode/driver.py:_Run._compare_inputs FingerprintMismatch"):
+    with told("encode/resume.py:_compare_inputs FingerprintMismatch"):
         run_of(tmp_path / "run", workflow).encode()
     assert run_of(tmp_path / "other", workflow).encode().accepted == 9
     before = {"images": str(folder / "before"), "captions": str(folder / "captions.json")}
@@ -494,9 +498,10 @@ def test_another_folder_helps_where_the_group_is_not_ours(tmp_path: Path) -> Non
     import zarr
 
     zarr.open_group(tmp_path / "run" / "latents.zarr", mode="w", attributes={"of": "somebody else"})
+    arrays = FakeImageEncoder().info(32).arrays
     with told("store/zarr_store.py:ZarrStore.create StoreError"):
-        run_of(tmp_path / "run").encode()
-    assert run_of(tmp_path / "other", rows=4).encode().accepted == 4
+        ZarrStore(RunFolder(tmp_path / "run")).create(8, 8, arrays, {})
+    ZarrStore(RunFolder(tmp_path / "other")).create(8, 8, arrays, {})
 
 
 def test_attributes_of_other_names_are_taken(tmp_path: Path) -> None:
@@ -550,9 +555,35 @@ def test_a_chunk_is_written_before_its_receipt(encoded: Path) -> None:
 
 def test_a_folder_that_is_held_is_free_when_the_other_ends(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with lock.hold(RunFolder(out), "encode"), told("store/lock.py:_busy StoreBusy"):
+    with lock.hold(RunFolder(out), "encode"), told("store/publishing/lock.py:_busy StoreBusy"):
         run_of(out).encode()
     assert run_of(out).encode().accepted == 20
+
+
+def test_a_run_that_was_taken_over_waits_for_the_other_and_encodes_what_is_open(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    former = begin(folder)
+    with publishing(folder), told("store/publishing/attempts.py:taken_over TakenOver"):
+        former.require()
+    assert run_of(tmp_path).encode().accepted == 20
+
+
+def test_workers_that_share_the_folder_publish(tmp_path: Path, encoded: Path) -> None:
+    folder = RunFolder(encoded)
+    there = stored(encoded).items()
+    chunk, data = Chunk(0, 0, 8), {name: array[:8] for name, array in there if not name.startswith("empty_")}
+    with publishing(folder) as publication:
+        attempt = begin_attempt(folder, publication.run, 0)
+        shards = ZarrStore(folder).write(chunk, Encoded(data), attempt)
+        receipt = dataclasses.replace(next(iter(Receipts(folder).read())), shards=shards)
+        Receipts(folder).write(receipt, attempt)
+        here = folder.local_path(attempt.place)
+        here.rename(tmp_path / "a disk of the worker")
+        with told("store/publishing/publication.py:Publication.publish StoreError"):
+            publication.publish(Staged(receipt, attempt.name))
+        (tmp_path / "a disk of the worker").rename(here)  # the folder is shared now
+        publication.publish(Staged(receipt, attempt.name))
+    assert run_of(encoded).encode().skipped == 3
 
 
 def test_another_folder_helps_where_a_part_of_the_path_is_a_file(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def test_verify_reports_that_the_store_is_in_order(finished: Path) -> None:
     found = one_object(done)
     assert done.returncode == 0
     assert list(found) == VERIFY_KEYS
-    assert found == {"ok": True, "rows": 20, "chunks": 3, "bad": []}
+    assert found == {"ok": True, "rows": 20, "chunks": 3, "bad": [], "unfinished": []}
 
 
 def test_verify_names_the_damaged_chunk_and_encode_repairs_only_that_chunk(finished: Path, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_verify_names_the_damaged_chunk_and_encode_repairs_only_that_chunk(finis
 
     done = run("verify", "-w", settings, "-o", out, "--json")
     assert done.returncode == 1
-    assert one_object(done) == {"ok": False, "rows": 20, "chunks": 3, "bad": [1]}
+    assert one_object(done) == {"ok": False, "rows": 20, "chunks": 3, "bad": [1], "unfinished": []}
     shown = run("verify", "-w", settings, "-o", out)
     assert shown.returncode == 1
     assert "chunk 1:" in shown.stdout

@@ -40,7 +40,7 @@ from daskt2i.plan import GIB, WorkerLayout
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.session.worker_layout import encode_layout
-from daskt2i.store.lock import hold
+from daskt2i.store.publishing.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status

@@ -19,7 +19,7 @@ from daskt2i.events import Event, LaunchEvent, Progress
 from daskt2i.launch.rank_spawners import LocalRankSpawner
 from daskt2i.model.pipeline import about, exists
 from daskt2i.session.worker_layout import ranks_for
-from daskt2i.store.lock import hold
+from daskt2i.store.publishing.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoints
