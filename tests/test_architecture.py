@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "formatting": "",
     "plan": "errors types",
     "retries": "",
+    "faults": "errors formatting retries",
     "config": "errors",
     "images": "errors types",
     "sources": "errors types events",
@@ -44,10 +45,10 @@ MAY_IMPORT = {
     "loader": "errors types protocols plan images encoders store",
     "model": "errors protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
-    "encode": "errors types protocols view events formatting plan retries config images sources machine store"
+    "encode": "errors types protocols view events formatting plan retries faults config images sources machine store"
     " facts estimate",
     "insights": "errors types protocols view events formatting plan config images store facts",
-    "executors": "errors portable_errors protocols retries deploy encode",
+    "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "errors types protocols view events formatting config sources machine encoders store loader model encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"
     " model launch encode sample",

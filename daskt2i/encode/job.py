@@ -20,6 +20,7 @@ from daskt2i.facts.selection import reading_component
 from daskt2i.images import read as images
 from daskt2i.plan import choose_batch
 from daskt2i.protocols import ExecutorInfo
+from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Runtime
 
@@ -41,6 +42,8 @@ class EncodeJob:
         gate_rows: rows of each chunk to decode back; 0 for none, as with random weights, which cannot reconstruct.
         min_psnr: dB that decode-back must reach.
         on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
+        transport_patience: seconds to try a read or write again while the network fails.
+        read_timeout: seconds that one read may take.
     """
 
     source: Component
@@ -58,6 +61,8 @@ class EncodeJob:
     gate_rows: int
     min_psnr: float
     on_missing_chunk: str
+    transport_patience: float = TRANSPORT_SECONDS
+    read_timeout: float = READ_SECONDS
 
     @property
     def limits(self) -> images.Limits:
@@ -100,6 +105,8 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
         min_psnr=run.min_psnr,
         on_missing_chunk=run.on_missing_chunk,
+        transport_patience=run.transport_patience,
+        read_timeout=run.read_timeout,
     )
 
 

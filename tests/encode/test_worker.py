@@ -189,6 +189,7 @@ def _never(*given: Any) -> Any:
 
 def test_no_caption_is_encoded_if_the_source_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path, with_parts(fake_settings(), source=component(f"{__name__}.Unreachable", rows=20)))
+    bench.job = replace(bench.job, transport_patience=0.0)
     monkeypatch.setattr(FakeTextEncoder, "encode", _never)
     with pytest.raises(ConnectionError, match="no route"):
         bench.encode()
