@@ -13,12 +13,14 @@
     │   └── LowPsnr                                 latents of one chunk decode poorly; other chunks may be fine
     ├── AccessRefused          (PermissionError)    images, or the run folder, may not be read or written
     ├── TransportFailed        (ConnectionError)    a network or a disk failed for longer than the set time
+    ├── ReadStalled            (TimeoutError)       a read did not return within the set time
     ├── ImagesMissing          (FileNotFoundError)  all images of a chunk are missing: probably a missing mount
     ├── PlanError              (ValueError)         the run does not fit the machine or the disk; nothing was started
     ├── StoreError                                  the latent store or a receipt cannot be used
     │   ├── StoreMissing       (FileNotFoundError)  there is no store at this address
     │   ├── FingerprintMismatch (ValueError)        the store was made with other settings or other data
     │   ├── StoreBusy                               another encode holds the store
+    │   ├── TakenOver                               another run took over the run folder of this one
     │   └── StoreFull          (OSError)            the disk of the store has no space left
     ├── NonFiniteLoss          (ArithmeticError)    the training loss is NaN or infinite
     ├── ExecutorError                               the executor failed, not the work
@@ -162,7 +164,11 @@ class AccessRefused(Daskt2iError, PermissionError):
 
 
 class TransportFailed(Daskt2iError, ConnectionError):
-    """A network or a disk failed for longer than the set time, or a read did not return. No row is rejected for it."""
+    """A network or a disk failed for longer than the set time. No row is rejected for it."""
+
+
+class ReadStalled(Daskt2iError, TimeoutError):
+    """A read did not return within the set time. No row is rejected for it."""
 
 
 class ImagesMissing(Daskt2iError, FileNotFoundError):
@@ -191,6 +197,10 @@ class FingerprintMismatch(StoreError, ValueError):
 
 class StoreBusy(StoreError):
     """Another encode holds the run folder."""
+
+
+class TakenOver(StoreError):
+    """Another run took over the run folder. This process can change nothing in it any more."""
 
 
 class StoreFull(StoreError, OSError):

@@ -1,4 +1,4 @@
-"""The protocols that your own class can implement. Each has at most four methods, a fake, and a conformance suite.
+"""The protocols that your own class can implement. Each has few methods, a fake, and a conformance suite.
 
 | protocol | fake | suite to subclass |
 |---|---|---|
@@ -135,11 +135,23 @@ class LatentStore(Protocol):
         """
         ...
 
-    def write(self, chunk: Chunk, encoded: Encoded) -> tuple[Shard, ...]:
-        """Write a chunk's part of every array and flush it to disk. The same arrays always give the same bytes.
+    def write(self, chunk: Chunk, encoded: Encoded, attempt: Any = None) -> tuple[Shard, ...]:
+        """Write a chunk's part of every array to disk, where nobody reads it before `publish`. The same arrays always
+        give the same bytes. Several attempts may write the same chunk at once.
+
+        Args:
+            attempt: the place to write to, an object with a `place`; None for a new one that no run publishes.
 
         Raises:
             StoreFull: no space is left.
+        """
+        ...
+
+    def publish(self, place: str, shards: Iterable[Shard]) -> None:
+        """Move what an attempt wrote to where `read` finds it. Only the driver calls it.
+
+        Raises:
+            FileNotFoundError: the place of the attempt is gone.
         """
         ...
 

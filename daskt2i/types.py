@@ -297,3 +297,16 @@ class Receipt:
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a receipt: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A chunk that a worker has written, and that the driver has not published yet.
+
+    Attributes:
+        receipt: the receipt of the chunk.
+        attempt: name of the place that holds its shards and its receipt, in the folder of the run.
+    """
+
+    receipt: Receipt
+    attempt: str

@@ -31,9 +31,10 @@ from daskt2i.plan import WorkerLayout
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.store.layout import empty_chunk, store_arrays
+from daskt2i.store.publishing.attempts import begin_attempt
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Chunk, Encoded, Receipt, Shard
+from daskt2i.types import Chunk, Encoded, Receipt, Shard, Staged
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,21 +49,24 @@ _LIMIT = 1 << 40
 """Memory limit of each worker in bytes: effectively none, because all workers share one process."""
 
 
-def simulated_chunk(seconds: float, arrays: bool, job: EncodeJob, chunk: Chunk) -> Receipt:
+def simulated_chunk(seconds: float, arrays: bool, job: EncodeJob, chunk: Chunk) -> Staged:
     """Replaces `encode_chunk`: sleep, perhaps write the chunk, and write its receipt.
 
     Args:
         seconds: duration of the sleep.
-        arrays: write the arrays, with fill values. Otherwise the receipt names an empty shard that does not exist, and
-            the store cannot be verified.
+        arrays: write the arrays, with fill values. Otherwise the receipt names an empty object that all chunks share,
+            and the store cannot be verified.
     """
     begun = time.perf_counter()
     time.sleep(seconds)
     shards: tuple[Shard, ...] = (Shard("none", "0" * 64, 0),)
+    attempt = begin_attempt(job.folder, job.run, chunk.index)
     if arrays:
         models = models_for(job)
         specs = store_arrays(models.image.info(job.image.resolution), models.text.info(), job.slots)
-        shards = ZarrStore(job.folder).write(chunk, Encoded(empty_chunk(specs, len(chunk))))
+        shards = ZarrStore(job.folder).write(chunk, Encoded(empty_chunk(specs, len(chunk))), attempt)
+    else:
+        attempt.write("none", b"")
     receipt = Receipt(
         chunk=chunk.index,
         start=chunk.start,
@@ -80,8 +84,8 @@ def simulated_chunk(seconds: float, arrays: bool, job: EncodeJob, chunk: Chunk) 
         peak_bytes=peak_bytes(),
         shards=shards,
     )
-    Receipts(job.folder).write(receipt)
-    return receipt
+    Receipts(job.folder).write(receipt, attempt)
+    return Staged(receipt, attempt.name)
 
 
 class SimulatedExecutor:

@@ -19,14 +19,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from daskt2i.errors import ConfigError
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import row_arrays
+from daskt2i.store.publishing.attempts import begin_attempt
+from daskt2i.store.publishing.publication import publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import STORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import ArraySpec, Constant, Encoded, Receipt
+from daskt2i.types import ArraySpec, Constant, Encoded, Receipt, Staged
 
 MARK = "random-numbers"
 """The fingerprint of a store of random numbers."""
@@ -100,21 +103,14 @@ def write_random(folder: RunFolder, shape: Shape) -> None:
         Constant("empty_text_states", ("token", "feature"), np.zeros((tokens, features), np.float16)),
         Constant("empty_text_mask", ("token",), np.arange(tokens) < 2),
     )
-    store, receipts, plan = ZarrStore(folder), Receipts(folder), ChunkGrid(shape.rows, shape.rows_per_chunk)
+    store, plan = ZarrStore(folder), ChunkGrid(shape.rows, shape.rows_per_chunk)
     store.create(plan.rows, plan.rows_per_chunk, arrays, {"daskt2i": about}, empty)
     random = np.random.default_rng(0)
-    for chunk in plan:
-        n = len(chunk)
-        lengths = random.integers(shape.used[0], shape.used[1] + 1, (n, slots))
-        mask = np.arange(tokens) < lengths[..., None]
-        states = np.zeros((n, *shape.text), np.float16)
-        filled = mask if shape.pad == "length" else np.ones_like(mask)
-        states[filled] = random.standard_normal((int(filled.sum()), features), np.float32)
-        mean, std = (random.standard_normal((n, *shape.latent), np.float32).astype(np.float16) for _ in range(2))
-        made = {"latent_mean": mean, "latent_std": np.abs(std), "text_states": states, "text_mask": mask}
-        shards = store.write(chunk, Encoded({**made, "valid": np.ones(n, np.bool_)}))
-        receipts.write(
-            Receipt(
+    with publishing(folder) as publication:
+        for chunk in plan:
+            made, n = _random_chunk(random, shape, len(chunk)), len(chunk)
+            attempt = begin_attempt(folder, publication.run, chunk.index)
+            receipt = Receipt(
                 chunk=chunk.index,
                 start=chunk.start,
                 stop=chunk.stop,
@@ -129,9 +125,22 @@ def write_random(folder: RunFolder, shape: Shape) -> None:
                 loads={},
                 batch=n,
                 peak_bytes=0,
-                shards=shards,
+                shards=store.write(chunk, Encoded(made), attempt),
             )
-        )
+            Receipts(folder).write(receipt, attempt)
+            publication.publish(Staged(receipt, attempt.name))
+
+
+def _random_chunk(random: np.random.Generator, shape: Shape, n: int) -> dict[str, npt.NDArray[Any]]:
+    slots, tokens, features = shape.text
+    lengths = random.integers(shape.used[0], shape.used[1] + 1, (n, slots))
+    mask = np.arange(tokens) < lengths[..., None]
+    states = np.zeros((n, *shape.text), np.float16)
+    filled = mask if shape.pad == "length" else np.ones_like(mask)
+    states[filled] = random.standard_normal((int(filled.sum()), features), np.float32)
+    mean, std = (random.standard_normal((n, *shape.latent), np.float32).astype(np.float16) for _ in range(2))
+    made = {"latent_mean": mean, "latent_std": np.abs(std), "text_states": states, "text_mask": mask}
+    return {**made, "valid": np.ones(n, np.bool_)}
 
 
 def forget(folder: RunFolder) -> bool:

@@ -40,10 +40,11 @@ from daskt2i.plan import array_bytes, spread_rows
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
+from daskt2i.store.publishing.publication import Publication, begin
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Chunk, Receipt
+from daskt2i.types import Chunk, Receipt, Staged
 
 SECONDS = 40.0
 """Default time for encoding, without the start. With it a calibration usually takes less than a minute."""
@@ -95,7 +96,7 @@ def calibrate(
         _remove(place)
 
 
-def encode_item(item: Item) -> Receipt:
+def encode_item(item: Item) -> Staged:
     """On a worker: encode a chunk of one of the two stores, which differ only in rows per chunk."""
     return encode_chunk(*item)
 
@@ -148,6 +149,7 @@ class _Run:
         self.listener = listener
         self.seen: list[_Seen] = []
         self.made: dict[int, list[Chunk]] = {}
+        self.publications: dict[int, Publication] = {}
         self.steady: set[tuple[int, int]] = set()
         self.drawn = 0
         self.chunk_rows = 0
@@ -203,7 +205,8 @@ class _Run:
                 {"daskt2i": {"fingerprint": job.fingerprint, "calibration": True}},
                 empty_prompt(text, found.empty),
             )
-        return replace(job, folder=folder)
+            self.publications[rows] = begin(folder)
+        return replace(job, folder=folder, run=self.publications[rows].run)
 
     def _item(self, job: EncodeJob, found: Inspection, rows: int) -> Item:
         """The next chunk of `rows` rows, spread over the data set."""
@@ -266,11 +269,13 @@ class _Run:
         with contextlib.ExitStack() as stack:
             if hasattr(outcomes, "close"):
                 stack.callback(outcomes.close)
-            for (_, chunk), outcome in outcomes:
+            for (job, chunk), outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
-                self.seen.append(_Seen(time.perf_counter(), (len(chunk), chunk.index) in self.steady, outcome))
-                names.add(outcome.worker)
+                steady = (len(chunk), chunk.index) in self.steady
+                self.seen.append(_Seen(time.perf_counter(), steady, outcome.receipt))
+                next(one for one in self.publications.values() if one.run == job.run).publish(outcome)
+                names.add(outcome.receipt.worker)
                 self.together = len(names) >= executor_info.workers
 
     def _folded(self) -> int:

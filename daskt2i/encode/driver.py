@@ -1,56 +1,43 @@
 """The encode stage: run the open chunks of a plan on an executor, then make a manifest from the receipts.
 
-Covers: finding finished and intact chunks, one fingerprint for each store, resolving the precision once, failures and
-retries.
-Does not cover: the plan (`prepare`), one chunk (`worker`), where chunks run (`executors`), what a terminal shows
-(`display.encode_progress`).
+Covers: one fingerprint for each store, resolving the precision once, the totals, the manifest.
+Does not cover: tries and failures (`chunks`), the plan (`prepare`), finding finished chunks (`resume`), one chunk
+(`worker`), where chunks run (`executors`), what a terminal shows (`display.encode_progress`).
 """
 
 from __future__ import annotations
 
 import functools
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
+from daskt2i.encode.chunks.chunk_queue import ChunkQueue
+from daskt2i.encode.chunks.standstill import Standstill
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, check_disk, preflight, refuse_other
-from daskt2i.encode.read_ahead import inputs_digest
+from daskt2i.encode.resume import find_done
 from daskt2i.encode.saved_workflow import without_secrets
-from daskt2i.encode.summary import ERRORS, EncodeResult
-from daskt2i.encode.worker import encode_chunk
+from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import (
-    Daskt2iError,
-    ExecutorError,
-    FingerprintMismatch,
     Interrupted,
-    Reason,
     StoreError,
-    sentence,
 )
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
-from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady, ignore, stage_events
+from daskt2i.events import Listener, Note, WorkersReady, ignore, stage_events
 from daskt2i.protocols import Executor, ExecutorInfo
-from daskt2i.retries import is_hopeless, pause
 from daskt2i.store import lock
 from daskt2i.store.layout import empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
+from daskt2i.store.publishing.publication import Publication, publishing
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
+from daskt2i.store.run_folder import MANIFEST, WORKFLOW
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Chunk, Receipt
-
-_OF_FILES = {str(Reason.MISSING_FILE), str(Reason.UNREADABLE_IMAGE)}
-"""Reasons to reject a row that end when its file is mended."""
-
-CHECK_SECONDS = 5.0
-"""How often a long check of finished chunks reports its progress."""
+from daskt2i.types import Receipt
 
 
 def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore) -> EncodeResult:
@@ -65,11 +52,16 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
 
     Raises:
         StoreBusy: another encode holds the run folder.
+        TakenOver: another encode took it over, because this one was thought dead.
         Interrupted: the user pressed Ctrl-C.
         Daskt2iError: an error that makes the remaining chunks pointless. Committed chunks stay.
     """
-    with stage_events("encode", prepared.source_info.rows, listener), lock.hold(prepared.folder, "encode"):
-        return _Run(prepared, executor, listener).go()
+    with (
+        stage_events("encode", prepared.source_info.rows, listener),
+        lock.hold(prepared.folder, "encode", lambda text: listener(Note(text))) as alive,
+        publishing(prepared.folder, alive) as publication,
+    ):
+        return _Run(replace(prepared, folder=publication.folder), executor, listener, publication).go()
 
 
 @dataclass(slots=True)
@@ -77,16 +69,20 @@ class _Run:
     """The state of one `encode`.
 
     `fingerprint` is the fingerprint of the store, once it is known. `device` is the device of the first worker.
-    `settings` are the settings of the job that a forecast depends on. `result` holds the totals so far.
+    `settings` are the settings of the job that a forecast depends on. `result` holds the totals so far. Whatever is
+    written goes through `publication`; its folder is the folder of `prepared`. `valid` are the chunks that are encoded
+    again although their receipts are valid.
     """
 
     prepared: EncodePlan
     executor: Executor
     listener: Listener
+    publication: Publication
     fingerprint: str = ""
     device: str = ""
     hosts: set[str] = field(default_factory=set)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    valid: set[int] = field(default_factory=set)
     result: EncodeResult = field(init=False)
 
     def __post_init__(self) -> None:
@@ -166,12 +162,13 @@ class _Run:
         self.listener(WorkersReady(executor_info, result.skipped, result.accepted + sum(result.rejected.values())))
         job = self._open_store(executor_info)
         self.result = replace(self.result, precision=job.runtime.precision)
-        self._run_chunks(job, done)
+        self._run_chunks(job, executor_info, done)
 
     def _open_store(self, executor_info: ExecutorInfo) -> EncodeJob:
         """Resolve the settings that only a worker knows. Then make the store, or check the existing one."""
         prepared, workflow = self.prepared, self.prepared.workflow
-        job = job_for(prepared, executor_info)
+        publication = self.publication
+        job = replace(job_for(prepared, executor_info), folder=publication.plain, run=publication.run)
         found = self._inspect(job)
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision))
@@ -210,142 +207,43 @@ class _Run:
         }
 
     def _find_done(self) -> bytearray:
-        """One byte for each chunk: 1 if its receipt and shards are intact. Others are reported and encoded again."""
+        """One byte for each chunk: 1 if it is finished and intact."""
         prepared = self.prepared
         if prepared.stored is None:
             return bytearray(len(prepared.grid))
         self.fingerprint = prepared.stored["fingerprint"]
         self.result = replace(self.result, precision=prepared.precision)
-        run = prepared.workflow.run
-        deep = run.verify_on_resume == "hash" or (run.verify_on_resume == "auto" and prepared.folder.is_local)
-        store, receipts = ZarrStore(prepared.folder), Receipts(prepared.folder)
-        done = bytearray(len(prepared.grid))
-
-        def examine(receipt: Receipt) -> tuple[Receipt, str | None]:
-            if receipt.fingerprint != self.fingerprint:
-                return receipt, "its receipt belongs to another fingerprint"
-            if receipt.chunk >= len(done) or prepared.grid[receipt.chunk].stop != receipt.stop:
-                return receipt, "its receipt does not match the plan"
-            if again := {r.reason for r in receipt.rejected}.intersection(run.retry_rejected):
-                return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(again))}"
-            return receipt, store.check(receipt.shards, deep)
-
-        def torn(name: str, why: str) -> None:
-            self.listener(Note(f"{name} is ignored: {why}."))
-
-        again: list[int] = []
-        with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
-            told = perf_counter()
-            for receipt, problem in _bounded_map(pool, examine, receipts.read(torn), 16):
-                if problem:
-                    self._tell(f"Chunk {receipt.chunk} is encoded again: {problem}.")
-                    again.append(receipt.chunk)
-                    continue
-                if self.result.skipped == 0:
-                    self._compare_inputs(receipt)
-                done[receipt.chunk] = 1
-                self.result = self.result.with_chunk(receipt, now=False)
-                if perf_counter() - told > CHECK_SECONDS:
-                    told = perf_counter()
-                    self._tell(f"{self.result.skipped:,} finished chunks checked; the store has {len(done):,} chunks.")
-        for chunk in again:  # only now, because other images are refused before anything is removed
-            receipts.delete(chunk)
+        done, self.valid, self.result = find_done(prepared, self.fingerprint, self.result, self.listener)
         return done
 
-    def _compare_inputs(self, receipt: Receipt) -> None:
-        """Read the images of one finished chunk again: the folder may hold other pictures with the same names."""
-        prepared = self.prepared
-        rows = prepared.source.rows(receipt.start, receipt.stop)
-        if inputs_digest(prepared.source, rows) != receipt.inputs and any(row.usable for row in rows):
-            again = sorted({str(row.reason) for row in receipt.rejected} & _OF_FILES)
-            listed = ", ".join(sorted({*again, *map(str, prepared.workflow.run.retry_rejected)}))
-            raise FingerprintMismatch(
-                f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not the images "
-                f"that the store in {prepared.folder} was made from. The store was not changed. Use the original "
-                "images (images), or encode into another run folder (out)."
-                + (f" If rejected images were mended since, set run.retry_rejected=[{listed}]." if again else "")
+    def _run_chunks(self, job: EncodeJob, executor_info: ExecutorInfo, done: bytearray) -> None:
+        with Standstill(self.publication.plain, self.executor, self.listener) as standstill:
+            queue = ChunkQueue(
+                self.prepared, self.executor, executor_info, self.publication, standstill, job, self._finished_chunk
             )
+            queue.run((i for i in range(len(done)) if not done[i]), len(done) - sum(done))
+        if queue.failed:
+            self.result = replace(self.result, failed=dict(sorted(queue.failed.items())), tries=queue.most_tries)
 
-    def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:
-        work = functools.partial(encode_chunk, job)
-        todo: Iterable[int] = (i for i in range(len(done)) if not done[i])
-        opened = len(done) - sum(done)
-        for attempt in range(self.prepared.workflow.run.retries + 1):
-            last = attempt == self.prepared.workflow.run.retries
-            failed: dict[int, str] = {}
-            in_a_row = 0
-            with closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes:
-                for chunk, outcome in outcomes:
-                    if not isinstance(outcome, BaseException):
-                        in_a_row = 0
-                        self.result = self.result.with_chunk(outcome, now=True)
-                        self.hosts.add(outcome.worker.rpartition(":")[0])
-                        for warning in outcome.warnings:
-                            self.listener(Note(warning))
-                        self.listener(ChunkDone(outcome))
-                        continue
-                    self._log(chunk, outcome)
-                    if getattr(outcome, "ends_run", False):
-                        raise outcome
-                    failed[chunk.index] = sentence(outcome)
-                    self.listener(ChunkFailed(chunk.index, outcome, last))
-                    in_a_row += 1
-                    if attempt == 0 and is_hopeless(in_a_row, self.result.workers, opened):
-                        raise _hopeless(in_a_row, outcome, self.prepared.folder) from outcome
-            if not failed:
-                return
-            todo = sorted(failed)
-            if last:
-                self.result = replace(self.result, failed=dict(sorted(failed.items())), tries=attempt + 1)
-            else:
-                sleep(pause(attempt))
-
-    def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
-        """Open chunks with their rows. The rows are read when the executor asks for the chunk."""
-        for index in todo:
-            chunk = self.prepared.grid[index]
-            yield replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
-
-    def _log(self, chunk: Chunk, error: BaseException) -> None:
-        """Write the traceback into a file for debugging; the user gets one sentence."""
-        text = "".join(traceback.format_exception(error))
-        with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
-            self.prepared.folder.write(f"{ERRORS}/chunk-{chunk.index:07d}.log", text.encode("utf-8", "replace"))
+    def _finished_chunk(self, receipt: Receipt) -> None:
+        self.result = self.result.with_chunk(receipt, now=True)
+        self.hosts.add(receipt.worker.rpartition(":")[0])
 
     def _fold(self) -> None:
-        prepared, result = self.prepared, self.result
-        if result.failed:
+        prepared, result, receipts = self.prepared, self.result, Receipts(self.prepared.folder)
+        self.publication.require()
+        # A chunk that was to be encoded again, and failed, may have its former receipt.
+        if result.failed.keys() - self.valid or len(list(receipts.read_chunks(result.failed))) < len(result.failed):
             prepared.folder.delete(MANIFEST)
             return
-        receipts = Receipts(prepared.folder).read_chunks(range(len(prepared.grid)))
-        write_manifest(prepared.folder, prepared.source.rows, receipts, result.rows)
+        write_manifest(
+            prepared.folder, prepared.source.rows, receipts.read_chunks(range(len(prepared.grid))), result.rows
+        )
+        if result.failed:
+            return
         total = result.accepted + sum(result.rejected.values())
         if total != result.rows:
             raise StoreError(
                 f"The run has {result.rows} rows, but its receipts count {total}. The store in {prepared.folder} stays "
                 "as it is. Verify it: that names the chunks that are wrong."
             )
-
-
-def _as_generator(outcomes: Iterator[Any]) -> Any:
-    """Make the result of `executor.run` closable: a third-party executor may return any kind of iterator."""
-    return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
-
-
-def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], window: int) -> Any:
-    """Like `pool.map`, but it takes items only when it needs them."""
-    ahead: list[Any] = []
-    for item in items:
-        ahead.append(pool.submit(function, item))
-        if len(ahead) >= window:
-            yield ahead.pop(0).result()
-    for future in ahead:
-        yield future.result()
-
-
-def _hopeless(count: int, error: BaseException, folder: RunFolder) -> Daskt2iError:
-    said = " ".join([str(error).rstrip(".") or "no message", *getattr(error, "__notes__", [])[:1]])
-    return ExecutorError(
-        f"{count} chunks failed in a row, so the run was stopped. The last error was {type(error).__name__}: {said}. "
-        f"Finished chunks are kept; encode again to continue. The tracebacks are in {folder.address(ERRORS)}."
-    )

@@ -44,6 +44,7 @@ class EncodeJob:
         on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
         transport_patience: seconds to try a read or write again while the network fails.
         read_timeout: seconds that one read may take.
+        run: token of the run (`store.publishing`); "" for a chunk that no run publishes.
     """
 
     source: Component
@@ -63,6 +64,7 @@ class EncodeJob:
     on_missing_chunk: str
     transport_patience: float = TRANSPORT_SECONDS
     read_timeout: float = READ_SECONDS
+    run: str = ""
 
     @property
     def limits(self) -> images.Limits:

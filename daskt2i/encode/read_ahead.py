@@ -11,6 +11,7 @@ The threads are daemons. A read on a mount whose server is gone never returns, a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import threading
@@ -21,9 +22,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from daskt2i.errors import Reason, RowRejected, TransportFailed
+from daskt2i.errors import ReadStalled, Reason, RowRejected
 from daskt2i.faults.kinds import Kind, kind_of, passing_cause
-from daskt2i.faults.patience import patiently
+from daskt2i.faults.patience import Tell, patiently
 from daskt2i.formatting import duration
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
@@ -122,13 +123,22 @@ def fetched(source: Source, row: Row) -> bytes:
         raise
 
 
-def inputs_digest(source: Source, rows: Iterable[Row]) -> str:
-    """SHA-256 over the image bytes of these rows, like `inputs` of a receipt. It decodes nothing."""
+def inputs_digest(source: Source, rows: Iterable[Row], patience: float = 0.0, tell: Tell = lambda text: None) -> str:
+    """SHA-256 over the image bytes of these rows, like `inputs` of a receipt. It decodes nothing.
+
+    Args:
+        patience: seconds to try again while the network fails.
+        tell: as in `faults.patience.patiently`.
+
+    Raises:
+        AccessRefused, TransportFailed: a row cannot be read now.
+    """
     total = hashlib.sha256()
     for row in rows:
         if row.usable:
             with contextlib.suppress(RowRejected):
-                total.update(hashlib.sha256(fetched(source, row)).digest())
+                data = patiently(functools.partial(fetched, source, row), row.file_name, patience, tell)
+                total.update(hashlib.sha256(data).digest())
     return total.hexdigest()
 
 
@@ -205,7 +215,7 @@ def reading_ahead(
         care: how reads that fail or hang are looked after.
 
     Raises (when the row is reached):
-        AccessRefused, TransportFailed: the row could not be read for so long, or its read did not return.
+        AccessRefused, TransportFailed, ReadStalled: the row could not be read, or its read did not return.
         Exception: another error of the source.
     """
     left = iter(rows)
@@ -245,7 +255,7 @@ def reading_ahead(
     seconds = _END_SECONDS
     try:
         yield readings()
-    except TransportFailed:
+    except ReadStalled:
         seconds = 0.0
         raise
     finally:
@@ -259,7 +269,7 @@ def _awaited(task: _Task, care: Care) -> Reading:
     """The reading of a task.
 
     Raises:
-        TransportFailed: its read does not return.
+        ReadStalled: its read does not return.
     """
     while True:
         try:
@@ -275,7 +285,7 @@ def _awaited(task: _Task, care: Care) -> Reading:
         else:
             care.look("", now)
         if begun is not None and now - begun > care.timeout:
-            raise TransportFailed(
+            raise ReadStalled(
                 f"The read of {task.row.file_name} did not return within {duration(care.timeout)}, so it was given up. "
                 "Nothing of this chunk was stored, and no row was rejected for it. Encode again when the server or the "
                 "mount is back; run.read_timeout sets how long a read may take."

@@ -1,9 +1,8 @@
 """Encode one chunk on a worker. Every executor runs `encode_chunk`.
 
-Covers: batches in a fixed order, rejected rows, the gates, stage times, and the order of writes when a chunk is
-committed.
-Does not cover: the models (`model_cache`), reading ahead (`read_ahead`), the choice of chunks and retries (`driver`),
-where a chunk runs (`executors`).
+Covers: batches in a fixed order, rejected rows, the gates, stage times, and the order of writes of a chunk.
+Does not cover: publishing the chunk (`store.publishing`), the models (`model_cache`), reading ahead (`read_ahead`), the
+choice of chunks and retries (`driver`), where a chunk runs (`executors`).
 
 A process encodes one chunk at a time, even if several threads call. Two chunks at once would need twice the memory of
 the plan, and would share the same cores.
@@ -36,9 +35,10 @@ from daskt2i.encode.read_ahead import Care, Reading, reading_ahead
 from daskt2i.errors import ImagesMissing, Reason
 from daskt2i.faults.patience import patiently
 from daskt2i.store.layout import empty_chunk, store_arrays
+from daskt2i.store.publishing.attempts import begin_attempt, require_run
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection, Row
+from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection, Row, Shard, Staged
 
 interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)
 """A function that is called between batches. An executor may set one that raises, to move the chunk elsewhere."""
@@ -53,14 +53,16 @@ T = TypeVar("T")
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def encode_chunk(job: EncodeJob, chunk: Chunk) -> Receipt:
-    """Read, encode, check and commit one chunk: write the arrays first, then the receipt.
+def encode_chunk(job: EncodeJob, chunk: Chunk) -> Staged:
+    """Read, encode, check and write one chunk: the arrays first, then the receipt, into a place of its own.
 
-    A second call writes the same arrays, so a retry or a duplicate does no harm.
+    Nobody sees the chunk before the driver publishes it. So a retry or a duplicate does no harm, and neither does a
+    worker whose run is over.
 
     Raises:
+        TakenOver: the run is over.
         GateError: the latents do not decode back to the pictures; nothing of the chunk is stored.
-        AccessRefused, TransportFailed: an image cannot be read now; nothing of the chunk is stored.
+        AccessRefused, TransportFailed, ReadStalled: an image cannot be read now; nothing of the chunk is stored.
         ImagesMissing: all its images are missing, and `job.on_missing_chunk` is `"fail"`.
         OutOfMemory: not even a batch of one item fits.
         StoreFull, StoreError: the chunk could not be written.
@@ -100,9 +102,11 @@ class _ChunkRun:
     psnr: tuple[float, ...] = ()
     digest: Any = field(default_factory=hashlib.sha256)
 
-    def run(self) -> Receipt:
+    def run(self) -> Staged:
         begun = time.perf_counter()
         job, chunk = self.job, self.chunk
+        if job.run:
+            require_run(job.folder, job.run)
         with self._timed("load"):
             models = models_for(job)
         arrays = empty_chunk(self._specs(models), len(chunk))
@@ -118,11 +122,24 @@ class _ChunkRun:
                 unusable = self._encode_texts(models, arrays)
         self._reject_texts(records, unusable)
         self._lay_rows(models, arrays, records)
-        with self._timed("write"):
-            encoded = Encoded(arrays)
-            shards = self._patiently(lambda: ZarrStore(job.folder).write(chunk, encoded), "the store")
-        self.seconds["total"] = time.perf_counter() - begun
-        receipt = Receipt(
+        attempt = begin_attempt(job.folder, job.run, chunk.index)
+        try:
+            with self._timed("write"):
+                store, encoded = ZarrStore(job.folder), Encoded(arrays)
+                shards = self._patiently(lambda: store.write(chunk, encoded, attempt), "the store")
+            self.seconds["total"] = time.perf_counter() - begun
+            receipt = self._receipt(models, arrays, records, shards)
+            self._patiently(lambda: Receipts(job.folder).write(receipt, attempt), "the receipt")
+        except BaseException:
+            attempt.discard()
+            raise
+        return Staged(receipt, attempt.name)
+
+    def _receipt(
+        self, models: Models, arrays: Arrays, records: Mapping[int, Record], shards: tuple[Shard, ...]
+    ) -> Receipt:
+        job, chunk = self.job, self.chunk
+        return Receipt(
             chunk=chunk.index,
             start=chunk.start,
             stop=chunk.stop,
@@ -142,8 +159,6 @@ class _ChunkRun:
             psnr=tuple(round(min(v, 99.0), 2) for v in self.psnr),  # equal pictures: infinity is not JSON
             shards=shards,
         )
-        self._patiently(lambda: Receipts(job.folder).write(receipt), "the receipt")
-        return receipt
 
     def rehearse(self) -> None:
         """Read and encode the rows, without gates, and write nothing."""

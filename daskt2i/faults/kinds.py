@@ -32,6 +32,7 @@ class Kind(enum.StrEnum):
     ACCESS = "access"
     TRANSPORT = "transport"
     DEVICE = "device"
+    STALL = "stall"
     MISSING = "missing"
     MEMORY = "memory"
     DEATH = "death"
@@ -63,6 +64,7 @@ POLICIES = {
     Kind.ACCESS: Policy(ACCESS_TRIES, 0, True, WORKER_CHUNKS, "everywhere"),
     Kind.TRANSPORT: Policy(0, TRANSPORT_SECONDS, True, 1, "everywhere"),
     Kind.DEVICE: Policy(0, DEVICE_SECONDS, True, 1, "everywhere"),
+    Kind.STALL: Policy(1, 0, True, WORKER_CHUNKS, "everywhere"),
     Kind.MISSING: Policy(1, 0, False, 0, "never"),
     Kind.MEMORY: Policy(1, 0, True, WORKER_CHUNKS, "everywhere"),
     Kind.DEATH: Policy(1, 0, False, 0, "never"),
@@ -225,6 +227,8 @@ def _ours(error: Daskt2iError) -> Kind:
         return Kind.ACCESS
     if isinstance(error, errors.TransportFailed):
         return Kind.TRANSPORT
+    if isinstance(error, errors.ReadStalled):
+        return Kind.STALL
     if isinstance(error, MemoryError):
         return Kind.MEMORY
     if isinstance(error, errors.WorkerLost):

@@ -96,6 +96,11 @@ class Suspects:
         self._streaks.pop(accused, None)
         return accused if self.aside.pop(accused, None) is not None else None
 
+    @property
+    def in_a_row(self) -> int:
+        """Number of failures since a chunk was finished, without those of workers that are set aside."""
+        return sum(worker not in self.aside for worker in self._row)
+
     def excused(self, worker: str) -> list[int]:
         """The chunks that a worker failed in a row before it was set aside. Their tries do not count."""
         return sorted(self._streaks.pop(worker, set()))

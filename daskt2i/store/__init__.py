@@ -1,9 +1,9 @@
 """The run folder: arrays, receipts, manifest, lock.
 
-In here: names and whole-object writes in a run folder (`run_folder`), the arrays (`zarr_store`; `zarr_flush` flushes
-them, `layout` lists them, `dataset` opens
-them as xarray), the proof that a chunk is done (`receipts`), one line for each row (`manifest`), the lock
-for one writer at a time (`lock`), the progress of a run folder (`status`).
+In here: names and whole-object writes in a run folder (`run_folder`), the arrays (`zarr_store`; `zarr_flush`
+flushes them, `array_checks` checks them, `layout` lists them, `dataset` opens them as xarray), the proof that a chunk
+is done (`receipts`), how a chunk becomes visible (`publishing`), one line for each row (`manifest`), the lock for one
+writer at a time (`lock`), the progress of a run folder (`status`).
 Not in here: what makes the arrays (`encode`), what reads samples for training (`loader`).
 Imports: `errors`, `types`, `plan`.
 To add a kind of file: a module here with its name, its reader and its writer, and a line in

@@ -1,14 +1,14 @@
 """The lock of a run folder: it allows one encode at a time, and tells a second one who holds it.
 
-Covers: taking and releasing the lock, and the message for a second process.
-Does not cover: workers. They never take the lock. Chunks are whole and a receipt is renamed into place, so workers of a
-killed driver do no harm.
+Covers: taking and releasing the lock, waiting for a holder that may be dead, the message for a second process.
+Does not cover: workers. They never take the lock, and write where nobody reads. What a holder that lost the lock could
+still do: `publishing` prevents it.
 
 On this machine and on shared file systems with locks, the lock is `flock` on `encode.lock`. The kernel releases it when
-the process ends for any reason. Elsewhere (object stores, file systems without `flock`) it is an object. Its holder
-renews it every 30 s, and it is stale after 120 s. This kind of lock is not safe: it can fail if two drivers start at
-the same moment, or if clocks differ by minutes. That costs double work but no data, because a chunk that is written
-twice has the same bytes.
+the process ends for any reason. Elsewhere (object stores, file systems without `flock`) it is a chain of objects
+(`publishing.lease`). Its holder gives a sign of life every 5 s. Who finds the folder held watches for them by its own
+clock: a sign means that the folder is in use; no sign for 60 s means that the holder is dead, and the lock is taken.
+Clocks of two machines are never compared. A holder that sleeps longer than that, and wakes, has lost the lock.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import errno
 import getpass
 import json
 import os
-import shlex
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -30,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.errors import StoreBusy
+from daskt2i.store.publishing import lease
+from daskt2i.store.publishing.attempts import taken_over
 from daskt2i.store.run_folder import LOCK, RunFolder
 
 try:
@@ -37,45 +37,55 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-BEAT_SECONDS = 30.0
-"""Time between two renewals of a lock object by its holder."""
+BEAT_SECONDS = 5.0
+"""Time between two signs of life of the holder of a lock object."""
 
-STALE_SECONDS = 120.0
-"""An older lock object does not count."""
+DEAD_SECONDS = 60.0
+"""A holder that gives no sign of life for so long is dead."""
 
 SETTLE_SECONDS = 1.0
-"""Time to wait before a check whether another process overwrote the lock object."""
+"""Time to wait, on object stores, before a check whether the lock object is still ours: not every store can refuse to
+overwrite an object."""
 
 _FORGET: list[Callable[[], None]] = []
 _BUSY = frozenset({errno.EAGAIN, errno.EACCES})
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
+_SEEN: dict[str, lease.Observer] = {}
+"""What this process has seen of lock objects, for `holder`."""
 
 
 @contextlib.contextmanager
-def hold(folder: RunFolder, label: str) -> Iterator[None]:
+def hold(
+    folder: RunFolder, label: str, tell: Callable[[str], None] = lambda text: None
+) -> Iterator[Callable[[], None]]:
     """Hold the run folder while the block runs.
 
     Args:
         label: what this process does, for the message to a second process: `"encode"`.
+        tell: gets one line if the lock may belong to a dead process, and it takes time to find out.
+
+    Yields:
+        a function that raises `TakenOver` if another process has taken the lock, because this one gave no sign of life.
 
     Raises:
         StoreBusy: another process holds the run folder. The message names it.
         StoreError, StoreFull: the lock cannot be written here.
     """
     with contextlib.ExitStack() as stack:
-        if not (folder.is_local and fcntl and stack.enter_context(_flock(folder, label))):
-            stack.enter_context(_beating(folder, label))
-        yield
+        if folder.is_local and fcntl and stack.enter_context(_flock(folder, label)):
+            yield lambda: None
+        else:
+            yield stack.enter_context(_leased(folder, label, tell))
 
 
 @contextlib.contextmanager
 def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
     """Lock the file. It yields False if the file system has no locks."""
     path = folder.local_path(LOCK)
-    handle = _locked(folder, path)
-    if handle is None:
+    if not _has_locks(folder, path):
         yield False
         return
+    handle = _locked(folder, path)
 
     def forget() -> None:
         """Close the child's copy of the file: a forked child shares the lock, and may live longer than its parent."""
@@ -97,11 +107,28 @@ def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
             os.close(handle)
 
 
-def _locked(folder: RunFolder, path: Path) -> int | None:
-    """The descriptor of the locked file; None if the file system has no locks."""
+def _has_locks(folder: RunFolder, path: Path) -> bool:
+    """Whether the file system has locks. It tries another file: an empty lock file would look like a claim."""
+    probe = path.with_name(f".{LOCK}.{uuid.uuid4().hex}.partial")
+    with folder.explaining(f"write {LOCK}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_FLOCK:
+                return False
+            raise
+        finally:
+            os.close(handle)
+            probe.unlink(missing_ok=True)
+    return True
+
+
+def _locked(folder: RunFolder, path: Path) -> int:
+    """The descriptor of the locked file."""
     while True:
         with folder.explaining(f"write {LOCK}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,9 +138,7 @@ def _locked(folder: RunFolder, path: Path) -> int | None:
             holder = os.pread(handle, 65536, 0) if error.errno in _BUSY else b""
             os.close(handle)
             if error.errno in _BUSY:
-                raise _busy(folder, _parsed(holder)) from None
-            if error.errno in _NO_FLOCK:
-                return None
+                raise _busy(folder, lease.parsed(holder)) from None
             raise
         os.close(handle)  # the former holder removed the file between open and lock, so try the new file
 
@@ -126,63 +151,75 @@ def _is_still(handle: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _beating(folder: RunFolder, label: str) -> Iterator[None]:
-    found = _read(folder)
-    if found and time.time() - _beat(found) < STALE_SECONDS:
-        raise _busy(folder, found)
-    holder = {**_holder(label), "token": uuid.uuid4().hex}
+def _leased(folder: RunFolder, label: str, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    claim = _claimed(folder, {**_holder(label), "token": uuid.uuid4().hex}, tell)
+    stop, lost = threading.Event(), threading.Event()
+    seen = _awake()
 
-    def beat() -> None:
-        folder.write(LOCK, json.dumps({**holder, "beat": time.time()}).encode())
-
-    def is_ours() -> bool:
-        return _read(folder).get("token") == holder["token"]
-
-    beat()
-    time.sleep(SETTLE_SECONDS)
-    if not is_ours():
-        raise _busy(folder, _read(folder))
-    stop = threading.Event()
+    def still_holds() -> bool:
+        nonlocal seen
+        if lost.is_set() or not lease.holds(folder, claim):
+            lost.set()
+            return False
+        seen = _awake()
+        return True
 
     def keep() -> None:
+        count = 0
         while not stop.wait(BEAT_SECONDS):
-            # If the store cannot be reached now, the next renewal may succeed. The lock is valid for four of them.
+            count += 1
+            # If the store cannot be reached now, the next sign may succeed. The lock is valid for twelve of them.
             with contextlib.suppress(Exception):
-                if not is_ours():
-                    return  # another process found the lock stale and took it; see the module's docstring
-                beat()
+                if not still_holds():
+                    return
+                lease.beat(folder, claim, count)
+
+    def check() -> None:
+        # After a long silence of this process the lock may have been taken, and `keep` has not noticed it yet.
+        if lost.is_set() or (_awake() - seen > DEAD_SECONDS / 2 and not still_holds()):
+            raise taken_over(folder)
 
     thread = threading.Thread(target=keep, name="daskt2i-lock", daemon=True)
     thread.start()
+    owner = os.getpid()
     try:
-        yield
+        yield check
     finally:
-        stop.set()
-        thread.join(timeout=BEAT_SECONDS)
-        with contextlib.suppress(Exception):  # without this, the lock becomes stale by itself
-            if is_ours():
-                folder.delete(LOCK)
+        if os.getpid() == owner:  # not in a forked child that leaves the block when it exits
+            stop.set()
+            thread.join(timeout=DEAD_SECONDS / 2)
+            with contextlib.suppress(Exception):  # without this, the next process waits until the lock is dead
+                lease.release(folder, claim)
 
 
-def _read(folder: RunFolder) -> dict[str, Any]:
-    """The content of the lock object; empty if there is none or it is damaged."""
-    try:
-        return _parsed(folder.read(LOCK))
-    except FileNotFoundError:
-        return {}
+def _claimed(folder: RunFolder, about: Mapping[str, Any], tell: Callable[[str], None]) -> lease.Claim:
+    """Take the lock, if need be after its holder has been silent for long."""
+    observer, told = lease.Observer(), False
+    while True:
+        last = observer.look(folder, time.monotonic())
+        if last is not None and observer.changed:
+            raise _busy(folder, last.about)
+        if last is None or observer.quiet >= DEAD_SECONDS:
+            claim = lease.take(folder, last, about)
+            if claim is not None:
+                if not folder.is_local:
+                    time.sleep(SETTLE_SECONDS)
+                if lease.holds(folder, claim):
+                    return claim
+                lease.withdraw(folder, claim)
+            continue
+        if not told:
+            told = True
+            tell(
+                f"{folder} was last held by {_who(last.about)}. Whether it still runs is seen in {BEAT_SECONDS:.0f} s; "
+                f"if there is no sign of life for {DEAD_SECONDS:.0f} s, this run takes over."
+            )
+        time.sleep(min(BEAT_SECONDS, max(0.01, DEAD_SECONDS - observer.quiet)) / 2)
 
 
-def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _beat(found: Mapping[str, Any]) -> float:
-    beat = found.get("beat")
-    return float(beat) if isinstance(beat, int | float) else 0.0
+def _awake() -> float:
+    """Seconds of a clock of this machine that goes on while the machine sleeps, if it has one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _holder(label: str) -> dict[str, Any]:
@@ -196,43 +233,60 @@ def _holder(label: str) -> dict[str, Any]:
         "host": socket.gethostname(),
         "user": user,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
     }
 
 
 def holder(folder: RunFolder) -> str:
-    """The process that holds the run folder now, in words; "" if none does. It takes no lock."""
-    found = _read(folder)
-    if not found:
+    """The process that holds the run folder now, in words; "" if none does. It takes no lock and does not wait.
+
+    One look at a lock object cannot tell whether its holder lives. The words say so. Later looks of this process tell
+    how long it has been silent.
+    """
+    if folder.is_local and fcntl is not None and not _is_lease(folder):
+        return _flock_holder(folder)
+    observer = _SEEN.setdefault(folder.root, lease.Observer())
+    last = observer.look(folder, time.monotonic())
+    if last is None or observer.quiet >= DEAD_SECONDS:
+        _SEEN.pop(folder.root, None)
         return ""
-    if "beat" in found:
-        return _who(found) if time.time() - _beat(found) < STALE_SECONDS else ""
-    if fcntl is None or not folder.is_local:
-        return _who(found)
+    if observer.quiet >= 2 * BEAT_SECONDS:
+        return f"{_who(last.about)}, no sign of life for {observer.quiet:.0f} s"
+    return _who(last.about) + ("" if observer.changed else ", not known whether it still runs")
+
+
+def _is_lease(folder: RunFolder) -> bool:
+    claims = lease.chain(folder)
+    return bool(claims) and "token" in claims[-1].about
+
+
+def _flock_holder(folder: RunFolder) -> str:
     try:
         handle = os.open(folder.local_path(LOCK), os.O_RDONLY)
     except OSError:
         return ""
     try:
+        found = os.pread(handle, 65536, 0)
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return ""  # a killed process left the file behind
     except OSError:
-        return _who(found)
+        return _who(lease.parsed(found))
     finally:
         os.close(handle)
 
 
 def _who(found: Mapping[str, Any]) -> str:
+    if not found:
+        return "another process"
     return (
         f"{found.get('label')} (pid {found.get('pid')} on {found.get('host')}, user {found.get('user')}, since "
-        f"{found.get('since')}: {found.get('command')})"
+        f"{found.get('since')})"
     )
 
 
 def _busy(folder: RunFolder, found: Mapping[str, Any]) -> StoreBusy:
-    who = _who(found) if found else "another process"
     return StoreBusy(
-        f"{folder} is in use by {who}. Nothing was changed; wait until that process ends or stop it, then run it again."
+        f"{folder} is in use by {_who(found)}. Nothing was changed; wait until that process ends or stop it, then run "
+        "it again."
     )
 
 

@@ -1,8 +1,8 @@
 """Receipts: one JSON object for each finished chunk, written last. A chunk without a receipt is not done.
 
 Covers: writing, reading and deleting receipts in a run folder; finding invalid receipts.
-Does not cover: the content of a receipt (`types.Receipt`), whether its shards are intact (`zarr_store`), whether it
-belongs to the current settings (`encode` compares fingerprints).
+Does not cover: publishing (`publishing`), the content of a receipt (`types.Receipt`), whether its shards are intact
+(`zarr_store`), whether it belongs to the current settings (`encode` compares fingerprints).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from daskt2i.errors import StoreError
+from daskt2i.store.publishing.attempts import RECEIPT, Attempt
 from daskt2i.store.run_folder import RECEIPTS, RunFolder
 from daskt2i.types import Receipt
 
@@ -24,19 +25,28 @@ class Receipts:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 
-    def write(self, receipt: Receipt) -> None:
+    def write(self, receipt: Receipt, attempt: Attempt | None = None) -> None:
         """Write a receipt to disk, completely or not at all. First the shards of the chunk must be on disk.
+
+        Args:
+            attempt: write it into the place of an attempt, where nobody reads it before the driver publishes it; None
+                to write it where it is read.
 
         Raises:
             StoreError: the receipt names no shard, so it proves nothing.
             StoreFull: no space is left.
+            TakenOver: the run of the attempt is over.
         """
         if not receipt.shards:
             raise StoreError(
                 f"The receipt of chunk {receipt.chunk} names no shard, so it was not written. Write the chunk first."
             )
         # A file name or caption may hold a lone surrogate; `json.loads` reads it back the same way.
-        self.folder.write(_name(receipt.chunk), receipt.to_json().encode("utf-8", "surrogatepass"))
+        data = receipt.to_json().encode("utf-8", "surrogatepass")
+        if attempt is None:
+            self.folder.write(receipt_name(receipt.chunk), data)
+        else:
+            attempt.write(RECEIPT, data)
 
     def read(self, on_problem: Callable[[str, str], None] | None = None) -> Iterator[Receipt]:
         """All valid receipts in the order of chunks, one at a time in memory.
@@ -74,7 +84,7 @@ class Receipts:
 
         Invalid receipts are left out.
         """
-        for _, found in self.folder.read_many(_name(chunk) for chunk in chunks):
+        for _, found in self.folder.read_many(receipt_name(chunk) for chunk in chunks):
             with contextlib.suppress(ValueError, RecursionError):
                 if not isinstance(found, Exception):
                     yield Receipt.from_json(found)
@@ -85,10 +95,11 @@ class Receipts:
 
     def delete(self, chunk: int) -> None:
         """Remove the receipt of a chunk, so that the chunk is not done. It may be missing."""
-        self.folder.delete(_name(chunk))
+        self.folder.delete(receipt_name(chunk))
 
 
-def _name(chunk: int) -> str:
+def receipt_name(chunk: int) -> str:
+    """The name of the receipt of a chunk in the run folder."""
     return f"{RECEIPTS}/chunk-{chunk:07d}.json"
 
 

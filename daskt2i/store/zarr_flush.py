@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+from daskt2i.store.publishing.attempts import Attempt, staged_name
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Shard
 
@@ -27,8 +28,12 @@ def reading_store(folder: RunFolder, name: str, read_only: bool = True) -> Any:
     return FsspecStore(fs, read_only=read_only, path=fs._strip_protocol(folder.address(name)))
 
 
-def flushing_store(folder: RunFolder, name: str, shards: list[Shard]) -> Any:
-    """The same store for writing. `set` returns when the object is on disk, and adds it to `shards`. It reads none."""
+def flushing_store(folder: RunFolder, name: str, shards: list[Shard], attempt: Attempt | None = None) -> Any:
+    """The same store for writing. `set` returns when the object is on disk, and adds it to `shards`. It reads none.
+
+    Args:
+        attempt: shards are written into its place; None to write them into the store.
+    """
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
     from zarr.storage import WrapperStore
@@ -36,7 +41,10 @@ def flushing_store(folder: RunFolder, name: str, shards: list[Shard]) -> Any:
     class FlushingStore(WrapperStore[Any]):
         async def set(self, key: str, value: Buffer) -> None:
             data = memoryview(value.as_buffer_like()).cast("B")
-            write = asyncio.to_thread(folder.write, f"{name}/{key}" if name else key, data)
+            if attempt is None or key.endswith("zarr.json"):
+                write = asyncio.to_thread(folder.write, f"{name}/{key}" if name else key, data)
+            else:
+                write = asyncio.to_thread(attempt.write, staged_name(key), data)
             if key.endswith("zarr.json"):
                 await write
                 return

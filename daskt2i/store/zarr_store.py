@@ -36,6 +36,9 @@ import numpy.typing as npt
 
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreMissing
 from daskt2i.plan import WRITTEN_AT_ONCE
+from daskt2i.store.array_checks import checked_arrays
+from daskt2i.store.publishing.attempts import Attempt, begin_attempt, staged_name
+from daskt2i.store.publishing.moves import flush, move
 from daskt2i.store.run_folder import STORE, RunFolder
 from daskt2i.store.zarr_flush import flushing_store, reading_store
 from daskt2i.types import ArraySpec, Chunk, Constant, Encoded, Shard
@@ -177,10 +180,14 @@ class ZarrStore:
         lost = (key for key in (f"{name}/zarr.json" for name in names) if not self.folder.exists(self._name(key)))
         return next((f"{key} is missing" for key in lost), None) or self.check(constants)
 
-    def write(self, chunk: Chunk, encoded: Encoded) -> tuple[Shard, ...]:
-        """Write a chunk's part of every array and flush it to disk. The same arrays always give the same bytes.
+    def write(self, chunk: Chunk, encoded: Encoded, attempt: Attempt | None = None) -> tuple[Shard, ...]:
+        """Write a chunk's part of every array to disk, where nobody reads it before `publish`. The same arrays always
+        give the same bytes.
 
-        It never reads the old shard, so writing a chunk again repairs a damaged shard.
+        It never reads the old shard, so a chunk that is written again and published repairs a damaged shard.
+
+        Args:
+            attempt: the place to write to; None for a new one that no run publishes.
 
         Returns:
             One `Shard` per array, sorted by key, with its hash.
@@ -190,13 +197,15 @@ class ZarrStore:
             StoreError: an array is missing or unknown, a shape or dtype is wrong, or the chunk does not belong to this
                 store. Nothing was written.
             StoreFull: no space is left. Other chunks are unchanged.
+            TakenOver: the run of the attempt is over.
         """
         layout = self.layout()
-        values = _checked(chunk, encoded, layout)
+        values = checked_arrays(chunk, encoded, layout)
         import zarr
 
         shards: list[Shard] = []
-        store = flushing_store(self.folder, self.name, shards)
+        place = attempt or begin_attempt(self.folder, "", chunk.index)
+        store = flushing_store(self.folder, self.name, shards, place)
 
         def put(name: str) -> None:
             # By default zarr does not write shards that hold only the fill value, and they could not be hashed.
@@ -213,6 +222,27 @@ class ZarrStore:
                 f"{chunk.index}, so the chunk is not valid. Install another version of zarr."
             )
         return tuple(sorted(shards, key=lambda shard: shard.key))
+
+    def publish(self, place: str, shards: Iterable[Shard]) -> None:
+        """Move what was written to a place (`Attempt.place`) into the store. It is on disk when this returns.
+
+        Raises:
+            FileNotFoundError: something of it is not there, for example because the run of the attempt is over.
+        """
+        moves = [(f"{place}/{staged_name(shard.key)}", self._name(shard.key)) for shard in shards]
+        if not self.folder.is_local:
+            with ThreadPoolExecutor(8, thread_name_prefix="daskt2i-publish") as pool:
+                list(pool.map(lambda pair: move(self.folder, *pair), moves))
+            return
+        for old, new in moves:
+            move(self.folder, old, new)
+        for folder in {self.folder.local_path(new).parent for _, new in moves}:
+            flush(folder)
+
+    def is_staged(self, place: str, shard: Shard) -> bool:
+        """Whether a place still holds this shard, with these bytes."""
+        name = f"{place}/{staged_name(shard.key)}"
+        return self.folder.size(name) == shard.size and self.folder.sha256(name) == shard.sha256
 
     def read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows `start <= row < stop` of one array. Text is `str`; rows that were never written have the fill value.
@@ -340,42 +370,3 @@ def _layout_of(
     }
     shape = {"version": _LAYOUT_VERSION, "rows": rows, "rows_per_chunk": rows_per_chunk}
     return {**shape, "arrays": described, "constants": []}
-
-
-def _checked(chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """The chunk's arrays, checked. zarr would cast and broadcast wrong arrays without an error."""
-    rows, per_chunk, arrays = layout["rows"], layout["rows_per_chunk"], layout["arrays"]
-    where = f"Chunk {chunk.index} was not written:"
-    if not (chunk.index * per_chunk == chunk.start < chunk.stop == min(chunk.start + per_chunk, rows)):
-        raise StoreError(
-            f"{where} rows {chunk.start} to {chunk.stop} are not chunk {chunk.index} of a store of {rows} rows, "
-            f"{per_chunk} per chunk."
-        )
-    missing, unknown = sorted(arrays.keys() - encoded.arrays), sorted(encoded.arrays.keys() - arrays)
-    if missing or unknown:
-        raise StoreError(f"{where} missing arrays: {missing}, arrays that the store does not have: {unknown}.")
-    checked = {}
-    for name, spec in arrays.items():
-        values = np.asarray(encoded.arrays[name])
-        shape = (len(chunk), *spec["shape"])
-        if values.shape != shape:
-            raise StoreError(f"{where} {name} has shape {values.shape} instead of {shape}.")
-        if spec["dtype"] == "string":
-            values = _text(values, f"{where} {name}")
-        elif values.dtype != np.dtype(spec["dtype"]):
-            raise StoreError(f"{where} {name} is {values.dtype} instead of {spec['dtype']}.")
-        checked[name] = values
-    return checked
-
-
-def _text(values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
-    """An object array of `str`. It refuses values that are not text, and lone surrogates, which UTF-8 cannot hold."""
-    strings = values.astype(object)
-    for index, value in np.ndenumerate(strings):
-        if not isinstance(value, str):
-            raise StoreError(f"{where} at {index} is {type(value).__name__} instead of text.")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise StoreError(f"{where} at {index} is not valid Unicode ({error.reason}).") from error
-    return strings

@@ -5,7 +5,7 @@
         def store(self, tmp_path):
             return MyStore(tmp_path)
 
-        def damage(self, store, key, data): ...
+        def damage(self, store, key, change): ...
 
 Covers: the rules of `protocols.LatentStore`.
 Does not cover: speed, or a full disk.
@@ -14,7 +14,9 @@ Does not cover: speed, or a full disk.
 from __future__ import annotations
 
 import multiprocessing
+import uuid
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,17 @@ class LatentStoreSuite:
         """Replace an object with `change(its bytes)` without the store's knowledge; None removes the object."""
         raise NotImplementedError
 
+    def attempt(self, store: Any, chunk: Chunk) -> Any:
+        """The place of a new attempt at a chunk: an object with a `place`, a name that no other attempt has."""
+        return SimpleNamespace(place=f"attempts/{uuid.uuid4().hex}")
+
+    def put(self, store: LatentStore, chunk: Chunk, data: Encoded) -> tuple[Shard, ...]:
+        """Write a chunk and publish it."""
+        attempt = self.attempt(store, chunk)
+        shards = store.write(chunk, data, attempt)
+        store.publish(attempt.place, shards)
+        return shards
+
     @pytest.fixture
     def made(self, store: LatentStore) -> LatentStore:
         store.create(ROWS, ROWS_PER_CHUNK, ARRAYS, ATTRIBUTES)
@@ -122,34 +135,34 @@ class LatentStoreSuite:
 
     def test_reads_back_what_was_written(self, made: LatentStore) -> None:
         for chunk in chunks():
-            made.write(chunk, encoded(chunk))
+            self.put(made, chunk, encoded(chunk))
         for chunk in chunks():
             for name, wanted in encoded(chunk).arrays.items():
                 assert same(made.read(name, chunk.start, chunk.stop), wanted), name
 
     def test_reads_across_chunks_and_inside_them(self, made: LatentStore) -> None:
         for chunk in chunks():
-            made.write(chunk, encoded(chunk))
+            self.put(made, chunk, encoded(chunk))
         whole = np.concatenate([encoded(chunk).arrays["latent_mean"] for chunk in chunks()])
         for start, stop in ((0, ROWS), (3, 5), (6, 19), (ROWS - 1, ROWS), (4, 4)):
             assert same(made.read("latent_mean", start, stop), whole[start:stop])
 
     def test_text_comes_back_character_for_character(self, made: LatentStore) -> None:
         chunk = chunks()[0]
-        made.write(chunk, encoded(chunk))
+        self.put(made, chunk, encoded(chunk))
         found = made.read("captions", chunk.start, chunk.stop)
         assert all(isinstance(text, str) for text in found.flat)
         assert {str(text) for text in found.flat} == set(TEXTS)
 
     def test_rows_that_were_never_written_read_as_the_fill_value(self, made: LatentStore) -> None:
-        made.write(chunks()[1], encoded(chunks()[1]))
+        self.put(made, chunks()[1], encoded(chunks()[1]))
         assert np.isnan(made.read("latent_mean", 0, 8)).all()
         assert not made.read("text_mask", 16, ROWS).any()
         assert set(made.read("captions", 0, 8).flat) == {""}
 
     def test_writing_twice_gives_the_same_bytes(self, made: LatentStore) -> None:
         for chunk in chunks():
-            assert made.write(chunk, encoded(chunk)) == made.write(chunk, encoded(chunk))
+            assert self.put(made, chunk, encoded(chunk)) == self.put(made, chunk, encoded(chunk))
 
     def test_every_array_has_a_shard_even_when_all_is_fill(self, made: LatentStore) -> None:
         chunk = chunks()[0]
@@ -161,20 +174,20 @@ class LatentStoreSuite:
                 "image_id": np.zeros(8, np.int64),
             }
         )
-        shards = made.write(chunk, blank)
+        shards = self.put(made, chunk, blank)
         assert len({shard.key for shard in shards}) == len(ARRAYS)
         assert made.check(shards) is None
 
     def test_the_last_write_of_a_chunk_replaces_the_ones_before(self, made: LatentStore) -> None:
         for chunk in chunks():
-            made.write(chunk, encoded(chunk, seed=1))
-            shards = made.write(chunk, encoded(chunk))
+            self.put(made, chunk, encoded(chunk, seed=1))
+            shards = self.put(made, chunk, encoded(chunk))
             assert made.check(shards) is None
             for name, wanted in encoded(chunk).arrays.items():
                 assert same(made.read(name, chunk.start, chunk.stop), wanted)
 
     def test_create_keeps_a_store_with_the_same_arrays(self, made: LatentStore) -> None:
-        shards = made.write(chunks()[0], encoded(chunks()[0]))
+        shards = self.put(made, chunks()[0], encoded(chunks()[0]))
         made.create(ROWS, ROWS_PER_CHUNK, ARRAYS, ATTRIBUTES)
         assert made.check(shards) is None
 
@@ -190,7 +203,7 @@ class LatentStoreSuite:
     def test_create_refuses_a_store_that_differs(
         self, made: LatentStore, rows: int, per_chunk: int, arrays: tuple[ArraySpec, ...], attributes: dict[str, Any]
     ) -> None:
-        shards = made.write(chunks()[0], encoded(chunks()[0]))
+        shards = self.put(made, chunks()[0], encoded(chunks()[0]))
         with pytest.raises(StoreError):
             made.create(rows, per_chunk, arrays, attributes)
         assert made.check(shards) is None
@@ -228,14 +241,14 @@ class LatentStoreSuite:
 
     @pytest.mark.parametrize("deep", [True, False])
     def test_check_finds_objects_that_are_missing_or_short(self, made: LatentStore, deep: bool) -> None:
-        first, second, *_ = (made.write(chunk, encoded(chunk)) for chunk in chunks())
+        first, second, *_ = (self.put(made, chunk, encoded(chunk)) for chunk in chunks())
         self.damage(made, first[0].key, lambda data: None)
         self.damage(made, second[1].key, lambda data: data[:-1])
         assert first[0].key in (made.check(first, deep) or "")
         assert second[1].key in (made.check(second, deep) or "")
 
     def test_check_finds_one_flipped_bit(self, made: LatentStore) -> None:
-        shards = made.write(chunks()[0], encoded(chunks()[0]))
+        shards = self.put(made, chunks()[0], encoded(chunks()[0]))
         for shard in shards:
             self.damage(made, shard.key, _flip)
             assert shard.key in (made.check(shards) or "")
@@ -246,10 +259,34 @@ class LatentStoreSuite:
     @pytest.mark.parametrize("index", [0, 2], ids=["whole chunk", "short chunk"])
     def test_writing_a_damaged_chunk_again_repairs_it(self, made: LatentStore, index: int) -> None:
         chunk = chunks()[index]
-        shards = made.write(chunk, encoded(chunk))
+        shards = self.put(made, chunk, encoded(chunk))
         for shard in shards:
             self.damage(made, shard.key, lambda data: b"\xff" * (len(data) // 2))
-        assert made.write(chunk, encoded(chunk)) == shards
+        assert self.put(made, chunk, encoded(chunk)) == shards
+        assert made.check(shards) is None
+
+    def test_nobody_sees_what_was_written_before_it_is_published(self, made: LatentStore) -> None:
+        chunk = chunks()[0]
+        first = self.put(made, chunk, encoded(chunk))
+        attempt = self.attempt(made, chunk)
+        other = made.write(chunk, encoded(chunk, seed=1), attempt)
+        assert made.check(first) is None
+        assert same(made.read("latent_mean", 0, 8), encoded(chunk).arrays["latent_mean"])
+        made.publish(attempt.place, other)
+        assert made.check(other) is None
+
+    def test_of_two_attempts_only_the_published_one_is_seen(self, made: LatentStore) -> None:
+        chunk = chunks()[1]
+        places = [self.attempt(made, chunk) for _ in range(2)]
+        written = [made.write(chunk, encoded(chunk, seed=i), place) for i, place in enumerate(places)]
+        made.publish(places[0].place, written[0])
+        assert made.check(written[0]) is None
+
+    def test_what_is_gone_cannot_be_published(self, made: LatentStore) -> None:
+        chunk = chunks()[0]
+        shards = self.put(made, chunk, encoded(chunk))
+        with pytest.raises(FileNotFoundError):
+            made.publish(self.attempt(made, chunk).place, shards)
         assert made.check(shards) is None
 
     def test_two_processes_that_write_at_once_lose_nothing(self, made: LatentStore) -> None:
@@ -258,18 +295,21 @@ class LatentStoreSuite:
         todo = chunks()
         context = multiprocessing.get_context("spawn")
         with context.Pool(2) as pool:
-            written = pool.starmap(_write, [(made, chunk) for chunk in todo * 2], chunksize=1)
+            places = [self.attempt(made, chunk) for chunk in todo * 2]
+            work = [(made, chunk, place) for chunk, place in zip(todo * 2, places, strict=True)]
+            written = pool.starmap(_write, work, chunksize=1)
             pool.close()
             pool.join()
         assert written[: len(todo)] == written[len(todo) :]
-        for chunk, shards in zip(todo * 2, written, strict=True):
+        for chunk, shards, place in zip(todo * 2, written, places, strict=True):
+            made.publish(place.place, shards)
             assert made.check(shards) is None
             for name, wanted in encoded(chunk).arrays.items():
                 assert same(made.read(name, chunk.start, chunk.stop), wanted)
 
 
-def _write(store: LatentStore, chunk: Chunk) -> tuple[Shard, ...]:
-    return store.write(chunk, encoded(chunk))
+def _write(store: LatentStore, chunk: Chunk, attempt: Any) -> tuple[Shard, ...]:
+    return store.write(chunk, encoded(chunk), attempt)
 
 
 def _flip(data: bytes) -> bytes:

@@ -19,7 +19,7 @@ from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
 from daskt2i.errors import FingerprintMismatch, Interrupted, StoreError, StoreMissing
-from daskt2i.events import Event, LaunchEvent, Listener, ignore, stage_events
+from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
@@ -159,7 +159,10 @@ def train(
         FingerprintMismatch: the existing checkpoints belong to other settings or another store.
         Daskt2iError: another error ended the training; checkpoints are kept.
     """
-    with _stage("train", workflow.train, folder, listener), lock.hold(folder, "train"):
+    with (
+        _stage("train", workflow.train, folder, listener),
+        lock.hold(folder, "train", lambda text: listener(Note(text))),
+    ):
         stored = check_store(folder, listener)
         workflow = with_source(workflow, folder, draw=False)  # ranks may run in another folder
         encoders = workflow.dataset.encoders
@@ -201,7 +204,10 @@ def train_vae(
     workflow: Workflow, folder: RunFolder, spawner: RankSpawner, ranks: int, threads: int, listener: Listener = ignore
 ) -> TrainResult:
     """Train or fine-tune an autoencoder on a source's images. Does nothing if it is finished. See `train`."""
-    with _stage(VAE_PREFIX, workflow.vae, folder, listener), lock.hold(folder, VAE_PREFIX):
+    with (
+        _stage(VAE_PREFIX, workflow.vae, folder, listener),
+        lock.hold(folder, VAE_PREFIX, lambda text: listener(Note(text))),
+    ):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source
         info = open_source(workflow.dataset, folder).info()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from builders.advice import covers, told
 from builders.coco import coco_source, settings, write_coco
+from builders.runs import arrays as stored
 from builders.workflows import IMAGE, component, fake_data, fake_settings, with_parts
 
 import daskt2i
@@ -30,9 +31,12 @@ from daskt2i.session.worker_layout import insights_layout, train_layout
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store import lock
 from daskt2i.store.manifest import write_manifest
+from daskt2i.store.publishing.attempts import begin_attempt
+from daskt2i.store.publishing.publication import begin, publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.types import Chunk, Encoded, Staged
 
 GIB = 1024 * MIB
 
@@ -293,7 +297,7 @@ def test_images_in_their_place_and_a_setting_bring_a_chunk_without_images_on(tmp
     images.rmdir()
     away.rename(images)
     # A last chunk of few images was believed to miss them.
-    with told("encode/driver.py:_Run._compare_inputs FingerprintMismatch"):
+    with told("encode/resume.py:_compare_inputs FingerprintMismatch"):
         run_of(tmp_path / "run", workflow).encode()
     again = run_of(tmp_path / "run", workflow).with_settings({"run.retry_rejected": ["missing-file"]})
     assert again.encode().accepted == 9
@@ -329,7 +333,7 @@ def test_the_same_command_goes_on_after_a_run_was_given_up(tmp_path: Path) -> No
     mark.write_text("all")
     source = {"class": f"{__name__}.Tired", "mark": str(mark)}
     run = run_of(tmp_path / "run", source=source, rows=40, rows_per_chunk=4)
-    with told("encode/driver.py:_hopeless ExecutorError"):
+    with told("encode/chunks/chunk_queue.py:_hopeless ExecutorError"):
         run.encode()
     mark.unlink()
     assert run.encode().accepted == 40
@@ -354,7 +358,7 @@ def test_the_pictures_of_before_and_another_folder_are_both_taken(tmp_path: Path
     run_of(tmp_path / "run", workflow).encode()
     (folder / "images").rename(folder / "before")
     write_coco(folder, same=dict.fromkeys(range(10), 3))
-    with told("encode/driver.py:_Run._compare_inputs FingerprintMismatch"):
+    with told("encode/resume.py:_compare_inputs FingerprintMismatch"):
         run_of(tmp_path / "run", workflow).encode()
     assert run_of(tmp_path / "other", workflow).encode().accepted == 9
     before = {"images": str(folder / "before"), "captions": str(folder / "captions.json")}
@@ -517,6 +521,32 @@ def test_a_folder_that_is_held_is_free_when_the_other_ends(tmp_path: Path) -> No
     with lock.hold(RunFolder(out), "encode"), told("store/lock.py:_busy StoreBusy"):
         run_of(out).encode()
     assert run_of(out).encode().accepted == 20
+
+
+def test_a_run_that_was_taken_over_waits_for_the_other_and_encodes_what_is_open(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    former = begin(folder)
+    with publishing(folder), told("store/publishing/attempts.py:taken_over TakenOver"):
+        former.require()
+    assert run_of(tmp_path).encode().accepted == 20
+
+
+def test_workers_that_share_the_folder_publish(tmp_path: Path, encoded: Path) -> None:
+    folder = RunFolder(encoded)
+    there = stored(encoded).items()
+    chunk, data = Chunk(0, 0, 8), {name: array[:8] for name, array in there if not name.startswith("empty_")}
+    with publishing(folder) as publication:
+        attempt = begin_attempt(folder, publication.run, 0)
+        shards = ZarrStore(folder).write(chunk, Encoded(data), attempt)
+        receipt = dataclasses.replace(next(iter(Receipts(folder).read())), shards=shards)
+        Receipts(folder).write(receipt, attempt)
+        here = folder.local_path(attempt.place)
+        here.rename(tmp_path / "a disk of the worker")
+        with told("store/publishing/publication.py:Publication.publish StoreError"):
+            publication.publish(Staged(receipt, attempt.name))
+        (tmp_path / "a disk of the worker").rename(here)  # the folder is shared now
+        publication.publish(Staged(receipt, attempt.name))
+    assert run_of(encoded).encode().skipped == 3
 
 
 def test_another_folder_helps_where_a_part_of_the_path_is_a_file(tmp_path: Path) -> None:

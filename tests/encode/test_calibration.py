@@ -24,6 +24,7 @@ from daskt2i.executors.serial import SerialExecutor
 from daskt2i.plan import spread_rows
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.types import Staged
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +98,8 @@ class _TwoWorkers:
 
         for number, item in enumerate(items):
             outcome = work(item)
-            if hasattr(outcome, "shards"):
-                second = number >= self.late and number % 2
-                outcome = replace(outcome, worker="there:2" if second else outcome.worker)
+            if isinstance(outcome, Staged) and number >= self.late and number % 2:
+                outcome = replace(outcome, receipt=replace(outcome.receipt, worker="there:2"))
             yield item, outcome
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ def test_a_failure_is_raised_and_leaves_no_file_behind(tmp_path: Path) -> None:
     class Broken(SerialExecutor):
         def run(self, work: Any, items: Any) -> Iterator[tuple[Any, Any]]:
             for item, outcome in super().run(work, items):
-                gone = hasattr(outcome, "shards") and item[1].index > 0
+                gone = isinstance(outcome, Staged) and item[1].index > 0
                 yield item, SourceMissing("The images are gone.") if gone else outcome
 
     prepared = prepare(fake_settings(rows=40), tmp_path)

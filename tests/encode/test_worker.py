@@ -26,8 +26,9 @@ from daskt2i.errors import ConfigError, GateError, ImagesMissing, ModelError, Ou
 from daskt2i.images import read as images
 from daskt2i.sources.fake import FakeSource, bitmap
 from daskt2i.store.layout import store_arrays
+from daskt2i.store.publishing.attempts import Attempt
+from daskt2i.store.publishing.publication import Publication, publishing
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Pixels, Receipt, Record, Rejection, Row, Runtime
 
@@ -77,7 +78,11 @@ class Bench:
         return replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
 
     def encode(self, index: int = 0, **changes: Any) -> Receipt:
-        return encode_chunk(replace(self.job, **changes), self.chunk(index))
+        """Encode a chunk, and publish it."""
+        with publishing(self.prepared.folder) as publication:
+            staged = encode_chunk(replace(self.job, run=publication.run, **changes), self.chunk(index))
+            publication.publish(staged)
+        return staged.receipt
 
     def read(self, name: str, index: int = 0) -> Any:
         chunk = self.prepared.grid[index]
@@ -443,8 +448,9 @@ def test_the_receipt_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     bench = Bench(tmp_path)
     there_before: list[int] = []
 
-    def full(self: Receipts, receipt: Receipt) -> None:
-        there_before.append(len(bench.shards_there()))
+    def full(self: Receipts, receipt: Receipt, attempt: Attempt) -> None:
+        there_before.append(len(bench.prepared.folder.list(attempt.place)))
+        assert bench.shards_there() == []
         raise StoreFull("no space is left")
 
     with monkeypatch.context() as patch:
@@ -459,17 +465,18 @@ def test_the_receipt_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_store_that_cannot_be_written_leaves_no_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
-    write, count = RunFolder.write, iter(range(100))
+    write, count = Attempt.write, iter(range(100))
 
-    def full(self: RunFolder, name: str, data: Any) -> None:
-        if "/c." in name and next(count) == 3:
+    def full(self: Attempt, name: str, data: Any) -> None:
+        if ".c." in name and next(count) == 3:
             raise StoreFull("no space is left")
         write(self, name, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "write", full)
+        patch.setattr(Attempt, "write", full)
         with pytest.raises(StoreFull):
-            bench.encode()
+            encode_chunk(bench.job, bench.chunk())
+    assert [name for name in bench.prepared.folder.list("attempts") if "gone" not in name] == []
     assert bench.receipts == []
     assert bench.encode().shards
     assert ZarrStore(bench.prepared.folder).check(bench.encode().shards) is None
@@ -603,15 +610,18 @@ def test_models_load_once_when_eight_threads_call_at_once(tmp_path: Path, counti
     bench = Bench(tmp_path, workflow)
     start, receipts = threading.Barrier(8), [None] * 8
 
-    def work(index: int) -> None:
+    def work(publication: Publication, index: int) -> None:
         start.wait()
-        receipts[index] = bench.encode(index)  # type: ignore[call-overload]
+        staged = encode_chunk(replace(bench.job, run=publication.run), bench.chunk(index))
+        publication.publish(staged)
+        receipts[index] = staged.receipt  # type: ignore[call-overload]
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with publishing(bench.prepared.folder) as publication:
+        threads = [threading.Thread(target=work, args=(publication, i)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert counting.loaded == 1
     assert counting.most == 1, "one chunk at a time, whatever the number of threads"
     assert {tuple(r.loads.items()) for r in receipts if r} == {(("image", 1), ("text", 1))}

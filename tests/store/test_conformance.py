@@ -10,10 +10,13 @@ from typing import Any
 
 import fsspec
 import pytest
+from builders.stores import commit
 
 from daskt2i.errors import StoreMissing
 from daskt2i.store.dataset import open_store
 from daskt2i.store.lock import hold
+from daskt2i.store.publishing.attempts import Attempt, begin_attempt
+from daskt2i.store.publishing.publication import publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -25,12 +28,15 @@ from daskt2i.testing.store import (
     LatentStoreSuite,
     chunks,
     encoded,
-    receipt_for,
     same,
 )
+from daskt2i.types import Chunk
 
 
 class ZarrStoreSuite(LatentStoreSuite):
+    def attempt(self, store: ZarrStore, chunk: Chunk) -> Attempt:
+        return begin_attempt(store.folder, "", chunk.index)
+
     def damage(self, store: ZarrStore, key: str, change: Callable[[bytes], bytes | None]) -> None:
         name = f"{store.name}/{key}"
         data = change(store.folder.read(name))
@@ -93,11 +99,13 @@ class TestOnS3(ZarrStoreSuite):
         receipts = Receipts(folder)
         with hold(folder, "encode"):
             assert list(receipts.read()) == []
-            for chunk in chunks():
-                receipts.write(receipt_for(chunk, made.write(chunk, encoded(chunk))))
+            with publishing(folder) as publication:
+                for chunk in chunks():
+                    commit(publication, chunk, encoded(chunk))
         assert [receipt.chunk for receipt in receipts.read()] == [0, 1, 2]
         assert folder.list("receipts") == [f"receipts/chunk-{i:07d}.json" for i in range(3)]
         assert not folder.exists("encode.lock")
+        assert folder.list("attempts") == []
         for address in (folder.root, f"{folder.root}/latents.zarr"):
             with open_store(address, folder.storage_options) as dataset:
                 assert same(dataset.latent_mean[8:16].values, encoded(chunks()[1]).arrays["latent_mean"])

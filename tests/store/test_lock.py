@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,17 +10,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import daskt2i.store.lock
-from daskt2i.errors import StoreBusy
+from daskt2i.errors import StoreBusy, TakenOver
 from daskt2i.store.lock import hold
+from daskt2i.store.lock import holder as holding
+from daskt2i.store.publishing import lease
 from daskt2i.store.run_folder import RunFolder
 
 _HOLDS = """
@@ -157,9 +162,10 @@ except StoreBusy:
 
 @pytest.fixture(params=["memory", "a disk without locks", "a system without flock"])
 def beating(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A folder whose lock is an object with a heartbeat."""
+    """A folder whose lock is an object with signs of life."""
     monkeypatch.setattr(daskt2i.store.lock, "SETTLE_SECONDS", 0.02)
     monkeypatch.setattr(daskt2i.store.lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(daskt2i.store.lock, "DEAD_SECONDS", 0.6)
     if request.param == "memory":
         return RunFolder(f"memory://{uuid.uuid4().hex}/run")
     if request.param == "a system without flock":
@@ -173,49 +179,135 @@ def beating(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return RunFolder(tmp_path / "run")
 
 
-def lines(folder: RunFolder) -> dict[str, object]:
-    found: dict[str, object] = json.loads(folder.read("encode.lock"))
-    return found
+def dead(folder: RunFolder, number: int = 0) -> lease.Claim:
+    """A claim whose holder was killed."""
+    claim = lease.take(
+        folder, next(reversed(lease.chain(folder)), None), {"pid": 1, "host": "gone", "token": f"t{number}"}
+    )
+    assert claim
+    lease.beat(folder, claim, 3)
+    return claim
 
 
-def test_a_heartbeat_holds_it_and_is_renewed(beating: RunFolder) -> None:
-    with hold(beating, "encode"):
-        first = lines(beating)
-        with pytest.raises(StoreBusy, match=f"pid {os.getpid()}"), hold(beating, "encode"):
-            pass
-        time.sleep(0.3)
-        later = lines(beating)
-        assert later["token"] == first["token"]
-        assert float(str(later["beat"])) > float(str(first["beat"]))
-    assert not beating.exists("encode.lock")
-    with hold(beating, "encode"):
-        pass
+def lock_objects(folder: RunFolder) -> list[str]:
+    return [name for name in folder.list() if name.startswith("encode.lock")]
 
 
-def test_a_lock_whose_heartbeat_stopped_is_stale(beating: RunFolder) -> None:
-    left = {"label": "encode", "pid": 1, "host": "gone", "token": "x", "beat": time.time() - 100}
-    beating.write("encode.lock", json.dumps(left).encode())
-    with pytest.raises(StoreBusy, match="pid 1 on gone"), hold(beating, "encode"):
-        pass
-    for left["beat"] in (time.time() - 121, "nonsense", None):
-        beating.write("encode.lock", json.dumps(left).encode())
-        with hold(beating, "encode"):
-            assert lines(beating)["pid"] == os.getpid()
-
-
-def test_if_two_processes_write_the_lock_at_once_the_later_one_holds_it(
+def test_a_holder_that_lives_is_named_after_one_sign_of_life(
     beating: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = json.dumps({"label": "encode", "pid": 2, "host": "h", "token": "y", "beat": time.time()}).encode()
-    monkeypatch.setattr("daskt2i.store.lock.time.sleep", lambda seconds: beating.write("encode.lock", other))
-    with pytest.raises(StoreBusy, match="pid 2"), hold(beating, "encode"):
+    monkeypatch.setattr(daskt2i.store.lock, "DEAD_SECONDS", 1e9)
+    told: list[str] = []
+    busy = pytest.raises(StoreBusy, match=f"pid {os.getpid()}")
+    with hold(beating, "encode"), busy, hold(beating, "encode", told.append):
         pass
-    assert beating.read("encode.lock") == other, "the lock of the other one is not ours to remove"
+    assert len(told) == 1
+    assert "this run takes over" in told[0]
+    assert lock_objects(beating) == []
+    with hold(beating, "encode", told.append):
+        assert len(told) == 1
 
 
-def test_a_holder_that_lost_its_stale_lock_does_not_take_it_back(beating: RunFolder) -> None:
-    other = json.dumps({"label": "encode", "pid": 2, "token": "y", "beat": time.time()}).encode()
-    with hold(beating, "encode"):
-        beating.write("encode.lock", other)
+def test_a_silent_holder_is_dead_after_the_stated_time_and_is_followed(beating: RunFolder) -> None:
+    dead(beating)
+    begun = time.monotonic()
+    with hold(beating, "encode") as alive:
+        assert time.monotonic() - begun >= 0.6
+        assert [claim.about["pid"] for claim in lease.chain(beating)] == [1, os.getpid()]
+        alive()
+    assert lock_objects(beating) == []
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_the_clock_of_the_machine_does_not_matter(
+    beating: RunFolder, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    now = time.time
+    old = {"label": "encode", "pid": 1, "host": "gone", "token": "x", "beat": now()}  # of an older version
+    beating.write("encode.lock", json.dumps(old).encode())
+    with contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: now() + 3600 * hours)
+            stack.enter_context(hold(beating, "encode"))
+        with pytest.raises(StoreBusy, match=f"pid {os.getpid()}"), hold(beating, "encode"):
+            pass
+
+
+def test_only_one_of_many_follows_a_dead_holder(beating: RunFolder) -> None:
+    dead(beating)
+    ends = threading.Event()
+
+    def tries(number: int) -> str:
+        try:
+            with hold(beating, f"encode {number}"):
+                ends.wait(10)
+                return "held"
+        except StoreBusy:
+            return "busy"
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(tries, number) for number in range(4)]
+        wait(found, 5, FIRST_COMPLETED)
+        while sum(one.done() for one in found) < 3:
+            time.sleep(0.01)
+        ends.set()
+        assert sorted(one.result() for one in found) == ["busy", "busy", "busy", "held"]
+
+
+def test_a_holder_that_was_followed_is_told_so_and_takes_nothing_back(beating: RunFolder) -> None:
+    with hold(beating, "encode") as alive:
+        alive()
+        after = lease.take(beating, lease.chain(beating)[-1], {"pid": 2, "token": "y"})
         time.sleep(0.2)
-    assert beating.read("encode.lock") == other
+        with pytest.raises(TakenOver):
+            alive()
+    assert lease.chain(beating)[-1] == after, "the lock of the other one is not ours to remove"
+
+
+def test_a_holder_that_slept_looks_before_it_goes_on(beating: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daskt2i.store.lock, "BEAT_SECONDS", 60)  # its thread has not woken yet
+    with hold(beating, "encode") as alive:
+        lease.take(beating, lease.chain(beating)[-1], {"pid": 2, "token": "y"})
+        awake = daskt2i.store.lock._awake
+        monkeypatch.setattr(daskt2i.store.lock, "_awake", lambda: awake() + 3600)
+        with pytest.raises(TakenOver):
+            alive()
+
+
+def test_a_claim_that_follows_nobody_is_withdrawn(beating: RunFolder) -> None:
+    gone = dead(beating)
+    lease.release(beating, gone)
+    late = lease.take(beating, gone, {"pid": 2, "token": "y"})  # it found the holder dead before that
+    assert late is not None
+    assert not lease.holds(beating, late)
+    lease.withdraw(beating, late)
+    assert lock_objects(beating) == []
+
+
+def test_status_names_the_holder_and_says_what_it_cannot_know(
+    beating: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daskt2i.store.lock, "DEAD_SECONDS", 1e9)
+    assert holding(beating) == ""
+    with hold(beating, "encode"):
+        assert holding(beating).endswith("not known whether it still runs")
+        while not holding(beating).endswith(")"):
+            time.sleep(0.01)
+    assert holding(beating) == ""
+    dead(beating)
+    assert "pid 1 on gone" in holding(beating)
+    monkeypatch.setattr(daskt2i.store.lock, "BEAT_SECONDS", 0)
+    assert "no sign of life for 0 s" in holding(beating)
+    monkeypatch.setattr(daskt2i.store.lock, "DEAD_SECONDS", 0)
+    assert holding(beating) == ""
+
+
+@pytest.mark.parametrize("kind", ["flock", "object"])
+def test_the_lock_holds_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["encode", "--set", "secret=hunter2"])
+    if kind == "object":
+        monkeypatch.setattr(daskt2i.store.lock, "fcntl", None)
+    with hold(RunFolder(tmp_path), "encode"):
+        found = (tmp_path / "encode.lock").read_text()
+        assert "hunter2" not in found
+        assert json.loads(found)["pid"] == os.getpid()

@@ -15,13 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from builders import TESTS
+from builders.stores import commit, put
 
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreFull, StoreMissing
 from daskt2i.store.dataset import READING_ORDER, open_store
+from daskt2i.store.publishing.publication import publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore, inner_rows
-from daskt2i.testing.store import ARRAYS, ATTRIBUTES, ROWS, ROWS_PER_CHUNK, chunks, encoded, receipt_for, same
+from daskt2i.testing.store import ARRAYS, ATTRIBUTES, ROWS, ROWS_PER_CHUNK, chunks, encoded, same
 from daskt2i.types import ArraySpec, Chunk, Encoded
 
 
@@ -42,7 +45,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_any_xarray_opens_it_with_names_attributes_and_row_labels(store: ZarrStore) -> None:
     for chunk in chunks():
-        store.write(chunk, encoded(chunk))
+        put(store, chunk, encoded(chunk))
     with xr.open_zarr(store.address, consolidated=False) as dataset:
         assert dataset.latent_mean.dims == ("row", "channel", "y", "x")
         assert dataset.captions.dims == ("row", "slot")
@@ -56,7 +59,7 @@ def test_any_xarray_opens_it_with_names_attributes_and_row_labels(store: ZarrSto
 @pytest.mark.parametrize("below", ["", "latents.zarr"])
 def test_open_store_takes_the_run_folder_or_the_store(store: ZarrStore, tmp_path: Path, below: str) -> None:
     for chunk in chunks():
-        store.write(chunk, encoded(chunk))
+        put(store, chunk, encoded(chunk))
     with open_store(tmp_path / below) as dataset:
         assert dataset.sizes["row"] == ROWS
         assert dataset.latent_mean.chunks[0] == (8, 8, 6), "one Dask chunk per shard"
@@ -67,7 +70,7 @@ def test_open_store_takes_the_run_folder_or_the_store(store: ZarrStore, tmp_path
 
 def test_a_listing_is_in_reading_order_and_long_attributes_are_one_short_line(store: ZarrStore, tmp_path: Path) -> None:
     for chunk in chunks():
-        store.write(chunk, encoded(chunk))
+        put(store, chunk, encoded(chunk))
     with open_store(tmp_path) as dataset:
         names = [str(name) for name in dataset.data_vars]
         known = [name for name in READING_ORDER if name in names]
@@ -103,7 +106,7 @@ def test_attributes_come_back_as_given_without_importing_zarr(store: ZarrStore) 
 
 
 def test_a_store_can_be_pickled(store: ZarrStore) -> None:
-    store.write(chunks()[0], encoded(chunks()[0]))
+    put(store, chunks()[0], encoded(chunks()[0]))
     store.read("latent_mean", 0, 1)
     assert len(pickle.dumps(store)) < 500
     copy = pickle.loads(pickle.dumps(store))
@@ -113,10 +116,10 @@ def test_a_store_can_be_pickled(store: ZarrStore) -> None:
 def test_two_stores_of_the_same_arrays_are_the_same_files(tmp_path: Path) -> None:
     first, second = made_at(tmp_path / "a"), made_at(tmp_path / "b")
     for chunk in chunks():
-        first.write(chunk, encoded(chunk))
+        put(first, chunk, encoded(chunk))
     for chunk in reversed(chunks()):
-        second.write(chunk, encoded(chunk, seed=1))
-        second.write(chunk, encoded(chunk))
+        put(second, chunk, encoded(chunk, seed=1))
+        put(second, chunk, encoded(chunk))
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
@@ -125,19 +128,19 @@ def test_values_that_look_like_fill_keep_their_bits(store: ZarrStore) -> None:
     odd = np.zeros((8, 4, 4, 4), np.uint16)
     odd.flat[:6] = [0x8000, 0x7C00, 0xFC00, 0x0001, 0x7E01, 0x7FFF]  # -0, two infinities, smallest, two NaN payloads
     arrays = {**encoded(chunk).arrays, "latent_mean": odd.view(np.float16)}
-    store.write(chunk, Encoded(arrays))
+    put(store, chunk, Encoded(arrays))
     assert np.array_equal(store.read("latent_mean", 0, 8).view(np.uint16), odd)
 
 
 def test_arrays_in_any_memory_order_are_the_same_bytes(store: ZarrStore) -> None:
     chunk = chunks()[0]
     arrays = dict(encoded(chunk).arrays)
-    shards = store.write(chunk, Encoded(arrays))
+    shards = put(store, chunk, Encoded(arrays))
     arrays["latent_mean"] = np.asfortranarray(arrays["latent_mean"])
     arrays["captions"] = arrays["captions"].astype(np.dtypes.StringDType())
     arrays["image_id"] = arrays["image_id"].copy()
     arrays["image_id"].flags.writeable = False
-    assert store.write(chunk, Encoded(arrays)) == shards
+    assert put(store, chunk, Encoded(arrays)) == shards
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9])
@@ -145,7 +148,7 @@ def test_fewer_rows_than_a_chunk_and_one_more(tmp_path: Path, rows: int) -> None
     store = ZarrStore(RunFolder(tmp_path))
     store.create(rows, 8, ARRAYS, {})
     for chunk in chunks(rows, 8):
-        assert store.check(store.write(chunk, encoded(chunk))) is None
+        assert store.check(put(store, chunk, encoded(chunk))) is None
         for name, wanted in encoded(chunk).arrays.items():
             assert same(store.read(name, chunk.start, chunk.stop), wanted)
     with open_store(tmp_path) as dataset:
@@ -185,19 +188,19 @@ def test_an_interrupted_creation_is_repeated(tmp_path: Path) -> None:
             folder.delete(f"latents.zarr/{spec.name}/zarr.json")
         assert store.attributes() is None
         with pytest.raises(StoreMissing):
-            store.write(chunks()[0], encoded(chunks()[0]))
+            put(store, chunks()[0], encoded(chunks()[0]))
         store.create(ROWS, ROWS_PER_CHUNK, ARRAYS, ATTRIBUTES)
         assert files(tmp_path / str(left)) == whole
 
 
 def test_lost_metadata_of_an_array_is_named_and_made_again(store: ZarrStore) -> None:
     chunk = chunks()[0]
-    shards = store.write(chunk, encoded(chunk))
+    shards = put(store, chunk, encoded(chunk))
     store.folder.delete("latents.zarr/latent_mean/zarr.json")
     with pytest.raises(StoreError, match="latent_mean"):
         store.read("latent_mean", 0, 8)
     with pytest.raises(StoreError, match="latent_mean"):
-        store.write(chunk, encoded(chunk))
+        put(store, chunk, encoded(chunk))
     store.create(ROWS, ROWS_PER_CHUNK, ARRAYS, ATTRIBUTES)
     assert store.check(shards) is None
     assert same(store.read("latent_mean", 0, 8), encoded(chunk).arrays["latent_mean"])
@@ -237,7 +240,7 @@ def test_a_store_of_another_layout_is_refused(store: ZarrStore) -> None:
 
 
 def test_reading_a_damaged_shard_says_what_to_do(store: ZarrStore) -> None:
-    shards = store.write(chunks()[0], encoded(chunks()[0]))
+    shards = put(store, chunks()[0], encoded(chunks()[0]))
     for shard in shards:
         path = store.folder.local_path(f"latents.zarr/{shard.key}")
         path.write_bytes(path.read_bytes()[:-3])
@@ -246,7 +249,7 @@ def test_reading_a_damaged_shard_says_what_to_do(store: ZarrStore) -> None:
 
 
 def test_check_of_a_key_outside_the_store_is_refused(store: ZarrStore) -> None:
-    (shard, *_) = store.write(chunks()[0], encoded(chunks()[0]))
+    (shard, *_) = put(store, chunks()[0], encoded(chunks()[0]))
     with pytest.raises(StoreError):
         store.check([type(shard)("../../secret", shard.sha256, shard.size)])
 
@@ -269,7 +272,7 @@ def test_inner_chunks_divide_the_shard_and_are_neither_tiny_nor_huge(
     assert inner_rows(per_chunk, row_bytes) == wanted
 
 
-def test_every_shard_and_its_name_are_flushed_before_write_returns(
+def test_every_shard_and_then_its_name_are_flushed_before_it_is_published(
     store: ZarrStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not Path("/proc/self/fd").exists():
@@ -282,11 +285,11 @@ def test_every_shard_and_its_name_are_flushed_before_write_returns(
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", watched)
-    shards = store.write(chunks()[0], encoded(chunks()[0]))
+    shards = put(store, chunks()[0], encoded(chunks()[0]))
     for shard in shards:
         path = store.folder.local_path(f"latents.zarr/{shard.key}")
-        assert any(p.parent == path.parent and path.name in p.name for p in flushed)
-        assert path.parent in flushed
+        written = flushed.index(next(p for p in flushed if p.name == shard.key.replace("/", ".")))
+        assert path.parent in flushed[written:]
 
 
 _ENCODES = """
@@ -294,18 +297,18 @@ import itertools, sys
 import numpy as np
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.store.receipts import Receipts
-from daskt2i.testing.store import ARRAYS, ROWS, ROWS_PER_CHUNK, chunks, encoded, receipt_for
+from daskt2i.store.publishing.publication import begin
+from daskt2i.testing.store import ARRAYS, ROWS, ROWS_PER_CHUNK, chunks, encoded
+from builders.stores import commit
 folder = RunFolder(sys.argv[1])
-store, receipts = ZarrStore(folder), Receipts(folder)
 warm = ZarrStore(RunFolder("memory://warm"))
 warm.create(ROWS, ROWS_PER_CHUNK, ARRAYS, {})
 warm.write(chunks()[0], encoded(chunks()[0]))
+publication = begin(folder)
 print("ready", flush=True)
 for turn in itertools.count():
     for chunk in chunks():
-        receipts.delete(chunk.index)
-        receipts.write(receipt_for(chunk, store.write(chunk, encoded(chunk, seed=turn % 5))))
+        commit(publication, chunk, encoded(chunk, seed=turn % 5))
 """
 
 
@@ -314,7 +317,8 @@ def test_a_process_killed_at_any_moment_leaves_only_true_receipts(store: ZarrSto
     rng = random.Random(0)
     seen = 0
     for _ in range(6):
-        process = subprocess.Popen([sys.executable, "-c", _ENCODES, store.folder.root], stdout=subprocess.PIPE)
+        command, paths = [sys.executable, "-c", _ENCODES, store.folder.root], {**os.environ, "PYTHONPATH": str(TESTS)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=paths)
         assert process.stdout is not None
         with process, process.stdout:
             assert process.stdout.readline() == b"ready\n"
@@ -324,13 +328,13 @@ def test_a_process_killed_at_any_moment_leaves_only_true_receipts(store: ZarrSto
             assert store.check(receipt.shards) is None
             seen += 1
     assert seen > 6, "the processes were killed before they wrote anything"
-    store.folder.sweep(older_than=0)
-    for chunk in chunks():
-        Receipts(store.folder).write(receipt_for(chunk, store.write(chunk, encoded(chunk))))
+    with publishing(store.folder) as publication:
+        for chunk in chunks():
+            commit(publication, chunk, encoded(chunk))
     for chunk in chunks():
         for name, wanted in encoded(chunk).arrays.items():
             assert same(store.read(name, chunk.start, chunk.stop), wanted)
-    assert not [path for path in files(Path(store.folder.root)) if "partial" in path]
+    assert not [path for path in files(Path(store.folder.root)) if "partial" in path or "attempts" in path]
 
 
 def test_a_full_disk_is_a_clear_error_and_the_run_continues_after_it(tmp_path: Path) -> None:
@@ -360,8 +364,9 @@ def _fill_and_go_on(disk: Path) -> None:
     store.create(32, 8, [noise], {})
 
     def encode(some: list[Chunk]) -> None:
-        for chunk in some:
-            receipts.write(receipt_for(chunk, store.write(chunk, Encoded({"noise": data[chunk.index]}))))
+        with publishing(folder) as publication:
+            for chunk in some:
+                commit(publication, chunk, Encoded({"noise": data[chunk.index]}))
 
     with pytest.raises(StoreFull, match="free some space") as caught:
         encode(todo)

@@ -1,0 +1,238 @@
+"""A run that publishes: the driver moves what workers wrote to where it is read. No other process makes data visible.
+
+Covers: beginning and ending a run; removing former runs, and finishing what they had begun to publish; publishing a
+chunk.
+Does not cover: who may be the driver (`store.lock`), writing a chunk (`attempts`), other objects (`fenced`).
+
+The folder of the run is a fence, because each visible change is a move out of it, or into it. A driver that was thought
+dead, and wakes after another run has removed its folder, can change nothing. On object stores a move is a copy, whose
+source is gone then, and the token of the run is looked at before each move and each deletion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+
+from daskt2i.errors import StoreError
+from daskt2i.store.publishing.attempts import ATTEMPTS, RECEIPT, REPLACED, TOKEN, goes_on, is_ours, require_run
+from daskt2i.store.publishing.fenced import FencedFolder
+from daskt2i.store.publishing.moves import flush, move, remote, remote_path, remove_all, remove_tree
+from daskt2i.store.receipts import Receipts, receipt_name
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.types import Receipt, Staged
+
+_FORMER = "former-"
+
+
+class Publication:
+    """A run that may publish into a run folder. `begin` makes one.
+
+    Attributes:
+        run: its token, which the workers get.
+        folder: the run folder, through the fence.
+    """
+
+    def __init__(self, folder: RunFolder, run: str, alive: Callable[[], None]) -> None:
+        self.plain, self.run, self._alive = folder, run, alive
+        self.folder = FencedFolder(folder, run)
+        self._store, self._receipts = ZarrStore(folder), Receipts(folder)
+
+    @property
+    def place(self) -> str:
+        """The name of the folder of the run."""
+        return f"{ATTEMPTS}/{self.run}"
+
+    def publish(self, staged: Staged) -> None:
+        """Make a chunk visible: its shards, then its receipt. A receipt that the chunk had goes first.
+
+        Raises:
+            TakenOver: another run took over.
+            StoreError: what the worker wrote is not in the run folder.
+        """
+        self._alive()
+        receipt, place = staged.receipt, f"{self.place}/{staged.attempt}"
+        try:
+            self._withdraw(receipt.chunk, place)
+            self._bring_shards(receipt, place)
+            self.folder.bring(f"{place}/{RECEIPT}", receipt_name(receipt.chunk))
+        except FileNotFoundError as error:
+            require_run(self.plain, self.run)
+            self._finish(place)
+            raise StoreError(
+                f"What {receipt.worker} wrote for chunk {receipt.chunk} is not in {self.plain} as this process sees "
+                "it. The chunk is not stored. Give all workers the same shared folder (out)."
+            ) from error
+        except OSError:
+            self._finish(place)  # forward if that works, else back: the chunk keeps a receipt if it had one
+            raise
+        self._forget(receipt.chunk, staged.attempt)
+
+    def discard(self, attempt: str) -> None:
+        """Remove what an attempt wrote, as far as that works."""
+        with contextlib.suppress(OSError, StoreError):
+            remove_tree(self.plain, f"{self.place}/{attempt}")
+
+    def require(self) -> None:
+        """Do nothing if the run goes on.
+
+        Raises:
+            TakenOver: another run took over.
+        """
+        self._alive()
+        require_run(self.plain, self.run)
+
+    def end(self) -> None:
+        """Remove the folder of the run, and of others. If another run took over, this changes nothing."""
+        if self.plain.is_local:
+            absorbed = self._absorb()
+            if absorbed is None:
+                return
+            remove_tree(self.plain, self.place)
+            with contextlib.suppress(OSError):  # not empty: somebody else's files
+                self.plain.local_path(ATTEMPTS).rmdir()
+            return
+        names = self.plain.list(ATTEMPTS)
+        others = {name.split("/")[1] for name in names if name.endswith(f"/{TOKEN}")} - {self.run}
+        if goes_on(self.plain, self.run):
+            mine = (name for name in names if is_ours(name.split("/")[1]))
+            self._remove([name for name in mine if name.split("/")[1] not in others])
+
+    def _withdraw(self, chunk: int, place: str) -> None:
+        """Move the visible receipt of a chunk, if there is one, beside its successor."""
+        name = receipt_name(chunk)
+        if not self.plain.exists(name):
+            return
+        self._move(name, f"{place}/{REPLACED}")
+        if self.plain.is_local:  # on disk before the first shard changes
+            flush(self.plain.local_path(place))
+            flush(self.plain.local_path(name).parent)
+
+    def _bring_shards(self, receipt: Receipt, place: str) -> None:
+        if not self.plain.is_local:
+            require_run(self.plain, self.run)
+        self._store.publish(place, receipt.shards)
+
+    def _move(self, old: str, new: str) -> None:
+        if not self.plain.is_local:
+            require_run(self.plain, self.run)
+        move(self.plain, old, new)
+
+    def _forget(self, chunk: int, attempt: str) -> None:
+        """Remove the place of a published attempt, and those of other attempts at its chunk."""
+        if not self.plain.is_local:
+            with contextlib.suppress(OSError, StoreError):
+                remove_tree(self.plain, f"{self.place}/{attempt}")
+            return
+        with contextlib.suppress(OSError):
+            for path in self.plain.local_path(self.place).glob(f"{chunk:07d}-*"):
+                remove_tree(self.plain, f"{self.place}/{path.name}")
+
+    # Former runs
+
+    def take_over(self) -> None:
+        """Remove former runs. What they had begun to publish in place of a receipt is finished first.
+
+        Raises:
+            TakenOver: a later run has done the same with this one.
+        """
+        if self.plain.is_local:
+            found = self._absorb()
+        else:
+            found = [name for name in self.plain.list(ATTEMPTS) if self._is_former(name)]
+            self._remove(name for name in found if name.endswith(f"/{TOKEN}"))
+        if found is None:
+            require_run(self.plain, self.run)
+        found = found or []
+        for name in sorted(found):
+            if PurePosixPath(name).name == REPLACED:
+                self._finish(str(PurePosixPath(name).parent))
+        if self.plain.is_local:
+            for path in self.plain.local_path(self.place).glob(f"{_FORMER}*"):
+                shutil.rmtree(path, ignore_errors=True)
+        else:
+            self._remove(self.plain.list(ATTEMPTS), former=True)
+
+    def _absorb(self) -> list[str] | None:
+        """Move the folders of former runs into this one's: from then on they are gone for their processes.
+
+        Returns:
+            the names of all objects of former runs; None if this run is over itself.
+        """
+        attempts, mine = self.plain.local_path(ATTEMPTS), self.plain.local_path(self.place)
+        with self.plain.explaining(f"write {self.place}"):
+            for path in sorted(attempts.iterdir()) if attempts.is_dir() else []:
+                if path.name != self.run and is_ours(path.name):
+                    try:
+                        path.rename(mine / f"{_FORMER}{path.name}-{uuid.uuid4().hex[:8]}")
+                    except FileNotFoundError:
+                        continue  # this run is over, or the other one has ended
+        return self.plain.list(self.place) if goes_on(self.plain, self.run) else None
+
+    def _is_former(self, name: str) -> bool:
+        run = name.split("/")[1]
+        return run != self.run and is_ours(run)
+
+    def _remove(self, names: Iterator[str] | list[str], former: bool = False) -> None:
+        with remote(self.plain, "remove objects of former runs") as fs:
+            wanted = (name for name in names if not former or self._is_former(name))
+            remove_all(fs, [remote_path(fs, self.plain, name) for name in wanted])
+
+    def _finish(self, place: str) -> None:
+        """Finish a publication that ended between the old and the new receipt of a chunk; or take it back."""
+        try:
+            receipt = Receipt.from_json(self.plain.read(f"{place}/{RECEIPT}"))
+            name = receipt_name(receipt.chunk)
+            if self.plain.exists(name):
+                return
+            waiting = tuple(shard for shard in receipt.shards if self._store.is_staged(place, shard))
+            moved = tuple(shard for shard in receipt.shards if shard not in waiting)
+            if self._store.check(moved) is None:
+                for shard in waiting:
+                    require_run(self.plain, self.run)
+                    self._store.publish(place, [shard])
+                self.folder.bring(f"{place}/{RECEIPT}", name)
+        except (OSError, ValueError, RecursionError):
+            pass
+        else:
+            return
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            old = Receipt.from_json(self.plain.read(f"{place}/{REPLACED}"))
+            if self._store.check(old.shards) is None and not self.plain.exists(receipt_name(old.chunk)):
+                self.folder.bring(f"{place}/{REPLACED}", receipt_name(old.chunk))
+
+
+def begin(folder: RunFolder, alive: Callable[[], None] = lambda: None) -> Publication:
+    """Begin a run, and remove former ones. Call it while you hold the lock.
+
+    Args:
+        alive: raises an error if the lock was lost; called before each chunk is published.
+
+    Raises:
+        StoreError, StoreFull: it cannot be written here.
+        TakenOver: another run began at the same time.
+    """
+    publication = Publication(folder, uuid.uuid4().hex, alive)
+    if folder.is_local:
+        path = folder.local_path(publication.place)
+        with folder.explaining(f"write {publication.place}"):
+            path.mkdir(parents=True)
+    else:
+        folder.write(f"{publication.place}/{TOKEN}", b"{}")
+    publication.take_over()
+    return publication
+
+
+@contextlib.contextmanager
+def publishing(folder: RunFolder, alive: Callable[[], None] = lambda: None) -> Iterator[Publication]:
+    """A run that lasts as long as the block. Arguments and errors as in `begin`."""
+    publication = begin(folder, alive)
+    try:
+        yield publication
+    finally:
+        with contextlib.suppress(OSError, StoreError):  # the next run removes what is left
+            publication.end()
