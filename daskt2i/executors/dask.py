@@ -64,6 +64,7 @@ class DaskExecutor:
         self._absent: float | None = None
         self._flight: _Flight[Any, Any] | None = None
         self._avoided: frozenset[str] = frozenset()
+        self._allowed: list[str] | None = None
         self._addresses: dict[str, str] = {}
 
     def start(self) -> ExecutorInfo:
@@ -104,7 +105,7 @@ class DaskExecutor:
         assert self._connection is not None, "start() comes first"
         source = iter(items)
         with closing(_Flight(self._connection.client, work)) as flight, self._deaths(alone):
-            self._flight = flight
+            self._flight, flight.allowed = flight, self._allowed
             suspects: list[T] = []
             flight.fill(source, 1 if alone else self._window())
             while (ended := self._next(flight)) is not None:
@@ -130,8 +131,9 @@ class DaskExecutor:
         avoided = {self._addresses[name] for name in workers if name in self._addresses}
         present = set(workers_of(self._connection.client))
         self._avoided, self._workers = frozenset(avoided), len(present - avoided)
+        self._allowed = sorted(present - avoided) if avoided else None
         if self._flight is not None:
-            self._flight.allowed = sorted(present - avoided) if avoided else None
+            self._flight.allowed = self._allowed
         return len(present - avoided)
 
     def close(self) -> None:
@@ -201,7 +203,8 @@ class DaskExecutor:
             return
         self._workers = len(present - self._avoided)
         if self._flight is not None and self._avoided:
-            self._flight.move(sorted(present - self._avoided))
+            self._allowed = sorted(present - self._avoided) or self._allowed
+            self._flight.move(self._allowed or [])
         if self._workers:
             self.waiting = self._absent = None
             return
@@ -242,7 +245,7 @@ class _Flight(Generic[T, R]):
 
     def move(self, present: list[str]) -> None:
         """Submit again what may run only on workers that are gone."""
-        self.allowed = present or self.allowed
+        self.allowed = present or None
         stuck = [
             future for future, (_, on) in self.flying.items() if on is not None and present and not {*on} & {*present}
         ]

@@ -37,6 +37,7 @@ class JoblibExecutor:
         self._workers, self._threads, self._memory_limit = workers, threads, memory_limit
         self._avoided: frozenset[str] = frozenset()
         self._books: Attempts[Any] | None = None
+        self._renew = False
 
     def start(self) -> ExecutorInfo:
         """The processes start with the first items."""
@@ -47,6 +48,8 @@ class JoblibExecutor:
     ) -> Iterator[tuple[T, R | BaseException]]:
         """Yield each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
         self._books = books = Attempts(() if alone else items)
+        if self._renew:
+            self.close()
         while True:
             results = self._parallel(work, books)
             try:
@@ -60,7 +63,7 @@ class JoblibExecutor:
             if not books.paused:
                 break
             books.paused = False
-            self.close()  # the next items get new processes
+            self.close()
         last = (books.finish(books.suspects.popleft()) for _ in range(len(books.suspects)))
         for item in items if alone else last:
             one = self._parallel(work, [(0, item)])
@@ -74,13 +77,16 @@ class JoblibExecutor:
 
     def avoid(self, workers: Collection[str]) -> int:
         """Replace all processes, when those in work have ended, if one of these is new here."""
-        if self._books is not None and not self._avoided.issuperset(workers):
-            self._books.paused = True
+        if not self._avoided.issuperset(workers):
+            self._renew = True
+            if self._books is not None:
+                self._books.paused = True
         self._avoided = frozenset(workers)
         return self._workers
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes. The next items get new ones."""
+        self._renew = False
         get_reusable_executor(max_workers=self._workers).shutdown(wait=True, kill_workers=True)
 
     def _parallel(self, work: Callable[[T], R], numbered: Iterable[tuple[int, T]]) -> Any:

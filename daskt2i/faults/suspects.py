@@ -52,6 +52,7 @@ class Suspects:
     _streaks: dict[str, set[int]] = field(default_factory=dict)
     _row: list[str] = field(default_factory=list)
     _accused: dict[int, str] = field(default_factory=dict)
+    _failed_on: dict[int, set[str]] = field(default_factory=dict)
 
     def finished(self, chunk: int, worker: str) -> None:
         """A worker finished a chunk."""
@@ -60,6 +61,7 @@ class Suspects:
         self._streaks.pop(worker, None)
         self._row.clear()
         self._accused.pop(chunk, None)
+        self._failed_on.pop(chunk, None)
 
     def failed(self, chunk: int, worker: str, kind: Kind, said: str, left: int) -> Step:
         """A worker failed a chunk.
@@ -79,7 +81,10 @@ class Suspects:
             return Step.COUNT
         self._row.append(worker)
         streak = self._streaks.setdefault(worker, set())
-        streak.add(chunk)
+        before = self._failed_on.setdefault(chunk, set())
+        if not any(one != worker and one not in self.aside for one in before):  # else the chunk is the suspect
+            streak.add(chunk)
+        before.add(worker)
         if self._is_suspect(worker, kind) and left > 1 and worker:
             self.aside[worker] = said
             self._accused |= dict.fromkeys(streak, worker)
@@ -109,6 +114,8 @@ class Suspects:
         streak = self._streaks[worker]
         if kind is Kind.SETUP:
             return not self.replaceable and not self._is_common(kind)
+        if not streak:
+            return False
         if POLICIES[kind].worker == 1:  # it tried for a long time, and the others did better meanwhile
             return self._total > self._finished.get(worker, 0)
         host = worker.rpartition(":")[0]

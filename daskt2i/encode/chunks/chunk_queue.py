@@ -188,6 +188,7 @@ class ChunkQueue:
     def _treat_lost(self) -> None:
         """Find out why chunks killed their workers, one after the other, while nothing else runs."""
         lost, self._lost = self._lost, {}
+        died_at = self.job.batch
         for index, error in lost.items():
             self._log(index, error)
             self.standstill.hear(
@@ -197,7 +198,7 @@ class ChunkQueue:
                 )
             )
             trial = Trial(self.executor, self.job, self.standstill.hear)
-            outcome = trial.treat(self._chunk(index), error)
+            outcome = trial.treat(self._chunk(index), error, died_at)
             self.job = trial.job
             if isinstance(outcome, BaseException):
                 if isinstance(outcome, WorkerLost):  # a row that was not found is not found again

@@ -35,17 +35,22 @@ class Trial:
     job: EncodeJob
     listener: Listener
 
-    def treat(self, chunk: Chunk, error: WorkerLost) -> Staged | BaseException:
+    def treat(self, chunk: Chunk, error: WorkerLost, died_at: int) -> Staged | BaseException:
         """Encode a chunk whose workers died.
 
         Args:
             chunk: with its rows.
+            died_at: the batch at which they died.
             error: what the executor says; it is returned if no row was found.
 
         Returns:
             the chunk, not published; or an error.
         """
         small = self.job
+        if small.batch < died_at:
+            outcome = self._alone(encode_chunk, small, chunk)
+            if not isinstance(outcome, WorkerLost):
+                return outcome
         while (batch := smaller_batch(small.batch)) is not None:
             small = replace(small, batch=batch, text_batch=max(1, small.text_batch // 2))
             outcome = self._alone(encode_chunk, small, chunk)
