@@ -11,7 +11,6 @@ The threads are daemons. A read on a mount whose server is gone never returns, a
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import threading
@@ -23,8 +22,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from daskt2i.errors import ReadStalled, Reason, RowRejected
-from daskt2i.faults.kinds import Kind, kind_of, passing_cause
-from daskt2i.faults.patience import Tell, patiently
+from daskt2i.faults.patience import Tell, fetched, fetched_patiently, patiently
 from daskt2i.formatting import duration
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
@@ -106,23 +104,6 @@ def read_row(
     return Reading(row, outcome, digest, fetched - begun, time.perf_counter() - fetched)
 
 
-def fetched(source: Source, row: Row) -> bytes:
-    """The bytes of a row. Errors that may pass are raised as they are; a file that is not there rejects the row.
-
-    Raises:
-        RowRejected: the row cannot be used.
-        Exception: of the network, of the disk, or a refusal.
-    """
-    try:
-        return source.read(row)
-    except Exception as error:
-        if (cause := passing_cause(error)) is not None:
-            raise cause from cause.__cause__
-        if not isinstance(error, RowRejected) and kind_of(error) is Kind.MISSING:
-            raise RowRejected(Reason.MISSING_FILE, row.file_name) from error
-        raise
-
-
 def inputs_digest(source: Source, rows: Iterable[Row], patience: float = 0.0, tell: Tell = lambda text: None) -> str:
     """SHA-256 over the image bytes of these rows, like `inputs` of a receipt. It decodes nothing.
 
@@ -137,7 +118,7 @@ def inputs_digest(source: Source, rows: Iterable[Row], patience: float = 0.0, te
     for row in rows:
         if row.usable:
             with contextlib.suppress(RowRejected):
-                data = patiently(functools.partial(fetched, source, row), row.file_name, patience, tell)
+                data = fetched_patiently(source, row, patience, tell)
                 total.update(hashlib.sha256(data).digest())
     return total.hexdigest()
 

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daskt2i import retries
-from daskt2i.errors import AccessRefused, Daskt2iError, TransportFailed
-from daskt2i.faults.kinds import POLICIES, Kind, is_passing, kind_of, public
+from daskt2i.errors import AccessRefused, Daskt2iError, Reason, RowRejected, TransportFailed
+from daskt2i.faults.kinds import POLICIES, Kind, is_passing, kind_of, passing_cause, public
 from daskt2i.formatting import duration
+from daskt2i.protocols import Source
+from daskt2i.types import Row
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -51,6 +53,35 @@ def patiently(
             raise
         first = error
     return _again(call, what, seconds, tell, sleep, first)
+
+
+def fetched(source: Source, row: Row) -> bytes:
+    """The bytes of a row. Errors that may pass are raised as they are; a file that is not there rejects the row.
+
+    Raises:
+        RowRejected: the row cannot be used.
+        Exception: of the network, of the disk, or a refusal.
+    """
+    try:
+        return source.read(row)
+    except Exception as error:
+        if (cause := passing_cause(error)) is not None:
+            raise cause from cause.__cause__
+        if not isinstance(error, RowRejected) and kind_of(error) is Kind.MISSING:
+            raise RowRejected(Reason.MISSING_FILE, row.file_name) from error
+        raise
+
+
+def fetched_patiently(
+    source: Source, row: Row, seconds: float = retries.TRANSPORT_SECONDS, tell: Tell = lambda text: None
+) -> bytes:
+    """The bytes of a row; what may pass is tried again. Arguments as in `patiently`.
+
+    Raises:
+        RowRejected: the row cannot be used.
+        AccessRefused, TransportFailed: it cannot be read now.
+    """
+    return patiently(lambda: fetched(source, row), row.file_name, seconds, tell)
 
 
 def _again(
@@ -102,12 +133,12 @@ def given_up(error: Exception, what: str, tries: float, seconds: float) -> Daskt
     """The error of a call that failed at every try."""
     if kind_of(error) is Kind.ACCESS:
         return AccessRefused(
-            f"Access to {what} was refused {tries:.0f} times ({said(error)}). Nothing of this chunk was stored, and no "
-            "row was rejected for it. Renew the credentials, or give the right to read it, and encode again."
+            f"Access to {what} was refused {tries:.0f} times ({said(error)}). Nothing was stored for it, and no "
+            "row was rejected. Renew the credentials, or give the right to read it, and run it again."
         )
     return TransportFailed(
-        f"{what} could not be read for {duration(limit(kind_of(error), seconds))} ({said(error)}). Nothing of this "
-        "chunk was stored, and no row was rejected for it. Encode again when the network, the server or the disk is "
+        f"{what} could not be read for {duration(limit(kind_of(error), seconds))} ({said(error)}). Nothing was "
+        "stored for it, and no row was rejected. Run it again when the network, the server or the disk is "
         "back; run.transport_patience sets how long it is tried."
     )
 

@@ -156,7 +156,7 @@ def test_the_same_command_goes_on_when_the_cluster_is_started_again(tmp_path: Pa
                 there.close()
 
         gone = run_of(tmp_path, workflow=workflow, scheduler=there.scheduler_address, progress=stop)
-        with told("executors/dask.py:DaskExecutor.run SchedulerError"), gone:
+        with told("executors/dask.py:DaskExecutor._next SchedulerError"), gone:
             gone.encode()
     with cluster() as again, run_of(tmp_path, workflow=workflow, scheduler=again.scheduler_address) as run:
         result = run.encode()

@@ -33,7 +33,7 @@ from daskt2i.store.publishing.queue import PublishQueue
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Chunk, Receipt, Staged
 
-_SAYS_ENOUGH = (Kind.ACCESS, Kind.TRANSPORT, Kind.DEVICE, Kind.SETUP, Kind.FINAL)
+_SAYS_ENOUGH = (Kind.ACCESS, Kind.TRANSPORT, Kind.DEVICE)
 """Kinds whose message says what to do next."""
 
 
@@ -155,12 +155,14 @@ class ChunkQueue:
             self.left = self.executor.avoid(list(self._suspects.aside))
             self.standstill.hear(Note(f"{absolved} gets chunks again: chunk {index} failed on {worker} too."))
         step = self._suspects.failed(index, worker, kind, sentence(error), self.left if worker else 0)
-        if step is Step.END and (first or kind in _SAYS_ENOUGH):
-            raise error if kind in _SAYS_ENOUGH else self._hopeless(error) from error
+        if step is Step.END and kind in (Kind.SETUP, Kind.FINAL):
+            raise error
         self.failed[index] = sentence(error)
         self.tries[index] += step is not Step.EXCUSE
         final = step in (Step.COUNT, Step.END) and not self._may_try(index)
         self.standstill.hear(ChunkFailed(index, error, final))
+        if step is Step.END and (first or kind in _SAYS_ENOUGH):
+            raise error if kind in _SAYS_ENOUGH else self._hopeless(error) from error
         if step is Step.AVOID:
             self._set_aside(worker, error)
         elif step is Step.EXCUSE:
