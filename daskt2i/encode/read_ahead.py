@@ -87,7 +87,7 @@ def read_row(
             raise RowRejected(row.reason, row.detail)
         if not row.captions:
             raise RowRejected(Reason.NO_CAPTION)
-        data = fetch(row)
+        data = _twice(fetch, row)
         fetched = time.perf_counter()
         digest = hashlib.sha256(data).digest()
         try:
@@ -102,6 +102,16 @@ def read_row(
     except RowRejected as error:
         outcome = Rejection(row.index, row.image_id, error.reason, error.detail)
     return Reading(row, outcome, digest, fetched - begun, time.perf_counter() - fetched)
+
+
+def _twice(fetch: Callable[[Row], bytes], row: Row) -> bytes:
+    """The bytes of a row. Damage on the way, as a checksum shows it, is no property of the image: it is read again."""
+    try:
+        return fetch(row)
+    except RowRejected as error:
+        if error.reason is not Reason.UNREADABLE_IMAGE:
+            raise
+        return fetch(row)
 
 
 def inputs_digest(source: Source, rows: Iterable[Row], patience: float = 0.0, tell: Tell = lambda text: None) -> str:
