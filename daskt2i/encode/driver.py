@@ -45,7 +45,7 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
 
     Args:
         executor: not started yet; this function always closes it at the end.
-        listener: gets every event, in this thread.
+        listener: gets every event, one at a time: in this thread, but `Waiting` in another.
 
     Returns:
         The totals. They name the chunks that failed after all tries; the other chunks are finished.

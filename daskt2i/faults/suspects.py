@@ -12,6 +12,7 @@ chunk is the cause, and the worker is absolved.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from dataclasses import dataclass, field
 
 from daskt2i.faults.kinds import POLICIES, Kind
@@ -19,6 +20,10 @@ from daskt2i.retries import is_hopeless
 
 _MANY = 3
 """So many workers that have the same error of the setup, before any chunk was finished, are enough: it is the setup."""
+
+
+_EXCUSES = 2
+"""A try does not count for a chunk so often at most. So a run always ends, also where new workers come for ever."""
 
 
 class Step(enum.Enum):
@@ -53,6 +58,8 @@ class Suspects:
     _row: list[str] = field(default_factory=list)
     _accused: dict[int, str] = field(default_factory=dict)
     _failed_on: dict[int, set[str]] = field(default_factory=dict)
+    _excuses: Counter[int] = field(default_factory=Counter)
+    _set_aside: int = 0
 
     def finished(self, chunk: int, worker: str) -> None:
         """A worker finished a chunk."""
@@ -60,6 +67,7 @@ class Suspects:
         self._finished[worker] = self._total
         self._streaks.pop(worker, None)
         self._row.clear()
+        self._set_aside = 0
         self._accused.pop(chunk, None)
         self._failed_on.pop(chunk, None)
 
@@ -76,7 +84,7 @@ class Suspects:
             return Step.END
         if worker in self.aside:  # it had this chunk already when it was set aside
             self._accused[chunk] = worker
-            return Step.EXCUSE
+            return Step.EXCUSE if self._may_excuse(chunk) else Step.COUNT
         if not policy.worker:
             return Step.COUNT
         self._row.append(worker)
@@ -85,7 +93,10 @@ class Suspects:
         if not any(one != worker and one not in self.aside for one in before):  # else the chunk is the suspect
             streak.add(chunk)
         before.add(worker)
-        if self._is_suspect(worker, kind) and left > 1 and worker:
+        # A new process that fails like the one before shows that the processes are not to blame.
+        many = self.replaceable and self._set_aside >= max(2, left)
+        if worker and left > 1 and not many and self._is_suspect(worker, kind):
+            self._set_aside += 1
             self.aside[worker] = said
             self._accused |= dict.fromkeys(streak, worker)
             return Step.AVOID
@@ -108,7 +119,11 @@ class Suspects:
 
     def excused(self, worker: str) -> list[int]:
         """The chunks that a worker failed in a row before it was set aside. Their tries do not count."""
-        return sorted(self._streaks.pop(worker, set()))
+        return [chunk for chunk in sorted(self._streaks.pop(worker, set())) if self._may_excuse(chunk)]
+
+    def _may_excuse(self, chunk: int) -> bool:
+        self._excuses[chunk] += 1
+        return self._excuses[chunk] <= _EXCUSES
 
     def _is_suspect(self, worker: str, kind: Kind) -> bool:
         streak = self._streaks[worker]

@@ -92,3 +92,26 @@ def test_a_third_worker_of_a_host_with_two_bad_ones_is_set_aside_at_once() -> No
 def test_a_final_error_ends_the_run_and_unknown_workers_are_never_set_aside() -> None:
     assert failures(Suspects(9), (0, "a:1"), kind=Kind.FINAL) == [Step.END]
     assert Step.AVOID not in failures(Suspects(100), *((chunk, "") for chunk in range(9)))
+
+
+def test_new_processes_that_fail_like_the_old_ones_end_the_run() -> None:
+    suspects, steps = Suspects(100, replaceable=True), list[Step]()
+    for chunk in range(60):
+        worker = f"a:{len(suspects.aside)}"
+        steps.append(suspects.failed(chunk, worker, Kind.OTHER, "no", 2))
+        if steps[-1] is Step.AVOID:
+            suspects.excused(worker)
+        if steps[-1] is Step.END:
+            break
+    assert steps.count(Step.AVOID) == 2
+    assert len(steps) == 3 + 3 + 8
+
+
+def test_a_chunk_is_excused_twice_at_the_most() -> None:
+    suspects = Suspects(100)
+    excused = []
+    for worker in ("a:1", "b:1", "c:1", "d:1"):
+        steps = failures(suspects, (0, worker), (1, worker), (2, worker), left=9)
+        assert steps[-1] is Step.AVOID
+        excused.append(suspects.excused(worker))
+    assert excused == [[0, 1, 2], [0, 1, 2], [], []]

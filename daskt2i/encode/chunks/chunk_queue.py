@@ -174,7 +174,7 @@ class ChunkQueue:
         self.left = self.executor.avoid(list(self._suspects.aside))
         self._try_elsewhere(chunks)
         what = "is replaced by a new process" if not self.executor_info.address else "gets no more chunks of this run"
-        count = len(chunks)
+        count = max(1, len(chunks))
         self.standstill.hear(
             Note(
                 f"{worker} failed {count} chunk{'s' * (count != 1)} in a row, so it {what}. Its last error was "
