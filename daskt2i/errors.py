@@ -11,6 +11,9 @@
     │   └── OutOfMemory        (MemoryError)        even a batch of one item does not fit
     ├── GateError                                   latents do not decode back to the images that were encoded
     │   └── LowPsnr                                 latents of one chunk decode poorly; other chunks may be fine
+    ├── AccessRefused          (PermissionError)    images, or the run folder, may not be read or written
+    ├── TransportFailed        (ConnectionError)    a network or a disk failed for longer than the set time
+    ├── ReadStalled            (TimeoutError)       a read did not return within the set time
     ├── ImagesMissing          (FileNotFoundError)  all images of a chunk are missing: probably a missing mount
     ├── PlanError              (ValueError)         the run does not fit the machine or the disk; nothing was started
     ├── StoreError                                  the latent store or a receipt cannot be used
@@ -56,6 +59,7 @@ class Reason(enum.StrEnum):
     NO_CAPTION = "no-caption"
     DUPLICATE_ID = "duplicate-id"
     NOT_FINITE = "not-finite"
+    KILLS_WORKER = "kills-worker"
 
 
 class Daskt2iError(Exception):
@@ -161,6 +165,18 @@ class LowPsnr(GateError):
     """Sampled rows of one chunk decode poorly, and no linear pixel change explains it: odd images, or a weak model."""
 
     ends_run = False
+
+
+class AccessRefused(Daskt2iError, PermissionError):
+    """Access was refused: a permission or credentials are missing, or expired. It is never a reason to reject a row."""
+
+
+class TransportFailed(Daskt2iError, ConnectionError):
+    """A network or a disk failed for longer than the set time. No row is rejected for it."""
+
+
+class ReadStalled(Daskt2iError, TimeoutError):
+    """A read did not return within the set time. No row is rejected for it."""
 
 
 class ImagesMissing(Daskt2iError, FileNotFoundError):

@@ -80,6 +80,25 @@ class ChunkFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Something does not move. It comes again while this lasts, less and less often.
+
+    Attributes:
+        what: what is awaited, a clause for a person.
+        where: the worker (`host:pid`) or the scheduler that waits; "" if it is not known.
+        seconds: for how long.
+        limit: seconds after which it is given up; 0 for never.
+        chunk: the chunk that waits; None for none.
+    """
+
+    what: str
+    where: str
+    seconds: float
+    limit: float = 0.0
+    chunk: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Progress of one kind of work: `"chunks checked"`, 12 of 80. It comes often, so show only some of these events."""
 
@@ -160,6 +179,7 @@ Event = (
     | WorkersReady
     | ChunkDone
     | ChunkFailed
+    | Waiting
     | Progress
     | Activity
     | Note

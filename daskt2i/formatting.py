@@ -62,6 +62,15 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def waiting_words(what: str, where: str, seconds: float, limit: float, chunk: int | None) -> str:
+    """What is awaited, as a sentence without a full stop. Arguments as in `events.Waiting`."""
+    who = " ".join(
+        part for part in (f"chunk {chunk}" if chunk is not None else "", f"on {where}" if where else "") if part
+    )
+    end = f", given up after {duration(limit)}" if limit else ""
+    return f"waiting for {duration(seconds)}{end}: {f'{who}: ' if who else ''}{what}"
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Counts by name, sorted by name: `"3 missing-file, 12 unreadable-image"`."""
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))

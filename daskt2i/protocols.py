@@ -14,7 +14,7 @@ it for `--dry-run`, and every worker calls it again. Do heavy work in `load` or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -50,6 +50,8 @@ class Source(Protocol):
 
         Raises:
             RowRejected: `missing-file`, `unsafe-path`, `unreadable-image` or `image-too-large`.
+            PermissionError: access was refused. Any other `OSError`: the network or the disk failed. The chunk is then
+                tried again; no row is rejected.
         """
         ...
 
@@ -192,12 +194,26 @@ class Executor(Protocol):
         """
         ...
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+    def run(
+        self, work: Callable[[T], R], items: Iterable[T], alone: bool = False
+    ) -> Iterator[tuple[T, R | BaseException]]:
         """Each item with its result or its error, in order of completion.
 
         `work` can be pickled. `run` takes `items` lazily: about two per worker are in flight. If a worker dies, its
-        item runs again, up to 3 times beside others and then once alone; after that its error is `WorkerLost`. Closing
-        the iterator cancels the items in flight.
+        item runs again, up to 3 times beside others and then once alone; after that its error is `WorkerLost`. With
+        `alone` items run one after the other, and the first death is enough. An error has the attribute `worker`:
+        `host:pid` of the process that ran the item. Closing the iterator cancels the items in flight.
+        """
+        ...
+
+    def avoid(self, workers: Collection[str]) -> int:
+        """Give no more items to these workers (`host:pid`); others that an earlier call named get items again.
+
+        It may be called while `run` runs. It stops no process that `start` did not start. It may replace those that
+        `start` started.
+
+        Returns:
+            how many workers get items.
         """
         ...
 

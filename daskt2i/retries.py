@@ -4,6 +4,10 @@
     a chunk that failed                    `run.retries` more rounds            `pause`
     chunks that fail one after the other   FAILURES_IN_A_ROW for each worker    `is_hopeless`
     a batch too large for the memory       halves, down to SMALLEST_BATCH       `smaller_batch`
+    a read that is refused                 ACCESS_TRIES
+    a network, a disk that fails           `run.transport_patience`, DEVICE_SECONDS
+    a worker that fails what others finish WORKER_CHUNKS different chunks       `faults.suspects`
+    a cluster without workers              NO_WORKERS_SECONDS
     an attempt of a launch that ended      LAUNCH_ATTEMPTS without progress     `attempts_without_progress`
     a missing worker                       FIRST_WORKER_SECONDS, WORKER_SECONDS, RESTART_SECONDS
 
@@ -24,6 +28,35 @@ wrong, not the chunks. (One worker that fails in milliseconds takes chunk after 
 
 RETRY_SECONDS = 2.0
 """Pause before failed chunks are tried again. It grows each time, because a disk or a network may need time."""
+
+ACCESS_TRIES = 3
+"""A refused read is tried so often: a token may just be renewed."""
+
+ACCESS_SECONDS = 1.0
+"""Pause after the first refusal. It grows each time."""
+
+TRANSPORT_SECONDS = 300.0
+"""How long a worker tries to read again while the network or its server fails; default of `run.transport_patience`."""
+
+DEVICE_SECONDS = 30.0
+"""The same for a disk or a mount. It comes back soon or not at all, and another machine may do better."""
+
+READ_SECONDS = 120.0
+"""How long one read may take; default of `run.read_timeout`. A mount whose server is gone never returns."""
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 20.0
+"""Pauses between these tries double from the first to the longest. Each is drawn at random, so that workers do not come
+back all at once."""
+
+WORKER_CHUNKS = 3
+"""A worker that fails so many different chunks in a row gets no more chunks, if others are left."""
+
+NO_WORKERS_SECONDS = 600.0
+"""How long a run waits for workers when all are gone. A scheduler of jobs may need minutes to start new ones."""
+
+TELL_WAIT_SECONDS, TELL_STILL_SECONDS, TELL_SILENT_SECONDS = 5.0, 120.0, 600.0
+"""When a user reads what is awaited: a read that is tried again or does not return; a chunk without any progress; and
+a run in which no chunk ends, though no worker says why."""
 
 SMALLEST_BATCH = 1
 """Items in the smallest batch. If one item does not fit, no batch fits."""

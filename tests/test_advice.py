@@ -23,6 +23,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "encode/test_driver.py::test_with_an_empty_image_folder_the_chunks_fail_and_no_row_is_rejected",
         "encode/test_driver.py::test_really_missing_images_can_be_rejected_and_retried_later",
     ),
+    "encode/chunks/culprit.py:Trial.treat Note": (
+        "encode/test_chunks.py::test_a_death_for_want_of_memory_makes_the_batch_smaller_and_rejects_no_row",
+    ),
     "sample/fidelity.py:expectation ConfigError": (
         "sample/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
     ),

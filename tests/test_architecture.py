@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "formatting": "",
     "plan": "errors types",
     "retries": "",
+    "faults": "errors types protocols formatting retries",
     "config": "redact documents errors addresses",
     "images": "errors types",
     "sources": "redact documents errors credentials addresses types events",
@@ -44,15 +45,15 @@ MAY_IMPORT = {
     "testing": "errors types protocols",
     "deploy": "documents errors config",
     "store": "redact errors os_errors credentials addresses types view formatting plan",
-    "facts": "documents errors addresses types protocols config images store",
+    "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors view formatting plan config store",
-    "loader": "errors types protocols plan images encoders store",
+    "loader": "errors types protocols plan faults images encoders store",
     "model": "errors protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
-    "encode": "redact documents errors types protocols view events formatting plan retries config images"
-    " sources machine store facts estimate",
-    "insights": "errors types protocols view events formatting plan config images store facts",
-    "executors": "errors portable_errors protocols retries deploy encode",
+    "encode": "redact documents errors types protocols view events formatting plan retries faults config"
+    " images sources machine store facts estimate",
+    "insights": "errors types protocols view events formatting plan faults config images store facts",
+    "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
     " encoders store loader model encode",
     "train": "errors types protocols view events formatting config images machine encoders store facts loader"

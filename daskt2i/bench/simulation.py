@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -99,15 +99,21 @@ class SimulatedExecutor:
         """Start the wrapped executor."""
         return self._inner.start()
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+    def run(
+        self, work: Callable[[T], R], items: Iterable[T], alone: bool = False
+    ) -> Iterator[tuple[T, R | BaseException]]:
         """Run on the wrapped executor. Only chunks are simulated; the inspection runs unchanged."""
         replaced: Callable[[Any], Any] = work
         if isinstance(work, functools.partial) and work.func is encode_chunk:
             replaced = functools.partial(simulated_chunk, self._seconds, self._arrays, work.args[0])
             self.begun = self.begun or time.perf_counter()
-        for outcome in self._inner.run(replaced, items):
+        for outcome in self._inner.run(replaced, items, alone):
             self.last = time.perf_counter()
             yield outcome
+
+    def avoid(self, workers: Collection[str]) -> int:
+        """As the wrapped executor."""
+        return self._inner.avoid(workers)
 
     def close(self) -> None:
         """Close the wrapped executor."""

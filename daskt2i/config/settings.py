@@ -105,6 +105,9 @@ class RunSettings(_Strict):
     text_batch: int = Field(ge=1)
     reader_threads: int = Field(ge=1)
     retries: int = Field(ge=0)
+    # Run folders of older versions do not have these two.
+    transport_patience: float = Field(300.0, ge=0, le=7 * 86400, allow_inf_nan=False)
+    read_timeout: float = Field(120.0, gt=0, le=7 * 86400, allow_inf_nan=False)
     gate_rows: int = Field(ge=0)
     min_psnr: float
     verify_on_resume: Literal["auto", "hash", "size"]

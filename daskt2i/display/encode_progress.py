@@ -9,8 +9,8 @@ from __future__ import annotations
 from daskt2i.display.rate import RecentRate
 from daskt2i.display.stage_progress import Line, StageProgress, Tone
 from daskt2i.errors import sentence
-from daskt2i.events import ChunkDone, ChunkFailed, Event, WorkersReady
-from daskt2i.formatting import workers_words
+from daskt2i.events import ChunkDone, ChunkFailed, Event, Waiting, WorkersReady
+from daskt2i.formatting import waiting_words, workers_words
 from daskt2i.types import Receipt
 
 AGAIN = "; it is tried again after the others"
@@ -44,6 +44,9 @@ class EncodeProgress(StageProgress):
                 self._failed.add(event.chunk)
             again = "" if event.final else AGAIN
             return [Line(f"chunk {event.chunk} failed: {sentence(event.error)}{again}", Tone.FAILURE, event.chunk)]
+        if isinstance(event, Waiting):
+            text = waiting_words(event.what, event.where, event.seconds, event.limit, event.chunk)
+            return [Line(text, Tone.NOTE)]
         return super().hear(event, now)
 
     def _add(self, receipt: Receipt, now: float) -> None:

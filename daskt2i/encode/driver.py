@@ -1,51 +1,46 @@
 """The encode stage: run the open chunks of a plan on an executor, then make a manifest from the receipts.
 
-Covers: one fingerprint for each store, resolving the precision once, failures and retries, publishing in order.
-Does not cover: the plan (`prepare`), finding finished chunks (`resume`), one chunk (`worker`), where chunks run
-(`executors`), what a terminal shows (`display.encode_progress`).
+Covers: one fingerprint for each store, resolving the precision once, the totals, the manifest.
+Does not cover: tries and failures (`chunks`), the plan (`prepare`), finding finished chunks (`resume`), one chunk
+(`worker`), where chunks run (`executors`), what a terminal shows (`display.encode_progress`).
 """
 
 from __future__ import annotations
 
 import functools
-import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
-from daskt2i.encode.admission import Terms, open_to_workers
+from daskt2i.encode.chunks.admission import Terms, open_to_workers
+from daskt2i.encode.chunks.chunk_queue import ChunkQueue
+from daskt2i.encode.chunks.standstill import Standstill
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, check_disk, preflight, refuse_other
 from daskt2i.encode.resume import find_done
 from daskt2i.encode.saved_workflow import without_secrets
-from daskt2i.encode.summary import ERRORS, EncodeResult
-from daskt2i.encode.worker import encode_chunk
+from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import (
-    Daskt2iError,
-    ExecutorError,
     Interrupted,
     StoreError,
-    sentence,
 )
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
-from daskt2i.events import ChunkDone, ChunkFailed, Listener, Note, WorkersReady, ignore, stage_events
+from daskt2i.events import Listener, Note, WorkersReady, ignore, stage_events
 from daskt2i.protocols import Executor, ExecutorInfo
-from daskt2i.redact import hide_in_error, without_secret
-from daskt2i.retries import is_hopeless, pause
+from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store, empty_prompt, store_arrays
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.ownership import claim
 from daskt2i.store.publishing import lock
 from daskt2i.store.publishing.publication import Publication, publishing
-from daskt2i.store.publishing.queue import PublishQueue
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import MANIFEST, WORKFLOW, RunFolder
+from daskt2i.store.run_folder import MANIFEST, WORKFLOW
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Chunk, Staged
+from daskt2i.types import Receipt
 
 
 def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore) -> EncodeResult:
@@ -53,7 +48,7 @@ def encode(prepared: EncodePlan, executor: Executor, listener: Listener = ignore
 
     Args:
         executor: not started yet; this function always closes it at the end.
-        listener: gets every event, in this thread.
+        listener: gets every event, one at a time: in this thread, but `Waiting` in another.
 
     Returns:
         The totals. They name the chunks that failed after all tries; the other chunks are finished.
@@ -176,7 +171,7 @@ class _Run:
         with open_to_workers(self.prepared.folder, self.prepared.source, self.prepared.precision) as terms:
             job = self._open_store(executor_info, terms)
             self.result = replace(self.result, precision=job.runtime.precision)
-            self._run_chunks(job, done)
+            self._run_chunks(job, executor_info, done)
 
     def _open_store(self, executor_info: ExecutorInfo, terms: Terms) -> EncodeJob:
         """Resolve the settings that only a worker knows. Then make the store, or check the existing one."""
@@ -234,75 +229,18 @@ class _Run:
         done, self.valid, self.result = find_done(prepared, self.fingerprint, self.result, self.listener)
         return done
 
-    def _run_chunks(self, job: EncodeJob, done: bytearray) -> None:
-        work = functools.partial(encode_chunk, job)
-        todo: Iterable[int] = (i for i in range(len(done)) if not done[i])
-        opened = len(done) - sum(done)
-        for attempt in range(self.prepared.workflow.run.retries + 1):
-            last = attempt == self.prepared.workflow.run.retries
-            failed: dict[int, str] = {}
-            in_a_row = 0
-            queue = PublishQueue(self.publication, patient=self.result.workers <= 1)
-            # The queue is closed last: chunks in flight are cancelled then, and finished ones are published.
-            with (
-                closing(queue),
-                closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes,
-            ):
-                for chunk, outcome in outcomes:
-                    if not isinstance(outcome, BaseException):
-                        in_a_row = 0
-                        queue.add(outcome)
-                        self._published(queue.done(), failed, last)
-                        continue
-                    self._fail(chunk.index, outcome, failed, last)
-                    in_a_row += 1
-                    if attempt == 0 and is_hopeless(in_a_row, self.result.workers, opened):
-                        raise _hopeless(in_a_row, outcome, self.prepared.folder) from outcome
-                self._published(queue.rest(), failed, last)
-            if not failed:
-                return
-            todo = sorted(failed)
-            if last:
-                self.result = replace(self.result, failed=dict(sorted(failed.items())), tries=attempt + 1)
-            else:
-                sleep(pause(attempt))
+    def _run_chunks(self, job: EncodeJob, executor_info: ExecutorInfo, done: bytearray) -> None:
+        with Standstill(self.publication.plain, self.executor, self.listener) as standstill:
+            queue = ChunkQueue(
+                self.prepared, self.executor, executor_info, self.publication, standstill, job, self._finished_chunk
+            )
+            queue.run((i for i in range(len(done)) if not done[i]), len(done) - sum(done))
+        if queue.failed:
+            self.result = replace(self.result, failed=dict(sorted(queue.failed.items())), tries=queue.most_tries)
 
-    def _published(
-        self, chunks: Iterable[tuple[Staged, BaseException | None]], failed: dict[int, str], last: bool
-    ) -> None:
-        """Count chunks that are visible now, and report them."""
-        for staged, error in chunks:
-            receipt = staged.receipt
-            if error is not None:
-                self.publication.discard(staged.attempt)
-                self._fail(receipt.chunk, error, failed, last)
-                continue
-            self.result = self.result.with_chunk(receipt, now=True)
-            self.hosts.add(receipt.worker.rpartition(":")[0])
-            for warning in receipt.warnings:
-                self.listener(Note(warning))
-            self.listener(ChunkDone(receipt))
-
-    def _fail(self, chunk: int, error: BaseException, failed: dict[int, str], last: bool) -> None:
-        """Count a chunk that failed, and report it. An error that ends the run is raised."""
-        self._log(chunk, error)
-        if getattr(error, "ends_run", False):
-            raise error
-        failed[chunk] = sentence(error)
-        self.listener(ChunkFailed(chunk, error, last))
-
-    def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
-        """Open chunks with their rows. The rows are read when the executor asks for the chunk."""
-        for index in todo:
-            chunk = self.prepared.grid[index]
-            yield replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
-
-    def _log(self, chunk: int, error: BaseException) -> None:
-        """Write the traceback into a file for debugging; the user gets one sentence."""
-        hide_in_error(error)
-        text = without_secret("".join(traceback.format_exception(error)))
-        with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
-            self.prepared.folder.write(f"{ERRORS}/chunk-{chunk:07d}.log", text.encode("utf-8", "replace"))
+    def _finished_chunk(self, receipt: Receipt) -> None:
+        self.result = self.result.with_chunk(receipt, now=True)
+        self.hosts.add(receipt.worker.rpartition(":")[0])
 
     def _fold(self) -> None:
         prepared, result, receipts = self.prepared, self.result, Receipts(self.prepared.folder)
@@ -322,16 +260,3 @@ class _Run:
                 f"The run has {result.rows} rows, but its receipts count {total}. The store in {prepared.folder} stays "
                 "as it is. Verify it: that names the chunks that are wrong."
             )
-
-
-def _as_generator(outcomes: Iterator[Any]) -> Any:
-    """Make the result of `executor.run` closable: a third-party executor may return any kind of iterator."""
-    return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
-
-
-def _hopeless(count: int, error: BaseException, folder: RunFolder) -> Daskt2iError:
-    said = " ".join([str(error).rstrip(".") or "no message", *getattr(error, "__notes__", [])[:1]])
-    return ExecutorError(
-        f"{count} chunks failed in a row, so the run was stopped. The last error was {type(error).__name__}: {said}. "
-        f"Finished chunks are kept; encode again to continue. The tracebacks are in {folder.address(ERRORS)}."
-    )

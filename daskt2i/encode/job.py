@@ -15,13 +15,14 @@ import numpy.typing as npt
 from daskt2i.config.component import Component
 from daskt2i.config.settings import EncoderSettings, ImageSettings
 from daskt2i.config.workflow_file import fingerprint
-from daskt2i.encode.admission import Terms
+from daskt2i.encode.chunks.admission import Terms
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.facts.selection import reading_component
 from daskt2i.images import read as images
 from daskt2i.plan import choose_batch
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.redact import without_secrets
+from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Runtime
 
@@ -45,6 +46,8 @@ class EncodeJob:
         gate_rows: rows of each chunk to decode back; 0 for none, as with random weights, which cannot reconstruct.
         min_psnr: dB that decode-back must reach.
         on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
+        transport_patience: seconds to try a read or write again while the network fails.
+        read_timeout: seconds that one read may take.
         run: token of the run (`store.publishing`); "" for a chunk that no run publishes.
     """
 
@@ -63,6 +66,8 @@ class EncodeJob:
     gate_rows: int
     min_psnr: float
     on_missing_chunk: str
+    transport_patience: float = TRANSPORT_SECONDS
+    read_timeout: float = READ_SECONDS
     run: str = ""
     batches: Mapping[str, int] = field(default_factory=dict)
     terms: Terms | None = None
@@ -114,6 +119,8 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         gate_rows=0 if prepared.image_info.random_weights else run.gate_rows,
         min_psnr=run.min_psnr,
         on_missing_chunk=run.on_missing_chunk,
+        transport_patience=run.transport_patience,
+        read_timeout=run.read_timeout,
     )
 
 

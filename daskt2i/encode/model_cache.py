@@ -23,9 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from daskt2i.encode import gates
-from daskt2i.encode.admission import admit, admit_source
+from daskt2i.encode.chunks.admission import admit, admit_source
 from daskt2i.encode.job import EncodeJob, Inspection
 from daskt2i.errors import ModelError, OutOfMemory
+from daskt2i.faults.kinds import is_memory
 from daskt2i.machine.precision import check_device, default_device, kind_of, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.retries import smaller_batch
@@ -67,13 +68,6 @@ class Models:
         self.warnings.clear()
         return taken
 
-
-_MEMORY_SIGNS = (
-    "can't allocate memory",
-    "not enough memory",
-    "cudnn_status_alloc_failed",
-    "cublas_status_alloc_failed",
-)
 
 _held: Models | None = None
 _loads: Counter[str] = Counter()
@@ -220,7 +214,7 @@ def retry_smaller_batch(
         try:
             return call(size)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_memory(error):
                 raise
             smaller = smaller_batch(size)
             if smaller is None:
@@ -237,7 +231,7 @@ def _explaining_memory() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, OutOfMemory) or not _is_out_of_memory(error):
+        if isinstance(error, OutOfMemory) or not is_memory(error):
             raise
         raise _out_of_memory(error) from error
 
@@ -247,14 +241,6 @@ def _out_of_memory(error: Exception) -> OutOfMemory:
         f"Not even a batch of one item fits into memory ({error}). Finished chunks are kept. "
         "Use fewer workers, a machine with more memory, or another run folder with a smaller dataset.image.resolution."
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """True for torch.OutOfMemoryError on a GPU, and for the CPU allocator's RuntimeError, which has no own class."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS)
 
 
 def _release_memory() -> None:

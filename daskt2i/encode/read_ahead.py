@@ -1,7 +1,11 @@
 """Reading ahead: threads read and decode the rows of a chunk while the model runs, and give them in row order.
 
-Covers: a bounded window of rows, the hash of the bytes that were read, rows that cannot be used.
-Does not cover: where bytes come from (`sources`), decoding and checking images (`images`).
+Covers: a bounded window of rows, the hash of the bytes that were read, rows that cannot be used, reads that fail for a
+while or do not return.
+Does not cover: where bytes come from (`sources`), decoding and checking images (`images`), which error may pass
+(`faults`).
+
+The threads are daemons. A read on a mount whose server is gone never returns, and the process must be able to end.
 """
 
 from __future__ import annotations
@@ -9,16 +13,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 
-from daskt2i.errors import Reason, RowRejected
+from daskt2i.errors import ReadStalled, Reason, RowRejected
+from daskt2i.faults.patience import Tell, fetched, fetched_patiently, patiently
+from daskt2i.formatting import duration
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
+from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
 from daskt2i.types import Record, Rejection, Row
+
+_LOOK_SECONDS = 1.0
+"""How often a waiting consumer looks after the read that it waits for."""
+
+_END_SECONDS = 5.0
+"""How long to wait at the end for reads that nobody wants any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +54,31 @@ class Reading:
     decode_seconds: float
 
 
-def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -> Reading:
-    """Fetch and decode one row. Other errors (network, disk) are raised, so that the chunk is retried."""
+@dataclass(frozen=True, slots=True)
+class Care:
+    """How reads are looked after.
+
+    Attributes:
+        patience: seconds to try again while the network fails.
+        timeout: seconds that one read may take.
+        look: called about once a second in the thread that waits for a row. It may raise, to stop waiting. It gets a
+            clause that says what is awaited, and when that began, on the clock `time.monotonic`.
+    """
+
+    patience: float = TRANSPORT_SECONDS
+    timeout: float = READ_SECONDS
+    look: Callable[[str, float], None] = lambda what, since: None
+
+
+def read_row(
+    source: Source, row: Row, resolution: int, limits: images.Limits, fetch: Callable[[Row], bytes] | None = None
+) -> Reading:
+    """Fetch and decode one row. Other errors (network, disk, access) are raised, so that the chunk is retried.
+
+    Args:
+        fetch: reads the bytes; `source.read` without it.
+    """
+    fetch = fetch or source.read
     begun = fetched = time.perf_counter()
     digest = b""
     outcome: Record | Rejection
@@ -49,52 +87,197 @@ def read_row(source: Source, row: Row, resolution: int, limits: images.Limits) -
             raise RowRejected(row.reason, row.detail)
         if not row.captions:
             raise RowRejected(Reason.NO_CAPTION)
-        data = source.read(row)
+        data = _twice(fetch, row)
         fetched = time.perf_counter()
         digest = hashlib.sha256(data).digest()
-        picture = images.read(data, resolution, limits)
+        try:
+            picture = images.read(data, resolution, limits)
+        except RowRejected:
+            again = fetch(row)  # a server that ends early, without an error, is no property of the image
+            if again == data:
+                raise
+            digest = hashlib.sha256(again).digest()
+            picture = images.read(again, resolution, limits)
         outcome = Record(row, picture.pixels, picture.source_size, picture.crop_box)
     except RowRejected as error:
         outcome = Rejection(row.index, row.image_id, error.reason, error.detail)
     return Reading(row, outcome, digest, fetched - begun, time.perf_counter() - fetched)
 
 
-def inputs_digest(source: Source, rows: Iterable[Row]) -> str:
-    """SHA-256 over the image bytes of these rows, like `inputs` of a receipt. It decodes nothing."""
+def _twice(fetch: Callable[[Row], bytes], row: Row) -> bytes:
+    """The bytes of a row. Damage on the way, as a checksum shows it, is no property of the image: it is read again."""
+    try:
+        return fetch(row)
+    except RowRejected as error:
+        if error.reason is not Reason.UNREADABLE_IMAGE:
+            raise
+        return fetch(row)
+
+
+def inputs_digest(source: Source, rows: Iterable[Row], patience: float = 0.0, tell: Tell = lambda text: None) -> str:
+    """SHA-256 over the image bytes of these rows, like `inputs` of a receipt. It decodes nothing.
+
+    Args:
+        patience: seconds to try again while the network fails.
+        tell: as in `faults.patience.patiently`.
+
+    Raises:
+        AccessRefused, TransportFailed: a row cannot be read now.
+    """
     total = hashlib.sha256()
     for row in rows:
         if row.usable:
             with contextlib.suppress(RowRejected):
-                total.update(hashlib.sha256(source.read(row)).digest())
+                data = fetched_patiently(source, row, patience, tell)
+                total.update(hashlib.sha256(data).digest())
     return total.hexdigest()
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """A row to read. `begun` is set while its bytes are fetched; `said` and `failing` while it is tried again."""
+
+    row: Row
+    future: Future[Reading] = field(default_factory=Future)
+    begun: float | None = None
+    said: str = ""
+    failing: float | None = None
+
+    def tell(self, text: str) -> None:
+        self.failing = (self.failing or time.monotonic()) if text else None
+        self.said = text
+
+
+class _Closed(Exception):
+    """Nobody waits for the row any more."""
+
+
+class _Readers:
+    """Threads that read rows."""
+
+    def __init__(self, read: Callable[[_Task], Reading], threads: int) -> None:
+        self._read = read
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"daskt2i-read_{i}", daemon=True) for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def begin(self, row: Row) -> _Task:
+        task = _Task(row)
+        self._tasks.put(task)
+        return task
+
+    def end(self, seconds: float) -> None:
+        """End the threads. One whose read does not return is left behind."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if task.future.set_running_or_notify_cancel():
+                try:
+                    task.future.set_result(self._read(task))
+                except BaseException as error:
+                    task.future.set_exception(error)
+            del task  # its picture must not wait here for the next row
 
 
 @contextlib.contextmanager
 def reading_ahead(
-    source: Source, rows: Iterable[Row], resolution: int, limits: images.Limits, *, threads: int, window: int
+    source: Source,
+    rows: Iterable[Row],
+    resolution: int,
+    limits: images.Limits,
+    *,
+    threads: int,
+    window: int,
+    care: Care = Care(),
 ) -> Iterator[Iterator[Reading]]:
     """Start to read at once, and give the rows in order. At most `window` rows are being read or waiting.
 
     Args:
         threads: number of reading threads.
         window: rows ahead of the consumer; each holds one decoded picture.
+        care: how reads that fail or hang are looked after.
+
+    Raises (when the row is reached):
+        AccessRefused, TransportFailed, ReadStalled: the row could not be read, or its read did not return.
+        Exception: another error of the source.
     """
     left = iter(rows)
-    with ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-read") as pool:
+    closed = threading.Event()
 
-        def begin(count: int) -> Iterator[Future[Reading]]:
-            return (pool.submit(read_row, source, row, resolution, limits) for row in itertools.islice(left, count))
+    def pause(seconds: float) -> None:
+        if closed.wait(seconds):
+            raise _Closed
 
-        ahead = deque(begin(window))
+    def read(task: _Task) -> Reading:
+        def once(row: Row) -> bytes:
+            task.begun = time.monotonic()
+            try:
+                return fetched(source, row)
+            finally:
+                task.begun = None
 
-        def readings() -> Iterator[Reading]:
-            while ahead:
-                reading = ahead.popleft().result()
-                ahead.extend(begin(1))
-                yield reading
+        def fetch(row: Row) -> bytes:
+            return patiently(lambda: once(row), row.file_name, care.patience, task.tell, pause)
 
+        return read_row(source, task.row, resolution, limits, fetch)
+
+    readers = _Readers(read, threads)
+
+    def begin(count: int) -> Iterator[_Task]:
+        return (readers.begin(row) for row in itertools.islice(left, count))
+
+    ahead = deque(begin(window))
+
+    def readings() -> Iterator[Reading]:
+        while ahead:
+            reading = _awaited(ahead[0], care)
+            ahead.popleft()
+            ahead.extend(begin(1))
+            yield reading
+
+    seconds = _END_SECONDS
+    try:
+        yield readings()
+    except ReadStalled:
+        seconds = 0.0
+        raise
+    finally:
+        closed.set()
+        for task in ahead:
+            task.future.cancel()
+        readers.end(seconds)
+
+
+def _awaited(task: _Task, care: Care) -> Reading:
+    """The reading of a task.
+
+    Raises:
+        ReadStalled: its read does not return.
+    """
+    while True:
         try:
-            yield readings()
-        finally:
-            for future in ahead:
-                future.cancel()
+            return task.future.result(_LOOK_SECONDS)
+        except TimeoutError:
+            if task.future.done():
+                return task.future.result()
+        now, begun, failing = time.monotonic(), task.begun, task.failing
+        if failing is not None:
+            care.look(task.said, failing)
+        elif begun is not None:
+            care.look(f"the read of {task.row.file_name} does not return", begun)
+        else:
+            care.look("", now)
+        if begun is not None and now - begun > care.timeout:
+            raise ReadStalled(
+                f"The read of {task.row.file_name} did not return within {duration(care.timeout)}, so it was given up. "
+                "Nothing of this chunk was stored, and no row was rejected for it. Encode again when the server or the "
+                "mount is back; run.read_timeout sets how long a read may take."
+            )

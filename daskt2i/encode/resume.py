@@ -16,6 +16,8 @@ from daskt2i.encode.read_ahead import inputs_digest
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import FingerprintMismatch, Reason
 from daskt2i.events import Listener, Note
+from daskt2i.faults.kinds import is_old_refusal
+from daskt2i.formatting import duration
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Receipt
@@ -60,6 +62,9 @@ def find_done(
             if store.check(receipt.shards, deep) is None:
                 valid.add(receipt.chunk)
             return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(again))}"
+        if any(is_old_refusal(r.reason, r.detail) for r in receipt.rejected):
+            valid.add(receipt.chunk)
+            return receipt, "an older version rejected rows because access to them was refused"
         return receipt, store.check(receipt.shards, deep)
 
     def torn(name: str, why: str) -> None:
@@ -72,7 +77,7 @@ def find_done(
                 listener(Note(f"Chunk {receipt.chunk} is encoded again: {problem}."))
                 continue
             if result.skipped == 0:
-                _compare_inputs(prepared, receipt)
+                _compare_inputs(prepared, receipt, listener)
             done[receipt.chunk] = 1
             result = result.with_chunk(receipt, now=False)
             if perf_counter() - told > CHECK_SECONDS:
@@ -81,10 +86,18 @@ def find_done(
     return done, valid, result
 
 
-def _compare_inputs(prepared: EncodePlan, receipt: Receipt) -> None:
+def _compare_inputs(prepared: EncodePlan, receipt: Receipt, listener: Listener) -> None:
     """Read the images of one finished chunk again: the folder may hold other pictures with the same names."""
-    rows = prepared.source.rows(receipt.start, receipt.stop)
-    if inputs_digest(prepared.source, rows) != receipt.inputs and any(row.usable for row in rows):
+    deadly = {row.row for row in receipt.rejected if row.reason is Reason.KILLS_WORKER}  # they would kill this process
+    rows = [row for row in prepared.source.rows(receipt.start, receipt.stop) if row.index not in deadly]
+    seconds, said = prepared.workflow.run.transport_patience, set[str]()
+
+    def tell(text: str) -> None:
+        if text and not said:
+            said.add(text)
+            listener(Note(f"{text} for up to {duration(seconds)}."))
+
+    if inputs_digest(prepared.source, rows, seconds, tell) != receipt.inputs and any(row.usable for row in rows):
         again = sorted({str(row.reason) for row in receipt.rejected} & _OF_FILES)
         listed = ", ".join(sorted({*again, *map(str, prepared.workflow.run.retry_rejected)}))
         raise FingerprintMismatch(

@@ -18,20 +18,22 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encode import gates
+from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
-from daskt2i.encode.read_ahead import Reading, reading_ahead
+from daskt2i.encode.read_ahead import Care, Reading, reading_ahead
 from daskt2i.errors import ImagesMissing, Reason
+from daskt2i.faults.patience import patiently
 from daskt2i.store.layout import empty_chunk, store_arrays
 from daskt2i.store.publishing.attempts import begin_attempt, require_run
 from daskt2i.store.receipts import Receipts
@@ -46,6 +48,8 @@ MANY_MISSING = 4
 
 _VERSIONED = ("daskt2i", "torch", "diffusers", "transformers", "numpy", "pillow", "zarr", "numcodecs")
 
+T = TypeVar("T")
+
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -58,17 +62,32 @@ def encode_chunk(job: EncodeJob, chunk: Chunk) -> Staged:
     Raises:
         TakenOver: the run is over.
         GateError: the latents do not decode back to the pictures; nothing of the chunk is stored.
+        AccessRefused, TransportFailed, ReadStalled: an image cannot be read now; nothing of the chunk is stored.
         ImagesMissing: all its images are missing, and `job.on_missing_chunk` is `"fail"`.
         OutOfMemory: not even a batch of one item fits.
         StoreFull, StoreError: the chunk could not be written.
         Exception: an error of `interruption` or of a third-party component.
     """
-    with turn:
+    with turn, Watch(job.folder, chunk.index, process_name()) as watch:
         try:
-            return _ChunkRun(job, chunk).run()
+            return _ChunkRun(job, chunk, watch).run()
         except Exception as error:
             error.add_note(f"on {process_name()}")
             raise
+
+
+def try_rows(job: EncodeJob, chunk: Chunk) -> int:
+    """Read and encode rows, and keep nothing. Whether this process survives it shows whether a row kills it.
+
+    Returns:
+        the number of rows.
+
+    Raises:
+        Exception: as `encode_chunk`, without checks of the result.
+    """
+    with turn, Watch(job.folder, chunk.index, process_name()) as watch:
+        _ChunkRun(job, chunk, watch).rehearse()
+        return len(chunk.rows)
 
 
 @dataclass(slots=True)
@@ -77,6 +96,7 @@ class _ChunkRun:
 
     job: EncodeJob
     chunk: Chunk
+    watch: Watch
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     rejected: dict[int, Rejection] = field(default_factory=dict)
     psnr: tuple[float, ...] = ()
@@ -91,15 +111,7 @@ class _ChunkRun:
             models = models_for(job)
         self.job = job = job.on(models.device)
         arrays = empty_chunk(self._specs(models), len(chunk))
-        reading = reading_ahead(
-            models.source,
-            chunk.rows,
-            job.image.resolution,
-            job.limits,
-            threads=job.reader_threads,
-            window=2 * job.batch,
-        )
-        with reading as readings:
+        with self._reading(models) as readings:
             with self._timed("wait"):
                 head = next(readings)  # an unreachable network shows here, before captions are encoded
             readings = itertools.chain([head], readings)
@@ -114,10 +126,11 @@ class _ChunkRun:
         attempt = begin_attempt(job.folder, job.run, chunk.index)
         try:
             with self._timed("write"):
-                shards = ZarrStore(job.folder).write(chunk, Encoded(arrays), attempt)
+                store, encoded = ZarrStore(job.folder), Encoded(arrays)
+                shards = self._patiently(lambda: store.write(chunk, encoded, attempt), "the store")
             self.seconds["total"] = time.perf_counter() - begun
             receipt = self._receipt(models, arrays, records, shards)
-            Receipts(job.folder).write(receipt, attempt)
+            self._patiently(lambda: Receipts(job.folder).write(receipt, attempt), "the receipt")
         except BaseException:
             attempt.discard()
             raise
@@ -147,6 +160,43 @@ class _ChunkRun:
             psnr=tuple(round(min(v, 99.0), 2) for v in self.psnr),  # equal pictures: infinity is not JSON
             shards=shards,
         )
+
+    def rehearse(self) -> None:
+        """Read and encode the rows, without gates, and write nothing."""
+        with self._timed("load"):
+            models = models_for(self.job)
+        with self._reading(models) as readings:
+            self._encode_texts(models, None)
+            for batch in self._batches(readings):
+                pixels = np.stack([r.pixels for r in batch])
+                self._sized(models, "batch", functools.partial(models.image.encode, pixels), len(batch))
+
+    def _reading(self, models: Models) -> AbstractContextManager[Iterator[Reading]]:
+        job = self.job
+
+        def look(what: str, since: float) -> None:
+            self.watch.waits(what, since, job.read_timeout if "does not return" in what else job.transport_patience)
+            interruption.get()()
+
+        return reading_ahead(
+            models.source,
+            self.chunk.rows,
+            job.image.resolution,
+            job.limits,
+            threads=job.reader_threads,
+            window=2 * job.batch,
+            care=Care(job.transport_patience, job.read_timeout, look),
+        )
+
+    def _patiently(self, call: Callable[[], T], what: str) -> T:
+        """Call a function that writes; while the network fails, call it again."""
+        begun = time.monotonic()
+
+        def tell(text: str) -> None:
+            self.watch.waits(text, begun, self.job.transport_patience)
+            interruption.get()()
+
+        return patiently(call, what, self.job.transport_patience, tell)
 
     def _specs(self, models: Models) -> tuple[ArraySpec, ...]:
         return store_arrays(models.image.info(self.job.image.resolution), models.text.info(), self.job.slots)
@@ -210,6 +260,7 @@ class _ChunkRun:
         with self._timed("wait"):
             reading = next(readings, None)
         if reading is not None:
+            self.watch.moved()
             self.seconds["read"] += reading.fetch_seconds
             self.seconds["decode"] += reading.decode_seconds
             self.digest.update(reading.digest)
@@ -231,7 +282,7 @@ class _ChunkRun:
                 what = f"chunk {self.chunk.index} (rows {', '.join(map(str, samples))})"
                 self.psnr = gates.require_psnr(originals, decoded, self.job.min_psnr, what)
 
-    def _encode_texts(self, models: Models, arrays: Arrays) -> set[int]:
+    def _encode_texts(self, models: Models, arrays: Arrays | None) -> set[int]:
         """Fill the text encoder's arrays for every row that may have an image. Equal captions are encoded once.
 
         Returns the rows whose text states are not finite.
@@ -252,6 +303,8 @@ class _ChunkRun:
             if not finite[chosen].all():
                 unusable.add(row.index)
             for name, array in made.items():
+                if arrays is None:
+                    break
                 slots = arrays[name][row.index - self.chunk.start]
                 slots[...] = 0  # zeros in unused slots and padding compress to almost nothing
                 slots[: len(chosen)] = array[chosen]
@@ -292,6 +345,7 @@ class _ChunkRun:
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         begun = time.perf_counter()
+        self.watch.moved(stage)
         try:
             yield
         finally:

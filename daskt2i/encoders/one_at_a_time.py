@@ -2,7 +2,8 @@
 
 Covers: reading a large file from a disk or a network. The first process fills the page cache, and the others read from
 it.
-Does not cover: who may write a run folder (`store.publishing.lock`). Results do not depend on this order, only the speed does.
+Does not cover: who may write a run folder (`store.publishing.lock`). Results do not depend on this order, only
+the speed does.
 
 Without it, eight workers would fetch a file of 1.7 GB eight times from a network disk, at the same time. A worker
 hashes a model before it loads it, and both then find the file in memory. safetensors files are memory-mapped, so the

@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Generic, TypeVar
 
+from daskt2i.encode.model_cache import process_name
 from daskt2i.errors import WorkerLost
 from daskt2i.portable_errors import portable
 from daskt2i.retries import ALLOWED_DEATHS, is_suspect
@@ -23,6 +25,7 @@ class Attempts(Generic[T]):
     """Items by number, from a lazy source.
 
     Attributes:
+        paused: while this is set, no item is drawn.
         flying: number -> item, for all items that were taken and are not finished.
         suspects: numbers of items whose workers died too often. They run alone, once, after the others.
     """
@@ -32,11 +35,14 @@ class Attempts(Generic[T]):
         self._numbers = itertools.count()
         self._again: deque[int] = deque()
         self._deaths: dict[int, int] = {}
+        self.paused = False
         self.flying: dict[int, T] = {}
         self.suspects: deque[int] = deque()
 
     def draw(self) -> tuple[int, T] | None:
         """The next item to run, or None. Items that lost their worker come before new items."""
+        if self.paused:
+            return None
         if self._again:
             number = self._again.popleft()
             return number, self.flying[number]
@@ -64,19 +70,28 @@ class Attempts(Generic[T]):
 def lost(item: object) -> WorkerLost:
     """The error for an item whose worker died even when the item ran alone."""
     return WorkerLost(
-        f"The worker died {ALLOWED_DEATHS} times while it ran {_short(item)}, and once more when this ran alone. All "
-        "other work continues. The usual cause is memory: watch the worker's memory while it runs."
+        f"The worker died {ALLOWED_DEATHS} times while it ran {described(item)}, and once more when this ran alone. "
+        "All other work continues. The usual cause is memory: watch the worker's memory while it runs."
     )
 
 
-def _short(item: object) -> str:
+def described(item: object) -> str:
+    """Words for an item: `"chunk 4"`."""
     index = getattr(item, "index", None)
     return f"chunk {index}" if isinstance(index, int) else repr(item)[:80]
 
 
-def attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException]:
-    """Run one item in a worker. An error is returned as a value that can be pickled."""
+def attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException, str]:
+    """Run one item in a worker. An error is returned as a value that can be pickled. The last value is the worker."""
     try:
-        return number, work(item)
+        return number, work(item), process_name()
     except Exception as error:
-        return number, portable(error)
+        return number, portable(error), process_name()
+
+
+def blamed(outcome: R | BaseException, worker: str) -> R | BaseException:
+    """The outcome; an error gets the attribute `worker`: `host:pid` of the process that ran the item."""
+    if isinstance(outcome, BaseException):
+        with suppress(AttributeError, TypeError):  # a class with slots
+            outcome.worker = worker  # type: ignore[attr-defined]
+    return outcome

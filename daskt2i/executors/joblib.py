@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from daskt2i.deploy.child_processes import block_sigint, end_with_parent
-from daskt2i.executors.attempts import Attempts, attempt, lost
+from daskt2i.executors.attempts import Attempts, attempt, blamed, lost
 from daskt2i.executors.shared_memory import require_semaphores
 from daskt2i.protocols import ExecutorInfo
 
@@ -34,6 +34,9 @@ class JoblibExecutor:
     def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
         self._workers, self._threads, self._memory_limit = workers, threads, memory_limit
         self._used = False
+        self._avoided: frozenset[str] = frozenset()
+        self._books: Attempts[Any] | None = None
+        self._renew = False
 
     def start(self) -> ExecutorInfo:
         """The processes start with the first items.
@@ -44,34 +47,50 @@ class JoblibExecutor:
         require_semaphores("joblib")
         return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+    def run(
+        self, work: Callable[[T], R], items: Iterable[T], alone: bool = False
+    ) -> Iterator[tuple[T, R | BaseException]]:
         """Yield each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
-        books = Attempts(items)
-        pending: list[tuple[int, T]] | Attempts[T] = books
+        self._books = books = Attempts(() if alone else items)
+        if self._renew:
+            self.close()
         while True:
-            results = self._parallel(work, pending)
+            results = self._parallel(work, books)
             try:
-                for number, outcome in results:
-                    yield books.finish(number), outcome
+                for number, outcome, worker in results:
+                    yield books.finish(number), blamed(outcome, worker)
             except BrokenProcessPool:
                 books.died(list(books.flying.keys() - set(books.suspects)))
                 continue
             finally:
                 _close(results)
-            break
-        while books.suspects:
-            number = books.suspects.popleft()
-            alone = self._parallel(work, [(number, books.flying[number])])
-            item = books.finish(number)
+            if not books.paused:
+                break
+            books.paused = False
+            self.close()
+        last = (books.finish(books.suspects.popleft()) for _ in range(len(books.suspects)))
+        for item in items if alone else last:
+            one = self._parallel(work, [(0, item)])
             try:
-                yield item, next(alone)[1]
+                _, outcome, worker = next(one)
+                yield item, blamed(outcome, worker)
             except BrokenProcessPool:
                 yield item, lost(item)
             finally:
-                _close(alone)
+                _close(one)
+
+    def avoid(self, workers: Collection[str]) -> int:
+        """Replace all processes, when those in work have ended, if one of these is new here."""
+        if not self._avoided.issuperset(workers):
+            self._renew = True
+            if self._books is not None:
+                self._books.paused = True
+        self._avoided = frozenset(workers)
+        return self._workers
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes. The next items get new ones."""
+        self._renew = False
         if not self._used:  # the line below would start some
             return
         from joblib.externals.loky import get_reusable_executor

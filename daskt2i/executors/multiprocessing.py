@@ -11,14 +11,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from daskt2i.deploy.child_processes import block_sigint
-from daskt2i.executors.attempts import Attempts, attempt, lost
+from daskt2i.executors.attempts import Attempts, attempt, blamed, lost
 from daskt2i.executors.shared_memory import require_semaphores
 from daskt2i.protocols import ExecutorInfo
 
@@ -40,6 +40,8 @@ class MultiprocessingExecutor:
         self._context = multiprocessing.get_context("spawn")
         self._pool: ProcessPoolExecutor | None = None
         self._lifeline: tuple[Connection, Connection] | None = None
+        self._avoided: frozenset[str] = frozenset()
+        self._renew = False
 
     def start(self) -> ExecutorInfo:
         """The processes start with the first items.
@@ -50,14 +52,18 @@ class MultiprocessingExecutor:
         require_semaphores("multiprocessing")
         return ExecutorInfo(self._workers, self._threads, self._memory_limit)
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+    def run(
+        self, work: Callable[[T], R], items: Iterable[T], alone: bool = False
+    ) -> Iterator[tuple[T, R | BaseException]]:
         """Yield each item with its result or its error, in order of completion. See `protocols.Executor.run`."""
-        books = Attempts(items)
+        books = Attempts(() if alone else items)
         flying: dict[Future[Any], int] = {}
         finished = False
         try:
             while True:
-                while len(flying) < 2 * self._workers and (drawn := books.draw()) is not None:
+                if self._renew and not flying:
+                    self._discard()
+                while not self._renew and len(flying) < 2 * self._workers and (drawn := books.draw()) is not None:
                     flying[self._submit(work, drawn[1])] = drawn[0]
                 if not flying:
                     break
@@ -71,11 +77,10 @@ class MultiprocessingExecutor:
                     number = flying.pop(future)
                     if not isinstance(future.exception(), BrokenProcessPool):
                         yield books.finish(number), _outcome(future)
-            while books.suspects:
-                number = books.suspects.popleft()
-                future = self._submit(work, books.flying[number])
+            last = (books.finish(books.suspects.popleft()) for _ in range(len(books.suspects)))
+            for item in items if alone else last:
+                future = self._submit(work, item)
                 wait([future])
-                item = books.finish(number)
                 if isinstance(future.exception(), BrokenProcessPool):
                     self._discard()
                     yield item, lost(item)
@@ -85,6 +90,12 @@ class MultiprocessingExecutor:
         finally:
             if not finished:
                 self._discard()
+
+    def avoid(self, workers: Collection[str]) -> int:
+        """Replace all processes, when those in work have ended, if one of these is new here."""
+        self._renew = self._renew or not self._avoided.issuperset(workers)
+        self._avoided = frozenset(workers)
+        return self._workers
 
     def close(self) -> None:
         """End the processes at once."""
@@ -105,6 +116,7 @@ class MultiprocessingExecutor:
             return broken
 
     def _discard(self) -> None:
+        self._renew = False
         pool, lifeline = self._pool, self._lifeline
         self._pool = self._lifeline = None
         if lifeline is not None:
@@ -117,7 +129,10 @@ class MultiprocessingExecutor:
 
 def _outcome(future: Future[Any]) -> Any:
     error = future.exception()
-    return future.result()[1] if error is None else error
+    if error is not None:
+        return error
+    _, outcome, worker = future.result()
+    return blamed(outcome, worker)
 
 
 def _initialise(lifeline: Connection) -> None:

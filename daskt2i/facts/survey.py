@@ -28,6 +28,7 @@ from daskt2i.facts.captions.mentions import tokens_of
 from daskt2i.facts.captions.people import read_tokens
 from daskt2i.facts.captions.rules import Rules, compile_rules
 from daskt2i.facts.table import schema
+from daskt2i.faults.patience import fetched_patiently
 from daskt2i.images import read as images
 from daskt2i.images.formats import open_image
 from daskt2i.protocols import Source, TextEncoder
@@ -207,7 +208,7 @@ def _look(source: Source, limits: images.Limits, row: Row) -> dict[str, Any]:
         return seen
     known = row.reason is not None or not row.captions  # the row already has a reason, so a new one is not added
     try:
-        data = source.read(row)
+        data = fetched_patiently(source, row)
         seen |= {"bytes": len(data), "sha256": hashlib.sha256(data).digest()}
         seen |= _header(data)
         picture = images.read(data, likeness.SIDE, limits)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from daskt2i import formatting
 from daskt2i.errors import RowRejected
+from daskt2i.faults.patience import fetched_patiently
 from daskt2i.images import read as images
 from daskt2i.insights.report import InsightsResult
 from daskt2i.protocols import Source
@@ -264,7 +265,7 @@ def _thumbnail(source: Source, row: Row, limits: images.Limits) -> str:
     if row.reason is not None:
         return ""
     try:
-        pixels = images.read(source.read(row), THUMBNAIL, limits).pixels
+        pixels = images.read(fetched_patiently(source, row), THUMBNAIL, limits).pixels
     except RowRejected:
         return ""
     stream = io.BytesIO()

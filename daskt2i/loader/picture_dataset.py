@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import ConfigError, ImagesMissing, Reason, RowRejected, SourceError
+from daskt2i.faults.patience import fetched_patiently
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.types import Pixels, Rejection, Row
@@ -248,7 +249,7 @@ class Pictures:
         pixels = self._cache.get(row.index)
         if pixels is None:
             try:
-                pixels = images.read(self._source.read(row), self.resolution, self.limits).pixels
+                pixels = images.read(fetched_patiently(self._source, row), self.resolution, self.limits).pixels
             except RowRejected as error:
                 return Rejection(row.index, row.image_id, error.reason, error.detail or row.file_name)
             self._cache.put(row.index, pixels)

@@ -1,7 +1,7 @@
 """The versions of this process that decide the bytes of a store: of daskt2i, and of the libraries below it.
 
 Covers: stating them, and comparing the statements of two processes.
-Does not cover: what pictures come out (`encode.admission`), whether a version is good.
+Does not cover: what pictures come out (`encode.chunks.admission`), whether a version is good.
 """
 
 from __future__ import annotations

@@ -116,9 +116,9 @@ class CocoSource:
         """The encoded image file of a row. Several threads may call it. It keeps no file open.
 
         Raises:
-            RowRejected: `missing-file`; `unsafe-path` (nothing is opened); `unreadable-image` if there is no permission
-                to read the file, or the archive is damaged there; `image-too-large` for files over 256 MiB.
-            OSError: the disk or the network failed.
+            RowRejected: `missing-file`; `unsafe-path` (nothing is opened); `unreadable-image` if the archive is damaged
+                there; `image-too-large` for files over 256 MiB.
+            OSError: the disk or the network failed, or access was refused. That is no property of the image.
         """
         wrong = unusable(row.file_name)
         if wrong is not None:
@@ -127,8 +127,6 @@ class CocoSource:
             return _in_either_form(self._open_images().read, posixpath.normpath(row.file_name))
         except RowRejected:
             raise
-        except PermissionError as error:
-            raise RowRejected(Reason.UNREADABLE_IMAGE, "no permission to read the file") from error
         except (SourceMissing, SourceError):
             raise
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

@@ -109,6 +109,7 @@ class Zip:
         Raises:
             RowRejected: `missing-file`, `image-too-large`; `unreadable-image` also if several entries have the name and
                 differ in content.
+            OSError: the disk or the network failed, or gave too few bytes.
         """
         offset, head, packed, size, crc, method, encrypted = self._entry(name)
         if max(size, packed) > MAX_FILE_BYTES:
@@ -123,6 +124,8 @@ class Zip:
         data = block[start : start + packed]
         if len(data) < packed:  # a local extra field longer than the slack
             data += self._range(offset + start + len(data), offset + start + packed)
+        if len(data) < packed:  # the directory lies behind it, so the archive goes on: the read was cut
+            raise OSError(errno.EIO, f"{len(data)} of {packed} bytes came", self._path)
         if method == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompressobj(-15).decompress(data, size + 1)  # one byte more than promised shows a lie

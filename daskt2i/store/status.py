@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from daskt2i.store.run_folder import MANIFEST, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.view import View, Viewed
 
+STANDSTILL = "encode.json"
+"""What an encode waits for now, one sentence each: `{"waiting": ["…"]}`. It is there only while that lasts."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RunStatus(Viewed):
@@ -27,6 +31,7 @@ class RunStatus(Viewed):
         rows_done: rows of these chunks, accepted and rejected.
         held_by: the process that encodes into the folder, or "".
         manifest: whether the manifest exists, so the encode is finished.
+        waiting: what the running encode waits for, one sentence each; empty if everything moves.
         left_out: rows of the source that `dataset.where` left out; None if `dataset.where` was not set.
     """
 
@@ -44,6 +49,7 @@ class RunStatus(Viewed):
     held_by: str = ""
     manifest: bool = False
     left_out: int | None = None
+    waiting: tuple[str, ...] = ()
 
     @property
     def rows_done(self) -> int:
@@ -72,6 +78,7 @@ class RunStatus(Viewed):
             "running": self.held_by,
             "complete": self.complete,
             **({} if self.left_out is None else {"left_out": self.left_out}),
+            **({"waiting": list(self.waiting)} if self.waiting else {}),
         }
 
     def view(self) -> View:
@@ -89,6 +96,7 @@ class RunStatus(Viewed):
             ("precision", self.precision + random),
             ("store", f"{self.store} ({size(self.bytes)})"),
             ("running", self.held_by or "no"),
+            *(("stands still", one) for one in self.waiting),
         ]
         return View(
             "Complete" if self.complete else "Not complete",
@@ -127,7 +135,17 @@ def status(folder: RunFolder) -> RunStatus:
         rejected=rejected,
         captions=counts["captions"],
         bytes=counts["bytes"],
-        held_by=holder(folder),
+        held_by=(held_by := holder(folder)),
+        waiting=_waiting(folder) if held_by else (),
         manifest=folder.exists(MANIFEST),
         left_out=(about["identity"].get("where") or {}).get("left_out"),
     )
+
+
+def _waiting(folder: RunFolder) -> tuple[str, ...]:
+    """What the running encode waits for. A killed one may have left the object behind."""
+    try:
+        found = json.loads(folder.read(STANDSTILL))["waiting"]
+        return tuple(str(one) for one in found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()

@@ -123,6 +123,25 @@ class ExecutorSuite:
         assert isinstance(found[14], ZeroDivisionError)
         assert found[15] == 15
 
+    def test_an_error_names_the_worker(self, started: Executor) -> None:
+        found: dict[int, Any] = dict(started.run(refuse_thirteen, [13, 14]))
+        for error in found.values():
+            host, _, process = error.worker.rpartition(":")
+            assert host
+            assert (int(process) != os.getpid()) is self.processes
+
+    def test_an_item_alone_comes_back_with_its_result_or_its_error(self, started: Executor) -> None:
+        found: dict[int, Any] = dict(started.run(refuse_thirteen, [12, 13], alone=True))
+        assert (found[12], type(found[13])) == (12, RowRejected)
+
+    def test_an_avoided_worker_gets_no_more_items(self, started: Executor) -> None:
+        if not self.processes:
+            pytest.skip("runs in this process")
+        error: Any = dict(started.run(refuse_thirteen, [13]))[13]
+        assert started.avoid([error.worker]) >= 1
+        assert int(error.worker.rpartition(":")[2]) not in {r for _, r in started.run(process_of, range(8))}
+        assert started.avoid([]) >= 1
+
     def test_items_are_drawn_as_they_are_needed(self, executor: Executor) -> None:
         force = executor.start()
         source = Counting()

@@ -357,7 +357,7 @@ def test_the_same_command_goes_on_after_a_run_was_given_up(tmp_path: Path) -> No
     mark.write_text("all")
     source = {"class": f"{__name__}.Tired", "mark": str(mark)}
     run = run_of(tmp_path / "run", source=source, rows=40, rows_per_chunk=4)
-    with told("encode/driver.py:_hopeless ExecutorError"):
+    with told("encode/chunks/chunk_queue.py:_hopeless ExecutorError"):
         run.encode()
     mark.unlink()
     assert run.encode().accepted == 40

@@ -16,7 +16,7 @@ from distributed import LocalCluster, Security
 
 import daskt2i
 from daskt2i.encode import admission
-from daskt2i.encode.admission import Terms, admit, admit_source, open_to_workers
+from daskt2i.encode.chunks.admission import Terms, admit, admit_source, open_to_workers
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource
@@ -74,7 +74,7 @@ def terms(tmp_path: Path) -> Any:
 
 def test_a_worker_with_the_drivers_packages_is_taken(tmp_path: Path, terms: Terms) -> None:
     older = replace(terms, versions={**terms.versions, "pillow": "1.0"})
-    with told("encode/admission.py:_same_versions WorkerMismatch") as error:
+    with told("encode/chunks/admission.py:_same_versions WorkerMismatch") as error:
         admit(older, RunFolder(tmp_path / "run"), CPU)
     assert "pillow" in str(error.value)
     admit(terms, RunFolder(tmp_path / "run"), CPU)
@@ -84,16 +84,16 @@ def test_a_worker_that_sees_the_same_run_folder_is_taken(
     tmp_path: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "_PAUSE", 0.0)
-    with told("encode/admission.py:_same_folder WorkerMismatch"):
+    with told("encode/chunks/admission.py:_same_folder WorkerMismatch"):
         admit(terms, RunFolder(tmp_path / "another"), CPU)
     admit(terms, RunFolder(tmp_path / "run"), CPU)
 
 
 def test_a_worker_with_the_same_images_is_taken(terms: Terms) -> None:
-    with told("encode/admission.py:_other_source WorkerMismatch") as error:
+    with told("encode/chunks/admission.py:_other_source WorkerMismatch") as error:
         admit_source(terms, FakeSource(4, width=64))
     assert "other bytes" in str(error.value)
-    with told("encode/admission.py:_other_source WorkerMismatch") as error:
+    with told("encode/chunks/admission.py:_other_source WorkerMismatch") as error:
         admit_source(terms, FakeSource(4, missing=[0]))
     assert "cannot read" in str(error.value)
     admit_source(terms, FakeSource(4))
@@ -102,7 +102,7 @@ def test_a_worker_with_the_same_images_is_taken(terms: Terms) -> None:
 def test_a_precision_that_is_set_holds_for_workers_of_all_kinds(tmp_path: Path, terms: Terms) -> None:
     """The store was begun by a GPU; fp16 is what no CPU would choose."""
     folder, chosen = RunFolder(tmp_path / "run"), replace(terms, kind="cuda 7.5")
-    with told("encode/admission.py:_same_precision WorkerMismatch") as error:
+    with told("encode/chunks/admission.py:_same_precision WorkerMismatch") as error:
         admit(chosen, folder, Runtime("cpu", "fp16", 1))
     assert "fp16" in str(error.value)
     admit(replace(chosen, asked="fp16"), folder, Runtime("cpu", "fp16", 1))

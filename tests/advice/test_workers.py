@@ -23,7 +23,7 @@ import daskt2i
 from daskt2i.deploy import connect
 from daskt2i.deploy.connect import ClusterFile
 from daskt2i.encoders.fake import FakeImageEncoder
-from daskt2i.events import ChunkDone, PlanReady, ignore
+from daskt2i.events import ChunkDone, PlanReady, Waiting, ignore
 from daskt2i.executors import dask as dask_executor
 from daskt2i.executors.shared_memory import require_semaphores
 from daskt2i.launch import rank
@@ -121,6 +121,32 @@ def test_the_same_command_runs_when_there_are_workers(tmp_path: Path, monkeypatc
         assert run.encode().accepted == 4
 
 
+def test_a_run_without_workers_says_so_and_the_same_command_continues_with_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_executor, "NO_WORKERS_SECONDS", 0.3)
+    monkeypatch.setattr(dask_executor, "_COUNT_SECONDS", 0.05)
+    monkeypatch.setattr("daskt2i.retries.TELL_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("daskt2i.encode.chunks.standstill._LOOK_SECONDS", 0.02)
+    workflow = small_settings(rows=24, rows_per_chunk=4)
+    events: list[Any] = []
+    with cluster() as there, Client(there, set_as_default=False) as client:
+
+        def leave(event: Any) -> None:
+            events.append(event)
+            if isinstance(event, ChunkDone):
+                there.scale(0)
+
+        with told("executors/dask.py:DaskExecutor._count SchedulerError"):
+            run_of(tmp_path, workflow=workflow, client=client, progress=leave).encode()
+        waits = [event for event in events if isinstance(event, Waiting)]
+        assert waits
+        assert waits[0].what == "workers: the scheduler has none"
+        there.scale(1)
+        client.wait_for_workers(1)
+        assert run_of(tmp_path, workflow=workflow, client=client).encode().accepted == 24
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_same_command_goes_on_when_the_cluster_is_started_again(tmp_path: Path) -> None:
     workflow = small_settings(rows=24, rows_per_chunk=4)
@@ -131,7 +157,7 @@ def test_the_same_command_goes_on_when_the_cluster_is_started_again(tmp_path: Pa
                 there.close()
 
         gone = run_of(tmp_path, workflow=workflow, scheduler=there.scheduler_address, progress=stop)
-        with told("executors/dask.py:DaskExecutor.run SchedulerError"), gone:
+        with told("executors/dask.py:DaskExecutor._next SchedulerError"), gone:
             gone.encode()
     with cluster() as again, run_of(tmp_path, workflow=workflow, scheduler=again.scheduler_address) as run:
         result = run.encode()

@@ -17,7 +17,17 @@ from daskt2i.display.listener import progress_for
 from daskt2i.display.progress import TerminalProgress
 from daskt2i.display.train_progress import TrainProgress
 from daskt2i.errors import Interrupted, StoreError
-from daskt2i.events import Activity, DashboardReady, Event, LaunchEvent, Note, Progress, StageEnded, StageStarted
+from daskt2i.events import (
+    Activity,
+    DashboardReady,
+    Event,
+    LaunchEvent,
+    Note,
+    Progress,
+    StageEnded,
+    StageStarted,
+    Waiting,
+)
 
 
 def play(events: list[tuple[float, Event]], **console: object) -> list[str]:
@@ -55,6 +65,16 @@ def test_the_rate_of_the_ranks_is_shown_until_the_driver_has_measured_one() -> N
     assert play(events)[-1] == "step 20/100, loss 0.5000, 16.0 samples/s, 20.0 s left"
     assert play([*events, (19.0, rank_step(30, samples_per_second=16.0))])[-1] == (
         "step 30/100, loss 0.5000, 4.0 samples/s, 1 min 10 s left"
+    )
+
+
+def test_what_stands_still_is_one_line_with_where_and_how_long() -> None:
+    events: list[tuple[float, Event]] = [(0.0, StageStarted("encode", 100)), (1.0, ready())]
+    events.append((9.0, Waiting("the read of a.jpg does not return", "node7:12", 65.0, 120.0, chunk=3)))
+    events.append((9.5, Waiting("workers: the scheduler has none", "tcp://10.0.0.5:8786", 5.0)))
+    assert " ".join(play(events)[1:]) == (
+        "waiting for 1 min 05 s, given up after 2 min 00 s: chunk 3 on node7:12: the read of a.jpg does not return "
+        "waiting for 5.0 s: on tcp://10.0.0.5:8786: workers: the scheduler has none"
     )
 
 

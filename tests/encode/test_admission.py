@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskt2i.encode import admission
-from daskt2i.encode.admission import CHECK, admit, admit_source, open_to_workers, statement
+from daskt2i.encode.chunks.admission import CHECK, admit, admit_source, open_to_workers, statement
 from daskt2i.encode.driver import encode
 from daskt2i.encode.job import Inspection, job_for, resolve_job
 from daskt2i.encode.model_cache import inspect

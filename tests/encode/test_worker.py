@@ -19,10 +19,21 @@ from daskt2i.encode import model_cache
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, inspect, models_for, retry_smaller_batch
 from daskt2i.encode.prepare import EncodePlan, prepare
-from daskt2i.encode.read_ahead import Reading, read_row, reading_ahead
+from daskt2i.encode.read_ahead import Care, Reading, read_row, reading_ahead
 from daskt2i.encode.worker import encode_chunk, interruption
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
-from daskt2i.errors import ConfigError, GateError, ImagesMissing, ModelError, OutOfMemory, Reason, StoreFull
+from daskt2i.errors import (
+    AccessRefused,
+    ConfigError,
+    GateError,
+    ImagesMissing,
+    ModelError,
+    OutOfMemory,
+    Reason,
+    RowRejected,
+    StoreFull,
+    TransportFailed,
+)
 from daskt2i.images import read as images
 from daskt2i.sources.fake import FakeSource, bitmap
 from daskt2i.store.layout import store_arrays
@@ -194,6 +205,7 @@ def _never(*given: Any) -> Any:
 
 def test_no_caption_is_encoded_if_the_source_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path, with_parts(fake_settings(), source=component(f"{__name__}.Unreachable", rows=20)))
+    bench.job = replace(bench.job, transport_patience=0.0)
     monkeypatch.setattr(FakeTextEncoder, "encode", _never)
     with pytest.raises(ConnectionError, match="no route"):
         bench.encode()
@@ -724,6 +736,59 @@ def test_a_row_that_the_index_rejects_is_not_read() -> None:
     reading = read_row(source, row, 16, LIMITS)
     assert reading.outcome == Rejection(0, 1, Reason.UNSAFE_PATH, "../x")
     assert (reading.digest, source.asked) == (b"", 0)
+
+
+class Torn(FakeSource):
+    """Its first answer ends early, without an error."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.asked = 0
+
+    def read(self, row: Row) -> bytes:
+        self.asked += 1
+        data = super().read(row)
+        return data[:200] if self.asked == 1 else data
+
+
+def test_an_answer_that_ends_early_is_no_damaged_image() -> None:
+    source = Torn()
+    reading = read_row(source, source.rows(2, 3)[0], 16, LIMITS)
+    assert isinstance(reading.outcome, Record)
+    assert source.asked == 2
+
+
+def test_an_image_that_is_damaged_each_time_is_rejected() -> None:
+    source = FakeSource(4, unreadable=[2])
+    outcome = read_row(source, source.rows(2, 3)[0], 16, LIMITS).outcome
+    assert isinstance(outcome, Rejection)
+    assert outcome.reason is Reason.UNREADABLE_IMAGE
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), ConnectionResetError(104, "reset")])
+def test_a_source_that_makes_a_rejection_of_a_passing_error_rejects_no_row(error: OSError) -> None:
+    class Translating(FakeSource):
+        def read(self, row: Row) -> bytes:
+            raise RowRejected(Reason.UNREADABLE_IMAGE, "cannot be read") from error
+
+    source = Translating(4)
+    rows = source.rows(0, 4)
+    care = Care(patience=0.0)
+    with (
+        pytest.raises((AccessRefused, TransportFailed)),
+        reading_ahead(source, rows, 16, LIMITS, threads=1, window=2, care=care) as readings,
+    ):
+        next(readings)
+
+
+def test_a_file_that_is_not_there_rejects_its_row_whatever_the_source_raises() -> None:
+    class Gone(FakeSource):
+        def read(self, row: Row) -> bytes:
+            raise FileNotFoundError(2, "No such file", row.file_name)
+
+    source = Gone(4)
+    with reading_ahead(source, source.rows(0, 1), 16, LIMITS, threads=1, window=1) as readings:
+        assert next(readings).outcome == Rejection(0, 1, Reason.MISSING_FILE, "00000000.bmp")
 
 
 def test_a_reading_records_what_was_read() -> None:

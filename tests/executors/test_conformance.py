@@ -97,6 +97,10 @@ class TestJoblib(ExecutorSuite):
     def started(self, shared: Callable[[str], Executor]) -> Executor:
         return shared("joblib:2")
 
+    @pytest.mark.slow  # `TestMultiprocessing` and `TestDask` cover most of it
+    def test_an_avoided_worker_gets_no_more_items(self, started: Executor) -> None:
+        super().test_an_avoided_worker_gets_no_more_items(started)
+
 
 class TestDask(ExecutorSuite):
     @pytest.fixture
@@ -179,6 +183,10 @@ class TestAttachedDask(ExecutorSuite):
     @pytest.fixture
     def executor(self, address: str) -> Iterator[Executor]:
         yield from opened(address)
+
+    @pytest.mark.slow  # `TestDask` covers the same code
+    def test_an_avoided_worker_gets_no_more_items(self, started: Executor) -> None:
+        super().test_an_avoided_worker_gets_no_more_items(started)
 
     @pytest.mark.slow  # `TestDask` covers the same code
     def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(

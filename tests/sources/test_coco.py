@@ -439,7 +439,7 @@ def test_a_row_without_file_name_is_missing(tmp_path: Path) -> None:
     assert rows_of(CocoSource(str(tmp_path), str(path)))[0].reason == Reason.MISSING_FILE
 
 
-def test_a_file_without_permission_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_no_property_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path, ["1.bmp"])
     (tmp_path / "images" / "1.bmp").write_bytes(PICTURE)
 
@@ -447,7 +447,8 @@ def test_a_file_without_permission_is_unreadable(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)  # a file mode does not stop root from reading
-    assert reason(source, rows_of(source)[0]) == Reason.UNREADABLE_IMAGE
+    with pytest.raises(PermissionError, match="Permission denied"):
+        source.read(rows_of(source)[0])
 
 
 def test_other_errors_of_disk_and_network_propagate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from daskt2i.bench.meter import Meter
@@ -55,7 +55,9 @@ class WarmExecutor:
         self._workers = max(1, force.workers)
         return force
 
-    def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | BaseException]]:
+    def run(
+        self, work: Callable[[T], R], items: Iterable[T], alone: bool = False
+    ) -> Iterator[tuple[T, R | BaseException]]:
         """Run on the wrapped executor. Before the first chunk every worker loads its models.
 
         Raises:
@@ -63,11 +65,15 @@ class WarmExecutor:
         """
         if isinstance(work, functools.partial) and work.func is encode_chunk and not self.loaded:
             self._warm(work.args[0])
-        for outcome in self._inner.run(work, items):
+        for outcome in self._inner.run(work, items, alone):
             self.last = time.time()
             yield outcome
         if self.loaded:
             self._meter.mark()
+
+    def avoid(self, workers: Collection[str]) -> int:
+        """As the wrapped executor."""
+        return self._inner.avoid(workers)
 
     def close(self) -> None:
         """Close the wrapped executor."""

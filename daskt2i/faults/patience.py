@@ -1,0 +1,155 @@
+"""Try a call again while its error may pass, with growing pauses, as the policy of its kind says.
+
+Covers: how long and how often, the pauses, telling what is awaited; the error in the end.
+Does not cover: which error is of which kind (`kinds`), a call that never returns (`encode.read_ahead`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from daskt2i import retries
+from daskt2i.errors import AccessRefused, Daskt2iError, Reason, RowRejected, TransportFailed
+from daskt2i.faults.kinds import POLICIES, Kind, is_passing, kind_of, passing_cause, public
+from daskt2i.formatting import duration
+from daskt2i.protocols import Source
+from daskt2i.types import Row
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+T = TypeVar("T")
+
+Tell = Callable[[str], None]
+"""Gets a clause while a call is tried again, and `""` when the wait is over."""
+
+
+def patiently(
+    call: Callable[[], T],
+    what: str,
+    seconds: float,
+    tell: Tell = lambda text: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """The result of a call that may fail for a while.
+
+    Args:
+        call: reads or writes something. It may be called many times.
+        what: names it for a person: `"images/1.jpg"`.
+        seconds: how long to try while a network fails (`run.transport_patience`); a disk gets `DEVICE_SECONDS` of it.
+        tell: called in this thread before each pause, and with `""` after the last one.
+        sleep: waits so many seconds.
+
+    Raises:
+        AccessRefused, TransportFailed: it still fails.
+        Exception: an error that does not pass, unchanged and at once.
+    """
+    try:
+        return call()
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        first = error
+    return _again(call, what, seconds, tell, sleep, first)
+
+
+def fetched(source: Source, row: Row) -> bytes:
+    """The bytes of a row. Errors that may pass are raised as they are; a file that is not there rejects the row.
+
+    Raises:
+        RowRejected: the row cannot be used.
+        Exception: of the network, of the disk, or a refusal.
+    """
+    try:
+        return source.read(row)
+    except Exception as error:
+        if (cause := passing_cause(error)) is not None:
+            raise cause from cause.__cause__
+        if not isinstance(error, RowRejected) and kind_of(error) is Kind.MISSING:
+            raise RowRejected(Reason.MISSING_FILE, row.file_name) from error
+        raise
+
+
+def fetched_patiently(
+    source: Source, row: Row, seconds: float = retries.TRANSPORT_SECONDS, tell: Tell = lambda text: None
+) -> bytes:
+    """The bytes of a row; what may pass is tried again. Arguments as in `patiently`.
+
+    Raises:
+        RowRejected: the row cannot be used.
+        AccessRefused, TransportFailed: it cannot be read now.
+    """
+    return patiently(lambda: fetched(source, row), row.file_name, seconds, tell)
+
+
+def _again(
+    call: Callable[[], T], what: str, seconds: float, tell: Tell, sleep: Callable[[float], None], first: Exception
+) -> T:
+    # tenacity imports asyncio, and most workers never need it.
+    from tenacity import RetryError, Retrying, retry_if_exception, wait_random_exponential
+
+    pauses = wait_random_exponential(multiplier=retries.FIRST_WAIT_SECONDS, max=retries.LONGEST_WAIT_SECONDS)
+    pending: list[Exception] = [first]
+
+    def attempt() -> T:
+        if pending:
+            raise pending.pop()
+        return call()
+
+    def pause(state: RetryCallState) -> float:
+        if kind_of(_error(state)) is Kind.ACCESS:
+            return retries.ACCESS_SECONDS * state.attempt_number
+        return retries.FIRST_WAIT_SECONDS + pauses(state)
+
+    def stop(state: RetryCallState) -> bool:
+        kind = kind_of(_error(state))
+        if POLICIES[kind].tries:
+            return state.attempt_number >= POLICIES[kind].tries
+        return max(state.seconds_since_start or 0.0, state.idle_for) + state.upcoming_sleep > limit(kind, seconds)
+
+    def before(state: RetryCallState) -> None:
+        tell(f"{what}: {said(_error(state))}; tried again")
+
+    try:
+        return Retrying(retry=retry_if_exception(is_passing), wait=pause, stop=stop, sleep=sleep, before_sleep=before)(
+            attempt
+        )
+    except RetryError as end:
+        last = end.last_attempt.exception()
+        assert isinstance(last, Exception)
+        raise given_up(last, what, float(end.last_attempt.attempt_number), seconds) from last
+    finally:
+        tell("")
+
+
+def limit(kind: Kind, seconds: float) -> float:
+    """Seconds for tries of this kind, when the user allows `seconds`."""
+    return min(seconds, retries.DEVICE_SECONDS) if kind is Kind.DEVICE else seconds
+
+
+def given_up(error: Exception, what: str, tries: float, seconds: float) -> Daskt2iError:
+    """The error of a call that failed at every try."""
+    if kind_of(error) is Kind.ACCESS:
+        return AccessRefused(
+            f"Access to {what} was refused {tries:.0f} times ({said(error)}). Nothing was stored for it, and no "
+            "row was rejected. Renew the credentials, or give the right to read it, and run it again."
+        )
+    return TransportFailed(
+        f"{what} could not be read for {duration(limit(kind_of(error), seconds))} ({said(error)}). Nothing was "
+        "stored for it, and no row was rejected. Run it again when the network, the server or the disk is "
+        "back; run.transport_patience sets how long it is tried."
+    )
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one line without secrets: `"ConnectionRefusedError: [Errno 111] Connection refused"`."""
+    return f"{type(error).__name__}: {public(error)[:300] or 'no message'}"
+
+
+def _error(state: Any) -> Exception:
+    assert state.outcome is not None
+    found = state.outcome.exception()
+    assert isinstance(found, Exception)
+    return found
