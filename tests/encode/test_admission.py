@@ -14,7 +14,8 @@ from builders.workflows import child_environment, fake_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskt2i.encode import admission
+import daskt2i
+from daskt2i.encode.chunks import admission
 from daskt2i.encode.chunks.admission import CHECK, admit, admit_source, open_to_workers, statement
 from daskt2i.encode.driver import encode
 from daskt2i.encode.job import Inspection, job_for, resolve_job
@@ -56,7 +57,7 @@ def test_a_process_with_another_library_states_another_version(tmp_path: Path) -
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 1.2.3\n")
     code = "import json; from daskt2i.machine.versions import versions; print(json.dumps(versions()))"
-    root = str(Path(admission.__file__).parents[2])
+    root = str(Path(daskt2i.__file__).parents[1])
     environment = {**child_environment(), "PYTHONPATH": f"{tmp_path}:{root}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     differ = version_differences(json.loads(done.stdout), statement())

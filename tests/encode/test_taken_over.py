@@ -122,6 +122,6 @@ def test_a_chunk_that_fails_when_it_is_tried_again_keeps_what_it_had(tmp_path: P
 def test_the_lock_and_the_folder_of_attempts_are_gone_and_receipts_name_no_place(tmp_path: Path) -> None:
     finish(fake_settings(), tmp_path)
     names = {name.partition("/")[0] for name in files(tmp_path)}
-    assert names == {"latents.zarr", "receipts", "manifest.parquet", "workflow.yaml"}
+    assert names == {"daskt2i-run.json", "latents.zarr", "receipts", "manifest.parquet", "workflow.yaml"}
     for path in (tmp_path / "receipts").iterdir():
         assert "attempt" not in json.loads(path.read_text())

@@ -162,8 +162,11 @@ class ChunkQueue:
         self.tries[index] += step is not Step.EXCUSE
         final = step in (Step.COUNT, Step.END) and not self._may_try(index)
         self.standstill.hear(ChunkFailed(index, error, final))
-        if step is Step.END and (first or kind in _SAYS_ENOUGH):
-            raise error if kind in _SAYS_ENOUGH else self._hopeless(error) from error
+        if step is Step.END and kind in _SAYS_ENOUGH:
+            raise error
+        if step is Step.END and first:
+            aside = [f"{worker} ({said.rstrip('.')})" for worker, said in self._suspects.aside.items()]
+            raise _hopeless(self._suspects.in_a_row, error, aside, self.prepared.folder) from error
         if step is Step.AVOID:
             self._set_aside(worker, error)
         elif step is Step.EXCUSE:
@@ -218,10 +221,6 @@ class ChunkQueue:
         text = without_secret("".join(traceback.format_exception(error)))
         with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk:07d}.log", text.encode("utf-8", "replace"))
-
-    def _hopeless(self, error: BaseException) -> Daskt2iError:
-        aside = [f"{worker} ({said.rstrip('.')})" for worker, said in self._suspects.aside.items()]
-        return _hopeless(self._suspects.in_a_row, error, aside, self.prepared.folder)
 
 
 def _as_generator(outcomes: Iterator[Any]) -> Any:
