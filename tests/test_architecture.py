@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "formatting": "",
     "plan": "errors types",
     "retries": "",
-    "faults": "errors types protocols formatting retries",
+    "faults": "redact errors types protocols formatting retries",
     "config": "redact documents errors addresses",
     "images": "errors types",
     "sources": "redact documents errors credentials addresses types events",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -289,17 +288,3 @@ def _by_class(error: BaseException) -> Kind | None:
 def _says_memory(text: str) -> bool:
     text = text.lower()
     return any(sign in text for sign in MEMORY_SIGNS)
-
-
-_USER = re.compile(r"(?<=://)[^/\s@'\"]*@")
-_QUERY = re.compile(r"(?<=\?)[^\s'\")>\]]+")
-_PAIR = re.compile(
-    r"(?i)([\w-]*(?:secret|token|password|passwd|signature|credential|access_?key|account_?key|api_?key)[\w-]*|\bsig)"
-    r"(['\"]?\s*[=:]\s*['\"]?)[^\s,;&'\")}]+"
-)
-
-
-def public(text: object) -> str:
-    """The text as one line, without users, passwords and queries in its addresses, and without values of secrets."""
-    line = " ".join(str(text).split())
-    return _PAIR.sub(r"\1\2…", _QUERY.sub("…", _USER.sub("…@", line)))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from daskt2i import retries
 from daskt2i.errors import AccessRefused, Daskt2iError, Reason, RowRejected, TransportFailed
-from daskt2i.faults.kinds import POLICIES, Kind, is_passing, kind_of, passing_cause, public
+from daskt2i.faults.kinds import POLICIES, Kind, is_passing, kind_of, passing_cause
 from daskt2i.formatting import duration
 from daskt2i.protocols import Source
+from daskt2i.redact import without_secret
 from daskt2i.types import Row
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def given_up(error: Exception, what: str, tries: float, seconds: float) -> Daskt
 
 def said(error: BaseException) -> str:
     """What an error says, in one line without secrets: `"ConnectionRefusedError: [Errno 111] Connection refused"`."""
-    return f"{type(error).__name__}: {public(error)[:300] or 'no message'}"
+    return f"{type(error).__name__}: {without_secret(' '.join(str(error).split()))[:300] or 'no message'}"
 
 
 def _error(state: Any) -> Exception:

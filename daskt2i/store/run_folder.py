@@ -37,6 +37,7 @@ RECEIPTS = "receipts"
 MANIFEST = "manifest.parquet"
 LOCK = "encode.lock"
 CHECK = "encode.check"
+STANDSTILL = "encode.json"
 MARKER = "daskt2i-run.json"
 TRAIN = "train"
 PIPELINE = "pipeline"
@@ -45,10 +46,10 @@ REPORTS = "reports"
 
 Buffer = bytes | bytearray | memoryview
 
-FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, MARKER)
+FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER)
 """Objects that daskt2i writes directly into a run folder."""
 
-FOLDERS = (STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS, "errors", "train-vae", "vae", "attempts")
+FOLDERS = (STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS, "errors", "train-vae", "vae", "attempts", "waiting")
 """Folders of a run folder that daskt2i writes with `RunFolder`. The pictures of `scenes` are written otherwise."""
 
 _BLOCK = 4 * 1024 * 1024

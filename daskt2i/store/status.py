@@ -14,12 +14,9 @@ from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import about_store
 from daskt2i.store.publishing.lock import holder
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import MANIFEST, RunFolder
+from daskt2i.store.run_folder import MANIFEST, STANDSTILL, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.view import View, Viewed
-
-STANDSTILL = "encode.json"
-"""What an encode waits for now, one sentence each: `{"waiting": ["…"]}`. It is there only while that lasts."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -24,8 +24,8 @@ from daskt2i.errors import AccessRefused, ExecutorError, Reason, SourceMissing
 from daskt2i.events import ChunkFailed, Event, Note, Waiting
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.status import STANDSTILL, status
+from daskt2i.store.run_folder import STANDSTILL, RunFolder
+from daskt2i.store.status import status
 from daskt2i.types import Chunk, Row
 
 

@@ -30,7 +30,6 @@ from daskt2i.faults.kinds import (
     is_old_refusal,
     is_passing,
     kind_of,
-    public,
 )
 
 PAGE = (TESTS.parent / "docs" / "reference" / "errors-and-retries.md").read_text(encoding="utf-8")
@@ -141,16 +140,3 @@ def test_rows_of_older_versions_that_were_refused_are_known() -> None:
     assert is_old_refusal(Reason.UNREADABLE_IMAGE, "no permission to read the file")
     assert not is_old_refusal(Reason.UNREADABLE_IMAGE, "cut off")
     assert not is_old_refusal(Reason.MISSING_FILE, "no permission to read the file")
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("GET https://me:pw@host/a.jpg?X-Amz-Signature=abc failed", "GET https://…@host/a.jpg?… failed"),
-        ("s3://bucket/a b.jpg\n is away", "s3://bucket/a b.jpg is away"),
-        ("secret_access_key=abc, region=x", "secret_access_key=…, region=x"),
-        ("{'token': 'xyz', 'anon': False}", "{'token': '…', 'anon': False}"),
-    ],
-)
-def test_what_a_library_says_is_shown_without_secrets(text: str, shown: str) -> None:
-    assert public(text) == shown

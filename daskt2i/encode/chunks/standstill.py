@@ -21,8 +21,7 @@ from daskt2i import retries
 from daskt2i.encode.chunks.watch import WAITING
 from daskt2i.events import Event, Listener, Waiting
 from daskt2i.formatting import waiting_words
-from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.status import STANDSTILL
+from daskt2i.store.run_folder import STANDSTILL, RunFolder
 
 _LOOK_SECONDS = 2.0
 _STALE_SECONDS = 60.0
