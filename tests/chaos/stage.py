@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 """Debian's libfaketime: it gives a process another clock."""
 
-ENDINGS = (0, 1, 130, -signal.SIGKILL)
-"""Exit codes that a command may have: done, a sentence, stopped, killed by us."""
+ENDINGS = (0, 1, 130, -signal.SIGINT, -signal.SIGKILL)
+"""How a command may end: done, a sentence, stopped, stopped while it still imported, killed by us."""
 
 
 def write_workflow(folder: Path, rows: int) -> Path:
