@@ -23,7 +23,7 @@ from daskt2i.cli.streams import guard_streams
 
 app = typer.Typer(
     name="daskt2i",
-    help="Image-caption data to training-ready latents, and a text-to-image model trained on them, under Dask.",
+    help="Encode images with captions into latents, and train a text-to-image model on them, with Dask.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -44,7 +44,7 @@ app.add_typer(bench.app)
 
 @app.callback(invoke_without_command=True)
 def top(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
-    """Image-caption data to training-ready latents, and a text-to-image model trained on them, under Dask."""
+    """Encode images with captions into latents, and train a text-to-image model on them, with Dask."""
     if version:
         out.print(f"daskt2i {__version__}")
         raise typer.Exit

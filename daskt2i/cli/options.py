@@ -18,7 +18,7 @@ WorkflowOption = Annotated[
 ]
 OutOption = Annotated[
     str | None,
-    typer.Option("--out", "-o", help="The run folder. [default: this one if it is one, or runs/WORKFLOW]"),
+    typer.Option("--out", "-o", help="The run folder. [default: this folder if it is one, or runs/WORKFLOW]"),
 ]
 SchedulerOption = Annotated[
     str | None,
