@@ -26,19 +26,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 
 LONGEST = (
-    *("train/test_denoiser_rank", "encode/test_coco_mini", "cli/test_model_commands", "encode/test_faults"),
-    *("docs/test_code_blocks",),
-    *("cli/test_command_line", "executors/test_conformance", "bench/test_bench", "launch/test_launcher"),
-    *("encode/test_driver", "store/test_s3", "store/test_conformance", "train/test_autoencoder_rank"),
-    *("model/test_pipeline", "encoders/test_text", "bench/test_training_benches", "sources/test_scenes"),
-    *("sample/test_fidelity", "sample/test_driver", "advice/test_train", "advice/test_run"),
+    *("executors/test_conformance", "session/test_run", "train/test_denoiser_rank", "encode/test_faults"),
+    *("cli/test_model_commands", "launch/test_launcher", "store/test_conformance", "cli/test_command_line"),
+    *("encode/test_driver", "test_old_files", "train/test_autoencoder_rank", "encode/test_coco_mini"),
+    *("deploy/test_attach", "store/test_s3", "sources/test_scenes", "encoders/test_text", "advice/test_encode"),
+    *("model/test_pipeline", "advice/test_run", "bench/test_bench", "encode/test_worker", "test_architecture"),
 )
 """Files of 15 s and more, the longest first: begun last, one of them would have a process to itself at the end."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: much of a test is waiting, for processes to start and to end."""
-    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or this_machine().cores + 1)
+    """Two more than cores: much of a test is waiting, for processes to start and to end."""
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or this_machine().cores + 2)
 
 
 def pytest_sessionstart() -> None:

@@ -147,7 +147,7 @@ class NamedPlaces(FakeSource):
 
     def read(self, row: Any) -> bytes:
         if self.broken and row.index == 9:
-            raise OSError(5, f"cannot reach {self.folder} with {self.options}")
+            raise LookupError(f"cannot reach {self.folder} with {self.options}")
         return super().read(row)
 
 

@@ -490,7 +490,11 @@ def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) ->
     for name in ("pipeline", "latents.zarr"):
         shutil.copytree(demo_run / name, tmp_path / name)
     changes = {"train.validation": 0, "evaluate.seeds": 1, "sample.steps": 1}
-    data: Mapping[str, Any] = {**changes, "scenes": None}
+    data: Mapping[str, Any] = {
+        **changes,
+        "scenes": None,
+        "dataset.source": {"class": "daskt2i.sources.fake.FakeSource"},
+    }
     run = daskt2i.Run(tiny_workflow(), tmp_path, scheduler="serial", progress=False, settings=data)
     with told("sample/evaluate.py:_prompts ConfigError"):
         run.evaluate()

@@ -370,7 +370,8 @@ def test_a_killed_process_of_naive_ends_the_run_with_an_error() -> None:
 # Whole benchmarks
 
 
-@pytest.mark.parametrize("part", ["vae", pytest.param("both", marks=pytest.mark.slow)])
+@pytest.mark.slow  # by default, tests/advice/test_bench.py measures encodes of fakes
+@pytest.mark.parametrize("part", ["vae", "both"])
 def test_encode_is_measured_with_a_pool_and_with_naive(tmp_path: Path, part: Part) -> None:
     told: list[str] = []
     settings = load_workflow("demo", ["dataset.rows_per_chunk=4"])
@@ -414,6 +415,7 @@ def test_a_long_simulation_gets_fewer_chunks() -> None:
     assert [asked.chunks_of(2, 0.0), asked.chunks_of(2, 0.5), asked.chunks_of(32, 0.5)] == [4000, 400, 4000]
 
 
+@pytest.mark.slow  # by default, tests/bench/test_training_benches.py stops two benchmarks in this process
 def test_after_ctrl_c_the_report_has_the_finished_measurements(tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "daskt2i.workflow", "bench", "scheduler", "--rows", "100", "--chunks", "20"),

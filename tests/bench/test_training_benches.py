@@ -173,6 +173,7 @@ def test_ranks_that_cannot_share_the_batch_are_refused_before_the_start(tiny: st
         train.bench_train([1, 3], workflow.train, workflow.launch, shape="tiny")
 
 
+@pytest.mark.slow
 def test_the_real_trainer_reports_the_shares_of_a_step(tiny: stores.Shape, tmp_path: Path) -> None:
     workflow = tiny_workflow()
     report = train.bench_train(

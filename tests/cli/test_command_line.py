@@ -33,7 +33,7 @@ ENCODE_KEYS = [
 ]
 """Keys that other programs read (DESIGN.md)."""
 
-VERIFY_KEYS = ["ok", "rows", "chunks", "bad"]
+VERIFY_KEYS = ["ok", "rows", "chunks", "bad", "unfinished"]
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +375,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tmp_path: Path, sched
     assert found["accepted"] == 16
 
 
-@pytest.mark.parametrize("scheduler", ["serial", "local:2"])
+@pytest.mark.parametrize("scheduler", ["serial", pytest.param("local:2", marks=pytest.mark.slow)])
 def test_sigterm_of_a_batch_system_stops_cleanly_too(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, _):
         _wait(lambda: _receipts(out) >= 2 or process.poll() is not None, "two chunks")

@@ -143,10 +143,10 @@ def test_a_log_has_no_escape_codes_even_with_force_color() -> None:
 class Screen:
     """A real terminal. A thread reads it while the test writes to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 100) -> None:
         self._master, slave = os.openpty()
         self.file = os.fdopen(slave, "w", encoding="utf-8")
-        self.console = Console(file=self.file, width=100, highlight=False, _environ={"TERM": "xterm-256color"})
+        self.console = Console(file=self.file, width=width, highlight=False, _environ={"TERM": "xterm-256color"})
         self._text = b""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -190,7 +190,7 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left_and_erases_it_at_the_end
 
 
 def test_the_bar_of_a_training_fits_into_80_columns() -> None:
-    screen = Screen()
+    screen = Screen(width=80)
     listener = TerminalProgress(screen.console, clock=Clock())
     for event in (
         StageStarted("train", 790, 64),

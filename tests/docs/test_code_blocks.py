@@ -424,7 +424,7 @@ LONG = [
 ]
 
 
-QUICK = ("README.md", "docs/first-steps/small-data-set.md", "docs/how-to/notebook.md")
+QUICK = ("README.md", "docs/how-to/notebook.md")
 """Pages whose blocks run by default; those of the others run with --slow."""
 
 

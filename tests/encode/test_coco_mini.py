@@ -89,7 +89,8 @@ def test_all_rows_and_captions_arrive_exactly_as_they_are_in_the_file(coco_mini:
 
 @pytest.mark.parametrize(
     "scheduler",
-    ["serial", "local:2", *(pytest.param(each, marks=pytest.mark.slow) for each in ("multiprocessing:2", "joblib:2"))],
+    # By default, tests/encode/test_driver.py compares all executors on fake encoders.
+    ["serial", *(pytest.param(each, marks=pytest.mark.slow) for each in ("multiprocessing:2", "joblib:2", "local:2"))],
 )
 def test_every_executor_gives_the_same_bits_in_fp32(
     scheduler: str, coco_mini: Path, reference: Path, tmp_path: Path

@@ -282,7 +282,7 @@ def test_a_second_encode_is_refused_and_the_error_names_the_holder_of_the_folder
     assert run(workflow(tmp_path), out).done == 10
 
 
-@pytest.mark.parametrize("scheduler", ["serial", "local:2"])
+@pytest.mark.parametrize("scheduler", ["serial", pytest.param("local:2", marks=pytest.mark.slow)])
 def test_a_wrong_pixel_range_stops_the_run_in_its_first_chunk(scheduler: str, tmp_path: Path) -> None:
     encoders = {
         "image": {"class": "daskt2i.encoders.fake.FakeImageEncoder", "pixel_range": "unit"},

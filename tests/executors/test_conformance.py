@@ -101,6 +101,16 @@ class TestJoblib(ExecutorSuite):
     def test_an_avoided_worker_gets_no_more_items(self, started: Executor) -> None:
         super().test_an_avoided_worker_gets_no_more_items(started)
 
+    @pytest.mark.slow
+    def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
+        super().test_a_worker_that_dies_costs_no_item(executor, tmp_path)
+
+    @pytest.mark.slow
+    def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
+        super().test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(executor, tmp_path)
+
 
 class TestDask(ExecutorSuite):
     @pytest.fixture
@@ -130,6 +140,7 @@ class TestDask(ExecutorSuite):
         assert found
         assert not any(found)
 
+    @pytest.mark.slow
     def test_dask_keeps_no_records_of_finished_tasks(self, executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("daskt2i.executors.dask._COUNT_SECONDS", 0.0)
         executor.start()

@@ -73,7 +73,7 @@ def test_a_notebook_shows_totals_and_bars_without_a_script(shown: tuple[Insights
     shown_there = shown[0]._repr_html_()
     assert "<script" not in shown_there
     assert "<b>NC" not in shown_there, "captions are escaped"
-    assert f"{shown[0].rows:,}, 1 left out by captions &gt; 0" in shown_there
+    assert f"{shown[0].rows:,} with captions &gt; 0; 1 left out" in shown_there
     for name, count in shown[0].activities.items():
         assert re.search(rf"<th>{name}</th>.*?{count} \(", shown_there)
 

@@ -34,6 +34,7 @@ def drawn(executor: Executor, folder: Path, requests: list[SampleRequest] = WISH
     return np.stack([picture.pixels for picture in pictures]).astype(int)
 
 
+@pytest.mark.slow  # by default, other tests show that a picture does not depend on its batch
 def test_two_workers_draw_the_same_pictures_as_one(demo_run: Path) -> None:
     counted: list[Event] = []
     here = drawn(SerialExecutor(1), demo_run, listener=counted.append)

@@ -95,7 +95,7 @@ def test_source_and_store_on_s3_give_the_arrays_of_a_local_run(s3: Any, tmp_path
     }
     workflow.write_text(json.dumps({"name": "s3", "dataset": dataset, "run": {"device": "cpu"}}))
     encode = ("encode", "-w", str(workflow), "-o", "s3://bucket/run")
-    summary = apart(*encode, "-s", "local:1")
+    summary = apart(*encode, "-s", "serial")
     assert (summary["accepted"], summary["rejected"]) == (ROWS, {"missing-file": 1})
     assert summary["store"] == "s3://bucket/run/latents.zarr"
 

@@ -71,7 +71,7 @@ def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, 
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(bytes(data))
-    with pytest.raises(StoreError, match=r"chunk \d.*\(and 1 more\).*repairs damaged chunks"):
+    with pytest.raises(StoreError, match=r"chunk 2: .*repairs damaged chunks"):
         check_store(RunFolder(store))
 
 

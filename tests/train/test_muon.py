@@ -73,6 +73,7 @@ def test_an_interrupted_run_resumes_with_the_same_losses(tmp_path: Path) -> None
     assert losses(tmp_path / "adamw") != losses(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_work_and_change_the_weights_like_one(tmp_path: Path) -> None:
     """The bits are the same if the one rank accumulates the same parts.
 
