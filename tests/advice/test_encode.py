@@ -22,7 +22,7 @@ import daskt2i
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import check_disk, preflight, prepare
 from daskt2i.encode.verify import verify
-from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.model.denoiser import PARAMETERS
 from daskt2i.plan import MIB, divide_machine
 from daskt2i.protocols import ExecutorInfo
@@ -226,6 +226,22 @@ def test_the_right_pixel_range_passes_the_test_card(tmp_path: Path) -> None:
     with told("encode/gates.py:require_psnr GateError"):
         run_of(tmp_path, rows=4, image={"pixel_range": "unit"}).encode()
     assert run_of(tmp_path, rows=4, image={"pixel_range": "signed"}).encode().accepted == 4
+
+
+class NoEmptyPrompt(FakeTextEncoder):
+    """Its states of the empty prompt are not finite."""
+
+    def encode(self, items: Any, batch: int) -> Any:
+        made = super().encode(items, batch)
+        made["text_states"][[not caption for caption in items]] = np.inf
+        return made
+
+
+def test_a_text_encoder_with_a_finite_empty_prompt_passes(tmp_path: Path) -> None:
+    workflow = fake_settings(rows=4)
+    with told("encode/gates.py:require_empty_prompt GateError"):
+        run_of(tmp_path, with_parts(workflow, text=component(f"{__name__}.NoEmptyPrompt"))).encode()
+    assert run_of(tmp_path, workflow).encode().accepted == 4
 
 
 class Narrow(FakeImageEncoder):
