@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encode import gates
+from daskt2i.encode.chunks.stamps import digits
 from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
@@ -101,6 +102,7 @@ class _ChunkRun:
     rejected: dict[int, Rejection] = field(default_factory=dict)
     psnr: tuple[float, ...] = ()
     digest: Any = field(default_factory=hashlib.sha256)
+    contents: list[str] = field(default_factory=list)
 
     def run(self) -> Staged:
         begun = time.perf_counter()
@@ -159,6 +161,8 @@ class _ChunkRun:
             versions=_versions(),
             psnr=tuple(round(min(v, 99.0), 2) for v in self.psnr),  # equal pictures: infinity is not JSON
             shards=shards,
+            stamps=chunk.stamps,
+            contents="".join(self.contents),
         )
 
     def rehearse(self) -> None:
@@ -263,6 +267,7 @@ class _ChunkRun:
             self.seconds["read"] += reading.fetch_seconds
             self.seconds["decode"] += reading.decode_seconds
             self.digest.update(reading.digest)
+            self.contents.append(digits(reading.digest))
         return reading
 
     def _sample(self) -> gates.Sample[Record] | None:
