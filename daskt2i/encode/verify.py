@@ -152,6 +152,7 @@ class _Findings:
     notes: list[str] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     exchanged: list[int] = field(default_factory=list)
+    accepted: int = 0
 
 
 def verify(
@@ -181,6 +182,8 @@ def verify(
     shared = problem_of_shared(store)
     seen = _check_receipts(store, grid, fingerprint, found, listener)
     lacking = tuple(index for index in range(len(grid)) if not seen[index] and index not in found.problems)
+    if not found.accepted and not lacking:
+        found.notes.append(f"Not one of {grid.rows:,} rows was accepted, so the store has no pictures.")
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
     elif not trusted and (named := strangers(workflow, folder)):
@@ -231,6 +234,7 @@ def _check_receipts(
                 found.notes.append(f"The receipt of chunk {receipt.chunk} belongs to no chunk of this store.")
                 continue
             seen[receipt.chunk] = 1
+            found.accepted += receipt.accepted
             window.append(pool.submit(examine, receipt))
             if len(window) >= 16:
                 checked += _take(window.pop(0).result(), found)

@@ -15,7 +15,7 @@ from builders.workflows import component, fake_settings, small_settings, with_pa
 from distributed import LocalCluster, Security
 
 import daskt2i
-from daskt2i.encode import admission
+from daskt2i.encode.chunks import admission
 from daskt2i.encode.chunks.admission import Terms, admit, admit_source, open_to_workers
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import Source

@@ -14,7 +14,7 @@ from builders.workflows import child_environment, fake_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daskt2i.encode import admission
+from daskt2i.encode.chunks import admission
 from daskt2i.encode.chunks.admission import CHECK, admit, admit_source, open_to_workers, statement
 from daskt2i.encode.driver import encode
 from daskt2i.encode.job import Inspection, job_for, resolve_job

@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 from builders.coco import settings, write_coco
-from builders.workflows import fake_settings, finish, with_parts
+from builders.workflows import component, fake_settings, finish, with_parts
 
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
@@ -222,3 +222,13 @@ def rewrite(out: Path, layout: Any) -> None:
     node = json.loads(path.read_text())
     node["attributes"][LAYOUT] = layout
     path.write_text(json.dumps(node))
+
+
+def test_verify_says_that_a_store_has_no_pictures(tmp_path: Path) -> None:
+    workflow = with_parts(
+        fake_settings(rows_per_chunk=3),
+        source=component("daskt2i.sources.fake.FakeSource", rows=6, missing=[*range(6)]),
+    )
+    finish(workflow, tmp_path)
+    found = verify(RunFolder(tmp_path))
+    assert found.notes[0] == "Not one of 6 rows was accepted, so the store has no pictures."
