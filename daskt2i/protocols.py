@@ -57,6 +57,18 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class StampedSource(Protocol):
+    """A source may also have this method. Then a resumed run finds images that were exchanged under the same names."""
+
+    def stamps(self, rows: Sequence[Row]) -> Sequence[str] | None:
+        """A text for each row that differs if the file is another one: size and times, a checksum, an etag.
+
+        It is cheap, reads no image, and raises nothing. "" for a row without a file; None if the source cannot tell.
+        """
+        ...
+
+
+@runtime_checkable
 class ImageEncoder(Protocol):
     """Pixels to latents."""
 

@@ -69,12 +69,14 @@ class Chunk:
         index: position in the plan, from 0.
         start, stop: rows `start <= row < stop` of the source.
         rows: these rows. They are empty in a plan; the driver fills them when it sends the chunk to a worker.
+        stamps: what their image files look like, 8 hexadecimal digits a row; "" if the source cannot tell.
     """
 
     index: int
     start: int
     stop: int
     rows: tuple[Row, ...] = ()
+    stamps: str = ""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -256,7 +258,9 @@ class Receipt:
         peak_bytes: largest resident size of the process so far, bytes.
         warnings: sentences for the user.
         versions: package -> version, for the packages that change stored arrays.
-        psnr: PSNR of the sampled rows after decoding, dB; empty if the encoder cannot decode.
+        psnr: PSNR of the sampled rows after decoding, dB; empty if the encoder cannot decode, or if none was sampled.
+        stamps: as in `Chunk`. Receipts of older versions have none.
+        contents: the first 8 hexadecimal digits of the SHA-256 of each row's image file; zeros if none was read.
     """
 
     chunk: int
@@ -277,6 +281,8 @@ class Receipt:
     versions: Mapping[str, str] = field(default_factory=dict)
     psnr: tuple[float, ...] = ()
     shards: tuple[Shard, ...] = ()
+    stamps: str = ""
+    contents: str = ""
 
     def __post_init__(self) -> None:
         if self.accepted + len(self.rejected) != self.stop - self.start:

@@ -112,6 +112,7 @@ class RunSettings(_Strict):
     min_psnr: float
     verify_on_resume: Literal["auto", "hash", "size"]
     on_missing_chunk: Literal["fail", "reject"]
+    on_changed_images: Literal["fail", "encode"] = "fail"  # run folders of older versions do not have it
     retry_rejected: list[Reason]
     check_disk: bool
     storage_options: dict[str, Any] | None

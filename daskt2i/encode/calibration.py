@@ -27,6 +27,7 @@ from typing import Any
 from uuid import uuid4
 
 from daskt2i.config.component import Component
+from daskt2i.encode import gates
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, preflight
@@ -301,6 +302,8 @@ class _Run:
         for seen in sorted(self.seen, key=lambda seen: seen.at):
             lanes.setdefault(seen.receipt.worker, []).append(seen)
         count, rows, row_seconds, chunk_seconds = _steady(lanes)
+        took, grid = [seen.receipt.seconds.get("gate", 0.0) for seen in self.seen], self.prepared.grid
+        chunk_seconds += gates.mean_seconds(took, len(grid), grid.rows_per_chunk, job.gate_rows)
         first = {worker: lane[0] for worker, lane in lanes.items()}
         ready = [seen.at - seen.took("load") - times.phase for worker, seen in first.items() if worker != found.worker]
         warm = [seen.took("load", "gate") - seen.rows * row_seconds for seen in first.values()]
@@ -357,12 +360,12 @@ class _Run:
 
 
 def _steady(lanes: Mapping[str, Sequence[_Seen]]) -> tuple[int, int, float, float]:
-    """Number of chunks and rows that count, a worker's seconds for a row, and its fixed seconds for a chunk.
+    """Number of chunks and rows that count, a worker's seconds for a row, and its fixed seconds for a chunk (no gate).
 
     A chunk's time runs from the end of the chunk before on the same worker, so it includes the wait between them.
     """
     chunks = rows = 0
-    whole = fixed = 0.0
+    whole = fixed = gates_seconds = 0.0
     for lane in lanes.values():
         for before, seen in itertools.pairwise(lane):
             if not seen.steady:
@@ -371,13 +374,13 @@ def _steady(lanes: Mapping[str, Sequence[_Seen]]) -> tuple[int, int, float, floa
             span = seen.at - before.at
             between = max(0.0, span - seen.took())
             chunks, rows = chunks + 1, rows + seen.rows
-            whole, fixed = whole + span, fixed + gate + between
+            whole, fixed, gates_seconds = whole + span, fixed + between, gates_seconds + gate
     if not chunks:  # each worker did only one chunk, so use the times that the workers measured
         alone = [seen for lane in lanes.values() for seen in lane if seen.steady]
         chunks, rows = len(alone), sum(seen.rows for seen in alone)
-        fixed = sum(seen.receipt.seconds.get("gate", 0.0) for seen in alone)
+        gates_seconds = sum(seen.receipt.seconds.get("gate", 0.0) for seen in alone)
         whole = sum(seen.took("load") for seen in alone)
-    return chunks, rows, max(0.0, whole - fixed) / rows, fixed / chunks
+    return chunks, rows, max(0.0, whole - fixed - gates_seconds) / rows, fixed / chunks
 
 
 def _stages(receipts: Sequence[Receipt]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from daskt2i.encode.prepare import EncodePlan, check_disk, preflight, refuse_oth
 from daskt2i.encode.resume import find_done
 from daskt2i.encode.saved_workflow import without_secrets
 from daskt2i.encode.summary import EncodeResult
+from daskt2i.encode.verify import problem_of_shared
 from daskt2i.errors import (
     Interrupted,
     StoreError,
@@ -155,7 +156,7 @@ class _Run:
             refuse_other(self.prepared, self.prepared.stored, self.prepared.identity(self.prepared.precision))
 
     def _shared_is_damaged(self) -> bool:
-        problem = ZarrStore(self.prepared.folder).check_shared()
+        problem = problem_of_shared(ZarrStore(self.prepared.folder))
         if problem is not None:
             self._tell(f"{problem}. It is written again.")
         return problem is not None

@@ -19,7 +19,7 @@ from daskt2i.encode.chunks.admission import Terms
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.facts.selection import reading_component
 from daskt2i.images import read as images
-from daskt2i.plan import choose_batch
+from daskt2i.plan import PAUSE_FRACTION, choose_batch
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.redact import without_secrets
 from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
@@ -48,6 +48,7 @@ class EncodeJob:
         on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
         transport_patience: seconds to try a read or write again while the network fails.
         read_timeout: seconds that one read may take.
+        spare_bytes: memory of a worker that this job does not need, bytes; models of other jobs may stay in it.
         run: token of the run (`store.publishing`); "" for a chunk that no run publishes.
     """
 
@@ -71,6 +72,7 @@ class EncodeJob:
     run: str = ""
     batches: Mapping[str, int] = field(default_factory=dict)
     terms: Terms | None = None
+    spare_bytes: int = 0
 
     def on(self, device: str) -> EncodeJob:
         """The job with the batch for a device: a GPU and a CPU have room for different batches."""
@@ -101,6 +103,7 @@ class Inspection:
 
 def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
     """The job of a run, without the values that only a worker knows."""
+    limit, need = executor_info.memory_limit or 0, prepared.requirements.worker_memory
     workflow = prepared.workflow
     run, dataset = workflow.run, workflow.dataset
     return EncodeJob(
@@ -121,6 +124,7 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         on_missing_chunk=run.on_missing_chunk,
         transport_patience=run.transport_patience,
         read_timeout=run.read_timeout,
+        spare_bytes=max(0, int(limit * PAUSE_FRACTION) - need),
     )
 
 

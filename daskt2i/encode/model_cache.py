@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
@@ -30,6 +30,7 @@ from daskt2i.faults.kinds import is_memory
 from daskt2i.machine.precision import check_device, default_device, kind_of, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.retries import smaller_batch
+from daskt2i.types import EncoderInfo
 
 T = TypeVar("T")
 
@@ -44,12 +45,22 @@ turn = threading.RLock()
 """Held while this process works on a chunk, so that one model runs at a time."""
 
 
+MOST_JOBS = 4
+"""So many jobs may have their sources and models in this process: a source too needs memory."""
+
+GPU_SHARE = 0.25
+"""The part of a GPU's memory that the models of other jobs may keep."""
+
+
 @dataclass(slots=True)
 class Models:
-    """Source and encoders of this process, loaded.
+    """Source and encoders of a job in this process, loaded.
 
     Attributes:
         key: identifies the job that they belong to.
+        image, text: the encoders. Another job with the same encoder has the same object.
+        image_info, text_info: their info, read when they were loaded. The model folder may be away later.
+        encoder_keys: identify the two encoders.
         device: the device that holds them.
         fits: `"batch"` or `"text_batch"` -> number of items that fit, if memory has run out before.
     """
@@ -58,6 +69,9 @@ class Models:
     source: Source
     image: ImageEncoder
     text: TextEncoder
+    image_info: EncoderInfo
+    text_info: EncoderInfo
+    encoder_keys: tuple[str, str] = ("", "")
     device: str = "cpu"
     fits: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -69,7 +83,9 @@ class Models:
         return taken
 
 
-_held: Models | None = None
+_held: OrderedDict[str, Models] = OrderedDict()
+"""Job -> its models. The job of the last chunk is the last one."""
+
 _loads: Counter[str] = Counter()
 
 
@@ -79,31 +95,72 @@ def loads() -> dict[str, int]:
 
 
 def models_for(job: EncodeJob) -> Models:
-    """The models of a job. Loads them if needed. The process holds the models of one job at a time.
+    """The models of a job. Loads them if needed.
+
+    The process keeps the models of other jobs too, as long as they fit into `job.spare_bytes`; those that were not used
+    for the longest time go first. Two runs that share workers need not load their models again for each chunk.
 
     Raises:
         ConfigError, ModelError: an encoder cannot be built or loaded.
         GateError: the image encoder does not reconstruct the test card.
         WorkerMismatch: this process has other versions, or sees other files than the driver.
     """
-    global _held
     os.environ.setdefault("MKL_CBWR", REPEATABLE)
     key = repr((job.source, job.image, job.encoders, job.content, job.runtime))
     with turn:
         if job.terms is not None:
             admit(job.terms, job.folder, job.runtime)
-        if _held is None or _held.key != key:
-            _held = None  # free the last job's weights before loading the next ones
+        if key in _held:
+            _held.move_to_end(key)
+        else:
+            _make_room(job)
             with without_collection():
-                _held = _load(job, key)
+                _held[key] = _load_alone_if_needed(job, key)
         if job.terms is not None:
-            admit_source(job.terms, _held.source)
-        return _held
+            admit_source(job.terms, _held[key].source)
+        return _held[key]
+
+
+def _load_alone_if_needed(job: EncodeJob, key: str) -> Models:
+    try:
+        return _load(job, key)
+    except OutOfMemory:
+        if not _held:
+            raise
+    _held.clear()
+    gc.collect()
+    _release_memory()
+    return _load(job, key)
+
+
+def _make_room(job: EncodeJob) -> None:
+    """Free models of other jobs, the longest unused first, until the rest fits beside those of this job."""
+    ours = _encoder_keys(job)
+    spare = job.spare_bytes
+    if (device := _device(job)).startswith("cuda"):
+        import torch
+
+        spare = int(GPU_SHARE * torch.cuda.mem_get_info(device)[1])
+    freed = False
+    while _held:
+        others = {
+            key: info.weight_bytes
+            for models in _held.values()
+            for key, info in zip(models.encoder_keys, (models.image_info, models.text_info), strict=True)
+            if key not in ours
+        }
+        if len(_held) < MOST_JOBS and sum(others.values()) <= spare:
+            break
+        _held.popitem(last=False)
+        freed = True
+    if freed:
+        gc.collect()
+        _release_memory()
 
 
 def held() -> int:
     """Number of models that this process holds."""
-    return 0 if _held is None else 2
+    return len({id(encoder) for models in _held.values() for encoder in (models.image, models.text)})
 
 
 def unload(seconds: float) -> bool:
@@ -115,12 +172,11 @@ def unload(seconds: float) -> bool:
     Returns:
         False if a chunk is still in work; then nothing was unloaded.
     """
-    global _held
     if not turn.acquire(timeout=seconds):
         return False
     try:
-        if _held is not None:
-            _held = None
+        if _held:
+            _held.clear()
             gc.collect()
             _release_memory()
     finally:
@@ -132,26 +188,47 @@ def _load(job: EncodeJob, key: str) -> Models:
     source = job.source.build(Source, "dataset.source")
     image = job.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text = job.encoders.text.build(TextEncoder, "dataset.encoders.text")
-    found = (image.info(job.image.resolution).weights, text.info().weights)
+    image_info, text_info = image.info(job.image.resolution), text.info()
+    found = (image_info.weights, text_info.weights)
     if found != job.weights:
         raise ModelError(
             f"{process_name()} has other weights ({', '.join(found)}) than the driver ({', '.join(job.weights)}), so "
             "it encoded nothing. Give all workers the same model folder, or name a revision of the hub id."
         )
-    device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
+    device = _device(job)
     runtime = replace(job.runtime, device=device)
+    keys = _encoder_keys(job)
+    loaded = [other for other in _held.values() if other.encoder_keys[0] == keys[0]]
+    read = [other for other in _held.values() if other.encoder_keys[1] == keys[1]]
     with _explaining_memory():
-        image.load(runtime)
-        _loads["image"] += 1
+        if loaded:
+            image = loaded[0].image
+        else:
+            image.load(runtime)
+            _loads["image"] += 1
         if job.gate_rows:
             # The model must reconstruct a known picture: this finds a wrong pixel range before the first image is read.
             card = gates.test_card(job.image.resolution)
             decoded = image.decode(image.encode(card, 1))
             if decoded is not None:
                 gates.require_psnr(card, decoded, gates.CARD_PSNR, "the test card", known=True)
-        text.load(runtime)
-        _loads["text"] += 1
-    return Models(key, source, image, text, device)
+        if read:
+            text = read[0].text
+        else:
+            text.load(runtime)
+            _loads["text"] += 1
+    return Models(key, source, image, text, image_info, text_info, keys, device)
+
+
+def _device(job: EncodeJob) -> str:
+    return default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
+
+
+def _encoder_keys(job: EncodeJob) -> tuple[str, str]:
+    """Two jobs may share an encoder if its class, its arguments, its weights and its runtime are the same."""
+    runtime = replace(job.runtime, device=_device(job))
+    image, text = job.weights
+    return repr((job.encoders.image, image, runtime)), repr((job.encoders.text, text, runtime))
 
 
 def inspect(job: EncodeJob, precision: str) -> Inspection:
@@ -163,7 +240,8 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
 
     Raises:
         ConfigError: the device does not support this precision.
-        ModelError, GateError: the models do not load, or do not reconstruct the test card.
+        ModelError, GateError: the models do not load, or do not reconstruct the test card, or the empty prompt is not
+            finite.
         OutOfMemory: the models, or one item, do not fit into memory.
     """
     with turn:
@@ -173,6 +251,7 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
         models = models_for(replace(job, runtime=runtime))
         with _explaining_memory():
             empty = models.text.encode([""], 1)
+        gates.require_empty_prompt(models.text_info, empty)
         return Inspection(
             replace(runtime, device=device),
             {name: array[0] for name, array in empty.items()},
@@ -217,10 +296,16 @@ def retry_smaller_batch(
             if not is_memory(error):
                 raise
             smaller = smaller_batch(size)
-            if smaller is None:
+            if smaller is None and not _others(models):
                 raise _out_of_memory(error) from error
         # Outside the except block, because the traceback would keep the tensors alive.
+        if others := _others(models):  # models of other jobs go, before a batch is made smaller
+            for key in others:
+                del _held[key]
+            gc.collect()
         _release_memory()
+        if others or smaller is None:
+            continue
         models.fits[which] = smaller
         models.warnings.append(f"run.{which}: memory ran out at {size}; {process_name()} continues with {smaller}.")
 
@@ -241,6 +326,10 @@ def _out_of_memory(error: Exception) -> OutOfMemory:
         f"Not even a batch of one item fits into memory ({error}). Finished chunks are kept. "
         "Use fewer workers, a machine with more memory, or another run folder with a smaller dataset.image.resolution."
     )
+
+
+def _others(models: Models) -> list[str]:
+    return [key for key, other in _held.items() if other is not models]
 
 
 def _release_memory() -> None:

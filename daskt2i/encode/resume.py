@@ -1,26 +1,29 @@
 """What an earlier run has finished: chunks whose receipts and shards are intact, and whose images are the same.
 
-Covers: finding these chunks; comparing the images of one of them.
+Covers: finding these chunks; comparing sizes and times of all images, and the content of those that differ.
 Does not cover: shards and receipts themselves (`store`), encoding the other chunks (`driver`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+from daskt2i.encode.chunks.stamps import Stamps, exchanged, names, new_rows
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.read_ahead import inputs_digest
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import FingerprintMismatch, Reason
 from daskt2i.events import Listener, Note
 from daskt2i.faults.kinds import is_old_refusal
+from daskt2i.faults.patience import fetched_patiently
 from daskt2i.formatting import duration
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Receipt
+from daskt2i.types import Receipt, Row
 
 _OF_FILES = {str(Reason.MISSING_FILE), str(Reason.UNREADABLE_IMAGE)}
 """Reasons to reject a row that end when its file is mended."""
@@ -49,7 +52,7 @@ def find_done(
     """
     run = prepared.workflow.run
     deep = run.verify_on_resume == "hash" or (run.verify_on_resume == "auto" and prepared.folder.is_local)
-    store = ZarrStore(prepared.folder)
+    store, pictures = ZarrStore(prepared.folder), _Pictures(prepared, listener)
     done = bytearray(len(prepared.grid))
     valid = set[int]()
 
@@ -65,7 +68,9 @@ def find_done(
         if any(is_old_refusal(r.reason, r.detail) for r in receipt.rejected):
             valid.add(receipt.chunk)
             return receipt, "an older version rejected rows because access to them was refused"
-        return receipt, store.check(receipt.shards, deep)
+        if (problem := store.check(receipt.shards, deep)) is not None:
+            return receipt, problem
+        return receipt, pictures.changed(receipt)
 
     def torn(name: str, why: str) -> None:
         listener(Note(f"{name} is ignored: {why}."))
@@ -73,39 +78,110 @@ def find_done(
     with ThreadPoolExecutor(4, thread_name_prefix="daskt2i-check") as pool:
         told = perf_counter()
         for receipt, problem in _bounded_map(pool, examine, Receipts(prepared.folder).read(torn), 16):
+            if problem is None and result.skipped == 0:
+                problem = pictures.changed(receipt, every=True)
             if problem:
-                listener(Note(f"Chunk {receipt.chunk} is encoded again: {problem}."))
+                if run.on_changed_images == "encode" or receipt.chunk not in pictures.others:
+                    listener(Note(f"Chunk {receipt.chunk} is encoded again: {problem}."))
                 continue
-            if result.skipped == 0:
-                _compare_inputs(prepared, receipt, listener)
             done[receipt.chunk] = 1
             result = result.with_chunk(receipt, now=False)
             if perf_counter() - told > CHECK_SECONDS:
                 told = perf_counter()
                 listener(Note(f"{result.skipped:,} finished chunks checked; the store has {len(done):,} chunks."))
+    if pictures.others and run.on_changed_images == "fail":
+        pictures.refuse()
+    if pictures.arrived:
+        listener(
+            Note(
+                f"Images that were missing are there now ({names(pictures.arrived)}); their rows stay rejected. Set "
+                "run.retry_rejected=[missing-file] to encode their chunks again."
+            )
+        )
+    for receipt in pictures.touched:
+        Receipts(prepared.folder).write(receipt)
     return done, valid, result
 
 
-def _compare_inputs(prepared: EncodePlan, receipt: Receipt, listener: Listener) -> None:
-    """Read the images of one finished chunk again: the folder may hold other pictures with the same names."""
-    deadly = {row.row for row in receipt.rejected if row.reason is Reason.KILLS_WORKER}  # they would kill this process
-    rows = [row for row in prepared.source.rows(receipt.start, receipt.stop) if row.index not in deadly]
-    seconds, said = prepared.workflow.run.transport_patience, set[str]()
+class _Pictures:
+    """Finds finished chunks whose images are others now, under the same names.
 
-    def tell(text: str) -> None:
-        if text and not said:
-            said.add(text)
-            listener(Note(f"{text} for up to {duration(seconds)}."))
+    Attributes:
+        others: chunk -> rows of other files, and its receipt.
+        arrived: rows that had no file, and have one now.
+        touched: receipts with new stamps: their files have other times, and the same content.
+    """
 
-    if inputs_digest(prepared.source, rows, seconds, tell) != receipt.inputs and any(row.usable for row in rows):
-        again = sorted({str(row.reason) for row in receipt.rejected} & _OF_FILES)
-        listed = ", ".join(sorted({*again, *map(str, prepared.workflow.run.retry_rejected)}))
+    def __init__(self, prepared: EncodePlan, listener: Listener) -> None:
+        self._prepared, self._listener = prepared, listener
+        self._stamps, self._said = Stamps(prepared.source), set[str]()
+        self.others: dict[int, tuple[list[Row], Receipt]] = {}
+        self.arrived: list[Row] = []
+        self.touched: list[Receipt] = []
+
+    def changed(self, receipt: Receipt, every: bool = False) -> str | None:
+        """A clause that names other files; None if the images are those of before.
+
+        Sizes and times of all files are compared, and the content where these differ.
+
+        Args:
+            every: compare the content of all images of the chunk.
+
+        Raises:
+            AccessRefused, TransportFailed: an image cannot be read now.
+        """
+        source, run = self._prepared.source, self._prepared.workflow.run
+        rows = source.rows(receipt.start, receipt.stop)
+        # An older version kept no stamps. If other images are to be encoded, they must be found all the same.
+        if every or (not receipt.stamps and run.on_changed_images == "encode"):
+            return self._compare_all(receipt, rows)
+        now = self._stamps.of(rows)
+        self.arrived.extend(new_rows(receipt.stamps, now, rows))
+
+        def read(row: Row) -> bytes:
+            return fetched_patiently(source, row, run.transport_patience, self._tell)
+
+        others, stamps = exchanged(receipt, now, rows, read)
+        if others:
+            self.others[receipt.chunk] = others, receipt
+            return f"its images are others now ({names(others)})"
+        if stamps != receipt.stamps:
+            self.touched.append(replace(receipt, stamps=stamps))
+        return None
+
+    def _compare_all(self, receipt: Receipt, rows: Sequence[Row]) -> str | None:
+        deadly = {row.row for row in receipt.rejected if row.reason is Reason.KILLS_WORKER}  # would kill this process
+        read = [row for row in rows if row.index not in deadly]
+        seconds = self._prepared.workflow.run.transport_patience
+        if not any(row.usable for row in read) or (
+            inputs_digest(self._prepared.source, read, seconds, self._tell) == receipt.inputs
+        ):
+            return None
+        self.others[receipt.chunk] = new_rows(receipt.stamps, self._stamps.of(rows), rows), receipt
+        return "its images are others now"
+
+    def refuse(self) -> None:
+        """Refuse the images.
+
+        Raises:
+            FingerprintMismatch: always.
+        """
+        rows = [row for _, (others, _) in sorted(self.others.items()) for row in others]
+        chunks = sorted(self.others)
+        which = f"chunk {chunks[0]}" if len(chunks) == 1 else f"{len(chunks):,} chunks, the first of them {chunks[0]},"
+        again = sorted({str(r.reason) for _, receipt in self.others.values() for r in receipt.rejected} & _OF_FILES)
+        listed = ", ".join(sorted({*again, *map(str, self._prepared.workflow.run.retry_rejected)}))
         raise FingerprintMismatch(
-            f"The images of chunk {receipt.chunk} (rows {receipt.start} to {receipt.stop - 1}) are not the images "
-            f"that the store in {prepared.folder} was made from. The store was not changed. Use the original "
-            "images (images), or encode into another run folder (out)."
+            f"The images of {which} are not the images that the store in {self._prepared.folder} was made from"
+            f"{f': {names(rows)}' if rows else ''}. The store was not changed. Use the original images (images), set "
+            "run.on_changed_images=encode to encode these chunks again, or encode into another run folder (out)."
             + (f" If rejected images were mended since, set run.retry_rejected=[{listed}]." if again else "")
         )
+
+    def _tell(self, text: str) -> None:
+        if text and not self._said:
+            self._said.add(text)
+            self._listener(Note(f"{text} for up to {duration(self._prepared.workflow.run.transport_patience)}."))
 
 
 def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], window: int) -> Any:

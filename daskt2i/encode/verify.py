@@ -15,14 +15,15 @@ import numpy as np
 
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import gates
+from daskt2i.encode.chunks.stamps import Stamps, exchanged, names
 from daskt2i.encode.saved_workflow import strangers
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
 from daskt2i.images import read as images
 from daskt2i.plan import ChunkGrid
-from daskt2i.protocols import ImageEncoder
-from daskt2i.store.layout import about_store
+from daskt2i.protocols import ImageEncoder, Source
+from daskt2i.store.layout import EMPTY_PREFIX, about_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -31,6 +32,11 @@ from daskt2i.view import View, Viewed
 
 SAMPLE_ROWS = 8
 """Number of rows to decode back, spread over the store."""
+
+
+_EXCHANGED = (
+    " Where images were exchanged, use the original images, or set run.on_changed_images=encode to encode these chunks."
+)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,6 +48,7 @@ class VerifyResult(Viewed):
         rows: rows of the store.
         chunks: chunks of the store, including open ones.
         problems: damaged chunk -> its problem, one sentence.
+        exchanged: chunks among `problems` that are whole, but whose images were exchanged under the same names.
         unfinished: chunks without a receipt. They are not damaged: an encode runs, or was stopped.
         notes: checks that could not be done, and why.
         psnr: dB of the rows that were decoded back.
@@ -56,6 +63,7 @@ class VerifyResult(Viewed):
     psnr: tuple[float, ...] = ()
     shared: str | None = None
     unfinished: tuple[int, ...] = ()
+    exchanged: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -87,7 +95,7 @@ class VerifyResult(Viewed):
         more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
         raise StoreError(
             f"The store in {self.out} is not in order: {found[0]}{more}. Encode again: it repairs damaged chunks and "
-            "leaves the others as they are."
+            f"leaves the others as they are.{_EXCHANGED if self.exchanged else ''}"
         )
 
     def view(self) -> View:
@@ -100,6 +108,9 @@ class VerifyResult(Viewed):
         if not self.ok:
             does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
             rows.append(("next", f"encode again: it {does} and leaves the others as they are"))
+        if self.exchanged:
+            chunks = "the chunks of exchanged images"
+            rows.append(("images", f"use the original images, or set run.on_changed_images=encode to encode {chunks}"))
         shared = [f"{self.shared} (it belongs to all chunks)"] if self.shared else []
         return View(
             "The store is in order"
@@ -110,6 +121,19 @@ class VerifyResult(Viewed):
             tuple(rows),
             failures=(*shared, *(problem for _, problem in sorted(self.problems.items()))),
         )
+
+
+def problem_of_shared(store: ZarrStore) -> str | None:
+    """A clause about the arrays that belong to all chunks: one is damaged, or the empty prompt is not as promised."""
+    if (problem := store.check_shared()) is not None:
+        return problem
+    for name, values in store.constants().items():
+        one = store.read(name.removeprefix(EMPTY_PREFIX), 0, 0)  # row, slot, and the dimensions of the empty prompt
+        if (values.dtype, values.shape) != (one.dtype, one.shape[2:]):
+            return f"{name} is {values.dtype} {values.shape} instead of {one.dtype} {one.shape[2:]}"
+        if not gates.finite_rows([values[None]]).all():
+            return f"{name} (the empty prompt) has NaN or infinity"
+    return None
 
 
 def unfinished(out: str, count: int, chunks: int) -> StoreError:
@@ -127,6 +151,8 @@ class _Findings:
     problems: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
+    exchanged: list[int] = field(default_factory=list)
+    accepted: int = 0
 
 
 def verify(
@@ -153,9 +179,11 @@ def verify(
     layout, fingerprint = store.layout(), about["fingerprint"]
     grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
     found = _Findings()
-    shared = store.check_shared()
+    shared = problem_of_shared(store)
     seen = _check_receipts(store, grid, fingerprint, found, listener)
     lacking = tuple(index for index in range(len(grid)) if not seen[index] and index not in found.problems)
+    if not found.accepted and not lacking:
+        found.notes.append(f"Not one of {grid.rows:,} rows was accepted, so the store has no pictures.")
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
     elif not trusted and (named := strangers(workflow, folder)):
@@ -163,17 +191,18 @@ def verify(
             f"Nothing was decoded back: this folder's settings name {', '.join(named)}, and verify runs no class "
             "and follows no address that only a folder names. Name the workflow (workflow) if you trust it."
         )
-    elif about["random_weights"]:
-        found.notes.append("Nothing was decoded back: the encoders have random weights.")
     else:
-        try:
-            _decode_back(store, grid, workflow, about, found)
-        except (StoreError, GateError):
-            raise
-        except Exception as error:  # the source or the model may have moved, but the store can still be good
-            found.notes.append(f"Nothing was decoded back: {' '.join(str(error).split())}")
+        _check_images(store, grid, workflow, about, found)
     return VerifyResult(
-        str(folder), grid.rows, len(grid), found.problems, tuple(found.notes), tuple(found.psnr), shared, lacking
+        str(folder),
+        grid.rows,
+        len(grid),
+        found.problems,
+        tuple(found.notes),
+        tuple(found.psnr),
+        shared,
+        lacking,
+        tuple(sorted(found.exchanged)),
     )
 
 
@@ -205,6 +234,7 @@ def _check_receipts(
                 found.notes.append(f"The receipt of chunk {receipt.chunk} belongs to no chunk of this store.")
                 continue
             seen[receipt.chunk] = 1
+            found.accepted += receipt.accepted
             window.append(pool.submit(examine, receipt))
             if len(window) >= 16:
                 checked += _take(window.pop(0).result(), found)
@@ -222,17 +252,55 @@ def _take(answer: tuple[int, str | None], found: _Findings) -> int:
     return 1
 
 
+def _check_images(
+    store: ZarrStore, grid: ChunkGrid, workflow: Workflow, about: dict[str, Any], found: _Findings
+) -> None:
+    """Compare the store with the images of its source: whether they are the same files, and a few latents."""
+    did = "compared with the images"
+    try:
+        source = open_source(workflow.dataset, store.folder, keep=False)
+        source.info()
+        _find_exchanged(store, source, found)
+        did = "decoded back"
+        if about["random_weights"]:
+            found.notes.append("Nothing was decoded back: the encoders have random weights.")
+        else:
+            _decode_back(store, grid, source, workflow, about, found)
+    except (StoreError, GateError):
+        raise
+    except Exception as error:  # the source or the model may have moved, but the store can still be good
+        found.notes.append(f"Nothing was {did}: {' '.join(str(error).split())}")
+
+
+def _find_exchanged(store: ZarrStore, source: Source, found: _Findings) -> None:
+    """Find chunks whose images are others now, under the same names: by size and times, then by content."""
+    stamps = Stamps(source)
+    for receipt in Receipts(store.folder).read():
+        if not receipt.stamps or receipt.chunk in found.problems:
+            continue
+        rows = source.rows(receipt.start, receipt.stop)
+        others, _ = exchanged(receipt, stamps.of(rows), rows, source.read)
+        if others:
+            found.exchanged.append(receipt.chunk)
+            found.problems[receipt.chunk] = (
+                f"chunk {receipt.chunk}: its images are not those that it was made from ({names(others)})"
+            )
+
+
 def _decode_back(
-    store: ZarrStore, grid: ChunkGrid, workflow: Workflow, stored: dict[str, Any], found: _Findings
+    store: ZarrStore,
+    grid: ChunkGrid,
+    source: Source,
+    workflow: Workflow,
+    stored: dict[str, Any],
+    found: _Findings,
 ) -> None:
     """Decode a few rows, and compare them with their images from the source."""
     dataset, run = workflow.dataset, workflow.run
-    source = open_source(dataset, store.folder, keep=False)
     encoder: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     resolution = dataset.image.resolution
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
-    source.info()
-    loaded = False
+    loaded, promised = False, encoder.info(resolution).arrays
     for chunk in _spread(grid, found):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
         if not len(valid):
@@ -250,7 +318,7 @@ def _decode_back(
             device = default_device() if run.device == "auto" else run.device
             encoder.load(Runtime(device, "fp32" if device == "cpu" else stored["identity"]["precision"], 1))
             loaded = True
-        made = {a.name: store.read(a.name, index, index + 1) for a in encoder.info(resolution).arrays}
+        made = {a.name: store.read(a.name, index, index + 1) for a in promised}
         decoded = encoder.decode(made)
         if decoded is None:
             found.notes.append("Nothing was decoded back: this image encoder cannot decode.")

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encode import gates
+from daskt2i.encode.chunks.stamps import digits
 from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
@@ -101,6 +102,7 @@ class _ChunkRun:
     rejected: dict[int, Rejection] = field(default_factory=dict)
     psnr: tuple[float, ...] = ()
     digest: Any = field(default_factory=hashlib.sha256)
+    contents: list[str] = field(default_factory=list)
 
     def run(self) -> Staged:
         begun = time.perf_counter()
@@ -159,6 +161,8 @@ class _ChunkRun:
             versions=_versions(),
             psnr=tuple(round(min(v, 99.0), 2) for v in self.psnr),  # equal pictures: infinity is not JSON
             shards=shards,
+            stamps=chunk.stamps,
+            contents="".join(self.contents),
         )
 
     def rehearse(self) -> None:
@@ -199,14 +203,13 @@ class _ChunkRun:
         return patiently(call, what, self.job.transport_patience, tell)
 
     def _specs(self, models: Models) -> tuple[ArraySpec, ...]:
-        return store_arrays(models.image.info(self.job.image.resolution), models.text.info(), self.job.slots)
+        return store_arrays(models.image_info, models.text_info, self.job.slots)
 
     def _encode_images(self, models: Models, arrays: Arrays, readings: Iterator[Reading]) -> dict[int, Record]:
         """Fill the image encoder's arrays. Returns the accepted records by row, without their pixels."""
         kept: dict[int, Record] = {}
-        samples: dict[int, Record] = {}
-        wanted = self._gate_rows()
-        promised = models.image.info(self.job.image.resolution).arrays
+        sample = self._sample()
+        promised = models.image_info.arrays
         for batch in self._batches(readings):
             interruption.get()()
             pixels = np.stack([r.pixels for r in batch])
@@ -222,10 +225,10 @@ class _ChunkRun:
                 for name, array in made.items():
                     arrays[name][row.index - self.chunk.start] = array[i]
                 kept[row.index] = replace(record, pixels=record.pixels[:0])
-                if row.index in wanted:
-                    samples[row.index] = record
-        if samples:
-            self._gate(models, arrays, samples)
+                if sample is not None:
+                    sample.offer(row.index, record)
+        if sample is not None and (chosen := sample.taken()):
+            self._gate(models, arrays, chosen)
         return kept
 
     def _require_images(self) -> None:
@@ -264,17 +267,20 @@ class _ChunkRun:
             self.seconds["read"] += reading.fetch_seconds
             self.seconds["decode"] += reading.decode_seconds
             self.digest.update(reading.digest)
+            self.contents.append(digits(reading.digest))
         return reading
 
-    def _gate_rows(self) -> set[int]:
-        """Rows to decode back, spread evenly over the chunk."""
-        readable = [row.index for row in self.chunk.rows if row.usable]
-        count = min(self.job.gate_rows, len(readable))
-        return {readable[i * len(readable) // count] for i in range(count)}
+    def _sample(self) -> gates.Sample[Record] | None:
+        """Chooses the rows to decode back; None if this chunk is not checked."""
+        chunk, count = self.chunk, self.job.gate_rows
+        rows_per_chunk = chunk.start // chunk.index if chunk.index else len(chunk)  # the last chunk may be shorter
+        if not gates.is_checked(chunk.index, rows_per_chunk, count):
+            return None
+        return gates.Sample([row.index for row in chunk.rows if row.usable], count)
 
     def _gate(self, models: Models, arrays: Arrays, samples: Mapping[int, Record]) -> None:
         places = [index - self.chunk.start for index in samples]
-        made = {a.name: arrays[a.name][places] for a in models.image.info(self.job.image.resolution).arrays}
+        made = {a.name: arrays[a.name][places] for a in models.image_info.arrays}
         with self._timed("gate"):
             decoded = models.image.decode(made)
             if decoded is not None:
@@ -294,7 +300,7 @@ class _ChunkRun:
             return set()
         with self._timed("encode_text"):
             made = self._sized(models, "text_batch", functools.partial(models.text.encode, captions), len(captions))
-        gates.require_promised(models.text.info().arrays, made, len(captions), "The text encoder")
+        gates.require_promised(models.text_info.arrays, made, len(captions), "The text encoder")
         finite = gates.finite_rows(made.values())
         place = {caption: i for i, caption in enumerate(captions)}
         unusable = set()

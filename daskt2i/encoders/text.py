@@ -194,8 +194,8 @@ class TextEncoder:
         }
         if shape.pooled:
             made["text_pooled"] = np.zeros((len(ids), shape.pooled), np.float16)
-        full = self.pad == "full"
-        for group in tokens.groups([len(one) for one in ids], batch):
+        full = self.pad == "full"  # then all captions are equally long, and every batch but the last is full
+        for group in tokens.groups([length if full else len(one) for one in ids], batch):
             width = length if full else len(ids[group[0]])
             numbers = np.full((len(group), width), tokens.filler(tokenizer), np.int64)
             mask = np.zeros((len(group), width), np.bool_)

@@ -33,7 +33,7 @@ from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
-from daskt2i.protocols import Source
+from daskt2i.protocols import Source, StampedSource
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk, Row, SourceInfo
@@ -83,7 +83,16 @@ class SelectedSource:
 
     def read(self, row: Row) -> bytes:
         """The same as `read` of the other source, with its errors."""
-        return self._source.read(row if row.origin is None else replace(row, index=row.origin))
+        return self._source.read(_original(row))
+
+    def stamps(self, rows: Sequence[Row]) -> Sequence[str] | None:
+        """The same as `stamps` of the other source; None if it has none."""
+        return self._source.stamps([*map(_original, rows)]) if isinstance(self._source, StampedSource) else None
+
+
+def _original(row: Row) -> Row:
+    """The row with its number in the other source."""
+    return row if row.origin is None else replace(row, index=row.origin)
 
 
 def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, keep: bool = True) -> Source:

@@ -132,6 +132,17 @@ class CocoSource:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise RowRejected(Reason.MISSING_FILE, row.file_name) from error
 
+    def stamps(self, rows: Sequence[Row]) -> list[str] | None:
+        """Size and times of each image file; of an archive, checksum and size; of an object store, what a listing says.
+
+        "" for a row without a file. None if nothing can be told: a web server has no listing.
+        """
+        try:
+            pictures = self._open_images()
+            return [_stamp(pictures.stamp, row.file_name) for row in rows]
+        except Exception:  # file systems of fsspec have errors of their own; the read itself reports what is wrong
+            return None
+
     def _index(self) -> Index:
         with self._lock:
             if self._parsed is None:
@@ -187,6 +198,15 @@ def _in_either_form(read: Callable[[str], bytes], name: str) -> bytes:
                 if isinstance(other, RowRejected) and other.reason != Reason.MISSING_FILE:
                     raise
         raise
+
+
+def _stamp(stamp: Callable[[str], str], name: str) -> str:
+    """The stamp of a file under its name, or with its accents written in the other form."""
+    if unusable(name) is not None:
+        return ""
+    name = posixpath.normpath(name)
+    forms = [name] if name.isascii() else [name, *sorted({unicodedata.normalize(f, name) for f in ("NFC", "NFD")})]
+    return next((found for form in forms if (found := stamp(form))), "")
 
 
 def _is_missing(error: OSError) -> bool:
@@ -247,11 +267,66 @@ class _Folder:
             raise RowRejected(Reason.IMAGE_TOO_LARGE, f"a file of {about.st_size} bytes > {MAX_FILE_BYTES}")
         return real.read_bytes()
 
+    def stamp(self, name: str) -> str:
+        try:
+            about = (self._root / name).stat()
+        except (OSError, ValueError):
+            return ""
+        # The time of the last change of the entry, too: `cp -p`, `tar` and `rsync` set the other time back.
+        return f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+
 
 class _Remote:
     def __init__(self, files: Any, root: str, quoted: bool) -> None:
         self._files, self._root, self._quoted = files, root, quoted
+        self._listed: dict[str, dict[str, str]] = {}
 
     def read(self, name: str) -> bytes:
         data = self._files.cat_file(f"{self._root}/{urllib.parse.quote(name) if self._quoted else name}")
         return bytes(data)
+
+    def stamp(self, name: str) -> str:
+        """From one listing of each folder.
+
+        Raises:
+            LookupError: it cannot be told.
+        """
+        if self._quoted:
+            raise LookupError("a web server has no listing")
+        folder, _, base = f"{self._root}/{name}".rpartition("/")
+        if folder not in self._listed:
+            self._files.invalidate_cache(folder)
+            try:
+                found = self._files.ls(folder, detail=True)
+            except FileNotFoundError:
+                found = []
+            self._listed[folder] = {str(one["name"]).rpartition("/")[2]: _told(one) for one in found}
+        return self._listed[folder].get(base, "")
+
+
+_TOLD = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_settings",
+    "generation",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "created",
+)
+"""What file systems of fsspec say about the content of a file or about its last change."""
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    """The stamp of a file in a listing; "" for a folder.
+
+    Raises:
+        LookupError: the listing says nothing about content or change.
+    """
+    if entry.get("type") == "directory":
+        return ""
+    found = [str(entry[key]) for key in _TOLD if entry.get(key) is not None]
+    if not found:
+        raise LookupError("the listing has sizes alone")
+    return " ".join([str(entry.get("size")), *found])

@@ -135,6 +135,14 @@ class Zip:
             raise RowRejected(Reason.UNREADABLE_IMAGE, "the archive is damaged here: wrong length or checksum")
         return data
 
+    def stamp(self, name: str) -> str:
+        """Checksum and size of an entry, from the directory; "" if there is none."""
+        try:
+            _, _, _, size, crc, _, _ = self._entry(name)
+        except RowRejected:
+            return ""
+        return f"{crc} {size}"
+
     def _entry(self, name: str) -> _Entry:
         names = [name]
         if not (found := self._at(name)):

@@ -145,7 +145,7 @@ class ZarrStore:
                 attributes={"description": spec.description} if spec.description else {},
                 zarr_format=3,
             )
-        if not finished or self.check_shared():
+        if not finished or self.check_shared() or not self._constants_are_finite():
             layout["constants"] = self._write_constants(constants)
             labels = " ".join(name for name in _ROW_LABELS if name in layout["arrays"])
             ours = {**wanted, LAYOUT: layout, **({COORDINATES: labels} if labels else {})}
@@ -179,6 +179,15 @@ class ZarrStore:
         names = [*layout["arrays"], *(shard.key.partition("/")[0] for shard in constants)]
         lost = (key for key in (f"{name}/zarr.json" for name in names) if not self.folder.exists(self._name(key)))
         return next((f"{key} is missing" for key in lost), None) or self.check(constants)
+
+    def constants(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays without rows: the empty prompt."""
+        names = dict.fromkeys(shard["key"].partition("/")[0] for shard in self.layout()["constants"])
+        store = reading_store(self.folder, self.name)
+        return {name: np.asarray(self._opened(store, name, "r")[...]) for name in names}
+
+    def _constants_are_finite(self) -> bool:
+        return all(np.isfinite(values).all() for values in self.constants().values())
 
     def write(self, chunk: Chunk, encoded: Encoded, attempt: Attempt | None = None) -> tuple[Shard, ...]:
         """Write a chunk's part of every array to disk, where nobody reads it before `publish`. The same arrays always

@@ -22,7 +22,8 @@ import daskt2i
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import check_disk, preflight, prepare
 from daskt2i.encode.verify import verify
-from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
+from daskt2i.errors import StoreError
 from daskt2i.model.denoiser import PARAMETERS
 from daskt2i.plan import MIB, divide_machine
 from daskt2i.protocols import ExecutorInfo
@@ -228,6 +229,22 @@ def test_the_right_pixel_range_passes_the_test_card(tmp_path: Path) -> None:
     assert run_of(tmp_path, rows=4, image={"pixel_range": "signed"}).encode().accepted == 4
 
 
+class NoEmptyPrompt(FakeTextEncoder):
+    """Its states of the empty prompt are not finite."""
+
+    def encode(self, items: Any, batch: int) -> Any:
+        made = super().encode(items, batch)
+        made["text_states"][[not caption for caption in items]] = np.inf
+        return made
+
+
+def test_a_text_encoder_with_a_finite_empty_prompt_passes(tmp_path: Path) -> None:
+    workflow = fake_settings(rows=4)
+    with told("encode/gates.py:require_empty_prompt GateError"):
+        run_of(tmp_path, with_parts(workflow, text=component(f"{__name__}.NoEmptyPrompt"))).encode()
+    assert run_of(tmp_path, workflow).encode().accepted == 4
+
+
 class Narrow(FakeImageEncoder):
     """It decodes to pictures of half the size."""
 
@@ -297,7 +314,7 @@ def test_images_in_their_place_and_a_setting_bring_a_chunk_without_images_on(tmp
     images.rmdir()
     away.rename(images)
     # A last chunk of few images was believed to miss them.
-    with told("encode/resume.py:_compare_inputs FingerprintMismatch"):
+    with told("encode/resume.py:_Pictures.refuse FingerprintMismatch"):
         run_of(tmp_path / "run", workflow).encode()
     again = run_of(tmp_path / "run", workflow).with_settings({"run.retry_rejected": ["missing-file"]})
     assert again.encode().accepted == 9
@@ -382,12 +399,40 @@ def test_the_pictures_of_before_and_another_folder_are_both_taken(tmp_path: Path
     run_of(tmp_path / "run", workflow).encode()
     (folder / "images").rename(folder / "before")
     write_coco(folder, same=dict.fromkeys(range(10), 3))
-    with told("encode/resume.py:_compare_inputs FingerprintMismatch"):
+    with told("encode/resume.py:_Pictures.refuse FingerprintMismatch"):
         run_of(tmp_path / "run", workflow).encode()
     assert run_of(tmp_path / "other", workflow).encode().accepted == 9
     before = {"images": str(folder / "before"), "captions": str(folder / "captions.json")}
     run = daskt2i.Run(workflow, tmp_path / "run", **before, scheduler="serial", progress=False)
     assert run.encode().skipped == 3
+
+
+def test_exchanged_pictures_are_encoded_again_where_the_user_says_so(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path)
+    workflow = settings(folder, None)
+    run_of(tmp_path / "run", workflow).encode()
+    write_coco(folder, same={5: 3})
+    with told("encode/resume.py:_Pictures.refuse FingerprintMismatch"):
+        run_of(tmp_path / "run", workflow).encode()
+    covers("encode/verify.py:VerifyResult.raise_for_problems StoreError")
+    with pytest.raises(StoreError, match=r"005\.bmp.*run\.on_changed_images=encode"):
+        run_of(tmp_path / "run", workflow).verify().raise_for_problems()
+    again = run_of(tmp_path / "run", workflow).with_settings({"run.on_changed_images": "encode"})
+    assert again.encode().done == 1
+    assert again.verify().ok
+
+
+def test_pictures_that_arrived_are_encoded_where_the_user_says_so(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path, missing=[5])
+    workflow = settings(folder, None)
+    run_of(tmp_path / "run", workflow).encode()
+    write_coco(folder)
+    covers("encode/resume.py:find_done Note")
+    heard: list[Any] = []
+    assert daskt2i.Run(workflow, tmp_path / "run", scheduler="serial", progress=heard.append).encode().skipped == 3
+    assert [event for event in heard if "(005.bmp)" in getattr(event, "text", "")]
+    again = run_of(tmp_path / "run", workflow).with_settings({"run.retry_rejected": ["missing-file"]})
+    assert again.encode().accepted == 9
 
 
 def test_encode_says_why_rows_are_rejected_that_cannot_be_estimated(tmp_path: Path) -> None:

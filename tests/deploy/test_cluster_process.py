@@ -140,7 +140,7 @@ def test_own_workers_without_a_nanny_unload_their_encoders_and_are_not_restarted
     """Without a nanny they would not start again."""
     here = {"processes": False, "host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(1, silence_logs=50, **here) as cluster, Client(cluster) as client:
-        monkeypatch.setattr(model_cache, "_held", SimpleNamespace(key="", image=None, text=None))
+        monkeypatch.setitem(model_cache._held, "", SimpleNamespace(image=None, text=None))
         before = set(client.scheduler_info()["workers"])
         assert model_cache.held() > 0
         assert unload_encoders(client, restart=True) == []

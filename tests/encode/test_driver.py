@@ -474,7 +474,7 @@ def test_other_pictures_with_the_same_names_are_noticed(tmp_path: Path) -> None:
     run(workflow(tmp_path, dataset), tmp_path / "out")
     for path in (tmp_path / "coco" / "images").iterdir():
         path.write_bytes(bitmap(40, 40, (1, 2, 3)))
-    with pytest.raises(FingerprintMismatch, match="images of chunk"):
+    with pytest.raises(FingerprintMismatch, match="images of 2 chunks"):
         run(workflow(tmp_path, dataset), tmp_path / "out")
 
 

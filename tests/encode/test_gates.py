@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_integers_and_booleans_are_finite() -> None:
 @pytest.mark.parametrize("arrays", [[], [np.zeros((0, 3), np.float16)]], ids=["no arrays", "no rows"])
 def test_empty_input_gives_an_empty_result(arrays: list[np.ndarray]) -> None:
     assert gates.finite_rows(arrays).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_every_value_that_is_not_finite_is_found_in_every_kind_of_float(kind: Any) -> None:
+    values = [np.nan, -np.nan, np.inf, -np.inf, np.finfo(np.float16).max, -np.finfo(np.float16).max, -0.0, 6e-8]
+    array = np.zeros((len(values), 3, 2), kind)
+    array[:, 2, 1] = values
+    assert gates.finite_rows([array]).tolist() == [False] * 4 + [True] * 4
+    assert gates.finite_rows([array[:, ::-1, ::-1]]).tolist() == [False] * 4 + [True] * 4
 
 
 def test_empty_rows_are_finite() -> None:
@@ -201,3 +211,49 @@ def test_a_correct_encoder_passes_the_test_card_and_a_wrong_range_does_not(resol
 
 def test_exchanged_channels_do_not_pass_the_test_card() -> None:
     assert "got blue, green, red" in message(gates.test_card(64), gates.test_card(64)[..., ::-1])
+
+
+# Which chunks and rows are decoded back
+
+
+@pytest.mark.parametrize(("rows_per_chunk", "gate_rows"), [(64, 2), (256, 2), (16, 1), (64, 8)])
+def test_decoding_back_costs_at_most_a_hundredth_of_a_long_run(rows_per_chunk: int, gate_rows: int) -> None:
+    for rows_of_run in (4096 * gate_rows, 10_000 * gate_rows, 1_000_000):
+        chunks = rows_of_run // rows_per_chunk
+        rows = gates.checked_share(chunks, rows_per_chunk, gate_rows) * gate_rows / rows_per_chunk
+        assert 2.27 * rows <= 0.01, "SD's VAE decodes a row in 2.27 times the time of encoding it"
+
+
+def test_first_chunks_are_decoded_back_most_and_later_ones_regularly() -> None:
+    assert [chunk for chunk in range(64) if gates.is_checked(chunk, 64, 2)] == [0, 1, 2, 4, 8, 16, 32, 48]
+    assert not any(gates.is_checked(chunk, 64, 0) for chunk in range(64))
+    assert all(gates.is_checked(chunk, 512, 1) for chunk in range(64))
+
+
+def chosen(readable: list[int], accepted: list[int], count: int) -> list[int]:
+    sample = gates.Sample[int](readable, count)
+    for row in accepted:
+        sample.offer(row, -row)
+    taken = sample.taken()
+    assert list(taken.values()) == [-row for row in taken]
+    return list(taken)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "rows"),
+    [(range(8), [0, 4]), ([1, 2, 3, 5, 6, 7], [1, 5]), ([2, 3], [2, 3]), ([7], [7]), ([0, 1, 2], [0, 2]), ([], [])],
+    ids=["all", "the chosen ones are missing", "two of the first half", "the last", "the first three", "none"],
+)
+def test_rows_to_decode_back_are_drawn_from_the_accepted_ones(accepted: Any, rows: list[int]) -> None:
+    assert chosen(list(range(8)), list(accepted), 2) == rows
+
+
+def test_as_many_rows_are_decoded_back_as_there_are_accepted_ones() -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        readable = sorted(rng.sample(range(40), rng.randint(0, 20)))
+        accepted = [row for row in readable if rng.random() < rng.random()]
+        count = rng.randint(1, 24)
+        taken = chosen(readable, accepted, count)
+        assert len(taken) == min(count, len(accepted))
+        assert set(taken) <= set(accepted)

@@ -28,6 +28,7 @@ from daskt2i.errors import (
     GateError,
     ImagesMissing,
     ModelError,
+    ModelMissing,
     OutOfMemory,
     Reason,
     RowRejected,
@@ -41,7 +42,7 @@ from daskt2i.store.publishing.attempts import Attempt
 from daskt2i.store.publishing.publication import Publication, publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Chunk, Pixels, Receipt, Record, Rejection, Row, Runtime
+from daskt2i.types import Chunk, EncoderInfo, Pixels, Receipt, Record, Rejection, Row, Runtime
 
 LIMITS = images.Limits(min_side=8, max_pixels=10**6)
 CPU = Runtime("cpu", "fp32", 1)
@@ -50,11 +51,16 @@ CPU = Runtime("cpu", "fp32", 1)
 @pytest.fixture(autouse=True)
 def _a_process_without_models() -> Iterator[None]:
     """Reset the state, as if this process had just started."""
-    model_cache._held = None
+    model_cache._held.clear()
     model_cache._loads.clear()
     yield
-    model_cache._held = None
+    model_cache._held.clear()
     model_cache._loads.clear()
+
+
+def fake_models() -> Models:
+    image, text = FakeImageEncoder(), FakeTextEncoder()
+    return Models("", FakeSource(), image, text, image.info(32), text.info())
 
 
 class Bench:
@@ -334,7 +340,7 @@ def test_one_item_that_does_not_fit_fails_the_chunk(tmp_path: Path) -> None:
     ids=["MemoryError", "linux", "windows", "cuda"],
 )
 def test_every_kind_of_out_of_memory_error_is_recognised(error: Exception) -> None:
-    models = Models("", FakeSource(), FakeImageEncoder(), FakeTextEncoder())
+    models = fake_models()
 
     def call(size: int) -> int:
         if size > 2:
@@ -347,7 +353,7 @@ def test_every_kind_of_out_of_memory_error_is_recognised(error: Exception) -> No
 
 
 def test_other_errors_are_not_taken_for_out_of_memory() -> None:
-    models = Models("", FakeSource(), FakeImageEncoder(), FakeTextEncoder())
+    models = fake_models()
     calls = []
 
     def call(size: int) -> None:
@@ -393,10 +399,30 @@ class WrongLater(FakeImageEncoder):
 
 def test_decode_back_is_measured_on_rows_spread_over_the_chunk(tmp_path: Path) -> None:
     bench = Bench(tmp_path, source={"missing": [0]})
-    assert len(bench.encode(0, gate_rows=4).psnr) == 3  # row 0 was chosen, but its image is missing
+    assert len(bench.encode(0, gate_rows=4).psnr) == 4  # row 0 is missing, so row 1 is decoded back
     assert len(bench.encode(1, gate_rows=100).psnr) == 8
     assert bench.encode(2, gate_rows=0).psnr == ()
     assert min(bench.encode(1).psnr) > 40
+
+
+def test_rows_are_decoded_back_where_the_chosen_ones_are_missing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, source={"missing": [0, 4, 8, 10, 11, 12, 13, 14, 15]})
+    assert [len(bench.encode(i).psnr) for i in range(2)] == [2, 1], "chunk 1 has one picture"
+
+
+def test_an_empty_prompt_that_is_not_finite_is_refused_before_the_first_chunk(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, with_parts(fake_settings(), text=component(f"{__name__}.NoEmptyPrompt")))
+    with pytest.raises(GateError, match=r"infinity for the empty prompt \(text_pooled, text_states\)"):
+        inspect(bench.job, "fp32")
+
+
+class NoEmptyPrompt(FakeTextEncoder):
+    def encode(self, items: Sequence[str], batch: int) -> dict[str, Any]:
+        made = super().encode(items, batch)
+        for index, caption in enumerate(items):
+            if not caption:
+                made["text_states"][index, 0, 0], made["text_pooled"][index, 3] = np.inf, np.nan
+        return made
 
 
 def test_an_encoder_that_cannot_decode_is_not_checked(tmp_path: Path) -> None:
@@ -639,12 +665,67 @@ def test_models_load_once_when_eight_threads_call_at_once(tmp_path: Path, counti
     assert bench.receipts == list(range(8))
 
 
-def test_another_job_replaces_the_models_of_the_first_and_the_first_loads_again(tmp_path: Path) -> None:
-    one, other = Bench(tmp_path / "a"), Bench(tmp_path / "b", image={"channels": 5})
-    assert models_for(one.job) is models_for(replace(one.job, fingerprint="0" * 64, batch=9))
+class Heavy(FakeImageEncoder):
+    """Its weights are said to have 100 bytes."""
+
+    def info(self, resolution: int) -> EncoderInfo:
+        return replace(super().info(resolution), weight_bytes=100)
+
+
+def heavy(out: Path, channels: int) -> Bench:
+    return Bench(out, with_parts(fake_settings(), image=component(f"{__name__}.Heavy", channels=channels)))
+
+
+def test_jobs_that_share_a_worker_keep_their_models_there_as_far_as_these_fit(tmp_path: Path) -> None:
+    jobs = [heavy(tmp_path / str(channels), channels) for channels in (3, 4, 5)]
+    assert models_for(jobs[0].job) is models_for(replace(jobs[0].job, fingerprint="0" * 64, batch=9))
+    for bench in (*jobs[:2], *jobs[:2]):
+        bench.encode(spare_bytes=100)
+    assert model_cache.loads() == {"image": 2, "text": 1}, "both fit, and they share the text encoder"
+    jobs[2].encode(spare_bytes=100)
+    assert model_cache.held() == 3
+    jobs[1].encode(spare_bytes=100)
+    assert model_cache.loads()["image"] == 3
+    jobs[0].encode(spare_bytes=100)
+    assert model_cache.loads()["image"] == 4, "the first was not used for the longest time, so it had to go"
+
+
+def test_without_memory_to_spare_another_job_replaces_the_models_of_the_first(tmp_path: Path) -> None:
+    one, other = heavy(tmp_path / "a", 4), heavy(tmp_path / "b", 5)
     for bench in (one, other, one):
         bench.encode()
-    assert model_cache.loads() == {"image": 3, "text": 3}
+        assert model_cache.held() == 2
+    assert model_cache.loads() == {"image": 3, "text": 1 + 2}
+
+
+def test_where_memory_runs_out_the_models_of_other_jobs_go_before_a_batch_is_halved(tmp_path: Path) -> None:
+    one, other = heavy(tmp_path / "a", 4), heavy(tmp_path / "b", 5)
+    models_for(one.job)
+    models = models_for(replace(other.job, spare_bytes=100))
+    sizes: list[int] = []
+
+    def call(size: int) -> int:
+        sizes.append(size)
+        if model_cache.held() > 2:
+            raise MemoryError
+        return size
+
+    assert retry_smaller_batch(models, "batch", 8, call) == 8
+    assert (sizes, models.fits) == ([8, 8], {})
+
+
+class Vanishing(FakeImageEncoder):
+    """Its info is not there any more once it is loaded."""
+
+    def info(self, resolution: int) -> EncoderInfo:
+        if self.loads:
+            raise ModelMissing("the folder of the model is gone")
+        return super().info(resolution)
+
+
+def test_a_model_folder_that_goes_away_after_loading_does_not_matter(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, with_parts(fake_settings(), image=component(f"{__name__}.Vanishing")))
+    assert [bench.encode(i).accepted for i in range(3)] == [8, 8, 4]
 
 
 def test_a_model_that_fails_to_load_is_loaded_again_and_never_kept_in_part(tmp_path: Path) -> None:
@@ -652,7 +733,7 @@ def test_a_model_that_fails_to_load_is_loaded_again_and_never_kept_in_part(tmp_p
     for _ in range(2):
         with pytest.raises(GateError):
             models_for(bench.job)
-    assert model_cache._held is None
+    assert model_cache.held() == 0
 
 
 def test_a_worker_resolves_device_and_precision_and_encodes_the_empty_prompt(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from time import sleep
 from typing import Any
 
 from daskt2i.encode.chunks.culprit import Trial
+from daskt2i.encode.chunks.stamps import Stamps
 from daskt2i.encode.chunks.standstill import Standstill
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.prepare import EncodePlan
@@ -63,9 +64,13 @@ class ChunkQueue:
     tries: Counter[int] = field(default_factory=Counter)
     failed: dict[int, str] = field(default_factory=dict)
     left: int = 1
+    _stamps: Stamps = field(init=False)
     _again: deque[int] = field(default_factory=deque)
     _lost: dict[int, WorkerLost] = field(default_factory=dict)
     _suspects: Suspects = field(default_factory=lambda: Suspects(0))
+
+    def __post_init__(self) -> None:
+        self._stamps = Stamps(self.prepared.source)
 
     def run(self, todo: Iterable[int], opened: int) -> None:
         """Encode these chunks. Afterwards `failed` holds those that failed at each try.
@@ -132,7 +137,8 @@ class ChunkQueue:
 
     def _chunk(self, index: int) -> Chunk:
         chunk = self.prepared.grid[index]
-        return replace(chunk, rows=tuple(self.prepared.source.rows(chunk.start, chunk.stop)))
+        rows = tuple(self.prepared.source.rows(chunk.start, chunk.stop))
+        return replace(chunk, rows=rows, stamps=self._stamps.of(rows))
 
     def _published(self, chunks: Iterable[tuple[Staged, BaseException | None]], first: bool) -> None:
         """Count chunks that are visible now, and report them."""

@@ -1,0 +1,132 @@
+"""Stamps: what the image files of a chunk looked like when it was encoded, without their content.
+
+    stamps = Stamps(source)
+    chunk = replace(chunk, stamps=stamps.of(chunk.rows))            # driver, before a worker reads the images
+    others, _ = exchanged(receipt, stamps.of(rows), rows, source.read)      # later: which files are others
+
+Covers: the stamps of a chunk as text for its receipt, comparing them, comparing the content of files that differ.
+Does not cover: where a stamp comes from (`protocols.StampedSource`), what follows (`resume`, `verify`).
+
+A stamp is taken before the image is read. If a file changes in between, its stamp differs later, and its content is
+compared once more than needed. The other order could miss a change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+from daskt2i.errors import Reason, RowRejected
+from daskt2i.protocols import Source, StampedSource
+from daskt2i.types import Receipt, Row
+
+_DIGITS = 8
+"""Hexadecimal digits of a row: another file has the same ones once in four thousand million times."""
+
+_NONE = "0" * _DIGITS
+"""The digits of a row without a file."""
+
+_SECONDS = 10.0
+"""The stamps of a chunk are given up after this time."""
+
+NAMED = 5
+"""Number of files that a message names."""
+
+
+class Stamps:
+    """The stamps of a source. A mount whose server is gone stops nothing: after ten seconds there are none."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source if isinstance(source, StampedSource) else None
+
+    def of(self, rows: Sequence[Row]) -> str:
+        """Eight hexadecimal digits for each row; "" if the source cannot tell. Several threads may call it."""
+        if (source := self._source) is None or not rows:
+            return ""
+        answer: list[Sequence[str] | None] = []
+
+        def ask() -> None:
+            try:
+                answer.append(source.stamps(rows))
+            except Exception:  # reading the images will say what is wrong
+                answer.append(None)
+
+        thread = threading.Thread(target=ask, name="daskt2i-stamps", daemon=True)
+        thread.start()
+        thread.join(_SECONDS)
+        if not answer or answer[0] is None:
+            self._source = None
+            return ""
+        return _joined(rows, answer[0])
+
+
+def digits(digest: bytes) -> str:
+    """Eight hexadecimal digits of the SHA-256 of an image file; zeros for no file."""
+    return digest.hex()[:_DIGITS] or _NONE
+
+
+def exchanged(receipt: Receipt, now: str, rows: Sequence[Row], read: Callable[[Row], bytes]) -> tuple[list[Row], str]:
+    """Rows whose image files have another content than before. Only files with other stamps are read.
+
+    Args:
+        now: stamps of these rows; `rows`: all rows of the chunk.
+        read: gives the bytes of an image file.
+
+    Returns:
+        these rows, and the stamps of the receipt, with new ones for files that have the content of before. A file that
+        is gone keeps its stamp.
+    """
+    kills = {row.row for row in receipt.rejected if row.reason is Reason.KILLS_WORKER}  # would kill this process too
+    others, stamps = [], [receipt.stamps[i : i + _DIGITS] for i in range(0, len(receipt.stamps), _DIGITS)]
+    for row in other_rows(receipt.stamps, now, rows):
+        at = row.index - receipt.start
+        place = slice(_DIGITS * at, _DIGITS * (at + 1))
+        if not row.usable or row.index in kills:
+            continue
+        try:
+            found = digits(hashlib.sha256(read(row)).digest())
+        except RowRejected:
+            continue
+        if found == receipt.contents[place]:
+            stamps[at] = now[place]
+        else:
+            others.append(row)
+    return others, "".join(stamps)
+
+
+def _joined(rows: Sequence[Row], found: Sequence[str]) -> str:
+    return "".join(
+        hashlib.sha256(f"{row.file_name}\0{stamp}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+        if stamp
+        else _NONE
+        for row, stamp in zip(rows, found, strict=True)
+    )
+
+
+def other_rows(before: str, now: str, rows: Sequence[Row]) -> list[Row]:
+    """Rows whose files are others than before, or were touched. A file that is gone, or that is new, does not count.
+
+    Args:
+        before, now: stamps of these rows. If one of them is empty or of another length, nothing is known.
+    """
+    return [row for row, old, new in _pairs(before, now, rows) if _NONE not in (old, new) and old != new]
+
+
+def new_rows(before: str, now: str, rows: Sequence[Row]) -> list[Row]:
+    """Rows that have a file now, and had none before."""
+    return [row for row, old, new in _pairs(before, now, rows) if old == _NONE != new]
+
+
+def _pairs(before: str, now: str, rows: Sequence[Row]) -> list[tuple[Row, str, str]]:
+    if before == now or len(before) != len(now) or len(now) != _DIGITS * len(rows):
+        return []
+    places = range(0, len(now), _DIGITS)
+    return [(row, before[at : at + _DIGITS], now[at : at + _DIGITS]) for row, at in zip(rows, places, strict=True)]
+
+
+def names(rows: Iterable[Row]) -> str:
+    """The file names of rows for a message: the first ones, and the number of the others."""
+    found = [row.file_name for row in rows]
+    more = len(found) - NAMED
+    return ", ".join(found[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
