@@ -253,6 +253,7 @@ def test_a_bucket_that_is_there_and_credentials_help(monkeypatch: pytest.MonkeyP
     server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    place = "s3://made-later/run"  # the buckets of other tests in this process are there already
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -263,15 +264,15 @@ def test_a_bucket_that_is_there_and_credentials_help(monkeypatch: pytest.MonkeyP
     try:
         s3fs.S3FileSystem.clear_instance_cache()
         with told("store/run_folder.py:RunFolder.explaining ConfigError"):
-            RunFolder("s3://bucket/run").write("a", b"x")
+            RunFolder(place).write("a", b"x")
         for name, value in keys.items():
             monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
         with told("store/run_folder.py:RunFolder.explaining StoreMissing"):
-            RunFolder("s3://bucket/run").write("a", b"x")
-        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
-        RunFolder("s3://bucket/run").write("a", b"x")
-        assert RunFolder("s3://bucket/run").read("a") == b"x"
+            RunFolder(place).write("a", b"x")
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("made-later")
+        RunFolder(place).write("a", b"x")
+        assert RunFolder(place).read("a") == b"x"
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
         server.stop()
