@@ -68,7 +68,7 @@ def interrupt_driver(stage: Stage, dice: random.Random) -> str:
 
 def freeze_driver(stage: Stage, dice: random.Random) -> str:
     """Stop the driver, as a laptop does whose lid is closed; meanwhile, somebody starts the same command."""
-    if stage.driver is None or stage.driver.poll() is not None or not stage.receipts():
+    if stage.driver is None or not stage.holds_folder():
         return ""
     seconds = dice.uniform(2, 10)
     stage.driver.send_signal(signal.SIGSTOP)
@@ -80,7 +80,7 @@ def freeze_driver(stage: Stage, dice: random.Random) -> str:
 
 def second_driver(stage: Stage, dice: random.Random) -> str:
     """Start the same command while the first one runs. It must be refused."""
-    if stage.driver is None or stage.driver.poll() is not None or not stage.receipts():
+    if not stage.holds_folder():
         return ""
     return f"started a second driver, which ended with {_second_driver(stage)}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -202,6 +203,19 @@ class Stage:
             except psutil.Error:
                 continue
         return found
+
+    def holds_folder(self) -> bool:
+        """Whether the driver runs and has taken the lock. One that still imports has not."""
+        if self.driver is None or self.driver.poll() is not None:
+            return False
+        try:
+            with (self.out / "encode.lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
 
     def receipts(self) -> int:
         """Number of finished chunks."""
