@@ -109,9 +109,7 @@ class _Run:
             prepared.folder.sweep()  # removes partial files of killed workers
             if warning := check_disk(prepared):
                 self.listener(Note(warning))
-            if (
-                prepared.stored is None
-            ):  # a run that is stopped before its store exists is continued by its folder alone
+            if prepared.stored is None:  # the folder alone continues a run that is stopped before its store exists
                 self._keep_settings()
             done = self._find_done()
             if not all(done) or self._shared_is_damaged():

@@ -37,8 +37,9 @@ import numpy.typing as npt
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreMissing
 from daskt2i.plan import WRITTEN_AT_ONCE
 from daskt2i.store.array_checks import checked_arrays
+from daskt2i.store.partial_files import flush_folder
 from daskt2i.store.publishing.attempts import Attempt, begin_attempt, staged_name
-from daskt2i.store.publishing.moves import flush, move
+from daskt2i.store.publishing.moves import move
 from daskt2i.store.run_folder import STORE, RunFolder
 from daskt2i.store.zarr_flush import flushing_store, reading_store
 from daskt2i.types import ArraySpec, Chunk, Constant, Encoded, Shard
@@ -246,7 +247,7 @@ class ZarrStore:
         for old, new in moves:
             move(self.folder, old, new)
         for folder in {self.folder.local_path(new).parent for _, new in moves}:
-            flush(folder)
+            flush_folder(folder)
 
     def is_staged(self, place: str, shard: Shard) -> bool:
         """Whether a place still holds this shard, with these bytes."""

@@ -18,8 +18,11 @@ import pytest
 from builders.browser import visit
 from builders.coco import PEOPLE, settings, write_coco
 from PIL import Image
+from rich.console import Console
 
+from daskt2i.display.insights import report_view
 from daskt2i.executors.serial import SerialExecutor
+from daskt2i.insights import page
 from daskt2i.insights.driver import insights
 from daskt2i.insights.report import InsightsResult
 from daskt2i.store.run_folder import RunFolder
@@ -76,6 +79,17 @@ def test_a_notebook_shows_totals_and_bars_without_a_script(shown: tuple[Insights
     assert f"{shown[0].rows:,} with captions &gt; 0; 1 left out" in shown_there
     for name, count in shown[0].activities.items():
         assert re.search(rf"<th>{name}</th>.*?{count} \(", shown_there)
+
+
+def test_activities_are_shares_of_the_images_with_people_in_every_view() -> None:
+    """Not of the listed ones, whose number depends on how many are listed."""
+    report = InsightsResult("a set", rows=20, people=10, activities={"hold": 2, "ride": 1}, looked=False)
+    assert "2 (20%)" in report._repr_html_()
+    console = Console(file=io.StringIO(), width=80)
+    console.print(report_view(report))
+    assert "20%" in console.file.getvalue()  # type: ignore[attr-defined]
+    columns = [line.data_source.data for line in page._figures(report)["activities"].renderers]
+    assert "2  (20%)" in [text for column in columns for values in column.values() for text in values]
 
 
 # In a browser

@@ -17,7 +17,7 @@ from daskt2i.errors import ConfigError, ModelMissing, SourceMissing
 from daskt2i.events import Event, Progress
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.protocols import Executor
+from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.sample.driver import draw, read_prompts, requests_for
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import SampleRequest, SamplerSettings
@@ -46,6 +46,18 @@ def test_two_workers_draw_the_same_pictures_as_one(demo_run: Path) -> None:
 def test_without_a_pipeline_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="Train first"):
         drawn(SerialExecutor(1), tmp_path)
+
+
+class NoStart(SerialExecutor):
+    """Workers that must not start."""
+
+    def start(self) -> ExecutorInfo:
+        raise AssertionError("workers were started")
+
+
+def test_without_a_pipeline_no_worker_is_started(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing):
+        drawn(NoStart(1), tmp_path)
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from daskt2i.store.partial_files import flush_folder
 from daskt2i.store.publishing.attempts import ATTEMPTS, require_run
-from daskt2i.store.publishing.moves import flush, move, remote, remote_path, write_new
+from daskt2i.store.publishing.moves import move, remote, remote_path, write_new
 from daskt2i.store.run_folder import Buffer, RunFolder
 
 
@@ -105,7 +106,7 @@ class FencedFolder(RunFolder):
             self._make_folders(name)
             move(self.plain, staged, name)
         if self.is_local:
-            flush(self.plain.local_path(name).parent)
+            flush_folder(self.plain.local_path(name).parent)
 
     def _staged(self) -> str:
         return f"{ATTEMPTS}/{self.run}/{uuid.uuid4().hex}"
@@ -116,4 +117,4 @@ class FencedFolder(RunFolder):
             path.mkdir(parents=True, exist_ok=True)
         while path != self.plain.local_path():
             path = path.parent
-            flush(path)
+            flush_folder(path)

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from daskt2i.store.partial_files import flush_folder
 from daskt2i.store.run_folder import Buffer, RunFolder
 
 _TAKEN = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
@@ -86,7 +87,7 @@ def _link(folder: RunFolder, target: Path, data: Buffer) -> bool:
                 return False
         finally:
             partial.unlink(missing_ok=True)
-        flush(target.parent)
+        flush_folder(target.parent)
     return True
 
 
@@ -145,21 +146,6 @@ def remote(folder: RunFolder, doing: str) -> Iterator[Any]:
 def remote_path(fs: Any, folder: RunFolder, name: str) -> str:
     """The path of an object as its file system wants it."""
     return str(fs._strip_protocol(folder.address(name)))
-
-
-def flush(path: Path) -> None:
-    """Flush the names in a folder to disk. Some file systems cannot do this; that is ignored."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return  # Windows cannot open a folder
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
-    finally:
-        os.close(handle)
 
 
 def _answer(error: BaseException | None) -> set[str]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from daskt2i.errors import StoreError
+from daskt2i.store.partial_files import flush_folder
 from daskt2i.store.publishing.attempts import (
     ATTEMPTS,
     RECEIPT,
@@ -29,7 +30,7 @@ from daskt2i.store.publishing.attempts import (
     taken_over,
 )
 from daskt2i.store.publishing.fenced import FencedFolder
-from daskt2i.store.publishing.moves import flush, move, remote, remote_path, remove_all, remove_tree
+from daskt2i.store.publishing.moves import move, remote, remote_path, remove_all, remove_tree
 from daskt2i.store.receipts import Receipts, receipt_name
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -118,8 +119,8 @@ class Publication:
             return
         self._move(name, f"{place}/{REPLACED}")
         if self.plain.is_local:  # on disk before the first shard changes
-            flush(self.plain.local_path(place))
-            flush(self.plain.local_path(name).parent)
+            flush_folder(self.plain.local_path(place))
+            flush_folder(self.plain.local_path(name).parent)
 
     def _bring_shards(self, receipt: Receipt, place: str) -> None:
         if not self.plain.is_local:
