@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 from builders import TESTS
 from test_frozen_names import LIST
 
@@ -80,11 +81,19 @@ def test_a_setting_of_an_old_file_is_accepted(key: str) -> None:
 
 @pytest.mark.parametrize("row", ROWS["choices"])
 def test_a_value_of_an_old_file_is_accepted(row: str) -> None:
-    key, _, value = row.partition("=")
+    key, _, text = row.partition("=")
+    value: Any = int(text) if text.isdecimal() else text
     if key.startswith("prices."):
-        load_workflow("demo", {"prices": {**PRICES, "instances": [{"name": "m", "per_hour": 1, "device": value}]}})
-    else:
-        load_workflow("demo", {key: int(value) if value.isdecimal() else value})
+        prices = {**PRICES, "instances": [{"name": "m", "per_hour": 1, "device": value}]}
+        found = load_workflow("demo", {"prices": prices})
+        assert found.prices is not None
+        assert found.prices.instances[0].device == value
+        return
+    kept = yaml.safe_load(load_workflow("demo", {key: value}).to_yaml())
+    names = {f"{row.section}.{row.old}": f"{row.section}.{row.new}" for row in RENAMED}
+    for part in names.get(key, key).split("."):
+        kept = kept[part]
+    assert kept == value or value in kept
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS["class paths"] if "(" not in row])
