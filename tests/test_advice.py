@@ -19,6 +19,9 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "sample/driver.py:_drawn Note": (
+        "sample/test_driver.py::test_a_model_that_pooled_padding_draws_with_a_note_and_a_newer_one_without",
+    ),
     "encode/worker.py:_ChunkRun._require_images ImagesMissing": (
         "encode/test_driver.py::test_with_an_empty_image_folder_the_chunks_fail_and_no_row_is_rejected",
         "encode/test_driver.py::test_really_missing_images_can_be_rejected_and_retried_later",

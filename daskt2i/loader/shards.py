@@ -22,7 +22,7 @@ from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
-from daskt2i.store.layout import EMPTY_PREFIX, about_store
+from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import ZarrStore, inner_rows
@@ -96,9 +96,7 @@ class Reader:
         latent_bytes = channels * height * width * (4 if self.draws else 2)
         self._text_bytes = self.slots * self.tokens * self.features * 2
         self.row_bytes = latent_bytes + self._text_bytes + self.slots * self.tokens + 8
-        text = self.attributes["text_encoder"]
-        pad = text.get("pad", self.attributes["identity"]["encoders"]["text"].get("pad"))
-        self.masked: bool = pad != "full"
+        self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[np.float16] = self._constant("text_states")
         self.empty_mask: npt.NDArray[np.bool_] = self._constant("text_mask")
         mean, std, factor = latent_scaling(self.attributes["image_encoder"], channels)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.errors import ConfigError
+from daskt2i.model.masked_unet import masked_unet
 
 if TYPE_CHECKING:
     import torch
@@ -109,18 +110,22 @@ def build(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
         ConfigError: diffusers rejects the config.
     """
     import torch
-    from diffusers import UNet2DConditionModel
 
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        unet = UNet2DConditionModel(**config)
+        unet = masked_unet()(**config)
     except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         raise ConfigError(f"diffusers rejects train.model.config: {error}") from error
     finally:
         torch.set_rng_state(state)
     _begin_as_identities(unet)
     return unet.train().to(memory_format=torch.channels_last)
+
+
+def pools_text(config: Mapping[str, Any], preset: str | None = None) -> bool:
+    """Whether a UNet of this preset and these changes adds the pooled prompt to its time embedding."""
+    return {**(PRESETS[preset] if preset else {}), **config}.get("addition_embed_type") == "text"
 
 
 def _begin_as_identities(unet: torch.nn.Module) -> None:

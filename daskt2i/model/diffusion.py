@@ -87,12 +87,10 @@ class Diffusion:
 
         if self.snr_gamma is None:
             return torch.ones_like(power)
-        snr = power / (1 - power)
-        if self.objective == "epsilon":
-            return snr.clamp(max=self.snr_gamma) / snr
-        # In terms of v the weight is divided by SNR + 1. We add 1 before the clamp too. Otherwise the last step, where
-        # the SNR is 0, would have weight 0, and sampling starts there.
-        return (snr + 1).clamp(max=self.snr_gamma) / (snr + 1)
+        # min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v, as in the training scripts of diffusers.
+        # With SNR = power / (1 - power) nothing is divided by zero. The last step of v, without signal, has weight 0.
+        most = torch.minimum(power, self.snr_gamma * (1 - power))
+        return most / power if self.objective == "epsilon" else most
 
     def loss(self, predicted: torch.Tensor, batch: NoisedBatch) -> torch.Tensor:
         """Each sample's weighted mean squared error, `float32[b]`."""

@@ -25,6 +25,7 @@ from daskt2i.config.component import Component
 from daskt2i.encoders import export
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError, ModelMissing
+from daskt2i.model.denoiser import pools_text
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder
@@ -40,6 +41,12 @@ INDEX = "model_index.json"
 ABOUT = "daskt2i.json"
 ALONE = "denoiser_alone"
 """Key of `daskt2i.json`: why there are no encoders, and so no index, beside the denoiser."""
+POOLED, WITHOUT_PADDING = "pooled_text", "without padding"
+"""Key of `daskt2i.json` and of a training's identity, and its value: padding is no part of the pooled prompt.
+
+The key is absent if padding counts as text (`pad: full`), and if the denoiser does not pool the prompt. Older versions
+pooled padding too, so it is absent from what they left.
+"""
 
 _DPM, _DDIM, _EULER = "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"
 
@@ -115,7 +122,7 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
         here = Path(place)
         with quiet():
-            unet.save_pretrained(str(here / "unet"), safe_serialization=True)  # type: ignore[operator]
+            _save_unet(unet, here / "unet")
             diffusers.DPMSolverMultistepScheduler.from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
         index: dict[str, Any] = {
             "_class_name": "StableDiffusionPipeline",
@@ -147,6 +154,15 @@ def publish(
         if why is None:
             folder.write(f"{PIPELINE}/{INDEX}", (json.dumps(index, indent=2) + "\n").encode())
     return folder.address(PIPELINE), why
+
+
+def _save_unet(unet: Any, folder: Path) -> None:
+    """Write the denoiser as a `UNet2DConditionModel`, whose weights and config it has."""
+    unet.save_pretrained(str(folder), safe_serialization=True)
+    label = folder / "config.json"
+    config = json.loads(label.read_text(encoding="utf-8"))
+    config["_class_name"] = "UNet2DConditionModel"
+    label.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _colours(vae: Any, latents: npt.NDArray[np.float32]) -> dict[str, Any]:
@@ -206,6 +222,18 @@ def about(folder: RunFolder) -> dict[str, Any]:
             "train again to write it again from the newest checkpoint."
         )
     return found
+
+
+def pooled_padding(folder: RunFolder) -> bool:
+    """Whether an older version trained this denoiser, with padding of captions in the pooled prompt. See `POOLED`."""
+    said = about(folder)
+    if not said.get("masked") or POOLED in said:
+        return False
+    try:
+        config = json.loads(folder.read(f"{PIPELINE}/unet/config.json"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and pools_text(config)
 
 
 def exists(folder: RunFolder) -> bool:

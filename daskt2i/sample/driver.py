@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from daskt2i.addresses import expanded
 from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
-from daskt2i.events import Activity, Listener, Progress, ignore
+from daskt2i.events import Activity, Listener, Note, Progress, ignore
 from daskt2i.formatting import duration
-from daskt2i.model.pipeline import about, require
+from daskt2i.model.pipeline import about, pooled_padding, require
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
@@ -162,6 +162,14 @@ def _drawn(
     listener: Listener,
 ) -> list[DrawnPicture]:
     require(folder)
+    if pooled_padding(folder):
+        listener(
+            Note(
+                "An older version trained this model, and counted the padding of captions as part of the prompt. It "
+                "draws, but follows prompts less well than a model of this version. To get one, encode and train in "
+                "another run folder (out)."
+            )
+        )
     found: dict[int, DrawnPicture] = {}
     try:
         count = f"{len(requests):,} picture{'s' * (len(requests) != 1)}"

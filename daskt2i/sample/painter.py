@@ -12,21 +12,20 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
-from daskt2i.model.pipeline import ABOUT, Sampler, preview, scheduler_for
+from daskt2i.model.masked_unet import masked_unet
+from daskt2i.model.pipeline import ABOUT, POOLED, Sampler, preview, scheduler_for
+from daskt2i.sample.prompt_states import by_pipeline
 from daskt2i.types import Pixels
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
 """Called after each step with the step (from 1), the number of steps, and small pictures `uint8[n, y, x, 3]`."""
@@ -109,6 +108,8 @@ class Painter:
                 "folder pipeline from the run folder and train again: this writes it from the last checkpoint."
             ) from error
         self._pipe.set_progress_bar_config(disable=True)
+        if self.about.get(POOLED):
+            self._pipe.unet.__class__ = masked_unet()
         self._pipe.unet.to(memory_format=torch.channels_last)
         self._config = dict(self._pipe.scheduler.config)
 
@@ -127,9 +128,9 @@ class Painter:
         for start in range(0, len(requests), settings.batch):
             part = list(requests[start : start + settings.batch])
             prompts = [request.prompt for request in part]
-            with self._masked(prompts, settings.guidance > 1) if self.about.get("masked") else nullcontext():
+            with self._conditioned(prompts, settings.guidance > 1) as conditions:
                 found = self._pipe(
-                    prompts,
+                    **conditions,
                     generator=[torch.Generator().manual_seed(request.seed) for request in part],
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
@@ -148,20 +149,22 @@ class Painter:
         return tell
 
     @contextmanager
-    def _masked(self, prompts: list[str], guided: bool) -> Iterator[None]:
-        """Mask the padding of prompts, as in training. The pipeline of diffusers has no mask."""
-        import torch
+    def _conditioned(self, prompts: list[str], guided: bool) -> Iterator[dict[str, Any]]:
+        """The arguments of the pipeline that tell it the prompts.
 
-        def mask(texts: list[str]) -> Tensor:
-            tokenizer = self._pipe.tokenizer
-            length = tokenizer.model_max_length
-            found = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            return found.attention_mask.bool()
-
-        unet = self._pipe.unet
-        both = torch.cat([mask([""] * len(prompts)), mask(prompts)]) if guided else mask(prompts)
-        unet.forward = functools.partial(type(unet).forward, unet, encoder_attention_mask=both.to(unet.device))
+        A pipeline of diffusers has no mask, and counts padding as text. If the denoiser was trained with a mask, it
+        gets states without padding, and its mask.
+        """
+        if not self.about.get("masked"):
+            yield {"prompt": prompts}
+            return
+        count, unet = len(prompts), self._pipe.unet
+        found = by_pipeline(self._pipe, [*[""] * count * guided, *prompts]).without_padding()
+        unet.forward = functools.partial(type(unet).forward, unet, encoder_attention_mask=found.mask)
         try:
-            yield
+            yield {
+                "prompt_embeds": found.states[-count:],
+                "negative_prompt_embeds": found.states[:count] if guided else None,
+            }
         finally:
             del unet.forward

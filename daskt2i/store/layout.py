@@ -88,6 +88,16 @@ def about_store(store: ZarrStore) -> dict[str, Any] | None:
     return given
 
 
+def padding_is_text(about: Mapping[str, Any]) -> bool:
+    """Whether captions were padded before they were encoded, so that padding counts as text (`pad: full`).
+
+    Args:
+        about: the result of `about_store`.
+    """
+    pad = about["text_encoder"].get("pad", about["identity"]["encoders"]["text"].get("pad"))
+    return bool(pad == "full")
+
+
 def checked_layout(store: ZarrStore) -> dict[str, Any]:
     """`ZarrStore.layout`, with numbers that can be used.
 

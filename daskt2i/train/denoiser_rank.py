@@ -21,7 +21,7 @@ from daskt2i.launch import rank as ranks
 from daskt2i.loader.dataset import Batch, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
-from daskt2i.model.diffusion import Diffusion
+from daskt2i.model.diffusion import Diffusion, NoisedBatch
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
@@ -104,6 +104,13 @@ class Denoiser:
         return self._losses(model, batch).mean(), {}
 
     def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.diffusion.loss(*self.predicted(model, batch))
+
+    def predicted(self, model: nn.Module, batch: Batch) -> tuple[Tensor, NoisedBatch]:
+        """The denoiser's output for each sample, `float[b, c, y, x]`, and what it was asked.
+
+        Apart from rounding, the output for a sample does not depend on the other samples of the batch.
+        """
         import torch
 
         def tensor(array: Any) -> Tensor:
@@ -120,7 +127,7 @@ class Denoiser:
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
-        return self.diffusion.loss(predicted, noised)
+        return predicted, noised
 
     def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
         """The same loss on validation rows, with the same noise each time."""
@@ -171,6 +178,7 @@ class Denoiser:
             "fingerprint": fingerprint(with_old_names(self.job.identity)),
             "objective": self.settings.objective,
             "masked": self.dataset.masked,
+            **{name: self.job.identity[name] for name in (pipeline.POOLED,) if name in self.job.identity},
         }
         return pipeline.publish(
             folder,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings, OptimiserSettings, Workflow, completed
+from daskt2i.config.settings import LaunchSettings, OptimiserSettings, TrainSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
@@ -25,8 +25,9 @@ from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model import pipeline
+from daskt2i.model.denoiser import pools_text
 from daskt2i.protocols import ImageEncoder, TextEncoder
-from daskt2i.store.layout import about_store
+from daskt2i.store.layout import about_store, padding_is_text
 from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.publishing import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
@@ -134,7 +135,7 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     stored = about_store(ZarrStore(folder))
     if stored is None:
         return 0
-    identity = {"store": stored["fingerprint"], "train": _plain(workflow.train)}
+    identity = identity_of(workflow.train, stored)
     return _checkpoint(folder, CHECKPOINTS, identity)
 
 
@@ -170,7 +171,7 @@ def train(
         encoders = workflow.dataset.encoders
         _same_encoders(workflow, stored, folder)
         settings, ways = workflow.train, workflow.launch
-        identity = {"store": stored["fingerprint"], "train": _plain(settings)}
+        identity = identity_of(settings, stored)
         done = _checkpoint(folder, CHECKPOINTS, identity)
         if done == settings.steps and _is_published(folder, identity):
             return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
@@ -263,6 +264,28 @@ def _plain(model: Any) -> dict[str, Any]:
     return found
 
 
+def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the loss curve of a denoiser: its settings, the store, and what follows from both.
+
+    Args:
+        stored: the result of `about_store`.
+    """
+    found = {"store": stored["fingerprint"], "train": _plain(settings)}
+    if not padding_is_text(stored) and pools_text(settings.model.config, settings.model.preset):
+        found[pipeline.POOLED] = pipeline.WITHOUT_PADDING
+    if settings.objective == "v" and settings.snr_gamma is not None:
+        found[_V_WEIGHT] = "min(SNR, gamma) / (SNR + 1)"
+    return found
+
+
+_V_WEIGHT = "v_weight"
+_OLDER = {
+    pipeline.POOLED: "counted the padding of captions as part of the pooled prompt",
+    _V_WEIGHT: "weighted the loss of v by min(SNR + 1, gamma) / (SNR + 1)",
+}
+"""Keys of an identity that older versions did not write, and what those did instead."""
+
+
 def _ways(ways: LaunchSettings) -> dict[str, Any]:
     # The first attempt is not a restart.
     return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
@@ -303,7 +326,14 @@ def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> in
     newest = Checkpoints(folder, name).newest(tensors=False)
     if newest is None:
         return 0
-    if differ := differences(completed(newest.about["identity"]), completed(identity), ""):
+    found = newest.about["identity"]
+    if older := [did for key, did in _OLDER.items() if key in identity and key not in found]:
+        raise FingerprintMismatch(
+            f"The checkpoints in {folder.address(name)} are of an older version, which {' and '.join(older)}, so this "
+            "training cannot go on from them. They were not touched, and a pipeline that they made still draws. Remove "
+            "this folder, or encode and train in another run folder (out)."
+        )
+    if differ := differences(completed(found), completed(identity), ""):
         raise FingerprintMismatch(
             f"The checkpoints in {folder.address(name)} belong to another training: {'; '.join(differ)}. They were not "
             "touched. Go back to its settings, remove this folder, or encode and train in another run folder (out)."

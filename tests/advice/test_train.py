@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.checkpoint import Checkpoints
-from daskt2i.train.driver import check_store, train
+from daskt2i.train.driver import check_store, identity_of, train
 from daskt2i.train.whole_run import check_whole_run
 from daskt2i.types import Row
 
@@ -302,12 +303,13 @@ def test_the_settings_that_made_the_store_are_taken(whole: Path) -> None:
     begins(whole, workflow())
 
 
-def _with_checkpoint(store: Path, settings: Workflow) -> None:
-    """As a training of these settings leaves it after its first step."""
+def _with_checkpoint(store: Path, settings: Workflow, older: bool = False) -> None:
+    """As a training of these settings leaves it after its first step, or one of an older version."""
     import torch
 
-    stored = check_store(RunFolder(store))
-    identity = {"store": stored["fingerprint"], "train": json.loads(settings.train.model_dump_json(by_alias=True))}
+    identity = identity_of(settings.train, check_store(RunFolder(store)))
+    if older:
+        identity = {key: identity[key] for key in ("store", "train")}
     about = {"identity": identity, "precision": "fp32", "device": "cpu"}
     Checkpoints(RunFolder(store)).save(1, settings.train.batch, {"a": torch.zeros(1)}, about)
 
@@ -322,6 +324,23 @@ def test_each_way_round_checkpoints_of_another_training_is_open(store: Path, tmp
     begins(tmp_path / "another", other)
     shutil.rmtree(store / "train" / "checkpoints")
     begins(store, other)
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective": "v"}])
+def test_checkpoints_of_an_older_objective_are_refused_and_a_new_start_is_open(
+    changes: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    """They have no word about the pooled prompt, nor about the weights of v."""
+    newer = workflow(**changes)
+    _with_checkpoint(store, newer, older=True)
+    text = "padding of captions" if not changes else r"padding of captions .* weighted the loss of v"
+    with told("train/driver.py:_checkpoint FingerprintMismatch") as error:
+        refused(store, newer)
+    assert re.search(text, str(error.value))
+    finish(newer, tmp_path / "another")
+    begins(tmp_path / "another", newer)
+    shutil.rmtree(store / "train" / "checkpoints")
+    begins(store, newer)
 
 
 def test_a_rank_goes_on_from_checkpoints_of_its_own_settings_and_begins_without_any(tmp_path: Path) -> None:

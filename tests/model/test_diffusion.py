@@ -70,12 +70,13 @@ def test_schedules_equal_those_of_diffusers() -> None:
         alphas_cumprod("flow")
 
 
-def test_v_also_trains_on_pure_noise_and_with_a_weight() -> None:
+def test_the_last_step_of_v_is_pure_noise_and_its_target_the_latent() -> None:
     latents, noise, _, normal = batch(1)
     lesson = Diffusion("v").noised(latents, noise, torch.tensor([0.99999]), normal)
     assert torch.equal(lesson.inputs, noise)
     assert torch.equal(lesson.target, -latents)
-    assert lesson.weight.item() == 1
+    assert lesson.weight.item() == 0, "min(SNR, gamma) / (SNR + 1) with an SNR of 0"
+    assert Diffusion("v", None).noised(latents, noise, torch.tensor([0.99999]), normal).weight.item() == 1
 
 
 @pytest.mark.parametrize("objective", ["v", "epsilon"])
@@ -84,10 +85,7 @@ def test_min_snr_weights_equal_those_of_the_paper_and_can_be_left_out(objective:
     lesson = Diffusion(objective, snr_gamma=5.0).noised(latents, noise, uniform, normal)
     power = torch.as_tensor(alphas_cumprod(objective))[lesson.times.long()]
     snr = power / (1 - power)
-    if objective == "epsilon":
-        expected = torch.minimum(snr, torch.tensor(5.0)) / snr
-    else:
-        expected = torch.minimum(snr + 1, torch.tensor(5.0)) / (snr + 1)
+    expected = torch.minimum(snr, torch.tensor(5.0)) / (snr if objective == "epsilon" else snr + 1)
     torch.testing.assert_close(lesson.weight.double(), expected.double(), rtol=1e-4, atol=1e-6)
     assert torch.equal(Diffusion(objective, None).noised(latents, noise, uniform, normal).weight, torch.ones(64))
 

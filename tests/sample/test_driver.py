@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from daskt2i.errors import ConfigError, ModelMissing, SourceMissing
-from daskt2i.events import Event, Progress
+from daskt2i.events import Event, Note, Progress
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.protocols import Executor, ExecutorInfo
@@ -65,6 +65,22 @@ def run_copy(demo_run: Path, tmp_path: Path) -> Path:
     """A run folder that has only a pipeline, to draw into."""
     shutil.copytree(demo_run / "pipeline", tmp_path / "run" / "pipeline")
     return tmp_path / "run"
+
+
+def test_a_model_that_pooled_padding_draws_with_a_note_and_a_newer_one_without(run_copy: Path) -> None:
+    label = run_copy / "pipeline" / "daskt2i.json"
+    said = json.loads(label.read_text())
+
+    def notes(**changes: Any) -> list[str]:
+        label.write_text(json.dumps({**said, **changes}))
+        heard: list[Event] = []
+        drawn(SerialExecutor(1), run_copy, WISHES[:1], listener=heard.append)
+        return [event.text for event in heard if isinstance(event, Note)]
+
+    (note,) = notes(masked=True)
+    assert "An older version trained this model" in note
+    assert notes(masked=True, pooled_text="without padding") == []
+    assert notes(masked=False) == []
 
 
 def command(*words: str) -> Any:

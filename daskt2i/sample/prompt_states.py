@@ -1,0 +1,46 @@
+"""The text states of prompts, as the denoiser saw those of captions: `float32[n, token, feature]` with a mask.
+
+Covers: states by the text encoder of a diffusers pipeline; cutting off and zeroing the padding.
+Does not cover: drawing (`painter`), the states of captions (`encoders`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStates:
+    """The text states of some prompts.
+
+    Attributes:
+        states: `float32[n, token, feature]`.
+        mask: `bool[n, token]`, True for tokens of the prompt.
+    """
+
+    states: Tensor
+    mask: Tensor
+
+    def without_padding(self) -> PromptStates:
+        """Only as many tokens as the longest prompt has, and zeros after the end of the shorter ones."""
+        longest = int(self.mask.any(0).nonzero().max()) + 1 if self.mask.any() else 1
+        mask = self.mask[:, :longest]
+        return PromptStates(self.states[:, :longest].masked_fill(~mask[..., None], 0), mask)
+
+
+def by_pipeline(pipe: Any, texts: Sequence[str]) -> PromptStates:
+    """States by the tokenizer and the text encoder of a `StableDiffusionPipeline`, padded to the tokenizer's length."""
+    import torch
+
+    tokenizer = pipe.tokenizer
+    length = tokenizer.model_max_length
+    found = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    device = pipe.unet.device
+    with torch.no_grad():
+        states, _ = pipe.encode_prompt(list(texts), device, 1, do_classifier_free_guidance=False)
+    return PromptStates(states, found.attention_mask.bool().to(device))
