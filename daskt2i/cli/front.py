@@ -17,8 +17,8 @@ from rich.text import Text
 
 from daskt2i import documents
 from daskt2i.cli.console import err, out, write
-from daskt2i.cli.endings import report_errors
-from daskt2i.errors import ConfigError
+from daskt2i.cli.endings import STOPPED, report_errors
+from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.events import Event, Listener, PlanReady, ResultReady
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def opened(
     as_json: bool = False,
 ) -> Iterator[Run]:
     """Open the run of a command. The end of the block closes its workers. Every error is printed as one message."""
-    with report_errors():
+    done: dict[str, Any] = {}
+    with report_errors(), _stages_before_an_error(done):
         from daskt2i.run import Run
 
         with Run(
@@ -53,7 +54,7 @@ def opened(
             where=where,
             settings=parse_sets(sets),
             scheduler=scheduler,
-            progress=_listener(as_json),
+            progress=_listener(as_json, done),
         ) as run:
             yield run
 
@@ -112,8 +113,27 @@ def parse_sets(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _listener(as_json: bool) -> Listener:
-    """Make a listener that prints progress on standard error. Without --json it also prints plans and results."""
+@contextmanager
+def _stages_before_an_error(done: dict[str, Any]) -> Iterator[None]:
+    """With --json an error after a stage prints one object too: the results of the stages before it, and the error.
+
+    Args:
+        done: result of each stage by its name; empty without --json.
+    """
+    try:
+        yield
+    except (Daskt2iError, KeyboardInterrupt) as error:
+        if done:
+            write({**done, "error": " ".join(str(error).split()) or STOPPED}, True, None)
+        raise
+
+
+def _listener(as_json: bool, done: dict[str, Any]) -> Listener:
+    """Make a listener that prints progress on standard error. Without --json it also prints plans and results.
+
+    Args:
+        done: with --json it gets the result of each stage.
+    """
     from daskt2i.display.listener import progress_for
     from daskt2i.display.tables import result_table
 
@@ -124,7 +144,10 @@ def _listener(as_json: bool) -> Listener:
             if not as_json:
                 err.print(result_table(event.plan))
         elif isinstance(event, ResultReady):
-            if not as_json:
+            if as_json:
+                result: Any = event.result
+                done[event.stage] = result.to_json()
+            else:
                 out.print(result_table(event.result))
         else:
             show(event)

@@ -248,7 +248,7 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ModelMissing: the run folder has no pipeline.
+        ModelMissing: the run folder has no pipeline, or one without encoders.
         ModelError: the pipeline is damaged.
         ConfigError: this machine has no such device.
     """
@@ -256,6 +256,11 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
 
     from daskt2i.machine.precision import check_device, default_device
 
+    if why := alone(folder):
+        raise ModelMissing(
+            f"{folder.address(PIPELINE)} holds the denoiser without encoders, because {why}. diffusers cannot load it; "
+            "draw with sample, which uses the encoders of the workflow."
+        )
     with local(folder) as place:
         try:
             with quiet():
@@ -270,21 +275,19 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
     return found.to(default_device() if device == "auto" else check_device(device, "device"))
 
 
+def alone(folder: RunFolder) -> str | None:
+    """Why there are no encoders beside the denoiser, one clause; None if there are, or if there is no denoiser."""
+    return None if exists(folder) else about(folder).get(ALONE)
+
+
 def require(folder: RunFolder) -> None:
-    """Refuse a run folder that cannot draw.
+    """Refuse a run folder without a trained denoiser.
 
     Raises:
-        ModelMissing: it has no pipeline, or only the denoiser.
-        ModelError: the pipeline could run code when it is loaded.
+        ModelMissing: it has none.
     """
-    if not exists(folder):
-        place, why = folder.address(PIPELINE), about(folder).get(ALONE)
-        if why is not None:
-            raise ModelMissing(
-                f"{place} holds only the denoiser, so it cannot draw: {why}. Encode and train with other encoders in "
-                "another run folder (out)."
-            )
-        raise ModelMissing(f"There is no trained pipeline in {place}. Train first (train or run).")
+    if not exists(folder) and alone(folder) is None:
+        raise ModelMissing(f"There is no trained pipeline in {folder.address(PIPELINE)}. Train first (train or run).")
 
 
 @contextmanager

@@ -17,17 +17,21 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.addresses import expanded
+from daskt2i.config.settings import DatasetSettings
 from daskt2i.documents import shown, storable
-from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
+from daskt2i.errors import ConfigError, Interrupted, ModelMissing, SourceMissing, StoreError
 from daskt2i.events import Activity, Listener, Note, Progress, ignore
 from daskt2i.formatting import duration
-from daskt2i.model.pipeline import about, pooled_padding, require
+from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
+from daskt2i.model.pipeline import about, alone, pooled_padding, require
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.worker import SampleJob, draw_part
+from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import SAMPLES, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.view import Picture, View, Viewed
 
 if TYPE_CHECKING:
@@ -103,6 +107,7 @@ def sample(
     executor: Executor,
     device: str = "auto",
     listener: Listener = ignore,
+    dataset: DatasetSettings | None = None,
 ) -> SampleResult:
     """Draw pictures into `samples/`. Does nothing if the same pictures of the same pipeline are already there.
 
@@ -120,7 +125,7 @@ def sample(
     if made_from["pipeline"] and names and there.get("made_from") == made_from and all(map(folder.exists, names)):
         return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
     begun = perf_counter()
-    pictures = draw(folder, requests, settings, executor, device, listener)
+    pictures = draw(folder, requests, settings, executor, device, listener, dataset)
     files = tuple(write(folder, pictures, settings, str(made_from["pipeline"])))
     names = [name.rpartition("/")[2] for name in files]
     folder.write(_SAMPLES, json.dumps({"made_from": made_from, "files": names}, indent=1).encode())
@@ -134,23 +139,41 @@ def draw(
     executor: Executor,
     device: str = "auto",
     listener: Listener = ignore,
+    dataset: DatasetSettings | None = None,
 ) -> list[DrawnPicture]:
     """Draw all requested pictures.
 
     Args:
         executor: not started yet; this function always closes it at the end.
         listener: gets the number of drawn pictures.
+        dataset: section of the workflow. A pipeline without encoders draws through those that it names.
 
     Returns:
         The pictures, in the order of `requests`.
 
     Raises:
-        ModelMissing: the run folder has no pipeline.
+        ModelMissing: the run folder has no pipeline, or its encoders cannot decode.
+        FingerprintMismatch: the store was made by other encoders than those of `dataset`.
         Interrupted: the user pressed Ctrl-C.
         Daskt2iError: an error on a worker.
     """
     with closing(executor):
-        return _drawn(folder, requests, settings, executor, device, listener)
+        require(folder)
+        own = None if alone(folder) is None else _own_dataset(folder, dataset)
+        return _drawn(folder, requests, settings, executor, device, listener, own)
+
+
+def _own_dataset(folder: RunFolder, dataset: DatasetSettings | None) -> DatasetSettings:
+    """The section whose encoders draw for a denoiser that has none."""
+    why = "no workflow was given that names them" if dataset is None else cannot_draw(dataset)
+    if dataset is None or why:
+        raise ModelMissing(
+            f"The model in {folder} draws through the encoders of its workflow, but {why}. It was not changed; give "
+            "the workflow of the training, with an image encoder whose decode method returns pictures."
+        )
+    if (stored := about_store(ZarrStore(folder))) is not None:
+        require_same_encoders(dataset, stored, folder)
+    return dataset
 
 
 def _drawn(
@@ -160,8 +183,8 @@ def _drawn(
     executor: Executor,
     device: str,
     listener: Listener,
+    dataset: DatasetSettings | None,
 ) -> list[DrawnPicture]:
-    require(folder)
     if pooled_padding(folder):
         listener(
             Note(
@@ -177,7 +200,7 @@ def _drawn(
         executor_info = executor.start()
         size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
         parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
-        task = SampleJob(folder, settings, device, executor_info.threads)
+        task = SampleJob(folder, settings, device, executor_info.threads, dataset)
         with closing(_closable(executor.run(functools.partial(draw_part, task), parts))) as outcomes:
             for (start, part), outcome in outcomes:
                 if isinstance(outcome, BaseException):

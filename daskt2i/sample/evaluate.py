@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.events import Listener, ignore
-from daskt2i.loader.dataset import LatentDataset
 from daskt2i.protocols import Executor
 from daskt2i.sample.driver import draw, requests_for
 from daskt2i.sample.fidelity import (
@@ -29,6 +26,7 @@ from daskt2i.sample.fidelity import (
     expectation,
     unseen_prompts,
 )
+from daskt2i.sample.heldout_captions import heldout_captions
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.store.ownership import claim
@@ -110,7 +108,7 @@ def evaluate(
         for prompt in prompts:
             expectation(prompt)  # refused before minutes of drawing
     requests = requests_for(prompts, sample.seed, wanted.seeds)
-    pictures = draw(folder, requests, settings, executor, workflow.run.device, listener)
+    pictures = draw(folder, requests, settings, executor, workflow.run.device, listener, workflow.dataset)
     found = EvaluateResult(len(prompts), wanted.seeds, folder.address(_SHEET), folder)
     marks: list[bool | None] | None = None
     labels = [request.prompt for request in requests]
@@ -147,10 +145,4 @@ def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
             "evaluate takes its prompts from validation rows, but train.validation is 0, so nothing was drawn. Give "
             "prompts (prompts)."
         )
-    data = LatentDataset(
-        folder, seed=settings.seed, batch=settings.batch, window=settings.shuffle_window, heldout=settings.validation
-    )
-    rows = np.concatenate([batch.rows for batch in data.heldout_batches(64)])
-    data.close()
-    store = ZarrStore(folder)
-    return [str(store.read("caption", int(row), int(row) + 1)[0, 0]) for row in rows[:count]]
+    return heldout_captions(settings, folder, count)

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.model.masked_unet import masked_unet
+from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import ABOUT, POOLED, Sampler, preview, scheduler_for
-from daskt2i.sample.prompt_states import by_pipeline
+from daskt2i.sample.prompt_states import by_encoder, by_pipeline
 from daskt2i.types import Pixels
 
 OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
@@ -81,27 +82,25 @@ class Painter:
         place: the pipeline's folder on this machine.
         device: `cpu`, `cuda` or `cuda:N`.
         threads: number of torch threads.
+        encoders: draw through these; None if the pipeline has encoders of its own.
 
     Raises:
         ModelError: the pipeline cannot be loaded.
     """
 
-    def __init__(self, place: Path, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, place: Path, device: str = "cpu", threads: int = 1, encoders: OwnEncoders | None = None) -> None:
         import torch
         import transformers.utils.logging  # noqa: F401  its import resets loggers, so it must come before quiet()
-
-        with quiet():  # transformers warns that torchvision is missing, but nothing here needs it
-            from diffusers import StableDiffusionPipeline
 
         self.threads = threads
         torch.set_num_threads(threads)
         label = place / ABOUT
         self.about: dict[str, Any] = json.loads(label.read_text(encoding="utf-8")) if label.is_file() else {}
+        self._encoders = encoders
         try:
-            with quiet():
-                self._pipe: Any = StableDiffusionPipeline.from_pretrained(
-                    str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
-                ).to(device)
+            with quiet():  # transformers warns that torchvision is missing, but nothing here needs it
+                self._pipe: Any = _whole(place) if encoders is None else _denoiser_alone(place)
+                self._pipe.to(device)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints are kept. Remove the "
@@ -128,18 +127,30 @@ class Painter:
         for start in range(0, len(requests), settings.batch):
             part = list(requests[start : start + settings.batch])
             prompts = [request.prompt for request in part]
+            generators = [torch.Generator().manual_seed(request.seed) for request in part]
             with self._conditioned(prompts, settings.guidance > 1) as conditions:
                 found = self._pipe(
                     **conditions,
-                    generator=[torch.Generator().manual_seed(request.seed) for request in part],
+                    **self._start(generators),
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
-                    output_type="np",
                     callback_on_step_end=self._teller(settings.steps, on_step) if on_step else None,
                 ).images
-            pixels = (np.nan_to_num(found) * 255).round().astype(np.uint8)
+            if self._encoders is None:
+                pixels = (np.nan_to_num(found) * 255).round().astype(np.uint8)
+            else:
+                pixels = self._encoders.pictures(found.float().cpu().numpy())
             for request, one in zip(part, pixels, strict=True):
                 yield DrawnPicture(request, one)
+
+    def _start(self, generators: list[Any]) -> dict[str, Any]:
+        """The arguments of the pipeline that tell it the noise and the kind of its result."""
+        import torch
+
+        if self._encoders is None:
+            return {"generator": generators, "output_type": "np"}
+        noise = [torch.randn((1, *self._encoders.latent_shape), generator=one) for one in generators]
+        return {"latents": torch.cat(noise), "output_type": "latent"}
 
     def _teller(self, steps: int, on_step: OnStep) -> Callable[..., dict[str, Any]]:
         def tell(pipe: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -155,16 +166,52 @@ class Painter:
         A pipeline of diffusers has no mask, and counts padding as text. If the denoiser was trained with a mask, it
         gets states without padding, and its mask.
         """
-        if not self.about.get("masked"):
+        masked, count, unet = self.about.get("masked"), len(prompts), self._pipe.unet
+        if self._encoders is None and not masked:
             yield {"prompt": prompts}
             return
-        count, unet = len(prompts), self._pipe.unet
-        found = by_pipeline(self._pipe, [*[""] * count * guided, *prompts]).without_padding()
-        unet.forward = functools.partial(type(unet).forward, unet, encoder_attention_mask=found.mask)
+        texts = [*[""] * count * guided, *prompts]
+        if self._encoders is None:
+            found = by_pipeline(self._pipe, texts)
+        else:
+            found = by_encoder(self._encoders, texts, unet.device)
+        if masked:
+            found = found.without_padding()
+            unet.forward = functools.partial(type(unet).forward, unet, encoder_attention_mask=found.mask)
         try:
             yield {
                 "prompt_embeds": found.states[-count:],
                 "negative_prompt_embeds": found.states[:count] if guided else None,
             }
         finally:
-            del unet.forward
+            vars(unet).pop("forward", None)
+
+
+def _whole(place: Path) -> Any:
+    """A pipeline with its encoders."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(
+        str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+    )
+
+
+def _denoiser_alone(place: Path) -> Any:
+    """A pipeline without encoders: it takes text states, and gives latents."""
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(
+        str(place / "unet"), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+    )
+    return StableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler.from_pretrained(str(place / "scheduler"), local_files_only=True),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

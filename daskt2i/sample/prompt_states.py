@@ -1,6 +1,7 @@
 """The text states of prompts, as the denoiser saw those of captions: `float32[n, token, feature]` with a mask.
 
-Covers: states by the text encoder of a diffusers pipeline; cutting off and zeroing the padding.
+Covers: states by the text encoder of a diffusers pipeline, or by the encoder of the workflow; cutting off and zeroing
+the padding.
 Does not cover: drawing (`painter`), the states of captions (`encoders`).
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from daskt2i.model.own_encoders import OwnEncoders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,3 +47,11 @@ def by_pipeline(pipe: Any, texts: Sequence[str]) -> PromptStates:
     with torch.no_grad():
         states, _ = pipe.encode_prompt(list(texts), device, 1, do_classifier_free_guidance=False)
     return PromptStates(states, found.attention_mask.bool().to(device))
+
+
+def by_encoder(encoders: OwnEncoders, texts: Sequence[str], device: Any) -> PromptStates:
+    """States by the text encoder of the workflow, with its padding."""
+    import torch
+
+    states, mask = encoders.states(texts)
+    return PromptStates(torch.from_numpy(states).to(device), torch.from_numpy(mask).to(device))

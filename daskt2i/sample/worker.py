@@ -10,7 +10,9 @@ import os
 import threading
 from dataclasses import dataclass
 
+from daskt2i.config.settings import DatasetSettings
 from daskt2i.encode.model_cache import REPEATABLE, without_collection
+from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import about, local
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
@@ -28,12 +30,14 @@ class SampleJob:
         folder: the run folder.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: torch threads of each worker.
+        dataset: section of the workflow, if the pipeline has no encoders of its own.
     """
 
     folder: RunFolder
     settings: SamplerSettings
     device: str
     threads: int
+    dataset: DatasetSettings | None = None
 
 
 _turn = threading.Lock()
@@ -54,12 +58,13 @@ def painter_for(task: SampleJob) -> Painter:
 
     device = default_device() if task.device == "auto" else check_device(task.device)
     # The key includes the training data and settings, so a pipeline of another training is loaded again.
-    key = repr((str(task.folder), device, about(task.folder)))
+    key = repr((str(task.folder), device, about(task.folder), task.dataset))
     with _turn:
         if _held is None or _held[0] != key:
             _held = None
             with local(task.folder) as place, without_collection():
-                _held = (key, Painter(place, device, task.threads))
+                own = None if task.dataset is None else OwnEncoders(task.dataset, device, task.threads)
+                _held = (key, Painter(place, device, task.threads, own))
         return _held[1]
 
 

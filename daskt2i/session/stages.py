@@ -19,9 +19,11 @@ from daskt2i.events import DashboardReady, Listener, PlanReady, ResultReady
 from daskt2i.insights.driver import insights, settled
 from daskt2i.insights.report import InsightsResult
 from daskt2i.launch.rank_spawners import RankSpawner
+from daskt2i.model.own_encoders import how_drawn
 from daskt2i.plan import WorkerLayout
 from daskt2i.sample.driver import SampleResult, requests_for, sample
 from daskt2i.sample.evaluate import EvaluateResult, evaluate
+from daskt2i.sample.heldout_captions import heldout_captions
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
@@ -30,6 +32,9 @@ from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
 from daskt2i.train.whole_run import RunPlan, RunResult, check_whole_run
+
+HELDOUT_PROMPTS = 8
+"""Number of captions of validation rows that `run` draws if the workflow has no prompts."""
 
 
 class Stages:
@@ -70,7 +75,8 @@ class Stages:
         ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
         title = "Plan of train" if before is None else "Then train"
         done = trained_steps(self.workflow, self.folder)
-        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done)
+        pictures = how_drawn(self.workflow.dataset)
+        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
         """Plan what `run` would do. Refuse a run whose training or drawing would fail later."""
@@ -87,7 +93,7 @@ class Stages:
         self.listener(ResultReady("encode", encoded))
         trained = self._train(layout)
         self.listener(ResultReady("train", trained))
-        return RunResult(encoded, trained, self._sample(None, self.workflow.sample, 1, layout))
+        return RunResult(encoded, trained, self._sample(self._prompts(), self.workflow.sample, 1, layout))
 
     def encode(self) -> EncodeResult:
         """Encode the chunks that are not done."""
@@ -133,7 +139,13 @@ class Stages:
         requests = requests_for(settings.prompts if prompts is None else prompts, settings.seed, count)
         how = SamplerSettings(settings.steps, settings.guidance, settings.sampler, settings.batch)
         device = self.workflow.run.device
-        return sample(self.folder, requests, how, self.workers.executor(layout), device, self.listener)
+        executor = self.workers.executor(layout)
+        return sample(self.folder, requests, how, executor, device, self.listener, self.workflow.dataset)
+
+    def _prompts(self) -> list[str]:
+        """What `run` draws: the prompts of the workflow, else captions that the model did not learn."""
+        given = self.workflow.sample.prompts
+        return list(given) or heldout_captions(self.workflow.train, self.folder, HELDOUT_PROMPTS)
 
     def _layout(self) -> WorkerLayout:
         """The layout of workers for a stage that does not encode."""

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daskt2i.config.renamed import with_old_names
-from daskt2i.config.settings import LaunchSettings, SampleSettings, TrainSettings
+from daskt2i.config.settings import DatasetSettings, LaunchSettings, SampleSettings, TrainSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.launch import rank as ranks
 from daskt2i.loader.dataset import Batch, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
+from daskt2i.model.own_encoders import OwnEncoders, cannot_draw
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
@@ -47,6 +48,7 @@ class DenoiserJob:
         sample: section of the workflow, for sheets during training.
         batch: samples of one step over all ranks. The launcher needs it when there are fewer workers.
         allow_random: allow a store of random weights, only to measure speed.
+        dataset: section of the workflow, to draw sheets through encoders that diffusers cannot load; None: no sheets.
     """
 
     folder: str
@@ -60,6 +62,7 @@ class DenoiserJob:
     sample: Mapping[str, Any]
     batch: int
     allow_random: bool = False
+    dataset: Mapping[str, Any] | None = None
 
 
 class Denoiser:
@@ -144,7 +147,10 @@ class Denoiser:
         address, why = self._publish(model, folder)
         note = None
         if why is not None:
-            note = f"{address} holds only the denoiser: {why}."
+            note = (
+                f"{address} holds the denoiser without encoders, because {why}. sample and evaluate draw through the "
+                "encoders of the workflow; diffusers alone cannot load it."
+            )
         elif self.dataset.masked:
             note = (
                 "The denoiser was trained without padding (pad: length). sample and evaluate mask the padding. A "
@@ -160,9 +166,15 @@ class Denoiser:
             return None
         with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
             here = RunFolder(place)
+            encoders, threads = None, ranks.rank().threads
             if self._publish(model, here)[1] is not None:
-                return None
-            painter = Painter(here.local_path(PIPELINE), self._device, ranks.rank().threads)
+                if self.job.dataset is None:
+                    return None
+                dataset = DatasetSettings.model_validate(self.job.dataset)
+                if cannot_draw(dataset):
+                    return None
+                encoders = OwnEncoders(dataset, self._device, threads)
+            painter = Painter(here.local_path(PIPELINE), self._device, threads, encoders)
         look = SamplerSettings(wanted.steps, wanted.guidance, wanted.sampler, wanted.batch)
         pictures = list(painter.paint([SampleRequest(prompt, wanted.seed) for prompt in wanted.prompts], look))
         made = image_grid([picture.pixels for picture in pictures], wanted.prompts)

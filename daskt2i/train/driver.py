@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings, OptimiserSettings, TrainSettings, Workflow, completed
+from daskt2i.config.settings import (
+    DatasetSettings,
+    LaunchSettings,
+    OptimiserSettings,
+    TrainSettings,
+    Workflow,
+    completed,
+)
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
@@ -26,7 +33,7 @@ from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model import pipeline
 from daskt2i.model.denoiser import pools_text
-from daskt2i.protocols import ImageEncoder, TextEncoder
+from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.store.layout import about_store, padding_is_text
 from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.publishing import lock
@@ -169,7 +176,8 @@ def train(
         stored = check_store(folder, listener)
         workflow = with_source(workflow, folder, draw=False)  # ranks may run in another folder
         encoders = workflow.dataset.encoders
-        _same_encoders(workflow, stored, folder)
+        require_same_encoders(workflow.dataset, stored, folder)
+        _say_what_is_not_drawn(workflow.dataset, listener)
         settings, ways = workflow.train, workflow.launch
         identity = identity_of(settings, stored)
         done = _checkpoint(folder, CHECKPOINTS, identity)
@@ -187,6 +195,7 @@ def train(
             text=_plain(encoders.text),
             sample=_plain(workflow.sample),
             batch=settings.batch,
+            dataset=_plain(workflow.dataset),
         )
 
         def keeping(event: Event) -> None:
@@ -291,20 +300,9 @@ def _ways(ways: LaunchSettings) -> dict[str, Any]:
     return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
 
 
-def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFolder) -> None:
-    """Check the encoders: the pipeline gets the workflow's encoders, so the latents must come from the same ones."""
-    encoders, resolution = workflow.dataset.encoders, workflow.dataset.image.resolution
-    image: ImageEncoder = encoders.image.build(ImageEncoder, "dataset.encoders.image")
-    text: TextEncoder = encoders.text.build(TextEncoder, "dataset.encoders.text")
-    mine = {
-        "image": {**encoders.image.identity(), "weights": image.info(resolution).weights},
-        "text": {**encoders.text.identity(), "weights": text.info().weights},
-    }
-    if differ := differences(stored["identity"]["encoders"], mine, "dataset.encoders."):
-        raise FingerprintMismatch(
-            f"The store in {folder} was made with other encoders than those of this workflow: {'; '.join(differ)}. "
-            "Nothing was started. Use the workflow and settings of the encode (workflow, settings)."
-        )
+def _say_what_is_not_drawn(dataset: DatasetSettings, listener: Listener) -> None:
+    if why := cannot_draw(dataset):
+        listener(Note(f"The trained model will not draw pictures: {why}. It can be trained all the same."))
 
 
 def _is_published(folder: RunFolder, identity: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ class TrainPlan(Viewed):
         settings, launch: sections of the workflow.
         done: step of the newest checkpoint.
         title: title of the view.
+        pictures: how pictures will be drawn, if not by a pipeline that diffusers can load; "" else.
     """
 
     out: str
@@ -34,6 +35,7 @@ class TrainPlan(Viewed):
     launch: LaunchSettings
     title: str = "Plan of train"
     done: int = 0
+    pictures: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `train --dry-run --json` prints."""
@@ -56,6 +58,7 @@ class TrainPlan(Viewed):
             ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
             ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep_checkpoints} kept"),
+            *([("pictures", self.pictures)] if self.pictures else []),
             ("run folder", self.out),
         )
         return View(self.title, rows)

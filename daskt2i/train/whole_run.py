@@ -1,6 +1,6 @@
 """A whole run, which encodes, trains and draws: its plan, its result, and checks before it starts.
 
-Covers: refusing missing prompts, encoders that cannot draw, a model that does not fit the latents.
+Covers: refusing missing prompts, encoders that cannot decode, a model that does not fit the latents.
 Does not cover: the stages and their order (`session.stages`), the needs of encoding (`encode.prepare`).
 """
 
@@ -11,10 +11,9 @@ from typing import Any
 
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import EncodeResult
-from daskt2i.encoders import export
 from daskt2i.errors import ConfigError
 from daskt2i.model.denoiser import unet_config
-from daskt2i.protocols import ImageEncoder, TextEncoder
+from daskt2i.model.own_encoders import cannot_draw
 from daskt2i.sample.driver import SampleResult
 from daskt2i.train.driver import TrainResult
 from daskt2i.train.plan import TrainPlan
@@ -63,23 +62,21 @@ def check_whole_run(plan: EncodePlan) -> None:
     """Refuse a run whose training or drawing would fail after hours of encoding. Imports no torch.
 
     Raises:
-        ConfigError: there are no prompts, the encoders cannot draw, or the model does not fit.
+        ConfigError: there is nothing to draw, the encoders cannot decode, or the model does not fit.
     """
     workflow = plan.workflow
-    if not workflow.sample.prompts:
+    if not workflow.sample.prompts and not workflow.train.validation:
         raise ConfigError(
-            f"The run could not draw pictures after the training, because sample.prompts is empty. {_NOTHING}; set "
-            "sample.prompts (settings), or only encode and train."
+            "The run could not draw pictures after the training: sample.prompts is empty, and without train.validation "
+            f"there are no captions that the model did not learn. {_NOTHING}; set sample.prompts or train.validation "
+            "(settings), or only encode and train."
         )
     if plan.random_weights:
         raise ConfigError(
             f"The encoders of {workflow.name} have random weights, which are for speed tests. A model that is trained "
             f"with them draws only noise. {_NOTHING}; use pretrained encoders, or only encode."
         )
-    encoders = workflow.dataset.encoders
-    image: ImageEncoder = encoders.image.build(ImageEncoder, "dataset.encoders.image")
-    text: TextEncoder = encoders.text.build(TextEncoder, "dataset.encoders.text")
-    if why := export.unfit(image, text):
+    if why := cannot_draw(workflow.dataset):
         raise ConfigError(
             f"The run could not draw pictures after the training: {why}. {_NOTHING}; use other encoders, or only "
             "encode and train."

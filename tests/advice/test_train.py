@@ -33,6 +33,7 @@ from daskt2i.launch.sole_use import sole_use
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.loader.picture_dataset import STREAK, Pictures
 from daskt2i.model import pipeline
+from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.sample.driver import read_prompts, requests_for, sample
 from daskt2i.sample.fidelity import by_judge
 from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
@@ -298,7 +299,7 @@ def test_encode_gives_what_training_wants(tmp_path: Path) -> None:
 
 def test_the_settings_that_made_the_store_are_taken(whole: Path) -> None:
     other = with_parts(workflow(), image=component("daskt2i.encoders.fake.FakeImageEncoder", channels=5))
-    with told("train/driver.py:_same_encoders FingerprintMismatch"):
+    with told("model/own_encoders.py:require_same_encoders FingerprintMismatch"):
         refused(whole, other)
     begins(whole, workflow())
 
@@ -393,10 +394,11 @@ def test_the_same_command_goes_on_after_a_stop(store: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "right"),
     [
-        (["sample.prompts=[]"], ["sample.prompts=[a red circle]"]),
+        (["sample.prompts=[]", "train.validation=0"], ["sample.prompts=[a red circle]", "train.validation=0"]),
+        (["sample.prompts=[]", "train.validation=0"], ["sample.prompts=[]", "train.validation=4"]),
         (["dataset.encoders.image.weights=random"], ["dataset.encoders.image.weights=pretrained"]),
     ],
-    ids=["prompts", "pretrained encoders"],
+    ids=["prompts", "validation", "pretrained encoders"],
 )  # fmt: skip
 def test_a_whole_run_with_what_it_was_told_to_have_is_not_refused(
     settings: list[str], right: list[str], tmp_path: Path
@@ -406,16 +408,27 @@ def test_a_whole_run_with_what_it_was_told_to_have_is_not_refused(
     check_whole_run(prepare(tiny_workflow(*right), tmp_path, draw=False))
 
 
-def test_encode_and_train_alone_do_what_a_whole_run_cannot(store: Path, tmp_path: Path) -> None:
+class OneWay(FakeImageEncoder):
+    """It cannot decode."""
+
+    def decode(self, arrays: Any) -> Any:
+        return None
+
+
+def one_way() -> Workflow:
+    return with_parts(workflow(), image=component("advice.test_train.OneWay"))
+
+
+def test_encode_and_train_alone_do_what_a_whole_run_cannot(tmp_path: Path) -> None:
     for place in ("train/whole_run.py:check_whole_run ConfigError", "train/whole_run.py:check_whole_run ConfigError"):
         covers(place)
-    run = daskt2i.Run(workflow(), store, scheduler="serial", progress=False)
+    run = daskt2i.Run(one_way(), tmp_path / "run", scheduler="serial", progress=False)
     with told("train/whole_run.py:check_whole_run ConfigError"):
         run.with_settings({"sample.prompts": ["a dog"]}).run_all()
-    assert run.encode().skipped == 3
-    begins(store, workflow())
-    demo = daskt2i.Run(tiny_workflow(), tmp_path / "demo", scheduler="serial", progress=False)
-    assert demo.plan("run").view()  # other encoders: it could draw
+    assert run.encode().accepted == 24
+    begins(tmp_path / "run", one_way())
+    other = daskt2i.Run(workflow(), tmp_path / "other", scheduler="serial", progress=False)
+    assert other.with_settings({"sample.prompts": ["a dog"]}).plan("run").view()  # other encoders: it could draw
 
 
 # Drawing.
@@ -428,15 +441,28 @@ def test_training_makes_the_pipeline_that_is_missing(demo_run: Path, tmp_path: P
         assert (place / "model_index.json").is_file()
 
 
-def test_other_encoders_make_a_pipeline_where_there_is_the_denoiser_alone(demo_run: Path, store: Path) -> None:
-    run = daskt2i.Run(workflow(), store, scheduler="serial", progress=False)
+def test_a_denoiser_without_encoders_draws_by_sample_with_the_workflow_of_its_training(store: Path) -> None:
     trained_here(workflow(), store)
-    with told("model/pipeline.py:require ModelMissing") as error:
-        run.sample("a red circle")
-    assert "another run folder" in str(error.value)
-    assert run.train().ranks == 0  # nothing is left to do here
-    with pipeline.local(RunFolder(demo_run)) as place:
-        assert (place / "model_index.json").is_file()
+    with told("model/pipeline.py:load ModelMissing"):
+        pipeline.load(RunFolder(store))
+    look = SamplerSettings(1, 1.0, "dpm++", 1)
+    with told("sample/driver.py:_own_dataset ModelMissing"):
+        sample(RunFolder(store), [SampleRequest("a dog", 0)], look, SerialExecutor())
+    dataset = workflow().dataset
+    assert sample(RunFolder(store), [SampleRequest("a dog", 0)], look, SerialExecutor(), dataset=dataset).pictures == 1
+
+
+def test_a_decoder_that_returns_pictures_draws(tmp_path: Path) -> None:
+    finish(one_way(), tmp_path / "run")
+    dataset = one_way().dataset
+    with told("model/own_encoders.py:OwnEncoders.pictures ModelError"):
+        OwnEncoders(dataset, "cpu", 1).pictures(np.zeros((1, 4, 4, 4), np.float32))
+    assert OwnEncoders(workflow().dataset, "cpu", 1).pictures(np.zeros((1, 4, 4, 4), np.float32)).shape == (
+        1,
+        32,
+        32,
+        3,
+    )
 
 
 def test_a_damaged_pipeline_is_written_anew_from_the_checkpoint(demo_run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from builders.workflows import load_workflow
 from daskt2i.config.settings import LaunchSettings, TrainSettings, Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
-from daskt2i.events import Event, LaunchEvent, Listener
+from daskt2i.events import Event, LaunchEvent, Listener, ignore
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.placement import WorkerNode
 from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message
@@ -89,9 +89,9 @@ class HereSpawner(LocalRankSpawner):
         self._put(Message(launch, spec.rank, Ended("finished")))
 
 
-def trained_here(workflow: Workflow, out: Path) -> TrainResult:
+def trained_here(workflow: Workflow, out: Path, listener: Listener = ignore) -> TrainResult:
     """Train it in this process."""
-    return train(workflow, RunFolder(out), HereSpawner(1), 1, 1)
+    return train(workflow, RunFolder(out), HereSpawner(1), 1, 1, listener)
 
 
 def arrays(out: Path | str) -> dict[str, Any]:

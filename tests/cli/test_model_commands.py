@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from builders.command_line import run
 from builders.runs import TINY
 from builders.workflows import child_environment
+
+from daskt2i import open_store
 
 SETS = [word for text in TINY for word in ("--set", text)]
 
@@ -63,6 +66,24 @@ def test_the_same_command_again_has_nothing_to_do(finished: tuple[Path, dict[str
     assert "0 encoded now, 3 found done" in done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in (out / "train" / "checkpoints").iterdir()}
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_run_without_prompts_draws_captions_that_were_not_learned_and_a_failure_tells_what_is_done(
+    finished: tuple[Path, dict[str, object], str], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    shutil.rmtree(out / "samples")
+    (out / "samples").write_text("a file in the way")
+    words = ["run", "-s", "serial", "-o", str(out), "--json", *SETS, "--set", "sample.prompts=[]"]
+    done = here(*words, code=1)
+    said = json.loads(done.stdout)
+    assert set(said) == {"encode", "train", "error"}
+    assert said["train"]["steps"] == 3
+    assert said["error"].split(".")[0] in " ".join(done.stderr.split())
+    (out / "samples").unlink()
+    assert json.loads(here(*words).stdout)["sample"]["pictures"] == 4, "as many as there are validation rows"
+    drawn = {wish[0] for wish in json.loads((out / "samples" / "samples.json").read_text())["made_from"]["wishes"]}
+    assert drawn <= set(open_store(out)["caption"].values.ravel())
 
 
 def test_plans_are_shown_and_nothing_is_started(finished: tuple[Path, dict[str, object], str], tmp_path: Path) -> None:

@@ -142,13 +142,13 @@ def test_a_second_command_in_a_run_folder_is_refused(demo_run: Path) -> None:
         refused(demo_run, tiny_workflow())
 
 
-def test_encoders_that_do_not_fit_a_pipeline_give_only_the_denoiser_and_a_note(store: Path) -> None:
+def test_encoders_that_do_not_fit_a_pipeline_leave_the_denoiser_and_a_note(store: Path) -> None:
     settings = {"steps": 2, "batch": 4, "validation": 4, "model": {"config": {"block_out_channels": [16, 16, 16]}}}
     data = fake_settings(**FAKE_RUN)
     workflow = data.model_copy(update={"train": type(data.train).model_validate(settings)})
     events: list[LaunchEvent] = []
     found = trained(workflow, store, events.append)
-    assert "holds only the denoiser: the image encoder is a FakeImageEncoder" in found.notes[0]
+    assert "holds the denoiser without encoders, because the image encoder is a FakeImageEncoder" in found.notes[0]
     assert (store / "pipeline" / "unet" / "config.json").is_file()
     assert not exists(RunFolder(store))
     kinds = {event.kind for event in events}
