@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,16 @@ class RunSettings:
         folder: the run folder.
         trusted: whether the user named the workflow. Only then may it name what `strangers` finds.
         differs: a sentence about how the workflow differs from the settings that the folder keeps, or "".
+        own: if the user named no workflow, the settings that the folder keeps, without the changes of the user.
+        named: dotted keys of the changes that the user gave. What a user names is trusted.
     """
 
     workflow: Workflow
     folder: RunFolder
     trusted: bool
     differs: str = ""
+    own: Workflow | None = None
+    named: frozenset[str] = frozenset()
 
 
 def run_settings(
@@ -80,7 +84,9 @@ def run_settings(
         own = _own_settings(here)
         if own is not None:
             found = changed(own, changes, f"of {place}")
-            return RunSettings(found, RunFolder(place, found.run.storage_options), trusted=False)
+            named = frozenset(key for key, _ in by_dotted_key(changes.settings))
+            folder = RunFolder(place, found.run.storage_options)
+            return RunSettings(found, folder, trusted=False, own=own, named=named)
         workflow = USUAL
     if isinstance(workflow, Workflow):
         found = changed(workflow, changes, workflow.name)
@@ -105,7 +111,7 @@ def with_changes(given: RunSettings, settings: Mapping[str, Any]) -> RunSettings
         )
     notes = [note for note in found.notes if note not in given.workflow.notes]
     folder = RunFolder(given.folder.root, found.run.storage_options)
-    return RunSettings(found.with_notes(notes), folder, given.trusted)
+    return replace(given, workflow=found.with_notes(notes), folder=folder, differs="")
 
 
 def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> RunSettings:
@@ -125,7 +131,7 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
             f"{folder} {what}. Nothing was written; daskt2i.Run(workflow, out=...).encode() makes a run folder."
         )
     run = own.run.model_copy(update={"storage_options": dict(storage_options)}) if storage_options else own.run
-    return RunSettings(own.model_copy(update={"run": run}), folder, trusted=False)
+    return RunSettings(own.model_copy(update={"run": run}), folder, trusted=False, own=own)
 
 
 def refuse_strangers(found: RunSettings) -> None:
@@ -134,7 +140,13 @@ def refuse_strangers(found: RunSettings) -> None:
     Raises:
         ConfigError: the folder names such a part.
     """
-    if not found.trusted and (strange := strangers(found.workflow, found.folder)):
+    if found.trusted:
+        return
+    strange = strangers(found.workflow, found.folder)
+    if strange and found.own is not None:  # the others come from the changes of the user
+        own = strangers(found.own, found.folder)
+        strange = [part for part in strange if part in own]
+    if strange:
         raise ConfigError(
             f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i's sources, "
             "encoders and plain addresses. Nothing was run; if you trust it, give the workflow file yourself "
@@ -149,7 +161,8 @@ def scheduler_of(found: RunSettings) -> str:
         ConfigError: only the run folder names it, and it is a cluster file or the address of a cluster.
     """
     scheduler = found.workflow.run.scheduler
-    if not found.trusted and scheduler.partition(":")[0] not in _OWN_SCHEDULERS:
+    named = found.trusted or "run.scheduler" in found.named
+    if not named and scheduler.partition(":")[0] not in _OWN_SCHEDULERS:
         raise ConfigError(
             f"The settings in {found.folder} name the scheduler {scheduler}, which is not on this machine or not part "
             "of daskt2i. Nothing was run; if you trust it, give it yourself (scheduler)."
