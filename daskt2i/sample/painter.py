@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.config.samplers import Sampler
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
-from daskt2i.model.pipeline import ABOUT, Sampler, preview, scheduler_for
+from daskt2i.model.pipeline import ABOUT, preview, scheduler_for
 from daskt2i.types import Pixels
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class SamplerSettings:
     Attributes:
         steps: number of steps of the sampler.
         guidance: weight of the prompt against the empty prompt; 1 or less: no guidance, which halves the work.
-        sampler: `dpm++`, `ddim` or `euler`.
+        sampler: a name of `config.samplers.SAMPLERS`.
         batch: pictures in one batch.
     """
 

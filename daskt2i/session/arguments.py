@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any
 
 from daskt2i.addresses import is_blank
-from daskt2i.config.settings import SampleSettings
+from daskt2i.config.samplers import SAMPLERS
 from daskt2i.errors import ConfigError
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -54,7 +54,6 @@ def _counts(value: Any) -> bool:
 
 _NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
 _PATH: Rule = (_path, "a path or an address, and not an empty text")
-_SAMPLERS: tuple[str, ...] = get_args(SampleSettings.model_fields["sampler"].annotation)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
@@ -62,7 +61,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
     "workers": (_counts, "a whole number from 1, or a list of such numbers"),
     "seed": (lambda value: _whole(value, 0, 2**62), "a whole number from 0"),
-    "sampler": (lambda value: value in _SAMPLERS, f"one of {', '.join(_SAMPLERS)}"),
+    "sampler": (lambda value: value in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
     "guidance": (_amount, "a number from 0"),
     "prompts": (_texts, "a text, or a list of texts"),
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
