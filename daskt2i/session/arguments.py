@@ -57,6 +57,7 @@ _PATH: Rule = (_path, "a path or an address, and not an empty text")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
+    "name": (_path, "the name of a shipped workflow such as demo, or the path of a YAML file"),
     "workflow": (_workflow, "a name or a path, and not an empty text"),
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
     "workers": (_counts, "a whole number from 1, or a list of such numbers"),
@@ -66,12 +67,13 @@ RULES: dict[str, Rule] = {
     "prompts": (_texts, "a text, or a list of texts"),
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
     **dict.fromkeys(("where", "text", "device"), (_text, "a text")),
+    "storage_options": (lambda value: isinstance(value, Mapping), "a mapping, such as {'anon': True}"),
     "scheduler": (_path, "a text such as local:2, or a cluster file"),
     "settings": (lambda value: isinstance(value, Mapping), "a mapping of dotted keys, such as {'train.steps': 100}"),
 }
 """Argument -> a test of its value, and words for it."""
 
-_NEEDED = ("path", "text", "count", "top", "n")
+_NEEDED = ("path", "name", "text", "count", "top", "n")
 """Arguments that cannot be None; for the others None means the default."""
 
 
@@ -85,6 +87,6 @@ def check_arguments(arguments: Iterable[tuple[str, Any]]) -> None:
         if name not in RULES or (value is None and name not in _NEEDED):
             continue
         if not RULES[name][0](value):
-            shown = repr(value)
+            shown = " ".join(repr(value).split())  # that of a run has several lines
             shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
             raise ConfigError(f"{name} is {shown}, but it must be {RULES[name][1]}. Nothing was started.")

@@ -18,6 +18,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed, dask_settings, differences, load_defaults, load_workflow
 from daskt2i.encode.saved_workflow import read_settings, strangers, with_source, without_secrets
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
+from daskt2i.store.dataset import nearest_run
 from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
 
@@ -129,6 +130,7 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
         what = "is not a run folder, because it has no settings" if folder.exists("") else "does not exist"
         raise StoreMissing(
             f"{folder} {what}. Nothing was written; daskt2i.Run(workflow, out=...).encode() makes a run folder."
+            f"{nearest_run(folder)}"
         )
     run = own.run.model_copy(update={"storage_options": dict(storage_options)}) if storage_options else own.run
     return RunSettings(own.model_copy(update={"run": run}), folder, trusted=False, own=own)
