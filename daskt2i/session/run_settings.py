@@ -20,7 +20,7 @@ from daskt2i.encode.saved_workflow import read_settings, strangers, with_source,
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
 from daskt2i.store.dataset import nearest_run
 from daskt2i.store.ownership import refuse_foreign
-from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
+from daskt2i.store.run_folder import MARKER, STORE, WORKFLOW, RunFolder
 
 USUAL = "demo"
 """The default workflow."""
@@ -183,7 +183,8 @@ def _own_settings(folder: RunFolder) -> Workflow | None:
 def _is_run_folder(path: Path) -> bool:
     """Whether it is a run folder with something in it. A folder that cannot be looked into is none."""
     try:
-        return (path / WORKFLOW).is_file() and (path / STORE).is_dir() and refuse_foreign(RunFolder(path))
+        made = (path / STORE).is_dir() or (path / MARKER).is_file()  # an encode that stopped early made no store yet
+        return made and (path / WORKFLOW).is_file() and refuse_foreign(RunFolder(path))
     except (OSError, Daskt2iError):
         return False
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from builders.workflows import fake_settings, finish
 
-from daskt2i.errors import ConfigError
+import daskt2i
+from daskt2i.errors import ConfigError, Interrupted
 from daskt2i.session.run_settings import refuse_strangers, run_settings, scheduler_of, with_changes
 
 
@@ -40,3 +41,36 @@ def test_a_class_that_the_user_names_is_trusted_and_that_of_the_folder_beside_it
     with pytest.raises(ConfigError, match=r"name there\.Encoder, which"):
         refuse_strangers(run_settings(out=folder, settings=text))
     refuse_strangers(run_settings(out=folder, settings=text | {"dataset.encoders.image.class": "mine.Image"}))
+
+
+def test_a_folder_of_insights_alone_keeps_the_settings_and_those_of_an_encode_stay(tmp_path: Path) -> None:
+    def ask(rows: int | None, out: Path) -> int:
+        workflow = None if rows is None else fake_settings(rows=rows)
+        with daskt2i.Run(workflow, out, scheduler="serial", progress=False) as run:
+            return run.insights(pictures=False, tokens=False).rows
+
+    new, encoded = tmp_path / "new", tmp_path / "encoded"
+    assert ask(5, new) == 5
+    assert ask(None, new) == 5
+    assert daskt2i.open_run(new).workflow.dataset.source.arguments["rows"] == 5
+    finish(fake_settings(rows=4), encoded)
+    before = (encoded / "workflow.yaml").read_bytes()
+    assert ask(5, encoded) == 5
+    assert (encoded / "workflow.yaml").read_bytes() == before
+
+
+def test_a_run_that_is_stopped_while_it_draws_scenes_continues_from_the_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("daskt2i.sources.scenes.write_scenes", stop)
+        with pytest.raises(Interrupted):
+            daskt2i.Run("demo", tmp_path / "run", settings={"scenes.rows": 7}, scheduler="serial").encode()
+    monkeypatch.chdir(tmp_path / "run")
+    for found in (run_settings(out=tmp_path / "run"), run_settings()):
+        assert found.folder.local_path() == tmp_path / "run"
+        assert found.workflow.scenes is not None
+        assert found.workflow.scenes.rows == 7
