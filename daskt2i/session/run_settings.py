@@ -20,7 +20,7 @@ from daskt2i.encode.saved_workflow import read_settings, strangers, with_source,
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
 from daskt2i.store.dataset import nearest_run
 from daskt2i.store.ownership import refuse_foreign
-from daskt2i.store.run_folder import MARKER, STORE, WORKFLOW, RunFolder
+from daskt2i.store.run_folder import LOCK, MARKER, REPORTS, STORE, WORKFLOW, RunFolder
 
 USUAL = "demo"
 """The default workflow."""
@@ -28,6 +28,9 @@ USUAL = "demo"
 _OWN_SCHEDULERS = ("serial", "multiprocessing", "joblib", "local")
 """Schedulers that a run folder's own settings may name. A cluster file could start anything, and an address could lead
 anywhere."""
+
+_NO_DATA = {MARKER, WORKFLOW, LOCK, REPORTS, "scenes"}
+"""What `insights`, or an encode that was stopped at once, leaves: nothing that other settings do not fit."""
 
 _NAMED = 6
 _SECTIONS = ("dataset", "scenes", "train", "vae")
@@ -202,7 +205,7 @@ def _compared(workflow: Workflow, folder: RunFolder) -> str:
     """A sentence about how a workflow differs from the settings that its run folder keeps, or ""."""
     try:
         own = _own_settings(folder)
-        if own is None:
+        if own is None or not set(folder.entries() or ()) - _NO_DATA:
             return ""
         wanted = without_secrets(with_source(workflow, folder, draw=False))
     except Daskt2iError:  # the stage that needs these settings raises the error

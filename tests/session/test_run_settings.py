@@ -52,9 +52,11 @@ def test_a_folder_of_insights_alone_keeps_the_settings_and_those_of_an_encode_st
     new, encoded = tmp_path / "new", tmp_path / "encoded"
     assert ask(5, new) == 5
     assert ask(None, new) == 5
+    assert run_settings(fake_settings(rows=6), new).differs == ""
     assert daskt2i.open_run(new).workflow.dataset.source.arguments["rows"] == 5
     finish(fake_settings(rows=4), encoded)
     before = (encoded / "workflow.yaml").read_bytes()
+    assert "dataset.source.rows: 4 there, 5 now" in run_settings(fake_settings(rows=5), encoded).differs
     assert ask(5, encoded) == 5
     assert (encoded / "workflow.yaml").read_bytes() == before
 
