@@ -41,7 +41,10 @@ def __getattr__(name: str) -> Any:
     """
     if name in _FROM:
         try:
-            return getattr(importlib.import_module(_FROM[name]), name)
+            found = getattr(importlib.import_module(_FROM[name]), name)
+            if name in ("load_workflow", "open_store"):  # `run` explains the arguments of the others itself
+                found = importlib.import_module("daskt2i.session.verbs").explain_arguments(found)
+            return globals().setdefault(name, found)
         except (ImportError, ValueError) as error:
             from daskt2i.errors import ConfigError
             from daskt2i.os_errors import import_problem

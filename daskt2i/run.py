@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from daskt2i.config.changes import Changes
+from daskt2i.config.samplers import Sampler
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed
 from daskt2i.display.listener import progress_for
@@ -215,7 +216,7 @@ class Run(RunReader):
         count: int = 1,
         steps: int | None = None,
         guidance: float | None = None,
-        sampler: Literal["dpm++", "ddim", "euler"] | None = None,
+        sampler: Sampler | None = None,
     ) -> SampleResult:
         """Draw pictures with the trained model. The same prompt and seed give the same picture.
 

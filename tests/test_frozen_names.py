@@ -337,7 +337,7 @@ def json_() -> Iterator[str]:
     from daskt2i.train.driver import TrainResult
     from daskt2i.train.loop import _Run
     from daskt2i.train.plan import TrainPlan
-    from daskt2i.train.whole_run import RunResult
+    from daskt2i.train.whole_run import RunPlan, RunResult
 
     yield from (f"evaluate: {name}" for name in FIELDS)
     yield from _of_run("json")
@@ -347,6 +347,7 @@ def json_() -> Iterator[str]:
         "train": (TrainResult.to_json, Denoiser.finish, _Run._speed),
         "train-vae": (Autoencoder.finish,),
         "run": (RunResult.to_json,),
+        "run --dry-run": (RunPlan.to_json,),
         "sample": (SampleResult.to_json,),
         "evaluate": (EvaluateResult.to_json, Shares.to_json, ClipScores.to_json),
         "insights": (InsightsResult.to_json,),

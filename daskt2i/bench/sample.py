@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, spread
+from daskt2i.config.samplers import Sampler
 from daskt2i.errors import ConfigError, ModelMissing
-from daskt2i.model.pipeline import INDEX, Sampler
+from daskt2i.model.pipeline import INDEX
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 
 COLUMNS = (

@@ -18,6 +18,7 @@ from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import whole_numbers, words
 from daskt2i.cli.options import JsonOption, PromptOption, SetOption
+from daskt2i.config.samplers import SAMPLERS, SAMPLERS_TEXT
 
 OutOption = Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")]
 PlaceOption = Annotated[
@@ -112,7 +113,7 @@ def sample(
     batches: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,4,16",
     prompts: PromptOption = [],  # noqa: B006
     guidance: Annotated[float, typer.Option(min=0, help="Weight of the prompt.")] = 3.0,
-    sampler: Annotated[str, typer.Option(help="ddim, dpm++ or euler.")] = "dpm++",
+    sampler: Annotated[str, typer.Option(help=f"{SAMPLERS_TEXT}.")] = "dpm++",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads. [default: all cores]")] = None,
     repeats: RepeatsOption = 3,
@@ -129,15 +130,15 @@ def sample(
         from daskt2i.machine.machine import this_machine
 
         folder = report_folder(out_folder)
-        if sampler not in ("dpm++", "ddim", "euler"):
-            raise ConfigError(f"--sampler is {sampler!r}. Nothing was measured. Use ddim, dpm++ or euler.")
+        if sampler not in SAMPLERS:
+            raise ConfigError(f"--sampler is {sampler!r}. Nothing was measured. Use {SAMPLERS_TEXT}.")
         report = bench_sample(
             expanded(pipeline, "--pipeline"),
             whole_numbers(steps, "--steps"),
             whole_numbers(batches, "--batches"),
             prompts=prompts or (PROMPT,),
             guidance=guidance,
-            sampler=sampler,  # type: ignore[arg-type]  # checked above
+            sampler=sampler,
             device=device,
             threads=threads or this_machine().cores,
             repeats=repeats,

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from daskt2i.config.samplers import SAMPLERS_TEXT
+
 WorkflowOption = Annotated[
     str | None,
     typer.Option(
@@ -48,4 +50,4 @@ StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Sampler
 GuidanceOption = Annotated[
     float | None, typer.Option("--guidance", min=0, help="Weight of the prompt. [default: sample.guidance]")
 ]
-SamplerOption = Annotated[str | None, typer.Option("--sampler", help="ddim, dpm++ or euler. [default: sample.sampler]")]
+SamplerOption = Annotated[str | None, typer.Option("--sampler", help=f"{SAMPLERS_TEXT}. [default: sample.sampler]")]

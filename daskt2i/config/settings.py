@@ -20,6 +20,7 @@ from daskt2i import redact
 from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
+from daskt2i.config.samplers import Sampler
 from daskt2i.errors import Reason
 
 _FOLDED = re.compile("[\x85\u2028\u2029\ufeff]")
@@ -273,7 +274,7 @@ class SampleSettings(_Strict):
         prompts: the prompts to draw if the caller gives none.
         steps: number of steps of the sampler.
         guidance: weight of the prompt against the empty prompt; 1 for no guidance.
-        sampler: `dpm++`, `ddim` or `euler`.
+        sampler: a name of `samplers.SAMPLERS`.
         batch: pictures in one batch.
     """
 
@@ -281,7 +282,7 @@ class SampleSettings(_Strict):
     seed: int = Field(0, ge=0)
     steps: int = Field(20, ge=1)
     guidance: float = Field(3.0, ge=0)
-    sampler: Literal["dpm++", "ddim", "euler"] = "dpm++"
+    sampler: Sampler = "dpm++"
     batch: int = Field(16, ge=1)
 
 

@@ -81,13 +81,16 @@ def find_file(name: str, folder: Literal["workflows", "clusters"]) -> Path:
         path = _local(str(expanded(name, "workflow" if folder == "workflows" else "scheduler")))
         if path is not None:
             return path
-        raise ConfigError(f"There is no file {name}. Give the path of a YAML file, or one of: {_names(folder)}.")
+        raise ConfigError(
+            f"There is no file {name}. Give the path of a YAML file, or one of: {_names(folder)}.{_near(name, folder)}"
+        )
     path = shipped(folder) / f"{name}.yaml"
     if Path(name).name == name and _local(str(path)) is not None:
         return path
     without = "serial, multiprocessing, joblib, tcp://host:port, " if folder == "clusters" else ""
     raise ConfigError(
         f"There is no {folder[:-1]} named {name!r}. Give one of {without}{_names(folder)}, or the path of a YAML file."
+        f"{_near(name, folder)}"
     )
 
 
@@ -98,6 +101,22 @@ def _local(name: str) -> Path | None:
         return path if path.exists() and not path.is_dir() else None
     except (OSError, ValueError):  # a name that is too long, or has a NUL character
         return None
+
+
+def _near(name: str, folder: Literal["workflows", "clusters"]) -> str:
+    """What the user may have meant by a wrong name, or ""."""
+    try:
+        path = Path(addresses.absolute(name))
+        if path.is_dir() and folder == "workflows":
+            return f" {name} is a folder; give a run folder as the run folder (out), or to daskt2i.open_run."
+        if path.is_file():
+            return f" The name of such a file ends in .yaml, and {name} does not."
+    except (OSError, ValueError):
+        return ""
+    stems = {one.stem.lower(): one.stem for one in shipped(folder).glob("*.yaml")}
+    stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    near = difflib.get_close_matches(stem.lower(), list(stems), 1, 0.7)
+    return f" Did you mean {stems[near[0]]}?" if near else ""
 
 
 def _names(folder: Literal["workflows", "clusters"]) -> str:

@@ -18,20 +18,23 @@ from daskt2i.insights.report import InsightsResult
 from daskt2i.sample.evaluate import EvaluateResult
 from daskt2i.sample.fidelity import FIELDS, Fidelity
 from daskt2i.train.whole_run import RunPlan
-from daskt2i.view import Viewed
+from daskt2i.view import View, Viewed
 
 
 def result_table(result: Viewed) -> RenderableType:
     """A result for 80 columns, with failures first."""
     if isinstance(result, RunPlan):
-        return Group(result_table(result.encode), result_table(result.train))
+        return Group(result_table(result.encode), result_table(result.train), _view_table(result.draw_view()))
     if isinstance(result, EstimateResult):
         return estimate_table(result)
     if isinstance(result, InsightsResult):
         return report_view(result)
     if isinstance(result, EvaluateResult) and result.fidelity is not None:
         return Group(fidelity_table(result.fidelity), Text(f"contact sheet {result.sheet}"))
-    view = result.view()
+    return _view_table(result.view())
+
+
+def _view_table(view: View) -> Table:
     return facts(view.title, [*(("failed", text) for text in view.some_failures()), *view.rows])
 
 

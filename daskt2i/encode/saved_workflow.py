@@ -7,6 +7,7 @@ Does not cover: workflow files of users (`config.workflow_file`), the plan (`pre
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from daskt2i.config.component import SHIPPED, Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import dask_settings, load_defaults, parse_workflow
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, StoreBusy
 from daskt2i.protocols import Source
 from daskt2i.store.links import outward_links
 from daskt2i.store.ownership import claim
@@ -55,6 +56,20 @@ def without_secrets(workflow: Workflow) -> Workflow:
     data = found.model_dump(mode="json", by_alias=True)
     shown = redact.without_secrets(data)
     return found if shown == data else Workflow.model_validate(shown).with_notes(workflow.notes)
+
+
+def keep_first_settings(workflow: Workflow, folder: RunFolder) -> None:
+    """Write the settings into a run folder that keeps none yet. If another process works there, it writes its own."""
+    if folder.exists(WORKFLOW):
+        return
+    claim(folder)
+    with contextlib.suppress(StoreBusy), lock.hold(folder, "keep settings"):
+        _keep_first(with_source(workflow, folder, draw=False), folder)
+
+
+def _keep_first(workflow: Workflow, folder: RunFolder) -> None:
+    if not folder.exists(WORKFLOW):
+        folder.write(WORKFLOW, without_secrets(workflow).to_yaml().encode())
 
 
 def settings_of(folder: RunFolder) -> Workflow | None:
@@ -156,6 +171,7 @@ def _with_scenes(workflow: Workflow, folder: RunFolder, draw: bool) -> Workflow:
     if draw:
         claim(folder)
         with lock.hold(folder, "draw scenes"):
+            _keep_first(workflow, folder)  # the folder alone continues a run that is stopped while it draws
             write_scenes(place, scenes.rows, scenes.seed, scenes.shapes)
     captions = place / "captions.json"
     arguments = {"images": str(place / "images"), "captions": str(captions)}

@@ -70,7 +70,7 @@ class DaskRankSpawner:
         Raises:
             SchedulerError: another launch runs on these workers.
         """
-        with sole_use(self.client.scheduler.address, self._busy, self.worker_seconds):
+        with sole_use(self.client, self._busy, self.worker_seconds):
             yield from self._opened(put)
 
     def _opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import daskt2i
 
+CODE = "daskt2i code"
+
 _LIBRARIES = {
     "torch": "torch",
     "diffusers": "diffusers",
@@ -31,9 +33,10 @@ _LIBRARIES = {
 def versions() -> dict[str, str]:
     """Package -> version, for daskt2i and the libraries that decide bytes. Packages that are missing are left out.
 
-    `daskt2i code` is a hash of the source files: two checkouts may have one version and different code.
+    `CODE` is a hash of the source files as they were at the first call: two checkouts may have one version and
+    different code, and a process goes on with what it has loaded when somebody edits the files.
     """
-    found = {"daskt2i": daskt2i.__version__, "daskt2i code": _code()}
+    found = {"daskt2i": daskt2i.__version__, CODE: _code()}
     for package, module in _LIBRARIES.items():
         if version := _installed(package):
             # A library that was upgraded under a running process: what is loaded counts.

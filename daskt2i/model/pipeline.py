@@ -16,12 +16,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from daskt2i.config.component import Component
+from daskt2i.config.samplers import Sampler
 from daskt2i.encoders import export
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError, ModelMissing
@@ -34,8 +35,6 @@ from daskt2i.store.run_folder import PIPELINE, RunFolder
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from torch import Tensor, nn
-
-Sampler = Literal["dpm++", "ddim", "euler"]
 
 INDEX = "model_index.json"
 ABOUT = "daskt2i.json"

@@ -196,8 +196,10 @@ def _drawn(
     found: dict[int, DrawnPicture] = {}
     try:
         count = f"{len(requests):,} picture{'s' * (len(requests) != 1)}"
-        listener(Activity(f"{count} to draw; first the workers load the model"))
+        listener(Activity(f"{count} to draw; first the workers start"))
+        begun = perf_counter()
         executor_info = executor.start()
+        listener(Activity(_ready(executor_info.workers, perf_counter() - begun)))
         size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
         parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
         task = SampleJob(folder, settings, device, executor_info.threads, dataset)
@@ -213,6 +215,13 @@ def _drawn(
             f"Stopped after {len(found)} of {len(requests)} pictures. No picture was written; draw again to get all."
         ) from None
     return [found[number] for number in range(len(requests))]
+
+
+def _ready(workers: int, seconds: float) -> str:
+    """What happens until the first picture. On a cold machine it takes half a minute, mostly the import of torch and
+    diffusers in each process; both load before the first picture, so nothing else can tell of it."""
+    there = "1 worker is ready" if workers == 1 else f"{workers:,} workers are ready"
+    return f"{there} after {duration(seconds)}; each loads torch, diffusers and the model before its first picture"
 
 
 def _closable(outcomes: Iterator[Any]) -> Any:

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.config.samplers import Sampler
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.model.masked_unet import masked_unet
 from daskt2i.model.own_encoders import OwnEncoders
-from daskt2i.model.pipeline import ABOUT, POOLED, Sampler, preview, scheduler_for
+from daskt2i.model.pipeline import ABOUT, POOLED, preview, scheduler_for
 from daskt2i.sample.prompt_states import by_encoder, by_pipeline
 from daskt2i.types import Pixels
 
@@ -52,7 +53,7 @@ class SamplerSettings:
     Attributes:
         steps: number of steps of the sampler.
         guidance: weight of the prompt against the empty prompt; 1 or less: no guidance, which halves the work.
-        sampler: `dpm++`, `ddim` or `euler`.
+        sampler: a name of `config.samplers.SAMPLERS`.
         batch: pictures in one batch.
     """
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any
 
 from daskt2i.addresses import is_blank
-from daskt2i.config.settings import SampleSettings
+from daskt2i.config.samplers import SAMPLERS
 from daskt2i.errors import ConfigError
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -54,25 +54,26 @@ def _counts(value: Any) -> bool:
 
 _NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
 _PATH: Rule = (_path, "a path or an address, and not an empty text")
-_SAMPLERS: tuple[str, ...] = get_args(SampleSettings.model_fields["sampler"].annotation)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
+    "name": (_path, "the name of a shipped workflow such as demo, or the path of a YAML file"),
     "workflow": (_workflow, "a name or a path, and not an empty text"),
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
     "workers": (_counts, "a whole number from 1, or a list of such numbers"),
     "seed": (lambda value: _whole(value, 0, 2**62), "a whole number from 0"),
-    "sampler": (lambda value: value in _SAMPLERS, f"one of {', '.join(_SAMPLERS)}"),
+    "sampler": (lambda value: value in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
     "guidance": (_amount, "a number from 0"),
     "prompts": (_texts, "a text, or a list of texts"),
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
     **dict.fromkeys(("where", "text", "device"), (_text, "a text")),
+    "storage_options": (lambda value: isinstance(value, Mapping), "a mapping, such as {'anon': True}"),
     "scheduler": (_path, "a text such as local:2, or a cluster file"),
     "settings": (lambda value: isinstance(value, Mapping), "a mapping of dotted keys, such as {'train.steps': 100}"),
 }
 """Argument -> a test of its value, and words for it."""
 
-_NEEDED = ("path", "text", "count", "top", "n")
+_NEEDED = ("path", "name", "text", "count", "top", "n")
 """Arguments that cannot be None; for the others None means the default."""
 
 
@@ -86,6 +87,6 @@ def check_arguments(arguments: Iterable[tuple[str, Any]]) -> None:
         if name not in RULES or (value is None and name not in _NEEDED):
             continue
         if not RULES[name][0](value):
-            shown = repr(value)
+            shown = " ".join(repr(value).split())  # that of a run has several lines
             shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
             raise ConfigError(f"{name} is {shown}, but it must be {RULES[name][1]}. Nothing was started.")

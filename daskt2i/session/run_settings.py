@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed, dask_settings, differences, load_defaults, load_workflow
 from daskt2i.encode.saved_workflow import read_settings, strangers, with_source, without_secrets
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
+from daskt2i.store.dataset import nearest_run
 from daskt2i.store.ownership import refuse_foreign
-from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
+from daskt2i.store.run_folder import LOCK, MARKER, REPORTS, STORE, WORKFLOW, RunFolder
 
 USUAL = "demo"
 """The default workflow."""
@@ -27,6 +28,9 @@ USUAL = "demo"
 _OWN_SCHEDULERS = ("serial", "multiprocessing", "joblib", "local")
 """Schedulers that a run folder's own settings may name. A cluster file could start anything, and an address could lead
 anywhere."""
+
+_NO_DATA = {MARKER, WORKFLOW, LOCK, REPORTS, "scenes"}
+"""What `insights`, or an encode that was stopped at once, leaves: nothing that other settings do not fit."""
 
 _NAMED = 6
 _SECTIONS = ("dataset", "scenes", "train", "vae")
@@ -41,12 +45,16 @@ class RunSettings:
         folder: the run folder.
         trusted: whether the user named the workflow. Only then may it name what `strangers` finds.
         differs: a sentence about how the workflow differs from the settings that the folder keeps, or "".
+        own: if the user named no workflow, the settings that the folder keeps, without the changes of the user.
+        named: dotted keys of the changes that the user gave. What a user names is trusted.
     """
 
     workflow: Workflow
     folder: RunFolder
     trusted: bool
     differs: str = ""
+    own: Workflow | None = None
+    named: frozenset[str] = frozenset()
 
 
 def run_settings(
@@ -80,7 +88,9 @@ def run_settings(
         own = _own_settings(here)
         if own is not None:
             found = changed(own, changes, f"of {place}")
-            return RunSettings(found, RunFolder(place, found.run.storage_options), trusted=False)
+            named = frozenset(key for key, _ in by_dotted_key(changes.settings))
+            folder = RunFolder(place, found.run.storage_options)
+            return RunSettings(found, folder, trusted=False, own=own, named=named)
         workflow = USUAL
     if isinstance(workflow, Workflow):
         found = changed(workflow, changes, workflow.name)
@@ -105,7 +115,7 @@ def with_changes(given: RunSettings, settings: Mapping[str, Any]) -> RunSettings
         )
     notes = [note for note in found.notes if note not in given.workflow.notes]
     folder = RunFolder(given.folder.root, found.run.storage_options)
-    return RunSettings(found.with_notes(notes), folder, given.trusted)
+    return replace(given, workflow=found.with_notes(notes), folder=folder, differs="")
 
 
 def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = None) -> RunSettings:
@@ -123,9 +133,10 @@ def own_settings(path: str | Path, storage_options: Mapping[str, Any] | None = N
         what = "is not a run folder, because it has no settings" if folder.exists("") else "does not exist"
         raise StoreMissing(
             f"{folder} {what}. Nothing was written; daskt2i.Run(workflow, out=...).encode() makes a run folder."
+            f"{nearest_run(folder)}"
         )
     run = own.run.model_copy(update={"storage_options": dict(storage_options)}) if storage_options else own.run
-    return RunSettings(own.model_copy(update={"run": run}), folder, trusted=False)
+    return RunSettings(own.model_copy(update={"run": run}), folder, trusted=False, own=own)
 
 
 def refuse_strangers(found: RunSettings) -> None:
@@ -134,7 +145,13 @@ def refuse_strangers(found: RunSettings) -> None:
     Raises:
         ConfigError: the folder names such a part.
     """
-    if not found.trusted and (strange := strangers(found.workflow, found.folder)):
+    if found.trusted:
+        return
+    strange = strangers(found.workflow, found.folder)
+    if strange and found.own is not None:  # the others come from the changes of the user
+        own = strangers(found.own, found.folder)
+        strange = [part for part in strange if part in own]
+    if strange:
         raise ConfigError(
             f"The settings in {found.folder} name {', '.join(strange)}, which is not part of daskt2i's sources, "
             "encoders and plain addresses. Nothing was run; if you trust it, give the workflow file yourself "
@@ -149,7 +166,8 @@ def scheduler_of(found: RunSettings) -> str:
         ConfigError: only the run folder names it, and it is a cluster file or the address of a cluster.
     """
     scheduler = found.workflow.run.scheduler
-    if not found.trusted and scheduler.partition(":")[0] not in _OWN_SCHEDULERS:
+    named = found.trusted or "run.scheduler" in found.named
+    if not named and scheduler.partition(":")[0] not in _OWN_SCHEDULERS:
         raise ConfigError(
             f"The settings in {found.folder} name the scheduler {scheduler}, which is not on this machine or not part "
             "of daskt2i. Nothing was run; if you trust it, give it yourself (scheduler)."
@@ -168,7 +186,8 @@ def _own_settings(folder: RunFolder) -> Workflow | None:
 def _is_run_folder(path: Path) -> bool:
     """Whether it is a run folder with something in it. A folder that cannot be looked into is none."""
     try:
-        return (path / WORKFLOW).is_file() and (path / STORE).is_dir() and refuse_foreign(RunFolder(path))
+        made = (path / STORE).is_dir() or (path / MARKER).is_file()  # an encode that stopped early made no store yet
+        return made and (path / WORKFLOW).is_file() and refuse_foreign(RunFolder(path))
     except (OSError, Daskt2iError):
         return False
 
@@ -186,7 +205,7 @@ def _compared(workflow: Workflow, folder: RunFolder) -> str:
     """A sentence about how a workflow differs from the settings that its run folder keeps, or ""."""
     try:
         own = _own_settings(folder)
-        if own is None:
+        if own is None or not set(folder.entries() or ()) - _NO_DATA:
             return ""
         wanted = without_secrets(with_source(workflow, folder, draw=False))
     except Daskt2iError:  # the stage that needs these settings raises the error

@@ -12,6 +12,7 @@ from dataclasses import replace
 from daskt2i.config.settings import OptimiserSettings, SampleSettings, Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import EncodePlan, prepare
+from daskt2i.encode.saved_workflow import keep_first_settings
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
@@ -31,10 +32,7 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
-from daskt2i.train.whole_run import RunPlan, RunResult, check_whole_run
-
-HELDOUT_PROMPTS = 8
-"""Number of captions of validation rows that `run` draws if the workflow has no prompts."""
+from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
 
 
 class Stages:
@@ -125,6 +123,7 @@ class Stages:
         layout = insights_layout(self.workers.scheduler, tokens=tokens)
         executor, dataset = self.workers.executor(layout), settled(self.workflow)
         how = {"pictures": pictures, "tokens": tokens}
+        keep_first_settings(self.workflow, self.folder)  # the folder alone continues, also if no encode ran before
         return insights(dataset, self.folder, executor, **how, top=top, listener=self.listener)
 
     def _encode(self, plan: EncodePlan) -> EncodeResult:

@@ -1,17 +1,22 @@
 """The store as an xarray Dataset: lazy, read-only, with its variables in reading order.
 
-Covers: opening the store, the order of its variables, showing long attributes briefly.
+Covers: opening the store, the order of its variables, showing long attributes briefly, the nearest run folder to a
+wrong path.
 Does not cover: writing the store and reading rows fast (`zarr_store`), training samples (`loader`).
 """
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.store.layout import checked_layout
-from daskt2i.store.run_folder import STORE, RunFolder
+from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
 from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import LAYOUT, ZarrStore
 
@@ -56,7 +61,15 @@ def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     """
     folder = RunFolder(path, storage_options)
     store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
-    layout = checked_layout(store)
+    try:
+        layout = checked_layout(store)
+    except StoreError as error:
+        if not folder.is_local or (folder.local_path() / STORE).exists() or folder.exists("zarr.json"):
+            raise
+        raise StoreMissing(
+            f"There is no latent store in {folder}, which {_what(folder.local_path())}. Nothing was changed. Run "
+            f"encode to make one, or give another run folder.{nearest_run(folder)}"
+        ) from error
     import xarray as xr
 
     chunks = {"row": layout["rows_per_chunk"]}
@@ -66,3 +79,43 @@ def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     about = found.attrs.get(PROVENANCE)
     found.attrs = {PROVENANCE: Provenance({**(about if isinstance(about, dict) else {}), LAYOUT: dict(layout)})}
     return found
+
+
+def nearest_run(folder: RunFolder) -> str:
+    """`" Did you mean runs/demo?"`, or "" if there is no run folder of a similar name, above it or in it."""
+    if not folder.is_local:
+        return ""
+    place = folder.local_path()
+    above = next((parent for parent in place.parents if _is_run(parent)), None)
+    if above is not None:  # a file or a folder of a run folder
+        return f" Did you mean {above}?"
+    beside = {one.name: one for one in _runs(place.parent)}
+    near = [beside[name] for name in difflib.get_close_matches(place.name, list(beside), 1)]
+    found = near or sorted(_runs(place))[:1]
+    return f" Did you mean {found[0]}?" if found else ""
+
+
+_LOOKED_AT = 1000
+"""Names of a folder that are looked at for a hint."""
+
+
+def _runs(place: Path) -> Iterator[Path]:
+    try:
+        yield from filter(_is_run, itertools.islice(place.iterdir(), _LOOKED_AT))
+    except OSError:  # no folder, or one that may not be read
+        return
+
+
+def _is_run(place: Path) -> bool:
+    try:
+        return (place / STORE).is_dir() or (place / WORKFLOW).is_file()
+    except OSError:
+        return False
+
+
+def _what(place: Path) -> str:
+    if place.is_file():
+        return "is a file"
+    if not place.is_dir():
+        return "does not exist"
+    return "is a run folder without a store" if _is_run(place) else "is not a run folder"

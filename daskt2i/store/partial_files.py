@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import re
-import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
@@ -41,18 +40,31 @@ def sweep(root: Path, files: Collection[str], folders: Collection[str], older_th
     Args:
         files: names of objects directly in the folder.
         folders: names of folders in it; their folders are swept too.
-        older_than: seconds since the last change.
+        older_than: seconds since the last change, by the clock of the file system.
 
     Returns:
         the number of removed files.
     """
     swept = 0
-    for partial in _found(root, files, folders):
-        with contextlib.suppress(OSError):
-            if time.time() - partial.lstat().st_mtime >= older_than:
-                partial.unlink()
-                swept += 1
+    with contextlib.suppress(OSError):
+        partials = list(_found(root, files, folders))
+        now = _clock(root / min(files)) if partials else 0.0
+        for partial in partials:
+            with contextlib.suppress(OSError):
+                if now - partial.lstat().st_mtime >= older_than:
+                    partial.unlink()
+                    swept += 1
     return swept
+
+
+def _clock(target: Path) -> float:
+    """The time of the file system of `target`. On a shared one a server sets it, and our own clock may differ."""
+    probe = partial_of(target)
+    try:
+        probe.touch(exist_ok=False)
+        return probe.lstat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _found(root: Path, files: Collection[str], folders: Collection[str]) -> Iterator[Path]:

@@ -285,7 +285,8 @@ class RunFolder:
         Only files are removed that have exactly the name of a partial file, where daskt2i writes. No link is followed.
 
         Args:
-            older_than: seconds since the last change. Newer files may belong to a process that still writes.
+            older_than: seconds since the last change, by the clock of the file system. Newer files may belong to a
+                process that still writes.
 
         Returns:
             the number of removed files.

@@ -54,7 +54,7 @@ class TrainPlan(Viewed):
         rows = (
             ("rows", f"{trained:,} for training, {heldout:,} held out"),
             ("steps", f"{settings.steps:,} steps of {batch}: {epochs:.1f} epochs{done}"),
-            ("ranks", f"{self.ranks or 'one per worker'} x {self.threads or 'all of its'} threads"),
+            ("ranks", _ranks(self.ranks, self.threads)),
             ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
             ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep_checkpoints} kept"),
@@ -62,6 +62,17 @@ class TrainPlan(Viewed):
             ("run folder", self.out),
         )
         return View(self.title, rows)
+
+
+def _ranks(ranks: int, threads: int) -> str:
+    """`"2 ranks (processes) with 1 thread each"`. 0 means that the workers decide."""
+    if not ranks:
+        count = "one rank (a process) on each worker"
+    else:
+        count = "1 rank (a process)" if ranks == 1 else f"{ranks:,} ranks (processes)"
+    if not threads:
+        return f"{count}, with all threads of its worker"
+    return f"{count} with {threads:,} thread{'s' * (threads != 1)}{' each' * (ranks > 1)}"
 
 
 def _rate(settings: OptimiserSettings) -> str:

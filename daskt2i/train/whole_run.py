@@ -14,13 +14,19 @@ from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import ConfigError
 from daskt2i.model.denoiser import unet_config
 from daskt2i.model.own_encoders import cannot_draw
-from daskt2i.sample.driver import SampleResult
+from daskt2i.sample.driver import SampleResult, requests_for
 from daskt2i.train.driver import TrainResult
 from daskt2i.train.plan import TrainPlan
 from daskt2i.types import EncoderInfo
 from daskt2i.view import Section, View, Viewed
 
 _NOTHING = "Nothing was started"
+
+HELDOUT_PROMPTS = 8
+"""Number of captions of validation rows that a run draws if the workflow has no prompts."""
+
+_SHOWN_PROMPTS = 16
+"""Prompts that a plan shows; a notebook or a terminal has no room for hundreds."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,20 +55,39 @@ class RunPlan(Viewed):
     train: TrainPlan
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `run --dry-run --json` prints: the plan of encoding, and in `train` that of training."""
-        return {**self.encode.to_json(), "train": self.train.to_json()}
+        """The object that `run --dry-run --json` prints: the plan of encoding, in `train` that of training, and in
+        `sample` that of drawing."""
+        draw = self.encode.workflow.sample.model_dump(include={"prompts", "seed", "steps", "guidance", "sampler"})
+        return {**self.encode.to_json(), "train": self.train.to_json(), "sample": draw}
 
     def view(self) -> View:
-        """The plan of the encode, then the plan of the training."""
-        before, after = self.encode.view(), self.train.view()
-        return replace(before, rows=(*before.rows, *((f"train: {name}", value) for name, value in after.rows)))
+        """The plan of the encode, then the plans of the training and of the drawing."""
+        before = self.encode.view()
+        rows = list(before.rows)
+        for stage, after in (("train", self.train.view()), ("draw", self.draw_view())):
+            rows += [(f"{stage}: {name}", value) for name, value in after.rows]
+        return replace(before, rows=tuple(rows))
+
+    def draw_view(self) -> View:
+        """The prompts that will be drawn, and how."""
+        how = self.encode.workflow.sample
+        count = len(how.prompts) or min(HELDOUT_PROMPTS, self.encode.workflow.train.validation)
+        ways = f"{how.steps} steps of {how.sampler}, guidance {how.guidance:g}, seed {how.seed}"
+        rows = [("pictures", f"{count:,}: {ways}")]
+        rows += [(f"prompt {number}", prompt) for number, prompt in enumerate(how.prompts[:_SHOWN_PROMPTS], 1)]
+        if not how.prompts:
+            rows.append(("prompts", "captions of validation rows, which the model does not learn"))
+        if count > _SHOWN_PROMPTS:
+            rows.append(("", f"and {count - _SHOWN_PROMPTS:,} more"))
+        return View("Then draw", tuple(rows))
 
 
 def check_whole_run(plan: EncodePlan) -> None:
     """Refuse a run whose training or drawing would fail after hours of encoding. Imports no torch.
 
     Raises:
-        ConfigError: there is nothing to draw, the encoders cannot decode, or the model does not fit.
+        ConfigError: there is nothing to draw, or it cannot be drawn; the encoders cannot decode; the model does not
+            fit.
     """
     workflow = plan.workflow
     if not workflow.sample.prompts and not workflow.train.validation:
@@ -71,6 +96,8 @@ def check_whole_run(plan: EncodePlan) -> None:
             f"there are no captions that the model did not learn. {_NOTHING}; set sample.prompts or train.validation "
             "(settings), or only encode and train."
         )
+    if workflow.sample.prompts:
+        requests_for(workflow.sample.prompts, workflow.sample.seed)  # raises now, not after the training
     if plan.random_weights:
         raise ConfigError(
             f"The encoders of {workflow.name} have random weights, which are for speed tests. A model that is trained "

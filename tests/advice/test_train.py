@@ -29,7 +29,6 @@ from daskt2i.images.read import Limits
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.placement import WorkerNode, arrange
 from daskt2i.launch.rank_spawners import LocalRankSpawner
-from daskt2i.launch.sole_use import sole_use
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.loader.picture_dataset import STREAK, Pictures
 from daskt2i.model import pipeline
@@ -571,18 +570,6 @@ def test_a_launch_of_one_and_more_begins() -> None:
             launch("rank_modules.toy", {}, Counting(1), *counts[:2], ignore, counts[2])
     with pytest.raises(Begun):
         launch("rank_modules.toy", {}, Counting(1), 1, 1, ignore, 1)
-
-
-def test_workers_are_free_when_the_other_training_has_ended_and_others_are_at_once() -> None:
-    def free(address: str) -> bool:
-        with sole_use(address, lambda: False, 0.0):
-            return True
-
-    with sole_use("tcp://10.0.0.1:8786", lambda: False, 0.0):
-        with told("launch/sole_use.py:sole_use SchedulerError"):
-            free("tcp://10.0.0.1:8786")
-        assert free("tcp://10.0.0.2:8786")
-    assert free("tcp://10.0.0.1:8786")
 
 
 def test_fewer_ranks_and_more_workers_are_arranged() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from distributed import LocalCluster, Security
 import daskt2i
 from daskt2i.encode.chunks import admission
 from daskt2i.encode.chunks.admission import Terms, admit, admit_source, open_to_workers
+from daskt2i.machine.versions import CODE
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import Source
 from daskt2i.sources.fake import FakeSource
@@ -78,6 +82,32 @@ def test_a_worker_with_the_drivers_packages_is_taken(tmp_path: Path, terms: Term
         admit(older, RunFolder(tmp_path / "run"), CPU)
     assert "pillow" in str(error.value)
     admit(terms, RunFolder(tmp_path / "run"), CPU)
+
+
+_STATES_TWICE = """
+from daskt2i.machine.versions import CODE, versions
+print(versions()[CODE], flush=True)
+input()
+print(versions()[CODE], flush=True)
+"""
+
+
+def test_after_an_edit_only_processes_that_started_again_have_the_same_code(tmp_path: Path, terms: Terms) -> None:
+    """A developer edits the checkout while a cluster stands: it goes on with what it has loaded."""
+    older = replace(terms, versions={**terms.versions, CODE: "0123456789ab"})
+    with told("encode/chunks/admission.py:_same_versions WorkerMismatch") as error:
+        admit(older, RunFolder(tmp_path / "run"), CPU)
+    assert "start the workers (client.restart()) and the notebook again" in str(error.value)
+    package = Path(shutil.copytree(Path(daskt2i.__file__).parent, tmp_path / "checkout" / "daskt2i"))
+    how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": package.parent}
+    command = [sys.executable, "-c", _STATES_TWICE]
+    with subprocess.Popen(command, **how) as standing:
+        assert standing.stdout is not None
+        before = standing.stdout.readline()
+        (package / "plan.py").write_text("# edited")
+        assert standing.communicate("\n")[0] == before
+    states = [subprocess.run(command, input="\n", capture_output=True, text=True, cwd=package.parent) for _ in "ab"]
+    assert states[0].stdout == states[1].stdout != before * 2
 
 
 def test_a_worker_that_sees_the_same_run_folder_is_taken(

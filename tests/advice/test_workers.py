@@ -30,6 +30,7 @@ from daskt2i.launch import rank
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.placement import WorkerNode
 from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message
+from daskt2i.launch.sole_use import sole_use
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.store.run_folder import RunFolder
 
@@ -108,6 +109,19 @@ def test_the_right_address_of_a_scheduler_with_workers_is_taken(
     monkeypatch.undo()
     with cluster() as there, run_of(tmp_path, scheduler=there.scheduler_address) as run:
         assert run.encode().accepted == 4
+
+
+def test_workers_are_free_when_the_other_training_has_ended_and_others_are_at_once() -> None:
+    def free(client: Client) -> bool:
+        with sole_use(client, lambda: False, 0.0):
+            return True
+
+    with cluster(0) as here, Client(here) as one, cluster(0) as there, Client(there) as two:
+        with sole_use(one, lambda: False, 0.0):
+            with told("launch/sole_use.py:sole_use SchedulerError"):
+                free(one)
+            assert free(two)
+        assert free(one)
 
 
 def test_the_same_command_runs_when_there_are_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

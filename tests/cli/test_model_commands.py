@@ -90,6 +90,7 @@ def test_plans_are_shown_and_nothing_is_started(finished: tuple[Path, dict[str, 
     plan = here("run", "--dry-run", "-o", str(tmp_path / "new"), *SETS).stdout
     assert "Plan of demo" in plan
     assert "Then train" in plan
+    assert "Then draw" in plan
     assert not (tmp_path / "new").exists()
     out = finished[0]
     said = json.loads(here("train", "--dry-run", "--json", "-o", str(out), "-s", "serial", *SETS).stdout)

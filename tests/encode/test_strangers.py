@@ -110,7 +110,13 @@ def test_credentials_that_a_folder_asks_for_are_not_given(theirs: Path) -> None:
     assert "storage_options" not in read_settings(RunFolder(theirs)).dataset.source.arguments
 
 
-@pytest.mark.parametrize("name", ["latents.zarr", "receipts", "pipeline/unet/model.safetensors", "scenes"])
+LINKS = [
+    *("latents.zarr", "receipts", "pipeline/unet/model.safetensors", "scenes", "attempts"),
+    *("latents.zarr/latent_mean/c.0.0.0.0", "latents.zarr/latent_mean/c", "latents.zarr/empty_text_states/c/0/0"),
+]
+
+
+@pytest.mark.parametrize("name", LINKS)
 def test_a_link_that_leads_out_of_the_folder_is_found(name: str, theirs: Path, tmp_path: Path) -> None:
     place, elsewhere = theirs / name, tmp_path / "elsewhere"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +130,7 @@ def test_a_link_that_leads_out_of_the_folder_is_found(name: str, theirs: Path, t
 def test_a_link_inside_the_folder_is_no_matter(theirs: Path) -> None:
     (theirs / "receipts").rename(theirs / "kept")
     (theirs / "receipts").symlink_to("kept")
+    (theirs / "latents.zarr" / "circle").symlink_to(".")
     assert outward_links(RunFolder(theirs)) == []
     assert outward_links(RunFolder("memory://nowhere")) == []
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from daskt2i.documents import read_yaml
 from daskt2i.errors import ConfigError
-from daskt2i.facts.captions.people import People, read_captions
+from daskt2i.facts.captions.mentions import tokens_of
+from daskt2i.facts.captions.people import People, read_tokens
 from daskt2i.facts.captions.rules import OURS, Rules, compile_rules, load_rules, plural
 
 LABELS = TESTS / "data" / "coco_mini_labels.csv"
@@ -26,6 +27,10 @@ LABELS = TESTS / "data" / "coco_mini_labels.csv"
 @pytest.fixture(scope="module")
 def rules() -> Rules:
     return compile_rules(load_rules())
+
+
+def read_captions(captions: list[str], rules: Rules) -> People:
+    return read_tokens([tokens_of(caption) for caption in captions], rules)
 
 
 def seen(found: People) -> tuple[str, str, str]:

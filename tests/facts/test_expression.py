@@ -39,6 +39,7 @@ def test_the_row_has_all_facts() -> None:
         "gender in ['male', 'female']",
         "gender in ('male',)",
         "group not in ['pair', 'group']",
+        "persons in [-1, +2]",
         "'val/' in file_name",
         "1.2 < width / height < 1.4",
         "abs(width - height) == 160 and max(1, 2, 3) == 3",

@@ -75,8 +75,14 @@ def _no_orphans() -> Iterator[None]:
 @contextlib.contextmanager
 def two_workers() -> Iterator[Client]:
     # By default LocalCluster gives up a worker that needs 15 s to restart, as it may on a busy machine.
+    # A turn of a dead driver ends after `lease-timeout`.
+    settings = {
+        "distributed.deploy.lost-worker-timeout": "120s",
+        "distributed.scheduler.locks.lease-timeout": "4s",
+        "distributed.scheduler.locks.lease-validation-interval": "250ms",
+    }
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "120s"}),
+        dask.config.set(settings),
         LocalCluster(
             2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
         ) as cluster,
@@ -518,18 +524,57 @@ def test_two_launches_on_one_cluster_run_one_after_the_other(client: Client) -> 
 
 
 def test_a_launch_that_never_gets_its_workers_says_that_another_training_has_them(client: Client) -> None:
-    with sole_use(client.scheduler.address, lambda: False, 1.0):
+    with sole_use(client, lambda: False, 1.0):
         spawner = DaskRankSpawner(client, worker_seconds=0.1)
         with pytest.raises(SchedulerError, match="Another training runs on the workers of tcp://"):
             launch("rank_modules.toy", {"do": "tell", "text": ""}, spawner, 1, 1, Killer(), env=ENV)
     launch("rank_modules.toy", {"do": "tell", "text": ""}, DaskRankSpawner(client), 1, 1, Killer(), env=ENV)
 
 
-def test_workers_that_cannot_be_asked_are_given_back() -> None:
+HOLD = """
+import sys
+from distributed import Client
+from daskt2i.launch.dask_ranks import DaskRankSpawner
+
+def unload():
+    print("unloads", flush=True)
+    sys.stdin.read()
+    return ()
+
+with Client(sys.argv[1]) as client, DaskRankSpawner(client, prepare=unload).opened(print):
+    pass
+"""
+
+
+def test_another_process_that_unloads_encoders_keeps_its_turn_until_it_dies(client: Client) -> None:
+    """No rank runs yet, so only the scheduler can tell the two drivers apart."""
+    command = [sys.executable, "-c", HOLD, client.scheduler.address]
+    unloaded = []
+
+    def unload() -> tuple[str, ...]:
+        unloaded.append(1)
+        return ()
+
+    def begin(seconds: float) -> None:
+        with DaskRankSpawner(client, worker_seconds=seconds, prepare=unload).opened(lambda message: None):
+            pass
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "unloads\n"
+        with pytest.raises(SchedulerError, match="Another training"):
+            begin(0.0)
+        assert unloaded == []
+        other.kill()
+    begin(60.0)
+    assert unloaded == [1]
+
+
+def test_workers_that_cannot_be_asked_are_given_back(client: Client) -> None:
     def gone() -> bool:
         raise SchedulerError("The scheduler is gone.")
 
-    with pytest.raises(SchedulerError, match="is gone"), sole_use("tcp://nowhere", gone, 1.0):
+    with pytest.raises(SchedulerError, match="is gone"), sole_use(client, gone, 1.0):
         pass
-    with sole_use("tcp://nowhere", lambda: False, 0.0):
+    with sole_use(client, lambda: False, 0.0):
         pass

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from daskt2i.errors import ConfigError, ModelMissing, SourceMissing
-from daskt2i.events import Event, Note, Progress
+from daskt2i.events import Activity, Event, Note, Progress
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.protocols import Executor, ExecutorInfo
@@ -46,6 +46,29 @@ def test_two_workers_draw_the_same_pictures_as_one(demo_run: Path) -> None:
 def test_without_a_pipeline_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="Train first"):
         drawn(SerialExecutor(1), tmp_path)
+
+
+class NoPictures(SerialExecutor):
+    """Workers that start, and draw nothing."""
+
+    def start(self) -> ExecutorInfo:
+        super().start()
+        return ExecutorInfo(2, 1, None)
+
+    def run(self, work: Any, items: Any) -> Any:
+        return iter(())
+
+
+def test_what_takes_time_before_the_first_picture_is_told(tmp_path: Path) -> None:
+    told: list[Event] = []
+    folder = RunFolder(tmp_path)
+    folder.write("pipeline/model_index.json", b"{}")
+    assert draw(folder, [], LOOK, NoPictures(1), "cpu", told.append) == []
+    starts, loads = told
+    assert isinstance(starts, Activity)
+    assert "first the workers start" in starts.text
+    assert isinstance(loads, Activity)
+    assert re.match(r"2 workers are ready after .*; each loads torch, diffusers and the model", loads.text)
 
 
 class NoStart(SerialExecutor):

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from daskt2i.errors import ConfigError, StoreError, StoreFull
+from daskt2i.store.partial_files import partial_of
 from daskt2i.store.run_folder import RunFolder
 
 
@@ -200,8 +202,28 @@ def test_partial_files_of_killed_processes_are_hidden_and_swept(tmp_path: Path) 
     assert [path.name for path in (tmp_path / "receipts").iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_the_age_of_a_partial_file_is_that_of_the_file_system_and_not_of_our_clock(
+    hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system may be on a server, and the writer on another machine."""
+    folder = RunFolder(tmp_path)
+    young, old = (partial_of(tmp_path / "receipts" / name) for name in ("young", "old"))
+    for path in (young, old):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    before = old.stat().st_mtime - 7200
+    os.utime(old, (before, before))
+    now = time.time() + 3600 * hours
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert folder.sweep() == 1
+    assert [path.name for path in young.parent.iterdir()] == [young.name]
+    assert [path.name for path in tmp_path.iterdir()] == ["receipts"]
+
+
 _WRITES_AND_WAITS = """
 import sys, time
+from daskt2i.store.partial_files import partial_of
 from daskt2i.store.run_folder import RunFolder
 with RunFolder(sys.argv[1]).writing("receipts/b.json") as file:
     file.write(b"half"); file.flush()

@@ -33,7 +33,7 @@ from daskt2i.config.workflow_file import LAYOUT
 from daskt2i.errors import RowRejected, StoreError, WorkerMismatch
 from daskt2i.images import read as images
 from daskt2i.machine.precision import default_device, kind_of, resolve
-from daskt2i.machine.versions import version_differences, versions
+from daskt2i.machine.versions import CODE, version_differences, versions
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import CHECK, RunFolder
 from daskt2i.types import Row, Runtime
@@ -125,11 +125,18 @@ def statement() -> dict[str, str]:
 
 
 def _same_versions(terms: Terms) -> None:
-    if differ := version_differences(statement(), terms.versions):
+    own = statement()
+    if differ := version_differences(own, terms.versions):
+        only_code = own == {**terms.versions, CODE: own[CODE]}
+        cause = (
+            "The source files of daskt2i were changed after one of the two had started, or are two copies. If both use "
+            "the same files, start the workers (client.restart()) and the notebook again"
+            if only_code
+            else "Install the same packages for workers and driver, start the workers again"
+        )
         raise WorkerMismatch(
             f"The worker {_here()} does not have the versions of the driver: {'; '.join(differ)}. It encoded nothing, "
-            "because its rows could differ; finished chunks are kept. Install the same packages for workers and "
-            "driver, start the workers again, and encode again."
+            f"because its rows could differ; finished chunks are kept. {cause}, and encode again."
         )
 
 

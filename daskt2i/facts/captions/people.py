@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daskt2i.facts.captions.activities import activities_of
-from daskt2i.facts.captions.mentions import Mention, mentions_of, tokens_of
+from daskt2i.facts.captions.mentions import Mention, mentions_of
 from daskt2i.facts.captions.rules import MANY, Rules
 from daskt2i.facts.table import AGES, GROUPS
 
@@ -49,7 +49,7 @@ NOBODY = People()
 
 
 def read_caption(tokens: list[str], rules: Rules) -> CaptionPeople | None:
-    """People in one caption, given as the tokens of `tokens_of`; None if it mentions nobody."""
+    """People in one caption, given as the tokens of `mentions.tokens_of`; None if it mentions nobody."""
     imaginary = not rules.words["imaginary"].isdisjoint(tokens)
     mentions = mentions_of(tokens, rules)
     if not mentions and not imaginary:
@@ -57,13 +57,8 @@ def read_caption(tokens: list[str], rules: Rules) -> CaptionPeople | None:
     return CaptionPeople(tuple(mentions), activities_of(tokens, mentions, rules) if mentions else {}, imaginary)
 
 
-def read_captions(captions: Sequence[str], rules: Rules) -> People:
-    """People in the captions of one image together; see `read_tokens`."""
-    return read_tokens([tokens_of(caption) for caption in captions], rules)
-
-
 def read_tokens(captions: Sequence[list[str]], rules: Rules) -> People:
-    """People in the captions of one image together, given as the tokens of `tokens_of`.
+    """People in the captions of one image together, given as the tokens of `mentions.tokens_of`.
 
     - people: true if a caption names a person, unless half of the captions or more mention a cartoon, a diorama, a
       figurine.

@@ -31,7 +31,7 @@ from daskt2i.store.publishing.attempts import (
 )
 from daskt2i.store.publishing.fenced import FencedFolder
 from daskt2i.store.publishing.moves import move, remote, remote_path, remove_all, remove_tree
-from daskt2i.store.receipts import Receipts, receipt_name
+from daskt2i.store.receipts import receipt_name
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Receipt, Staged
@@ -50,7 +50,7 @@ class Publication:
     def __init__(self, folder: RunFolder, run: str, alive: Callable[[], None]) -> None:
         self.plain, self.run, self._alive = folder, run, alive
         self.folder = FencedFolder(folder, run)
-        self._store, self._receipts = ZarrStore(folder), Receipts(folder)
+        self._store = ZarrStore(folder)
 
     @property
     def place(self) -> str:

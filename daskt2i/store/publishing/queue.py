@@ -1,6 +1,6 @@
 """Chunks that wait to be published: some threads publish them, while the driver goes on.
 
-Covers: a bounded number of chunks, their order, and the time that publishing took.
+Covers: a bounded number of chunks, and their order.
 Does not cover: what publishing does (`publication`).
 """
 
@@ -29,21 +29,17 @@ class PublishQueue:
 
     Args:
         patient: wait for each chunk, because one worker makes no more than one at a time.
-
-    Attributes:
-        seconds: time that the threads have spent on publishing.
     """
 
     def __init__(self, publication: Publication, patient: bool = False) -> None:
         self._publication, self._patient = publication, patient
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="daskt2i-publish")
-        self._waiting: deque[tuple[Staged, Future[float]]] = deque()
+        self._waiting: deque[tuple[Staged, Future[None]]] = deque()
         self._asked = perf_counter()
-        self.seconds = 0.0
 
     def add(self, staged: Staged) -> None:
         """Publish a chunk soon."""
-        self._waiting.append((staged, self._pool.submit(self._publish, staged)))
+        self._waiting.append((staged, self._pool.submit(self._publication.publish, staged)))
 
     def done(self) -> Iterator[tuple[Staged, BaseException | None]]:
         """Chunks that are published by now, or whose publication failed, with the error."""
@@ -68,12 +64,4 @@ class PublishQueue:
 
     def _take(self) -> tuple[Staged, BaseException | None]:
         staged, future = self._waiting.popleft()
-        error = future.exception()
-        if error is None:
-            self.seconds += future.result()
-        return staged, error
-
-    def _publish(self, staged: Staged) -> float:
-        begun = perf_counter()
-        self._publication.publish(staged)
-        return perf_counter() - begun
+        return staged, future.exception()
