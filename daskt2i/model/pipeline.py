@@ -258,7 +258,7 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
     if why := alone(folder):
         raise ModelMissing(
             f"{folder.address(PIPELINE)} holds the denoiser without encoders, because {why}. diffusers cannot load it; "
-            "draw with sample, which uses the encoders of the workflow."
+            "use sample, which draws through the encoders of the workflow."
         )
     with local(folder) as place:
         try:

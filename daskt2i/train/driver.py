@@ -302,7 +302,7 @@ def _ways(ways: LaunchSettings) -> dict[str, Any]:
 
 def _say_what_is_not_drawn(dataset: DatasetSettings, listener: Listener) -> None:
     if why := cannot_draw(dataset):
-        listener(Note(f"The trained model will not draw pictures: {why}. It can be trained all the same."))
+        listener(Note(f"The trained model will not draw pictures: {why}. The training itself does not need them."))
 
 
 def _is_published(folder: RunFolder, identity: Mapping[str, Any]) -> bool:

@@ -135,7 +135,7 @@ def test_other_encoders_than_those_of_the_store_do_not_draw(
         sample(folder, requests_for(PROMPTS, 3), LOOK, SerialExecutor(), "cpu", dataset=other)
     with pytest.raises(ModelMissing, match="no workflow was given"):
         sample(folder, requests_for(PROMPTS, 5), LOOK, SerialExecutor(), "cpu")
-    with pytest.raises(ModelMissing, match=r"holds the denoiser without encoders.*draw with sample"):
+    with pytest.raises(ModelMissing, match=r"holds the denoiser without encoders.*use sample"):
         load(folder)
 
 
