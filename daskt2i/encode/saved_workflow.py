@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i import documents, redact
+from daskt2i.addresses import is_address
 from daskt2i.config.changes import SCENES, SCENES_SOURCE
 from daskt2i.config.component import SHIPPED, Component
 from daskt2i.config.renamed import with_new_names
@@ -124,7 +125,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _only_reads(text: str) -> bool:
-    """Whether all parts of an address (`zip://a::s3://b`) have known protocols. A path or a name has none."""
+    """Whether all parts of an address (`zip://a::s3://b`) have known protocols. A path (`run::1/images`) has none."""
+    if not is_address(text):
+        return True
     *outer, last = text.split("::")
     kinds = [part.partition("://")[0] for part in outer]
     kinds += [last.partition("://")[0]] if "://" in last else []

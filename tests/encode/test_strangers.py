@@ -97,7 +97,8 @@ def test_what_only_a_folder_names_is_not_used(
 
 
 def test_paths_and_addresses_that_only_read_are_used(theirs: Path) -> None:
-    for images in ("/data/train", "train.zip", "s3://b/x", "zip://a::s3://b/x.zip", "https://host/i", "C:\\data"):
+    paths = ("/data/train", "train.zip", "C:\\data", "/data/run::1/images", "run::1", "file:x", "/data/a://b")
+    for images in (*paths, "s3://b/x", "zip://a::s3://b/x.zip", "https://host/i"):
         source_of(theirs, **{"class": COCO, "images": images, "captions": "c.json"})
         folder = RunFolder(theirs)
         assert strangers(read_settings(folder), folder) == []
