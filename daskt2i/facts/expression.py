@@ -204,7 +204,7 @@ class _Check:
         found = self.kind(left)
         if isinstance(right, ast.List | ast.Tuple):
             for item in right.elts:
-                if not isinstance(item, ast.Constant) or self.kind(item) != found:
+                if not _is_value(item) or self.kind(item) != found:
                     raise self.wrong(item, f"a list after `in` must hold values of the kind left of it ({found})")
                 self._known(left, item)
         elif (kind := self.kind(right)) not in (TEXT, WORDS) or found != TEXT:
@@ -217,6 +217,12 @@ class _Check:
             if values and value.value not in values:
                 known = ", ".join(v or "empty" for v in values)
                 raise self.wrong(value, f"{name.id} never has this value; it can be {known}")
+
+
+def _is_value(node: ast.expr) -> bool:
+    """Whether a part is a number, a text, or yes or no. A number may have a sign."""
+    signed = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd)
+    return isinstance(node.operand if isinstance(node, ast.UnaryOp) and signed else node, ast.Constant)
 
 
 @functools.lru_cache(maxsize=8)
