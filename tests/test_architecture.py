@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "images": "errors types",
     "sources": "redact documents errors credentials addresses types events",
     "machine": "errors types",
-    "encoders": "errors addresses types",
+    "encoders": "documents errors addresses types",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
     "store": "redact errors os_errors credentials addresses types view formatting plan",
