@@ -88,7 +88,7 @@ def read_settings(folder: RunFolder) -> Workflow:
         return parse_workflow(data, address).with_notes(())
     # ConfigError and BadDocument are ValueErrors.
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".") + "."
         raise ConfigError(
             f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "
             "written them. Nothing was changed. Name a workflow (workflow) to use its settings."

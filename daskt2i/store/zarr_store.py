@@ -349,7 +349,7 @@ class ZarrStore:
 
         try:
             return zarr.open_array(store=store, path=name, mode=mode, zarr_format=3)
-        except (ValueError, KeyError, TypeError, FileNotFoundError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
             raise StoreError(
                 f"The metadata of the array {name} in {self.address} is missing or damaged ({error}). The shards are "
                 "unchanged; delete its zarr.json if there is one, and encode again to restore it."

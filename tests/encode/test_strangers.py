@@ -18,7 +18,7 @@ from builders.workflows import fake_data, fake_settings, finish
 import daskt2i
 from daskt2i.encode.saved_workflow import read_settings, settings_of, strangers
 from daskt2i.encode.verify import verify
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, StoreError
 from daskt2i.store.links import outward_links
 from daskt2i.store.run_folder import RunFolder
 
@@ -120,6 +120,14 @@ def test_a_link_that_leads_out_of_the_folder_is_found(name: str, theirs: Path, t
     assert outward_links(RunFolder(theirs)) == [name]
     with pytest.raises(ConfigError, match="link that leads out"):
         daskt2i.open_run(theirs, scheduler="serial", progress=False).encode()
+
+
+@pytest.mark.parametrize("name", ["caption", "image_id"])
+def test_damaged_metadata_of_any_array_are_found(name: str, theirs: Path) -> None:
+    (theirs / "latents.zarr" / name / "zarr.json").write_text("[]")
+    folder = RunFolder(theirs)
+    with pytest.raises(StoreError, match=f"metadata of the array {name}"):
+        verify(folder, settings_of(folder))
 
 
 def test_a_link_inside_the_folder_is_no_matter(theirs: Path) -> None:

@@ -226,7 +226,7 @@ def test_damaged_metadata_is_one_clear_error(store: ZarrStore, text: bytes) -> N
 
 
 def test_damaged_metadata_of_an_array_is_one_clear_error(store: ZarrStore) -> None:
-    for text in (b"{", DEEP):
+    for text in (b"{", b"{}", b"[]", b"5", DEEP):
         store.folder.write("latents.zarr/latent_mean/zarr.json", text)
         with pytest.raises(StoreError, match="metadata of the array latent_mean"):
             store.read("latent_mean", 0, 1)
