@@ -9,8 +9,10 @@ A path is never given to fsspec: it would take `run::1/images` for a chain of ad
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,18 @@ def expanded(text: str | os.PathLike[str], setting: str) -> Path:
         ) from error
 
 
+def read_file(path: Path) -> bytes:
+    """All bytes of a file on this machine. A pipe is read to its end; a device may have none, and is refused.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty():
+            raise OSError(errno.EINVAL, "it is a device, and not a file", str(path))
+        return stream.read()
+
+
 def read_bytes(address: str, options: Mapping[str, Any] | None = None) -> bytes:
     """All bytes of the file at a path or an address.
 
@@ -103,14 +117,12 @@ def read_bytes(address: str, options: Mapping[str, Any] | None = None) -> bytes:
     try:
         place = absolute(address)
         if not is_address(place):
-            with Path(place).open("rb") as stream:
-                return stream.read()
+            return read_file(Path(place))
         import fsspec
 
         files, path = fsspec.core.url_to_fs(place, **(options or {}))
-        with files.open(path, "rb") as remote:
-            return bytes(remote.read())
-    except (OSError, MemoryError):
+        return bytes(files.cat_file(path))  # `open` says of a web server that does not answer: there is no such file
+    except (OSError, MemoryError, KeyboardInterrupt):  # `Interrupted` is a KeyboardInterrupt and an Exception
         raise
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

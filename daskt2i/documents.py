@@ -44,10 +44,12 @@ def text_of(raw: bytes) -> str:
     Raises:
         BadDocument: the bytes are not such text.
     """
+    coding = json.detect_encoding(raw)
     try:
-        return raw.decode(json.detect_encoding(raw)).removeprefix("\ufeff")
+        return raw.decode(coding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise BadDocument(f"it is not UTF-8 text ({error.reason} at byte {error.start:,})") from error
+        name = coding.upper().removesuffix("-SIG")
+        raise BadDocument(f"it is not {name} text ({error.reason} at byte {error.start:,})") from error
 
 
 def read_json(text: str, thin: Callable[[dict[str, Any]], Any] | None = None) -> Any:

@@ -12,7 +12,10 @@ Does not cover: which error of daskt2i it becomes (`store.run_folder`, `cli.endi
 from __future__ import annotations
 
 import errno
+import os
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,17 @@ def place_of(error: OSError) -> str:
     return named if isinstance(named, str) else ""
 
 
+def _reads_configuration(error: BaseException) -> bool:
+    """Whether an error came while a module of Dask read its configuration: it does so when it is imported."""
+    return any(
+        frame.f_code.co_name == "<module>" and Path(frame.f_code.co_filename).parts[-2:] in _CONFIGURATIONS
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ) and not isinstance(error, ImportError)
+
+
+_CONFIGURATIONS = (("dask", "config.py"), ("distributed", "config.py"))
+
+
 def import_problem(error: BaseException) -> str | None:
     """A sentence about an import that failed because of this machine, or None.
 
@@ -102,6 +116,12 @@ def import_problem(error: BaseException) -> str | None:
     text = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, ValueError) and text.startswith("A dask config file at"):
         return f"{text}. Nothing was started; correct this file, or remove it."
+    if _reads_configuration(error):
+        place = os.environ.get("DASK_CONFIG") or os.path.join("~", ".config", "dask")  # noqa: PTH118  # for a person
+        return (
+            f"Dask cannot use its configuration ({type(error).__name__}: {text[:200]}). Nothing was started; correct "
+            f"the YAML files in {place}, and environment variables whose names begin with DASK_."
+        )
     if isinstance(error, ImportError):
         name = f"The package {error.name} cannot be imported" if error.name else "A package cannot be imported"
         return f"{name} ({text}). Nothing was started; install it again in this environment."

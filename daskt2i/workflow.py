@@ -10,15 +10,21 @@ Does not cover: what each command does (`cli`), how it prints (`cli.console`), h
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # A Ctrl-C while the modules below are imported ends the process without a traceback: nothing was started.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 from typing import Annotated
 
 import typer
 
 from daskt2i import __version__
 from daskt2i.cli import bench, bench_training, data, model
-from daskt2i.cli.console import out
-from daskt2i.cli.endings import end_of_command, handle_stops
+from daskt2i.cli.console import complain, out
+from daskt2i.cli.endings import STOPPED, ExitCode, end_of_command, fail, handle_stops
 from daskt2i.cli.streams import guard_streams
 
 app = typer.Typer(
@@ -54,11 +60,27 @@ def main() -> None:
     """Run the command line, as the script `daskt2i` does."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers already use all cores
     guard_streams()
+    if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     handle_stops()
     try:
-        app()
+        run()
     finally:
         end_of_command()
+
+
+def run() -> None:
+    """Run the application. Errors outside of its commands, as of a disk that cannot hold the help, end here."""
+    try:
+        app()
+    except KeyboardInterrupt:  # before a command has begun
+        complain(STOPPED, "yellow")
+        raise SystemExit(ExitCode.STOPPED) from None
+    except Exception as error:
+        try:
+            fail(error)
+        except typer.Exit as end:
+            raise SystemExit(end.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskt2i.addresses import absolute, is_address, read_bytes
+from daskt2i.errors import ConfigError, SourceMissing
+from daskt2i.facts.captions.rules import load_rules
+from daskt2i.sample.driver import read_prompts
 
 ODD = [
     "run::1", "a#b", "a?b=c", "a[1]", "a*", "a%20b", "a b", " a", "~", "~a", "~nosuchuser", "C:", "C:\\x", "file:a",
@@ -73,6 +76,24 @@ def test_any_text_is_a_place_or_refused(text: str) -> None:
 def test_what_cannot_be_read_is_an_error_of_the_operating_system(text: str) -> None:
     with pytest.raises(OSError, match=r"."):
         read_bytes(text)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")  # noqa: PTH110
+def test_a_device_is_not_read_but_a_pipe_is(tmp_path: Path) -> None:
+    """A device such as /dev/zero has no end: reading it takes all memory."""
+    with pytest.raises(OSError, match="it is a device"):
+        read_bytes("/dev/zero")
+    with pytest.raises(ConfigError, match="it is a device"):
+        load_rules("/dev/zero")
+    with pytest.raises(SourceMissing, match="it is a device"):
+        read_prompts("/dev/zero")
+    (tmp_path / "prompts").write_bytes(b"a dog\r\na cat\r\n")
+    assert read_prompts(str(tmp_path / "prompts")) == ["a dog", "a cat"]
+    reader, writer = os.pipe()
+    os.write(writer, b"there")
+    os.close(writer)
+    assert read_bytes(f"/dev/fd/{reader}") == b"there"
+    os.close(reader)
 
 
 def test_an_address_is_read_with_its_options() -> None:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "images": "errors types",
     "sources": "redact documents errors credentials addresses types events",
     "machine": "errors types",
-    "encoders": "errors addresses types",
+    "encoders": "documents errors addresses types",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
     "store": "redact errors os_errors credentials addresses types view formatting plan",
@@ -50,8 +50,8 @@ MAY_IMPORT = {
     "loader": "errors types protocols plan faults images encoders store",
     "model": "errors types protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
-    "encode": "redact documents errors types protocols view events formatting plan retries faults config"
-    " images sources machine store facts estimate",
+    "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"
+    " config images sources machine store facts estimate",
     "insights": "errors types protocols view events formatting plan faults config images store facts",
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"

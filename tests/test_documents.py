@@ -77,9 +77,18 @@ def test_the_top_object_is_told_by_its_place() -> None:
     assert read_json("{}", lambda item: "below") == {}
 
 
-@pytest.mark.parametrize("raw", [b'{"a": "\xff"}', b"\xff\xfe\x00", b"\xed\xa0\x80", b"\x00\x00\xfe\xff\xff"])
-def test_bytes_that_are_no_text_are_refused(raw: bytes) -> None:
-    with pytest.raises(BadDocument, match=r"not UTF-8 text .* at byte \d"):
+@pytest.mark.parametrize(
+    ("raw", "coding"),
+    [
+        (b'{"a": "\xff"}', "UTF-8"),
+        (b"\xef\xbb\xbf\xff", "UTF-8"),
+        (b"\xff\xfe\x00", "UTF-16"),
+        (b"\xed\xa0\x80", "UTF-8"),
+        (b"\x00\x00\xfe\xff\xff", "UTF-32"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(raw: bytes, coding: str) -> None:
+    with pytest.raises(BadDocument, match=rf"not {coding} text .* at byte \d"):
         text_of(raw)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
+import dask
 import pytest
 from builders.command_line import one_error, run
 from builders.workflows import small_settings
@@ -180,6 +182,25 @@ def test_a_damaged_configuration_of_dask_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="malformed") as info:
         list(collect_yaml([str(tmp_path / "bad.yaml")]))
     assert "bad.yaml" in (import_problem(info.value) or "")
+
+
+@pytest.mark.parametrize(
+    "text", ["a: &a {b: *a}", "daskt2i: {run: {1: 2}}", "~: 1", "array: 5", "dataframe: x"], ids=lambda text: text
+)
+def test_a_configuration_that_dask_cannot_use_is_named(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good YAML, but no configuration: Dask raises errors of any kind while it is imported."""
+    (tmp_path / "bad.yaml").write_text(text)
+    monkeypatch.setenv("DASK_CONFIG", str(tmp_path / "bad.yaml"))
+    with pytest.raises(Exception, match=r"\w") as info:
+        runpy.run_path(dask.config.__file__)
+    said = import_problem(info.value)
+    assert said is not None
+    assert said.startswith("Dask cannot use its configuration (")
+    assert str(tmp_path / "bad.yaml") in said
+    (tmp_path / "bad.yaml").write_text("daskt2i: {run: {batch: 2}}")
+    assert runpy.run_path(dask.config.__file__)["config"]["daskt2i"]["run"]["batch"] == 2
 
 
 def test_a_package_that_cannot_be_imported_is_named() -> None:

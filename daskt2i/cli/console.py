@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -21,8 +22,14 @@ from daskt2i.cli.streams import takes
 from daskt2i.errors import Daskt2iError
 from daskt2i.os_errors import kind_of
 
-out = Console(soft_wrap=False, highlight=False)
-err = Console(stderr=True, highlight=False)
+
+def width() -> int | None:
+    """The width of a console, or None: rich finds it out. Without columns (`COLUMNS=0`) it would print nothing."""
+    return 80 if os.environ.get("COLUMNS") == "0" else None
+
+
+out = Console(soft_wrap=False, highlight=False, width=width())
+err = Console(stderr=True, highlight=False, width=width())
 
 
 def write(data: dict[str, Any], as_json: bool, table: Any) -> None:

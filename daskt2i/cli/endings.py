@@ -115,7 +115,7 @@ def report_errors() -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:
-        _fail(error)
+        fail(error)
     finally:
         if not _stops.for_good:
             _stops.first = None
@@ -123,8 +123,12 @@ def report_errors() -> Iterator[None]:
                 signal.signal(number, handler)  # type: ignore[arg-type]  # it is what `signal.signal` returned
 
 
-def _fail(error: Exception) -> NoReturn:
-    """Print an error that is not one of daskt2i: of an import, of the operating system, or a bug."""
+def fail(error: Exception) -> NoReturn:
+    """Print an error that is not one of daskt2i: of an import, of the operating system, or a bug.
+
+    Raises:
+        typer.Exit: always.
+    """
     kind, problem = kind_of(error), import_problem(error)
     if problem is not None:
         complain(f"error: {problem}")

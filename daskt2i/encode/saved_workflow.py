@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i import documents, redact
+from daskt2i.addresses import is_address
 from daskt2i.config.changes import SCENES, SCENES_SOURCE
 from daskt2i.config.component import SHIPPED, Component
 from daskt2i.config.renamed import with_new_names
@@ -102,7 +103,7 @@ def read_settings(folder: RunFolder) -> Workflow:
         return parse_workflow(data, address).with_notes(())
     # ConfigError and BadDocument are ValueErrors.
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".") + "."
         raise ConfigError(
             f"The settings of the run folder {folder} cannot be read: {said} Another version of daskt2i may have "
             "written them. Nothing was changed. Name a workflow (workflow) to use its settings."
@@ -139,7 +140,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _only_reads(text: str) -> bool:
-    """Whether all parts of an address (`zip://a::s3://b`) have known protocols. A path or a name has none."""
+    """Whether all parts of an address (`zip://a::s3://b`) have known protocols. A path (`run::1/images`) has none."""
+    if not is_address(text):
+        return True
     *outer, last = text.split("::")
     kinds = [part.partition("://")[0] for part in outer]
     kinds += [last.partition("://")[0]] if "://" in last else []

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from daskt2i import documents
 from daskt2i.addresses import expanded
 from daskt2i.encoders.one_at_a_time import one_process_first
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
@@ -243,12 +244,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file is missing, cannot be read, or does not hold an object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = documents.read_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         whole = (path.parent / "model_index.json").is_file()
         advice = "it holds a whole pipeline: name the part with `subfolder`, e.g. vae" if whole else "it holds no model"
         raise ModelError(f"{path.parent} has no {path.name}; {advice}.") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}. Fetch the model again.") from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} does not hold a JSON object, so it is not the {path.name} of a model.")
@@ -285,7 +286,7 @@ def read_header(path: Path) -> dict[str, int]:
         if max((tensor["data_offsets"][1] for tensor in header.values()), default=0) + 8 + length != size:
             raise ModelError(broken)
         return {name: _product(tensor["shape"]) for name, tensor in header.items()}
-    except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, struct.error, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(broken) from error
 
 

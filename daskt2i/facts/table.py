@@ -94,6 +94,8 @@ def schema() -> pa.Schema:
 
 def values_of(table: pa.Table, names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     """The Python values of these facts for each row, in the order of `names`."""
+    if not names:  # `zip` of no columns would have no rows
+        yield from ((),) * table.num_rows
     columns = [_column(table, name) for name in names]
     yield from zip(*columns, strict=True)
 

@@ -64,6 +64,6 @@ def _is_foreign(name: str, value: Any) -> bool:
 def _object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # diffusers says what is wrong with it
     return found if isinstance(found, dict) else {}

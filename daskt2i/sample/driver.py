@@ -16,7 +16,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from daskt2i.addresses import expanded
+from daskt2i.addresses import expanded, read_file
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, ModelMissing, SourceMissing, StoreError
@@ -297,7 +297,7 @@ def read_prompts(path: str) -> list[str]:
     """
     place = expanded(path, "prompts")
     try:
-        text = place.read_text(encoding="utf-8-sig")
+        text = read_file(place).decode("utf-8-sig")
     except OSError as error:
         raise SourceMissing(
             f"The file of prompts {path} cannot be read: {error.strerror}. Nothing was drawn. Check the path."

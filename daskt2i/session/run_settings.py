@@ -96,7 +96,7 @@ def run_settings(
         found = changed(workflow, changes, workflow.name)
     else:
         found = load_workflow(workflow, changes.settings, images=images, captions=captions, where=where)
-    folder = RunFolder(f"runs/{found.name}" if out is None else out, found.run.storage_options)
+    folder = RunFolder(_usual_place(found.name) if out is None else out, found.run.storage_options)
     refuse_foreign(folder)
     return RunSettings(found, folder, trusted=True, differs=_compared(found, folder))
 
@@ -175,6 +175,20 @@ def scheduler_of(found: RunSettings) -> str:
     return scheduler
 
 
+def _usual_place(name: str) -> str:
+    """The run folder of a workflow, where none is given.
+
+    Raises:
+        ConfigError: no folder below `runs` can have this name.
+    """
+    if any(not part.strip() or part in (".", "..") for part in name.split("/")):
+        raise ConfigError(
+            f"The workflow is named {name!r}, and no folder below runs can have this name. Nothing was started; give "
+            "another name, or a run folder (out)."
+        )
+    return f"runs/{name}"
+
+
 def _own_settings(folder: RunFolder) -> Workflow | None:
     """The settings that a run folder keeps, or None."""
     try:
@@ -198,7 +212,8 @@ def _storage_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = {"run": {"storage_options": dask_settings("run")[0].get("storage_options") or {}}}
     named = {key: value for key, value in by_dotted_key(settings) if key.startswith("run.storage_options")}
     Changes(named).apply(data, "")
-    return dict(data["run"]["storage_options"])
+    found = data["run"]["storage_options"]
+    return dict(found) if isinstance(found, Mapping) else {}  # a wrong value is refused with all other settings
 
 
 def _compared(workflow: Workflow, folder: RunFolder) -> str:

@@ -84,10 +84,10 @@ class CocoSource:
         index = self._index()
         try:
             self._open_images()
-        except OSError as error:
-            if isinstance(error, SourceMissing):
-                raise
-            raise SourceError(f"The images at {self.images} (images) cannot be opened: {error}.") from error
+        except (SourceMissing, SourceError, MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # libraries of object stores have errors of their own
+            raise SourceError(f"The images at {self.images} (images) cannot be opened: {_said(error)}.") from error
         inside = f"{posixpath.basename(index.member)} in " if index.member else ""
         return SourceInfo(
             rows=len(index),
@@ -207,6 +207,11 @@ def _stamp(stamp: Callable[[str], str], name: str) -> str:
     name = posixpath.normpath(name)
     forms = [name] if name.isascii() else [name, *sorted({unicodedata.normalize(f, name) for f in ("NFC", "NFD")})]
     return next((found for form in forms if (found := stamp(form))), "")
+
+
+def _said(error: Exception) -> str:
+    """What an error says, as a clause; its class if it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _is_missing(error: OSError) -> bool:

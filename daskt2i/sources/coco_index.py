@@ -127,7 +127,7 @@ def unusable(name: object) -> tuple[Reason, str] | None:
         return Reason.UNSAFE_PATH, f"not a relative path with forward slashes: {name[:200]}"
     if ".." in name.split("/"):
         return Reason.UNSAFE_PATH, f"leads out of the image folder: {name[:200]}"
-    if "\0" in name or "::" in name or "://" in name:
+    if "\0" in name or "://" in name:
         return Reason.UNSAFE_PATH, f"an address or a NUL character, not a file name: {name[:200]!r}"
     if name.endswith("/") or posixpath.normpath(name) == ".":
         return Reason.MISSING_FILE, f"names a folder: {name[:200]}"
@@ -149,12 +149,11 @@ def _load(address: str, options: dict[str, Any]) -> tuple[str, str, Any]:
     except FileNotFoundError as error:
         raise SourceMissing(f"There is no caption file at {address}. {_EXPECTED}") from error
     except OSError as error:
-        raise SourceError(f"The caption file {address} cannot be read: {error}.") from error
+        said = " ".join(str(error).split()).rstrip(". ") or type(error).__name__
+        raise SourceError(f"The caption file {address} cannot be read: {said}.") from error
     except BadPacking as error:
-        raise SourceError(
-            f"{address} cannot be unpacked: {error}. {_EXPECTED} Of a zip archive with several JSON files, give one: "
-            f"zip://NAME::{address}."
-        ) from error
+        one = f" Of these, give one: zip://NAME::{address}." if error.names else ""
+        raise SourceError(f"{address} cannot be unpacked: {error}. {_EXPECTED}{one}") from error
     except BadDocument as error:
         raise SourceError(f"{address} is no caption file: {error}. {_EXPECTED}") from error
     except MemoryError as error:

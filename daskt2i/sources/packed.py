@@ -42,7 +42,13 @@ _STREAMS: dict[str, Callable[[], Any]] = {
 
 
 class BadPacking(ValueError):
-    """A packed file cannot be used. The message is a clause."""
+    """A packed file cannot be used. The message is a clause.
+
+    Attributes:
+        names: the JSON files of an archive that holds several.
+    """
+
+    names: tuple[str, ...] = ()
 
 
 def unpack(raw: bytes, name: str) -> tuple[bytes, str]:
@@ -123,7 +129,9 @@ def _from_zip(raw: bytes) -> tuple[bytes, str]:
         if len(names) != 1:
             some = ", ".join(names[:8]) + ", …" * (len(names) > 8)
             held = f"{len(names)} JSON files: {some}" if names else "no JSON file"
-            raise BadPacking(f"the zip archive holds {held}")
+            refused = BadPacking(f"the zip archive holds {held}")
+            refused.names = tuple(names)
+            raise refused
         if entries[0].flag_bits & 1:
             raise BadPacking(f"{names[0]} in the zip archive is encrypted")
         with archive.open(entries[0]) as stream:

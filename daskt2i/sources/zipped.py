@@ -10,6 +10,7 @@ entries and other compressions (rejected).
 from __future__ import annotations
 
 import errno
+import posixpath
 import struct
 import zipfile
 import zlib
@@ -34,6 +35,9 @@ _UNICODE_PATH = 0x7075
 _IN_UTF_8 = 0x800
 """Flag of an entry whose name is UTF-8. macOS writes UTF-8 without it."""
 
+_CODE_PAGES = ("cp1252", "cp1250", "cp1251", "cp932", "cp936", "cp949", "cp950", "cp850", "cp852", "cp866")
+"""Code pages of Windows in Europe and East Asia. Its Explorer names entries in one of them, and does not say which."""
+
 _DAMAGED = (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, ValueError, LookupError)
 """Errors of `zipfile` for an archive that is damaged, or is none."""
 
@@ -46,7 +50,8 @@ class Zip:
 
     An entry is found under its name, and under the same bytes read in another way: as UTF-8 without the flag for it
     (macOS), as the extra field for Unicode names gives it (Info-ZIP, WinZip), and with `/` in place of a backslash
-    (some tools of Windows).
+    (some tools of Windows). If there is still none, it is found in a code page of Windows in which all names of the
+    archive can be read. Entries that may all mean one name are refused, unless they are equal.
 
     Args:
         files: an fsspec file system.
@@ -80,6 +85,8 @@ class Zip:
         self._doubled: dict[str, list[_Entry]] = {}  # name -> all its entries, if it has several
         self._others: dict[str, list[_Entry]] = {}  # name in another reading -> entries
         self._ends: dict[str, list[str]] = {}
+        self._coded: dict[bytes, list[tuple[bytes, _Entry]]] = {}  # end -> names as stored, if no coding is stated
+        self._pages: tuple[str, ...] | None = None
         for entry in entries:
             self._add(entry)
 
@@ -102,6 +109,9 @@ class Zip:
                 self._doubled.setdefault(name, [self._entries[name]]).append(found)
             else:
                 self._entries[name] = found
+        if not entry.orig_filename.isascii() and not entry.flag_bits & _IN_UTF_8:
+            stored = entry.orig_filename.encode("cp437")  # zipfile has read the bytes so
+            self._coded.setdefault(_last_part(stored), []).append((stored, found))
 
     def read(self, name: str) -> bytes:
         """The bytes of the entry `name`, or, if there is none, of the only entry that ends in `/name`.
@@ -149,9 +159,10 @@ class Zip:
             names = [
                 entry
                 for entry in self._ends.get(name.rpartition("/")[2], ())
-                if entry.endswith(f"/{name}") and not entry.startswith("__MACOSX/")
+                if entry.endswith(f"/{name}") and "/__MACOSX/" not in f"/{entry}"
             ]
             found = list(dict.fromkeys(entry for whole in names for entry in self._at(whole)))
+        found = found or self._in_a_code_page(name)
         if not found:
             raise RowRejected(Reason.MISSING_FILE, name)
         if len(names) > 1 and len(found) > 1:
@@ -163,13 +174,39 @@ class Zip:
         return found[-1]
 
     def _at(self, name: str) -> list[_Entry]:
-        """The entries of this very name; if there are none, those that may mean it."""
-        if name in self._entries:
-            return self._doubled.get(name) or [self._entries[name]]
-        return self._others.get(name, [])
+        """The entries of this very name, and those that may mean it."""
+        own = [self._entries[name]] if name in self._entries else []
+        return list(dict.fromkeys([*self._others.get(name, ()), *(self._doubled.get(name) or own)]))
+
+    def _in_a_code_page(self, name: str) -> list[_Entry]:
+        """The entries whose name, or the end of it, is this name in a code page that all of them can have."""
+        if not self._coded or name.isascii():
+            return []
+        if self._pages is None:
+            names = [stored for same in self._coded.values() for stored, _ in same]
+            self._pages = tuple(page for page in _CODE_PAGES if all(_text(stored, page) for stored in names))
+        found: list[_Entry] = []
+        for page in self._pages:
+            with suppress(UnicodeEncodeError):
+                for stored, entry in self._coded.get(_last_part(name.encode(page)), ()):
+                    if f"/{_text(stored, page)}".endswith(f"/{name}"):
+                        found.append(entry)
+        return list(dict.fromkeys(found))
 
     def _range(self, start: int, stop: int) -> bytes:
         return bytes(self._files.cat_file(self._path, start=start, end=stop))
+
+
+def _last_part(stored: bytes) -> bytes:
+    return stored.replace(b"\\", b"/").rpartition(b"/")[2]
+
+
+def _text(stored: bytes, page: str) -> str:
+    """A name in a code page, with `/` in place of a backslash; "" if it is none."""
+    try:
+        return stored.decode(page).replace("\\", "/")
+    except UnicodeDecodeError:
+        return ""
 
 
 def _names(entry: zipfile.ZipInfo) -> list[str]:
@@ -184,6 +221,9 @@ def _names(entry: zipfile.ZipInfo) -> list[str]:
     for name in list(found):
         if "\\" in name:
             found[name.replace("\\", "/")] = None
+    for name in list(found):
+        if "//" in name or "/./" in name:
+            found[posixpath.normpath(name)] = None
     return list(found)
 
 

@@ -144,5 +144,5 @@ def _waiting(folder: RunFolder) -> tuple[str, ...]:
     try:
         found = json.loads(folder.read(STANDSTILL))["waiting"]
         return tuple(str(one) for one in found)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()

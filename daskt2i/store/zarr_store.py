@@ -332,7 +332,7 @@ class ZarrStore:
             return None
         try:
             return dict(json.loads(text)["attributes"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(
                 f"The metadata of {self.address} (zarr.json) is damaged: {error!r}. The arrays are unchanged; restore "
                 "this file, or encode into another run folder (out)."
@@ -349,7 +349,7 @@ class ZarrStore:
 
         try:
             return zarr.open_array(store=store, path=name, mode=mode, zarr_format=3)
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, RecursionError) as error:
             raise StoreError(
                 f"The metadata of the array {name} in {self.address} is missing or damaged ({error}). The shards are "
                 "unchanged; delete its zarr.json if there is one, and encode again to restore it."

@@ -105,7 +105,7 @@ class Checkpoints:
         for step in self._steps():
             try:
                 return self.load(step, tensors)
-            except (ValueError, KeyError, TypeError, OSError, StoreError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError, OSError, StoreError) as error:
                 tell(f"The checkpoint of step {step} is skipped: {error}.")
         return None
 
@@ -114,7 +114,7 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
-            ValueError, KeyError, TypeError: the checkpoint is damaged.
+            ValueError, KeyError, TypeError, RecursionError: the checkpoint is damaged.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -222,6 +222,20 @@ def test_the_folder_without_a_workflow_goes_on_with_its_own_settings(
     assert own.workflow.train.steps == 7
 
 
+@pytest.mark.parametrize("name", ["..", ".", " ", "", "a/../b", "/a"])
+def test_another_name_or_a_run_folder_helps_where_no_folder_can_have_the_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = small_settings().model_copy(update={"name": name})
+    with told("session/run_settings.py:_usual_place ConfigError"):
+        daskt2i.Run(named, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    assert daskt2i.Run(named, "mine", progress=False).out == str(tmp_path / "mine")
+    other = named.model_copy(update={"name": "team/one"})
+    assert daskt2i.Run(other, progress=False).out == str(tmp_path / "runs" / "team" / "one")
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [("local:", "local:1"), ("joblib:0", "joblib:1"), ("multiprocessing:x", "multiprocessing:1"), (":", "serial")],

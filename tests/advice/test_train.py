@@ -444,7 +444,7 @@ def test_a_denoiser_without_encoders_draws_by_sample_with_the_workflow_of_its_tr
     trained_here(workflow(), store)
     with told("model/pipeline.py:load ModelMissing"):
         pipeline.load(RunFolder(store))
-    look = SamplerSettings(1, 1.0, "dpm++", 1)
+    look = SamplerSettings(1, 2.0, "dpm++", 1)
     with told("sample/driver.py:_own_dataset ModelMissing"):
         sample(RunFolder(store), [SampleRequest("a dog", 0)], look, SerialExecutor())
     dataset = workflow().dataset

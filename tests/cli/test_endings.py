@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,10 +20,12 @@ import typer
 from builders import TESTS
 from builders.command_line import one_object, run, start
 from builders.workflows import child_environment, small_settings, write_workflow
+from rich.console import Console
 
 import daskt2i
+from daskt2i import workflow
 from daskt2i.cli import endings
-from daskt2i.cli.console import write
+from daskt2i.cli.console import width, write
 from daskt2i.cli.endings import ExitCode, report_errors
 from daskt2i.cli.streams import PatientStream
 from daskt2i.errors import ConfigError, Daskt2iError, Interrupted
@@ -128,6 +131,32 @@ def test_a_full_disk_behind_standard_output_is_an_error(monkeypatch: pytest.Monk
         file.close()
 
 
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_a_full_disk_behind_the_help_is_one_sentence(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    file = open("/dev/full", "w")  # noqa: PTH123, SIM115  # closing it fails too
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(sys, "argv", ["daskt2i", option])
+    with pytest.raises(SystemExit) as info:
+        workflow.run()
+    monkeypatch.undo()
+    assert info.value.code == ExitCode.FAILURE
+    assert re.fullmatch(r"error: .*no space is left.*\n", capsys.readouterr().err)
+    with pytest.raises(OSError, match="space"):
+        file.close()
+
+
+@pytest.mark.parametrize("columns", ["0", "", "80", "x"])
+def test_a_console_prints_whatever_its_width_is_said_to_be(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    printed = io.StringIO()
+    Console(file=printed, width=width()).print("a table")
+    assert printed.getvalue() == "a table\n"
+
+
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoded") / "é"
@@ -174,10 +203,28 @@ def test_a_second_signal_changes_nothing_until_patience_ends(monkeypatch: pytest
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_during_imports_ends_the_process_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")  # it comes first
+    environment = {**child_environment(), "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])}
+    command = [sys.executable, "-m", "daskt2i.workflow", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (ExitCode.STOPPED, "", "")
+
+
+def test_ctrl_c_before_a_command_begins_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "app", lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit) as info:
+        workflow.run()
+    assert info.value.code == ExitCode.STOPPED
+    assert capsys.readouterr().err == f"{endings.STOPPED}\n"
+
+
 def test_four_times_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
-    workflow = write_workflow(tmp_path / "w.yaml", rows=4000, rows_per_chunk=4)
+    settings = write_workflow(tmp_path / "w.yaml", rows=4000, rows_per_chunk=4)
     out = tmp_path / "run"
-    arguments = ("encode", "--workflow", workflow, "--out", out, "--scheduler", "serial", "--json")
+    arguments = ("encode", "--workflow", settings, "--out", out, "--scheduler", "serial", "--json")
     with start(*arguments) as process:
         while not list(out.glob("receipts/*")) and process.poll() is None:
             time.sleep(0.05)

@@ -18,7 +18,7 @@ from builders.workflows import fake_data, fake_settings, finish
 import daskt2i
 from daskt2i.encode.saved_workflow import read_settings, settings_of, strangers
 from daskt2i.encode.verify import verify
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, StoreError
 from daskt2i.store.links import outward_links
 from daskt2i.store.run_folder import RunFolder
 
@@ -97,7 +97,8 @@ def test_what_only_a_folder_names_is_not_used(
 
 
 def test_paths_and_addresses_that_only_read_are_used(theirs: Path) -> None:
-    for images in ("/data/train", "train.zip", "s3://b/x", "zip://a::s3://b/x.zip", "https://host/i", "C:\\data"):
+    paths = ("/data/train", "train.zip", "C:\\data", "/data/run::1/images", "run::1", "file:x", "/data/a://b")
+    for images in (*paths, "s3://b/x", "zip://a::s3://b/x.zip", "https://host/i"):
         source_of(theirs, **{"class": COCO, "images": images, "captions": "c.json"})
         folder = RunFolder(theirs)
         assert strangers(read_settings(folder), folder) == []
@@ -125,6 +126,14 @@ def test_a_link_that_leads_out_of_the_folder_is_found(name: str, theirs: Path, t
     assert outward_links(RunFolder(theirs)) == [name]
     with pytest.raises(ConfigError, match="link that leads out"):
         daskt2i.open_run(theirs, scheduler="serial", progress=False).encode()
+
+
+@pytest.mark.parametrize("name", ["caption", "image_id"])
+def test_damaged_metadata_of_any_array_are_found(name: str, theirs: Path) -> None:
+    (theirs / "latents.zarr" / name / "zarr.json").write_text("[]")
+    folder = RunFolder(theirs)
+    with pytest.raises(StoreError, match=f"metadata of the array {name}"):
+        verify(folder, settings_of(folder))
 
 
 def test_a_link_inside_the_folder_is_no_matter(theirs: Path) -> None:

@@ -244,6 +244,8 @@ def test_a_users_own_rules_are_used(tmp_path: Path) -> None:
     mine = compile_rules(load_rules(path))
     assert seen(read_captions(["two knabes"], mine)) == ("male", "pair", "child")
     assert mine.digest != compile_rules(load_rules()).digest
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    assert compile_rules(load_rules(path)).digest == mine.digest, "line ends do not count"
 
 
 def test_numbers_in_quotes_and_odd_words_are_taken(tmp_path: Path) -> None:

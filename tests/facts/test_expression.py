@@ -45,6 +45,7 @@ def test_the_row_has_all_facts() -> None:
         "abs(width - height) == 160 and max(1, 2, 3) == 3",
         "image_id % 2 == 1 and image_id // 2 == 3 and -image_id < 0",
         "reason == ''",
+        "persons in (-1, +1)",
         "people == True",
         "  people\n and usable ",
         "True",

@@ -51,6 +51,11 @@ def test_the_rows_for_which_it_is_true_are_kept(coco: Path) -> None:
     assert source.read(rows[1]) == (coco / "images" / "002.bmp").read_bytes()
 
 
+@pytest.mark.parametrize("text", ["True", "1 < 2", "people or not people"])
+def test_an_expression_that_is_true_of_every_row_keeps_all(coco: Path, text: str) -> None:
+    assert open_source(settings(coco, text).dataset).info().rows == 10
+
+
 def test_a_worker_reads_with_the_row_number_of_the_other_source(coco: Path) -> None:
     """A source that draws by `row.index` needs its own row number."""
     workflow = fake_settings(rows=9)

@@ -380,6 +380,13 @@ def test_load_workflow_takes_a_path(tmp_path: Path) -> None:
     assert daskt2i.load_workflow(write_workflow(tmp_path / "fake.yaml")).name == "fake"
 
 
+@pytest.mark.parametrize("given", [5, "x", [1]])
+def test_storage_options_that_are_no_mapping_are_named(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(ConfigError, match=r"run\.storage_options"):
+        Run(out=tmp_path / "out", settings={"run.storage_options": given}, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("given", [{"run.storage_options": {"key": "a"}}, {"run": {"storage_options": {"key": "a"}}}])
 def test_storage_options_in_settings_open_the_run_folder(tmp_path: Path, given: dict[str, Any]) -> None:
     fake(tmp_path).encode()

@@ -353,6 +353,19 @@ def test_an_images_location_that_does_not_exist_is_source_missing(place: str, tm
         CocoSource(place, str(write(tmp_path, ["1.bmp"]))).info()
 
 
+def test_an_error_of_a_library_for_addresses_is_one_sentence(tmp_path: Path) -> None:
+    """It is no subclass of OSError."""
+    with pytest.raises(SourceError, match=r"images at hf://datasets/x \(images\) cannot be opened: Invalid HF URI"):
+        CocoSource("hf://datasets/x", str(write(tmp_path, ["1.bmp"]))).info()
+
+
+def test_a_web_server_that_does_not_answer_is_not_taken_for_a_missing_file(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with pytest.raises(SourceError, match="cannot be read: Cannot connect") as caught:
+        CocoSource(str(tmp_path), "http://127.0.0.1:9/captions.json").info()
+    assert not isinstance(caught.value, SourceMissing)
+
+
 def test_an_unknown_kind_of_address_says_so(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nonsense://x"):
         CocoSource("nonsense://x", str(write(tmp_path, ["1.bmp"]))).info()
@@ -392,7 +405,7 @@ def test_unsafe_paths_are_never_opened(name: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "name", ["..bmp", "a..b/c.bmp", "...", "ab:c.bmp", "~/x.bmp", "with space.bmp", "ü.bmp", "a%2Fb.bmp"]
+    "name", ["..bmp", "a..b/c.bmp", "...", "ab:c.bmp", "~/x.bmp", "with space.bmp", "ü.bmp", "a%2Fb.bmp", "ab::c.bmp"]
 )
 def test_odd_names_are_not_unsafe(name: str, tmp_path: Path) -> None:
     source = source_of(tmp_path, [name])

@@ -119,3 +119,12 @@ def test_a_zip_with_another_number_of_json_files_is_refused_by_name(
     with pytest.raises(SourceError) as caught:
         CocoSource(str(tmp_path), str(path)).info()
     assert clause in str(caught.value)
+    assert ("give one: zip://NAME::" in str(caught.value)) == (len(files) > 1)
+
+
+def test_what_is_no_archive_is_not_told_to_name_a_file_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "captions.json.gz"
+    path.write_bytes(TEXT)
+    with pytest.raises(SourceError) as caught:
+        CocoSource(str(tmp_path), str(path)).info()
+    assert "zip" not in str(caught.value)

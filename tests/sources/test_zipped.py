@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import unicodedata
 import warnings
 import zipfile
 import zlib
@@ -110,6 +111,47 @@ def test_two_entries_of_one_name_are_refused_unless_they_are_equal(tmp_path: Pat
         assert found.reason == Reason.UNREADABLE_IMAGE
         assert found.detail == f"{name} is in the archive 2 times, with different content"
     assert read(archive(tmp_path / "y.zip", (b"1.bmp", FIRST), (b"1.bmp", FIRST)), "1.bmp") == FIRST
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("caf\u00e9.bmp", "cp1252"),
+        ("\u0444\u043e\u0442\u043e.bmp", "cp866"),
+        ("\u0444\u043e\u0442\u043e.bmp", "cp1251"),
+        ("\u56fe\u7247.bmp", "gbk"),
+        ("\u5199\u771f/\u8868.bmp", "shift_jis"),  # its last character has the code of a backslash in it
+        ("\uc0ac\uc9c4.bmp", "cp949"),
+    ],
+)
+def test_a_name_in_a_code_page_of_windows_is_found(name: str, page: str, tmp_path: Path) -> None:
+    place = archive(tmp_path / "x.zip", (f"a/{name}".encode(page), FIRST), (b"ok.bmp", SECOND))
+    assert read(place, name) == read(place, f"a/{name}") == read(place, unicodedata.normalize("NFD", name)) == FIRST
+    assert rejection(place, f"b/{name}").reason == Reason.MISSING_FILE
+    assert rejection(place, "na\u00efve.bmp").reason == Reason.MISSING_FILE
+
+
+def test_a_code_page_must_fit_to_all_names_of_an_archive(tmp_path: Path) -> None:
+    """Byte E9 is \u0398 in cp437 and \u00e9 in cp1252, which has no byte 81."""
+    entries = ((b"\xe9.bmp", FIRST), (b"\x81.bmp", SECOND))
+    assert rejection(archive(tmp_path / "x.zip", *entries), "\u00e9.bmp").reason == Reason.MISSING_FILE
+    assert read(archive(tmp_path / "y.zip", *entries[:1]), "\u00e9.bmp") == FIRST
+
+
+def test_entries_that_may_both_mean_a_name_are_refused_unless_they_are_equal(tmp_path: Path) -> None:
+    for name, first, second in (
+        (NFC, NFC.encode("cp437"), NFC.encode()),
+        ("a/1.bmp", b"a\\1.bmp", b"a/1.bmp"),
+        ("\u00c1.bmp", "\u00c1.bmp".encode("cp1252"), "\u00c1.bmp".encode("cp850")),
+    ):
+        place = archive(tmp_path / "x.zip", (first, FIRST), (second, SECOND))
+        assert rejection(place, name).reason == Reason.UNREADABLE_IMAGE
+        assert read(archive(tmp_path / "y.zip", (first, FIRST), (second, FIRST)), name) == FIRST
+
+
+def test_a_name_with_needless_slashes_and_points_is_found(tmp_path: Path) -> None:
+    place = archive(tmp_path / "x.zip", (b"./a//b/./1.bmp", FIRST), (b"x/__MACOSX/1.bmp", SECOND))
+    assert read(place, "a/b/1.bmp") == read(place, "1.bmp") == FIRST
 
 
 def test_an_entry_whose_folder_has_two_readings_counts_once(tmp_path: Path) -> None:

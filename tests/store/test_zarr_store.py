@@ -214,12 +214,22 @@ def test_attributes_that_json_cannot_hold_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"attributes": 3}', b"\xff\xfe"])
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"attributes": 3}', b"\xff\xfe", DEEP], ids=range(6))
 def test_damaged_metadata_is_one_clear_error(store: ZarrStore, text: bytes) -> None:
     store.folder.write("latents.zarr/zarr.json", text)
     for call in (store.attributes, store.layout, lambda: store.create(ROWS, ROWS_PER_CHUNK, ARRAYS, ATTRIBUTES)):
         with pytest.raises(StoreError, match=r"zarr\.json"):
             call()
+
+
+def test_damaged_metadata_of_an_array_is_one_clear_error(store: ZarrStore) -> None:
+    for text in (b"{", b"{}", b"[]", b"5", DEEP):
+        store.folder.write("latents.zarr/latent_mean/zarr.json", text)
+        with pytest.raises(StoreError, match="metadata of the array latent_mean"):
+            store.read("latent_mean", 0, 1)
 
 
 def test_a_store_of_another_program_is_not_changed(tmp_path: Path) -> None:

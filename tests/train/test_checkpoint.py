@@ -110,11 +110,15 @@ def other_label(path: Path) -> None:
     path.with_suffix(".json").write_text("[1]")
 
 
+def deepen_label(path: Path) -> None:
+    path.with_suffix(".json").write_text("[" * 100_000 + "]" * 100_000)
+
+
 def lose(path: Path) -> None:
     path.with_suffix(".safetensors").unlink()
 
 
-@pytest.mark.parametrize("harm", [cut, alter, cut_label, other_label, lose])
+@pytest.mark.parametrize("harm", [cut, alter, cut_label, other_label, deepen_label, lose])
 def test_a_damaged_checkpoint_is_skipped_and_the_one_before_is_loaded(here: RunFolder, harm: Any) -> None:
     save(here, 1, 2)
     harm(here.local_path(f"{CHECKPOINTS}/step-0000002.json"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,8 @@ def load_rules(path: str | Path | None = None) -> str:
     place = OURS if path is None else expanded(path, "dataset.facts.rules")
     try:
         place = Path(addresses.absolute(str(place)))
-        text = place.read_text(encoding="utf-8")
+        read = addresses.read_file(place).decode("utf-8")
+        text = io.StringIO(read, newline=None).read()  # the digest of the rules does not depend on line ends
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"The rules file {place} (dataset.facts.rules) cannot be read ({error}). Nothing was counted; start from a "
