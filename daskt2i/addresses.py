@@ -110,6 +110,11 @@ def read_bytes(address: str, options: Mapping[str, Any] | None = None) -> bytes:
         files, path = fsspec.core.url_to_fs(place, **(options or {}))
         with files.open(path, "rb") as remote:
             return bytes(remote.read())
+    except FileNotFoundError as error:  # fsspec raises it too where a server refuses or cannot be reached
+        cause = error.__cause__
+        if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in (404, 410):
+            raise
+        raise OSError(f"{type(cause).__name__}: {cause}") from error
     except (OSError, MemoryError):
         raise
     except Exception as error:

@@ -16,6 +16,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 """What stands in place of a secret."""
@@ -146,6 +147,15 @@ def remember(value: Any, options: bool = True) -> None:
                     _known.add(one)
             else:
                 remember(one, options or name in _OPTIONS)
+
+
+def remember_address(address: str) -> None:
+    """Hide the password and the signatures of an address from now on: a library may name a part of it alone."""
+    found = [each[2].partition(":")[2] for each in _USER_PART.finditer(address)]
+    found += [each[2] for each in (*_BARE_TOKEN.finditer(address), *_QUERY.finditer(address))]
+    for one in (*found, *map(unquote, found)):
+        if len(one) >= _SHORTEST and not _is_plain(one):
+            _known.add(one)
 
 
 def _hidden(value: Any) -> Any:

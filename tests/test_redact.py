@@ -105,6 +105,17 @@ def test_credentials_that_were_used_are_hidden_wherever_they_show(monkeypatch: p
         for_use({"client_kwargs": {"token": "env:MY_SECRET"}})
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["s3://me:p%40ss-w0rd-77@bucket/run", "https://host/a?sig=p%40ss-w0rd-77", "https://p%40ss-w0rd-77@host/a"],
+)
+def test_a_part_of_an_address_that_was_used_shows_no_secret(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact, "_known", set())
+    for_use({}, address)
+    for part in ("p%40ss-w0rd-77", "p@ss-w0rd-77"):
+        assert part not in redact.without_secret(f"Invalid bucket name {part} of bucket")
+
+
 def test_errors_and_notes_show_no_secret_here_and_in_another_process() -> None:
     text = f"cannot read https://me:{SECRET}@host/a"
     ours, theirs = SourceError(text), OSError(5, text)

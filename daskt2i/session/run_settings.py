@@ -179,7 +179,8 @@ def _storage_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = {"run": {"storage_options": dask_settings("run")[0].get("storage_options") or {}}}
     named = {key: value for key, value in by_dotted_key(settings) if key.startswith("run.storage_options")}
     Changes(named).apply(data, "")
-    return dict(data["run"]["storage_options"])
+    found = data["run"]["storage_options"]
+    return dict(found) if isinstance(found, Mapping) else {}  # reading the workflow refuses it by name
 
 
 def _compared(workflow: Workflow, folder: RunFolder) -> str:
