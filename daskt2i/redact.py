@@ -39,7 +39,11 @@ _SHORTEST = 6
 
 _USER_PART = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"<>@]*:[^\s'\"<>]*?)@(?=[\w.\[*-])", re.IGNORECASE)
 _BARE_TOKEN = re.compile(r"\b((?:https?|git|wss?)://)([^\s/?#:'\"<>@]+)@", re.IGNORECASE)
-_QUERY = re.compile(rf"([?&;#](?:{_NAME}|key|x-(?:amz|goog)-credential)=)([^\s&#'\"<>,;)\]}}]+)", re.IGNORECASE)
+_QUERY_NAME = (
+    rf"{_NAME}|key|x-(?:amz|goog)-credential|auth|hmac|ticket|hdnts|hdnea|subscription-key|code(?==[^\s&]{{16}})"
+)
+"""Of functions of Azure, of Akamai and of gateways too. A short `code` is one of a country or a language."""
+_QUERY = re.compile(rf"([?&;#](?:{_QUERY_NAME})=)([^\s&#'\"<>,;)\]}}]+)", re.IGNORECASE)
 _QUOTED = re.compile(rf"(['\"](?:{_NAME})['\"]\s*:\s*)(b?\"(?:\\.|[^\"\\])*\"|b?'(?:\\.|[^'\\])*')", re.IGNORECASE)
 _VALUE = r"""("[^"]*"|'[^']*'|[^\s'",;&)\]}]+)"""
 _ASSIGNED = re.compile(rf"((?<![\w?&;#.-])(?:{_NAME}|(?-i:[A-Z][A-Z0-9_]*_(?:KEY|PASS|PW)))=){_VALUE}", re.IGNORECASE)

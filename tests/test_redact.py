@@ -41,6 +41,9 @@ HOLDERS = [
     "https://a.blob.core.windows.net/c?sv=1&sig=TOPSECRET",
     "https://host/c.json#access_token=TOPSECRET",
     "https://host/c.json?key=TOPSECRET",
+    "https://host/api/c.json?code=TOPSECRET-0123456789",
+    "https://host/c.json?x=1&subscription-key=TOPSECRET",
+    "https://host/c.json?hdnts=st=1~exp=2~hmac=TOPSECRET",
     "encode --set 'run.storage_options={key: TOPSECRET, secret: TOPSECRET}'",
     "encode --set run.storage_options.secret=TOPSECRET",
     "got {'key': 'TOPSECRET', 'client_kwargs': {'aws_secret_access_key': 'TOPSECRET'}}",
@@ -59,6 +62,7 @@ HARMLESS = [
     "run.storage_options={anon: true, token: anon, secret: env:MY_SECRET}",
     "dataset.image.resolution: 64 there, 96 now",
     "https://host/images/00001.jpg?width=64",
+    "https://host/images/00001.jpg?code=de&versionId=a1b2c3d4e5f6a7b8c9",
 ]
 
 
