@@ -22,14 +22,18 @@ from daskt2i.errors import ConfigError
 _PREFIX = "env:"
 
 
-def for_use(options: Mapping[str, Any]) -> dict[str, Any]:
+def for_use(options: Mapping[str, Any], address: str = "") -> dict[str, Any]:
     """The options with the values of the environment variables that they name. Never write or print the result.
+
+    Args:
+        address: the address that they are for; its secrets are hidden too.
 
     Raises:
         ConfigError: such a variable is not set in this process.
     """
     found: dict[str, Any] = _resolved(options, "storage_options")
     redact.remember(found)
+    redact.remember_address(address)
     return found
 
 

@@ -16,6 +16,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 """What stands in place of a secret."""
@@ -38,7 +39,11 @@ _SHORTEST = 6
 
 _USER_PART = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"<>@]*:[^\s'\"<>]*?)@(?=[\w.\[*-])", re.IGNORECASE)
 _BARE_TOKEN = re.compile(r"\b((?:https?|git|wss?)://)([^\s/?#:'\"<>@]+)@", re.IGNORECASE)
-_QUERY = re.compile(rf"([?&;#](?:{_NAME}|key|x-(?:amz|goog)-credential)=)([^\s&#'\"<>,;)\]}}]+)", re.IGNORECASE)
+_QUERY_NAME = (
+    rf"{_NAME}|key|x-(?:amz|goog)-credential|auth|hmac|ticket|hdnts|hdnea|subscription-key|code(?==[^\s&]{{16}})"
+)
+"""Of functions of Azure, of Akamai and of gateways too. A short `code` is one of a country or a language."""
+_QUERY = re.compile(rf"([?&;#](?:{_QUERY_NAME})=)([^\s&#'\"<>,;)\]}}]+)", re.IGNORECASE)
 _QUOTED = re.compile(rf"(['\"](?:{_NAME})['\"]\s*:\s*)(b?\"(?:\\.|[^\"\\])*\"|b?'(?:\\.|[^'\\])*')", re.IGNORECASE)
 _VALUE = r"""("[^"]*"|'[^']*'|[^\s'",;&)\]}]+)"""
 _ASSIGNED = re.compile(rf"((?<![\w?&;#.-])(?:{_NAME}|(?-i:[A-Z][A-Z0-9_]*_(?:KEY|PASS|PW)))=){_VALUE}", re.IGNORECASE)
@@ -146,6 +151,15 @@ def remember(value: Any, options: bool = True) -> None:
                     _known.add(one)
             else:
                 remember(one, options or name in _OPTIONS)
+
+
+def remember_address(address: str) -> None:
+    """Hide the password and the signatures of an address from now on: a library may name a part of it alone."""
+    found = [each[2].partition(":")[2] for each in _USER_PART.finditer(address)]
+    found += [each[2] for each in (*_BARE_TOKEN.finditer(address), *_QUERY.finditer(address))]
+    for one in (*found, *map(unquote, found)):
+        if len(one) >= _SHORTEST and not _is_plain(one):
+            _known.add(one)
 
 
 def _hidden(value: Any) -> Any:

@@ -41,6 +41,9 @@ HOLDERS = [
     "https://a.blob.core.windows.net/c?sv=1&sig=TOPSECRET",
     "https://host/c.json#access_token=TOPSECRET",
     "https://host/c.json?key=TOPSECRET",
+    "https://host/api/c.json?code=TOPSECRET-0123456789",
+    "https://host/c.json?x=1&subscription-key=TOPSECRET",
+    "https://host/c.json?hdnts=st=1~exp=2~hmac=TOPSECRET",
     "encode --set 'run.storage_options={key: TOPSECRET, secret: TOPSECRET}'",
     "encode --set run.storage_options.secret=TOPSECRET",
     "got {'key': 'TOPSECRET', 'client_kwargs': {'aws_secret_access_key': 'TOPSECRET'}}",
@@ -59,6 +62,7 @@ HARMLESS = [
     "run.storage_options={anon: true, token: anon, secret: env:MY_SECRET}",
     "dataset.image.resolution: 64 there, 96 now",
     "https://host/images/00001.jpg?width=64",
+    "https://host/images/00001.jpg?code=de&versionId=a1b2c3d4e5f6a7b8c9",
 ]
 
 
@@ -103,6 +107,17 @@ def test_credentials_that_were_used_are_hidden_wherever_they_show(monkeypatch: p
     monkeypatch.delenv("MY_SECRET")
     with pytest.raises(ConfigError, match="MY_SECRET"):
         for_use({"client_kwargs": {"token": "env:MY_SECRET"}})
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["s3://me:p%40ss-w0rd-77@bucket/run", "https://host/a?sig=p%40ss-w0rd-77", "https://p%40ss-w0rd-77@host/a"],
+)
+def test_a_part_of_an_address_that_was_used_shows_no_secret(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redact, "_known", set())
+    for_use({}, address)
+    for part in ("p%40ss-w0rd-77", "p@ss-w0rd-77"):
+        assert part not in redact.without_secret(f"Invalid bucket name {part} of bucket")
 
 
 def test_errors_and_notes_show_no_secret_here_and_in_another_process() -> None:

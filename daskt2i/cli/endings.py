@@ -29,11 +29,19 @@ import typer
 
 from daskt2i.cli.console import complain
 from daskt2i.errors import Daskt2iError, Interrupted
+from daskt2i.faults import kinds
 from daskt2i.os_errors import import_problem, kind_of, place_of
 from daskt2i.redact import without_secret
 
 PATIENCE_SECONDS = 5.0
 """Time for a command to clean up after the first Ctrl-C."""
+
+
+_OF_OTHERS = {
+    kinds.Kind.ACCESS: ("Access was refused", "renew the credentials"),
+    kinds.Kind.TRANSPORT: ("The network or a server failed", "check the address and the connection"),
+}
+"""Kinds of errors of libraries that are no bugs: what happened, and what helps."""
 
 
 class ExitCode(enum.IntEnum):
@@ -130,6 +138,7 @@ def fail(error: Exception) -> NoReturn:
         typer.Exit: always.
     """
     kind, problem = kind_of(error), import_problem(error)
+    said = " ".join(without_secret(str(error)).split()).rstrip(".")
     if problem is not None:
         complain(f"error: {problem}")
     elif kind is not None and isinstance(error, OSError):
@@ -139,8 +148,13 @@ def fail(error: Exception) -> NoReturn:
             f"error: {what}: {kind.says} ({error.strerror or type(error).__name__}). What is committed stays; "
             f"{kind.advice}, and run the same command again to continue."
         )
+    elif kinds.kind_of(error) in _OF_OTHERS:
+        what, advice = _OF_OTHERS[kinds.kind_of(error)]
+        complain(
+            f"error: {what} ({type(error).__name__}: {said}). What is committed stays; {advice}, and run the same "
+            "command again to continue."
+        )
     else:
-        said = " ".join(str(error).split()).rstrip(".")
         complain(
             f"error: {type(error).__name__}: {said}. This is a bug in daskt2i; {_kept(error)}. What is committed "
             "stays; run the same command again to continue."

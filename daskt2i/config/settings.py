@@ -115,6 +115,7 @@ class RunSettings(_Strict):
     on_missing_chunk: Literal["fail", "reject"]
     on_changed_images: Literal["fail", "encode"] = "fail"  # run folders of older versions do not have it
     retry_rejected: list[Reason]
+    min_accepted: float = Field(0.2, ge=0, le=1, allow_inf_nan=False)  # nor this one
     check_disk: bool
     storage_options: dict[str, Any] | None
 

@@ -98,6 +98,7 @@ class _Run:
             store=without_secret(ZarrStore(prepared.folder).address),
             rows=prepared.source_info.rows,
             left_out=None if prepared.workflow.dataset.where is None else prepared.source_info.left_out,
+            min_accepted=prepared.workflow.run.min_accepted,
         )
 
     def go(self) -> EncodeResult:

@@ -32,6 +32,7 @@ class EncodeResult(Viewed):
         failed: chunk -> the error of its last try; `tries`: how often each failed chunk was tried.
         left_out: rows of the source that `dataset.where` leaves out; they are not in `rows`. None without a `where`.
         rows_now, seconds: accepted rows of this run, and its wall time.
+        min_accepted: share of the rows below which a run is no success (`run.min_accepted`).
         workers, threads, precision: of this run; 0 workers and threads if nothing was left to do.
         forecast: comparison of an earlier estimate with this run; None without an estimate.
         details: reason -> number of the first row that was rejected for it with a detail, and the detail.
@@ -50,6 +51,7 @@ class EncodeResult(Viewed):
     failed: Mapping[int, str] = field(default_factory=dict)
     tries: int = 1
     rows_now: int = 0
+    min_accepted: float = 0.0
     seconds: float = 0.0
     workers: int = 0
     threads: int = 0
@@ -89,17 +91,24 @@ class EncodeResult(Viewed):
         return self.rows_now / self.seconds if self.seconds else 0.0
 
     def raise_for_failed(self) -> EncodeResult:
-        """Raise an error if chunks failed or not one row was accepted; else return the result.
+        """Raise an error if chunks failed or too few rows were accepted; else return the result.
 
         Raises:
             StoreError: chunks failed; it names the chunks and the folder of their tracebacks.
-            SourceError: not one row was accepted; it names the commonest reasons. The store is valid, and empty.
+            SourceError: no row, or fewer than `min_accepted`, was accepted; it names the commonest reasons. The store
+                is valid, and holds what was accepted.
         """
         if not self.failed:
-            if self.nothing_accepted:
+            if self.too_few and not self.accepted:
                 raise SourceError(
-                    f"{self.nothing_accepted} The store {self.store} is valid, and has no pictures. Correct the images "
+                    f"{self.too_few} The store {self.store} is valid, and has no pictures. Correct the images "
                     "or the captions, then encode into another run folder (images, captions, out)."
+                )
+            if self.too_few:
+                raise SourceError(
+                    f"{self.too_few} The store {self.store} is valid, and holds what was accepted. Correct the images "
+                    "or the captions and encode into another run folder (images, captions, out), or say that so few "
+                    "are enough: run.min_accepted=0."
                 )
             return self
         count = len(self.failed)
@@ -110,9 +119,9 @@ class EncodeResult(Viewed):
         )
 
     @property
-    def nothing_accepted(self) -> str:
-        """A sentence with the commonest reasons if not one row was accepted; "" if one was, or if chunks failed."""
-        if self.failed or self.accepted or not self.rows:
+    def too_few(self) -> str:
+        """A sentence with the commonest reasons if too few rows were accepted; "" if not, or if chunks failed."""
+        if self.failed or not self.rows or (self.accepted and self.accepted >= self.min_accepted * self.rows):
             return ""
         commonest = sorted(self.rejected.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
         reasons = [
@@ -120,7 +129,8 @@ class EncodeResult(Viewed):
             + (" (row {}: {:.200})".format(*self.details[reason]) if reason in self.details else "")
             for reason, count in commonest
         ]
-        return f"Not one of {self.rows:,} rows was accepted: {'; '.join(reasons)}."
+        count = f"Only {self.accepted:,}" if self.accepted else "Not one"
+        return f"{count} of {self.rows:,} rows {'were' if self.accepted > 1 else 'was'} accepted: {'; '.join(reasons)}."
 
     def to_json(self) -> dict[str, Any]:
         """The object that `encode --json` prints."""
@@ -164,7 +174,7 @@ class EncodeResult(Viewed):
             tuple(rows),
             failures=(
                 *(f"chunk {chunk} failed after {tries(self.tries)}: {why}" for chunk, why in self.failed.items()),
-                *([self.nothing_accepted] if self.nothing_accepted else []),
+                *([self.too_few] if self.too_few else []),
             ),
             sections=(Section("Rejected rows by reason", reasons),) if reasons else (),
         )

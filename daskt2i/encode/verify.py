@@ -184,8 +184,11 @@ def verify(
     shared = problem_of_shared(store)
     seen = _check_receipts(store, grid, fingerprint, found, listener)
     lacking = tuple(index for index in range(len(grid)) if not seen[index] and index not in found.problems)
+    least = 0.0 if workflow is None else workflow.run.min_accepted * grid.rows
     if not found.accepted and not lacking:
         found.notes.append(f"Not one of {grid.rows:,} rows was accepted, so the store has no pictures.")
+    elif found.accepted < least and not lacking:
+        found.notes.append(f"Accepted rows: only {found.accepted:,} of {grid.rows:,}.")
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
     elif not trusted and (named := strangers(workflow, folder)):

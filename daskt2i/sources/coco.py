@@ -150,7 +150,7 @@ class CocoSource:
             return self._parsed
 
     def _options(self, address: str) -> dict[str, Any]:
-        return for_use(self._storage_options) if addresses.is_address(address) else {}
+        return for_use(self._storage_options, address) if addresses.is_address(address) else {}
 
     def _open_images(self) -> _Folder | _Remote | Zip:
         with self._lock:

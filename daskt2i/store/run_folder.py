@@ -54,6 +54,10 @@ FOLDERS = (STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS, "errors", "train-
 
 _BLOCK = 4 * 1024 * 1024
 
+_NO_ADDRESS = ("ParamValidationError", "InvalidURL", "InvalidUrlClientError", "NonHttpUrlClientError")
+_NO_WRITING = (405, 501)
+"""Names of errors of libraries, and states of HTTP, that say that an address cannot be a run folder."""
+
 
 class RunFolder:
     """A run folder. Making the object is cheap and touches no file, and it can be pickled.
@@ -312,7 +316,7 @@ class RunFolder:
         """
         from fsspec.core import url_to_fs
 
-        options = for_use(self.storage_options)
+        options = for_use(self.storage_options, self.root)
         try:
             return url_to_fs(self.root, **options)[0]
         except ImportError as error:
@@ -360,6 +364,11 @@ class RunFolder:
                 raise StoreError(
                     f"Could not {doing} in {self.root}: {kind.says}. What is there is unchanged; choose another run "
                     f"folder (out), or {kind.advice}."
+                ) from error
+            if type(error).__name__ in _NO_ADDRESS or getattr(error, "status", None) in _NO_WRITING:
+                raise ConfigError(
+                    f"Could not {doing} in {self.root}: this address was not accepted ({error}). Nothing was changed; "
+                    "give a path or an address that can be written (out)."
                 ) from error
             if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
                 raise ConfigError(

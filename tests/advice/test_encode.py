@@ -369,6 +369,19 @@ def test_corrected_data_is_encoded_into_another_run_folder(wrong: str, tmp_path:
         assert again.encode().raise_for_failed().accepted
 
 
+def test_a_run_that_accepted_almost_nothing_is_a_success_where_the_user_says_so(tmp_path: Path) -> None:
+    workflow = fake_settings(rows=8, source={"missing": [*range(1, 8)]}, on_missing_chunk="reject")
+    result = run_of(tmp_path, workflow).encode()
+    with told("encode/summary.py:EncodeResult.raise_for_failed SourceError") as error:
+        result.raise_for_failed()
+    assert "Only 1 of 8 rows was accepted: 7 missing-file" in str(error.value)
+    assert "Accepted rows: only 1 of 8." in verify(RunFolder(tmp_path), workflow).notes
+    asked = fake_settings(rows=8, source={"missing": [*range(1, 8)]}, min_accepted=0)
+    assert run_of(tmp_path, asked).encode().raise_for_failed().skipped == 1
+    better = fake_settings(rows=8)
+    assert run_of(tmp_path / "other", better).encode().raise_for_failed().accepted == 8
+
+
 def test_the_same_command_goes_on_after_a_run_was_given_up(tmp_path: Path) -> None:
     mark = tmp_path / "tired"
     mark.write_text("all")

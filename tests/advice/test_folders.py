@@ -12,7 +12,7 @@ from builders.workflows import small_settings
 
 import daskt2i
 from daskt2i.facts.captions.rules import OURS, load_rules
-from daskt2i.store.run_folder import MANIFEST, MARKER
+from daskt2i.store.run_folder import MANIFEST, MARKER, RunFolder
 
 
 def run_of(out: Path | str) -> daskt2i.Run:
@@ -94,3 +94,16 @@ def test_damaged_attributes_of_a_store_are_restored_or_another_folder_is_taken(t
     assert run_of(tmp_path / "other").encode().accepted == 4
     place.write_bytes(right)
     assert run.verify().ok
+
+
+class ParamValidationError(Exception):
+    """As botocore raises it for a bucket that no bucket can be."""
+
+
+def test_an_address_that_can_be_written_is_taken(tmp_path: Path) -> None:
+    folder = RunFolder("memory://no bucket")
+    with told("store/run_folder.py:RunFolder.explaining ConfigError"), folder.explaining("write a"):
+        raise ParamValidationError("Invalid bucket name")
+    for out in (tmp_path / "run", "memory://a-bucket/run"):
+        RunFolder(out).write("a", b"x")
+        assert RunFolder(out).read("a") == b"x"

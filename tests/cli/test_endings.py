@@ -60,6 +60,30 @@ def test_the_page_of_the_command_line_lists_the_exit_codes() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == set(ExitCode)
 
 
+class ClientError(Exception):
+    """As botocore has it."""
+
+    response = {"Error": {"Code": "ExpiredToken"}}  # noqa: RUF012
+
+
+class EndpointConnectionError(Exception):
+    """As botocore has it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(ClientError("x"), "renew the credentials"), (EndpointConnectionError("x"), "check the addr")],
+)
+def test_an_error_of_a_library_that_may_pass_is_no_bug(
+    error: Exception, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), report_errors():
+        raise error
+    said = capsys.readouterr().err
+    assert says in said
+    assert "bug" not in said
+
+
 # An error that nobody expected.
 
 

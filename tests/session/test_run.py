@@ -397,6 +397,14 @@ def test_storage_options_in_settings_open_the_run_folder(tmp_path: Path, given: 
     assert opened[0].storage_options == {"key": "a"}
 
 
+@pytest.mark.parametrize("value", ["text", ["text"], 3])
+def test_credentials_that_hold_no_names_are_refused_by_the_name_of_the_setting(value: Any, tmp_path: Path) -> None:
+    for workflow in (None, "demo"):
+        with pytest.raises(ConfigError, match=r"run\.storage_options") as error:
+            daskt2i.Run(workflow, tmp_path / "run", settings={"run.storage_options": value})
+        assert "text" not in str(error.value)
+
+
 def test_nested_and_dotted_settings_give_the_same_workflow(tmp_path: Path) -> None:
     dotted = fake(tmp_path, settings={"run.batch": 2, "train.steps": 5})
     nested = fake(tmp_path, settings={"run": {"batch": 2}, "train": {"steps": 5}})

@@ -592,3 +592,9 @@ def test_rows_beyond_the_end_are_left_out_and_negative_ones_are_errors(tmp_path:
     assert [row.index for row in source.rows(1, 99)] == [1]
     with pytest.raises(IndexError):
         source.rows(-1, 1)
+
+
+def test_a_server_that_cannot_be_reached_is_not_taken_for_a_missing_caption_file() -> None:
+    with pytest.raises(SourceError, match=r"cannot be read: .*[Cc]onnect") as error:
+        CocoSource("http://127.0.0.1:9/images", "http://127.0.0.1:9/captions.json").info()
+    assert not isinstance(error.value, SourceMissing)
