@@ -23,7 +23,7 @@ from builders.bucket import Cut
 from builders.interleaving import Process, World
 from daskt2i.errors import StoreBusy, TakenOver
 from daskt2i.store.publishing import lease, lock
-from daskt2i.store.publishing.attempts import RECEIPT, REPLACED, Attempt, begin_attempt, staged_name
+from daskt2i.store.publishing.attempts import RECEIPT, REPLACED, Attempt, begin_attempt, goes_on, staged_name
 from daskt2i.store.publishing.publication import Publication, publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import LOCK, MANIFEST, RunFolder
@@ -162,6 +162,7 @@ class Protocol(RuleBasedStateMachine):
         self.drivers: list[Driver] = []
         self.claimed: list[Driver] = []
         self.begun: list[Driver] = []
+        self.over: list[Driver] = []
         self.accepted: set[int] = set()
         clock = SimpleNamespace(monotonic=self.world.monotonic, sleep=self.world.sleep)
         self.stack.enter_context(mock.patch.object(lock, "time", clock))
@@ -350,8 +351,9 @@ class Protocol(RuleBasedStateMachine):
         process.step()
         if driver.claim is not held:
             self.claimed.append(driver)
-        if driver.publication is not had:
-            self.begun.append(driver)
+        if driver.publication is not None and driver.publication is not had:
+            # A run may be over before it knows that it has begun.
+            (self.begun if goes_on(self.folder, driver.publication.run) else self.over).append(driver)
         self.changed_by(driver, process)
         if process.error is not None and not isinstance(process.error, ALLOWED):
             raise process.error
@@ -369,7 +371,9 @@ class Protocol(RuleBasedStateMachine):
         assert not written or json.loads(manifest or b"{}") == counted, "the manifest counts other chunks"
 
     def later(self, driver: Driver) -> list[Driver]:
-        """Drivers that have begun after this one."""
+        """Drivers that have begun after this one; itself if its run was over at once."""
+        if driver in self.over:
+            return [driver]
         if driver in self.begun:
             return self.begun[self.begun.index(driver) + 1 :]
         if driver in self.claimed and self.one_holder:

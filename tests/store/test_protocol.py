@@ -175,6 +175,7 @@ def test_who_sleeps_at_any_step_changes_nothing_when_it_wakes(
                 world.go_or_wait(other)
             world.steps(other, at)
             world.steps(sleeper, 300)
+            world.together(other, 300)
 
 
 @STORES
@@ -187,6 +188,7 @@ def test_what_a_sleeper_publishes_until_it_is_removed_is_counted(
             other = world.follow(sleeper, again=False)
             world.steps(other, wakes)
             world.steps(sleeper, 300)
+            world.together(other, 300)
 
 
 @STORES
