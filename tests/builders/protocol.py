@@ -153,7 +153,9 @@ class Driver:
 
 
 class Protocol(RuleBasedStateMachine):
-    """The rules are what may happen next. A subclass has the store."""
+    """The rules are what may happen next. A subclass has the store, and says how many steps an exchange has there."""
+
+    exchange: int
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,9 +311,11 @@ class Protocol(RuleBasedStateMachine):
             self.together(driver, steps)
             return driver
         for _ in range(300):
-            if driver.brought or not driver.process.can_go_on:
+            if driver.brought or driver.process.ended:
                 break
             self.together(driver, 1)
+            if not driver.process.can_go_on:
+                self.time_passes(1.0)
         self.steps(driver, at)
         return driver
 

@@ -39,6 +39,8 @@ from builders.protocol import KEYS, Driver, Protocol
 class OnDisk(Protocol):
     """The run folder is on a file system without locks."""
 
+    exchange = 14
+
     def open(self) -> tuple[World, RunFolder]:
         place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.root = Path(tempfile.mkdtemp(dir=place)) / "run"
@@ -73,6 +75,7 @@ class InBucket(Protocol):
     """The run folder is on S3, or on a store like it."""
 
     conditions = True
+    exchange = 26
 
     def open(self) -> tuple[World, RunFolder]:
         world = World(Path("/no folder"))
@@ -140,8 +143,8 @@ STORES = pytest.mark.parametrize("store", [OnDisk, InBucket, InPlainBucket])
 
 @STORES
 def test_no_order_of_steps_breaks_the_rules(store: type[Protocol]) -> None:
-    steps = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
-    run_state_machine_as_test(store, settings=steps)
+    long = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(store, settings=long)
 
 
 # Each step of the exchange of a chunk, one after the other. Chance finds some of them only in thousands of examples.
@@ -160,15 +163,15 @@ def exchanging(store: type[Protocol], at: int) -> Iterator[tuple[Protocol, Drive
     world.teardown()
 
 
-def steps_of_an_exchange(request: pytest.FixtureRequest, apart: int) -> range:
-    return range(0, 30, 1 if request.config.getoption("--slow") else apart)
+def steps(request: pytest.FixtureRequest, number: int, apart: int = 2) -> range:
+    return range(0, number, 1 if request.config.getoption("--slow") else apart)
 
 
 @STORES
 def test_who_sleeps_at_any_step_changes_nothing_when_it_wakes(
     store: type[Protocol], request: pytest.FixtureRequest
 ) -> None:
-    for at in steps_of_an_exchange(request, 2):
+    for at in steps(request, store.exchange, 1):
         with exchanging(store, at) as (world, sleeper):
             other = world.follow(sleeper, again=at % 2 == 1)
             while other.publication is None:
@@ -183,7 +186,7 @@ def test_what_a_sleeper_publishes_until_it_is_removed_is_counted(
     store: type[Protocol], request: pytest.FixtureRequest
 ) -> None:
     """It wakes while the next driver begins. That one must read receipts after it has removed the sleeper's run."""
-    for wakes in steps_of_an_exchange(request, 2):
+    for wakes in steps(request, 32):
         with exchanging(store, 0) as (world, sleeper):
             other = world.follow(sleeper, again=False)
             world.steps(other, wakes)
@@ -193,14 +196,14 @@ def test_what_a_sleeper_publishes_until_it_is_removed_is_counted(
 
 @STORES
 def test_who_is_killed_at_any_step_loses_no_chunk(store: type[Protocol], request: pytest.FixtureRequest) -> None:
-    for at in steps_of_an_exchange(request, 2):
+    for at in steps(request, store.exchange):
         with exchanging(store, at) as (_, driver):
             driver.process.kill()
 
 
 @pytest.mark.parametrize("what", TROUBLES)
 def test_a_request_that_goes_wrong_at_any_step_loses_no_chunk(what: str, request: pytest.FixtureRequest) -> None:
-    for at in steps_of_an_exchange(request, 3):
+    for at in steps(request, InBucket.exchange):
         for more in (0, 5, 300):  # steps until a late request takes effect
             with exchanging(InBucket, at) as (world, driver):
                 assert isinstance(world, InBucket)
