@@ -315,7 +315,7 @@ class Protocol(RuleBasedStateMachine):
                 break
             self.together(driver, 1)
             if not driver.process.can_go_on:
-                self.time_passes(1.0)
+                self.time_passes(5.0)
         self.steps(driver, at)
         return driver
 

@@ -186,7 +186,7 @@ def test_what_a_sleeper_publishes_until_it_is_removed_is_counted(
     store: type[Protocol], request: pytest.FixtureRequest
 ) -> None:
     """It wakes while the next driver begins. That one must read receipts after it has removed the sleeper's run."""
-    for wakes in steps(request, 32):
+    for wakes in steps(request, 32, 3):
         with exchanging(store, 0) as (world, sleeper):
             other = world.follow(sleeper, again=False)
             world.steps(other, wakes)
@@ -203,8 +203,8 @@ def test_who_is_killed_at_any_step_loses_no_chunk(store: type[Protocol], request
 
 @pytest.mark.parametrize("what", TROUBLES)
 def test_a_request_that_goes_wrong_at_any_step_loses_no_chunk(what: str, request: pytest.FixtureRequest) -> None:
-    for at in steps(request, InBucket.exchange):
-        for more in (0, 5, 300):  # steps until a late request takes effect
+    for at in steps(request, InBucket.exchange, 3):
+        for more in (0, 300):  # steps until a late request takes effect
             with exchanging(InBucket, at) as (world, driver):
                 assert isinstance(world, InBucket)
                 world.bucket.trouble[driver.process] = 0, what
