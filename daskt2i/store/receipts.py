@@ -16,6 +16,9 @@ from daskt2i.store.publishing.attempts import RECEIPT, Attempt
 from daskt2i.store.run_folder import RECEIPTS, RunFolder
 from daskt2i.types import Receipt
 
+WITHDRAWN = b'{"withdrawn": true}'
+"""Content of a receipt that is being exchanged on an object store (`publishing.exchange`): as if it were missing."""
+
 _NAME = re.compile(re.escape(RECEIPTS) + r"/chunk-([0-9]{7,})\.json")
 
 
@@ -67,6 +70,8 @@ class Receipts:
             try:
                 if isinstance(found, Exception):
                     raise found
+                if found == WITHDRAWN:
+                    continue
                 receipt = Receipt.from_json(found)
                 _check(receipt, chunks[name])
             except FileNotFoundError:

@@ -21,7 +21,7 @@ from daskt2i.errors import SchedulerError, TakenOver
 from daskt2i.events import ChunkDone, Event
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.protocols import ExecutorInfo
-from daskt2i.store.publishing.publication import begin
+from daskt2i.store.publishing.publication import Publication, begin
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status
 from daskt2i.types import Chunk
@@ -81,6 +81,27 @@ def test_an_encode_that_is_taken_over_ends_in_one_sentence_and_the_store_can_be_
     result = encode(prepare(settings, tmp_path), SerialExecutor())
     assert (result.skipped, result.done, result.accepted) == (2, 3, 20)
     assert status(RunFolder(tmp_path)).complete
+
+
+def test_what_a_former_run_publishes_until_it_is_removed_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So receipts are read after former runs are removed."""
+    former, settings = Remembers(), fake_settings(rows_per_chunk=4)
+    encode(prepare(settings, tmp_path / "run"), former)
+    (tmp_path / "run" / "receipts" / "chunk-0000004.json").unlink()
+    sleeper = begin(RunFolder(tmp_path / "run"))
+    staged = encode_chunk(replace(former.job, run=sleeper.run), former.chunk)
+    take_over = Publication.take_over
+
+    def meanwhile(publication: Publication) -> None:
+        sleeper.publish(staged)
+        take_over(publication)
+
+    monkeypatch.setattr(Publication, "take_over", meanwhile)
+    result = encode(prepare(settings, tmp_path / "run"), SerialExecutor())
+    assert (result.skipped, result.done) == (5, 0)
+    assert verify(RunFolder(tmp_path / "run")).ok
 
 
 def rejecting(retry: bool) -> Any:

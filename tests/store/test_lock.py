@@ -274,6 +274,13 @@ def test_a_holder_that_slept_looks_before_it_goes_on(beating: RunFolder, monkeyp
             alive()
 
 
+def test_claims_of_one_process_make_no_circle(beating: RunFolder) -> None:
+    about = {"pid": 1, "token": "t"}
+    for _ in range(3):
+        assert lease.take(beating, next(reversed(lease.chain(beating)), None), about)
+    assert len(lease.chain(beating)) == 3
+
+
 def test_a_claim_that_follows_nobody_is_withdrawn(beating: RunFolder) -> None:
     gone = dead(beating)
     lease.release(beating, gone)

@@ -1,11 +1,12 @@
 """The protocol of publishing, played: drivers, workers and a lock in any order, with crashes, sleepers and odd clocks.
 
-The code is that of the product. Hypothesis chooses which process does its next operation on the folder, who is killed
-or sleeps, and how the time passes. After each step the rules hold:
+The code is that of the product. Hypothesis chooses which process does its next operation on the folder or its next
+request to the object store, who is killed or sleeps, what the network does, and how the time passes. After each step
+the rules hold:
 
 - each visible receipt is that of the bytes of its shards;
 - only the run that began last changes what is visible;
-- a chunk that was accepted stays so, or its successor is whole and waits to be published;
+- a chunk that was accepted stays so, or can be finished or taken back;
 - the manifest counts what is visible.
 
 At the end all is killed, and one calm driver completes the store.
@@ -14,328 +15,119 @@ At the end all is killed, and one calm driver completes the store.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import rule, run_state_machine_as_test
 
-from daskt2i.errors import StoreBusy, TakenOver
-from daskt2i.store.publishing import lease, lock
-from daskt2i.store.publishing.attempts import REPLACED, begin_attempt, staged_name
-from daskt2i.store.publishing.publication import Publication, begin
-from daskt2i.store.receipts import Receipts
+from daskt2i.store import zarr_store
 from daskt2i.store.run_folder import MANIFEST, RunFolder
-from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.testing.store import receipt_for
-from daskt2i.types import Chunk, Receipt, Shard, Staged
 
 pytest.importorskip("greenlet")
-from builders.interleaving import Process, World
-
-CHUNKS = 2
-KEYS = ("a/c.{0}", "b/c.{0}")
-
-
-class Driver:
-    """An encode: it takes the lock, begins a run, publishes what its workers bring, writes the manifest."""
-
-    def __init__(self, world: World, folder: RunFolder, again: bool, late: float) -> None:
-        self.world, self.folder, self.again = world, folder, again
-        self.publication: Publication | None = None
-        self.claim: lease.Claim | None = None
-        self.lost = self.sleeps = self.done = False
-        self.brought: list[Staged] = []
-        self.workers: list[Process] = []
-        self.beats = 0
-        self.process = world.start(self.encode, late)
-
-    def check(self) -> None:
-        if self.lost:
-            raise TakenOver("the lock is lost")
-
-    def encode(self) -> None:
-        self.claim = lock._claimed(self.folder, {"label": "encode", "token": uuid.uuid4().hex}, lambda text: None)
-        publication = begin(self.folder, self.check)
-        self.publication = publication
-        found = {r.chunk: r for r in Receipts(self.folder).read() if ZarrStore(self.folder).check(r.shards) is None}
-        for chunk in range(CHUNKS):
-            if chunk in found and not self.again:
-                continue
-            for _ in range(2):  # one task was thought lost, and runs twice
-                self.workers.append(self.world.start(lambda chunk=chunk: self.work(publication.run, chunk)))
-        while open_ := self.still_open(found):
-            staged = next((one for one in self.brought if one.receipt.chunk in open_), None)
-            if staged is None:
-                self.world.hand_over()
-                continue
-            publication.publish(staged)
-            found[staged.receipt.chunk] = staged.receipt
-            open_.discard(staged.receipt.chunk)
-            self.published.add(staged.receipt.chunk)
-        publication.require()
-        counted = {str(chunk): receipt.shards[0].sha256 for chunk, receipt in found.items()}
-        publication.folder.write(MANIFEST, json.dumps(counted).encode())
-        publication.end()
-        lease.release(self.folder, self.claim)
-        self.done = True
-
-    @property
-    def published(self) -> set[int]:
-        return self.__dict__.setdefault("_published", set())
-
-    def still_open(self, found: dict[int, Receipt]) -> set[int]:
-        return {i for i in range(CHUNKS) if i not in self.published and (self.again or i not in found)}
-
-    def work(self, run: str, chunk: int) -> None:
-        """A worker: each attempt writes bytes of its own."""
-        attempt = begin_attempt(self.folder, run, chunk)
-        shards = []
-        for key in KEYS:
-            data = f"{attempt.name} {key}".encode()
-            attempt.write(staged_name(key.format(chunk)), data)
-            shards.append(Shard(key.format(chunk), hashlib.sha256(data).hexdigest(), len(data)))
-        receipt = receipt_for(Chunk(chunk, chunk, chunk + 1), tuple(shards))
-        Receipts(self.folder).write(receipt, attempt)
-        self.brought.append(Staged(receipt, attempt.name))
-
-    def beat(self) -> None:
-        """What the thread of the lock does every few seconds."""
-        if self.claim is None or self.sleeps or self.process.dead or self.process.ended:
-            return
-        if not lease.holds(self.folder, self.claim):
-            self.lost = True
-            return
-        self.beats += 1
-        lease.beat(self.folder, self.claim, self.beats)
+from builders.bucket import TROUBLES, InTurn, make_bucket
+from builders.interleaving import World
+from builders.protocol import KEYS, Driver, Protocol
 
 
-class Protocol(RuleBasedStateMachine):
-    """The rules are what may happen next."""
+class OnDisk(Protocol):
+    """The run folder is on a file system without locks."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    exchange = 14
+
+    def open(self) -> tuple[World, RunFolder]:
         place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.root = Path(tempfile.mkdtemp(dir=place))
-        self.folder = RunFolder(self.root / "run")
+        self.root = Path(tempfile.mkdtemp(dir=place)) / "run"
         for name in ("receipts", *(f"latents.zarr/{key.partition('/')[0]}" for key in KEYS)):
-            (self.root / "run" / name).mkdir(parents=True)
-        self.world = World(self.root)
-        self.drivers: list[Driver] = []
-        self.begun: list[Driver] = []
-        self.accepted: set[int] = set()
-        self.stack = contextlib.ExitStack()
-        clock = SimpleNamespace(monotonic=self.world.monotonic, sleep=self.world.sleep)
-        self.stack.enter_context(mock.patch.object(lock, "time", clock))
-        self.stack.enter_context(self.world.taking_turns())
-        self.before = self.visible()
-
-    def teardown(self) -> None:
-        try:
-            self.end_calmly()
-        finally:
-            for process in self.world.processes:
-                process.kill()
-            self.stack.close()
-            shutil.rmtree(self.root, ignore_errors=True)
-
-    # What happens
-
-    @initialize(finished=st.booleans())
-    def there_may_be_a_finished_store(self, finished: bool) -> None:
-        if finished:
-            self.drivers.append(Driver(self.world, self.folder, again=False, late=0.0))
-            self.together(self.drivers[-1], 5000)
-            assert self.drivers.pop().done
-
-    @rule(which=st.integers(0, 3), steps=st.integers(1, 120))
-    def a_driver_and_its_workers_go_on(self, which: int, steps: int) -> None:
-        if self.drivers:
-            self.together(self.drivers[which % len(self.drivers)], steps)
-
-    def together(self, driver: Driver, steps: int) -> None:
-        """Steps of the driver, and of its workers until they have brought their chunks."""
-        for _ in range(steps):
-            for process in (driver.process, *driver.workers):
-                if process.can_go_on and not (process is driver.process and driver.sleeps):
-                    self.go(driver, process)
-
-    @rule(again=st.sampled_from([True, True, False]), late=st.sampled_from([-3600.0, 0.0, 3600.0]))
-    def a_driver_starts(self, again: bool, late: float) -> None:
-        if len(self.drivers) < 4:
-            self.drivers.append(Driver(self.world, self.folder, again, late))
-
-    @rule(which=st.integers(0, 30), steps=st.sampled_from([1, 2, 3, 5, 8, 20, 60]))
-    def a_process_goes_on(self, which: int, steps: int) -> None:
-        able = [(driver, process) for driver, process in self.able() if process.can_go_on]
-        if able:
-            driver, process = able[which % len(able)]
-            for _ in range(steps):
-                if process.can_go_on:
-                    self.go(driver, process)
-
-    @rule(seconds=st.sampled_from([1.0, 5.0, 30.0, 70.0]))
-    def time_passes(self, seconds: float) -> None:
-        for _ in range(int(max(1, seconds // lock.BEAT_SECONDS))):
-            self.world.now += min(seconds, lock.BEAT_SECONDS)
-            for driver in self.drivers:
-                driver.beat()
-
-    @rule(which=st.integers(0, 3), workers=st.booleans())
-    def a_driver_is_killed(self, which: int, workers: bool) -> None:
-        if self.drivers:
-            driver = self.drivers[which % len(self.drivers)]
-            driver.process.kill()
-            for worker in driver.workers if workers else ():
-                worker.kill()
-
-    @rule(which=st.integers(0, 30))
-    def a_worker_is_killed(self, which: int) -> None:
-        workers = [worker for driver in self.drivers for worker in driver.workers]
-        if workers:
-            workers[which % len(workers)].kill()
-
-    @rule(which=st.integers(0, 3))
-    def a_driver_falls_asleep_or_wakes(self, which: int) -> None:
-        if self.drivers:
-            driver = self.drivers[which % len(self.drivers)]
-            driver.sleeps = not driver.sleeps
-
-    @rule(
-        which=st.integers(0, 3),
-        steps=st.integers(0, 150),
-        more=st.integers(0, 150),
-        pace=st.sampled_from([0, 0, 1, 3, 20]),
-        again=st.booleans(),
-    )
-    def a_driver_sleeps_until_another_one_holds_the_lock_and_wakes(
-        self, which: int, steps: int, more: int, pace: int, again: bool
-    ) -> None:
-        """The way to a zombie, which chance alone would rarely find.
-
-        Args:
-            pace: its steps for each step of the other one that begins its run.
-        """
-        if self.drivers and len(self.drivers) < 4:
-            sleeper = self.drivers[which % len(self.drivers)]
-            sleeper.sleeps = False
-            self.together(sleeper, steps)
-            sleeper.sleeps = True
-            other = Driver(self.world, self.folder, again, late=0.0)
-            self.drivers.append(other)
-            for _ in range(1000):
-                if other.publication is not None or other.process.ended:
-                    break
-                if other.process.can_go_on:
-                    self.go(other, other.process)
-                else:
-                    self.time_passes(5.0)
-                for _ in range(pace if other.claim is not None else 0):
-                    if sleeper.process.can_go_on:
-                        self.go(sleeper, sleeper.process)
-            self.together(other, more)
-            sleeper.sleeps = False
-            for _ in range(300):
-                if sleeper.process.can_go_on:
-                    self.go(sleeper, sleeper.process)
-
-    # What holds
-
-    def able(self) -> Iterator[tuple[Driver, Process]]:
-        for driver in self.drivers:
-            if not driver.sleeps:
-                yield driver, driver.process
-            for worker in driver.workers:
-                yield driver, worker
-
-    def go(self, driver: Driver, process: Process) -> None:
-        """One step, and what it may have changed."""
-        had = driver.publication
-        process.step()
-        if driver.publication is not had:
-            self.begun.append(driver)
-        after = self.visible()
-        if after != self.before:
-            assert process is driver.process, "a worker changed what is visible"
-            later = self.begun[self.begun.index(driver) + 1 :] if driver in self.begun else []
-            assert not later, "a run that was taken over changed what is visible"
-            manifest = after.get(MANIFEST)
-            written, self.before = manifest != self.before.get(MANIFEST), after
-            counted = self.receipts_are_true()
-            assert not written or json.loads(manifest or b"{}") == counted, "the manifest counts other chunks"
-        if process.error is not None and not isinstance(process.error, (TakenOver, StoreBusy)):
-            raise process.error
+            (self.root / name).mkdir(parents=True)
+        world = World(self.root.parent)
+        self.stack.callback(shutil.rmtree, self.root.parent, ignore_errors=True)
+        self.stack.enter_context(world.taking_turns())
+        return world, RunFolder(self.root)
 
     def visible(self) -> dict[str, bytes]:
         found = {}
         for top in ("receipts", "latents.zarr"):
-            for path in sorted(os.scandir(f"{self.root}/run/{top}"), key=lambda entry: entry.name):
+            for path in sorted(os.scandir(f"{self.root}/{top}"), key=lambda entry: entry.name):
                 inner = os.scandir(path.path) if path.is_dir() else [path]
-                found.update({entry.path: _bytes(entry.path) for entry in inner if not entry.name.startswith(".")})
+                found.update({self.name(one.path): _bytes(one.path) for one in inner if not one.name.startswith(".")})
         with contextlib.suppress(FileNotFoundError):
-            found[MANIFEST] = _bytes(f"{self.root}/run/{MANIFEST}")
+            found[MANIFEST] = _bytes(f"{self.root}/{MANIFEST}")
         return found
 
-    def receipts_are_true(self) -> dict[str, str]:
-        """Compare receipts with shards. Returns the first hash of each visible chunk."""
-        visible = {name.removeprefix(f"{self.root}/run/"): data for name, data in self.before.items()}
-        there = {}
-        for name, data in visible.items():
-            if name.startswith("receipts/"):
-                receipt = Receipt.from_json(data)
-                there[receipt.chunk] = receipt.shards[0].sha256
-                for shard in receipt.shards:
-                    data = visible.get(f"latents.zarr/{shard.key}", b"")
-                    assert hashlib.sha256(data).hexdigest() == shard.sha256, f"{name} is not true"
-        for chunk in self.accepted - there.keys():
-            assert chunk in self.waiting(), f"chunk {chunk} was accepted, and is gone"
-        self.accepted |= there.keys()
-        return {str(chunk): first for chunk, first in there.items()}
+    def hidden(self) -> dict[str, bytes]:
+        paths = [f"{folder}/{file}" for folder, _, files in os.walk(self.root) for file in files]
+        found = {self.name(path): _bytes(path) for path in paths}
+        folders = {"attempts/": b""} if (self.root / "attempts").is_dir() else {}
+        return {**folders, **{name: data for name, data in found.items() if name not in self.before}}
 
-    def waiting(self) -> set[int]:
-        """Chunks whose successor is whole, and is being published."""
-        found = set()
-        for folder, _, files in os.walk(f"{self.root}/run/attempts"):
-            if REPLACED in files and "receipt.json" in files:
-                found.add(Receipt.from_json(_bytes(f"{folder}/receipt.json")).chunk)
-        return found
+    def name(self, path: str) -> str:
+        return path.removeprefix(f"{self.root}/")
 
-    @invariant()
-    def what_was_accepted_is_there_or_waits(self) -> None:
-        self.before = self.visible()
-        self.receipts_are_true()
+
+class InBucket(Protocol):
+    """The run folder is on S3, or on a store like it."""
+
+    conditions = True
+    exchange = 26
+
+    def open(self) -> tuple[World, RunFolder]:
+        world = World(Path("/no folder"))
+        self.bucket = make_bucket(world, self.conditions)
+        self.stack.enter_context(mock.patch.object(zarr_store, "ThreadPoolExecutor", InTurn))
+        return world, RunFolder("turns://run")
+
+    def visible(self) -> dict[str, bytes]:
+        tops = ("receipts/", "latents.zarr/", MANIFEST)
+        return {name[4:]: data for name, data in self.bucket.objects.items() if name[4:].startswith(tops)}
+
+    def hidden(self) -> dict[str, bytes]:
+        return {name[4:]: data for name, data in self.bucket.objects.items() if name[4:] not in self.before}
+
+    @rule(which=st.integers(0, 30), after=st.integers(0, 20), what=st.sampled_from(TROUBLES))
+    def a_request_goes_wrong(self, which: int, after: int, what: str) -> None:
+        able = [process for _, process in self.able() if process.can_go_on]
+        if able and (self.one_holder or not what.startswith("late")):
+            self.bucket.trouble[able[which % len(able)]] = after, what
+
+    @rule(which=st.integers(0, 3), at=st.integers(0, 30), what=st.sampled_from(TROUBLES), more=st.integers(0, 60))
+    def a_request_goes_wrong_while_a_driver_publishes(self, which: int, at: int, what: str, more: int) -> None:
+        if self.one_holder or not what.startswith("late"):
+            driver = self.comes_to(which, 0)
+            self.bucket.trouble[driver.process] = at, what
+            self.steps(driver, more)
+
+    @rule()
+    def a_late_request_takes_effect(self) -> None:
+        if self.bucket.late:
+            process = self.bucket.deliver()
+            self.changed_by(next(one for one in self.drivers if process in (one.process, *one.workers)), process)
+
+    def time_passes(self, seconds: float) -> None:
+        """A request is late by 30 seconds at most."""
+        if seconds >= 30:
+            while self.bucket.late:
+                self.a_late_request_takes_effect()
+        super().time_passes(seconds)
 
     def end_calmly(self) -> None:
-        for process in self.world.processes:
-            process.kill()
-        calm = Driver(self.world, self.folder, again=False, late=0.0)
-        self.drivers.append(calm)
-        while not calm.process.ended:
-            self.together(calm, 20)
-            self.world.now += 1.0
-        assert calm.done, f"a calm driver does not come to its end: {calm.process.error!r}"
-        shards = {f"{self.root}/run/latents.zarr/{key.format(i)}" for key in KEYS for i in range(CHUNKS)}
-        receipts = {f"{self.root}/run/receipts/chunk-{i:07d}.json" for i in range(CHUNKS)}
-        assert set(self.visible()) == {*shards, *receipts, MANIFEST}
-        left = {entry.name for entry in os.scandir(f"{self.root}/run")}
-        assert "attempts" not in left
-        assert "encode.lock" not in left
+        self.bucket.trouble.clear()
+        while self.bucket.late:
+            self.a_late_request_takes_effect()
+        super().end_calmly()
+
+
+class InPlainBucket(InBucket):
+    """The store ignores conditions, so two drivers may begin at once."""
+
+    conditions = False
+    one_holder = False
 
 
 def _bytes(path: str) -> bytes:
@@ -346,6 +138,76 @@ def _bytes(path: str) -> bytes:
         os.close(handle)
 
 
-def test_no_order_of_steps_breaks_the_rules() -> None:
-    steps = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
-    run_state_machine_as_test(Protocol, settings=steps)
+STORES = pytest.mark.parametrize("store", [OnDisk, InBucket, InPlainBucket])
+
+
+@STORES
+def test_no_order_of_steps_breaks_the_rules(store: type[Protocol]) -> None:
+    long = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(store, settings=long)
+
+
+# Each step of the exchange of a chunk, one after the other. Chance finds some of them only in thousands of examples.
+
+
+@contextlib.contextmanager
+def exchanging(store: type[Protocol], at: int) -> Iterator[tuple[Protocol, Driver]]:
+    """A driver that encodes finished chunks again, `at` steps after its workers have brought the first one."""
+    world = store()
+    world.there_may_be_a_finished_store(True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(world.stop)
+        world.driver(again=True, forgetful=True)
+        yield world, world.comes_to(0, at)
+        stack.pop_all()
+    world.teardown()
+
+
+def steps(request: pytest.FixtureRequest, number: int, apart: int = 2) -> range:
+    return range(0, number, 1 if request.config.getoption("--slow") else apart)
+
+
+@STORES
+def test_who_sleeps_at_any_step_changes_nothing_when_it_wakes(
+    store: type[Protocol], request: pytest.FixtureRequest
+) -> None:
+    for at in steps(request, store.exchange, 1):
+        with exchanging(store, at) as (world, sleeper):
+            other = world.follow(sleeper, again=at % 2 == 1)
+            while other.publication is None:
+                world.go_or_wait(other)
+            world.steps(other, at)
+            world.steps(sleeper, 300)
+            world.together(other, 300)
+
+
+@STORES
+def test_what_a_sleeper_publishes_until_it_is_removed_is_counted(
+    store: type[Protocol], request: pytest.FixtureRequest
+) -> None:
+    """It wakes while the next driver begins. That one must read receipts after it has removed the sleeper's run."""
+    for wakes in steps(request, 32, 3):
+        with exchanging(store, 0) as (world, sleeper):
+            other = world.follow(sleeper, again=False)
+            world.steps(other, wakes)
+            world.steps(sleeper, 300)
+            world.together(other, 300)
+
+
+@STORES
+def test_who_is_killed_at_any_step_loses_no_chunk(store: type[Protocol], request: pytest.FixtureRequest) -> None:
+    for at in steps(request, store.exchange):
+        with exchanging(store, at) as (_, driver):
+            driver.process.kill()
+
+
+@pytest.mark.parametrize("what", TROUBLES)
+def test_a_request_that_goes_wrong_at_any_step_loses_no_chunk(what: str, request: pytest.FixtureRequest) -> None:
+    for at in steps(request, InBucket.exchange, 3):
+        for more in (0, 300):  # steps until a late request takes effect
+            with exchanging(InBucket, at) as (world, driver):
+                assert isinstance(world, InBucket)
+                world.bucket.trouble[driver.process] = 0, what
+                world.steps(driver, more)
+                world.a_late_request_takes_effect()
+                world.together(driver, 100)

@@ -11,7 +11,8 @@ import pytest
 from builders.stores import commit, stage
 
 from daskt2i.errors import StoreError, TakenOver
-from daskt2i.store.publishing import publication as publications
+from daskt2i.store import zarr_store
+from daskt2i.store.publishing import exchange, fenced
 from daskt2i.store.publishing.attempts import RECEIPT, begin_attempt
 from daskt2i.store.publishing.moves import create_exclusively, remove_tree
 from daskt2i.store.publishing.publication import Publication, begin, publishing
@@ -131,15 +132,23 @@ def test_a_chunk_that_cannot_be_published_keeps_its_receipt(folder: RunFolder, m
         commit(publication, chunk, encoded(chunk))
         before = objects(folder)
         staged = stage(folder, publication.run, chunk, encoded(chunk, seed=1))
+        real = zarr_store.move
 
-        def broken(*arguments: Any) -> None:
-            raise OSError(5, "Input/output error")
+        def broken(folder: RunFolder, old: str, new: str) -> None:
+            if new.startswith("latents.zarr"):
+                raise OSError(5, "Input/output error")
+            real(folder, old, new)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ZarrStore, "publish", broken)
+            for module in (zarr_store, fenced):
+                patch.setattr(module, "move", broken)
             with pytest.raises(OSError, match="Input/output"):
                 publication.publish(staged)
-        assert objects(folder) == before
+            publication.discard(staged.attempt)
+        if folder.is_local:
+            assert objects(folder) == before
+    assert_true(folder, 1)
+    assert folder.list("attempts") == []
 
 
 @pytest.mark.parametrize("moves", range(len(ARRAYS) + 1))
@@ -157,7 +166,7 @@ def test_a_run_killed_while_it_replaces_a_chunk_is_finished_or_taken_back_by_the
         pass
 
     done = iter(range(100))
-    real = publications.move
+    real = zarr_store.move
 
     def dies(*arguments: Any) -> None:
         if next(done) > moves:
@@ -165,9 +174,8 @@ def test_a_run_killed_while_it_replaces_a_chunk_is_finished_or_taken_back_by_the
         real(*arguments)
 
     with monkeypatch.context() as patch:
-        for module in ("publication", "fenced"):
-            patch.setattr(f"daskt2i.store.publishing.{module}.move", dies)
-        patch.setattr("daskt2i.store.zarr_store.move", dies)
+        for module in (exchange, fenced, zarr_store):
+            patch.setattr(module, "move", dies)
         patch.setattr("daskt2i.store.zarr_store.ThreadPoolExecutor", _InTurn)
         with pytest.raises(Killed):
             publication.publish(staged)

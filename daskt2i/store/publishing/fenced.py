@@ -76,10 +76,13 @@ class FencedFolder(RunFolder):
 
     def delete(self, name: str) -> None:
         """As `RunFolder.delete`, through the fence."""
-        require_run(self.plain, self.run)
         if not self.is_local:
-            self.plain.delete(name)
+            there = self.plain.exists(name)
+            require_run(self.plain, self.run)  # last, because a later run may remove this one at any time
+            if there:
+                self.plain.delete(name)
             return
+        require_run(self.plain, self.run)
         staged = self._staged()
         try:
             move(self.plain, name, staged)

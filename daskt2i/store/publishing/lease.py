@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +83,9 @@ def take(folder: RunFolder, dead: Claim | None, about: Mapping[str, Any]) -> Cla
     Args:
         about: who takes it, with a `token` that no other claim has.
     """
-    claim = Claim(LOCK if dead is None else dead.next_name, json.dumps(dict(about)).encode())
+    # No two claims have the same content: a process that claimed twice, as its first claim came late, made a circle.
+    content = json.dumps({**about, "claim": uuid.uuid4().hex}).encode()
+    claim = Claim(LOCK if dead is None else dead.next_name, content)
     return claim if create_exclusively(folder, claim.name, claim.content) else None
 
 

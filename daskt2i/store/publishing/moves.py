@@ -33,10 +33,9 @@ def move(folder: RunFolder, old: str, new: str) -> None:
         FileNotFoundError: there is no such object, or on a file system no folder for the new name.
     """
     if not folder.is_local:
+        copy(folder, old, new)
         with remote(folder, f"publish {new}") as fs:
-            fs.cp_file(remote_path(fs, folder, old), remote_path(fs, folder, new))
-            with contextlib.suppress(FileNotFoundError):  # a later run removed it; the copy was before that
-                fs.rm_file(remote_path(fs, folder, old))
+            remove_all(fs, [remote_path(fs, folder, old)])  # a later run may have removed it; the copy was before that
         return
     source, target = folder.local_path(old), folder.local_path(new)
     with folder.explaining(f"publish {new}"):
@@ -51,20 +50,34 @@ def move(folder: RunFolder, old: str, new: str) -> None:
             raise
 
 
+def copy(folder: RunFolder, old: str, new: str) -> None:
+    """Copy an object of an object store, on its side.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    with remote(folder, f"publish {new}") as fs:
+        fs.cp_file(remote_path(fs, folder, old), remote_path(fs, folder, new))
+
+
 def create_exclusively(folder: RunFolder, name: str, data: Buffer) -> bool:
-    """Write an object if there is none with this name. Returns whether it was written by this call."""
+    """Write an object if there is none with this name. Returns whether it was written by this call.
+
+    On object stores no two callers may give the same data: a library may send a request twice.
+    """
     if folder.is_local:
         return _link(folder, folder.local_path(name), data)
     with remote(folder, f"write {name}") as fs:
         path = remote_path(fs, folder, name)
         try:
             fs.pipe_file(path, bytes(data), mode="create")
-        except FileExistsError:
-            return False
         except Exception as error:
-            if _answer(error) & _TAKEN:
-                return False
-            raise
+            if not isinstance(error, FileExistsError) and not _answer(error) & _TAKEN:
+                raise
+            # Libraries send a request again if its answer was lost. The first one may have written it.
+            with contextlib.suppress(FileNotFoundError):
+                return bool(fs.cat_file(path) == bytes(data))
+            return False
         return True
 
 

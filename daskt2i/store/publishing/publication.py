@@ -12,13 +12,13 @@ source is gone then, and the token of the run is looked at before each move and 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from daskt2i.errors import StoreError
-from daskt2i.store.partial_files import flush_folder
+from daskt2i.errors import StoreError, TakenOver
 from daskt2i.store.publishing.attempts import (
     ATTEMPTS,
     RECEIPT,
@@ -29,8 +29,9 @@ from daskt2i.store.publishing.attempts import (
     require_run,
     taken_over,
 )
+from daskt2i.store.publishing.exchange import Exchange
 from daskt2i.store.publishing.fenced import FencedFolder
-from daskt2i.store.publishing.moves import move, remote, remote_path, remove_all, remove_tree
+from daskt2i.store.publishing.moves import copy, remote, remote_path, remove_all, remove_tree
 from daskt2i.store.receipts import receipt_name
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -50,7 +51,8 @@ class Publication:
     def __init__(self, folder: RunFolder, run: str, alive: Callable[[], None]) -> None:
         self.plain, self.run, self._alive = folder, run, alive
         self.folder = FencedFolder(folder, run)
-        self._store = ZarrStore(folder)
+        self._store, self._exchange = ZarrStore(folder), Exchange(self.folder)
+        self._unfinished: dict[int, str] = {}
 
     @property
     def place(self) -> str:
@@ -66,26 +68,43 @@ class Publication:
         """
         self._alive()
         receipt, place = staged.receipt, f"{self.place}/{staged.attempt}"
+        if receipt.chunk in self._unfinished:
+            self._settle(receipt.chunk)
+        self._unfinished[receipt.chunk] = place
         try:
-            self._withdraw(receipt.chunk, place)
+            self._exchange.withdraw(receipt.chunk, place)
             self._bring_shards(receipt, place)
             self.folder.bring(f"{place}/{RECEIPT}", receipt_name(receipt.chunk))
-        except FileNotFoundError as error:
-            require_run(self.plain, self.run)
-            self._finish(place)
+        except TakenOver:
+            raise
+        except Exception as error:
+            lost = isinstance(error, FileNotFoundError)
+            if lost:
+                require_run(self.plain, self.run)
+            with contextlib.suppress(Exception):  # it is tried again: by the next attempt, or at the end of the run
+                self._settle(receipt.chunk)
+            if not lost:
+                raise
             raise StoreError(
                 f"What {receipt.worker} wrote for chunk {receipt.chunk} is not in {self.plain} as this process sees "
                 "it. The chunk is not stored. Give all workers the same shared folder (out)."
             ) from error
-        except OSError:
-            self._finish(place)  # forward if that works, else back: the chunk keeps a receipt if it had one
-            raise
+        del self._unfinished[receipt.chunk]
         self._forget(receipt.chunk, staged.attempt)
 
     def discard(self, attempt: str) -> None:
-        """Remove what an attempt wrote, as far as that works."""
-        with contextlib.suppress(OSError, StoreError):
-            remove_tree(self.plain, f"{self.place}/{attempt}")
+        """Remove what an attempt wrote, as far as that works. What is needed to finish an exchange stays."""
+        place = f"{self.place}/{attempt}"
+        if place not in list(self._unfinished.values()):
+            with contextlib.suppress(Exception):  # libraries of object stores have errors that are no OSError
+                remove_tree(self.plain, place)
+
+    def _settle(self, chunk: int) -> None:
+        """After an error: finish the exchange of a chunk, or take it back. Then its place is not needed any more."""
+        place = self._unfinished[chunk]
+        if self._exchange.finish(place) or not self.plain.exists(f"{place}/{REPLACED}"):
+            remove_tree(self.plain, place)
+            self._unfinished.pop(chunk, None)
 
     def require(self) -> None:
         """Do nothing if the run goes on.
@@ -97,10 +116,14 @@ class Publication:
         require_run(self.plain, self.run)
 
     def end(self) -> None:
-        """Remove the folder of the run, and of others. If another run took over, this changes nothing."""
+        """Remove the folder of the run, and of others. If another run took over, this changes nothing.
+
+        If an exchange of receipts cannot be finished, the folder stays, and the next run finishes it.
+        """
+        for chunk in list(self._unfinished):
+            self._settle(chunk)
         if self.plain.is_local:
-            absorbed = self._absorb()
-            if absorbed is None:
+            if self._absorb() is None or self._unfinished:
                 return
             remove_tree(self.plain, self.place)
             with contextlib.suppress(OSError):  # not empty: somebody else's files
@@ -108,34 +131,19 @@ class Publication:
             return
         names = self.plain.list(ATTEMPTS)
         others = {name.split("/")[1] for name in names if name.endswith(f"/{TOKEN}")} - {self.run}
-        if goes_on(self.plain, self.run):
+        if goes_on(self.plain, self.run) and not self._unfinished:
             mine = (name for name in names if is_ours(name.split("/")[1]))
             self._remove([name for name in mine if name.split("/")[1] not in others])
-
-    def _withdraw(self, chunk: int, place: str) -> None:
-        """Move the visible receipt of a chunk, if there is one, beside its successor."""
-        name = receipt_name(chunk)
-        if not self.plain.exists(name):
-            return
-        self._move(name, f"{place}/{REPLACED}")
-        if self.plain.is_local:  # on disk before the first shard changes
-            flush_folder(self.plain.local_path(place))
-            flush_folder(self.plain.local_path(name).parent)
 
     def _bring_shards(self, receipt: Receipt, place: str) -> None:
         if not self.plain.is_local:
             require_run(self.plain, self.run)
         self._store.publish(place, receipt.shards)
 
-    def _move(self, old: str, new: str) -> None:
-        if not self.plain.is_local:
-            require_run(self.plain, self.run)
-        move(self.plain, old, new)
-
     def _forget(self, chunk: int, attempt: str) -> None:
         """Remove the place of a published attempt, and those of other attempts at its chunk."""
         if not self.plain.is_local:
-            with contextlib.suppress(OSError, StoreError):
+            with contextlib.suppress(Exception):  # the end of the run removes it too
                 remove_tree(self.plain, f"{self.place}/{attempt}")
             return
         with contextlib.suppress(OSError):
@@ -150,22 +158,44 @@ class Publication:
         Raises:
             TakenOver: a later run has done the same with this one.
         """
-        if self.plain.is_local:
-            found = self._absorb()
-        else:
-            found = [name for name in self.plain.list(ATTEMPTS) if self._is_former(name)]
-            self._remove(name for name in found if name.endswith(f"/{TOKEN}"))
+        if not self.plain.is_local:
+            self._take_over_objects()
+            return
+        self._alive()  # this folder is there, so from now on a later run removes it before it does anything
+        found = self._absorb()
         if found is None:
             require_run(self.plain, self.run)
-        found = found or []
-        for name in sorted(found):
+        for name in sorted(found or []):
             if PurePosixPath(name).name == REPLACED:
-                self._finish(str(PurePosixPath(name).parent))
-        if self.plain.is_local:
-            for path in self.plain.local_path(self.place).glob(f"{_FORMER}*"):
-                shutil.rmtree(path, ignore_errors=True)
-        else:
-            self._remove(self.plain.list(ATTEMPTS), former=True)
+                self._exchange.finish(str(PurePosixPath(name).parent))
+        for path in self.plain.local_path(self.place).glob(f"{_FORMER}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _take_over_objects(self) -> None:
+        """The same on an object store. No former run can publish when its token and its objects are gone.
+
+        It removes only what it has listed before it looked whether it still has the lock: nothing of a later run.
+        """
+        found = self.plain.list(ATTEMPTS)
+        self._alive()
+        require_run(self.plain, self.run)
+        former = {name.split("/")[1] for name in found if self._is_former(name)}
+        self._remove(name for name in found if self._is_former(name) and name.endswith(f"/{TOKEN}"))
+        found = [name for name in self.plain.list(ATTEMPTS) if name.split("/")[1] in former]
+        places = {str(PurePosixPath(name).parent) for name in found if PurePosixPath(name).name == REPLACED}
+        for name in found:  # first copied: a run that is thought dead must have nothing left that it could publish
+            if (place := str(PurePosixPath(name).parent)) in places:
+                with contextlib.suppress(FileNotFoundError):  # that run has moved it just now
+                    copy(self.plain, name, f"{self._adopted(place)}/{PurePosixPath(name).name}")
+        require_run(self.plain, self.run)
+        self._remove(found)
+        for place in sorted(places):
+            self._exchange.finish(self._adopted(place))
+            remove_tree(self.plain, self._adopted(place))
+
+    def _adopted(self, place: str) -> str:
+        """The place in this run for that of a former one."""
+        return f"{self.place}/{_FORMER}{hashlib.sha256(place.encode()).hexdigest()[:32]}"
 
     def _absorb(self) -> list[str] | None:
         """Move the folders of former runs into this one's: from then on they are gone for their processes.
@@ -190,33 +220,9 @@ class Publication:
         run = name.split("/")[1]
         return run != self.run and is_ours(run)
 
-    def _remove(self, names: Iterator[str] | list[str], former: bool = False) -> None:
+    def _remove(self, names: Iterable[str]) -> None:
         with remote(self.plain, "remove objects of former runs") as fs:
-            wanted = (name for name in names if not former or self._is_former(name))
-            remove_all(fs, [remote_path(fs, self.plain, name) for name in wanted])
-
-    def _finish(self, place: str) -> None:
-        """Finish a publication that ended between the old and the new receipt of a chunk; or take it back."""
-        try:
-            receipt = Receipt.from_json(self.plain.read(f"{place}/{RECEIPT}"))
-            name = receipt_name(receipt.chunk)
-            if self.plain.exists(name):
-                return
-            waiting = tuple(shard for shard in receipt.shards if self._store.is_staged(place, shard))
-            moved = tuple(shard for shard in receipt.shards if shard not in waiting)
-            if self._store.check(moved) is None:
-                for shard in waiting:
-                    require_run(self.plain, self.run)
-                    self._store.publish(place, [shard])
-                self.folder.bring(f"{place}/{RECEIPT}", name)
-        except (OSError, ValueError, RecursionError):
-            pass
-        else:
-            return
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            old = Receipt.from_json(self.plain.read(f"{place}/{REPLACED}"))
-            if self._store.check(old.shards) is None and not self.plain.exists(receipt_name(old.chunk)):
-                self.folder.bring(f"{place}/{REPLACED}", receipt_name(old.chunk))
+            remove_all(fs, [remote_path(fs, self.plain, name) for name in names])
 
 
 def begin(folder: RunFolder, alive: Callable[[], None] = lambda: None) -> Publication:
@@ -252,5 +258,6 @@ def publishing(folder: RunFolder, alive: Callable[[], None] = lambda: None) -> I
     try:
         yield publication
     finally:
-        with contextlib.suppress(OSError, StoreError):  # the next run removes what is left
+        # The next run removes what is left. Libraries of object stores have errors that are no OSError.
+        with contextlib.suppress(Exception):
             publication.end()
