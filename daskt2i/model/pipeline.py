@@ -1,18 +1,17 @@
 """The trained model as a folder that diffusers loads: `StableDiffusionPipeline.from_pretrained(RUN/pipeline)`.
 
-    pipeline/model_index.json      written last; a folder without it counts as no pipeline
+    pipeline/model_index.json
     pipeline/unet/ vae/ text_encoder/ tokenizer/ scheduler/
-    pipeline/daskt2i.json          the training data, whether padding was masked, a map from latents to RGB
+    pipeline/daskt2i.json          the label: the training data, whether padding was masked, a map from latents to RGB
 
-Covers: writing this folder, schedulers for each objective and sampler, the fast map from latents to colours.
-Does not cover: drawing pictures (`sample.painter`), training (`train`).
+Covers: the files of this folder, schedulers for each objective and sampler, the fast map from latents to colours.
+Does not cover: making it visible in one step (`store.artifacts.publish`), whether it is finished
+(`store.artifacts.finished`), drawing pictures (`sample.painter`), training (`train`).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,10 @@ from daskt2i.errors import ModelError, ModelMissing
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder
+from daskt2i.store.artifacts.finished import ALONE as ALONE
+from daskt2i.store.artifacts.finished import LABEL, PIPELINE_FOLDER, State, look
+from daskt2i.store.artifacts.full_disk import temporary_folder
+from daskt2i.store.artifacts.publish import publishing
 from daskt2i.store.run_folder import PIPELINE, RunFolder
 
 if TYPE_CHECKING:
@@ -36,10 +39,8 @@ if TYPE_CHECKING:
 
 Sampler = Literal["dpm++", "ddim", "euler"]
 
-INDEX = "model_index.json"
-ABOUT = "daskt2i.json"
-ALONE = "denoiser_alone"
-"""Key of `daskt2i.json`: why there are no encoders, and so no index, beside the denoiser."""
+INDEX = PIPELINE_FOLDER.index
+ABOUT = LABEL
 
 _DPM, _DDIM, _EULER = "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"
 
@@ -92,7 +93,7 @@ def publish(
     about: Mapping[str, Any],
     latents: npt.NDArray[np.float32],
 ) -> tuple[str, str | None]:
-    """Write `pipeline/` into the run folder, its index last.
+    """Write `pipeline/` into the run folder. It becomes visible in one step.
 
     Args:
         unet: the denoiser.
@@ -106,14 +107,13 @@ def publish(
         value is the reason, and the folder holds the denoiser without them.
 
     Raises:
-        StoreFull, StoreError: the folder cannot be written.
+        StoreFull, StoreError: the folder cannot be written; the former one is unchanged.
         ModelMissing, ModelError: an encoder is no longer there.
     """
     import diffusers
 
-    folder.delete(f"{PIPELINE}/{INDEX}")
-    with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
-        here = Path(place)
+    with publishing(folder, PIPELINE_FOLDER) as new:
+        here = new.place
         with quiet():
             unet.save_pretrained(str(here / "unet"), safe_serialization=True)  # type: ignore[operator]
             diffusers.DPMSolverMultistepScheduler.from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
@@ -130,7 +130,7 @@ def publish(
         image_encoder = Component.model_validate(image).build(ImageEncoder, "dataset.encoders.image")
         text_encoder = Component.model_validate(text).build(TextEncoder, "dataset.encoders.text")
         why = export.unfit(image_encoder, text_encoder)
-        said = dict(about) if why is None else {**about, ALONE: why}
+        new.label.update(about if why is None else {**about, ALONE: why})
         if why is None:
             vae = export.export_vae(image_encoder, here / "vae")
             export.export_text(text_encoder, here / "text_encoder", here / "tokenizer")
@@ -139,13 +139,8 @@ def publish(
                 "text_encoder": ["transformers", "CLIPTextModel"],
                 "tokenizer": ["transformers", "CLIPTokenizer"],
             }
-            said |= _colours(vae, latents)
-        for path in sorted(path for path in here.rglob("*") if path.is_file()):
-            with path.open("rb") as source, folder.writing(f"{PIPELINE}/{path.relative_to(here).as_posix()}") as file:
-                shutil.copyfileobj(source, file)
-        folder.write(f"{PIPELINE}/{ABOUT}", (json.dumps(said, indent=1) + "\n").encode())
-        if why is None:
-            folder.write(f"{PIPELINE}/{INDEX}", (json.dumps(index, indent=2) + "\n").encode())
+            new.label.update(_colours(vae, latents))
+            (here / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return folder.address(PIPELINE), why
 
 
@@ -209,8 +204,9 @@ def about(folder: RunFolder) -> dict[str, Any]:
 
 
 def exists(folder: RunFolder) -> bool:
-    """Whether the run folder has a complete pipeline."""
-    return folder.exists(f"{PIPELINE}/{INDEX}")
+    """Whether the run folder has a complete pipeline, which can draw."""
+    found = look(folder, PIPELINE_FOLDER, hashes=False)
+    return found.finished and found.alone is None
 
 
 def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
@@ -242,20 +238,28 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
     return found.to(default_device() if device == "auto" else check_device(device, "device"))
 
 
-def require(folder: RunFolder) -> None:
+def require(folder: RunFolder, *, hashes: bool = False) -> None:
     """Refuse a run folder that cannot draw.
+
+    Args:
+        hashes: whether to read and hash all files. Otherwise only sizes are compared.
 
     Raises:
         ModelMissing: it has no pipeline, or only the denoiser.
-        ModelError: the pipeline could run code when it is loaded.
+        ModelError: the pipeline is damaged.
     """
-    if not exists(folder):
-        place, why = folder.address(PIPELINE), about(folder).get(ALONE)
-        if why is not None:
-            raise ModelMissing(
-                f"{place} holds only the denoiser, so it cannot draw: {why}. Encode and train with other encoders in "
-                "another run folder (out)."
-            )
+    found, place = look(folder, PIPELINE_FOLDER, hashes=hashes), folder.address(PIPELINE)
+    if found.state is State.DAMAGED:
+        raise ModelError(
+            f"The pipeline in {place} is damaged: {found.why}. It is unchanged, and so are the checkpoints; train "
+            "again, which writes it from the newest checkpoint (train or run)."
+        )
+    if found.alone is not None:
+        raise ModelMissing(
+            f"{place} holds only the denoiser, so it cannot draw: {found.alone}. Encode and train with other encoders "
+            "in another run folder (out)."
+        )
+    if not found.finished:
         raise ModelMissing(f"There is no trained pipeline in {place}. Train first (train or run).")
 
 
@@ -265,16 +269,17 @@ def local(folder: RunFolder) -> Iterator[Path]:
 
     Raises:
         ModelMissing: the run folder has no pipeline.
+        ModelError: it is damaged, or it could run code when it is loaded.
     """
-    require(folder)
+    require(folder, hashes=True)
     if folder.is_local:
         refuse_foreign_parts(folder.local_path(PIPELINE))
         yield folder.local_path(PIPELINE)
         return
-    with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
+    with temporary_folder(f"copy {PIPELINE}") as place:
         for name in folder.list(PIPELINE):
-            path = Path(place) / Path(name).relative_to(PIPELINE)
+            path = place / Path(name).relative_to(PIPELINE)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(folder.read(name))
-        refuse_foreign_parts(Path(place))
-        yield Path(place)
+        refuse_foreign_parts(place)
+        yield place

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from daskt2i.addresses import expanded
 from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, SourceMissing, StoreError
-from daskt2i.events import Activity, Listener, Progress, ignore
+from daskt2i.events import Activity, Listener, Note, Progress, ignore
 from daskt2i.formatting import duration
 from daskt2i.model.pipeline import about, require
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.worker import SampleJob, draw_part
+from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, State, progress
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.view import Picture, View, Viewed
@@ -162,6 +163,11 @@ def _drawn(
     listener: Listener,
 ) -> list[DrawnPicture]:
     require(folder)
+    made = progress(folder, PIPELINE_FOLDER)
+    if made is not None and made.model.state is State.OTHER:
+        listener(
+            Note(f"These pictures are not drawn by the newest checkpoint: the pipeline differs ({made.model.why}).")
+        )
     found: dict[int, DrawnPicture] = {}
     try:
         count = f"{len(requests):,} picture{'s' * (len(requests) != 1)}"

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings, OptimiserSettings, Workflow, completed
+from daskt2i.config.settings import LaunchSettings, OptimiserSettings, Workflow
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
-from daskt2i.errors import FingerprintMismatch, Interrupted, ModelError, StoreError, StoreMissing
+from daskt2i.errors import FingerprintMismatch, Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
-from daskt2i.model import pipeline
 from daskt2i.protocols import ImageEncoder, TextEncoder
+from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, Found, ModelFolder, State, look
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.publishing import lock
@@ -33,9 +33,10 @@ from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
 from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
-from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
+from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
 from daskt2i.train.metrics import loss_curves, read_metrics
+from daskt2i.train.resume import Continuing, check, continuing, refuse_all_poisoned, warmup_note
 from daskt2i.view import View, Viewed
 
 LAST_STEPS = 50
@@ -130,12 +131,14 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
 
     Raises:
         FingerprintMismatch: the checkpoints belong to other settings or another store.
+        ConfigError: they are of a later step than the last one of the workflow.
+        StoreError: all checkpoints are poisoned.
     """
     stored = about_store(ZarrStore(folder))
     if stored is None:
         return 0
     identity = {"store": stored["fingerprint"], "train": _plain(workflow.train)}
-    return _checkpoint(folder, CHECKPOINTS, identity)
+    return _checkpoint(folder, PIPELINE_FOLDER, identity, workflow.train.steps).step
 
 
 def train(
@@ -171,9 +174,8 @@ def train(
         _same_encoders(workflow, stored, folder)
         settings, ways = workflow.train, workflow.launch
         identity = {"store": stored["fingerprint"], "train": _plain(settings)}
-        done = _checkpoint(folder, CHECKPOINTS, identity)
-        if done == settings.steps and _is_published(folder, identity):
-            return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
+        if done := _done(folder, PIPELINE_FOLDER, identity, settings, listener):
+            return done
         claim(folder)
         job = TrainJob(
             folder=folder.root,
@@ -221,9 +223,8 @@ def train_vae(
             "image": _plain(workflow.dataset.image),
             "vae": _plain(settings),
         }
-        done = _checkpoint(folder, f"{VAE_PREFIX}/checkpoints", identity)
-        if done == settings.steps and folder.exists("vae/config.json"):
-            return _ended(folder, settings.steps, VAE_PREFIX, {}, 0, 0, 0.0, folder.address("vae"))
+        if done := _done(folder, VAE_FOLDER, identity, settings, listener):
+            return done
         job = VaeJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,
@@ -284,31 +285,57 @@ def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFol
         )
 
 
-def _is_published(folder: RunFolder, identity: Mapping[str, Any]) -> bool:
-    """Whether all that this training leaves is in `pipeline/`: a whole one, or what there is for its encoders."""
-    try:
-        about = pipeline.about(folder)
-    except ModelError:  # it is written again
-        return False
-    whole = pipeline.exists(folder) or pipeline.ALONE in about
-    return whole and completed(about.get("identity", {})) == completed(identity)
+def _done(
+    folder: RunFolder,
+    model: ModelFolder,
+    identity: Mapping[str, Any],
+    settings: OptimiserSettings,
+    listener: Listener,
+) -> TrainResult | None:
+    """The result if this training is finished, and its model is whole. Else None, and the user reads what is special.
+
+    Raises:
+        FingerprintMismatch, ConfigError, StoreError: see `_checkpoint`.
+    """
+    plan = _checkpoint(folder, model, identity, settings.steps)
+    found = look(folder, model, identity, plan.changes if plan.step else None)
+    if found.finished and found.label.get(STEP, settings.steps) == settings.steps:
+        notes = [f"{found.checked}."] if found.checked else []
+        if not plan.step:
+            notes.append(
+                f"There are no checkpoints, but {model.name}/ is the result of this training, so nothing was trained. "
+                f"Remove {folder.address(model.name)} to train from the start."
+            )
+        return _ended(folder, settings.steps, model.training, {}, 0, 0, 0.0, folder.address(model.name), notes)
+    if plan.step == settings.steps:
+        listener(Note(_written_again(model, found, plan.step)))
+    elif note := warmup_note(settings, "vae" if model is VAE_FOLDER else "train"):
+        listener(Note(note))
+    return None
 
 
-def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> int:
-    """Step of the newest checkpoint; 0 if there is none.
+def _written_again(model: ModelFolder, found: Found, step: int) -> str:
+    what = f"{model.name}/ is {found.state}"
+    why = "" if found.state is State.MISSING else f": {found.why}"
+    return f"{what}{why}. It is written again from the checkpoint of step {step:,}, and nothing is trained."
+
+
+def _checkpoint(folder: RunFolder, model: ModelFolder, identity: Mapping[str, Any], steps: int) -> Continuing:
+    """How this training continues from the newest checkpoint; from step 0 if there is none.
 
     Raises:
         FingerprintMismatch: the checkpoint belongs to another training.
+        ConfigError: it is of a later step than `steps`.
+        StoreError: all checkpoints are poisoned.
     """
-    newest = Checkpoints(folder, name).newest(tensors=False)
+    checkpoints = Checkpoints(folder, model.checkpoints)
+    newest = checkpoints.newest(tensors=False)
     if newest is None:
-        return 0
-    if differ := differences(completed(newest.about["identity"]), completed(identity), ""):
-        raise FingerprintMismatch(
-            f"The checkpoints in {folder.address(name)} belong to another training: {'; '.join(differ)}. They were not "
-            "touched. Go back to its settings, remove this folder, or encode and train in another run folder (out)."
-        )
-    return newest.step
+        refuse_all_poisoned(checkpoints)
+        return Continuing(0)
+    plan = continuing(newest.step, newest.about, identity)
+    check(plan, steps, folder.address(model.checkpoints))
+    return plan
 
 
 def _ended(
@@ -320,6 +347,7 @@ def _ended(
     attempts: int,
     seconds: float,
     made: str,
+    notes: Sequence[str] = (),
 ) -> TrainResult:
     lines = read_metrics(folder, prefix)
     curve, heldout_curve = loss_curves(lines)
@@ -336,7 +364,7 @@ def _ended(
         seconds=seconds,
         made=made,
         more={key: value for key, value in last.items() if key not in own},
-        notes=tuple([last["note"]] if last.get("note") else []),
+        notes=(*notes, *([last["note"]] if last.get("note") else [])),
         kind="vae" if prefix == VAE_PREFIX else "pipeline",
         curve=curve,
         heldout_curve=heldout_curve,
