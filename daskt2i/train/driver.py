@@ -299,7 +299,9 @@ def _done(
     """
     plan = _checkpoint(folder, model, identity, settings.steps)
     found = look(folder, model, identity, plan.changes if plan.step else None)
-    if found.finished and found.label.get(STEP, settings.steps) == settings.steps:
+    # Older labels have no step: they were written after the last one. Without a label only the checkpoint tells.
+    at = found.label.get(STEP, settings.steps) if found.label else plan.step
+    if found.finished and at == settings.steps:
         notes = [f"{found.checked}."] if found.checked else []
         if not plan.step:
             notes.append(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from daskt2i.errors import StoreFull
+from daskt2i.errors import StoreError, StoreFull
 from daskt2i.store.artifacts.checkpoint_labels import CheckpointLabel
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, State, look, progress
 from daskt2i.store.artifacts.publish import publishing
@@ -285,6 +285,14 @@ def test_a_full_disk_of_temporary_files_does_not_matter_for_a_folder_on_this_mac
     assert look(here, PIPELINE_FOLDER, IDENTITY).finished
     with pytest.raises(StoreFull, match=str(small_disk)):
         publish(RunFolder(f"memory://{uuid4().hex}"))
+
+
+def test_a_file_with_the_name_of_the_folder_is_not_touched(here: RunFolder) -> None:
+    here.write("pipeline", b"mine")
+    assert look(here, PIPELINE_FOLDER).state is State.DAMAGED
+    with pytest.raises(StoreError, match="a part of this path is a file"):
+        publish(here)
+    assert [path.name for path in here.local_path().iterdir()] == ["pipeline"]
 
 
 # --- how far a training has come --------------------------------------------------------------------------------------

@@ -124,6 +124,10 @@ def look(
         label = _label(folder, model)
     except ValueError:
         return Found(State.DAMAGED, f"{LABEL} is not a JSON object")
+    except StoreError as error:
+        if isinstance(error.__cause__, NotADirectoryError | IsADirectoryError):
+            return Found(State.DAMAGED, "something else has its name")
+        raise
     if not label and not folder.exists(f"{model.name}/{model.index}"):
         return Found(State.MISSING, "there is none")
     checked, why = "", _difference(label, identity, changes)
@@ -261,9 +265,12 @@ def progress(folder: RunFolder, model: ModelFolder) -> TrainingProgress | None:
     if found.state is State.MISSING:
         found = Found(State.MISSING, _unfinished(newest, steps))
     elif found.finished and isinstance(identity, Mapping):
-        found = look(folder, model, identity, hashes=False)
-        if found.finished and STEP in found.label and _step(found.label) < newest.step:
-            found = Found(State.OTHER, f"it is of step {_step(found.label)}", found.label)
+        why = _difference(found.label, identity, None)
+        if why is None:
+            why = _not_of_checkpoint(folder, model)
+        elif not why and STEP in found.label and _step(found.label) < newest.step:
+            why = f"it is of step {_step(found.label)}"
+        found = Found(State.OTHER, why, found.label) if why else found
     return TrainingProgress(model.training, newest.step, steps, found)
 
 

@@ -75,6 +75,8 @@ def publishing(folder: RunFolder, model: ModelFolder) -> Iterator[NewFolder]:
     if target.is_symlink():  # a user keeps it on another disk
         target = target.resolve()
     with folder.explaining(doing):
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file", str(target))
         _tidy(target)
         new = NewFolder(partial_of(target))
         try:
