@@ -25,7 +25,7 @@ from daskt2i.encode.prepare import prepare
 from daskt2i.encode.verify import verify
 from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.errors import NonFiniteLoss
-from daskt2i.events import ignore
+from daskt2i.events import Event, Note, ignore
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.images.read import Limits
 from daskt2i.launch.launcher import launch
@@ -43,7 +43,7 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.driver import check_store, train
-from daskt2i.train.resume import rate, warmup_note
+from daskt2i.train.resume import rate
 from daskt2i.train.whole_run import check_whole_run
 from daskt2i.types import Row
 
@@ -352,12 +352,19 @@ def test_without_its_poisoned_checkpoints_a_training_begins_with_a_lower_rate(st
     begins(store, workflow(learning_rate=1e-5, warmup=1))
 
 
-def test_a_lower_warmup_and_more_steps_reach_the_peak() -> None:
+def test_a_lower_warmup_and_more_steps_reach_the_peak(store: Path) -> None:
     covers("train/driver.py:_done Note")
-    short = workflow(steps=5, warmup=100).train
-    assert "set train.warmup lower, or train.steps higher" in warmup_note(short, "train").replace("Set", "set")
+
+    def notes(settings: Workflow) -> list[str]:
+        heard: list[Event] = []
+        with pytest.raises(Begun):
+            train(settings, RunFolder(store), Counting(1), 1, 1, heard.append)
+        return [event.text for event in heard if isinstance(event, Note)]
+
+    (note,) = notes(workflow(steps=5, warmup=100))
+    assert "rises to 5e-06, 5.0% of the learning_rate 0.0001. Set train.warmup lower, or train.steps higher" in note
     for settings in (workflow(steps=5, warmup=5), workflow(steps=100, warmup=100)):
-        assert warmup_note(settings.train, "train") == ""
+        assert notes(settings) == []
         assert max(rate(settings.train, step) for step in range(settings.train.steps)) == settings.train.learning_rate
 
 
