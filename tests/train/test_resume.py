@@ -24,6 +24,14 @@ FLAT = {"final_rate": 1.0}
 """With it the rate does not depend on the number of steps."""
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run. Do not change it."""
+    folder = tmp_path_factory.mktemp("calm")
+    fit_with(folder)
+    return folder
+
+
 def newest(folder: Path) -> Checkpoint:
     found = Checkpoints(RunFolder(folder)).newest()
     assert found is not None
@@ -202,17 +210,16 @@ def poison(folder: Path, step: int, name: str, value: float) -> None:
     ],
 )
 def test_a_poisoned_checkpoint_is_marked_and_the_one_before_is_used(
-    name: str, value: float, tmp_path: Path, told: list[str]
+    name: str, value: float, calm: Path, tmp_path: Path, told: list[str]
 ) -> None:
-    fit_with(tmp_path / "calm")
     with pytest.raises(StopIteration):
         fit_with(tmp_path / "run", Toy(spoil={10: "end"}))
     poison(tmp_path / "run", 8, name, value)
     told.clear()
     fit_with(tmp_path / "run", keep_checkpoints=3)
     assert told == [f"The checkpoint of step 8 is skipped: {name} in it holds values that are not finite."]
-    assert losses(tmp_path / "run") == losses(tmp_path / "calm")
-    assert weights(tmp_path / "run") == weights(tmp_path / "calm")
+    assert losses(tmp_path / "run") == losses(calm)
+    assert weights(tmp_path / "run") == weights(calm)
 
 
 def test_when_all_checkpoints_are_poisoned_a_sentence_says_so_and_nothing_is_removed(tmp_path: Path) -> None:
@@ -287,9 +294,8 @@ def test_a_poisoned_checkpoint_displaces_no_good_one(tmp_path: Path) -> None:
     ]
 
 
-def test_an_old_checkpoint_goes_on(tmp_path: Path) -> None:
+def test_an_old_checkpoint_goes_on(calm: Path, tmp_path: Path) -> None:
     """One of before: without marks, changes, and settings that came later."""
-    fit_with(tmp_path / "calm")
     with pytest.raises(StopIteration):
         fit_with(tmp_path / "run", Toy(spoil={6: "end"}))
     path = tmp_path / "run" / CHECKPOINTS / "step-0000004.json"
@@ -302,6 +308,6 @@ def test_an_old_checkpoint_goes_on(tmp_path: Path) -> None:
     path.write_text(json.dumps(old))
     shutil.copytree(tmp_path / "run", tmp_path / "slower")
     fit_with(tmp_path / "run")
-    assert losses(tmp_path / "run") == losses(tmp_path / "calm")
+    assert losses(tmp_path / "run") == losses(calm)
     fit_with(tmp_path / "slower", learning_rate=0.001)
     assert newest(tmp_path / "slower").about["changes"] == [{"step": 4, "learning_rate": [0.01, 0.001]}]
