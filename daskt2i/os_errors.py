@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ KINDS: dict[int, Kind] = {
 _FULL_CODES = ("StorageFull", "QuotaExceeded", "InsufficientStorage")
 """Answers of object stores that are full. They arrive as `OSError(EIO)` with the code in the text."""
 
+_OF_RUST = re.compile(r"\(os error ([0-9]{1,5})\)")
+
 _CLASSES: tuple[tuple[type[OSError], Kind], ...] = (
     (PermissionError, DENIED),
     (NotADirectoryError, PART_IS_A_FILE),
@@ -83,7 +86,9 @@ _CLASSES: tuple[tuple[type[OSError], Kind], ...] = (
 def kind_of(error: BaseException) -> Kind | None:
     """What an error means, or None if it is not an error of the operating system, or one without a meaning here."""
     if not isinstance(error, OSError):
-        return None
+        # Libraries in Rust (safetensors, tokenizers) give the number in the text alone: "… (os error 28)".
+        found = _OF_RUST.search(str(error))
+        return FULL if found and KINDS.get(int(found[1])) is FULL else None
     if any(code in str(error) for code in _FULL_CODES):
         return FULL
     if error.errno is not None:

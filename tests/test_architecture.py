@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "encoders": "documents errors addresses types",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
-    "store": "redact errors os_errors credentials addresses types view formatting plan",
+    "store": "redact errors os_errors credentials addresses types view formatting plan config",
     "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors view formatting plan config store",
     "loader": "errors types protocols plan faults images encoders store",

@@ -273,7 +273,7 @@ def run_folder() -> Iterator[str]:
     yield from (folder.PIPELINE, folder.SAMPLES, folder.REPORTS, metrics.METRICS, metrics.EVENTS)
     yield from (checkpoint.CHECKPOINTS, f"{checkpoint.CHECKPOINTS}/{checkpoint._NAME.pattern}")
     yield from (f"{folder.PIPELINE}/{name}" for name in (pipeline.INDEX, pipeline.ABOUT))
-    yield from (autoencoder.FOLDER, train_vae.PREFIX, changes.SCENES)
+    yield from (autoencoder.FOLDER, f"{autoencoder.FOLDER}/{pipeline.ABOUT}", train_vae.PREFIX, changes.SCENES)
     yield from (insights.HTML, insights.JSON, insights.CSV, forecast.ESTIMATE, selection.FACTS, sample._SAMPLES)
     yield from _of_run("files")
 
@@ -295,20 +295,23 @@ def manifest() -> Iterator[str]:
 
 def checkpoint() -> Iterator[str]:
     """Keys of the label beside a checkpoint's tensors."""
-    from daskt2i.train.checkpoint import Checkpoints
+    from daskt2i.store.artifacts.checkpoint_labels import CheckpointLabel
     from daskt2i.train.loop import _Run
     from daskt2i.train.train_state import TrainState
 
-    yield from _said(Checkpoints.save)
+    yield from _said(CheckpointLabel.to_json)
     yield from (f"about.{key}" for key in _said(TrainState.about, _Run._save))
 
 
 def pipeline() -> Iterator[str]:
-    """Keys of `pipeline/daskt2i.json` and `pipeline/model_index.json`."""
+    """Keys of `pipeline/daskt2i.json` and `pipeline/model_index.json`. The first is in `vae/` too."""
     from daskt2i.model import pipeline as module
+    from daskt2i.store.artifacts import publish
+    from daskt2i.train import resume
     from daskt2i.train.denoiser_rank import Denoiser
 
-    yield from _said(module.publish, module._colours, Denoiser._publish)
+    yield from _said(module.publish, module._colours, Denoiser._publish, resume.label, publish._complete)
+    yield from _said(publish._content)
 
 
 def metrics() -> Iterator[str]:
@@ -316,9 +319,11 @@ def metrics() -> Iterator[str]:
     from daskt2i.model.autoencoder_loss import TERMS
     from daskt2i.train.loop import _Run
     from daskt2i.train.metrics import Metrics
+    from daskt2i.train.resume import MAY_CHANGE
     from daskt2i.train.train_state import TrainState
 
     yield from _said(Metrics.add, _Run._settle, _Run._look, TrainState.learn)
+    yield from (f"new_{name}" for name in MAY_CHANGE)
     yield from (f"vae: {name}" for name in TERMS)
 
 

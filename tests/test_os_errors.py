@@ -44,6 +44,12 @@ def test_each_error_of_the_table_is_a_sentence_of_the_run_folder_or_passes_for_a
         assert getattr(info.value, "errno", None) == number
 
 
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, FULL), (errno.EDQUOT, FULL), (errno.ENOENT, None)])
+def test_a_full_disk_is_recognised_in_an_error_of_a_library_in_rust(number: int, kind: object) -> None:
+    """safetensors raises an error that is no OSError."""
+    assert kind_of(RuntimeError(f"Error while serializing: I/O error: a text (os error {number})")) is kind
+
+
 @pytest.mark.parametrize("number", KINDS, ids=errno.errorcode.get)
 def test_each_error_of_the_table_is_one_sentence_at_the_end_of_a_command(
     number: int, monkeypatch: pytest.MonkeyPatch

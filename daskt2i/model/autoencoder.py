@@ -8,20 +8,19 @@ Does not cover: the loss (`autoencoder_loss`), the training (`train.autoencoder_
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError
+from daskt2i.store.artifacts.finished import VAE_FOLDER
+from daskt2i.store.artifacts.publish import publishing
 from daskt2i.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
 
-FOLDER = "vae"
+FOLDER = VAE_FOLDER.name
 """The folder of the trained autoencoder, inside the run folder."""
 
 SMALL: Mapping[str, Any] = {
@@ -135,20 +134,20 @@ def reconstruct(vae: Any) -> nn.Module:
     return ThereAndBack()
 
 
-def save(vae: Any, folder: RunFolder) -> str:
-    """Write `vae/` into the run folder, config.json last, and return its address.
+def save(vae: Any, folder: RunFolder, label: Mapping[str, Any]) -> str:
+    """Write `vae/` into the run folder, and return its address. It becomes visible in one step.
+
+    Args:
+        label: JSON values for `daskt2i.json`.
 
     Raises:
-        StoreFull, StoreError: the folder cannot be written.
+        StoreFull, StoreError: the folder cannot be written; the former one is unchanged.
     """
-    with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
-        vae.save_pretrained(place, safe_serialization=True)
-        label = Path(place) / "config.json"
-        for path in sorted(Path(place).iterdir()):
-            if path != label:
-                with path.open("rb") as weights, folder.writing(f"{FOLDER}/{path.name}") as file:
-                    shutil.copyfileobj(weights, file)
-        config = json.loads(label.read_text(encoding="utf-8"))
+    with publishing(folder, VAE_FOLDER) as new:
+        vae.save_pretrained(new.place, safe_serialization=True)
+        path = new.place / VAE_FOLDER.index
+        config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # the source of a fine-tuned model can be a path of this machine
-        folder.write(f"{FOLDER}/{label.name}", (json.dumps(config, indent=2) + "\n").encode())
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        new.label.update(label)
     return folder.address(FOLDER)

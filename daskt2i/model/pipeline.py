@@ -1,18 +1,17 @@
 """The trained model as a folder that diffusers loads: `StableDiffusionPipeline.from_pretrained(RUN/pipeline)`.
 
-    pipeline/model_index.json      written last; a folder without it counts as no pipeline
+    pipeline/model_index.json
     pipeline/unet/ vae/ text_encoder/ tokenizer/ scheduler/
-    pipeline/daskt2i.json          the training data, whether padding was masked, a map from latents to RGB
+    pipeline/daskt2i.json          the label: the training data, whether padding was masked, a map from latents to RGB
 
-Covers: writing this folder, schedulers for each objective and sampler, the fast map from latents to colours.
-Does not cover: drawing pictures (`sample.painter`), training (`train`).
+Covers: the files of this folder, schedulers for each objective and sampler, the fast map from latents to colours.
+Does not cover: making it visible in one step (`store.artifacts.publish`), whether it is finished
+(`store.artifacts.finished`), drawing pictures (`sample.painter`), training (`train`).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,16 +29,18 @@ from daskt2i.model.denoiser import pools_text
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder
+from daskt2i.store.artifacts.finished import ALONE as ALONE
+from daskt2i.store.artifacts.finished import LABEL, PIPELINE_FOLDER, State, look
+from daskt2i.store.artifacts.full_disk import temporary_folder
+from daskt2i.store.artifacts.publish import publishing
 from daskt2i.store.run_folder import PIPELINE, RunFolder
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from torch import Tensor, nn
 
-INDEX = "model_index.json"
-ABOUT = "daskt2i.json"
-ALONE = "denoiser_alone"
-"""Key of `daskt2i.json`: why there are no encoders, and so no index, beside the denoiser."""
+INDEX = PIPELINE_FOLDER.index
+ABOUT = LABEL
 POOLED, WITHOUT_PADDING = "pooled_text", "without padding"
 """Key of `daskt2i.json` and of a training's identity, and its value: padding is no part of the pooled prompt.
 
@@ -98,7 +99,7 @@ def publish(
     about: Mapping[str, Any],
     latents: npt.NDArray[np.float32],
 ) -> tuple[str, str | None]:
-    """Write `pipeline/` into the run folder, its index last.
+    """Write `pipeline/` into the run folder. It becomes visible in one step.
 
     Args:
         unet: the denoiser.
@@ -112,14 +113,13 @@ def publish(
         value is the reason, and the folder holds the denoiser without them.
 
     Raises:
-        StoreFull, StoreError: the folder cannot be written.
+        StoreFull, StoreError: the folder cannot be written; the former one is unchanged.
         ModelMissing, ModelError: an encoder is no longer there.
     """
     import diffusers
 
-    folder.delete(f"{PIPELINE}/{INDEX}")
-    with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
-        here = Path(place)
+    with publishing(folder, PIPELINE_FOLDER) as new:
+        here = new.place
         with quiet():
             _save_unet(unet, here / "unet")
             diffusers.DPMSolverMultistepScheduler.from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
@@ -136,7 +136,7 @@ def publish(
         image_encoder = Component.model_validate(image).build(ImageEncoder, "dataset.encoders.image")
         text_encoder = Component.model_validate(text).build(TextEncoder, "dataset.encoders.text")
         why = export.unfit(image_encoder, text_encoder)
-        said = dict(about) if why is None else {**about, ALONE: why}
+        new.label.update(about if why is None else {**about, ALONE: why})
         if why is None:
             vae = export.export_vae(image_encoder, here / "vae")
             export.export_text(text_encoder, here / "text_encoder", here / "tokenizer")
@@ -145,13 +145,8 @@ def publish(
                 "text_encoder": ["transformers", "CLIPTextModel"],
                 "tokenizer": ["transformers", "CLIPTokenizer"],
             }
-            said |= _colours(vae, latents)
-        for path in sorted(path for path in here.rglob("*") if path.is_file()):
-            with path.open("rb") as source, folder.writing(f"{PIPELINE}/{path.relative_to(here).as_posix()}") as file:
-                shutil.copyfileobj(source, file)
-        folder.write(f"{PIPELINE}/{ABOUT}", (json.dumps(said, indent=1) + "\n").encode())
-        if why is None:
-            folder.write(f"{PIPELINE}/{INDEX}", (json.dumps(index, indent=2) + "\n").encode())
+            new.label.update(_colours(vae, latents))
+            (here / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return folder.address(PIPELINE), why
 
 
@@ -236,8 +231,9 @@ def pooled_padding(folder: RunFolder) -> bool:
 
 
 def exists(folder: RunFolder) -> bool:
-    """Whether the run folder has a complete pipeline."""
-    return folder.exists(f"{PIPELINE}/{INDEX}")
+    """Whether the run folder has a complete pipeline, which can draw."""
+    found = look(folder, PIPELINE_FOLDER, hashes=False)
+    return found.finished and found.alone is None
 
 
 def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
@@ -276,17 +272,27 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
 
 def alone(folder: RunFolder) -> str | None:
     """Why there are no encoders beside the denoiser, one clause; None if there are, or if there is no denoiser."""
-    return None if exists(folder) else about(folder).get(ALONE)
+    return look(folder, PIPELINE_FOLDER, hashes=False).alone
 
 
-def require(folder: RunFolder) -> None:
+def require(folder: RunFolder, *, hashes: bool = False) -> None:
     """Refuse a run folder without a trained denoiser.
+
+    Args:
+        hashes: whether to read and hash all files. Otherwise only sizes are compared.
 
     Raises:
         ModelMissing: it has none.
+        ModelError: it is damaged.
     """
-    if not exists(folder) and alone(folder) is None:
-        raise ModelMissing(f"There is no trained pipeline in {folder.address(PIPELINE)}. Train first (train or run).")
+    found, place = look(folder, PIPELINE_FOLDER, hashes=hashes), folder.address(PIPELINE)
+    if found.state is State.DAMAGED:
+        raise ModelError(
+            f"The pipeline in {place} is damaged: {found.why}. It is unchanged, and so are the checkpoints; train "
+            "again, which writes it from the newest checkpoint (train or run)."
+        )
+    if not found.finished:
+        raise ModelMissing(f"There is no trained pipeline in {place}. Train first (train or run).")
 
 
 @contextmanager
@@ -295,16 +301,17 @@ def local(folder: RunFolder) -> Iterator[Path]:
 
     Raises:
         ModelMissing: the run folder has no pipeline.
+        ModelError: it is damaged, or it could run code when it is loaded.
     """
-    require(folder)
+    require(folder, hashes=True)
     if folder.is_local:
         refuse_foreign_parts(folder.local_path(PIPELINE))
         yield folder.local_path(PIPELINE)
         return
-    with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
+    with temporary_folder(f"copy {PIPELINE}") as place:
         for name in folder.list(PIPELINE):
-            path = Path(place) / Path(name).relative_to(PIPELINE)
+            path = place / Path(name).relative_to(PIPELINE)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(folder.read(name))
-        refuse_foreign_parts(Path(place))
-        yield Path(place)
+        refuse_foreign_parts(place)
+        yield place

@@ -28,6 +28,7 @@ from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.worker import SampleJob, draw_part
+from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, State, progress
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import SAMPLES, RunFolder
@@ -192,6 +193,11 @@ def _drawn(
                 "draws, but follows prompts less well than a model of this version. To get one, encode and train in "
                 "another run folder (out)."
             )
+        )
+    made = progress(folder, PIPELINE_FOLDER)
+    if made is not None and made.model.state is State.OTHER:
+        listener(
+            Note(f"These pictures are not drawn by the newest checkpoint: the pipeline differs ({made.model.why}).")
         )
     found: dict[int, DrawnPicture] = {}
     try:

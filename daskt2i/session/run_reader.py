@@ -73,7 +73,10 @@ class RunReader(Viewed):
 
     @property
     def metrics(self) -> pandas.DataFrame:
-        """`loss`, `heldout_loss`, `norm` of the gradient and learning `rate` by step; empty before a training."""
+        """`loss`, `heldout_loss`, `norm` of the gradient and learning `rate` by step; empty before a training.
+
+        A setting that changed on the way is a column such as `new_learning_rate`, in the step from which on it counts.
+        """
         import pandas
 
         from daskt2i.train.metrics import read_metrics

@@ -19,7 +19,6 @@ import hashlib
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -29,6 +28,7 @@ from daskt2i.credentials import for_use
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, StoreMissing
 from daskt2i.os_errors import FULL, PART_IS_A_FILE, kind_of
 from daskt2i.redact import without_secret
+from daskt2i.store.artifacts.full_disk import temporary_folder
 from daskt2i.store.partial_files import flush_folder, is_partial, make_folders, partial_of, sweep
 
 WORKFLOW = "workflow.yaml"
@@ -171,9 +171,9 @@ class RunFolder:
             StoreFull, StoreError: as in `write`.
         """
         if not self.is_local:
-            with tempfile.TemporaryDirectory(prefix="daskt2i-") as folder:
-                copy = Path(folder) / "object"
-                with self.explaining(f"write {name}"), copy.open("wb") as file:
+            with temporary_folder(f"write {name}") as folder:
+                copy = folder / "object"
+                with copy.open("wb") as file:
                     yield file
                 with self._remote(f"write {name}") as (fs, path):
                     fs.put_file(str(copy), path(name))

@@ -1,4 +1,4 @@
-"""Progress of a run folder, from its receipts. It imports no torch and no zarr, so it answers at once."""
+"""Progress of a run folder: its receipts, its trainings. It imports no torch and no zarr, so it answers at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, size
 from daskt2i.plan import ChunkGrid
+from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, TrainingProgress, progress
 from daskt2i.store.layout import about_store
 from daskt2i.store.publishing.lock import holder
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import MANIFEST, STANDSTILL, RunFolder
+from daskt2i.store.run_folder import MANIFEST, PIPELINE, STANDSTILL, TRAIN, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.view import View, Viewed
 
@@ -30,6 +31,7 @@ class RunStatus(Viewed):
         manifest: whether the manifest exists, so the encode is finished.
         waiting: what the running encode waits for, one sentence each; empty if everything moves.
         left_out: rows of the source that `dataset.where` left out; None if `dataset.where` was not set.
+        trained: the trainings in the folder, with the state of their models.
     """
 
     out: str
@@ -47,6 +49,7 @@ class RunStatus(Viewed):
     manifest: bool = False
     left_out: int | None = None
     waiting: tuple[str, ...] = ()
+    trained: tuple[TrainingProgress, ...] = ()
 
     @property
     def rows_done(self) -> int:
@@ -76,6 +79,7 @@ class RunStatus(Viewed):
             "complete": self.complete,
             **({} if self.left_out is None else {"left_out": self.left_out}),
             **({"waiting": list(self.waiting)} if self.waiting else {}),
+            **({"trained": {one.training: one.to_json() for one in self.trained}} if self.trained else {}),
         }
 
     def view(self) -> View:
@@ -94,6 +98,7 @@ class RunStatus(Viewed):
             ("store", f"{self.store} ({size(self.bytes)})"),
             ("running", self.held_by or "no"),
             *(("stands still", one) for one in self.waiting),
+            *((PIPELINE if one.training == TRAIN else "vae", one.said) for one in self.trained),
         ]
         return View(
             "Complete" if self.complete else "Not complete",
@@ -136,6 +141,7 @@ def status(folder: RunFolder) -> RunStatus:
         waiting=_waiting(folder) if held_by else (),
         manifest=folder.exists(MANIFEST),
         left_out=(about["identity"].get("where") or {}).get("left_out"),
+        trained=tuple(one for model in (PIPELINE_FOLDER, VAE_FOLDER) if (one := progress(folder, model)) is not None),
     )
 
 

@@ -27,6 +27,7 @@ from daskt2i.model.autoencoder import PretrainedAutoencoder, latent_of, new, new
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.loop import fit
+from daskt2i.train.resume import label
 from daskt2i.types import Pixels, Rejection
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Autoencoder:
 
     def __init__(self, job: AutoencoderJob, me: ranks.Rank) -> None:
         self.settings = VaeSettings.model_validate(job.vae)
+        self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel
         image = ImageSettings.model_validate(job.image)
         self.resolution = image.resolution
         given = self.settings.model
@@ -182,7 +184,7 @@ class Autoencoder:
                 if self._given is not None:  # measure before writing, which may overwrite the pretrained model
                     before = self._heldout_db(self.build(self._device).eval())
                     found["psnr_before"] = round(float(np.mean(before)), 2)
-        found["vae"] = save(vae, folder)
+        found["vae"] = save(vae, folder, self.label)
         if found["card_psnr"] < gates.CARD_PSNR:
             ranks.tell(
                 "note",

@@ -3,8 +3,9 @@
     train/checkpoints/step-0000300.safetensors    all tensors
     train/checkpoints/step-0000300.json           written last: step, position, settings; size and hash of the tensors
 
-Covers: writing, keeping the newest few, skipping damaged checkpoints.
-Does not cover: which tensors there are (`train_state`), whether they belong to this run (`loop`).
+Covers: writing, keeping the newest few, skipping damaged and poisoned checkpoints.
+Does not cover: the JSON files alone (`store.artifacts.checkpoint_labels`), which tensors there are (`train_state`),
+whether they belong to this run (`resume`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from daskt2i.errors import StoreError
+from daskt2i.store.artifacts import checkpoint_labels
+from daskt2i.store.artifacts.checkpoint_labels import DAMAGED, NAME, CheckpointLabel, skipped, stem
+from daskt2i.store.artifacts.full_disk import temporary_folder
 from daskt2i.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = "train/checkpoints"
 """Folder of the denoiser's checkpoints, inside the run folder."""
 
-_NAME = re.compile(r"step-([0-9]{7,})\.json")
+_NAME = NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +72,19 @@ class Checkpoints:
         Raises:
             StoreFull, StoreError: the checkpoint could not be written; the earlier ones stay.
         """
-        stem = self._stem(step)
+        name = self._stem(step)
         try:
-            with self.folder.writing(f"{stem}.safetensors") as file:
+            with self.folder.writing(f"{name}.safetensors") as file:
                 size, digest = _write(file, tensors)
-            label = {"step": step, "position": position, "size": size, "sha256": digest, "about": dict(about)}
-            self.folder.write(f"{stem}.json", json.dumps(label, indent=1).encode())
+            self.folder.write(f"{name}.json", CheckpointLabel(step, position, size, digest, about).to_json())
         except BaseException:
             with contextlib.suppress(OSError, StoreError):  # tensors without their JSON file are useless
-                self.folder.delete(f"{stem}.safetensors")
+                self.folder.delete(f"{name}.safetensors")
             raise
         steps = self._steps()
         # A checkpoint of a later step was skipped as damaged when this run resumed. It must not displace a good one.
-        kept = [other for other in steps if other <= step][: self.keep]
+        # A poisoned one must not do so either.
+        kept = [other for other in steps if other <= step and not self._is_poisoned(other)][: self.keep]
         for old in sorted(set(steps) - set(kept)):
             self.folder.delete(f"{self._stem(old)}.json")
             self.folder.delete(f"{self._stem(old)}.safetensors")
@@ -96,21 +99,45 @@ class Checkpoints:
             for partial in self.folder.local_path(self.name).glob(".step-*"):  # see RunFolder.writing
                 partial.unlink(missing_ok=True)
 
-    def newest(self, tell: Callable[[str], None] = lambda text: None, tensors: bool = True) -> Checkpoint | None:
-        """The newest intact checkpoint; `tell` gets a sentence for each one that is skipped.
+    def newest(
+        self, tell: Callable[[str], object] = lambda text: None, tensors: bool = True, before: int | None = None
+    ) -> Checkpoint | None:
+        """The newest intact checkpoint that is not poisoned; `tell` gets a sentence for each one that is skipped.
 
         Args:
             tensors: False reads only the JSON file, and checks only the size of the tensors.
+            before: look only at earlier steps.
         """
-        for step in self._steps():
+        if not tensors:
+            label = checkpoint_labels.newest(self.folder, self.name, tell, before)
+            return None if label is None else Checkpoint(label.step, label.position, label.about, {})
+        for step in (step for step in self._steps() if before is None or step < before):
             try:
-                return self.load(step, tensors)
-            except (ValueError, KeyError, TypeError, RecursionError, OSError, StoreError) as error:
-                tell(f"The checkpoint of step {step} is skipped: {error}.")
+                if why := checkpoint_labels.read(self.folder, self.name, step).poisoned:
+                    tell(skipped(step, why))
+                    continue
+                return self.load(step)
+            except DAMAGED as error:
+                tell(skipped(step, str(error)))
         return None
 
+    def poisoned(self) -> list[int]:
+        """Steps of the intact checkpoints that are marked as poisoned, newest first."""
+        return [step for step in self._steps() if self._is_poisoned(step)]
+
+    def mark_poisoned(self, step: int, why: str) -> None:
+        """Mark a checkpoint, so that no training continues from it. Its tensors stay until newer ones displace it.
+
+        Args:
+            why: one clause.
+
+        Raises:
+            StoreFull, StoreError: the mark cannot be written.
+        """
+        checkpoint_labels.mark_poisoned(self.folder, self.name, step, why)
+
     def load(self, step: int, tensors: bool = True) -> Checkpoint:
-        """Load the checkpoint of a step.
+        """Load the checkpoint of a step, poisoned or not.
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
@@ -119,22 +146,18 @@ class Checkpoints:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        stem = self._stem(step)
-        label = json.loads(self.folder.read(f"{stem}.json"))
-        size = self.folder.size(f"{stem}.safetensors")
-        if size != label["size"]:
-            raise ValueError(f"it has {size} bytes instead of {label['size']}")
+        label = checkpoint_labels.read(self.folder, self.name, step)
         found: Mapping[str, torch.Tensor] = {}
         if tensors:
-            with self._local(f"{stem}.safetensors") as path:
+            with self._local(f"{self._stem(step)}.safetensors") as path:
                 with path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != label["sha256"]:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != label.sha256:
                         raise ValueError("its bytes have changed: the SHA-256 is different")
                 try:
                     found = load_file(path)
                 except SafetensorError as error:
                     raise ValueError(f"it cannot be read ({error})") from error
-        return Checkpoint(int(label["step"]), int(label["position"]), label["about"], found)
+        return Checkpoint(label.step, label.position, label.about, found)
 
     @contextlib.contextmanager
     def _local(self, name: str) -> Iterator[Path]:
@@ -142,10 +165,8 @@ class Checkpoints:
         if self.folder.is_local:
             yield self.folder.local_path(name)
             return
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
-            path = Path(place) / "state.safetensors"
+        with temporary_folder(f"copy {name}") as place:
+            path = place / "state.safetensors"
             path.write_bytes(self.folder.read(name))
             yield path
 
@@ -156,11 +177,31 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Steps of all checkpoints, newest first."""
-        names = (Path(name).name for name in self.folder.list(self.name))
-        return sorted((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), reverse=True)
+        return checkpoint_labels.steps(self.folder, self.name)
+
+    def _is_poisoned(self, step: int) -> bool:
+        try:
+            return bool(checkpoint_labels.read(self.folder, self.name, step).poisoned)
+        except DAMAGED:
+            return False
 
     def _stem(self, step: int) -> str:
-        return f"{self.name}/step-{step:07d}"
+        return stem(self.name, step)
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Name of a tensor with NaN or infinity, or "". Only the weights may have minus infinity: a mask that is one."""
+    import torch
+
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        bad = ~torch.isfinite(tensor)
+        if name.startswith("model/"):
+            bad &= tensor != -torch.inf
+        if bool(bad.any()):
+            return name
+    return ""
 
 
 _DTYPES = {

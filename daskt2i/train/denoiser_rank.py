@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daskt2i.config.renamed import with_old_names
 from daskt2i.config.settings import DatasetSettings, LaunchSettings, SampleSettings, TrainSettings
-from daskt2i.config.workflow_file import fingerprint
 from daskt2i.launch import rank as ranks
 from daskt2i.loader.dataset import Batch, LatentDataset
 from daskt2i.model import denoiser as model
@@ -27,6 +25,7 @@ from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train.loop import fit
+from daskt2i.train.resume import label
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,6 +86,7 @@ class Denoiser:
             allow_random=job.allow_random,
         )
         self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
+        self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel
         self._device = "cpu"
         self._heldout: list[Batch] | None = None
 
@@ -186,8 +186,7 @@ class Denoiser:
         batches = self.dataset.heldout_batches(EXAMPLES)
         first = next(itertools.chain(batches, self.dataset.batches(0)))
         said = {
-            "identity": self.job.identity,
-            "fingerprint": fingerprint(with_old_names(self.job.identity)),
+            **self.label,
             "objective": self.settings.objective,
             "masked": self.dataset.masked,
             **{name: self.job.identity[name] for name in (pipeline.POOLED,) if name in self.job.identity},

@@ -8,42 +8,42 @@ Does not cover: the work of a rank (`denoiser_rank`, `autoencoder_rank`), starti
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import (
-    DatasetSettings,
-    LaunchSettings,
-    OptimiserSettings,
-    TrainSettings,
-    Workflow,
-    completed,
-)
-from daskt2i.config.workflow_file import differences
+from daskt2i.config.settings import DatasetSettings, LaunchSettings, OptimiserSettings, Workflow
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
-from daskt2i.errors import FingerprintMismatch, Interrupted, ModelError, StoreError, StoreMissing
+from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
-from daskt2i.model import pipeline
-from daskt2i.model.denoiser import pools_text
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
-from daskt2i.store.layout import about_store, padding_is_text
+from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, Found, ModelFolder, State, look
+from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.publishing import lock
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
 from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
-from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
+from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
 from daskt2i.train.metrics import loss_curves, read_metrics
+from daskt2i.train.resume import (
+    Continuing,
+    check,
+    continuing,
+    identity_of,
+    plain,
+    refuse_all_poisoned,
+    refuse_older,
+    warmup_note,
+)
 from daskt2i.view import View, Viewed
 
 LAST_STEPS = 50
@@ -138,12 +138,14 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
 
     Raises:
         FingerprintMismatch: the checkpoints belong to other settings or another store.
+        ConfigError: they are of a later step than the last one of the workflow.
+        StoreError: all checkpoints are poisoned.
     """
     stored = about_store(ZarrStore(folder))
     if stored is None:
         return 0
     identity = identity_of(workflow.train, stored)
-    return _checkpoint(folder, CHECKPOINTS, identity)
+    return _checkpoint(folder, PIPELINE_FOLDER, identity, workflow.train.steps).step
 
 
 def train(
@@ -180,22 +182,21 @@ def train(
         _say_what_is_not_drawn(workflow.dataset, listener)
         settings, ways = workflow.train, workflow.launch
         identity = identity_of(settings, stored)
-        done = _checkpoint(folder, CHECKPOINTS, identity)
-        if done == settings.steps and _is_published(folder, identity):
-            return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
+        if done := _done(folder, PIPELINE_FOLDER, identity, settings, listener):
+            return done
         claim(folder)
         job = TrainJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,
-            train=_plain(settings),
-            launch=_plain(ways),
+            train=plain(settings),
+            launch=plain(ways),
             identity=identity,
             cache_bytes=ways.cache_bytes(),
-            vae=_plain(encoders.image),
-            text=_plain(encoders.text),
-            sample=_plain(workflow.sample),
+            vae=plain(encoders.image),
+            text=plain(encoders.text),
+            sample=plain(workflow.sample),
             batch=settings.batch,
-            dataset=_plain(workflow.dataset),
+            dataset=plain(workflow.dataset),
         )
 
         def keeping(event: Event) -> None:
@@ -228,23 +229,22 @@ def train_vae(
         identity = {
             "source": {**source.identity(), **info.content},
             **({} if info.where is None else {"where": dict(info.where)}),
-            "image": _plain(workflow.dataset.image),
-            "vae": _plain(settings),
+            "image": plain(workflow.dataset.image),
+            "vae": plain(settings),
         }
-        done = _checkpoint(folder, f"{VAE_PREFIX}/checkpoints", identity)
-        if done == settings.steps and folder.exists("vae/config.json"):
-            return _ended(folder, settings.steps, VAE_PREFIX, {}, 0, 0, 0.0, folder.address("vae"))
+        if done := _done(folder, VAE_FOLDER, identity, settings, listener):
+            return done
         job = VaeJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,
-            source=_plain(source),
-            image=_plain(workflow.dataset.image),
-            vae=_plain(settings),
-            launch=_plain(ways),
+            source=plain(source),
+            image=plain(workflow.dataset.image),
+            vae=plain(settings),
+            launch=plain(ways),
             identity=identity,
             cache_bytes=ways.cache_bytes(),
             batch=settings.batch,
-            dataset=None if workflow.dataset.where is None else _plain(workflow.dataset),
+            dataset=None if workflow.dataset.where is None else plain(workflow.dataset),
         )
         gone = launch(
             "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, **_ways(ways)
@@ -267,34 +267,6 @@ def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: 
             raise Interrupted(f"Stopped, and no rank is left running. {stands}. Train again to continue.") from None
 
 
-def _plain(model: Any) -> dict[str, Any]:
-    """Settings as JSON values, for identities and jobs."""
-    found: dict[str, Any] = json.loads(model.model_dump_json(by_alias=True))
-    return found
-
-
-def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the loss curve of a denoiser: its settings, the store, and what follows from both.
-
-    Args:
-        stored: the result of `about_store`.
-    """
-    found = {"store": stored["fingerprint"], "train": _plain(settings)}
-    if not padding_is_text(stored) and pools_text(settings.model.config, settings.model.preset):
-        found[pipeline.POOLED] = pipeline.WITHOUT_PADDING
-    if settings.objective == "v" and settings.snr_gamma is not None:
-        found[_V_WEIGHT] = "min(SNR, gamma) / (SNR + 1)"
-    return found
-
-
-_V_WEIGHT = "v_weight"
-_OLDER = {
-    pipeline.POOLED: "counted the padding of captions as part of the pooled prompt",
-    _V_WEIGHT: "weighted the loss of v by min(SNR + 1, gamma) / (SNR + 1)",
-}
-"""Keys of an identity that older versions did not write, and what those did instead."""
-
-
 def _ways(ways: LaunchSettings) -> dict[str, Any]:
     # The first attempt is not a restart.
     return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
@@ -305,38 +277,60 @@ def _say_what_is_not_drawn(dataset: DatasetSettings, listener: Listener) -> None
         listener(Note(f"The trained model will not draw pictures: {why}. The training itself does not need them."))
 
 
-def _is_published(folder: RunFolder, identity: Mapping[str, Any]) -> bool:
-    """Whether all that this training leaves is in `pipeline/`: a whole one, or what there is for its encoders."""
-    try:
-        about = pipeline.about(folder)
-    except ModelError:  # it is written again
-        return False
-    whole = pipeline.exists(folder) or pipeline.ALONE in about
-    return whole and completed(about.get("identity", {})) == completed(identity)
+def _done(
+    folder: RunFolder,
+    model: ModelFolder,
+    identity: Mapping[str, Any],
+    settings: OptimiserSettings,
+    listener: Listener,
+) -> TrainResult | None:
+    """The result if this training is finished, and its model is whole. Else None, and the user reads what is special.
+
+    Raises:
+        FingerprintMismatch, ConfigError, StoreError: see `_checkpoint`.
+    """
+    plan = _checkpoint(folder, model, identity, settings.steps)
+    found = look(folder, model, identity, plan.changes if plan.step else None)
+    # Older labels have no step: they were written after the last one. Without a label only the checkpoint tells.
+    at = found.label.get(STEP, settings.steps) if found.label else plan.step
+    if found.finished and at == settings.steps:
+        notes = [f"{found.checked}."] if found.checked else []
+        if not plan.step:
+            notes.append(
+                f"There are no checkpoints, but {model.name}/ is the result of this training, so nothing was trained. "
+                f"Remove {folder.address(model.name)} to train from the start."
+            )
+        return _ended(folder, settings.steps, model.training, {}, 0, 0, 0.0, folder.address(model.name), notes)
+    if plan.step == settings.steps:
+        listener(Note(_written_again(model, found, plan.step)))
+    elif note := warmup_note(settings, "vae" if model is VAE_FOLDER else "train"):
+        listener(Note(note))
+    return None
 
 
-def _checkpoint(folder: RunFolder, name: str, identity: Mapping[str, Any]) -> int:
-    """Step of the newest checkpoint; 0 if there is none.
+def _written_again(model: ModelFolder, found: Found, step: int) -> str:
+    what = f"{model.name}/ is {found.state}"
+    why = "" if found.state is State.MISSING else f": {found.why}"
+    return f"{what}{why}. It is written again from the checkpoint of step {step:,}, and nothing is trained."
+
+
+def _checkpoint(folder: RunFolder, model: ModelFolder, identity: Mapping[str, Any], steps: int) -> Continuing:
+    """How this training continues from the newest checkpoint; from step 0 if there is none.
 
     Raises:
         FingerprintMismatch: the checkpoint belongs to another training.
+        ConfigError: it is of a later step than `steps`.
+        StoreError: all checkpoints are poisoned.
     """
-    newest = Checkpoints(folder, name).newest(tensors=False)
+    checkpoints = Checkpoints(folder, model.checkpoints)
+    newest = checkpoints.newest(tensors=False)
     if newest is None:
-        return 0
-    found = newest.about["identity"]
-    if older := [did for key, did in _OLDER.items() if key in identity and key not in found]:
-        raise FingerprintMismatch(
-            f"The checkpoints in {folder.address(name)} are of an older version, which {' and '.join(older)}, so this "
-            "training cannot go on from them. They were not touched, and a pipeline that they made still draws. Remove "
-            "this folder, or encode and train in another run folder (out)."
-        )
-    if differ := differences(completed(found), completed(identity), ""):
-        raise FingerprintMismatch(
-            f"The checkpoints in {folder.address(name)} belong to another training: {'; '.join(differ)}. They were not "
-            "touched. Go back to its settings, remove this folder, or encode and train in another run folder (out)."
-        )
-    return newest.step
+        refuse_all_poisoned(checkpoints)
+        return Continuing(0)
+    refuse_older(newest.about, identity, folder.address(model.checkpoints))
+    plan = continuing(newest.step, newest.about, identity)
+    check(plan, steps, folder.address(model.checkpoints))
+    return plan
 
 
 def _ended(
@@ -348,6 +342,7 @@ def _ended(
     attempts: int,
     seconds: float,
     made: str,
+    notes: Sequence[str] = (),
 ) -> TrainResult:
     lines = read_metrics(folder, prefix)
     curve, heldout_curve = loss_curves(lines)
@@ -364,7 +359,7 @@ def _ended(
         seconds=seconds,
         made=made,
         more={key: value for key, value in last.items() if key not in own},
-        notes=tuple([last["note"]] if last.get("note") else []),
+        notes=(*notes, *([last["note"]] if last.get("note") else [])),
         kind="vae" if prefix == VAE_PREFIX else "pipeline",
         curve=curve,
         heldout_curve=heldout_curve,

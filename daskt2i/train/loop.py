@@ -1,9 +1,10 @@
 """The training loop on one rank, shared by all trainers.
 
-Covers: the learning rate schedule, resuming from the newest checkpoint, when to save, validate and draw, figures over
-all ranks, stopping when a loss or gradient is not finite.
-Does not cover: the model and its loss (a `TrainTask`: `denoiser_rank`, `autoencoder_rank`), one step (`train_state`),
-communication between ranks (`launch.process_group`), starting ranks (`launch`).
+Covers: resuming from the newest checkpoint, when to save, validate and draw, figures over all ranks, stopping when a
+loss, a gradient or a weight is not finite.
+Does not cover: the model and its loss (a `task.TrainTask`: `denoiser_rank`, `autoencoder_rank`), one step
+(`train_state`), the rate of a step and the settings that may change on resume (`resume`), communication between ranks
+(`launch.process_group`), starting ranks (`launch`).
 
 The loss curve depends on the settings and the seed. It does not depend on the number of ranks (except for the order of
 additions) or on interruptions: row and epoch decide a sample and its noise, torch gets a new seed at each step, and
@@ -15,30 +16,33 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from daskt2i.config.settings import LaunchSettings, OptimiserSettings, completed
-from daskt2i.config.workflow_file import differences
+from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
 from daskt2i.machine.precision import check_device, resolve
+from daskt2i.store.artifacts.finished import STEP
+from daskt2i.store.artifacts.full_disk import explaining_full_disk
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.train.checkpoint import Checkpoint, Checkpoints
-from daskt2i.train.metrics import Metrics
+from daskt2i.train.checkpoint import Checkpoint, Checkpoints, not_finite
+from daskt2i.train.metrics import NEW, Metrics
+from daskt2i.train.resume import Continuing, check, continuing, label, refuse_all_poisoned
+from daskt2i.train.resume import rate as rate
+from daskt2i.train.task import DrawsPictures, KeepsLabel
+from daskt2i.train.task import TrainTask as TrainTask
+from daskt2i.train.task import cut as cut
 from daskt2i.train.train_state import TrainState
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 TELL_SECONDS = 0.5
 """Minimum time between two steps that are reported to the driver."""
@@ -53,54 +57,6 @@ QUEUED_STEPS = 10
 """Steps of a GPU between two reads of its figures. Each read waits until the GPU's queue is empty."""
 
 
-class TrainTask(Protocol):
-    """A model with its data and loss. Each rank makes its own object."""
-
-    def build(self, device: str) -> nn.Module:
-        """The model to train, on the device, the same on every rank."""
-
-    def batches(self, position: int) -> Iterator[Any]:
-        """This rank's part of each batch, from a stream position on, without end. A batch has a length and slices."""
-
-    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over this rank's part, and figures to log. `model` is the result of `build`, perhaps wrapped."""
-
-    def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
-        """For this rank's share of the held-out rows: sum of losses, number of rows, sums of other figures."""
-
-    def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
-        """On rank 0, at the end: write the result, and return its figures."""
-
-    def close(self) -> None:
-        """Close threads and files."""
-
-
-@runtime_checkable
-class DrawsPictures(Protocol):
-    """An optional part of a `TrainTask`: draw pictures every `launch.grid_every` steps."""
-
-    def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
-        """On rank 0, with the moving average: write a picture, and return its name inside the run folder.
-
-        Meanwhile the other ranks wait, for `process_group.GROUP_TIMEOUT` at most. After the last step the driver draws.
-        """
-
-
-def rate(settings: OptimiserSettings, step: int) -> float:
-    """Learning rate of a step (from 0): a linear warm-up to the peak, then a half cosine down."""
-    if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    low = settings.final_rate
-    return settings.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def cut(batch: Any, count: int) -> list[tuple[Any, float]]:
-    """Cut a rank's batch into at most `count` parts of almost equal size, each with its share of the samples."""
-    edges = np.linspace(0, len(batch), min(count, len(batch)) + 1).round().astype(int)
-    return [(batch[a:b], (b - a) / len(batch)) for a, b in itertools.pairwise(edges)]
-
-
 def fit(
     task: TrainTask,
     settings: OptimiserSettings,
@@ -112,7 +68,8 @@ def fit(
     """Train the task's model from its newest checkpoint to the last step. Call it on every rank.
 
     Args:
-        identity: JSON values that decide the loss curve. A checkpoint with another identity is refused.
+        identity: JSON values that decide the loss curve. A checkpoint with another identity is refused. In its section
+            `train` or `vae`, the settings of `resume.MAY_CHANGE` may differ.
         prefix: folder of checkpoints and figures inside the run folder.
 
     Returns:
@@ -121,13 +78,14 @@ def fit(
     Raises:
         NonFiniteLoss: the loss or its gradient is not finite; the last good checkpoint is kept.
         FingerprintMismatch: the newest checkpoint was made with other settings or other data.
+        ConfigError: the newest checkpoint is of a later step than the last one of this training.
         StoreFull, StoreError: a checkpoint or the figures cannot be written, or the checkpoint does not fit the model.
     """
     import torch
 
     me = ranks.rank()
     torch.set_num_threads(me.threads)
-    with contextlib.closing(task), joined(me) as group:
+    with explaining_full_disk("train"), contextlib.closing(task), joined(me) as group:
         return _Run(task, settings, launch, folder, json.loads(json.dumps(identity)), prefix, me, group).go()
 
 
@@ -167,9 +125,11 @@ class _Run:
         self.state = TrainState(
             model, settings, self.device, self.precision, me.world, launch.compile, launch.profile_allreduce
         )
-        self.step = 0 if found is None else self._restore(found)
+        self.plan = Continuing(0) if found is None else self._restore(found)
+        self.step = self.plan.step
         self.overflows = 0
         self.metrics = Metrics(folder, self.step, prefix) if me.rank == 0 else None
+        self._record(prefix)
 
     def _newest(self) -> Checkpoint | None:
         """The newest intact checkpoint. Rank 0 chooses it: on a network disk other ranks may not see it yet."""
@@ -177,9 +137,25 @@ class _Run:
             step = self.group.broadcast(None)
             return None if step is None else self.checkpoints.load(step)
         self.checkpoints.sweep()
-        found = self.checkpoints.newest(lambda text: ranks.tell("note", text=text))
+        told: dict[str, None] = {}
+        while (found := self.checkpoints.newest(told.setdefault)) and (name := not_finite(found.tensors)):
+            self.checkpoints.mark_poisoned(found.step, f"{name} in it holds values that are not finite")
+        for text in told:
+            ranks.tell("note", text=text)
+        if found is None:
+            refuse_all_poisoned(self.checkpoints)
         self.group.broadcast(found and found.step)
         return found
+
+    def _record(self, prefix: str) -> None:
+        """Tell and record which settings change from this step on."""
+        if self.metrics is None or not self.plan.note:
+            return
+        ranks.tell("note", text=self.plan.note)
+        for change in self.plan.changes[-1:]:
+            if change[STEP] == self.step:
+                given = {name: values[1] for name, values in change.items() if name != STEP}
+                self.metrics.add(self.step, **{f"{NEW}{name}": float(value) for name, value in given.items()})
 
     def _choose_precision(self, found: Checkpoint | None) -> str:
         """The precision of the settings. For `auto`, that of the checkpoint: a new measurement may give another one."""
@@ -190,24 +166,24 @@ class _Run:
     def _kind(self) -> str:
         return self.device.partition(":")[0]
 
-    def _restore(self, found: Checkpoint) -> int:
-        """Load a checkpoint, and return its step."""
-        stands = f"The checkpoint of step {found.step} in {self.folder.address(self.checkpoints.name)}"
+    def _restore(self, found: Checkpoint) -> Continuing:
+        """Load a checkpoint, and return how the training continues from it."""
+        place = self.folder.address(self.checkpoints.name)
+        stands = f"The checkpoint of step {found.step} in {place}"
         again = "Nothing was changed. Use another run folder (out), or remove the checkpoints."
-        differ = differences(completed(found.about.get("identity", {})), completed(self.identity), "")
+        plan = continuing(found.step, found.about, self.identity)
+        check(plan, self.settings.steps, place)
         if found.position != found.step * self.settings.batch:
-            differ.append(f"its step {found.step} is sample {found.position}, not {found.step * self.settings.batch}")
-        if differ:
             raise FingerprintMismatch(
-                f"{stands} was made with different settings: {'; '.join(differ)}. {again} To continue from it, go back "
-                "to its settings."
+                f"{stands} was made with another batch: its step {found.step} is sample {found.position}, not "
+                f"{found.step * self.settings.batch}. {again} To continue from it, go back to its batch."
             )
         try:
             self.state.restore(found.tensors, found.about)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             why = textwrap.shorten(str(error), MOST_OF_AN_ERROR, placeholder=" …")
             raise StoreError(f"{stands} belongs to another model ({why}). {again}") from error
-        return found.step
+        return plan
 
     def go(self) -> dict[str, Any]:
         """Train to the last step, and return the result of `fit`."""
@@ -299,13 +275,13 @@ class _Run:
         for (step, _, _), (loss, *rest) in zip(pending, values, strict=True):
             found = dict(zip(names, rest, strict=True))
             if not math.isfinite(loss):
-                raise self._no_number("The loss", step, loss)
+                raise self._no_number("The loss", step, loss, repeats=True)
             overflow = not math.isfinite(found["norm"])
             self.overflows = self.overflows + 1 if overflow else 0
             # A gradient that is not finite damages the weights. The loss shows this one step later, too late if a
             # checkpoint is saved in between. In fp16 the scaler skips such a step, and tries a smaller scale.
             if overflow and (self.precision != "fp16" or self.overflows > MOST_OVERFLOWS):
-                raise self._no_number("The gradient", step, found["norm"])
+                raise self._no_number("The gradient", step, found["norm"], repeats=True)
             found = {name: value for name, value in found.items() if math.isfinite(value)}  # JSON has no NaN
             line = {"loss": loss, **found, "rate": rate(self.settings, step - 1)} | (
                 {"overflow": 1.0} if overflow else {}
@@ -314,18 +290,32 @@ class _Run:
                 self.metrics.add(step, **line)
         return {"step": self.step, **line}
 
-    def _no_number(self, what: str, step: int, value: float) -> NonFiniteLoss:
-        newest = self.checkpoints.newest(tensors=False)
-        stands = f"The checkpoint of step {newest.step} is kept" if newest else "There is no checkpoint yet"
-        # A checkpoint of other settings is refused, but its precision may change.
-        again = f"remove {self.folder.address(self.checkpoints.name)} and train with" if newest else "train with"
-        then = f"{again[0].upper()}{again[1:]}"
+    def _no_number(self, what: str, step: int, value: float, *, repeats: bool = False) -> NonFiniteLoss:
+        """The error for a value that is not finite.
+
+        Args:
+            repeats: whether a training from a checkpoint of the step before would compute the same value again.
+        """
+        newest, marked = self.checkpoints.newest(tensors=False), ""
+        # With another precision the same weights may be right.
+        if repeats and newest is not None and newest.step == step - 1 and self.precision == "fp32":
+            if self.me.rank == 0:
+                with contextlib.suppress(OSError, StoreError):  # this error matters more
+                    self.checkpoints.mark_poisoned(newest.step, f"the step after it gives {value}")
+            marked = f" The checkpoint of step {newest.step} gives this each time, so it is marked as poisoned."
+            newest = self.checkpoints.newest(tensors=False, before=newest.step)
+        lower = f"with a lower learning_rate (it is {self.settings.learning_rate:g}) or"
+        if newest:
+            stands = f"The checkpoint of step {newest.step} is kept"
+            advice = f"Train again {lower} a warmup of more than {newest.step} steps; then it continues from there"
+        elif marked:
+            stands = "There is no other checkpoint"
+            advice = f"Remove {self.folder.address(self.checkpoints.name)} and train {lower} a longer warmup"
+        else:
+            stands, advice = "There is no checkpoint yet", f"Train {lower} a longer warmup"
         if self.precision != "fp32":
-            then = f"Train again with launch.precision=fp32, or {again}"
-        return NonFiniteLoss(
-            f"{what} at step {step} is {value}, so training stopped. {stands}. {then} a lower learning_rate (it is "
-            f"{self.settings.learning_rate:g}) or a longer warmup."
-        )
+            advice = f"Train again with launch.precision=fp32. Or: {advice}"
+        return NonFiniteLoss(f"{what} at step {step} is {value}, so training stopped.{marked} {stands}. {advice}.")
 
     def _look(self) -> None:
         """Compute the figures of the moving average on validation rows."""
@@ -352,8 +342,13 @@ class _Run:
         if self.metrics is None:
             return
         about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.state.about()}
+        if self.plan.changes:
+            about["changes"] = list(self.plan.changes)
+        tensors = self.state.tensors()
+        if name := not_finite(tensors):
+            raise self._no_number(f"A value of {name}", self.step, math.nan)
         self.metrics.flush()
-        self.checkpoints.save(self.step, self.step * self.settings.batch, self.state.tensors(), about)
+        self.checkpoints.save(self.step, self.step * self.settings.batch, tensors, about)
         ranks.tell("checkpoint", step=self.step)
 
     def _draw(self) -> None:
@@ -368,6 +363,8 @@ class _Run:
 
         found: dict[str, Any] = {}
         if self.me.rank == 0:
+            if isinstance(self.task, KeepsLabel):
+                self.task.label = label(self.identity, self.step, self.plan.changes)
             with self.state.averaged() as model:
                 found = self.task.finish(model, self.folder)
             if speed.get("shares"):

@@ -20,6 +20,9 @@ from daskt2i.store.run_folder import RunFolder
 METRICS = "train/metrics.jsonl"
 EVENTS = "train/events"
 
+NEW = "new_"
+"""Begins the name of a figure that is a setting: it counts from the step of its line on (`new_learning_rate`)."""
+
 
 class Metrics:
     """Figures by step. Lines of steps after `step` are dropped, because these steps run again.
@@ -36,7 +39,9 @@ class Metrics:
         self._name = f"{prefix}/metrics.jsonl"
         self._remote = None if folder.is_local else tempfile.TemporaryDirectory(prefix="daskt2i-")
         self._events_name = f"{prefix}/events"
-        kept = [line for line in read_metrics(folder, prefix) if line["step"] <= step]
+        lines = read_metrics(folder, prefix)
+        # A setting that changed after the last kept step did so in a run that wrote no checkpoint.
+        kept = [one for one in lines if one["step"] < step or (one["step"] == step and not _is_change(one))]
         folder.write(self._name, "".join(json.dumps(line) + "\n" for line in kept).encode())
         if self._remote is None:
             self._path = folder.local_path(self._name)
@@ -104,6 +109,10 @@ def read_metrics(folder: RunFolder, prefix: str = "train") -> list[dict[str, Any
             if isinstance(found, Mapping) and isinstance(found.get("step"), int):
                 lines.append(dict(found))
     return lines
+
+
+def _is_change(line: Mapping[str, Any]) -> bool:
+    return any(name.startswith(NEW) for name in line)
 
 
 def _rounded(value: float) -> float:

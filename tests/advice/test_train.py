@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -23,7 +25,8 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.verify import verify
 from daskt2i.encoders.fake import FakeImageEncoder
-from daskt2i.events import ignore
+from daskt2i.errors import NonFiniteLoss
+from daskt2i.events import Event, Note, ignore
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.images.read import Limits
 from daskt2i.launch.launcher import launch
@@ -40,7 +43,8 @@ from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.checkpoint import Checkpoints
-from daskt2i.train.driver import check_store, identity_of, train
+from daskt2i.train.driver import check_store, train
+from daskt2i.train.resume import identity_of, rate
 from daskt2i.train.whole_run import check_whole_run
 from daskt2i.types import Row
 
@@ -303,21 +307,24 @@ def test_the_settings_that_made_the_store_are_taken(whole: Path) -> None:
     begins(whole, workflow())
 
 
-def _with_checkpoint(store: Path, settings: Workflow, older: bool = False) -> None:
-    """As a training of these settings leaves it after its first step, or one of an older version."""
+def _with_checkpoint(store: Path, settings: Workflow, step: int = 1, poisoned: str = "", older: bool = False) -> None:
+    """As a training of these settings leaves it after some steps, or one of an older version."""
     import torch
 
     identity = identity_of(settings.train, check_store(RunFolder(store)))
     if older:
         identity = {key: identity[key] for key in ("store", "train")}
     about = {"identity": identity, "precision": "fp32", "device": "cpu"}
-    Checkpoints(RunFolder(store)).save(1, settings.train.batch, {"a": torch.zeros(1)}, about)
+    checkpoints = Checkpoints(RunFolder(store))
+    checkpoints.save(step, step * settings.train.batch, {"a": torch.zeros(1)}, about)
+    if poisoned:
+        checkpoints.mark_poisoned(step, poisoned)
 
 
 def test_each_way_round_checkpoints_of_another_training_is_open(store: Path, tmp_path: Path) -> None:
-    before, other = workflow(), workflow(learning_rate=0.5)
+    before, other = workflow(), workflow(seed=1)
     _with_checkpoint(store, before)
-    with told("train/driver.py:_checkpoint FingerprintMismatch"):
+    with told("train/resume.py:check FingerprintMismatch"):
         refused(store, other)
     begins(store, before)
     finish(other, tmp_path / "another")
@@ -334,7 +341,7 @@ def test_checkpoints_of_an_older_objective_are_refused_and_a_new_start_is_open(
     newer = workflow(**changes)
     _with_checkpoint(store, newer, older=True)
     text = "padding of captions" if not changes else r"padding of captions .* weighted the loss of v"
-    with told("train/driver.py:_checkpoint FingerprintMismatch") as error:
+    with told("train/resume.py:refuse_older FingerprintMismatch") as error:
         refused(store, newer)
     assert re.search(text, str(error.value))
     finish(newer, tmp_path / "another")
@@ -343,12 +350,61 @@ def test_checkpoints_of_an_older_objective_are_refused_and_a_new_start_is_open(
     begins(store, newer)
 
 
+def test_as_many_steps_as_are_done_or_another_run_folder_is_taken(store: Path, tmp_path: Path) -> None:
+    _with_checkpoint(store, workflow(steps=3), step=2)
+    with told("train/resume.py:check ConfigError") as error:
+        refused(store, workflow(steps=1))
+    assert "Set steps to 2 or more" in str(error.value)
+    for steps in (2, 3, 4):
+        begins(store, workflow(steps=steps))
+    finish(workflow(steps=1), tmp_path / "another")
+    begins(tmp_path / "another", workflow(steps=1))
+
+
+def test_without_its_poisoned_checkpoints_a_training_begins_with_a_lower_rate(store: Path) -> None:
+    _with_checkpoint(store, workflow(), poisoned="its weights are not finite")
+    with told("train/resume.py:refuse_all_poisoned StoreError") as error:
+        refused(store, workflow())
+    place = store / "train" / "checkpoints"
+    assert str(place) in str(error.value)
+    shutil.rmtree(place)
+    begins(store, workflow(learning_rate=1e-5, warmup=1))
+
+
+def test_a_lower_warmup_and_more_steps_reach_the_peak(store: Path) -> None:
+    covers("train/driver.py:_done Note")
+
+    def notes(settings: Workflow) -> list[str]:
+        heard: list[Event] = []
+        with pytest.raises(Begun):
+            train(settings, RunFolder(store), Counting(1), 1, 1, heard.append)
+        return [event.text for event in heard if isinstance(event, Note)]
+
+    (note,) = notes(workflow(steps=5, warmup=100))
+    assert "rises to 5e-06, 5.0% of the learning_rate 0.0001. Set train.warmup lower, or train.steps higher" in note
+    for settings in (workflow(steps=5, warmup=5), workflow(steps=100, warmup=100)):
+        assert notes(settings) == []
+        assert max(rate(settings.train, step) for step in range(settings.train.steps)) == settings.train.learning_rate
+
+
+def test_without_the_result_a_training_begins_from_the_start(store: Path) -> None:
+    covers("train/driver.py:_done Note")
+    trained_here(workflow(), store)
+    shutil.rmtree(store / "train" / "checkpoints")
+    (note,) = train(workflow(), RunFolder(store), Counting(1), 1, 1, ignore).notes
+    assert f"Remove {store / 'pipeline'}" in note
+    shutil.rmtree(store / "pipeline")
+    begins(store, workflow())
+
+
 def test_a_rank_goes_on_from_checkpoints_of_its_own_settings_and_begins_without_any(tmp_path: Path) -> None:
     with pytest.raises(StopIteration):
         fitting.fit(tmp_path / "run", Toy(spoil={6: "end"}))
     other = {"train": {"seed": 1, "learning_rate": 0.01}}
-    with told("train/loop.py:_Run._restore FingerprintMismatch"):
+    with told("train/resume.py:check FingerprintMismatch"):
         fitting.fit(tmp_path / "run", identity=other)
+    with told("train/loop.py:_Run._restore FingerprintMismatch"):
+        fitting.fit(tmp_path / "run", batch=16)
     with told("train/loop.py:_Run._restore StoreError"):
         fitting.fit(tmp_path / "run", Toy(width=8))
     assert fitting.fit(tmp_path / "run")
@@ -360,18 +416,39 @@ def test_a_rank_goes_on_from_checkpoints_of_its_own_settings_and_begins_without_
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_loss_that_is_no_number_is_told_to_do_goes_on(precision: str, tmp_path: Path) -> None:
     with told("train/loop.py:_Run._no_number NonFiniteLoss") as error:
-        fitting.fit(tmp_path, Toy(spoil={7: "loss"}), precision=precision)
+        fitting.fit_with(tmp_path / "run", Toy(spoil={7: "loss"}), precision=precision)
     said = str(error.value)
     assert ("launch.precision=fp32" in said) == (precision != "fp32")
-    slower = {"train": {"seed": 0, "learning_rate": 0.001}}
     if precision != "fp32":
-        again = Path(shutil.copytree(tmp_path, tmp_path.with_name("in-fp32")))
-        fitting.fit(again, precision="fp32")
+        again = Path(shutil.copytree(tmp_path / "run", tmp_path / "in-fp32"))
+        fitting.fit_with(again, precision="fp32")
         assert len(fitting.losses(again)) == fitting.STEPS
-    place = Path(RunFolder(tmp_path).address("train/checkpoints"))
-    assert str(place) in said
+    assert "a warmup of more than 4 steps; then it continues from there" in said
+    for number, changes in enumerate(({"learning_rate": 0.001}, {"warmup": 6})):
+        again = Path(shutil.copytree(tmp_path / "run", tmp_path / f"again-{number}"))
+        fitting.fit_with(again, precision=precision, **changes)
+        found = fitting.losses(again, "rate")
+        assert found[:4] == fitting.losses(tmp_path / "run", "rate")[:4]
+        assert found[4] < rate(fitting.settings(), 4)
+        assert len(found) == fitting.STEPS
+
+
+def test_without_a_poisoned_checkpoint_a_lower_rate_goes_on(tmp_path: Path) -> None:
+    with told("train/loop.py:_Run._no_number NonFiniteLoss") as error:
+        fitting.fit(tmp_path, Toy(spoil={5: "loss"}), keep_checkpoints=1)
+    place = tmp_path / "train" / "checkpoints"
+    assert f"Remove {place}" in str(error.value)
     shutil.rmtree(place)
-    fitting.fit(tmp_path, precision=precision, learning_rate=0.001, warmup=6, identity=slower)
+    fitting.fit_with(tmp_path, learning_rate=0.001)
+    assert len(fitting.losses(tmp_path)) == fitting.STEPS
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_lower_rate_goes_on_when_there_was_no_checkpoint_yet(precision: str, tmp_path: Path) -> None:
+    covers("train/loop.py:_Run._no_number NonFiniteLoss")
+    with pytest.raises(NonFiniteLoss, match="There is no checkpoint yet"):
+        fitting.fit(tmp_path, Toy(spoil={3: "loss"}), precision=precision)
+    fitting.fit_with(tmp_path, precision=precision, learning_rate=0.001)
     assert len(fitting.losses(tmp_path)) == fitting.STEPS
 
 
@@ -385,6 +462,29 @@ def test_the_same_command_goes_on_after_a_stop(store: Path) -> None:
     with told("train/driver.py:_stage Interrupted"):
         train(workflow(), RunFolder(store), Stopping(1), 1, 1, ignore)
     begins(store, workflow())
+
+
+@pytest.mark.parametrize("how", ["space", "TMPDIR"])
+def test_space_for_temporary_files_or_another_folder_for_them_is_enough(
+    how: str, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(f"memory://{uuid4().hex}")
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    (small_disk / "filler").write_bytes(bytes(8192))
+    with (
+        told("store/artifacts/full_disk.py:explaining_full_disk StoreFull") as error,
+        folder.writing("object") as file,
+    ):
+        file.write(bytes(60_000))
+    assert str(small_disk) in str(error.value)
+    assert not folder.exists("object")
+    if how == "space":
+        (small_disk / "filler").unlink()
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with folder.writing("object") as file:
+        file.write(bytes(60_000))
+    assert folder.size("object") == 60_000
 
 
 # A whole run.
@@ -471,12 +571,25 @@ def test_a_damaged_pipeline_is_written_anew_from_the_checkpoint(demo_run: Path, 
     weights.write_bytes(b"no tensors")
     with told("sample/painter.py:Painter.__init__ ModelError"):
         Painter(out / "pipeline")
+    with told("model/pipeline.py:require ModelError"):
+        pipeline.load(RunFolder(out), "cpu")
+    trained_here(tiny_workflow(), out)
+    assert weights.read_bytes() == before
+    Painter(out / "pipeline")
+    assert pipeline.load(RunFolder(out), "cpu").unet is not None
+
+
+def test_a_pipeline_that_cannot_be_loaded_is_written_anew(demo_run: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(demo_run, tmp_path / "run"))
+    label, config = out / "pipeline" / "daskt2i.json", out / "pipeline" / "unet" / "config.json"
+    older = json.loads(label.read_bytes())
+    del older["files"]
+    label.write_text(json.dumps(older))  # as an older version left it: only the form of files is checked
+    config.write_text(config.read_text().replace('"block_out_channels"', '"channels"'))
     with told("model/pipeline.py:load ModelError"):
         pipeline.load(RunFolder(out), "cpu")
     shutil.rmtree(out / "pipeline")
     trained_here(tiny_workflow(), out)
-    assert weights.read_bytes() == before
-    Painter(out / "pipeline")
     assert pipeline.load(RunFolder(out), "cpu").unet is not None
 
 

@@ -10,16 +10,19 @@ import numpy as np
 import zarr
 
 from builders.workflows import load_workflow
-from daskt2i.config.settings import LaunchSettings, TrainSettings, Workflow
+from daskt2i.config.settings import LaunchSettings, TrainSettings, VaeSettings, Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.events import Event, LaunchEvent, Listener, ignore
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.placement import WorkerNode
+from daskt2i.launch.rank import rank
 from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message
 from daskt2i.launch.supervisor import RankSpec
+from daskt2i.store.artifacts.finished import VAE_FOLDER
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.train.autoencoder_rank import Autoencoder, AutoencoderJob
 from daskt2i.train.denoiser_rank import Denoiser, DenoiserJob
 from daskt2i.train.driver import TrainResult, train
 from daskt2i.train.loop import fit
@@ -83,6 +86,20 @@ class HereSpawner(LocalRankSpawner):
         job = DenoiserJob(**spec.job)
         train, ways = TrainSettings.model_validate(job.train), LaunchSettings.model_validate(job.launch)
         made = fit(Denoiser(job), train, ways, RunFolder(job.folder), job.identity)
+        assert self._put is not None
+        for event in ({"kind": "rendezvous", "port": 0}, {"kind": "alive"}, {"kind": "done", **made}):
+            self._put(Message(launch, spec.rank, event))
+        self._put(Message(launch, spec.rank, Ended("finished")))
+
+
+class HereVaeSpawner(LocalRankSpawner):
+    """The same for the autoencoder."""
+
+    def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
+        job = AutoencoderJob(**spec.job)
+        vae, ways = VaeSettings.model_validate(job.vae), LaunchSettings.model_validate(job.launch)
+        task = Autoencoder(job, rank())
+        made = fit(task, vae, ways, RunFolder(job.folder), job.identity, VAE_FOLDER.training)
         assert self._put is not None
         for event in ({"kind": "rendezvous", "port": 0}, {"kind": "alive"}, {"kind": "done", **made}):
             self._put(Message(launch, spec.rank, event))

@@ -21,7 +21,7 @@ from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import quiet
-from daskt2i.errors import ModelMissing
+from daskt2i.errors import ModelError, ModelMissing
 from daskt2i.model.pipeline import INDEX, about, exists, local, preview
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
@@ -83,6 +83,9 @@ def test_without_its_index_there_is_no_pipeline(demo_run: Path, tmp_path: Path) 
     assert exists(folder)
     (tmp_path / "pipeline" / INDEX).unlink()
     assert not exists(folder)
+    with pytest.raises(ModelError, match=r"is damaged: model_index.json is missing.*train again"), local(folder):
+        pass
+    shutil.rmtree(tmp_path / "pipeline")
     with pytest.raises(ModelMissing, match=r"There is no trained pipeline.*Train first"), local(folder):
         pass
 

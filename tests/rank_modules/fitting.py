@@ -158,6 +158,13 @@ def fit(folder: Path | RunFolder, task: Any = None, identity: Any = None, **chan
     )  # fmt: skip
 
 
+def fit_with(folder: Path | RunFolder, task: Any = None, **changes: Any) -> dict[str, Any]:
+    """The same with an identity that holds the settings, as that of a real training does."""
+    how = {name: changes.pop(name) for name in list(changes) if name in LaunchSettings.model_fields}
+    identity = {"train": {**settings(**changes).model_dump(mode="json"), **IDENTITY["train"], **changes}}
+    return loop.fit(task or Toy(), settings(**changes), launching(**how), run_folder(folder), identity)
+
+
 def losses(folder: Path | RunFolder, name: str = "loss") -> list[float]:
     """By step; each step must be there once."""
     lines = [line for line in read_metrics(run_folder(folder)) if name in line]

@@ -833,10 +833,14 @@ def test_a_run_shows_itself_after_its_client_was_closed(tmp_path: Path, client: 
 
 def test_a_plan_of_training_refuses_what_training_would_refuse(finished: Run, tmp_path: Path) -> None:
     assert "3 steps are done" in repr(finished.plan("train"))
-    longer = finished.with_settings({"train.steps": 7})
-    for stage in ("train", "run"):
-        with pytest.raises(FingerprintMismatch, match=r"train.steps: 3 there, 7 now"):
-            longer.plan(stage)  # type: ignore[arg-type]
+    assert "7 steps of" in repr(finished.with_settings({"train.steps": 7}).plan("train"))
+    for changes, error, says in (
+        ({"train.seed": 7}, FingerprintMismatch, r"train.seed: 0 there, 7 now"),
+        ({"train.steps": 2}, ConfigError, r"has 3 steps, but this training would end after 2"),
+    ):
+        for stage in ("train", "run"):
+            with pytest.raises(error, match=says):
+                finished.with_settings(changes).plan(stage)  # type: ignore[arg-type]
     fake(tmp_path).encode()
     with pytest.raises(ConfigError, match=r"train.validation is 64, but there are only 20 rows"):
         fake(tmp_path).plan("train")

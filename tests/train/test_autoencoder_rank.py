@@ -382,9 +382,10 @@ def test_the_loss_falls_and_heldout_pictures_are_reconstructed_better(trained: t
 
 def test_the_config_in_the_folder_holds_the_scale_of_the_latents(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, figures = trained
-    assert sorted(p.name for p in (folder / "vae").iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    names = {path.name for path in (folder / "vae").iterdir()}
+    assert names == {"config.json", "daskt2i.json", "diffusion_pytorch_model.safetensors"}
     config = (folder / "vae" / "config.json").read_text()
-    assert str(folder) not in config
+    assert str(folder) not in config + (folder / "vae" / "daskt2i.json").read_text()
     encoder = VaeEncoder(figures["vae"])
     info = encoder.info(SIDE)
     assert info.attributes["scaling_factor"] == figures["scaling_factor"] == json.loads(config)["scaling_factor"]

@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.runs import encoded, tiny_workflow, trained
+from builders.runs import HereSpawner, HereVaeSpawner, encoded, tiny_workflow, trained
 from builders.workflows import fake_settings, finish
 
 from daskt2i.encode.saved_workflow import settings_of
-from daskt2i.errors import ConfigError, FingerprintMismatch, StoreBusy, StoreError, StoreMissing
-from daskt2i.events import Event, LaunchEvent, Progress
+from daskt2i.errors import ConfigError, FingerprintMismatch, ModelError, StoreBusy, StoreError, StoreMissing
+from daskt2i.events import Event, LaunchEvent, Note, Progress
+from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.rank_spawners import LocalRankSpawner
-from daskt2i.model.pipeline import about, exists
+from daskt2i.model.pipeline import about, exists, load
+from daskt2i.sample.driver import draw, requests_for
+from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.worker_layout import ranks_for
+from daskt2i.store.artifacts.finished import VAE_FOLDER, progress
 from daskt2i.store.publishing.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoints
-from daskt2i.train.driver import check_store, train
+from daskt2i.train.driver import check_store, train, train_vae
 from daskt2i.train.metrics import read_metrics
 
 FAKE_RUN = {"rows": 24, "rows_per_chunk": 8, "resolution": 32}
@@ -115,6 +119,91 @@ def test_the_same_command_again_has_nothing_to_do(demo_run: Path) -> None:
     assert set(said) >= {"steps", "loss", "heldout_loss", "samples_per_second", "ranks", "attempts", "pipeline"}
     assert said["loss"] > 0
     assert said["pipeline"] == str(demo_run / "pipeline")
+
+
+VAE = (
+    *("scenes.rows=12", "vae.batch=4", "vae.validation=4", "vae.warmup=0", "vae.ema=0", "vae.steps=1"),
+    *("vae.config={block_out_channels: [8, 8], layers_per_block: 1, norm_num_groups: 4}",),
+)
+
+
+def test_an_older_autoencoder_is_not_taken_for_the_result_of_a_new_training(tmp_path: Path) -> None:
+    folder, heard = RunFolder(tmp_path), []
+
+    def train_on(seed: int, spawner: LocalRankSpawner, steps: int = 1) -> Any:
+        workflow = tiny_workflow(*VAE, f"vae.seed={seed}", f"vae.steps={steps}")
+        return train_vae(workflow, folder, spawner, 1, 1, heard.append)
+
+    train_on(0, HereVaeSpawner(1))
+    old = shutil.copytree(tmp_path / "vae", tmp_path / "kept")
+    shutil.rmtree(tmp_path / "train-vae")
+    train_on(1, HereVaeSpawner(1))
+    right = {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()}
+    assert train_on(1, NoHands(1)).ranks == 0
+    for without in ((), ("daskt2i.json",)):  # as a killed training left it; and one of an older version
+        shutil.rmtree(tmp_path / "vae")
+        shutil.copytree(old, tmp_path / "vae")
+        for name in without:
+            (tmp_path / "vae" / name).unlink()
+        assert train_on(1, HereVaeSpawner(1)).ranks == 1
+        assert {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()} == right
+    notes = [event.text for event in heard if isinstance(event, Note)]
+    assert "of another training: vae.seed: 0 there, 1 now. It is written again from the checkpoint" in notes[0]
+    assert "its weights are not those of the checkpoint of step 1. It is written again" in notes[1]
+    (tmp_path / "vae" / "daskt2i.json").unlink()
+    assert train_on(1, NoHands(1)).notes == (
+        "vae/ is of an older version, which kept no sizes: only the form of its files was checked.",
+    )
+    assert train_on(1, HereVaeSpawner(1), steps=2).ranks == 1  # it gets more steps
+    assert status_of(folder) == "step 2 of 2; finished"
+
+
+def status_of(folder: RunFolder) -> str:
+    found = progress(folder, VAE_FOLDER)
+    assert found is not None
+    return found.said
+
+
+@pytest.mark.parametrize("harm", ["no index", "altered weights"])
+def test_a_missing_or_damaged_pipeline_is_written_again_without_training(
+    harm: str, demo_run: Path, tmp_path: Path
+) -> None:
+    """As a process leaves it that is killed while it publishes; and as a disk does that fails."""
+    out = Path(shutil.copytree(demo_run, tmp_path / "run"))
+    whole = {path: path.read_bytes() for path in (out / "pipeline").rglob("*") if path.is_file()}
+    figures = read_metrics(RunFolder(out))
+    if harm == "no index":
+        (out / "pipeline" / "model_index.json").unlink()
+    else:
+        path = out / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(ModelError, match=r"is damaged: .*train again, which writes it from the newest checkpoint"):
+        load(RunFolder(out), "cpu")
+    heard: list[Event] = []
+    assert train(tiny_workflow(), RunFolder(out), HereSpawner(1), 1, 1, heard.append).ranks == 1
+    assert "It is written again from the checkpoint of step 3" in next(e.text for e in heard if isinstance(e, Note))
+    assert {path: path.read_bytes() for path in (out / "pipeline").rglob("*") if path.is_file()} == whole
+    assert read_metrics(RunFolder(out)) == figures
+
+
+def test_a_note_says_that_the_pipeline_is_not_that_of_the_newest_checkpoint(demo_run: Path, tmp_path: Path) -> None:
+    for name in ("pipeline", "train"):
+        shutil.copytree(demo_run / name, tmp_path / name)
+    folder, heard = RunFolder(tmp_path), []
+    newest = Checkpoints(folder).newest()
+    assert newest is not None
+
+    def draw_one() -> list[str]:
+        requests, look = requests_for(["a red circle"], 0), SamplerSettings(1, 1.0, "euler", 1)
+        draw(folder, requests, look, SerialExecutor(), listener=heard.append)
+        return [event.text for event in heard if isinstance(event, Note)]
+
+    assert draw_one() == []
+    longer = {**newest.about["identity"], "train": {**newest.about["identity"]["train"], "steps": 9}}
+    Checkpoints(folder).save(5, 20, newest.tensors, {**newest.about, "identity": longer})
+    assert draw_one() == [
+        "These pictures are not drawn by the newest checkpoint: the pipeline differs (train.steps: 3 there, 9 now)."
+    ]
 
 
 def test_checkpoints_of_other_settings_are_refused_and_the_error_names_the_difference(demo_run: Path) -> None:

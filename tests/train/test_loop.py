@@ -240,9 +240,9 @@ def test_auto_keeps_the_precision_of_the_first_start(
 def test_a_checkpoint_of_other_settings_is_refused_and_the_error_names_the_difference(tmp_path: Path) -> None:
     interrupted(tmp_path, 6)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    other = {"train": {"seed": 0, "learning_rate": 0.02}}
-    with pytest.raises(FingerprintMismatch, match=r"train\.learning_rate: 0\.01 there, 0\.02 now") as caught:
-        fit(tmp_path, identity=other, learning_rate=0.02)
+    other = {"train": {**IDENTITY["train"], "seed": 1}}
+    with pytest.raises(FingerprintMismatch, match=r"train\.seed: 0 there, 1 now") as caught:
+        fit(tmp_path, identity=other, seed=1)
     assert str(tmp_path / CHECKPOINTS) in str(caught.value)
     with pytest.raises(FingerprintMismatch, match="step 4 is sample 32, not 64"):
         fit(tmp_path, batch=16)

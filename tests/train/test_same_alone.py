@@ -21,7 +21,7 @@ from daskt2i.store.layout import about_store
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.denoiser_rank import Denoiser, DenoiserJob
-from daskt2i.train.driver import identity_of
+from daskt2i.train.resume import identity_of
 
 BATCH = 4
 SIZES = {"block_out_channels": (16, 32, 32), "norm_num_groups": 8}
