@@ -27,7 +27,7 @@ class TrainProgress(StageProgress):
         if not isinstance(event, LaunchEvent):
             return super().hear(event, now)
         kind = event.kind
-        if kind in ("note", "failed", "fewer"):
+        if kind in ("note", "failed", "fewer", "waiting", "moving"):
             return [Line(str(event["text"]), Tone.NOTE)]
         if kind == "started":
             return [self._start(event)]

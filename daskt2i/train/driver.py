@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings, OptimiserSettings, TrainSettings, Workflow, completed
+from daskt2i.config.settings import OptimiserSettings, TrainSettings, Workflow, completed
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
@@ -22,7 +22,6 @@ from daskt2i.errors import FingerprintMismatch, Interrupted, ModelError, StoreEr
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
-from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model import pipeline
 from daskt2i.model.denoiser import pools_text
@@ -37,6 +36,7 @@ from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
 from daskt2i.train.metrics import loss_curves, read_metrics
+from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.view import View, Viewed
 
 LAST_STEPS = 50
@@ -195,8 +195,8 @@ def train(
                 _keep_settings(workflow, folder)
             listener(event)
 
-        gone = launch(
-            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, keeping, **_ways(ways)
+        gone = launch_training(
+            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, keeping, ways, folder
         )
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
@@ -237,8 +237,8 @@ def train_vae(
             batch=settings.batch,
             dataset=None if workflow.dataset.where is None else _plain(workflow.dataset),
         )
-        gone = launch(
-            "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, **_ways(ways)
+        gone = launch_training(
+            "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, ways, folder
         )
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
@@ -284,11 +284,6 @@ _OLDER = {
     _V_WEIGHT: "weighted the loss of v by min(SNR + 1, gamma) / (SNR + 1)",
 }
 """Keys of an identity that older versions did not write, and what those did instead."""
-
-
-def _ways(ways: LaunchSettings) -> dict[str, Any]:
-    # The first attempt is not a restart.
-    return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
 
 
 def _same_encoders(workflow: Workflow, stored: Mapping[str, Any], folder: RunFolder) -> None:

@@ -31,11 +31,13 @@ from daskt2i.config.workflow_file import differences
 from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
+from daskt2i.launch.vitals import heartbeat
 from daskt2i.machine.precision import check_device, resolve
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoint, Checkpoints
 from daskt2i.train.metrics import Metrics
 from daskt2i.train.train_state import TrainState
+from daskt2i.train.upkeep.save_times import SaveTimes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -158,6 +160,7 @@ class _Run:
         self.task, self.settings, self.launch, self.folder, self.me = task, settings, launch, folder, me
         self.identity, self.group = identity, group
         self.device = _device(launch.device)
+        heartbeat.at(0, heartbeat.STARTS)
         self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep_checkpoints)
         found = self._newest()
         self.precision = self.group.broadcast(self._choose_precision(found) if me.rank == 0 else None)
@@ -236,10 +239,14 @@ class _Run:
         pending: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         batches = self.task.batches(self.step * self.settings.batch)
         speed: dict[str, Any] = {}
+        heartbeat.listen()
+        saved = SaveTimes(self.launch)
         while self.step < self.settings.steps:
             asked = perf_counter()
+            heartbeat.at(self.step + 1, heartbeat.READS)
             batch = next(batches)
             waited += perf_counter() - asked
+            heartbeat.at(self.step + 1, heartbeat.COMPUTES)
             pending.append((self.step + 1, *self._learn(batch)))
             self.step += 1
             last = self.step == self.settings.steps
@@ -258,11 +265,18 @@ class _Run:
                     told, speed = now, self._speed(self.step - first, now - begun, waited)
                     ranks.tell("step", **line, **speed)
             if looks:
+                heartbeat.at(self.step, heartbeat.VALIDATES)
                 self._look()
-            if saves:
+            # Without figures that wait, so that every gradient up to here was checked. Rank 0 decides it alone.
+            if saves or (not pending and saved.due()):
+                heartbeat.at(self.step, heartbeat.SAVES)
                 self._save()
+                saved.now(self.step)
             if draws:
+                heartbeat.at(self.step, heartbeat.DRAWS)
                 self._draw()
+        heartbeat.at(self.step, heartbeat.FINISHES)
+        heartbeat.rest(self.step)
         return speed
 
     def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, Any]:
