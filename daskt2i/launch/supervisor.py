@@ -314,6 +314,7 @@ def environment(spec: RankSpec) -> dict[str, str]:
     if interface:  # a value that the user has set stays
         found.setdefault("GLOO_SOCKET_IFNAME", interface)
         found.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+    found.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin stand in the way of other work, and of ours
     if spec.cuda is not None:
         found["CUDA_VISIBLE_DEVICES"] = spec.cuda
     return found | dict(spec.env)

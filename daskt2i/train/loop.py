@@ -32,11 +32,12 @@ from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
 from daskt2i.launch.vitals import heartbeat
-from daskt2i.machine.precision import check_device, resolve
+from daskt2i.machine.precision import check_device
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoint, Checkpoints
 from daskt2i.train.metrics import Metrics
 from daskt2i.train.train_state import TrainState
+from daskt2i.train.upkeep.precision_probe import Choice, choose, step_of
 from daskt2i.train.upkeep.save_times import SaveTimes
 
 if TYPE_CHECKING:
@@ -163,10 +164,11 @@ class _Run:
         heartbeat.at(0, heartbeat.STARTS)
         self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep_checkpoints)
         found = self._newest()
-        self.precision = self.group.broadcast(self._choose_precision(found) if me.rank == 0 else None)
         model: Any = task.build(self.device)
         if launch.gradient_checkpointing and hasattr(model, "enable_gradient_checkpointing"):
             model.enable_gradient_checkpointing()
+        self.choice = self._choose_precision(found, model)
+        self.precision = self.choice.name
         self.state = TrainState(
             model, settings, self.device, self.precision, me.world, launch.compile, launch.profile_allreduce
         )
@@ -184,11 +186,10 @@ class _Run:
         self.group.broadcast(found and found.step)
         return found
 
-    def _choose_precision(self, found: Checkpoint | None) -> str:
-        """The precision of the settings. For `auto`, that of the checkpoint: a new measurement may give another one."""
-        if self.launch.precision == "auto" and found is not None and found.about.get("device") == self._kind():
-            return str(found.about["precision"])
-        return resolve(self.launch.precision, self.device, self.me.threads, "launch.precision")
+    def _choose_precision(self, found: Checkpoint | None, model: Any) -> Choice:
+        step = step_of(model, self.task, self.launch.gradient_accumulation_steps, self.device)
+        before, first = None if found is None else found.about, self.me.rank == 0
+        return choose(self.launch.precision, self.device, self.me.threads, before, self.group, first, step)
 
     def _kind(self) -> str:
         return self.device.partition(":")[0]
@@ -232,6 +233,7 @@ class _Run:
                 ranks=self.me.world,
                 threads=self.me.threads,
                 precision=self.precision,
+                step_seconds=dict(self.choice.step_seconds),
                 device=self.device,
                 parameters=sum(p.numel() for p in self.state.parameters),
             )
@@ -366,6 +368,8 @@ class _Run:
         if self.metrics is None:
             return
         about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.state.about()}
+        if self.choice.step_seconds:
+            about["step_seconds"] = dict(self.choice.step_seconds)
         self.metrics.flush()
         self.checkpoints.save(self.step, self.step * self.settings.batch, self.state.tensors(), about)
         ranks.tell("checkpoint", step=self.step)
