@@ -23,6 +23,7 @@ from daskt2i.launch.rank_spawners import Ended, Message, RankSpawner
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.launch.vitals.pulse import PULSE_SECONDS
 from daskt2i.launch.vitals.standstill import Standstill
+from daskt2i.launch.vitals.usage import Usage, too_small
 from daskt2i.retries import SAVE_SECONDS
 
 STOP_SECONDS = 10.0
@@ -61,12 +62,14 @@ class Limits:
         stall_seconds: how long a rank may stand still; 0 for any time.
         until: the time (`monotonic`) at which the launch ends.
         wanted: is set when the user wants a checkpoint now.
+        rank_bytes: memory that a rank needs; 0 if it is not known.
     """
 
     start_seconds: float
     stall_seconds: float
     until: float
     wanted: threading.Event
+    rank_bytes: int = 0
 
 
 class Attempt:
@@ -90,6 +93,7 @@ class Attempt:
         self.spawner, self.inbox, self.placements, self.spec, self.hear = spawner, inbox, placements, spec, hear
         self.limits = limits
         self.standstill = Standstill([self._who(n) for n in range(len(placements))], limits.stall_seconds)
+        self.usage = Usage(placements)
         self.listens = False
         self.saved: int | None = None
         self.leaving = ""
@@ -249,6 +253,8 @@ class Attempt:
             self.saved = event["step"]
         elif kind == "leaving" and not self.leaving and not self.halting:  # the end of all ranks is a SIGTERM too
             self.leaving = f"{self._who(message.rank)} must end, because {event['why']}."
+        if kind == "pulse" and (text := self.usage.hear(message.rank, event)) is not None:
+            self.hear({"kind": "note", "text": text})
         if message.rank in self.alive:
             self.standstill.hear(message.rank, event, monotonic())
         self.hear(event)
@@ -337,7 +343,9 @@ class LaunchState:
         self.number += 1
         nodes = self.spawner.nodes(self.ranks)
         world = self._world(len(nodes))
-        placements = arrange(nodes, world, self.gpus)
+        placements = arrange(nodes, world, self.gpus, self.limits.rank_bytes)
+        if (text := too_small(placements, self.limits.rank_bytes)) is not None:
+            self.tell("note", text=text)
         self.tell(
             "attempt",
             ranks=world,

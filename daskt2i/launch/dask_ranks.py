@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
+import psutil
 from distributed import Client, Future, get_worker
 from distributed.comm import get_address_host
 from distributed.core import Status
@@ -29,6 +30,8 @@ from daskt2i.launch.placement import WorkerNode, visible_gpus
 from daskt2i.launch.rank_spawners import Ended, Message, Request, outcome
 from daskt2i.launch.sole_use import sole_use
 from daskt2i.launch.supervisor import RankSpec
+from daskt2i.launch.vitals.usage import MEMORY, metrics_of
+from daskt2i.machine.machine import this_machine
 from daskt2i.retries import WORKER_SECONDS
 
 TOPIC = "daskt2i-train"
@@ -110,7 +113,8 @@ class DaskRankSpawner:
             )
             silent = {address: thread for address, thread in silent.items() if thread.is_alive()}
             found = [
-                WorkerNode(a, get_address_host(a), gpus, cores, ident) for a, (ident, gpus, cores) in described.items()
+                WorkerNode(a, get_address_host(a), gpus, cores, ident, memory)
+                for a, (ident, gpus, cores, memory) in described.items()
             ]
             if len(found) >= wanted or monotonic() > deadline:
                 return found
@@ -215,6 +219,9 @@ _ended: set[str] = set()
 _stopped: set[str] = set()
 """On a worker, sets of launches: with a running rank here, with an ended rank here, and asked to stop."""
 
+_pulses: dict[str, Mapping[str, Any]] = {}
+"""On a worker: launch -> the last pulse of the rank that runs here, for its metrics."""
+
 _saves = Counter[str]()
 """On a worker: how often each launch was asked for a checkpoint."""
 
@@ -235,9 +242,11 @@ def _has_rank() -> bool:
     return bool(_running)
 
 
-def _describe(dask_worker: Any) -> tuple[str, tuple[str, ...], int]:
-    """On a worker: return its identity, GPUs and cores."""
-    return str(dask_worker.id), visible_gpus(), int(dask_worker.state.nthreads)
+def _describe(dask_worker: Any) -> tuple[str, tuple[str, ...], int, int]:
+    """On a worker: return its identity, GPUs and cores, and the memory that it leaves to a rank (0: no limit)."""
+    limit = dask_worker.memory_manager.memory_limit
+    left = max(1, min(limit, this_machine().memory) - psutil.Process().memory_info().rss) if limit else 0
+    return str(dask_worker.id), visible_gpus(), int(dask_worker.state.nthreads), left
 
 
 def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
@@ -257,12 +266,17 @@ def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
 
     def relay(event: Mapping[str, Any]) -> None:
         # Pulses have a topic of their own, because a topic keeps only its last events.
-        where = topic + PULSES if event["kind"] == "pulse" else topic
+        where = topic
+        if event["kind"] == "pulse":
+            where, _pulses[launch] = topic + PULSES, event
         worker.log_event(where, {**event, "launch": launch, "rank": spec.rank})
 
     _running.add(launch)
+    if MEMORY not in worker.metrics:
+        worker.metrics = {**worker.metrics, **metrics_of(_pulses)}  # a new dict: a heartbeat may read the old one now
     try:
         return outcome(spec, relay, stopping, lambda: _saves[launch])
     finally:
         _ended.add(launch)  # before `discard`, because `_stop` may read the sets in between
         _running.discard(launch)
+        _pulses.pop(launch, None)

@@ -61,6 +61,7 @@ def launch(
     start_seconds: float = START_SECONDS,
     stall_seconds: float = STALL_SECONDS,
     walltime_seconds: float = 0.0,
+    rank_bytes: int = 0,
 ) -> LaunchResult:
     """Run a module as the ranks of one torch.distributed run, until it finishes.
 
@@ -84,6 +85,7 @@ def launch(
         start_seconds: how long ranks may take to start.
         stall_seconds: how long a rank may give no sign of life, or stay at one step; 0 for any time.
         walltime_seconds: after so long the ranks save a checkpoint and are stopped; 0 for never.
+        rank_bytes: memory that a rank needs. Workers that have less are taken last, with a note.
 
     Raises:
         ConfigError: a count is below 1; nothing was started.
@@ -100,7 +102,7 @@ def launch(
         )
     begun, idle, wanted = monotonic(), 0, threading.Event()
     until = begun + walltime_seconds if walltime_seconds else float("inf")
-    limits = Limits(start_seconds, stall_seconds, until, wanted)
+    limits = Limits(start_seconds, stall_seconds, until, wanted, rank_bytes)
     run = LaunchState(module, dict(job), spawner, ranks, threads, listener, gpus, dict(env or {}), limits)
     with spawner.opened(run.inbox.put) as notes, _signal_sets(wanted):
         for text in notes:

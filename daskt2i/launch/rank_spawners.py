@@ -162,7 +162,9 @@ class LocalRankSpawner:
 
     def nodes(self, wanted: int) -> list[WorkerNode]:
         """All workers; returns at once."""
-        here = WorkerNode("here", "127.0.0.1", visible_gpus(), max(1, this_machine().cores // self.workers))
+        machine = this_machine()
+        cores, memory = max(1, machine.cores // self.workers), machine.memory // self.workers
+        here = WorkerNode("here", "127.0.0.1", visible_gpus(), cores, memory=memory)
         return [replace(here, address=f"process {n} of {os.getpid()}") for n in range(self.workers)]
 
     def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:

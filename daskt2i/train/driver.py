@@ -7,7 +7,6 @@ Does not cover: the work of a rank (`denoiser_rank`, `autoencoder_rank`), starti
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -197,9 +196,7 @@ def train(
                 _keep_settings(workflow, folder)
             listener(event)
 
-        gone = launch_training(
-            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, keeping, ways, folder
-        )
+        gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder)
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, "train", last, gone.ranks, gone.attempts, gone.seconds, str(last.get("pipeline"))
@@ -239,9 +236,7 @@ def train_vae(
             batch=settings.batch,
             dataset=None if workflow.dataset.where is None else _plain(workflow.dataset),
         )
-        gone = launch_training(
-            "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, ways, folder
-        )
+        gone = launch_training("autoencoder_rank", job, spawner, ranks, threads, listener, ways, folder)
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, VAE_PREFIX, last, gone.ranks, gone.attempts, gone.seconds, str(last.get("vae"))

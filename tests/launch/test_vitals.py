@@ -11,21 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import psutil
 import pytest
 from builders import TESTS
 
 from daskt2i import retries
+from daskt2i.config.settings import LaunchSettings, TrainSettings
+from daskt2i.config.workflow_file import load_defaults
 from daskt2i.errors import Interrupted, RankLost
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import LaunchResult, launch
-from daskt2i.launch.placement import WorkerNode
+from daskt2i.launch.placement import WorkerNode, arrange
 from daskt2i.launch.rank_spawners import LocalRankSpawner, Message
 from daskt2i.launch.supervisor import RankSpec
-from daskt2i.launch.vitals import pulse, standstill
+from daskt2i.launch.vitals import pulse, standstill, usage
 from daskt2i.launch.vitals.standstill import Standstill
 from daskt2i.store.run_folder import STANDSTILL, RunFolder
 from daskt2i.train.upkeep.launching import _ForStatus
+from daskt2i.train.upkeep.rank_memory import rank_bytes
 
 ENV = {"PYTHONPATH": str(TESTS)}
 NAMES = ["Rank 0 of 2 (here)", "Rank 1 of 2 (there)"]
@@ -272,6 +276,50 @@ def test_the_user_reads_a_standstill_seldom_and_its_end_once() -> None:
     sentences = [text for text in told if text]
     assert len(sentences) == 4  # after 60, 120 and 240 s, and at the end
     assert sentences[-1].startswith("All ranks go on")
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+GIB = 1 << 30
+
+
+def node(name: str, memory: int) -> WorkerNode:
+    return WorkerNode(f"tcp://{name}", name, memory=memory * GIB)
+
+
+def test_workers_with_too_little_memory_are_taken_last_and_named() -> None:
+    nodes = [node("a", 1), node("b", 8), node("c", 0), node("d", 2)]
+    enough = arrange(nodes, 2, need=4 * GIB)
+    assert {placement.node.host for placement in enough} == {"b", "c"}  # of c no limit is known
+    assert usage.too_small(enough, 4 * GIB) is None
+    short = usage.too_small(arrange(nodes, 4, need=4 * GIB), 4 * GIB)
+    assert short is not None
+    assert "A rank needs about 4.0 GiB" in short
+    assert "tcp://a (1.0 GiB)" in short
+    assert "tcp://b" not in short
+
+
+def test_a_rank_near_the_memory_of_its_worker_is_told_once() -> None:
+    found = usage.Usage(arrange([node("a", 4), node("b", 0)], 2))
+    assert found.hear(0, beat(1, memory=3 * GIB)) is None
+    assert found.hear(1, beat(1, memory=99 * GIB)) is None
+    said = found.hear(0, beat(2, memory=int(3.8 * GIB)))
+    assert said is not None
+    assert "Rank 0 of 2 (tcp://a) uses 3.8 GiB, and its worker has 4.0 GiB" in said
+    assert found.hear(0, beat(3, memory=4 * GIB)) is None
+
+
+def test_a_plan_counts_shards_and_weights_of_a_rank() -> None:
+    small, large = settings_of("demo", "512 MiB"), settings_of("sd15", "4 GiB")
+    assert rank_bytes(*small) < 1.5 * GIB
+    assert rank_bytes(*large) > rank_bytes(*settings_of("sd15", "512 MiB")) + 3 * GIB
+    assert rank_bytes(None, small[1]) == GIB
+
+
+def settings_of(preset: str, cache: str) -> tuple[TrainSettings, LaunchSettings]:
+    load_defaults()
+    launch = LaunchSettings.model_validate({**dask.config.get("daskt2i.launch"), "cache": cache})
+    return TrainSettings.model_validate({"model": {"preset": preset}}), launch
 
 
 def test_while_a_rank_stands_still_the_run_folder_says_so(tmp_path: Path) -> None:

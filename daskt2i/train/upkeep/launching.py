@@ -7,20 +7,21 @@ Does not cover: attempts (`launch.launcher`), who stands still (`launch.vitals.s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings
+from daskt2i.config.settings import LaunchSettings, TrainSettings
 from daskt2i.events import LaunchEvent, Listener
 from daskt2i.launch.launcher import LaunchResult, launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.store.run_folder import STANDSTILL, RunFolder
+from daskt2i.train.upkeep.rank_memory import rank_bytes
 
 
 def launch_training(
-    module: str,
-    job: Mapping[str, Any],
+    name: str,
+    job: Any,
     spawner: RankSpawner,
     ranks: int,
     threads: int,
@@ -28,16 +29,20 @@ def launch_training(
     ways: LaunchSettings,
     folder: RunFolder,
 ) -> LaunchResult:
-    """Run a module as the ranks of a training. Arguments and errors as in `launch`.
+    """Run a module of this room as the ranks of a training. Other arguments and errors as in `launch`.
 
     Args:
+        name: the module: `denoiser_rank` or `autoencoder_rank`.
+        job: its job, a data class.
         folder: the run folder, which this process holds.
     """
+    module, given = f"daskt2i.train.{name}", dataclasses.asdict(job)
+    train = TrainSettings.model_validate(given["train"]) if "train" in given else None
     shown = _ForStatus(folder, listener)
     try:
         return launch(
             module,
-            job,
+            given,
             spawner,
             ranks,
             threads,
@@ -46,6 +51,7 @@ def launch_training(
             gpus=ways.device != "cpu",
             stall_seconds=ways.stall_minutes * 60,
             walltime_seconds=ways.walltime_minutes * 60,
+            rank_bytes=rank_bytes(train, ways),
         )
     finally:
         shown.remove()
