@@ -9,6 +9,7 @@
     a worker that fails what others finish WORKER_CHUNKS different chunks       `faults.suspects`
     a cluster without workers              NO_WORKERS_SECONDS
     an attempt of a launch that ended      LAUNCH_ATTEMPTS without progress     `attempts_without_progress`
+    a rank that stands still               `launch.stall_minutes`               `launch.vitals.standstill`
     a missing worker                       FIRST_WORKER_SECONDS, WORKER_SECONDS, RESTART_SECONDS
 
 Covers: each limit with its reason, and the decisions that follow from it. These are pure functions of numbers.
@@ -57,6 +58,15 @@ NO_WORKERS_SECONDS = 600.0
 TELL_WAIT_SECONDS, TELL_STILL_SECONDS, TELL_SILENT_SECONDS = 5.0, 120.0, 600.0
 """When a user reads what is awaited: a read that is tried again or does not return; a chunk without any progress; and
 a run in which no chunk ends, though no worker says why."""
+
+TELL_RANK_SECONDS = 60.0
+"""The same for a rank of a training without a sign of life, or whose step does not end."""
+
+STALL_SECONDS = 600.0
+"""After so long an attempt with such a rank ends; default of `launch.stall_minutes`."""
+
+SAVE_SECONDS = 60.0
+"""How long a training that is stopped waits for a last checkpoint, apart from the step that runs."""
 
 SMALLEST_BATCH = 1
 """Items in the smallest batch. If one item does not fit, no batch fits."""

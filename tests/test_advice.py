@@ -36,6 +36,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "sample/test_fidelity.py::test_a_model_that_is_not_clip_is_refused_in_one_sentence",
         "sample/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
     ),
+    "launch/launcher.py:launch Interrupted": (
+        "launch/test_vitals.py::test_after_its_walltime_a_launch_saves_and_ends_with_one_sentence",
+    ),
     "store/run_folder.py:RunFolder.explaining StoreFull": (
         "encode/test_faults.py::test_a_full_disk_is_reported_in_one_sentence_and_the_store_stays_valid",
         "train/test_loop.py::test_a_full_disk_stops_the_run_in_one_sentence_and_with_free_space_the_same_command_resumes",

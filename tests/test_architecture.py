@@ -56,8 +56,8 @@ MAY_IMPORT = {
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
     " encoders store loader model encode",
-    "train": "errors types protocols view events formatting config images machine store facts loader model"
-    " launch encode sample",
+    "train": "errors types protocols view events formatting plan config images machine store facts loader"
+    " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
     "session": "errors addresses protocols view events plan config machine deploy store estimate model launch"
     " encode insights executors sample train",

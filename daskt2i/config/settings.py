@@ -250,7 +250,10 @@ class LaunchSettings(_Strict):
     validation_every: int = Field(ge=1)
     grid_every: int = Field(ge=0)
     cache: str
-    profile_allreduce: bool = False  # run folders of older versions do not have it
+    profile_allreduce: bool = False  # run folders of older versions have neither it nor those below
+    checkpoint_minutes: float = Field(30.0, ge=0, allow_inf_nan=False)
+    stall_minutes: float = Field(10.0, ge=0, allow_inf_nan=False)
+    walltime_minutes: float = Field(0.0, ge=0, allow_inf_nan=False)
 
     @field_validator("cache")
     @classmethod

@@ -27,7 +27,7 @@ class TrainProgress(StageProgress):
         if not isinstance(event, LaunchEvent):
             return super().hear(event, now)
         kind = event.kind
-        if kind in ("note", "failed", "fewer"):
+        if kind in ("note", "failed", "fewer", "waiting", "moving"):
             return [Line(str(event["text"]), Tone.NOTE)]
         if kind == "started":
             return [self._start(event)]
@@ -49,11 +49,17 @@ class TrainProgress(StageProgress):
         self.running, self.done, self._rate, self._told_rate = True, event["step"], RecentRate(), None
         self._first = self.done if self._first is None else self._first
         begun = f", from step {event['step']:,} on" if event["step"] else ""
-        ranks, threads = event["ranks"], event["threads"]
+        ranks, threads, precision = event["ranks"], event["threads"], event["precision"] + self._measured(event)
         return Line(
             f"{ranks} rank{'s' * (ranks != 1)} x {threads} thread{'s' * (threads != 1)} on "
-            f"{event['device']}, {event['precision']}, {event['parameters'] / 1e6:.1f} M parameters{begun}"
+            f"{event['device']}, {precision}, {event['parameters'] / 1e6:.1f} M parameters{begun}"
         )
+
+    @staticmethod
+    def _measured(event: LaunchEvent) -> str:
+        """Why this precision, if it was measured."""
+        each = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in event.get("step_seconds", {}).items())
+        return f" (measured, a step: {each})" if each else ""
 
     def figures(self, now: float) -> str:
         rate = self.per_second(now) or self._told_rate

@@ -3,13 +3,15 @@
 Covers: asking all workers of a cluster to unload; restarting workers that daskt2i started, which frees more memory.
 Does not cover: unloading in one process (`encode.model_cache`), when to unload (`session`).
 
-A worker that daskt2i did not start is never restarted: the data that its user keeps there would be lost.
+A worker that daskt2i did not start is never restarted: the data that its user keeps there would be lost. Nor is one
+that daskt2i started, if it has a result or a task: a user may work on it through `Run.client`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from time import monotonic, sleep
 
 from distributed import Client
 
@@ -20,6 +22,7 @@ _CACHE = "daskt2i.encode.model_cache"
 """Looked up in `sys.modules`, not imported: a worker that never encoded has no models, and an import takes time."""
 
 _ASK_SECONDS = 3.0
+_RELEASE_SECONDS = 2.0
 _CHUNK_SECONDS = 20.0
 """How long to wait for a chunk that is still being encoded on the worker."""
 
@@ -28,7 +31,7 @@ def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
     """Unload the encoders on all workers of a cluster. A later chunk loads them again.
 
     Args:
-        restart: restart the workers that hold encoders and have a nanny. All other data on them are lost too.
+        restart: restart the workers that hold encoders, have a nanny, and nothing else of Dask: no result and no task.
 
     Returns:
         Notes for the user: which workers keep their encoders, and why. Empty if all workers unloaded.
@@ -40,7 +43,7 @@ def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
     held = ask_workers(client, _held, list(infos), seconds=_ASK_SECONDS)
     full = [address for address, models in held.items() if models]
     silent = [address for address in infos if address not in held]
-    again = [address for address in full if restart and infos[address].get("nanny")]
+    again = _without_work(client, [address for address in full if restart and infos[address].get("nanny")])
     notes = []
     if again:
         ends = client.restart_workers(again, timeout=RESTART_SECONDS, raise_for_error=False)
@@ -56,6 +59,17 @@ def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
     if busy:
         notes.append(f"Encoders stay in memory on {', '.join(busy)}: a chunk is still being encoded there.")
     return notes
+
+
+def _without_work(client: Client, addresses: list[str]) -> list[str]:
+    """Those of the workers that have no result and no task. What a stage has just released takes a moment to go."""
+    deadline = monotonic() + _RELEASE_SECONDS
+    while True:
+        kept, running = client.has_what(addresses), client.processing(addresses)
+        free = [address for address in addresses if not kept.get(address) and not running.get(address)]
+        if len(free) == len(addresses) or monotonic() > deadline:
+            return free
+        sleep(0.1)
 
 
 def _held() -> int:

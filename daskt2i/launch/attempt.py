@@ -1,15 +1,17 @@
 """One attempt of a launch: all ranks start together, and either all finish or all are stopped.
 
-Covers: the number of ranks, the rendezvous, receiving events, stopping all ranks when one ends early, finding the end
-that caused the others.
-Does not cover: starting a rank (`rank_spawners`), the number of attempts (`launcher`).
+Covers: the number of ranks, the rendezvous, receiving events, a last checkpoint before all ranks are stopped, stopping
+all ranks when one ends early or stands still, finding the end that caused the others.
+Does not cover: starting a rank (`rank_spawners`), who stands still (`vitals.standstill`), the number of attempts
+(`launcher`).
 """
 
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -19,10 +21,17 @@ from daskt2i.events import LaunchEvent
 from daskt2i.launch.placement import RankPlacement, arrange
 from daskt2i.launch.rank_spawners import Ended, Message, RankSpawner
 from daskt2i.launch.supervisor import RankSpec
+from daskt2i.launch.vitals.pulse import PULSE_SECONDS
+from daskt2i.launch.vitals.standstill import Standstill
+from daskt2i.launch.vitals.usage import Usage, too_small
+from daskt2i.retries import SAVE_SECONDS
 
 STOP_SECONDS = 10.0
 _GRACE_SECONDS = 1.0
 """When one rank ends early, its peers fail too. The rank that reports a final error may be one of these peers."""
+
+_ASKED = -1
+"""In place of the step of a checkpoint that was asked for and is not saved yet."""
 
 _WEIGHT = {"final": 0, "no scheduler": 1, "lost": 2, "left": 3, "died": 5}
 
@@ -38,6 +47,29 @@ class EndedEarly(Exception):
     def __init__(self, why: str, log: Sequence[str] = ()) -> None:
         super().__init__(why)
         self.why, self.log = why, log
+
+
+class TimeIsOver(Exception):
+    """The time that was given to the launch is over. All ranks are stopped, and a checkpoint was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When an attempt ends, or saves.
+
+    Attributes:
+        start_seconds: how long ranks may take to start.
+        stall_seconds: how long a rank may stand still; 0 for any time.
+        until: the time (`monotonic`) at which the launch ends.
+        wanted: is set when the user wants a checkpoint now.
+        rank_bytes: memory that a rank needs; 0 if it is not known.
+    """
+
+    start_seconds: float
+    stall_seconds: float
+    until: float
+    wanted: threading.Event
+    rank_bytes: int = 0
 
 
 class Attempt:
@@ -56,8 +88,16 @@ class Attempt:
         placements: Sequence[RankPlacement],
         spec: RankSpec,
         hear: Callable[[dict[str, Any]], None],
+        limits: Limits,
     ) -> None:
         self.spawner, self.inbox, self.placements, self.spec, self.hear = spawner, inbox, placements, spec, hear
+        self.limits = limits
+        self.standstill = Standstill([self._who(n) for n in range(len(placements))], limits.stall_seconds)
+        self.usage = Usage(placements)
+        self.listens = False
+        self.saved: int | None = None
+        self.leaving = ""
+        self.halting = False
         self.tag = uuid4().hex
         self.begun: set[int] = set()
         self.alive: set[int] = set()
@@ -65,17 +105,21 @@ class Attempt:
         self.meeting: Mapping[str, Any] | None = None
         self.late = ""
 
-    def go(self, start_seconds: float) -> None:
+    def go(self) -> None:
         """Start all ranks and wait until they end. When this function returns, no rank of the attempt is running.
 
         Raises:
-            EndedEarly: a rank ended early; another attempt may succeed.
+            EndedEarly: a rank ended early or stood still; another attempt may succeed.
+            TimeIsOver: the launch has no time left.
             Daskt2iError: a rank raised this error.
             SchedulerError: the scheduler is gone.
         """
         early = False
         try:
-            self._together(start_seconds)
+            self._together(self.limits.start_seconds)
+        except (KeyboardInterrupt, TimeIsOver):
+            self._save_first()
+            raise
         except EndedEarly:
             early = True
             self._take(_GRACE_SECONDS)
@@ -116,11 +160,60 @@ class Attempt:
             self._hear_one(0.2)
             if any(end.how != "finished" for end in self.ended.values()):
                 raise EndedEarly("")
+            self._watch()
             if monotonic() > deadline:
                 missing = sorted(self.begun - self.alive)
                 where = ", ".join(self.placements[rank].node.address for rank in missing)
                 self.late = f"{late} These workers may be busy with other work, or out of reach: {where}."
                 raise EndedEarly(self.late)
+
+    def _watch(self) -> None:
+        """Between two events: who stands still, who leaves, what the user wants."""
+        now = monotonic()
+        if now > self.limits.until:
+            raise TimeIsOver
+        if self.limits.wanted.is_set():
+            self.limits.wanted.clear()
+            self.hear({"kind": "note", "text": self._save("when the running step ends")})
+        if self.leaving:
+            self._save_first()
+            if self.saved is not None and self.saved != _ASKED:
+                self.leaving += f" The checkpoint of step {self.saved:,} was saved before."
+            raise EndedEarly(self.leaving)
+        still = self.standstill.look(now)
+        if text := self.standstill.news(still):
+            self.hear({"kind": "waiting" if still else "moving", "text": text, "rank": still.rank if still else None})
+        if still is not None and still.over:
+            self.late = f"{still.what}, for {still.seconds / 60:.3g} minutes."
+            raise EndedEarly(self.late)
+
+    def _save_first(self) -> None:
+        """Before all ranks are stopped, rank 0 saves a checkpoint, if it can."""
+        text = self._save("before the ranks are stopped", wake=True)
+        if self.listens:
+            self.hear({"kind": "note", "text": text})
+        now = monotonic()
+        wakes, limit = now + 3 * PULSE_SECONDS, now + SAVE_SECONDS + 2 * self.standstill.step_seconds
+        while self.saved == _ASKED and not self.ended and (now := monotonic()) < limit:
+            if now > wakes and self.standstill.frozen(now) is not None:
+                return
+            self._hear_one(0.1)
+
+    def _save(self, when: str, wake: bool = False) -> str:
+        """Ask rank 0 for a checkpoint. Returns a sentence that says whether it can.
+
+        Args:
+            wake: whether ranks that are stopped by a signal go on for it. Their supervisors wake them.
+        """
+        if not self.listens:
+            return "No checkpoint can be saved, because the steps have not begun."
+        still = self.standstill.frozen(monotonic())
+        if still is not None and not (wake and still.stopped):
+            return f"No checkpoint can be saved: {still.what}."
+        self.saved = _ASKED
+        self.spawner.ask(self.tag, "save")
+        woken = "" if still is None else f" Rank {still.rank} was stopped (SIGSTOP), and goes on for it."
+        return f"A checkpoint is saved {when}.{woken}"
 
     def _take(self, seconds: float) -> None:
         """Receive messages until all started ranks have ended, for `seconds` at most."""
@@ -129,8 +222,9 @@ class Attempt:
             self._hear_one(0.1)
 
     def _halt(self) -> None:
+        self.halting = True
         if self.begun - self.ended.keys():
-            self.spawner.stop(self.tag)
+            self.spawner.ask(self.tag, "end")
             self._take(STOP_SECONDS)
         for rank in sorted(self.begun - self.ended.keys()):
             address = self.placements[rank].node.address
@@ -145,19 +239,34 @@ class Attempt:
             return  # a late message from an earlier attempt
         if isinstance(message.what, Ended):
             self.ended.setdefault(message.rank, message.what)
+            self.standstill.ended(message.rank)
             return
         event = {**message.what, "rank": message.rank}
-        if event["kind"] == "rendezvous" and message.rank == 0:
+        kind, first = event["kind"], message.rank == 0
+        if kind == "rendezvous" and first:
             self.meeting = event
-        elif event["kind"] == "alive":
+        elif kind == "alive":
             self.alive.add(message.rank)
+        elif kind == "listens":
+            self.listens = self.listens or first
+        elif kind == "saved" and first:
+            self.saved = event["step"]
+        elif kind == "leaving" and not self.leaving and not self.halting:  # the end of all ranks is a SIGTERM too
+            self.leaving = f"{self._who(message.rank)} must end, because {event['why']}."
+        if kind == "pulse" and (text := self.usage.hear(message.rank, event)) is not None:
+            self.hear({"kind": "note", "text": text})
+        if message.rank in self.alive:
+            self.standstill.hear(message.rank, event, monotonic())
         self.hear(event)
+
+    def _who(self, rank: int) -> str:
+        return f"Rank {rank} of {len(self.placements)} ({self.placements[rank].node.address})"
 
     def _blame(self) -> Exception:
         """The error of the rank that caused the others to end."""
         ends = [(rank, end) for rank, end in self.ended.items() if end.how in _WEIGHT]
         if not ends:
-            return EndedEarly(self.late or "Somebody cancelled the Dask task of a rank.")
+            return EndedEarly(self.late or self.leaving or "Somebody cancelled the Dask task of a rank.")
 
         def weight(item: tuple[int, Ended]) -> int:
             _, end = item
@@ -165,7 +274,7 @@ class Attempt:
             return _WEIGHT[end.how] - (end.how == "died" and end.detail.startswith("SIG"))
 
         rank, end = min(ends, key=weight)
-        who = f"Rank {rank} of {len(self.placements)} ({self.placements[rank].node.address})"
+        who = self._who(rank)
         if end.error is not None:
             return end.error
         if end.how == "no scheduler":
@@ -202,10 +311,10 @@ class LaunchState:
         listener: Callable[[LaunchEvent], None],
         gpus: bool,
         env: dict[str, str],
-        start_seconds: float,
+        limits: Limits,
     ) -> None:
         self.module, self.job, self.spawner, self.ranks, self.threads = module, job, spawner, ranks, threads
-        self.gpus, self.env, self.start_seconds = gpus, env, start_seconds
+        self.gpus, self.env, self.limits = gpus, env, limits
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.number = 0
         self.step = -1
@@ -234,7 +343,9 @@ class LaunchState:
         self.number += 1
         nodes = self.spawner.nodes(self.ranks)
         world = self._world(len(nodes))
-        placements = arrange(nodes, world, self.gpus)
+        placements = arrange(nodes, world, self.gpus, self.limits.rank_bytes)
+        if (text := too_small(placements, self.limits.rank_bytes)) is not None:
+            self.tell("note", text=text)
         self.tell(
             "attempt",
             ranks=world,
@@ -242,7 +353,7 @@ class LaunchState:
             places=[f"{p.node.address}" + (f" GPU {p.cuda}" if p.cuda else "") for p in placements],
         )
         spec = RankSpec(self.module, self.job, threads=self.threads, env=self.env)
-        Attempt(self.spawner, self.inbox, placements, spec, self.hear).go(self.start_seconds)
+        Attempt(self.spawner, self.inbox, placements, spec, self.hear, self.limits).go()
         return world
 
     def _world(self, there: int) -> int:

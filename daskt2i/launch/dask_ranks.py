@@ -12,11 +12,13 @@ from a worker that was only busy.)
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
+import psutil
 from distributed import Client, Future, get_worker
 from distributed.comm import get_address_host
 from distributed.core import Status
@@ -25,12 +27,17 @@ from daskt2i.deploy.workers import ask_workers, workers_of
 from daskt2i.errors import SchedulerError
 from daskt2i.launch.attempt import no_scheduler
 from daskt2i.launch.placement import WorkerNode, visible_gpus
-from daskt2i.launch.rank_spawners import Ended, Message, outcome
+from daskt2i.launch.rank_spawners import Ended, Message, Request, outcome
 from daskt2i.launch.sole_use import sole_use
 from daskt2i.launch.supervisor import RankSpec
+from daskt2i.launch.vitals.usage import MEMORY, metrics_of
+from daskt2i.machine.machine import this_machine
 from daskt2i.retries import WORKER_SECONDS
 
 TOPIC = "daskt2i-train"
+PULSES = "-pulse"
+"""The topic of the pulses has this at its end."""
+
 _ASK_SECONDS = 3.0
 _FETCH_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
@@ -77,7 +84,8 @@ class DaskRankSpawner:
         notes = self.prepare()
         self._put = put
         self._closed.clear()
-        self.client.subscribe_topic(self.topic, self._hear)
+        for topic in (self.topic, self.topic + PULSES):
+            self.client.subscribe_topic(topic, self._hear)
         watch = threading.Thread(target=self._watch, name="daskt2i-watch", daemon=True)
         watch.start()
         try:
@@ -86,7 +94,8 @@ class DaskRankSpawner:
             self._put = _nowhere
             self._closed.set()
             if self.client.status == "running":
-                self.client.unsubscribe_topic(self.topic)
+                for topic in (self.topic, self.topic + PULSES):
+                    self.client.unsubscribe_topic(topic)
                 if self._flying:
                     self.client.cancel(list(self._flying))
             self._flying.clear()
@@ -104,7 +113,8 @@ class DaskRankSpawner:
             )
             silent = {address: thread for address, thread in silent.items() if thread.is_alive()}
             found = [
-                WorkerNode(a, get_address_host(a), gpus, cores, ident) for a, (ident, gpus, cores) in described.items()
+                WorkerNode(a, get_address_host(a), gpus, cores, ident, memory)
+                for a, (ident, gpus, cores, memory) in described.items()
             ]
             if len(found) >= wanted or monotonic() > deadline:
                 return found
@@ -126,12 +136,14 @@ class DaskRankSpawner:
         self._flying[future] = (launch, spec.rank, node.address)
         future.add_done_callback(self._done)
 
-    def stop(self, launch: str) -> None:
-        """See `RankSpawner.stop`. Cancels a task that its worker has not started yet."""
-        flying = {future: what for future, what in list(self._flying.items()) if what[0] == launch}
-        answers = ask_workers(
-            self.client, _stop, sorted({address for _, _, address in flying.values()}), launch, seconds=_ASK_SECONDS
-        )
+    def ask(self, launch: str, what: Request) -> None:
+        """See `RankSpawner.ask`. If ranks must end, it cancels a task that its worker has not started yet."""
+        flying = {future: about for future, about in list(self._flying.items()) if about[0] == launch}
+        addresses = sorted({address for _, _, address in flying.values()})
+        if what == "save":
+            ask_workers(self.client, _save, addresses, launch, seconds=_ASK_SECONDS)
+            return
+        answers = ask_workers(self.client, _stop, addresses, launch, seconds=_ASK_SECONDS)
         for future, (_, rank, address) in flying.items():
             if answers.get(address) is False:
                 self._drop(future)
@@ -207,6 +219,12 @@ _ended: set[str] = set()
 _stopped: set[str] = set()
 """On a worker, sets of launches: with a running rank here, with an ended rank here, and asked to stop."""
 
+_pulses: dict[str, Mapping[str, Any]] = {}
+"""On a worker: launch -> the last pulse of the rank that runs here, for its metrics."""
+
+_saves = Counter[str]()
+"""On a worker: how often each launch was asked for a checkpoint."""
+
 
 def _stop(launch: str) -> bool:
     """On a worker: stop this launch. True if a rank of it runs or has ended here, so that its end will be reported."""
@@ -214,14 +232,21 @@ def _stop(launch: str) -> bool:
     return launch in _running or launch in _ended
 
 
+def _save(launch: str) -> None:
+    """On a worker: ask the ranks of this launch for a checkpoint."""
+    _saves[launch] += 1
+
+
 def _has_rank() -> bool:
     """On a worker: whether it runs a rank of any launch."""
     return bool(_running)
 
 
-def _describe(dask_worker: Any) -> tuple[str, tuple[str, ...], int]:
-    """On a worker: return its identity, GPUs and cores."""
-    return str(dask_worker.id), visible_gpus(), int(dask_worker.state.nthreads)
+def _describe(dask_worker: Any) -> tuple[str, tuple[str, ...], int, int]:
+    """On a worker: return its identity, GPUs and cores, and the memory that it leaves to a rank (0: no limit)."""
+    limit = dask_worker.memory_manager.memory_limit
+    left = max(1, min(limit, this_machine().memory) - psutil.Process().memory_info().rss) if limit else 0
+    return str(dask_worker.id), visible_gpus(), int(dask_worker.state.nthreads), left
 
 
 def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
@@ -240,11 +265,18 @@ def _on_worker(spec: RankSpec, ident: str, launch: str, topic: str) -> Ended:
         return Ended("stopped") if task is None or task.state == "cancelled" else None
 
     def relay(event: Mapping[str, Any]) -> None:
-        worker.log_event(topic, {**event, "launch": launch, "rank": spec.rank})
+        # Pulses have a topic of their own, because a topic keeps only its last events.
+        where = topic
+        if event["kind"] == "pulse":
+            where, _pulses[launch] = topic + PULSES, event
+        worker.log_event(where, {**event, "launch": launch, "rank": spec.rank})
 
     _running.add(launch)
+    if MEMORY not in worker.metrics:
+        worker.metrics = {**worker.metrics, **metrics_of(_pulses)}  # a new dict: a heartbeat may read the old one now
     try:
-        return outcome(spec, relay, stopping)
+        return outcome(spec, relay, stopping, lambda: _saves[launch])
     finally:
         _ended.add(launch)  # before `discard`, because `_stop` may read the sets in between
         _running.discard(launch)
+        _pulses.pop(launch, None)

@@ -30,6 +30,7 @@ class WorkerNode:
         gpus: names for CUDA_VISIBLE_DEVICES; workers of one host may share them.
         cores: number of cores of the worker.
         ident: an identity that changes when the worker is restarted at the same address.
+        memory: bytes that a rank may use there; 0 if no limit is known.
     """
 
     address: str
@@ -37,6 +38,7 @@ class WorkerNode:
     gpus: tuple[str, ...] = ()
     cores: int = 1
     ident: str = ""
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,10 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("", "-1"))[:count]
 
 
-def arrange(nodes: Sequence[WorkerNode], ranks: int, use_gpus: bool = True) -> list[RankPlacement]:
+def arrange(nodes: Sequence[WorkerNode], ranks: int, use_gpus: bool = True, need: int = 0) -> list[RankPlacement]:
     """Choose a worker for each rank: use few hosts, prefer hosts with GPUs, and number the ranks of a host in a row.
+
+    Workers with too little memory come last, and only if there are no others.
 
     Each rank gets one GPU of its host. If one rank would have no GPU, all ranks use the CPU: ranks work in step, so all
     would be as slow as the one on a CPU.
@@ -96,6 +100,7 @@ def arrange(nodes: Sequence[WorkerNode], ranks: int, use_gpus: bool = True) -> l
     Args:
         ranks: from 1 to the number of workers.
         use_gpus: False hides all GPUs.
+        need: bytes of memory of a rank; 0 if it is not known.
 
     Raises:
         PlanError: there are more ranks than workers.
@@ -105,6 +110,8 @@ def arrange(nodes: Sequence[WorkerNode], ranks: int, use_gpus: bool = True) -> l
             f"{ranks} ranks need {ranks} workers, but there are {len(nodes)}. Nothing was started. Use fewer ranks, or "
             "start more workers."
         )
+    enough = [node for node in nodes if not node.memory or node.memory >= need]
+    nodes = enough if len(enough) >= ranks else nodes
     counts = Counter(node.host for node in nodes)
     gpus = {host: len({gpu for p in nodes if p.host == host for gpu in p.gpus}) * use_gpus for host in counts}
     chosen = sorted(nodes, key=lambda p: (-min(gpus[p.host], counts[p.host]), -counts[p.host], p.host))[:ranks]

@@ -6,9 +6,10 @@
     settings = rank.job()
     rank.tell("step", step=1, loss=0.5)
 
-Covers: the job on standard input, events on standard output, the rendezvous that rank 0 makes, the end of this process
-when its supervisor is gone.
-Does not cover: starting processes (`supervisor`), where they run (`placement`), what a module computes.
+Covers: the job and requests on standard input, events on standard output, the rendezvous that rank 0 makes, the end of
+this process when its supervisor is gone.
+Does not cover: starting processes (`supervisor`), where they run (`placement`), signs of life and what follows from a
+request (`vitals.heartbeat`), what a module computes.
 
 The module gets the same environment as from torchrun (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, …). So a module that
 was written for torchrun runs unchanged: its `init_process_group()` connects to the store that rank 0 makes here.
@@ -31,6 +32,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from daskt2i.errors import ConfigError, Daskt2iError
+from daskt2i.launch.vitals import heartbeat
 from daskt2i.portable_errors import to_json
 
 MARK = b"\x1e"
@@ -88,8 +90,8 @@ def tell(kind: str, **fields: Any) -> None:
     """Send one event to the driver, from any thread. Without a launcher this function does nothing.
 
     Args:
-        kind: the kind of event. `checkpoint` with a larger `step` counts as progress. `rendezvous`, `alive` and `error`
-            are reserved for the launcher.
+        kind: the kind of event. `checkpoint` with a larger `step` counts as progress. `rendezvous`, `alive`, `error`,
+            `beat`, `pulse`, `listens`, `leaving` and `saved` are reserved for the launcher.
         fields: JSON values. The names `rank`, `attempt`, `launch` and `worker` are reserved for the launcher.
 
     Raises:
@@ -124,6 +126,7 @@ def main() -> None:
     try:
         store = _make_rendezvous() if os.environ["RANK"] == "0" and os.environ["MASTER_PORT"] == "0" else None
         tell("alive", pid=os.getpid())
+        heartbeat.begin(tell)
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as end:
@@ -147,8 +150,11 @@ def _first_line(source: int) -> bytes:
 
 
 def _end_with_supervisor(lifeline: int) -> None:
-    while os.read(lifeline, 1 << 16):  # the supervisor sends nothing more; an empty read means that it is gone
-        pass
+    line = b""
+    while part := os.read(lifeline, 1 << 16):  # an empty read means that the supervisor is gone
+        *requests, line = (line + part).split(b"\n")
+        if any(heartbeat.request(request.decode()) for request in requests):
+            break
     _end()
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Literal, Protocol
 
 from daskt2i.errors import Daskt2iError
@@ -19,6 +21,10 @@ from daskt2i.launch.supervisor import RankDied, RankSpec, supervise
 from daskt2i.machine.machine import this_machine
 
 How = Literal["finished", "stopped", "died", "final", "left", "lost", "no scheduler"]
+Request = Literal["end", "save"]
+
+LEAVE_SECONDS = 20.0
+"""How long a rank whose worker is leaving goes on, so that a checkpoint can be saved. Dask's nanny kills later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +77,56 @@ class RankSpawner(Protocol):
         """Start one rank and return at once. Its messages go to `put`."""
         ...
 
-    def stop(self, launch: str) -> None:
-        """Ask all ranks of a launch to end, and return almost at once. Their ends go to `put`."""
+    def ask(self, launch: str, what: Request) -> None:
+        """Ask all ranks of a launch to `end`, or to `save` a checkpoint, and return almost at once.
+
+        Their ends and answers go to `put`.
+        """
         ...
 
 
-def outcome(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], stopping: Callable[[], Ended | None]) -> Ended:
+def outcome(
+    spec: RankSpec,
+    on_event: Callable[[dict[str, Any]], None],
+    stopping: Callable[[], Ended | None],
+    saves: Callable[[], int],
+) -> Ended:
     """Start a rank and wait until it ends.
+
+    If its worker is leaving, a rank that can save a checkpoint gets `LEAVE_SECONDS`: the driver is told, asks for a
+    checkpoint, and then stops all ranks.
 
     Args:
         stopping: returns the end to report if the rank must stop now, else None.
+        saves: how often the ranks were asked for a checkpoint so far.
     """
     why = stopping()
     if why is not None:
         return why
+    listens, leaving, saved = False, 0.0, 0
+
+    def hear(event: dict[str, Any]) -> None:
+        nonlocal listens
+        listens = listens or event["kind"] == "listens"
+        on_event(event)
 
     def should_stop() -> bool:
-        nonlocal why
+        nonlocal why, leaving
         why = stopping()
+        if why is not None and why.how == "left" and listens:
+            if not leaving:
+                leaving = monotonic()
+                on_event({"kind": "leaving", "why": "its worker is retiring"})
+            return monotonic() - leaving > LEAVE_SECONDS
         return why is not None
 
+    def should_save() -> bool:
+        nonlocal saved
+        before, saved = saved, saves()
+        return saved > before
+
     try:
-        finished = supervise(spec, on_event, should_stop)
+        finished = supervise(spec, hear, should_stop, should_save)
     except RankDied as death:
         return Ended("died", death.how, log=death.log)
     except Daskt2iError as error:
@@ -111,6 +145,7 @@ class LocalRankSpawner:
         self.workers = workers
         self._put: Callable[[Message], None] | None = None
         self._stopped: set[str] = set()
+        self._saves = Counter[str]()
         self._threads: list[threading.Thread] = []
 
     @contextmanager
@@ -127,7 +162,9 @@ class LocalRankSpawner:
 
     def nodes(self, wanted: int) -> list[WorkerNode]:
         """All workers; returns at once."""
-        here = WorkerNode("here", "127.0.0.1", visible_gpus(), max(1, this_machine().cores // self.workers))
+        machine = this_machine()
+        cores, memory = max(1, machine.cores // self.workers), machine.memory // self.workers
+        here = WorkerNode("here", "127.0.0.1", visible_gpus(), cores, memory=memory)
         return [replace(here, address=f"process {n} of {os.getpid()}") for n in range(self.workers)]
 
     def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
@@ -138,17 +175,19 @@ class LocalRankSpawner:
         def stopping() -> Ended | None:
             return Ended("stopped") if self._put is None or launch in self._stopped else None
 
+        def relay(event: dict[str, Any]) -> None:
+            put(Message(launch, spec.rank, event))
+
         def work() -> None:
-            put(
-                Message(
-                    launch, spec.rank, outcome(spec, lambda event: put(Message(launch, spec.rank, event)), stopping)
-                )
-            )
+            put(Message(launch, spec.rank, outcome(spec, relay, stopping, lambda: self._saves[launch])))
 
         thread = threading.Thread(target=work, name=f"daskt2i-rank-{spec.rank}", daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
 
-    def stop(self, launch: str) -> None:
-        """See `RankSpawner.stop`."""
-        self._stopped.add(launch)
+    def ask(self, launch: str, what: Request) -> None:
+        """See `RankSpawner.ask`."""
+        if what == "save":
+            self._saves[launch] += 1
+        else:
+            self._stopped.add(launch)

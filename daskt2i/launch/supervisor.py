@@ -27,6 +27,7 @@ from typing import Any
 
 from daskt2i.launch.placement import interface_of
 from daskt2i.launch.rank import MARK
+from daskt2i.launch.vitals.pulse import Pulse
 from daskt2i.portable_errors import from_json
 
 POLL_SECONDS = 0.2
@@ -89,12 +90,22 @@ class RankDied(Exception):
         return "\n    ".join([f"The rank ended with {self.how}.", *self.log])
 
 
-def supervise(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]) -> bool:
+def _never() -> bool:
+    return False
+
+
+def supervise(
+    spec: RankSpec,
+    on_event: Callable[[dict[str, Any]], None],
+    should_stop: Callable[[], bool],
+    should_save: Callable[[], bool] = _never,
+) -> bool:
     """Start a rank and wait until it ends. When this function ends, even by an error, the process and group are gone.
 
     Args:
-        on_event: called in this thread with each event.
+        on_event: called in this thread with each event, and every `vitals.pulse.PULSE_SECONDS` with a `pulse`.
         should_stop: called every 0.2 s. If it returns True, the rank gets SIGTERM, and SIGKILL 5 s later.
+        should_save: called every 0.2 s. If it returns True, the rank is asked to save a checkpoint, and goes on.
 
     Returns:
         True if the module finished, False if it was stopped.
@@ -111,8 +122,12 @@ def supervise(spec: RankSpec, on_event: Callable[[dict[str, Any]], None], should
         asked, stopped = monotonic(), False
         while child.runs() and not stopped:
             child.relay(on_event, POLL_SECONDS)
+            if (pulse := child.pulse.take()) is not None:
+                on_event(pulse)
             if monotonic() - asked >= POLL_SECONDS:
                 asked = monotonic()
+                if should_save():
+                    child.request("save")
                 stopped = should_stop()
         if stopped:
             child.stop()
@@ -141,6 +156,7 @@ class _Child:
             env=environment(spec),
             start_new_session=True,
         )
+        self.pulse = Pulse(self._process.pid)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -174,14 +190,23 @@ class _Child:
         with contextlib.suppress(queue.Empty):
             event = self._events.get(timeout=seconds) if seconds else self._events.get_nowait()
             while True:
-                if event is not None:
+                if event is not None and event["kind"] == "beat":
+                    self.pulse.heard(event)
+                elif event is not None:
                     if event["kind"] == "error" and event.get("final"):
                         self.error = event
                     on_event(event)
                 event = self._events.get_nowait()
 
+    def request(self, what: str) -> None:
+        """Send a line to the rank, and wake it. In a thread, because a rank that hangs does not read."""
+        self._signal("SIGCONT")
+        thread = threading.Thread(target=self._feed, args=(self._process.stdin, what.encode() + b"\n"), daemon=True)
+        thread.start()
+
     def stop(self) -> None:
         """Send SIGTERM to the rank's process group, and SIGKILL 5 s later to the processes that are left."""
+        self.request("end")  # a rank that saves a checkpoint when it gets SIGTERM must not do so now
         self._signal("SIGTERM")
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(TERM_SECONDS)
@@ -205,13 +230,13 @@ class _Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the group has only zombies
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, getattr(signal, name))
-            else:
+            elif name != "SIGCONT":
                 self._process.kill()
 
     @staticmethod
     def _feed(pipe: Any, job: bytes) -> None:
         """Write the job. The pipe stays open: when this process ends, the pipe closes, and the child notices."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed meanwhile
             pipe.write(job)
             pipe.flush()
 
@@ -289,6 +314,7 @@ def environment(spec: RankSpec) -> dict[str, str]:
     if interface:  # a value that the user has set stays
         found.setdefault("GLOO_SOCKET_IFNAME", interface)
         found.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+    found.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin stand in the way of other work, and of ours
     if spec.cuda is not None:
         found["CUDA_VISIBLE_DEVICES"] = spec.cuda
     return found | dict(spec.env)

@@ -85,6 +85,7 @@ class LatentDataset:
             32 MiB or one row for each thread, need additional memory.
         threads: threads that decode shards; the same number of threads makes batches.
         allow_random: whether to accept latents of random weights, for speed tests.
+        store: how the store of this folder is read; None for plain reading.
 
     Raises:
         ConfigError: the batch or the number of validation rows does not fit this store.
@@ -107,6 +108,7 @@ class LatentDataset:
         cache_bytes: int = 512 * 2**20,
         threads: int = 2,
         allow_random: bool = False,
+        store: ZarrStore | None = None,
     ) -> None:
         if batch % world:
             raise ConfigError(
@@ -115,7 +117,7 @@ class LatentDataset:
             )
         self._key = key_of(seed)
         self._batch, self._rank, self._world, self._dropout = batch, rank, world, dropout
-        self._reader = Reader(ZarrStore(folder), self._key, posterior == "sample")
+        self._reader = Reader(store or ZarrStore(folder), self._key, posterior == "sample")
         if self.attributes["random_weights"] and not allow_random:
             raise StoreError(
                 f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was "

@@ -32,11 +32,23 @@ def this_machine() -> Machine:
     return Machine(int(CPU_COUNT), _memory(), _gpus())
 
 
-def _memory() -> int:
+def _memory(cgroup: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory of the machine, or the lowest limit of this process's control group and the groups around it.
+
+    A container sees its own group as the root. A job of SLURM or a service is deeper in the tree of its host.
+    """
     limits = [psutil.virtual_memory().total]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # cgroups v2, v1
+    files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]  # version 2, version 1
+    with contextlib.suppress(OSError, ValueError):
+        for line in cgroup.read_text(encoding="ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "" or "memory" in controllers.split(","):
+                place, name = (root, "memory.max") if controllers == "" else (root / "memory", "memory.limit_in_bytes")
+                groups = Path(path.lstrip("/"))
+                files += [place / group / name for group in (groups, *groups.parents)]
+    for file in files:
         with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
-            limits.append(int(Path(path).read_text(encoding="ascii")))
+            limits.append(int(file.read_text(encoding="ascii")))
     return min(limits)
 
 

@@ -12,15 +12,9 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import EncodePlan, memory_settings
 from daskt2i.errors import ConfigError
 from daskt2i.machine.machine import this_machine
-from daskt2i.model.denoiser import PARAMETERS
 from daskt2i.plan import MIB, PROCESS_BYTES, WorkerLayout, divide_machine
 from daskt2i.session.schedulers import Scheduler
-
-RANK_BYTES = 1 << 30
-"""Memory of a rank without its model: Python, torch, diffusers, decoded shards."""
-
-STATE_BYTES = 20
-"""Bytes for each parameter in training: weight, gradient, two moments of Adam, moving average, all in fp32."""
+from daskt2i.train.upkeep.rank_memory import rank_bytes
 
 INSIGHTS_BYTES = 250 * MIB
 """Memory of a worker that does not count tokens: Pillow, numpy, pyarrow and a chunk. Counting tokens imports torch,
@@ -70,15 +64,14 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
     if machine.gpus and workers is None:
         workers = machine.gpus
-    parameters = PARAMETERS.get(train.model.preset or "", 0)
     return divide_machine(
         cores=machine.cores,
         memory=machine.memory,
-        worker_memory=RANK_BYTES + STATE_BYTES * parameters,
+        worker_memory=rank_bytes(train, launch),
         chunks=train.batch,  # a rank needs at least one sample of a step
         workers=workers,
         threads=threads,
-        smaller="Choose a smaller train.model.preset",
+        smaller="Choose a smaller train.model.preset or launch.cache",
     )
 
 

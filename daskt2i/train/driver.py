@@ -7,20 +7,18 @@ Does not cover: the work of a rank (`denoiser_rank`, `autoencoder_rank`), starti
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import DatasetSettings, LaunchSettings, OptimiserSettings, Workflow
+from daskt2i.config.settings import DatasetSettings, OptimiserSettings, Workflow
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
 from daskt2i.encode.verify import verify
 from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
-from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, Found, ModelFolder, State, look
@@ -44,6 +42,7 @@ from daskt2i.train.resume import (
     refuse_older,
     warmup_note,
 )
+from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.view import View, Viewed
 
 LAST_STEPS = 50
@@ -114,6 +113,8 @@ class TrainResult(Viewed):
 def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any]:
     """Check that a store can be trained on, and return its attributes.
 
+    It compares receipts and sizes. The ranks hash each shard before they use it (`upkeep.checked_store`).
+
     Args:
         listener: gets the number of checked chunks.
 
@@ -129,7 +130,7 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
             f"The store in {folder} was encoded with random weights, which are for speed tests. A model that is "
             "trained on it draws only noise. Encode with pretrained encoders into another run folder (out)."
         )
-    verify(folder, None, listener).raise_for_problems()
+    verify(folder, None, listener, deep=False).raise_for_problems()
     return stored
 
 
@@ -205,9 +206,7 @@ def train(
                 _keep_settings(workflow, folder)
             listener(event)
 
-        gone = launch(
-            "daskt2i.train.denoiser_rank", dataclasses.asdict(job), spawner, ranks, threads, keeping, **_ways(ways)
-        )
+        gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder)
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, "train", last, gone.ranks, gone.attempts, gone.seconds, str(last.get("pipeline"))
@@ -246,9 +245,7 @@ def train_vae(
             batch=settings.batch,
             dataset=None if workflow.dataset.where is None else plain(workflow.dataset),
         )
-        gone = launch(
-            "daskt2i.train.autoencoder_rank", dataclasses.asdict(job), spawner, ranks, threads, listener, **_ways(ways)
-        )
+        gone = launch_training("autoencoder_rank", job, spawner, ranks, threads, listener, ways, folder)
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, VAE_PREFIX, last, gone.ranks, gone.attempts, gone.seconds, str(last.get("vae"))
@@ -265,11 +262,6 @@ def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: 
             newest = Checkpoints(folder, f"{name}/checkpoints").newest(tensors=False)
             stands = f"The checkpoint of step {newest.step:,} is kept" if newest else "There is no checkpoint yet"
             raise Interrupted(f"Stopped, and no rank is left running. {stands}. Train again to continue.") from None
-
-
-def _ways(ways: LaunchSettings) -> dict[str, Any]:
-    # The first attempt is not a restart.
-    return {"attempts": ways.max_restarts + 1, "gpus": ways.device != "cpu"}
 
 
 def _say_what_is_not_drawn(dataset: DatasetSettings, listener: Listener) -> None:

@@ -28,7 +28,8 @@ from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
-from daskt2i.machine.precision import check_device, resolve
+from daskt2i.launch.vitals import heartbeat
+from daskt2i.machine.precision import check_device
 from daskt2i.store.artifacts.finished import STEP
 from daskt2i.store.artifacts.full_disk import explaining_full_disk
 from daskt2i.store.run_folder import RunFolder
@@ -40,6 +41,8 @@ from daskt2i.train.task import DrawsPictures, KeepsLabel
 from daskt2i.train.task import TrainTask as TrainTask
 from daskt2i.train.task import cut as cut
 from daskt2i.train.train_state import TrainState
+from daskt2i.train.upkeep.precision_probe import Choice, choose, step_of
+from daskt2i.train.upkeep.save_times import SaveTimes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,12 +119,14 @@ class _Run:
         self.task, self.settings, self.launch, self.folder, self.me = task, settings, launch, folder, me
         self.identity, self.group = identity, group
         self.device = _device(launch.device)
+        heartbeat.at(0, heartbeat.STARTS)
         self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep_checkpoints)
         found = self._newest()
-        self.precision = self.group.broadcast(self._choose_precision(found) if me.rank == 0 else None)
         model: Any = task.build(self.device)
         if launch.gradient_checkpointing and hasattr(model, "enable_gradient_checkpointing"):
             model.enable_gradient_checkpointing()
+        self.choice = self._choose_precision(found, model)
+        self.precision = self.choice.name
         self.state = TrainState(
             model, settings, self.device, self.precision, me.world, launch.compile, launch.profile_allreduce
         )
@@ -157,11 +162,10 @@ class _Run:
                 given = {name: values[1] for name, values in change.items() if name != STEP}
                 self.metrics.add(self.step, **{f"{NEW}{name}": float(value) for name, value in given.items()})
 
-    def _choose_precision(self, found: Checkpoint | None) -> str:
-        """The precision of the settings. For `auto`, that of the checkpoint: a new measurement may give another one."""
-        if self.launch.precision == "auto" and found is not None and found.about.get("device") == self._kind():
-            return str(found.about["precision"])
-        return resolve(self.launch.precision, self.device, self.me.threads, "launch.precision")
+    def _choose_precision(self, found: Checkpoint | None, model: Any) -> Choice:
+        step = step_of(model, self.task, self.launch.gradient_accumulation_steps, self.device)
+        before, first = None if found is None else found.about, self.me.rank == 0
+        return choose(self.launch.precision, self.device, self.me.threads, before, self.group, first, step)
 
     def _kind(self) -> str:
         return self.device.partition(":")[0]
@@ -205,6 +209,7 @@ class _Run:
                 ranks=self.me.world,
                 threads=self.me.threads,
                 precision=self.precision,
+                step_seconds=dict(self.choice.step_seconds),
                 device=self.device,
                 parameters=sum(p.numel() for p in self.state.parameters),
             )
@@ -212,10 +217,14 @@ class _Run:
         pending: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         batches = self.task.batches(self.step * self.settings.batch)
         speed: dict[str, Any] = {}
+        heartbeat.listen()
+        saved = SaveTimes(self.launch)
         while self.step < self.settings.steps:
             asked = perf_counter()
+            heartbeat.at(self.step + 1, heartbeat.READS)
             batch = next(batches)
             waited += perf_counter() - asked
+            heartbeat.at(self.step + 1, heartbeat.COMPUTES)
             pending.append((self.step + 1, *self._learn(batch)))
             self.step += 1
             last = self.step == self.settings.steps
@@ -234,11 +243,18 @@ class _Run:
                     told, speed = now, self._speed(self.step - first, now - begun, waited)
                     ranks.tell("step", **line, **speed)
             if looks:
+                heartbeat.at(self.step, heartbeat.VALIDATES)
                 self._look()
-            if saves:
+            # Without figures that wait, so that every gradient up to here was checked. Rank 0 decides it alone.
+            if saves or (not pending and saved.due()):
+                heartbeat.at(self.step, heartbeat.SAVES)
                 self._save()
+                saved.now(self.step)
             if draws:
+                heartbeat.at(self.step, heartbeat.DRAWS)
                 self._draw()
+        heartbeat.at(self.step, heartbeat.FINISHES)
+        heartbeat.rest(self.step)
         return speed
 
     def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, Any]:
@@ -342,6 +358,8 @@ class _Run:
         if self.metrics is None:
             return
         about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.state.about()}
+        if self.choice.step_seconds:
+            about["step_seconds"] = dict(self.choice.step_seconds)
         if self.plan.changes:
             about["changes"] = list(self.plan.changes)
         tensors = self.state.tensors()

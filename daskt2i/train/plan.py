@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
+from daskt2i.formatting import size
+from daskt2i.train.upkeep.rank_memory import rank_bytes
 from daskt2i.view import View, Viewed
 
 
@@ -58,6 +60,7 @@ class TrainPlan(Viewed):
             ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
             ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep_checkpoints} kept"),
+            ("memory", f"about {size(rank_bytes(settings, ways))} or more for each rank"),
             *([("pictures", self.pictures)] if self.pictures else []),
             ("run folder", self.out),
         )

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -45,6 +45,7 @@ from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.driver import check_store, train
 from daskt2i.train.resume import identity_of, rate
+from daskt2i.train.upkeep.checked_store import CheckedStore
 from daskt2i.train.whole_run import check_whole_run
 from daskt2i.types import Row
 
@@ -146,6 +147,25 @@ def test_a_store_of_trained_weights_can_be_trained_on(store: Path, whole: Path) 
         refused(store, workflow())
     assert reads(whole)
     begins(whole, workflow())
+
+
+def test_a_damaged_chunk_is_encoded_again_before_it_is_trained_on(store: Path) -> None:
+    shard = next((store / "latents.zarr" / "text_states").glob("c.1.*"))
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-8] + bytes(8))
+    with told("train/upkeep/checked_store.py:CheckedStore._compare StoreError"):
+        epoch(store)
+    encode_again(store)
+    assert shard.read_bytes() == good
+    epoch(store)
+
+
+def epoch(store: Path) -> None:
+    """Read as many samples as a rank reads in an epoch."""
+    place = RunFolder(store)
+    with closing(LatentDataset(place, seed=0, batch=4, heldout=4, store=CheckedStore(place))) as dataset:
+        for _ in zip(range(dataset.rows // 4), dataset.batches(0), strict=False):
+            pass
 
 
 def test_a_run_folder_that_encode_made_is_read(tmp_path: Path, whole: Path) -> None:

@@ -232,6 +232,26 @@ def test_data_of_a_user_on_the_workers_survive_a_training(client: Client, tmp_pa
         assert client.run(model_cache.loads) != loads
 
 
+def wait_there(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_results_and_tasks_of_a_user_on_workers_that_we_started_survive_a_training(tmp_path: Path) -> None:
+    """`Run.client` is the client of our workers, so a user may work on them too."""
+    with Session(Scheduler.parse("local:1")) as ours:
+        encode_on(ours, tmp_path / "run", ONE)
+        client = ours._connected(ONE).client
+        pids = client.run(os.getpid)
+        assert sum(client.run(model_cache.held).values()) > 0
+        scattered, task = client.scatter(list(range(9)), hash=False), client.submit(wait_there, 2.5, pure=False)
+        assert unload_encoders(client, restart=True) == []
+        assert client.run(os.getpid) == pids
+        assert client.gather(scattered) == list(range(9))
+        assert task.result() in pids.values()
+        assert set(client.run(model_cache.held).values()) == {0}
+
+
 def hold_turn(seconds: float) -> None:
     with model_cache.turn:
         time.sleep(seconds)

@@ -25,10 +25,12 @@ from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, NonFiniteLoss, PlanError, RankLost, SchedulerError
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.attempt import LaunchState
-from daskt2i.launch.dask_ranks import TOPIC, DaskRankSpawner
+from daskt2i.launch.dask_ranks import PULSES, TOPIC, DaskRankSpawner, _on_worker
 from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.launch.placement import WorkerNode
 from daskt2i.launch.sole_use import sole_use
+from daskt2i.launch.supervisor import RankSpec
+from daskt2i.launch.vitals.usage import CPU, MEMORY
 
 ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}
 STEPS, BATCH = 8, 4
@@ -324,6 +326,32 @@ def test_a_worker_that_is_busy_is_named(client: Client) -> None:
     assert "One attempt was allowed" in str(caught.value)
     assert time.monotonic() - begun < 60  # half of the default wait
     busy.result()
+
+
+def pulse_often(dask_worker: Any) -> tuple[str, str]:
+    from daskt2i.launch.vitals import pulse
+
+    pulse.PULSE_SECONDS = 0.2
+    return dask_worker.address, dask_worker.id
+
+
+def test_a_worker_tells_dask_the_memory_and_cores_of_its_rank(client: Client, tmp_path: Path) -> None:
+    """Its own process has little memory and does not compute."""
+    address, ident = sorted(client.run(pulse_often).values())[0]
+    job = {"folder": str(tmp_path)}
+    spec = RankSpec("rank_modules.beating", job, port=1, env=ENV)
+    task = client.submit(_on_worker, spec, ident, "metrics", TOPIC, workers=[address], pure=False)
+    try:
+        rank = wait_for(lambda: workers_of(client)[address]["metrics"].get(MEMORY))
+        wait_for(lambda: any("step" in event for _, event in client.get_events(TOPIC + PULSES)))
+    finally:
+        (tmp_path / "enough").touch()
+    assert task.result().how == "finished"
+    assert rank > 2**20
+    assert CPU in workers_of(client)[address]["metrics"]
+    pulses = [event for _, event in client.get_events(TOPIC + PULSES) if event["launch"] == "metrics"]
+    assert {"memory", "cpu", "step", "doing", "silent", "state"} <= pulses[-1].keys()
+    wait_for(lambda: workers_of(client)[address]["metrics"][MEMORY] == 0)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.driver import check_store, train, train_vae
 from daskt2i.train.metrics import read_metrics
+from daskt2i.train.upkeep.checked_store import CheckedStore
 
 FAKE_RUN = {"rows": 24, "rows_per_chunk": 8, "resolution": 32}
 
@@ -59,10 +61,36 @@ def refused(folder: Path, workflow: Any) -> None:
     train(workflow, RunFolder(folder), NoHands(1), 1, 1, lambda event: None)
 
 
-def test_a_complete_store_is_accepted_after_every_shard_was_hashed(store: Path) -> None:
+class Counting(RunFolder):
+    """A run folder that counts the bytes of shards that are hashed."""
+
+    hashed = 0
+
+    def sha256(self, name: str) -> str:
+        if "/c" in name and "empty_" not in name:
+            Counting.hashed += self.size(name) or 0
+        return super().sha256(name)
+
+
+def test_before_ranks_start_sizes_and_receipts_are_compared_and_no_shard_is_read(store: Path) -> None:
     seen: list[Event] = []
-    assert check_store(RunFolder(store), seen.append)["random_weights"] is False
+    assert check_store(Counting(store), seen.append)["random_weights"] is False
     assert seen[-1] == Progress("chunks checked", 3, 3)
+    assert Counting.hashed == 0
+
+
+def test_a_rank_hashes_each_shard_once_and_before_it_uses_it(store: Path) -> None:
+    place, read = Counting(store), CheckedStore(Counting(store))
+    Counting.hashed = 0
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda row: read.read("latent_mean", row, row + 1), range(8, 16)):
+            pass
+    shard = next((store / "latents.zarr" / "latent_mean").glob("c.1.*")).stat().st_size
+    assert Counting.hashed == shard
+    read.read("latent_mean", 4, 20)
+    whole = sum(path.stat().st_size for path in (store / "latents.zarr" / "latent_mean").glob("c.*"))
+    assert Counting.hashed == whole
+    assert place.root == read.folder.root
 
 
 def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, tmp_path: Path) -> None:
@@ -72,9 +100,7 @@ def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, 
     with pytest.raises(StoreError, match=r"1 of 3 chunks are not finished.*encode again"):
         check_store(RunFolder(store))
     shard = next((store / "latents.zarr" / "latent_mean").glob("c.2.*"))
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(bytes(data))
+    shard.write_bytes(shard.read_bytes() + b"more")
     with pytest.raises(StoreError, match=r"chunk 2: .*repairs damaged chunks"):
         check_store(RunFolder(store))
 

@@ -25,6 +25,7 @@ from daskt2i.train import plan as train_plan
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.metrics import read_metrics
 from daskt2i.train.train_state import TrainState
+from daskt2i.train.upkeep import precision_probe
 
 Told = list[dict[str, Any]]
 
@@ -224,17 +225,49 @@ def test_settings_that_do_not_change_the_losses_may_change_on_resume(calm: Path,
 def test_auto_keeps_the_precision_of_the_first_start(
     tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-
-    def resolve(wanted: str, device: str, threads: int, setting: str) -> str:
-        asked.append(wanted)
-        return "bf16" if wanted == "auto" else wanted
-
-    monkeypatch.setattr(loop, "resolve", resolve)
+    seconds = {"fp32": 2.0, "bf16": 1.0}
+    monkeypatch.setattr(precision_probe, "resolve", lambda *given: "bf16")  # a processor that is fast at bf16
+    monkeypatch.setattr(precision_probe, "measure", lambda step: dict(seconds))
     interrupted(tmp_path, 6, precision="auto")
+    seconds["bf16"] = 3.0
     fit(tmp_path, precision="auto")
-    assert asked == ["auto"]
-    assert [event["precision"] for event in told if event["kind"] == "started"] == ["bf16", "bf16"]
+    started = [event for event in told if event["kind"] == "started"]
+    assert [event["precision"] for event in started] == ["bf16", "bf16"]
+    assert [event["step_seconds"] for event in started] == [{"fp32": 2.0, "bf16": 1.0}] * 2
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(0.5, "bf16"), (0.99, "fp32"), (4.0, "fp32")])
+def test_auto_takes_what_a_real_step_of_this_model_is_faster_in(
+    bf16: float, chosen: str, calm: Path, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of this test goes on by what each precision is said to take; the step itself is done."""
+    now, done = [0.0], list[str]()
+
+    def measure(step: Any) -> dict[str, float]:
+        def timed(name: str) -> None:
+            step(name)
+            done.append(name)
+            now[0] += {"fp32": 1.0, "bf16": bf16}[name]
+
+        return real(timed, lambda: now[0])
+
+    real = precision_probe.measure
+    monkeypatch.setattr(precision_probe, "resolve", lambda *given: "bf16")
+    monkeypatch.setattr(precision_probe, "measure", measure)
+    fit(tmp_path, precision="auto")
+    assert next(event["precision"] for event in told if event["kind"] == "started") == chosen
+    assert done[:4] == ["fp32", "bf16"] * 2
+    assert len(done) <= 10
+    if chosen == "fp32":  # measuring has changed neither weights nor random numbers
+        assert losses(tmp_path) == losses(calm)
+
+
+def test_where_a_convolution_alone_is_slower_in_bf16_no_step_is_measured(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_probe, "resolve", lambda *given: "fp32")
+    fit(tmp_path, precision="auto")
+    assert {"precision": "fp32", "step_seconds": {}}.items() <= told[0].items()
 
 
 def test_a_checkpoint_of_other_settings_is_refused_and_the_error_names_the_difference(tmp_path: Path) -> None:
@@ -354,7 +387,7 @@ def test_fp16_is_refused_on_a_cpu(tmp_path: Path) -> None:
 @pytest.fixture
 def fp16_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp16 on a CPU: slow, but with the same scaler."""
-    monkeypatch.setattr(loop, "resolve", lambda wanted, device, threads, setting: wanted)
+    monkeypatch.setattr(precision_probe, "resolve", lambda wanted, device, threads, setting: wanted)
 
 
 @pytest.mark.usefixtures("fp16_here")

@@ -1,0 +1,80 @@
+"""Launching the ranks of a training: what the settings say, and what `status` shows while a rank stands still.
+
+Covers: the arguments of `launch` that come from `launch:`; writing and removing the object that `status` reads.
+Does not cover: attempts (`launch.launcher`), who stands still (`launch.vitals.standstill`), how it looks (`display`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from typing import Any
+
+from daskt2i.config.settings import LaunchSettings, TrainSettings
+from daskt2i.events import LaunchEvent, Listener
+from daskt2i.launch.launcher import LaunchResult, launch
+from daskt2i.launch.rank_spawners import RankSpawner
+from daskt2i.store.run_folder import STANDSTILL, RunFolder
+from daskt2i.train.upkeep.rank_memory import rank_bytes
+
+
+def launch_training(
+    name: str,
+    job: Any,
+    spawner: RankSpawner,
+    ranks: int,
+    threads: int,
+    listener: Listener,
+    ways: LaunchSettings,
+    folder: RunFolder,
+) -> LaunchResult:
+    """Run a module of this room as the ranks of a training. Other arguments and errors as in `launch`.
+
+    Args:
+        name: the module: `denoiser_rank` or `autoencoder_rank`.
+        job: its job, a data class.
+        folder: the run folder, which this process holds.
+    """
+    module, given = f"daskt2i.train.{name}", dataclasses.asdict(job)
+    train = TrainSettings.model_validate(given["train"]) if "train" in given else None
+    shown = _ForStatus(folder, listener)
+    try:
+        return launch(
+            module,
+            given,
+            spawner,
+            ranks,
+            threads,
+            shown.hear,
+            ways.max_restarts + 1,  # the first attempt is not a restart
+            gpus=ways.device != "cpu",
+            stall_seconds=ways.stall_minutes * 60,
+            walltime_seconds=ways.walltime_minutes * 60,
+            rank_bytes=rank_bytes(train, ways),
+        )
+    finally:
+        shown.remove()
+
+
+class _ForStatus:
+    """A listener that keeps what stands still in the run folder, and hands every event on."""
+
+    def __init__(self, folder: RunFolder, listener: Listener) -> None:
+        self._folder, self._listener, self._written = folder, listener, False
+        self.remove(always=True)  # a killed driver may have left one
+
+    def hear(self, event: LaunchEvent) -> None:
+        if event.kind == "waiting":
+            with contextlib.suppress(Exception):  # the folder may be behind the network that is dead
+                self._folder.write(STANDSTILL, json.dumps({"waiting": [event["text"]]}).encode())
+                self._written = True
+        elif event.kind in ("moving", "failed", "attempt"):
+            self.remove()
+        self._listener(event)
+
+    def remove(self, always: bool = False) -> None:
+        if self._written or always:
+            with contextlib.suppress(Exception):
+                self._folder.delete(STANDSTILL)
+            self._written = False
