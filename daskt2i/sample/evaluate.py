@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from daskt2i.config.settings import Workflow
+from daskt2i.config.settings import TrainSettings, Workflow
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.events import Listener, ignore
-from daskt2i.loader.dataset import LatentDataset
+from daskt2i.loader.dataset import SAMPLES, LatentDataset
+from daskt2i.model import pipeline
 from daskt2i.protocols import Executor
 from daskt2i.sample.driver import draw, requests_for
 from daskt2i.sample.fidelity import (
@@ -142,15 +141,25 @@ def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
             known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
         return unseen_prompts(count, known, workflow.scenes.shapes)
     settings = workflow.train
-    if not settings.validation:
+    rows = _validation_rows(settings, folder) if settings.validation else ()
+    if not len(rows):
+        why = "all rows share captions or pictures" if settings.validation else "train.validation is 0"
         raise ConfigError(
-            "evaluate takes its prompts from validation rows, but train.validation is 0, so nothing was drawn. Give "
-            "prompts (prompts)."
+            f"evaluate takes its prompts from validation rows, but {why}, so nothing was drawn. Give prompts (prompts)."
         )
-    data = LatentDataset(
-        folder, seed=settings.seed, batch=settings.batch, window=settings.shuffle_window, heldout=settings.validation
-    )
-    rows = np.concatenate([batch.rows for batch in data.heldout_batches(64)])
-    data.close()
     store = ZarrStore(folder)
-    return [str(store.read("caption", int(row), int(row) + 1)[0, 0]) for row in rows[:count]]
+    return [str(store.read("caption", row, row + 1)[0, 0]) for row in rows[:count]]
+
+
+def _validation_rows(settings: TrainSettings, folder: RunFolder) -> Sequence[int]:
+    """The rows that the training of the pipeline held out."""
+    data = LatentDataset(
+        folder,
+        seed=settings.seed,
+        batch=settings.batch,
+        window=settings.shuffle_window,
+        heldout=settings.validation,
+        older=SAMPLES not in pipeline.about(folder).get("identity", {}),
+    )
+    data.close()
+    return [int(row) for row in data.heldout]

@@ -18,7 +18,7 @@ from daskt2i.config.renamed import with_old_names
 from daskt2i.config.settings import LaunchSettings, SampleSettings, TrainSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.launch import rank as ranks
-from daskt2i.loader.dataset import Batch, LatentDataset
+from daskt2i.loader.dataset import SAMPLES, Batch, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
@@ -82,6 +82,7 @@ class Denoiser:
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
+            older=SAMPLES not in job.identity,
         )
         self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
         self._device = "cpu"

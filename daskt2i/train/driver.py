@@ -24,6 +24,7 @@ from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
+from daskt2i.loader.dataset import SAMPLED, SAMPLES
 from daskt2i.model import pipeline
 from daskt2i.model.denoiser import pools_text
 from daskt2i.protocols import ImageEncoder, TextEncoder
@@ -37,6 +38,7 @@ from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
 from daskt2i.train.metrics import loss_curves, read_metrics
+from daskt2i.train.samples import as_begun, notes_before
 from daskt2i.view import View, Viewed
 
 LAST_STEPS = 50
@@ -135,7 +137,7 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     stored = about_store(ZarrStore(folder))
     if stored is None:
         return 0
-    identity = identity_of(workflow.train, stored)
+    identity = as_begun(identity_of(workflow.train, stored), folder)
     return _checkpoint(folder, CHECKPOINTS, identity)
 
 
@@ -171,11 +173,13 @@ def train(
         encoders = workflow.dataset.encoders
         _same_encoders(workflow, stored, folder)
         settings, ways = workflow.train, workflow.launch
-        identity = identity_of(settings, stored)
+        identity = as_begun(identity_of(settings, stored), folder)
         done = _checkpoint(folder, CHECKPOINTS, identity)
         if done == settings.steps and _is_published(folder, identity):
             return _ended(folder, settings.steps, "train", {}, 0, 0, 0.0, folder.address("pipeline"))
         claim(folder)
+        for text in notes_before(folder, settings, SAMPLES not in identity, ranks, ways.cache_bytes()):
+            listener(Note(text))
         job = TrainJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,
@@ -270,7 +274,7 @@ def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str,
     Args:
         stored: the result of `about_store`.
     """
-    found = {"store": stored["fingerprint"], "train": _plain(settings)}
+    found = {"store": stored["fingerprint"], "train": _plain(settings), SAMPLES: dict(SAMPLED)}
     if not padding_is_text(stored) and pools_text(settings.model.config, settings.model.preset):
         found[pipeline.POOLED] = pipeline.WITHOUT_PADDING
     if settings.objective == "v" and settings.snr_gamma is not None:
