@@ -43,7 +43,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
-for command in (bench_training.read, bench_training.train, bench_training.sample):
+for command in (bench_training.read, bench_training.loaders, bench_training.train, bench_training.sample):
     bench.app.command(command.__name__)(command)
 app.add_typer(bench.app)
 

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "store": "redact errors os_errors credentials addresses types view formatting plan config",
     "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors view formatting plan config store",
-    "loader": "errors types protocols plan faults images encoders store",
+    "loader": "errors types protocols plan faults images encoders store facts",
     "model": "errors types protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
     "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"

@@ -297,7 +297,7 @@ def checkpoint() -> Iterator[str]:
     """Keys of the label beside a checkpoint's tensors."""
     from daskt2i.store.artifacts.checkpoint_labels import CheckpointLabel
     from daskt2i.train.loop import _Run
-    from daskt2i.train.train_state import TrainState
+    from daskt2i.train.optimisation.train_state import TrainState
 
     yield from _said(CheckpointLabel.to_json)
     yield from (f"about.{key}" for key in _said(TrainState.about, _Run._save))
@@ -319,8 +319,8 @@ def metrics() -> Iterator[str]:
     from daskt2i.model.autoencoder_loss import TERMS
     from daskt2i.train.loop import _Run
     from daskt2i.train.metrics import Metrics
+    from daskt2i.train.optimisation.train_state import TrainState
     from daskt2i.train.resume import MAY_CHANGE
-    from daskt2i.train.train_state import TrainState
 
     yield from _said(Metrics.add, _Run._settle, _Run._look, TrainState.learn)
     yield from (f"new_{name}" for name in MAY_CHANGE)

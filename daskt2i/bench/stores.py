@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,16 @@ def write_random(folder: RunFolder, shape: Shape) -> None:
     Raises:
         StoreFull, StoreError: the store cannot be written.
     """
+    for _ in write_rows(folder, shape):
+        pass
+
+
+def write_rows(folder: RunFolder, shape: Shape) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """`write_random` chunk by chunk. It gives the arrays of each chunk when they are written.
+
+    Raises:
+        StoreFull, StoreError: the store cannot be written.
+    """
     slots, tokens, features = shape.text
     arrays = (
         ArraySpec("latent_mean", ("channel", "y", "x"), shape.latent, "float16", "nan"),
@@ -129,6 +139,7 @@ def write_random(folder: RunFolder, shape: Shape) -> None:
             )
             Receipts(folder).write(receipt, attempt)
             publication.publish(Staged(receipt, attempt.name))
+            yield made
 
 
 def _random_chunk(random: np.random.Generator, shape: Shape, n: int) -> dict[str, npt.NDArray[Any]]:

@@ -27,6 +27,7 @@ from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import launch
 from daskt2i.launch.rank_spawners import RankSpawner
+from daskt2i.loader.dataset import SAMPLED, SAMPLES
 from daskt2i.machine.machine import this_machine
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train.denoiser_rank import DenoiserJob
@@ -184,7 +185,7 @@ def _job(folder: RunFolder, train: TrainSettings, ways: LaunchSettings) -> Denoi
         storage_options=None,
         train=plain,
         launch=launched,
-        identity={"store": MARK, "train": plain},
+        identity={"store": MARK, "train": plain, SAMPLES: dict(SAMPLED)},
         cache_bytes=ways.cache_bytes(),
         vae={"class": f"{fakes}.FakeImageEncoder"},
         text={"class": f"{fakes}.FakeTextEncoder"},

@@ -1,4 +1,4 @@
-"""The commands bench read, bench train and bench sample.
+"""The commands bench read, bench loaders, bench train and bench sample.
 
 Covers: reading options, calling the benchmark.
 Does not cover: measuring (`daskt2i.bench`), writing and showing reports (`cli.bench`).
@@ -57,6 +57,41 @@ def read(
             wanted,
             repeats=repeats,
             place=None if place is None else str(expanded(place, "--dir")),
+            command=typed(),
+            tell=tell,
+        )
+        show(report, folder, as_json)
+
+
+def loaders(
+    texts: Annotated[str, typer.Option(help="compact, full or both, with commas.")] = "compact,full",
+    names: Annotated[
+        str, typer.Option("--loaders", help="daskt2i, numpy, litdata, mosaicml-streaming, webdataset, with commas.")
+    ] = "daskt2i,numpy,litdata,mosaicml-streaming,webdataset",
+    repeats: RepeatsOption = 5,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=128, help="Rows of the data.")] = 2304,
+    place: PlaceOption = None,
+    environments: Annotated[
+        str | None, typer.Option("--environments", help="Folder that keeps the environments of the other loaders.")
+    ] = None,
+    out_folder: OutOption = "runs/bench-loaders",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare our loader with others on the same rows.
+
+    Each other loader gets an environment of its own, which needs a package index. All do the same work.
+    """
+    with report_errors():
+        from daskt2i.bench.loaders.driver import bench_loaders
+
+        folder = report_folder(out_folder)
+        report = bench_loaders(
+            words(texts),
+            words(names),
+            repeats=repeats,
+            rows=rows,
+            place=None if place is None else str(expanded(place, "--dir")),
+            environments=None if environments is None else str(expanded(environments, "--environments")),
             command=typed(),
             tell=tell,
         )

@@ -40,18 +40,27 @@ _WINDOW = 64
 
 def signature(pixels: Pixels) -> bytes:
     """The signature of a picture `uint8[32, 32, 3]`, 64 bytes."""
-    colours = pixels.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3), dtype=np.float32)
+    return signatures(pixels[None])[0]
+
+
+def signatures(pixels: Pixels) -> list[bytes]:
+    """The signature of each picture, `uint8[n, 32, 32, 3]`."""
+    count = len(pixels)
+    colours = pixels.reshape(count, 4, 8, 4, 8, 3).mean(axis=(2, 4), dtype=np.float32)
     grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     wide = _cells(grey, 8, 9)
     tall = _cells(grey, 9, 8)
-    bits = np.concatenate([(wide[:, 1:] > wide[:, :-1]).ravel(), (tall[1:] > tall[:-1]).ravel()])
-    return np.packbits(bits).tobytes() + np.rint(colours).astype(np.uint8).tobytes()
+    across = (wide[:, :, 1:] > wide[:, :, :-1]).reshape(count, -1)
+    down = (tall[:, 1:] > tall[:, :-1]).reshape(count, -1)
+    bits = np.packbits(np.concatenate([across, down], axis=1), axis=1)
+    tones = np.rint(colours).astype(np.uint8).reshape(count, -1)
+    return [one.tobytes() + other.tobytes() for one, other in zip(bits, tones, strict=True)]
 
 
 def _cells(grey: npt.NDArray[np.float32], rows: int, columns: int) -> npt.NDArray[np.float32]:
-    """Means of rows x columns cells of nearly equal size."""
-    sums = np.add.reduceat(grey, np.arange(rows) * SIDE // rows, axis=0)
-    sums = np.add.reduceat(sums, np.arange(columns) * SIDE // columns, axis=1)
+    """Means of rows x columns cells of nearly equal size, of each picture."""
+    sums = np.add.reduceat(grey, np.arange(rows) * SIDE // rows, axis=1)
+    sums = np.add.reduceat(sums, np.arange(columns) * SIDE // columns, axis=2)
     heights = np.diff(np.append(np.arange(rows) * SIDE // rows, SIDE))
     widths = np.diff(np.append(np.arange(columns) * SIDE // columns, SIDE))
     # Brightness is rounded, so that an invisible difference does not flip a bit.

@@ -1,7 +1,7 @@
 """Communication between the ranks of a run: broadcast of one value, sums over all ranks.
 
 Covers: the process group from its start to its end, the device of tensors for `nccl` and `gloo`.
-Does not cover: the mean of gradients (DDP, in `train.train_state`), rank numbers and the rendezvous (`rank`).
+Does not cover: the mean of gradients (DDP, in `train.optimisation`), rank numbers and the rendezvous (`rank`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Training samples for the denoiser from a latent store: each row once per epoch, with another caption each time.
 
-Covers: the training rows and the validation rows, their order, a rank's part of each batch, all random parts of a
-sample (caption, dropout, posterior, noise, time), scaling raw latents, decoded shards in memory, reading ahead,
-damaged shards.
-Does not cover: training itself (`train`), pictures (`picture_dataset`), adding noise to latents (`model.diffusion`).
+Covers: the training rows and the validation rows, a rank's part of each batch, all random parts of a sample (caption,
+dropout, posterior, noise, time), scaling raw latents.
+Does not cover: which rows are held out together (`content`), the order (`sample_order`), random numbers
+(`random_numbers`), reading ahead (`read_ahead`), damaged shards (`shards`), training itself (`train`), pictures
+(`picture_dataset`), adding noise to latents (`model.diffusion`).
 Pictures are not mirrored. The store has no mirrored latents, and a mirrored latent is not the latent of the mirrored
 picture.
 
@@ -18,8 +19,11 @@ latents. If a store does not fit into the cache, only this caption is kept. Meas
 
 from __future__ import annotations
 
+import math
+import sys
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -28,10 +32,20 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import ConfigError, StoreError
+from daskt2i.loader.content import groups_of, split
+from daskt2i.loader.random_numbers import Draw, in_bulk, one_by_one
+from daskt2i.loader.read_ahead import Placed, ReadAhead
 from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, ShardSampler, Whole, key_of
-from daskt2i.loader.shards import Cache, Floats, LoadedShard, Reader
+from daskt2i.loader.shards import Floats, LoadedRow, Reader
+from daskt2i.loader.upcoming_rows import Unit, UpcomingRows
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+
+SAMPLES = "samples"
+"""Key of a training's identity that older versions did not write."""
+
+SAMPLED: Mapping[str, str] = {"numbers": "Philox and Box-Muller", "validation": "by content"}
+"""Its value: how random numbers are made and validation rows are chosen. `older` is what was before."""
 
 AHEAD = 2
 """Batches to prepare while the model works on one."""
@@ -77,15 +91,16 @@ class LatentDataset:
         batch: samples in one step over all ranks. `world` must divide it.
         rank, world: number of this rank, number of all ranks.
         window: number of shards whose rows are shuffled together.
-        heldout: number of validation rows.
+        heldout: number of validation rows. There may be fewer, see `content.split`.
         dropout: share of captions replaced by the empty prompt.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
-        cache_bytes: memory for decoded shards, best for two windows (this and the next). If not even one window fits,
-            the samples are the same, but each batch decodes its shards again. The prepared batches, and one block of
-            32 MiB or one row for each thread, need additional memory.
+        cache_bytes: memory for decoded rows, best for the rows of one window or more. If fewer fit, the samples are the
+            same, but each shard is decoded several times an epoch (`limit` says it). The prepared batches, and one
+            inner chunk of at most 10 MiB for each thread, need additional memory.
         threads: threads that decode shards; the same number of threads makes batches.
         allow_random: whether to accept latents of random weights, for speed tests.
         store: how the store of this folder is read; None for plain reading.
+        older: whether an older version began this training: its random numbers, and its split by row.
 
     Raises:
         ConfigError: the batch or the number of validation rows does not fit this store.
@@ -109,6 +124,7 @@ class LatentDataset:
         threads: int = 2,
         allow_random: bool = False,
         store: ZarrStore | None = None,
+        older: bool = False,
     ) -> None:
         if batch % world:
             raise ConfigError(
@@ -117,29 +133,32 @@ class LatentDataset:
             )
         self._key = key_of(seed)
         self._batch, self._rank, self._world, self._dropout = batch, rank, world, dropout
+        self._older = older
+        self._draw: Draw = one_by_one if older else in_bulk
         self._reader = Reader(store or ZarrStore(folder), self._key, posterior == "sample")
         if self.attributes["random_weights"] and not allow_random:
             raise StoreError(
                 f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was "
                 "not changed; encode with trained weights into another run folder (out)."
             )
-        accepted = self._reader.accepted()
+        self.accepted = accepted = self._reader.accepted()
         if len(accepted) <= heldout:
             raise ConfigError(
                 f"train.validation is {heldout}, but {folder} has {len(accepted)} accepted rows, so no rows are left "
                 "for training. Set train.validation lower, or encode more rows into another run folder."
             )
         mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
-        self.heldout = np.sort(mixed[:heldout])
-        self._training = np.sort(mixed[heldout:])
-        grid = self._reader.grid
-        self._order = ShardSampler(self._training, grid.rows_per_chunk, window, self._key)
-        self._reach = window * grid.rows_per_chunk // 2
-        # A rank needs the shards of its part of the sorted rows of a window. Neighbours share a shard at the edge.
-        self._shards = min(window if world == 1 else -(-window // world) + 1, len(grid))
-        self._whole = self._reader.row_bytes * grid.rows <= cache_bytes
+        groups = groups_of(folder, accepted, self.attributes["fingerprint"]) if heldout and not older else ()
+        self.split = split(mixed, groups, heldout)
+        self.heldout, self._training = self.split.heldout, self.split.training
+        self._order = ShardSampler(self._training, self._reader.grid.rows_per_chunk, window, self._key)
+        self._limit = cache_bytes
+        self._mine = threading.local()
+        self._row_bytes = self._reader.row_bytes(every_caption=False)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-batches")
-        self._cache = Cache(cache_bytes, self._load, threads)
+        self._loaders = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
+        whole = 1.1 * self._reader.row_bytes(every_caption=True) * len(self._training) <= cache_bytes
+        self._kept = self._rows_in_memory(None) if whole else None
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -166,15 +185,45 @@ class LatentDataset:
         """Whether the denoiser needs `text_mask`: yes if padding is zeros, no if padding is encoded (`pad: full`)."""
         return self._reader.masked
 
+    @property
+    def window_bytes(self) -> float:
+        """Bytes of the decoded rows that a rank needs of a shuffle window, about."""
+        rows = max(stop - start for start, stop in self._order.windows(0))
+        return -(-rows // self._world) * self._row_bytes
+
+    @property
+    def limit(self) -> str | None:
+        """One sentence if the memory for decoded rows is too small for full speed; else None."""
+        if self._kept is not None:
+            return None
+        need = int(self.window_bytes)
+        times = -(-need // max(1, self._limit))
+        if times < 2:
+            return None
+        return (
+            f"The cache of a rank ({self._limit / 2**20:,.0f} MiB) is smaller than its rows of a shuffle window "
+            f"({need / 2**20:,.0f} MiB), so each shard is read {times} times an epoch. The samples are the same. For "
+            f"full speed set launch.cache to {-(-need // 2**20) + 1} MiB, or start with a smaller train.shuffle_window."
+        )
+
     def part(self, position: int) -> list[Sample]:
         """(epoch, row) of this rank's samples of the batch that begins at a stream position.
 
         The rows of a batch are sorted before the ranks share them. So a rank needs few shards of the window, and mostly
         the same in each epoch. The mean over the batch does not depend on the order.
         """
-        samples = sorted(self._order.samples(position, self._batch), key=lambda s: (*reversed(self._shard_of(s)), s[1]))
+        return [sample for _, sample in self._part(position)]
+
+    def _part(self, position: int) -> list[Placed]:
+        """`part`, each sample with its stream position."""
+        samples = self._order.samples(position, self._batch)
+        chunk = self._reader.grid.rows_per_chunk
+        # Older versions did not look at the epoch if the whole store was in memory.
+        look = not (self._older and self._kept)
+        order = sorted((row // chunk, epoch * look, row, place) for place, (epoch, row) in enumerate(samples))
         share = self._batch // self._world
-        return samples[self._rank * share : (self._rank + 1) * share]
+        mine = order[self._rank * share : (self._rank + 1) * share]
+        return [(position + place, samples[place]) for _, _, _, place in mine]
 
     def batches(self, position: int) -> Iterator[Batch]:
         """This rank's part of each batch from a stream position on, without end.
@@ -182,25 +231,29 @@ class LatentDataset:
         Raises:
             StoreError: a shard cannot be read, or it does not match its receipt.
         """
-        parts: deque[list[Sample]] = deque()
+        rows = self._kept or self._rows_in_memory(self._limit)
+        ahead = ReadAhead(
+            rows,
+            position,
+            self._batch,
+            part=self._part,
+            window=self._order.window,
+            room=self._room,
+            units_of=self._units_of,
+            unit_of=self._unit_of,
+        )
         waiting: deque[Future[Batch]] = deque()
         try:
             while True:
-                # If two windows fit, shards are requested half a window early; else when a batch needs them.
-                early = self._whole or self._cache.holds(2 * self._shards)
-                reach = self._reach // self._batch if early else 0
-                while len(parts) <= max(AHEAD, reach):
-                    parts.append(self.part(position))
-                    position += self._batch
-                    if early or self._cache.holds(self._shards):
-                        for key in dict.fromkeys(self._shard_of(sample) for sample in parts[-1]):
-                            self._cache.get(key)
                 while len(waiting) <= AHEAD:
-                    waiting.append(self._pool.submit(self._make, parts.popleft()))
+                    wanted, samples = ahead.next()
+                    waiting.append(self._pool.submit(self._make, rows, wanted, samples))
                 yield waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()
+            if rows is not self._kept:
+                rows.close()
 
     def heldout_batches(self, size: int) -> Iterator[Batch]:
         """This rank's validation rows in order, with the same noise, time and caption each time and without dropout.
@@ -213,75 +266,106 @@ class LatentDataset:
         """
         mine = self.heldout[self._rank :: self._world]
         for start in range(0, len(mine), size):
-            rows = [int(row) for row in mine[start : start + size]]
-            shards = self._pool.map(lambda row: self._reader.read(row, row + 1, [row]), rows)
-            yield self._stack([(0, row) for row in rows], shards, Purpose.HELDOUT)
+            samples = [(0, int(row)) for row in mine[start : start + size]]
+            found = self._pool.map(lambda sample: self._reader.read([sample])[sample], samples)
+            yield self._stack(samples, list(found), Purpose.HELDOUT)
 
     def close(self) -> None:
         """End the reading threads and free the shards. May be called twice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._cache.close()
+        self._loaders.shutdown(wait=True, cancel_futures=True)
+        if self._kept is not None:
+            self._kept.close()
 
-    def _shard_of(self, sample: Sample) -> Sample:
-        """Cache key (epoch, chunk) of a sample's shard. If the whole store fits, all epochs use the same shards."""
+    def _streams(self) -> RandomStreams:
+        """The random numbers of this thread. Making them takes 300 microseconds."""
+        if not hasattr(self._mine, "streams"):
+            self._mine.streams = RandomStreams(self._key)
+        found: RandomStreams = self._mine.streams
+        return found
+
+    def _rows_in_memory(self, limit: int | None) -> UpcomingRows:
+        return UpcomingRows(limit, self._reader.read, self._loaders, self._row_bytes)
+
+    def _room(self) -> int:
+        """Number of stream positions whose rows fit into memory. Of a batch a rank needs only its share."""
+        return sys.maxsize if self._kept is not None else int(self._limit / self._row_bytes) * self._world
+
+    def _unit_of(self, begin: int, sample: Sample) -> tuple[Unit, Sample]:
+        """Unit of a sample, and its name there. If the whole store fits, all epochs use the same units."""
         epoch, row = sample
-        return (-1 if self._whole else epoch), row // self._reader.grid.rows_per_chunk
+        chunk = row // self._reader.grid.rows_per_chunk
+        return ((begin, epoch, chunk), sample) if self._kept is None else (chunk, (-1, row))
 
-    def _load(self, key: Sample) -> LoadedShard:
-        """A shard for the cache. Several threads call it."""
-        epoch, index = key
-        chunk = self._reader.grid[index]
-        first, last = np.searchsorted(self._training, (chunk.start, chunk.stop))
-        rows = self._training[first:last].tolist()
-        return self._reader.read(chunk.start, chunk.stop, rows, None if epoch < 0 else epoch)
-
-    def _make(self, samples: Sequence[Sample]) -> Batch:
-        return self._stack(samples, self._shards_of(samples), Purpose.SAMPLE)
-
-    def _shards_of(self, samples: Sequence[Sample]) -> Iterator[LoadedShard]:
-        """The shard of each sample. It holds one at a time, because all of them may not fit into memory."""
-        last: Sample | None = None
+    def _units_of(self, begin: int, samples: list[Sample]) -> dict[Unit, list[Sample]]:
+        units: dict[Unit, list[Sample]] = {}
         for sample in samples:
-            if (key := self._shard_of(sample)) != last:
-                shard, last = self._cache.get(key).result(), key
-            yield shard
+            unit, name = self._unit_of(begin, sample)
+            units.setdefault(unit, []).append(name)
+        if self._kept is None:
+            return units
+        return {unit: self._all_of(unit) for unit in units}
 
-    def _stack(self, samples: Sequence[Sample], shards: Iterable[LoadedShard], purpose: Purpose) -> Batch:
-        """Samples as arrays, each from its shard."""
-        reader, streams, count = self._reader, RandomStreams(self._key), len(samples)
-        mean, std = (np.zeros((count, *reader.latent_shape), np.float16) for _ in range(2))
-        noise, drawn = (np.empty((count, *reader.latent_shape), np.float32) for _ in range(2))
-        uniform, normal = np.empty(count, np.float32), np.empty(count, np.float32)
-        states = np.zeros((count, *reader.empty_states.shape), np.float16)
-        mask = np.zeros((count, *reader.empty_mask.shape), np.bool_)
-        slots = np.empty(count, np.int64)
-        for i, ((epoch, row), shard) in enumerate(zip(samples, shards, strict=True)):
-            place, generator = row - shard.start, streams.at(purpose, epoch, row)
-            uniform[i], lot = generator.random(2, np.float32)
-            normal[i] = generator.standard_normal(dtype=np.float32)
-            generator.standard_normal(out=noise[i], dtype=np.float32)
-            mean[i] = shard.mean[place]
-            if shard.std is not None:
-                generator.standard_normal(out=drawn[i], dtype=np.float32)
-                std[i] = shard.std[place]
-            if purpose == Purpose.SAMPLE and lot < self._dropout:
-                slots[i], states[i], mask[i] = -1, reader.empty_states, reader.empty_mask
+    def _all_of(self, chunk: Any) -> list[Sample]:
+        """All training rows of a chunk, with all captions."""
+        edges = self._reader.grid[chunk]
+        first, last = np.searchsorted(self._training, (edges.start, edges.stop))
+        return [(-1, int(row)) for row in self._training[first:last]]
+
+    def _make(self, rows: UpcomingRows, wanted: list[tuple[Unit, Sample]], samples: list[Sample]) -> Batch:
+        return self._stack(samples, rows.take(wanted), Purpose.SAMPLE)
+
+    def _stack(self, samples: Sequence[Sample], found: Sequence[LoadedRow], purpose: Purpose) -> Batch:
+        """Samples as arrays, each from its row."""
+        reader, streams, count = self._reader, self._streams(), len(samples)
+        numbers = self._draw(streams, purpose, samples, math.prod(reader.latent_shape), reader.draws)
+        dropped = numbers.lot < (self._dropout if purpose == Purpose.SAMPLE else 0.0)
+        slots = np.full(count, -1, np.int64)
+        mask = np.empty((count, *reader.empty_mask.shape), np.bool_)
+        states = []
+        mean = np.empty((count, *reader.latent_shape), np.float16)
+        std = np.empty_like(mean) if reader.draws else None
+        for i, ((epoch, row), loaded) in enumerate(zip(samples, found, strict=True)):
+            mean[i] = loaded.mean
+            if std is not None:
+                std[i] = loaded.std
+            if dropped[i]:
+                mask[i] = reader.empty_mask
+                states.append(reader.empty_states)
                 continue
-            slots[i] = slot = streams.slot(epoch, row, int(shard.captions[place]))
-            mask[i] = shard.mask[place, slot]
-            length = reader.width(mask[i : i + 1])
-            states[i, :length] = shard.states[place, slot if shard.states.shape[1] > 1 else 0, :length]
-        latents, width = mean.astype(np.float32), reader.width(mask)
-        if reader.draws:
-            drawn *= std
+            slots[i] = slot = streams.slot(epoch, row, loaded.captions)
+            mask[i] = loaded.mask[slot]
+            states.append(loaded.states[slot])
+        width = reader.width(mask)
+        text = np.empty((count, width, reader.features), np.float16)
+        for target, one in zip(text, states, strict=True):
+            length = min(width, len(one))
+            target[:length] = one[:length]
+            target[length:] = 0
+        latents = as_float32(mean)
+        if numbers.drawn is not None and std is not None:
+            drawn = numbers.drawn.reshape(latents.shape)
+            drawn *= as_float32(std)
             latents += drawn
         return Batch(
             reader.final(latents),
-            noise,
-            uniform,
-            normal,
-            np.ascontiguousarray(states[:, :width]),
+            numbers.noise.reshape(latents.shape),
+            numbers.uniform,
+            numbers.normal,
+            text,
             np.ascontiguousarray(mask[:, :width]),
             np.array([row for _, row in samples], np.int64),
             slots,
         )
+
+
+def as_float32(half: npt.NDArray[np.float16]) -> Floats:
+    """The same numbers in single precision. torch converts with SIMD, eight times as fast as numpy."""
+    import torch
+
+    made = np.empty(half.shape, np.float32)
+    target, given = torch.from_numpy(made.ravel()), torch.from_numpy(half.ravel())
+    # torch starts threads for 32,768 numbers or more. This thread is already one of several.
+    for start in range(0, half.size, 32_000):
+        target[start : start + 32_000].copy_(given[start : start + 32_000])
+    return made

@@ -1,8 +1,8 @@
 """The order of training samples, and the random numbers of each sample. Both depend only on seed, epoch and row.
 
-Covers: shuffling whole shards, shuffling rows inside a window of shards, the caption of each epoch, random numbers by
+Covers: shuffling whole shards, shuffling rows inside a window of shards, the caption of each epoch, random bits by
 counter.
-Does not cover: reading shards (`shards`), batches and ranks (`dataset`).
+Does not cover: noise and times (`random_numbers`), reading shards (`shards`), batches and ranks (`dataset`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections import OrderedDict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,15 @@ class RandomStreams:
         self._bits.state = self._state
         return self._generator
 
+    def bits(self, purpose: Purpose, epoch: int, row: int, words: int) -> npt.NDArray[np.uint64]:
+        """The first random bits for a purpose, epoch and row, `uint64[words]`."""
+        self.at(purpose, epoch, row)
+        return self._bits.random_raw(words)
+
     def slot(self, epoch: int, row: int, captions: int) -> int:
         """Index of the caption that an epoch takes of a row. `captions` epochs take each one once, in random order."""
+        if captions == 1:
+            return 0
         turn, place = divmod(epoch, captions)
         return int(self.at(Purpose.CAPTION, turn, row).permutation(captions)[place])
 
@@ -88,6 +96,19 @@ class ShardSampler:
             rows = self._window_rows(epoch, number)
             found += [(epoch, int(row)) for row in rows[len(rows) - left :][: count - len(found)]]
         return found
+
+    def window(self, position: int) -> tuple[int, int]:
+        """The stream positions at which the window of a position begins and ends."""
+        epoch, place = divmod(position, len(self._rows))
+        ends = self._epoch(epoch)[1]
+        number = int(np.searchsorted(ends, place, side="right"))
+        first = epoch * len(self._rows)
+        return first + (int(ends[number - 1]) if number else 0), first + int(ends[number])
+
+    def windows(self, epoch: int) -> list[tuple[int, int]]:
+        """First position in the epoch of each of its windows, and the position after its last one."""
+        ends = [0, *(int(end) for end in self._epoch(epoch)[1])]
+        return list(pairwise(ends))
 
     def _epoch(self, epoch: int) -> tuple[Whole, Whole]:
         """The order of the shards, and the position in the epoch at which each window ends."""

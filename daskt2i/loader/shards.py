@@ -1,17 +1,14 @@
-"""Reads the shards of a latent store for training: decodes them, checks them, and keeps them in a cache.
+"""Reads rows of a latent store for training, and checks them.
 
-Covers: the accepted rows, the caption of an epoch, scaling raw latents, missing or damaged shards, a cache with a limit
-in bytes.
-Does not cover: the order of rows (`sample_order`), batches (`dataset`), opening a store with xarray
-(`store.zarr_store.open_store`).
+Covers: the accepted rows, the caption of an epoch, scaling raw latents, missing or damaged shards.
+Does not cover: decoding (`inner_chunks`), rows in memory (`upcoming_rows`), the order of rows (`sample_order`), batches
+(`dataset`), opening a store with xarray (`store.zarr_store.open_store`).
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,44 +17,41 @@ import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
+from daskt2i.loader.inner_chunks import ShardedArray
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_flush import reading_store
-from daskt2i.store.zarr_store import ZarrStore, inner_rows
+from daskt2i.store.zarr_store import ZarrStore
 
 Floats = npt.NDArray[np.float32]
 
 TOKENS = 8
 """Trimmed text has a multiple of so many tokens. So compilers see few shapes, and matrix units are used well."""
 
-_BLOCK_BYTES = 32 * 2**20  # text is decoded in blocks: decoding a shard of 150 MB at once takes 1.5 times as long
-
 
 @dataclass(frozen=True, slots=True)
-class LoadedShard:
-    """Consecutive decoded rows.
+class LoadedRow:
+    """A decoded row.
 
     Attributes:
-        start: the first row.
-        mean, std: `float16[row, c, y, x]`, raw; std is None if nothing is drawn from the posterior.
-        captions: `int64[row]`, number of captions.
-        states: `float16[row, slot, token, feature]` of all captions or of one chosen caption; tokens may be trimmed.
-        mask: `bool[row, slot, token]` of all captions.
+        mean, std: `float16[c, y, x]`, raw; std is None if nothing is drawn from the posterior.
+        captions: number of captions.
+        mask: `bool[slot, token]` of all captions.
+        states: `float16[token, feature]` of each loaded slot; tokens are trimmed.
     """
 
-    start: int
     mean: npt.NDArray[np.float16]
     std: npt.NDArray[np.float16] | None
-    captions: Whole
-    states: npt.NDArray[np.float16]
+    captions: int
     mask: npt.NDArray[np.bool_]
+    states: Mapping[int, npt.NDArray[np.float16]]
 
     @property
     def nbytes(self) -> int:
         std = 0 if self.std is None else self.std.nbytes
-        return self.mean.nbytes + std + self.captions.nbytes + self.states.nbytes + self.mask.nbytes
+        return self.mean.nbytes + std + self.mask.nbytes + sum(one.nbytes for one in self.states.values())
 
 
 class Reader:
@@ -93,9 +87,9 @@ class Reader:
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
         self.slots, self.tokens, self.features = arrays["text_states"]["shape"]
         self.draws = sample and "latent_std" in arrays
-        latent_bytes = channels * height * width * (4 if self.draws else 2)
-        self._text_bytes = self.slots * self.tokens * self.features * 2
-        self.row_bytes = latent_bytes + self._text_bytes + self.slots * self.tokens + 8
+        self._latent_bytes = channels * height * width * (4 if self.draws else 2)
+        names = ("text_mask", "latent_mean", "text_states", *(("latent_std",) if self.draws else ()))
+        self._arrays = {name: ShardedArray(store, name) for name in names}
         self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[np.float16] = self._constant("text_states")
         self.empty_mask: npt.NDArray[np.bool_] = self._constant("text_mask")
@@ -130,40 +124,70 @@ class Reader:
             )
         return np.concatenate([kept[index] for index in range(len(self.grid))])
 
-    def read(self, start: int, stop: int, rows: Sequence[int], epoch: int | None = None) -> LoadedShard:
-        """Rows `start <= row < stop`.
-
-        Args:
-            rows: the rows that must be valid.
-            epoch: load only the caption of this epoch; None loads all captions.
+    def read(self, samples: Sequence[Sample]) -> dict[Sample, LoadedRow]:
+        """Rows of one shard, each with the caption of its epoch only; with all captions if the epoch is negative.
 
         Raises:
             StoreError: the rows cannot be read, or they do not match the receipt.
         """
-        mean = self._store.read("latent_mean", start, stop)
-        std = self._store.read("latent_std", start, stop) if self.draws else None
-        mask = self._store.read("text_mask", start, stop)
-        captions = mask.any(-1).sum(-1)
-        places = np.array(rows, np.int64) - start
-        filled = [np.isfinite(values[places]).all() for values in (mean, std) if values is not None]
-        if not (all(filled) and captions[places].all()):
+        shard = samples[0][1] // self.grid.rows_per_chunk
+        epochs: dict[int, list[int]] = {}
+        for epoch, row in samples:
+            epochs.setdefault(row, []).append(epoch)
+        start, stop = self._edges(shard)
+        rows = sorted(epochs)
+        streams = RandomStreams(self._key)
+
+        def each(name: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+            """(row, its values) of one array. The values are valid until the next row."""
+            left = deque(rows)
+            for first, block in self._arrays[name].blocks(start, stop, rows):
+                while left and left[0] < first + len(block):
+                    yield left[0], block[left.popleft() - first]
+
+        masks = {row: values.copy() for row, values in each("text_mask")}
+        captions = {row: int(mask.any(-1).sum()) for row, mask in masks.items()}
+        if not all(captions.values()):
             raise self._gone(start)
-        if epoch is None:
-            states = np.empty((stop - start, self.slots, self.tokens, self.features), np.float16)
-            for first, block in self._text(start, stop):
-                states[first : first + len(block)] = block
+        latents: list[dict[int, npt.NDArray[np.float16]]] = [{}, {}]
+        for name, found in zip(("latent_mean", "latent_std")[: 1 + self.draws], latents, strict=False):
+            for row, values in each(name):
+                found[row] = values.copy()
+        texts: dict[Sample, dict[int, npt.NDArray[np.float16]]] = {}
+        for row, values in each("text_states"):
+            for epoch in epochs[row]:
+                count = captions[row]
+                slots = range(count) if epoch < 0 else (streams.slot(epoch, row, count),)
+                texts[epoch, row] = {
+                    slot: values[slot, : self.width(masks[row][slot : slot + 1])].copy() for slot in slots
+                }
+        # One number of each row and caption is enough to check: a missing shard has only NaN.
+        firsts = [values.flat[0] for found in latents for values in found.values()]
+        firsts += [values.flat[0] for text in texts.values() for values in text.values()]
+        if not np.isfinite(firsts).all():
+            raise self._gone(start)
+        means, stds = latents
+        return {
+            (epoch, row): LoadedRow(means[row], stds.get(row), captions[row], masks[row], text)
+            for (epoch, row), text in texts.items()
+        }
+
+    def row_bytes(self, every_caption: bool) -> float:
+        """Expected size of a `LoadedRow`, with one caption or with all, from the masks of a few shards."""
+        state = self.features * 2
+        if not self.masked:
+            text = float(self.tokens * state * (self.slots if every_caption else 1))
         else:
-            streams = RandomStreams(self._key)
-            chosen = {int(i): streams.slot(epoch, start + int(i), int(captions[i])) for i in places}
-            width = self.width(mask[places, list(chosen.values())])
-            states = np.zeros((stop - start, 1, width, self.features), np.float16)
-            for first, block in self._text(start, stop):
-                for i in chosen.keys() & range(first, first + len(block)):
-                    states[i, 0] = block[i - first, chosen[i], :width]
-        # One number of each caption is enough to check: for a missing shard zarr gives only NaN.
-        if not np.isfinite(states[:, :, 0, 0][places]).all():
-            raise self._gone(start)
-        return LoadedShard(start, mean, std, captions, states, mask)
+            sizes = []
+            for index in sorted({0, len(self.grid) // 2, len(self.grid) - 1}):
+                start, stop = self._edges(index)
+                mask = self._store.read("text_mask", start, stop)
+                lengths = (self.tokens - mask[..., ::-1].argmax(-1)) * mask.any(-1)
+                padded = np.minimum(-(-lengths // TOKENS) * TOKENS, self.tokens).sum(-1)
+                used = np.maximum(mask.any(-1).sum(-1), 1)
+                sizes.append(float((padded if every_caption else padded / used).mean()) * state)
+            text = max(sizes)
+        return self._latent_bytes + self.slots * self.tokens + text
 
     def width(self, mask: npt.NDArray[np.bool_]) -> int:
         """Number of tokens to keep of captions with this mask, `bool[n, token]`."""
@@ -171,13 +195,6 @@ class Reader:
             return self.tokens
         longest = int(np.flatnonzero(mask.any(0)).max(initial=0)) + 1
         return min(-(-longest // TOKENS) * TOKENS, self.tokens)
-
-    def _text(self, start: int, stop: int) -> Iterator[tuple[int, npt.NDArray[np.float16]]]:
-        """All text states of these rows in blocks, each with the index of its first row."""
-        inner = inner_rows(self.grid.rows_per_chunk, self._text_bytes)
-        step = max(1, _BLOCK_BYTES // self._text_bytes // inner) * inner
-        for first in range(start, stop, step):
-            yield first - start, self._store.read("text_states", first, min(first + step, stop))
 
     def _edges(self, index: int) -> tuple[int, int]:
         chunk = self.grid[index]
@@ -202,56 +219,3 @@ class Reader:
                 f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are unchanged; "
                 "run encode again, which writes it again."
             ) from error
-
-
-class Cache:
-    """A cache of decoded shards. It drops the least recently used shard first. Several threads may use it.
-
-    Args:
-        limit: limit in bytes.
-        load: loads a shard. Several requests for one shard at the same time call it once.
-        threads: number of threads that call `load`.
-    """
-
-    def __init__(self, limit: int, load: Callable[[Sample], LoadedShard], threads: int) -> None:
-        self._limit, self._load = limit, load
-        self._held, self._largest = 0, 0
-        self._lock = threading.RLock()  # reentrant, because a finished future calls back in the same thread
-        self._coming: dict[Sample, Future[LoadedShard]] = {}
-        self._kept: OrderedDict[Sample, Future[LoadedShard]] = OrderedDict()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
-
-    def get(self, key: Sample) -> Future[LoadedShard]:
-        """A future of the shard."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-            if key not in self._coming:
-                future = self._coming[key] = self._pool.submit(self._load, key)
-                future.add_done_callback(lambda done: self._keep(key, done))
-                return future
-            return self._coming[key]
-
-    def holds(self, shards: int) -> bool:
-        """Whether so many shards fit, judged by the largest shard so far."""
-        return shards * self._largest <= self._limit
-
-    def close(self) -> None:
-        """End the threads and free all shards."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        with self._lock:
-            self._kept.clear()
-            self._held = 0
-
-    def _keep(self, key: Sample, future: Future[LoadedShard]) -> None:
-        with self._lock:
-            del self._coming[key]
-            if future.cancelled() or future.exception() is not None:
-                return  # the next request loads it again
-            self._kept[key] = future
-            size = future.result().nbytes
-            self._held += size
-            self._largest = max(self._largest, size)
-            while self._held > self._limit:
-                self._held -= self._kept.popitem(last=False)[1].result().nbytes

@@ -140,9 +140,10 @@ def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
             known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
         return unseen_prompts(count, known, workflow.scenes.shapes)
     settings = workflow.train
-    if not settings.validation:
+    found = heldout_captions(settings, folder, count) if settings.validation else []
+    if not found:
+        why = "all rows share captions or pictures" if settings.validation else "train.validation is 0"
         raise ConfigError(
-            "evaluate takes its prompts from validation rows, but train.validation is 0, so nothing was drawn. Give "
-            "prompts (prompts)."
+            f"evaluate takes its prompts from validation rows, but {why}, so nothing was drawn. Give prompts (prompts)."
         )
-    return heldout_captions(settings, folder, count)
+    return found

@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from daskt2i.config.settings import TrainSettings
-from daskt2i.loader.dataset import LatentDataset
+from daskt2i.loader.dataset import SAMPLES, LatentDataset
+from daskt2i.model import pipeline
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
 
 def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> list[str]:
-    """The first caption of each of the first `count` validation rows; fewer if there are fewer rows.
+    """The first caption of each of the first `count` validation rows of the pipeline's training, or of fewer.
 
     Args:
         settings: `validation`, at least 1, and `seed` choose the rows.
@@ -24,7 +25,12 @@ def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> 
         StoreMissing, StoreError: the store cannot be read.
     """
     data = LatentDataset(
-        folder, seed=settings.seed, batch=settings.batch, window=settings.shuffle_window, heldout=settings.validation
+        folder,
+        seed=settings.seed,
+        batch=settings.batch,
+        window=settings.shuffle_window,
+        heldout=settings.validation,
+        older=SAMPLES not in pipeline.about(folder).get("identity", {}),
     )
     rows = np.sort(data.heldout)[:count]
     data.close()

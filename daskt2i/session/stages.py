@@ -32,6 +32,7 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
+from daskt2i.train.samples import known_split
 from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
 
 
@@ -73,8 +74,9 @@ class Stages:
         ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
         title = "Plan of train" if before is None else "Then train"
         done = trained_steps(self.workflow, self.folder)
+        split = known_split(self.folder, given) if before is None else None
         pictures = how_drawn(self.workflow.dataset)
-        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures)
+        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
         """Plan what `run` would do. Refuse a run whose training or drawing would fail later."""

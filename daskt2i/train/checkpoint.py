@@ -4,7 +4,7 @@
     train/checkpoints/step-0000300.json           written last: step, position, settings; size and hash of the tensors
 
 Covers: writing, keeping the newest few, skipping damaged and poisoned checkpoints.
-Does not cover: the JSON files alone (`store.artifacts.checkpoint_labels`), which tensors there are (`train_state`),
+Does not cover: the JSON files alone (`store.artifacts.checkpoint_labels`), which tensors there are (`optimisation`),
 whether they belong to this run (`resume`).
 """
 

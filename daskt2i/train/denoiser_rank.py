@@ -16,7 +16,7 @@ import numpy as np
 
 from daskt2i.config.settings import DatasetSettings, LaunchSettings, SampleSettings, TrainSettings
 from daskt2i.launch import rank as ranks
-from daskt2i.loader.dataset import Batch, LatentDataset
+from daskt2i.loader.dataset import SAMPLES, Batch, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
@@ -86,6 +86,7 @@ class Denoiser:
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
             store=CheckedStore(self.folder),
+            older=SAMPLES not in job.identity,
         )
         self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
         self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel

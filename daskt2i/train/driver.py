@@ -20,6 +20,7 @@ from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_eve
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration
 from daskt2i.launch.rank_spawners import RankSpawner
+from daskt2i.loader.dataset import SAMPLES
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, Found, ModelFolder, State, look
 from daskt2i.store.layout import about_store
@@ -42,6 +43,7 @@ from daskt2i.train.resume import (
     refuse_older,
     warmup_note,
 )
+from daskt2i.train.samples import as_begun, notes_before
 from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.view import View, Viewed
 
@@ -145,7 +147,7 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     stored = about_store(ZarrStore(folder))
     if stored is None:
         return 0
-    identity = identity_of(workflow.train, stored)
+    identity = as_begun(identity_of(workflow.train, stored), folder)
     return _checkpoint(folder, PIPELINE_FOLDER, identity, workflow.train.steps).step
 
 
@@ -182,10 +184,12 @@ def train(
         require_same_encoders(workflow.dataset, stored, folder)
         _say_what_is_not_drawn(workflow.dataset, listener)
         settings, ways = workflow.train, workflow.launch
-        identity = identity_of(settings, stored)
+        identity = as_begun(identity_of(settings, stored), folder)
         if done := _done(folder, PIPELINE_FOLDER, identity, settings, listener):
             return done
         claim(folder)
+        for text in notes_before(folder, settings, SAMPLES not in identity, ranks, ways.cache_bytes()):
+            listener(Note(text))
         job = TrainJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,

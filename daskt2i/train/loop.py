@@ -3,7 +3,7 @@
 Covers: resuming from the newest checkpoint, when to save, validate and draw, figures over all ranks, stopping when a
 loss, a gradient or a weight is not finite.
 Does not cover: the model and its loss (a `task.TrainTask`: `denoiser_rank`, `autoencoder_rank`), one step
-(`train_state`), the rate of a step and the settings that may change on resume (`resume`), communication between ranks
+(`optimisation`), the rate of a step and the settings that may change on resume (`resume`), communication between ranks
 (`launch.process_group`), starting ranks (`launch`).
 
 The loss curve depends on the settings and the seed. It does not depend on the number of ranks (except for the order of
@@ -35,12 +35,12 @@ from daskt2i.store.artifacts.full_disk import explaining_full_disk
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoint, Checkpoints, not_finite
 from daskt2i.train.metrics import NEW, Metrics
+from daskt2i.train.optimisation.train_state import TrainState
 from daskt2i.train.resume import Continuing, check, continuing, label, refuse_all_poisoned
 from daskt2i.train.resume import rate as rate
 from daskt2i.train.task import DrawsPictures, KeepsLabel
 from daskt2i.train.task import TrainTask as TrainTask
 from daskt2i.train.task import cut as cut
-from daskt2i.train.train_state import TrainState
 from daskt2i.train.upkeep.precision_probe import Choice, choose, step_of
 from daskt2i.train.upkeep.save_times import SaveTimes
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.formatting import size
+from daskt2i.loader.content import Split
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 from daskt2i.view import View, Viewed
 
@@ -25,6 +26,7 @@ class TrainPlan(Viewed):
         ranks, threads: as planned on this machine; 0 if the workers decide.
         settings, launch: sections of the workflow.
         done: step of the newest checkpoint.
+        split: the rows for training and validation; None if they are not known yet.
         title: title of the view.
         pictures: how pictures will be drawn, if not by a pipeline that diffusers can load; "" else.
     """
@@ -38,6 +40,7 @@ class TrainPlan(Viewed):
     title: str = "Plan of train"
     done: int = 0
     pictures: str = ""
+    split: Split | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `train --dry-run --json` prints."""
@@ -47,14 +50,15 @@ class TrainPlan(Viewed):
     def view(self) -> View:
         """Rows, steps, ranks, rate, precision and checkpoints."""
         settings, ways = self.settings, self.launch
-        heldout = min(self.rows, settings.validation)
-        trained = self.rows - heldout
+        heldout = min(self.rows, settings.validation) if self.split is None else len(self.split.heldout)
+        left_out = 0 if self.split is None else self.split.left_out
+        trained = self.rows - heldout - left_out
         epochs = settings.steps * settings.batch / trained if trained else 0.0
         parts = ways.gradient_accumulation_steps
         done = f"; {self.done:,} steps are done" if self.done else ""
         batch = f"{settings.batch} samples over all ranks" + f", in {parts} parts" * (parts > 1)
         rows = (
-            ("rows", f"{trained:,} for training, {heldout:,} held out"),
+            ("rows", f"{trained:,} for training, {heldout:,} held out" + f", {left_out:,} left out" * bool(left_out)),
             ("steps", f"{settings.steps:,} steps of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", _ranks(self.ranks, self.threads)),
             ("rate", _rate(settings)),

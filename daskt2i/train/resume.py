@@ -28,6 +28,7 @@ from daskt2i.config.renamed import with_old_names
 from daskt2i.config.settings import OptimiserSettings, TrainSettings, completed
 from daskt2i.config.workflow_file import differences, fingerprint
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError
+from daskt2i.loader.dataset import SAMPLED, SAMPLES
 from daskt2i.model.denoiser import pools_text
 from daskt2i.model.pipeline import POOLED, WITHOUT_PADDING
 from daskt2i.store.artifacts.finished import CHANGES, IDENTITY, STEP
@@ -73,7 +74,7 @@ def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str,
     Args:
         stored: the result of `about_store`.
     """
-    found = {"store": stored["fingerprint"], "train": plain(settings)}
+    found = {"store": stored["fingerprint"], "train": plain(settings), SAMPLES: dict(SAMPLED)}
     if not padding_is_text(stored) and pools_text(settings.model.config, settings.model.preset):
         found[POOLED] = WITHOUT_PADDING
     if settings.objective == "v" and settings.snr_gamma is not None:

@@ -16,6 +16,10 @@ from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
 from daskt2i.bench.encode.naive import require_plain
 from daskt2i.bench.encode.rows import BenchRows, with_rows
 from daskt2i.bench.encode.scaling import _baseline_notes
+from daskt2i.bench.loaders.driver import LOADERS as NAMES
+from daskt2i.bench.loaders.driver import bench_loaders
+from daskt2i.bench.loaders.peer import LOADERS
+from daskt2i.bench.loaders.rows import TEXTS, shape_of
 from daskt2i.bench.measured import BenchTask
 from daskt2i.bench.sample import bench_sample
 from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
@@ -144,6 +148,15 @@ def test_shapes_that_are_listed_are_there() -> None:
     with told("bench/stores.py:shape_named ConfigError"):
         shape_named("huge")
     assert all(shape_named(name) for name in SHAPES)
+
+
+def test_texts_and_loaders_that_are_listed_are_there() -> None:
+    with told("bench/loaders/rows.py:shape_of ConfigError"):
+        shape_of("long")
+    assert all(shape_of(text) for text in TEXTS)
+    with told("bench/loaders/driver.py:bench_loaders ConfigError"):
+        bench_loaders(["compact"], ["dali"])
+    assert {"daskt2i", *LOADERS} == set(NAMES)
 
 
 def test_ranks_and_batches_as_in_the_messages_are_measured() -> None:

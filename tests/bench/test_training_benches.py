@@ -21,7 +21,7 @@ from daskt2i.events import LaunchEvent
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.loop import cut
-from daskt2i.train.train_state import TrainState
+from daskt2i.train.optimisation.train_state import TrainState
 
 
 @pytest.fixture

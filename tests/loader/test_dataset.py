@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from daskt2i.encoders.fake import STD, FakeImageEncoder
 from daskt2i.errors import ConfigError, StoreError, StoreMissing
 from daskt2i.loader.dataset import Batch, LatentDataset
 from daskt2i.loader.sample_order import Purpose, RandomStreams, ShardSampler, key_of
-from daskt2i.loader.shards import Cache, LoadedShard
+from daskt2i.loader.shards import Reader
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import ArraySpec, EncoderInfo, Row
@@ -386,46 +388,46 @@ def test_a_smaller_cache_gives_the_same_samples(store: Path, cache_bytes: int) -
     assert samples(take(data(store, cache_bytes=cache_bytes), 14)) == samples(take(data(store), 14))
 
 
-def shard(size: int) -> LoadedShard:
-    nothing = np.zeros(0, np.int64)
-    return LoadedShard(
-        0, np.zeros(size // 2, np.float16), None, nothing, nothing.astype(np.float16), nothing.astype(bool)
-    )
+def test_a_rank_is_told_when_its_cache_is_smaller_than_a_window(store: Path) -> None:
+    small = data(store, cache_bytes=4_000)
+    assert small.limit is not None
+    found = re.search(r"each shard is read (\d+) times .* launch\.cache to (\d+) MiB, or .* smaller", small.limit)
+    assert found is not None
+    assert int(found[1]) > 1
+    for changes in ({"cache_bytes": int(found[2]) << 20}, {"cache_bytes": 4_000, "window": 1}):
+        other = data(store, **changes)
+        assert other.limit is None
+        other.close()
+    small.close()
 
 
-def test_the_cache_keeps_what_was_used_last_within_its_limit() -> None:
-    made: list[int] = []
+def test_each_shard_is_decoded_once_an_epoch_if_a_window_fits(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, made = Reader.read, Counter[tuple[int, int]]()
 
-    def load(key: tuple[int, int]) -> LoadedShard:
-        made.append(key[1])
-        return shard(100)
+    def counting(self: Reader, samples: Sequence[tuple[int, int]]) -> Any:
+        made[samples[0][0], samples[0][1] // CHUNK] += 1
+        return read(self, samples)
 
-    cache = Cache(250, load, 1)
-    for index in (0, 1, 0, 2, 0, 1):
-        assert cache.get((0, index)).result().nbytes == 100
-    cache.close()
-    assert made == [0, 1, 2, 1]
-    assert cache.holds(2)
-    assert not cache.holds(3)
+    monkeypatch.setattr(Reader, "read", counting)
+    dataset = data(store, heldout=0, batch=13, cache_bytes=12_000)
+    assert dataset.limit is None
+    take(dataset, 6)  # 78 samples: two epochs of 39 rows
+    assert {made[epoch, chunk] for epoch in (0, 1) for chunk in range(11) if chunk != 4} == {1}
 
 
-def test_a_shard_is_loaded_once_for_all_that_wait_and_again_after_a_failure() -> None:
-    made, gate = [0], threading.Event()
-
-    def load(key: tuple[int, int]) -> LoadedShard:
-        made[0] += 1
-        gate.wait(10)
-        if made[0] == 1:
-            raise StoreError("away")
-        return shard(10)
-
-    cache = Cache(100, load, 2)
-    waiting = [cache.get((0, 0)) for _ in range(3)]
-    gate.set()
-    assert all(isinstance(future.exception(10), StoreError) for future in waiting)
-    assert made == [1]
-    assert cache.get((0, 0)).result().nbytes == 10
-    cache.close()
+@pytest.mark.parametrize("purpose", [Purpose.SAMPLE, Purpose.HELDOUT])
+def test_a_training_of_an_older_version_keeps_its_numbers_and_its_split(store: Path, purpose: Purpose) -> None:
+    dataset = data(store, older=True)
+    accepted = np.setdiff1d(np.arange(ROWS), list(REJECTED))
+    streams = RandomStreams(key_of(0))
+    assert set(dataset.heldout) == set(streams.at(Purpose.SPLIT, 0, 0).permutation(accepted)[:HELDOUT])
+    batch = next(dataset.heldout_batches(6) if purpose == Purpose.HELDOUT else dataset.batches(0))
+    for i, row in enumerate(batch.rows):
+        own = np.random.Generator(np.random.Philox(counter=[0, int(row), 0, purpose], key=key_of(0)))
+        assert batch.uniform[i] == own.random(2, np.float32)[0]
+        assert batch.normal[i] == own.standard_normal(dtype=np.float32)
+        np.testing.assert_array_equal(batch.noise[i], own.standard_normal((4, 4, 4), np.float32))
+    dataset.close()
 
 
 def test_a_store_behind_an_address_gives_the_same_samples(store: Path) -> None:

@@ -242,8 +242,9 @@ def test_a_training_that_did_not_start_leaves_the_settings_of_the_folder(store: 
     workflow = settings_of(RunFolder(store))
     assert workflow is not None
     launch_settings = workflow.launch.model_copy(update={"device": "cuda:7"})
+    train_settings = workflow.train.model_copy(update={"validation": 4})
     with pytest.raises(AssertionError, match="ranks were started"):
-        refused(store, workflow.model_copy(update={"launch": launch_settings}))
+        refused(store, workflow.model_copy(update={"launch": launch_settings, "train": train_settings}))
     assert (store / "workflow.yaml").read_bytes() == before
 
 

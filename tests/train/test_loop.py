@@ -24,7 +24,7 @@ from daskt2i.train import loop
 from daskt2i.train import plan as train_plan
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.metrics import read_metrics
-from daskt2i.train.train_state import TrainState
+from daskt2i.train.optimisation.train_state import TrainState
 from daskt2i.train.upkeep import precision_probe
 
 Told = list[dict[str, Any]]

@@ -13,8 +13,8 @@ from torch import nn
 
 from daskt2i.launch.launcher import LocalRankSpawner, launch
 from daskt2i.model.denoiser import build, unet_config
-from daskt2i.train.muon import _buckets, inner_matrices, muon, orthogonal
-from daskt2i.train.train_state import TrainState
+from daskt2i.train.optimisation.muon import _buckets, inner_matrices, muon, orthogonal
+from daskt2i.train.optimisation.train_state import TrainState
 
 WIDE = {"width": 16}
 MUON: dict[str, Any] = {"optimiser": "muon", "steps": 12, "ema": 0.0}
@@ -90,7 +90,7 @@ def test_two_ranks_share_the_work_and_change_the_weights_like_one(tmp_path: Path
 
 def test_updates_in_several_buckets_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path / "one", Toy(**WIDE), **MUON)
-    monkeypatch.setattr("daskt2i.train.muon.BUCKET", 600)
+    monkeypatch.setattr("daskt2i.train.optimisation.muon.BUCKET", 600)
     weights = [nn.Parameter(torch.zeros(16, rows)) for rows in (16, 16, 64, 8)]
     assert [len(bucket) for bucket in _buckets(weights)] == [2, 1, 1]
     fit(tmp_path / "several", Toy(**WIDE), **MUON)

@@ -238,7 +238,7 @@ def _optimisers(
     """The trainable weights and their optimisers. The weights are in the order of the optimisers."""
     import torch
 
-    from daskt2i.train.muon import inner_matrices, muon
+    from daskt2i.train.optimisation.muon import inner_matrices, muon
 
     matrices: list[nn.Parameter] = []
     others = [weight for weight in model.parameters() if weight.requires_grad]

@@ -1,0 +1,100 @@
+"""What decides the samples of a training of the denoiser: its part of the identity, and notes before the first step.
+
+Covers: trainings that an older version began, the validation rows as the plan shows them, what limits the loader.
+Does not cover: the samples (`loader`), the rest of the identity (`driver`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from daskt2i.config.settings import TrainSettings
+from daskt2i.loader.content import Split, groups_are_kept, keep_groups
+from daskt2i.loader.dataset import SAMPLES, LatentDataset
+from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
+from daskt2i.store.layout import about_store
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
+
+_MANY_ROWS = 20_000
+"""Comparing so many rows takes some seconds."""
+
+
+def as_begun(identity: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """The identity of a training with the samples that it began with: those of an older version if that began it."""
+    newest = Checkpoints(folder, CHECKPOINTS).newest(tensors=False)
+    began = look(folder, PIPELINE_FOLDER, hashes=False).label if newest is None else newest.about
+    if SAMPLES in began.get(IDENTITY, {SAMPLES: {}}):
+        return identity
+    return {key: value for key, value in identity.items() if key != SAMPLES}
+
+
+def dataset_of(
+    folder: RunFolder, settings: TrainSettings, older: bool, ranks: int = 1, cache_bytes: int = 2**29
+) -> LatentDataset:
+    """The samples of rank 0.
+
+    Raises:
+        ConfigError, StoreMissing, StoreError: the store does not fit to these settings.
+    """
+    return LatentDataset(
+        folder,
+        seed=settings.seed,
+        batch=settings.batch,
+        world=ranks,
+        window=settings.shuffle_window,
+        heldout=settings.validation,
+        posterior=settings.posterior,
+        cache_bytes=cache_bytes,
+        older=older,
+    )
+
+
+def known_split(folder: RunFolder, settings: TrainSettings) -> Split | None:
+    """The rows for training and validation, if they can be told at once; None if rows must be compared first.
+
+    Raises:
+        ConfigError, StoreError: the store does not fit to these settings.
+    """
+    older = SAMPLES not in as_begun({SAMPLES: {}}, folder)
+    stored = about_store(ZarrStore(folder))
+    if stored is None or not (older or not settings.validation or groups_are_kept(folder, stored["fingerprint"])):
+        return None
+    data = dataset_of(folder, settings, older)
+    data.close()
+    return data.split
+
+
+def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks: int, cache: int) -> Iterator[str]:
+    """What a user should know before the first step. It writes the groups of equal content into the run folder.
+
+    Raises:
+        ConfigError, StoreError, StoreFull: the store does not fit to these settings, or cannot be read or written.
+    """
+    if older:
+        yield (
+            "An older version began this training, so its random numbers and its validation rows stay as they were: "
+            "validation rows may share captions or pictures with training rows. A new training, in another run folder "
+            "(out), divides rows by content."
+        )
+    elif settings.validation:
+        data = dataset_of(folder, settings.model_copy(update={"validation": 0}), older, ranks, cache)
+        data.close()
+        fingerprint = data.attributes["fingerprint"]
+        if data.rows >= _MANY_ROWS and not groups_are_kept(folder, fingerprint):
+            yield f"Captions and pictures of {data.rows:,} rows are compared once, to hold out rows by content."
+        keep_groups(folder, data.accepted, fingerprint)
+    data = dataset_of(folder, settings, older, ranks, cache)
+    data.close()
+    held, left_out = len(data.heldout), data.split.left_out
+    if held < settings.validation:
+        yield (
+            f"{held} rows are held out instead of {settings.validation} (train.validation): all other rows share "
+            "captions or pictures with too many rows."
+        )
+    if left_out:
+        yield f"{left_out} rows are left out of this training, because they share content with validation rows."
+    if data.limit is not None:
+        yield data.limit
