@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from time import sleep
-from typing import Any
 
-from daskt2i.encode.chunks.culprit import Trial
+from daskt2i.encode.chunks.culprit import Trial, closable
 from daskt2i.encode.chunks.stamps import Stamps
 from daskt2i.encode.chunks.standstill import Standstill
 from daskt2i.encode.job import EncodeJob
@@ -111,7 +110,7 @@ class ChunkQueue:
         # The queue is closed last: chunks in flight are cancelled then, and finished ones are published.
         with (
             closing(queue),
-            closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes,
+            closing(closable(self.executor.run(work, self._chunks(todo)))) as outcomes,
         ):
             for chunk, outcome in outcomes:
                 self.standstill.ended(chunk.index)
@@ -210,7 +209,9 @@ class ChunkQueue:
                 )
             )
             trial = Trial(self.executor, self.job, self.standstill.hear)
+            self.standstill.drawn(index)
             outcome = trial.treat(self._chunk(index), error, died_at)
+            self.standstill.ended(index)
             self.job = trial.job
             if isinstance(outcome, BaseException):
                 if isinstance(outcome, WorkerLost):  # a row that was not found is not found again
@@ -227,11 +228,6 @@ class ChunkQueue:
         text = without_secret("".join(traceback.format_exception(error)))
         with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk:07d}.log", text.encode("utf-8", "replace"))
-
-
-def _as_generator(outcomes: Iterator[Any]) -> Any:
-    """Make the result of `executor.run` closable: a third-party executor may return any kind of iterator."""
-    return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
 
 
 def _hopeless(count: int, error: BaseException, aside: list[str], folder: RunFolder) -> Daskt2iError:
