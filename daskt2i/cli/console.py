@@ -20,7 +20,7 @@ from rich.text import Text
 
 from daskt2i.cli.streams import takes
 from daskt2i.errors import Daskt2iError
-from daskt2i.os_errors import kind_of
+from daskt2i.os_errors import meaning_of
 from daskt2i.redact import without_secret
 
 
@@ -47,9 +47,9 @@ def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
         else:
             out.print(table)
     except OSError as error:
-        kind = kind_of(error)
+        why = meaning_of(error)
         raise Daskt2iError(
-            f"The result cannot be printed on standard output: {kind.says if kind else error}. The work itself is "
+            f"The result cannot be printed on standard output: {why.says if why else error}. The work itself is "
             "done, and what is committed stays."
         ) from error
 

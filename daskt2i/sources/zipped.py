@@ -168,7 +168,7 @@ class Zip:
         return found[-1]
 
     def _ending_in(self, name: str) -> list[str]:
-        """The names that end in `/name`. Each folder may have an `image.jpg`, so it compares as many parts as it has."""
+        """The names that end in `/name`. As many parts count as it has: each folder may hold an `image.jpg`."""
         parts = name.count("/") + 1
         if (ends := self._ends.get(parts)) is None:
             ends = {}
