@@ -38,7 +38,8 @@ _PLAIN_WORDS = {"", "true", "false", "none", "null", "anon", "anonymous", "googl
 _SHORTEST = 6
 """Shorter values are not looked for in text: they would hide parts of other words."""
 
-_USER_PART = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"<>@]*:[^\s'\"<>]*?)@(?=[\w.\[*-])", re.IGNORECASE)
+_USER_PART = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"<>@:]*:[^\s'\"<>]{0,4096}?)@(?=[\w.\[*-])", re.IGNORECASE)
+"""The length of a password has a limit: else a long text full of `://` takes minutes."""
 _BARE_TOKEN = re.compile(r"\b((?:https?|git|wss?)://)([^\s/?#:'\"<>@]+)@", re.IGNORECASE)
 _QUERY_NAME = (
     rf"{_NAME}|key|x-(?:amz|goog)-credential|auth|hmac|ticket|hdnts|hdnea|subscription-key|code(?==[^\s&]{{16}})"

@@ -226,3 +226,9 @@ def test_the_name_of_a_user_stays_in_paths_and_a_path_with_a_hidden_part_is_not_
     assert hidden == {"images": "/data/***/images"}
     with pytest.raises(ConfigError, match=r"source\.folder stands in these settings without its secret"):
         component("daskt2i.sources.fake.FakeSource", folder=hidden["images"]).build(FakeSource, "source")
+
+
+@pytest.mark.parametrize("text", ["x://" + "a:" * 20_000, "x://" * 1_000, "'token': '" * 5_000, "a.-_" * 10_000])
+def test_a_long_text_without_secrets_stays_as_it_is_and_a_secret_behind_it_is_found(text: str) -> None:
+    assert redact.without_secret(text) == text
+    assert SECRET not in redact.without_secret(f"{text} s3://AKIA1:{SECRET}@bucket")
