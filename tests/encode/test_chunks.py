@@ -22,9 +22,10 @@ from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.encoders.fake import FakeImageEncoder
-from daskt2i.errors import AccessRefused, ExecutorError, Reason, SourceMissing
+from daskt2i.errors import AccessRefused, ExecutorError, Reason, SourceMissing, TakenOver
 from daskt2i.events import ChunkFailed, Event, Note, Waiting
 from daskt2i.sources.fake import FakeSource
+from daskt2i.store.publishing.publication import begin
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, STANDSTILL, RunFolder
 from daskt2i.store.status import status
@@ -77,6 +78,25 @@ def test_when_no_good_worker_is_left_the_run_ends_and_names_them(tmp_path: Path)
     workers = PretendedWorkers(FOUR[:2], bad(*FOUR))
     with pytest.raises(ExecutorError, match=r"this node is broken.*Set aside before: node1:1 \(ValueError: this node"):
         run(fake_settings(rows=80, rows_per_chunk=4), tmp_path, workers)
+
+
+def test_a_worker_that_lost_the_run_folder_is_set_aside(tmp_path: Path) -> None:
+    workflow = fake_settings(rows=40, rows_per_chunk=4)
+    found = run(workflow, tmp_path, PretendedWorkers(FOUR, bad("node2:1", error=TakenOver)))
+    assert (found.failed, found.done) == ({}, 10)
+
+
+def test_a_run_that_was_taken_over_blames_no_worker(tmp_path: Path) -> None:
+    def fault(worker: str, item: Any) -> None:
+        if isinstance(item, Chunk) and item.index == 4:
+            begin(RunFolder(tmp_path))  # another process found this one dead
+        if isinstance(item, Chunk) and item.index >= 4:
+            raise TakenOver("Another run took over.")
+
+    told: list[Event] = []
+    with pytest.raises(TakenOver, match="Another run took over"):
+        run(fake_settings(rows=40, rows_per_chunk=4), tmp_path, PretendedWorkers(FOUR, fault), told)
+    assert [event.text for event in told if isinstance(event, Note) and "no more chunks" in event.text] == []
 
 
 def test_chunks_that_fail_everywhere_are_not_blamed_on_workers(tmp_path: Path) -> None:

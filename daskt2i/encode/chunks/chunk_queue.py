@@ -22,7 +22,7 @@ from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import ERRORS
 from daskt2i.encode.worker import encode_chunk
-from daskt2i.errors import Daskt2iError, ExecutorError, StoreError, WorkerLost, sentence
+from daskt2i.errors import Daskt2iError, ExecutorError, StoreError, TakenOver, WorkerLost, sentence
 from daskt2i.events import ChunkDone, ChunkFailed, Note
 from daskt2i.faults.kinds import Kind, kind_of
 from daskt2i.faults.suspects import Step, Suspects
@@ -156,6 +156,8 @@ class ChunkQueue:
     def _fail(self, index: int, error: BaseException, first: bool) -> None:
         """Count a chunk that failed, and report it. An error that ends the run is raised."""
         self._log(index, error)
+        if isinstance(error, TakenOver):
+            self._require_run()
         worker, kind = str(getattr(error, "worker", "")), kind_of(error)
         if (absolved := self._suspects.absolved(index, worker)) is not None:
             self.left = self.executor.avoid(list(self._suspects.aside))
@@ -176,6 +178,15 @@ class ChunkQueue:
             self._set_aside(worker, error)
         elif step is Step.EXCUSE:
             self._try_elsewhere([index])
+
+    def _require_run(self) -> None:
+        """Raise `TakenOver` if the driver finds it too. Else the worker that says so has lost the run folder."""
+        try:
+            self.publication.require()
+        except TakenOver:
+            raise
+        except Exception:  # not known now; libraries of object stores have errors that are no OSError
+            return
 
     def _set_aside(self, worker: str, error: BaseException) -> None:
         chunks = self._suspects.excused(worker)
