@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,7 @@ def read_json(text: str, thin: Callable[[dict[str, Any]], Any] | None = None) ->
 
 
 def _doubled(keys: list[Any]) -> str:
-    key = next(key for place, key in enumerate(keys) if key in keys[:place])
+    key = next(key for key, count in Counter(keys).items() if count > 1)
     among = ", ".join(_short(one) for one in dict.fromkeys(keys[:12])) + ", …" * (len(set(keys)) > 12)
     return f"the key {_short(key)} occurs twice in one object (its keys are {among})"
 

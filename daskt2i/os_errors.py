@@ -1,8 +1,8 @@
 """Errors of the operating system in plain words: one table for the run folder, sources, settings and the command line.
 
-    kind = kind_of(error)           # None: not an error of this table
-    kind.says                       # "permission denied"
-    kind.advice                     # "ask for the permission"
+    meaning = meaning_of(error)     # None: not an error of this table
+    meaning.says                    # "permission denied"
+    meaning.advice                  # "ask for the permission"
 
 Covers: what an error number means, and what helps; errors of an import that fails; errors of full object stores.
 Does not cover: which error of daskt2i it becomes (`store.run_folder`, `cli.endings`), which errors are tried again
@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class Meaning:
     """What an error of the operating system means.
 
     Attributes:
@@ -34,37 +34,37 @@ class Kind:
     lasting: bool = True
 
 
-FULL = Kind("no space is left", "free some space")
-DENIED = Kind("permission denied", "ask for the permission")
-PART_IS_A_FILE = Kind("a part of this path is a file", "correct the path")
-MISSING = Kind("it does not exist, or it was removed meanwhile", "check the path", lasting=False)
+FULL = Meaning("no space is left", "free some space")
+DENIED = Meaning("permission denied", "ask for the permission")
+PART_IS_A_FILE = Meaning("a part of this path is a file", "correct the path")
+MISSING = Meaning("it does not exist, or it was removed meanwhile", "check the path", lasting=False)
 
-_NETWORK = Kind("the network failed", "check the connection", lasting=False)
-_ROWS: tuple[tuple[str, Kind], ...] = (
+_NETWORK = Meaning("the network failed", "check the connection", lasting=False)
+_ROWS: tuple[tuple[str, Meaning], ...] = (
     ("ENOSPC EDQUOT", FULL),
     ("EACCES EPERM", DENIED),
-    ("EROFS", Kind("permission denied, because the file system is read-only", "mount it for writing")),
+    ("EROFS", Meaning("permission denied, because the file system is read-only", "mount it for writing")),
     ("ENOTDIR", PART_IS_A_FILE),
-    ("EISDIR", Kind("a folder has the name of this file", "move this folder")),
-    ("EEXIST", Kind("something else has this name", "move it")),
-    ("ENOTEMPTY", Kind("this folder is not empty", "move what is in it", lasting=False)),
-    ("ENAMETOOLONG", Kind("a name in this path is too long", "use a shorter path")),
-    ("ELOOP", Kind("the links of this path lead in a circle", "correct the links")),
-    ("EFBIG", Kind("the file system takes no file of this size", "use another file system")),
-    ("EMFILE ENFILE", Kind("too many files are open", "raise the limit of open files (ulimit -n)", lasting=False)),
-    ("ENOMEM", Kind("the memory is used up", "close other programs", lasting=False)),
-    ("EBUSY ETXTBSY", Kind("another program uses it", "wait for that program", lasting=False)),
+    ("EISDIR", Meaning("a folder has the name of this file", "move this folder")),
+    ("EEXIST", Meaning("something else has this name", "move it")),
+    ("ENOTEMPTY", Meaning("this folder is not empty", "move what is in it", lasting=False)),
+    ("ENAMETOOLONG", Meaning("a name in this path is too long", "use a shorter path")),
+    ("ELOOP", Meaning("the links of this path lead in a circle", "correct the links")),
+    ("EFBIG", Meaning("the file system takes no file of this size", "use another file system")),
+    ("EMFILE ENFILE", Meaning("too many files are open", "raise the limit of open files (ulimit -n)", lasting=False)),
+    ("ENOMEM", Meaning("the memory is used up", "close other programs", lasting=False)),
+    ("EBUSY ETXTBSY", Meaning("another program uses it", "wait for that program", lasting=False)),
     ("ENOENT", MISSING),
-    ("EINVAL EILSEQ", Kind("the file system does not accept this", "use another name or place", lasting=False)),
-    ("EIO ESTALE ENXIO ENODEV EREMOTEIO", Kind("the disk failed, or its mount is gone", "check it", lasting=False)),
+    ("EINVAL EILSEQ", Meaning("the file system does not accept this", "use another name or place", lasting=False)),
+    ("EIO ESTALE ENXIO ENODEV EREMOTEIO", Meaning("the disk failed, or its mount is gone", "check it", lasting=False)),
     (
         "ETIMEDOUT ECONNRESET ECONNREFUSED ECONNABORTED EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN ENETRESET ENOTCONN",
         _NETWORK,
     ),
 )
 
-KINDS: dict[int, Kind] = {
-    getattr(errno, name): kind for names, kind in _ROWS for name in names.split() if hasattr(errno, name)
+MEANINGS: dict[int, Meaning] = {
+    getattr(errno, name): meaning for names, meaning in _ROWS for name in names.split() if hasattr(errno, name)
 }
 """Error number -> what it means. A number that this system does not have is left out."""
 
@@ -73,7 +73,7 @@ _FULL_CODES = ("StorageFull", "QuotaExceeded", "InsufficientStorage")
 
 _OF_RUST = re.compile(r"\(os error ([0-9]{1,5})\)")
 
-_CLASSES: tuple[tuple[type[OSError], Kind], ...] = (
+_CLASSES: tuple[tuple[type[OSError], Meaning], ...] = (
     (PermissionError, DENIED),
     (NotADirectoryError, PART_IS_A_FILE),
     (FileNotFoundError, MISSING),
@@ -83,17 +83,17 @@ _CLASSES: tuple[tuple[type[OSError], Kind], ...] = (
 """For errors without a number: libraries raise these classes with a text alone."""
 
 
-def kind_of(error: BaseException) -> Kind | None:
+def meaning_of(error: BaseException) -> Meaning | None:
     """What an error means, or None if it is not an error of the operating system, or one without a meaning here."""
     if not isinstance(error, OSError):
         # Libraries in Rust (safetensors, tokenizers) give the number in the text alone: "… (os error 28)".
         found = _OF_RUST.search(str(error))
-        return FULL if found and KINDS.get(int(found[1])) is FULL else None
+        return FULL if found and MEANINGS.get(int(found[1])) is FULL else None
     if any(code in str(error) for code in _FULL_CODES):
         return FULL
     if error.errno is not None:
-        return KINDS.get(error.errno)
-    return next((kind for of, kind in _CLASSES if isinstance(error, of)), None)
+        return MEANINGS.get(error.errno)
+    return next((meaning for of, meaning in _CLASSES if isinstance(error, of)), None)
 
 
 def place_of(error: OSError) -> str:

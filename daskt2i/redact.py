@@ -32,12 +32,14 @@ _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 _OPTIONS = {"storage_options", "client_kwargs", "config_kwargs", "s3_additional_kwargs", "headers", "auth"}
 """Settings whose inner names are those of a file system: there `key` and `username` belong to a secret too."""
 
-_IN_OPTIONS = {"key", "auth", "user", "username", "login"}
+_USERS = {"user", "username", "login"}
+_IN_OPTIONS = {"key", "auth", *_USERS}
 _PLAIN_WORDS = {"", "true", "false", "none", "null", "anon", "anonymous", "google_default", "cache", "cloud", "browser"}
 _SHORTEST = 6
 """Shorter values are not looked for in text: they would hide parts of other words."""
 
-_USER_PART = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"<>@]*:[^\s'\"<>]*?)@(?=[\w.\[*-])", re.IGNORECASE)
+_USER_PART = re.compile(r"\b([a-z][a-z0-9+.-]*://)([^\s/?#'\"<>@:]*:[^\s'\"<>]{0,4096}?)@(?=[\w.\[*-])", re.IGNORECASE)
+"""The length of a password has a limit: else a long text full of `://` takes minutes."""
 _BARE_TOKEN = re.compile(r"\b((?:https?|git|wss?)://)([^\s/?#:'\"<>@]+)@", re.IGNORECASE)
 _QUERY_NAME = (
     rf"{_NAME}|key|x-(?:amz|goog)-credential|auth|hmac|ticket|hdnts|hdnea|subscription-key|code(?==[^\s&]{{16}})"
@@ -134,7 +136,7 @@ def has_hidden(value: Any) -> bool:
         return any(map(has_hidden, value.values()))
     if isinstance(value, list | tuple):
         return any(map(has_hidden, value))
-    return isinstance(value, str) and (value == HIDDEN or f"://{HIDDEN}@" in value or f"={HIDDEN}" in value)
+    return isinstance(value, str) and HIDDEN in value
 
 
 def remember(value: Any, options: bool = True) -> None:
@@ -147,7 +149,8 @@ def remember(value: Any, options: bool = True) -> None:
     if isinstance(value, Mapping):
         for name, one in value.items():
             if is_secret_name(name, options) and isinstance(one, str) and not _is_plain(one):
-                if len(one) >= _SHORTEST:
+                # The name of a user is a part of many paths (/home/NAME), which must stay whole in saved settings.
+                if len(one) >= _SHORTEST and name not in _USERS:
                     _known.add(one)
             else:
                 remember(one, options or name in _OPTIONS)

@@ -20,7 +20,7 @@ from daskt2i.encoders.weights import locate
 from daskt2i.errors import ConfigError, StoreError, StoreFull
 from daskt2i.facts.captions.rules import load_rules
 from daskt2i.facts.coco_instances import read_instances
-from daskt2i.os_errors import FULL, KINDS, MISSING, PART_IS_A_FILE, import_problem, kind_of
+from daskt2i.os_errors import FULL, MEANINGS, MISSING, PART_IS_A_FILE, import_problem, meaning_of
 from daskt2i.sources.coco import CocoSource
 from daskt2i.store.run_folder import RunFolder
 
@@ -29,17 +29,17 @@ def error_of(number: int) -> OSError:
     return OSError(number, os.strerror(number), "/some/where")
 
 
-@pytest.mark.parametrize("number", KINDS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", MEANINGS, ids=errno.errorcode.get)
 def test_each_error_of_the_table_is_a_sentence_of_the_run_folder_or_passes_for_another_try(
     number: int, tmp_path: Path
 ) -> None:
-    kind = KINDS[number]
-    raised = StoreFull if kind is FULL else StoreError if kind.lasting else OSError
+    meaning = MEANINGS[number]
+    raised = StoreFull if meaning is FULL else StoreError if meaning.lasting else OSError
     with pytest.raises(raised) as info, RunFolder(tmp_path).explaining("write a file"):
         raise error_of(number)
-    if kind.lasting:
-        assert kind.says in str(info.value).lower()
-        assert kind is FULL or ("(out)" in str(info.value) and kind.advice in str(info.value))
+    if meaning.lasting:
+        assert meaning.says in str(info.value).lower()
+        assert meaning is FULL or ("(out)" in str(info.value) and meaning.advice in str(info.value))
     else:
         assert getattr(info.value, "errno", None) == number
 
@@ -47,10 +47,10 @@ def test_each_error_of_the_table_is_a_sentence_of_the_run_folder_or_passes_for_a
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, FULL), (errno.EDQUOT, FULL), (errno.ENOENT, None)])
 def test_a_full_disk_is_recognised_in_an_error_of_a_library_in_rust(number: int, kind: object) -> None:
     """safetensors raises an error that is no OSError."""
-    assert kind_of(RuntimeError(f"Error while serializing: I/O error: a text (os error {number})")) is kind
+    assert meaning_of(RuntimeError(f"Error while serializing: I/O error: a text (os error {number})")) is kind
 
 
-@pytest.mark.parametrize("number", KINDS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", MEANINGS, ids=errno.errorcode.get)
 def test_each_error_of_the_table_is_one_sentence_at_the_end_of_a_command(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +60,7 @@ def test_each_error_of_the_table_is_one_sentence_at_the_end_of_a_command(
     monkeypatch.setattr("daskt2i.run.run_settings", fails)
     said = one_error(run("status"))
     assert "/some/where" in said
-    assert KINDS[number].says in said
+    assert MEANINGS[number].says in said
     assert "bug" not in said
 
 
@@ -77,14 +77,14 @@ def test_each_error_of_the_table_is_one_sentence_at_the_end_of_a_command(
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_errors_of_object_stores_without_a_number_have_a_meaning(error: OSError, says: str) -> None:
-    kind = kind_of(error)
-    assert kind is not None
-    assert kind.says == says
+    meaning = meaning_of(error)
+    assert meaning is not None
+    assert meaning.says == says
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), OSError(4711, "x")], ids=repr)
 def test_other_errors_have_none(error: Exception) -> None:
-    assert kind_of(error) is None
+    assert meaning_of(error) is None
 
 
 # Places that cannot be run folders.

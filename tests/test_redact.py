@@ -216,3 +216,19 @@ def test_a_workflow_without_secrets_is_kept_as_it_is() -> None:
     kept = without_secrets(workflow)
     assert kept.dataset == workflow.dataset
     assert kept.dataset.source.identity() == workflow.dataset.source.identity()
+
+
+def test_the_name_of_a_user_stays_in_paths_and_a_path_with_a_hidden_part_is_not_used() -> None:
+    for_use({"username": "research", "password": "researchers-secret"}, "sftp://host/x")
+    kept = redact.without_secrets({"images": "sftp://host/home/research/images", "user": "research"})
+    assert kept == {"images": "sftp://host/home/research/images", "user": "research"}
+    hidden = redact.without_secrets({"images": "/data/researchers-secret/images"})
+    assert hidden == {"images": "/data/***/images"}
+    with pytest.raises(ConfigError, match=r"source\.folder stands in these settings without its secret"):
+        component("daskt2i.sources.fake.FakeSource", folder=hidden["images"]).build(FakeSource, "source")
+
+
+@pytest.mark.parametrize("text", ["x://" + "a:" * 20_000, "x://" * 1_000, "'token': '" * 5_000, "a.-_" * 10_000])
+def test_a_long_text_without_secrets_stays_as_it_is_and_a_secret_behind_it_is_found(text: str) -> None:
+    assert redact.without_secret(text) == text
+    assert SECRET not in redact.without_secret(f"{text} s3://AKIA1:{SECRET}@bucket")

@@ -20,7 +20,8 @@ from rich.text import Text
 
 from daskt2i.cli.streams import takes
 from daskt2i.errors import Daskt2iError
-from daskt2i.os_errors import kind_of
+from daskt2i.os_errors import meaning_of
+from daskt2i.redact import without_secret
 
 
 def width() -> int | None:
@@ -46,9 +47,9 @@ def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
         else:
             out.print(table)
     except OSError as error:
-        kind = kind_of(error)
+        why = meaning_of(error)
         raise Daskt2iError(
-            f"The result cannot be printed on standard output: {kind.says if kind else error}. The work itself is "
+            f"The result cannot be printed on standard output: {why.says if why else error}. The work itself is "
             "done, and what is committed stays."
         ) from error
 
@@ -72,8 +73,8 @@ def as_options(text: str) -> str:
 
 
 def complain(text: str, style: str = "red") -> None:
-    """Print a message on standard error. A message that cannot be printed is no error: nobody could read it."""
+    """Print a message on standard error, without secrets. If it cannot be printed, that is no error."""
     encoding = getattr(err.file, "encoding", None) or "utf-8"
-    plain = as_options(text).encode(encoding, "backslashreplace").decode(encoding)
+    plain = as_options(without_secret(text)).encode(encoding, "backslashreplace").decode(encoding)
     with contextlib.suppress(OSError):
         err.print(Text(plain, style=style), soft_wrap=True)

@@ -30,7 +30,7 @@ import typer
 from daskt2i.cli.console import complain
 from daskt2i.errors import Daskt2iError, Interrupted
 from daskt2i.faults import kinds
-from daskt2i.os_errors import import_problem, kind_of, place_of
+from daskt2i.os_errors import import_problem, meaning_of, place_of
 from daskt2i.redact import without_secret
 
 PATIENCE_SECONDS = 5.0
@@ -137,16 +137,16 @@ def fail(error: Exception) -> NoReturn:
     Raises:
         typer.Exit: always.
     """
-    kind, problem = kind_of(error), import_problem(error)
+    meaning, problem = meaning_of(error), import_problem(error)
     said = " ".join(without_secret(str(error)).split()).rstrip(".")
     if problem is not None:
         complain(f"error: {problem}")
-    elif kind is not None and isinstance(error, OSError):
+    elif meaning is not None and isinstance(error, OSError):
         place = place_of(error)
         what = f"{place} cannot be used" if place else "A file or a connection cannot be used"
         complain(
-            f"error: {what}: {kind.says} ({error.strerror or type(error).__name__}). What is committed stays; "
-            f"{kind.advice}, and run the same command again to continue."
+            f"error: {what}: {meaning.says} ({error.strerror or type(error).__name__}). What is committed stays; "
+            f"{meaning.advice}, and run the same command again to continue."
         )
     elif kinds.kind_of(error) in _OF_OTHERS:
         what, advice = _OF_OTHERS[kinds.kind_of(error)]

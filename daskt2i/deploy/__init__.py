@@ -5,6 +5,6 @@ In here: making a client from a cluster file or an address (`connect`), the proc
 parent (`child_processes`).
 Not in here: what the setting of the scheduler means and how many workers to start (`session`), what runs on the workers
 (`executors`, `launch`).
-Imports: `errors` and `config`. It uses Dask and knows nothing about images or models.
+Imports: `documents`, `errors` and `config`. It uses Dask and knows nothing about images or models.
 To add a kind of cluster: a file in `clusters/` that names its class. It needs code only for other arguments.
 """

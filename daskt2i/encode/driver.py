@@ -24,10 +24,7 @@ from daskt2i.encode.resume import find_done
 from daskt2i.encode.saved_workflow import without_secrets
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.verify import problem_of_shared
-from daskt2i.errors import (
-    Interrupted,
-    StoreError,
-)
+from daskt2i.errors import Interrupted, StoreError
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import Listener, Note, WorkersReady, ignore, stage_events

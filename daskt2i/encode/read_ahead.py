@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from daskt2i.errors import ReadStalled, Reason, RowRejected
-from daskt2i.faults.patience import Tell, fetched, fetched_patiently, patiently
-from daskt2i.formatting import duration
+from daskt2i.faults.patience import fetched, patiently, stalled
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
@@ -62,12 +61,13 @@ class Care:
         patience: seconds to try again while the network fails.
         timeout: seconds that one read may take.
         look: called about once a second in the thread that waits for a row. It may raise, to stop waiting. It gets a
-            clause that says what is awaited, and when that began, on the clock `time.monotonic`.
+            clause that says what is awaited, when that began, on the clock `time.monotonic`, and after how many seconds
+            it is given up.
     """
 
     patience: float = TRANSPORT_SECONDS
     timeout: float = READ_SECONDS
-    look: Callable[[str, float], None] = lambda what, since: None
+    look: Callable[[str, float, float], None] = lambda what, since, limit: None
 
 
 def read_row(
@@ -114,22 +114,17 @@ def _twice(fetch: Callable[[Row], bytes], row: Row) -> bytes:
         return fetch(row)
 
 
-def inputs_digest(source: Source, rows: Iterable[Row], patience: float = 0.0, tell: Tell = lambda text: None) -> str:
+def inputs_digest(rows: Iterable[Row], read: Callable[[Row], bytes]) -> str:
     """SHA-256 over the image bytes of these rows, like `inputs` of a receipt. It decodes nothing.
 
     Args:
-        patience: seconds to try again while the network fails.
-        tell: as in `faults.patience.patiently`.
-
-    Raises:
-        AccessRefused, TransportFailed: a row cannot be read now.
+        read: gives the bytes of an image file, or raises `RowRejected`.
     """
     total = hashlib.sha256()
     for row in rows:
         if row.usable:
             with contextlib.suppress(RowRejected):
-                data = fetched_patiently(source, row, patience, tell)
-                total.update(hashlib.sha256(data).digest())
+                total.update(hashlib.sha256(read(row)).digest())
     return total.hexdigest()
 
 
@@ -270,14 +265,10 @@ def _awaited(task: _Task, care: Care) -> Reading:
                 return task.future.result()
         now, begun, failing = time.monotonic(), task.begun, task.failing
         if failing is not None:
-            care.look(task.said, failing)
+            care.look(task.said, failing, care.patience)
         elif begun is not None:
-            care.look(f"the read of {task.row.file_name} does not return", begun)
+            care.look(f"the read of {task.row.file_name} does not return", begun, care.timeout)
         else:
-            care.look("", now)
+            care.look("", now, care.timeout)
         if begun is not None and now - begun > care.timeout:
-            raise ReadStalled(
-                f"The read of {task.row.file_name} did not return within {duration(care.timeout)}, so it was given up. "
-                "Nothing of this chunk was stored, and no row was rejected for it. Encode again when the server or the "
-                "mount is back; run.read_timeout sets how long a read may take."
-            )
+            raise stalled(task.row.file_name, care.timeout)

@@ -61,15 +61,14 @@ def find_done(
             return receipt, "its receipt belongs to another fingerprint"
         if receipt.chunk >= len(done) or prepared.grid[receipt.chunk].stop != receipt.stop:
             return receipt, "its receipt does not match the plan"
+        if (problem := store.check(receipt.shards, deep)) is not None:
+            return receipt, problem
         if again := {r.reason for r in receipt.rejected}.intersection(run.retry_rejected):
-            if store.check(receipt.shards, deep) is None:
-                valid.add(receipt.chunk)
+            valid.add(receipt.chunk)
             return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(again))}"
         if any(is_old_refusal(r.reason, r.detail) for r in receipt.rejected):
             valid.add(receipt.chunk)
             return receipt, "an older version rejected rows because access to them was refused"
-        if (problem := store.check(receipt.shards, deep)) is not None:
-            return receipt, problem
         return receipt, pictures.changed(receipt)
 
     def torn(name: str, why: str) -> None:
@@ -98,6 +97,13 @@ def find_done(
                 "run.retry_rejected=[missing-file] to encode their chunks again."
             )
         )
+    if pictures.unknown:
+        listener(
+            Note(
+                f"Sizes and times of the images of {len(pictures.unknown):,} finished chunks cannot be read now. If "
+                "images were exchanged there, it is not noticed."
+            )
+        )
     for receipt in pictures.touched:
         Receipts(prepared.folder).write(receipt)
     return done, valid, result
@@ -110,14 +116,18 @@ class _Pictures:
         others: chunk -> rows of other files, and its receipt.
         arrived: rows that had no file, and have one now.
         touched: receipts with new stamps: their files have other times, and the same content.
+        unknown: chunks whose files were known, and cannot be compared now.
     """
 
     def __init__(self, prepared: EncodePlan, listener: Listener) -> None:
         self._prepared, self._listener = prepared, listener
-        self._stamps, self._said = Stamps(prepared.source), set[str]()
+        # Longer than while chunks are encoded: without stamps, exchanged images are not noticed.
+        self._stamps = Stamps(prepared.source, prepared.workflow.run.read_timeout)
+        self._said = set[str]()
         self.others: dict[int, tuple[list[Row], Receipt]] = {}
         self.arrived: list[Row] = []
         self.touched: list[Receipt] = []
+        self.unknown: list[int] = []
 
     def changed(self, receipt: Receipt, every: bool = False) -> str | None:
         """A clause that names other files; None if the images are those of before.
@@ -128,7 +138,7 @@ class _Pictures:
             every: compare the content of all images of the chunk.
 
         Raises:
-            AccessRefused, TransportFailed: an image cannot be read now.
+            AccessRefused, TransportFailed, ReadStalled: an image cannot be read now.
         """
         source, run = self._prepared.source, self._prepared.workflow.run
         rows = source.rows(receipt.start, receipt.stop)
@@ -136,12 +146,11 @@ class _Pictures:
         if every or (not receipt.stamps and run.on_changed_images == "encode"):
             return self._compare_all(receipt, rows)
         now = self._stamps.of(rows)
+        if receipt.stamps and not now:
+            self.unknown.append(receipt.chunk)
         self.arrived.extend(new_rows(receipt.stamps, now, rows))
 
-        def read(row: Row) -> bytes:
-            return fetched_patiently(source, row, run.transport_patience, self._tell)
-
-        others, stamps = exchanged(receipt, now, rows, read)
+        others, stamps = exchanged(receipt, now, rows, self._read)
         if others:
             self.others[receipt.chunk] = others, receipt
             return f"its images are others now ({names(others)})"
@@ -152,13 +161,14 @@ class _Pictures:
     def _compare_all(self, receipt: Receipt, rows: Sequence[Row]) -> str | None:
         deadly = {row.row for row in receipt.rejected if row.reason is Reason.KILLS_WORKER}  # would kill this process
         read = [row for row in rows if row.index not in deadly]
-        seconds = self._prepared.workflow.run.transport_patience
-        if not any(row.usable for row in read) or (
-            inputs_digest(self._prepared.source, read, seconds, self._tell) == receipt.inputs
-        ):
+        if not any(row.usable for row in read) or inputs_digest(read, self._read) == receipt.inputs:
             return None
         self.others[receipt.chunk] = new_rows(receipt.stamps, self._stamps.of(rows), rows), receipt
         return "its images are others now"
+
+    def _read(self, row: Row) -> bytes:
+        run = self._prepared.workflow.run
+        return fetched_patiently(self._prepared.source, row, run.transport_patience, self._tell, run.read_timeout)
 
     def refuse(self) -> None:
         """Refuse the images.

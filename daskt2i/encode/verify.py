@@ -20,6 +20,7 @@ from daskt2i.encode.saved_workflow import strangers
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
+from daskt2i.faults.patience import fetched_patiently
 from daskt2i.images import read as images
 from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder, Source
@@ -270,7 +271,7 @@ def _check_images(
     try:
         source = open_source(workflow.dataset, store.folder, keep=False)
         source.info()
-        _find_exchanged(store, source, found)
+        _find_exchanged(store, source, workflow, found)
         did = "decoded back"
         if about["random_weights"]:
             found.notes.append("Nothing was decoded back: the encoders have random weights.")
@@ -282,19 +283,24 @@ def _check_images(
         found.notes.append(f"Nothing was {did}: {' '.join(str(error).split())}")
 
 
-def _find_exchanged(store: ZarrStore, source: Source, found: _Findings) -> None:
+def _find_exchanged(store: ZarrStore, source: Source, workflow: Workflow, found: _Findings) -> None:
     """Find chunks whose images are others now, under the same names: by size and times, then by content."""
-    stamps = Stamps(source)
+    timeout, unknown = workflow.run.read_timeout, 0
+    stamps = Stamps(source, timeout)
     for receipt in Receipts(store.folder).read():
         if not receipt.stamps or receipt.chunk in found.problems:
             continue
         rows = source.rows(receipt.start, receipt.stop)
-        others, _ = exchanged(receipt, stamps.of(rows), rows, source.read)
+        now = stamps.of(rows)
+        unknown += not now
+        others, _ = exchanged(receipt, now, rows, lambda row: fetched_patiently(source, row, 0.0, timeout=timeout))
         if others:
             found.exchanged.append(receipt.chunk)
             found.problems[receipt.chunk] = (
                 f"chunk {receipt.chunk}: its images are not those that it was made from ({names(others)})"
             )
+    if unknown:
+        found.notes.append(f"Sizes and times of the images of {unknown:,} chunks cannot be read now.")
 
 
 def _decode_back(
@@ -318,7 +324,8 @@ def _decode_back(
         index = chunk.start + int(valid[len(valid) // 2])
         row = next(iter(source.rows(index, index + 1)))
         try:
-            picture = images.read(source.read(row), resolution, limits)
+            data = fetched_patiently(source, row, 0.0, timeout=run.read_timeout)
+            picture = images.read(data, resolution, limits)
         except RowRejected as error:
             found.notes.append(f"Row {index} was not decoded back: its image cannot be read now ({error}).")
             continue

@@ -178,8 +178,8 @@ class _ChunkRun:
     def _reading(self, models: Models) -> AbstractContextManager[Iterator[Reading]]:
         job = self.job
 
-        def look(what: str, since: float) -> None:
-            self.watch.waits(what, since, job.read_timeout if "does not return" in what else job.transport_patience)
+        def look(what: str, since: float, limit: float) -> None:
+            self.watch.waits(what, since, limit)
             interruption.get()()
 
         return reading_ahead(

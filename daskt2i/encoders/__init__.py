@@ -4,7 +4,7 @@ In here: VAEs (`vae`), text encoders (`text`, `textconfig`, `tokens`), finding a
 memory of a model (`footprint`), scaling and shifting latents (`latent_scaling`), encoders in a trained pipeline folder
 (`export`), one process that loads while others wait (`one_at_a_time`), a fake for tests (`fake`).
 Not in here: when and where a chunk is encoded (`encode`), the models that are trained (`model`).
-Imports: `errors` and `types`.
+Imports: rooms of floors 0 to 3.
 To add one: write a class with a cheap constructor and the methods of `daskt2i.protocols.ImageEncoder` or `TextEncoder`,
 and subclass the suite in `daskt2i.testing.encoder` in a test. The constructor must not import torch. A workflow names
 the class by its dotted path; there is no registry. Never move an encoder: fingerprints hold its class path.

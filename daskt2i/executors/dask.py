@@ -1,8 +1,7 @@
 """Chunks on the workers of a Dask cluster: this machine or many.
 
 Covers: a sliding window, moving a chunk away from a retiring worker, workers that die or get no more items, a cluster
-without workers, stage times on Dask's Fine
-Performance Metrics page.
+without workers, stage times on Dask's Fine Performance Metrics page.
 Does not cover: starting a cluster (`deploy`), dashboard pages of daskt2i.
 
 Tasks use no `resources=`, and `workers=` only after a worker was set aside. Both bypass the scheduler's queue: then all

@@ -1,7 +1,7 @@
 """Try a call again while its error may pass, with growing pauses, as the policy of its kind says.
 
 Covers: how long and how often, the pauses, telling what is awaited; the error in the end.
-Does not cover: which error is of which kind (`kinds`), a call that never returns (`encode.read_ahead`).
+Does not cover: which error is of which kind (`kinds`), giving up a call that never returns (`time_limit`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daskt2i import retries
-from daskt2i.errors import AccessRefused, Daskt2iError, Reason, RowRejected, TransportFailed
+from daskt2i.errors import AccessRefused, Daskt2iError, ReadStalled, Reason, RowRejected, TransportFailed
 from daskt2i.faults.kinds import POLICIES, Kind, is_passing, kind_of, passing_cause
+from daskt2i.faults.time_limit import within
 from daskt2i.formatting import duration
 from daskt2i.protocols import Source
 from daskt2i.redact import without_secret
@@ -74,15 +75,34 @@ def fetched(source: Source, row: Row) -> bytes:
 
 
 def fetched_patiently(
-    source: Source, row: Row, seconds: float = retries.TRANSPORT_SECONDS, tell: Tell = lambda text: None
+    source: Source,
+    row: Row,
+    seconds: float = retries.TRANSPORT_SECONDS,
+    tell: Tell = lambda text: None,
+    timeout: float | None = None,
 ) -> bytes:
-    """The bytes of a row; what may pass is tried again. Arguments as in `patiently`.
+    """The bytes of a row; what may pass is tried again. Other arguments as in `patiently`.
+
+    Args:
+        timeout: seconds that one read may take; None for no limit.
 
     Raises:
         RowRejected: the row cannot be used.
         AccessRefused, TransportFailed: it cannot be read now.
+        ReadStalled: a read did not return in time.
     """
-    return patiently(lambda: fetched(source, row), row.file_name, seconds, tell)
+
+    def read() -> bytes:
+        if timeout is None:
+            return fetched(source, row)
+        found = within(timeout, lambda: fetched(source, row))
+        if found is None:
+            raise stalled(row.file_name, timeout)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    return patiently(read, row.file_name, seconds, tell)
 
 
 def _again(
@@ -141,6 +161,15 @@ def given_up(error: Exception, what: str, tries: float, seconds: float) -> Daskt
         f"{what} could not be read for {duration(limit(kind_of(error), seconds))} ({said(error)}). Nothing was "
         "stored for it, and no row was rejected. Run it again when the network, the server or the disk is "
         "back; run.transport_patience sets how long it is tried."
+    )
+
+
+def stalled(what: str, seconds: float) -> ReadStalled:
+    """The error of a read that did not return within so many seconds."""
+    return ReadStalled(
+        f"The read of {what} did not return within {duration(seconds)}, so it was given up. Nothing was stored for it, "
+        "and no row was rejected. Encode again when the server or the mount is back; run.read_timeout sets how long a "
+        "read may take."
     )
 
 

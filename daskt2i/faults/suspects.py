@@ -21,7 +21,6 @@ from daskt2i.retries import is_hopeless
 _MANY = 3
 """So many workers that have the same error of the setup, before any chunk was finished, are enough: it is the setup."""
 
-
 _EXCUSES = 2
 """A try does not count for a chunk so often at most. So a run always ends, also where new workers come for ever."""
 
@@ -51,11 +50,12 @@ class Suspects:
     open_chunks: int
     replaceable: bool = False
     aside: dict[str, str] = field(default_factory=dict)
-    # `_finished`: worker -> total of finished chunks at its last one. `_row`: workers of the failures since then.
+    # `_total`: number of finished chunks. `_finished`: worker -> this number at its last one. `_since`: workers of the
+    # failures since the last finished chunk. `_streaks`: worker -> chunks that it failed in a row.
     _total: int = 0
     _finished: dict[str, int] = field(default_factory=dict)
     _streaks: dict[str, set[int]] = field(default_factory=dict)
-    _row: list[str] = field(default_factory=list)
+    _since: list[str] = field(default_factory=list)
     _accused: dict[int, str] = field(default_factory=dict)
     _failed_on: dict[int, set[str]] = field(default_factory=dict)
     _excuses: Counter[int] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class Suspects:
         self._total += 1
         self._finished[worker] = self._total
         self._streaks.pop(worker, None)
-        self._row.clear()
+        self._since.clear()
         self._set_aside = 0
         self._accused.pop(chunk, None)
         self._failed_on.pop(chunk, None)
@@ -87,7 +87,7 @@ class Suspects:
             return Step.EXCUSE if self._may_excuse(chunk) else Step.COUNT
         if not policy.worker:
             return Step.COUNT
-        self._row.append(worker)
+        self._since.append(worker)
         streak = self._streaks.setdefault(worker, set())
         before = self._failed_on.setdefault(chunk, set())
         if not any(one != worker and one not in self.aside for one in before):  # else the chunk is the suspect
@@ -115,7 +115,7 @@ class Suspects:
     @property
     def in_a_row(self) -> int:
         """Number of failures since a chunk was finished, without those of workers that are set aside."""
-        return sum(worker not in self.aside for worker in self._row)
+        return sum(worker not in self.aside for worker in self._since)
 
     def excused(self, worker: str) -> list[int]:
         """The chunks that a worker failed in a row before it was set aside. Their tries do not count."""
@@ -145,7 +145,7 @@ class Suspects:
     def _is_over(self, kind: Kind, left: int) -> bool:
         if kind is Kind.SETUP:
             return True
-        row = [worker for worker in self._row if worker not in self.aside]
+        failures = [worker for worker in self._since if worker not in self.aside]
         if POLICIES[kind].worker == 1:
-            return len(set(row)) >= max(1, left)
-        return is_hopeless(len(row), left, self.open_chunks)
+            return len(set(failures)) >= max(1, left)
+        return is_hopeless(len(failures), left, self.open_chunks)

@@ -163,9 +163,8 @@ def find_groups(store: ZarrStore, accepted: Whole) -> Groups:
             for start, block in read.blocks(chunk.start, chunk.stop, rows)
         ]
         latents = np.concatenate(blocks)
-        good: npt.NDArray[np.bool_] = np.isfinite(latents.reshape(len(rows), -1)).all(
-            1
-        )  # a missing shard is refused when training reads it
+        # A missing shard is refused when training reads it.
+        good = np.logical_and.reduce(np.isfinite(latents.reshape(len(rows), -1)), axis=1)
         if scale is None and good.any():
             scale = latents[good].mean((0, 2, 3)), latents[good].std((0, 2, 3)) + np.float32(1e-6)
         seen = iter(() if scale is None else signatures(_as_pixels(latents[good], *scale)))

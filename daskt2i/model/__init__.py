@@ -3,6 +3,6 @@
 In here: the denoiser's sizes (`denoiser`), the loss and its noise (`diffusion`, `noise_schedule`), the autoencoder and
 its loss (`autoencoder`, `autoencoder_loss`), how a trained pipeline is written and described (`pipeline`).
 Not in here: the loop that trains (`train`), drawing with the result (`sample`), encoders for data (`encoders`).
-Imports: `errors`, `protocols`, `config`, `encoders`, `store`; torch and diffusers inside functions.
+Imports: `errors`, `types`, `protocols`, `config`, `machine`, `encoders`, `store`; torch and diffusers inside functions.
 To add a model: a preset in `denoiser`, its loss in a module of its own.
 """

@@ -285,6 +285,7 @@ class _Remote:
     def __init__(self, files: Any, root: str, quoted: bool) -> None:
         self._files, self._root, self._quoted = files, root, quoted
         self._listed: dict[str, dict[str, str]] = {}
+        self._lock = threading.Lock()  # one listing at a time: four threads would list a bucket four times
 
     def read(self, name: str) -> bytes:
         data = self._files.cat_file(f"{self._root}/{urllib.parse.quote(name) if self._quoted else name}")
@@ -299,14 +300,15 @@ class _Remote:
         if self._quoted:
             raise LookupError("a web server has no listing")
         folder, _, base = f"{self._root}/{name}".rpartition("/")
-        if folder not in self._listed:
-            self._files.invalidate_cache(folder)
-            try:
-                found = self._files.ls(folder, detail=True)
-            except FileNotFoundError:
-                found = []
-            self._listed[folder] = {str(one["name"]).rpartition("/")[2]: _told(one) for one in found}
-        return self._listed[folder].get(base, "")
+        with self._lock:
+            if folder not in self._listed:
+                self._files.invalidate_cache(folder)
+                try:
+                    found = self._files.ls(folder, detail=True)
+                except FileNotFoundError:
+                    found = []
+                self._listed[folder] = {str(one["name"]).rpartition("/")[2]: _told(one) for one in found}
+            return self._listed[folder].get(base, "")
 
 
 _TOLD = (

@@ -83,27 +83,33 @@ def unpack(raw: bytes, name: str) -> tuple[bytes, str]:
 
 
 def _joined(raw: bytes, stream: Callable[[], Any]) -> bytes:
-    """All streams of a file, one after the other, as `cat a.gz b.gz` makes them. Zeros may follow them."""
-    found = bytearray()
-    rest = raw
+    """All streams of a file, one after the other, as `cat a.gz b.gz` makes them. Zeros may follow them.
+
+    A stream gets one block at a time: it copies what it leaves, and `bgzip` makes thousands of streams.
+    """
+    found, at = bytearray(), 0
     while True:
         one = stream()
-        piece = rest
         while not one.eof:
+            piece = getattr(one, "unconsumed_tail", b"")  # zlib returns what it did not read yet, the others keep it
+            if not piece and getattr(one, "needs_input", True):
+                piece = raw[at : at + _BLOCK]
+                at += len(piece)
+                if not piece:
+                    if not (more := _last(one)):
+                        raise BadPacking("its end is missing")
+                    found += more
+                    continue
             found += one.decompress(piece, _BLOCK)
             if len(found) > MAX_BYTES:
                 raise BadPacking(f"it unpacks to more than {MAX_BYTES:,} bytes")
-            # zlib returns what it did not read yet, the others keep it.
-            piece = getattr(one, "unconsumed_tail", b"")
-            if not one.eof and not piece and getattr(one, "needs_input", True):
-                if not (more := _last(one)):
-                    raise BadPacking("its end is missing")
-                found += more
-        rest = one.unused_data.lstrip(b"\0")
-        if not rest:
+        at -= len(one.unused_data)
+        if raw.startswith(b"\0", at):
+            at = len(raw) - len(raw[at:].lstrip(b"\0"))
+        if at == len(raw):
             return bytes(found)
-        if not any(rest.startswith(magic) for magic in _MAGIC.values()):
-            raise BadPacking(f"{len(rest):,} bytes that belong to nothing follow its end")
+        if not any(raw.startswith(magic, at) for magic in _MAGIC.values()):
+            raise BadPacking(f"{len(raw) - at:,} bytes that belong to nothing follow its end")
 
 
 def _last(one: Any) -> bytes:

@@ -84,7 +84,7 @@ class Zip:
         self._entries: dict[str, _Entry] = {}
         self._doubled: dict[str, list[_Entry]] = {}  # name -> all its entries, if it has several
         self._others: dict[str, list[_Entry]] = {}  # name in another reading -> entries
-        self._ends: dict[str, list[str]] = {}
+        self._ends: dict[int, dict[str, list[str]]] = {}  # number of parts -> last parts -> names; made when needed
         self._coded: dict[bytes, list[tuple[bytes, _Entry]]] = {}  # end -> names as stored, if no coding is stated
         self._pages: tuple[str, ...] | None = None
         for entry in entries:
@@ -101,8 +101,6 @@ class Zip:
             bool(entry.flag_bits & 1),
         )
         for number, name in enumerate(_names(entry)):
-            if name not in self._entries and name not in self._others:
-                self._ends.setdefault(name.rpartition("/")[2], []).append(name)
             if number:
                 self._others.setdefault(name, []).append(found)
             elif name in self._entries:
@@ -156,11 +154,7 @@ class Zip:
     def _entry(self, name: str) -> _Entry:
         names = [name]
         if not (found := self._at(name)):
-            names = [
-                entry
-                for entry in self._ends.get(name.rpartition("/")[2], ())
-                if entry.endswith(f"/{name}") and "/__MACOSX/" not in f"/{entry}"
-            ]
+            names = [entry for entry in self._ending_in(name) if "/__MACOSX/" not in f"/{entry}"]
             found = list(dict.fromkeys(entry for whole in names for entry in self._at(whole)))
         found = found or self._in_a_code_page(name)
         if not found:
@@ -172,6 +166,18 @@ class Zip:
                 Reason.UNREADABLE_IMAGE, f"{name} is in the archive {len(found)} times, with different content"
             )
         return found[-1]
+
+    def _ending_in(self, name: str) -> list[str]:
+        """The names that end in `/name`. As many parts count as it has: each folder may hold an `image.jpg`."""
+        parts = name.count("/") + 1
+        if (ends := self._ends.get(parts)) is None:
+            ends = {}
+            for entry in {**self._entries, **self._others}:
+                split = entry.split("/")
+                if len(split) > parts:
+                    ends.setdefault("/".join(split[-parts:]), []).append(entry)
+            self._ends[parts] = ends
+        return ends.get(name, [])
 
     def _at(self, name: str) -> list[_Entry]:
         """The entries of this very name, and those that may mean it."""

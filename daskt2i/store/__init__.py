@@ -6,7 +6,7 @@ checks them, `layout` lists them, `dataset` opens them as xarray), the proof tha
 chunk becomes visible, and the lock for one writer at a time (`publishing`), one line for each row (`manifest`), the
 progress of a run folder (`status`).
 Not in here: what makes the arrays (`encode`), what reads samples for training (`loader`).
-Imports: `errors`, `os_errors`, `addresses`, `credentials`, `types`, `plan`.
+Imports: `plan`, and rooms of floors 0 to 3.
 To add a kind of file: a module here with its name, its reader and its writer, and a line in
 docs/reference/run-folder.md.
 """

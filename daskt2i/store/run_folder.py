@@ -26,7 +26,7 @@ from typing import IO, Any
 from daskt2i.addresses import expanded, is_address, is_blank
 from daskt2i.credentials import for_use
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, StoreMissing
-from daskt2i.os_errors import FULL, PART_IS_A_FILE, kind_of
+from daskt2i.os_errors import FULL, PART_IS_A_FILE, meaning_of
 from daskt2i.redact import without_secret
 from daskt2i.store.artifacts.full_disk import temporary_folder
 from daskt2i.store.partial_files import flush_folder, is_partial, make_folders, partial_of, sweep
@@ -349,8 +349,8 @@ class RunFolder:
         except Daskt2iError:
             raise
         except Exception as error:
-            kind = kind_of(error)
-            if kind is FULL:
+            why = meaning_of(error)
+            if why is FULL:
                 raise StoreFull(
                     f"No space is left in {self.root} (could not {doing}). Committed data stays and can be read; free "
                     "some space and run it again."
@@ -360,10 +360,10 @@ class RunFolder:
                     f"Could not {doing} in {self.root}: its bucket or container does not exist. Create it, or choose "
                     "another run folder (out)."
                 ) from error
-            if kind is not None and kind.lasting and not (kind is PART_IS_A_FILE and doing.startswith("look for")):
+            if why is not None and why.lasting and not (why is PART_IS_A_FILE and doing.startswith("look for")):
                 raise StoreError(
-                    f"Could not {doing} in {self.root}: {kind.says}. What is there is unchanged; choose another run "
-                    f"folder (out), or {kind.advice}."
+                    f"Could not {doing} in {self.root}: {why.says}. What is there is unchanged; choose another run "
+                    f"folder (out), or {why.advice}."
                 ) from error
             if type(error).__name__ in _NO_ADDRESS or getattr(error, "status", None) in _NO_WRITING:
                 raise ConfigError(

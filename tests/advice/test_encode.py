@@ -507,7 +507,7 @@ def test_encode_makes_the_store_that_is_missing(where: str, tmp_path: Path) -> N
             verify(folder)
     elif where == "layout":
         with told("store/zarr_store.py:ZarrStore.layout StoreMissing"):
-            daskt2i.open_store(tmp_path / "run")
+            ZarrStore(folder).layout()
     else:
         with told("store/status.py:status StoreMissing"):
             run.status()

@@ -88,7 +88,7 @@ def test_a_read_that_hangs_is_given_up_and_reads_when_the_mount_is_back() -> Non
         with reading_ahead(source, rows, 32, Limits(1, 10**6), threads=2, window=4, care=care) as readings:
             return [reading.row.index for reading in readings]
 
-    with told("encode/read_ahead.py:_awaited ReadStalled"):
+    with told("faults/patience.py:stalled ReadStalled"):
         read()
     source.gone.clear()
     assert read() == [0, 1, 2, 3]

@@ -49,6 +49,14 @@ def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: ExitCo
     assert info.value.exit_code == code
 
 
+def test_no_message_shows_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), report_errors():
+        raise FileNotFoundError(2, "No such file", "https://me:TOPSECRET@host/images")
+    said = capsys.readouterr().err
+    assert "https://***@host/images" in said
+    assert "TOPSECRET" not in said
+
+
 def test_a_wrong_command_line_has_the_code_2() -> None:
     assert run("status", "--nosuch").returncode == ExitCode.USAGE
     assert run("nosuch").returncode == ExitCode.USAGE

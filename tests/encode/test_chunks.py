@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,15 +17,17 @@ from builders.workflows import component, fake_settings, finish, with_parts
 
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.chunks import standstill, watch
+from daskt2i.encode.chunks.culprit import closable
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.encoders.fake import FakeImageEncoder
-from daskt2i.errors import AccessRefused, ExecutorError, Reason, SourceMissing
+from daskt2i.errors import AccessRefused, ExecutorError, Reason, SourceMissing, TakenOver
 from daskt2i.events import ChunkFailed, Event, Note, Waiting
 from daskt2i.sources.fake import FakeSource
+from daskt2i.store.publishing.publication import begin
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import STANDSTILL, RunFolder
+from daskt2i.store.run_folder import MANIFEST, STANDSTILL, RunFolder
 from daskt2i.store.status import status
 from daskt2i.types import Chunk, Row
 
@@ -77,6 +80,25 @@ def test_when_no_good_worker_is_left_the_run_ends_and_names_them(tmp_path: Path)
         run(fake_settings(rows=80, rows_per_chunk=4), tmp_path, workers)
 
 
+def test_a_worker_that_lost_the_run_folder_is_set_aside(tmp_path: Path) -> None:
+    workflow = fake_settings(rows=40, rows_per_chunk=4)
+    found = run(workflow, tmp_path, PretendedWorkers(FOUR, bad("node2:1", error=TakenOver)))
+    assert (found.failed, found.done) == ({}, 10)
+
+
+def test_a_run_that_was_taken_over_blames_no_worker(tmp_path: Path) -> None:
+    def fault(worker: str, item: Any) -> None:
+        if isinstance(item, Chunk) and item.index == 4:
+            begin(RunFolder(tmp_path))  # another process found this one dead
+        if isinstance(item, Chunk) and item.index >= 4:
+            raise TakenOver("Another run took over.")
+
+    told: list[Event] = []
+    with pytest.raises(TakenOver, match="Another run took over"):
+        run(fake_settings(rows=40, rows_per_chunk=4), tmp_path, PretendedWorkers(FOUR, fault), told)
+    assert [event.text for event in told if isinstance(event, Note) and "no more chunks" in event.text] == []
+
+
 def test_chunks_that_fail_everywhere_are_not_blamed_on_workers(tmp_path: Path) -> None:
     def fault(worker: str, item: Any) -> None:
         if isinstance(item, Chunk) and 4 <= item.index < 8:
@@ -125,6 +147,21 @@ def test_what_an_older_version_rejected_for_a_refusal_is_encoded_on_resume(tmp_p
     path.write_text(json.dumps(old))
     found = finish(workflow, tmp_path)
     assert (found.done, found.skipped, found.rejected) == (1, 2, {"missing-file": 1})
+
+
+def test_a_damaged_chunk_with_an_old_refusal_is_in_no_manifest_until_it_is_encoded(tmp_path: Path) -> None:
+    workflow = fake_settings(rows=12, rows_per_chunk=4, source={"missing": [5]}, retries=0)
+    finish(workflow, tmp_path)
+    path = tmp_path / "receipts" / "chunk-0000001.json"
+    old = json.loads(path.read_text())
+    old["rejected"][0] |= {"reason": "unreadable-image", "detail": "no permission to read the file"}
+    path.write_text(json.dumps(old))
+    (tmp_path / "latents.zarr" / old["shards"][0]["key"]).write_bytes(b"damaged")
+    found = run(workflow, tmp_path, PretendedWorkers(FOUR, bad(*FOUR)))
+    assert list(found.failed) == [1]
+    assert not (tmp_path / MANIFEST).exists()
+    assert finish(workflow, tmp_path).accepted == 11
+    assert (tmp_path / MANIFEST).exists()
 
 
 def deadly(*rows: int) -> Any:
@@ -259,6 +296,37 @@ def test_a_run_in_which_no_chunk_ends_says_so(tmp_path: Path, monkeypatch: pytes
     with standstill.Standstill(RunFolder(tmp_path), None, told.append) as watched:
         watched.drawn(3)
         assert next(heard(told)).what == "no chunk ends; in work are chunks 3"
+
+
+def test_a_report_that_does_not_change_is_of_a_worker_that_is_gone(tmp_path: Path) -> None:
+    watched = standstill.Standstill(RunFolder(tmp_path), None, lambda event: None)
+    watched.drawn(3)
+    report = {"chunk": 3, "worker": "node1:1", "what": "a.jpg", "seconds": 9.0}
+    RunFolder(tmp_path).write(f"{watch.WAITING}/node1-1.json", json.dumps(report).encode())
+    now = time.monotonic() + 10
+    assert [one.what for one in watched._waits(now)] == ["a.jpg"]
+    assert [one.what for one in watched._waits(now + standstill._STALE_SECONDS - 1)] == ["a.jpg"]
+    assert list(watched._waits(now + standstill._STALE_SECONDS)) == []
+
+
+def test_a_chunk_that_is_tried_alone_is_watched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int]] = []
+    for name in ("drawn", "ended"):
+        before = getattr(standstill.Standstill, name)
+
+        def noted(self: Any, chunk: int, name: str = name, before: Any = before) -> None:
+            seen.append((name, chunk))
+            before(self, chunk)
+
+        monkeypatch.setattr(standstill.Standstill, name, noted)
+    run(fake_settings(rows=8, rows_per_chunk=8), tmp_path, PretendedWorkers(FOUR, deadly(5)))
+    assert seen == [("drawn", 0), ("ended", 0)] * 2
+
+
+def test_the_outcomes_of_an_executor_may_be_any_iterator() -> None:
+    for outcomes in (iter([1]), (one for one in [1])):
+        with closing(closable(outcomes)) as found:
+            assert next(found) == 1
 
 
 @pytest.mark.usefixtures("_quick")

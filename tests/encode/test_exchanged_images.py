@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from builders.workflows import component, fake_settings, finish, with_parts
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.chunks.stamps import Stamps, names, new_rows, other_rows
+from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.verify import verify
-from daskt2i.errors import FingerprintMismatch, Reason
+from daskt2i.errors import FingerprintMismatch, ReadStalled, Reason
+from daskt2i.events import Note
+from daskt2i.executors.serial import SerialExecutor
 from daskt2i.facts.selection import open_source
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import FakeSource, bitmap
@@ -181,6 +185,96 @@ def test_a_source_that_cannot_tell_has_no_stamps(folder: Path) -> None:
 class Broken(FakeSource):
     def stamps(self, rows: Any) -> Any:
         raise RuntimeError("of this test")
+
+
+class Slow(FakeSource):
+    """Lists its files for a long time when it is asked first, as a bucket with a million objects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = threading.Event()
+
+    def stamps(self, rows: Any) -> Any:
+        self.listed.wait(60)
+        return [row.file_name for row in rows]
+
+
+def test_stamps_that_take_too_long_are_left_out_until_they_are_there() -> None:
+    source = Slow()
+    stamps, rows = Stamps(source, seconds=0.05), source.rows(0, 2)
+    assert stamps.of(rows) == ""
+    assert stamps.of(rows) == "", "it is not asked again while it lists"
+    source.listed.set()
+    stamps._late.wait(60)  # type: ignore[union-attr]
+    assert len(Stamps(source).of(rows)) == len(stamps.of(rows)) == 16
+
+
+class Passing(FakeSource):
+    """Fails the first time."""
+
+    asked = 0
+
+    def stamps(self, rows: Any) -> Any:
+        self.asked += 1
+        return None if self.asked == 1 else [row.file_name for row in rows]
+
+
+def test_one_failure_does_not_end_the_stamps_of_a_run() -> None:
+    source = Passing()
+    stamps, rows = Stamps(source), source.rows(0, 2)
+    assert [len(stamps.of(rows)) for _ in range(3)] == [0, 16, 16]
+
+
+def test_a_resume_and_verify_say_that_files_cannot_be_compared(folder: Path) -> None:
+    workflow = with_parts(
+        settings(folder, None),
+        source=component(f"{__name__}.Dumb", images=str(folder / "images"), captions=str(folder / "captions.json")),
+    )
+    finish(workflow, folder / "other")
+    notes: list[Any] = []
+    Dumb.knows = False
+    try:
+        encode(prepare(workflow, folder / "other"), SerialExecutor(), notes.append)
+        found = verify(RunFolder(folder / "other"), workflow, trusted=True)
+    finally:
+        Dumb.knows = True
+    told = "Sizes and times of the images of 3 finished chunks cannot be read now"
+    assert [note.text.startswith(told) for note in notes if isinstance(note, Note)] == [True]
+    assert "Sizes and times of the images of 3 chunks cannot be read now." in found.notes
+
+
+class Dumb(CocoSource):
+    """Knows sizes and times until a test says otherwise."""
+
+    knows = True
+
+    def stamps(self, rows: Any) -> Any:
+        return super().stamps(rows) if self.knows else None
+
+
+class Hanging(CocoSource):
+    """Its images are on a mount whose server is gone, when a test says so."""
+
+    gone, back = False, threading.Event()
+
+    def read(self, row: Any) -> bytes:
+        if self.gone:
+            self.back.wait(60)
+        return super().read(row)
+
+
+def test_a_resume_whose_images_cannot_be_read_ends_in_time(folder: Path) -> None:
+    source = component(f"{__name__}.Hanging", images=str(folder / "images"), captions=str(folder / "captions.json"))
+    workflow = with_parts(with_run(folder, read_timeout=0.2), source=source)
+    finish(workflow, folder / "other")
+    Hanging.gone = True
+    try:
+        with pytest.raises(ReadStalled, match=r"000\.bmp did not return"):
+            finish(workflow, folder / "other")
+    finally:
+        Hanging.gone = False
+        Hanging.back.set()
+    assert finish(workflow, folder / "other").skipped == 3
 
 
 def test_a_source_whose_stamps_fail_is_encoded_all_the_same(tmp_path: Path) -> None:

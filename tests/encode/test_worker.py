@@ -690,6 +690,16 @@ def test_jobs_that_share_a_worker_keep_their_models_there_as_far_as_these_fit(tm
     assert model_cache.loads()["image"] == 4, "the first was not used for the longest time, so it had to go"
 
 
+def test_a_process_keeps_the_sources_of_a_few_jobs_although_all_models_fit(tmp_path: Path) -> None:
+    jobs = [Bench(tmp_path / str(rows), fake_settings(rows=rows)).job for rows in range(8, 9 + model_cache.MOST_JOBS)]
+    for job in jobs:
+        models_for(replace(job, spare_bytes=2**40))
+    assert model_cache.loads() == {"image": 1, "text": 1}, "all of them share the encoders"
+    kept = [replace(job, spare_bytes=2**40) for job in jobs[1:]]
+    assert len({id(models_for(job)) for job in kept}) == model_cache.MOST_JOBS
+    assert len(model_cache._held) == model_cache.MOST_JOBS
+
+
 def test_without_memory_to_spare_another_job_replaces_the_models_of_the_first(tmp_path: Path) -> None:
     one, other = heavy(tmp_path / "a", 4), heavy(tmp_path / "b", 5)
     for bench in (one, other, one):

@@ -115,3 +115,11 @@ def test_a_chunk_is_excused_twice_at_the_most() -> None:
         assert steps[-1] is Step.AVOID
         excused.append(suspects.excused(worker))
     assert excused == [[0, 1, 2], [0, 1, 2], [], []]
+
+
+def test_a_chunk_that_failed_elsewhere_before_says_nothing_about_the_next_worker() -> None:
+    suspects = Suspects(100)
+    failures(suspects, (0, "a:1"), (1, "a:1"))
+    assert failures(suspects, (0, "b:1"), (1, "b:1"), (2, "b:1")) == [Step.COUNT] * 3
+    assert failures(suspects, (3, "b:1"), (4, "b:1")) == [Step.COUNT, Step.AVOID]
+    assert suspects.excused("b:1") == [2, 3, 4]

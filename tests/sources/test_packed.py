@@ -51,6 +51,17 @@ def test_joined_streams_and_zeros_at_the_end_are_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("block", [1, 7, 40, 1000])
+def test_streams_end_anywhere_in_a_block(kind: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "_BLOCK", block)
+    parts = [TEXT[: 3 * n] for n in range(12)]
+    joined = bytes(3).join(map(PACKERS[kind], parts))
+    assert unpack(joined, f"x.{kind}") == (b"".join(parts), "")
+    with pytest.raises(BadPacking, match="its end is missing"):
+        unpack(joined[:-1], f"x.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
 def test_the_first_bytes_tell_the_packing_if_the_name_does_not(kind: str) -> None:
     assert unpack(PACKERS[kind](TEXT), "captions.json") == (TEXT, "")
     assert unpack(TEXT, "captions.json") == (TEXT, "")

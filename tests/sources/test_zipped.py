@@ -210,3 +210,12 @@ def test_a_damaged_archive_gives_the_right_bytes_or_a_sentence(place: int, chang
         name = f"d\u00e9/{number}.bmp"
         found = sentence_of((RowRejected, SourceError), lambda: Zip(memory, "/of-zipped/damaged.zip").read(name))  # noqa: B023
         assert isinstance(found, Sentence) or found == bytes([number]) * 200
+
+
+def test_a_name_is_compared_with_as_many_parts_of_an_entry_as_it_has(tmp_path: Path) -> None:
+    entries = [(f"train/{n}/image.jpg".encode(), str(n).encode()) for n in range(30)]
+    place = archive(tmp_path / "a.zip", *entries, (b"__MACOSX/train/7/image.jpg", b"of the Finder"))
+    assert read(place, "7/image.jpg") == b"7"
+    assert read(place, "train/17/image.jpg") == b"17"
+    assert rejection(place, "image.jpg").detail == "image.jpg is in the archive 30 times"
+    assert rejection(place, "rain/7/image.jpg").reason is Reason.MISSING_FILE

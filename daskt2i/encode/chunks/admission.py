@@ -18,12 +18,11 @@ import io
 import json
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -31,14 +30,13 @@ from PIL import Image
 
 from daskt2i.config.workflow_file import LAYOUT
 from daskt2i.errors import RowRejected, StoreError, WorkerMismatch
+from daskt2i.faults.time_limit import within
 from daskt2i.images import read as images
 from daskt2i.machine.precision import default_device, kind_of, resolve
 from daskt2i.machine.versions import CODE, version_differences, versions
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import CHECK, RunFolder
 from daskt2i.types import Row, Runtime
-
-T = TypeVar("T")
 
 _LOOKS, _PAUSE = 3, 1.0
 """How often, and after which pause in seconds, a worker looks again: NFS may show a new file late."""
@@ -110,7 +108,7 @@ def admit_source(terms: Terms, source: Source) -> None:
     row = terms.row
     if row is None or terms.nonce in _seen_source:
         return
-    found = _within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
+    found = within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
     if isinstance(found, str) and found != terms.image:
         raise _other_source(row, "reads other bytes for", "")
     if isinstance(found, RowRejected):
@@ -185,24 +183,8 @@ def _first_image(source: Source) -> tuple[Row | None, str]:
     row = next((row for row in rows if row.usable), None)
     if row is None:
         return None, ""
-    found = _within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
+    found = within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
     return (row, found) if isinstance(found, str) else (None, "")
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T | BaseException | None:
-    """The result of a call, its error, or None if it took too long. Then its thread is left behind."""
-    answer: list[T | BaseException] = []
-
-    def run() -> None:
-        try:
-            answer.append(call())
-        except BaseException as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=run, name="daskt2i-check", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0] if answer else None
 
 
 @cache

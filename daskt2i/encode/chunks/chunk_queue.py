@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from time import sleep
-from typing import Any
 
-from daskt2i.encode.chunks.culprit import Trial
+from daskt2i.encode.chunks.culprit import Trial, closable
 from daskt2i.encode.chunks.stamps import Stamps
 from daskt2i.encode.chunks.standstill import Standstill
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import ERRORS
 from daskt2i.encode.worker import encode_chunk
-from daskt2i.errors import Daskt2iError, ExecutorError, StoreError, WorkerLost, sentence
+from daskt2i.errors import Daskt2iError, ExecutorError, StoreError, TakenOver, WorkerLost, sentence
 from daskt2i.events import ChunkDone, ChunkFailed, Note
 from daskt2i.faults.kinds import Kind, kind_of
 from daskt2i.faults.suspects import Step, Suspects
@@ -111,7 +110,7 @@ class ChunkQueue:
         # The queue is closed last: chunks in flight are cancelled then, and finished ones are published.
         with (
             closing(queue),
-            closing(_as_generator(self.executor.run(work, self._chunks(todo)))) as outcomes,
+            closing(closable(self.executor.run(work, self._chunks(todo)))) as outcomes,
         ):
             for chunk, outcome in outcomes:
                 self.standstill.ended(chunk.index)
@@ -157,6 +156,8 @@ class ChunkQueue:
     def _fail(self, index: int, error: BaseException, first: bool) -> None:
         """Count a chunk that failed, and report it. An error that ends the run is raised."""
         self._log(index, error)
+        if isinstance(error, TakenOver):
+            self._require_run()
         worker, kind = str(getattr(error, "worker", "")), kind_of(error)
         if (absolved := self._suspects.absolved(index, worker)) is not None:
             self.left = self.executor.avoid(list(self._suspects.aside))
@@ -177,6 +178,15 @@ class ChunkQueue:
             self._set_aside(worker, error)
         elif step is Step.EXCUSE:
             self._try_elsewhere([index])
+
+    def _require_run(self) -> None:
+        """Raise `TakenOver` if the driver finds it too. Else the worker that says so has lost the run folder."""
+        try:
+            self.publication.require()
+        except TakenOver:
+            raise
+        except Exception:  # not known now; libraries of object stores have errors that are no OSError
+            return
 
     def _set_aside(self, worker: str, error: BaseException) -> None:
         chunks = self._suspects.excused(worker)
@@ -210,7 +220,9 @@ class ChunkQueue:
                 )
             )
             trial = Trial(self.executor, self.job, self.standstill.hear)
+            self.standstill.drawn(index)
             outcome = trial.treat(self._chunk(index), error, died_at)
+            self.standstill.ended(index)
             self.job = trial.job
             if isinstance(outcome, BaseException):
                 if isinstance(outcome, WorkerLost):  # a row that was not found is not found again
@@ -227,11 +239,6 @@ class ChunkQueue:
         text = without_secret("".join(traceback.format_exception(error)))
         with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk:07d}.log", text.encode("utf-8", "replace"))
-
-
-def _as_generator(outcomes: Iterator[Any]) -> Any:
-    """Make the result of `executor.run` closable: a third-party executor may return any kind of iterator."""
-    return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)
 
 
 def _hopeless(count: int, error: BaseException, aside: list[str], folder: RunFolder) -> Daskt2iError:

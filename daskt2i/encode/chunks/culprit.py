@@ -10,7 +10,7 @@ chunk is encoded as usual, with this row rejected before it is read.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,6 +84,10 @@ class Trial:
         return isinstance(self._alone(try_rows, job, replace(chunk, rows=tuple(rows))), WorkerLost)
 
     def _alone(self, work: Callable[[EncodeJob, Chunk], Any], job: EncodeJob, chunk: Chunk) -> Any:
-        outcomes: Any = self.executor.run(functools.partial(work, job), [chunk], alone=True)
-        with closing(outcomes):
+        with closing(closable(self.executor.run(functools.partial(work, job), [chunk], alone=True))) as outcomes:
             return next(outcomes)[1]
+
+
+def closable(outcomes: Iterator[Any]) -> Any:
+    """The result of `executor.run` with a `close`: a third-party executor may return any kind of iterator."""
+    return outcomes if hasattr(outcomes, "close") else (pair for pair in outcomes)

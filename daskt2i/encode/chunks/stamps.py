@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from daskt2i.errors import Reason, RowRejected
+from daskt2i.faults.time_limit import within
 from daskt2i.protocols import Source, StampedSource
 from daskt2i.types import Receipt, Row
 
@@ -28,37 +29,56 @@ _NONE = "0" * _DIGITS
 """The digits of a row without a file."""
 
 _SECONDS = 10.0
-"""The stamps of a chunk are given up after this time."""
+"""A chunk does not wait longer for its stamps."""
+
+_FAILS = 3
+"""A source that fails so often in a row is not asked again: it may list a whole bucket before it knows."""
 
 NAMED = 5
 """Number of files that a message names."""
 
 
 class Stamps:
-    """The stamps of a source. A mount whose server is gone stops nothing: after ten seconds there are none."""
+    """The stamps of a source.
 
-    def __init__(self, source: Source) -> None:
+    A mount whose server is gone stops nothing: what does not come in time is left out. A listing that takes longer (a
+    bucket with a million objects) goes on, and later chunks have their stamps.
+
+    Args:
+        seconds: how long to wait.
+    """
+
+    def __init__(self, source: Source, seconds: float = _SECONDS) -> None:
         self._source = source if isinstance(source, StampedSource) else None
+        self._seconds = seconds
+        self._late: threading.Event | None = None
+        self._fails = 0
 
     def of(self, rows: Sequence[Row]) -> str:
-        """Eight hexadecimal digits for each row; "" if the source cannot tell. Several threads may call it."""
+        """Eight hexadecimal digits for each row; "" if the source cannot tell now. Several threads may call it."""
         if (source := self._source) is None or not rows:
             return ""
-        answer: list[Sequence[str] | None] = []
-
-        def ask() -> None:
-            try:
-                answer.append(source.stamps(rows))
-            except Exception:  # reading the images will say what is wrong
-                answer.append(None)
-
-        thread = threading.Thread(target=ask, name="daskt2i-stamps", daemon=True)
-        thread.start()
-        thread.join(_SECONDS)
-        if not answer or answer[0] is None:
-            self._source = None
+        if self._late is not None and not self._late.is_set():
             return ""
-        return _joined(rows, answer[0])
+        ended = threading.Event()
+
+        def ask() -> Sequence[str]:
+            try:
+                return source.stamps(rows) or ()
+            finally:
+                ended.set()
+
+        found = within(self._seconds, ask)
+        if found is None:
+            self._late = ended
+            return ""
+        if isinstance(found, BaseException) or not found:  # reading the images will say what is wrong
+            self._fails += 1
+            if self._fails >= _FAILS:
+                self._source = None
+            return ""
+        self._fails = 0
+        return _joined(rows, found)
 
 
 def digits(digest: bytes) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from daskt2i.errors import Daskt2iError, StoreFull
-from daskt2i.os_errors import FULL, kind_of, place_of
+from daskt2i.os_errors import FULL, meaning_of, place_of
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def explaining_full_disk(doing: str) -> Iterator[None]:
     except Daskt2iError:
         raise
     except Exception as error:
-        if kind_of(error) is not FULL:
+        if meaning_of(error) is not FULL:
             raise
         named = place_of(error) if isinstance(error, OSError) else ""
         here = tempfile.gettempdir()
