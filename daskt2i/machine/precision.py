@@ -65,7 +65,9 @@ def kind_of(device: str) -> str:
     return f"cuda {major}.{minor}"
 
 
-def resolve(requested: str, device: str, threads: int = 1, setting: str = "dataset.precision") -> Precision:
+def resolve(
+    requested: str, device: str, threads: int = 1, setting: str = "dataset.precision", gain: float = GAIN
+) -> Precision:
     """The precision to use.
 
     Args:
@@ -73,6 +75,7 @@ def resolve(requested: str, device: str, threads: int = 1, setting: str = "datas
         device: `cpu`, `cuda` or `cuda:N`.
         threads: torch threads during the probe; give the number of threads of a worker.
         setting: the setting that asks for it, for the message.
+        gain: how many times faster a convolution must be for `auto` to choose bf16 on a CPU.
 
     Raises:
         ConfigError: the name is unknown, the device does not exist, or fp16 is requested on a CPU.
@@ -86,7 +89,7 @@ def resolve(requested: str, device: str, threads: int = 1, setting: str = "datas
     if requested != "auto":
         raise ConfigError(f"{setting} is {requested!r}; it can be auto, fp32, bf16 or fp16.")
     if device == "cpu":
-        return "bf16" if _bf16_gain(threads) >= GAIN else "fp32"
+        return "bf16" if _bf16_gain(threads) >= gain else "fp32"
     import torch
 
     # Compute capability 8.0 is Ampere, the first with bf16 units. Older GPUs emulate bf16.

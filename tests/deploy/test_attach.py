@@ -140,8 +140,13 @@ def test_attaching_changes_nothing_in_this_process(client: Client, tmp_path: Pat
     assert watch.wrong == {}
 
 
-def test_a_cluster_that_daskt2i_starts_leaves_this_process_unchanged(tmp_path: Path) -> None:
-    """Its workers also restart, because a nanny writes its variables at each start."""
+def wait_there(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def test_a_cluster_that_daskt2i_starts_leaves_this_process_unchanged_and_keeps_work_of_a_user(tmp_path: Path) -> None:
+    """Its workers also restart, because a nanny writes its variables at each start; but not with a user's work."""
     users = dask.config.set({"distributed.comm.retry.count": 7, "pool": print})
     with users, Watch() as watch, Session(Scheduler.parse("local:1")) as ours:
         encode_on(ours, tmp_path / "run", ONE)
@@ -154,6 +159,14 @@ def test_a_cluster_that_daskt2i_starts_leaves_this_process_unchanged(tmp_path: P
         assert set(connection.client.run(os.getpid).values()).isdisjoint(before.values()), "a restart frees memory"
         assert set(connection.client.run(model_cache.held).values()) == {0}
         assert not encode_on(ours, tmp_path / "again", ONE).failed
+        # `Run.client` is the client of these workers, so a user may work on them too.
+        theirs, pids = connection.client, connection.client.run(os.getpid)
+        scattered, task = theirs.scatter(list(range(9)), hash=False), theirs.submit(wait_there, 2.5, pure=False)
+        assert unload_encoders(theirs, restart=True) == []
+        assert theirs.run(os.getpid) == pids
+        assert theirs.gather(scattered) == list(range(9))
+        assert task.result() in pids.values()
+        assert set(theirs.run(model_cache.held).values()) == {0}
         # The workers have the settings that they need, and the user's own settings too.
         asked = connection.client.run(settings_there)
         assert list(asked.values()) == [(0.6, "100ms", 100, 7, "1", "6640")]
@@ -230,26 +243,6 @@ def test_data_of_a_user_on_the_workers_survive_a_training(client: Client, tmp_pa
         assert not encode_on(ours, tmp_path / "two").failed
         assert sum(client.run(model_cache.held).values()) > 0
         assert client.run(model_cache.loads) != loads
-
-
-def wait_there(seconds: float) -> int:
-    time.sleep(seconds)
-    return os.getpid()
-
-
-def test_results_and_tasks_of_a_user_on_workers_that_we_started_survive_a_training(tmp_path: Path) -> None:
-    """`Run.client` is the client of our workers, so a user may work on them too."""
-    with Session(Scheduler.parse("local:1")) as ours:
-        encode_on(ours, tmp_path / "run", ONE)
-        client = ours._connected(ONE).client
-        pids = client.run(os.getpid)
-        assert sum(client.run(model_cache.held).values()) > 0
-        scattered, task = client.scatter(list(range(9)), hash=False), client.submit(wait_there, 2.5, pure=False)
-        assert unload_encoders(client, restart=True) == []
-        assert client.run(os.getpid) == pids
-        assert client.gather(scattered) == list(range(9))
-        assert task.result() in pids.values()
-        assert set(client.run(model_cache.held).values()) == {0}
 
 
 def hold_turn(seconds: float) -> None:

@@ -28,6 +28,9 @@ FORMATS = ("fp32", "bf16")
 STEP_GAIN = 1.05
 """bf16 is used if a step is at least this many times faster. Less is within the noise of the measurement."""
 
+HOPELESS_GAIN = 0.8
+"""If a convolution alone is slower than that in bf16, a step is not measured: the processor emulates bf16."""
+
 PROBE_STEP_SECONDS = 10.0
 """The probe begins no further repetition after this time."""
 
@@ -76,8 +79,8 @@ def choose(
         if wanted == "auto" and before is not None and before.get("device") == device.partition(":")[0]:
             known = {"name": str(before["precision"]), "step_seconds": before.get("step_seconds", {})}
         else:
-            name = resolve(wanted, device, threads, "launch.precision")
-            # If not even a convolution alone is faster in bf16, a step is not either, and may take very long.
+            name = resolve(wanted, device, threads, "launch.precision", HOPELESS_GAIN)
+            # Where bf16 is emulated, a step may take ten times as long, so it is not tried.
             known = None if wanted == "auto" and name != "fp32" else {"name": str(name), "step_seconds": {}}
     known = group.broadcast(known)
     if known is not None:
