@@ -163,7 +163,7 @@ def find_groups(store: ZarrStore, accepted: Whole) -> Groups:
             for start, block in read.blocks(chunk.start, chunk.stop, rows)
         ]
         latents = np.concatenate(blocks)
-        good = np.isfinite(latents.reshape(len(rows), -1)).all(1)  # a missing shard is refused when training reads it
+        good = np.isfinite(latents).min(axis=(1, 2, 3))  # a missing shard is refused when training reads it
         if scale is None and good.any():
             scale = latents[good].mean((0, 2, 3)), latents[good].std((0, 2, 3)) + np.float32(1e-6)
         seen = iter(() if scale is None else signatures(_as_pixels(latents[good], *scale)))
