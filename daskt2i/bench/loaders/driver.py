@@ -209,6 +209,7 @@ def _started(
     if OURS in pythons:
         window = _window_bytes(folder)
         wanted += [(OURS, int(share * window) + 1, share) for share in shares] + [(OURS, WHOLE, None)]
+    rows = len(peer.Rows(str(folder / "rows")))
     runners, failed = list[Runner](), dict[str, str]()
     for name, cache, share in wanted:
         place = folder / name
@@ -234,7 +235,7 @@ def _started(
             failed[name] = f"{error} It said: {lines[-1] if lines else 'nothing'}"
             tell(failed[name])
             continue
-        runner.sample_bytes = bytes_of(folder, name) // shape_of(text).rows
+        runner.sample_bytes = bytes_of(folder, name) // rows
         runners.append(runner)
     return runners, failed
 

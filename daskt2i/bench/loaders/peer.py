@@ -16,10 +16,12 @@ folder for the loader's own files. It prints a line of JSON when it is ready, an
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import pathlib
 import sys
 import time
+import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -121,6 +123,7 @@ class Mosaic:
     """mosaicml-streaming's StreamingDataset on a local folder (MDS)."""
 
     def __init__(self, rows: Rows, place: str) -> None:
+        _without_torchvision()
         from streaming import MDSWriter, StreamingDataset
 
         if not pathlib.Path(place, "index.json").exists():
@@ -131,6 +134,23 @@ class Mosaic:
 
     def batches(self, epoch: int) -> Iterator[Any]:
         return batched(map(unpacked, self._data))
+
+
+def _nothing(name: str) -> type:
+    """A class for any name that a module of torchvision has."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {})
+
+
+def _without_torchvision() -> None:
+    """Let `import streaming` find an empty torchvision. One for CUDA cannot be imported beside a torch for CPUs, and
+    nothing here uses it."""
+    for name in ("", ".transforms", ".transforms.functional", ".datasets", ".datasets.folder", ".io"):
+        empty = types.ModuleType(f"torchvision{name}")
+        empty.__path__, empty.__spec__ = [], importlib.machinery.ModuleSpec(empty.__name__, None)
+        empty.__getattr__ = _nothing  # type: ignore[method-assign]
+        sys.modules[f"torchvision{name}"] = empty
 
 
 class WebDataset:
