@@ -338,11 +338,7 @@ class Protocol(RuleBasedStateMachine):
         if self.there_is_room():
             sleeper = self.comes_to(which, at, steps)
             other = self.follow(sleeper, again)
-            for _ in range(1000):
-                if other.publication is not None or other.process.ended:
-                    break
-                self.go_or_wait(other)
-                self.steps(sleeper, pace)
+            self.begins(other, sleeper, pace)
             self.together(other, more)
             sleeper.sleeps = False
             self.steps(sleeper, 300)
@@ -378,7 +374,8 @@ class Protocol(RuleBasedStateMachine):
     def trouble(self, process: Process, *what: tuple[int, str]) -> None:
         """What goes wrong in the next steps of a process.
 
-        One request at a time is late; none where two may hold the lock. Two of one exchange that are sent twice, and come late in their order, may blank a receipt (decision 0012).
+        One request at a time is late; none where two may hold the lock. Two of one exchange that are sent twice, and
+        come late in their order, may blank a receipt (decision 0012).
         """
         waiting = self.world.trouble.setdefault(process, [])
         for one in what:
@@ -415,6 +412,15 @@ class Protocol(RuleBasedStateMachine):
                 break
             self.go_or_wait(other, 70.0)  # more than a minute, so that it need not look often
         return other
+
+    def begins(self, other: Driver, sleeper: Driver | None = None, pace: int = 0) -> None:
+        """A driver takes over, while a sleeper does `pace` steps for each of its steps."""
+        for _ in range(1000):
+            if other.publication is not None or other.process.ended:
+                break
+            self.go_or_wait(other)
+            if sleeper is not None:
+                self.steps(sleeper, pace)
 
     def go_or_wait(self, driver: Driver, seconds: float = 5.0) -> None:
         if driver.process.can_go_on:
@@ -507,7 +513,7 @@ class Protocol(RuleBasedStateMachine):
         driver.may_lose_it = any(one.leaves and not one.process.ended for one in self.claimed)
         for one in self.claimed if self.one_holder else ():
             silent = max(one.silent, self.world.now - one.heard)
-            free = one.process.ended or one.lost or one.leaves or one.may_lose_it
+            free = one.process.ended or one.leaves or one.may_lose_it
             assert free or silent >= 60.0, "two drivers hold the lock"
 
     def receipts_are_true(self) -> dict[str, str]:
