@@ -249,11 +249,6 @@ class ZarrStore:
         for folder in {self.folder.local_path(new).parent for _, new in moves}:
             flush_folder(folder)
 
-    def is_staged(self, place: str, shard: Shard) -> bool:
-        """Whether a place still holds this shard, with these bytes."""
-        name = f"{place}/{staged_name(shard.key)}"
-        return self.folder.size(name) == shard.size and self.folder.sha256(name) == shard.sha256
-
     def read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows `start <= row < stop` of one array. Text is `str`; rows that were never written have the fill value.
 

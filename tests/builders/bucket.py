@@ -48,26 +48,21 @@ class Bucket:
     Attributes:
         conditions: whether the store has conditional writes. One that has not ignores the condition.
         late: requests that were sent, and take effect later: who sent them, and what they do.
-        trouble: process -> its requests until one goes wrong, and what goes wrong.
     """
 
     world: World
     conditions: bool
     objects: dict[str, bytes] = field(default_factory=dict)
     late: list[tuple[Process, Callable[[], object]]] = field(default_factory=list)
-    trouble: dict[Process, tuple[int, str]] = field(default_factory=dict)
 
     def request(self, work: Callable[[], Any], changes: bool = False) -> Any:
         """A step of a process: what the store does, and what becomes of it."""
         self.world.hand_over()
         process = self.world.current
-        if process is None or process not in self.trouble:
+        self.world.changed = self.world.changed or changes
+        what = self.world.goes_wrong(TROUBLES if changes else ("lost",))
+        if process is None or not what:
             return work()
-        left, what = self.trouble[process]
-        self.trouble[process] = left - 1, what
-        if left > 0 or (not changes and what != "lost"):
-            return work()
-        del self.trouble[process]
         if what.startswith("late"):
             self.late.append((process, work))
         elif what != "lost":

@@ -11,17 +11,23 @@ another one, or kills it. What a killed process was about to do is lost, and non
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import greenlet
 
-_OPERATIONS = ("rename", "replace", "mkdir", "open", "stat", "unlink", "rmdir", "iterdir")
+_READS = ("stat", "iterdir")
+_CHANGES = ("rename", "replace", "mkdir", "open", "unlink", "rmdir")
+
+
+TROUBLES = ("lost", "twice")
+"""What happens to an operation: the disk does not answer; NFS sends it again, because the first answer was lost."""
 
 
 class Killed(BaseException):
@@ -51,7 +57,7 @@ class Process:
 
     def step(self) -> None:
         """Let it do one operation."""
-        self.world.current = self
+        self.world.current, self.world.changed = self, False
         try:
             self._greenlet.switch()
         finally:
@@ -83,6 +89,8 @@ class World:
 
     Attributes:
         now: seconds, the same for all; each process has its own clock, which is `late` seconds off.
+        changed: whether the last step may have changed anything.
+        trouble: process -> its steps until one goes wrong, and what goes wrong; then the same for the next one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,6 +100,8 @@ class World:
         self.processes: list[Process] = []
         self.current: Process | None = None
         self.now = 0.0
+        self.changed = True
+        self.trouble: dict[Process, list[tuple[int, str]]] = {}
 
     def start(self, work: Callable[[], object], late: float = 0.0) -> Process:
         """A new process. It has not done a step yet."""
@@ -110,6 +120,18 @@ class World:
         if process.dead:
             raise Killed
 
+    def goes_wrong(self, may: Collection[str]) -> str:
+        """What goes wrong in the present step, of what may go wrong in it; "" for nothing."""
+        waiting = self.trouble.get(self.current) if self.current is not None else None
+        if not waiting:
+            return ""
+        left, what = waiting[0]
+        waiting[0] = left - 1, what
+        if left > 0 or what not in may:
+            return ""
+        del waiting[0]
+        return what
+
     # What a module may use as `time`.
 
     def monotonic(self) -> float:
@@ -127,18 +149,25 @@ class World:
     def taking_turns(self) -> Iterator[None]:
         """Operations of the block, on the folder, are steps of processes."""
         with contextlib.ExitStack() as stack:
-            for name in _OPERATIONS:
-                stack.enter_context(mock.patch.object(Path, name, self._as_step(getattr(Path, name))))
-            stack.enter_context(mock.patch.object(os, "link", self._as_step(os.link)))
+            for name in (*_READS, *_CHANGES):
+                step = self._as_step(getattr(Path, name), name in _CHANGES)
+                stack.enter_context(mock.patch.object(Path, name, step))
+            stack.enter_context(mock.patch.object(os, "link", self._as_step(os.link, changes=True)))
             stack.enter_context(mock.patch.object(os, "fsync"))
             stack.enter_context(mock.patch.object(shutil, "rmtree", self._remove_tree))
             yield
 
-    def _as_step(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+    def _as_step(self, operation: Callable[..., Any], changes: bool) -> Callable[..., Any]:
         def step(path: Any, *arguments: Any, **more: Any) -> Any:
-            if self.current is not None and str(path).startswith(self.folder):
-                self.hand_over()
-            return operation(path, *arguments, **more)
+            if self.current is None or not str(path).startswith(self.folder):
+                return operation(path, *arguments, **more)
+            self.hand_over()
+            self.changed = self.changed or (changes and "rb" not in (*arguments, *more.values()))
+            what = self.goes_wrong(TROUBLES if operation.__name__ in ("rename", "replace", "link") else TROUBLES[:1])
+            if what == "lost":
+                raise OSError(errno.EIO, "the disk does not answer", str(path))
+            done = operation(path, *arguments, **more)
+            return operation(path, *arguments, **more) if what == "twice" else done
 
         return step
 

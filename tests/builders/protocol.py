@@ -8,12 +8,14 @@ Does not cover: the store below (`store/test_protocol.py`: a folder, and an obje
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import hypothesis.strategies as st
@@ -21,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from builders.bucket import Cut
 from builders.interleaving import Process, World
-from daskt2i.errors import StoreBusy, TakenOver
+from daskt2i.errors import StoreBusy, StoreError, TakenOver
 from daskt2i.store.publishing import lease, lock
 from daskt2i.store.publishing.attempts import RECEIPT, REPLACED, Attempt, begin_attempt, goes_on, staged_name
 from daskt2i.store.publishing.publication import Publication, publishing
@@ -33,8 +35,14 @@ from daskt2i.types import Chunk, Receipt, Shard, Staged
 
 CHUNKS = 2
 KEYS = ("a/c.{0}", "b/c.{0}")
-ALLOWED = (TakenOver, StoreBusy, Cut)
-"""Errors that a process may end with."""
+TAKE = lease.take
+
+
+def is_allowed(error: BaseException | None) -> bool:
+    """Whether a process may end with this error: it was too late, or something went wrong."""
+    if isinstance(error, StoreError) and error.__cause__ is not None:
+        return is_allowed(error.__cause__)
+    return isinstance(error, (TakenOver, StoreBusy, Cut)) or (isinstance(error, OSError) and error.errno == errno.EIO)
 
 
 class Driver:
@@ -44,13 +52,27 @@ class Driver:
         again: it encodes chunks again that are finished.
         late: seconds that its clock is off.
         forgetful: it has no clock that goes on while it sleeps.
+        patient: it repeats what fails.
+
+    Attributes:
+        heard: time of its last sign of life, since it has a claim; `silent` is its longest silence until then.
+        runs: whether its run has begun, and nobody has removed it; `leaves` once it removes the run itself.
+        may_lose_it: its claim follows that of a holder that slept while it released the lock, and may wake.
     """
 
     def __init__(
-        self, world: World, folder: RunFolder, again: bool = False, late: float = 0.0, forgetful: bool = False
+        self,
+        world: World,
+        folder: RunFolder,
+        again: bool = False,
+        late: float = 0.0,
+        forgetful: bool = False,
+        patient: bool = True,
     ) -> None:
-        self.world, self.folder, self.again, self.forgetful = world, folder, again, forgetful
-        self.seen = 0.0
+        self.world, self.folder = world, folder
+        self.again, self.forgetful, self.patient = again, forgetful, patient
+        self.seen = self.heard = self.silent = 0.0
+        self.looked = self.runs = self.leaves = self.may_lose_it = False
         self.publication: Publication | None = None
         self.claim: lease.Claim | None = None
         self.lost = self.sleeps = self.done = False
@@ -61,8 +83,10 @@ class Driver:
         self.process = world.start(self.encode, late)
 
     def check(self) -> None:
-        """What `lock.hold` yields: after a long silence of its own the driver looks whether the lock is still its."""
-        if not self.lost and not self.forgetful and self.world.now - self.seen > lock.DEAD_SECONDS / 2:
+        """What `lock.hold` yields: at first, and after a long silence, the driver looks whether the lock is its own."""
+        first, self.looked = not self.looked, True
+        silent = not self.forgetful and self.world.now - self.seen > lock.DEAD_SECONDS / 2
+        if not self.lost and (first or silent):
             self.look()
         if self.lost:
             raise TakenOver("the lock is lost")
@@ -77,9 +101,13 @@ class Driver:
         self.seen = self.world.now
         try:
             with publishing(self.folder, self.check) as self.publication:
-                self.publish_all(self.publication)
+                try:
+                    self.publish_all(self.publication)
+                finally:
+                    self.leaves = not self.process.dead
             self.done = True
         finally:
+            self.leaves = not self.process.dead
             with contextlib.suppress(Exception):
                 lease.release(self.folder, self.claim)
 
@@ -97,8 +125,12 @@ class Driver:
             chunk = staged.receipt.chunk
             try:
                 publication.publish(staged)
-            except Cut:
+            except (Cut, OSError, StoreError) as error:
+                if not is_allowed(error) or isinstance(error, TakenOver):
+                    raise
                 publication.discard(staged.attempt)
+                if not self.patient:
+                    raise
                 self.give(publication.run, chunk)
                 continue
             found[chunk] = staged.receipt
@@ -122,13 +154,16 @@ class Driver:
     def work(self, run: str, chunk: int) -> None:
         """A worker: each attempt writes bytes of its own. An attempt that fails is repeated."""
         while True:
-            with contextlib.suppress(Cut):
+            try:
                 attempt = begin_attempt(self.folder, run, chunk)
                 try:
                     self.brought.append(self.attempt(attempt, chunk))
                     return
                 except BaseException:
                     attempt.discard()
+                    raise
+            except (Cut, OSError, StoreError) as error:
+                if not is_allowed(error) or isinstance(error, TakenOver):
                     raise
 
     def attempt(self, attempt: Attempt, chunk: int) -> Staged:
@@ -148,14 +183,25 @@ class Driver:
         self.look()
         if self.lost:
             return
+        self.silent, self.heard = max(self.silent, self.world.now - self.heard), self.world.now
         self.beats += 1
         lease.beat(self.folder, self.claim, self.beats)
 
 
 class Protocol(RuleBasedStateMachine):
-    """The rules are what may happen next. A subclass has the store, and says how many steps an exchange has there."""
+    """The rules are what may happen next. A subclass has the store, and says how many steps something takes there.
 
+    Attributes:
+        troubles: what may go wrong in a step.
+        exchange: steps from the first chunk that a worker has brought until it is published.
+        take_over: steps from having the lock until the run has begun.
+        life: steps of a driver from its start to its end.
+    """
+
+    troubles: Sequence[str]
     exchange: int
+    take_over: int
+    life: int
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,6 +214,7 @@ class Protocol(RuleBasedStateMachine):
         self.accepted: set[int] = set()
         clock = SimpleNamespace(monotonic=self.world.monotonic, sleep=self.world.sleep)
         self.stack.enter_context(mock.patch.object(lock, "time", clock))
+        self.stack.enter_context(mock.patch.object(lease, "take", self.take))
         self.before = self.visible()
 
     @abstractmethod
@@ -196,8 +243,8 @@ class Protocol(RuleBasedStateMachine):
 
     # What happens
 
-    def driver(self, again: bool = False, late: float = 0.0, forgetful: bool = False) -> Driver:
-        self.drivers.append(Driver(self.world, self.folder, again, late, forgetful))
+    def driver(self, again: bool = False, late: float = 0.0, forgetful: bool = False, patient: bool = True) -> Driver:
+        self.drivers.append(Driver(self.world, self.folder, again, late, forgetful, patient))
         return self.drivers[-1]
 
     def there_is_room(self) -> bool:
@@ -225,10 +272,15 @@ class Protocol(RuleBasedStateMachine):
                 if process.can_go_on and not (process is driver.process and driver.sleeps):
                     self.go(driver, process)
 
-    @rule(again=st.sampled_from([True, True, False]), late=st.sampled_from([-3600.0, 0.0, 3600.0]), odd=st.booleans())
-    def a_driver_starts(self, again: bool, late: float, odd: bool) -> None:
+    @rule(
+        again=st.sampled_from([True, True, False]),
+        late=st.sampled_from([-3600.0, 0.0, 3600.0]),
+        odd=st.booleans(),
+        patient=st.booleans(),
+    )
+    def a_driver_starts(self, again: bool, late: float, odd: bool, patient: bool) -> None:
         if self.there_is_room():
-            self.driver(again, late, forgetful=odd)
+            self.driver(again, late, odd, patient)
 
     @rule(which=st.integers(0, 30), steps=st.sampled_from([1, 2, 3, 5, 8, 20, 60]))
     def a_process_goes_on(self, which: int, steps: int) -> None:
@@ -286,11 +338,7 @@ class Protocol(RuleBasedStateMachine):
         if self.there_is_room():
             sleeper = self.comes_to(which, at, steps)
             other = self.follow(sleeper, again)
-            for _ in range(1000):
-                if other.publication is not None or other.process.ended:
-                    break
-                self.go_or_wait(other)
-                self.steps(sleeper, pace)
+            self.begins(other, sleeper, pace)
             self.together(other, more)
             sleeper.sleeps = False
             self.steps(sleeper, 300)
@@ -301,6 +349,42 @@ class Protocol(RuleBasedStateMachine):
         driver.process.kill()
         for worker in driver.workers if workers else ():
             worker.kill()
+
+    @rule(which=st.integers(0, 30), after=st.integers(0, 20), what=st.integers(0, 4))
+    def a_step_goes_wrong(self, which: int, after: int, what: int) -> None:
+        able = [process for _, process in self.able() if process.can_go_on]
+        if able:
+            self.trouble(able[which % len(able)], (after, self.troubles[what % len(self.troubles)]))
+
+    @rule(
+        which=st.integers(0, 3),
+        at=st.integers(0, 30),
+        what=st.integers(0, 4),
+        second=st.none() | st.tuples(st.integers(0, 4), st.integers(0, 4)),
+        more=st.integers(0, 60),
+    )
+    def a_step_goes_wrong_while_a_driver_publishes(
+        self, which: int, at: int, what: int, second: tuple[int, int] | None, more: int
+    ) -> None:
+        driver = self.comes_to(which, 0)
+        for after, number in [(at, what), *([] if second is None else [second])]:
+            self.trouble(driver.process, (after, self.troubles[number % len(self.troubles)]))
+        self.steps(driver, more)
+
+    def trouble(self, process: Process, *what: tuple[int, str]) -> None:
+        """What goes wrong in the next steps of a process.
+
+        One request at a time is late; none where two may hold the lock. Two of one exchange that are sent twice, and
+        come late in their order, may blank a receipt (decision 0012).
+        """
+        waiting = self.world.trouble.setdefault(process, [])
+        for one in what:
+            if not one[1].startswith("late") or (self.one_holder and not self.is_late(process)):
+                waiting.append(one)
+
+    def is_late(self, process: Process) -> bool:
+        """Whether a request of a process is late, or will be."""
+        return any(what.startswith("late") for _, what in self.world.trouble[process])
 
     def comes_to(self, which: int, at: int | None, steps: int = 0) -> Driver:
         """A driver, so many steps after its first worker has brought a chunk."""
@@ -326,14 +410,36 @@ class Protocol(RuleBasedStateMachine):
         for _ in range(1000):
             if other.claim is not None or other.process.ended:
                 break
-            self.go_or_wait(other)
+            self.go_or_wait(other, 70.0)  # more than a minute, so that it need not look often
         return other
 
-    def go_or_wait(self, driver: Driver) -> None:
+    def begins(self, other: Driver, sleeper: Driver | None = None, pace: int = 0) -> None:
+        """A driver takes over, while a sleeper does `pace` steps for each of its steps."""
+        for _ in range(1000):
+            if other.publication is not None or other.process.ended:
+                break
+            self.go_or_wait(other)
+            if sleeper is not None:
+                self.steps(sleeper, pace)
+
+    def go_or_wait(self, driver: Driver, seconds: float = 5.0) -> None:
         if driver.process.can_go_on:
             self.go(driver, driver.process)
         else:
-            self.time_passes(5.0)
+            self.time_passes(seconds)
+
+    def lives(self, driver: Driver, steps: int) -> None:
+        """So many steps of a driver, which waits for what it has to wait for. Its workers are much faster."""
+        for _ in range(steps):
+            if driver.process.ended:
+                break
+            for worker in driver.workers:
+                while worker.can_go_on:
+                    self.go(driver, worker)
+            while not driver.process.can_go_on and not driver.process.ended:
+                self.time_passes(5.0)
+            if driver.process.can_go_on:
+                self.go(driver, driver.process)
 
     def steps(self, driver: Driver, steps: int) -> None:
         for _ in range(steps):
@@ -354,16 +460,23 @@ class Protocol(RuleBasedStateMachine):
         had, held = driver.publication, driver.claim
         process.step()
         if driver.claim is not held:
+            self.nobody_else_holds_the_lock(driver)
             self.claimed.append(driver)
         if driver.publication is not None and driver.publication is not had:
             # A run may be over before it knows that it has begun.
-            (self.begun if goes_on(self.folder, driver.publication.run) else self.over).append(driver)
-        self.changed_by(driver, process)
-        if process.error is not None and not isinstance(process.error, ALLOWED):
+            driver.runs = goes_on(self.folder, driver.publication.run)
+            (self.begun if driver.runs else self.over).append(driver)
+        if self.world.changed:
+            self.changed_by(driver, process)
+        if process.error is not None and not is_allowed(process.error):
             raise process.error
 
     def changed_by(self, driver: Driver, process: Process) -> None:
         """Look what is visible now, after a request of a process."""
+        last = self.begun[-1] if self.begun else None
+        if last is not None and last.runs and last is not driver and not last.leaves:
+            last.runs = last.publication is not None and goes_on(self.folder, last.publication.run)
+            assert last.runs or last not in self.later(driver), "a run that was taken over removed a later one"
         after = self.visible()
         if after == self.before:
             return
@@ -386,6 +499,22 @@ class Protocol(RuleBasedStateMachine):
 
     one_holder = True
     """Whether the lock never has two holders."""
+
+    def take(self, *arguments: Any) -> lease.Claim | None:
+        """`lease.take`, and when that was."""
+        process, claim = self.world.current, TAKE(*arguments)
+        for driver in self.drivers:
+            if driver.process is process:
+                driver.silent, driver.heard = 0.0, self.world.now
+        return claim
+
+    def nobody_else_holds_the_lock(self, driver: Driver) -> None:
+        """A driver has the lock now: all others have ended, or gave no sign of life for a minute."""
+        driver.may_lose_it = any(one.leaves and not one.process.ended for one in self.claimed)
+        for one in self.claimed if self.one_holder else ():
+            silent = max(one.silent, self.world.now - one.heard)
+            free = one.process.ended or one.leaves or one.may_lose_it
+            assert free or silent >= 60.0, "two drivers hold the lock"
 
     def receipts_are_true(self) -> dict[str, str]:
         """Compare receipts with shards. Returns the first hash of each visible chunk."""
@@ -427,6 +556,7 @@ class Protocol(RuleBasedStateMachine):
         self.receipts_are_true()
 
     def end_calmly(self) -> None:
+        self.world.trouble.clear()
         for process in self.world.processes:
             process.kill()
         calm = self.driver()

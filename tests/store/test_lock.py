@@ -267,9 +267,23 @@ def test_a_holder_that_was_followed_is_told_so_and_takes_nothing_back(beating: R
 def test_a_holder_that_slept_looks_before_it_goes_on(beating: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daskt2i.store.publishing.lock, "BEAT_SECONDS", 60)  # its thread has not woken yet
     with hold(beating, "encode") as alive:
+        alive()
         lease.take(beating, lease.chain(beating)[-1], {"pid": 2, "token": "y"})
+        alive()
         awake = daskt2i.store.publishing.lock._awake
         monkeypatch.setattr(daskt2i.store.publishing.lock, "_awake", lambda: awake() + 3600)
+        with pytest.raises(TakenOver):
+            alive()
+
+
+def test_a_holder_looks_before_it_removes_others_whatever_its_clock_says(
+    beating: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some clocks stand still while a machine sleeps."""
+    monkeypatch.setattr(daskt2i.store.publishing.lock, "BEAT_SECONDS", 60)  # its thread has not woken yet
+    monkeypatch.setattr(daskt2i.store.publishing.lock, "_awake", lambda: 0.0)
+    with hold(beating, "encode") as alive:
+        lease.take(beating, lease.chain(beating)[-1], {"pid": 2, "token": "y"})
         with pytest.raises(TakenOver):
             alive()
 

@@ -23,7 +23,7 @@ from daskt2i.store.publishing.moves import move, write_new
 from daskt2i.store.receipts import WITHDRAWN, receipt_name
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Receipt
+from daskt2i.types import Receipt, Shard
 
 BLANK = "blank.json"
 """On object stores: the object of an attempt that overwrites the receipt of its chunk."""
@@ -59,7 +59,7 @@ class Exchange:
 
         Raises:
             TakenOver: another run took over.
-            Exception: on an object store, what the store or the network answered. The exchange can be finished later.
+            Exception: what the disk, the store or the network answered. The exchange can be finished later.
         """
         if not self.plain.is_local:
             self.plain.delete(f"{place}/{BLANK}")  # else a late request could still overwrite a receipt with it
@@ -67,11 +67,19 @@ class Exchange:
                 return self._forward(place) or self._back(place, drop=True)
             except FileNotFoundError:
                 return False
-        with contextlib.suppress(OSError, ValueError, RecursionError):
+        problem: OSError | None = None
+        try:
             if self._forward(place):
                 return True
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            return self._back(place)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            problem = error
+        with contextlib.suppress(FileNotFoundError):
+            if self._back(place):
+                return True
+        if problem is not None:  # a disk that did not answer says nothing about what the worker wrote
+            raise problem
         return False
 
     def _forward(self, place: str) -> bool:
@@ -80,12 +88,11 @@ class Exchange:
             return False
         if visible(self.plain, receipt.chunk) is not None:
             return True
-        waiting = tuple(shard for shard in receipt.shards if self._store.is_staged(place, shard))
-        moved = tuple(shard for shard in receipt.shards if shard not in waiting)
-        if self._store.check(moved) is not None:
+        waiting = [shard for shard in receipt.shards if self._has(f"{place}/{staged_name(shard.key)}", shard)]
+        if not all(shard in waiting or self._is_visible(shard) for shard in receipt.shards):
             return False
         for shard in waiting:
-            self.folder.bring(f"{place}/{staged_name(shard.key)}", f"{self._store.name}/{shard.key}")
+            self.folder.bring(f"{place}/{staged_name(shard.key)}", self._name(shard))
         self.folder.bring(f"{place}/{RECEIPT}", receipt_name(receipt.chunk))
         return True
 
@@ -104,10 +111,20 @@ class Exchange:
             for name in self.plain.list(place):
                 if not name.endswith(f"/{REPLACED}"):
                     self.plain.delete(name)
-        if self._store.check(old.shards) is not None:
+        if not all(self._is_visible(shard) for shard in old.shards):
             return False
         self.folder.bring(f"{place}/{REPLACED}", receipt_name(old.chunk))
         return True
+
+    def _name(self, shard: Shard) -> str:
+        return f"{self._store.name}/{shard.key}"
+
+    def _is_visible(self, shard: Shard) -> bool:
+        return self._has(self._name(shard), shard)
+
+    def _has(self, name: str, shard: Shard) -> bool:
+        """Whether an object has the bytes of a shard. If the disk or the store does not answer, it raises an error."""
+        return self.plain.size(name) == shard.size and self.plain.sha256(name) == shard.sha256
 
 
 def visible(folder: RunFolder, chunk: int) -> bytes | None:

@@ -66,6 +66,7 @@ def hold(
 
     Yields:
         a function that raises `TakenOver` if another process has taken the lock, because this one gave no sign of life.
+        The first call looks at the lock. Later ones do so only if this process was silent for long.
 
     Raises:
         StoreBusy: another process holds the run folder. The message names it.
@@ -154,7 +155,7 @@ def _is_still(handle: int, path: Path) -> bool:
 def _leased(folder: RunFolder, label: str, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     claim = _claimed(folder, {**_holder(label), "token": uuid.uuid4().hex}, tell)
     stop, lost = threading.Event(), threading.Event()
-    seen = _awake()
+    seen, looked = _awake(), False
 
     def still_holds() -> bool:
         nonlocal seen
@@ -175,8 +176,11 @@ def _leased(folder: RunFolder, label: str, tell: Callable[[str], None]) -> Itera
                 lease.beat(folder, claim, count)
 
     def check() -> None:
-        # After a long silence of this process the lock may have been taken, and `keep` has not noticed it yet.
-        if lost.is_set() or (_awake() - seen > DEAD_SECONDS / 2 and not still_holds()):
+        # After a long silence of this process the lock may have been taken, and `keep` has not noticed it yet. The
+        # first look comes before other runs are removed. It believes no clock: some stand still while a machine sleeps.
+        nonlocal looked
+        first, looked = not looked, True
+        if lost.is_set() or ((first or _awake() - seen > DEAD_SECONDS / 2) and not still_holds()):
             raise taken_over(folder)
 
     thread = threading.Thread(target=keep, name="daskt2i-lock", daemon=True)

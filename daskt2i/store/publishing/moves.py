@@ -44,7 +44,7 @@ def move(folder: RunFolder, old: str, new: str) -> None:
             source.replace(target)
         except FileNotFoundError:
             # NFS sends a rename again if the answer was lost. The first one may have done it.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(before, target.stat()):
                     return
             raise
