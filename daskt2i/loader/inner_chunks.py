@@ -63,6 +63,7 @@ class ShardedArray:
         wanted = dict.fromkeys((row - start) // step for row in rows)
         done = 0
         if self._known is not None:
+            self._store.require_whole(self._name, start, stop)
             for number, values in self._decoded(start, list(wanted)):
                 yield start + number * step, values[: stop - start - number * step]
                 done += 1

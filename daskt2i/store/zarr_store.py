@@ -249,6 +249,9 @@ class ZarrStore:
         for folder in {self.folder.local_path(new).parent for _, new in moves}:
             flush_folder(folder)
 
+    def require_whole(self, name: str, start: int, stop: int) -> None:
+        """What a reader calls before it reads rows of an array past `read`. Here it does nothing."""
+
     def read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows `start <= row < stop` of one array. Text is `str`; rows that were never written have the fill value.
 

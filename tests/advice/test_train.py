@@ -149,10 +149,14 @@ def test_a_store_of_trained_weights_can_be_trained_on(store: Path, whole: Path) 
     begins(whole, workflow())
 
 
-def test_a_damaged_chunk_is_encoded_again_before_it_is_trained_on(store: Path) -> None:
-    shard = next((store / "latents.zarr" / "text_states").glob("c.1.*"))
+@pytest.mark.parametrize("harm", ["damaged", "exchanged"])
+def test_a_damaged_chunk_is_encoded_again_before_it_is_trained_on(harm: str, store: Path) -> None:
+    place = store / "latents.zarr" / "text_states"
+    shard, other = (next(place.glob(f"c.{chunk}.*")) for chunk in (1, 0))
     good = shard.read_bytes()
-    shard.write_bytes(good[:-8] + bytes(8))
+    shard.write_bytes(
+        good[:-8] + bytes(8) if harm == "damaged" else other.read_bytes().ljust(len(good), b"0")[: len(good)]
+    )
     with told("train/upkeep/checked_store.py:CheckedStore._compare StoreError"):
         epoch(store)
     encode_again(store)
