@@ -19,6 +19,7 @@ from daskt2i.errors import ConfigError, FingerprintMismatch, ModelError, StoreBu
 from daskt2i.events import Event, LaunchEvent, Note, Progress
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.launch.rank_spawners import LocalRankSpawner
+from daskt2i.loader.inner_chunks import ShardedArray
 from daskt2i.model.pipeline import about, exists, load
 from daskt2i.sample.driver import draw, requests_for
 from daskt2i.sample.painter import SamplerSettings
@@ -91,6 +92,9 @@ def test_a_rank_hashes_each_shard_once_and_before_it_uses_it(store: Path) -> Non
     whole = sum(path.stat().st_size for path in (store / "latents.zarr" / "latent_mean").glob("c.*"))
     assert Counting.hashed == whole
     assert place.root == read.folder.root
+    Counting.hashed = 0
+    assert list(ShardedArray(CheckedStore(place), "latent_mean").blocks(8, 16, [8]))  # as the loader reads
+    assert Counting.hashed == shard
 
 
 def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, tmp_path: Path) -> None:
