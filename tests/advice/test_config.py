@@ -14,7 +14,7 @@ from builders.workflows import IMAGE, fake_data, small_settings, write_workflow
 import daskt2i
 from daskt2i import protocols
 from daskt2i.config.component import Component
-from daskt2i.config.workflow_file import shipped
+from daskt2i.config.workflow_file import load_workflow, shipped
 
 
 def test_both_of_images_and_captions_are_taken(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_dataset_section_that_holds_settings_is_taken(tmp_path: Path) -> None:
 def test_changes_by_dotted_key_are_taken(tmp_path: Path) -> None:
     wrong: Any = ["train.steps=100"]
     with told("config/changes.py:by_dotted_key ConfigError"):
-        daskt2i.load_workflow("demo", wrong)
+        load_workflow("demo", wrong)
     with told("session/arguments.py:check_arguments ConfigError"):
         daskt2i.Run(small_settings(), tmp_path, settings=wrong)
     assert daskt2i.Run(small_settings(), tmp_path, settings={"train.steps": 100}).workflow.train.steps == 100

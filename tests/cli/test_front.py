@@ -35,6 +35,7 @@ CALLS = {
     "bench encode": {"EncodeBench"},
     "bench scheduler": {"SchedulerBench"},
     "bench read": {"bench_read"},
+    "bench loaders": {"bench_loaders"},
     "bench train": {"bench_train"},
     "bench sample": {"bench_sample"},
 }
@@ -48,8 +49,10 @@ OF_THE_LINE = (
     "daskt2i.store.run_folder",
     "daskt2i.display.",
     "daskt2i.machine.machine",
+    "daskt2i.addresses",
 )
-"""Modules that every command may use: options and printing, errors, names of reports, display, the number of cores."""
+"""Modules that every command may use: options and printing, errors, names of reports, display, the number of cores,
+paths."""
 
 READS_OPTIONS = {"read_prompts", "ORIGINS", "PROMPT", "EncodeBenchSettings", "SimulationSettings"}
 """Functions that turn options into arguments: for a file of prompts, and for the settings of a measurement."""

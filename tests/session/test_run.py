@@ -238,13 +238,17 @@ def test_a_plan_starts_and_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+ONE_WAY = "advice.test_train.OneWay"
+"""An image encoder that cannot decode."""
+
+
 def test_run_all_refuses_at_the_start_if_training_or_drawing_would_fail_later(tmp_path: Path) -> None:
-    """Prompts, encoders that can draw, pretrained weights, rows to learn from, a model that fits the latents."""
+    """Something to draw, encoders that decode, pretrained weights, rows to learn from, a model that fits the latents."""
     tiny = parse_sets(TINY)
     prompts = {"sample.prompts": ["a red circle"]}
     cases: list[tuple[Any, dict[str, Any], str]] = [
-        ("demo", {"sample.prompts": []}, "sample.prompts is empty"),
-        (write_workflow(tmp_path / "f.yaml"), prompts, "could not draw pictures after the training"),
+        ("demo", {"sample.prompts": [], "train.validation": 0}, "sample.prompts is empty"),
+        (write_workflow(tmp_path / "f.yaml", image={"class": ONE_WAY}), prompts, "OneWay.decode returns no pictures"),
         ("demo", {**prompts, "dataset.encoders.image.weights": "random"}, "have random weights"),
         ("demo", {**prompts, "train.validation": 20}, "train.validation is 20, but there are only 20 rows"),
         ("demo", {**prompts, "train.model.preset": "none"}, "train.model.preset is 'none'"),
