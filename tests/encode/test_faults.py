@@ -168,7 +168,7 @@ def test_killed_workers_lose_no_row(deaths: int, seconds: float, tmp_path: Path,
     assert_whole(out, calm)
 
 
-@pytest.mark.parametrize("scheduler", ["local:2", *also_slow("multiprocessing:2", "joblib:2", "serial")])
+@pytest.mark.parametrize("scheduler", ["multiprocessing:2", *also_slow("local:2", "joblib:2", "serial")])
 def test_a_killed_driver_costs_only_the_chunks_in_flight(scheduler: str, tmp_path: Path, calm: dict[str, Any]) -> None:
     out, workflow = tmp_path / "out", write_workflow(tmp_path, 0.02)
     driver = encode(workflow, out, scheduler)

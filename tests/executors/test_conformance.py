@@ -237,7 +237,7 @@ def fail_in_ways(way: str) -> None:
         raise ModelError("The model does not load.") from (error if way == "cause" else None)
 
 
-@pytest.mark.parametrize("kind", ["multiprocessing:2", "joblib:2", "local:2"])
+@pytest.mark.parametrize("kind", ["multiprocessing:2", pytest.param("joblib:2", marks=pytest.mark.slow), "local:2"])
 def test_an_error_that_cannot_be_pickled_is_reported_and_a_daskt2i_error_keeps_its_class(kind: str) -> None:
     """The class decides whether the run continues, but Dask would send `Exception("ModelError(…)")`."""
     with closing(next(opened(kind))) as executor:

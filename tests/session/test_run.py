@@ -243,7 +243,7 @@ ONE_WAY = "advice.test_train.OneWay"
 
 
 def test_run_all_refuses_at_the_start_if_training_or_drawing_would_fail_later(tmp_path: Path) -> None:
-    """Something to draw, encoders that decode, pretrained weights, rows to learn from, a model that fits the latents."""
+    """Something to draw, encoders that decode, pretrained weights, rows to learn from, a model that fits."""
     tiny = parse_sets(TINY)
     prompts = {"sample.prompts": ["a red circle"]}
     cases: list[tuple[Any, dict[str, Any], str]] = [

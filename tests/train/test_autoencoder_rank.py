@@ -294,7 +294,9 @@ def test_when_no_picture_can_be_decoded_training_stops() -> None:
         take(pictures_of(FakeSource(rows=8, unreadable=range(8)), heldout=0), 40)
 
 
-def test_a_disk_error_is_raised_and_does_not_reject_the_row() -> None:
+def test_a_disk_error_is_raised_and_does_not_reject_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskt2i.retries.DEVICE_SECONDS", 0.1)  # half a minute is waited for a disk
+
     class Broken(Gradients):
         def read(self, row: Row) -> bytes:
             raise OSError(5, "Input/output error")

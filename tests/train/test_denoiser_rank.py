@@ -90,6 +90,7 @@ def two_ranks(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
     return losses(out)
 
 
+@pytest.mark.slow  # by default, test_same_alone shows that ranks share a batch without a difference
 def test_two_ranks_have_the_losses_of_one(calm: dict[int, float], two_ranks: dict[int, float]) -> None:
     assert two_ranks == pytest.approx(calm, abs=1e-4)
 
