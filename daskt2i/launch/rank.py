@@ -136,6 +136,8 @@ def main() -> None:
     except Daskt2iError as error:
         tell("error", **to_json(error), final=True)
         raise
+    finally:
+        heartbeat.end()
 
 
 def _first_line(source: int) -> bytes:

@@ -49,7 +49,11 @@ class _Rank:
     asked: bool = False
     resting: int | None = None
     ears: list[socket.socket] = field(default_factory=list)
+    beats: threading.Thread | None = None
 
+
+_END = 0
+"""What wakes the thread of the beats for the last time. No signal has this number."""
 
 _me = _Rank()
 
@@ -112,7 +116,18 @@ def begin(tell: Callable[..., None]) -> None:
     if threading.current_thread() is threading.main_thread():
         # A handler of Python runs only between two lines of Python, so not while this process waits for another rank.
         signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_beat, args=(tell, here), name="daskt2i-heartbeat", daemon=True).start()
+    _me.beats = threading.Thread(target=_beat, args=(tell, here), name="daskt2i-heartbeat", daemon=True)
+    _me.beats.start()
+
+
+def end() -> None:
+    """Stop the beats. Call it before Python ends: a thread that still runs then may abort the process (SIGABRT)."""
+    if _me.beats is None:
+        return
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
+    _me.ears[1].send(bytes([_END]))
+    _me.beats.join(BEAT_SECONDS)
 
 
 def request(what: str) -> bool:
@@ -131,11 +146,11 @@ def _ask() -> None:
 def _beat(tell: Callable[..., None], ear: socket.socket) -> None:
     while True:
         ready, _, _ = select.select([ear], [], [], BEAT_SECONDS)
-        if ready and _me.listens:
-            for number in ear.recv(64):
-                _signalled(tell, number)
-        elif ready:
-            ear.recv(64)
+        heard = ear.recv(64) if ready else b""
+        if _END in heard:
+            return
+        for number in heard if _me.listens else b"":
+            _signalled(tell, number)
         tell("beat", **_doing())
 
 
