@@ -160,6 +160,7 @@ def test_a_killed_worker_does_not_change_the_loss_curve(store: Path, calm: dict[
     assert not any(psutil.pid_exists(pid) for pid in pids.values())
 
 
+@pytest.mark.slow  # by default, tests of the launcher kill a driver, and others resume
 def test_the_ranks_of_a_killed_driver_end_and_the_same_command_resumes(
     store: Path, calm: dict[int, float], tmp_path: Path
 ) -> None:
