@@ -21,7 +21,6 @@ from daskt2i.formatting import size, workers_words
 from daskt2i.images import read as images
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import (
-    GIB,
     MIB,
     PAUSE_FRACTION,
     ChunkGrid,
@@ -267,10 +266,10 @@ def check_disk(prepared: EncodePlan) -> str | None:
     need = prepared.requirements
     if need.latents_disk * 0.8 > free:  # float16 latents compress by 1.18 times at most
         raise PlanError(
-            f"The latents alone need about {need.latents_disk / GIB:.2f} GiB, but only {free / GIB:.2f} GiB are free "
+            f"The latents alone need about {size(need.latents_disk)}, but only {size(free)} are free "
             f"on the disk of {prepared.folder}. Nothing was started. Free some space, choose a run folder on another "
             "disk (out), or set run.check_disk=false."
         )
     if need.disk > free:
-        return f"The store will need about {need.disk / GIB:.2f} GiB, but only {free / GIB:.2f} GiB are free."
+        return f"The store will need about {size(need.disk)}, but only {size(free)} are free. The encode starts anyway."
     return None
