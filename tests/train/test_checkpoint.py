@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -205,17 +204,9 @@ def test_a_full_disk_is_reported_and_the_checkpoint_before_is_kept(
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[RunFolder]:
-    """A disk of 64 KiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield RunFolder(place / "run")
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
+def small(small_disk: Path) -> RunFolder:
+    """A run folder on a disk of 64 KiB."""
+    return RunFolder(small_disk / "run")
 
 
 def test_a_disk_that_becomes_full_during_the_write_keeps_the_checkpoint_before(small: RunFolder) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from builders import TESTS
+from builders.disks import disk_of
 from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
 
 from daskt2i.errors import ConfigError, FingerprintMismatch, NonFiniteLoss, StoreError, StoreFull
@@ -428,15 +427,8 @@ def test_in_fp16_too_many_overflows_in_a_row_stop_the_run(tmp_path: Path, monkey
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A disk of 512 KiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
+    with disk_of(tmp_path / "small", "512k") as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.parametrize("left", [0, 8192])
