@@ -23,7 +23,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "sample/test_driver.py::test_a_model_that_pooled_padding_draws_with_a_note_and_a_newer_one_without",
     ),
     "encode/worker.py:_ChunkRun._require_images ImagesMissing": (
-        "encode/test_driver.py::test_with_an_empty_image_folder_the_chunks_fail_and_no_row_is_rejected",
+        "encode/test_driver.py::test_without_any_image_the_chunks_fail_and_no_row_is_rejected",
         "encode/test_driver.py::test_really_missing_images_can_be_rejected_and_retried_later",
     ),
     "encode/chunks/culprit.py:Trial.treat Note": (

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encode import gates
-from daskt2i.encode.chunks.stamps import digits
+from daskt2i.encode.chunks.stamps import digits, had_file, names
 from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
@@ -64,7 +64,7 @@ def encode_chunk(job: EncodeJob, chunk: Chunk) -> Staged:
         TakenOver: the run is over.
         GateError: the latents do not decode back to the pictures; nothing of the chunk is stored.
         AccessRefused, TransportFailed, ReadStalled: an image cannot be read now; nothing of the chunk is stored.
-        ImagesMissing: all its images are missing, and `job.on_missing_chunk` is `"fail"`.
+        ImagesMissing: its images went away, or are all missing, and `job.on_missing_chunk` is `"fail"`.
         OutOfMemory: not even a batch of one item fits.
         StoreFull, StoreError: the chunk could not be written.
         Exception: an error of `interruption` or of a third-party component.
@@ -232,15 +232,22 @@ class _ChunkRun:
         return kept
 
     def _require_images(self) -> None:
-        """Refuse a chunk whose images are all missing: the cause is a missing mount, not many missing files."""
-        readable = sum(row.usable for row in self.chunk.rows)
-        missing = sum(r.reason is Reason.MISSING_FILE for r in self.rejected.values())
-        if self.job.on_missing_chunk == "fail" and missing == readable >= MANY_MISSING:
-            raise ImagesMissing(
-                f"None of the {readable} images of chunk {self.chunk.index} is there. Nothing of it was stored. Check "
-                "that the workers can read the image folder. If the images are really missing, set "
-                "run.on_missing_chunk=reject."
-            )
+        """Refuse a chunk whose images went away, or are all missing: a mount is missing, not many files."""
+        if self.job.on_missing_chunk != "fail":
+            return
+        rows = [row for row in self.chunk.rows if row.usable]
+        missing = {i for i, r in self.rejected.items() if r.reason is Reason.MISSING_FILE}
+        missing.intersection_update(row.index for row in rows)
+        if len(missing) == len(rows) >= MANY_MISSING:
+            what = f"None of the {len(rows)} images of chunk {self.chunk.index} is there."
+        elif seen := [row for row in had_file(self.chunk.stamps, self.chunk.rows) if row.index in missing]:
+            what = f"Images of chunk {self.chunk.index} were there before, and are not there now: {names(seen)}."
+        else:
+            return
+        raise ImagesMissing(
+            f"{what} Nothing of it was stored. Check that the workers can read the image folder. If the images are "
+            "really missing, set run.on_missing_chunk=reject."
+        )
 
     def _batches(self, readings: Iterator[Reading]) -> Iterator[list[Record]]:
         """Records in row order, in batches of `job.batch`.

@@ -1,18 +1,16 @@
 """A source with COCO captions, and images in a folder, in a zip archive or at an fsspec address.
 
 Covers: the rows, and the rows that the caption file alone shows to be bad; fetching the bytes of an image.
-Does not cover: parsing the caption file (`coco_index`), zip archives (`zipped`), decoding images (`images`).
+Does not cover: parsing the caption file (`coco_index`), files of a folder (`folders`) and of a zip archive (`zipped`),
+decoding images (`images`).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import posixpath
-import stat
 import threading
 import unicodedata
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,9 @@ from daskt2i.credentials import for_use
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.redact import without_secret
 from daskt2i.sources.coco_index import Index, parse, unusable
-from daskt2i.sources.zipped import MAX_FILE_BYTES, Zip
+from daskt2i.sources.folders import Folder, Remote
+from daskt2i.sources.presence import is_empty
+from daskt2i.sources.zipped import Zip
 from daskt2i.types import Row, SourceInfo
 
 
@@ -62,7 +62,7 @@ class CocoSource:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._parsed: Index | None = None
-        self._pictures: _Folder | _Remote | Zip | None = None
+        self._pictures: Folder | Remote | Zip | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: self.__dict__[key] for key in ("images", "captions", "_storage_options")}
@@ -152,7 +152,7 @@ class CocoSource:
     def _options(self, address: str) -> dict[str, Any]:
         return for_use(self._storage_options, address) if addresses.is_address(address) else {}
 
-    def _open_images(self) -> _Folder | _Remote | Zip:
+    def _open_images(self) -> Folder | Remote | Zip:
         with self._lock:
             if self._pictures is None:
                 self._pictures = _open(self.images, self._options(self.images))
@@ -220,7 +220,7 @@ def _is_missing(error: OSError) -> bool:
     )
 
 
-def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
+def _open(address: str, options: dict[str, Any]) -> Folder | Remote | Zip:
     """Find out whether the address of the images is a folder, a zip archive or a remote folder.
 
     Raises:
@@ -230,7 +230,11 @@ def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
     if not addresses.is_address(address):  # fsspec never sees a path, which it could take for an address
         local = Path(address)
         if local.is_dir():
-            return _Folder(local.resolve())
+            if is_empty(local):  # a mount point without its mount
+                raise SourceMissing(
+                    f"The folder {address} is empty (images). Nothing was read. Mount or fill it, or give another one."
+                )
+            return Folder(local.resolve())
         if not local.exists():
             raise SourceMissing(missing)
         if not local.is_file():  # reading a pipe or a device would wait for ever
@@ -245,95 +249,4 @@ def _open(address: str, options: dict[str, Any]) -> _Folder | _Remote | Zip:
     web = "http" in files.protocol or "https" in files.protocol
     if not web and not files.exists(path):  # most web servers cannot list a folder
         raise SourceMissing(missing)
-    return _Remote(files, path.rstrip("/"), quoted=web)
-
-
-class _Folder:
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def read(self, name: str) -> bytes:
-        path = self._root / name
-        try:
-            real = path.resolve()
-        except RuntimeError as error:  # Python < 3.13 raises it for a circle of symbolic links
-            raise RowRejected(Reason.MISSING_FILE, f"{name} is a circle of symbolic links") from error
-        if not real.is_relative_to(self._root):
-            raise RowRejected(Reason.UNSAFE_PATH, f"{name} is a symbolic link that leads out of the image folder")
-        try:
-            about = real.stat()
-        except OSError as error:
-            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
-                raise RowRejected(Reason.MISSING_FILE, f"no file can have this name: {name[:200]}") from error
-            raise
-        if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for ever
-            raise RowRejected(Reason.MISSING_FILE, f"{name} is not a file")
-        if about.st_size > MAX_FILE_BYTES:
-            raise RowRejected(Reason.IMAGE_TOO_LARGE, f"a file of {about.st_size} bytes > {MAX_FILE_BYTES}")
-        return real.read_bytes()
-
-    def stamp(self, name: str) -> str:
-        try:
-            about = (self._root / name).stat()
-        except (OSError, ValueError):
-            return ""
-        # The time of the last change of the entry, too: `cp -p`, `tar` and `rsync` set the other time back.
-        return f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
-
-
-class _Remote:
-    def __init__(self, files: Any, root: str, quoted: bool) -> None:
-        self._files, self._root, self._quoted = files, root, quoted
-        self._listed: dict[str, dict[str, str]] = {}
-        self._lock = threading.Lock()  # one listing at a time: four threads would list a bucket four times
-
-    def read(self, name: str) -> bytes:
-        data = self._files.cat_file(f"{self._root}/{urllib.parse.quote(name) if self._quoted else name}")
-        return bytes(data)
-
-    def stamp(self, name: str) -> str:
-        """From one listing of each folder.
-
-        Raises:
-            LookupError: it cannot be told.
-        """
-        if self._quoted:
-            raise LookupError("a web server has no listing")
-        folder, _, base = f"{self._root}/{name}".rpartition("/")
-        with self._lock:
-            if folder not in self._listed:
-                self._files.invalidate_cache(folder)
-                try:
-                    found = self._files.ls(folder, detail=True)
-                except FileNotFoundError:
-                    found = []
-                self._listed[folder] = {str(one["name"]).rpartition("/")[2]: _told(one) for one in found}
-            return self._listed[folder].get(base, "")
-
-
-_TOLD = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "content_settings",
-    "generation",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "created",
-)
-"""What file systems of fsspec say about the content of a file or about its last change."""
-
-
-def _told(entry: Mapping[str, Any]) -> str:
-    """The stamp of a file in a listing; "" for a folder.
-
-    Raises:
-        LookupError: the listing says nothing about content or change.
-    """
-    if entry.get("type") == "directory":
-        return ""
-    found = [str(entry[key]) for key in _TOLD if entry.get(key) is not None]
-    if not found:
-        raise LookupError("the listing has sizes alone")
-    return " ".join([str(entry.get("size")), *found])
+    return Remote(files, path.rstrip("/"), quoted=web)

@@ -2,7 +2,7 @@
 
 Covers: reading the directory once per process; reading each file with one ranged read and without shared state, so that
 threads do not wait for each other and forked processes do not disturb each other; stored and deflated entries, zip64;
-names as other systems write them.
+names as other systems write them; an archive that is removed or exchanged while it is read.
 Does not cover: which names are allowed (`coco_index.unusable`), accents in one or two characters (`coco`), encrypted
 entries and other compressions (rejected).
 """
@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
+from daskt2i.sources.presence import exchanged, gone, told
 
 MAX_FILE_BYTES = 2**28
 """A larger image file is not fetched (256 MiB): no photograph is that large, and an archive can claim any size."""
@@ -65,6 +66,7 @@ class Zip:
     def __init__(self, files: Any, path: str) -> None:
         self._files, self._path = files, path
         try:
+            self._version = self._told()
             with files.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
                 entries = [entry for entry in archive.infolist() if not entry.filename.endswith(("/", "\\"))]
         except FileNotFoundError as error:
@@ -117,8 +119,17 @@ class Zip:
         Raises:
             RowRejected: `missing-file`, `image-too-large`; `unreadable-image` also if several entries have the name and
                 differ in content.
-            OSError: the disk or the network failed, or gave too few bytes.
+            OSError: the disk or the network failed, or gave too few bytes; `ESTALE` if the archive is gone, or another
+                one is in its place.
         """
+        try:
+            return self._read(name)
+        except RowRejected as error:
+            if error.reason is Reason.UNREADABLE_IMAGE:
+                self._require_same()
+            raise
+
+    def _read(self, name: str) -> bytes:
         offset, head, packed, size, crc, method, encrypted = self._entry(name)
         if max(size, packed) > MAX_FILE_BYTES:
             raise RowRejected(Reason.IMAGE_TOO_LARGE, f"an entry of {max(size, packed)} bytes > {MAX_FILE_BYTES}")
@@ -200,7 +211,26 @@ class Zip:
         return list(dict.fromkeys(found))
 
     def _range(self, start: int, stop: int) -> bytes:
-        return bytes(self._files.cat_file(self._path, start=start, end=stop))
+        try:
+            return bytes(self._files.cat_file(self._path, start=start, end=stop))
+        except FileNotFoundError as error:
+            raise gone(self._path) from error
+
+    def _require_same(self) -> None:
+        try:
+            same = self._told() == self._version
+        except FileNotFoundError as error:
+            raise gone(self._path) from error
+        if not same:
+            raise exchanged(self._path)
+
+    def _told(self) -> str:
+        """What the file system says about the content of the archive and its last change; "" if it says nothing."""
+        self._files.invalidate_cache(self._path)
+        try:
+            return told(self._files.info(self._path))
+        except LookupError:
+            return ""
 
 
 def _last_part(stored: bytes) -> bytes:

@@ -39,6 +39,17 @@ def run_of(out: Path, workflow: Workflow) -> daskt2i.Run:
 # Sources.
 
 
+def test_an_empty_folder_is_filled_or_another_one_is_given(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "coco")
+    captions, empty = str(folder / "captions.json"), tmp_path / "empty"
+    empty.mkdir()
+    with told("sources/coco.py:_open SourceMissing"):
+        CocoSource(str(empty), captions).info()
+    assert CocoSource(str(folder / "images"), captions).info().rows == 10
+    (folder / "images").rename(empty)
+    assert CocoSource(str(empty), captions).info().rows == 10
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip", "address"])
 def test_each_kind_of_place_of_images_that_is_named_is_read(kind: str, tmp_path: Path) -> None:
     folder = write_coco(tmp_path)

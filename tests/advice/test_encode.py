@@ -304,13 +304,14 @@ def test_images_in_their_place_and_a_setting_bring_a_chunk_without_images_on(tmp
     folder = write_coco(tmp_path)
     images, away = folder / "images", folder / "away"
     images.rename(away)
-    images.mkdir()
+    (images / "others").mkdir(parents=True)
     workflow = settings(folder, None)
     result = run_of(tmp_path / "run", workflow).with_settings({"run.retries": 0}).encode()
     covers("encode/worker.py:_ChunkRun._require_images ImagesMissing")
     assert list(result.failed) == [0]
     believed = run_of(tmp_path / "believed", workflow).with_settings({"run.on_missing_chunk": "reject"}).encode()
     assert dict(believed.rejected) == {"missing-file": 9, "no-caption": 1}
+    (images / "others").rmdir()
     images.rmdir()
     away.rename(images)
     # A last chunk of few images was believed to miss them.

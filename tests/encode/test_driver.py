@@ -443,13 +443,15 @@ def test_the_end_of_a_stage_tells_what_ended_it(tmp_path: Path, error: BaseExcep
     assert told[-1] == StageEnded("encode", raised.value)
 
 
-def test_with_an_empty_image_folder_the_chunks_fail_and_no_row_is_rejected(tmp_path: Path) -> None:
+def test_without_any_image_the_chunks_fail_and_no_row_is_rejected(tmp_path: Path) -> None:
     dataset = coco(tmp_path / "coco", rows=8)
     images = tmp_path / "coco" / "images"
     images.rename(tmp_path / "away")
     images.mkdir()
+    (images / "lost+found").mkdir()
     summary = run(workflow(tmp_path, dataset), tmp_path / "out")
     assert (summary.accepted, summary.rejected, list(summary.failed)) == (0, {}, [0, 1])
+    (images / "lost+found").rmdir()
     images.rmdir()
     (tmp_path / "away").rename(images)
     assert run(workflow(tmp_path, dataset), tmp_path / "out").accepted == 8
@@ -458,9 +460,10 @@ def test_with_an_empty_image_folder_the_chunks_fail_and_no_row_is_rejected(tmp_p
 def test_really_missing_images_can_be_rejected_and_retried_later(tmp_path: Path) -> None:
     dataset = coco(tmp_path / "coco", rows=8)
     (tmp_path / "coco" / "images").rename(tmp_path / "away")
-    (tmp_path / "coco" / "images").mkdir()
+    (tmp_path / "coco" / "images" / "others").mkdir(parents=True)
     summary = run(workflow(tmp_path, dataset, {"on_missing_chunk": "reject"}), tmp_path / "out")
     assert summary.rejected == Counter({"missing-file": 8})
+    (tmp_path / "coco" / "images" / "others").rmdir()
     (tmp_path / "coco" / "images").rmdir()
     (tmp_path / "away").rename(tmp_path / "coco" / "images")
     again = run(workflow(tmp_path, dataset, {"retry_rejected": ["missing-file"]}), tmp_path / "out")

@@ -50,6 +50,7 @@ def write(folder: Path, names: list[Any], annotations: list[dict[str, Any]] | No
 def source_of(tmp_path: Path, names: list[Any], annotations: list[dict[str, Any]] | None = None) -> CocoSource:
     root = tmp_path / "images"
     root.mkdir(exist_ok=True)
+    (root / "readme.txt").touch()  # an empty folder is refused
     return CocoSource(str(root), str(write(tmp_path, names, annotations)))
 
 

@@ -138,6 +138,14 @@ def new_rows(before: str, now: str, rows: Sequence[Row]) -> list[Row]:
     return [row for row, old, new in _pairs(before, now, rows) if old == _NONE != new]
 
 
+def had_file(stamps: str, rows: Sequence[Row]) -> list[Row]:
+    """Rows that had a file when the stamps were taken."""
+    if len(stamps) != _DIGITS * len(rows):
+        return []
+    places = range(0, len(stamps), _DIGITS)
+    return [row for row, at in zip(rows, places, strict=True) if stamps[at : at + _DIGITS] != _NONE]
+
+
 def _pairs(before: str, now: str, rows: Sequence[Row]) -> list[tuple[Row, str, str]]:
     if before == now or len(before) != len(now) or len(now) != _DIGITS * len(rows):
         return []

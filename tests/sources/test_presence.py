@@ -1,0 +1,163 @@
+"""Images that go away, or are exchanged, while they are read. No image is called missing or unreadable for it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from daskt2i.errors import Reason, RowRejected, SourceMissing
+from daskt2i.faults.kinds import Kind, kind_of
+from daskt2i.sources.coco import CocoSource
+from daskt2i.sources.fake import bitmap
+
+NAMES = ["a/1.bmp", "a/2.bmp", "b/3.bmp", "a/never.bmp"]
+PICTURES = {name: bitmap(20, 20, (place, 2, 3)) for place, name in enumerate(NAMES[:3])}
+
+
+def source_of(tmp_path: Path, images: str) -> CocoSource:
+    captions = tmp_path / "captions.json"
+    document = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(NAMES)],
+        "annotations": [{"id": n, "image_id": n, "caption": "x"} for n in range(len(NAMES))],
+    }
+    captions.write_text(json.dumps(document))
+    return CocoSource(images, str(captions))
+
+
+def fill(folder: Path) -> Path:
+    for name, data in PICTURES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def pack(path: Path, pictures: dict[str, bytes] = PICTURES) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in pictures.items():
+            archive.writestr(name, data)
+    return path
+
+
+def in_folder(tmp_path: Path) -> tuple[CocoSource, Callable[[], object], Callable[[], object]]:
+    images = fill(tmp_path / "images")
+    away = tmp_path / "away"
+    return source_of(tmp_path, str(images)), lambda: images.rename(away), lambda: away.rename(images)
+
+
+def in_part_of_folder(tmp_path: Path) -> tuple[CocoSource, Callable[[], object], Callable[[], object]]:
+    images = fill(tmp_path / "images")
+    part, away = images / "a", tmp_path / "away"
+    return source_of(tmp_path, str(images)), lambda: part.rename(away), lambda: away.rename(part)
+
+
+def in_zip(tmp_path: Path) -> tuple[CocoSource, Callable[[], object], Callable[[], object]]:
+    images = pack(tmp_path / "images.zip")
+    away = tmp_path / "away"
+    return source_of(tmp_path, str(images)), lambda: images.rename(away), lambda: away.rename(images)
+
+
+def at_address(tmp_path: Path) -> tuple[CocoSource, Callable[[], object], Callable[[], object]]:
+    files = fsspec.filesystem("memory")
+    here, away = f"/{tmp_path.name}/images", f"/{tmp_path.name}/away"
+    for name, data in PICTURES.items():
+        files.pipe_file(f"{here}/{name}", data)
+
+    def move(source: str, target: str) -> None:
+        files.mv(source, target, recursive=True)
+
+    return source_of(tmp_path, f"memory:/{here}"), lambda: move(here, away), lambda: move(away, here)
+
+
+PLACES = [in_folder, in_part_of_folder, in_zip, at_address]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_images_whose_place_went_away_are_not_missing_and_come_back(
+    place: Callable[[Path], tuple[CocoSource, Callable[[], object], Callable[[], object]]], tmp_path: Path
+) -> None:
+    source, go_away, come_back = place(tmp_path)
+    first, second, _, never = source.rows(0, 4)
+    assert source.read(first) == PICTURES["a/1.bmp"]
+    go_away()
+    for row in (second, first) if place is in_zip else (second, never, first):  # an archive says what it lacks
+        with pytest.raises(OSError, match="not there now") as raised:
+            source.read(row)
+        assert (raised.value.errno, kind_of(raised.value)) == (errno.ESTALE, Kind.DEVICE)
+    come_back()
+    assert source.read(second) == PICTURES["a/2.bmp"]
+    with pytest.raises(RowRejected) as missing:
+        source.read(never)
+    assert missing.value.reason is Reason.MISSING_FILE
+
+
+def test_another_folder_in_the_place_of_the_images_is_not_taken_for_missing_files(tmp_path: Path) -> None:
+    source, go_away, _ = in_folder(tmp_path)
+    first, second, _, _ = source.rows(0, 4)
+    source.read(first)
+    go_away()
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "other.bmp").write_bytes(b"x")
+    with pytest.raises(OSError, match="not there now"):
+        source.read(second)
+
+
+def test_one_removed_file_is_missing_while_the_others_are_there(tmp_path: Path) -> None:
+    source = source_of(tmp_path, str(fill(tmp_path / "images")))
+    first, second, third, _ = source.rows(0, 4)
+    source.read(first)
+    (tmp_path / "images" / "a" / "2.bmp").unlink()
+    with pytest.raises(RowRejected, match="missing-file"):
+        source.read(second)
+    (tmp_path / "images" / "b" / "3.bmp").unlink()  # the only file of its folder, and none of it was read before
+    with pytest.raises(RowRejected, match="missing-file"):
+        source.read(third)
+
+
+def test_an_empty_folder_is_a_mount_point_without_its_mount(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    with pytest.raises(SourceMissing, match="is empty"):
+        source_of(tmp_path, str(images)).info()
+
+
+def test_a_folder_that_loses_its_mount_before_the_first_read_is_noticed(tmp_path: Path) -> None:
+    images = fill(tmp_path / "images")
+    source = source_of(tmp_path, str(images))
+    source.info()
+    images.rename(tmp_path / "away")
+    images.mkdir()
+    with pytest.raises(OSError, match="not there now"):
+        source.read(source.rows(0, 1)[0])
+
+
+def test_an_archive_exchanged_while_it_is_read_makes_no_image_unreadable(tmp_path: Path) -> None:
+    images = pack(tmp_path / "images.zip")
+    source = source_of(tmp_path, str(images))
+    first, second, _, _ = source.rows(0, 4)
+    source.read(first)
+    pack(images, {name: data[::-1] * 2 for name, data in PICTURES.items()})
+    with pytest.raises(OSError, match="another archive") as raised:
+        source.read(second)
+    assert kind_of(raised.value) is Kind.DEVICE
+
+
+def test_a_damaged_archive_that_nobody_exchanged_has_unreadable_images(tmp_path: Path) -> None:
+    images = pack(tmp_path / "images.zip")
+    data = bytearray(images.read_bytes())
+    data[data.index(PICTURES["a/2.bmp"]) + 60] ^= 1
+    images.write_bytes(data)
+    source = source_of(tmp_path, str(images))
+    with pytest.raises(RowRejected, match="wrong length or checksum"):
+        source.read(source.rows(1, 2)[0])
+
+
+def test_a_folder_named_like_an_image_has_no_stamp(tmp_path: Path) -> None:
+    source = source_of(tmp_path, str(fill(tmp_path / "images")))
+    (tmp_path / "images" / "a" / "never.bmp").mkdir()
+    assert [bool(stamp) for stamp in source.stamps(source.rows(0, 4)) or ()] == [True, True, True, False]
