@@ -166,6 +166,7 @@ def test_one_file_of_a_zip_archive_is_read_at_the_address_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.bmp").write_bytes(b"x")
     with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as archive:
         archive.writestr("annotations/captions_val.json", json.dumps(RIGHT))
         archive.writestr("annotations/captions_train.json", json.dumps({**RIGHT, "images": RIGHT["images"] * 2}))

@@ -56,6 +56,7 @@ class Driver:
 
     Attributes:
         heard: time of its last sign of life, since it has a claim; `silent` is its longest silence until then.
+        holds: whether it has the lock: it has a claim, and has found nothing against it at its first look.
         runs: whether its run has begun, and nobody has removed it; `leaves` once it removes the run itself.
         may_lose_it: its claim follows that of a holder that slept while it released the lock, and may wake.
     """
@@ -72,7 +73,7 @@ class Driver:
         self.world, self.folder = world, folder
         self.again, self.forgetful, self.patient = again, forgetful, patient
         self.seen = self.heard = self.silent = 0.0
-        self.looked = self.runs = self.leaves = self.may_lose_it = False
+        self.looked = self.holds = self.runs = self.leaves = self.may_lose_it = False
         self.publication: Publication | None = None
         self.claim: lease.Claim | None = None
         self.lost = self.sleeps = self.done = False
@@ -90,6 +91,7 @@ class Driver:
             self.look()
         if self.lost:
             raise TakenOver("the lock is lost")
+        self.holds = True
 
     def look(self) -> None:
         assert self.claim is not None
@@ -209,6 +211,7 @@ class Protocol(RuleBasedStateMachine):
         self.world, self.folder = self.open()
         self.drivers: list[Driver] = []
         self.claimed: list[Driver] = []
+        self.holders: list[Driver] = []
         self.begun: list[Driver] = []
         self.over: list[Driver] = []
         self.accepted: set[int] = set()
@@ -457,11 +460,14 @@ class Protocol(RuleBasedStateMachine):
 
     def go(self, driver: Driver, process: Process) -> None:
         """One step, and what it may have changed."""
-        had, held = driver.publication, driver.claim
+        had, claim, held = driver.publication, driver.claim, driver.holds
         process.step()
-        if driver.claim is not held:
-            self.nobody_else_holds_the_lock(driver)
+        if driver.claim is not claim:
+            driver.may_lose_it = any(one.leaves and not one.process.ended for one in self.claimed)
             self.claimed.append(driver)
+        if driver.holds and not held:
+            self.nobody_else_holds_the_lock()
+            self.holders.append(driver)
         if driver.publication is not None and driver.publication is not had:
             # A run may be over before it knows that it has begun.
             driver.runs = goes_on(self.folder, driver.publication.run)
@@ -493,8 +499,8 @@ class Protocol(RuleBasedStateMachine):
             return [driver]
         if driver in self.begun:
             return self.begun[self.begun.index(driver) + 1 :]
-        if driver in self.claimed and self.one_holder:
-            return [one for one in self.claimed[self.claimed.index(driver) + 1 :] if one in self.begun]
+        if driver in self.holders and self.one_holder:
+            return [one for one in self.holders[self.holders.index(driver) + 1 :] if one in self.begun]
         return []
 
     one_holder = True
@@ -508,10 +514,9 @@ class Protocol(RuleBasedStateMachine):
                 driver.silent, driver.heard = 0.0, self.world.now
         return claim
 
-    def nobody_else_holds_the_lock(self, driver: Driver) -> None:
+    def nobody_else_holds_the_lock(self) -> None:
         """A driver has the lock now: all others have ended, or gave no sign of life for a minute."""
-        driver.may_lose_it = any(one.leaves and not one.process.ended for one in self.claimed)
-        for one in self.claimed if self.one_holder else ():
+        for one in self.holders if self.one_holder else ():
             silent = max(one.silent, self.world.now - one.heard)
             free = one.process.ended or one.leaves or one.may_lose_it
             assert free or silent >= 60.0, "two drivers hold the lock"
