@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.errors import ConfigError
+from daskt2i.redact import without_secret
 
 _ADDRESS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+://")
 _OF_THIS_MACHINE = re.compile(r"^(?:file|local)://(?=/)")
@@ -72,9 +73,9 @@ def expanded(text: str | os.PathLike[str], setting: str) -> Path:
         setting: the name of the setting or the argument, for the message.
 
     Raises:
-        ConfigError: the text is empty, or no path can have it, or it names a user who does not exist.
+        ConfigError: the text is empty, no path can have it, it is an address, or it names a user who does not exist.
     """
-    given = os.fspath(text)
+    given = _OF_THIS_MACHINE.sub("", os.fspath(text))
     if is_blank(given):
         raise ConfigError(f"{setting} is an empty text. Nothing was started; give a path ({setting}).")
     if "\0" in given:
@@ -83,6 +84,11 @@ def expanded(text: str | os.PathLike[str], setting: str) -> Path:
         )
     if os.path.lexists(given):
         return Path(given)
+    if is_address(given):
+        raise ConfigError(
+            f"{setting} is {without_secret(given)}, and it cannot be an address. Nothing was started; give a path on "
+            f"this machine ({setting})."
+        )
     try:
         return Path(given).expanduser()
     except RuntimeError as error:

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "os_errors": "",
     "credentials": "redact errors",
     "portable_errors": "redact errors",
-    "addresses": "errors",
+    "addresses": "redact errors",
     "types": "redact errors",
     "protocols": "types",
     "view": "notebooks",

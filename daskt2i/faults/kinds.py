@@ -47,29 +47,27 @@ class Policy:
     Attributes:
         tries: how often the worker tries the same read or write; 0: as often as `seconds` allow.
         seconds: how long the worker tries, at the default of `run.transport_patience`.
-        chunk: whether the chunk is tried again (`run.retries` times), after the others.
         worker: number of different chunks after which the worker, and not the chunk, is the suspect; 0 for never.
         ends: when the run ends early: `never`, `everywhere` (no worker is left that does better), `at once`.
     """
 
     tries: int
     seconds: float
-    chunk: bool
     worker: int
     ends: str
 
 
 POLICIES = {
-    Kind.ACCESS: Policy(ACCESS_TRIES, 0, True, WORKER_CHUNKS, "everywhere"),
-    Kind.TRANSPORT: Policy(0, TRANSPORT_SECONDS, True, 1, "everywhere"),
-    Kind.DEVICE: Policy(0, DEVICE_SECONDS, True, 1, "everywhere"),
-    Kind.STALL: Policy(1, 0, True, WORKER_CHUNKS, "everywhere"),
-    Kind.MISSING: Policy(1, 0, False, 0, "never"),
-    Kind.MEMORY: Policy(1, 0, True, WORKER_CHUNKS, "everywhere"),
-    Kind.DEATH: Policy(1, 0, False, 0, "never"),
-    Kind.SETUP: Policy(1, 0, True, 1, "everywhere"),
-    Kind.FINAL: Policy(1, 0, False, 0, "at once"),
-    Kind.OTHER: Policy(1, 0, True, WORKER_CHUNKS, "everywhere"),
+    Kind.ACCESS: Policy(ACCESS_TRIES, 0, WORKER_CHUNKS, "everywhere"),
+    Kind.TRANSPORT: Policy(0, TRANSPORT_SECONDS, 1, "everywhere"),
+    Kind.DEVICE: Policy(0, DEVICE_SECONDS, 1, "everywhere"),
+    Kind.STALL: Policy(1, 0, WORKER_CHUNKS, "everywhere"),
+    Kind.MISSING: Policy(1, 0, 0, "never"),
+    Kind.MEMORY: Policy(1, 0, WORKER_CHUNKS, "everywhere"),
+    Kind.DEATH: Policy(1, 0, 0, "never"),
+    Kind.SETUP: Policy(1, 0, 1, "everywhere"),
+    Kind.FINAL: Policy(1, 0, 0, "at once"),
+    Kind.OTHER: Policy(1, 0, WORKER_CHUNKS, "everywhere"),
 }
 
 

@@ -79,12 +79,12 @@ def fetched_patiently(
     row: Row,
     seconds: float = retries.TRANSPORT_SECONDS,
     tell: Tell = lambda text: None,
-    timeout: float | None = None,
+    timeout: float = retries.READ_SECONDS,
 ) -> bytes:
     """The bytes of a row; what may pass is tried again. Other arguments as in `patiently`.
 
     Args:
-        timeout: seconds that one read may take; None for no limit.
+        timeout: seconds that one read may take.
 
     Raises:
         RowRejected: the row cannot be used.
@@ -93,8 +93,6 @@ def fetched_patiently(
     """
 
     def read() -> bytes:
-        if timeout is None:
-            return fetched(source, row)
         found = within(timeout, lambda: fetched(source, row))
         if found is None:
             raise stalled(row.file_name, timeout)
@@ -168,7 +166,7 @@ def stalled(what: str, seconds: float) -> ReadStalled:
     """The error of a read that did not return within so many seconds."""
     return ReadStalled(
         f"The read of {what} did not return within {duration(seconds)}, so it was given up. Nothing was stored for it, "
-        "and no row was rejected. Encode again when the server or the mount is back; run.read_timeout sets how long a "
+        "and no row was rejected. Run it again when the server or the mount is back; run.read_timeout sets how long a "
         "read may take."
     )
 

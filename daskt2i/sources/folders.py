@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.errors import Reason, RowRejected
-from daskt2i.sources.presence import gone, is_empty, told
+from daskt2i.sources.presence import gone, is_empty, is_page, told
 from daskt2i.sources.zipped import MAX_FILE_BYTES
 
 _FOLDERS = 1024
@@ -113,6 +113,7 @@ class Remote:
 
         Raises:
             FileNotFoundError: there is no such file.
+            PermissionError: the server answers with a web page, also in place of an image that it gave before.
             OSError: `ESTALE` if the whole folder is gone.
             Exception: other errors of the file system.
         """
@@ -122,7 +123,10 @@ class Remote:
         except FileNotFoundError:
             self._require_place()
             raise
-        self._witness = path
+        if not is_page(data):
+            self._witness = path
+        elif self._witness and is_page(bytes(self._files.cat_file(self._witness))):
+            raise PermissionError(errno.EACCES, "the server answers with a web page now; it may ask for a log-in", path)
         return data
 
     def stamp(self, name: str) -> str:

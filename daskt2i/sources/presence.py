@@ -1,6 +1,7 @@
 """Whether the place of the images, a folder or an archive, is still there, and the same.
 
-Covers: the error for a place that went away or was exchanged, empty folders, what a listing says about a file.
+Covers: the error for a place that went away or was exchanged, empty folders, web pages in place of images, what a
+listing says about a file.
 Does not cover: reading (`folders`, `zipped`), what follows from the error (`faults`).
 """
 
@@ -42,6 +43,11 @@ _TOLD = (
     "created",
 )
 """What file systems of fsspec say about the content of a file or about its last change."""
+
+
+def is_page(data: bytes) -> bool:
+    """Whether bytes are a web page (the first tags that browsers look for, WHATWG MIME Sniffing 7.1)."""
+    return data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n\f").lower().startswith((b"<!doctype html", b"<html", b"<head"))
 
 
 def told(entry: Mapping[str, Any]) -> str:

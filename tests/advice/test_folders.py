@@ -47,8 +47,9 @@ def test_another_folder_is_taken_where_a_file_lies(tmp_path: Path) -> None:
         ("", "addresses.py:expanded ConfigError"),
         ("a\0b.yaml", "addresses.py:expanded ConfigError"),
         ("~nosuchuser/rules.yaml", "addresses.py:expanded ConfigError"),
+        ("https://example.org/rules.yaml", "addresses.py:expanded ConfigError"),
     ],
-    ids=["empty", "null", "no user"],
+    ids=["empty", "null", "no user", "address"],
 )
 def test_a_path_that_is_given_is_read(wrong: str, place: str) -> None:
     with told(place):

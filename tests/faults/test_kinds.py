@@ -92,25 +92,28 @@ def test_the_page_names_every_error_that_the_code_knows() -> None:
 @pytest.mark.parametrize("cells", POLICY_LINES, ids=lambda cells: cells[0])
 def test_what_happens_after_an_error_is_what_the_page_says(cells: list[str]) -> None:
     policy = POLICIES[Kind(cells[0].strip("`"))]
-    worker = f"{policy.worker} chunk{'s' * (policy.worker != 1)}" if policy.worker else "never"
-    tries = f"{policy.tries} {'try' if policy.tries == 1 else 'tries'}" if policy.tries else "as time allows"
+    worker = f"{policy.worker} failed chunk{'s' * (policy.worker != 1)}" if policy.worker else "never"
+    tries = f"{policy.tries} {'try' if policy.tries == 1 else 'tries'}" if policy.tries else "until the time limit"
+    ends = "if no good worker is left" if policy.ends == "everywhere" else policy.ends
     seconds = f"{policy.seconds:.0f} s" if policy.seconds else ""
-    assert cells[1:] == [tries, seconds, "yes" if policy.chunk else "no", worker, policy.ends]
+    assert cells[1:] == [tries, seconds, worker, ends]
 
 
 def test_the_page_has_a_line_for_every_kind() -> None:
-    assert [cells[0].strip("`") for cells in POLICY_LINES] == list(POLICIES) == list(Kind)
+    meanings = table("The kinds of errors")
+    for lines in (POLICY_LINES, meanings):
+        assert [cells[0].strip("`") for cells in lines] == list(POLICIES) == list(Kind)
 
 
-def test_the_page_says_when_a_user_reads_what_is_awaited() -> None:
-    cells = table("What you see while something is awaited")
+def test_the_page_says_when_a_user_reads_what_a_run_waits_for() -> None:
+    cells = table("Messages while a run waits")
     told = [retries.TELL_WAIT_SECONDS] * 2 + [retries.TELL_STILL_SECONDS, retries.TELL_SILENT_SECONDS]
     assert [line[1] for line in cells] == [f"{seconds:.0f} s" for seconds in [*told, retries.TELL_WAIT_SECONDS]]
     assert cells[-1][2] == f"{retries.NO_WORKERS_SECONDS:.0f} s"
 
 
 def test_the_page_names_reasons_that_there_are() -> None:
-    assert {line[2].strip("`") for line in table("One row")} <= set(Reason)
+    assert {line[2].strip("`") for line in table("Errors of one row")} <= set(Reason)
 
 
 def test_the_answer_of_the_server_counts_more_than_what_a_library_makes_of_it() -> None:

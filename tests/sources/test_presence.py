@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import http.server
 import json
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -161,3 +165,46 @@ def test_a_folder_named_like_an_image_has_no_stamp(tmp_path: Path) -> None:
     source = source_of(tmp_path, str(fill(tmp_path / "images")))
     (tmp_path / "images" / "a" / "never.bmp").mkdir()
     assert [bool(stamp) for stamp in source.stamps(source.rows(0, 4)) or ()] == [True, True, True, False]
+
+
+@contextmanager
+def served(folder: Path, pages: set[str]) -> Iterator[str]:
+    """The address of a web server. It answers with a page, and status 200, for the files in `pages`."""
+
+    class Server(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path in pages:
+                body = b"\n<!DOCTYPE HTML><title>Log in</title>"
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            else:
+                super().do_GET()
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_page_for_people_in_place_of_all_images_is_a_refusal_and_in_place_of_one_image_it_is_a_bad_image(
+    tmp_path: Path,
+) -> None:
+    pages: set[str] = set()
+    with served(fill(tmp_path / "images"), pages) as address:
+        source = source_of(tmp_path, address)
+        first, second, _, _ = source.rows(0, 4)
+        source.read(first)
+        pages.add("/a/2.bmp")
+        assert source.read(second).lstrip().startswith(b"<!DOCTYPE")
+        pages.add("/a/1.bmp")
+        with pytest.raises(PermissionError, match="log-in") as raised:
+            source.read(second)
+        assert kind_of(raised.value) is Kind.ACCESS
+        pages.clear()
+        assert source.read(second) == PICTURES["a/2.bmp"]
