@@ -44,8 +44,8 @@ TELL_SECONDS = 0.2
 
 _STOPPING = {
     "encode": "Stopping: chunks that are finished are published, then the workers end.",
-    "train": "Stopping: the ranks finish their step and save a checkpoint.",
-    "train-vae": "Stopping: the ranks finish their step and save a checkpoint.",
+    "train": "Stopping: the ranks finish their step, then they end.",
+    "train-vae": "Stopping: the ranks finish their step, then they end.",
     "": "Stopping: what runs is ended.",
 }
 """Stage -> what happens after the first Ctrl-C."""

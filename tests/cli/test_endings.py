@@ -252,7 +252,7 @@ def test_a_stop_that_takes_a_moment_says_at_once_what_is_finished(
     number: int, advises: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(endings, "TELL_SECONDS", 0.01)
-    for stage, words in (("encode", "chunks that are finished"), ("train", "save a checkpoint"), ("", "what runs")):
+    for stage, words in (("encode", "chunks that are finished"), ("train", "finish their step"), ("", "what runs")):
         with pytest.raises(typer.Exit), report_errors():
             stop_slowly(stage, number, capsys, heard := [""])
         said = heard[-1]
