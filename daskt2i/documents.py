@@ -29,7 +29,13 @@ MOST_VALUES = 1_000_000
 MOST_INTEGER = 2**64
 """Integers in YAML are smaller. Python cannot even print one of 5,000 digits."""
 
+WAS_IT_CUT = "(was it cut?)"
+"""What is asked about a file that ends early: a download that broke off is the usual cause."""
+
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
+_PART = re.compile(r"\.|[eE][+-]?|u[0-9a-fA-F]{0,4}")
+"""What is left of a JSON number or of an escape in a text, if the file ends in it."""
+
 _SURROGATES = re.compile("[\ud800-\udfff]")
 NOT_OF_PATHS = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 """Half surrogate pairs, but for those with which Python writes the bytes of a file name that is not UTF-8."""
@@ -50,7 +56,8 @@ def text_of(raw: bytes) -> str:
         return raw.decode(coding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         name = coding.upper().removesuffix("-SIG")
-        raise BadDocument(f"it is not {name} text ({error.reason} at byte {error.start:,})") from error
+        early = f"it ends early {WAS_IT_CUT}, and " if error.end >= len(raw) and len(raw) - error.start < 4 else ""
+        raise BadDocument(f"{early}it is not {name} text ({error.reason} at byte {error.start:,})") from error
 
 
 def read_json(text: str, thin: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -82,8 +89,19 @@ def read_json(text: str, thin: Callable[[dict[str, Any]], Any] | None = None) ->
         raise BadDocument("it is not complete and valid JSON: it is nested too deeply") from error
     except ValueError as error:
         said = "a number has too many digits" if "digits" in str(error) else str(error)
-        raise BadDocument(f"it is not complete and valid JSON: {said}") from error
+        early = f"it ends early {WAS_IT_CUT}, and " if _ends_early(text, error) else ""
+        raise BadDocument(f"{early}it is not complete and valid JSON: {said}") from error
     return top if text[: text.find("{") + 1].strip() == "{" else found
+
+
+def _ends_early(text: str, error: ValueError) -> bool:
+    """Whether a JSON text is in order up to its end, and goes on there."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    rest = text[error.pos :].rstrip()
+    in_a_word = any(word.startswith(rest) for word in ("true", "false", "null", "NaN", "-Infinity", "Infinity"))
+    in_a_number_or_escape = _PART.fullmatch(rest) is not None
+    return in_a_word or in_a_number_or_escape or error.msg.startswith("Unterminated string")
 
 
 def _doubled(keys: list[Any]) -> str:

@@ -254,6 +254,21 @@ class Interrupted(Daskt2iError, KeyboardInterrupt):
 
 
 def sentence(error: BaseException) -> str:
-    """An error as one line: its message. An error of another library also shows its class name."""
-    text = without_secret(" ".join(" ".join([str(error), *getattr(error, "__notes__", [])[:1]]).split()))
-    return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text or 'no message'}"
+    """An error as one line: its message, and where it happened. An error of another library also shows its class name.
+
+    `"The disk is away (on node7:812)."`, `"ValueError: odd (on node7:812)"`
+    """
+    text, notes = _line(str(error)), getattr(error, "__notes__", None)
+    note = notes[0] if isinstance(notes, list) and notes else ""  # other code may have put anything there
+    if not isinstance(error, Daskt2iError) or not text:
+        text = f"{type(error).__name__}: {text or 'no message'}"
+    if not isinstance(note, str) or "\n" in note.strip():  # the traceback of another process
+        return text
+    end = "." if text.endswith(".") else ""
+    if note.startswith("on "):
+        return without_secret(f"{text.removesuffix('.')} ({_line(note)}){end}")
+    return f"{text} {_line(note)}".rstrip()
+
+
+def _line(text: str) -> str:
+    return without_secret(" ".join(text.split()))

@@ -3,7 +3,7 @@
     def show(event: Event) -> None: ...
     encode(prepared, executor, show)
 
-Covers: the events of encoding, training, drawing, checking and insights; the events of a rank.
+Covers: the events of encoding, training, drawing, checking and insights; the events of a rank; deaths of workers.
 Does not cover: how an event is shown (`display`), the results of stages (such as `encode.summary`), how events get from
 a rank to the driver (`launch`).
 
@@ -13,12 +13,13 @@ ends with it. A listener must accept every kind of event, because later versions
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from daskt2i.protocols import ExecutorInfo
+from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.redact import without_secret
 from daskt2i.types import Receipt
 from daskt2i.view import Viewed
@@ -205,6 +206,36 @@ def stage_events(stage: str, total: int, listener: Listener, batch: int = 1) -> 
         listener(StageEnded(stage, error))
         raise
     listener(StageEnded(stage))
+
+
+def tell_deaths(executor: Any, listener: Listener, again: str) -> None:
+    """Tell which workers died since the last call, if the executor says so.
+
+    Args:
+        again: what happens to the work of these: `"encoded"` is "… is encoded again".
+    """
+    deaths = getattr(executor, "worker_deaths", None)
+    while isinstance(deaths, deque) and deaths:
+        try:
+            death = deaths.popleft()
+        except IndexError:  # another thread told of it
+            return
+        listener(Note(death_words(death, again)))
+
+
+def death_words(death: WorkerDeath, again: str) -> str:
+    """A note about a worker that died. Arguments as in `tell_deaths`."""
+    chunks = sorted(index for item in death.items if isinstance(index := getattr(item, "index", None), int))
+    if len(chunks) != len(death.items):
+        what = "What it worked on is"
+    elif len(chunks) == 1:
+        what = f"Its chunk {chunks[0]} is"
+    else:
+        what = f"Chunks {', '.join(map(str, chunks[:-1]))} and {chunks[-1]} are"
+    goes = "continues" if death.left == 1 else "continue"
+    left = f"{death.left:,} worker{'s' * (death.left != 1)} {goes}" if death.left else "none is left now"
+    who = f"The worker {death.worker}" if death.worker else "A worker"
+    return f"{who} {death.how}. {what} {again} again, so nothing is lost; {left}."
 
 
 def ignore(event: Event, /) -> None:

@@ -195,8 +195,29 @@ class ExecutorInfo:
     dashboard: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerDeath:
+    """A worker died while it ran items. These run again.
+
+    Attributes:
+        worker: `host:pid`, or its address; "" if it is not known which one died.
+        how: how it ended, a clause without subject: `"was killed by SIGKILL"`.
+        items: the items that run again.
+        left: number of workers that go on; those that already replace it are counted.
+    """
+
+    worker: str
+    how: str
+    items: tuple[Any, ...]
+    left: int
+
+
 class Executor(Protocol):
-    """Runs chunks on workers."""
+    """Runs chunks on workers.
+
+    It may have two attributes that are looked at while `run` runs: `waiting`, an `events.Waiting` or None, and
+    `worker_deaths`, a `deque` of `WorkerDeath`, from which the reader takes what it tells the user.
+    """
 
     def start(self) -> ExecutorInfo:
         """Start workers, or connect to a scheduler. It is called once, before `run`.

@@ -24,7 +24,7 @@ import typer
 from daskt2i import __version__
 from daskt2i.cli import bench, bench_training, data, model
 from daskt2i.cli.console import complain, out
-from daskt2i.cli.endings import STOPPED, ExitCode, end_of_command, fail, handle_stops
+from daskt2i.cli.endings import STOPPED, ExitCode, end_of_command, end_of_stop, fail, handle_stops
 from daskt2i.cli.streams import guard_streams
 
 app = typer.Typer(
@@ -74,6 +74,7 @@ def run() -> None:
     try:
         app()
     except KeyboardInterrupt:  # before a command has begun
+        end_of_stop()
         complain(STOPPED, "yellow")
         raise SystemExit(ExitCode.STOPPED) from None
     except Exception as error:

@@ -69,6 +69,19 @@ def test_json_in_which_something_would_be_lost_is_refused(text: str, clause: str
     assert len(str(caught.value)) < 300
 
 
+def test_json_that_ends_early_is_asked_whether_it_was_cut() -> None:
+    whole = json.dumps({"images": [{"id": 1, "x": -1.5e-3}, True, None, "\u00e9 \\ \n"], "b": {"c": float("nan")}})
+    for text in (whole, whole.replace("\\u00e9", "é")):
+        raw = text.encode()
+        for end in range(1, len(raw)):
+            with pytest.raises(BadDocument, match=r"it ends early \(was it cut\?\), and it is not "):
+                read_json(text_of(raw[:end]))
+    for wrong in ("{'a': 1}", '{"a": 1} x', '{"a": tru}', '{"a": "\\u12"}', "<html>", '{"a": 1 "b": 2}', ""):
+        with pytest.raises(BadDocument) as caught:
+            read_json(wrong)
+        assert "cut" not in str(caught.value), wrong
+
+
 def test_the_top_object_is_told_by_its_place() -> None:
     assert read_json('{"a": {"a": {"a": 1}}, "b": [{"a": 2}]}', lambda item: len(item)) == {"a": 1, "b": [1]}
     assert read_json(' {"a": 1}', lambda item: "below") == {"a": 1}

@@ -3,9 +3,10 @@
 Covers: exit codes, Ctrl-C and SIGTERM (also when they come again), errors that nobody expected, and their log file.
 Does not cover: printing (`console`), closed pipes and encodings (`streams`), the words of errors (`os_errors`).
 
-The first Ctrl-C or SIGTERM stops the work, and the command cleans up: workers end, the lock is released. Further ones
-change nothing for `PATIENCE_SECONDS`. After that the next one ends the process at once: its workers end with it, and
-what is committed stays.
+The first Ctrl-C or SIGTERM stops the work, and the command cleans up: workers end, the lock is released. A line says so
+if that takes longer than a moment. Further ones change nothing for `PATIENCE_SECONDS`: a wrapper may pass a signal on
+that the process has already. After that the next one ends the process at once: its workers end with it, and what is
+committed stays.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +31,26 @@ import typer
 
 from daskt2i.cli.console import complain
 from daskt2i.errors import Daskt2iError, Interrupted
+from daskt2i.events import Event, StageEnded, StageStarted
 from daskt2i.faults import kinds
 from daskt2i.os_errors import import_problem, meaning_of, place_of
 from daskt2i.redact import without_secret
 
-PATIENCE_SECONDS = 5.0
-"""Time for a command to clean up after the first Ctrl-C."""
+PATIENCE_SECONDS = 1.0
+"""For so long after the first Ctrl-C another one changes nothing."""
 
+TELL_SECONDS = 0.2
+"""A command that ends sooner says nothing before its end."""
+
+_STOPPING = {
+    "encode": "Stopping: chunks that are finished are published, then the workers end.",
+    "train": "Stopping: the ranks finish their step, then they end.",
+    "train-vae": "Stopping: the ranks finish their step, then they end.",
+    "": "Stopping: what runs is ended.",
+}
+"""Stage -> what happens after the first Ctrl-C."""
+
+_AT_ONCE = "Press Ctrl-C again to end at once; what is committed stays."
 
 _OF_OTHERS = {
     kinds.Kind.ACCESS: ("Access was refused", "renew the credentials"),
@@ -62,18 +77,54 @@ class _Stops:
     def __init__(self) -> None:
         self.first: float | None = None
         self.for_good = False
+        self.stage = ""
+        self._ended = threading.Event()
+        self._teller: threading.Thread | None = None
 
     def handle(self, signum: int, frame: object) -> None:
         if self.first is None:
             self.first = monotonic()
+            self._tell(by_key=signum == signal.SIGINT)
             raise KeyboardInterrupt
         if monotonic() - self.first > PATIENCE_SECONDS:
             with contextlib.suppress(OSError):
                 os.write(2, b"Stopped at once. What is committed stays.\n")
             os._exit(ExitCode.STOPPED)
 
+    def _tell(self, by_key: bool) -> None:
+        """Say soon what happens. A thread does it: this one may be in the middle of printing."""
+        self._ended = threading.Event()
+        text = _STOPPING.get(self.stage, _STOPPING[""]) + f" {_AT_ONCE}" * by_key
+
+        def tell(ended: threading.Event = self._ended) -> None:
+            if not ended.wait(TELL_SECONDS):
+                complain(text, "yellow")
+
+        self._teller = threading.Thread(target=tell, name="daskt2i-stopping", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no more threads
+            self._teller.start()
+
+    def end(self) -> None:
+        """The command has cleaned up. Afterwards no line is printed any more."""
+        self._ended.set()
+        if self._teller is not None and self._teller.is_alive():
+            self._teller.join(1.0)
+
 
 _stops = _Stops()
+
+
+def end_of_stop() -> None:
+    """After this, no line says that the command stops."""
+    _stops.end()
+
+
+def follow_stages(event: Event) -> None:
+    """A listener that learns which stage runs, for the line after Ctrl-C."""
+    if isinstance(event, StageStarted):
+        _stops.stage = event.stage
+    elif isinstance(event, StageEnded) and event.error is None:
+        _stops.stage = ""
 
 
 def handle_stops() -> None:
@@ -112,9 +163,11 @@ def report_errors() -> Iterator[None]:
         with _without_dasks_log():
             yield
     except Interrupted as error:
+        _stops.end()
         complain(str(error), "yellow")
         raise typer.Exit(ExitCode.STOPPED) from None
     except KeyboardInterrupt:
+        _stops.end()
         complain(STOPPED, "yellow")
         raise typer.Exit(ExitCode.STOPPED) from None
     except Daskt2iError as error:
@@ -125,6 +178,8 @@ def report_errors() -> Iterator[None]:
     except Exception as error:
         fail(error)
     finally:
+        _stops.end()
+        _stops.stage = ""
         if not _stops.for_good:
             _stops.first = None
             for number, handler in before.items():

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from daskt2i import documents
 from daskt2i.cli.console import err, out, write
-from daskt2i.cli.endings import STOPPED, report_errors
+from daskt2i.cli.endings import STOPPED, follow_stages, report_errors
 from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.events import Event, Listener, PlanReady, ResultReady
 
@@ -140,6 +140,7 @@ def _listener(as_json: bool, done: dict[str, Any]) -> Listener:
     show = progress_for(err, as_json)
 
     def hear(event: Event) -> None:
+        follow_stages(event)
         if isinstance(event, PlanReady):
             if not as_json:
                 err.print(result_table(event.plan))

@@ -42,8 +42,9 @@ class EncodeProgress(StageProgress):
             self._rate.add(now, 0)
             if event.final:
                 self._failed.add(event.chunk)
-            again = "" if event.final else AGAIN
-            return [Line(f"chunk {event.chunk} failed: {sentence(event.error)}{again}", Tone.FAILURE, event.chunk)]
+            said = sentence(event.error)
+            said = said if event.final else f"{said.removesuffix('.')}{AGAIN}"
+            return [Line(f"chunk {event.chunk} failed: {said}", Tone.FAILURE, event.chunk)]
         if isinstance(event, Waiting):
             text = waiting_words(event.what, event.where, event.seconds, event.limit, event.chunk)
             return [Line(text, Tone.NOTE)]

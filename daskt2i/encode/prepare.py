@@ -118,7 +118,7 @@ class EncodePlan(Viewed):
         if dataset.where:
             rows.append(("left out", f"{info.left_out:,} images, by where: {dataset.where}"))
         rows += [
-            ("chunks", f"{len(self.grid):,} of {self.grid.rows_per_chunk} rows{self._done()}"),
+            ("chunks", f"{len(self.grid):,} of {_rows_words(self.grid)}{self._done()}"),
             ("image encoder", self._encoder("image", f"{dataset.image.resolution} px -> ")),
             ("text encoder", self._encoder("text", "")),
             ("precision", self.precision + (" (measured at the start)" if self.precision == "auto" else "")),
@@ -247,6 +247,12 @@ def preflight(prepared: EncodePlan, executor_info: ExecutorInfo) -> None:
             f"it at {PAUSE_FRACTION:.0%} of that. Nothing was encoded. Use fewer workers, give them more memory, or "
             f"make {memory_settings(prepared)} smaller."
         )
+
+
+def _rows_words(grid: ChunkGrid) -> str:
+    """How many rows a chunk has: the last one may have fewer."""
+    most = min(grid.rows, grid.rows_per_chunk)
+    return f"{'up to ' if grid.rows % max(1, most) else ''}{most:,} row{'s' * (most != 1)}"
 
 
 def memory_settings(prepared: EncodePlan) -> str:

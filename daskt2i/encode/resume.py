@@ -6,17 +6,18 @@ Does not cover: shards and receipts themselves (`store`), encoding the other chu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-from daskt2i.encode.chunks.stamps import Stamps, exchanged, names, new_rows
+from daskt2i.encode.chunks.stamps import Stamps, digits, exchanged, names, new_rows
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.read_ahead import inputs_digest
 from daskt2i.encode.summary import EncodeResult
-from daskt2i.errors import FingerprintMismatch, Reason
+from daskt2i.errors import FingerprintMismatch, Reason, RowRejected
 from daskt2i.events import Listener, Note
 from daskt2i.faults.kinds import is_old_refusal
 from daskt2i.faults.patience import fetched_patiently
@@ -27,6 +28,9 @@ from daskt2i.types import Receipt, Row
 
 _OF_FILES = {str(Reason.MISSING_FILE), str(Reason.UNREADABLE_IMAGE)}
 """Reasons to reject a row that end when its file is mended."""
+
+_NOW_THERE = "Images that were missing are there now"
+_MENDED = "Images whose rows were rejected are there now, or are others now"
 
 CHECK_SECONDS = 5.0
 """How often a long check of finished chunks reports its progress."""
@@ -48,7 +52,7 @@ def find_done(
         their receipts are valid; the totals with the finished chunks.
 
     Raises:
-        FingerprintMismatch: the images are not those that the store was made from.
+        FingerprintMismatch: the images are not those that the store was made from, or rejected ones are there now.
     """
     run = prepared.workflow.run
     deep = run.verify_on_resume == "hash" or (run.verify_on_resume == "auto" and prepared.folder.is_local)
@@ -93,7 +97,7 @@ def find_done(
     if pictures.arrived:
         listener(
             Note(
-                f"Images that were missing are there now ({names(pictures.arrived)}); their rows stay rejected. Set "
+                f"{_NOW_THERE} ({names(pictures.arrived)}); their rows stay rejected. Set "
                 "run.retry_rejected=[missing-file] to encode their chunks again."
             )
         )
@@ -113,7 +117,7 @@ class _Pictures:
     """Finds finished chunks whose images are others now, under the same names.
 
     Attributes:
-        others: chunk -> rows of other files, and its receipt.
+        others: chunk -> rows of other files (none if they are not known), and its receipt.
         arrived: rows that had no file, and have one now.
         touched: receipts with new stamps: their files have other times, and the same content.
         unknown: chunks whose files were known, and cannot be compared now.
@@ -153,7 +157,7 @@ class _Pictures:
         others, stamps = exchanged(receipt, now, rows, self._read)
         if others:
             self.others[receipt.chunk] = others, receipt
-            return f"its images are others now ({names(others)})"
+            return _clause(receipt, others)
         if stamps != receipt.stamps:
             self.touched.append(replace(receipt, stamps=stamps))
         return None
@@ -163,8 +167,27 @@ class _Pictures:
         read = [row for row in rows if row.index not in deadly]
         if not any(row.usable for row in read) or inputs_digest(read, self._read) == receipt.inputs:
             return None
-        self.others[receipt.chunk] = new_rows(receipt.stamps, self._stamps.of(rows), rows), receipt
-        return "its images are others now"
+        others = self._others(receipt, read)
+        self.others[receipt.chunk] = others, receipt
+        return _clause(receipt, others)
+
+    def _others(self, receipt: Receipt, rows: Sequence[Row]) -> list[Row]:
+        """Which of these rows have another file than before, by their content; none if that cannot be found out."""
+        width = len(digits(b""))
+        if len(receipt.contents) == width * (receipt.stop - receipt.start):
+            places = [width * (row.index - receipt.start) for row in rows]
+            before = [receipt.contents[place : place + width] for place in places]
+            return [row for row, old in zip(rows, before, strict=True) if row.usable and self._content(row) != old]
+        missing = {row.row for row in receipt.rejected if row.reason is Reason.MISSING_FILE}  # an older receipt
+        if inputs_digest((row for row in rows if row.index not in missing), self._read) != receipt.inputs:
+            return []
+        return [row for row in rows if row.index in missing and self._content(row) != digits(b"")]
+
+    def _content(self, row: Row) -> str:
+        try:
+            return digits(hashlib.sha256(self._read(row)).digest())
+        except RowRejected:
+            return digits(b"")
 
     def _read(self, row: Row) -> bytes:
         run = self._prepared.workflow.run
@@ -176,22 +199,51 @@ class _Pictures:
         Raises:
             FingerprintMismatch: always.
         """
-        rows = [row for _, (others, _) in sorted(self.others.items()) for row in others]
+        found = [self.others[chunk] for chunk in sorted(self.others)]
+        if all(are_rejected(receipt, others) for others, receipt in found):
+            reasons = {rejected_files(receipt)[row.index] for others, receipt in found for row in others}
+            rows = [*(row for others, _ in found for row in others), *self.arrived]
+            raise FingerprintMismatch(
+                f"{_NOW_THERE if reasons == {Reason.MISSING_FILE} else _MENDED} ({names(rows)}). Their rows are still "
+                f"rejected in {self._prepared.folder}, and nothing was changed. Set "
+                f"run.retry_rejected=[{self._listed(reasons)}] to encode their chunks again; the others stay."
+            )
+        again = {r.reason for _, receipt in found for r in receipt.rejected if str(r.reason) in _OF_FILES}
+        rows = [row for others, receipt in found for row in others if row.index not in rejected_files(receipt)]
         chunks = sorted(self.others)
         which = f"chunk {chunks[0]}" if len(chunks) == 1 else f"{len(chunks):,} chunks, the first of them {chunks[0]},"
-        again = sorted({str(r.reason) for _, receipt in self.others.values() for r in receipt.rejected} & _OF_FILES)
-        listed = ", ".join(sorted({*again, *map(str, self._prepared.workflow.run.retry_rejected)}))
         raise FingerprintMismatch(
             f"The images of {which} are not the images that the store in {self._prepared.folder} was made from"
             f"{f': {names(rows)}' if rows else ''}. The store was not changed. Use the original images (images), set "
             "run.on_changed_images=encode to encode these chunks again, or encode into another run folder (out)."
-            + (f" If rejected images were mended since, set run.retry_rejected=[{listed}]." if again else "")
+            + (f" If rejected images were mended, set run.retry_rejected=[{self._listed(again)}]." if again else "")
         )
+
+    def _listed(self, reasons: Iterable[Reason]) -> str:
+        """These reasons and those that are set already, for `run.retry_rejected`."""
+        return ", ".join(sorted({*map(str, reasons), *map(str, self._prepared.workflow.run.retry_rejected)}))
 
     def _tell(self, text: str) -> None:
         if text and not self._said:
             self._said.add(text)
             self._listener(Note(f"{text} for up to {duration(self._prepared.workflow.run.transport_patience)}."))
+
+
+def rejected_files(receipt: Receipt) -> dict[int, Reason]:
+    """Row -> its reason, for rows that were rejected for their files. No array was made from these."""
+    return {r.row: r.reason for r in receipt.rejected if str(r.reason) in _OF_FILES}
+
+
+def are_rejected(receipt: Receipt, others: Sequence[Row]) -> bool:
+    """Whether all these rows were rejected for their files; no if none is named."""
+    return bool(others) and all(row.index in rejected_files(receipt) for row in others)
+
+
+def _clause(receipt: Receipt, others: Sequence[Row]) -> str:
+    named = f" ({names(others)})" if others else ""
+    if are_rejected(receipt, others):
+        return f"images whose rows were rejected are there now, or are others now{named}"
+    return f"its images are others now{named}"
 
 
 def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], window: int) -> Any:

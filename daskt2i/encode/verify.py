@@ -16,6 +16,7 @@ import numpy as np
 from daskt2i.config.settings import Workflow
 from daskt2i.encode import gates
 from daskt2i.encode.chunks.stamps import Stamps, exchanged, names
+from daskt2i.encode.resume import are_rejected
 from daskt2i.encode.saved_workflow import strangers
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
@@ -294,7 +295,11 @@ def _find_exchanged(store: ZarrStore, source: Source, workflow: Workflow, found:
         now = stamps.of(rows)
         unknown += not now
         others, _ = exchanged(receipt, now, rows, lambda row: fetched_patiently(source, row, 0.0, timeout=timeout))
-        if others:
+        if are_rejected(receipt, others):
+            found.notes.append(
+                f"Chunk {receipt.chunk}: images whose rows were rejected are others now ({names(others)})."
+            )
+        elif others:
             found.exchanged.append(receipt.chunk)
             found.problems[receipt.chunk] = (
                 f"chunk {receipt.chunk}: its images are not those that it was made from ({names(others)})"

@@ -344,12 +344,18 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(*needs: str) -> Iterator[None]:
     """Silence log lines, progress bars and Python warnings of the model libraries, and restore them afterwards.
+
+    Args:
+        needs: libraries that the block imports, such as `"diffusers"`. What is not imported yet cannot be silenced, so
+            they are imported first.
 
     Loading one tower of a full CLIP repository would print about thirty lines about the other tower. Exceptions are not
     affected. The switches belong to the process, so other threads are silent during this time too.
     """
+    for name in needs:
+        importlib.import_module(f"{name}.utils.logging")  # this import resets loggers
     loggers = [logging.getLogger(name) for name in ("transformers", "diffusers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     bars = []

@@ -7,6 +7,7 @@ Does not cover: running items, the number of allowed deaths (`retries`).
 from __future__ import annotations
 
 import itertools
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -79,6 +80,20 @@ def described(item: object) -> str:
     """Words for an item: `"chunk 4"`."""
     index = getattr(item, "index", None)
     return f"chunk {index}" if isinstance(index, int) else repr(item)[:80]
+
+
+def how_it_ended(code: int | str | None) -> str:
+    """How a process ended, for `WorkerDeath.how`.
+
+    Args:
+        code: exit code of the process, negative for a signal; the name of a signal; None if it is not known.
+    """
+    if isinstance(code, int) and code < 0:
+        names = {number.value: number.name for number in signal.Signals}
+        return how_it_ended(names.get(-code, f"signal {-code}"))
+    if isinstance(code, str):
+        return f"was killed by {code}" + " (often because memory ran out)" * (code == "SIGKILL")
+    return "died" if code is None else f"ended with exit code {code}"
 
 
 def attempt(work: Callable[[T], R], number: int, item: T) -> tuple[int, R | BaseException, str]:

@@ -11,6 +11,7 @@ tasks that were assigned to a worker are blamed for its death.
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, suppress
@@ -30,13 +31,16 @@ from daskt2i.errors import SchedulerError
 from daskt2i.events import Waiting
 from daskt2i.executors.attempts import described, lost
 from daskt2i.portable_errors import portable
-from daskt2i.protocols import ExecutorInfo
+from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.retries import ALLOWED_DEATHS, FIRST_WORKER_SECONDS, NO_WORKERS_SECONDS
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _COUNT_SECONDS = 5.0
+
+_EVENTS = "all"
+"""The topic of a Dask scheduler for what happens to workers and clients. It carries no events of tasks."""
 
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
@@ -52,6 +56,7 @@ class DaskExecutor:
 
     Attributes:
         waiting: what `run` waits for now, if that is not the end of an item.
+        worker_deaths: as in `protocols.Executor`.
     """
 
     waiting: Waiting | None = None
@@ -65,6 +70,8 @@ class DaskExecutor:
         self._avoided: frozenset[str] = frozenset()
         self._allowed: list[str] | None = None
         self._addresses: dict[str, str] = {}
+        self._removed: deque[dict[str, Any]] = deque()
+        self.worker_deaths: deque[WorkerDeath] = deque()
 
     def start(self) -> ExecutorInfo:
         """Connect, and count the workers.
@@ -104,6 +111,8 @@ class DaskExecutor:
         assert self._connection is not None, "start() comes first"
         source = iter(items)
         with closing(_Flight(self._connection.client, work)) as flight, self._deaths(alone):
+            if not alone:  # the caller tells of the death of an item that runs alone
+                self._listen()
             self._flight, flight.allowed = flight, self._allowed
             suspects: list[T] = []
             flight.fill(source, 1 if alone else self._window())
@@ -148,7 +157,9 @@ class DaskExecutor:
             if not flight.flying:
                 return None
             self._count()
+            self._mourn(flight)
             flight.pause()
+        self._mourn(flight)
         item, outcome = flight.take()
         self.waiting = None
         self._absent = None
@@ -159,6 +170,32 @@ class DaskExecutor:
                 "Start the cluster and run it again: it continues from there."
             )
         return item, outcome
+
+    def _listen(self) -> None:
+        """Have the scheduler tell which workers it loses."""
+        assert self._connection is not None
+        client = self._connection.client
+        handler = getattr(client, "_event_handlers", {}).get(_EVENTS)
+        if handler is None or getattr(handler, "__func__", None) is DaskExecutor._hear:  # else it is the user's
+            with suppress(Exception):  # the client is closed, which `run` reports
+                client.subscribe_topic(_EVENTS, self._hear)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """In the client's own thread."""
+        if isinstance(event[1], dict) and event[1].get("action") == "remove-worker" and not event[1].get("expected"):
+            self._removed.append(event[1])
+
+    def _mourn(self, flight: _Flight[T, R]) -> None:
+        """Record workers that were lost with items of ours."""
+        while self._removed:
+            about = self._removed.popleft()
+            keys = set(about.get("processing-tasks", ()))
+            items = tuple(item for future, (item, _) in flight.flying.items() if future.key in keys)
+            if items:
+                with suppress(OSError, RuntimeError, TimeoutError):
+                    self._workers = len(set(workers_of(flight.client)) - self._avoided)
+                how = "was lost: it was killed, it crashed, or its connection broke"
+                self.worker_deaths.append(WorkerDeath(str(about.get("worker", "")), how, items, self._workers))
 
     def _blamed(self, outcome: R | BaseException) -> R | BaseException:
         if isinstance(outcome, BaseException) and (address := getattr(outcome, "worker_address", None)):
@@ -175,6 +212,8 @@ class DaskExecutor:
         try:
             yield
         finally:
+            with suppress(Exception):  # not subscribed, or the client is closed
+                client.unsubscribe_topic(_EVENTS)
             if change:
                 with suppress(OSError, RuntimeError, TimeoutError):
                     client.run_on_scheduler(_allow_deaths, ALLOWED_DEATHS)

@@ -7,16 +7,18 @@ Does not cover: other joblib backends, other machines (`executors.dask`).
 from __future__ import annotations
 
 import os
+import re
 import signal
 import warnings
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from daskt2i.deploy.child_processes import block_sigint, end_with_parent
-from daskt2i.executors.attempts import Attempts, attempt, blamed, lost
+from daskt2i.executors.attempts import Attempts, attempt, blamed, how_it_ended, lost
 from daskt2i.executors.shared_memory import require_semaphores
-from daskt2i.protocols import ExecutorInfo
+from daskt2i.protocols import ExecutorInfo, WorkerDeath
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,6 +31,9 @@ class JoblibExecutor:
         workers: number of processes.
         threads: torch threads of each process.
         memory_limit: bytes for each process, from the plan; not enforced.
+
+    Attributes:
+        worker_deaths: as in `protocols.Executor`.
     """
 
     def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
@@ -37,6 +42,7 @@ class JoblibExecutor:
         self._avoided: frozenset[str] = frozenset()
         self._books: Attempts[Any] | None = None
         self._renew = False
+        self.worker_deaths: deque[WorkerDeath] = deque()
 
     def start(self) -> ExecutorInfo:
         """The processes start with the first items.
@@ -59,8 +65,12 @@ class JoblibExecutor:
             try:
                 for number, outcome, worker in results:
                     yield books.finish(number), blamed(outcome, worker)
-            except BrokenProcessPool:
-                books.died(list(books.flying.keys() - set(books.suspects)))
+            except BrokenProcessPool as error:
+                died = list(books.flying.keys() - set(books.suspects))
+                signals = set(re.findall(r"\bSIG[A-Z0-9]+", str(error)))  # loky names no process
+                how = how_it_ended(next(iter(sorted(signals - {"SIGTERM"} or signals)), None))
+                self.worker_deaths.append(WorkerDeath("", how, tuple(books.flying[n] for n in died), self._workers))
+                books.died(died)
                 continue
             finally:
                 _close(results)

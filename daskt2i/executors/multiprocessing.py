@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,9 +19,10 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from daskt2i.deploy.child_processes import block_sigint
-from daskt2i.executors.attempts import Attempts, attempt, blamed, lost
+from daskt2i.encode.model_cache import process_name
+from daskt2i.executors.attempts import Attempts, attempt, blamed, how_it_ended, lost
 from daskt2i.executors.shared_memory import require_semaphores
-from daskt2i.protocols import ExecutorInfo
+from daskt2i.protocols import ExecutorInfo, WorkerDeath
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,6 +35,9 @@ class MultiprocessingExecutor:
         workers: number of processes.
         threads: torch threads of each process.
         memory_limit: bytes for each process, from the plan; not enforced.
+
+    Attributes:
+        worker_deaths: as in `protocols.Executor`.
     """
 
     def __init__(self, workers: int, threads: int = 1, memory_limit: int | None = None) -> None:
@@ -42,6 +47,7 @@ class MultiprocessingExecutor:
         self._lifeline: tuple[Connection, Connection] | None = None
         self._avoided: frozenset[str] = frozenset()
         self._renew = False
+        self.worker_deaths: deque[WorkerDeath] = deque()
 
     def start(self) -> ExecutorInfo:
         """The processes start with the first items.
@@ -71,8 +77,11 @@ class MultiprocessingExecutor:
                 if any(isinstance(f.exception(), BrokenProcessPool) for f in done):
                     # The pool does not say which process died, so all items in flight are retried.
                     done, _ = wait(flying)
-                    self._discard()
-                    books.died([n for f, n in flying.items() if isinstance(f.exception(), BrokenProcessPool)])
+                    codes = self._discard()
+                    died = [n for f, n in flying.items() if isinstance(f.exception(), BrokenProcessPool)]
+                    items = tuple(books.flying[n] for n in died)
+                    self.worker_deaths.append(WorkerDeath(*_culprit(codes), items, self._workers))
+                    books.died(died)
                 for future in done:
                     number = flying.pop(future)
                     if not isinstance(future.exception(), BrokenProcessPool):
@@ -115,9 +124,11 @@ class MultiprocessingExecutor:
             broken.set_exception(error)
             return broken
 
-    def _discard(self) -> None:
+    def _discard(self) -> dict[int, int | None]:
+        """End the processes. Returns their exit codes by process id, as far as Python tells."""
         self._renew = False
         pool, lifeline = self._pool, self._lifeline
+        processes = dict(getattr(pool, "_processes", None) or {})  # it forgets them when it is shut down
         self._pool = self._lifeline = None
         if lifeline is not None:
             lifeline[1].close()
@@ -125,6 +136,16 @@ class MultiprocessingExecutor:
             pool.shutdown(wait=True, cancel_futures=True)
         if lifeline is not None:
             lifeline[0].close()
+        return {pid: process.exitcode for pid, process in processes.items()}
+
+
+def _culprit(codes: dict[int, int | None]) -> tuple[str, str]:
+    """Name and end of the process that broke its pool. The pool ends the others by SIGTERM, or they end themselves."""
+    host = process_name().rpartition(":")[0]
+    for pid, code in codes.items():
+        if code not in (None, 0, -signal.SIGTERM):
+            return f"{host}:{pid}", how_it_ended(code)
+    return "", how_it_ended(None)
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -16,7 +16,7 @@ from time import perf_counter
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.errors import SourceError
-from daskt2i.events import Listener, Progress, ignore
+from daskt2i.events import Listener, Progress, ignore, tell_deaths
 from daskt2i.facts.expression import parse_where
 from daskt2i.facts.selection import boxed_persons, keep_facts, kept_rows, survey_of
 from daskt2i.facts.survey import Surveyed, fold, survey_chunk
@@ -118,6 +118,7 @@ def _surveyed(
     parts: list[Surveyed] = []
     done = 0
     for chunk, outcome in executor.run(work, _chunks(grid, source)):
+        tell_deaths(executor, listener, "read")
         if isinstance(outcome, BaseException):
             raise outcome
         parts.append(outcome)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ConfigError
 from daskt2i.store.artifacts.finished import VAE_FOLDER
 from daskt2i.store.artifacts.publish import publishing
@@ -144,7 +145,8 @@ def save(vae: Any, folder: RunFolder, label: Mapping[str, Any]) -> str:
         StoreFull, StoreError: the folder cannot be written; the former one is unchanged.
     """
     with publishing(folder, VAE_FOLDER) as new:
-        vae.save_pretrained(new.place, safe_serialization=True)
+        with quiet():
+            vae.save_pretrained(new.place, safe_serialization=True)
         path = new.place / VAE_FOLDER.index
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # the source of a fine-tuned model can be a path of this machine

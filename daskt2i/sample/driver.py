@@ -20,7 +20,7 @@ from daskt2i.addresses import expanded, read_file
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, ModelMissing, SourceMissing, StoreError
-from daskt2i.events import Activity, Listener, Note, Progress, ignore
+from daskt2i.events import Activity, Listener, Note, Progress, ignore, tell_deaths
 from daskt2i.formatting import duration
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.model.pipeline import about, alone, pooled_padding, require
@@ -211,6 +211,7 @@ def _drawn(
         task = SampleJob(folder, settings, device, executor_info.threads, dataset)
         with closing(_closable(executor.run(functools.partial(draw_part, task), parts))) as outcomes:
             for (start, part), outcome in outcomes:
+                tell_deaths(executor, listener, "drawn")
                 if isinstance(outcome, BaseException):
                     raise outcome
                 for number, (request, pixels) in enumerate(zip(part, outcome, strict=True), start):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.config.samplers import Sampler
+from daskt2i.encoders import tokens
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.model.masked_unet import masked_unet
@@ -28,6 +30,8 @@ from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import ABOUT, POOLED, preview, scheduler_for
 from daskt2i.sample.prompt_states import by_encoder, by_pipeline
 from daskt2i.types import Pixels
+
+log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
 """Called after each step with the step (from 1), the number of steps, and small pictures `uint8[n, y, x, 3]`."""
@@ -91,15 +95,15 @@ class Painter:
 
     def __init__(self, place: Path, device: str = "cpu", threads: int = 1, encoders: OwnEncoders | None = None) -> None:
         import torch
-        import transformers.utils.logging  # noqa: F401  its import resets loggers, so it must come before quiet()
 
         self.threads = threads
         torch.set_num_threads(threads)
         label = place / ABOUT
         self.about: dict[str, Any] = json.loads(label.read_text(encoding="utf-8")) if label.is_file() else {}
         self._encoders = encoders
+        self._told: set[str] = set()
         try:
-            with quiet():  # transformers warns that torchvision is missing, but nothing here needs it
+            with quiet("transformers", "diffusers"):  # one warns that torchvision is missing, the other shows bars
                 self._pipe: Any = _whole(place) if encoders is None else _denoiser_alone(place)
                 self._pipe.to(device)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -129,7 +133,8 @@ class Painter:
             part = list(requests[start : start + settings.batch])
             prompts = [request.prompt for request in part]
             generators = [torch.Generator().manual_seed(request.seed) for request in part]
-            with self._conditioned(prompts, settings.guidance > 1) as conditions:
+            self._tell_long(prompts)
+            with quiet("transformers", "diffusers"), self._conditioned(prompts, settings.guidance > 1) as conditions:
                 found = self._pipe(
                     **conditions,
                     **self._start(generators),
@@ -143,6 +148,17 @@ class Painter:
                 pixels = self._encoders.pictures(found.float().cpu().numpy())
             for request, one in zip(part, pixels, strict=True):
                 yield DrawnPicture(request, one)
+
+    def _tell_long(self, prompts: list[str]) -> None:
+        """Say which prompts are longer than the text encoder reads. The libraries' own warnings are silenced."""
+        if self._encoders is not None:
+            return
+        most = self._pipe.tokenizer.model_max_length
+        for prompt, count in zip(prompts, tokens.count(self._pipe.tokenizer, prompts), strict=True):
+            if count > most and prompt not in self._told:
+                self._told.add(prompt)
+                said = "A prompt has %d tokens, and the model reads %d: its end is left out (%.60r…)."
+                log.warning(said, count, most, prompt)
 
     def _start(self, generators: list[Any]) -> dict[str, Any]:
         """The arguments of the pipeline that tell it the noise and the kind of its result."""

@@ -19,6 +19,8 @@ from typing import Any
 
 import fsspec
 
+from daskt2i.documents import WAS_IT_CUT
+
 MAX_BYTES = 2**33
 """A caption file is not unpacked beyond 8 GiB: a few kilobytes can claim any size."""
 
@@ -32,6 +34,8 @@ _MAGIC = {
     "zstd": b"\x28\xb5\x2f\xfd",
 }
 """First bytes of packed files. No JSON text begins so."""
+
+_CUT = f"its end is missing {WAS_IT_CUT}"
 
 _STREAMS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(31),
@@ -78,6 +82,8 @@ def unpack(raw: bytes, name: str) -> tuple[bytes, str]:
             return _limited(stream), ""
     except (BadPacking, MemoryError):
         raise
+    except EOFError as error:
+        raise BadPacking(_CUT) from error
     except Exception as error:  # each packing has its own errors
         raise BadPacking(str(error) or type(error).__name__) from error
 
@@ -97,7 +103,7 @@ def _joined(raw: bytes, stream: Callable[[], Any]) -> bytes:
                 at += len(piece)
                 if not piece:
                     if not (more := _last(one)):
-                        raise BadPacking("its end is missing")
+                        raise BadPacking(_CUT)
                     found += more
                     continue
             found += one.decompress(piece, _BLOCK)
@@ -125,7 +131,7 @@ def _limited(stream: Any) -> bytes:
 
 
 def _from_zip(raw: bytes) -> tuple[bytes, str]:
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+    with _archive(raw) as archive:
         entries = [
             entry
             for entry in archive.infolist()
@@ -142,6 +148,13 @@ def _from_zip(raw: bytes) -> tuple[bytes, str]:
             raise BadPacking(f"{names[0]} in the zip archive is encrypted")
         with archive.open(entries[0]) as stream:
             return _limited(stream), names[0]
+
+
+def _archive(raw: bytes) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(raw))
+    except zipfile.BadZipFile as error:  # the list of its files is at the end
+        raise BadPacking(f"{_CUT}: {error}") from error
 
 
 def _of_macos(name: str) -> bool:

@@ -17,6 +17,7 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
+from daskt2i.documents import WAS_IT_CUT
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.sources.presence import exchanged, gone, told
 
@@ -78,8 +79,9 @@ class Zip:
         except (OSError, *_DAMAGED) as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the begin of the file
                 raise
+            cut = f" {WAS_IT_CUT}" if _begins_as_a_zip(files, path) else ""
             raise SourceError(
-                f"{path} is neither a folder of images nor a zip archive: {error}. Give one of these (images)."
+                f"{path} is neither a folder of images nor a zip archive: {error}{cut}. Give one of these (images)."
             ) from error
         if any(entry.volume not in (0, 0xFFFF) for entry in entries):
             raise SourceError(f"{path} is one part of a split zip archive. Join the parts into one archive (images).")
@@ -243,6 +245,15 @@ def _text(stored: bytes, page: str) -> str:
         return stored.decode(page).replace("\\", "/")
     except UnicodeDecodeError:
         return ""
+
+
+def _begins_as_a_zip(files: Any, path: str) -> bool:
+    """The list of its files is at the end of an archive, so one that was cut has lost it."""
+    try:
+        with files.open(path, "rb") as stream:
+            return bytes(stream.read(4)) == b"PK\x03\x04"
+    except Exception:  # file systems of fsspec have errors of their own
+        return False
 
 
 def _names(entry: zipfile.ZipInfo) -> list[str]:

@@ -29,6 +29,7 @@ from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull, Sto
 from daskt2i.os_errors import FULL, PART_IS_A_FILE, meaning_of
 from daskt2i.redact import without_secret
 from daskt2i.store.artifacts.full_disk import temporary_folder
+from daskt2i.store.artifacts.words import plainly
 from daskt2i.store.partial_files import flush_folder, is_partial, make_folders, partial_of, sweep
 
 WORKFLOW = "workflow.yaml"
@@ -349,30 +350,30 @@ class RunFolder:
         except Daskt2iError:
             raise
         except Exception as error:
-            why = meaning_of(error)
+            why, what = meaning_of(error), plainly(doing)
             if why is FULL:
                 raise StoreFull(
-                    f"No space is left in {self.root} (could not {doing}). Committed data stays and can be read; free "
+                    f"No space is left in {self.root} (could not {what}). Committed data stays and can be read; free "
                     "some space and run it again."
                 ) from error
             if isinstance(error, FileNotFoundError) and not self.is_local and doing.startswith("write"):
                 raise StoreMissing(
-                    f"Could not {doing} in {self.root}: its bucket or container does not exist. Create it, or choose "
+                    f"Could not {what} in {self.root}: its bucket or container does not exist. Create it, or choose "
                     "another run folder (out)."
                 ) from error
             if why is not None and why.lasting and not (why is PART_IS_A_FILE and doing.startswith("look for")):
                 raise StoreError(
-                    f"Could not {doing} in {self.root}: {why.says}. What is there is unchanged; choose another run "
+                    f"Could not {what} in {self.root}: {why.says}. What is there is unchanged; choose another run "
                     f"folder (out), or {why.advice}."
                 ) from error
             if type(error).__name__ in _NO_ADDRESS or getattr(error, "status", None) in _NO_WRITING:
                 raise ConfigError(
-                    f"Could not {doing} in {self.root}: this address was not accepted ({error}). Nothing was changed; "
+                    f"Could not {what} in {self.root}: this address was not accepted ({error}). Nothing was changed; "
                     "give a path or an address that can be written (out)."
                 ) from error
             if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
                 raise ConfigError(
-                    f"Could not {doing} in {self.root}: {error}. Set the credentials of the object store."
+                    f"Could not {what} in {self.root}: {error}. Set the credentials of the object store."
                 ) from error
             raise
 

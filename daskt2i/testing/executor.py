@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 
 from daskt2i.errors import RowRejected, WorkerLost
-from daskt2i.protocols import Executor
+from daskt2i.protocols import Executor, WorkerDeath
 
 
 def double(item: int) -> int:
@@ -165,6 +165,9 @@ class ExecutorSuite:
             pytest.skip("runs in this process")
         executor.start()
         assert sorted(i for i, _ in executor.run(DieOnce(tmp_path, (3, 8)), range(12))) == list(range(12))
+        if (deaths := getattr(executor, "worker_deaths", None)) is not None:
+            assert {3, 8} <= {item for death in deaths for item in death.items}
+            assert all(isinstance(death, WorkerDeath) and death.how and death.left >= 0 for death in deaths)
 
     def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
         self, executor: Executor, tmp_path: Path

@@ -449,6 +449,34 @@ def test_pictures_that_arrived_are_encoded_where_the_user_says_so(tmp_path: Path
     assert again.encode().accepted == 9
 
 
+@pytest.mark.parametrize("case", ["missing", "missing, by an older version", "unreadable"])
+def test_images_that_are_back_are_not_called_exchanged_and_the_setting_that_is_named_first_encodes_them(
+    tmp_path: Path, case: str
+) -> None:
+    folder = write_coco(tmp_path, missing=[0, 9] if case.startswith("missing") else [])
+    if case == "unreadable":
+        (folder / "images" / "000.bmp").write_bytes(b"BM")
+    workflow = settings(folder, None)
+    run_of(tmp_path / "run", workflow).encode()
+    if "older" in case:
+        for path in (tmp_path / "run" / "receipts").iterdir():
+            about = json.loads(path.read_text())
+            path.write_text(json.dumps({key: about[key] for key in about if key not in ("stamps", "contents")}))
+    write_coco(folder)
+    with told("encode/resume.py:_Pictures.refuse FingerprintMismatch") as error:
+        run_of(tmp_path / "run", workflow).encode()
+    said = str(error.value)
+    assert re.match(r"Images .* are there now.*\(000\.bmp", said)
+    assert not re.search("exchanged|made from|original images|on_changed_images", said)
+    if case == "unreadable":
+        found = run_of(tmp_path / "run", workflow).verify()
+        assert (found.ok, found.exchanged) == (True, ())
+        assert [note for note in found.notes if "others now (000.bmp)" in note]
+    key, reasons = re.findall(r"(run\.\w+)=\[([\w, -]+)\]", said)[0]
+    again = run_of(tmp_path / "run", workflow).with_settings({key: reasons.split(", ")}).encode()
+    assert (again.accepted, sum(again.rejected.values())) == (9, 1)
+
+
 def test_encode_says_why_rows_are_rejected_that_cannot_be_estimated(tmp_path: Path) -> None:
     run = run_of(tmp_path, source={"unreadable": list(range(20))})
     with told("encode/calibration.py:_Run._summed PlanError"):

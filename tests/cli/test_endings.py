@@ -29,6 +29,7 @@ from daskt2i.cli.console import width, write
 from daskt2i.cli.endings import ExitCode, report_errors
 from daskt2i.cli.streams import PatientStream
 from daskt2i.errors import ConfigError, Daskt2iError, Interrupted
+from daskt2i.events import StageEnded, StageStarted
 
 
 @pytest.mark.parametrize(
@@ -233,6 +234,87 @@ def test_a_second_signal_changes_nothing_until_patience_ends(monkeypatch: pytest
         assert ended == [ExitCode.STOPPED] * times
     assert cleaned == 2
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def stop_slowly(stage: str, number: int, capsys: pytest.CaptureFixture[str], said: list[str]) -> None:
+    endings.follow_stages(StageStarted("train", 1))
+    endings.follow_stages(StageEnded("train") if not stage else StageStarted(stage, 1))
+    try:
+        os.kill(os.getpid(), number)
+    finally:
+        while not said[-1]:
+            time.sleep(0.01)
+            said.append(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("number", "advises"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_stop_that_takes_a_moment_says_at_once_what_is_finished(
+    number: int, advises: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(endings, "TELL_SECONDS", 0.01)
+    for stage, words in (("encode", "chunks that are finished"), ("train", "finish their step"), ("", "what runs")):
+        with pytest.raises(typer.Exit), report_errors():
+            stop_slowly(stage, number, capsys, heard := [""])
+        said = heard[-1]
+        assert re.match(rf"Stopping: .*{words}", said)
+        assert ("Press Ctrl-C again" in said) is advises
+        assert capsys.readouterr().err == f"{endings.STOPPED}\n"
+
+
+def test_a_stop_that_takes_no_time_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), report_errors():
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(2 * endings.TELL_SECONDS)
+    assert capsys.readouterr().err == f"{endings.STOPPED}\n"
+
+
+STUBBORN = """
+import time
+from pathlib import Path
+from daskt2i.encoders.fake import FakeImageEncoder
+
+class Stubborn(FakeImageEncoder):
+    calls = 0
+    def encode(self, items, batch):
+        Stubborn.calls += 1
+        while Path("slow").exists() and Stubborn.calls > 4:
+            Path("asleep").touch()
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                time.sleep(60)
+        return super().encode(items, batch)
+"""
+"""An encoder that does not stop when it should."""
+
+
+def test_a_second_ctrl_c_ends_at_once_as_the_line_says_and_nothing_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    (tmp_path / "slow").touch()
+    settings = write_workflow(tmp_path / "w.yaml", rows=20, rows_per_chunk=4, image={"class": "stubborn.Stubborn"})
+    command = [sys.executable, "-m", "daskt2i.workflow", "encode", "-s", "serial", "--json", "-w", str(settings)]
+    command += ["--out", str(tmp_path / "run")]
+    environment = {**child_environment(), "PYTHONPATH": os.pathsep.join([str(tmp_path), str(TESTS.parent)])}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        while not (tmp_path / "asleep").exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        line = next(line for line in process.stderr if line.startswith("Stopping: "))
+        assert "Press Ctrl-C again to end at once; what is committed stays." in line
+        time.sleep(endings.PATIENCE_SECONDS + 0.1)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (ExitCode.STOPPED, "Stopped at once. What is committed stays.\n")
+    (tmp_path / "slow").unlink()
+    before = len(list(tmp_path.glob("run/receipts/*")))
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    found = json.loads(done.stdout)
+    assert (found["accepted"], found["chunks"]) == (20, {"done": 5 - before, "skipped": before, "failed": 0})
+    assert before >= 1
 
 
 def test_ctrl_c_during_imports_ends_the_process_without_a_traceback(tmp_path: Path) -> None:

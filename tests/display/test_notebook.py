@@ -215,7 +215,7 @@ def test_notes_of_a_running_stage_are_not_folded(cells: dict[str, list[Any]]) ->
 
 def test_a_failed_chunk_that_succeeds_later_becomes_a_note(cells: dict[str, list[Any]]) -> None:
     html, text = only(cells["repaired"])
-    assert text.splitlines() == ["encoded 10 rows in 9.0 s", "chunk 0 failed: Full; no more.; a later try encoded it"]
+    assert text.splitlines() == ["encoded 10 rows in 9.0 s", "chunk 0 failed: Full; no more; a later try encoded it"]
     assert "error-color" not in html
 
 

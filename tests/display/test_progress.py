@@ -117,6 +117,18 @@ def test_the_rate_starts_again_when_ranks_restart() -> None:
     assert "Rank 1 died; all start again from step 20." in lines
 
 
+def test_the_line_of_a_failed_chunk_names_its_worker_and_is_one_sentence() -> None:
+    ours, theirs = StoreError("No space is left (images)."), ValueError("odd")
+    ours.add_note("on vm:27117")
+    theirs.add_note("Traceback (most recent call last):\n  …")
+    failed = [chunk_failed(0, ours, final=False), chunk_failed(0, ours), chunk_failed(1, theirs, final=False)]
+    assert play([(0.0, StageStarted("encode", 20)), (0.0, ready()), *((1.0, one) for one in failed)])[-3:] == [
+        "chunk 0 failed: No space is left (images) (on vm:27117); it is tried again after the others",
+        "chunk 0 failed: No space is left (images) (on vm:27117).",
+        "chunk 1 failed: ValueError: odd; it is tried again after the others",
+    ]
+
+
 def test_counts_are_logged_every_five_seconds_but_not_at_once() -> None:
     told: list[tuple[float, Event]] = [(float(i), Progress("chunks checked", i, 20)) for i in range(1, 13)]
     assert play(told) == ["chunks checked: 6/20, 14.0 s left", "chunks checked: 11/20, 9.0 s left"]

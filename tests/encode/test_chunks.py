@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +25,8 @@ from daskt2i.encode.summary import EncodeResult
 from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.errors import AccessRefused, ExecutorError, Reason, SourceMissing, TakenOver
 from daskt2i.events import ChunkFailed, Event, Note, Waiting
+from daskt2i.executors.attempts import how_it_ended
+from daskt2i.protocols import WorkerDeath
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.publishing.publication import begin
 from daskt2i.store.receipts import Receipts
@@ -62,6 +65,35 @@ def test_a_node_that_fails_everything_is_named_and_costs_no_chunk_a_try(tmp_path
     (note,) = [event.text for event in told if isinstance(event, Note)]
     assert note.startswith("node1:1 failed 3 chunks in a row, so it gets no more chunks of this run.")
     assert "this node is broken" in note
+
+
+def test_a_node_that_fails_one_chunk_is_named_in_the_singular_and_its_error_stands_once(tmp_path: Path) -> None:
+    workers = PretendedWorkers(FOUR[:2], bad(FOUR[1], error=SourceMissing))
+    told: list[Event] = []
+    run(fake_settings(rows=16, rows_per_chunk=4, retries=0), tmp_path, workers, told)
+    (note,) = [event.text for event in told if isinstance(event, Note)]
+    assert note == "node2:1 failed chunk 1, so it gets no more chunks of this run. Other workers try this chunk."
+    assert [str(event.error) for event in told if isinstance(event, ChunkFailed)] == ["this node is broken"]
+
+
+def test_a_worker_that_dies_is_named_and_its_chunks_are_said_to_be_safe(tmp_path: Path) -> None:
+    workers: Any = PretendedWorkers(FOUR)
+    chunks = tuple(Chunk(index, 4 * index, 4 * index + 4) for index in range(3))
+    workers.worker_deaths = deque(
+        [
+            WorkerDeath("vm:812", how_it_ended(-9), chunks[1:], 3),
+            WorkerDeath("", how_it_ended("SIGSEGV"), chunks[:1], 1),
+            WorkerDeath("tls://vm:1", how_it_ended(None), ("part",), 0),
+        ]
+    )
+    told: list[Event] = []
+    run(fake_settings(rows=12, rows_per_chunk=4), tmp_path, workers, told)
+    assert [event.text for event in told if isinstance(event, Note)] == [
+        "The worker vm:812 was killed by SIGKILL (often because memory ran out). Chunks 1 and 2 are encoded again, so "
+        "nothing is lost; 3 workers continue.",
+        "A worker was killed by SIGSEGV. Its chunk 0 is encoded again, so nothing is lost; 1 worker continues.",
+        "The worker tls://vm:1 died. What it worked on is encoded again, so nothing is lost; none is left now.",
+    ]
 
 
 def test_two_nodes_of_four_may_be_broken(tmp_path: Path) -> None:

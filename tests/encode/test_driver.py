@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 from builders.runs import arrays, assert_same
-from builders.workflows import load_workflow
+from builders.workflows import fake_settings, load_workflow
 
 import daskt2i
 from daskt2i.config.workflow_file import Workflow, load_defaults
@@ -455,6 +455,13 @@ def test_without_any_image_the_chunks_fail_and_no_row_is_rejected(tmp_path: Path
     images.rmdir()
     (tmp_path / "away").rename(images)
     assert run(workflow(tmp_path, dataset), tmp_path / "out").accepted == 8
+
+
+@pytest.mark.parametrize(("rows", "says"), [(20, "3 of up to 8 rows"), (16, "2 of 8 rows"), (5, "1 of 5 rows")])
+def test_a_plan_says_how_long_chunks_are_and_that_the_last_one_may_be_shorter(
+    tmp_path: Path, rows: int, says: str
+) -> None:
+    assert dict(prepare(fake_settings(rows=rows, rows_per_chunk=8), tmp_path).view().rows)["chunks"] == says
 
 
 def test_really_missing_images_can_be_rejected_and_retried_later(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import contextlib
 import functools
 import gc
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +28,7 @@ from distributed import Client
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.errors import ConfigError, ExecutorError, ModelError, SchedulerError
 from daskt2i.plan import GIB, WorkerLayout
-from daskt2i.protocols import Executor
+from daskt2i.protocols import Executor, WorkerDeath
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.testing.executor import ExecutorSuite, double
 
@@ -87,6 +89,13 @@ class TestMultiprocessing(ExecutorSuite):
     def started(self, shared: Callable[[str], Executor]) -> Executor:
         return shared("multiprocessing:2")
 
+    def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
+        super().test_a_worker_that_dies_costs_no_item(executor, tmp_path)
+        died = {f"{socket.gethostname()}:{path.name.split('-')[2]}" for path in tmp_path.glob("[38]-0-*")}
+        deaths: deque[WorkerDeath] = executor.worker_deaths  # type: ignore[attr-defined]
+        assert {(d.how.split(" (")[0], d.left) for d in deaths} == {("was killed by SIGKILL", 2)}
+        assert {d.worker for d in deaths} <= died
+
 
 class TestJoblib(ExecutorSuite):
     @pytest.fixture
@@ -104,6 +113,8 @@ class TestJoblib(ExecutorSuite):
     @pytest.mark.slow
     def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
         super().test_a_worker_that_dies_costs_no_item(executor, tmp_path)
+        deaths: deque[WorkerDeath] = executor.worker_deaths  # type: ignore[attr-defined]
+        assert {(d.how.split(" (")[0], d.left) for d in deaths} == {("was killed by SIGKILL", 2)}
 
     @pytest.mark.slow
     def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ModelError
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 
@@ -89,3 +93,28 @@ def test_a_damaged_pipeline_is_reported_in_one_sentence(demo_run: Path, tmp_path
     (tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ModelError, match=r"cannot be loaded: .* train again"):
         Painter(tmp_path / "pipeline")
+
+
+def test_a_prompt_that_is_too_long_is_told_once_in_our_words_and_nothing_else_is_printed(
+    painter: Painter, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
+    for _ in range(2):
+        pixels(painter, [SampleRequest("a red circle " * 60, 1)], SamplerSettings(1, 3.0, "dpm++", 1))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.match(r"A prompt has \d+ tokens, and the model reads 26: ", said)
+    assert "it/s" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("library", ["diffusers", "transformers"])
+def test_a_library_that_is_imported_in_a_quiet_block_is_quiet_too(
+    library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new process imports diffusers while it loads its first pipeline. Its bar for parts of a pipeline was on."""
+    name = f"{library}.utils.logging"
+    importlib.import_module(name)
+    monkeypatch.setattr(sys.modules[f"{library}.utils"], "logging", importlib.import_module(name))
+    monkeypatch.delitem(sys.modules, name)
+    with quiet(library):
+        assert not sys.modules[name].is_progress_bar_enabled()
+    assert sys.modules[name].is_progress_bar_enabled()

@@ -340,9 +340,9 @@ def test_a_broken_archive_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     pack(archive, FILES)
     captions = write(tmp_path, list(FILES))
     archive.write_bytes(archive.read_bytes()[:-30])
-    with pytest.raises(SourceError, match=r"images\.zip is neither a folder of images nor a zip archive"):
+    with pytest.raises(SourceError, match=r"images\.zip is neither a folder of images nor a zip archive.*was it cut\?"):
         CocoSource(str(archive), str(captions)).info()
-    with pytest.raises(SourceError, match="neither a folder"):
+    with pytest.raises(SourceError, match=r"neither a folder(?!.*cut)"):
         CocoSource(str(captions), str(captions)).info()
 
 
@@ -533,7 +533,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         b'{"images": [{"id": 1, "file_name": "x"}], "annotations": [{"image_id": 1, "category_id": 2}]}',
         "instances file",
     ),
-    "cut short": (b'{"images": [{"id": 1, "fi', "not complete and valid JSON"),
+    "cut short": (b'{"images": [{"id": 1, "fi', r"ends early \(was it cut\?\), and it is not complete and valid JSON"),
     "empty": (b"", "not complete and valid JSON"),
     "latin-1": ('{"images": "ü"}'.encode("latin-1"), "not UTF-8"),
     "nested": (b"[" * 100_000, "not complete and valid JSON"),

@@ -18,6 +18,8 @@ import pytest
 
 from daskt2i.errors import ConfigError, StoreError, StoreFull
 from daskt2i.store.partial_files import partial_of
+from daskt2i.store.publishing.attempts import begin_attempt
+from daskt2i.store.publishing.publication import begin
 from daskt2i.store.run_folder import RunFolder
 
 
@@ -224,6 +226,8 @@ def test_the_age_of_a_partial_file_is_that_of_the_file_system_and_not_of_our_clo
 _WRITES_AND_WAITS = """
 import sys, time
 from daskt2i.store.partial_files import partial_of
+from daskt2i.store.publishing.attempts import begin_attempt
+from daskt2i.store.publishing.publication import begin
 from daskt2i.store.run_folder import RunFolder
 with RunFolder(sys.argv[1]).writing("receipts/b.json") as file:
     file.write(b"half"); file.flush()
@@ -265,3 +269,39 @@ def _run(code: str) -> str:
     """The standard error of a new interpreter."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stderr
+
+
+@pytest.mark.parametrize(
+    ("doing", "words"),
+    [
+        ("stage attempts/0f3e/0000012-00112233445566ff/valid.c.0", "write chunk 12"),
+        ("write attempts/0f3e/0000000-00112233445566ff", "write chunk 0"),
+        ("write attempts/0f3e", "write the folder of unfinished chunks"),
+        ("stage receipts/chunk-0000003.json", "write the receipt of chunk 3"),
+        ("publish latents.zarr/valid/c.0", "write latents.zarr"),
+        ("write encode.lock", "write the lock of the run folder"),
+        ("write manifest.parquet", "write manifest.parquet"),
+        ("list what is", "list what is"),
+        ("train", "train"),
+    ],
+)
+def test_messages_have_no_internal_names(doing: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreFull) as caught, RunFolder(tmp_path).explaining(doing):
+        raise OSError(errno.ENOSPC, "full")
+    assert f"(could not {words})" in str(caught.value)
+
+
+def test_a_staged_object_is_called_by_its_final_name_and_that_of_an_attempt_by_its_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publication = begin(RunFolder(tmp_path))
+    attempt = begin_attempt(RunFolder(tmp_path), publication.run, 7)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreFull, match=r"could not write chunk 7\)"):
+        attempt.write("valid.c.7", b"x")
+    with pytest.raises(StoreFull, match=r"could not write workflow\.yaml\)"):
+        publication.folder.write("workflow.yaml", b"x")

@@ -175,7 +175,7 @@ class ChunkQueue:
             aside = [f"{worker} ({said.rstrip('.')})" for worker, said in self._suspects.aside.items()]
             raise _hopeless(self._suspects.in_a_row, error, aside, self.prepared.folder) from error
         if step is Step.AVOID:
-            self._set_aside(worker, error)
+            self._set_aside(worker, index, error)
         elif step is Step.EXCUSE:
             self._try_elsewhere([index])
 
@@ -188,19 +188,18 @@ class ChunkQueue:
         except Exception:  # not known now; libraries of object stores have errors that are no OSError
             return
 
-    def _set_aside(self, worker: str, error: BaseException) -> None:
+    def _set_aside(self, worker: str, index: int, error: BaseException) -> None:
         chunks = self._suspects.excused(worker)
         self.tries.subtract(chunks)
         self.left = self.executor.avoid(list(self._suspects.aside))
         self._try_elsewhere(chunks)
         what = "is replaced by a new process" if not self.executor_info.address else "gets no more chunks of this run"
-        count = max(1, len(chunks))
-        self.standstill.hear(
-            Note(
-                f"{worker} failed {count} chunk{'s' * (count != 1)} in a row, so it {what}. Its last error was "
-                f"{sentence(error).rstrip('.')}. Other workers try these chunks."
-            )
-        )
+        if len(chunks) > 1:
+            failed = f"{len(chunks)} chunks in a row"
+            rest = f"Its last error was {sentence(error).rstrip('.')}. Other workers try these chunks."
+        else:  # the line before has its error
+            failed, rest = f"chunk {index}", "Other workers try this chunk."
+        self.standstill.hear(Note(f"{worker} failed {failed}, so it {what}. {rest}"))
 
     def _try_elsewhere(self, chunks: list[int]) -> None:
         for chunk in chunks:

@@ -1,7 +1,7 @@
 """What the driver says when nothing moves: to the listener, and to `status`.
 
 Covers: reading the workers' reports (`watch`), what an executor waits for, a run in which no chunk ends; how often that
-is told; the object that `status` reads.
+is told; the object that `status` reads; workers that died.
 Does not cover: how it looks (`display`), ending what stands still (`encode.read_ahead`, `executors`).
 
 A thread looks every two seconds, because the driver itself waits for its executor. It hands on events one at a time
@@ -19,7 +19,7 @@ from typing import Any
 
 from daskt2i import retries
 from daskt2i.encode.chunks.watch import WAITING
-from daskt2i.events import Event, Listener, Waiting
+from daskt2i.events import Event, Listener, Waiting, tell_deaths
 from daskt2i.formatting import waiting_words
 from daskt2i.store.run_folder import STANDSTILL, RunFolder
 
@@ -36,7 +36,7 @@ class Standstill:
 
     Args:
         folder: the run folder.
-        executor: its attribute `waiting`, if it has one, says what it waits for.
+        executor: its attributes `waiting` and `worker_deaths`, if it has them, say what it waits for and who died.
         listener: gets the events.
     """
 
@@ -61,6 +61,8 @@ class Standstill:
         self._end.set()
         self._thread.join(5.0)
         self._sweep()
+        if raised[0] is None:
+            tell_deaths(self._executor, self._listener, "encoded")
 
     def hear(self, event: Event) -> None:
         """Hand an event on. An error of the listener that another thread met is raised here."""
@@ -68,6 +70,7 @@ class Standstill:
             error, self._error = self._error, None
             if error is not None:
                 raise error
+            tell_deaths(self._executor, self._listener, "encoded")
             self._listener(event)
 
     def drawn(self, chunk: int) -> None:
@@ -87,6 +90,8 @@ class Standstill:
             news = [one for one in found if self._is_due(one)]
             self._due = {key: due for key, due in self._due.items() if key in {_key(one) for one in found}}
             try:
+                with self._lock:
+                    tell_deaths(self._executor, self._listener, "encoded")
                 for one in news:
                     with self._lock:
                         self._listener(one)

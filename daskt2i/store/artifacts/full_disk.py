@@ -13,6 +13,7 @@ from pathlib import Path
 
 from daskt2i.errors import Daskt2iError, StoreFull
 from daskt2i.os_errors import FULL, meaning_of, place_of
+from daskt2i.store.artifacts.words import plainly
 
 
 @contextlib.contextmanager
@@ -47,6 +48,6 @@ def explaining_full_disk(doing: str) -> Iterator[None]:
         here = tempfile.gettempdir()
         where = str(Path(named).parent) if named and not named.startswith(here) else f"{here}, for temporary files"
         raise StoreFull(
-            f"No space is left in {where} (could not {doing}). What is in the run folder stays. Free some space there, "
-            "or set TMPDIR to a folder with more, and run it again."
+            f"No space is left in {where} (could not {plainly(doing)}). What is in the run folder stays. Free some "
+            "space there, or set TMPDIR to a folder with more, and run it again."
         ) from error

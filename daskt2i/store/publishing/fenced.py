@@ -41,7 +41,7 @@ class FencedFolder(RunFolder):
         """As `RunFolder.write`, through the fence."""
         staged = self._staged()
         try:
-            write_new(self.plain, staged, data)
+            write_new(self.plain, staged, data, name)
         except FileNotFoundError:
             require_run(self.plain, self.run)
             raise

@@ -104,15 +104,18 @@ def _link(folder: RunFolder, target: Path, data: Buffer) -> bool:
     return True
 
 
-def write_new(folder: RunFolder, name: str, data: Buffer) -> None:
+def write_new(folder: RunFolder, name: str, data: Buffer, final: str = "") -> None:
     """Write an object of a staging folder. It is on disk when this returns; whether its name is, does not matter.
 
     On a file system it never makes the folder.
 
+    Args:
+        final: the name that it gets later, for messages; "" for the same.
+
     Raises:
         FileNotFoundError: the folder is not there.
     """
-    with folder.explaining(f"stage {name}"):
+    with folder.explaining(f"stage {final or name}"):
         if folder.is_local:
             _write_new(folder.local_path(name), data)
             return
