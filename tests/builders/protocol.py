@@ -499,8 +499,8 @@ class Protocol(RuleBasedStateMachine):
             return [driver]
         if driver in self.begun:
             return self.begun[self.begun.index(driver) + 1 :]
-        if driver in self.holders and self.one_holder:
-            return [one for one in self.holders[self.holders.index(driver) + 1 :] if one in self.begun]
+        if driver in self.claimed and self.one_holder:
+            return [one for one in self.claimed[self.claimed.index(driver) + 1 :] if one in self.begun]
         return []
 
     one_holder = True
