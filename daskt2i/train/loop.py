@@ -343,8 +343,10 @@ class _Run:
         total, count, *rest = self.group.sum(
             torch.tensor([total, count, *(sums[name] for name in names)]).double()
         ).tolist()
-        found = {"heldout_loss": total / max(count, 1)} | {
-            f"heldout_{name}": value / max(count, 1) for name, value in zip(names, rest, strict=True)
+        if not count:  # no row could be held out, and a loss of 0 would look like a very good one
+            return
+        found = {"heldout_loss": total / count} | {
+            f"heldout_{name}": value / count for name, value in zip(names, rest, strict=True)
         }
         if not math.isfinite(found["heldout_loss"]):
             raise self._no_number("The loss on held-out rows", self.step, found["heldout_loss"])
