@@ -70,10 +70,12 @@ class DrawnPicture:
     Attributes:
         request: its request.
         pixels: `uint8[height, width, 3]`.
+        cut: whether the prompt is longer than what the text encoder reads.
     """
 
     request: SampleRequest
     pixels: Pixels
+    cut: bool = False
 
 
 class Painter:
@@ -90,8 +92,9 @@ class Painter:
     """
 
     def __init__(self, place: Path, device: str = "cpu", threads: int = 1, encoders: OwnEncoders | None = None) -> None:
+        import diffusers.utils.logging  # noqa: F401  its import resets loggers, so it must come before quiet()
         import torch
-        import transformers.utils.logging  # noqa: F401  its import resets loggers, so it must come before quiet()
+        import transformers.utils.logging  # noqa: F401  so does this one
 
         self.threads = threads
         torch.set_num_threads(threads)
@@ -129,7 +132,9 @@ class Painter:
             part = list(requests[start : start + settings.batch])
             prompts = [request.prompt for request in part]
             generators = [torch.Generator().manual_seed(request.seed) for request in part]
-            with self._conditioned(prompts, settings.guidance > 1) as conditions:
+            # The libraries tell of each long prompt with the tokens that they cut off; `DrawnPicture.cut` says it.
+            with quiet(), self._conditioned(prompts, settings.guidance > 1) as conditions:
+                cut = self._cut(prompts)
                 found = self._pipe(
                     **conditions,
                     **self._start(generators),
@@ -141,8 +146,15 @@ class Painter:
                 pixels = (np.nan_to_num(found) * 255).round().astype(np.uint8)
             else:
                 pixels = self._encoders.pictures(found.float().cpu().numpy())
-            for request, one in zip(part, pixels, strict=True):
-                yield DrawnPicture(request, one)
+            for request, one, short in zip(part, pixels, cut, strict=True):
+                yield DrawnPicture(request, one, short)
+
+    def _cut(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt is longer than what the text encoder reads."""
+        if self._encoders is not None:
+            return self._encoders.cut(prompts)
+        tokenizer = self._pipe.tokenizer
+        return [len(tokens) > tokenizer.model_max_length for tokens in tokenizer(prompts)["input_ids"]]
 
     def _start(self, generators: list[Any]) -> dict[str, Any]:
         """The arguments of the pipeline that tell it the noise and the kind of its result."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders.workflows import child_environment
 
 from daskt2i.errors import ModelError
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
@@ -50,6 +53,23 @@ def test_seeds_prompts_guidance_and_samplers_change_the_picture(painter: Painter
     # For flow both samplers step straight along the velocity.
     euler, ddim = (pixels(painter, WISHES[:1], SamplerSettings(3, 3.0, sampler, 4)) for sampler in ("euler", "ddim"))  # type: ignore[arg-type]
     assert np.array_equal(euler, ddim)
+
+
+def test_a_prompt_that_is_too_long_is_marked_and_no_library_talks_about_it(
+    painter: Painter, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = SampleRequest("a red circle on white " * 9, 1)
+    found = list(painter.paint([WISHES[0], long], LOOK))
+    assert [picture.cut for picture in found] == [False, True]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow  # a process of its own, because the first import of diffusers talks
+def test_loading_a_pipeline_says_nothing(demo_run: Path) -> None:
+    code = "import pathlib, sys; from daskt2i.sample.painter import Painter; Painter(pathlib.Path(sys.argv[1]))"
+    call = [sys.executable, "-c", code, str(demo_run / "pipeline")]
+    done = subprocess.run(call, capture_output=True, text=True, env=child_environment())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_each_step_gives_a_preview(painter: Painter) -> None:
