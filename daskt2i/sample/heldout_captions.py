@@ -21,10 +21,10 @@ from daskt2i.store.zarr_store import ZarrStore
 def of_training(settings: TrainSettings, folder: RunFolder) -> TrainSettings:
     """The settings with the number of validation rows and the seed of the pipeline's training: others divide the rows
     otherwise, so that captions that the model learned would count as unseen."""
-    said = completed(_identity(folder)).get("train")
-    if not isinstance(said, Mapping):
+    section = completed(_identity(folder)).get("train")
+    if not isinstance(section, Mapping):
         return settings
-    return settings.model_copy(update={name: said[name] for name in ("validation", "seed")})
+    return settings.model_copy(update={name: section[name] for name in ("validation", "seed")})
 
 
 def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> list[str]:
