@@ -126,7 +126,11 @@ def launch(
 
 
 def _stands(run: LaunchState) -> str:
-    return f"The checkpoint of step {run.step} is kept" if run.step >= 0 else "All checkpoints are kept"
+    return (
+        f"The checkpoint of step {run.step} is kept"
+        if run.step >= 0
+        else "No checkpoint was saved; earlier ones are kept"
+    )
 
 
 @contextmanager

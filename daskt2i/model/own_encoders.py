@@ -88,6 +88,7 @@ class OwnEncoders:
     def __init__(self, dataset: DatasetSettings, device: str, threads: int) -> None:
         self._image, self._text = built(dataset)
         self._info = self._image.info(dataset.image.resolution)
+        self._cut: dict[str, bool] = {}
         for encoder in (self._image, self._text):
             encoder.load(Runtime(device, "fp32", threads))
 
@@ -99,7 +100,13 @@ class OwnEncoders:
     def states(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Text states `float32[n, token, feature]` and mask `bool[n, token]`, as `encode` stores those of captions."""
         made = self._text.encode(list(texts), max(1, len(texts)))
+        if "text_truncated" in made:
+            self._cut.update(zip(texts, map(bool, made["text_truncated"]), strict=True))
         return made["text_states"].astype(np.float32), made["text_mask"].astype(np.bool_)
+
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Whether each text, whose states were made before, is longer than what the text encoder reads."""
+        return [self._cut.get(text, False) for text in texts]
 
     def pictures(self, latents: npt.NDArray[np.float32]) -> Pixels:
         """The pictures of final latents `float32[n, c, y, x]`, `uint8[n, height, width, 3]`.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -210,18 +211,27 @@ def _drawn(
         parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
         task = SampleJob(folder, settings, device, executor_info.threads, dataset)
         with closing(_closable(executor.run(functools.partial(draw_part, task), parts))) as outcomes:
-            for (start, part), outcome in outcomes:
+            for (start, _), outcome in outcomes:
                 tell_deaths(executor, listener, "drawn")
                 if isinstance(outcome, BaseException):
                     raise outcome
-                for number, (request, pixels) in enumerate(zip(part, outcome, strict=True), start):
-                    found[number] = DrawnPicture(request, pixels)
+                found |= enumerate(outcome, start)
                 listener(Progress("pictures drawn", len(found), len(requests)))
     except KeyboardInterrupt:
         raise Interrupted(
             f"Stopped after {len(found)} of {len(requests)} pictures. No picture was written; draw again to get all."
         ) from None
+    if cut := dict.fromkeys(picture.request.prompt for picture in found.values() if picture.cut):
+        listener(Note(_cut_note(list(cut), len({request.prompt for request in requests}))))
     return [found[number] for number in range(len(requests))]
+
+
+def _cut_note(cut: list[str], of: int) -> str:
+    many, first = len(cut) > 1, textwrap.shorten(cut[0], 60, placeholder=" …")
+    return (
+        f"{len(cut)} of {of} prompt{'s' * (of > 1)} {'are' if many else 'is'} longer than what the text encoder reads, "
+        f"so {'their ends do' if many else 'its end does'} not count: {first!r}."
+    )
 
 
 def _ready(workers: int, seconds: float) -> str:

@@ -26,7 +26,7 @@ from daskt2i.sample.fidelity import (
     expectation,
     unseen_prompts,
 )
-from daskt2i.sample.heldout_captions import heldout_captions
+from daskt2i.sample.heldout_captions import heldout_captions, of_training
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.store.ownership import claim
@@ -139,10 +139,11 @@ def _prompts(workflow: Workflow, folder: RunFolder) -> list[str]:
             store = ZarrStore(folder)
             known = [str(text) for text in store.read("caption", 0, store.layout()["rows"]).ravel()]
         return unseen_prompts(count, known, workflow.scenes.shapes)
-    settings = workflow.train
-    found = heldout_captions(settings, folder, count) if settings.validation else []
+    settings = of_training(workflow.train, folder)
+    found = heldout_captions(settings, folder, count)
     if not found:
-        why = "all rows share captions or pictures" if settings.validation else "train.validation is 0"
+        none = "the training held out none (train.validation is 0)"
+        why = "all rows share captions or pictures" if settings.validation else none
         raise ConfigError(
             f"evaluate takes its prompts from validation rows, but {why}, so nothing was drawn. Give prompts (prompts)."
         )

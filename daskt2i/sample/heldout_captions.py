@@ -6,33 +6,56 @@ Does not cover: sentences about drawn scenes (`fidelity.unseen_prompts`), sugges
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from daskt2i.config.settings import TrainSettings
+from daskt2i.config.settings import TrainSettings, completed
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.model import pipeline
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
 
+def of_training(settings: TrainSettings, folder: RunFolder) -> TrainSettings:
+    """The settings with the number of validation rows and the seed of the pipeline's training: others divide the rows
+    otherwise, so that captions that the model learned would count as unseen."""
+    section = completed(_identity(folder)).get("train")
+    if not isinstance(section, Mapping):
+        return settings
+    return settings.model_copy(update={name: section[name] for name in ("validation", "seed")})
+
+
 def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> list[str]:
     """The first caption of each of the first `count` validation rows of the pipeline's training, or of fewer.
 
+    The list is empty if the training held out no rows.
+
     Args:
-        settings: `validation`, at least 1, and `seed` choose the rows.
+        settings: `validation` and `seed` choose the rows, if the pipeline does not say how it was trained.
 
     Raises:
         StoreMissing, StoreError: the store cannot be read.
     """
+    settings = of_training(settings, folder)
+    if not settings.validation:
+        return []
     data = LatentDataset(
         folder,
         seed=settings.seed,
         batch=settings.batch,
         window=settings.shuffle_window,
         heldout=settings.validation,
-        older=SAMPLES not in pipeline.about(folder).get("identity", {}),
+        older=SAMPLES not in _identity(folder),
     )
     rows = np.sort(data.heldout)[:count]
     data.close()
     store = ZarrStore(folder)
     return [str(store.read("caption", int(row), int(row) + 1)[0, 0]) for row in rows]
+
+
+def _identity(folder: RunFolder) -> Mapping[str, Any]:
+    """What decided the training of the pipeline; empty if it does not say."""
+    found = pipeline.about(folder).get("identity")
+    return found if isinstance(found, Mapping) else {}

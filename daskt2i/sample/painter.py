@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.config.samplers import Sampler
-from daskt2i.encoders import tokens
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.model.masked_unet import masked_unet
@@ -30,8 +28,6 @@ from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import ABOUT, POOLED, preview, scheduler_for
 from daskt2i.sample.prompt_states import by_encoder, by_pipeline
 from daskt2i.types import Pixels
-
-log = logging.getLogger(__name__)
 
 OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
 """Called after each step with the step (from 1), the number of steps, and small pictures `uint8[n, y, x, 3]`."""
@@ -74,10 +70,12 @@ class DrawnPicture:
     Attributes:
         request: its request.
         pixels: `uint8[height, width, 3]`.
+        cut: whether the prompt is longer than what the text encoder reads.
     """
 
     request: SampleRequest
     pixels: Pixels
+    cut: bool = False
 
 
 class Painter:
@@ -101,7 +99,6 @@ class Painter:
         label = place / ABOUT
         self.about: dict[str, Any] = json.loads(label.read_text(encoding="utf-8")) if label.is_file() else {}
         self._encoders = encoders
-        self._told: set[str] = set()
         try:
             with quiet("transformers", "diffusers"):  # one warns that torchvision is missing, the other shows bars
                 self._pipe: Any = _whole(place) if encoders is None else _denoiser_alone(place)
@@ -133,8 +130,9 @@ class Painter:
             part = list(requests[start : start + settings.batch])
             prompts = [request.prompt for request in part]
             generators = [torch.Generator().manual_seed(request.seed) for request in part]
-            self._tell_long(prompts)
+            # The libraries tell of each long prompt with the tokens that they cut off; `DrawnPicture.cut` says it.
             with quiet("transformers", "diffusers"), self._conditioned(prompts, settings.guidance > 1) as conditions:
+                cut = self._cut(prompts)
                 found = self._pipe(
                     **conditions,
                     **self._start(generators),
@@ -146,19 +144,15 @@ class Painter:
                 pixels = (np.nan_to_num(found) * 255).round().astype(np.uint8)
             else:
                 pixels = self._encoders.pictures(found.float().cpu().numpy())
-            for request, one in zip(part, pixels, strict=True):
-                yield DrawnPicture(request, one)
+            for request, one, short in zip(part, pixels, cut, strict=True):
+                yield DrawnPicture(request, one, short)
 
-    def _tell_long(self, prompts: list[str]) -> None:
-        """Say which prompts are longer than the text encoder reads. The libraries' own warnings are silenced."""
+    def _cut(self, prompts: list[str]) -> list[bool]:
+        """Whether each prompt is longer than what the text encoder reads."""
         if self._encoders is not None:
-            return
-        most = self._pipe.tokenizer.model_max_length
-        for prompt, count in zip(prompts, tokens.count(self._pipe.tokenizer, prompts), strict=True):
-            if count > most and prompt not in self._told:
-                self._told.add(prompt)
-                said = "A prompt has %d tokens, and the model reads %d: its end is left out (%.60r…)."
-                log.warning(said, count, most, prompt)
+            return self._encoders.cut(prompts)
+        tokenizer = self._pipe.tokenizer
+        return [len(tokens) > tokenizer.model_max_length for tokens in tokenizer(prompts)["input_ids"]]
 
     def _start(self, generators: list[Any]) -> dict[str, Any]:
         """The arguments of the pipeline that tell it the noise and the kind of its result."""

@@ -14,9 +14,8 @@ from daskt2i.config.settings import DatasetSettings
 from daskt2i.encode.model_cache import REPEATABLE, without_collection
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import about, local
-from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
+from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.types import Pixels
 
 Part = tuple[int, tuple[SampleRequest, ...]]
 """The number of the first request of a part, and the requests of the part."""
@@ -68,6 +67,6 @@ def painter_for(task: SampleJob) -> Painter:
         return _held[1]
 
 
-def draw_part(task: SampleJob, part: Part) -> list[Pixels]:
+def draw_part(task: SampleJob, part: Part) -> list[DrawnPicture]:
     """On a worker: draw a part of the pictures."""
-    return [picture.pixels for picture in painter_for(task).paint(part[1], task.settings)]
+    return list(painter_for(task).paint(part[1], task.settings))

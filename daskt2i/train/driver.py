@@ -262,6 +262,8 @@ def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: 
     with stage_events(name, settings.steps, listener, settings.batch):
         try:
             yield
+        except Interrupted:  # it says why the training stopped, such as at the end of its walltime
+            raise
         except KeyboardInterrupt:
             newest = Checkpoints(folder, f"{name}/checkpoints").newest(tensors=False)
             stands = f"The checkpoint of step {newest.step:,} is kept" if newest else "There is no checkpoint yet"

@@ -15,7 +15,6 @@ gradients is the gradient of the batch.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -38,7 +37,7 @@ from daskt2i.train.metrics import NEW, Metrics
 from daskt2i.train.optimisation.train_state import TrainState
 from daskt2i.train.resume import Continuing, check, continuing, label, refuse_all_poisoned
 from daskt2i.train.resume import rate as rate
-from daskt2i.train.task import DrawsPictures, KeepsLabel
+from daskt2i.train.task import DrawsPictures, KeepsLabel, seed_of
 from daskt2i.train.task import TrainTask as TrainTask
 from daskt2i.train.task import cut as cut
 from daskt2i.train.upkeep.precision_probe import Choice, choose, step_of
@@ -272,7 +271,7 @@ class _Run:
         import torch
 
         # With this seed random numbers in the model are the same after a resume, and different on each rank.
-        torch.manual_seed(_seed(self.settings.seed, self.step, self.me.rank))
+        torch.manual_seed(seed_of(self.settings.seed, self.step, self.me.rank))
         parts = cut(batch, self.launch.gradient_accumulation_steps)
         return self.state.learn(parts, self.task.loss, rate(self.settings, self.step))
 
@@ -329,6 +328,11 @@ class _Run:
             advice = f"Remove {self.folder.address(self.checkpoints.name)} and train {lower} a longer warmup"
         else:
             stands, advice = "There is no checkpoint yet", f"Train {lower} a longer warmup"
+        if step == 1 and repeats:  # no rate has changed a weight yet
+            advice = (
+                "It comes from the samples or the model, so no other rate helps. Encode with encoders whose values are "
+                "below 65,504 (float16) into another run folder (out), or train another model"
+            )
         if self.precision != "fp32":
             advice = f"Train again with launch.precision=fp32. Or: {advice}"
         return NonFiniteLoss(f"{what} at step {step} is {value}, so training stopped.{marked} {stands}. {advice}.")
@@ -343,8 +347,10 @@ class _Run:
         total, count, *rest = self.group.sum(
             torch.tensor([total, count, *(sums[name] for name in names)]).double()
         ).tolist()
-        found = {"heldout_loss": total / max(count, 1)} | {
-            f"heldout_{name}": value / max(count, 1) for name, value in zip(names, rest, strict=True)
+        if not count:  # no row could be held out, and a loss of 0 would look like a very good one
+            return
+        found = {"heldout_loss": total / count} | {
+            f"heldout_{name}": value / count for name, value in zip(names, rest, strict=True)
         }
         if not math.isfinite(found["heldout_loss"]):
             raise self._no_number("The loss on held-out rows", self.step, found["heldout_loss"])
@@ -390,8 +396,3 @@ class _Run:
             ranks.tell("done", step=self.step, **found)
         self.group.sum(torch.zeros(1))  # the other ranks wait until rank 0 is ready
         return found
-
-
-def _seed(*parts: int) -> int:
-    """A seed of 63 bits from these numbers."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1

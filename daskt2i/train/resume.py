@@ -157,7 +157,10 @@ def refuse_older(about: Mapping[str, Any], identity: Mapping[str, Any], place: s
         FingerprintMismatch: they differ.
     """
     found = about.get(IDENTITY, {})
-    if older := [did for key, did in _OLDER.items() if key in identity and key not in found]:
+    older = [did for key, did in _OLDER.items() if key in identity and key not in found]
+    same = {key: value for key, value in identity.items() if key not in _OLDER or key in found}
+    # With other settings it is another training, of this version perhaps: flow has no weight of v.
+    if older and not differences(_fixed(completed(found)), _fixed(completed(same)), ""):
         raise FingerprintMismatch(
             f"The checkpoints in {place} are of an older version, which {' and '.join(older)}, so this training cannot "
             "go on from them. They were not touched, and a pipeline that they made still draws. Remove this folder, or "

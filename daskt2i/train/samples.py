@@ -6,14 +6,18 @@ Does not cover: the samples (`loader`), the rest of the identity (`driver`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i.config.settings import TrainSettings
-from daskt2i.loader.content import Split, groups_are_kept, keep_groups
+from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
 from daskt2i.store.layout import about_store
+from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
@@ -22,13 +26,49 @@ _MANY_ROWS = 20_000
 """Comparing so many rows takes some seconds."""
 
 
+REJECTED = "rejected"
+"""Key of an identity, and of the list of groups: which rows of the store are not there. Encode may add them later, when
+their images were mended. Then the order of the rows is another one, and other rows are held out, among them some that a
+training has learned. Without such rows there is no key."""
+
+
 def as_begun(identity: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """The identity of a training with the samples that it began with: those of an older version if that began it."""
+    began, now = _began(folder), {**identity, **_rejected(folder)}
+    if began is None:
+        return now
+    return {key: value for key, value in now.items() if key in began or key not in (SAMPLES, REJECTED)}
+
+
+def _began(folder: RunFolder) -> Mapping[str, Any] | None:
+    """The identity that the training in a run folder began with; None if none has begun, or it is not known."""
     newest = Checkpoints(folder, CHECKPOINTS).newest(tensors=False)
-    began = look(folder, PIPELINE_FOLDER, hashes=False).label if newest is None else newest.about
-    if SAMPLES in began.get(IDENTITY, {SAMPLES: {}}):
-        return identity
-    return {key: value for key, value in identity.items() if key != SAMPLES}
+    label = look(folder, PIPELINE_FOLDER, hashes=False).label if newest is None else newest.about
+    found = label.get(IDENTITY)
+    return found if isinstance(found, Mapping) else None
+
+
+def _rejected(folder: RunFolder) -> dict[str, str]:
+    """The rows of a store that were rejected: their number, and a hash of them; empty if all were accepted."""
+    stored = about_store(ZarrStore(folder))
+    fingerprint = None if stored is None else stored["fingerprint"]
+    rows = [
+        rejection.row
+        for receipt in Receipts(folder).read()
+        if receipt.fingerprint == fingerprint
+        for rejection in receipt.rejected
+    ]
+    digest = hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+    return {REJECTED: f"{len(rows)} row{'s' * (len(rows) > 1)}, {digest[:12]}"} if rows else {}
+
+
+def _forget_groups(folder: RunFolder, missing: Mapping[str, str]) -> None:
+    """Before a new training, remove a list of groups that was made when other rows were missing."""
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+        kept = json.loads(folder.read(GROUPS))
+        known = kept.get(REJECTED) if isinstance(kept, Mapping) else None
+        if known != missing.get(REJECTED) and _began(folder) is None:
+            folder.delete(GROUPS)
 
 
 def dataset_of(
@@ -82,10 +122,14 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
     elif settings.validation:
         data = dataset_of(folder, settings.model_copy(update={"validation": 0}), older, ranks, cache)
         data.close()
-        fingerprint = data.attributes["fingerprint"]
-        if data.rows >= _MANY_ROWS and not groups_are_kept(folder, fingerprint):
+        fingerprint, missing = data.attributes["fingerprint"], _rejected(folder)
+        _forget_groups(folder, missing)
+        known = groups_are_kept(folder, fingerprint)
+        if data.rows >= _MANY_ROWS and not known:
             yield f"Captions and pictures of {data.rows:,} rows are compared once, to hold out rows by content."
         keep_groups(folder, data.accepted, fingerprint)
+        if missing and not known:
+            folder.write(GROUPS, json.dumps({**json.loads(folder.read(GROUPS)), **missing}).encode())
     data = dataset_of(folder, settings, older, ranks, cache)
     data.close()
     held, left_out = len(data.heldout), data.split.left_out

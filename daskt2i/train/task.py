@@ -1,11 +1,12 @@
 """What the training loop needs of a trainer: a model with its data and loss.
 
-Covers: the protocol `TrainTask` and its optional parts, cutting a batch into parts.
+Covers: the protocol `TrainTask` and its optional parts, cutting a batch into parts, seeds.
 Does not cover: the loop (`loop`), our trainers (`denoiser_rank`, `autoencoder_rank`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -66,3 +67,8 @@ def cut(batch: Any, count: int) -> list[tuple[Any, float]]:
     """Cut a rank's batch into at most `count` parts of almost equal size, each with its share of the samples."""
     edges = np.linspace(0, len(batch), min(count, len(batch)) + 1).round().astype(int)
     return [(batch[a:b], (b - a) / len(batch)) for a, b in itertools.pairwise(edges)]
+
+
+def seed_of(*parts: int) -> int:
+    """A seed of 63 bits from these numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1

@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +25,7 @@ import daskt2i
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.verify import verify
-from daskt2i.encoders.fake import FakeImageEncoder
+from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.errors import NonFiniteLoss
 from daskt2i.events import Event, Note, ignore
 from daskt2i.executors.serial import SerialExecutor
@@ -47,7 +48,7 @@ from daskt2i.train.driver import check_store, train
 from daskt2i.train.resume import identity_of, rate
 from daskt2i.train.upkeep.checked_store import CheckedStore
 from daskt2i.train.whole_run import check_whole_run
-from daskt2i.types import Row
+from daskt2i.types import EncoderInfo, Row
 
 FAKE: dict[str, Any] = {"rows": 24, "rows_per_chunk": 8, "resolution": 32}
 MODEL = {"config": {"block_out_channels": [16, 16, 16]}}
@@ -474,6 +475,35 @@ def test_a_lower_rate_goes_on_when_there_was_no_checkpoint_yet(precision: str, t
         fitting.fit(tmp_path, Toy(spoil={3: "loss"}), precision=precision)
     fitting.fit_with(tmp_path, precision=precision, learning_rate=0.001)
     assert len(fitting.losses(tmp_path)) == fitting.STEPS
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_states_that_fit_into_float16_train_where_larger_ones_gave_no_number_at_the_first_step(tmp_path: Path) -> None:
+    large = with_parts(workflow(), text=component("advice.test_train.Large", factor=1e5))
+    finish(large, tmp_path / "large")
+    with told("train/loop.py:_Run._no_number NonFiniteLoss") as error:
+        trained_here(large, tmp_path / "large")
+    assert "no other rate helps. Encode with encoders whose values are below 65,504 (float16)" in str(error.value)
+    small = with_parts(workflow(), text=component("advice.test_train.Large", factor=1.0))
+    finish(small, tmp_path / "small")
+    trained_here(small, tmp_path / "small")
+
+
+class Large(FakeTextEncoder):
+    """Its states are float32, and a factor larger."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def info(self) -> EncoderInfo:
+        found = super().info()
+        arrays = [replace(one, dtype="float32") if one.name == "text_states" else one for one in found.arrays]
+        return replace(found, arrays=tuple(arrays))
+
+    def encode(self, items: Sequence[str], batch: int) -> dict[str, Any]:
+        made = super().encode(items, batch)
+        return {**made, "text_states": made["text_states"].astype(np.float32) * np.float32(self.factor)}
 
 
 def test_the_same_command_goes_on_after_a_stop(store: Path) -> None:

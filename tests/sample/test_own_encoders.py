@@ -114,6 +114,17 @@ def test_a_model_on_own_encoders_is_encoded_trained_drawn_judged_and_verified(
     assert folder.exists("reports/evaluate.png")
 
 
+def test_a_prompt_that_is_too_long_is_told(trained: tuple[Workflow, RunFolder]) -> None:
+    settings, folder = trained
+    told: list[Event] = []
+    requests = requests_for(["a circle " * 300, PROMPTS[0]], 3)
+    sample(folder, requests, LOOK, SerialExecutor(), "cpu", told.append, settings.dataset)
+    notes = [event.text for event in told if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert notes[0].startswith("1 of 2 prompts is longer than what the text encoder reads, so its end does not count")
+    assert len(notes[0]) < 200
+
+
 def test_the_decoder_gets_latents_as_the_store_holds_them(trained: tuple[Workflow, RunFolder]) -> None:
     settings, folder = trained
     data = LatentDataset(folder, seed=0, batch=4, heldout=4)

@@ -113,11 +113,25 @@ def deepen_label(path: Path) -> None:
     path.with_suffix(".json").write_text("[" * 100_000 + "]" * 100_000)
 
 
+def rename(path: Path) -> None:
+    """As if the checkpoint of another step were copied to this name."""
+    path.write_text(path.read_text().replace('"step": 2,', '"step": 1,', 1))
+
+
+def overflow(path: Path) -> None:
+    path.write_text(path.read_text().replace('"step": 2,', '"step": 1e999,', 1))
+
+
+def misplace(path: Path) -> None:
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "position": float("inf")}))
+
+
 def lose(path: Path) -> None:
     path.with_suffix(".safetensors").unlink()
 
 
-@pytest.mark.parametrize("harm", [cut, alter, cut_label, other_label, deepen_label, lose])
+@pytest.mark.parametrize("harm", [cut, alter, cut_label, other_label, deepen_label, rename, overflow, misplace, lose])
 def test_a_damaged_checkpoint_is_skipped_and_the_one_before_is_loaded(here: RunFolder, harm: Any) -> None:
     save(here, 1, 2)
     harm(here.local_path(f"{CHECKPOINTS}/step-0000002.json"))

@@ -15,10 +15,20 @@ from builders.runs import HereSpawner, HereVaeSpawner, encoded, tiny_workflow, t
 from builders.workflows import fake_settings, finish
 
 from daskt2i.encode.saved_workflow import settings_of
-from daskt2i.errors import ConfigError, FingerprintMismatch, ModelError, StoreBusy, StoreError, StoreMissing
+from daskt2i.errors import (
+    ConfigError,
+    FingerprintMismatch,
+    Interrupted,
+    ModelError,
+    StoreBusy,
+    StoreError,
+    StoreMissing,
+)
 from daskt2i.events import Event, LaunchEvent, Note, Progress
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.launch.rank_spawners import LocalRankSpawner
+from daskt2i.launch.placement import WorkerNode
+from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message
+from daskt2i.launch.supervisor import RankSpec
 from daskt2i.loader.inner_chunks import ShardedArray
 from daskt2i.model.pipeline import about, exists, load
 from daskt2i.sample.driver import draw, requests_for
@@ -60,6 +70,14 @@ class NoHands(LocalRankSpawner):
 
 def refused(folder: Path, workflow: Any) -> None:
     train(workflow, RunFolder(folder), NoHands(1), 1, 1, lambda event: None)
+
+
+class Nothing(LocalRankSpawner):
+    """A spawner whose rank ends at once and does nothing."""
+
+    def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
+        assert self._put is not None
+        self._put(Message(launch, spec.rank, Ended("finished")))
 
 
 class Counting(RunFolder):
@@ -107,6 +125,13 @@ def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, 
     shard.write_bytes(shard.read_bytes() + b"more")
     with pytest.raises(StoreError, match=r"chunk 2: .*repairs damaged chunks"):
         check_store(RunFolder(store))
+
+
+def test_a_training_whose_walltime_is_over_says_so(store: Path) -> None:
+    workflow = tiny_workflow("launch.walltime_minutes=0.0001")
+    workflow = workflow.model_copy(update={"dataset": fake_settings(**FAKE_RUN).dataset})
+    with pytest.raises(Interrupted, match=r"0\.0001 minutes are over.*No checkpoint was saved; earlier ones are kept"):
+        train(workflow, RunFolder(store), Nothing(1), 1, 1)
 
 
 def test_latents_of_random_weights_are_refused(tmp_path: Path) -> None:

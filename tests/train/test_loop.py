@@ -106,6 +106,18 @@ def test_the_speed_does_not_count_the_first_step(told: Told, tmp_path: Path) -> 
     assert [event for event in told if event["kind"] == "step"][-1]["shares"]["waiting"] < 0.5
 
 
+def test_without_a_row_that_could_be_held_out_no_loss_is_told(tmp_path: Path, told: Told) -> None:
+    class Equal(Toy):
+        """All its rows are equal, so none is held out."""
+
+        def heldout(self, model: Any) -> tuple[float, int, dict[str, float]]:
+            return 0.0, 0, {}
+
+    fit(tmp_path, Equal())
+    assert not any("heldout_loss" in line for line in read_metrics(RunFolder(tmp_path)))
+    assert not any(event["kind"] == "heldout" for event in told)
+
+
 def test_validation_uses_the_moving_average_and_does_not_train(tmp_path: Path) -> None:
     """More frequent validation changes no loss, and the average differs from the trained weights."""
     task = Toy()

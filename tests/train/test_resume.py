@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rank_modules.fitting import BATCH, STEPS, Toy, fit_with, losses, settings
 
+from daskt2i.config.settings import TrainSettings
 from daskt2i.errors import ConfigError, FingerprintMismatch, NonFiniteLoss, StoreError
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoint, Checkpoints, not_finite
 from daskt2i.train.metrics import read_metrics
-from daskt2i.train.resume import continuing, label, rate
+from daskt2i.train.resume import check, continuing, identity_of, label, rate, refuse_older
 
 FLAT = {"final_rate": 1.0}
 """With it the rate does not depend on the number of steps."""
@@ -182,6 +183,20 @@ def test_the_record_of_changes_gives_the_rate_of_each_step_that_was_done(
     for step, found in enumerate(done):
         now = by_step.get(step, now)
         assert rate(settings(**now), step) == found
+
+
+def test_a_checkpoint_of_another_objective_is_not_called_one_of_an_older_version() -> None:
+    def identity(**changes: Any) -> dict[str, Any]:
+        stored = {"fingerprint": "f", "text_encoder": {"pad": "full"}, "identity": {"encoders": {"text": {}}}}
+        return identity_of(TrainSettings.model_validate(changes), stored)
+
+    refuse_older({"identity": identity()}, identity(objective="v"), "here")
+    plan = continuing(2, {"identity": identity()}, identity(objective="v"))
+    with pytest.raises(FingerprintMismatch, match=r"another training: train\.objective: flow there, v now"):
+        check(plan, 1000, "here")
+    older = {key: value for key, value in identity(objective="v").items() if key != "v_weight"}
+    with pytest.raises(FingerprintMismatch, match="older version, which weighted the loss of v"):
+        refuse_older({"identity": older}, identity(objective="v"), "here")
 
 
 # --- poisoned checkpoints ---------------------------------------------------------------------------------------------

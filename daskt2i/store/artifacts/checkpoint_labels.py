@@ -83,8 +83,12 @@ def read(folder: RunFolder, name: str, step: int) -> CheckpointLabel:
         raise ValueError(f"it has {size} bytes instead of {found['size']}")
     if not isinstance(found["about"], Mapping):
         raise ValueError("its JSON file has no values")
+    if type(found["step"]) is not int or found["step"] != step:  # a copy under another name, or not our file
+        raise ValueError(f"its JSON file is of step {found['step']}")
+    if type(found["position"]) is not int:
+        raise ValueError(f"its position is {found['position']}")
     said = {key: str(found.get(key) or "") for key in ("sha256", POISONED)}
-    return CheckpointLabel(int(found["step"]), int(found["position"]), size, about=found["about"], **said)
+    return CheckpointLabel(step, found["position"], size, about=found["about"], **said)
 
 
 def newest(
