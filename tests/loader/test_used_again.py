@@ -1,0 +1,60 @@
+"""Memory of arrays is used again when nobody holds one of them, and never before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from daskt2i.loader.used_again import Blocks
+
+SHAPES = ((np.float32, (5, 3)), (np.float16, (7,)), (np.bool_, (1, 1)))
+
+
+def place(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+def test_a_block_is_used_again_when_its_last_array_is_gone() -> None:
+    blocks = Blocks(2)
+    first = blocks.block(*SHAPES)
+    where = place(first[0])
+    part = torch.from_numpy(first[1])[2:4]  # what a trainer may keep of a batch
+    del first
+    other = blocks.block(*SHAPES)
+    assert place(other[0]) != where
+    del part
+    assert place(blocks.block(*SHAPES)[0]) == where
+
+
+def test_arrays_of_a_block_have_their_own_memory_on_whole_cache_lines() -> None:
+    arrays = Blocks(2).block(*SHAPES)
+    assert [(one.dtype, one.shape) for one in arrays] == [(np.dtype(dtype), shape) for dtype, shape in SHAPES]
+    for number, one in enumerate(arrays):
+        one[...] = number
+        assert place(one) % 64 == 0
+    assert [np.unique(one).tolist() for one in arrays] == [[0], [1], [1]]
+
+
+@pytest.mark.parametrize("rows", [1, 100, 1000])
+def test_a_block_fits_for_arrays_of_about_the_same_size_only(rows: int) -> None:
+    blocks = Blocks(2)
+    (found,) = blocks.block((np.uint8, (rows * 1000,)))
+    where = place(found)
+    del found
+    assert place(blocks.block((np.uint8, (rows * 4000,)))[0]) != where
+    assert place(blocks.block((np.uint8, (rows * 1000 + 1,)))[0]) == where
+
+
+def test_only_so_many_blocks_are_kept_and_none_after_the_end() -> None:
+    blocks = Blocks(2)
+    held = [blocks.block(*SHAPES) for _ in range(4)]
+    assert len(blocks) == 0
+    held.pop()
+    assert len(blocks) == 1
+    held.clear()
+    assert len(blocks) == 2
+    last = blocks.block(*SHAPES)
+    blocks.close()
+    del last
+    assert len(blocks) == 0
