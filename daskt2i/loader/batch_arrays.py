@@ -23,6 +23,10 @@ from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
 from daskt2i.loader.shards import Floats, Reader
 from daskt2i.loader.used_again import Blocks
 
+AT_ONCE = 32_000
+"""Numbers that are computed together. They stay in the cache of a core, and torch starts threads for 32,768 or more,
+though a batch is made in one of several threads."""
+
 Placed = tuple[LoadedRows, int]
 """(rows, index of a row among them)"""
 
@@ -100,14 +104,19 @@ class BatchArrays:
         for rows, indexes, places in groups:
             rows.copy_tokens(indexes, kept[places], text, places)
         text[dropped] = reader.empty_states[:width]
-        as_float32(half[0], latents)
-        if reader.draws:
-            spread = self._scratch("spread", shape, np.float32)
-            as_float32(half[1], spread)
-            spread *= drawn.reshape(shape)
-            latents += spread
+        step = max(1, AT_ONCE // size)
+        spread = self._scratch("spread", (step, *reader.latent_shape), np.float32)
+        for first in range(0, count, step):
+            some = latents[first : first + step]
+            as_float32(half[0, first : first + step], some)
+            if reader.draws:
+                part = spread[: len(some)]
+                as_float32(half[1, first : first + step], part)
+                part *= drawn[first : first + step].reshape(part.shape)
+                some += part
+            reader.final(some)
         return Batch(
-            reader.final(latents),
+            latents,
             noise,
             numbers.uniform,
             numbers.normal,
@@ -170,6 +179,5 @@ def as_float32(half: npt.NDArray[np.float16], made: Floats) -> None:
     import torch
 
     target, given = torch.from_numpy(made.ravel()), torch.from_numpy(half.ravel())
-    # torch starts threads for 32,768 numbers or more. This thread is already one of several.
-    for start in range(0, half.size, 32_000):
-        target[start : start + 32_000].copy_(given[start : start + 32_000])
+    for start in range(0, half.size, AT_ONCE):
+        target[start : start + AT_ONCE].copy_(given[start : start + AT_ONCE])
