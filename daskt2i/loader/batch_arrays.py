@@ -70,12 +70,11 @@ class BatchArrays:
         key: key of the random numbers.
         draw: how the random numbers are made.
         dropout: share of captions replaced by the empty prompt.
-        blocks: number of blocks of memory that are kept.
     """
 
-    def __init__(self, reader: Reader, key: int, draw: Draw, dropout: float, blocks: int) -> None:
+    def __init__(self, reader: Reader, key: int, draw: Draw, dropout: float) -> None:
         self._reader, self._key, self._draw, self._dropout = reader, key, draw, dropout
-        self._blocks = Blocks(blocks)
+        self._blocks = Blocks()
         self._mine = threading.local()
 
     def make(self, samples: Sequence[Sample], found: Sequence[Placed], purpose: Purpose) -> Batch:

@@ -120,7 +120,7 @@ class LatentDataset:
         self._order = ShardSampler(self._training, self._reader.grid.rows_per_chunk, window, self._key)
         self._limit = cache_bytes
         draw: Draw = one_by_one if older else in_bulk
-        self._arrays = BatchArrays(self._reader, self._key, draw, dropout, AHEAD + 3)
+        self._arrays = BatchArrays(self._reader, self._key, draw, dropout)
         self._row_bytes = self._reader.row_bytes(every_caption=False)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-batches")
         self._loaders = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
@@ -247,6 +247,7 @@ class LatentDataset:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._loaders.shutdown(wait=True, cancel_futures=True)
         self._arrays.close()
+        self._reader.close()
         if self._kept is not None:
             self._kept.close()
 

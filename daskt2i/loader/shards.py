@@ -27,9 +27,6 @@ from daskt2i.store.zarr_store import ZarrStore
 
 Floats = npt.NDArray[np.float32]
 
-FREE_BLOCKS = 16
-"""Parts of shards (`upcoming_rows`) whose memory is kept for the next ones."""
-
 TOKENS = 8
 """Trimmed text has a multiple of so many tokens. So compilers see few shapes, and matrix units are used well."""
 
@@ -70,7 +67,7 @@ class Reader:
         self._latent_bytes = channels * height * width * (4 if self.draws else 2)
         names = ("text_mask", "latent_mean", "text_states", *(("latent_std",) if self.draws else ()))
         self._arrays = {name: ShardedArray(store, name) for name in names}
-        self._blocks = Blocks(FREE_BLOCKS)
+        self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[np.float16] = self._constant("text_states")
         self.empty_mask: npt.NDArray[np.bool_] = self._constant("text_mask")
@@ -157,6 +154,10 @@ class Reader:
         tokens[-1] = 0
         begins = (lengths.cumsum() - lengths.ravel()).reshape(lengths.shape)
         return LoadedRows(samples, mean, std[0] if std else None, captions, slots, mask, begins, lengths, tokens)
+
+    def close(self) -> None:
+        """Free the memory of rows that nobody holds."""
+        self._blocks.close()
 
     def row_bytes(self, every_caption: bool) -> float:
         """Expected size of a `LoadedRow`, with one caption or with all, from the masks of a few shards."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import math
 import weakref
-from collections import deque
 from typing import Any
 
 import numpy as np
@@ -27,23 +26,24 @@ _STEPS = 8
 class Blocks:
     """Blocks of memory. Several threads may use it.
 
-    Args:
-        kept: greatest number of free blocks, which is the length of this object. The others go back to the system.
+    All blocks together take no more memory than at the moment when most of them were held: before a new block is made,
+    free ones of other sizes go back to the system.
     """
 
-    def __init__(self, kept: int) -> None:
-        self._free: deque[npt.NDArray[np.uint8]] = deque(maxlen=kept)
+    def __init__(self) -> None:
+        self._free: dict[int, list[npt.NDArray[np.uint8]]] = {}
 
-    def __len__(self) -> int:
-        return len(self._free)
+    @property
+    def free(self) -> int:
+        """Bytes that are kept for the next blocks."""
+        return sum(size * len(blocks) for size, blocks in list(self._free.items()))
 
     def block(self, *shapes: tuple[Any, tuple[int, ...]]) -> list[npt.NDArray[Any]]:
         """Arrays of these dtypes and shapes in one block. Their values are whatever was there before."""
         sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in shapes]
-        wanted = sum(-(-size // _ALIGNED) * _ALIGNED for size in sizes) + _ALIGNED
-        block = self._fitting(wanted)
+        block = self._fitting(sum(-(-size // _ALIGNED) * _ALIGNED for size in sizes) + _ALIGNED)
         lease = (ctypes.c_ubyte * len(block)).from_buffer(block.data)  # the arrays hold it, and its end can be watched
-        weakref.finalize(lease, self._free.append, block).atexit = False
+        weakref.finalize(lease, _give_back, self._free, block).atexit = False
         whole = np.frombuffer(memoryview(lease), np.uint8)
         begin = -whole.ctypes.data % _ALIGNED
         found = []
@@ -53,18 +53,27 @@ class Blocks:
         return found
 
     def close(self) -> None:
-        """Give free blocks back to the system, and those that become free."""
-        self._free = deque(maxlen=0)
+        """Give free blocks back to the system, and later those that are held now."""
+        self._free = {}
 
     def _fitting(self, wanted: int) -> npt.NDArray[np.uint8]:
         step = max(1, 1 << max(0, wanted.bit_length() - 1) >> _STEPS.bit_length() - 1)
         size = -(-wanted // step) * step
-        for _ in range(len(self._free)):
-            try:
-                block = self._free.popleft()
-            except IndexError:  # another thread was faster
-                break
-            if len(block) == size:
-                return block
-            self._free.append(block)
+        if (block := _one_of(self._free.get(size))) is not None:
+            return block
+        freed = 0
+        for other in list(self._free.values()):
+            while freed < size and (block := _one_of(other)) is not None:
+                freed += len(block)
         return np.empty(size, np.uint8)
+
+
+def _one_of(blocks: list[npt.NDArray[np.uint8]] | None) -> npt.NDArray[np.uint8] | None:
+    try:
+        return blocks.pop() if blocks else None
+    except IndexError:  # another thread was faster
+        return None
+
+
+def _give_back(free: dict[int, list[npt.NDArray[np.uint8]]], block: npt.NDArray[np.uint8]) -> None:
+    free.setdefault(len(block), []).append(block)

@@ -104,7 +104,8 @@ class Denoiser:
 
     def batches(self, position: int) -> Iterator[Batch]:
         """This rank's part of each batch, from a stream position on."""
-        return self.dataset.batches(position, self.settings.steps * self.settings.batch)
+        stop = self.settings.steps * self.settings.batch
+        return self.dataset.batches(position, stop if position < stop else None)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean weighted squared error of the denoiser's output."""

@@ -16,7 +16,7 @@ def place(array: np.ndarray) -> int:
 
 
 def test_a_block_is_used_again_when_its_last_array_is_gone() -> None:
-    blocks = Blocks(2)
+    blocks = Blocks()
     first = blocks.block(*SHAPES)
     where = place(first[0])
     part = torch.from_numpy(first[1])[2:4]  # what a trainer may keep of a batch
@@ -28,7 +28,7 @@ def test_a_block_is_used_again_when_its_last_array_is_gone() -> None:
 
 
 def test_arrays_of_a_block_have_their_own_memory_on_whole_cache_lines() -> None:
-    arrays = Blocks(2).block(*SHAPES)
+    arrays = Blocks().block(*SHAPES)
     assert [(one.dtype, one.shape) for one in arrays] == [(np.dtype(dtype), shape) for dtype, shape in SHAPES]
     for number, one in enumerate(arrays):
         one[...] = number
@@ -38,23 +38,24 @@ def test_arrays_of_a_block_have_their_own_memory_on_whole_cache_lines() -> None:
 
 @pytest.mark.parametrize("rows", [1, 100, 1000])
 def test_a_block_fits_for_arrays_of_about_the_same_size_only(rows: int) -> None:
-    blocks = Blocks(2)
+    blocks = Blocks()
     (found,) = blocks.block((np.uint8, (rows * 1000,)))
     where = place(found)
     del found
+    (fits,) = blocks.block((np.uint8, (rows * 1000 + 1,)))
+    assert place(fits) == where
+    del fits
     assert place(blocks.block((np.uint8, (rows * 4000,)))[0]) != where
-    assert place(blocks.block((np.uint8, (rows * 1000 + 1,)))[0]) == where
 
 
-def test_only_so_many_blocks_are_kept_and_none_after_the_end() -> None:
-    blocks = Blocks(2)
-    held = [blocks.block(*SHAPES) for _ in range(4)]
-    assert len(blocks) == 0
-    held.pop()
-    assert len(blocks) == 1
+def test_all_blocks_take_no_more_than_when_most_were_held_and_nothing_is_kept_after_the_end() -> None:
+    blocks = Blocks()
+    held = [blocks.block((np.uint8, (4096 - 64,))) for _ in range(3)]
+    assert blocks.free == 0
     held.clear()
-    assert len(blocks) == 2
-    last = blocks.block(*SHAPES)
+    assert blocks.free == 3 * 4096
+    other = blocks.block((np.uint8, (8192 - 64,)))
+    assert blocks.free == 4096
     blocks.close()
-    del last
-    assert len(blocks) == 0
+    del other
+    assert blocks.free == 0
