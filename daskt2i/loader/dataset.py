@@ -63,8 +63,8 @@ class LatentDataset:
         dropout: share of captions replaced by the empty prompt.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         cache_bytes: memory for decoded rows, best for the rows of one window or more. If fewer fit, the samples are the
-            same, but each shard is decoded several times an epoch (`limit` says it). The prepared batches, and one
-            inner chunk of at most 10 MiB for each thread, need additional memory.
+            same, but each shard is decoded several times an epoch (`limit` says it). Additional memory is needed for
+            prepared batches with all tokens, and for two inner chunks of at most 10 MiB for each thread.
         threads: threads that decode shards; the same number of threads makes batches.
         allow_random: whether to accept latents of random weights, for speed tests.
         store: how the store of this folder is read; None for plain reading.
