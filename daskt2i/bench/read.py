@@ -155,7 +155,8 @@ def epochs(
 def _epoch(dataset: LatentDataset, number: int) -> Epoch:
     steps = dataset.rows // BATCH
     begun, worked = time.perf_counter(), time.process_time()
-    for _ in itertools.islice(dataset.batches(number * dataset.rows), steps):
+    first = number * dataset.rows
+    for _ in dataset.batches(first, first + steps * BATCH):
         pass
     seconds, busy = time.perf_counter() - begun, time.process_time() - worked
     return Epoch(steps * BATCH / seconds, steps * BATCH / max(busy, 1e-9))

@@ -1,8 +1,9 @@
 """Training samples from a latent store or from a source.
 
-In here: the data set of latents (`dataset`), the order of samples (`sample_order`), their random numbers
-(`random_numbers`), which rows are held out together (`content`), reading (`shards`, `inner_chunks`) and memory
-(`read_ahead`, `upcoming_rows`), the data set of pictures for training an autoencoder (`picture_dataset`).
+In here: the data set of latents (`dataset`), the arrays of a batch (`batch_arrays`), the order of samples
+(`sample_order`), their random numbers (`random_numbers`), which rows are held out together (`content`), reading
+(`shards`, `inner_chunks`, `loaded_rows`) and memory (`read_ahead`, `upcoming_rows`, `used_again`), the data set of
+pictures for training an autoencoder (`picture_dataset`).
 Not in here: how a sample is used (`model`, `train`).
 Imports: `store`, `facts` (near copies), `encoders`, `images` and the rooms above them. Trainers in other packages may
 import this room too.

@@ -1,10 +1,9 @@
 """Training samples for the denoiser from a latent store: each row once per epoch, with another caption each time.
 
-Covers: the training rows and the validation rows, a rank's part of each batch, all random parts of a sample (caption,
-dropout, posterior, noise, time), scaling raw latents.
-Does not cover: which rows are held out together (`content`), the order (`sample_order`), random numbers
-(`random_numbers`), reading ahead (`read_ahead`), damaged shards (`shards`), training itself (`train`), pictures
-(`picture_dataset`), adding noise to latents (`model.diffusion`).
+Covers: the training rows and the validation rows, a rank's part of each batch, memory and threads for them.
+Does not cover: which rows are held out together (`content`), the order (`sample_order`), the arrays of a batch
+(`batch_arrays`), random numbers (`random_numbers`), reading ahead (`read_ahead`), damaged shards (`shards`), training
+itself (`train`), pictures (`picture_dataset`), adding noise to latents (`model.diffusion`).
 Pictures are not mirrored. The store has no mirrored latents, and a mirrored latent is not the latent of the mirrored
 picture.
 
@@ -19,25 +18,22 @@ latents. If a store does not fit into the cache, only this caption is kept. Meas
 
 from __future__ import annotations
 
-import math
 import sys
-import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from daskt2i.errors import ConfigError, StoreError
+from daskt2i.loader.batch_arrays import Batch, BatchArrays
 from daskt2i.loader.content import groups_of, split
 from daskt2i.loader.random_numbers import Draw, in_bulk, one_by_one
 from daskt2i.loader.read_ahead import Placed, ReadAhead
-from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, ShardSampler, Whole, key_of
-from daskt2i.loader.shards import Floats, LoadedRow, Reader
-from daskt2i.loader.upcoming_rows import Unit, UpcomingRows
+from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, ShardSampler, key_of
+from daskt2i.loader.shards import Reader
+from daskt2i.loader.upcoming_rows import Parts, Unit, UpcomingRows
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -50,36 +46,8 @@ SAMPLED: Mapping[str, str] = {"numbers": "Philox and Box-Muller", "validation": 
 AHEAD = 2
 """Batches to prepare while the model works on one."""
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A rank's part of a batch.
-
-    Attributes:
-        latents: `float32[b, channel, y, x]`, scaled and shifted for the denoiser.
-        noise: `float32[b, channel, y, x]`, standard normal.
-        uniform: `float32[b]` in [0, 1); it chooses the step of a schedule.
-        normal: `float32[b]`, standard normal; it chooses the time of flow.
-        text_states: `float16[b, token, feature]` of the chosen captions.
-        text_mask: `bool[b, token]`, True for tokens of the caption.
-        rows: `int64[b]`, rows of the store.
-        slots: `int64[b]`, index of the caption in the row; -1 if the empty prompt replaces it.
-    """
-
-    latents: Floats
-    noise: Floats
-    uniform: Floats
-    normal: Floats
-    text_states: npt.NDArray[np.float16]
-    text_mask: npt.NDArray[np.bool_]
-    rows: Whole
-    slots: Whole
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, part: slice) -> Batch:
-        return Batch(*(getattr(self, field.name)[part] for field in fields(self)))
+PARTS = 8
+"""Rows of a shard are freed in so many parts. More parts free memory earlier, and take more time to copy."""
 
 
 class LatentDataset:
@@ -95,8 +63,8 @@ class LatentDataset:
         dropout: share of captions replaced by the empty prompt.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         cache_bytes: memory for decoded rows, best for the rows of one window or more. If fewer fit, the samples are the
-            same, but each shard is decoded several times an epoch (`limit` says it). The prepared batches, and one
-            inner chunk of at most 10 MiB for each thread, need additional memory.
+            same, but each shard is decoded several times an epoch (`limit` says it). Additional memory is needed for
+            prepared batches with all tokens, and for two inner chunks of at most 10 MiB for each thread.
         threads: threads that decode shards; the same number of threads makes batches.
         allow_random: whether to accept latents of random weights, for speed tests.
         store: how the store of this folder is read; None for plain reading.
@@ -132,9 +100,7 @@ class LatentDataset:
                 "or set another launch.ranks."
             )
         self._key = key_of(seed)
-        self._batch, self._rank, self._world, self._dropout = batch, rank, world, dropout
-        self._older = older
-        self._draw: Draw = one_by_one if older else in_bulk
+        self._batch, self._rank, self._world, self._older = batch, rank, world, older
         self._reader = Reader(store or ZarrStore(folder), self._key, posterior == "sample")
         if self.attributes["random_weights"] and not allow_random:
             raise StoreError(
@@ -153,7 +119,8 @@ class LatentDataset:
         self.heldout, self._training = self.split.heldout, self.split.training
         self._order = ShardSampler(self._training, self._reader.grid.rows_per_chunk, window, self._key)
         self._limit = cache_bytes
-        self._mine = threading.local()
+        draw: Draw = one_by_one if older else in_bulk
+        self._arrays = BatchArrays(self._reader, self._key, draw, dropout)
         self._row_bytes = self._reader.row_bytes(every_caption=False)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-batches")
         self._loaders = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
@@ -225,8 +192,11 @@ class LatentDataset:
         mine = order[self._rank * share : (self._rank + 1) * share]
         return [(position + place, samples[place]) for _, _, _, place in mine]
 
-    def batches(self, position: int) -> Iterator[Batch]:
-        """This rank's part of each batch from a stream position on, without end.
+    def batches(self, position: int, stop: int | None = None) -> Iterator[Batch]:
+        """This rank's part of each batch from a stream position on.
+
+        Args:
+            stop: no batch begins at this position or later, and no rows are read for later ones; None: without end.
 
         Raises:
             StoreError: a shard cannot be read, or it does not match its receipt.
@@ -241,13 +211,15 @@ class LatentDataset:
             room=self._room,
             units_of=self._units_of,
             unit_of=self._unit_of,
+            stop=stop,
         )
         waiting: deque[Future[Batch]] = deque()
         try:
             while True:
-                while len(waiting) <= AHEAD:
-                    wanted, samples = ahead.next()
-                    waiting.append(self._pool.submit(self._make, rows, wanted, samples))
+                while len(waiting) <= AHEAD and (found := ahead.next()) is not None:
+                    waiting.append(self._pool.submit(self._make, rows, *found))
+                if not waiting:
+                    return
                 yield waiting.popleft().result()
         finally:
             for future in waiting:
@@ -267,22 +239,17 @@ class LatentDataset:
         mine = self.heldout[self._rank :: self._world]
         for start in range(0, len(mine), size):
             samples = [(0, int(row)) for row in mine[start : start + size]]
-            found = self._pool.map(lambda sample: self._reader.read([sample])[sample], samples)
-            yield self._stack(samples, list(found), Purpose.HELDOUT)
+            found = self._pool.map(lambda sample: (self._reader.read([[sample]])[0], 0), samples)
+            yield self._arrays.make(samples, list(found), Purpose.HELDOUT)
 
     def close(self) -> None:
         """End the reading threads and free the shards. May be called twice."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._loaders.shutdown(wait=True, cancel_futures=True)
+        self._arrays.close()
+        self._reader.close()
         if self._kept is not None:
             self._kept.close()
-
-    def _streams(self) -> RandomStreams:
-        """The random numbers of this thread. Making them takes 300 microseconds."""
-        if not hasattr(self._mine, "streams"):
-            self._mine.streams = RandomStreams(self._key)
-        found: RandomStreams = self._mine.streams
-        return found
 
     def _rows_in_memory(self, limit: int | None) -> UpcomingRows:
         return UpcomingRows(limit, self._reader.read, self._loaders, self._row_bytes)
@@ -297,14 +264,14 @@ class LatentDataset:
         chunk = row // self._reader.grid.rows_per_chunk
         return ((begin, epoch, chunk), sample) if self._kept is None else (chunk, (-1, row))
 
-    def _units_of(self, begin: int, samples: list[Sample]) -> dict[Unit, list[Sample]]:
+    def _units_of(self, begin: int, samples: list[Sample]) -> dict[Unit, Parts]:
         units: dict[Unit, list[Sample]] = {}
         for sample in samples:
             unit, name = self._unit_of(begin, sample)
             units.setdefault(unit, []).append(name)
-        if self._kept is None:
-            return units
-        return {unit: self._all_of(unit) for unit in units}
+        if self._kept is not None:
+            return {unit: [self._all_of(unit)] for unit in units}
+        return {unit: _parts(rows) for unit, rows in units.items()}
 
     def _all_of(self, chunk: Any) -> list[Sample]:
         """All training rows of a chunk, with all captions."""
@@ -313,59 +280,9 @@ class LatentDataset:
         return [(-1, int(row)) for row in self._training[first:last]]
 
     def _make(self, rows: UpcomingRows, wanted: list[tuple[Unit, Sample]], samples: list[Sample]) -> Batch:
-        return self._stack(samples, rows.take(wanted), Purpose.SAMPLE)
-
-    def _stack(self, samples: Sequence[Sample], found: Sequence[LoadedRow], purpose: Purpose) -> Batch:
-        """Samples as arrays, each from its row."""
-        reader, streams, count = self._reader, self._streams(), len(samples)
-        numbers = self._draw(streams, purpose, samples, math.prod(reader.latent_shape), reader.draws)
-        dropped = numbers.lot < (self._dropout if purpose == Purpose.SAMPLE else 0.0)
-        slots = np.full(count, -1, np.int64)
-        mask = np.empty((count, *reader.empty_mask.shape), np.bool_)
-        states = []
-        mean = np.empty((count, *reader.latent_shape), np.float16)
-        std = np.empty_like(mean) if reader.draws else None
-        for i, ((epoch, row), loaded) in enumerate(zip(samples, found, strict=True)):
-            mean[i] = loaded.mean
-            if std is not None:
-                std[i] = loaded.std
-            if dropped[i]:
-                mask[i] = reader.empty_mask
-                states.append(reader.empty_states)
-                continue
-            slots[i] = slot = streams.slot(epoch, row, loaded.captions)
-            mask[i] = loaded.mask[slot]
-            states.append(loaded.states[slot])
-        width = reader.width(mask)
-        text = np.empty((count, width, reader.features), np.float16)
-        for target, one in zip(text, states, strict=True):
-            length = min(width, len(one))
-            target[:length] = one[:length]
-            target[length:] = 0
-        latents = as_float32(mean)
-        if numbers.drawn is not None and std is not None:
-            drawn = numbers.drawn.reshape(latents.shape)
-            drawn *= as_float32(std)
-            latents += drawn
-        return Batch(
-            reader.final(latents),
-            numbers.noise.reshape(latents.shape),
-            numbers.uniform,
-            numbers.normal,
-            text,
-            np.ascontiguousarray(mask[:, :width]),
-            np.array([row for _, row in samples], np.int64),
-            slots,
-        )
+        return self._arrays.make(samples, rows.take(wanted), Purpose.SAMPLE)
 
 
-def as_float32(half: npt.NDArray[np.float16]) -> Floats:
-    """The same numbers in single precision. torch converts with SIMD, eight times as fast as numpy."""
-    import torch
-
-    made = np.empty(half.shape, np.float32)
-    target, given = torch.from_numpy(made.ravel()), torch.from_numpy(half.ravel())
-    # torch starts threads for 32,768 numbers or more. This thread is already one of several.
-    for start in range(0, half.size, 32_000):
-        target[start : start + 32_000].copy_(given[start : start + 32_000])
-    return made
+def _parts(rows: list[Sample]) -> Parts:
+    size = -(-len(rows) // PARTS)
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

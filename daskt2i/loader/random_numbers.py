@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 _WORDS = 2
 """64-bit words of a sample before its noise: uniform and lot, then the two numbers that make `normal`."""
 
-_AT_ONCE = 28_672
+_AT_ONCE = 16_384
 """Pairs of numbers that are transformed together: their 5 arrays fit into the cache of a core."""
 
 
@@ -50,18 +50,31 @@ class Numbers:
     drawn: Floats | None
 
 
-Draw = Callable[[RandomStreams, Purpose, Sequence[Sample], int, bool], Numbers]
-"""(streams, purpose, samples, n, whether there is a posterior) -> the numbers."""
+Draw = Callable[[RandomStreams, Purpose, Sequence[Sample], int, bool, Sequence[Floats] | None], Numbers]
+"""(streams, purpose, samples, n, whether there is a posterior, memory for noise and drawn) -> the numbers."""
 
 
-def in_bulk(streams: RandomStreams, purpose: Purpose, samples: Sequence[Sample], size: int, posterior: bool) -> Numbers:
-    """The numbers of samples, from few transforms over all of them. `size` is the length of the noise of a sample."""
+def in_bulk(
+    streams: RandomStreams,
+    purpose: Purpose,
+    samples: Sequence[Sample],
+    size: int,
+    posterior: bool,
+    memory: Sequence[Floats] | None = None,
+) -> Numbers:
+    """The numbers of samples, from few transforms over all of them.
+
+    Args:
+        size: length of the noise of a sample.
+        memory: where to put noise and drawn, each `float32[b, size]`; None for new memory.
+    """
     count, pairs, parts = len(samples), -(-size // 2), 1 + posterior
     words = _WORDS + pairs * parts
     step = max(1, _AT_ONCE // max(pairs, 1))
-    bits = np.empty((min(step, count), words), np.uint64)
+    bits = streams.memory(min(step, count), words)
     unit, normal = np.empty((2, count), np.float32), np.empty((count, 2), np.float32)
-    made = np.empty((parts, count, 2 * pairs), np.float32)
+    targets = [np.empty((count, size), np.float32) for _ in range(parts)] if memory is None else memory[:parts]
+    wide = None if size == 2 * pairs else np.empty((min(step, count), 2 * pairs), np.float32)
     for first in range(0, count, step):
         some = samples[first : first + step]
         for target, (epoch, row) in zip(bits, some, strict=False):
@@ -69,10 +82,12 @@ def in_bulk(streams: RandomStreams, purpose: Purpose, samples: Sequence[Sample],
         halves, here = bits[: len(some)].astype("<u8", copy=False).view("<u4"), slice(first, first + len(some))
         unit[:, here] = (halves[:, :2] >> np.uint32(8)).T * np.float32(2**-24)
         _normal(halves[:, 2 : 2 * _WORDS], normal[here])
-        for number in range(parts):
+        for number, made in enumerate(targets):
             start = 2 * (_WORDS + number * pairs)
-            _normal(halves[:, start : start + 2 * pairs], made[number, here])
-    noise, *drawn = (np.ascontiguousarray(one[:, :size]) for one in made)
+            _normal(halves[:, start : start + 2 * pairs], made[here] if wide is None else wide[: len(some)])
+            if wide is not None:
+                made[here] = wide[: len(some), :size]
+    noise, *drawn = targets
     return Numbers(unit[0], unit[1], np.ascontiguousarray(normal[:, 0]), noise, drawn[0] if drawn else None)
 
 
@@ -98,12 +113,17 @@ def _normal(halves: npt.NDArray[np.uint32], target: Floats) -> None:
 
 
 def one_by_one(
-    streams: RandomStreams, purpose: Purpose, samples: Sequence[Sample], size: int, posterior: bool
+    streams: RandomStreams,
+    purpose: Purpose,
+    samples: Sequence[Sample],
+    size: int,
+    posterior: bool,
+    memory: Sequence[Floats] | None = None,
 ) -> Numbers:
     """The numbers that older versions drew for these samples. Trainings that began with them go on with them."""
     count = len(samples)
     uniform, lot, normal = (np.empty(count, np.float32) for _ in range(3))
-    noise, drawn = (np.empty((count, size), np.float32) for _ in range(2))
+    noise, drawn = memory or [np.empty((count, size), np.float32) for _ in range(2)]
     for i, (epoch, row) in enumerate(samples):
         generator = streams.at(purpose, epoch, row)
         uniform[i], lot[i] = generator.random(2, np.float32)

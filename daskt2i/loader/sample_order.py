@@ -47,6 +47,7 @@ class RandomStreams:
     def __init__(self, key: int) -> None:
         self._bits = np.random.Philox(key=key)
         self._generator = np.random.Generator(self._bits)
+        self._memory = np.empty(0, np.uint64)
         self._state: Any = self._bits.state  # its buffer is empty, so it keeps no numbers of another counter
 
     def at(self, purpose: Purpose, epoch: int, row: int) -> np.random.Generator:
@@ -59,6 +60,12 @@ class RandomStreams:
         """The first random bits for a purpose, epoch and row, `uint64[words]`."""
         self.at(purpose, epoch, row)
         return self._bits.random_raw(words)
+
+    def memory(self, count: int, words: int) -> npt.NDArray[np.uint64]:
+        """Memory of this thread, `uint64[count, words]`, that is used again."""
+        if len(self._memory) < count * words:
+            self._memory = np.empty(count * words, np.uint64)
+        return self._memory[: count * words].reshape(count, words)
 
     def slot(self, epoch: int, row: int, captions: int) -> int:
         """Index of the caption that an epoch takes of a row. `captions` epochs take each one once, in random order."""

@@ -1,15 +1,13 @@
 """Reads rows of a latent store for training, and checks them.
 
 Covers: the accepted rows, the caption of an epoch, scaling raw latents, missing or damaged shards.
-Does not cover: decoding (`inner_chunks`), rows in memory (`upcoming_rows`), the order of rows (`sample_order`), batches
-(`dataset`), opening a store with xarray (`store.zarr_store.open_store`).
+Does not cover: decoding (`inner_chunks`), decoded rows (`loaded_rows`), rows in memory (`upcoming_rows`), the order of
+rows (`sample_order`), batches (`batch_arrays`), opening a store with xarray (`store.zarr_store.open_store`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,9 @@ import numpy.typing as npt
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
 from daskt2i.loader.inner_chunks import ShardedArray
+from daskt2i.loader.loaded_rows import LoadedRows
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
+from daskt2i.loader.used_again import Blocks
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.receipts import Receipts
@@ -29,29 +29,6 @@ Floats = npt.NDArray[np.float32]
 
 TOKENS = 8
 """Trimmed text has a multiple of so many tokens. So compilers see few shapes, and matrix units are used well."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRow:
-    """A decoded row.
-
-    Attributes:
-        mean, std: `float16[c, y, x]`, raw; std is None if nothing is drawn from the posterior.
-        captions: number of captions.
-        mask: `bool[slot, token]` of all captions.
-        states: `float16[token, feature]` of each loaded slot; tokens are trimmed.
-    """
-
-    mean: npt.NDArray[np.float16]
-    std: npt.NDArray[np.float16] | None
-    captions: int
-    mask: npt.NDArray[np.bool_]
-    states: Mapping[int, npt.NDArray[np.float16]]
-
-    @property
-    def nbytes(self) -> int:
-        std = 0 if self.std is None else self.std.nbytes
-        return self.mean.nbytes + std + self.mask.nbytes + sum(one.nbytes for one in self.states.values())
 
 
 class Reader:
@@ -90,6 +67,7 @@ class Reader:
         self._latent_bytes = channels * height * width * (4 if self.draws else 2)
         names = ("text_mask", "latent_mean", "text_states", *(("latent_std",) if self.draws else ()))
         self._arrays = {name: ShardedArray(store, name) for name in names}
+        self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[np.float16] = self._constant("text_states")
         self.empty_mask: npt.NDArray[np.bool_] = self._constant("text_mask")
@@ -124,53 +102,62 @@ class Reader:
             )
         return np.concatenate([kept[index] for index in range(len(self.grid))])
 
-    def read(self, samples: Sequence[Sample]) -> dict[Sample, LoadedRow]:
-        """Rows of one shard, each with the caption of its epoch only; with all captions if the epoch is negative.
+    def read(self, parts: Sequence[Sequence[Sample]]) -> list[LoadedRows]:
+        """Rows of one shard in parts, each with the caption of its epoch only; with all captions if the epochs are
+        negative.
 
         Raises:
             StoreError: the rows cannot be read, or they do not match the receipt.
         """
-        shard = samples[0][1] // self.grid.rows_per_chunk
-        epochs: dict[int, list[int]] = {}
-        for epoch, row in samples:
-            epochs.setdefault(row, []).append(epoch)
-        start, stop = self._edges(shard)
-        rows = sorted(epochs)
-        streams = RandomStreams(self._key)
-
-        def each(name: str) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-            """(row, its values) of one array. The values are valid until the next row."""
-            left = deque(rows)
+        parts = [sorted(part, key=lambda sample: sample[1]) for part in parts]
+        start, stop = self._edges(parts[0][0][1] // self.grid.rows_per_chunk)
+        rows = sorted({row for part in parts for _, row in part})
+        mask = np.empty((len(rows), self.slots, self.tokens), np.bool_)
+        for first, block in self._arrays["text_mask"].blocks(start, stop, rows):
+            low, high = np.searchsorted(rows, (first, first + len(block)))
+            np.take(block, np.array(rows[low:high]) - first, axis=0, out=mask[low:high], mode="clip")
+        captions = mask.any(-1).sum(-1)
+        if not captions.all():
+            raise self._gone(start)
+        made = []
+        for part in parts:
+            places = np.searchsorted(rows, [row for _, row in part])
+            made.append(self._room_for(part, captions[places], mask[places]))
+        for name in ("latent_mean", "latent_std")[: 1 + self.draws]:
             for first, block in self._arrays[name].blocks(start, stop, rows):
-                while left and left[0] < first + len(block):
-                    yield left[0], block[left.popleft() - first]
+                for one in made:
+                    target = one.mean if name == "latent_mean" else one.std
+                    if target is not None:
+                        one.fill_latents(target, block, first)
+        for first, block in self._arrays["text_states"].blocks(start, stop, rows):
+            for one in made:
+                one.fill_tokens(block, first)
+        if not all(np.isfinite(one.first_numbers()).all() for one in made):
+            raise self._gone(start)
+        return made
 
-        masks = {row: values.copy() for row, values in each("text_mask")}
-        captions = {row: int(mask.any(-1).sum()) for row, mask in masks.items()}
-        if not all(captions.values()):
-            raise self._gone(start)
-        latents: list[dict[int, npt.NDArray[np.float16]]] = [{}, {}]
-        for name, found in zip(("latent_mean", "latent_std")[: 1 + self.draws], latents, strict=False):
-            for row, values in each(name):
-                found[row] = values.copy()
-        texts: dict[Sample, dict[int, npt.NDArray[np.float16]]] = {}
-        for row, values in each("text_states"):
-            for epoch in epochs[row]:
-                count = captions[row]
-                slots = range(count) if epoch < 0 else (streams.slot(epoch, row, count),)
-                texts[epoch, row] = {
-                    slot: values[slot, : self.width(masks[row][slot : slot + 1])].copy() for slot in slots
-                }
-        # One number of each row and caption is enough to check: a missing shard has only NaN.
-        firsts = [values.flat[0] for found in latents for values in found.values()]
-        firsts += [values.flat[0] for text in texts.values() for values in text.values()]
-        if not np.isfinite(firsts).all():
-            raise self._gone(start)
-        means, stds = latents
-        return {
-            (epoch, row): LoadedRow(means[row], stds.get(row), captions[row], masks[row], text)
-            for (epoch, row), text in texts.items()
-        }
+    def _room_for(self, samples: Sequence[Sample], captions: Whole, mask: npt.NDArray[np.bool_]) -> LoadedRows:
+        """Arrays for these rows; latents and tokens are not filled yet."""
+        count, slots = len(samples), None
+        if samples[0][0] >= 0:
+            streams = RandomStreams(self._key) if self.slots > 1 else None
+            slots = np.zeros(count, np.int64)
+            if streams is not None:
+                counts = zip(samples, captions.tolist(), strict=True)
+                slots[:] = [streams.slot(epoch, row, n) for (epoch, row), n in counts]
+            mask = mask[np.arange(count), slots][:, None]
+            lengths = self.widths(mask)
+        else:
+            lengths = self.widths(mask) * (np.arange(self.slots) < captions[:, None])
+        shapes = [(count, *self.latent_shape)] * (1 + self.draws) + [(int(lengths.sum()) + 1, self.features)]
+        mean, *std, tokens = self._blocks.block(*((np.float16, shape) for shape in shapes))
+        tokens[-1] = 0
+        begins = (lengths.cumsum() - lengths.ravel()).reshape(lengths.shape)
+        return LoadedRows(samples, mean, std[0] if std else None, captions, slots, mask, begins, lengths, tokens)
+
+    def close(self) -> None:
+        """Free the memory of rows that nobody holds."""
+        self._blocks.close()
 
     def row_bytes(self, every_caption: bool) -> float:
         """Expected size of a `LoadedRow`, with one caption or with all, from the masks of a few shards."""
@@ -182,19 +169,18 @@ class Reader:
             for index in sorted({0, len(self.grid) // 2, len(self.grid) - 1}):
                 start, stop = self._edges(index)
                 mask = self._store.read("text_mask", start, stop)
-                lengths = (self.tokens - mask[..., ::-1].argmax(-1)) * mask.any(-1)
-                padded = np.minimum(-(-lengths // TOKENS) * TOKENS, self.tokens).sum(-1)
+                padded = (self.widths(mask) * mask.any(-1)).sum(-1)
                 used = np.maximum(mask.any(-1).sum(-1), 1)
                 sizes.append(float((padded if every_caption else padded / used).mean()) * state)
             text = max(sizes)
         return self._latent_bytes + self.slots * self.tokens + text
 
-    def width(self, mask: npt.NDArray[np.bool_]) -> int:
-        """Number of tokens to keep of captions with this mask, `bool[n, token]`."""
+    def widths(self, mask: npt.NDArray[np.bool_]) -> Whole:
+        """Number of tokens to keep of each caption with this mask, `bool[..., token]`."""
         if not self.masked:
-            return self.tokens
-        longest = int(np.flatnonzero(mask.any(0)).max(initial=0)) + 1
-        return min(-(-longest // TOKENS) * TOKENS, self.tokens)
+            return np.full(mask.shape[:-1], self.tokens, np.int64)
+        last = (self.tokens - mask[..., ::-1].argmax(-1)) * mask.any(-1)
+        return np.clip(-(-last // TOKENS) * TOKENS, min(TOKENS, self.tokens), self.tokens)
 
     def _edges(self, index: int) -> tuple[int, int]:
         chunk = self.grid[index]

@@ -16,7 +16,8 @@ import numpy as np
 
 from daskt2i.config.settings import DatasetSettings, LaunchSettings, SampleSettings, TrainSettings
 from daskt2i.launch import rank as ranks
-from daskt2i.loader.dataset import SAMPLES, Batch, LatentDataset
+from daskt2i.loader.batch_arrays import Batch
+from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
@@ -103,7 +104,8 @@ class Denoiser:
 
     def batches(self, position: int) -> Iterator[Batch]:
         """This rank's part of each batch, from a stream position on."""
-        return self.dataset.batches(position)
+        stop = self.settings.steps * self.settings.batch
+        return self.dataset.batches(position, stop if position < stop else None)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean weighted squared error of the denoiser's output."""

@@ -19,7 +19,8 @@ from builders.workflows import component, fake_settings, finish, with_parts
 from daskt2i import open_store
 from daskt2i.encoders.fake import STD, FakeImageEncoder
 from daskt2i.errors import ConfigError, StoreError, StoreMissing
-from daskt2i.loader.dataset import Batch, LatentDataset
+from daskt2i.loader.batch_arrays import Batch
+from daskt2i.loader.dataset import LatentDataset
 from daskt2i.loader.sample_order import Purpose, RandomStreams, ShardSampler, key_of
 from daskt2i.loader.shards import Reader
 from daskt2i.sources.fake import FakeSource
@@ -149,6 +150,23 @@ def test_ranks_together_see_what_one_rank_sees(store: Path) -> None:
 @pytest.mark.parametrize("step", [1, 5, 6, 13])
 def test_batches_from_a_position_equal_those_of_an_uninterrupted_run(store: Path, step: int) -> None:
     assert samples(take(data(store), 2, step * 6)) == samples(take(data(store), step + 2))[step:]
+
+
+def test_batches_end_at_a_position_and_nothing_is_read_for_later_ones(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, read, seen = samples(take(data(store), 4)), Reader.read, set[tuple[int, int]]()
+
+    def noting(self: Reader, parts: Sequence[Sequence[tuple[int, int]]]) -> Any:
+        seen.update(sample for part in parts for sample in part)
+        return read(self, parts)
+
+    monkeypatch.setattr(Reader, "read", noting)
+    dataset = data(store, cache_bytes=12_000)
+    assert samples(list(dataset.batches(6, 23))) == whole[1:]
+    assert seen == {sample for position in (6, 12, 18) for sample in dataset.part(position)}
+    assert list(dataset.batches(24, 24)) == []
+    dataset.close()
 
 
 def test_each_seed_and_epoch_has_its_own_order_and_noise(store: Path) -> None:
@@ -404,9 +422,10 @@ def test_a_rank_is_told_when_its_cache_is_smaller_than_a_window(store: Path) -> 
 def test_each_shard_is_decoded_once_an_epoch_if_a_window_fits(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, made = Reader.read, Counter[tuple[int, int]]()
 
-    def counting(self: Reader, samples: Sequence[tuple[int, int]]) -> Any:
-        made[samples[0][0], samples[0][1] // CHUNK] += 1
-        return read(self, samples)
+    def counting(self: Reader, parts: Sequence[Sequence[tuple[int, int]]]) -> Any:
+        ((epoch, row), *_), *_ = parts
+        made[epoch, row // CHUNK] += 1
+        return read(self, parts)
 
     monkeypatch.setattr(Reader, "read", counting)
     dataset = data(store, heldout=0, batch=13, cache_bytes=12_000)

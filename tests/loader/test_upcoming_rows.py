@@ -1,4 +1,4 @@
-"""Rows in memory: loaded in the order of need, within the limit, each taken once."""
+"""Rows in memory: loaded in the order of need, within the limit, each taken once, freed part by part."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 from daskt2i.errors import StoreError
+from daskt2i.loader.loaded_rows import LoadedRows
 from daskt2i.loader.sample_order import Sample
-from daskt2i.loader.shards import LoadedRow
-from daskt2i.loader.upcoming_rows import UpcomingRows
+from daskt2i.loader.upcoming_rows import Parts, UpcomingRows
 
 BYTES = 100
 
 
-def row() -> LoadedRow:
-    return LoadedRow(np.zeros(BYTES // 2, np.float16), None, 1, np.zeros(0, np.bool_), {})
+def rows_of(samples: Sequence[Sample]) -> LoadedRows:
+    count, none = len(samples), np.zeros((len(samples), 0), np.int64)
+    latents = np.zeros((count, BYTES // 2), np.float16)
+    return LoadedRows(
+        samples, latents, None, np.ones(count, np.int64), None, none.astype(bool), none, none, np.zeros((1, 1), "<f2")
+    )
 
 
 class Loads:
@@ -27,9 +31,9 @@ class Loads:
     def __init__(self) -> None:
         self.units: list[int] = []
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[Sample, LoadedRow]:
-        self.units.append(samples[0][1] // 10)
-        return {sample: row() for sample in samples}
+    def __call__(self, parts: Parts) -> list[LoadedRows]:
+        self.units.append(parts[0][0][1] // 10)
+        return [rows_of(part) for part in parts]
 
 
 @pytest.fixture
@@ -44,8 +48,9 @@ def settle(pool: ThreadPoolExecutor) -> None:
         pool.submit(int).result()
 
 
-def unit(number: int, rows: int = 2) -> dict[object, list[Sample]]:
-    return {number: [(0, 10 * number + place) for place in range(rows)]}
+def unit(number: int, rows: int = 2) -> dict[object, Parts]:
+    """A unit whose rows are freed one by one."""
+    return {number: [[(0, 10 * number + place)] for place in range(rows)]}
 
 
 def test_units_are_loaded_ahead_in_order_while_there_is_room(pool: ThreadPoolExecutor) -> None:
@@ -77,12 +82,26 @@ def test_a_unit_that_a_batch_needs_is_loaded_without_room(pool: ThreadPoolExecut
     rows.close()
 
 
+def test_rows_of_a_part_are_freed_when_all_of_them_were_taken(pool: ThreadPoolExecutor) -> None:
+    rows = UpcomingRows(4 * BYTES, Loads(), pool, BYTES)
+    rows.announce({1: [[(0, 10), (0, 11)], [(0, 12)]]})
+    settle(pool)
+    held = [rows.held]
+    for row in (11, 12, 10):
+        ((found, index),) = rows.take([(1, (0, row))])
+        assert found.samples[index] == (0, row)
+        held.append(rows.held)
+    assert held == [3 * BYTES, 3 * BYTES, 2 * BYTES, 0]
+    rows.close()
+
+
 def test_without_a_limit_rows_stay_and_are_loaded_once(pool: ThreadPoolExecutor) -> None:
     loads = Loads()
     rows = UpcomingRows(None, loads, pool, BYTES)
     for _ in range(2):
         rows.announce(unit(1))
-        assert rows.take([(1, (0, 10))])[0].nbytes == BYTES
+        ((found, index),) = rows.take([(1, (0, 11))])
+        assert found.samples[index] == (0, 11)
     assert loads.units == [1]
     rows.close()
 
@@ -90,12 +109,12 @@ def test_without_a_limit_rows_stay_and_are_loaded_once(pool: ThreadPoolExecutor)
 def test_a_unit_is_loaded_once_for_all_that_wait_and_again_after_a_failure(pool: ThreadPoolExecutor) -> None:
     made, gate = [0], threading.Event()
 
-    def load(samples: Sequence[Sample]) -> dict[Sample, LoadedRow]:
+    def load(parts: Parts) -> list[LoadedRows]:
         made[0] += 1
         gate.wait(10)
         if made[0] == 1:
             raise StoreError("away")
-        return {sample: row() for sample in samples}
+        return [rows_of(part) for part in parts]
 
     rows = UpcomingRows(None, load, pool, BYTES)
     rows.announce(unit(1))

@@ -282,6 +282,25 @@ def test_inner_chunks_divide_the_shard_and_are_neither_tiny_nor_huge(
     assert inner_rows(per_chunk, row_bytes) == wanted
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_text_states_are_not_compressed_beyond_their_padding_but_a_store_of_before_goes_on_as_it_was(
+    tmp_path: Path, older: bool
+) -> None:
+    store, rows = ZarrStore(RunFolder(tmp_path)), np.random.default_rng(0)
+    store.create(16, 16, [ArraySpec("text_states", ("slot", "token", "feature"), (2, 40, 64), "float16", "nan")], {})
+    about = tmp_path / "latents.zarr" / "text_states" / "zarr.json"
+    assert '"level": -1' in about.read_text()
+    if older:
+        about.write_text(about.read_text().replace('"level": -1', '"level": 1'))
+        store = ZarrStore(RunFolder(tmp_path))
+    states = rows.standard_normal((16, 2, 40, 64)).astype(np.float16)
+    states[:, :, 10:] = 0
+    (shard,) = put(store, Chunk(0, 0, 16), Encoded({"text_states": states}))
+    used = states.nbytes // 4
+    assert 0.85 * used < shard.size < 0.95 * used if older else used < shard.size < 1.05 * used
+    assert same(store.read("text_states", 0, 16), states)
+
+
 def test_every_shard_and_then_its_name_are_flushed_before_it_is_published(
     store: ZarrStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

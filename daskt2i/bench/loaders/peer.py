@@ -190,11 +190,8 @@ class Ours:
         )
 
     def batches(self, epoch: int) -> Iterator[Any]:
-        steps = self._data.rows // BATCH
-        batches = self._data.batches(epoch * self._data.rows)
-        for _ in range(steps):
-            yield next(batches)
-        batches.close()  # type: ignore[attr-defined]
+        first = epoch * self._data.rows
+        yield from self._data.batches(first, first + self._data.rows // BATCH * BATCH)
 
 
 LOADERS = {"numpy": MemoryMapped, "litdata": LitData, "mosaicml-streaming": Mosaic, "webdataset": WebDataset}
