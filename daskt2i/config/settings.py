@@ -117,6 +117,7 @@ class RunSettings(_Strict):
     retry_rejected: list[Reason]
     min_accepted: float = Field(0.2, ge=0, le=1, allow_inf_nan=False)  # nor this one
     check_disk: bool
+    keep_memory: bool = True  # nor this one
     storage_options: dict[str, Any] | None
 
 
@@ -254,6 +255,7 @@ class LaunchSettings(_Strict):
     checkpoint_minutes: float = Field(30.0, ge=0, allow_inf_nan=False)
     stall_minutes: float = Field(10.0, ge=0, allow_inf_nan=False)
     walltime_minutes: float = Field(0.0, ge=0, allow_inf_nan=False)
+    keep_memory: bool = True
 
     @field_validator("cache")
     @classmethod

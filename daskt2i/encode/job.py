@@ -48,6 +48,7 @@ class EncodeJob:
         on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
         transport_patience: seconds to try a read or write again while the network fails.
         read_timeout: seconds that one read may take.
+        keep_memory: whether a worker keeps freed memory for the next batch (`machine.allocator`).
         spare_bytes: memory of a worker that this job does not need, bytes; models of other jobs may stay in it.
         run: token of the run (`store.publishing`); "" for a chunk that no run publishes.
     """
@@ -72,6 +73,7 @@ class EncodeJob:
     run: str = ""
     batches: Mapping[str, int] = field(default_factory=dict)
     terms: Terms | None = None
+    keep_memory: bool = True
     spare_bytes: int = 0
 
     def on(self, device: str) -> EncodeJob:
@@ -124,6 +126,7 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         on_missing_chunk=run.on_missing_chunk,
         transport_patience=run.transport_patience,
         read_timeout=run.read_timeout,
+        keep_memory=run.keep_memory,
         spare_bytes=max(0, int(limit * PAUSE_FRACTION) - need),
     )
 

@@ -27,6 +27,7 @@ from daskt2i.encode.chunks.admission import admit, admit_source
 from daskt2i.encode.job import EncodeJob, Inspection
 from daskt2i.errors import ModelError, OutOfMemory
 from daskt2i.faults.kinds import is_memory
+from daskt2i.machine.allocator import keep_memory
 from daskt2i.machine.precision import check_device, default_device, kind_of, resolve
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.retries import smaller_batch
@@ -110,6 +111,8 @@ def models_for(job: EncodeJob) -> Models:
     with turn:
         if job.terms is not None:
             admit(job.terms, job.folder, job.runtime)
+        if job.keep_memory:
+            keep_memory()
         if key in _held:
             _held.move_to_end(key)
         else:

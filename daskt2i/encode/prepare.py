@@ -19,6 +19,7 @@ from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import size, workers_words
 from daskt2i.images import read as images
+from daskt2i.machine.allocator import can_keep_memory
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import (
     MIB,
@@ -210,6 +211,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
             batch=choose_batch(image_info, planned_device(workflow.run.device)) if batch == "auto" else batch,
             text_batch=workflow.run.text_batch,
             on_gpu=planned_device(workflow.run.device) == "cuda",
+            keep_memory=workflow.run.keep_memory and can_keep_memory(),
         ),
         stored=stored,
     )

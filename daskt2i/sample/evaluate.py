@@ -103,7 +103,7 @@ def evaluate(
     wanted, sample = workflow.evaluate, workflow.sample
     if prompts is None:
         prompts = _prompts(workflow, folder)
-    settings = SamplerSettings(sample.steps, sample.guidance, sample.sampler, sample.batch)
+    settings = SamplerSettings(sample.steps, sample.guidance, sample.sampler, sample.batch, workflow.run.keep_memory)
     if wanted.clip_model is None:
         for prompt in prompts:
             expectation(prompt)  # refused before minutes of drawing

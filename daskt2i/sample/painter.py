@@ -55,12 +55,14 @@ class SamplerSettings:
         guidance: weight of the prompt against the empty prompt; 1 or less: no guidance, which halves the work.
         sampler: a name of `config.samplers.SAMPLERS`.
         batch: pictures in one batch.
+        keep_memory: whether the process keeps freed memory for the next step (`machine.allocator`).
     """
 
     steps: int
     guidance: float
     sampler: Sampler
     batch: int
+    keep_memory: bool = True
 
 
 @dataclass(frozen=True, slots=True)

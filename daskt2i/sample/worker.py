@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.encode.model_cache import REPEATABLE, without_collection
+from daskt2i.machine.allocator import keep_memory
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import about, local
 from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
@@ -53,6 +54,8 @@ def painter_for(task: SampleJob) -> Painter:
     """
     global _held
     os.environ.setdefault("MKL_CBWR", REPEATABLE)
+    if task.settings.keep_memory:
+        keep_memory()
     from daskt2i.machine.precision import check_device, default_device
 
     device = default_device() if task.device == "auto" else check_device(task.device)

@@ -138,8 +138,8 @@ class Stages:
         self, prompts: Sequence[str] | None, settings: SampleSettings, count: int, layout: WorkerLayout
     ) -> SampleResult:
         requests = requests_for(settings.prompts if prompts is None else prompts, settings.seed, count)
-        how = SamplerSettings(settings.steps, settings.guidance, settings.sampler, settings.batch)
-        device = self.workflow.run.device
+        device, keep_memory = self.workflow.run.device, self.workflow.run.keep_memory
+        how = SamplerSettings(settings.steps, settings.guidance, settings.sampler, settings.batch, keep_memory)
         executor = self.workers.executor(layout)
         return sample(self.folder, requests, how, executor, device, self.listener, self.workflow.dataset)
 

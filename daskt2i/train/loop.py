@@ -28,6 +28,7 @@ from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
 from daskt2i.launch.vitals import heartbeat
+from daskt2i.machine.allocator import keep_memory
 from daskt2i.machine.precision import check_device
 from daskt2i.store.artifacts.finished import STEP
 from daskt2i.store.artifacts.full_disk import explaining_full_disk
@@ -87,6 +88,8 @@ def fit(
 
     me = ranks.rank()
     torch.set_num_threads(me.threads)
+    if launch.keep_memory:
+        keep_memory()
     with explaining_full_disk("train"), contextlib.closing(task), joined(me) as group:
         return _Run(task, settings, launch, folder, json.loads(json.dumps(identity)), prefix, me, group).go()
 

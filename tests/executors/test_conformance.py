@@ -170,8 +170,8 @@ class TestDask(ExecutorSuite):
     ) -> None:
         monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
         executor.start()
-        names = ["MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"]
-        assert dict(executor.run(os.getenv, names)) == {"MALLOC_TRIM_THRESHOLD_": None, "OMP_NUM_THREADS": "1"}
+        wanted = {"MALLOC_TRIM_THRESHOLD_": None, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+        assert dict(executor.run(os.getenv, list(wanted))) == wanted
 
 
 def _kept(dask_scheduler: Any) -> dict[str, int]:
