@@ -172,8 +172,14 @@ def stalled(what: str, seconds: float) -> ReadStalled:
 
 
 def said(error: BaseException) -> str:
-    """What an error says, in one line without secrets: `"ConnectionRefusedError: [Errno 111] Connection refused"`."""
-    return f"{type(error).__name__}: {without_secret(' '.join(str(error).split()))[:300] or 'no message'}"
+    """What an error says, in one line without secrets: `"ConnectionRefusedError: [Errno 111] Connection refused"`.
+
+    A plain `OSError` says enough by its text: `"Input/output error: '/data/1.jpg'"`.
+    """
+    text = without_secret(" ".join(str(error).split()))[:300] or "no message"
+    if type(error) is OSError and text.startswith("[Errno "):
+        return text.partition("] ")[2]
+    return f"{type(error).__name__}: {text}"
 
 
 def _error(state: Any) -> Exception:

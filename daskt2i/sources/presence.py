@@ -15,7 +15,9 @@ from typing import Any
 
 def gone(place: str) -> OSError:
     """The error for a file that is missing together with its folder or archive. It may pass; no row is rejected."""
-    return OSError(errno.ESTALE, "the images are not there now: their place was renamed, removed or unmounted", place)
+    return OSError(
+        errno.ESTALE, "the images are not there now, because their place was renamed, removed or unmounted", place
+    )
 
 
 def exchanged(place: str) -> OSError:
