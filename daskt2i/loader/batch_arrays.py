@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.loader.loaded_rows import LoadedRows, copy_rows
+from daskt2i.loader.loaded_rows import LoadedRows, Values, copy_rows
 from daskt2i.loader.random_numbers import Draw
 from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
 from daskt2i.loader.shards import Floats, Reader
@@ -40,7 +40,7 @@ class Batch:
         noise: `float32[b, channel, y, x]`, standard normal.
         uniform: `float32[b]` in [0, 1); it chooses the step of a schedule.
         normal: `float32[b]`, standard normal; it chooses the time of flow.
-        text_states: `float16[b, token, feature]` of the chosen captions.
+        text_states: `float16[b, token, feature]` or `float32`, of the chosen captions.
         text_mask: `bool[b, token]`, True for tokens of the caption.
         rows: `int64[b]`, rows of the store.
         slots: `int64[b]`, index of the caption in the row; -1 if the empty prompt replaces it.
@@ -50,7 +50,7 @@ class Batch:
     noise: Floats
     uniform: Floats
     normal: Floats
-    text_states: npt.NDArray[np.float16]
+    text_states: Values
     text_mask: npt.NDArray[np.bool_]
     rows: Whole
     slots: Whole
@@ -83,14 +83,16 @@ class BatchArrays:
         shape = (count, *reader.latent_shape)
         size = math.prod(reader.latent_shape)
         text_shape = (count, reader.tokens, reader.features)
-        noise, latents, text = self._blocks.block((np.float32, shape), (np.float32, shape), (np.float16, text_shape))
+        noise, latents, text = self._blocks.block(
+            (np.float32, shape), (np.float32, shape), (reader.text_kind, text_shape)
+        )
         drawn = self._scratch("drawn", (count, size), np.float32)
         numbers = self._draw(streams, purpose, samples, size, reader.draws, (noise.reshape(count, size), drawn))
         dropped = numbers.lot < (self._dropout if purpose == Purpose.SAMPLE else 0.0)
         groups = _groups(found)
         slots, kept = self._slots(groups, samples)
         mask = np.empty((count, *reader.empty_mask.shape), np.bool_)
-        half = self._scratch("half", (1 + reader.draws, *shape), np.float16)
+        half = self._scratch("half", (1 + reader.draws, *shape), reader.latent_kind)
         for rows, indexes, places in groups:
             mask[places] = rows.mask[indexes, kept[places]]
             copy_rows(rows.mean, indexes, half[0], places)
@@ -173,7 +175,7 @@ def _groups(found: Sequence[Placed]) -> list[_Group]:
     return [(rows, np.array(indexes), np.array(places)) for rows, indexes, places in by_rows.values()]
 
 
-def as_float32(half: npt.NDArray[np.float16], made: Floats) -> None:
+def as_float32(half: Values, made: Floats) -> None:
     """The same numbers in single precision. torch converts with SIMD, eight times as fast as numpy."""
     import torch
 

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from daskt2i.loader.sample_order import Sample, Whole
 
-Half = npt.NDArray[np.float16]
+Values = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+"""As the store has them: float16, or float32 for every wider dtype. In float16 a value above 65,504 is infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,43 +30,43 @@ class LoadedRows:
 
     Attributes:
         samples: (epoch, row) of each; the epoch is negative if all captions are loaded.
-        mean, std: `float16[n, c, y, x]`, raw; std is None if nothing is drawn from the posterior.
+        mean, std: `float16[n, c, y, x]` or `float32`, raw; std is None if nothing is drawn from the posterior.
         captions: `int64[n]`, number of captions of each row.
         slots: `int64[n]`, slot of the caption; None if all are loaded.
         mask: `bool[n, k, token]`.
         begins, lengths: `int64[n, k]`, where the tokens of a caption begin in `tokens`, and how many they are.
-        tokens: `float16[t + 1, feature]`. The last one is zeros, for padding.
+        tokens: `float16[t + 1, feature]` or `float32`. The last one is zeros, for padding.
     """
 
     samples: Sequence[Sample]
-    mean: Half
-    std: Half | None
+    mean: Values
+    std: Values | None
     captions: Whole
     slots: Whole | None
     mask: npt.NDArray[np.bool_]
     begins: Whole
     lengths: Whole
-    tokens: Half
+    tokens: Values
 
     @property
     def nbytes(self) -> int:
         std = 0 if self.std is None else self.std.nbytes
         return self.mean.nbytes + std + self.mask.nbytes + self.tokens.nbytes - self.tokens[-1:].nbytes
 
-    def first_numbers(self) -> npt.NDArray[np.float16]:
+    def first_numbers(self) -> Values:
         """One number of each latent and caption. A shard that is missing has only NaN."""
         latents = [one.reshape(len(one), -1)[:, 0] for one in (self.mean, self.std) if one is not None]
         return np.concatenate([*latents, self.tokens[self.begins[self.lengths > 0], 0]])
 
-    def fill_latents(self, target: Half, block: Half, first: int) -> None:
+    def fill_latents(self, target: Values, block: npt.NDArray[Any], first: int) -> None:
         """Copy the rows of a decoded block that begins with row `first` into `target`, `mean` or `std`."""
         low, high = self._within(first, len(block))
         if low < high:
             rows = np.array([row - first for _, row in self.samples[low:high]])
             np.take(block, rows, axis=0, out=target[low:high], mode="clip")
 
-    def fill_tokens(self, block: Half, first: int) -> None:
-        """Copy the texts of a decoded block, `float16[row, slot, token, feature]`, that begins with row `first`."""
+    def fill_tokens(self, block: npt.NDArray[Any], first: int) -> None:
+        """Copy the texts of a decoded block, `[row, slot, token, feature]`, that begins with row `first`."""
         low, high = self._within(first, len(block))
         if low == high:
             return
@@ -80,8 +81,8 @@ class LoadedRows:
         target = self.tokens[begin : begin + count]
         np.take(block.reshape(-1, features), tokens, axis=0, out=target, mode="clip")
 
-    def copy_tokens(self, rows: Whole, kept: Whole, target: Half, places: Whole) -> None:
-        """Copy texts with zeros behind them to places of a batch, `float16[b, width, feature]`.
+    def copy_tokens(self, rows: Whole, kept: Whole, target: Values, places: Whole) -> None:
+        """Copy texts with zeros behind them to places of a batch, `[b, width, feature]`.
 
         Args:
             rows: index of each row here.

@@ -64,12 +64,14 @@ class Reader:
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
         self.slots, self.tokens, self.features = arrays["text_states"]["shape"]
         self.draws = sample and "latent_std" in arrays
-        self._latent_bytes = channels * height * width * (4 if self.draws else 2)
+        self.latent_kind = _kind(*(arrays[name]["dtype"] for name in ("latent_mean", "latent_std")[: 1 + self.draws]))
+        self.text_kind = _kind(arrays["text_states"]["dtype"])
+        self._latent_bytes = channels * height * width * self.latent_kind.itemsize * (1 + self.draws)
         names = ("text_mask", "latent_mean", "text_states", *(("latent_std",) if self.draws else ()))
         self._arrays = {name: ShardedArray(store, name) for name in names}
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
-        self.empty_states: npt.NDArray[np.float16] = self._constant("text_states")
+        self.empty_states: npt.NDArray[Any] = self._constant("text_states")
         self.empty_mask: npt.NDArray[np.bool_] = self._constant("text_mask")
         mean, std, factor = latent_scaling(self.attributes["image_encoder"], channels)
         self._shift = mean[:, None, None]
@@ -149,8 +151,9 @@ class Reader:
             lengths = self.widths(mask)
         else:
             lengths = self.widths(mask) * (np.arange(self.slots) < captions[:, None])
-        shapes = [(count, *self.latent_shape)] * (1 + self.draws) + [(int(lengths.sum()) + 1, self.features)]
-        mean, *std, tokens = self._blocks.block(*((np.float16, shape) for shape in shapes))
+        latents = [(self.latent_kind, (count, *self.latent_shape))] * (1 + self.draws)
+        text = (self.text_kind, (int(lengths.sum()) + 1, self.features))
+        mean, *std, tokens = self._blocks.block(*latents, text)
         tokens[-1] = 0
         begins = (lengths.cumsum() - lengths.ravel()).reshape(lengths.shape)
         return LoadedRows(samples, mean, std[0] if std else None, captions, slots, mask, begins, lengths, tokens)
@@ -161,7 +164,7 @@ class Reader:
 
     def row_bytes(self, every_caption: bool) -> float:
         """Expected size of a `LoadedRow`, with one caption or with all, from the masks of a few shards."""
-        state = self.features * 2
+        state = self.features * self.text_kind.itemsize
         if not self.masked:
             text = float(self.tokens * state * (self.slots if every_caption else 1))
         else:
@@ -205,3 +208,8 @@ class Reader:
                 f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are unchanged; "
                 "run encode again, which writes it again."
             ) from error
+
+
+def _kind(*dtypes: str) -> np.dtype[Any]:
+    """The dtype in memory of arrays with these dtypes. A cast to float16 would make a large number infinite."""
+    return np.dtype(np.float16 if set(dtypes) == {"float16"} else np.float32)

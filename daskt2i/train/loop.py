@@ -332,10 +332,8 @@ class _Run:
         else:
             stands, advice = "There is no checkpoint yet", f"Train {lower} a longer warmup"
         if step == 1 and repeats:  # no rate has changed a weight yet
-            advice = (
-                "It comes from the samples or the model, so no other rate helps. Encode with encoders whose values are "
-                "below 65,504 (float16) into another run folder (out), or train another model"
-            )
+            advice = "It comes from the samples or the model, so no other rate helps. Encode with encoders whose "
+            advice += "values are smaller into another run folder (out), or train another model"
         if self.precision != "fp32":
             advice = f"Train again with launch.precision=fp32. Or: {advice}"
         return NonFiniteLoss(f"{what} at step {step} is {value}, so training stopped.{marked} {stands}. {advice}.")

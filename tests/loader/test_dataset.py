@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from builders.workflows import component, fake_settings, finish, with_parts
 
 from daskt2i import open_store
-from daskt2i.encoders.fake import STD, FakeImageEncoder
+from daskt2i.encoders.fake import STD, FakeImageEncoder, FakeTextEncoder
 from daskt2i.errors import ConfigError, StoreError, StoreMissing
 from daskt2i.loader.batch_arrays import Batch
 from daskt2i.loader.dataset import LatentDataset
@@ -49,6 +50,40 @@ class Plain(FakeImageEncoder):
 
     def encode(self, items: Any, batch: int) -> dict[str, Any]:
         return {"latent_mean": super().encode(items, batch)["latent_mean"]}
+
+
+LARGE = 1e5
+"""In float16 it is infinite."""
+
+
+def _wide(info: EncoderInfo, name: str, dtype: str) -> EncoderInfo:
+    return replace(info, arrays=tuple(replace(one, dtype=dtype) if one.name == name else one for one in info.arrays))
+
+
+class WideText(FakeTextEncoder):
+    """Its states are large numbers of this dtype."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def info(self) -> EncoderInfo:
+        return _wide(super().info(), "text_states", self.dtype)
+
+    def encode(self, items: Any, batch: int) -> dict[str, Any]:
+        made = super().encode(items, batch)
+        return {**made, "text_states": made["text_states"].astype(self.dtype) * np.dtype(self.dtype).type(LARGE)}
+
+
+class WideLatents(FakeImageEncoder):
+    """Its means are float32 numbers that float16 does not have, and its std is float16."""
+
+    def info(self, resolution: int) -> EncoderInfo:
+        return _wide(super().info(resolution), "latent_mean", "float32")
+
+    def encode(self, items: Any, batch: int) -> dict[str, Any]:
+        made = super().encode(items, batch)
+        return {**made, "latent_mean": made["latent_mean"].astype(np.float32) * np.float32(1.0001)}
 
 
 def encoded(out: Path, rows: int = ROWS, **parts: Any) -> Path:
@@ -532,6 +567,20 @@ def test_a_missing_empty_prompt_is_an_error(own: Path) -> None:
     (own / "latents.zarr" / "empty_text_states" / "zarr.json").unlink()
     with pytest.raises(StoreError, match=r"The empty prompt's text_states .* run encode again"):
         data(own)
+
+
+@pytest.mark.parametrize(("dtype", "cache"), [("float32", 0), ("float64", 2**29)], ids=["read again", "in memory"])
+def test_numbers_of_wide_encoders_stay_what_they_are(dtype: str, cache: int, tmp_path: Path) -> None:
+    parts = {"text": component("loader.test_dataset.WideText", dtype=dtype)}
+    out = encoded(tmp_path, 4, **parts, image=component("loader.test_dataset.WideLatents"))
+    there = open_store(out)
+    (batch,) = take(data(out, batch=3, heldout=1, posterior="mean", dropout=0.0, cache_bytes=cache), 1)
+    assert batch.text_states.dtype == np.float32
+    for i, (row, slot) in enumerate(zip(batch.rows, batch.slots, strict=True)):
+        states = there.text_states.values[row, slot, : batch.text_states.shape[1]].astype(np.float32)
+        np.testing.assert_array_equal(batch.text_states[i], states)
+        np.testing.assert_array_equal(batch.latents[i], there.latent_mean.values[row])
+    assert np.abs(batch.text_states).max() > 65_504
 
 
 def test_a_store_that_encode_did_not_make_is_refused(tmp_path: Path) -> None:
