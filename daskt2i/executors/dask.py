@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +30,7 @@ from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.events import Waiting
 from daskt2i.executors.attempts import described, lost
+from daskt2i.executors.dask_losses import Losses
 from daskt2i.portable_errors import portable
 from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.retries import ALLOWED_DEATHS, FIRST_WORKER_SECONDS, NO_WORKERS_SECONDS
@@ -38,9 +39,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _COUNT_SECONDS = 5.0
-
-_EVENTS = "all"
-"""The topic of a Dask scheduler for what happens to workers and clients. It carries no events of tasks."""
 
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
@@ -70,7 +68,7 @@ class DaskExecutor:
         self._avoided: frozenset[str] = frozenset()
         self._allowed: list[str] | None = None
         self._addresses: dict[str, str] = {}
-        self._removed: deque[dict[str, Any]] = deque()
+        self._losses = Losses()
         self.worker_deaths: deque[WorkerDeath] = deque()
 
     def start(self) -> ExecutorInfo:
@@ -110,9 +108,10 @@ class DaskExecutor:
         """
         assert self._connection is not None, "start() comes first"
         source = iter(items)
-        with closing(_Flight(self._connection.client, work)) as flight, self._deaths(alone):
-            if not alone:  # the caller tells of the death of an item that runs alone
-                self._listen()
+        client = self._connection.client
+        # The caller tells of the death of an item that runs alone.
+        heard = nullcontext() if alone else self._losses.heard(client)
+        with closing(_Flight(client, work)) as flight, self._deaths(alone), heard:
             self._flight, flight.allowed = flight, self._allowed
             suspects: list[T] = []
             flight.fill(source, 1 if alone else self._window())
@@ -171,24 +170,10 @@ class DaskExecutor:
             )
         return item, outcome
 
-    def _listen(self) -> None:
-        """Have the scheduler tell which workers it loses."""
-        assert self._connection is not None
-        client = self._connection.client
-        handler = getattr(client, "_event_handlers", {}).get(_EVENTS)
-        if handler is None or getattr(handler, "__func__", None) is DaskExecutor._hear:  # else it is the user's
-            with suppress(Exception):  # the client is closed, which `run` reports
-                client.subscribe_topic(_EVENTS, self._hear)
-
-    def _hear(self, event: tuple[float, Any]) -> None:
-        """In the client's own thread."""
-        if isinstance(event[1], dict) and event[1].get("action") == "remove-worker" and not event[1].get("expected"):
-            self._removed.append(event[1])
-
     def _mourn(self, flight: _Flight[T, R]) -> None:
         """Record workers that were lost with items of ours."""
-        while self._removed:
-            about = self._removed.popleft()
+        while self._losses.told:
+            about = self._losses.told.popleft()
             keys = set(about.get("processing-tasks", ()))
             items = tuple(item for future, (item, _) in flight.flying.items() if future.key in keys)
             if items:
@@ -212,8 +197,6 @@ class DaskExecutor:
         try:
             yield
         finally:
-            with suppress(Exception):  # not subscribed, or the client is closed
-                client.unsubscribe_topic(_EVENTS)
             if change:
                 with suppress(OSError, RuntimeError, TimeoutError):
                     client.run_on_scheduler(_allow_deaths, ALLOWED_DEATHS)

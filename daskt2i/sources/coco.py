@@ -24,7 +24,6 @@ from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.redact import without_secret
 from daskt2i.sources.coco_index import Index, parse, unusable
 from daskt2i.sources.folders import Folder, Remote
-from daskt2i.sources.presence import is_empty
 from daskt2i.sources.zipped import Zip
 from daskt2i.types import Row, SourceInfo
 
@@ -230,10 +229,6 @@ def _open(address: str, options: dict[str, Any]) -> Folder | Remote | Zip:
     if not addresses.is_address(address):  # fsspec never sees a path, which it could take for an address
         local = Path(address)
         if local.is_dir():
-            if is_empty(local):  # a mount point without its mount
-                raise SourceMissing(
-                    f"The folder {address} is empty (images). Nothing was read. Mount or fill it, or give another one."
-                )
             return Folder(local.resolve())
         if not local.exists():
             raise SourceMissing(missing)

@@ -39,17 +39,6 @@ def run_of(out: Path, workflow: Workflow) -> daskt2i.Run:
 # Sources.
 
 
-def test_an_empty_folder_is_filled_or_another_one_is_given(tmp_path: Path) -> None:
-    folder = write_coco(tmp_path / "coco")
-    captions, empty = str(folder / "captions.json"), tmp_path / "empty"
-    empty.mkdir()
-    with told("sources/coco.py:_open SourceMissing"):
-        CocoSource(str(empty), captions).info()
-    assert CocoSource(str(folder / "images"), captions).info().rows == 10
-    (folder / "images").rename(empty)
-    assert CocoSource(str(empty), captions).info().rows == 10
-
-
 @pytest.mark.parametrize("kind", ["folder", "zip", "address"])
 def test_each_kind_of_place_of_images_that_is_named_is_read(kind: str, tmp_path: Path) -> None:
     folder = write_coco(tmp_path)
@@ -166,7 +155,6 @@ def test_one_file_of_a_zip_archive_is_read_at_the_address_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "1.bmp").write_bytes(b"x")
     with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as archive:
         archive.writestr("annotations/captions_val.json", json.dumps(RIGHT))
         archive.writestr("annotations/captions_train.json", json.dumps({**RIGHT, "images": RIGHT["images"] * 2}))

@@ -699,7 +699,9 @@ def test_drawing_again_gives_all_pictures_after_a_stop(demo_run: Path, tmp_path:
 def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) -> None:
     for name in ("pipeline", "latents.zarr"):
         shutil.copytree(demo_run / name, tmp_path / name)
-    changes = {"train.validation": 0, "evaluate.seeds": 1, "sample.steps": 1}
+    label = tmp_path / "pipeline" / pipeline.ABOUT
+    label.write_text(json.dumps({**json.loads(label.read_text()), "identity": {"train": {"validation": 0, "seed": 0}}}))
+    changes = {"evaluate.seeds": 1, "sample.steps": 1}
     data: Mapping[str, Any] = {
         **changes,
         "scenes": None,

@@ -297,10 +297,11 @@ def test_an_autoencoder_is_written_when_the_images_are_back(tmp_path: Path) -> N
 
     folder = write_coco(tmp_path)
     (folder / "images").rename(folder / "away")
-    (folder / "images").mkdir()
+    (folder / "images" / "others").mkdir(parents=True)
     job = job_of(tmp_path / "run", coco_source(folder), steps=1, batch=2, validation=2)
     with told("train/autoencoder_rank.py:Autoencoder._scale SourceError"):
         fit(job)
+    (folder / "images" / "others").rmdir()
     (folder / "images").rmdir()
     (folder / "away").rename(folder / "images")
     assert fit(job)

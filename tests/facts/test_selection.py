@@ -203,6 +203,7 @@ def test_facts_in_the_run_folder_are_used_only_for_the_same_data_and_rules(coco:
 
 def test_facts_of_a_mount_that_is_missing_are_not_kept(tmp_path: Path) -> None:
     coco = write_coco(tmp_path / "data", [["a man"]] * 4, missing=range(4))
+    (coco / "images" / "others").mkdir()
     folder = RunFolder(tmp_path / "out")
     open_source(settings(coco, "people or usable").dataset, folder)
     assert not folder.exists(FACTS)

@@ -131,6 +131,7 @@ def test_a_missing_store_and_a_store_without_captions_raise_errors(tmp_path: Pat
         Suggestions.of_store(tmp_path)
     assert "There is no latent store" in one_error(run("suggest", "a", "-o", tmp_path / "nowhere"))
     coco = write_coco(tmp_path / "data", [["a man"]] * 2, missing=[0, 1])
+    (coco / "images" / "others").mkdir()
     encode(prepare(settings(coco, None), tmp_path / "out"), SerialExecutor())
     with pytest.raises(StoreError, match="no captions yet"):
         Suggestions.of_store(tmp_path / "out")

@@ -15,7 +15,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from daskt2i.errors import Reason, RowRejected, SourceMissing
+from daskt2i.errors import Reason, RowRejected
 from daskt2i.faults.kinds import Kind, kind_of
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import bitmap
@@ -126,8 +126,9 @@ def test_one_removed_file_is_missing_while_the_others_are_there(tmp_path: Path) 
 def test_an_empty_folder_is_a_mount_point_without_its_mount(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
-    with pytest.raises(SourceMissing, match="is empty"):
-        source_of(tmp_path, str(images)).info()
+    source = source_of(tmp_path, str(images))
+    with pytest.raises(OSError, match="not there now"):
+        source.read(source.rows(0, 1)[0])
 
 
 def test_a_folder_that_loses_its_mount_before_the_first_read_is_noticed(tmp_path: Path) -> None:
