@@ -92,7 +92,8 @@ class Attempt:
     ) -> None:
         self.spawner, self.inbox, self.placements, self.spec, self.hear = spawner, inbox, placements, spec, hear
         self.limits = limits
-        self.standstill = Standstill([self._who(n) for n in range(len(placements))], limits.stall_seconds)
+        names = [self._who(n) for n in range(len(placements))]
+        self.standstill = Standstill(names, limits.stall_seconds, limits.start_seconds)
         self.usage = Usage(placements)
         self.listens = False
         self.saved: int | None = None
@@ -140,6 +141,7 @@ class Attempt:
 
     def _begin(self, placement: RankPlacement, port: int) -> None:
         self.begun.add(placement.rank)
+        self.standstill.begun(placement.rank, monotonic())
         spec = replace(
             self.spec,
             rank=placement.rank,
@@ -257,6 +259,8 @@ class Attempt:
             self.hear({"kind": "note", "text": text})
         if message.rank in self.alive:
             self.standstill.hear(message.rank, event, monotonic())
+        elif kind == "pulse":
+            self.standstill.starts(message.rank, event)
         self.hear(event)
 
     def _who(self, rank: int) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,36 @@ def test_no_checkpoint_is_saved_by_a_rank_that_waits_for_a_disk() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_rank_that_is_stopped_before_it_has_started_is_told_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "enough").touch()
+    stopped, waking = list[psutil.Process](), list[psutil.Process]()
+
+    class Stopping(WithoutRendezvous):
+        def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
+            super().start(node, replace(spec, env={**spec.env, "RANK_IS": str(spec.rank)}), launch)
+            while spec.rank == 1 and not stopped:
+                for child in psutil.Process().children():
+                    with suppress(psutil.Error):  # before its `exec` it is a copy of this process
+                        if child.environ().get("RANK_IS") == "1":
+                            child.suspend()
+                            stopped.append(child)
+                            waking.append(child)
+
+    def listen(event: LaunchEvent) -> None:
+        seen(event)
+        if waking and event.kind == "waiting" and "(SIGSTOP)" in str(event["text"]):
+            waking.pop().resume()
+
+    seen = Watcher()
+    launched = launch("rank_modules.beating", {"folder": str(tmp_path)}, Stopping(2), 2, 1, listen, env=ENV)
+    assert launched.attempts == 1
+    assert seen.of("waiting")[-1]["text"].startswith("Rank 1 of 2")
+    assert "has not started yet: its process is stopped (SIGSTOP), since" in seen.texts("waiting")
+    assert "After 2 minutes all ranks start again from the newest checkpoint." in seen.texts("waiting")
+    assert "All ranks go on" in seen.texts("moving")
+
+
+@pytest.mark.usefixtures("quick")
 def test_attempts_that_stand_still_are_counted(tmp_path: Path) -> None:
     with pytest.raises(RankLost, match=r"stands at step 5 .* One attempt was allowed"):
         run(tmp_path, Watcher(), hang=0, attempts=1, stall_seconds=2.0)
@@ -246,6 +277,28 @@ def test_a_worker_from_which_nothing_comes_is_named_without_a_pulse() -> None:
     assert still is not None
     assert still.rank == 1
     assert "its worker or host is frozen, or out of reach" in still.what
+
+
+def test_a_rank_from_which_nothing_comes_at_its_start_is_told_and_ends_by_the_limit_of_the_start() -> None:
+    found = Standstill(NAMES, 600.0, 120.0)
+    for rank in (0, 1):
+        found.begun(rank, 1000.0)
+    found.hear(0, beat(1), 1001.0)
+    for second in range(1001, 1060, 2):
+        found.hear(0, beat(1), second)
+        assert found.look(second) is None
+    found.hear(0, beat(1), 1060.0)
+    still = found.look(1060.0)
+    assert still is not None
+    assert still.what == f"{NAMES[1]} has not started yet: its worker is busy with other work, or out of reach"
+    assert "After 2 minutes" in str(still)
+    found.hear(0, beat(2), 1120.0)
+    found.look(1120.0)
+    still = found.look(1121.0)
+    assert still is not None
+    assert not still.over
+    found.hear(1, beat(1), 1122.0)
+    assert found.look(1122.0) is None
 
 
 def test_a_driver_that_was_stopped_itself_blames_no_rank() -> None:

@@ -1,6 +1,7 @@
 """Which rank stands still, in the eyes of the driver: it gives no sign of life, or its step does not end.
 
-Covers: what is told to the user and when, the rank that others wait for, the limit after which an attempt ends.
+Covers: what is told to the user and when, the rank that others wait for, a rank that does not start, the limit after
+which an attempt ends.
 Does not cover: signs of life (`heartbeat`, `pulse`), what the end of an attempt means (`attempt`, `launcher`).
 
 Ranks work in step: if one stands still, the others wait for it inside their own step. So a rank without a sign of life
@@ -46,6 +47,7 @@ class Still:
         limit: seconds after which the attempt ends; infinite for never.
         what: a clause: "Rank 1 of 2 (…) gives no sign of life, …"
         stopped: whether its process is stopped by a signal, so that another signal wakes it.
+        starting: whether it has not started yet. Then the attempt itself ends after `limit`.
     """
 
     rank: int
@@ -53,11 +55,12 @@ class Still:
     limit: float
     what: str
     stopped: bool = False
+    starting: bool = False
 
     @property
     def over(self) -> bool:
         """Whether the attempt must end."""
-        return self.seconds >= self.limit
+        return self.seconds >= self.limit and not self.starting
 
     def __str__(self) -> str:
         since = (datetime.now() - timedelta(seconds=self.seconds)).strftime("%H:%M:%S")
@@ -79,11 +82,13 @@ class Standstill:
         names: who each rank is, for a person.
         limit: seconds without a sign of life, or in one step, after which the attempt ends; 0 for never. What is no
             step, such as drawing, may take three times as long.
+        start: seconds that a rank may take to start.
     """
 
-    def __init__(self, names: Sequence[str], limit: float) -> None:
-        self._names, self._limit = names, limit or float("inf")
+    def __init__(self, names: Sequence[str], limit: float, start: float = float("inf")) -> None:
+        self._names, self._limit, self._start = names, limit or float("inf"), start
         self._ranks: dict[int, _Rank] = {}
+        self._starting: dict[int, _Rank] = {}
         self._longest: dict[str, float] = {}
         self._looked: float | None = None
         self._due = self._told = 0.0
@@ -93,8 +98,18 @@ class Standstill:
         """About the longest time that a step has taken so far."""
         return self._longest.get(COMPUTES, 0.0)
 
+    def begun(self, rank: int, now: float) -> None:
+        """A rank was asked to start."""
+        self._starting[rank] = _Rank(now)
+
+    def starts(self, rank: int, pulse: Mapping[str, Any]) -> None:
+        """The supervisor of a rank that has not started yet tells of its process."""
+        if rank in self._starting:
+            self._starting[rank].pulse = pulse
+
     def hear(self, rank: int, event: Mapping[str, Any], now: float) -> None:
-        """A rank told something."""
+        """A rank that has started told something."""
+        self._starting.pop(rank, None)
         one = self._ranks.setdefault(rank, _Rank(now))
         one.heard = now
         if event["kind"] != "pulse":
@@ -107,6 +122,7 @@ class Standstill:
     def ended(self, rank: int) -> None:
         """A rank has ended."""
         self._ranks.pop(rank, None)
+        self._starting.pop(rank, None)
 
     def frozen(self, now: float, seconds: float | None = None) -> Still | None:
         """The rank that gave no sign of life for the longest time, if that is at least `seconds` (`SILENT_SECONDS`)."""
@@ -120,10 +136,10 @@ class Standstill:
         gap = 0.0 if self._looked is None else now - self._looked
         self._looked = now
         if gap > _GAP_SECONDS:
-            for one in self._ranks.values():
+            for one in (*self._ranks.values(), *self._starting.values()):
                 one.heard += gap
                 one.pulsed += gap
-        return self.frozen(now, retries.TELL_RANK_SECONDS) or self._hanging(now)
+        return self.frozen(now, retries.TELL_RANK_SECONDS) or self._hanging(now) or self._late(now)
 
     def news(self, still: Still | None) -> str | None:
         """The sentence for the user, if there is something new: seldom while it lasts, and once when it ends."""
@@ -173,6 +189,21 @@ class Standstill:
         also = ": they may wait for each other" if every else ""
         return Still(rank, seconds, limit, f"{who} at step {told['step']:,} ({doing}){also}")
 
+    def _late(self, now: float) -> Still | None:
+        """The first rank that does not start."""
+        for rank, one in sorted(self._starting.items()):
+            if now - one.heard < retries.TELL_RANK_SECONDS:
+                continue
+            state = one.pulse.get("state")
+            if one.pulse:
+                who = self._who(rank)
+                why = _STATES.get(str(state), "its process is there, and it is not ready yet")
+            else:
+                who, why = self._names[rank], "its worker is busy with other work, or out of reach"
+            what = f"{who} has not started yet: {why}"
+            return Still(rank, now - one.heard, self._start, what, state == "stopped", starting=True)
+        return None
+
     def _who(self, rank: int) -> str:
-        told = self._ranks[rank].pulse
+        told = (self._ranks.get(rank) or self._starting[rank]).pulse
         return f"{self._names[rank]}, process {told['pid']} on {told['host']}"
