@@ -11,6 +11,7 @@ import json
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Metrics:
             events = Path(self._remote.name) / "events"
         from torch.utils.tensorboard import SummaryWriter
 
+        _quiet_board()
         with folder.explaining(f"write {self._events_name}"):
             # With purge_step TensorBoard hides the figures that an earlier writer wrote for later steps.
             self._board: Any = SummaryWriter(str(events), purge_step=step + 1)
@@ -109,6 +111,20 @@ def read_metrics(folder: RunFolder, prefix: str = "train") -> list[dict[str, Any
             if isinstance(found, Mapping) and isinstance(found.get("step"), int):
                 lines.append(dict(found))
     return lines
+
+
+def _quiet_board() -> None:
+    """Print no traceback of TensorBoard's thread, such as on a full disk: it keeps its error, and the next call of it
+    raises that."""
+    printed = threading.excepthook
+    if getattr(printed, "__module__", "") == __name__:
+        return
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            printed(args)
+
+    threading.excepthook = hook
 
 
 def _is_change(line: Mapping[str, Any]) -> bool:

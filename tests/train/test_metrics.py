@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from builders.disks import disk_of
 
 from daskt2i.errors import StoreFull
 from daskt2i.store.run_folder import RunFolder
@@ -80,6 +83,32 @@ def test_each_training_in_the_folder_has_its_own_figures(tmp_path: Path) -> None
     metrics.close()
     assert len(read_metrics(folder)) == 2
     assert read_metrics(folder, "train-vae") == [{"step": 9, "psnr": 20.0}]
+
+
+def test_a_full_disk_prints_no_traceback_of_tensorboards_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    with disk_of(tmp_path / "disk", "64k") as disk:
+        metrics = Metrics(RunFolder(disk))
+        metrics.add(1, n=1)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(512)):
+                pass
+
+        def go_on() -> None:  # an event is longer than a line, so the events are full first
+            for step in range(2, 150):
+                metrics.add(step, n=1)
+
+        with pytest.raises(StoreFull, match="free some space"):
+            go_on()
+        with pytest.raises(StoreFull, match="train/events"):
+            metrics.close()
+    assert "Traceback" not in capfd.readouterr().err
+    broken = threading.Thread(target=lambda: [][0], name="another")  # what it raises is printed as before
+    broken.start()
+    broken.join()
+    assert "IndexError" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["lines", "events"])
