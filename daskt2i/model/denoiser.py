@@ -70,8 +70,8 @@ def unet_config(
         features: length of a text state.
 
     Raises:
-        ConfigError: there is no such preset, the config sets an argument that must fit the store, or the latents
-            cannot be halved once for each level.
+        ConfigError: there is no such preset, the config sets an argument that must fit the store, the latents
+            cannot be halved once for each level, or the lowest level has one number in each group.
     """
     if preset is not None and preset not in PRESETS:
         raise ConfigError(
@@ -95,6 +95,15 @@ def unet_config(
             f"The denoiser has {levels} levels and halves its input {levels - 1} times, but latents are "
             f"{height} x {width}. Use a model with fewer levels, or a dataset.image.resolution whose latents have "
             f"sides that are multiples of {halved}."
+        )
+    # The blocks of the lowest level get the channels of the level before, too.
+    channels_there = tuple(config.get("block_out_channels", (320,)))[-2:]
+    groups = config.get("norm_num_groups", 32)
+    if height == width == halved and groups in channels_there:
+        raise ConfigError(
+            f"The lowest level of the denoiser is 1 x 1 with {groups} channels in {groups} groups, so each number "
+            "would be normalised alone, which makes it 0. Use a smaller norm_num_groups in train.model.config, a model "
+            f"with fewer levels, or a larger dataset.image.resolution (latents are {height} x {width})."
         )
     return config
 
