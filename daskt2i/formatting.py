@@ -71,6 +71,15 @@ def waiting_words(what: str, where: str, seconds: float, limit: float, chunk: in
     return f"waiting for {duration(seconds)}{end}: {f'{who}: ' if who else ''}{what}"
 
 
+def many(count: int, noun: str) -> str:
+    """`"1 row"`, `"2,000 rows"`. A name is not enough for a number: it may be one.
+
+    Args:
+        noun: in the singular. Words may come before it: `"accepted row"`.
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Counts by name, sorted by name: `"3 missing-file, 12 unreadable-image"`."""
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "store": "redact errors os_errors credentials addresses types view formatting plan config",
     "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors view formatting plan config store",
-    "loader": "errors types protocols plan faults images encoders store facts",
+    "loader": "errors types protocols formatting plan faults images encoders store facts",
     "model": "errors types protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
     "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"
@@ -59,8 +59,8 @@ MAY_IMPORT = {
     "train": "errors types protocols view events formatting plan config images machine store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
-    "session": "errors addresses protocols view events plan config machine deploy store estimate model launch"
-    " encode insights executors sample train",
+    "session": "errors addresses protocols view events formatting plan config machine deploy store estimate"
+    " model launch encode insights executors sample train",
     "bench": "documents errors portable_errors types protocols events formatting plan config images sources"
     " machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",

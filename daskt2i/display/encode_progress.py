@@ -10,7 +10,7 @@ from daskt2i.display.rate import RecentRate
 from daskt2i.display.stage_progress import Line, StageProgress, Tone
 from daskt2i.errors import sentence
 from daskt2i.events import ChunkDone, ChunkFailed, Event, Waiting, WorkersReady
-from daskt2i.formatting import waiting_words, workers_words
+from daskt2i.formatting import many, waiting_words, workers_words
 from daskt2i.types import Receipt
 
 AGAIN = "; it is tried again after the others"
@@ -33,7 +33,7 @@ class EncodeProgress(StageProgress):
             info = event.executor_info
             self.running, self._workers = True, info.workers
             self._before = self.done = event.rows_done
-            before = f", {event.chunks_done:,} chunks done before" * bool(event.chunks_done)
+            before = f", {many(event.chunks_done, 'chunk')} done before" * bool(event.chunks_done)
             return [Line(workers_words(info.workers, info.threads) + before)]
         if isinstance(event, ChunkDone):
             self._add(event.receipt, now)
@@ -72,8 +72,8 @@ class EncodeProgress(StageProgress):
         if self._failed:
             count = len(self._failed)
             failed = f"{count} chunk{'s' * (count != 1)} failed"
-            return f"encoded {self.done:,} of {self.total:,} rows in {took}; {failed}"
+            return f"encoded {self.done:,} of {many(self.total, 'row')} in {took}; {failed}"
         if not self.running:
             return f"all {self.total:,} rows were encoded before"
         before = f"; {self._before:,} were encoded before" if self._before else ""
-        return f"encoded {new:,} rows in {took}{before}"
+        return f"encoded {many(new, 'row')} in {took}{before}"

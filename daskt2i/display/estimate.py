@@ -15,14 +15,17 @@ from rich.text import Text
 from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate.arithmetic import Forecast, Price
 from daskt2i.estimate.result import EstimateResult
-from daskt2i.formatting import duration, facts, size, workers_words
+from daskt2i.formatting import duration, facts, many, size, workers_words
 
 
 def estimate_table(estimate: EstimateResult) -> RenderableType:
     """The estimate for 80 columns."""
     work, on_disk = estimate.work, estimate.disk
     parts: list[RenderableType] = [
-        Text(f"Estimate of {estimate.name}: {work.rows:,} images, {work.captions:,} captions", style="bold"),
+        Text(
+            f"Estimate of {estimate.name}: {many(work.rows, 'image')}, {many(work.captions, 'caption')}",
+            style="bold",
+        ),
         Text(""),
         _runs(estimate.forecasts),
     ]
@@ -40,7 +43,7 @@ def estimate_table(estimate: EstimateResult) -> RenderableType:
         rows.append(
             (
                 "calibrated",
-                f"{one.device}, {one.precision}: {workers_words(one.workers, one.threads)}, {one.rows:,} rows in "
+                f"{one.device}, {one.precision}: {workers_words(one.workers, one.threads)}, {many(one.rows, 'row')} in "
                 f"chunks of {one.chunk_rows}; {one.seconds_per_row(work.rows_per_chunk):.3g} s per row and worker; "
                 f"start {duration(one.start_seconds + one.begin_seconds)}",
             )

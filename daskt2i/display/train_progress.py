@@ -9,6 +9,7 @@ from __future__ import annotations
 from daskt2i.display.rate import RecentRate
 from daskt2i.display.stage_progress import Line, StageProgress, Tone
 from daskt2i.events import Event, LaunchEvent
+from daskt2i.formatting import many
 
 
 class TrainProgress(StageProgress):
@@ -82,4 +83,4 @@ class TrainProgress(StageProgress):
             return f"all {self.total:,} steps were trained before"
         before = f"; {self._first:,} were trained before" if self._first else ""
         loss = f", {self._loss}" if self._loss else ""
-        return f"trained {self.done - self._first:,} steps in {took}{loss}{before}"
+        return f"trained {many(self.done - self._first, 'step')} in {took}{loss}{before}"

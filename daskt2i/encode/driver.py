@@ -28,6 +28,7 @@ from daskt2i.errors import Interrupted, StoreError
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import Listener, Note, WorkersReady, ignore, stage_events
+from daskt2i.formatting import many
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store, empty_prompt, store_arrays
@@ -117,7 +118,8 @@ class _Run:
         except KeyboardInterrupt:
             count = Receipts(prepared.folder).count()
             raise Interrupted(
-                f"Stopped. {count} of {len(prepared.grid)} chunks are finished in {prepared.folder}. "
+                f"Stopped. {count} of {many(len(prepared.grid), 'chunk')} {'is' if count == 1 else 'are'} finished "
+                f"in {prepared.folder}. "
                 "Encode again to continue with the other chunks."
             ) from None
         self.result = replace(self.result, seconds=perf_counter() - begun)
@@ -254,6 +256,7 @@ class _Run:
         total = result.accepted + sum(result.rejected.values())
         if total != result.rows:
             raise StoreError(
-                f"The run has {result.rows} rows, but its receipts count {total}. The store in {prepared.folder} stays "
+                f"The run has {many(result.rows, 'row')}, but its receipts count {total}. The store in "
+                f"{prepared.folder} stays "
                 "as it is. Verify it: that names the chunks that are wrong."
             )

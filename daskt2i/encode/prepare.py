@@ -17,7 +17,7 @@ from daskt2i.config.workflow_file import LAYOUT, differences, fingerprint
 from daskt2i.encode.saved_workflow import with_source
 from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.selection import open_source
-from daskt2i.formatting import size, workers_words
+from daskt2i.formatting import many, size, workers_words
 from daskt2i.images import read as images
 from daskt2i.machine.allocator import can_keep_memory
 from daskt2i.machine.machine import this_machine
@@ -115,15 +115,18 @@ class EncodePlan(Viewed):
         uncounted = [f"{info.orphan_captions} orphan"] * bool(info.orphan_captions)
         uncounted += [f"{info.blank_captions} blank"] * bool(info.blank_captions)
         also = f" (and {', '.join(uncounted)}, not counted)" if uncounted else ""
-        rows = [("source", info.label), ("rows", f"{info.rows:,} images, {info.captions:,} captions{also}")]
+        rows = [
+            ("source", info.label),
+            ("rows", f"{many(info.rows, 'image')}, {many(info.captions, 'caption')}{also}"),
+        ]
         if dataset.where:
-            rows.append(("left out", f"{info.left_out:,} images, by where: {dataset.where}"))
+            rows.append(("left out", f"{many(info.left_out, 'image')}, by where: {dataset.where}"))
         rows += [
             ("chunks", f"{len(self.grid):,} of {_rows_words(self.grid)}{self._done()}"),
             ("image encoder", self._encoder("image", f"{dataset.image.resolution} px -> ")),
             ("text encoder", self._encoder("text", "")),
             ("precision", self.precision + (" (measured at the start)" if self.precision == "auto" else "")),
-            ("batch", f"{need.batch} images, {self.workflow.run.text_batch} captions"),
+            ("batch", f"{many(need.batch, 'image')}, {many(self.workflow.run.text_batch, 'caption')}"),
         ]
         if layout is None or not layout.workers:
             rows.append(("workers", "those of the cluster"))

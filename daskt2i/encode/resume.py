@@ -21,7 +21,7 @@ from daskt2i.errors import FingerprintMismatch, Reason, RowRejected
 from daskt2i.events import Listener, Note
 from daskt2i.faults.kinds import is_old_refusal
 from daskt2i.faults.patience import fetched_patiently
-from daskt2i.formatting import duration
+from daskt2i.formatting import duration, many
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Receipt, Row
@@ -91,7 +91,9 @@ def find_done(
             result = result.with_chunk(receipt, now=False)
             if perf_counter() - told > CHECK_SECONDS:
                 told = perf_counter()
-                listener(Note(f"{result.skipped:,} finished chunks checked; the store has {len(done):,} chunks."))
+                listener(
+                    Note(f"{many(result.skipped, 'finished chunk')} checked; the store has {many(len(done), 'chunk')}.")
+                )
     if pictures.others and run.on_changed_images == "fail":
         pictures.refuse()
     if pictures.arrived:
@@ -104,7 +106,8 @@ def find_done(
     if pictures.unknown:
         listener(
             Note(
-                f"Sizes and times of the images of {len(pictures.unknown):,} finished chunks cannot be read now. If "
+                f"Sizes and times of the images of {many(len(pictures.unknown), 'finished chunk')} cannot be read "
+                "now. If "
                 "images were exchanged there, it is not noticed."
             )
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from daskt2i.errors import SourceError, StoreError
 from daskt2i.estimate.forecast import ForecastComparison
-from daskt2i.formatting import counted, duration, size, workers_words
+from daskt2i.formatting import counted, duration, many, size, workers_words
 from daskt2i.types import Receipt
 from daskt2i.view import Section, View, Viewed
 
@@ -130,7 +130,8 @@ class EncodeResult(Viewed):
             for reason, count in commonest
         ]
         count = f"Only {self.accepted:,}" if self.accepted else "Not one"
-        return f"{count} of {self.rows:,} rows {'were' if self.accepted > 1 else 'was'} accepted: {'; '.join(reasons)}."
+        was = "were" if self.accepted > 1 else "was"
+        return f"{count} of {many(self.rows, 'row')} {was} accepted: {'; '.join(reasons)}."
 
     def to_json(self) -> dict[str, Any]:
         """The object that `encode --json` prints."""
@@ -158,7 +159,7 @@ class EncodeResult(Viewed):
         why = f" ({counted(self.rejected)})" if total else ""
         rows = [("rows", f"{self.rows:,}: {self.accepted:,} accepted, {total:,} rejected{why}")]
         if self.left_out is not None:
-            rows.append(("left out", f"{self.left_out:,} rows, by dataset.where"))
+            rows.append(("left out", f"{many(self.left_out, 'row')}, by dataset.where"))
         cut = f", {self.truncated:,} cut to length" if self.truncated else ""
         rows.append(("captions", f"{self.captions:,}{cut}"))
         rows.append(("chunks", f"{self.done:,} encoded now, {self.skipped:,} found done, {len(self.failed):,} failed"))

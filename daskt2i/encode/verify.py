@@ -22,6 +22,7 @@ from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMis
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
 from daskt2i.faults.patience import fetched_patiently
+from daskt2i.formatting import many
 from daskt2i.images import read as images
 from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder, Source
@@ -105,7 +106,7 @@ class VerifyResult(Viewed):
         chunks = f"{self.chunks:,}: {len(self.problems):,} damaged, {len(self.unfinished):,} not finished"
         rows = [("rows", f"{self.rows:,}"), ("chunks", f"{self.chunks:,}" if self.ok else chunks)]
         if self.psnr:
-            rows.append(("decode-back", f"{min(self.psnr):.1f} dB or more on {len(self.psnr)} rows"))
+            rows.append(("decode-back", f"{min(self.psnr):.1f} dB or more on {many(len(self.psnr), 'row')}"))
         rows += [("note", note) for note in self.notes[:10]]
         if not self.ok:
             does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
@@ -141,8 +142,8 @@ def problem_of_shared(store: ZarrStore) -> str | None:
 def unfinished(out: str, count: int, chunks: int) -> StoreError:
     """The error of a store whose chunks are not all finished."""
     return StoreError(
-        f"The store in {out} is not complete: {count:,} of {chunks:,} chunks are not finished. Nothing was started; "
-        "encode again to finish them."
+        f"The store in {out} is not complete: {count:,} of {many(chunks, 'chunk')} {'is' if count == 1 else 'are'} "
+        "not finished. Nothing was started; encode again to finish them."
     )
 
 
@@ -190,7 +191,7 @@ def verify(
     lacking = tuple(index for index in range(len(grid)) if not seen[index] and index not in found.problems)
     least = 0.0 if workflow is None else workflow.run.min_accepted * grid.rows
     if not found.accepted and not lacking:
-        found.notes.append(f"Not one of {grid.rows:,} rows was accepted, so the store has no pictures.")
+        found.notes.append(f"Not one of {many(grid.rows, 'row')} was accepted, so the store has no pictures.")
     elif found.accepted < least and not lacking:
         found.notes.append(f"Accepted rows: only {found.accepted:,} of {grid.rows:,}.")
     if workflow is None:
@@ -305,7 +306,7 @@ def _find_exchanged(store: ZarrStore, source: Source, workflow: Workflow, found:
                 f"chunk {receipt.chunk}: its images are not those that it was made from ({names(others)})"
             )
     if unknown:
-        found.notes.append(f"Sizes and times of the images of {unknown:,} chunks cannot be read now.")
+        found.notes.append(f"Sizes and times of the images of {many(unknown, 'chunk')} cannot be read now.")
 
 
 def _decode_back(

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.config.settings import InstanceSettings, PriceSettings
+from daskt2i.formatting import many
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION
 
 EXACT_CHUNKS = 50_000
@@ -201,7 +202,8 @@ def _notes(there: Calibration, work: Work, workers: int, limit: int | None, fits
     if there.cores and workers > there.cores:
         notes.append(f"more workers than the {there.cores} cores: not faster")
     if workers > work.chunks:
-        notes.append(f"there are only {work.chunks} chunks, so no more workers are busy")
+        there_are = "there is" if work.chunks == 1 else "there are"
+        notes.append(f"{there_are} only {many(work.chunks, 'chunk')}, so no more workers are busy")
     if not fits and limit is not None:
         notes.append(
             f"does not fit into memory: a worker needs {there.worker_bytes / MIB:,.0f} MiB, and may use "

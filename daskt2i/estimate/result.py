@@ -13,7 +13,7 @@ from typing import Any
 
 from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate.arithmetic import Calibration, Disk, Forecast, Price, Work, disk, forecast, price
-from daskt2i.formatting import duration, size, workers_words
+from daskt2i.formatting import duration, many, size, workers_words
 from daskt2i.view import Section, View, Viewed
 
 
@@ -87,10 +87,13 @@ class EstimateResult(Viewed):
                 rows.append((one.name, f"{one.cost:.2f} {self.table.currency}; {one.basis}"))
         rows += [("note", note) for note in self.notes]
         calibrated = tuple(
-            (one.device, f"{one.precision}, {workers_words(one.workers, one.threads)}, {one.rows:,} rows measured")
+            (
+                one.device,
+                f"{one.precision}, {workers_words(one.workers, one.threads)}, {many(one.rows, 'row')} measured",
+            )
             for one in self.calibrations
         )
-        work = f"{self.work.rows:,} images, {self.work.captions:,} captions"
+        work = f"{many(self.work.rows, 'image')}, {many(self.work.captions, 'caption')}"
         return View(f"Estimate of {self.name}", tuple(rows), about=work, sections=(Section("Measured", calibrated),))
 
 

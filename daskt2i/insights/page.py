@@ -20,6 +20,7 @@ from PIL import Image
 from daskt2i import formatting
 from daskt2i.errors import RowRejected
 from daskt2i.faults.patience import fetched_patiently
+from daskt2i.formatting import many
 from daskt2i.images import read as images
 from daskt2i.insights.report import InsightsResult
 from daskt2i.protocols import Source
@@ -93,7 +94,7 @@ def render(report: InsightsResult, source: Source | None, about: About) -> str:
 
 
 def _subtitle(report: InsightsResult) -> str:
-    parts = [f"{report.rows:,} images", f"{report.captions:,} captions"]
+    parts = [many(report.rows, "image"), many(report.captions, "caption")]
     if report.where:
         parts.append(f"kept by <code>{escape(report.where)}</code>, {report.left_out:,} left out")
     return " · ".join(parts)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from daskt2i.errors import Reason
 from daskt2i.facts.survey import Surveyed
 from daskt2i.facts.table import AGES, GENDERS, GROUPS
+from daskt2i.formatting import many
 from daskt2i.types import SourceInfo
 from daskt2i.view import Section, View, Viewed
 
@@ -166,7 +167,8 @@ class InsightsResult(Viewed):
     def _rows(self) -> Iterator[tuple[str, str]]:
         yield "source", self.label
         yield "images", f"{self.rows:,}" + f" with {self.where}; {self.left_out:,} left out" * bool(self.where)
-        yield "people", f"{self.people:,} images ({self.people / max(1, self.rows):.1%}) mention people in captions"
+        share, say = self.people / max(1, self.rows), "mentions" if self.people == 1 else "mention"
+        yield "people", f"{many(self.people, 'image')} ({share:.1%}) {say} people in captions"
         yield "captions", f"{self.captions:,}; {self.alike:,} repeat another one, {self.repeated:,} of them exactly"
         if self.limit:
             mean = sum(n * c for n, c in self.tokens.items()) / max(1, sum(self.tokens.values()))

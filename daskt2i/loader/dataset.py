@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from daskt2i.errors import ConfigError, StoreError
+from daskt2i.formatting import many
 from daskt2i.loader.batch_arrays import Batch, BatchArrays
 from daskt2i.loader.content import groups_of, split
 from daskt2i.loader.random_numbers import Draw, in_bulk, one_by_one
@@ -110,8 +111,8 @@ class LatentDataset:
         self.accepted = accepted = self._reader.accepted()
         if len(accepted) <= heldout:
             raise ConfigError(
-                f"train.validation is {heldout}, but {folder} has {len(accepted)} accepted rows, so no rows are left "
-                "for training. Set train.validation lower, or encode more rows into another run folder."
+                f"train.validation is {heldout}, but {folder} has {many(len(accepted), 'accepted row')}, so no rows "
+                "are left for training. Set train.validation lower, or encode more rows into another run folder."
             )
         mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
         groups = groups_of(folder, accepted, self.attributes["fingerprint"]) if heldout and not older else ()

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from daskt2i.errors import ConfigError, ImagesMissing, Reason, RowRejected, SourceError
 from daskt2i.faults.patience import fetched_patiently
+from daskt2i.formatting import many
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.types import Pixels, Rejection, Row
@@ -129,8 +130,8 @@ class Pictures:
         usable = self._usable()
         if len(usable) <= heldout:
             raise ConfigError(
-                f"vae.validation is {heldout}, but the source has {len(usable)} usable rows, so no rows are left for "
-                "training. Set vae.validation lower, or add pictures."
+                f"vae.validation is {heldout}, but the source has {many(len(usable), 'usable row')}, so no rows are "
+                "left for training. Set vae.validation lower, or add pictures."
             )
         mixed = self._generator(_SPLIT, 0, 0).permutation(usable)
         self.heldout = np.sort(mixed[:heldout])

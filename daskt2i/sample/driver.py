@@ -22,7 +22,7 @@ from daskt2i.config.settings import DatasetSettings
 from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, ModelMissing, SourceMissing, StoreError
 from daskt2i.events import Activity, Listener, Note, Progress, ignore, tell_deaths
-from daskt2i.formatting import duration
+from daskt2i.formatting import duration, many
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.model.pipeline import about, alone, pooled_padding, require
 from daskt2i.protocols import Executor
@@ -219,7 +219,8 @@ def _drawn(
                 listener(Progress("pictures drawn", len(found), len(requests)))
     except KeyboardInterrupt:
         raise Interrupted(
-            f"Stopped after {len(found)} of {len(requests)} pictures. No picture was written; draw again to get all."
+            f"Stopped after {len(found)} of {many(len(requests), 'picture')}. No picture was written; draw again to "
+            "get all."
         ) from None
     if cut := dict.fromkeys(picture.request.prompt for picture in found.values() if picture.cut):
         listener(Note(_cut_note(list(cut), len({request.prompt for request in requests}))))

@@ -17,6 +17,7 @@ from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
 from daskt2i.events import DashboardReady, Listener, PlanReady, ResultReady
+from daskt2i.formatting import many
 from daskt2i.insights.driver import insights, settled
 from daskt2i.insights.report import InsightsResult
 from daskt2i.launch.rank_spawners import RankSpawner
@@ -67,7 +68,8 @@ class Stages:
         given, launch = self.workflow.train, self.workflow.launch
         if rows <= given.validation:
             raise ConfigError(
-                f"train.validation is {given.validation}, but there are only {rows:,} rows, so no rows are left "
+                f"train.validation is {given.validation}, but there {'is' if rows == 1 else 'are'} only "
+                f"{many(rows, 'row')}, so no rows are left "
                 "for training. Nothing was started; set train.validation lower, or encode more rows into another run "
                 "folder (out)."
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.errors import StoreMissing
-from daskt2i.formatting import counted, size
+from daskt2i.formatting import counted, many, size
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, TrainingProgress, progress
 from daskt2i.store.layout import about_store
@@ -89,7 +89,7 @@ class RunStatus(Viewed):
         if total:
             rows.append(("rejected", counted(self.rejected)))
         if self.left_out is not None:
-            rows.append(("left out", f"{self.left_out:,} rows, by dataset.where"))
+            rows.append(("left out", f"{many(self.left_out, 'row')}, by dataset.where"))
         random = ", RANDOM WEIGHTS: for speed tests only" if self.random_weights else ""
         rows += [
             ("chunks", f"{self.done:,} of {self.chunks:,} done"),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
 from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
+from daskt2i.formatting import many
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
 from daskt2i.launch.vitals import heartbeat
@@ -324,8 +325,8 @@ class _Run:
             newest = self.checkpoints.newest(tensors=False, before=newest.step)
         lower = f"with a lower learning_rate (it is {self.settings.learning_rate:g}) or"
         if newest:
-            stands = f"The checkpoint of step {newest.step} is kept"
-            advice = f"Train again {lower} a warmup of more than {newest.step} steps; then it continues from there"
+            stands, more = f"The checkpoint of step {newest.step} is kept", many(newest.step, "step")
+            advice = f"Train again {lower} a warmup of more than {more}; then it continues from there"
         elif marked:
             stands = "There is no other checkpoint"
             advice = f"Remove {self.folder.address(self.checkpoints.name)} and train {lower} a longer warmup"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
-from daskt2i.formatting import size
+from daskt2i.formatting import many, size
 from daskt2i.loader.content import Split
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 from daskt2i.view import View, Viewed
@@ -55,15 +55,18 @@ class TrainPlan(Viewed):
         trained = self.rows - heldout - left_out
         epochs = settings.steps * settings.batch / trained if trained else 0.0
         parts = ways.gradient_accumulation_steps
-        done = f"; {self.done:,} steps are done" if self.done else ""
-        batch = f"{settings.batch} samples over all ranks" + f", in {parts} parts" * (parts > 1)
+        done = f"; {many(self.done, 'step')} {'is' if self.done == 1 else 'are'} done" if self.done else ""
+        batch = f"{many(settings.batch, 'sample')} over all ranks" + f", in {parts} parts" * (parts > 1)
         rows = (
             ("rows", f"{trained:,} for training, {heldout:,} held out" + f", {left_out:,} left out" * bool(left_out)),
-            ("steps", f"{settings.steps:,} steps of {batch}: {epochs:.1f} epochs{done}"),
+            ("steps", f"{many(settings.steps, 'step')} of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", _ranks(self.ranks, self.threads)),
             ("rate", _rate(settings)),
             ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
-            ("checkpoints", f"every {ways.checkpoint_every:,} steps, the newest {ways.keep_checkpoints} kept"),
+            (
+                "checkpoints",
+                f"every {many(ways.checkpoint_every, 'step')}, the newest {ways.keep_checkpoints} kept",
+            ),
             ("memory", f"about {size(rank_bytes(settings, ways))} or more for each rank"),
             *([("pictures", self.pictures)] if self.pictures else []),
             ("run folder", self.out),
@@ -84,5 +87,5 @@ def _ranks(ranks: int, threads: int) -> str:
 
 def _rate(settings: OptimiserSettings) -> str:
     if settings.warmup >= settings.steps:
-        return f"rises until the end; it would reach {settings.learning_rate:g} after {settings.warmup} steps"
-    return f"{settings.learning_rate:g} after {settings.warmup} steps, then a cosine down"
+        return f"rises until the end; it would reach {settings.learning_rate:g} after {many(settings.warmup, 'step')}"
+    return f"{settings.learning_rate:g} after {many(settings.warmup, 'step')}, then a cosine down"

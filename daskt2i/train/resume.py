@@ -28,6 +28,7 @@ from daskt2i.config.renamed import with_old_names
 from daskt2i.config.settings import OptimiserSettings, TrainSettings, completed
 from daskt2i.config.workflow_file import differences, fingerprint
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError
+from daskt2i.formatting import many
 from daskt2i.loader.dataset import SAMPLED, SAMPLES
 from daskt2i.model.denoiser import pools_text
 from daskt2i.model.pipeline import POOLED, WITHOUT_PADDING
@@ -186,7 +187,8 @@ def check(found: Continuing, steps: int, place: str) -> None:
         )
     if found.step > steps:
         raise ConfigError(
-            f"The checkpoint in {place} has {found.step:,} steps, but this training would end after {steps:,} (steps). "
+            f"The checkpoint in {place} has {many(found.step, 'step')}, but this training would end after {steps:,} "
+            "(steps). "
             f"Nothing was changed. Set steps to {found.step} or more, or encode and train in another run folder (out)."
         )
 
@@ -219,7 +221,8 @@ def warmup_note(settings: OptimiserSettings, section: str) -> str:
         return ""
     last = rate(settings, settings.steps - 1)
     return (
-        f"The warm-up of {settings.warmup:,} steps is longer than the training of {settings.steps:,}: the rate only "
+        f"The warm-up of {many(settings.warmup, 'step')} is longer than the training of {settings.steps:,}: the "
+        "rate only "
         f"rises to {last:.3g}, {last / settings.learning_rate:.1%} of the learning_rate {settings.learning_rate:g}. "
         f"Set {section}.warmup lower, or {section}.steps higher, to reach it."
     )

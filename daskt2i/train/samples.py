@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i.config.settings import TrainSettings
+from daskt2i.formatting import many
 from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
@@ -135,10 +136,15 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
     held, left_out = len(data.heldout), data.split.left_out
     if held < settings.validation:
         yield (
-            f"{held} rows are held out instead of {settings.validation} (train.validation): all other rows share "
+            f"{many(held, 'row')} {'is' if held == 1 else 'are'} held out instead of {settings.validation} "
+            "(train.validation): all other rows share "
             "captions or pictures with too many rows."
         )
     if left_out:
-        yield f"{left_out} rows are left out of this training, because they share content with validation rows."
+        what = "it shares" if left_out == 1 else "they share"
+        yield (
+            f"{many(left_out, 'row')} {'is' if left_out == 1 else 'are'} left out of this training, because {what} "
+            "content with validation rows."
+        )
     if data.limit is not None:
         yield data.limit

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders.advice import told
 from builders.models import bert_folder, clip_folder, kl_folder, pipeline_folder, tiny_folder
 from builders.workflows import IMAGE, component, small_settings
@@ -323,6 +324,27 @@ def test_each_preset_and_a_whole_config_make_a_denoiser() -> None:
         unet_config("huge", {}, SHAPE, 16)
     assert all(unet_config(preset, {}, SHAPE, 16) for preset in PRESETS)
     assert build(unet_config(None, OWN, SHAPE, 16), 0)
+
+
+def test_a_lowest_level_with_fewer_groups_or_more_than_one_number_in_each_is_built() -> None:
+    small = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+    }
+    one_level = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    for channels in ((8, 16), (16, 8)):
+        with told("model/denoiser.py:unet_config ConfigError") as error:
+            unet_config(None, {**small, "block_out_channels": channels}, (4, 2, 2), 8)
+    assert "1 x 1 with 8 channels in 8 groups" in str(error.value)
+    for said in ("a smaller norm_num_groups", "fewer levels", "a larger dataset.image.resolution"):
+        assert said in str(error.value)
+    for changes, side in (({"norm_num_groups": 4}, 2), (one_level, 2), ({}, 4)):
+        unet = build(unet_config(None, {**small, **changes}, (4, side, side), 8), 0)
+        assert unet(torch.zeros(1, 4, side, side), torch.zeros(1), torch.zeros(1, 3, 8)).sample.shape[-1] == side
 
 
 def test_what_the_store_decides_can_be_left_out() -> None:

@@ -119,7 +119,7 @@ def test_the_error_says_what_to_do_if_a_store_cannot_be_trained_on(store: Path, 
     with pytest.raises(StoreMissing, match=r"nothing to train on\. Encode first"):
         check_store(RunFolder(tmp_path / "nowhere"))
     Receipts(RunFolder(store)).delete(1)
-    with pytest.raises(StoreError, match=r"1 of 3 chunks are not finished.*encode again"):
+    with pytest.raises(StoreError, match=r"1 of 3 chunks is not finished.*encode again"):
         check_store(RunFolder(store))
     shard = next((store / "latents.zarr" / "latent_mean").glob("c.2.*"))
     shard.write_bytes(shard.read_bytes() + b"more")
