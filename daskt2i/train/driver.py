@@ -217,6 +217,13 @@ def train(
         )
 
 
+_BY_ROW = (
+    "The rows for validation are chosen by row. Images are not compared before the training, so an image that is in "
+    "the data twice may be on both sides, and the held-out loss is then lower."
+)
+"""To compare images, `train-vae` would have to read all of them first, which takes as long as an epoch of reading."""
+
+
 def train_vae(
     workflow: Workflow, folder: RunFolder, spawner: RankSpawner, ranks: int, threads: int, listener: Listener = ignore
 ) -> TrainResult:
@@ -237,6 +244,8 @@ def train_vae(
         }
         if done := _done(folder, VAE_FOLDER, identity, settings, listener):
             return done
+        if settings.validation and Checkpoints(folder, f"{VAE_PREFIX}/checkpoints").newest(tensors=False) is None:
+            listener(Note(_BY_ROW))
         job = VaeJob(
             folder=folder.root,
             storage_options=folder.storage_options or None,
