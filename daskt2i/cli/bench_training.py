@@ -56,7 +56,7 @@ def read(
             whole_numbers(windows, "--windows"),
             wanted,
             repeats=repeats,
-            place=None if place is None else str(expanded(place, "--dir")),
+            place=None if place is None else str(expanded(place, "--dir").absolute()),
             command=typed(),
             tell=tell,
         )
@@ -90,8 +90,8 @@ def loaders(
             words(names),
             repeats=repeats,
             rows=rows,
-            place=None if place is None else str(expanded(place, "--dir")),
-            environments=None if environments is None else str(expanded(environments, "--environments")),
+            place=None if place is None else str(expanded(place, "--dir").absolute()),
+            environments=None if environments is None else str(expanded(environments, "--environments").absolute()),
             command=typed(),
             tell=tell,
         )
@@ -132,7 +132,7 @@ def train(
             steps=steps,
             threads=threads,
             repeats=repeats,
-            place=None if place is None else str(expanded(place, "--dir")),
+            place=None if place is None else str(expanded(place, "--dir").absolute()),
             spawner=spawner_of(scheduler),
             command=typed(),
             tell=tell,
