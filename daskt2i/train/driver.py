@@ -219,7 +219,7 @@ def train(
 
 _BY_ROW = (
     "The rows for validation are chosen by row. Images are not compared before the training, so an image that is in "
-    "the data twice may be on both sides, and the held-out loss is then lower."
+    "the data twice may be on both sides, and its held-out loss looks better than that of a new image."
 )
 """To compare images, `train-vae` would have to read all of them first, which takes as long as an epoch of reading."""
 
