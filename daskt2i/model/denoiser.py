@@ -59,7 +59,11 @@ _FITTED = ("sample_size", "in_channels", "out_channels", "cross_attention_dim")
 
 
 def unet_config(
-    preset: str | None, changes: Mapping[str, Any], latent_shape: tuple[int, int, int], features: int
+    preset: str | None,
+    changes: Mapping[str, Any],
+    latent_shape: tuple[int, int, int],
+    features: int,
+    least: int = 0,
 ) -> dict[str, Any]:
     """Arguments of `UNet2DConditionModel` for the latents and text states of a store.
 
@@ -68,10 +72,12 @@ def unet_config(
         changes: arguments of diffusers; they override the preset.
         latent_shape: (channels, height, width) of a latent.
         features: length of a text state.
+        least: fewest samples that the model gets at once; 0 if that is not known.
 
     Raises:
         ConfigError: there is no such preset, the config sets an argument that must fit the store, the latents
-            cannot be halved once for each level, or the lowest level has one number in each group.
+            cannot be halved once for each level, or the model gets one sample at a
+            time, and its lowest level has one number in each group.
     """
     if preset is not None and preset not in PRESETS:
         raise ConfigError(
@@ -99,11 +105,12 @@ def unet_config(
     # The blocks of the lowest level get the channels of the level before, too.
     channels_there = tuple(config.get("block_out_channels", (320,)))[-2:]
     groups = config.get("norm_num_groups", 32)
-    if height == width == halved and groups in channels_there:
+    if least == 1 and height == width == halved and groups in channels_there:
         raise ConfigError(
-            f"The lowest level of the denoiser is 1 x 1 with {groups} channels in {groups} groups, so each number "
-            "would be normalised alone, which makes it 0. Use a smaller norm_num_groups in train.model.config, a model "
-            f"with fewer levels, or a larger dataset.image.resolution (latents are {height} x {width})."
+            f"The lowest level of the denoiser is 1 x 1 with {groups} channels in {groups} groups, and it gets one "
+            "sample at a time, which torch cannot normalise. Use a smaller norm_num_groups in train.model.config, a "
+            "model with fewer levels, or a larger dataset.image.resolution "
+            f"(latents are {height} x {width})."
         )
     return config
 

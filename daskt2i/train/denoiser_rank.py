@@ -96,11 +96,20 @@ class Denoiser:
 
     def build(self, device: str) -> nn.Module:
         """The UNet of the settings, fitted to the store."""
+        given = self.settings.model
         config = model.unet_config(
-            self.settings.model.preset, self.settings.model.config, self.dataset.latent_shape, self.dataset.features
+            given.preset, given.config, self.dataset.latent_shape, self.dataset.features, self._least()
         )
         self._device = device
         return model.build(config, self.settings.seed).to(device)
+
+    def _least(self) -> int:
+        """The fewest samples that the model gets at once: in a part of a batch, or in the last validation batch."""
+        me = ranks.rank()
+        parts = int(self.job.launch.get("gradient_accumulation_steps", 1))
+        share = max(1, self.settings.batch // me.world // parts)
+        rest = len(self.dataset.heldout[me.rank :: me.world]) % min(64, self.settings.batch)
+        return min(share, rest or share)
 
     def batches(self, position: int) -> Iterator[Batch]:
         """This rank's part of each batch, from a stream position on."""

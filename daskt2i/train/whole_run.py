@@ -109,7 +109,8 @@ def check_whole_run(plan: EncodePlan) -> None:
             "encode and train."
         )
     train = workflow.train
-    unet_config(train.model.preset, train.model.config, _latent_shape(plan.image_info), _features(plan.text_info))
+    latent, features = _latent_shape(plan.image_info), _features(plan.text_info)
+    unet_config(train.model.preset, train.model.config, latent, features, train.batch)
 
 
 def _latent_shape(info: EncoderInfo) -> tuple[int, int, int]:

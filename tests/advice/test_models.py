@@ -338,12 +338,13 @@ def test_a_lowest_level_with_fewer_groups_or_more_than_one_number_in_each_is_bui
     one_level = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     for channels in ((8, 16), (16, 8)):
         with told("model/denoiser.py:unet_config ConfigError") as error:
-            unet_config(None, {**small, "block_out_channels": channels}, (4, 2, 2), 8)
+            unet_config(None, {**small, "block_out_channels": channels}, (4, 2, 2), 8, 1)
     assert "1 x 1 with 8 channels in 8 groups" in str(error.value)
     for said in ("a smaller norm_num_groups", "fewer levels", "a larger dataset.image.resolution"):
         assert said in str(error.value)
     for changes, side in (({"norm_num_groups": 4}, 2), (one_level, 2), ({}, 4)):
-        unet = build(unet_config(None, {**small, **changes}, (4, side, side), 8), 0)
+        assert unet_config(None, small, (4, 2, 2), 8, 2)  # two samples at a time train as before
+        unet = build(unet_config(None, {**small, **changes}, (4, side, side), 8, 1), 0)
         assert unet(torch.zeros(1, 4, side, side), torch.zeros(1), torch.zeros(1, 3, 8)).sample.shape[-1] == side
 
 
