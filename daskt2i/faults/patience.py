@@ -155,10 +155,12 @@ def given_up(error: Exception, what: str, tries: float, seconds: float) -> Daskt
             f"Access to {what} was refused {tries:.0f} times ({said(error)}). Nothing was stored for it, and no "
             "row was rejected. Renew the credentials, or give the right to read it, and run it again."
         )
+    kind = kind_of(error)
+    longer = "" if kind is Kind.DEVICE else "; run.transport_patience sets how long it is tried"
     return TransportFailed(
-        f"{what} could not be read for {duration(limit(kind_of(error), seconds))} ({said(error)}). Nothing was "
-        "stored for it, and no row was rejected. Run it again when the network, the server or the disk is "
-        "back; run.transport_patience sets how long it is tried."
+        f"{what} could not be read. It was tried for up to {duration(limit(kind, seconds))} ({said(error)}). Nothing "
+        "was stored for it, and no row was rejected. Run it again when the network, the server or the disk is "
+        f"back{longer}."
     )
 
 

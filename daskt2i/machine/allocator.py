@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import threading
 from functools import cache
 
 _MIB = 1 << 20
@@ -30,8 +29,6 @@ TOP_PAD = 64 * _MIB
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 """Parameters of `mallopt`, from glibc's malloc.h."""
-
-_once = threading.Lock()
 
 
 @cache
@@ -51,10 +48,7 @@ def keep_memory() -> bool:
     Returns:
         whether it was done. It is left undone without a word where there is no glibc.
     """
-    if not can_keep_memory():
-        return False
-    with _once:
-        return _kept()
+    return can_keep_memory() and _kept()
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 
 from daskt2i import retries
 from daskt2i.errors import ReadStalled, TransportFailed
-from daskt2i.faults.patience import fetched_patiently, patiently
+from daskt2i.faults.patience import fetched_patiently, given_up, patiently
 from daskt2i.faults.time_limit import within
 from daskt2i.sources.fake import FakeSource
 from daskt2i.types import Row
@@ -62,3 +62,12 @@ def test_a_call_with_a_time_limit_gives_its_result_or_its_error() -> None:
         raise error
 
     assert within(60.0, call) is error
+
+
+@pytest.mark.parametrize(("number", "seconds", "named"), [(errno.ESTALE, "30", False), (errno.ECONNRESET, "1 h", True)])
+def test_the_setting_for_the_time_is_named_where_it_can_make_the_time_longer(
+    number: int, seconds: str, named: bool
+) -> None:
+    text = str(given_up(OSError(number, "gone", "/data"), "1.jpg", 9.0, 3600.0))
+    assert f"It was tried for up to {seconds}" in text
+    assert ("run.transport_patience" in text) is named

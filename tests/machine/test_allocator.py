@@ -24,8 +24,8 @@ libc.free.argtypes = (ctypes.c_void_p,)
 def work():
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        block = libc.malloc(64 << 20)
-        libc.memset(block, 1, 64 << 20)
+        block = libc.malloc(160 << 20)
+        libc.memset(block, 1, 160 << 20)
         libc.free(block)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 thread = threading.Thread(target=work)
@@ -37,7 +37,7 @@ HUGE_PAGES = 32
 
 
 def faults(how: str, **environment: str) -> list[int]:
-    """Page faults of three equal batches of 64 MiB, in a thread of a new process."""
+    """Page faults of three equal batches of 160 MiB, in a thread of a new process."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, how],
