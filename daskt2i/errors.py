@@ -14,6 +14,7 @@
     ├── AccessRefused          (PermissionError)    images, or the run folder, may not be read or written
     ├── TransportFailed        (ConnectionError)    a network or a disk failed for longer than the set time
     ├── ReadStalled            (TimeoutError)       a read did not return within the set time
+    ├── ImagesExchanged                            images became others, under the same names, while they were encoded
     ├── ImagesMissing          (FileNotFoundError)  all images of a chunk are missing: probably a missing mount
     ├── PlanError              (ValueError)         the run does not fit the machine or the disk; nothing was started
     ├── StoreError                                  the latent store or a receipt cannot be used
@@ -177,6 +178,10 @@ class TransportFailed(Daskt2iError, ConnectionError):
 
 class ReadStalled(Daskt2iError, TimeoutError):
     """A read did not return within the set time. No row is rejected for it."""
+
+
+class ImagesExchanged(Daskt2iError):
+    """Images of a chunk became others while it was encoded. The chunk fails, so it is tried again with the new ones."""
 
 
 class ImagesMissing(Daskt2iError, FileNotFoundError):

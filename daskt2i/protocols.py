@@ -48,6 +48,8 @@ class Source(Protocol):
     def read(self, row: Row) -> bytes:
         """The encoded image file of a row, bytes. Workers call it, from several threads at once.
 
+        They may be `FileBytes`, which hold the stamp of the file that was opened (see `StampedSource`).
+
         Raises:
             RowRejected: `missing-file`, `unsafe-path`, `unreadable-image` or `image-too-large`.
             PermissionError: access was refused. Any other `OSError`: the network or the disk failed. The chunk is then

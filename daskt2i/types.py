@@ -61,6 +61,24 @@ class Row:
         return self.reason is None and bool(self.captions)
 
 
+class FileBytes(bytes):
+    """The bytes of an image file, and the stamp of the very file that was opened.
+
+    A source may return it from `read`, if it also has `stamps` (`protocols.StampedSource`). A stamp that is taken by
+    name, before the read, may belong to another file: a folder can be exchanged in between.
+
+    Attributes:
+        stamp: the text that `stamps` gives for this file.
+    """
+
+    stamp: str
+
+    def __new__(cls, data: bytes, stamp: str) -> FileBytes:
+        made = super().__new__(cls, data)
+        made.stamp = stamp
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Consecutive rows. A chunk is one task, one shard of every array, and one receipt.
@@ -259,7 +277,8 @@ class Receipt:
         warnings: sentences for the user.
         versions: package -> version, for the packages that change stored arrays.
         psnr: PSNR of the sampled rows after decoding, dB; empty if the encoder cannot decode, or if none was sampled.
-        stamps: as in `Chunk`. Receipts of older versions have none.
+        stamps: as in `Chunk`, but of the files that were opened, where the source tells it. Receipts of older versions
+            have none.
         contents: the first 8 hexadecimal digits of the SHA-256 of each row's image file; zeros if none was read.
     """
 

@@ -26,6 +26,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "encode/test_driver.py::test_without_any_image_the_chunks_fail_and_no_row_is_rejected",
         "encode/test_driver.py::test_really_missing_images_can_be_rejected_and_retried_later",
     ),
+    "encode/chunks/stamps.py:settled ImagesExchanged": (
+        "encode/test_swapped_folder.py::test_a_chunk_whose_images_change_at_each_try_fails_and_names_them",
+    ),
     "encode/chunks/culprit.py:Trial.treat Note": (
         "encode/test_chunks.py::test_a_death_for_want_of_memory_makes_the_batch_smaller_and_rejects_no_row",
     ),

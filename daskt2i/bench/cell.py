@@ -27,8 +27,8 @@ from daskt2i.config.workflow_file import load_defaults, parse_workflow
 from daskt2i.deploy.child_processes import end_with_parent
 from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
-from daskt2i.encode.worker import peak_bytes
 from daskt2i.events import ChunkDone, ChunkFailed, Event
+from daskt2i.machine.machine import peak_bytes
 from daskt2i.portable_errors import to_json
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.session.worker_layout import encode_layout

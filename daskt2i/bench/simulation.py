@@ -24,9 +24,10 @@ from daskt2i.encode import driver as encode
 from daskt2i.encode import prepare
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import models_for, process_name
-from daskt2i.encode.worker import encode_chunk, peak_bytes
+from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import ExecutorError
 from daskt2i.events import ChunkDone, Event
+from daskt2i.machine.machine import peak_bytes
 from daskt2i.plan import WorkerLayout
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.session.schedulers import Scheduler, open_executor

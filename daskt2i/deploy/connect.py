@@ -118,7 +118,7 @@ class ClusterFile:
                 files = keep_certificates(cluster.address, cluster.security or {})
                 stack.callback(remove_certificates, files)
                 security = Security(**cluster.security) if cluster.security else None
-                client = Client(cluster.address, security=security, timeout=_SERVER_TIMEOUT, set_as_default=False)
+                client = _client(cluster.address, security)
                 stack.enter_context(client)
                 client.wait_for_workers(cluster.workers or workers, timeout=_START_SECONDS)
                 stack.pop_all()
@@ -174,7 +174,7 @@ def attach(address: str, threads: int) -> Connection:
             "was started; name them in Dask's configuration (distributed.comm.tls.ca-file, client.cert and client.key)."
         )
     try:
-        client = Client(address, security=security, timeout=_SERVER_TIMEOUT, set_as_default=False)
+        client = _client(address, security)
     except (OSError, TimeoutError, ValueError) as error:
         raise SchedulerError(
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "
@@ -186,6 +186,16 @@ def attach(address: str, threads: int) -> Connection:
         client.close(timeout=5)
 
     return Connection(client, threads, close, owned=False)
+
+
+def _client(address: str, security: Security | None, again: bool = True) -> Client:
+    """A client of a scheduler. It does not become the default client of this process."""
+    try:
+        return Client(address, security=security, timeout=_SERVER_TIMEOUT, set_as_default=False)
+    except AssertionError:  # distributed gives its own thread 10 s to start: a machine may sleep, or be that busy
+        if again:
+            return _client(address, security, again=False)
+        raise TimeoutError("the thread of the client did not start in time") from None
 
 
 def current_client() -> Client | None:

@@ -31,12 +31,12 @@ from daskt2i.encode import gates
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, preflight
-from daskt2i.encode.worker import encode_chunk, peak_bytes
+from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import PlanError
 from daskt2i.estimate.arithmetic import Calibration
 from daskt2i.events import Activity, Listener, ignore
 from daskt2i.facts.selection import SelectedSource
-from daskt2i.machine.machine import this_machine
+from daskt2i.machine.machine import peak_bytes, this_machine
 from daskt2i.plan import array_bytes, spread_rows
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.store.layout import empty_prompt, store_arrays

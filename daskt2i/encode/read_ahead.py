@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+from daskt2i.encode.chunks.stamps import of_read
 from daskt2i.errors import ReadStalled, Reason, RowRejected
 from daskt2i.faults.patience import fetched, patiently, stalled
 from daskt2i.images import read as images
@@ -43,12 +44,14 @@ class Reading:
         row: the row.
         outcome: the record, or the rejection.
         digest: SHA-256 of the image file's bytes; empty if no bytes were read.
+        stamp: digits of the file that was opened, from `chunks.stamps`; "" if it is not known.
         fetch_seconds, decode_seconds: time of the reading thread.
     """
 
     row: Row
     outcome: Record | Rejection
     digest: bytes
+    stamp: str
     fetch_seconds: float
     decode_seconds: float
 
@@ -80,7 +83,7 @@ def read_row(
     """
     fetch = fetch or source.read
     begun = fetched = time.perf_counter()
-    digest = b""
+    digest, stamp = b"", ""
     outcome: Record | Rejection
     try:
         if row.reason is not None:
@@ -89,19 +92,19 @@ def read_row(
             raise RowRejected(Reason.NO_CAPTION)
         data = _twice(fetch, row)
         fetched = time.perf_counter()
-        digest = hashlib.sha256(data).digest()
+        digest, stamp = hashlib.sha256(data).digest(), of_read(row, data)
         try:
             picture = images.read(data, resolution, limits)
         except RowRejected:
             again = fetch(row)  # a server that ends early, without an error, is no property of the image
             if again == data:
                 raise
-            digest = hashlib.sha256(again).digest()
+            digest, stamp = hashlib.sha256(again).digest(), of_read(row, again)
             picture = images.read(again, resolution, limits)
         outcome = Record(row, picture.pixels, picture.source_size, picture.crop_box)
     except RowRejected as error:
         outcome = Rejection(row.index, row.image_id, error.reason, error.detail)
-    return Reading(row, outcome, digest, fetched - begun, time.perf_counter() - fetched)
+    return Reading(row, outcome, digest, stamp, fetched - begun, time.perf_counter() - fetched)
 
 
 def _twice(fetch: Callable[[Row], bytes], row: Row) -> bytes:
@@ -130,17 +133,18 @@ def inputs_digest(rows: Iterable[Row], read: Callable[[Row], bytes]) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A row to read. `begun` is set while its bytes are fetched; `said` and `failing` while it is tried again."""
+    """A row to read. `begun` is set while its bytes are fetched; `said`, `failing`, `limit` while it is tried again."""
 
     row: Row
     future: Future[Reading] = field(default_factory=Future)
     begun: float | None = None
     said: str = ""
     failing: float | None = None
+    limit: float = 0.0
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, limit: float) -> None:
         self.failing = (self.failing or time.monotonic()) if text else None
-        self.said = text
+        self.said, self.limit = text, limit
 
 
 class _Closed(Exception):
@@ -265,7 +269,7 @@ def _awaited(task: _Task, care: Care) -> Reading:
                 return task.future.result()
         now, begun, failing = time.monotonic(), task.begun, task.failing
         if failing is not None:
-            care.look(task.said, failing, care.patience)
+            care.look(task.said, failing, task.limit)
         elif begun is not None:
             care.look(f"the read of {task.row.file_name} does not return", begun, care.timeout)
         else:

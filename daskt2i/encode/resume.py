@@ -226,10 +226,10 @@ class _Pictures:
         """These reasons and those that are set already, for `run.retry_rejected`."""
         return ", ".join(sorted({*map(str, reasons), *map(str, self._prepared.workflow.run.retry_rejected)}))
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, limit: float) -> None:
         if text and not self._said:
             self._said.add(text)
-            self._listener(Note(f"{text} for up to {duration(self._prepared.workflow.run.transport_patience)}."))
+            self._listener(Note(f"{text}{f' for up to {duration(limit)}' if limit else ''}."))
 
 
 def rejected_files(receipt: Receipt) -> dict[int, Reason]:

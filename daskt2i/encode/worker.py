@@ -14,27 +14,26 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encode import gates
-from daskt2i.encode.chunks.stamps import digits, had_file, names
+from daskt2i.encode.chunks.stamps import digits, had_file, names, of_reads, settled
 from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
 from daskt2i.encode.read_ahead import Care, Reading, reading_ahead
 from daskt2i.errors import ImagesMissing, Reason
-from daskt2i.faults.patience import patiently
+from daskt2i.faults.patience import fetched_patiently, patiently
+from daskt2i.machine.machine import peak_bytes
 from daskt2i.store.layout import empty_chunk, store_arrays
 from daskt2i.store.publishing.attempts import begin_attempt, require_run
 from daskt2i.store.receipts import Receipts
@@ -64,6 +63,7 @@ def encode_chunk(job: EncodeJob, chunk: Chunk) -> Staged:
         TakenOver: the run is over.
         GateError: the latents do not decode back to the pictures; nothing of the chunk is stored.
         AccessRefused, TransportFailed, ReadStalled: an image cannot be read now; nothing of the chunk is stored.
+        ImagesExchanged: images became others while the chunk was encoded; nothing of it is stored.
         ImagesMissing: its images went away, or are all missing, and `job.on_missing_chunk` is `"fail"`.
         OutOfMemory: not even a batch of one item fits.
         StoreFull, StoreError: the chunk could not be written.
@@ -103,6 +103,7 @@ class _ChunkRun:
     psnr: tuple[float, ...] = ()
     digest: Any = field(default_factory=hashlib.sha256)
     contents: list[str] = field(default_factory=list)
+    stamps: dict[int, str] = field(default_factory=dict)
 
     def run(self) -> Staged:
         begun = time.perf_counter()
@@ -131,7 +132,7 @@ class _ChunkRun:
                 store, encoded = ZarrStore(job.folder), Encoded(arrays)
                 shards = self._patiently(lambda: store.write(chunk, encoded, attempt), "the store")
             self.seconds["total"] = time.perf_counter() - begun
-            receipt = self._receipt(models, arrays, records, shards)
+            receipt = self._settled(models, self._receipt(models, arrays, records, shards))
             self._patiently(lambda: Receipts(job.folder).write(receipt, attempt), "the receipt")
         except BaseException:
             attempt.discard()
@@ -161,9 +162,17 @@ class _ChunkRun:
             versions=_versions(),
             psnr=tuple(round(min(v, 99.0), 2) for v in self.psnr),  # equal pictures: infinity is not JSON
             shards=shards,
-            stamps=chunk.stamps,
+            stamps=of_reads(chunk.stamps, self.stamps),
             contents="".join(self.contents),
         )
+
+    def _settled(self, models: Models, receipt: Receipt) -> Receipt:
+        job, source = self.job, models.source
+
+        def read(row: Row) -> bytes:
+            return fetched_patiently(source, row, job.transport_patience, timeout=job.read_timeout)
+
+        return settled(receipt, self.chunk, source, read)
 
     def rehearse(self) -> None:
         """Read and encode the rows, without gates, and write nothing."""
@@ -196,8 +205,8 @@ class _ChunkRun:
         """Call a function that writes; while the network fails, call it again."""
         begun = time.monotonic()
 
-        def tell(text: str) -> None:
-            self.watch.waits(text, begun, self.job.transport_patience)
+        def tell(text: str, limit: float) -> None:
+            self.watch.waits(text, begun, limit)
             interruption.get()()
 
         return patiently(call, what, self.job.transport_patience, tell)
@@ -275,6 +284,8 @@ class _ChunkRun:
             self.seconds["decode"] += reading.decode_seconds
             self.digest.update(reading.digest)
             self.contents.append(digits(reading.digest))
+            if reading.stamp:
+                self.stamps[reading.row.index - self.chunk.start] = reading.stamp
         return reading
 
     def _sample(self) -> gates.Sample[Record] | None:
@@ -363,23 +374,6 @@ class _ChunkRun:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - begun
-
-
-def peak_bytes() -> int:
-    """Largest resident size of this process so far, bytes.
-
-    On Linux it is read from /proc: there `getrusage` includes the parent's memory at the time of the fork.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kibibytes elsewhere
 
 
 @functools.cache

@@ -6,12 +6,13 @@ Does not cover: which error is of which kind (`kinds`), giving up a call that ne
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from daskt2i import retries
-from daskt2i.errors import AccessRefused, Daskt2iError, ReadStalled, Reason, RowRejected, TransportFailed
+from daskt2i.errors import AccessRefused, Daskt2iError, ReadStalled, Reason, RowRejected, SourceMissing, TransportFailed
 from daskt2i.faults.kinds import POLICIES, Kind, is_passing, kind_of, passing_cause
 from daskt2i.faults.time_limit import within
 from daskt2i.formatting import duration
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Tell = Callable[[str], None]
-"""Gets a clause while a call is tried again, and `""` when the wait is over."""
+Tell = Callable[[str, float], None]
+"""Gets a clause while a call is tried again, and the seconds after which it is given up; `""` when the wait is over."""
 
 
 def patiently(
     call: Callable[[], T],
     what: str,
     seconds: float,
-    tell: Tell = lambda text: None,
+    tell: Tell = lambda text, limit: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """The result of a call that may fail for a while.
@@ -41,7 +42,8 @@ def patiently(
         call: reads or writes something. It may be called many times.
         what: names it for a person: `"images/1.jpg"`.
         seconds: how long to try while a network fails (`run.transport_patience`); a disk gets `DEVICE_SECONDS` of it.
-        tell: called in this thread before each pause, and with `""` after the last one.
+        tell: called in this thread before each pause, and with `""` after the last one. The last try begins when the
+            time is over.
         sleep: waits so many seconds.
 
     Raises:
@@ -60,6 +62,9 @@ def patiently(
 def fetched(source: Source, row: Row) -> bytes:
     """The bytes of a row. Errors that may pass are raised as they are; a file that is not there rejects the row.
 
+    Rows are read after the source was opened once, by the driver. So if the whole source is missing for a read, its
+    place went away, or this machine does not have it now. That may pass.
+
     Raises:
         RowRejected: the row cannot be used.
         Exception: of the network, of the disk, or a refusal.
@@ -69,6 +74,8 @@ def fetched(source: Source, row: Row) -> bytes:
     except Exception as error:
         if (cause := passing_cause(error)) is not None:
             raise cause from cause.__cause__
+        if isinstance(error, SourceMissing):
+            raise OSError(errno.ESTALE, f"the images are not there now: {without_secret(str(error))}") from error
         if not isinstance(error, RowRejected) and kind_of(error) is Kind.MISSING:
             raise RowRejected(Reason.MISSING_FILE, row.file_name) from error
         raise
@@ -78,7 +85,7 @@ def fetched_patiently(
     source: Source,
     row: Row,
     seconds: float = retries.TRANSPORT_SECONDS,
-    tell: Tell = lambda text: None,
+    tell: Tell = lambda text, limit: None,
     timeout: float = retries.READ_SECONDS,
 ) -> bytes:
     """The bytes of a row; what may pass is tried again. Other arguments as in `patiently`.
@@ -117,19 +124,23 @@ def _again(
             raise pending.pop()
         return call()
 
+    def left(state: RetryCallState) -> float:
+        lasted = max(state.seconds_since_start or 0.0, state.idle_for)
+        return limit(kind_of(_error(state)), seconds) - lasted
+
     def pause(state: RetryCallState) -> float:
         if kind_of(_error(state)) is Kind.ACCESS:
             return retries.ACCESS_SECONDS * state.attempt_number
-        return retries.FIRST_WAIT_SECONDS + pauses(state)
+        return min(retries.FIRST_WAIT_SECONDS + pauses(state), max(0.0, left(state)))
 
     def stop(state: RetryCallState) -> bool:
-        kind = kind_of(_error(state))
-        if POLICIES[kind].tries:
-            return state.attempt_number >= POLICIES[kind].tries
-        return max(state.seconds_since_start or 0.0, state.idle_for) + state.upcoming_sleep > limit(kind, seconds)
+        if tries := POLICIES[kind_of(_error(state))].tries:
+            return state.attempt_number >= tries
+        return left(state) <= 0
 
     def before(state: RetryCallState) -> None:
-        tell(f"{what}: {said(_error(state))}; tried again")
+        kind = kind_of(_error(state))
+        tell(f"{what}: {said(_error(state))}; tried again", 0.0 if POLICIES[kind].tries else limit(kind, seconds))
 
     try:
         return Retrying(retry=retry_if_exception(is_passing), wait=pause, stop=stop, sleep=sleep, before_sleep=before)(
@@ -140,7 +151,7 @@ def _again(
         assert isinstance(last, Exception)
         raise given_up(last, what, float(end.last_attempt.attempt_number), seconds) from last
     finally:
-        tell("")
+        tell("", 0.0)
 
 
 def limit(kind: Kind, seconds: float) -> float:
@@ -157,8 +168,9 @@ def given_up(error: Exception, what: str, tries: float, seconds: float) -> Daskt
         )
     kind = kind_of(error)
     longer = "" if kind is Kind.DEVICE else "; run.transport_patience sets how long it is tried"
+    tried = f"for {duration(limit(kind, seconds))}" if seconds else "once"
     return TransportFailed(
-        f"{what} could not be read. It was tried for up to {duration(limit(kind, seconds))} ({said(error)}). Nothing "
+        f"{what} could not be read. It was tried {tried} ({said(error)}). Nothing "
         "was stored for it, and no row was rejected. Run it again when the network, the server or the disk is "
         f"back{longer}."
     )

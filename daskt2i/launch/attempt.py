@@ -214,7 +214,9 @@ class Attempt:
             return f"No checkpoint can be saved: {still.what}."
         self.saved = _ASKED
         self.spawner.ask(self.tag, "save")
-        woken = "" if still is None else f" Rank {still.rank} was stopped (SIGSTOP), and goes on for it."
+        woken = (
+            "" if still is None else f" Rank {still.rank} was stopped (SIGSTOP) when last heard of; it goes on for it."
+        )
         return f"A checkpoint is saved {when}.{woken}"
 
     def _take(self, seconds: float) -> None:

@@ -1,9 +1,10 @@
-"""The cores, memory and GPUs that this process may use. It imports no torch."""
+"""The cores, memory and GPUs that this process may use, and the memory that it has used. It imports no torch."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,3 +61,20 @@ def _gpus() -> int:
         return count
     chosen = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
     return min(count, len(chosen))
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process so far, bytes.
+
+    On Linux it is read from /proc: there `getrusage` includes the parent's memory at the time of the fork.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kibibytes elsewhere

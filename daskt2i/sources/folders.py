@@ -13,6 +13,7 @@ would say less: some file systems in user space give new ones while they run.
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import threading
 import urllib.parse
@@ -22,6 +23,7 @@ from typing import Any
 from daskt2i.errors import Reason, RowRejected
 from daskt2i.sources.presence import gone, is_empty, is_page, told
 from daskt2i.sources.zipped import MAX_FILE_BYTES
+from daskt2i.types import FileBytes
 
 _FOLDERS = 1024
 """Folders with a witness of their own. A data set may have a folder for each image."""
@@ -39,8 +41,8 @@ class Folder:
         self._witnesses: dict[Path, Path] = {}  # folder -> the file that was read from it last
         self._witness: Path | None = None
 
-    def read(self, name: str) -> bytes:
-        """The bytes of a file.
+    def read(self, name: str) -> FileBytes:
+        """The bytes of a file, with its stamp.
 
         Raises:
             RowRejected: `missing-file` if it is no file that can be read, `unsafe-path`, `image-too-large`.
@@ -60,7 +62,9 @@ class Folder:
                 raise RowRejected(Reason.MISSING_FILE, f"{name} is not a file")
             if about.st_size > MAX_FILE_BYTES:
                 raise RowRejected(Reason.IMAGE_TOO_LARGE, f"a file of {about.st_size} bytes > {MAX_FILE_BYTES}")
-            data = real.read_bytes()
+            with real.open("rb") as stream:
+                opened = os.fstat(stream.fileno())
+                data = FileBytes(stream.read(), _stamp(opened))
         except (FileNotFoundError, NotADirectoryError):
             self._require_place(real.parent)
             raise
@@ -79,10 +83,7 @@ class Folder:
             about = (self._root / name).stat()
         except (OSError, ValueError):
             return ""
-        if not stat.S_ISREG(about.st_mode):
-            return ""
-        # The time of the last change of the entry, too: `cp -p`, `tar` and `rsync` set the other time back.
-        return f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
+        return _stamp(about) if stat.S_ISREG(about.st_mode) else ""
 
     def _require_place(self, folder: Path) -> None:
         """Raise an error unless the folder of a missing file, or at least the folder of all images, is in place."""
@@ -91,6 +92,11 @@ class Folder:
         there = witness.exists() if witness else self._root.is_dir() and not is_empty(self._root)
         if not there:
             raise gone(str(folder if folder in self._witnesses else self._root))
+
+
+def _stamp(about: os.stat_result) -> str:
+    # The time of the last change of the entry, too: `cp -p`, `tar` and `rsync` set the other time back.
+    return f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
 
 
 class Remote:

@@ -20,6 +20,7 @@ from typing import Any
 from daskt2i.documents import WAS_IT_CUT
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.sources.presence import exchanged, gone, told
+from daskt2i.types import FileBytes
 
 MAX_FILE_BYTES = 2**28
 """A larger image file is not fetched (256 MiB): no photograph is that large, and an archive can claim any size."""
@@ -115,8 +116,8 @@ class Zip:
             stored = entry.orig_filename.encode("cp437")  # zipfile has read the bytes so
             self._coded.setdefault(_last_part(stored), []).append((stored, found))
 
-    def read(self, name: str) -> bytes:
-        """The bytes of the entry `name`, or, if there is none, of the only entry that ends in `/name`.
+    def read(self, name: str) -> FileBytes:
+        """The bytes of the entry `name`, or, if there is none, of the only entry that ends in `/name`; with its stamp.
 
         Raises:
             RowRejected: `missing-file`, `image-too-large`; `unreadable-image` also if several entries have the name and
@@ -131,7 +132,7 @@ class Zip:
                 self._require_same()
             raise
 
-    def _read(self, name: str) -> bytes:
+    def _read(self, name: str) -> FileBytes:
         offset, head, packed, size, crc, method, encrypted = self._entry(name)
         if max(size, packed) > MAX_FILE_BYTES:
             raise RowRejected(Reason.IMAGE_TOO_LARGE, f"an entry of {max(size, packed)} bytes > {MAX_FILE_BYTES}")
@@ -154,7 +155,7 @@ class Zip:
                 raise RowRejected(Reason.UNREADABLE_IMAGE, f"the archive is damaged here: {error}") from error
         if len(data) != size or zlib.crc32(data) != crc:
             raise RowRejected(Reason.UNREADABLE_IMAGE, "the archive is damaged here: wrong length or checksum")
-        return data
+        return FileBytes(data, f"{crc} {size}")
 
     def stamp(self, name: str) -> str:
         """Checksum and size of an entry, from the directory; "" if there is none."""

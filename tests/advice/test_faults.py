@@ -105,7 +105,7 @@ def test_what_passes_is_waited_for() -> None:
             raise answer
         return answer
 
-    assert patiently(call, "a.jpg", 10.0, waited.append, lambda seconds: None) == b"data"
+    assert patiently(call, "a.jpg", 10.0, lambda text, limit: waited.append(text), lambda seconds: None) == b"data"
     assert waited == [
         "a.jpg: TimeoutError: late; tried again",
         "a.jpg: ConnectionResetError: [Errno 104] reset; tried again",

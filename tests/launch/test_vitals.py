@@ -181,7 +181,7 @@ def test_a_stopped_rank_is_woken_to_save_before_the_end_but_not_on_demand(tmp_pa
     with pytest.raises(Interrupted):
         run(tmp_path, seen, walltime_seconds=7.0)
     assert "No checkpoint can be saved: Rank 0 of 2" in seen.texts("note")
-    assert "Rank 0 was stopped (SIGSTOP), and goes on for it." in seen.texts("note")
+    assert "Rank 0 was stopped (SIGSTOP) when last heard of; it goes on for it." in seen.texts("note")
     assert saved(tmp_path) >= 1
 
 

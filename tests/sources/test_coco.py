@@ -456,25 +456,27 @@ def test_a_row_without_file_name_is_missing(tmp_path: Path) -> None:
 def test_a_refusal_is_no_property_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path, ["1.bmp"])
     (tmp_path / "images" / "1.bmp").write_bytes(PICTURE)
+    row = rows_of(source)[0]
 
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path, mode: str) -> bytes:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # a file mode does not stop root from reading
+    monkeypatch.setattr(Path, "open", refuse)  # a file mode does not stop root from reading
     with pytest.raises(PermissionError, match="Permission denied"):
-        source.read(rows_of(source)[0])
+        source.read(row)
 
 
 def test_other_errors_of_disk_and_network_propagate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path, ["1.bmp"])
     (tmp_path / "images" / "1.bmp").write_bytes(PICTURE)
+    row = rows_of(source)[0]
 
-    def fail(self: Path) -> bytes:
+    def fail(self: Path, mode: str) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(OSError, match="Input/output"):
-        source.read(rows_of(source)[0])
+        source.read(row)
 
 
 # ---- captions and ids --------------------------------------------------------------------------------------------

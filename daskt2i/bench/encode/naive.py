@@ -27,11 +27,11 @@ from daskt2i.bench.measured import BenchTask, Measured
 from daskt2i.bench.meter import Meter
 from daskt2i.config.settings import Workflow
 from daskt2i.deploy.child_processes import block_sigint
-from daskt2i.encode.worker import peak_bytes
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ExecutorError, RowRejected
 from daskt2i.images import read as images
+from daskt2i.machine.machine import peak_bytes
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.protocols import TextEncoder as AnyTextEncoder
 from daskt2i.types import Row, Runtime

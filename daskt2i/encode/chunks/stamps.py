@@ -2,25 +2,31 @@
 
     stamps = Stamps(source)
     chunk = replace(chunk, stamps=stamps.of(chunk.rows))            # driver, before a worker reads the images
+    receipt = replace(receipt, stamps=of_reads(chunk.stamps, read))         # worker: of the files that it opened
     others, _ = exchanged(receipt, stamps.of(rows), rows, source.read)      # later: which files are others
 
 Covers: the stamps of a chunk as text for its receipt, comparing them, comparing the content of files that differ.
-Does not cover: where a stamp comes from (`protocols.StampedSource`), what follows (`resume`, `verify`).
+Does not cover: where a stamp comes from (`protocols.StampedSource`, `types.FileBytes`), what follows (`resume`,
+`verify`).
 
-A stamp is taken before the image is read. If a file changes in between, its stamp differs later, and its content is
+A stamp is taken before the bytes are read. If a file changes in between, its stamp differs later, and its content is
 compared once more than needed. The other order could miss a change.
+
+A stamp that is taken by name may belong to another file than the one that is opened later, because a whole folder may
+be exchanged, and exchanged back. So the stamp of the open file counts, if the source knows it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from daskt2i.errors import Reason, RowRejected
+from daskt2i.errors import ImagesExchanged, Reason, RowRejected
 from daskt2i.faults.time_limit import within
 from daskt2i.protocols import Source, StampedSource
-from daskt2i.types import Receipt, Row
+from daskt2i.types import Chunk, FileBytes, Receipt, Row
 
 _DIGITS = 8
 """Hexadecimal digits of a row: another file has the same ones once in four thousand million times."""
@@ -86,6 +92,26 @@ def digits(digest: bytes) -> str:
     return digest.hex()[:_DIGITS] or _NONE
 
 
+def of_reads(stamps: str, read: Mapping[int, str]) -> str:
+    """The stamps of a chunk, with those of the files that were opened.
+
+    Args:
+        stamps: of the whole chunk, taken by name; "" stays.
+        read: place in the chunk -> its digits, from `of_read`.
+    """
+    if not stamps:
+        return ""
+    found = [stamps[i : i + _DIGITS] for i in range(0, len(stamps), _DIGITS)]
+    for place, one in read.items():
+        found[place] = one
+    return "".join(found)
+
+
+def of_read(row: Row, data: bytes) -> str:
+    """The digits of a file that was read; "" if the source does not tell which file it opened."""
+    return _joined([row], [data.stamp]) if isinstance(data, FileBytes) else ""
+
+
 def exchanged(receipt: Receipt, now: str, rows: Sequence[Row], read: Callable[[Row], bytes]) -> tuple[list[Row], str]:
     """Rows whose image files have another content than before. Only files with other stamps are read.
 
@@ -105,14 +131,38 @@ def exchanged(receipt: Receipt, now: str, rows: Sequence[Row], read: Callable[[R
         if not row.usable or row.index in kills:
             continue
         try:
-            found = digits(hashlib.sha256(read(row)).digest())
+            data = read(row)
         except RowRejected:
             continue
-        if found == receipt.contents[place]:
-            stamps[at] = now[place]
+        if digits(hashlib.sha256(data).digest()) == receipt.contents[place]:
+            stamps[at] = of_read(row, data) or now[place]
         else:
             others.append(row)
     return others, "".join(stamps)
+
+
+def settled(receipt: Receipt, chunk: Chunk, source: Source, read: Callable[[Row], bytes]) -> Receipt:
+    """The receipt of a chunk that was just encoded, if its images are still those that were read.
+
+    Files are looked at once more only if they are others than those that the driver saw. Then their folder may have
+    been exchanged, and exchanged back.
+
+    Args:
+        read: gives the bytes of an image file.
+
+    Raises:
+        ImagesExchanged: a file has another content now, or is exchanged at this moment.
+    """
+    if receipt.stamps == chunk.stamps:
+        return receipt
+    now = Stamps(source).of(chunk.rows)
+    others, stamps = exchanged(receipt, now, chunk.rows, read)
+    if others := others or other_rows(stamps, now, chunk.rows):  # or the file that is opened is another one again
+        raise ImagesExchanged(
+            f"Images of chunk {chunk.index} became others while they were encoded: {names(others)}. Nothing of it was "
+            "stored, and no row was rejected. Encode again when nobody changes the image folder."
+        )
+    return replace(receipt, stamps=stamps)
 
 
 def _joined(rows: Sequence[Row], found: Sequence[str]) -> str:
