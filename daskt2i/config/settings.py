@@ -104,7 +104,7 @@ class RunSettings(_Strict):
     threads: _Count | Literal["auto"]
     batch: _Count | Literal["auto"]
     text_batch: int = Field(ge=1)
-    reader_threads: int = Field(ge=1)
+    reader_threads: _Count | Literal["auto"]
     retries: int = Field(ge=0)
     # Run folders of older versions do not have these two.
     transport_patience: float = Field(300.0, ge=0, le=7 * 86400, allow_inf_nan=False)

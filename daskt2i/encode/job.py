@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
@@ -42,7 +42,8 @@ class EncodeJob:
         batch: images in one batch of the model; `text_batch`: captions.
         batches: kind of device (`cpu`, `cuda`) -> images in one batch there; empty if all kinds have the same batch.
         terms: what a worker must find before its first chunk; None for no check.
-        reader_threads: threads that read and decode while the model runs.
+        reader_threads: threads that read and decode while the model runs; `"auto"`: 2, and more while the model waits
+            for pictures, up to `runtime.threads`.
         gate_rows: rows of each chunk to decode back; 0 for none, as with random weights, which cannot reconstruct.
         min_psnr: dB that decode-back must reach.
         on_missing_chunk: `"fail"` or `"reject"`: what happens to a chunk whose images are all missing.
@@ -64,7 +65,7 @@ class EncodeJob:
     runtime: Runtime
     batch: int
     text_batch: int
-    reader_threads: int
+    reader_threads: int | Literal["auto"]
     gate_rows: int
     min_psnr: float
     on_missing_chunk: str

@@ -25,6 +25,7 @@ from typing import Literal, TypeVar
 from daskt2i.encode import gates
 from daskt2i.encode.chunks.admission import admit, admit_source
 from daskt2i.encode.job import EncodeJob, Inspection
+from daskt2i.encode.read_ahead import ReaderCount
 from daskt2i.errors import ModelError, OutOfMemory
 from daskt2i.faults.kinds import is_memory
 from daskt2i.machine.allocator import keep_memory
@@ -49,6 +50,9 @@ turn = threading.RLock()
 MOST_JOBS = 4
 """So many jobs may have their sources and models in this process: a source too needs memory."""
 
+READERS = 2
+"""Number of reading threads that a worker begins with."""
+
 GPU_SHARE = 0.25
 """The part of a GPU's memory that the models of other jobs may keep."""
 
@@ -63,6 +67,7 @@ class Models:
         image_info, text_info: their info, read when they were loaded. The model folder may be away later.
         encoder_keys: identify the two encoders.
         device: the device that holds them.
+        readers: number of threads that read for this job, if `run.reader_threads` is `auto`.
         fits: `"batch"` or `"text_batch"` -> number of items that fit, if memory has run out before.
     """
 
@@ -76,6 +81,7 @@ class Models:
     device: str = "cpu"
     fits: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    readers: ReaderCount = field(default_factory=lambda: ReaderCount(READERS, READERS))
 
     def take_warnings(self) -> tuple[str, ...]:
         """Return the warnings since the last call."""
@@ -220,7 +226,8 @@ def _load(job: EncodeJob, key: str) -> Models:
         else:
             text.load(runtime)
             _loads["text"] += 1
-    return Models(key, source, image, text, image_info, text_info, keys, device)
+    readers = ReaderCount(READERS, max(READERS, runtime.threads))
+    return Models(key, source, image, text, image_info, text_info, keys, device, readers=readers)
 
 
 def _device(job: EncodeJob) -> str:

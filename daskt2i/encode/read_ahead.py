@@ -1,7 +1,7 @@
 """Reading ahead: threads read and decode the rows of a chunk while the model runs, and give them in row order.
 
 Covers: a bounded window of rows, the hash of the bytes that were read, rows that cannot be used, reads that fail for a
-while or do not return.
+while or do not return, the number of threads.
 Does not cover: where bytes come from (`sources`), decoding and checking images (`images`), which error may pass
 (`faults`).
 
@@ -31,6 +31,9 @@ from daskt2i.types import Record, Rejection, Row
 
 _LOOK_SECONDS = 1.0
 """How often a waiting consumer looks after the read that it waits for."""
+
+_FETCHING = 8
+"""Largest number of threads where fetching takes longer than decoding: they wait for a network, and not for a core."""
 
 _END_SECONDS = 5.0
 """How long to wait at the end for reads that nobody wants any more."""
@@ -147,6 +150,40 @@ class _Task:
         self.said, self.limit = text, limit
 
 
+@dataclass(slots=True)
+class ReaderCount:
+    """How many threads read for this process. There are more of them while the model waits for pictures.
+
+    A CPU model takes longer than decoding, so two threads are enough. A GPU takes the pictures of many.
+
+    Attributes:
+        now: number of threads.
+        most: their largest number, if decoding takes longer than fetching: the cores of this worker.
+    """
+
+    now: int
+    most: int
+    _waits: int = 0
+    _fetch: float = 0.0
+    _decode: float = 0.0
+
+    def saw(self, ready: bool, reading: Reading) -> bool:
+        """Whether one more thread should start, after the model asked for a picture.
+
+        Args:
+            ready: whether the picture was there already.
+            reading: the picture.
+        """
+        self._fetch += reading.fetch_seconds
+        self._decode += reading.decode_seconds
+        self._waits = 0 if ready else self._waits + 1
+        most = max(self.most, _FETCHING) if self._fetch > self._decode else self.most
+        if self._waits < 2 * self.now or self.now >= most:
+            return False
+        self._waits, self.now = 0, self.now + 1
+        return True
+
+
 class _Closed(Exception):
     """Nobody waits for the row any more."""
 
@@ -157,11 +194,15 @@ class _Readers:
     def __init__(self, read: Callable[[_Task], Reading], threads: int) -> None:
         self._read = read
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"daskt2i-read_{i}", daemon=True) for i in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        for _ in range(threads):
+            self.add()
+
+    def add(self) -> None:
+        """Start one more thread."""
+        name = f"daskt2i-read_{len(self._threads)}"
+        self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+        self._threads[-1].start()
 
     def begin(self, row: Row) -> _Task:
         task = _Task(row)
@@ -193,14 +234,14 @@ def reading_ahead(
     resolution: int,
     limits: images.Limits,
     *,
-    threads: int,
+    threads: int | ReaderCount,
     window: int,
     care: Care = Care(),
 ) -> Iterator[Iterator[Reading]]:
     """Start to read at once, and give the rows in order. At most `window` rows are being read or waiting.
 
     Args:
-        threads: number of reading threads.
+        threads: number of reading threads; a `ReaderCount` may grow, and is used again for the next chunk.
         window: rows ahead of the consumer; each holds one decoded picture.
         care: how reads that fail or hang are looked after.
 
@@ -228,7 +269,8 @@ def reading_ahead(
 
         return read_row(source, task.row, resolution, limits, fetch)
 
-    readers = _Readers(read, threads)
+    count = threads if isinstance(threads, ReaderCount) else ReaderCount(threads, threads)
+    readers = _Readers(read, count.now)
 
     def begin(count: int) -> Iterator[_Task]:
         return (readers.begin(row) for row in itertools.islice(left, count))
@@ -236,10 +278,16 @@ def reading_ahead(
     ahead = deque(begin(window))
 
     def readings() -> Iterator[Reading]:
-        while ahead:
+        for number in itertools.count():
+            if not ahead:
+                return
+            ready = ahead[0].future.done()
             reading = _awaited(ahead[0], care)
             ahead.popleft()
             ahead.extend(begin(1))
+            # The pictures of the first batch are never there before the model asks for them.
+            if isinstance(threads, ReaderCount) and number >= window // 2 and count.saw(ready, reading):
+                readers.add()
             yield reading
 
     seconds = _END_SECONDS

@@ -196,7 +196,7 @@ class _ChunkRun:
             self.chunk.rows,
             job.image.resolution,
             job.limits,
-            threads=job.reader_threads,
+            threads=models.readers if job.reader_threads == "auto" else job.reader_threads,
             window=2 * job.batch,
             care=Care(job.transport_patience, job.read_timeout, look),
         )

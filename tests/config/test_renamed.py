@@ -163,7 +163,7 @@ def test_an_old_name_in_dask_config_overrides_our_default_without_changing_it(pl
     with dask.config.set({"daskt2i.run": {"readers": 5, "retries": 4}}):
         found = load_workflow(plain).run
         assert (found.reader_threads, found.retries, found.text_batch) == (5, 4, 32)
-        assert dask.config.get("daskt2i.run.reader_threads") == 2
+        assert dask.config.get("daskt2i.run.reader_threads") == "auto"
         assert dask.config.get("daskt2i.run.readers") == 5
 
 

@@ -162,7 +162,7 @@ def test_set_inside_a_single_value_is_named(workflow: str) -> None:
         ("run.batch=many", "run.batch: should be a whole number from 1, or auto (given: 'many')"),
         ("run.workers=0", "run.workers: should be a whole number from 1, or auto"),
         ("run.threads=-1", "run.threads: should be a whole number from 1, or auto"),
-        ("run.reader_threads=0", "run.reader_threads: input should be greater than or equal to 1"),
+        ("run.reader_threads=0", "run.reader_threads: should be a whole number from 1, or auto"),
         ("run.retries=-1", "run.retries: input should be greater than or equal to 0"),
         ("run.verify_on_resume=never", "run.verify_on_resume: input should be 'auto', 'hash' or 'size'"),
         ("run.min_psnr=high", "run.min_psnr: input should be a valid number"),

@@ -19,7 +19,7 @@ from daskt2i.encode import model_cache
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, inspect, models_for, retry_smaller_batch
 from daskt2i.encode.prepare import EncodePlan, prepare
-from daskt2i.encode.read_ahead import Care, Reading, read_row, reading_ahead
+from daskt2i.encode.read_ahead import Care, ReaderCount, Reading, read_row, reading_ahead
 from daskt2i.encode.worker import encode_chunk, interruption
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.errors import (
@@ -810,6 +810,54 @@ def test_no_more_rows_are_read_than_the_window_holds() -> None:
     stopped = source.asked
     time.sleep(0.05)
     assert source.asked == stopped < 40
+
+
+def _reading(fetch: float, decode: float) -> Reading:
+    row = FakeSource(1).rows(0, 1)[0]
+    return Reading(row, Rejection(0, 1, Reason.MISSING_FILE), b"", "", fetch, decode)
+
+
+def test_more_threads_read_while_the_model_waits_up_to_the_cores_of_the_worker() -> None:
+    count = ReaderCount(2, 4)
+    grew = [count.saw(ready=False, reading=_reading(0.1, 1.0)) for _ in range(40)]
+    assert (count.now, sum(grew)) == (4, 2)
+    assert grew.index(True) == 3, "a single late picture is no reason"
+
+
+def test_threads_that_wait_for_a_network_may_be_more_than_the_cores() -> None:
+    count = ReaderCount(2, 2)
+    for _ in range(200):
+        count.saw(ready=False, reading=_reading(1.0, 0.1))
+    assert count.now == 8
+
+
+def test_a_model_that_never_waits_keeps_its_two_threads() -> None:
+    count = ReaderCount(2, 16)
+    assert not any(count.saw(ready=number % 3 > 0, reading=_reading(0.1, 1.0)) for number in range(200))
+
+
+class Counting(FakeSource):
+    """Takes 5 ms a row, and knows the threads that read."""
+
+    def __init__(self) -> None:
+        super().__init__(60)
+        self.threads: set[str] = set()
+
+    def read(self, row: Row) -> bytes:
+        self.threads.add(threading.current_thread().name)
+        time.sleep(0.005)
+        return super().read(row)
+
+
+def test_threads_are_added_within_a_chunk_and_stay_for_the_next_one() -> None:
+    source, count = Counting(), ReaderCount(2, 2)
+    with reading_ahead(source, source.rows(0, 60), 16, LIMITS, threads=count, window=8) as readings:
+        assert [r.row.index for r in readings] == list(range(60))
+    assert len(source.threads) == count.now > 2
+    again = Counting()
+    with reading_ahead(again, again.rows(0, 20), 16, LIMITS, threads=count, window=8) as readings:
+        list(readings)
+    assert len(again.threads) > 2
 
 
 def test_an_error_of_the_source_is_raised_when_its_row_is_reached() -> None:
