@@ -14,6 +14,8 @@ from typing import Any, Literal
 from daskt2i.bench.encode.rows import Part
 
 PEAK_SIDES = (1024, 1536, 2048, 3072)
+PEAK_CONVOLUTIONS = ((128, 128), (256, 64), (512, 64))
+"""Channels, and side of the picture in pixels: the widest levels of Stable Diffusion's VAE at 256 px."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class BenchTask:
         busy: for `peak`: numbers of cores to keep busy at the same time.
         precisions: for `peak`: precisions to measure; `auto` is resolved there. `peak_seconds`: time for each size;
             `peak_sides`: sizes of square matrices. The fastest size counts: smaller matrices do not fill the units,
-            larger ones do not fit into the caches.
+            larger ones do not fit into the caches. `peak_convolutions`: channels and sides of 3 x 3 convolutions.
         chunk_seconds, arrays: for `scheduler`: seconds of a chunk, and whether its arrays are written.
         parent: the process that waits for the result; `begun`: time.time() of the start in the parent.
     """
@@ -46,6 +48,7 @@ class BenchTask:
     precisions: tuple[str, ...] = ()
     peak_seconds: float = 1.0
     peak_sides: tuple[int, ...] = PEAK_SIDES
+    peak_convolutions: tuple[tuple[int, int], ...] = PEAK_CONVOLUTIONS
     chunk_seconds: float = 0.0
     arrays: bool = False
     parent: int = 0
@@ -61,6 +64,7 @@ class BenchTask:
         data = json.loads(text)
         data["busy"], data["precisions"] = tuple(data["busy"]), tuple(data["precisions"])
         data["peak_sides"] = tuple(data["peak_sides"])
+        data["peak_convolutions"] = tuple((channels, side) for channels, side in data["peak_convolutions"])
         return cls(**data)
 
 

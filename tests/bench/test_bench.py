@@ -376,7 +376,14 @@ def test_encode_is_measured_with_a_pool_and_with_naive(tmp_path: Path, part: Par
     told: list[str] = []
     settings = load_workflow("demo", ["dataset.rows_per_chunk=4"])
     wanted = EncodeBenchSettings(
-        ("multiprocessing", "naive"), (1,), (part,), rows=8, repeats=1, peak_seconds=0.01, peak_sides=(256,)
+        ("multiprocessing", "naive"),
+        (1,),
+        (part,),
+        rows=8,
+        repeats=1,
+        peak_seconds=0.01,
+        peak_sides=(256,),
+        peak_convolutions=((16, 32),),
     )
     report = EncodeBench(settings, RunFolder(tmp_path), wanted, told.append).run("bench encode")
     assert report.complete

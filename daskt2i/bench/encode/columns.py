@@ -28,7 +28,7 @@ COLUMNS = (
     Column("vs_naive", "times", "by naive", "Speed", meaning="Rate divided by the best rate of naive in this part."),
     Column("chunk_s", "seconds", "a chunk", "Speed", meaning="One chunk on one worker; median over chunks."),
     Column("peak_share", "share", "of the peak", "Limit", meaning="Operations of the encoders per steady second,"
-           " divided by the peak of matrix products on as many cores in the same precision."),
+           " divided by the peak of products and convolutions on as many cores in the same precision."),
     Column("model_peak_share", "share", "in the model", "Limit", meaning="The same per second inside the encoders."),
     Column("cpu_share", "share", "cores busy", "Limit", meaning="Processor seconds of all daskt2i processes, divided by"
            " steady seconds x cores of the machine."),

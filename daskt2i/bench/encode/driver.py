@@ -16,7 +16,7 @@ from daskt2i.bench import child
 from daskt2i.bench.encode.rows import Part, with_rows
 from daskt2i.bench.encode.runs import NAIVE, CellSettings, Ground, Runs
 from daskt2i.bench.encode.scaling import make_report
-from daskt2i.bench.measured import PEAK_SIDES, BenchTask, Measured
+from daskt2i.bench.measured import PEAK_CONVOLUTIONS, PEAK_SIDES, BenchTask, Measured
 from daskt2i.bench.report import BenchReport
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.prepare import planned_device
@@ -44,7 +44,7 @@ class EncodeBenchSettings:
         rows, repeats: numbers for each cell.
         threads: torch threads of each worker.
         keep: keep the stores of the cells in the folder.
-        peak_seconds, peak_sides: for each measurement of the machine's peak, as in `BenchTask`.
+        peak_seconds, peak_sides, peak_convolutions: for each measurement of the machine's peak, as in `BenchTask`.
     """
 
     schedulers: tuple[str, ...]
@@ -56,6 +56,7 @@ class EncodeBenchSettings:
     keep: bool = False
     peak_seconds: float = 1.0
     peak_sides: tuple[int, ...] = PEAK_SIDES
+    peak_convolutions: tuple[tuple[int, int], ...] = PEAK_CONVOLUTIONS
 
     def cells(self) -> tuple[CellSettings, ...]:
         """The cells in the order of the table.
@@ -176,7 +177,7 @@ class EncodeBench:
         busy = sorted({*busy, *([cores] if any(cell.scheduler == NAIVE or not cell.workers for cell in cells) else [])})
         precisions = (workflow.dataset.precision, *(("fp32",) if any(c.scheduler == NAIVE for c in cells) else ()))
         task = self._task("peak", part, busy=tuple(busy or [cores]), precisions=precisions)
-        self.tell(f"{part}: peak of {', '.join(map(str, task.busy))} of {cores} cores in matrix products")
+        self.tell(f"{part}: peak of {', '.join(map(str, task.busy))} of {cores} cores in products and convolutions")
         found = child.perform(task)["peak"]
         self._ground[part] = Ground.of(found).better(self._ground.get(part))
         changed = workflow.dataset.model_copy(update={"precision": found["precision"]})
@@ -223,6 +224,7 @@ class EncodeBench:
             precisions=tuple(precisions),
             peak_seconds=self.wanted.peak_seconds,
             peak_sides=self.wanted.peak_sides,
+            peak_convolutions=self.wanted.peak_convolutions,
         )
 
 

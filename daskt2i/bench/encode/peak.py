@@ -1,6 +1,8 @@
-"""The machine's peak in matrix products, and the operations of the encoders, to compare a speed with.
+"""The machine's peak in products and convolutions, and the operations of the encoders, to compare a speed with.
 
-Covers: square products in the precision of the run, one thread on each of k cores at the same time; counting with
+Covers: square products and 3 x 3 convolutions in the precision of the run, one thread on each of k cores at the same
+time (with AMX a convolution may be faster than any product, and products vary by a factor of two within an hour);
+counting with
 `torch.utils.flop_counter` (2 for each multiply-add in convolutions, matrix products, attention; none elementwise).
 Does not cover: memory bandwidth; GPUs.
 
@@ -10,9 +12,10 @@ number of torch threads, here 1.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,39 +44,76 @@ def measure(task: BenchTask, workflow: Workflow) -> dict[str, Any]:
     wanted = workflow.dataset.precision
     precision = resolve(wanted, "cpu", 1)
     peaks = {
-        name: {str(busy): peak(name, busy, task.peak_seconds, task.peak_sides) for busy in task.busy}
+        name: {
+            str(busy): peak(name, busy, task.peak_seconds, task.peak_sides, task.peak_convolutions)
+            for busy in task.busy
+        }
         for name in dict.fromkeys(precision if name == "auto" else name for name in task.precisions)
     }
     torch.set_num_threads(max(task.busy))
     return {"precision": precision, "peaks": peaks, **operations(task, workflow, max(task.busy))}
 
 
-def peak(precision: str, busy: int, seconds: float, sides: Sequence[int]) -> float:
-    """FLOP/s of `busy` threads together, each with its own products; the best of several sizes."""
-    return max(_rate(precision, busy, seconds, side) for side in sides)
+def peak(
+    precision: str,
+    busy: int,
+    seconds: float,
+    sides: Sequence[int],
+    convolutions: Sequence[tuple[int, int]] = (),
+) -> float:
+    """FLOP/s of `busy` threads together, each with its own numbers; the best of several shapes.
+
+    Args:
+        seconds: for each shape.
+        sides: of square products.
+        convolutions: channels, and side of the picture in pixels.
+    """
+    from torch import bfloat16, float16, float32
+
+    dtype = {"fp32": float32, "bf16": bfloat16, "fp16": float16}[precision]
+    shapes = [functools.partial(_product, side) for side in sides]
+    shapes += [functools.partial(_convolution, *shape) for shape in convolutions]
+    return max(_rate(functools.partial(shape, dtype), busy, seconds) for shape in shapes)
 
 
-def _rate(precision: str, busy: int, seconds: float, side: int) -> float:
+Shape = Callable[[], tuple[Callable[[], object], float]]
+"""Makes the numbers of one thread. Returns a function that computes once, and its operations."""
+
+
+def _product(side: int, dtype: Any) -> tuple[Callable[[], object], float]:
     import torch
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    a, b = (torch.full((side, side), 0.5, dtype=dtype) for _ in range(2))
+    return functools.partial(torch.mm, a, b, out=torch.empty_like(a)), 2.0 * side**3
+
+
+def _convolution(channels: int, side: int, dtype: Any) -> tuple[Callable[[], object], float]:
+    import torch
+
+    x = torch.full((1, channels, side, side), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
+    weight = torch.full((channels, channels, 3, 3), 0.01, dtype=dtype).to(memory_format=torch.channels_last)
+    return functools.partial(torch.conv2d, x, weight, padding=1), 2.0 * 9 * channels**2 * side**2
+
+
+def _rate(shape: Shape, busy: int, seconds: float) -> float:
+    import torch
+
     ready = threading.Barrier(busy)
     rates = [0.0] * busy
 
     def work(place: int) -> None:
         torch.set_num_threads(1)
-        a, b = (torch.full((side, side), 0.5, dtype=dtype) for _ in range(2))
-        out = torch.empty_like(a)
         with torch.inference_mode():
-            torch.mm(a, b, out=out)
+            compute, flop = shape()
+            compute()
             ready.wait()
             begun = time.perf_counter()
             count = 0
             while (now := time.perf_counter()) - begun < seconds or count == 0:
-                torch.mm(a, b, out=out)
+                compute()
                 count += 1
             now = time.perf_counter()
-        rates[place] = 2.0 * side**3 * count / (now - begun)
+        rates[place] = flop * count / (now - begun)
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(busy)]
     for thread in threads:
