@@ -7,6 +7,7 @@ Does not cover: shards and receipts themselves (`store`), encoding the other chu
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,6 +32,9 @@ _OF_FILES = {str(Reason.MISSING_FILE), str(Reason.UNREADABLE_IMAGE)}
 
 _NOW_THERE = "Images that were missing are there now"
 _MENDED = "Images whose rows were rejected are there now, or are others now"
+
+_SINGLE_LINES = 3
+"""If more chunks are encoded again for the same reason, one line tells their number."""
 
 CHECK_SECONDS = 5.0
 """How often a long check of finished chunks reports its progress."""
@@ -59,6 +63,7 @@ def find_done(
     store, pictures = ZarrStore(prepared.folder), _Pictures(prepared, listener)
     done = bytearray(len(prepared.grid))
     valid = set[int]()
+    again: list[tuple[int, str]] = []
 
     def examine(receipt: Receipt) -> tuple[Receipt, str | None]:
         if receipt.fingerprint != fingerprint:
@@ -67,9 +72,9 @@ def find_done(
             return receipt, "its receipt does not match the plan"
         if (problem := store.check(receipt.shards, deep)) is not None:
             return receipt, problem
-        if again := {r.reason for r in receipt.rejected}.intersection(run.retry_rejected):
+        if asked := {r.reason for r in receipt.rejected}.intersection(run.retry_rejected):
             valid.add(receipt.chunk)
-            return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(again))}"
+            return receipt, f"run.retry_rejected asks for rows rejected as {', '.join(sorted(asked))}"
         if any(is_old_refusal(r.reason, r.detail) for r in receipt.rejected):
             valid.add(receipt.chunk)
             return receipt, "an older version rejected rows because access to them was refused"
@@ -85,7 +90,7 @@ def find_done(
                 problem = pictures.changed(receipt, every=True)
             if problem:
                 if run.on_changed_images == "encode" or receipt.chunk not in pictures.others:
-                    listener(Note(f"Chunk {receipt.chunk} is encoded again: {problem}."))
+                    again.append((receipt.chunk, problem))
                 continue
             done[receipt.chunk] = 1
             result = result.with_chunk(receipt, now=False)
@@ -94,6 +99,8 @@ def find_done(
                 listener(
                     Note(f"{many(result.skipped, 'finished chunk')} checked; the store has {many(len(done), 'chunk')}.")
                 )
+    for text in told_again(again):
+        listener(Note(text))
     if pictures.others and run.on_changed_images == "fail":
         pictures.refuse()
     if pictures.arrived:
@@ -114,6 +121,30 @@ def find_done(
     for receipt in pictures.touched:
         Receipts(prepared.folder).write(receipt)
     return done, valid, result
+
+
+def _reason(problem: str) -> str:
+    """A problem without the names in it, so that problems of one kind are equal."""
+    return re.sub(r"\S*[/\d]\S*", "…", problem.partition(" (")[0])
+
+
+def told_again(found: Iterable[tuple[int, str]]) -> list[str]:
+    """Sentences about chunks that are encoded again: one for each chunk, or one for many chunks with one reason.
+
+    Args:
+        found: number of each chunk, and its problem.
+    """
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    for chunk, problem in found:
+        kinds.setdefault(_reason(problem), []).append((chunk, problem))
+    said = list[str]()
+    for alike in kinds.values():
+        if len(alike) <= _SINGLE_LINES:
+            said += [f"Chunk {chunk} is encoded again: {problem}." for chunk, problem in alike]
+            continue
+        first = "; ".join(f"chunk {chunk}: {problem}" for chunk, problem in alike[:_SINGLE_LINES])
+        said.append(f"{many(len(alike), 'chunk')} are encoded again. The first of them: {first}.")
+    return said
 
 
 class _Pictures:
@@ -217,8 +248,8 @@ class _Pictures:
         which = f"chunk {chunks[0]}" if len(chunks) == 1 else f"{len(chunks):,} chunks, the first of them {chunks[0]},"
         raise FingerprintMismatch(
             f"The images of {which} are not the images that the store in {self._prepared.folder} was made from"
-            f"{f': {names(rows)}' if rows else ''}. The store was not changed. Use the original images (images), set "
-            "run.on_changed_images=encode to encode these chunks again, or encode into another run folder (out)."
+            f"{f': {names(rows)}' if rows else ''}. The store was not changed. Put the original images back (images), "
+            "set run.on_changed_images=encode to encode these chunks again, or encode into another run folder (out)."
             + (f" If rejected images were mended, set run.retry_rejected=[{self._listed(again)}]." if again else "")
         )
 

@@ -38,7 +38,8 @@ SAMPLE_ROWS = 8
 
 
 _EXCHANGED = (
-    " Where images were exchanged, use the original images, or set run.on_changed_images=encode to encode these chunks."
+    " Where images were exchanged, put the original images back, or set run.on_changed_images=encode to encode these "
+    "chunks."
 )
 
 
@@ -113,7 +114,9 @@ class VerifyResult(Viewed):
             rows.append(("next", f"encode again: it {does} and leaves the others as they are"))
         if self.exchanged:
             chunks = "the chunks of exchanged images"
-            rows.append(("images", f"use the original images, or set run.on_changed_images=encode to encode {chunks}"))
+            rows.append(
+                ("images", f"put the original images back, or set run.on_changed_images=encode to encode {chunks}")
+            )
         shared = [f"{self.shared} (it belongs to all chunks)"] if self.shared else []
         return View(
             "The store is in order"

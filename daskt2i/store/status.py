@@ -101,7 +101,7 @@ class RunStatus(Viewed):
             *((PIPELINE if one.training == TRAIN else "vae", one.said) for one in self.trained),
         ]
         return View(
-            "Complete" if self.complete else "Not complete",
+            "The encode is complete" if self.complete else "The encode is not complete",
             tuple(rows),
             done=self.rows_done / max(1, self.rows),
             rejected=total / max(1, self.rows),

@@ -255,7 +255,7 @@ def test_status_reports_the_progress_of_a_run(finished: Path) -> None:
     assert found["chunks"] == {"done": 3, "open": 0}
     assert (found["complete"], found["running"], found["random_weights"]) == (True, "", False)
     done = run("status", "-w", finished / "fake.yaml", "-o", finished / "out")
-    assert "Complete" in done.stdout
+    assert "The encode is complete" in done.stdout
     assert "20 of 20: 19 accepted, 1 rejected" in done.stdout
     assert done.stderr == ""
 

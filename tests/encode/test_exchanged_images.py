@@ -21,6 +21,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode.chunks.stamps import Stamps, names, new_rows, other_rows
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
+from daskt2i.encode.resume import told_again
 from daskt2i.encode.verify import verify
 from daskt2i.errors import FingerprintMismatch, ReadStalled, Reason
 from daskt2i.events import Note
@@ -94,6 +95,20 @@ def test_exchanged_images_are_encoded_again_on_demand(folder: Path) -> None:
     for name in ("latent_mean", "valid", "file_name"):
         one, other = (ZarrStore(RunFolder(folder / run)).read(name, 0, 12) for run in ("run", "fresh"))
         np.testing.assert_array_equal(one, other)
+
+
+def test_many_chunks_that_are_encoded_again_are_told_in_one_line_for_each_reason() -> None:
+    def again(*found: tuple[int, str]) -> list[str]:
+        return told_again(found)
+
+    assert again((4, "its images are others now (a.jpg)")) == [
+        "Chunk 4 is encoded again: its images are others now (a.jpg)."
+    ]
+    many = [(n, f"its images are others now ({n} (1).jpg)") for n in range(26)]
+    shards = [(n, f"latents/c/{n} is missing") for n in range(30, 32)]
+    first, *others = again(*many, *shards)
+    assert first.startswith("26 chunks are encoded again. The first of them: chunk 0: its images are others now (0 (1)")
+    assert others == [f"Chunk {n} is encoded again: {problem}." for n, problem in shards]
 
 
 def test_a_touched_folder_is_read_once_and_then_known(folder: Path) -> None:
