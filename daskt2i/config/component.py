@@ -115,6 +115,9 @@ class Component(BaseModel):
         Arguments that only say where data are (`LOCATIONS`) are left out. A class may name its own such arguments in an
         attribute `locations`. Secrets are left out too, because the identity is written into the store. So a changed
         secret does not change it.
+
+        A class that got a new argument names, in an attribute `same_arrays`, the values with which the arrays are as
+        before. Such a value is left out too, so the fingerprints of older stores stay as they are.
         """
         factory = self._factory("component")
         try:
@@ -123,7 +126,9 @@ class Component(BaseModel):
             signature = inspect.Signature()
         defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
         locations = getattr(factory, "locations", LOCATIONS)
-        found = {k: v for k, v in {**defaults, **self.arguments}.items() if k not in locations}
+        same = getattr(factory, "same_arrays", {})
+        given = {**defaults, **self.arguments}
+        found = {k: v for k, v in given.items() if k not in locations and v not in same.get(k, ())}
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return {"class": self.class_path} | redact.without_secrets(plain)
 

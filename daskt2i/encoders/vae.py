@@ -11,12 +11,15 @@ scaling_factor`. An AutoencoderTiny was trained to give scaled latents; its scal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encoders import footprint
+from daskt2i.encoders.ncnn import choice
+from daskt2i.encoders.ncnn.choice import EngineOption
+from daskt2i.encoders.ncnn.engine import Engine
 from daskt2i.encoders.weights import (
     WeightsOption,
     check_weights_option,
@@ -66,12 +69,15 @@ class VaeEncoder:
         revision: branch, tag or commit of a hub id.
         weights: `pretrained`, or `random` for speed tests (marked in the store).
         seed: seed of the random weights.
+        engine: what computes the model. `torch`; `ncnn`: exact fp32 on a CPU with fewer multiplications; `auto`: torch.
 
     Raises:
-        ConfigError: weights or seed has a wrong value.
+        ConfigError: weights, seed or engine has a wrong value.
     """
 
     setting = "dataset.encoders.image.model"
+    same_arrays: ClassVar[Mapping[str, tuple[str, ...]]] = {"engine": ("auto", "torch")}
+    """Values of arguments with which the stored arrays are those of versions without the argument (`Component`)."""
 
     def __init__(
         self,
@@ -80,18 +86,22 @@ class VaeEncoder:
         revision: str | None = None,
         weights: WeightsOption = "pretrained",
         seed: int = 0,
+        engine: EngineOption = "auto",
     ) -> None:
         check_weights_option(weights, seed)
+        choice.check_engine(engine)
         self.model = str(model)
         self.subfolder = subfolder
         self.revision = revision
         self.weights = weights
         self.seed = seed
+        self.engine = engine
         self._loaded: Any = None
+        self._engine: Engine | None = None
         self._runtime: Runtime | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": None, "_runtime": None}
+        return {**self.__dict__, "_loaded": None, "_engine": None, "_runtime": None}
 
     def info(self, resolution: int) -> EncoderInfo:
         """What it makes from images of `resolution` x `resolution` pixels. It reads only config.json and file headers.
@@ -102,6 +112,7 @@ class VaeEncoder:
         """
         config, name = self._config(), model_name(self.model, self.subfolder)
         kind, channels = config["_class_name"], int(config["latent_channels"])
+        choice.refuse_kind(self.engine, kind, name)
         reduction = footprint.vae_reduction(config)
         if resolution < reduction or resolution % reduction:
             lower = resolution // reduction * reduction
@@ -136,15 +147,16 @@ class VaeEncoder:
             weights=self._weights_name(config),
             attributes=attributes,
             random_weights=self.weights == "random",
-            weight_bytes=self._weight_bytes(config),
-            item_bytes=footprint.vae_item_bytes(config, resolution),
+            weight_bytes=int(self._weight_bytes(config) * (choice.WEIGHTS if self.engine == "ncnn" else 1)),
+            item_bytes=footprint.vae_item_bytes(config, resolution)
+            + (choice.attention_bytes(resolution, reduction) if self.engine == "ncnn" else 0),
         )
 
     def load(self, runtime: Runtime) -> None:
         """Build the model on `runtime.device` in `runtime.precision`, in channels_last, for inference.
 
         Raises:
-            ConfigError: fp16 on a CPU.
+            ConfigError: fp16 on a CPU; ncnn was asked for and cannot run here.
             ModelMissing, ModelError: there is no such model, or files do not fit it.
         """
         import torch
@@ -152,13 +164,16 @@ class VaeEncoder:
 
         if runtime.precision == "fp16" and runtime.device == "cpu":
             raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
+        choice.refuse_place(self.engine, runtime)
         torch.set_num_threads(runtime.threads)
         if runtime.precision == "fp32" and runtime.device != "cpu":
             # cuDNN computes fp32 convolutions in TF32 by default, with a mantissa of 10 bits.
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        build = self._random if self.weights == "random" else self._pretrained
-        model = build(_dtype(runtime)).to(runtime.device).to(memory_format=torch.channels_last)
-        self._loaded, self._runtime = model.eval().requires_grad_(False), runtime
+        model = self._build(runtime)
+        self._engine = choice.engine_for(self.engine, model, runtime)
+        if self._engine is not None:
+            model = model.to("meta")  # ncnn has the weights now
+        self._loaded, self._runtime = model, runtime
 
     def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:
         """Latents of `uint8[n, height, width, 3]`: `latent_mean`, and `latent_std` if there is a posterior.
@@ -188,12 +203,16 @@ class VaeEncoder:
                 part = slice(start, min(start + batch, n))
                 # Copying uint8 moves a quarter of the bytes of fp32. This memory order is already channels_last.
                 pixels = _tensor(items[part]).to(runtime.device).permute(0, 3, 1, 2)
-                out = model.encode(self.normalise(pixels).to(_dtype(runtime)))
-                if not posterior:
-                    made["latent_mean"][part] = _half(out.latents)
-                    continue
+                if self._engine is not None:
+                    parameters = torch.from_numpy(self._engine.encode(self.normalise(pixels).numpy()))
+                else:
+                    out = model.encode(self.normalise(pixels).to(_dtype(runtime)))
+                    if not posterior:
+                        made["latent_mean"][part] = _half(out.latents)
+                        continue
+                    parameters = out.latent_dist.parameters.float()
                 # std = exp(logvar / 2) loses bits in bf16, so the (small) posterior is computed again in fp32.
-                distribution = DiagonalGaussianDistribution(out.latent_dist.parameters.float())
+                distribution = DiagonalGaussianDistribution(parameters)
                 made["latent_mean"][part] = _half(distribution.mean)
                 made["latent_std"][part] = _half(distribution.std)
         return made
@@ -217,16 +236,20 @@ class VaeEncoder:
         with torch.inference_mode():
             for index in range(len(mean)):
                 latent = torch.nan_to_num(_tensor(mean[index : index + 1]).float())
-                latent = latent.to(runtime.device, _dtype(runtime), memory_format=torch.channels_last)
-                picture = model.decode(latent).sample[0].float()
+                if self._engine is not None:
+                    picture = torch.from_numpy(self._engine.decode(latent.numpy())[0])
+                else:
+                    latent = latent.to(runtime.device, _dtype(runtime), memory_format=torch.channels_last)
+                    picture = model.decode(latent).sample[0].float()
                 values = torch.nan_to_num((picture + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
                 made[index] = values.permute(1, 2, 0).cpu().numpy()
         return made
 
     @property
     def module(self) -> Any:
-        """The loaded diffusers model."""
-        return self._ready()[0]
+        """The loaded diffusers model; it is built again if ncnn has its weights."""
+        model, runtime = self._ready()
+        return model if self._engine is None else self._build(runtime)
 
     def _ready(self) -> tuple[Any, Runtime]:
         if self._loaded is None or self._runtime is None:
@@ -274,6 +297,13 @@ class VaeEncoder:
         if self.weights == "random":
             return 4 * footprint.vae_parameters(config)
         return 4 * sum(sum(read_header(path).values()) for path in weight_files(self._folder(), STEM).paths)
+
+    def _build(self, runtime: Runtime) -> Any:
+        import torch
+
+        build = self._random if self.weights == "random" else self._pretrained
+        model = build(_dtype(runtime)).to(runtime.device).to(memory_format=torch.channels_last)
+        return model.eval().requires_grad_(False)
 
     def _random(self, dtype: torch.dtype) -> Any:
         import diffusers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ def test_encoders_load_in_a_precision_that_is_named(place: str, kl: Path, clip: 
         ("encoders/weights.py:check_weights_option ConfigError", VaeEncoder, {"weights": "x"}, "pretrained"),
         ("encoders/weights.py:check_weights_option ConfigError", VaeEncoder, {"weights": "x"}, "random"),
         ("encoders/weights.py:check_weights_option ConfigError", VaeEncoder, {"seed": -1}, 0),
+        ("encoders/ncnn/choice.py:check_engine ConfigError", VaeEncoder, {"engine": "x"}, "auto"),
+        ("encoders/ncnn/choice.py:check_engine ConfigError", VaeEncoder, {"engine": "x"}, "torch"),
+        ("encoders/ncnn/choice.py:check_engine ConfigError", VaeEncoder, {"engine": "x"}, "ncnn"),
         ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"pad": "x"}, "length"),
         ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"pad": "x"}, "full"),
         ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"max_tokens": 1}, 2),
@@ -121,6 +125,30 @@ def test_an_argument_that_is_named_is_taken(place: str, kind: Any, wrong: dict[s
     with told(place):
         kind(**given, **wrong)
     assert kind(**given, **dict.fromkeys(wrong, right))
+
+
+def test_where_ncnn_cannot_run_torch_does(tmp_path: Path, kl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = str(tiny_folder(tmp_path / "tiny"))
+    with told("encoders/ncnn/choice.py:refuse_kind ConfigError"):
+        VaeEncoder(tiny, engine="ncnn").info(32)
+    VaeEncoder(tiny, engine="torch").info(32)
+    monkeypatch.setitem(sys.modules, "ncnn", None)  # as if it were not installed
+    with told("encoders/ncnn/choice.py:refuse_place ConfigError") as error:
+        VaeEncoder(str(kl), engine="ncnn").load(CPU)
+    assert 'install "daskt2i[fast-cpu]"' in str(error.value)
+    VaeEncoder(str(kl), engine="torch").load(CPU)
+
+
+def test_with_ncnn_the_precision_that_is_named_and_torch_load(tmp_path: Path, kl: Path) -> None:
+    pytest.importorskip("ncnn", reason='ncnn is not installed (pip install "daskt2i[fast-cpu]")')
+    with told("encoders/ncnn/choice.py:refuse_place ConfigError") as error:
+        VaeEncoder(str(kl), engine="ncnn").load(Runtime("cpu", "bf16", 1))
+    assert "set dataset.precision to fp32" in str(error.value)
+    VaeEncoder(str(kl), engine="ncnn").load(CPU)
+    gelu = str(kl_folder(tmp_path / "gelu", act_fn="gelu"))
+    with told("encoders/ncnn/choice.py:engine_for ConfigError"):
+        VaeEncoder(gelu, engine="ncnn").load(CPU)
+    VaeEncoder(gelu, engine="torch").load(CPU)
 
 
 def test_each_resolution_that_is_named_is_taken(kl: Path) -> None:
