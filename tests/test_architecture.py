@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "images": "errors types",
     "sources": "redact documents errors credentials addresses types events",
     "machine": "errors types",
-    "encoders": "documents errors addresses types",
+    "inference": "",
+    "encoders": "documents errors addresses inference types",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
     "store": "redact errors os_errors credentials addresses types view formatting plan config",
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "insights": "errors types protocols view events formatting plan faults config images store facts",
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
-    " encoders store loader model encode",
+    " inference encoders store loader model encode",
     "train": "errors types protocols view events formatting plan config images machine store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",

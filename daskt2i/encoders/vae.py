@@ -35,6 +35,7 @@ from daskt2i.encoders.weights import (
     weights_digest,
 )
 from daskt2i.errors import ConfigError, ModelError
+from daskt2i.inference.rewrite import rewrite_for_inference
 from daskt2i.types import ArraySpec, EncoderInfo, Pixels, Runtime
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ class VaeEncoder:
         self._engine = choice.engine_for(self.engine, model, runtime)
         if self._engine is not None:
             model = model.to("meta")  # ncnn has the weights now
+        else:
+            rewrite_for_inference(model)
         self._loaded, self._runtime = model, runtime
 
     def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from daskt2i.config.samplers import Sampler
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
+from daskt2i.inference.rewrite import rewrite_for_inference
 from daskt2i.model.masked_unet import masked_unet
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import ABOUT, POOLED, preview, scheduler_for
@@ -114,6 +115,8 @@ class Painter:
         if self.about.get(POOLED):
             self._pipe.unet.__class__ = masked_unet()
         self._pipe.unet.to(memory_format=torch.channels_last)
+        for model in filter(None, (self._pipe.unet, self._pipe.vae)):
+            rewrite_for_inference(model.eval().requires_grad_(False))
         self._config = dict(self._pipe.scheduler.config)
 
     def paint(
