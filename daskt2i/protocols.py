@@ -103,6 +103,21 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
+class ChoosesEngine(Protocol):
+    """An image encoder may also have this method. Then the engine that is faster on a worker computes it."""
+
+    def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
+        """The runtime with the faster engine, by a measurement, and a sentence about it; "" if nothing was measured.
+
+        Args:
+            resolution: side of the pictures, pixels.
+            runtime: device, and the precision that is best for torch.
+            free: whether the precision may change.
+        """
+        ...
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Captions to text states."""
 

@@ -228,11 +228,13 @@ class Runtime:
         device: `"cpu"`, `"cuda"` or `"cuda:N"`.
         precision: the floating-point format of the model.
         threads: number of torch threads in this worker.
+        engine: what computes the image encoder, if its own setting leaves it open: `"torch"` or `"ncnn"`.
     """
 
     device: str
     precision: Precision
     threads: int
+    engine: str = "torch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,10 @@ from daskt2i.machine.machine import this_machine
 # Several processes share the cores. OpenMP's threads spin while they wait for each other, unless told to sleep: with
 # one other busy process beside them, 18 s became 2 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# What is measured in tests stays in a folder of theirs.
+os.environ.setdefault("HF_HOME", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"))
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"daskt2i-tests-{os.getuid()}")
 
 # A shell that starts us in the background has us ignore Ctrl-C, and whom we start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():

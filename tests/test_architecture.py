@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "sources": "redact documents errors credentials addresses types events",
     "machine": "errors types",
     "inference": "",
-    "encoders": "documents errors addresses inference types",
+    "encoders": "documents errors addresses types inference",
     "testing": "errors types protocols",
     "deploy": "documents errors config",
     "store": "redact errors os_errors credentials addresses types view formatting plan config",

@@ -186,7 +186,7 @@ class _Run:
         plain = self.prepared.workflow.dataset.source.model_dump(by_alias=True)
         by_origin = {"class": f"{SelectedSource.__module__}.{SelectedSource.__name__}", "source": plain}
         job = replace(job_for(self.prepared, executor_info), source=Component.model_validate(by_origin))
-        look = functools.partial(inspect, precision=self.asked)
+        look = functools.partial(inspect, precision=self.asked, engine=self.prepared.engine)
         found = next(outcome for _, outcome in list(self.executor.run(look, [job])))
         if isinstance(found, BaseException):
             raise found

@@ -179,14 +179,16 @@ class _Run:
         job = replace(job_for(prepared, executor_info), folder=publication.plain, run=publication.run, terms=terms)
         found = self._inspect(job)
         if prepared.stored is not None:
-            refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision))
+            refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision, found.runtime.engine))
+        for note in found.notes:
+            self._tell(note)
         job = resolve_job(job, prepared, found)
         self.fingerprint, self.device, self.settings = job.fingerprint, found.runtime.device, speed_settings(job)
         ZarrStore(prepared.folder).create(
             prepared.source_info.rows,
             workflow.dataset.rows_per_chunk,
             store_arrays(prepared.image_info, prepared.text_info, job.slots),
-            self._attributes(prepared.identity(job.runtime.precision), job),
+            self._attributes(prepared.identity(job.runtime.precision, job.runtime.engine), job),
             empty_prompt(prepared.text_info, found.empty),
         )
         self._keep_settings()
@@ -197,7 +199,7 @@ class _Run:
         self.prepared.folder.write(WORKFLOW, text.encode())
 
     def _inspect(self, job: EncodeJob) -> Inspection:
-        look = functools.partial(inspect, precision=self.prepared.precision)
+        look = functools.partial(inspect, precision=self.prepared.precision, engine=self.prepared.engine)
         outcomes = [outcome for _, outcome in self.executor.run(look, [job])]
         if isinstance(outcomes[0], BaseException):
             raise outcomes[0]

@@ -92,16 +92,18 @@ class Inspection:
     """The values that one worker found before the first chunk.
 
     Attributes:
-        runtime: device and precision, resolved on the worker.
+        runtime: device, precision and engine, resolved on the worker.
         empty: the empty prompt's arrays, without the caption dimension.
         worker: `host:pid`.
         kind: the kind of its device, in words.
+        notes: what a user should know.
     """
 
     runtime: Runtime
     empty: Mapping[str, npt.NDArray[Any]]
     worker: str
     kind: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
@@ -133,15 +135,15 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
 
 
 def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> EncodeJob:
-    """The job with the values of a worker: the precision, the kind of its device, and the batch for each kind."""
+    """The job with the values of a worker: precision, engine, the kind of its device, and the batch for each kind."""
     asked, stored = prepared.workflow.run.batch, prepared.stored
-    mark = fingerprint(prepared.identity(found.runtime.precision))
+    mark = fingerprint(prepared.identity(found.runtime.precision, found.runtime.engine))
     if stored is not None and without_secrets(stored["identity"]) != stored["identity"]:
         mark = str(stored["fingerprint"])  # an older version fingerprinted secrets too
     return replace(
         job,
         fingerprint=mark,
-        runtime=replace(job.runtime, precision=found.runtime.precision),
+        runtime=replace(job.runtime, precision=found.runtime.precision, engine=found.runtime.engine),
         batch=choose_batch(prepared.image_info, found.runtime.device) if asked == "auto" else asked,
         batches={kind: choose_batch(prepared.image_info, kind) for kind in ("cpu", "cuda")} if asked == "auto" else {},
         terms=job.terms and replace(job.terms, kind=found.kind),

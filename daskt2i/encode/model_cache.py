@@ -26,13 +26,13 @@ from daskt2i.encode import gates
 from daskt2i.encode.chunks.admission import admit, admit_source
 from daskt2i.encode.job import EncodeJob, Inspection
 from daskt2i.encode.read_ahead import ReaderCount
-from daskt2i.errors import ModelError, OutOfMemory
+from daskt2i.errors import ConfigError, ModelError, OutOfMemory
 from daskt2i.faults.kinds import is_memory
 from daskt2i.machine.allocator import keep_memory
 from daskt2i.machine.precision import check_device, default_device, kind_of, resolve
-from daskt2i.protocols import ImageEncoder, Source, TextEncoder
+from daskt2i.protocols import ChoosesEngine, ImageEncoder, Source, TextEncoder
 from daskt2i.retries import smaller_batch
-from daskt2i.types import EncoderInfo
+from daskt2i.types import EncoderInfo, Runtime
 
 T = TypeVar("T")
 
@@ -241,12 +241,13 @@ def _encoder_keys(job: EncodeJob) -> tuple[str, str]:
     return repr((job.encoders.image, image, runtime)), repr((job.encoders.text, text, runtime))
 
 
-def inspect(job: EncodeJob, precision: str) -> Inspection:
-    """Resolve device and precision on a worker, load the models there, and encode the empty prompt.
+def inspect(job: EncodeJob, precision: str, engine: str = "auto") -> Inspection:
+    """Resolve device, precision and engine on a worker, load the models there, and encode the empty prompt.
 
     Args:
         job: its `runtime.precision` is not used; its `runtime.device` may be `"auto"`.
         precision: from the workflow: `auto`, `fp32`, `bf16` or `fp16`.
+        engine: from the workflow or the store: `auto`, `torch` or `ncnn`.
 
     Raises:
         ConfigError: the device does not support this precision.
@@ -257,8 +258,16 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
     with turn:
         os.environ.setdefault("MKL_CBWR", REPEATABLE)
         device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
-        runtime = replace(job.runtime, precision=resolve(precision, device, job.runtime.threads))
-        models = models_for(replace(job, runtime=runtime))
+        torchs = replace(job.runtime, device=device, precision=resolve(precision, device, job.runtime.threads))
+        runtime, note = _with_engine(job, torchs, precision == "auto", engine)
+        runtime, torchs = (replace(one, device=job.runtime.device) for one in (runtime, torchs))
+        try:
+            models = models_for(replace(job, runtime=runtime))
+        except ConfigError as error:  # a model that ncnn cannot run, though it could be measured
+            if engine != "auto" or runtime.engine == "torch":
+                raise
+            runtime, note = torchs, f"torch computes the image encoder. {error}"
+            models = models_for(replace(job, runtime=runtime))
         with _explaining_memory():
             empty = models.text.encode([""], 1)
         gates.require_empty_prompt(models.text_info, empty)
@@ -267,7 +276,20 @@ def inspect(job: EncodeJob, precision: str) -> Inspection:
             {name: array[0] for name, array in empty.items()},
             process_name(),
             kind_of(device) if precision == "auto" else "",
+            (note,) if note else (),
         )
+
+
+def _with_engine(job: EncodeJob, runtime: Runtime, free: bool, engine: str) -> tuple[Runtime, str]:
+    """The runtime with an engine, and a sentence about it. Arguments as in `inspect` and `ChoosesEngine`."""
+    image = job.encoders.image.build(ImageEncoder, "dataset.encoders.image")
+    if engine == "torch" or not isinstance(image, ChoosesEngine) or runtime.device != "cpu":
+        return runtime, ""
+    if engine == "auto":
+        if job.keep_memory:
+            keep_memory()
+        return image.choose_engine(job.image.resolution, runtime, free)
+    return replace(runtime, engine=engine, precision="fp32" if free else runtime.precision), ""
 
 
 @contextlib.contextmanager

@@ -83,14 +83,31 @@ class EncodePlan(Viewed):
         asked = self.workflow.dataset.precision
         return str(self.stored["identity"]["precision"]) if asked == "auto" and self.stored else asked
 
-    def identity(self, precision: str) -> dict[str, Any]:
-        """All settings that change stored arrays, for the fingerprint."""
-        return identity(self.workflow.dataset, self.source_info, self.image_info, self.text_info, precision)
+    @property
+    def engine(self) -> str:
+        """What computes the image encoder, as `Runtime.engine`; `auto` if the first worker chooses it."""
+        asked = self.workflow.dataset.encoders.image.arguments.get("engine", "auto")
+        if asked != "auto" or self.stored is None:
+            return str(asked)
+        return str(self.stored["identity"]["encoders"]["image"].get("engine", "torch"))
+
+    def identity(self, precision: str, engine: str | None = None) -> dict[str, Any]:
+        """All settings that change stored arrays, for the fingerprint.
+
+        Args:
+            precision: as it was resolved; `"any"` or `"auto"` if it was not.
+            engine: as it was resolved; that of the workflow or the store without it.
+        """
+        found = identity(self.workflow.dataset, self.source_info, self.image_info, self.text_info, precision)
+        engine = self.engine if engine is None else engine
+        if engine not in ("auto", "torch"):  # the stores of older versions were made with torch, and do not say so
+            found["encoders"]["image"]["engine"] = engine
+        return found
 
     @property
     def content(self) -> str:
-        """Fingerprint of data, encoders and settings that change stored arrays, without the precision."""
-        return fingerprint(self.identity("any"))
+        """Fingerprint of data, encoders and settings that change stored arrays, without precision and engine."""
+        return fingerprint(self.identity("any", "torch"))
 
     def to_json(self) -> dict[str, Any]:
         """The object that `encode --dry-run --json` prints."""

@@ -48,8 +48,7 @@ def export_vae(encoder: VaeEncoder, folder: Path) -> Any:
     Returns:
         The model, in evaluation mode.
     """
-    encoder.load(_FP32)
-    vae = encoder.module
+    vae = encoder.plain(_FP32)
     config = vae.config
     if config["_class_name"] == "AutoencoderKL":
         mean, std, _ = latent_scaling(config, config["latent_channels"])

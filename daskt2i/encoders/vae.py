@@ -11,6 +11,7 @@ scaling_factor`. An AutoencoderTiny was trained to give scaled latents; its scal
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -70,7 +71,8 @@ class VaeEncoder:
         revision: branch, tag or commit of a hub id.
         weights: `pretrained`, or `random` for speed tests (marked in the store).
         seed: seed of the random weights.
-        engine: what computes the model. `torch`; `ncnn`: exact fp32 on a CPU with fewer multiplications; `auto`: torch.
+        engine: what computes the model. `torch`; `ncnn`: exact fp32 on a CPU with fewer multiplications; `auto`: the
+            faster one, measured by the first worker of a run (elsewhere torch).
 
     Raises:
         ConfigError: weights, seed or engine has a wrong value.
@@ -114,6 +116,7 @@ class VaeEncoder:
         config, name = self._config(), model_name(self.model, self.subfolder)
         kind, channels = config["_class_name"], int(config["latent_channels"])
         choice.refuse_kind(self.engine, kind, name)
+        by_ncnn = choice.is_possible(self.engine, kind)
         reduction = footprint.vae_reduction(config)
         if resolution < reduction or resolution % reduction:
             lower = resolution // reduction * reduction
@@ -148,10 +151,16 @@ class VaeEncoder:
             weights=self._weights_name(config),
             attributes=attributes,
             random_weights=self.weights == "random",
-            weight_bytes=int(self._weight_bytes(config) * (choice.WEIGHTS if self.engine == "ncnn" else 1)),
+            weight_bytes=int(self._weight_bytes(config) * (choice.WEIGHTS if by_ncnn else 1)),
             item_bytes=footprint.vae_item_bytes(config, resolution)
-            + (choice.attention_bytes(resolution, reduction) if self.engine == "ncnn" else 0),
+            + (choice.attention_bytes(resolution, reduction) if by_ncnn else 0),
         )
+
+    def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
+        """See `protocols.ChoosesEngine`."""
+        if self.engine == "ncnn":
+            return replace(runtime, precision="fp32" if free else runtime.precision), ""
+        return (runtime, "") if self.engine == "torch" else choice.faster(self._config(), resolution, runtime, free)
 
     def load(self, runtime: Runtime) -> None:
         """Build the model on `runtime.device` in `runtime.precision`, in channels_last, for inference.
@@ -165,13 +174,14 @@ class VaeEncoder:
 
         if runtime.precision == "fp16" and runtime.device == "cpu":
             raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
-        choice.refuse_place(self.engine, runtime)
+        engine = runtime.engine if self.engine == "auto" else self.engine
+        choice.refuse_place(engine, runtime)
         torch.set_num_threads(runtime.threads)
         if runtime.precision == "fp32" and runtime.device != "cpu":
             # cuDNN computes fp32 convolutions in TF32 by default, with a mantissa of 10 bits.
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        model = self._build(runtime)
-        self._engine = choice.engine_for(self.engine, model, runtime)
+        model = self.plain(runtime)
+        self._engine = choice.engine_for(engine, model, runtime)
         if self._engine is not None:
             model = model.to("meta")  # ncnn has the weights now
         else:
@@ -248,12 +258,6 @@ class VaeEncoder:
                 made[index] = values.permute(1, 2, 0).cpu().numpy()
         return made
 
-    @property
-    def module(self) -> Any:
-        """The loaded diffusers model; it is built again if ncnn has its weights."""
-        model, runtime = self._ready()
-        return model if self._engine is None else self._build(runtime)
-
     def _ready(self) -> tuple[Any, Runtime]:
         if self._loaded is None or self._runtime is None:
             raise RuntimeError("call load before encode and decode")
@@ -301,7 +305,8 @@ class VaeEncoder:
             return 4 * footprint.vae_parameters(config)
         return 4 * sum(sum(read_header(path).values()) for path in weight_files(self._folder(), STEM).paths)
 
-    def _build(self, runtime: Runtime) -> Any:
+    def plain(self, runtime: Runtime) -> Any:
+        """The model as diffusers loads it, not rewritten for inference, in channels_last. Errors as in `load`."""
         import torch
 
         build = self._random if self.weights == "random" else self._pretrained

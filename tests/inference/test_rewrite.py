@@ -292,6 +292,6 @@ def test_an_encoder_rewrites_what_it_loads_and_a_model_to_train_stays_as_it_is(t
     folder = kl_folder(tmp_path / "kl")
     encoder = PretrainedAutoencoder(str(folder))
     encoder.load(Runtime("cpu", "fp32", 1))
-    assert "InPlaceResnetBlock" in {type(module).__name__ for module in encoder.module.modules()}
+    assert "InPlaceResnetBlock" in {type(module).__name__ for module in encoder._ready()[0].modules()}
     kinds = {type(module).__name__ for module in encoder.model_to_train().modules()}
     assert not {kind for kind in kinds if kind.startswith(("InPlace", "Packed", "Remembering"))}

@@ -150,6 +150,8 @@ class Naive:
 
 def _plain(encoder: VaeEncoder | TextEncoder, runtime: Runtime) -> Any:
     """The library's model inside an encoder of daskt2i."""
+    if isinstance(encoder, VaeEncoder):
+        return encoder.plain(runtime)
     encoder.load(runtime)
     return encoder.module
 

@@ -1,7 +1,7 @@
 """Which engine computes an autoencoder: torch or ncnn.
 
-Covers: the setting `engine`, and the error if an engine that was asked for by name cannot run.
-Does not cover: running the model (`engine`), measuring which engine is faster.
+Covers: the setting `engine`, which engine `auto` is, and the error if the engine of a store cannot run.
+Does not cover: running the model (`engine`), the measurement (`probe`).
 
 ncnn and torch give other last bits, so the engine changes stored arrays. If the workflow names ncnn, a worker that
 cannot run it is refused: with torch it would write other bits under the same fingerprint.
@@ -9,14 +9,21 @@ cannot run it is refused: with torch it would write other bits under the same fi
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from daskt2i.encoders.ncnn.engine import Engine, Refused, reason_against
+from daskt2i.encoders.ncnn.engine import Engine, Refused, first_line, reason_against
+from daskt2i.encoders.ncnn.probe import seconds_for
 from daskt2i.errors import ConfigError
 from daskt2i.types import Runtime
 
 EngineOption = Literal["auto", "torch", "ncnn"]
-"""Values of the setting. `auto` is torch until engines are measured."""
+"""Values of the setting. With `auto` the run decides, by a measurement (`faster`)."""
+
+GAIN = 1.15
+"""`auto` takes ncnn if it is at least this many times faster than torch: it needs more memory."""
 
 SETTING = "dataset.encoders.image.engine"
 
@@ -55,6 +62,31 @@ def refuse_place(engine: str, runtime: Runtime) -> None:
     """
     if engine == "ncnn" and (reason := reason_against(None, runtime)) is not None:
         raise ConfigError(_words(reason, runtime))
+
+
+def is_possible(engine: str, kind: str) -> bool:
+    """Whether ncnn may compute a model on this machine, so that its memory counts. It imports nothing."""
+    return engine == "ncnn" or (
+        engine == "auto" and kind == "AutoencoderKL" and importlib.util.find_spec("ncnn") is not None
+    )
+
+
+def faster(config: Mapping[str, Any], resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
+    """The runtime with the faster engine, and a sentence with the figures. See `protocols.ChoosesEngine`."""
+    exact = replace(runtime, precision="fp32")
+    if config["_class_name"] != "AutoencoderKL" or not (free or runtime.precision == "fp32"):
+        return runtime, ""
+    if reason_against(None, exact) is not None:
+        return runtime, ""
+    try:
+        seconds = seconds_for(config, resolution, runtime)
+    except Exception as error:  # of ncnn, pybind11 or torch: then torch computes, as without ncnn
+        return runtime, f"ncnn was not measured ({first_line(error)}), so torch computes the image encoder."
+    ours, plain = seconds["ncnn"], seconds["torch"]
+    words = f"(measured: {ours:.3g} s an image in fp32; torch {plain:.3g} s in {runtime.precision})"
+    if plain < GAIN * ours:
+        return runtime, f"torch computes the image encoder, because ncnn is not faster {words}."
+    return replace(exact, engine="ncnn"), f"ncnn computes the image encoder, because it is faster {words}."
 
 
 def engine_for(engine: str, model: Any, runtime: Runtime) -> Engine | None:

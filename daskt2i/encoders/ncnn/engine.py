@@ -76,13 +76,13 @@ class Engine:
         if reason is not None:
             raise Refused(reason)
         try:
-            self._encoder = _Net(encoder_network(model), runtime.threads)
-            self._decoder = _Net(decoder_network(model), runtime.threads)
+            self._encoder = Net(encoder_network(model), runtime.threads)
+            self._decoder = Net(decoder_network(model), runtime.threads)
             difference = _difference(self, model)
         except Refused:
             raise
         except Exception as error:  # ncnn and pybind11 raise many kinds, and none of them is a reason to stop here
-            raise Refused(f"ncnn failed when it was loaded: {_first_line(error)}") from error
+            raise Refused(f"ncnn failed when it was loaded: {first_line(error)}") from error
         if not difference <= TOLERANCE:  # NaN is refused too
             raise Refused(f"its values differ from torch's by {difference:.0e} of their range")
 
@@ -98,7 +98,7 @@ class Engine:
         return np.stack([self._decoder.run(one) for one in latents])
 
 
-class _Net:
+class Net:
     """One network, loaded."""
 
     def __init__(self, network: Network, threads: int) -> None:
@@ -138,7 +138,7 @@ def _package() -> Any:
     except ModuleNotFoundError:
         raise Refused("the package ncnn is not installed") from None
     except Exception as error:  # a library of another processor or system
-        raise Refused(f"the package ncnn cannot be imported: {_first_line(error)}") from error
+        raise Refused(f"the package ncnn cannot be imported: {first_line(error)}") from error
     version = str(getattr(ncnn, "__version__", ""))
     if tuple(int(part) for part in version.split(".") if part.isdigit()) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
@@ -205,5 +205,6 @@ def difference_of_range(ours: npt.NDArray[np.float32], plain: npt.NDArray[np.flo
     return float(np.abs(ours - plain).max() / max(float(np.ptp(plain)), 1e-30))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

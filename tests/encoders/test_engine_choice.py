@@ -1,0 +1,140 @@
+"""Which engine `auto` is: a measurement decides, it is kept, and the store stays with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders.models import kl_folder, tiny_folder
+from builders.workflows import component, fake_settings, finish, with_parts
+
+from daskt2i.config.settings import Workflow
+from daskt2i.encode.driver import encode
+from daskt2i.encode.prepare import prepare
+from daskt2i.encode.verify import verify
+from daskt2i.encoders.ncnn import choice, probe
+from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.errors import FingerprintMismatch
+from daskt2i.events import Note
+from daskt2i.executors.serial import SerialExecutor
+from daskt2i.store.layout import about_store
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.types import Runtime
+
+pytest.importorskip("ncnn", reason='ncnn is not installed (pip install "daskt2i[fast-cpu]")')
+
+FP32, BF16 = Runtime("cpu", "fp32", 1), Runtime("cpu", "bf16", 1)
+SMALL = {"_class_name": "AutoencoderKL", "block_out_channels": (8, 16), "layers_per_block": 1}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def kept() -> Path:
+    return probe._file()
+
+
+def measured(torch: float, ncnn: float) -> None:
+    """Put other figures in the place of those that were measured."""
+    found = json.loads(kept().read_text())
+    kept().write_text(json.dumps({key: {"torch": torch, "ncnn": ncnn} for key in found}))
+
+
+def test_what_was_measured_once_is_not_measured_again() -> None:
+    first = probe.seconds_for(SMALL, 32, FP32)
+    assert first["torch"] > 0 < first["ncnn"]
+    assert probe.seconds_for(SMALL, 32, FP32) == first
+    measured(9.0, 1.0)
+    assert probe.seconds_for(SMALL, 32, FP32) == {"torch": 9.0, "ncnn": 1.0}
+    assert probe.seconds_for(SMALL, 16, FP32) != {"torch": 9.0, "ncnn": 1.0}, "another size is measured"
+    assert probe.seconds_for(SMALL, 32, BF16) != {"torch": 9.0, "ncnn": 1.0}, "another precision is measured"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "\x00", '{"k": {"torch": "x", "ncnn": 1}}'])
+def test_a_damaged_cache_is_measured_again(text: str) -> None:
+    kept().parent.mkdir(parents=True)
+    kept().write_text(text)
+    found = probe.seconds_for(SMALL, 32, FP32)
+    assert probe.seconds_for(SMALL, 32, FP32) == found
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert probe.seconds_for(SMALL, 32, FP32)["ncnn"] > 0
+
+
+def test_the_faster_engine_is_chosen_and_a_sentence_gives_the_figures() -> None:
+    probe.seconds_for(SMALL, 32, FP32)
+    measured(9.0, 1.0)
+    runtime, said = choice.faster(SMALL, 32, FP32, free=False)
+    assert runtime == replace(FP32, engine="ncnn")
+    assert (
+        said
+        == "ncnn computes the image encoder, because it is faster (measured: 1 s an image in fp32; torch 9 s in fp32)."
+    )
+    measured(1.1, 1.0)
+    runtime, said = choice.faster(SMALL, 32, FP32, free=False)
+    assert (runtime, said.startswith("torch computes the image encoder")) == (FP32, True)
+
+
+def test_exact_numbers_replace_bf16_only_where_the_precision_is_free() -> None:
+    probe.seconds_for(SMALL, 32, BF16)
+    measured(9.0, 1.0)
+    assert choice.faster(SMALL, 32, BF16, free=True)[0] == replace(FP32, engine="ncnn")
+    assert choice.faster(SMALL, 32, BF16, free=False) == (BF16, "")
+    assert choice.faster({**SMALL, "_class_name": "AutoencoderTiny"}, 32, FP32, free=True) == (FP32, "")
+
+
+def workflow(model: Path, class_path: str = "daskt2i.encoders.vae.VaeEncoder", **more: Any) -> Workflow:
+    image = component(class_path, model=str(model), **more)
+    made = with_parts(fake_settings(resolution=32, rows_per_chunk=4, gate_rows=0), image=image)
+    return made.model_copy(update={"dataset": made.dataset.model_copy(update={"precision": "fp32"})})
+
+
+def engine_of(out: Path) -> str:
+    about = about_store(ZarrStore(RunFolder(out)))
+    assert about is not None
+    return str(about["identity"]["encoders"]["image"].get("engine", "torch"))
+
+
+def test_a_store_stays_with_the_engine_that_its_first_encode_measured(tmp_path: Path) -> None:
+    model = kl_folder(tmp_path / "model")
+    finish(workflow(model), tmp_path / "first")  # fills the cache
+    measured(9.0, 1.0)
+    finish(workflow(model), tmp_path / "out")
+    assert engine_of(tmp_path / "out") == "ncnn"
+    measured(1.0, 9.0)
+    assert finish(workflow(model), tmp_path / "out").skipped > 0
+    assert verify(RunFolder(tmp_path / "out"), workflow(model), trusted=True).ok
+    with pytest.raises(FingerprintMismatch, match="engine"):
+        finish(workflow(model, engine="torch"), tmp_path / "out")
+    finish(workflow(model, engine="ncnn"), tmp_path / "out")  # named or measured, it is the same store
+    finish(workflow(model, engine="torch"), tmp_path / "plain")
+    assert engine_of(tmp_path / "plain") == "torch"
+    ours, plain = (ZarrStore(RunFolder(tmp_path / run)).read("latent_mean", 0, 8) for run in ("out", "plain"))
+    np.testing.assert_allclose(ours, plain, atol=2e-3 * float(np.nanmax(np.abs(plain))))
+
+
+class Hopeful(VaeEncoder):
+    """Chooses ncnn for a model that ncnn cannot run."""
+
+    def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
+        return replace(runtime, engine="ncnn"), "ncnn computes the image encoder."
+
+
+def test_a_model_that_ncnn_cannot_run_after_all_is_computed_by_torch_with_a_line(tmp_path: Path) -> None:
+    model = tiny_folder(tmp_path / "model")
+    notes: list[str] = []
+    prepared = prepare(workflow(model, f"{__name__}.Hopeful"), tmp_path / "out")
+    result = encode(prepared, SerialExecutor(), lambda e: notes.append(e.text) if isinstance(e, Note) else None)
+    assert result.accepted > 0
+    assert engine_of(tmp_path / "out") == "torch"
+    assert any(note.startswith("torch computes the image encoder.") for note in notes)
