@@ -167,7 +167,9 @@ class _Run:
         preflight(self.prepared, executor_info)
         self.result = result = replace(self.result, workers=executor_info.workers, threads=executor_info.threads)
         self.listener(WorkersReady(executor_info, result.skipped, result.accepted + sum(result.rejected.values())))
-        with open_to_workers(self.prepared.folder, self.prepared.source, self.prepared.precision) as terms:
+        prepared = self.prepared
+        engine = str(prepared.image_info.attributes.get("engine", ""))
+        with open_to_workers(prepared.folder, prepared.source, prepared.precision, (engine,)) as terms:
             job = self._open_store(executor_info, terms)
             self.result = replace(self.result, precision=job.runtime.precision)
             self._run_chunks(job, executor_info, done)

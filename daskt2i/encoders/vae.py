@@ -143,6 +143,8 @@ class VaeEncoder:
         }
         if kind == "AutoencoderTiny":
             attributes["latent_values_note"] = "as encode gives them; the model was trained to give scaled latents"
+        if self.engine == "ncnn":
+            attributes["engine"] = "ncnn"
         attributes |= {key: config[key] for key in ("latents_mean", "latents_std") if config.get(key) is not None}
         return EncoderInfo(
             arrays=tuple(

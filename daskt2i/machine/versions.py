@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -29,15 +29,22 @@ _LIBRARIES = {
 }
 """Package -> the module that it installs."""
 
+OPTIONAL = {"ncnn": "ncnn"}
+"""The same for packages that decide bytes only if an encoder uses them."""
 
-def versions() -> dict[str, str]:
+
+def versions(used: Collection[str] = ()) -> dict[str, str]:
     """Package -> version, for daskt2i and the libraries that decide bytes. Packages that are missing are left out.
+
+    Args:
+        used: names in `OPTIONAL` that count too.
 
     `CODE` is a hash of the source files as they were at the first call: two checkouts may have one version and
     different code, and a process goes on with what it has loaded when somebody edits the files.
     """
     found = {"daskt2i": daskt2i.__version__, CODE: _code()}
-    for package, module in _LIBRARIES.items():
+    optional = {package: module for package, module in OPTIONAL.items() if package in used}
+    for package, module in (_LIBRARIES | optional).items():
         if version := _installed(package):
             # A library that was upgraded under a running process: what is loaded counts.
             loaded = str(getattr(sys.modules.get(module), "__version__", version))

@@ -64,6 +64,22 @@ def test_a_process_with_another_library_states_another_version(tmp_path: Path) -
     assert [clause.partition(" there")[0] for clause in differ if clause.startswith("pillow")] == ["pillow 1.2.3"]
 
 
+def test_a_package_that_the_encoders_use_must_have_the_version_of_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daskt2i.machine.versions._installed", lambda package: "1.0.1" if package == "ncnn" else "")
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    assert "ncnn" not in statement()
+    with open_to_workers(RunFolder(tmp_path), FakeSource(4), "fp32") as unused:
+        pass
+    with open_to_workers(RunFolder(tmp_path), FakeSource(4), "fp32", ("ncnn",)) as terms:
+        admit(terms, RunFolder(tmp_path), CPU)
+    monkeypatch.setattr("daskt2i.machine.versions._installed", lambda _: "")
+    admission._same_versions(unused)
+    with pytest.raises(WorkerMismatch, match=r"ncnn missing there, 1\.0\.1 here"):
+        admission._same_versions(terms)
+
+
 @pytest.mark.parametrize("what", ["transform", "crop"])
 def test_code_that_reads_pictures_in_another_way_encodes_nothing(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -140,12 +140,15 @@ def test_bits_are_equal_in_each_encode_thread_process_copy_and_batch(kl: Path) -
         copy.encode(items, 1)
     copy.load(FP32)
     found: list[Any] = [copy.encode(items, 4)]
+    for threads_of_one in (2, 3):  # images side by side, and several threads for the last image
+        copy.load(Runtime("cpu", "fp32", threads_of_one))
+        found += [copy.encode(items, 3), copy.encode(items, 1)]
     threads = [threading.Thread(target=lambda: found.append(first.encode(items, 2))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
+    assert len(found) == 8
     for made in found:
         assert all(np.array_equal(made[name], wanted[name]) for name in wanted)
 
@@ -331,6 +334,7 @@ def test_the_plan_counts_transformed_weights_and_the_attention_matrix(kl: Path) 
     assert ours.weight_bytes == int(choice.WEIGHTS * plain.weight_bytes)
     assert ours.item_bytes == plain.item_bytes + 4 * (64 // 4) ** 4
     assert ours.arrays == plain.arrays
+    assert ours.attributes == {**plain.attributes, "engine": "ncnn"}
 
 
 def test_a_wrong_engine_is_refused() -> None:

@@ -19,7 +19,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -72,13 +72,17 @@ _seen_source: set[str] = set()
 
 
 @contextlib.contextmanager
-def open_to_workers(folder: RunFolder, source: Source, asked: str) -> Iterator[Terms]:
-    """The terms of this run. `CHECK` is in the run folder while the block runs."""
+def open_to_workers(folder: RunFolder, source: Source, asked: str, packages: Collection[str] = ()) -> Iterator[Terms]:
+    """The terms of this run. `CHECK` is in the run folder while the block runs.
+
+    Args:
+        packages: optional packages that the encoders use. Workers need the driver's versions, if the driver has them.
+    """
     nonce = uuid4().hex
     row, image = _first_image(source)
     folder.write(CHECK, nonce.encode())
     try:
-        yield Terms(statement(), nonce, row, image, asked)
+        yield Terms(statement(packages), nonce, row, image, asked)
     finally:
         with contextlib.suppress(StoreError, OSError):
             folder.delete(CHECK)
@@ -116,14 +120,19 @@ def admit_source(terms: Terms, source: Source) -> None:
     _seen_source.add(terms.nonce)  # other errors are of the network or the disk, and the chunk reports them
 
 
-def statement() -> dict[str, str]:
+def statement(packages: Collection[str] = ()) -> dict[str, str]:
     """The versions of this process, the version of the store's layout, and what becomes of a test picture here."""
     transform = json.dumps(images.TRANSFORM, sort_keys=True)
-    return {**versions(), "store layout": str(LAYOUT), "reading of pictures": transform, "test picture": _pixels()}
+    return {
+        **versions(packages),
+        "store layout": str(LAYOUT),
+        "reading of pictures": transform,
+        "test picture": _pixels(),
+    }
 
 
 def _same_versions(terms: Terms) -> None:
-    own = statement()
+    own = statement(terms.versions)
     if differ := version_differences(own, terms.versions):
         only_code = own == {**terms.versions, CODE: own[CODE]}
         cause = (

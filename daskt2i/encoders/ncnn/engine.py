@@ -1,6 +1,6 @@
 """Run the networks of an autoencoder with ncnn, in exact fp32, on a CPU.
 
-Covers: whether it is possible here, loading from memory, one image after the other, the comparison with torch.
+Covers: whether it is possible here, loading from memory, images side by side, the comparison with torch.
 Does not cover: which layers a model has (`translate`), when ncnn is chosen (`encoders.vae`).
 
 ncnn computes 3x3 convolutions by Winograd's algorithm, with 4 to 5 times fewer multiplications. torch always asks
@@ -13,6 +13,7 @@ import ctypes
 import importlib
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,8 @@ class Engine:
         if reason is not None:
             raise Refused(reason)
         try:
-            self._encoder = Net(encoder_network(model), runtime.threads)
-            self._decoder = Net(decoder_network(model), runtime.threads)
+            self._encoder, self._decoder = Net(encoder_network(model)), Net(decoder_network(model))
+            self._threads = max(1, runtime.threads)
             difference = _difference(self, model)
         except Refused:
             raise
@@ -89,23 +90,22 @@ class Engine:
     def encode(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """`fp32[n, 3, height, width]` in the range of the model -> mean and log-variance, `fp32[n, 2 z, h, w]`.
 
-        It codes one image after the other: the result for an image does not depend on the others.
+        The result for an image does not depend on the others, nor on the number of threads.
         """
-        return np.stack([self._encoder.run(one) for one in pixels])
+        return self._encoder.run_all(pixels, self._threads)
 
     def decode(self, latents: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """`fp32[n, z, h, w]` -> pictures in the range of the model, `fp32[n, 3, height, width]`."""
-        return np.stack([self._decoder.run(one) for one in latents])
+        return self._decoder.run_all(latents, self._threads)
 
 
 class Net:
     """One network, loaded."""
 
-    def __init__(self, network: Network, threads: int) -> None:
+    def __init__(self, network: Network) -> None:
         ncnn = _package()
         net = ncnn.Net()
         options = net.opt
-        options.num_threads = threads
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage", "vulkan_compute"):
             setattr(options, f"use_{name}", False)
         if net.load_param_mem(network.text()):
@@ -115,9 +115,23 @@ class Net:
             raise Refused("ncnn cannot read the weights")
         self._net = net
 
-    def run(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def run_all(self, items: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float32]:
+        """Items side by side, one thread for each; the threads share an item only if there is one.
+
+        Threads that share an item wait for each other at every layer. Where other work ran beside, two threads took ten
+        times as long as one for the demo's VAE; two items side by side took half of the time.
+        """
+        at_once = min(threads, len(items))
+        if at_once < 2:
+            return np.stack([self.run(one, threads) for one in items])
+        with ThreadPoolExecutor(at_once) as pool:
+            return np.stack(list(pool.map(self.run, items)))
+
+    def run(self, values: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
+        """One item, by this number of threads."""
         ncnn = _package()
         values = np.ascontiguousarray(values, np.float32)
+        self._net.opt.num_threads = threads
         extractor = self._net.create_extractor()
         # The Mat has no reference to the array, so `values` must live until the end.
         extractor.input(INPUT, ncnn.Mat(values))
