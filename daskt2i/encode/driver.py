@@ -168,8 +168,7 @@ class _Run:
         self.result = result = replace(self.result, workers=executor_info.workers, threads=executor_info.threads)
         self.listener(WorkersReady(executor_info, result.skipped, result.accepted + sum(result.rejected.values())))
         prepared = self.prepared
-        engine = str(prepared.image_info.attributes.get("engine", ""))
-        with open_to_workers(prepared.folder, prepared.source, prepared.precision, (engine,)) as terms:
+        with open_to_workers(prepared.folder, prepared.source, prepared.precision) as terms:
             job = self._open_store(executor_info, terms)
             self.result = replace(self.result, precision=job.runtime.precision)
             self._run_chunks(job, executor_info, done)
@@ -185,6 +184,7 @@ class _Run:
         for note in found.notes:
             self._tell(note)
         job = resolve_job(job, prepared, found)
+        job = replace(job, terms=job.terms and job.terms.with_packages((job.runtime.engine,)))
         self.fingerprint, self.device, self.settings = job.fingerprint, found.runtime.device, speed_settings(job)
         ZarrStore(prepared.folder).create(
             prepared.source_info.rows,

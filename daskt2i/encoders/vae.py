@@ -116,7 +116,6 @@ class VaeEncoder:
         config, name = self._config(), model_name(self.model, self.subfolder)
         kind, channels = config["_class_name"], int(config["latent_channels"])
         choice.refuse_kind(self.engine, kind, name)
-        by_ncnn = choice.is_possible(self.engine, kind)
         reduction = footprint.vae_reduction(config)
         if resolution < reduction or resolution % reduction:
             lower = resolution // reduction * reduction
@@ -143,9 +142,11 @@ class VaeEncoder:
         }
         if kind == "AutoencoderTiny":
             attributes["latent_values_note"] = "as encode gives them; the model was trained to give scaled latents"
-        if self.engine == "ncnn":
-            attributes["engine"] = "ncnn"
         attributes |= {key: config[key] for key in ("latents_mean", "latents_std") if config.get(key) is not None}
+        weight_bytes, item_bytes = self._weight_bytes(config), footprint.vae_item_bytes(config, resolution)
+        if choice.is_possible(self.engine, kind):  # `auto` may become it
+            weight_bytes = int(choice.WEIGHTS * weight_bytes)
+            item_bytes = choice.item_bytes(item_bytes, resolution, reduction)
         return EncoderInfo(
             arrays=tuple(
                 ArraySpec(key, ("channel", "y", "x"), shape, "float16", "nan", text) for key, text in meaning.items()
@@ -153,9 +154,8 @@ class VaeEncoder:
             weights=self._weights_name(config),
             attributes=attributes,
             random_weights=self.weights == "random",
-            weight_bytes=int(self._weight_bytes(config) * (choice.WEIGHTS if by_ncnn else 1)),
-            item_bytes=footprint.vae_item_bytes(config, resolution)
-            + (choice.attention_bytes(resolution, reduction) if by_ncnn else 0),
+            weight_bytes=weight_bytes,
+            item_bytes=item_bytes,
         )
 
     def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:

@@ -72,7 +72,8 @@ def test_a_package_that_the_encoders_use_must_have_the_version_of_the_driver(
     assert "ncnn" not in statement()
     with open_to_workers(RunFolder(tmp_path), FakeSource(4), "fp32") as unused:
         pass
-    with open_to_workers(RunFolder(tmp_path), FakeSource(4), "fp32", ("ncnn",)) as terms:
+    with open_to_workers(RunFolder(tmp_path), FakeSource(4), "fp32") as plain:
+        terms = plain.with_packages(("ncnn",))
         admit(terms, RunFolder(tmp_path), CPU)
     monkeypatch.setattr("daskt2i.machine.versions._installed", lambda _: "")
     admission._same_versions(unused)

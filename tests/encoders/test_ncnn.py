@@ -140,7 +140,7 @@ def test_bits_are_equal_in_each_encode_thread_process_copy_and_batch(kl: Path) -
         copy.encode(items, 1)
     copy.load(FP32)
     found: list[Any] = [copy.encode(items, 4)]
-    for threads_of_one in (2, 3):  # images side by side, and several threads for the last image
+    for threads_of_one in (2, 3):  # images side by side
         copy.load(Runtime("cpu", "fp32", threads_of_one))
         found += [copy.encode(items, 3), copy.encode(items, 1)]
     threads = [threading.Thread(target=lambda: found.append(first.encode(items, 2))) for _ in range(3)]
@@ -332,9 +332,8 @@ def test_the_plan_counts_transformed_weights_and_the_attention_matrix(kl: Path) 
     plain, ours = (VaeEncoder(str(kl), engine=one).info(64) for one in ("torch", "ncnn"))
     assert VaeEncoder(str(kl)).info(64) == ours, "a measurement may choose it"
     assert ours.weight_bytes == int(choice.WEIGHTS * plain.weight_bytes)
-    assert ours.item_bytes == plain.item_bytes + 4 * (64 // 4) ** 4
+    assert ours.item_bytes == int(choice.MAPS * plain.item_bytes) + 4 * (64 // 4) ** 4
     assert ours.arrays == plain.arrays
-    assert ours.attributes == {**plain.attributes, "engine": "ncnn"}
 
 
 def test_a_wrong_engine_is_refused() -> None:

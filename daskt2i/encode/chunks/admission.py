@@ -20,7 +20,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -66,23 +66,23 @@ class Terms:
     asked: str
     kind: str = ""
 
+    def with_packages(self, packages: Collection[str]) -> Terms:
+        """The terms with the driver's versions of packages that decide bytes only if an encoder uses them."""
+        return replace(self, versions=statement(packages))
+
 
 _admitted: set[tuple[str, str]] = set()
 _seen_source: set[str] = set()
 
 
 @contextlib.contextmanager
-def open_to_workers(folder: RunFolder, source: Source, asked: str, packages: Collection[str] = ()) -> Iterator[Terms]:
-    """The terms of this run. `CHECK` is in the run folder while the block runs.
-
-    Args:
-        packages: optional packages that the encoders use. Workers need the driver's versions, if the driver has them.
-    """
+def open_to_workers(folder: RunFolder, source: Source, asked: str) -> Iterator[Terms]:
+    """The terms of this run. `CHECK` is in the run folder while the block runs."""
     nonce = uuid4().hex
     row, image = _first_image(source)
     folder.write(CHECK, nonce.encode())
     try:
-        yield Terms(statement(packages), nonce, row, image, asked)
+        yield Terms(statement(), nonce, row, image, asked)
     finally:
         with contextlib.suppress(StoreError, OSError):
             folder.delete(CHECK)

@@ -106,6 +106,7 @@ class Net:
         ncnn = _package()
         net = ncnn.Net()
         options = net.opt
+        options.num_threads = 1
         for name in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage", "vulkan_compute"):
             setattr(options, f"use_{name}", False)
         if net.load_param_mem(network.text()):
@@ -116,22 +117,21 @@ class Net:
         self._net = net
 
     def run_all(self, items: npt.NDArray[np.float32], threads: int) -> npt.NDArray[np.float32]:
-        """Items side by side, one thread for each; the threads share an item only if there is one.
+        """Items side by side, one thread for each.
 
         Threads that share an item wait for each other at every layer. Where other work ran beside, two threads took ten
         times as long as one for the demo's VAE; two items side by side took half of the time.
         """
         at_once = min(threads, len(items))
         if at_once < 2:
-            return np.stack([self.run(one, threads) for one in items])
+            return np.stack([self.run(one) for one in items])
         with ThreadPoolExecutor(at_once) as pool:
             return np.stack(list(pool.map(self.run, items)))
 
-    def run(self, values: npt.NDArray[np.float32], threads: int = 1) -> npt.NDArray[np.float32]:
-        """One item, by this number of threads."""
+    def run(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """One item, by one thread."""
         ncnn = _package()
         values = np.ascontiguousarray(values, np.float32)
-        self._net.opt.num_threads = threads
         extractor = self._net.create_extractor()
         # The Mat has no reference to the array, so `values` must live until the end.
         extractor.input(INPUT, ncnn.Mat(values))
