@@ -26,7 +26,7 @@ def remember_conditions(model: nn.Module) -> int:
 
     found: list[Any] = []
     for owner in model.modules():
-        if type(owner) is BasicTransformerBlock and type(cross := getattr(owner, "attn2", None)) is Attention:
+        if type(owner) is BasicTransformerBlock and isinstance(cross := getattr(owner, "attn2", None), Attention):
             # Without text states of its own a block attends to pixels, which differ in each step.
             if getattr(cross, "is_cross_attention", False):
                 found += [layer for name in ("to_k", "to_v") if type(layer := getattr(cross, name, None)) is nn.Linear]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LARGEST = 96 << 20
 """Most bytes of packed weights of a model. They stand beside the weights, and workers must have the memory."""
 
+MOST_PIXELS = 4096
+"""Packing pays where a batch has few pixels: 1.8 times at 4 x 4, 1.2 at 16 x 16, 1.02 at 64 x 64 (Xeon, fp32)."""
+
 _same: dict[tuple[Any, ...], bool] = {}
 """Kind and input of a convolution -> whether the packed one gave the same bits in this process."""
 
@@ -96,7 +99,7 @@ def _packed_conv() -> Any:
 
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             """See `Conv2d.forward`."""
-            if torch.is_grad_enabled() or input.dtype != self.weight.dtype or not input.is_cpu:
+            if torch.is_grad_enabled() or not self._fits(input):
                 return super().forward(input)
             # torch chooses its code by the number of threads, too.
             kind = (self.weight.shape, self.stride, self.padding, input.dtype, self.bias is None)
@@ -109,6 +112,10 @@ def _packed_conv() -> Any:
                 return wanted
             found = self._convolve(input) if same else None
             return super().forward(input) if found is None else found
+
+        def _fits(self, input: torch.Tensor) -> bool:
+            few = input.dim() == 4 and input.shape[0] * input.shape[2] * input.shape[3] <= MOST_PIXELS
+            return few and input.is_cpu and input.dtype == self.weight.dtype
 
         def _convolve(self, input: torch.Tensor) -> torch.Tensor | None:
             """The convolution with packed weights; None after an error."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from daskt2i.inference.activations import in_place_activations
+from daskt2i.inference.attention import direct_attention
 from daskt2i.inference.conditions import remember_conditions
 from daskt2i.inference.packed_convolutions import pack_convolutions
 from daskt2i.inference.residual_blocks import in_place_residual_blocks
@@ -23,6 +24,7 @@ Pass = Callable[["nn.Module"], int]
 PASSES: Mapping[str, Pass] = {
     "residual blocks": in_place_residual_blocks,
     "activations": in_place_activations,
+    "attention": direct_attention,
     "conditions": remember_conditions,
     "packed convolutions": pack_convolutions,
 }

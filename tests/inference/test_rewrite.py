@@ -13,11 +13,13 @@ import pytest
 import torch
 from builders.models import KL, TINY, kl_folder
 from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import locate, quiet
 from daskt2i.inference.activations import in_place_activations
+from daskt2i.inference.attention import direct_attention
 from daskt2i.inference.conditions import remember_conditions
 from daskt2i.inference.packed_convolutions import Packing, find_packing, pack_convolutions
 from daskt2i.inference.parity import change_equal
@@ -78,7 +80,7 @@ LIKE_SD = {
 }
 CASES = {
     "KL encodes": (kl, encode),
-    "KL decodes": (lambda: kl(mid_block_add_attention=False, layers_per_block=2), decode),
+    "KL decodes": (lambda: kl(layers_per_block=2), decode),
     "tiny encodes": (lambda: AutoencoderTiny(**TINY), encode),
     "tiny decodes": (lambda: AutoencoderTiny(**TINY), decode),
     "demo denoiser": (unet, denoise),
@@ -100,7 +102,7 @@ def test_a_rewritten_model_gives_the_same_bits(case: str, dtype: torch.dtype) ->
     changed = rewrite_for_inference(fast)
     assert changed["residual blocks"] > 0
     assert changed["packed convolutions"] > 0
-    assert changed["conditions"] > 0 or "denoiser" not in case
+    assert (changed["conditions"] > 0, changed["attention"] > 0) == ("denoiser" in case, "tiny" not in case)
     with torch.no_grad():
         wanted = run(plain, dtype)
         found = [run(fast, dtype) for _ in range(2)]  # the first call compares convolutions
@@ -232,6 +234,25 @@ def test_a_class_that_gives_other_bits_is_not_used() -> None:
         block = resnet()
         assert change_equal([block], kind, lambda _: 0, lambda _: (numbers(1, 8, 4, 4), None)) == (kind is Same)
         assert type(block) is (Same if kind is Same else ResnetBlock2D)
+
+
+class Scaled:
+    """A processor that takes an argument."""
+
+    def __call__(self, attention: Any, hidden_states: Any, factor: float = 2.0, **_: Any) -> Any:
+        return attention.to_q(hidden_states) * factor
+
+
+def test_attention_still_gives_its_processor_the_arguments_that_it_takes() -> None:
+    attention = ready(Attention(query_dim=16, heads=2, dim_head=8))
+    assert direct_attention(torch.nn.ModuleList([attention])) == 1
+    attention.set_processor(Scaled())
+    states = numbers(2, 7, 16)
+    with torch.no_grad():
+        assert torch.equal(attention(states), attention.to_q(states) * 2)
+        assert torch.equal(attention(states, factor=3.0), attention.to_q(states) * 3)
+        with quiet("diffusers"):
+            assert torch.equal(attention(states, unknown=3.0), attention.to_q(states) * 2)
 
 
 def test_an_activation_in_several_places_is_left_alone() -> None:
