@@ -11,9 +11,9 @@ from typing import Any
 from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, many, size
 from daskt2i.plan import ChunkGrid
-from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, TrainingProgress, progress
+from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, ModelFolder, TrainingProgress, progress
 from daskt2i.store.layout import about_store
-from daskt2i.store.publishing.lock import holder
+from daskt2i.store.publishing.lock import Holder, holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, PIPELINE, STANDSTILL, TRAIN, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -125,6 +125,7 @@ def status(folder: RunFolder) -> RunStatus:
             bytes_ = sum(shard.size for shard in receipt.shards)
             counts.update(done=1, accepted=receipt.accepted, captions=receipt.captions, bytes=bytes_)
             rejected.update(str(row.reason) for row in receipt.rejected)
+    held = holder(folder)
     return RunStatus(
         out=str(folder),
         store=store.address,
@@ -137,12 +138,16 @@ def status(folder: RunFolder) -> RunStatus:
         rejected=rejected,
         captions=counts["captions"],
         bytes=counts["bytes"],
-        held_by=(held_by := holder(folder)),
-        waiting=_waiting(folder) if held_by else (),
+        held_by=held.words,
+        waiting=_waiting(folder) if held.words else (),
         manifest=folder.exists(MANIFEST),
         left_out=(about["identity"].get("where") or {}).get("left_out"),
-        trained=tuple(one for model in (PIPELINE_FOLDER, VAE_FOLDER) if (one := progress(folder, model)) is not None),
+        trained=tuple(one for model in (PIPELINE_FOLDER, VAE_FOLDER) if (one := _progress(folder, model, held))),
     )
+
+
+def _progress(folder: RunFolder, model: ModelFolder, held: Holder) -> TrainingProgress | None:
+    return progress(folder, model, held.steps if held.label == model.training else None)
 
 
 def _waiting(folder: RunFolder) -> tuple[str, ...]:

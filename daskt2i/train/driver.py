@@ -26,7 +26,7 @@ from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, 
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim, refuse_foreign
 from daskt2i.store.publishing import lock
-from daskt2i.store.run_folder import WORKFLOW, RunFolder
+from daskt2i.store.run_folder import TRAIN, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
 from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
@@ -176,7 +176,7 @@ def train(
     refuse_foreign(folder)
     with (
         _stage("train", workflow.train, folder, listener),
-        lock.hold(folder, "train", lambda text: listener(Note(text))),
+        lock.hold(folder, TRAIN, lambda text: listener(Note(text)), workflow.train.steps),
     ):
         stored = check_store(folder, listener)
         workflow = with_source(workflow, folder, draw=False)  # ranks may run in another folder
@@ -231,7 +231,7 @@ def train_vae(
     claim(folder)
     with (
         _stage(VAE_PREFIX, workflow.vae, folder, listener),
-        lock.hold(folder, VAE_PREFIX, lambda text: listener(Note(text))),
+        lock.hold(folder, VAE_PREFIX, lambda text: listener(Note(text)), workflow.vae.steps),
     ):
         workflow = with_source(workflow, folder, draw=False)
         settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source

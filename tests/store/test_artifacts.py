@@ -318,7 +318,27 @@ def test_progress_compares_the_model_with_the_newest_checkpoint(folder: RunFolde
     assert _said(folder) == f"step 18 of 24; damaged ({UNET} is missing)"
 
 
-def _said(folder: RunFolder) -> str:
-    found = progress(folder, PIPELINE_FOLDER)
+def test_progress_of_a_training_that_runs_is_towards_its_own_last_step(folder: RunFolder) -> None:
+    begun = "step 0 of 12; a training runs; the model is missing (it is written after the last step)"
+    assert _said(folder, 12) == begun
+    publish(folder)
+    assert _said(folder, 12) == "step 12 of 12; finished"
+    assert _said(folder, 60) == "step 12 of 60; a training runs; the model is still the one before (it is of step 12)"
+    assert _said(folder, 6) == "step 12 of 12; finished", "a training to an earlier step ends at once, with an error"
+    found = progress(folder, PIPELINE_FOLDER, 60)
+    assert found is not None
+    assert found.to_json() == {
+        "step": 12,
+        "steps": 60,
+        "model": "of another training",
+        "why": "it is of step 12",
+        "running": True,
+    }
+    folder.delete(f"pipeline/{UNET}")
+    assert _said(folder, 60) == f"step 12 of 60; a training runs; the model is damaged ({UNET} is missing)"
+
+
+def _said(folder: RunFolder, goal: int | None = None) -> str:
+    found = progress(folder, PIPELINE_FOLDER, goal)
     assert found is not None
     return found.said

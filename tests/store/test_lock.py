@@ -23,14 +23,14 @@ import pytest
 import daskt2i.store.publishing.lock
 from daskt2i.errors import StoreBusy, TakenOver
 from daskt2i.store.publishing import lease
-from daskt2i.store.publishing.lock import hold
+from daskt2i.store.publishing.lock import Holder, hold
 from daskt2i.store.publishing.lock import holder as holding
 from daskt2i.store.run_folder import RunFolder
 
 _HOLDS = """
 import os, subprocess, sys, time
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.publishing.lock import hold
+from daskt2i.store.publishing.lock import Holder, hold
 with hold(RunFolder(sys.argv[1]), "encode"):
     child = ""
     if "popen" in sys.argv:
@@ -140,7 +140,7 @@ def test_only_one_of_many_that_start_at_once_gets_it(folder: RunFolder) -> None:
 import sys, time
 from daskt2i.errors import StoreBusy
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.publishing.lock import hold
+from daskt2i.store.publishing.lock import Holder, hold
 sys.stdin.readline()
 try:
     with hold(RunFolder(sys.argv[1]), "encode"):
@@ -309,18 +309,33 @@ def test_status_names_the_holder_and_says_what_it_cannot_know(
     beating: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daskt2i.store.publishing.lock, "DEAD_SECONDS", 1e9)
-    assert holding(beating) == ""
+    assert holding(beating).words == ""
     with hold(beating, "encode"):
-        assert holding(beating).endswith("not known whether it still runs")
-        while not holding(beating).endswith(")"):
+        assert holding(beating).words.endswith("not known whether it still runs")
+        while not holding(beating).words.endswith(")"):
             time.sleep(0.01)
-    assert holding(beating) == ""
+    assert holding(beating).words == ""
     dead(beating)
-    assert "pid 1 on gone" in holding(beating)
+    assert "pid 1 on gone" in holding(beating).words
     monkeypatch.setattr(daskt2i.store.publishing.lock, "BEAT_SECONDS", 0)
-    assert "no sign of life for 0 s" in holding(beating)
+    assert "no sign of life for 0 s" in holding(beating).words
     monkeypatch.setattr(daskt2i.store.publishing.lock, "DEAD_SECONDS", 0)
-    assert holding(beating) == ""
+    assert holding(beating).words == ""
+
+
+@pytest.mark.parametrize("kind", ["flock", "object"])
+def test_the_lock_says_to_which_step_a_training_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "object":
+        monkeypatch.setattr(daskt2i.store.publishing.lock, "fcntl", None)
+    folder = RunFolder(tmp_path)
+    with hold(folder, "train", steps=60):
+        assert (holding(folder).label, holding(folder).steps) == ("train", 60)
+        assert holding(folder).words.startswith(f"train (pid {os.getpid()} on ")
+    with hold(folder, "encode"):
+        assert (holding(folder).label, holding(folder).steps) == ("encode", None)
+    assert holding(folder) == Holder()
 
 
 @pytest.mark.parametrize("kind", ["flock", "object"])

@@ -38,6 +38,7 @@ from daskt2i.store.artifacts.finished import VAE_FOLDER, progress
 from daskt2i.store.publishing.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.status import RunStatus, status
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.driver import check_store, train, train_vae
 from daskt2i.train.metrics import read_metrics
@@ -283,6 +284,33 @@ def test_a_training_that_did_not_start_leaves_the_settings_of_the_folder(store: 
 def test_encoders_that_did_not_make_the_latents_are_refused(demo_run: Path) -> None:
     with pytest.raises(FingerprintMismatch, match=r"other encoders.*encoders\.text\.pad: full there, length now"):
         refused(demo_run, tiny_workflow("dataset.encoders.text.pad=length"))
+
+
+class Looking(LocalRankSpawner):
+    """A spawner that asks for the status when ranks are to start, and then is interrupted."""
+
+    seen: RunStatus
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(1)
+        self._folder = folder
+
+    @contextmanager
+    def opened(self, put: Any) -> Iterator[Any]:
+        self.seen = status(self._folder)
+        raise KeyboardInterrupt
+        yield
+
+
+def test_while_a_finished_model_gets_more_steps_the_status_shows_the_new_goal(demo_run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(demo_run, tmp_path / "run"))
+    spawner = Looking(folder)
+    with pytest.raises(Interrupted, match="The checkpoint of step 3 is kept"):
+        train(tiny_workflow("train.steps=9"), folder, spawner, 1, 1)
+    shown = dict(spawner.seen.view().rows)
+    assert shown["running"].startswith("train (pid ")
+    assert shown["pipeline"] == "step 3 of 9; a training runs; the model is still the one before (it is of step 3)"
+    assert dict(status(folder).view().rows)["pipeline"] == "step 3 of 3; finished"
 
 
 def test_a_second_command_in_a_run_folder_is_refused(demo_run: Path) -> None:

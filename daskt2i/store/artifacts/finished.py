@@ -223,6 +223,9 @@ def _old_damage(folder: RunFolder, model: ModelFolder, label: Mapping[str, Any])
     return structure.problem(folder.local_path(model.name), index, model.weights)
 
 
+_NOT_YET = "it is written after the last step"
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
     """How far a training in a run folder has come.
@@ -231,29 +234,51 @@ class TrainingProgress:
         training: `train` or `train-vae`.
         step: of the newest checkpoint that can be used, or else of the model.
         steps: the last step of the training; None if unknown.
-        model: the model folder, compared with that checkpoint.
+        model: the model folder, compared with that checkpoint, and with a training that runs.
+        running: whether a training runs whose model is not written yet.
     """
 
     training: str
     step: int
     steps: int | None
     model: Found
+    running: bool = False
 
     @property
     def said(self) -> str:
         """One line for a person."""
         step = f"step {self.step:,}" + ("" if self.steps is None else f" of {self.steps:,}")
         why = f" ({self.model.why})" if self.model.why else ""
-        return f"{step}; {self.model.state}{why}"
+        if not self.running:
+            return f"{step}; {self.model.state}{why}"
+        state = "still the one before" if self.model.state is State.OTHER else self.model.state
+        return f"{step}; a training runs; the model is {state}{why}"
 
     def to_json(self) -> dict[str, Any]:
         """A value of `status --json`."""
         found: dict[str, Any] = {"step": self.step, "steps": self.steps, "model": str(self.model.state)}
-        return {**found, "why": self.model.why} if self.model.why else found
+        more = {"why": self.model.why} if self.model.why else {}
+        return {**found, **more, **({"running": True} if self.running else {})}
 
 
-def progress(folder: RunFolder, model: ModelFolder) -> TrainingProgress | None:
-    """How far a training has come, by sizes alone; None if there is no checkpoint and no model."""
+def progress(folder: RunFolder, model: ModelFolder, goal: int | None = None) -> TrainingProgress | None:
+    """How far a training has come, by sizes alone; None if there is no checkpoint, no model and no running training.
+
+    Args:
+        goal: the last step of the training that runs now; None if none runs.
+    """
+    found = _progress(folder, model)
+    if goal is None or (found is not None and found.step > goal):  # such a training ends at once, with an error
+        return found
+    if found is None:
+        return TrainingProgress(model.training, 0, goal, Found(State.MISSING, _NOT_YET), running=True)
+    made = found.model
+    if made.finished and found.step < goal:
+        made = Found(State.OTHER, f"it is of step {found.step}", made.label)
+    return TrainingProgress(model.training, found.step, goal, made, running=not made.finished)
+
+
+def _progress(folder: RunFolder, model: ModelFolder) -> TrainingProgress | None:
     newest = checkpoint_labels.newest(folder, model.checkpoints)
     found = look(folder, model, hashes=False)
     if newest is None:
@@ -276,7 +301,7 @@ def progress(folder: RunFolder, model: ModelFolder) -> TrainingProgress | None:
 
 def _unfinished(newest: CheckpointLabel, steps: int | None) -> str:
     at_end = steps is not None and newest.step >= steps
-    return "it is written again from the newest checkpoint" if at_end else "it is written after the last step"
+    return "it is written again from the newest checkpoint" if at_end else _NOT_YET
 
 
 def _step(label: Mapping[str, Any]) -> int:

@@ -23,6 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,14 @@ _SEEN: dict[str, lease.Observer] = {}
 
 @contextlib.contextmanager
 def hold(
-    folder: RunFolder, label: str, tell: Callable[[str], None] = lambda text: None
+    folder: RunFolder, label: str, tell: Callable[[str], None] = lambda text: None, steps: int | None = None
 ) -> Iterator[Callable[[], None]]:
     """Hold the run folder while the block runs.
 
     Args:
         label: what this process does, for the message to a second process: `"encode"`.
         tell: gets one line if the lock may belong to a dead process, and it takes time to find out.
+        steps: the last step of a training, for `status`.
 
     Yields:
         a function that raises `TakenOver` if another process has taken the lock, because this one gave no sign of life.
@@ -72,15 +74,16 @@ def hold(
         StoreBusy: another process holds the run folder. The message names it.
         StoreError, StoreFull: the lock cannot be written here.
     """
+    about = _about(label, steps)
     with contextlib.ExitStack() as stack:
-        if folder.is_local and fcntl and stack.enter_context(_flock(folder, label)):
+        if folder.is_local and fcntl and stack.enter_context(_flock(folder, about)):
             yield lambda: None
         else:
-            yield stack.enter_context(_leased(folder, label, tell))
+            yield stack.enter_context(_leased(folder, about, tell))
 
 
 @contextlib.contextmanager
-def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
+def _flock(folder: RunFolder, about: Mapping[str, Any]) -> Iterator[bool]:
     """Lock the file. It yields False if the file system has no locks."""
     path = folder.local_path(LOCK)
     if not _has_locks(folder, path):
@@ -98,7 +101,7 @@ def _flock(folder: RunFolder, label: str) -> Iterator[bool]:
     try:
         os.ftruncate(handle, 0)
         with contextlib.suppress(OSError):  # on a full disk the lock works, but the name of its holder is missing
-            os.pwrite(handle, json.dumps(_holder(label)).encode(), 0)
+            os.pwrite(handle, json.dumps(about).encode(), 0)
         yield True
     finally:
         if os.getpid() == owner:  # not in a forked child that leaves the block when it exits
@@ -152,8 +155,8 @@ def _is_still(handle: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _leased(folder: RunFolder, label: str, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    claim = _claimed(folder, {**_holder(label), "token": uuid.uuid4().hex}, tell)
+def _leased(folder: RunFolder, about: Mapping[str, Any], tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    claim = _claimed(folder, {**about, "token": uuid.uuid4().hex}, tell)
     stop, lost = threading.Event(), threading.Event()
     seen, looked = _awake(), False
 
@@ -226,7 +229,8 @@ def _awake() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-def _holder(label: str) -> dict[str, Any]:
+def _about(label: str, steps: int | None) -> dict[str, Any]:
+    """What the lock says of its holder."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
@@ -237,11 +241,27 @@ def _holder(label: str) -> dict[str, Any]:
         "host": socket.gethostname(),
         "user": user,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({} if steps is None else {"steps": steps}),
     }
 
 
-def holder(folder: RunFolder) -> str:
-    """The process that holds the run folder now, in words; "" if none does. It takes no lock and does not wait.
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a run folder.
+
+    Attributes:
+        words: the process, for a person; "" if nobody holds the folder.
+        label: what it does: `"encode"`.
+        steps: the last step of its training; None if it does not train, or if its version does not say so.
+    """
+
+    words: str = ""
+    label: str = ""
+    steps: int | None = None
+
+
+def holder(folder: RunFolder) -> Holder:
+    """The process that holds the run folder now. It takes no lock and does not wait.
 
     One look at a lock object cannot tell whether its holder lives. The words say so. Later looks of this process tell
     how long it has been silent.
@@ -252,10 +272,10 @@ def holder(folder: RunFolder) -> str:
     last = observer.look(folder, time.monotonic())
     if last is None or observer.quiet >= DEAD_SECONDS:
         _SEEN.pop(folder.root, None)
-        return ""
+        return Holder()
     if observer.quiet >= 2 * BEAT_SECONDS:
-        return f"{_who(last.about)}, no sign of life for {observer.quiet:.0f} s"
-    return _who(last.about) + ("" if observer.changed else ", not known whether it still runs")
+        return _named(last.about, f", no sign of life for {observer.quiet:.0f} s")
+    return _named(last.about, "" if observer.changed else ", not known whether it still runs")
 
 
 def _is_lease(folder: RunFolder) -> bool:
@@ -263,19 +283,24 @@ def _is_lease(folder: RunFolder) -> bool:
     return bool(claims) and "token" in claims[-1].about
 
 
-def _flock_holder(folder: RunFolder) -> str:
+def _flock_holder(folder: RunFolder) -> Holder:
     try:
         handle = os.open(folder.local_path(LOCK), os.O_RDONLY)
     except OSError:
-        return ""
+        return Holder()
     try:
         found = os.pread(handle, 65536, 0)
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return ""  # a killed process left the file behind
+        return Holder()  # a killed process left the file behind
     except OSError:
-        return _who(lease.parsed(found))
+        return _named(lease.parsed(found))
     finally:
         os.close(handle)
+
+
+def _named(about: Mapping[str, Any], known: str = "") -> Holder:
+    steps = about.get("steps")
+    return Holder(_who(about) + known, str(about.get("label", "")), steps if type(steps) is int else None)
 
 
 def _who(found: Mapping[str, Any]) -> str:
