@@ -100,6 +100,11 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Moving:
+    """The run moves again, after `Waiting`. One chunk may wait while others end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Progress of one kind of work: `"chunks checked"`, 12 of 80. It comes often, so show only some of these events."""
 
@@ -181,6 +186,7 @@ Event = (
     | ChunkDone
     | ChunkFailed
     | Waiting
+    | Moving
     | Progress
     | Activity
     | Note

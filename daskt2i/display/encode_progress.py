@@ -9,7 +9,7 @@ from __future__ import annotations
 from daskt2i.display.rate import RecentRate
 from daskt2i.display.stage_progress import Line, StageProgress, Tone
 from daskt2i.errors import sentence
-from daskt2i.events import ChunkDone, ChunkFailed, Event, Waiting, WorkersReady
+from daskt2i.events import ChunkDone, ChunkFailed, Event, Moving, Waiting, WorkersReady
 from daskt2i.formatting import many, waiting_words, workers_words
 from daskt2i.types import Receipt
 
@@ -29,6 +29,12 @@ class EncodeProgress(StageProgress):
         self._failed: set[int] = set()
 
     def hear(self, event: Event, now: float) -> list[Line]:
+        if isinstance(event, Waiting):
+            self._waits(now, event.seconds)
+            text = waiting_words(event.what, event.where, event.seconds, event.limit, event.chunk)
+            return [Line(text, Tone.NOTE)]
+        if isinstance(event, Moving | ChunkDone | ChunkFailed):
+            self._waits_since = None
         if isinstance(event, WorkersReady):
             info = event.executor_info
             self.running, self._workers = True, info.workers
@@ -45,9 +51,6 @@ class EncodeProgress(StageProgress):
             said = sentence(event.error)
             said = said if event.final else f"{said.removesuffix('.')}{AGAIN}"
             return [Line(f"chunk {event.chunk} failed: {said}", Tone.FAILURE, event.chunk)]
-        if isinstance(event, Waiting):
-            text = waiting_words(event.what, event.where, event.seconds, event.limit, event.chunk)
-            return [Line(text, Tone.NOTE)]
         return super().hear(event, now)
 
     def _add(self, receipt: Receipt, now: float) -> None:

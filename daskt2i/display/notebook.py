@@ -31,7 +31,6 @@ from daskt2i.events import (
     StageStarted,
     WorkersReady,
 )
-from daskt2i.formatting import duration
 from daskt2i.notebooks import html_text, running_shell, without_codes
 
 PAUSE = 0.25
@@ -265,9 +264,8 @@ class _Block:
         assert self._progress is not None
         found = [f"{self._progress.done:,} of {self._progress.total:,} {self._progress.unit}".rstrip()]
         figures = self._progress.figures(now)
-        seconds = self._progress.seconds_left(now) if self._progress.running else None
-        left = "" if seconds is None else f"{duration(seconds)} left"
-        return [*found, figures or self._status or "starting" * (not self._progress.running), left]
+        time = self._progress.time(now) if self._progress.running else ""
+        return [*found, figures or self._status or "starting" * (not self._progress.running), time]
 
     def _text(self, now: float) -> str:
         if self._ended or self._progress is None:

@@ -135,7 +135,7 @@ class _Bar:
             BarColumn(bar_width=None),
             words(lambda now: stage.count()),
             words(stage.figures, "green"),
-            words(lambda now: _watch(stage.seconds_left(now) if stage.running else None), "progress.remaining"),
+            words(lambda now: _time(stage, now), "progress.remaining"),
             console=console,
             transient=True,
         )
@@ -160,6 +160,13 @@ class _Words(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return self._text()
+
+
+def _time(stage: StageProgress, now: float) -> str:
+    """`"02:05"` is left, or `"waits 00:30"`; "" if it is unknown."""
+    if (waited := stage.seconds_waited(now)) is not None:
+        return f"waits {_watch(waited)}"
+    return _watch(stage.seconds_left(now) if stage.running else None)
 
 
 def _watch(seconds: float | None) -> str:

@@ -56,6 +56,7 @@ class StageProgress:
         self.total, self.done, self.running = total, 0, False
         self._begun = now
         self._rate = RecentRate()
+        self._waits_since: float | None = None
 
     def hear(self, event: Event, now: float) -> list[Line]:
         """Update the state with an event. Returns the lines to show."""
@@ -71,8 +72,27 @@ class StageProgress:
         return ""
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds to the end; None if unknown."""
+        """Seconds to the end; None if unknown, and while the stage waits: the rate then says nothing about the rest."""
+        return None if self._waits_since is not None else self._left(now)
+
+    def _left(self, now: float) -> float | None:
         return self._rate.seconds_left(now, self.total - self.done)
+
+    def seconds_waited(self, now: float) -> float | None:
+        """For how long the stage has waited for something; None if it moves."""
+        return None if self._waits_since is None else max(0.0, now - self._waits_since)
+
+    def _waits(self, now: float, seconds: float) -> None:
+        """Something has not moved for so many seconds."""
+        since = now - seconds
+        self._waits_since = since if self._waits_since is None else min(since, self._waits_since)
+
+    def time(self, now: float) -> str:
+        """`"2 min 05 s left"`, `"waiting for 30.0 s"`, or "" if neither is known."""
+        if (waited := self.seconds_waited(now)) is not None:
+            return f"waiting for {duration(waited)}"
+        left = self.seconds_left(now)
+        return "" if left is None else f"{duration(left)} left"
 
     def count(self) -> str:
         """`"512/1,500 rows"`."""
@@ -80,8 +100,7 @@ class StageProgress:
 
     def line(self, now: float) -> str:
         """Count, figures and time left as one plain line."""
-        left = self.seconds_left(now) if self.done < self.total else None
-        parts = (self.count(), self.figures(now), "" if left is None else f"{duration(left)} left")
+        parts = (self.count(), self.figures(now), self.time(now) if self.done < self.total else "")
         return ", ".join(part for part in parts if part)
 
     def ended(self, now: float, error: BaseException | None) -> str:

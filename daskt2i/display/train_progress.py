@@ -28,6 +28,10 @@ class TrainProgress(StageProgress):
         if not isinstance(event, LaunchEvent):
             return super().hear(event, now)
         kind = event.kind
+        if kind == "waiting":
+            self._waits(now, event.get("seconds", 0.0))
+        elif kind in ("moving", "started", "step", "failed"):
+            self._waits_since = None
         if kind in ("note", "failed", "fewer", "waiting", "moving"):
             return [Line(str(event["text"]), Tone.NOTE)]
         if kind == "started":
@@ -67,7 +71,7 @@ class TrainProgress(StageProgress):
         speed = "" if rate is None else f"{rate:.1f} samples/s"
         return ", ".join(part for part in (self._loss + self._validation, speed) if part)
 
-    def seconds_left(self, now: float) -> float | None:
+    def _left(self, now: float) -> float | None:
         samples = (self.total - self.done) * self._batch
         left = self._rate.seconds_left(now, samples)
         return samples / self._told_rate if left is None and self._told_rate else left

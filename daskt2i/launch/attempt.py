@@ -184,7 +184,8 @@ class Attempt:
             raise EndedEarly(self.leaving)
         still = self.standstill.look(now)
         if text := self.standstill.news(still):
-            self.hear({"kind": "waiting" if still else "moving", "text": text, "rank": still.rank if still else None})
+            about = {"kind": "waiting", "rank": still.rank, "seconds": still.seconds} if still else {"kind": "moving"}
+            self.hear({"rank": None, **about, "text": text})
         if still is not None and still.over:
             self.late = f"{still.what}, for {still.seconds / 60:.3g} minutes."
             raise EndedEarly(self.late)

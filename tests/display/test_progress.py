@@ -22,6 +22,7 @@ from daskt2i.events import (
     DashboardReady,
     Event,
     LaunchEvent,
+    Moving,
     Note,
     Progress,
     StageEnded,
@@ -76,6 +77,36 @@ def test_what_stands_still_is_one_line_with_where_and_how_long() -> None:
         "waiting for 1 min 05 s, given up after 2 min 00 s: chunk 3 on node7:12: the read of a.jpg does not return "
         "waiting for 5.0 s: on tcp://10.0.0.5:8786: workers: the scheduler has none"
     )
+
+
+def test_while_a_stage_waits_it_says_so_and_its_time_left_does_not_grow() -> None:
+    stage = EncodeProgress(100, 0.0)
+    for at, event in ((1.0, ready(1)), (3.0, chunk_done(0, seconds=2.0)), (5.0, chunk_done(1, seconds=2.0))):
+        stage.hear(event, at)
+    moving = "20/100 rows, 5.0 images/s, 16.0 s left"
+    assert stage.line(5.0) == moving
+    stage.hear(Waiting("the read of a.jpg does not return", "node7:12", 10.0, chunk=3), 15.0)
+    assert stage.line(15.0).endswith("images/s, waiting for 10.0 s")
+    stage.hear(Waiting("the read of b.jpg does not return", "node7:13", 4.0, chunk=4), 16.0)
+    assert stage.line(35.0).endswith("images/s, waiting for 30.0 s"), "since the first of several"
+    assert stage.seconds_left(35.0) is None
+    stage.hear(Moving(), 36.0)
+    assert stage.line(36.0).endswith("left")
+    stage.hear(Waiting("the read of a.jpg does not return", "node7:12", 5.0, chunk=3), 40.0)
+    stage.hear(chunk_done(2, seconds=2.0), 41.0)
+    assert stage.line(41.0).endswith("left")
+
+
+def test_while_ranks_stand_still_a_training_says_so_in_place_of_the_time_left() -> None:
+    stage = TrainProgress(100, 0.0, 4)
+    for at, event in ((1.0, rank_started()), (9.0, rank_step(20)), (29.0, rank_step(60))):
+        stage.hear(event, at)
+    assert stage.line(29.0) == "step 60/100, loss 0.5000, 8.0 samples/s, 20.0 s left"
+    for ends in (LaunchEvent("moving", 1, None, {"text": "All ranks go on."}), rank_step(61)):
+        stage.hear(LaunchEvent("waiting", 1, 1, {"text": "Rank 1 stands still.", "seconds": 30.0}), 60.0)
+        assert stage.line(65.0).endswith("samples/s, waiting for 35.0 s")
+        stage.hear(ends, 66.0)
+        assert stage.line(66.0).endswith("left")
 
 
 def test_a_long_stage_writes_few_lines() -> None:
@@ -199,6 +230,15 @@ def test_a_terminal_shows_a_bar_with_rate_and_time_left_and_erases_it_at_the_end
     assert "00:02" in text
     assert "\x1b[33ma warning" in text  # in yellow
     assert text.rstrip("\x1b[?25h").endswith("\x1b[2K")  # the line of the bar is erased
+
+
+def test_the_bar_of_a_stage_that_waits_shows_for_how_long() -> None:
+    screen = Screen(width=80)
+    listener = TerminalProgress(screen.console, clock=Clock())
+    waits = Waiting("the read of a.jpg does not return", "", 65.0, chunk=3)
+    for event in (StageStarted("encode", 20), ready(1), chunk_done(0, seconds=2.0), waits, StageEnded("encode")):
+        listener(event)
+    assert "waits 01:05" in screen.close()
 
 
 def test_the_bar_of_a_training_fits_into_80_columns() -> None:

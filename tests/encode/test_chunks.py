@@ -24,7 +24,7 @@ from daskt2i.encode.prepare import prepare
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.errors import AccessRefused, ExecutorError, Reason, SourceMissing, TakenOver
-from daskt2i.events import ChunkFailed, Event, Note, Waiting
+from daskt2i.events import ChunkFailed, Event, Moving, Note, Waiting
 from daskt2i.executors.attempts import how_it_ended
 from daskt2i.protocols import WorkerDeath
 from daskt2i.sources.fake import FakeSource
@@ -314,6 +314,7 @@ def test_a_read_that_does_not_return_is_told_and_status_shows_it(tmp_path: Path)
         time.sleep(0.01)
     found = status(RunFolder(tmp_path))
     assert "chunk 1 on " in found.to_json()["waiting"][0]
+    assert not any(isinstance(event, Moving) for event in told)
     Stuck.free.set()
     thread.join()
     assert not (tmp_path / STANDSTILL).exists()
@@ -328,6 +329,20 @@ def test_a_run_in_which_no_chunk_ends_says_so(tmp_path: Path, monkeypatch: pytes
     with standstill.Standstill(RunFolder(tmp_path), None, told.append) as watched:
         watched.drawn(3)
         assert next(heard(told)).what == "no chunk ends; in work are chunks 3"
+
+
+@pytest.mark.usefixtures("_quick")
+def test_the_end_of_a_wait_is_told_although_no_chunk_has_ended(tmp_path: Path) -> None:
+    told: list[Event] = []
+    report = {"chunk": 3, "worker": "node1:1", "what": "a.jpg", "seconds": 9.0}
+    folder = RunFolder(tmp_path)
+    with standstill.Standstill(folder, None, told.append) as watched:
+        watched.drawn(3)
+        folder.write(f"{watch.WAITING}/node1-1.json", json.dumps(report).encode())
+        assert next(heard(told)).what == "a.jpg"
+        folder.delete(f"{watch.WAITING}/node1-1.json")
+        assert next(heard(told, Moving)) == Moving()
+        assert told[-1] == Moving()
 
 
 def test_a_report_that_does_not_change_is_of_a_worker_that_is_gone(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from daskt2i import retries
 from daskt2i.encode.chunks.watch import WAITING
-from daskt2i.events import Event, Listener, Waiting, tell_deaths
+from daskt2i.events import Event, Listener, Moving, Waiting, tell_deaths
 from daskt2i.formatting import waiting_words
 from daskt2i.store.run_folder import STANDSTILL, RunFolder
 
@@ -87,7 +87,9 @@ class Standstill:
     def _run(self) -> None:
         while not self._end.wait(_LOOK_SECONDS):
             found = list(self._waits(time.monotonic()))
-            news = [one for one in found if self._is_due(one)]
+            news: list[Event] = [one for one in found if self._is_due(one)]
+            if self._due and not found:
+                news.append(Moving())
             self._due = {key: due for key, due in self._due.items() if key in {_key(one) for one in found}}
             try:
                 with self._lock:
@@ -97,7 +99,7 @@ class Standstill:
                         self._listener(one)
             except BaseException as error:
                 self._error = error
-            self._show(found, bool(news))
+            self._show(found, bool(found and news))
 
     def _is_due(self, one: Waiting) -> bool:
         if one.seconds < self._due.get(_key(one), 0.0):
