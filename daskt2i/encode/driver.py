@@ -73,9 +73,9 @@ class _Run:
     """The state of one `encode`.
 
     `fingerprint` is the fingerprint of the store, once it is known. `device` is the device of the first worker.
-    `settings` are the settings of the job that a forecast depends on. `result` holds the totals so far. Whatever is
-    written goes through `publication`; its folder is the folder of `prepared`. `valid` are the chunks that are encoded
-    again although their receipts are valid.
+    `processes` are the workers that encoded a chunk, `host:pid`. `settings` are the settings of the job that a forecast
+    depends on. `result` holds the totals so far. Whatever is written goes through `publication`; its folder is the
+    folder of `prepared`. `valid` are the chunks that are encoded again although their receipts are valid.
     """
 
     prepared: EncodePlan
@@ -84,7 +84,7 @@ class _Run:
     publication: Publication
     fingerprint: str = ""
     device: str = ""
-    hosts: set[str] = field(default_factory=set)
+    processes: set[str] = field(default_factory=set)
     settings: Mapping[str, Any] = field(default_factory=dict)
     valid: set[int] = field(default_factory=set)
     result: EncodeResult = field(init=False)
@@ -143,7 +143,7 @@ class _Run:
             workers=result.workers,
             threads=result.threads,
             executor=type(self.executor).__name__,
-            hosts=frozenset(self.hosts),
+            hosts=frozenset(one.rpartition(":")[0] for one in self.processes),
             settings=self.settings,
         )
 
@@ -242,8 +242,8 @@ class _Run:
             self.result = replace(self.result, failed=dict(sorted(queue.failed.items())), tries=queue.most_tries)
 
     def _finished_chunk(self, receipt: Receipt) -> None:
-        self.result = self.result.with_chunk(receipt, now=True)
-        self.hosts.add(receipt.worker.rpartition(":")[0])
+        self.processes.add(receipt.worker)
+        self.result = replace(self.result.with_chunk(receipt, now=True), processes=len(self.processes))
 
     def _fold(self) -> None:
         prepared, result, receipts = self.prepared, self.result, Receipts(self.prepared.folder)

@@ -33,7 +33,9 @@ class EncodeResult(Viewed):
         left_out: rows of the source that `dataset.where` leaves out; they are not in `rows`. None without a `where`.
         rows_now, seconds: accepted rows of this run, and its wall time.
         min_accepted: share of the rows below which a run is no success (`run.min_accepted`).
-        workers, threads, precision: of this run; 0 workers and threads if nothing was left to do.
+        workers, threads, precision: of this run, at its start; 0 workers and threads if nothing was left to do.
+        processes: worker processes that encoded a chunk in this run. They are more than `workers` if a worker was
+            replaced, or joined later.
         forecast: comparison of an earlier estimate with this run; None without an estimate.
         details: reason -> number of the first row that was rejected for it with a detail, and the detail.
     """
@@ -55,6 +57,7 @@ class EncodeResult(Viewed):
     seconds: float = 0.0
     workers: int = 0
     threads: int = 0
+    processes: int = 0
     precision: str = ""
     left_out: int | None = None
     forecast: ForecastComparison | None = None
@@ -164,8 +167,11 @@ class EncodeResult(Viewed):
         rows.append(("captions", f"{self.captions:,}{cut}"))
         rows.append(("chunks", f"{self.done:,} encoded now, {self.skipped:,} found done, {len(self.failed):,} failed"))
         if self.rows_now:
-            workers = f"{workers_words(self.workers, self.threads)}, {self.precision}"
-            rows.append(("speed", f"{self.images_per_second:.1f} images/s ({duration(self.seconds)}; {workers})"))
+            workers = workers_words(self.workers, self.threads)
+            if self.processes > self.workers:
+                workers += f" at the start, {self.processes:,} processes encoded chunks"
+            how = f"{duration(self.seconds)}; {workers}, {self.precision}"
+            rows.append(("speed", f"{self.images_per_second:.1f} images/s ({how})"))
         if self.forecast is not None:
             rows.append(("forecast", _forecast_words(self.forecast)))
         rows.append(("store", f"{self.store} ({size(self.bytes)})"))

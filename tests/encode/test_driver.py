@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from daskt2i.store.publishing.lock import hold
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status
+from daskt2i.types import Staged
 
 ALL = ["serial", "multiprocessing:2", "joblib:2", "local:2"]
 
@@ -112,6 +114,38 @@ def test_every_executor_gives_the_same_store(scheduler: str, calm: dict[str, Any
     assert_same(arrays(tmp_path / "out"), calm)
     loads = [r.loads for r in Receipts(RunFolder(tmp_path / "out")).read()]
     assert set(map(str, loads)) == {"{'image': 1, 'text': 1}"}
+
+
+class Replaced(SerialExecutor):
+    """Two workers. After the first chunks others take their places."""
+
+    def start(self) -> ExecutorInfo:
+        return ExecutorInfo(2, 1, None)
+
+    def run(self, work: Any, items: Any, alone: bool = False) -> Any:
+        for number, (item, outcome) in enumerate(super().run(work, items, alone)):
+            if isinstance(outcome, Staged):
+                outcome = replace(outcome, receipt=replace(outcome.receipt, worker=f"host:{self.pid(number)}"))
+            yield item, outcome
+
+    def pid(self, number: int) -> int:
+        return min(number, 3)
+
+
+class Lasting(Replaced):
+    """The two of the start encode all chunks."""
+
+    def pid(self, number: int) -> int:
+        return number % 2
+
+
+def test_the_speed_names_the_workers_of_the_start_and_how_many_encoded_if_some_were_replaced(tmp_path: Path) -> None:
+    speeds = []
+    for executor in (Replaced(), Lasting()):
+        out = tmp_path / type(executor).__name__
+        speeds.append(dict(encode(prepare(workflow(tmp_path), out), executor).view().rows)["speed"])
+    assert "; 2 workers x 1 thread at the start, 4 processes encoded chunks, fp32)" in speeds[0]
+    assert "; 2 workers x 1 thread, fp32)" in speeds[1]
 
 
 def test_rows_end_in_exactly_one_counted_bucket(tmp_path: Path) -> None:
