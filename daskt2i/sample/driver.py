@@ -28,6 +28,7 @@ from daskt2i.model.pipeline import about, alone, pooled_padding, require
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
+from daskt2i.sample.prompt_lengths import too_long
 from daskt2i.sample.worker import SampleJob, draw_part
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, State, progress
 from daskt2i.store.layout import about_store
@@ -200,6 +201,10 @@ def _drawn(
         listener(
             Note(f"These pictures are not drawn by the newest checkpoint: the pipeline differs ({made.model.why}).")
         )
+    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    told = too_long(folder, prompts, dataset)
+    if told:
+        listener(Note(_cut_note(told, len(prompts))))
     found: dict[int, DrawnPicture] = {}
     try:
         count = f"{len(requests):,} picture{'s' * (len(requests) != 1)}"
@@ -222,8 +227,9 @@ def _drawn(
             f"Stopped after {len(found)} of {many(len(requests), 'picture')}. No picture was written; draw again to "
             "get all."
         ) from None
-    if cut := dict.fromkeys(picture.request.prompt for picture in found.values() if picture.cut):
-        listener(Note(_cut_note(list(cut), len({request.prompt for request in requests}))))
+    cut = {picture.request.prompt for picture in found.values() if picture.cut}
+    if late := [prompt for prompt in prompts if prompt in cut and prompt not in told]:
+        listener(Note(_cut_note(late, len(prompts))))
     return [found[number] for number in range(len(requests))]
 
 

@@ -7,12 +7,14 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import daskt2i
 from daskt2i.errors import ConfigError, ModelMissing, SourceMissing
 from daskt2i.events import Activity, Event, Note, Progress
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
@@ -20,10 +22,11 @@ from daskt2i.executors.serial import SerialExecutor
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.sample.driver import draw, read_prompts, requests_for
 from daskt2i.sample.image_grid import file_name, image_grid, png
-from daskt2i.sample.painter import SampleRequest, SamplerSettings
+from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.workflow import app
 
+DEMO_TEXT = Path(daskt2i.__file__).parent / "demo" / "text"
 LOOK = SamplerSettings(steps=2, guidance=3.0, sampler="dpm++", batch=2)
 WISHES = requests_for(["a red circle", "a blue star", "a green ring"], 5)
 
@@ -69,6 +72,39 @@ def test_what_takes_time_before_the_first_picture_is_told(tmp_path: Path) -> Non
     assert "first the workers start" in starts.text
     assert isinstance(loads, Activity)
     assert re.match(r"2 workers are ready after .*; each loads torch, diffusers and the model", loads.text)
+
+
+class Blank(NoPictures):
+    """Workers that draw black pictures, and know which prompts are cut."""
+
+    def run(self, work: Any, items: Any) -> Any:
+        for start, part in items:
+            black = np.zeros((8, 8, 3), np.uint8)
+            yield (start, part), [DrawnPicture(one, black, len(one.prompt) > 150) for one in part]
+
+
+TOKENIZERS = {
+    "tokenizer.json": ("tokenizer.json",),
+    "vocabulary": ("vocab.json", "merges.txt"),
+    "remote": ("tokenizer.json",),
+    "none": (),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_prompt_that_will_be_cut_is_told_once_before_the_workers_start(kind: str, tmp_path: Path) -> None:
+    folder = RunFolder(f"memory://{uuid4().hex}" if kind == "remote" else tmp_path)
+    folder.write("pipeline/model_index.json", b"{}")
+    about = json.loads((DEMO_TEXT / "tokenizer_config.json").read_text())
+    for name in TOKENIZERS[kind]:
+        folder.write(f"pipeline/tokenizer/{name}", (DEMO_TEXT / name).read_bytes())
+        folder.write("pipeline/tokenizer/tokenizer_config.json", json.dumps({**about, "model_max_length": 26}).encode())
+    long, told = "a red circle on white " * 9, []
+    requests = requests_for(["a red circle", long, "a red circle and a blue star on white"], 5, count=2)
+    assert len(draw(folder, requests, LOOK, Blank(1), "cpu", told.append)) == 6
+    (place,) = [place for place, event in enumerate(told) if isinstance(event, Note)]
+    assert place == (len(told) - 1 if kind == "none" else 0)
+    assert told[place].text.startswith("1 of 3 prompts is longer than what the text encoder reads")
 
 
 class NoStart(SerialExecutor):

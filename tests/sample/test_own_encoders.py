@@ -16,7 +16,7 @@ import daskt2i
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.verify import verify
 from daskt2i.errors import ConfigError, FingerprintMismatch, ModelMissing
-from daskt2i.events import Event, Note
+from daskt2i.events import Event, Note, Progress
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.model.own_encoders import OwnEncoders
@@ -121,6 +121,8 @@ def test_a_prompt_that_is_too_long_is_told(trained: tuple[Workflow, RunFolder]) 
     sample(folder, requests, LOOK, SerialExecutor(), "cpu", told.append, settings.dataset)
     notes = [event.text for event in told if isinstance(event, Note)]
     assert len(notes) == 1
+    kinds = [type(event) for event in told]
+    assert kinds.index(Note) < kinds.index(Progress), "before the first picture"
     assert notes[0].startswith("1 of 2 prompts is longer than what the text encoder reads, so its end does not count")
     assert len(notes[0]) < 200
 
