@@ -62,8 +62,8 @@ MAY_IMPORT = {
     "display": "notebooks errors types view events formatting config estimate insights sample train",
     "session": "errors addresses protocols view events formatting plan config machine deploy store estimate"
     " model launch encode insights executors sample train",
-    "bench": "documents errors portable_errors types protocols events formatting plan config images sources"
-    " machine encoders deploy store loader model launch encode sample train session",
+    "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
+    " sources machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",
     "cli": "redact documents errors os_errors addresses view events plan faults config sources machine store"
     " launch sample display session bench run",

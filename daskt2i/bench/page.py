@@ -32,8 +32,11 @@ _STYLE = """
 """
 
 
-def save(report: BenchReport, folder: RunFolder) -> dict[str, str]:
+def save(report: BenchReport, folder: RunFolder, also: Mapping[str, str] = {}) -> dict[str, str]:
     """Write `reports/NAME.json`, `.csv`, `.html` and `reports/NAME-PLOT.png` into a run folder.
+
+    Args:
+        also: kind -> text of more files `reports/NAME.KIND`.
 
     Returns:
         Kind of file -> its address; PNGs have the keys `png PLOT`. Without matplotlib there is a sentence at `no png`.
@@ -47,6 +50,9 @@ def save(report: BenchReport, folder: RunFolder) -> dict[str, str]:
     folder.write(files["json"], (json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n").encode())
     folder.write(files["csv"], report.to_csv())
     folder.write(files["html"], render(report).encode("utf-8", "replace"))
+    for kind, text in also.items():
+        files[kind] = f"{stem}.{kind}"
+        folder.write(files[kind], text.encode("utf-8", "replace"))
     places = {kind: folder.address(name) for kind, name in files.items()}
     if find_spec("matplotlib") is None:
         return {**places, "no png": WITHOUT_PNG} if report.plots else places

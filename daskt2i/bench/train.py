@@ -80,6 +80,7 @@ def bench_train(
     ways: LaunchSettings,
     *,
     shape: str = "demo",
+    rows: int | None = None,
     steps: int = 30,
     threads: int | None = None,
     repeats: int = 3,
@@ -95,6 +96,7 @@ def bench_train(
         train: model, batch and objective; its `steps` and `validation` are not used.
         ways: device, precision, accumulation and cache.
         shape: shape of the store, a name in `bench.stores.SHAPES`.
+        rows: rows of the store; None: those of the shape.
         steps: steps of each launch; the first is not counted.
         threads: threads of each rank; by default the cores divided by the largest number of ranks, the same for all.
         place: folder for the store, which all ranks can read; None: the system's temporary folder.
@@ -107,6 +109,8 @@ def bench_train(
         StoreFull, StoreError: the store cannot be written.
     """
     made = shape_named(shape)
+    if rows is not None:
+        made = dataclasses.replace(made, rows=rows)
     if wrong := [n for n in ranks if train.batch % n]:
         raise ConfigError(
             f"{wrong[0]} ranks cannot share a batch of {train.batch} equally, so nothing was started. Use other "

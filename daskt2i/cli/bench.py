@@ -125,15 +125,18 @@ def tell(line: str) -> None:
     err.print(Text(line, style="dim"), soft_wrap=True)
 
 
-def show(report: Any, folder: Any, as_json: bool) -> None:
+def show(report: Any, folder: Any, as_json: bool, also: Mapping[str, str] = {}) -> None:
     """Write the report's files, and print it.
+
+    Args:
+        also: kind -> text of more files.
 
     Raises:
         typer.Exit: 130 if the benchmark was stopped, 1 if a cell failed.
     """
     from daskt2i.bench.page import save
 
-    places = save(report, folder)
+    places = save(report, folder, also)
     lines = [Text(f"{'' if kind == 'no png' else 'written  '}{place}", style="dim") for kind, place in places.items()]
     write({**report.to_json(), "files": places}, as_json, Group(report.view(), *lines))
     if not report.complete:

@@ -12,6 +12,7 @@ from builders.command_line import run
 from builders.workflows import fake_settings, load_workflow
 
 from daskt2i.bench.child import perform
+from daskt2i.bench.device.driver import PARTS, chosen
 from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
 from daskt2i.bench.encode.naive import require_plain
 from daskt2i.bench.encode.rows import BenchRows, with_rows
@@ -90,6 +91,12 @@ def test_a_pipeline_and_a_prompt_are_measured(demo_run: Path, tmp_path: Path) ->
     with told("bench/sample.py:bench_sample ConfigError"):
         bench_sample(place, [1], [1], prompts=[])
     assert bench_sample(place, [1], [1], prompts=["a red circle"], repeats=1).cells
+
+
+def test_parts_as_in_the_message_are_measured() -> None:
+    with told("bench/device/driver.py:chosen ConfigError"):
+        chosen(["everything"])
+    assert tuple(chosen(PARTS)) == PARTS
 
 
 def test_chunks_and_seconds_as_in_the_messages_are_simulated(tmp_path: Path) -> None:

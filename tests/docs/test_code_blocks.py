@@ -67,12 +67,14 @@ NOT_RUN = {
     ("srun",): "SLURM",
     ("python", "-m", "pytest"): "these tests run in it; a test file that a page makes does run",
     ("python", "workflows/train_demo_encoders.py"): "trains for an hour; tests/encoders tests what it made",
+    ("benchmarks/gpu.sh",): "tests/bench runs it",
+    ("WHEELS=wheels", "benchmarks/gpu.sh"): "installs wheels on a machine with a GPU",
     ("python", "docs/benchmarks/insights.py"): "measures with 82,783 images",
     ("python", "docs/benchmarks/suggest.py"): "measures with the captions of the line above it",
 }
 """Commands, by their first words, that are read and not run, and why. Files that they name must be there."""
 
-BENCH = ("encode", "scheduler", "read", "train", "sample")
+BENCH = ("encode", "scheduler", "read", "train", "sample", "device")
 SLOW = {"train", "train-vae", "estimate", *(f"bench {name}" for name in BENCH)}
 """Our commands that train or measure: run with --slow, and checked always."""
 

@@ -44,7 +44,8 @@ class EncodeBenchSettings:
         rows, repeats: numbers for each cell.
         threads: torch threads of each worker.
         keep: keep the stores of the cells in the folder.
-        peak_seconds, peak_sides, peak_convolutions: for each measurement of the machine's peak, as in `BenchTask`.
+        peak_seconds, peak_sides, peak_convolutions: for each measurement of the machine's peak, as in `BenchTask`; 0
+            seconds: none.
     """
 
     schedulers: tuple[str, ...]
@@ -167,6 +168,8 @@ class EncodeBench:
     def _measure_ground(self, part: Part) -> None:
         """Measure the machine's peak and the operations of the encoders. This also sets the precision of all cells."""
         workflow = self._of[part]
+        if not self.wanted.peak_seconds:
+            return
         if planned_device(workflow.run.device) != "cpu":
             if part not in self._ground:
                 self._notes.append("Shares of the peak are only measured on CPUs.")

@@ -3,6 +3,9 @@
     Pool(N): torch's default number of threads in each process, fp32, contiguous tensors,
     one image at a time, every caption padded to the full length and encoded, results collected in the parent.
 
+The models run on the device of the workflow, with torch's defaults for it: on a GPU, cuDNN computes fp32 convolutions
+in TF32.
+
 Covers: the same rows, weights and pixels as `encode`, with the plain models of diffusers and transformers.
 Does not cover: anything that `encode` adds (store, receipts, gates, reasons of rejection). Processes are spawned, not
 forked: torch's threads do not survive a fork.
@@ -18,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +30,7 @@ from daskt2i.bench.measured import BenchTask, Measured
 from daskt2i.bench.meter import Meter
 from daskt2i.config.settings import Workflow
 from daskt2i.deploy.child_processes import block_sigint
+from daskt2i.encode.prepare import planned_device
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import ConfigError, ExecutorError, RowRejected
@@ -34,10 +38,7 @@ from daskt2i.images import read as images
 from daskt2i.machine.machine import peak_bytes
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.protocols import TextEncoder as AnyTextEncoder
-from daskt2i.types import Row, Runtime
-
-if TYPE_CHECKING:
-    import torch
+from daskt2i.types import Pixels, Row, Runtime
 
 TIMEOUT = 600.0
 """Maximum seconds for the pool to load its models."""
@@ -84,15 +85,17 @@ class Naive:
         self.tokenizer: Any = None
         self.length = 0
         self.threads = torch.get_num_threads()
-        runtime = Runtime("cpu", "fp32", self.threads)
+        wanted = workflow.run.device
+        self.device = planned_device(wanted) if wanted == "auto" else wanted
+        runtime = Runtime(self.device, "fp32", self.threads)
         if part != "text":
             image: VaeEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
-            self.vae = _plain(image, runtime).to(memory_format=torch.contiguous_format)
+            self.vae = plain_module(image, runtime).to(memory_format=torch.contiguous_format)
         if part != "vae":
             import transformers
 
             text: TextEncoder = dataset.encoders.text.build(AnyTextEncoder, "dataset.encoders.text")
-            self.text = _plain(text, runtime)
+            self.text = plain_module(text, runtime)
             self.length = int(text.info().attributes["max_tokens"])
             self.tokenizer = transformers.AutoTokenizer.from_pretrained(  # a folder on this machine  # nosec B615
                 str(text.tokenizer_folder()), trust_remote_code=False, local_files_only=True
@@ -119,47 +122,52 @@ class Naive:
         return True, len(row.captions), made, seconds, peak_bytes(), self.threads
 
     def _image(self, row: Row, seconds: dict[str, float]) -> dict[str, Any]:
-        import torch
-
         begun = time.perf_counter()
         data = self.source.read(row)
         read = time.perf_counter()
         pixels = images.read(data, self.resolution, self.limits).pixels
         decoded = time.perf_counter()
-        tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0).contiguous().float() / 127.5 - 1.0
-        made = _latents(self.vae.encode(tensor))
+        made = image_latents(self.vae, pixels, self.device)
         done = time.perf_counter()
         seconds |= {"read": read - begun, "decode": decoded - read, "encode_image": done - decoded}
         return made
 
     def _captions(self, captions: Sequence[str], seconds: dict[str, float]) -> list[Any]:
         begun = time.perf_counter()
-        made = []
-        for caption in captions:
-            given = self.tokenizer(
-                caption, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-            )
-            kept = {k: v for k, v in given.items() if k == "input_ids" or (k == "attention_mask" and not self._clip())}
-            made.append(self.text(**kept)[0].numpy())
+        made = [caption_states(self.text, self.tokenizer, self.length, caption, self.device) for caption in captions]
         seconds["encode_text"] = time.perf_counter() - begun
         return made
 
-    def _clip(self) -> bool:
-        return "clip" in str(self.text.config.model_type)
 
+def plain_module(encoder: VaeEncoder | TextEncoder, runtime: Runtime) -> Any:
+    """The library's model inside an encoder of daskt2i, with torch's own precision of fp32 products on a GPU."""
+    import torch
 
-def _plain(encoder: VaeEncoder | TextEncoder, runtime: Runtime) -> Any:
-    """The library's model inside an encoder of daskt2i."""
     if isinstance(encoder, VaeEncoder):
         return encoder.plain(runtime)
-    encoder.load(runtime)
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    encoder.load(runtime)  # switches TF32 off for fp32
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
     return encoder.module
 
 
-def _latents(out: Any) -> dict[str, torch.Tensor]:
+def image_latents(vae: Any, pixels: Pixels, device: str) -> dict[str, Any]:
+    """The latent's mean and std of one image `uint8[height, width, 3]`, in fp32, as arrays on the CPU."""
+    import torch
+
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1).unsqueeze(0).contiguous().float() / 127.5 - 1.0
+    out = vae.encode(tensor.to(device))
     if hasattr(out, "latent_dist"):
-        return {"mean": out.latent_dist.mean.numpy(), "std": out.latent_dist.std.numpy()}
-    return {"mean": out.latents.numpy()}
+        return {"mean": out.latent_dist.mean.cpu().numpy(), "std": out.latent_dist.std.cpu().numpy()}
+    return {"mean": out.latents.cpu().numpy()}
+
+
+def caption_states(text: Any, tokenizer: Any, length: int, caption: str, device: str) -> Any:
+    """The states of one caption, padded to the full length, in fp32, as an array on the CPU."""
+    given = tokenizer(caption, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    masked = "clip" not in str(text.config.model_type)
+    kept = {k: v.to(device) for k, v in given.items() if k == "input_ids" or (k == "attention_mask" and masked)}
+    return text(**kept)[0].cpu().numpy()
 
 
 _here: Naive | None = None
