@@ -15,16 +15,23 @@ import pytest
 from builders import TESTS
 from builders.workflows import child_environment
 
+from daskt2i.bench.device import driver
 from daskt2i.bench.device.clock import NO_MEMORY, NO_TIME, Clock, Way, figures, operations
 from daskt2i.bench.device.columns import COLUMNS, finished, plots
 from daskt2i.bench.device.driver import bench_device
 from daskt2i.bench.device.markdown import markdown
 from daskt2i.bench.device.parts.kernels import kind_of, profile
 from daskt2i.bench.device.recorder import Lines, Recorder
-from daskt2i.bench.device.sizes import clip_tokenizer
+from daskt2i.bench.device.sizes import clip_tokenizer, image_component, sizes, text_component
 from daskt2i.bench.device.worker import DeviceTask, perform
+from daskt2i.bench.encode.rows import with_rows
 from daskt2i.bench.report import BenchReport, Cell
+from daskt2i.bench.stores import SHAPES
+from daskt2i.config.workflow_file import load_workflow
+from daskt2i.encode.prepare import prepare
 from daskt2i.errors import ConfigError
+from daskt2i.model.denoiser import PRESETS, unet_config
+from daskt2i.protocols import ImageEncoder, TextEncoder
 
 MACHINE = {"cores": 2}
 
@@ -96,6 +103,28 @@ def test_the_tokenizer_of_clip_has_the_numbers_of_clip(tmp_path: Path) -> None:
     ids = found("a red circle in the middle of a white picture")["input_ids"]
     assert (ids[0], ids[-1]) == (49406, 49407)
     assert len(ids) == 12
+
+
+def test_the_sizes_for_a_gpu_fit_together(tmp_path: Path) -> None:
+    """No CPU measures them in a test, so at least every name and shape must be right."""
+    full = sizes(False, tmp_path)
+    for arguments in full.images.values():
+        image = image_component(arguments).build(ImageEncoder, "x")
+        assert [image.info(side).arrays[0].shape for side in full.sides] == [(4, s // 8, s // 8) for s in full.sides]
+    for arguments in full.texts.values():
+        assert text_component(arguments).build(TextEncoder, "x").info().attributes["max_tokens"] == 77
+    for side in full.row_sides:
+        found = load_workflow(full.workflow, {**full.settings, "dataset.image.resolution": side})
+        assert prepare(with_rows(found, full.rows, "both"), tmp_path / "run", draw=False).grid.rows == full.rows
+    for one in full.denoisers:
+        stored = SHAPES[one.shape]
+        assert (one.latent, (one.tokens, one.features)) == (stored.latent, stored.text[1:])
+        assert one.rows >= one.batch
+        assert unet_config(one.preset, {}, one.latent, one.features)
+    for drawing in full.drawings:
+        assert drawing.preset in PRESETS
+        assert image_component(drawing.image).build(ImageEncoder, "x").info(drawing.side)
+        assert text_component(drawing.text).build(TextEncoder, "x").info().attributes["pad"] == "full"
 
 
 @pytest.mark.parametrize(
@@ -191,6 +220,13 @@ def test_fp32_with_the_defaults_of_torch_is_compared_with_tf32() -> None:
     assert (naive.values["of_peak"], ours.values["of_peak"]) == (pytest.approx(0.1), pytest.approx(0.5))
 
 
+def test_without_time_every_part_says_so() -> None:
+    found = bench_device("cpu", tiny=True, seconds=-driver.GRACE)
+    assert found.cells
+    assert {cell.flags for cell in found.cells} == {(NO_TIME,)}
+    assert [cell.values["part"] for cell in found.cells] == list(driver.PARTS)
+
+
 def test_without_a_gpu_one_sentence_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
@@ -224,8 +260,6 @@ def test_a_process_that_dies_costs_its_part_only() -> None:
 
 @pytest.mark.slow
 def test_a_part_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    from daskt2i.bench.device import driver
-
     monkeypatch.setattr(driver, "GRACE", 0.0)
     made = bench_device("cpu", tiny=True, parts=("whole",), seconds=8)
     assert [cell.flags for cell in made.cells] == [("Failed: it took longer than its time, and was ended.",)]
@@ -244,6 +278,7 @@ def test_the_script_for_a_gpu_measures_every_part_on_a_cpu(tmp_path: Path) -> No
     found = json.loads((reports / "bench-device.json").read_text())
     rates = {cell["part"] for cell in found["cells"] if cell.get("rate")}
     assert rates == {"encoders", "whole", "training", "drawing"}
+    assert {cell["way"] for cell in found["cells"] if cell["part"] == "training"} == {"daskt2i", "plain", "trainer"}
     assert len(found["facts"]["profile"]) == 2
     page = (reports / "bench-device.md").read_text()
     assert "## What the device does" in page
@@ -259,3 +294,17 @@ def test_the_script_names_an_option_that_it_does_not_know(tmp_path: Path) -> Non
     done = subprocess.run([script, "--fast"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gpu.sh knows --tiny and a folder, not --fast. Nothing was measured.\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+def test_the_script_says_so_where_daskt2i_is_not_installed(tmp_path: Path) -> None:
+    bare = tmp_path / "python"  # without the packages of its environment
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
+    bare.chmod(0o755)
+    done = subprocess.run(
+        [TESTS.parent / "benchmarks" / "gpu.sh", "--tiny", str(tmp_path / "out")],
+        capture_output=True, text=True, check=False, env={**child_environment(), "PYTHON": str(bare)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("daskt2i is not installed for this Python. Nothing was measured.")
+    assert not (tmp_path / "out").exists()

@@ -194,6 +194,7 @@ FEW = {
     "bench read": ["--shapes", "demo", "--readers", "1", "--repeats", "1", "--from", "memory"],
     "bench train": ["--ranks", "1", "--steps", "2", "--repeats", "1"],
     "bench sample": ["--steps", "1", "--batches", "1", "--repeats", "1"],
+    "bench device": ["--device", "cpu", "--tiny", "--parts", "device"],
 }
 """More options of the commands that measure, so that they measure little. The last of two same options holds."""
 

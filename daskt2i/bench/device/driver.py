@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from daskt2i.bench.child import THREAD_VARIABLES
+from daskt2i.bench.device.clock import NO_TIME
 from daskt2i.bench.device.columns import COLUMNS, NOTES, finished, plots
 from daskt2i.bench.device.recorder import Lines
 from daskt2i.bench.device.worker import SHARES, DeviceTask
@@ -108,8 +109,10 @@ def bench_device(
         try:
             while rest := [part for part in wanted if part not in found.finished]:
                 task = DeviceTask(device, tiny, tuple(rest), max(0.0, end - time.monotonic()), os.getpid())
-                if not _watch(task, Path(folder), found, end + GRACE, tell):
+                if time.monotonic() >= end + GRACE:
+                    found.cells += [Cell({"part": part}, (NO_TIME,)) for part in rest]
                     break
+                _watch(task, Path(folder), found, end + GRACE, tell)
         except KeyboardInterrupt:
             complete = False
     peaks = found.facts.get("peaks", {})
@@ -138,8 +141,8 @@ def chosen(parts: Sequence[str]) -> list[str]:
     return [part for part in PARTS if part in parts]
 
 
-def _watch(task: DeviceTask, folder: Path, found: _Found, end: float, tell: Tell) -> bool:
-    """Run one process until it ends or is ended. Returns whether another process can go on with the rest."""
+def _watch(task: DeviceTask, folder: Path, found: _Found, end: float, tell: Tell) -> None:
+    """Run one process until it ends or is ended. Another one can go on with the rest."""
     given, lines = folder / "task.json", folder / "lines"
     given.write_text(task.to_json(), encoding="utf-8")
     lines.unlink(missing_ok=True)
@@ -170,7 +173,6 @@ def _watch(task: DeviceTask, folder: Path, found: _Found, end: float, tell: Tell
     if found.part is None and child.returncode and len(found.finished) == before:
         found.part = task.parts[0]  # it died before it began
     found.give_up(why, tell)
-    return time.monotonic() < end
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -31,7 +31,7 @@ class Denoiser:
         latent: channels, height, width of a latent.
         tokens, features: of a text state.
         batch: samples of a step.
-        shape: name of the random store for the real trainer; "" to leave the real trainer out.
+        shape: name of the random store for the real trainer.
         rows, steps: rows of that store, steps of a launch.
         launch_seconds: time that a launch needs. It also saves a checkpoint and a pipeline.
     """
@@ -41,9 +41,9 @@ class Denoiser:
     tokens: int
     features: int
     batch: int
-    shape: str = ""
-    rows: int = 0
-    steps: int = 0
+    shape: str
+    rows: int
+    steps: int
     launch_seconds: float = 0.0
 
 
@@ -116,7 +116,7 @@ def _tiny() -> Sizes:
         rows=8,
         row_sides=(32,),
         settings={"dataset.image.resolution": 32, "dataset.rows_per_chunk": 4},
-        denoisers=(Denoiser("demo", (4, 8, 8), 26, 128, 4),),
+        denoisers=(Denoiser("demo", (4, 16, 16), 24, 128, 4, "demo", 64, 3),),
         drawings=(Drawing("demo", "demo", image, text, 32, (1,)),),
         steps=2,
         rounds=1,

@@ -47,8 +47,7 @@ def measure(sizes: Sizes, clock: Clock, record: Recorder, folder: Path) -> None:
             write(ways, record)
             del ways
             clock.free()
-        if wanted.shape:
-            _trainer(key, wanted, precisions[0], clock, record, folder)
+        _trainer(key, wanted, precisions[0], clock, record, folder)
 
 
 def _ways(key: dict[str, Value], wanted: Denoiser, precision: Precision, clock: Clock) -> list[Way]:
