@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-LARGEST = 96 << 20
-"""Most bytes of packed weights of a model. They stand beside the weights, and workers must have the memory."""
+LARGEST = 32 << 20
+"""Most bytes of packed weights of a model; a larger model keeps the convolutions of torch.
+
+Packed weights stand beside the weights. With Stable Diffusion's VAE in fp32 a worker took 100 to 240 MiB more, for a
+gain of 0 to 2 % at 256 px.
+"""
 
 MOST_PIXELS = 4096
 """Packing pays where a batch has few pixels: 1.8 times at 4 x 4, 1.2 at 16 x 16, 1.02 at 64 x 64 (Xeon, fp32)."""
@@ -56,22 +60,19 @@ def find_packing(torch: Any) -> Packing | None:
 
 
 def pack_convolutions(model: nn.Module, packing: Packing | None = None, largest: int = LARGEST) -> int:
-    """The pass: change convolutions of a model, until their packed weights take `largest` bytes. Returns how many."""
+    """The pass: change the convolutions of a model, if their weights take `largest` bytes at most. Returns how many."""
     import torch
 
     packing = packing or find_packing(torch)
     if packing is None:
         return 0
-    changed = 0
-    for layer in model.modules():
-        if type(layer) is torch.nn.Conv2d and _is_known(layer):
-            largest -= layer.weight.nbytes
-            if largest < 0:
-                break
-            layer.__class__ = _packed_conv()
-            layer._packing = packing  # type: ignore[assignment]
-            changed += 1
-    return changed
+    layers: list[Any] = [one for one in model.modules() if type(one) is torch.nn.Conv2d and _is_known(one)]
+    if sum(layer.weight.nbytes for layer in layers) > largest:
+        return 0
+    for layer in layers:
+        layer.__class__ = _packed_conv()
+        layer._packing = packing
+    return len(layers)
 
 
 def _is_known(layer: nn.Conv2d) -> bool:

@@ -26,7 +26,7 @@ def in_place_residual_blocks(model: nn.Module) -> int:
 
     resnets = [one for one in model.modules() if type(one) is ResnetBlock2D and _is_known(one)]
     tiny = [one for one in model.modules() if type(one) is AutoencoderTinyBlock and _is_known_tiny(one)]
-    return change_equal(resnets, _resnet_block(), _way, _resnet_inputs) + change_equal(
+    return change_equal(resnets, resnet_block(), _way, _resnet_inputs) + change_equal(
         tiny,
         _tiny_block(),
         lambda block: type(block.skip).__name__,
@@ -47,7 +47,7 @@ def _is_known(block: Any) -> bool:
         and set(dict(block.named_children())) <= {*parts, *optional}
         and getattr(block, "upsample", 0) is None
         and getattr(block, "downsample", 0) is None
-        and getattr(block, "time_embedding_norm", None) in ("default", "scale_shift")
+        and getattr(block, "time_embedding_norm", None) in ("default", "scale_shift", "group")
         and isinstance(getattr(block, "skip_time_act", None), bool)
         and isinstance(getattr(block, "output_scale_factor", None), int | float)
     )
@@ -89,7 +89,8 @@ def _add(into: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def _resnet_block() -> type:
+def resnet_block() -> Any:
+    """The class for `ResnetBlock2D`."""
     import torch
     from diffusers.models.resnet import ResnetBlock2D
     from torch.nn.functional import silu
@@ -105,21 +106,22 @@ def _resnet_block() -> type:
             hidden = self.conv1(silu(self.norm1(input_tensor), inplace=True))
             if self.time_emb_proj is not None:
                 temb = self.time_emb_proj(temb if self.skip_time_act else silu(temb))[:, :, None, None]
-            if self.time_embedding_norm == "default":
-                if temb is not None:
-                    hidden = hidden.add_(temb) if hidden.dtype == temb.dtype else hidden + temb
-                hidden = self.norm2(hidden)
-            else:
+            if self.time_embedding_norm == "default" and temb is not None:
+                hidden = hidden.add_(temb) if hidden.dtype == temb.dtype else hidden + temb
+            hidden = self.norm2(hidden)
+            if self.time_embedding_norm == "scale_shift":
                 scale, shift = temb.chunk(2, dim=1)
-                hidden = self.norm2(hidden)
-                hidden = (
-                    hidden.mul_(1 + scale).add_(shift) if hidden.dtype == temb.dtype else hidden * (1 + scale) + shift
-                )
-            hidden = self.conv2(silu(hidden, inplace=True))
+                same = hidden.dtype == temb.dtype
+                hidden = hidden.mul_(1 + scale).add_(shift) if same else hidden * (1 + scale) + shift
+            hidden = silu(hidden, inplace=True)
             if self.conv_shortcut is not None:
                 input_tensor = self.conv_shortcut(input_tensor)
-            hidden = _add(hidden, input_tensor)
+            hidden = self.last_step(hidden, input_tensor)
             return hidden if self.output_scale_factor == 1 else hidden / self.output_scale_factor
+
+        def last_step(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+            """The second convolution, and the sum."""
+            return _add(self.conv2(hidden), residual)
 
     return InPlaceResnetBlock
 
