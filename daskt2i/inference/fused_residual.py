@@ -3,8 +3,8 @@
 Covers: blocks of `AutoencoderKL` on a CPU, after `residual_blocks`.
 Does not cover: UNets. Their skip connections hold the input of a block, which this writes over.
 
-In bf16 the sum is rounded once instead of twice. So the bits change, and `rewrite` does not use this. In fp32 it gave
-the same bits with each shape that was tried (docs/decisions/0019-processors.md).
+In bf16 the sum is rounded once instead of twice. So the bits change, and `rewrite` does not use this. In fp32 most
+shapes give the same bits, but not all (docs/decisions/0019-processors.md).
 """
 
 from __future__ import annotations
