@@ -167,7 +167,8 @@ class EncodePlan(Viewed):
         arrays = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
         random = " RANDOM WEIGHTS," if info.random_weights else ""
         model = component.arguments.get("model")
-        return f"{name}{f' {model}' if model else ''},{random} {extra}{arrays}"
+        engine = f" by {info.attributes['engine']}" if "engine" in info.attributes else ""
+        return f"{name}{f' {model}' if model else ''}{engine},{random} {extra}{arrays}"
 
 
 def identity(

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from builders import SHARED
 from builders.models import kl_folder, tiny_folder
+from builders.workflows import fake_settings
 from PIL import Image
 
+import daskt2i
 from daskt2i.config.component import Component
 from daskt2i.encoders.ncnn import choice, engine, translate
 from daskt2i.encoders.vae import VaeEncoder
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, FingerprintMismatch
 from daskt2i.sources.scenes import draw, scene
 from daskt2i.testing.encoder import ImageEncoderSuite
 from daskt2i.types import Pixels, Runtime
@@ -326,6 +328,29 @@ def test_only_ncnn_changes_the_identity(kl: Path) -> None:
     before = {"class": "daskt2i.encoders.vae.VaeEncoder", "weights": "pretrained", "seed": 0}
     assert identity() == identity(engine="auto") == identity(engine="torch") == before
     assert identity(engine="ncnn") == {**before, "engine": "ncnn"}
+
+
+def test_a_store_made_with_ncnn_says_so_and_takes_no_rows_of_torch(tmp_path: Path) -> None:
+    encoder = {"class": "daskt2i.encoders.vae.VaeEncoder", "model": "daskt2i:demo/vae"}
+
+    def encode(engine: str | None, out: str) -> Any:
+        image = encoder if engine is None else {**encoder, "engine": engine}
+        settings = fake_settings(rows=4, rows_per_chunk=4, image=image, gate_rows=0)
+        with daskt2i.Run(settings, tmp_path / out, scheduler="serial", progress=False) as run:
+            plan = repr(run.plan())
+            assert run.encode().accepted == 4
+            return plan, dict(run.store.attrs["daskt2i"])
+
+    plan, about = encode("ncnn", "ncnn")
+    assert "by ncnn" in plan
+    assert about["image_encoder"]["engine"] == about["identity"]["encoders"]["image"]["engine"] == "ncnn"
+    plan, about = encode(None, "torch")
+    assert "by ncnn" not in plan
+    assert "engine" not in about["image_encoder"]
+    assert encode("torch", "torch")[1]["fingerprint"] == encode("auto", "torch")[1]["fingerprint"]
+    for other, out in ((None, "ncnn"), ("ncnn", "torch")):
+        with pytest.raises(FingerprintMismatch, match=r"engine: "):
+            encode(other, out)
 
 
 def test_the_plan_counts_transformed_weights_and_the_attention_matrix(kl: Path) -> None:
