@@ -74,9 +74,11 @@ def _images(name: str, arguments: Mapping[str, Any], sizes: Sizes, clock: Clock,
         for precision in PRECISIONS:
             try:
                 encoder = _image(arguments)
-                encoder.load(Runtime(clock.device, precision, clock.threads))
-                other = copy.deepcopy(encoder.module).to(memory_format=torch.contiguous_format)
-                models[precision] = (encoder, other)
+                runtime = Runtime(clock.device, precision, clock.threads)
+                encoder.load(runtime)
+                plain = encoder.plain(runtime)
+                other = copy.deepcopy(plain).to(memory_format=torch.contiguous_format)
+                models[precision] = (encoder, plain, other)
             except Exception as error:
                 refused.append(_refused({**key, "way": "daskt2i", "precision": precision, "layout": FIRST}, error))
         write(refused, record)
@@ -110,13 +112,13 @@ def _image_ways(key: Mapping[str, Any], models: Mapping[str, Any], side: int, ba
     for precision in PRECISIONS:
         if precision not in models:
             continue
-        encoder, other = models[precision]
+        encoder, bare, other = models[precision]
         dtype = next(other.parameters()).dtype
         given = torch.from_numpy(pixels).to(clock.device).permute(0, 3, 1, 2).to(dtype) / 127.5 - 1
         same = {**key, "precision": precision, "batch": batch}
         tf32 = precision != "fp32"  # daskt2i computes true fp32
         ways.append(Way({**same, "way": "daskt2i", "layout": FIRST}, _call(encoder.encode, pixels, batch), batch, tf32))
-        for layout, module in ((FIRST, encoder.module), (OTHER, other)):
+        for layout, module in ((FIRST, bare), (OTHER, other)):
             order = getattr(torch, "channels_last" if layout == FIRST else "contiguous_format")
             ready = given.contiguous(memory_format=order)
             ways.append(Way({**same, "way": "module", "layout": layout}, _call(module.encode, ready), batch, tf32))
