@@ -93,6 +93,12 @@ def test_exact_numbers_replace_bf16_only_where_the_precision_is_free() -> None:
     assert choice.faster({**SMALL, "_class_name": "AutoencoderTiny"}, 32, FP32, free=True) == (FP32, "")
 
 
+def test_large_pictures_stay_with_torch_because_of_attention() -> None:
+    probe.seconds_for(SMALL, 128, FP32)
+    measured(9.0, 1.0)
+    assert choice.faster(SMALL, 128, FP32, free=True) == (FP32, "")
+
+
 def workflow(model: Path, class_path: str = "daskt2i.encoders.vae.VaeEncoder", **more: Any) -> Workflow:
     image = component(class_path, model=str(model), **more)
     made = with_parts(fake_settings(resolution=32, rows_per_chunk=4, gate_rows=0), image=image)

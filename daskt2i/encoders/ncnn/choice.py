@@ -25,6 +25,10 @@ EngineOption = Literal["auto", "torch", "ncnn"]
 GAIN = 1.15
 """`auto` takes ncnn if it is at least this many times faster than torch: it needs more memory."""
 
+LARGEST_LATENT = 48
+"""Side of the largest latent for which `auto` may take ncnn: its attention keeps the whole matrix. With 64 (Stable
+Diffusion's VAE at 512 px) it gained nothing, and needed 2.4 times the memory."""
+
 SETTING = "dataset.encoders.image.engine"
 
 WEIGHTS = 6.5
@@ -83,6 +87,8 @@ def faster(config: Mapping[str, Any], resolution: int, runtime: Runtime, free: b
     """The runtime with the faster engine, and a sentence with the figures. See `protocols.ChoosesEngine`."""
     exact = replace(runtime, precision="fp32")
     if config["_class_name"] != "AutoencoderKL" or not (free or runtime.precision == "fp32"):
+        return runtime, ""
+    if resolution // 2 ** (len(config["block_out_channels"]) - 1) > LARGEST_LATENT:
         return runtime, ""
     if reason_against(None, exact) is not None:
         return runtime, ""
