@@ -151,9 +151,8 @@ def test_parameters_and_weight_bytes_are_exact(kl: Path) -> None:
 def test_working_memory_is_within_30_percent_of_what_was_measured() -> None:
     measured = {("sd-vae-ft-mse", 256): 170e6, ("sd-vae-ft-mse", 512): 688e6, ("taesd", 256): 52e6}
     for (name, resolution), seen in measured.items():
-        assert VaeEncoder(name, weights="random", engine="torch").info(resolution).item_bytes == pytest.approx(
-            seen, rel=0.3
-        )
+        encoder = VaeEncoder(name, weights="random", engine="torch")
+        assert encoder.info(resolution).item_bytes == pytest.approx(seen, rel=0.3)
 
 
 def test_random_weights_follow_the_seed_are_marked_and_leave_the_global_generator_alone(kl: Path) -> None:

@@ -99,8 +99,8 @@ def _pair_seconds(channels: int, side: int, runtime: Runtime) -> dict[str, float
             network.add("Pooling", [blob], {0: 1, 4: 1})
             net = Net(network)
             picture = pixels.numpy()[0]
-            # torch shares an image among its threads, ncnn computes as many images side by side.
-            return {"torch": _least(by_torch), "ncnn": _least(lambda: net.run(picture)) / runtime.threads}
+            # torch shares an image among its threads. ncnn computes it by one, and a batch may be a single image.
+            return {"torch": _least(by_torch), "ncnn": _least(lambda: net.run(picture))}
     finally:
         torch.set_num_threads(before)
 
