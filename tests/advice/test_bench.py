@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders.advice import covers, told
-from builders.coco import settings, write_coco
+from builders.coco import coco_source, settings, write_coco
 from builders.command_line import run
 from builders.workflows import fake_settings, load_workflow
 
@@ -22,12 +22,17 @@ from daskt2i.bench.loaders.driver import bench_loaders
 from daskt2i.bench.loaders.peer import LOADERS
 from daskt2i.bench.loaders.rows import TEXTS, shape_of
 from daskt2i.bench.measured import BenchTask
+from daskt2i.bench.peers import peer
+from daskt2i.bench.peers.driver import PeerBench, PeerSettings
+from daskt2i.bench.peers.inputs import require_plain as require_plain_models
+from daskt2i.bench.peers.inputs import write_rows
 from daskt2i.bench.sample import bench_sample
 from daskt2i.bench.scheduler import SchedulerBench, SimulationSettings
 from daskt2i.bench.stores import SHAPES, shape_named
 from daskt2i.bench.train import bench_train
 from daskt2i.cli.front import parse_sets
 from daskt2i.cli.numbers import seconds, whole_numbers
+from daskt2i.config.component import Component
 from daskt2i.store.run_folder import RunFolder
 
 
@@ -201,3 +206,30 @@ def test_options_as_in_the_messages_are_taken(place: str, wrong: list[str], righ
     after = run("bench", *right, cwd=tmp_path).stderr  # refused for another reason, which is told next
     assert right[1].partition("=")[0] not in after
     assert after != said
+
+
+def test_peers_rows_and_encoders_as_in_the_messages_are_measured(tmp_path: Path) -> None:
+    demo = load_workflow("demo")
+    with told("bench/peers/driver.py:PeerBench.__post_init__ ConfigError"):
+        PeerBench(demo, PeerSettings(("spark",)))
+    for wrong in (PeerSettings(rows=1, workers=1), PeerSettings(rows=3, workers=4)):
+        with told("bench/peers/driver.py:PeerBench.__post_init__ ConfigError"):
+            PeerBench(demo, wrong)
+    assert set(PeerBench(demo, PeerSettings(peer.NAMES, rows=4, workers=4)).runs) == {"daskt2i", *peer.NAMES}
+    assert PeerBench(demo, PeerSettings(rows=2, workers=1))
+    with told("bench/peers/inputs.py:require_plain ConfigError"):
+        require_plain_models(fake_settings())
+    chosen = demo.model_copy(update={"dataset": demo.dataset.model_copy(update={"where": "people"})})
+    with told("bench/peers/inputs.py:require_plain ConfigError"):
+        require_plain_models(chosen)
+    require_plain_models(demo)
+    for captions, there in (([[], []], 0), ([["a cat"], []], 1)):
+        coco = write_coco(tmp_path / str(there), captions)
+        source = Component.model_validate(coco_source(coco))
+        dataset = demo.dataset.model_copy(update={"source": source})
+        given = demo.model_copy(update={"scenes": None, "dataset": dataset})
+        if there:
+            write_rows(given, tmp_path / "made", 2)
+            continue
+        with told("bench/peers/inputs.py:_taken ConfigError"):
+            write_rows(given, tmp_path / "none", 2)

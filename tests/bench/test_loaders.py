@@ -10,8 +10,8 @@ import pytest
 
 from daskt2i.bench.loaders import peer
 from daskt2i.bench.loaders.driver import Runner, _cells, _plots, bench_loaders
-from daskt2i.bench.loaders.environments import python_for
 from daskt2i.bench.loaders.rows import bytes_of, shape_of, write
+from daskt2i.bench.peers.environments import python_for
 from daskt2i.errors import ExecutorError
 
 
@@ -69,7 +69,7 @@ def test_a_peer_that_cannot_be_installed_is_left_out_with_a_sentence(
     for name, value in (("PIP_NO_INDEX", "1"), ("PIP_CONFIG_FILE", "/dev/null"), ("PIP_FIND_LINKS", str(tmp_path))):
         monkeypatch.setenv(name, value)
     with pytest.raises(ExecutorError, match=r"^webdataset could not be installed .* The other loaders were\.$"):
-        python_for("webdataset", tmp_path / "environments")
+        python_for("webdataset", "webdataset", tmp_path / "environments", "loaders")
     report = bench_loaders(
         ["compact"], ["daskt2i", "numpy", "webdataset"], shares=[0.5], repeats=1, rows=128, place=str(tmp_path)
     )

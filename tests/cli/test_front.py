@@ -36,6 +36,7 @@ CALLS = {
     "bench scheduler": {"SchedulerBench"},
     "bench read": {"bench_read"},
     "bench loaders": {"bench_loaders"},
+    "bench peers": {"PeerBench"},
     "bench train": {"bench_train"},
     "bench sample": {"bench_sample"},
 }
@@ -54,7 +55,7 @@ OF_THE_LINE = (
 """Modules that every command may use: options and printing, errors, names of reports, display, the number of cores,
 paths."""
 
-READS_OPTIONS = {"read_prompts", "ORIGINS", "PROMPT", "EncodeBenchSettings", "SimulationSettings"}
+READS_OPTIONS = {"read_prompts", "ORIGINS", "PROMPT", "EncodeBenchSettings", "PeerSettings", "SimulationSettings"}
 """Functions that turn options into arguments: for a file of prompts, and for the settings of a measurement."""
 
 

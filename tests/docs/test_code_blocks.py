@@ -74,7 +74,7 @@ NOT_RUN = {
 }
 """Commands, by their first words, that are read and not run, and why. Files that they name must be there."""
 
-BENCH = ("encode", "scheduler", "read", "train", "sample", "device")
+BENCH = ("encode", "peers", "scheduler", "read", "train", "sample", "device")
 SLOW = {"train", "train-vae", "estimate", *(f"bench {name}" for name in BENCH)}
 """Our commands that train or measure: run with --slow, and checked always."""
 
@@ -190,6 +190,7 @@ HUB = [
 FEW = {
     "estimate": ["--rows", "8", "--workers", "1", "--devices", "cpu"],
     "bench encode": ["--rows", "8", "--workers", "1", "--schedulers", "serial", "--repeats", "1"],
+    "bench peers": ["--workflow", "demo", "--peers", "naive", "--rows", "2", "--workers", "1", "--repeats", "1"],
     "bench scheduler": ["--rows", "20", "--chunks", "20", "--workers", "2", "--chunk-seconds", "0"],
     "bench read": ["--shapes", "demo", "--readers", "1", "--repeats", "1", "--from", "memory"],
     "bench train": ["--ranks", "1", "--steps", "2", "--repeats", "1"],

@@ -1,7 +1,7 @@
 """`bench loaders`: samples per second of our loader and of others, and of ours by the size of its cache.
 
 Covers: one process for each loader, epochs in alternating order, medians, the report.
-Does not cover: the work of a loader (`peer`), the rows (`rows`), environments (`environments`).
+Does not cover: the work of a loader (`peer`), the rows (`rows`), environments (`bench.peers.environments`).
 
 All processes are started first, and each reads one epoch that is not counted. Then every repeat has one epoch of each
 loader, forwards and backwards by turns. So a machine that slows down affects all alike. Files are in the page cache.
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.bench.loaders import peer
-from daskt2i.bench.loaders.environments import PACKAGES, python_for
 from daskt2i.bench.loaders.rows import ROWS, bytes_of, shape_of, write
+from daskt2i.bench.peers.environments import python_for, version_in
 from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, Value, spread
 from daskt2i.errors import ConfigError, ExecutorError
 from daskt2i.loader.dataset import LatentDataset
@@ -31,6 +31,9 @@ from daskt2i.store.run_folder import RunFolder
 
 OURS = "daskt2i"
 LOADERS = (OURS, *peer.LOADERS)
+PACKAGES = {"litdata": "litdata", "mosaicml-streaming": "mosaicml-streaming", "webdataset": "webdataset"}
+"""Peer -> its package. Memory-mapped numpy needs none."""
+
 THREADS, WINDOW = 2, 8
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Sizes of our cache, as shares of a shuffle window; and one more that holds the whole store."""
@@ -142,7 +145,7 @@ def bench_loaders(
     complete, versions = True, dict[str, str]()
     with tempfile.TemporaryDirectory(dir=place, prefix="daskt2i-bench-") as there:
         pythons, missing = _pythons(loaders, Path(environments or f"{there}/environments"), tell)
-        versions = {name: _version(pythons[name], name) for name in pythons if name in PACKAGES}
+        versions = {name: version_in(pythons[name], PACKAGES[name]) for name in pythons if name in PACKAGES}
         try:
             for text, shape in shapes.items():
                 folder = Path(there, text)
@@ -184,16 +187,11 @@ def _pythons(
     found, missing = dict[str, str](), dict[str, str]()
     for name in loaders:
         try:
-            found[name] = python_for(name, folder)
+            found[name] = python_for(name, PACKAGES.get(name), folder, "loaders")
         except ExecutorError as error:
             missing[name] = str(error)
             tell(str(error))
     return found, missing
-
-
-def _version(python: str, name: str) -> str:
-    asked = f"import importlib.metadata as m; print(m.version({PACKAGES[name]!r}))"
-    return subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _started(
