@@ -64,7 +64,9 @@ def test_the_naive_loop_and_ours_make_the_same_of_the_same_rows(tmp_path: Path) 
         results[name] = run(task) | peer.check(task, read(task))
         samples[name] = agreement.sample(out)
         assert agreement.problem(results[name], 12, samples[name], samples[OURS]) is None
-        assert task["begun"] <= results[name]["loaded"] <= results[name]["done"] <= time.time()
+        assert (
+            task["begun"] <= results[name]["loaded"] <= results[name]["encoded"] <= results[name]["done"] <= time.time()
+        )
     off = agreement.difference(samples["naive"], samples[OURS], "mean")
     assert off is not None
     assert off[0] > 0  # ours is stored in fp16
@@ -91,8 +93,8 @@ made = {{f"{{part}}-{{n}}": np.full((3, 2), n + (off if task["name"] != "daskt2i
 np.savez(task["out"] + "/sample.npz", **made)
 begun = time.time()
 time.sleep(0.3)
-json.dump({{"loaded": begun, "done": time.time(), "ended": time.time(), "precision": "fp32", "bytes": 10, "rows": 2,
-           "finite": True}}, open(sys.argv[4], "w"))
+json.dump({{"loaded": begun, "encoded": begun + 0.2, "done": time.time(), "ended": time.time(),
+           "precision": "fp32", "bytes": 10, "rows": 2, "finite": True}}, open(sys.argv[4], "w"))
 """
 
 
@@ -122,7 +124,7 @@ def test_a_peer_that_fails_or_makes_other_latents_is_reported_and_the_rest_is_me
 
 def test_ratios_are_of_the_same_round() -> None:
     def ran(number: int, rate: float) -> Ran:
-        return Ran(number, "fp32", rate, 1 / rate, 1.0, 2.0, 100, 10, 0.0)
+        return Ran(number, "fp32", rate, 1 / rate, 1.0, 2.0, 100, 10, 0.0, rate, 1 / rate)
 
     runs = {OURS: [ran(0, 4.0), ran(1, 2.0), ran(2, 1.0)], "ray": [ran(2, 0.5), ran(0, 1.0)], "naive": []}
     ours, ray, naive = cells(runs, {"naive": "naive could not be installed."}, OURS)

@@ -21,11 +21,16 @@ COLUMNS = (
     Column("of_ours", "times", "of ours", "Speed", meaning="Rate divided by ours of the same round; median."),
     Column("of_ours_low", "times", "least", "Speed"),
     Column("of_ours_high", "times", "most", "Speed"),
+    Column("encode_per_s", "rate", "in models", "Speed", "images", "Rows per second until the last batch left the"
+           " models: without what the tool does once at the end; median. For ours it is the rate."),
+    Column("encode_of_ours", "times", "of ours", "Speed", meaning="The same by ours of the same round; median."),
     Column("cpu_s", "seconds", "CPU an image", "Cost", meaning="Processor seconds of all its processes per row, in the"
            " same time; median. Other work on the machine changes it less than the rate."),
     Column("cpu_s_low", "seconds", "least", "Cost"),
     Column("cpu_s_high", "seconds", "most", "Cost"),
     Column("cpu_of_ours", "times", "of ours", "Cost", meaning="CPU seconds divided by ours of the same round; median."),
+    Column("encode_cpu_s", "seconds", "in models", "Cost", meaning="CPU seconds an image until the last batch left"
+           " the models; median."),
     Column("peak_bytes", "bytes", "peak", "Cost", meaning="Largest sum of the memory of all its processes, shared pages"
            " counted once; most of the rounds."),
     Column("written_bytes", "bytes", "written", "Cost", meaning="Bytes of its files."),
@@ -50,7 +55,8 @@ class Ran:
     Attributes:
         round: number of the round, from 0.
         precision: of its models.
-        rate: rows per second after the start; `cpu`: processor seconds per row.
+        rate: rows per second after the start; `cpu`: processor seconds per row; `encode_rate`, `encode_cpu`: the same
+            until the last batch has left the models.
         start, whole: seconds.
         peak, written: bytes.
         elsewhere: processor seconds of others, divided by seconds x cores.
@@ -66,6 +72,8 @@ class Ran:
     peak: int
     written: int
     elsewhere: float
+    encode_rate: float
+    encode_cpu: float
     latents: tuple[float, float] | None = None
     states: tuple[float, float] | None = None
 
@@ -82,6 +90,9 @@ def cells(runs: Mapping[str, Sequence[Ran]], failed: Mapping[str, str], ours: st
         spreads = {
             "images_per_s": [run.rate for run in made],
             "cpu_s": [run.cpu for run in made],
+            "encode_per_s": [run.encode_rate for run in made],
+            "encode_cpu_s": [run.encode_cpu for run in made],
+            "encode_of_ours": [run.encode_rate / own.encode_rate for run, own in pairs],
             "of_ours": [run.rate / own.rate for run, own in pairs],
             "cpu_of_ours": [run.cpu / own.cpu for run, own in pairs],
         }

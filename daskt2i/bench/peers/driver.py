@@ -217,6 +217,7 @@ class PeerBench:
                 self._fail(name, why)
                 return
             seconds = result["done"] - result["loaded"]
+            encoding = max(result["encoded"] - result["loaded"], 1e-6)
             elsewhere = watched.elsewhere_between(result["loaded"], result["done"])
             self._shared_once = self._shared_once and watched.shared_once
             ran = Ran(
@@ -229,6 +230,8 @@ class PeerBench:
                 peak=watched.peak_until(result["ended"]),
                 written=result["bytes"],
                 elsewhere=elsewhere / seconds / this_machine().cores,
+                encode_rate=self.wanted.rows / encoding,
+                encode_cpu=watched.cpu_between(result["loaded"], result["encoded"]) / self.wanted.rows,
                 latents=agreement.difference(made, self._ours, "mean") if self._ours else None,
                 states=agreement.difference(made, self._ours, "states") if self._ours else None,
             )

@@ -41,7 +41,8 @@ def run(task: Mapping[str, Any]) -> dict[str, Any]:
     )
     found = run_encode(asked, workflow)
     loaded = task["begun"] + found.cold
-    return {"loaded": loaded, "done": loaded + found.steady, "precision": found.precision}
+    done = loaded + found.steady  # each chunk is written before the next one is encoded
+    return {"loaded": loaded, "encoded": done, "done": done, "precision": found.precision}
 
 
 def read(task: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -14,8 +14,9 @@ Both are JSON files. The task has:
     vae, text, tokenizer  folders of diffusers and transformers
     resolution, max_tokens, workers, batch, precision, out, begun, checked
 
-The result has `loaded` and `done` (time.time() when all workers had their models, and when all files were written),
-`ended`, and what was read from the files afterwards: `rows`, `finite`, `bytes`, and the sample in `OUT/sample.npz`.
+The result has `loaded`, `encoded` and `done` (time.time() when all workers had their models, when the last batch left
+the models, and when all files were written), `ended`, `precision`, and what was read from the files afterwards: `rows`,
+`finite`, `bytes`, and the sample in `OUT/sample.npz`.
 
 A tuned tool computes in the precision of ours, in channels_last, pads a caption only to the longest of its batch and
 writes fp16; otherwise a model is used as `from_pretrained` gives it, and captions are padded to the full length.
@@ -121,10 +122,20 @@ def wait_for_all(task: Task) -> None:
         time.sleep(0.02)
 
 
-def loaded(task: Task) -> float:
-    """When the last worker had its models."""
-    marks = list(pathlib.Path(task["out"], "loaded").iterdir())
-    return max(float(mark.read_text(encoding="utf-8")) for mark in marks)
+def note_batch(task: Task) -> None:
+    """Note that this worker's last batch is encoded."""
+    marks = pathlib.Path(task["out"], "encoded")
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / str(os.getpid())).write_text(repr(time.time()), encoding="utf-8")
+
+
+def result(task: Task, done: float) -> dict[str, Any]:
+    """The times of a run: when the last worker had its models, and when the last batch was encoded."""
+    last = {}
+    for name in ("loaded", "encoded"):
+        marks = pathlib.Path(task["out"], name).iterdir()
+        last[name] = max(float(mark.read_text(encoding="utf-8")) for mark in marks)
+    return {**last, "done": done, "precision": task["precision"] if task["name"].endswith("-tuned") else "fp32"}
 
 
 class RayWorker:
@@ -138,6 +149,7 @@ class RayWorker:
         import pyarrow
 
         made = self.encoder.encode(batch["path"], [json.loads(some) for some in batch["captions"]])
+        note_batch(self.encoder.task)
         # Ray makes tensors of numpy's arrays, and fails where those of two batches have different shapes.
         columns = {name: lists(flat(values)) for name, values in made.items()}
         return pyarrow.table({"row": batch["row"], **columns, "shape": shapes(made)})
@@ -188,7 +200,7 @@ def run_ray(task: Task) -> dict[str, Any]:
     ).write_parquet(place)
     done = time.time()
     ray.shutdown()
-    return {"loaded": loaded(task), "done": done, "precision": used(task)}
+    return result(task, done)
 
 
 def read_ray(task: Task) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -209,6 +221,7 @@ def mapped(batch: dict[str, list[Any]], task: Task) -> dict[str, list[Any]]:
         _encoder = Encoder(task, 1)  # each of the processes would use all cores
         wait_for_all(task)
     made = _encoder.encode(batch["path"], batch["captions"])
+    note_batch(task)
     return {**{name: flat(values) for name, values in made.items()}, "shape": shapes(made)}
 
 
@@ -227,7 +240,7 @@ def run_datasets(task: Task) -> dict[str, Any]:
         remove_columns=["path", "captions"],
         fn_kwargs={"task": dict(task)},
     ).save_to_disk(place)
-    return {"loaded": loaded(task), "done": time.time(), "precision": used(task)}
+    return result(task, time.time())
 
 
 def read_datasets(task: Task) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -243,13 +256,14 @@ def run_naive(task: Task) -> dict[str, Any]:
     import numpy as np
 
     encoder = Encoder(task)
-    begun = time.time()
+    wait_for_all({**task, "workers": 1})
     place = pathlib.Path(task["out"], "npz")
     place.mkdir(parents=True)
     for row in rows_of(task):
         made = encoder.encode([row["path"]], [row["captions"]])
+        note_batch(task)
         np.savez(place / f"{row['row']:06d}.npz", **{name: values[0] for name, values in made.items()})
-    return {"loaded": begun, "done": time.time(), "precision": used(task)}
+    return result(task, time.time())
 
 
 def read_naive(task: Task) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -287,11 +301,6 @@ TOOLS = {
 def rows_of(task: Task) -> list[dict[str, Any]]:
     """The rows of the task."""
     return list(json.loads(pathlib.Path(task["rows"]).read_text(encoding="utf-8")))
-
-
-def used(task: Task) -> str:
-    """The precision of a peer's models."""
-    return str(task["precision"]) if task["name"].endswith("-tuned") else "fp32"
 
 
 def check(task: Task, found: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
