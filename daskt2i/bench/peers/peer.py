@@ -186,8 +186,15 @@ def run_ray(task: Task) -> dict[str, Any]:
     """Ray Data as its guide to batch inference writes it: rows, `map_batches` with a class, parquet."""
     import ray
 
-    # The write needs a core of Ray's own count while the actors hold theirs.
-    ray.init(num_cpus=task["workers"] + 1, include_dashboard=False, log_to_driver=False)
+    for last in (False, False, False, True):
+        try:
+            # The write needs a core of Ray's own count while the actors hold theirs.
+            ray.init(num_cpus=task["workers"] + 1, include_dashboard=False, log_to_driver=False)
+            break
+        except Exception:  # its start has 30 seconds, which are too few on a busy machine
+            ray.shutdown()
+            if last:
+                raise
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{**row, "captions": json.dumps(row["captions"])} for row in rows_of(task)]
     place = f"{task['out']}/parquet"
