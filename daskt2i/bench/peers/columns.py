@@ -94,7 +94,7 @@ def cells(runs: Mapping[str, Sequence[Ran]], failed: Mapping[str, str], ours: st
             "encode_cpu_s": [run.encode_cpu for run in made],
             "encode_of_ours": [run.encode_rate / own.encode_rate for run, own in pairs],
             "of_ours": [run.rate / own.rate for run, own in pairs],
-            "cpu_of_ours": [run.cpu / own.cpu for run, own in pairs],
+            "cpu_of_ours": [run.cpu / max(own.cpu, 1e-9) for run, own in pairs],
         }
         for name, figures in spreads.items():
             if figures:
