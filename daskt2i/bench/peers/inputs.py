@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from daskt2i.bench.encode.naive import plain_module
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.saved_workflow import with_source
@@ -122,9 +123,9 @@ def write_models(workflow: Workflow, folder: Path) -> dict[str, Any]:
     image: VaeEncoder = encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = encoders.text.build(AnyTextEncoder, "dataset.encoders.text")
     for encoder, name in ((image, "vae"), (text, "text")):
-        encoder.load(runtime)
+        module = plain_module(encoder, runtime)
         with quiet():
-            encoder.module.save_pretrained(str(folder / name))
+            module.save_pretrained(str(folder / name))
     return {
         "vae": str(folder / "vae"),
         "text": str(folder / "text"),
