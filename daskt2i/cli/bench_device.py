@@ -34,10 +34,10 @@ def device(
     It needs no network and no data. A part that fails or runs out of time says so in the report.
     """
     with report_errors():
-        from daskt2i.bench.device.driver import PARTS, bench_device
+        from daskt2i.bench.device.driver import bench_device
         from daskt2i.bench.device.markdown import markdown
 
         folder = report_folder(out_folder)
-        chosen = PARTS if parts is None else words(parts)
-        report = bench_device(where, seconds=seconds, tiny=tiny, parts=chosen, command=typed(), tell=tell)
+        chosen = {} if parts is None else {"parts": words(parts)}
+        report = bench_device(where, seconds=seconds, tiny=tiny, command=typed(), tell=tell, **chosen)
         show(report, folder, as_json, {"md": markdown(report)})

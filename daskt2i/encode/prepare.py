@@ -167,7 +167,7 @@ class EncodePlan(Viewed):
         arrays = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
         random = " RANDOM WEIGHTS," if info.random_weights else ""
         model = component.arguments.get("model")
-        engine = f" by {info.attributes['engine']}" if "engine" in info.attributes else ""
+        engine = f" by {self.engine}" if kind == "image" and self.engine not in ("auto", "torch") else ""
         return f"{name}{f' {model}' if model else ''}{engine},{random} {extra}{arrays}"
 
 

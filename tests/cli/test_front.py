@@ -39,6 +39,7 @@ CALLS = {
     "bench peers": {"PeerBench"},
     "bench train": {"bench_train"},
     "bench sample": {"bench_sample"},
+    "bench device": {"bench_device"},
 }
 """Command -> the method of `Run`, or the one function, that does its work. With --dry-run it calls `plan` instead."""
 
@@ -51,8 +52,9 @@ OF_THE_LINE = (
     "daskt2i.display.",
     "daskt2i.machine.machine",
     "daskt2i.addresses",
+    "daskt2i.bench.device.markdown",
 )
-"""Modules that every command may use: options and printing, errors, names of reports, display, the number of cores,
+"""Modules that every command may use: options and printing, errors, names and pages of reports, display, cores,
 paths."""
 
 READS_OPTIONS = {"read_prompts", "ORIGINS", "PROMPT", "EncodeBenchSettings", "PeerSettings", "SimulationSettings"}

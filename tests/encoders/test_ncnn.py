@@ -343,12 +343,12 @@ def test_a_store_made_with_ncnn_says_so_and_takes_no_rows_of_torch(tmp_path: Pat
 
     plan, about = encode("ncnn", "ncnn")
     assert "by ncnn" in plan
-    assert about["image_encoder"]["engine"] == about["identity"]["encoders"]["image"]["engine"] == "ncnn"
-    plan, about = encode(None, "torch")
+    assert about["identity"]["encoders"]["image"]["engine"] == "ncnn"
+    plan, about = encode("torch", "torch")
     assert "by ncnn" not in plan
-    assert "engine" not in about["image_encoder"]
-    assert encode("torch", "torch")[1]["fingerprint"] == encode("auto", "torch")[1]["fingerprint"]
-    for other, out in ((None, "ncnn"), ("ncnn", "torch")):
+    assert "engine" not in about["identity"]["encoders"]["image"]
+    assert encode(None, "torch")[1]["fingerprint"] == encode("auto", "torch")[1]["fingerprint"] == about["fingerprint"]
+    for other, out in (("torch", "ncnn"), ("ncnn", "torch")):
         with pytest.raises(FingerprintMismatch, match=r"engine: "):
             encode(other, out)
 
