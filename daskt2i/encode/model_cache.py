@@ -266,7 +266,7 @@ def inspect(job: EncodeJob, precision: str, engine: str = "auto") -> Inspection:
         except ConfigError as error:  # a model that ncnn cannot run, though it could be measured
             if engine != "auto" or runtime.engine == "torch":
                 raise
-            runtime, note = torchs, f"torch computes the image encoder. {error}"
+            runtime, note = torchs, f"torch computes the image encoder, because {error.__cause__ or error}."
             models = models_for(replace(job, runtime=runtime))
         with _explaining_memory():
             empty = models.text.encode([""], 1)

@@ -249,12 +249,18 @@ def planned_device(device: str) -> str:
 
 
 def refuse_other(prepared: EncodePlan, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differ = differences(stored["identity"], wanted)
+    differ = differences(_with_engine(stored["identity"]), _with_engine(wanted))
     if differ:
         raise FingerprintMismatch(
             f"The store in {prepared.folder} was made with different settings or data: {'; '.join(differ)}. It was not "
             "touched. Go back to the settings and data of the store, or encode into another run folder (out)."
         )
+
+
+def _with_engine(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity that names torch where it names no engine, for a message."""
+    encoders = identity["encoders"]
+    return {**identity, "encoders": {**encoders, "image": {"engine": "torch", **encoders["image"]}}}
 
 
 def preflight(prepared: EncodePlan, executor_info: ExecutorInfo) -> None:

@@ -162,7 +162,11 @@ class VaeEncoder:
         """See `protocols.ChoosesEngine`."""
         if self.engine == "ncnn":
             return replace(runtime, precision="fp32" if free else runtime.precision), ""
-        return (runtime, "") if self.engine == "torch" else choice.faster(self._config(), resolution, runtime, free)
+        # A class below this one may do more with the module of diffusers than ncnn would.
+        own = all(getattr(type(self), name) is getattr(VaeEncoder, name) for name in ("load", "encode", "decode"))
+        if self.engine == "torch" or not own:
+            return runtime, ""
+        return choice.faster(self._config(), resolution, runtime, free)
 
     def load(self, runtime: Runtime) -> None:
         """Build the model on `runtime.device` in `runtime.precision`, in channels_last, for inference.
@@ -187,7 +191,7 @@ class VaeEncoder:
         if self._engine is not None:
             model = model.to("meta")  # ncnn has the weights now
         else:
-            rewrite_for_inference(model)
+            rewrite_for_inference(model.eval().requires_grad_(False))
         self._loaded, self._runtime = model, runtime
 
     def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:

@@ -75,7 +75,7 @@ def fetched(source: Source, row: Row) -> bytes:
         if (cause := passing_cause(error)) is not None:
             raise cause from cause.__cause__
         if isinstance(error, SourceMissing):
-            raise OSError(errno.ESTALE, f"the images are not there now: {without_secret(str(error))}") from error
+            raise OSError(errno.ESTALE, "the images are not there now, or not on this machine") from error
         if not isinstance(error, RowRejected) and kind_of(error) is Kind.MISSING:
             raise RowRejected(Reason.MISSING_FILE, row.file_name) from error
         raise

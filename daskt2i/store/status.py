@@ -147,7 +147,8 @@ def status(folder: RunFolder) -> RunStatus:
 
 
 def _progress(folder: RunFolder, model: ModelFolder, held: Holder) -> TrainingProgress | None:
-    return progress(folder, model, held.steps if held.label == model.training else None)
+    runs = held.known and held.label == model.training  # of a lock object one look cannot tell
+    return progress(folder, model, held.steps if runs else None)
 
 
 def _waiting(folder: RunFolder) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from builders.models import kl_folder, tiny_folder
 from builders.workflows import component, fake_settings, finish, with_parts
@@ -24,7 +25,7 @@ from daskt2i.executors.serial import SerialExecutor
 from daskt2i.store.layout import about_store
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Runtime
+from daskt2i.types import Pixels, Runtime
 
 pytest.importorskip("ncnn", reason='ncnn is not installed (pip install "daskt2i[fast-cpu]")')
 
@@ -120,13 +121,29 @@ def test_a_store_stays_with_the_engine_that_its_first_encode_measured(tmp_path: 
     measured(1.0, 9.0)
     assert finish(workflow(model), tmp_path / "out").skipped > 0
     assert verify(RunFolder(tmp_path / "out"), workflow(model), trusted=True).ok
-    with pytest.raises(FingerprintMismatch, match="engine"):
+    with pytest.raises(FingerprintMismatch, match="engine: ncnn there, torch now"):
         finish(workflow(model, engine="torch"), tmp_path / "out")
     finish(workflow(model, engine="ncnn"), tmp_path / "out")  # named or measured, it is the same store
     finish(workflow(model, engine="torch"), tmp_path / "plain")
     assert engine_of(tmp_path / "plain") == "torch"
     ours, plain = (ZarrStore(RunFolder(tmp_path / run)).read("latent_mean", 0, 8) for run in ("out", "plain"))
     np.testing.assert_allclose(ours, plain, atol=2e-3 * float(np.nanmax(np.abs(plain))))
+
+
+class Flipping(VaeEncoder):
+    """Does something of its own around the module of diffusers."""
+
+    def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:
+        assert self._ready()[0].encoder.conv_in.weight.device.type == "cpu"
+        return super().encode(items[:, :, ::-1].copy(), batch)
+
+
+def test_a_class_with_an_encode_of_its_own_stays_with_torch(tmp_path: Path) -> None:
+    model = kl_folder(tmp_path / "model")
+    finish(workflow(model), tmp_path / "first")  # fills the cache
+    measured(9.0, 1.0)
+    assert finish(workflow(model, f"{__name__}.Flipping"), tmp_path / "out").accepted > 0
+    assert engine_of(tmp_path / "out") == "torch"
 
 
 class Hopeful(VaeEncoder):
@@ -143,4 +160,6 @@ def test_a_model_that_ncnn_cannot_run_after_all_is_computed_by_torch_with_a_line
     result = encode(prepared, SerialExecutor(), lambda e: notes.append(e.text) if isinstance(e, Note) else None)
     assert result.accepted > 0
     assert engine_of(tmp_path / "out") == "torch"
-    assert any(note.startswith("torch computes the image encoder.") for note in notes)
+    assert [note for note in notes if note.startswith("torch computes the image encoder, because this model has")], (
+        notes
+    )

@@ -106,7 +106,5 @@ def test_a_source_that_is_away_when_a_worker_opens_it_is_waited_for(monkeypatch:
     row = source.rows(0, 1)[0]
     assert fetched_patiently(source, row) == FakeSource().read(row)
     monkeypatch.setattr(Away, "tries", 0)
-    with pytest.raises(
-        TransportFailed, match=r"tried once \(the images are not there now: There are no images at /data"
-    ):
+    with pytest.raises(TransportFailed, match="the images are not there now, or not on this machine"):
         fetched_patiently(source, row, 0.0)

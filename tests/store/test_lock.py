@@ -332,6 +332,9 @@ def test_the_lock_says_to_which_step_a_training_goes(
     folder = RunFolder(tmp_path)
     with hold(folder, "train", steps=60):
         assert (holding(folder).label, holding(folder).steps) == ("train", 60)
+        assert holding(folder).known is (kind == "flock"), (
+            "one look at a lock object cannot tell whether its holder lives"
+        )
         assert holding(folder).words.startswith(f"train (pid {os.getpid()} on ")
     with hold(folder, "encode"):
         assert (holding(folder).label, holding(folder).steps) == ("encode", None)

@@ -63,7 +63,8 @@ def refuse_kind(engine: str, kind: str, name: str) -> None:
         ConfigError: the workflow asks for ncnn, and the model is no `AutoencoderKL`.
     """
     if engine == "ncnn" and kind != "AutoencoderKL":
-        raise ConfigError(_words(f"ncnn runs AutoencoderKL only, and {name} is an {kind}"))
+        reason = f"ncnn runs AutoencoderKL only, and {name} is an {kind}"
+        raise ConfigError(_words(reason)) from Refused(reason)
 
 
 def refuse_place(engine: str, runtime: Runtime) -> None:
@@ -127,9 +128,9 @@ def item_bytes(by_torch: int, resolution: int, reduction: int) -> int:
 
 
 def _words(reason: str, runtime: Runtime | None = None) -> str:
-    advice = f"set {SETTING} to torch"
+    advice = f"set {SETTING} to torch; a store that was begun with ncnn needs ncnn, or another run folder (out)"
     if runtime is not None and runtime.precision != "fp32" and runtime.device == "cpu":
         advice = f"set dataset.precision to fp32, or {advice}"
     elif "package" in reason:
         advice = f'install "daskt2i[fast-cpu]" where the workers run, or {advice}'
-    return f"{SETTING} is ncnn, but {reason}. Nothing was encoded; {advice}."
+    return f"{SETTING} is ncnn (in the settings, or in the store), but {reason}. Nothing was encoded; {advice}."

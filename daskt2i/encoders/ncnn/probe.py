@@ -27,11 +27,17 @@ from daskt2i.encoders.ncnn.engine import Net
 from daskt2i.encoders.ncnn.network import INPUT, Network
 from daskt2i.types import Runtime
 
-REPEATS, SECONDS = 3, 0.3
-"""Each convolution is timed so often, but no longer than this many seconds. The shortest time counts."""
+REPEATS, SECONDS = 5, 0.6
+"""Each convolution is timed so often with both engines in turn, or for so many seconds. The shortest time counts."""
 
 LARGEST_SIDE = 64
 """Larger pictures are timed at this side, and the time is scaled with the number of pixels."""
+
+_MOST_SECONDS = 1e5
+"""A kept figure above this is no measurement."""
+
+DOUBTED = 5.0
+"""A ratio of the two engines that no processor has shown: something disturbed the measurement, so it is repeated."""
 
 PAIR = 1
 """Number of convolutions that are timed one after the other, as in a block of the model."""
@@ -50,12 +56,19 @@ def seconds_for(config: Mapping[str, Any], resolution: int, runtime: Runtime) ->
     key = json.dumps([_processor(), _versions(), runtime.threads, runtime.precision, sorted(map(list, shapes.items()))])
     if (kept := _kept().get(key)) is not None:
         return {"torch": float(kept["torch"]), "ncnn": float(kept["ncnn"])}
+    found = _measured(shapes, runtime)
+    if not 1 / DOUBTED < found["torch"] / found["ncnn"] < DOUBTED:
+        found = _measured(shapes, runtime)
+    _keep(key, found)
+    return found
+
+
+def _measured(shapes: Mapping[tuple[int, int], int], runtime: Runtime) -> dict[str, float]:
     found = {"torch": 0.0, "ncnn": 0.0}
     for (channels, side), count in shapes.items():
         near = min(side, LARGEST_SIDE)
         for engine, seconds in _pair_seconds(channels, near, runtime).items():
             found[engine] += count / PAIR * seconds * (side / near) ** 2
-    _keep(key, found)
     return found
 
 
@@ -100,20 +113,22 @@ def _pair_seconds(channels: int, side: int, runtime: Runtime) -> dict[str, float
             net = Net(network)
             picture = pixels.numpy()[0]
             # torch shares an image among its threads. ncnn computes it by one, and a batch may be a single image.
-            return {"torch": _least(by_torch), "ncnn": _least(lambda: net.run(picture))}
+            return dict(zip(("torch", "ncnn"), _least(by_torch, lambda: net.run(picture)), strict=True))
     finally:
         torch.set_num_threads(before)
 
 
-def _least(call: Callable[[], object]) -> float:
-    call()
-    best, start = float("inf"), time.perf_counter()
-    for _ in range(REPEATS):
-        begun = time.perf_counter()
+def _least(*calls: Callable[[], object]) -> list[float]:
+    """The shortest time of each call. They take turns, so that other work on the machine disturbs all of them."""
+    for call in calls:
         call()
-        ended = time.perf_counter()
-        best = min(best, ended - begun)
-        if ended - start > SECONDS:
+    best, start = [float("inf")] * len(calls), time.perf_counter()
+    for _ in range(REPEATS):
+        for place, call in enumerate(calls):
+            begun = time.perf_counter()
+            call()
+            best[place] = min(best[place], time.perf_counter() - begun)
+        if time.perf_counter() - start > SECONDS:
             break
     return best
 
@@ -145,7 +160,7 @@ def _kept() -> dict[str, Any]:
 
 
 def _is_good(figures: Mapping[str, Any]) -> bool:
-    return all(isinstance(figures.get(e), int | float) and 0 < figures[e] < float("inf") for e in ("torch", "ncnn"))
+    return all(type(figures.get(e)) in (int, float) and 0 < figures[e] < _MOST_SECONDS for e in ("torch", "ncnn"))
 
 
 def _keep(key: str, found: Mapping[str, float]) -> None:

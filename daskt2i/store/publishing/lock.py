@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -253,11 +253,13 @@ class Holder:
         words: the process, for a person; "" if nobody holds the folder.
         label: what it does: `"encode"`.
         steps: the last step of its training; None if it does not train, or if its version does not say so.
+        known: whether it is known to live.
     """
 
     words: str = ""
     label: str = ""
     steps: int | None = None
+    known: bool = True
 
 
 def holder(folder: RunFolder) -> Holder:
@@ -274,8 +276,10 @@ def holder(folder: RunFolder) -> Holder:
         _SEEN.pop(folder.root, None)
         return Holder()
     if observer.quiet >= 2 * BEAT_SECONDS:
-        return _named(last.about, f", no sign of life for {observer.quiet:.0f} s")
-    return _named(last.about, "" if observer.changed else ", not known whether it still runs")
+        return replace(_named(last.about, f", no sign of life for {observer.quiet:.0f} s"), known=False)
+    if observer.changed:
+        return _named(last.about)
+    return replace(_named(last.about, ", not known whether it still runs"), known=False)
 
 
 def _is_lease(folder: RunFolder) -> bool:
