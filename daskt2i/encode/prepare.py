@@ -249,7 +249,7 @@ def planned_device(device: str) -> str:
 
 
 def refuse_other(prepared: EncodePlan, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differ = differences(_with_engine(stored["identity"]), _with_engine(wanted))
+    differ = differences(_naming_engine(stored["identity"]), _naming_engine(wanted))
     if differ:
         raise FingerprintMismatch(
             f"The store in {prepared.folder} was made with different settings or data: {'; '.join(differ)}. It was not "
@@ -257,7 +257,7 @@ def refuse_other(prepared: EncodePlan, stored: Mapping[str, Any], wanted: Mappin
         )
 
 
-def _with_engine(identity: Mapping[str, Any]) -> dict[str, Any]:
+def _naming_engine(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity that names torch where it names no engine, for a message."""
     encoders = identity["encoders"]
     return {**identity, "encoders": {**encoders, "image": {"engine": "torch", **encoders["image"]}}}

@@ -11,7 +11,6 @@ scaling_factor`. An AutoencoderTiny was trained to give scaled latents; its scal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -160,11 +159,9 @@ class VaeEncoder:
 
     def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
         """See `protocols.ChoosesEngine`."""
-        if self.engine == "ncnn":
-            return replace(runtime, precision="fp32" if free else runtime.precision), ""
         # A class below this one may do more with the module of diffusers than ncnn would.
         own = all(getattr(type(self), name) is getattr(VaeEncoder, name) for name in ("load", "encode", "decode"))
-        if self.engine == "torch" or not own:
+        if self.engine != "auto" or not own:
             return runtime, ""
         return choice.faster(self._config(), resolution, runtime, free)
 

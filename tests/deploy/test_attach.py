@@ -22,11 +22,13 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 from daskt2i.cli.endings import report_errors
 from daskt2i.config.workflow_file import load_defaults
+from daskt2i.deploy import connect
 from daskt2i.deploy.connect import attach
 from daskt2i.encode import model_cache
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.encode.summary import EncodeResult
+from daskt2i.errors import SchedulerError
 from daskt2i.events import LaunchEvent
 from daskt2i.executors import unload
 from daskt2i.executors.unload import unload_encoders
@@ -282,3 +284,22 @@ def test_a_worker_that_does_not_answer_is_named(client: Client, monkeypatch: pyt
     time.sleep(0.3)
     assert unload_encoders(client) == [f"Encoders may stay in memory on {address}: no answer came from there."]
     frozen.join()
+
+
+class Late:
+    """A client whose thread does not start within distributed's ten seconds, for the first times."""
+
+    times = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        Late.times -= 1
+        assert Late.times < 0
+
+
+def test_a_client_on_a_machine_that_slept_is_made_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "Client", Late)
+    monkeypatch.setattr(Late, "times", 1)
+    assert isinstance(attach("tcp://127.0.0.1:9", 1).client, Late)
+    monkeypatch.setattr(Late, "times", 2)
+    with pytest.raises(SchedulerError, match=r"No scheduler answers at tcp://127\.0\.0\.1:9\. Nothing was started"):
+        attach("tcp://127.0.0.1:9", 1)

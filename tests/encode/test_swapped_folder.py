@@ -144,6 +144,24 @@ def test_the_receipt_holds_the_stamps_of_the_files_that_were_opened(folder: Path
     assert all(len(receipt.stamps) == 32 for receipt in Receipts(RunFolder(folder / "out")).read())
 
 
+def test_the_stamp_is_that_of_the_open_file_even_if_another_one_has_its_name_by_then(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = CocoSource(str(folder / "images"), str(folder / "captions.json"))
+    row = source.rows(0, 1)[0]
+    before, opened = source.stamps([row]), Path.open
+
+    def open_and_swap(path: Path, mode: str) -> Any:
+        stream = opened(path, mode)
+        swap(folder / "images")
+        return stream
+
+    monkeypatch.setattr(Path, "open", open_and_swap)
+    data = source.read(row)
+    monkeypatch.undo()
+    assert [getattr(data, "stamp", None)] == before != source.stamps([row])
+
+
 def test_bytes_from_an_archive_have_the_stamp_of_its_entry(folder: Path) -> None:
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for path in sorted((folder / "images").iterdir()):

@@ -17,10 +17,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from daskt2i.errors import StoreError, StoreFull
+from daskt2i.store import status
 from daskt2i.store.artifacts.checkpoint_labels import CheckpointLabel
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, State, look, progress
 from daskt2i.store.artifacts.publish import publishing
 from daskt2i.store.partial_files import partial_of
+from daskt2i.store.publishing.lock import Holder
 from daskt2i.store.run_folder import RunFolder
 
 IDENTITY = {"store": "s", "train": {"seed": 0, "steps": 12}}
@@ -336,6 +338,14 @@ def test_progress_of_a_training_that_runs_is_towards_its_own_last_step(folder: R
     }
     folder.delete(f"pipeline/{UNET}")
     assert _said(folder, 60) == f"step 12 of 60; a training runs; the model is damaged ({UNET} is missing)"
+
+
+def test_a_training_whose_process_may_be_dead_is_not_said_to_run(folder: RunFolder) -> None:
+    publish(folder)
+    for known, said in ((True, "step 12 of 60; a training runs"), (False, "step 12 of 12; finished")):
+        found = status._progress(folder, PIPELINE_FOLDER, Holder("a training", "train", 60, known))
+        assert found is not None
+        assert found.said.startswith(said)
 
 
 def _said(folder: RunFolder, goal: int | None = None) -> str:
