@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from types import FrameType
@@ -164,6 +165,8 @@ def main(job: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGTERM, _stay)
     dask.config.update(dask.config.config, job["inherited"])
     dask.config.set(job["config"])
+    # If the port of the dashboard is taken, distributed takes a free one and warns. The display names the real one.
+    warnings.filterwarnings("ignore", r"Port \d+ is already in use", UserWarning)
     with block_sigint():  # for the workers; starting multiprocessing's resource tracker here has unblocked it
         _live(job, answers, ended)
 

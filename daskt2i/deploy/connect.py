@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -105,8 +104,6 @@ class ClusterFile:
             SchedulerError: the cluster did not start.
         """
         arguments = dict(self.arguments)
-        if "dashboard_address" in arguments:
-            arguments["dashboard_address"] = _free(arguments["dashboard_address"])
         offered: dict[str, Any] = {"n_workers": workers, "memory_limit": memory_limit, "silence_logs": logging.CRITICAL}
         if uses_tls(arguments, self.config):
             offered["security"] = True
@@ -243,15 +240,3 @@ def fewest_threads(client: Client) -> int:
     If a worker was started with one thread on a whole node, the user must set `run.threads`.
     """
     return min((worker["nthreads"] for worker in workers_of(client).values()), default=1)
-
-
-def _free(address: str) -> str:
-    """The address; if its port is taken, with port 0 (any free port)."""
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host or "127.0.0.1", int(port)))
-        except (OSError, ValueError, OverflowError):
-            return f"{host}:0"
-    return address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import yaml
 from builders import TESTS
+from builders.workflows import child_environment
 from distributed import Client, LocalCluster
 
 from daskt2i.deploy import cluster_process
@@ -93,6 +95,24 @@ def test_an_inproc_scheduler_is_refused_with_the_argument_to_add() -> None:
         RuntimeError, match=r"inproc://.* no other process can reach; add protocol: 'tcp://' to its arguments"
     ):
         ClusterProcess("distributed.LocalCluster", {"processes": False, "dashboard_address": "127.0.0.1:0"}, {}, {})
+
+
+def test_a_dashboard_whose_port_is_taken_gets_another_port_without_a_warning(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = f"""
+import distributed
+from daskt2i.deploy.cluster_process import ClusterProcess
+here = {{"processes": False, "protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:{port}"}}
+cluster = ClusterProcess("distributed.LocalCluster", here, {{}}, {{}}, {{"n_workers": 1}})
+with distributed.Client(cluster.address) as client:
+    print(client.dashboard_link)
+cluster.close()
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment())
+    assert done.stderr == ""
+    assert done.stdout.startswith("http://127.0.0.1:")
+    assert f":{port}/" not in done.stdout
 
 
 @pytest.mark.parametrize("how", ["ends without closing", "is killed"])
