@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders import SHARED, TESTS
+from builders import SHARED, STARTUP, TESTS
 from builders.browser import browser as browser
 from filelock import FileLock
 from hypothesis import settings
@@ -26,12 +26,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HOME", str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"))
 os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"daskt2i-tests-{os.getuid()}")
 
+# Processes that tests start are there sooner.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])])
+
 # A shell that starts us in the background has us ignore Ctrl-C, and whom we start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LONGEST = (
+    *("docs/test_site", "docs/test_notebook"),  # with --pages
     *("executors/test_conformance", "session/test_run", "train/test_denoiser_rank", "encode/test_faults"),
     *("cli/test_model_commands", "launch/test_launcher", "store/test_conformance", "cli/test_command_line"),
     *("encode/test_driver", "test_old_files", "train/test_autoencoder_rank", "encode/test_coco_mini"),
@@ -39,6 +43,10 @@ LONGEST = (
     *("model/test_pipeline", "advice/test_run", "bench/test_bench", "encode/test_worker", "test_architecture"),
 )
 """Files of 15 s and more, the longest first: begun last, one of them would have a process to itself at the end."""
+
+
+PAGES = (TESTS / "docs" / "test_site.py", TESTS / "docs" / "test_notebook.py")
+"""What `--pages` runs, without the whole notebook."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -54,11 +62,13 @@ def pytest_sessionstart() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
     gc.freeze()  # what was imported stays
+    gc.set_threshold(10_000, 10, 10)
     gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests that take minutes too")
+    parser.addoption("--pages", action="store_true", help="of these, build the pages and run the first notebook")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,8 +82,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     order = {TESTS / f"{name}.py": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
     if not config.getoption("--slow"):
+        pages = PAGES if config.getoption("--pages") else ()
         for item in items:
-            if "slow" in item.keywords:
+            if "slow" in item.keywords and not (item.path in pages and "[whole" not in item.name):
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import TESTS
+from builders import CHILD_PATH
 from builders.advice import told
 from builders.clusters import Pretended
 from builders.coco import coco_source, write_coco
@@ -63,7 +63,7 @@ def test_a_cluster_file_with_what_it_holds_is_read(tmp_path: Path) -> None:
 
 
 def test_a_pool_encodes_where_a_cluster_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", CHILD_PATH)
     kind = f"{Pretended.__module__}.{Pretended.__qualname__}"
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"cluster": kind, "arguments": {"folder": str(tmp_path), "refuse": "no node"}}))
@@ -79,7 +79,7 @@ def test_a_pool_encodes_where_a_cluster_does_not_start(tmp_path: Path, monkeypat
 def test_a_class_that_is_spelt_rightly_and_a_file_that_is_trusted_make_a_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", CHILD_PATH)
     kind = f"{Pretended.__module__}.{Pretended.__qualname__}"
     path, out = tmp_path / "mine.yaml", tmp_path / "run"
     with cluster() as there:

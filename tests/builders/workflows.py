@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from builders import STARTUP
 from daskt2i.cli.front import parse_sets
 from daskt2i.config import workflow_file as config
 from daskt2i.config.component import Component
@@ -105,6 +106,7 @@ def finish(workflow: Workflow, out: Path) -> Any:
 
 def child_environment() -> dict[str, str]:
     """For child processes: no hub, no thread storms, a terminal of 80 columns, no colours."""
-    drop = ("FORCE_COLOR", "PYTHONWARNINGS", "PYTHONPATH")
+    drop = ("FORCE_COLOR", "PYTHONWARNINGS")
     kept = {k: v for k, v in os.environ.items() if k not in drop and not k.startswith("DASK_")}
+    kept["PYTHONPATH"] = str(STARTUP)
     return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}

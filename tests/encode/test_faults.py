@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import zarr
-from builders import TESTS
+from builders import CHILD_PATH
 from builders.command_line import run
 
 from daskt2i.store.receipts import Receipts
@@ -73,7 +73,7 @@ def write_workflow(folder: Path, seconds: float, chunks: int = CHUNKS) -> Path:
 
 def command(*words: str) -> subprocess.Popen[str]:
     """The command line in its own process group, as a shell starts it."""
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "PYTHONPATH": CHILD_PATH}
     return subprocess.Popen(
         [sys.executable, "-m", "daskt2i.workflow", *words],
         stdout=subprocess.PIPE,
@@ -219,7 +219,7 @@ def test_a_lost_scheduler_is_reported_in_one_sentence(tmp_path: Path) -> None:
         "    input()\n"
     )
     (tmp_path / "cluster.py").write_text(script)
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "PYTHONPATH": CHILD_PATH}
     cluster = subprocess.Popen(
         [sys.executable, str(tmp_path / "cluster.py")],
         stdin=subprocess.PIPE,

@@ -17,7 +17,7 @@ from typing import Any
 import dask.config
 import psutil
 import pytest
-from builders import TESTS
+from builders import CHILD_PATH, TESTS
 from distributed import Client, LocalCluster
 from rank_modules.ddp import expected
 
@@ -32,7 +32,7 @@ from daskt2i.launch.sole_use import sole_use
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.launch.vitals.usage import CPU, MEMORY
 
-ENV = {"PYTHONPATH": str(TESTS), "LAUNCHED_BY": f"tests-{os.getpid()}"}
+ENV = {"PYTHONPATH": CHILD_PATH, "LAUNCHED_BY": f"tests-{os.getpid()}"}
 STEPS, BATCH = 8, 4
 
 

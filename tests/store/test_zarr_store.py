@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from builders import TESTS
+from builders import CHILD_PATH
 from builders.stores import commit, put
 
 from daskt2i.errors import FingerprintMismatch, StoreError, StoreFull, StoreMissing
@@ -346,7 +346,7 @@ def test_a_process_killed_at_any_moment_leaves_only_true_receipts(store: ZarrSto
     rng = random.Random(0)
     seen = 0
     for _ in range(6):
-        command, paths = [sys.executable, "-c", _ENCODES, store.folder.root], {**os.environ, "PYTHONPATH": str(TESTS)}
+        command, paths = [sys.executable, "-c", _ENCODES, store.folder.root], {**os.environ, "PYTHONPATH": CHILD_PATH}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=paths)
         assert process.stdout is not None
         with process, process.stdout:

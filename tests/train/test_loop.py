@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from builders import TESTS
+from builders import CHILD_PATH
 from builders.disks import disk_of
 from rank_modules.fitting import BATCH, IDENTITY, STEPS, Drawing, Toy, fit, losses, settings
 
@@ -489,7 +489,7 @@ def two_ranks(folder: Path, die_at: int) -> Any:
         "settings": LONG,
         "launch": {"checkpoint_every": 10},
     }
-    env = {"PYTHONPATH": str(TESTS)}
+    env = {"PYTHONPATH": CHILD_PATH}
     return launch("rank_modules.fitting", job, LocalRankSpawner(2), 2, 1, lambda event: None, env=env)
 
 

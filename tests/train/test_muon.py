@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TESTS
+from builders import CHILD_PATH
 from rank_modules.fitting import BATCH, Toy, fit, losses, settings
 from torch import nn
 
@@ -79,7 +79,7 @@ def test_two_ranks_share_the_work_and_change_the_weights_like_one(tmp_path: Path
 
     The single rank also runs in its own process: this process may use MKL without MKL_CBWR, which rounds differently.
     """
-    env = {"PYTHONPATH": str(TESTS)}
+    env = {"PYTHONPATH": CHILD_PATH}
     for name, ranks, how in (("one", 1, {"gradient_accumulation_steps": 2}), ("two", 2, {})):
         (tmp_path / name).mkdir()
         job = {"folder": str(tmp_path / name), "batch": BATCH, "die_at": 0, "settings": MUON, "launch": how, **WIDE}
