@@ -56,26 +56,31 @@ _PLACE = re.compile(r"[\w/]+\.py:[\w.]+ \w+")
 
 
 @cache
-def messages() -> dict[str, list[str]]:
-    """Place and class -> the texts of its messages that hold advice. Nothing is imported for it."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(PACKAGE.rglob("*.py")):
-        module = path.relative_to(PACKAGE).as_posix()
-        if module != "errors.py":
-            for place, kind, text in _Module(path).said():
-                if ADVICE.search(text):
-                    found[f"{module}:{place} {kind}"].append(text)
-    return dict(found)
+def _said(module: str) -> tuple[tuple[str, str], ...]:
+    """Place and class, and text, of each message of a module (`room/module.py`). Nothing is imported for it."""
+    return tuple((f"{module}:{place} {kind}", text) for place, kind, text in _Module(PACKAGE / module).said())
 
 
 @cache
+def modules() -> tuple[str, ...]:
+    """The modules of daskt2i, as `room/module.py`."""
+    return tuple(path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob("*.py")))
+
+
+@cache
+def messages(module: str) -> dict[str, list[str]]:
+    """Place and class -> the texts of a module's messages that hold advice."""
+    found: dict[str, list[str]] = defaultdict(list)
+    if module != "errors.py":
+        for place, text in _said(module):
+            if ADVICE.search(text):
+                found[place].append(text)
+    return dict(found)
+
+
 def places() -> set[str]:
     """The places and classes of all messages, with advice or without."""
-    return {
-        f"{path.relative_to(PACKAGE).as_posix()}:{place} {kind}"
-        for path in PACKAGE.rglob("*.py")
-        for place, kind, _ in _Module(path).said()
-    }
+    return {place for module in modules() for place, _ in _said(module)}
 
 
 class _Module:
@@ -163,7 +168,7 @@ def told(place: str) -> Iterator[pytest.ExceptionInfo[Daskt2iError]]:
     The place is that of the innermost frame of daskt2i, or a function that it calls for the error it raises. So no
     other message can be taken for it.
     """
-    assert place in messages(), f"there is no message with advice at {place}"
+    assert place in messages(place.partition(":")[0]), f"there is no message with advice at {place}"
     where, _, kind = place.partition(" ")
     with pytest.raises(getattr(errors, kind)) as info:
         yield info
@@ -182,7 +187,7 @@ def told(place: str) -> Iterator[pytest.ExceptionInfo[Daskt2iError]]:
 
 def covers(place: str) -> None:
     """The test around it is about this place: that of a note, or of an error that comes from another process."""
-    assert place in messages(), f"there is no message with advice at {place}"
+    assert place in messages(place.partition(":")[0]), f"there is no message with advice at {place}"
 
 
 @cache
