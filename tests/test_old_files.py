@@ -10,6 +10,7 @@ Does not cover: keys of files that daskt2i writes (`test_frozen_names`), checkpo
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import shutil
@@ -44,6 +45,12 @@ SECTIONS = {
 """Values of settings that have no default."""
 
 
+@functools.cache
+def demo() -> str:
+    """The settings of the demo, as JSON."""
+    return load_workflow("demo").model_dump_json(by_alias=True)
+
+
 def value_of(key: str) -> Any:
     """A valid value of this setting: its default if it has one. An old name has the value of the new name."""
     section, _, name = key.rpartition(".")
@@ -51,7 +58,7 @@ def value_of(key: str) -> Any:
         if (section, name) == (row.section, row.old):
             default = value_of(f"{section}.{row.new}")
             return default + 1 if row.new == "max_restarts" else default
-    data: Any = {**json.loads(load_workflow("demo").model_dump_json(by_alias=True)), "prices": PRICES, "scenes": SCENES}
+    data: Any = {**json.loads(demo()), "prices": PRICES, "scenes": SCENES}
     for part in key.split("."):
         if isinstance(data, list):  # machines of a price table
             data = {"device": "cpu", "cores": 1, "gpus": 1, "memory_gib": None, "images_per_second": None, **data[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import pickle
@@ -41,13 +42,21 @@ def near(ours: np.ndarray, plain: np.ndarray, share: float = 1e-3) -> None:
     assert np.abs(ours.astype(np.float64) - plain).max() <= share * np.ptp(plain)
 
 
-def plain(folder: Path, kind: str, caption: str, limit: int, **options: Any) -> Any:
-    """Plain code as on the model's page: one caption, fp32, the library's own call of the tokenizer."""
+@functools.lru_cache(maxsize=1)
+def plain_model(folder: Path, kind: str) -> tuple[Any, Any]:
+    """Tokenizer and model as the library loads them."""
     import torch
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = getattr(transformers, kind).from_pretrained(folder, dtype=torch.float32).eval()
+    return transformers.AutoTokenizer.from_pretrained(folder), model
+
+
+def plain(folder: Path, kind: str, caption: str, limit: int, **options: Any) -> Any:
+    """Plain code as on the model's page: one caption, fp32, the library's own call of the tokenizer."""
+    import torch
+
+    tokenizer, model = plain_model(folder, kind)
     given = tokenizer(caption, truncation=True, max_length=limit, return_tensors="pt", **options)
     with torch.no_grad():
         if options:

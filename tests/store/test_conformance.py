@@ -65,7 +65,7 @@ def bucket() -> Iterator[tuple[str, dict[str, Any]]]:
     """A bucket on a loopback server, and the options that are needed to reach it."""
     moto_server = pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     assert host == "127.0.0.1"

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from builders import SHARED, TESTS
-from builders.runs import TINY, encoded, of_launch, tiny_workflow, trained
+from builders.runs import TINY, encoded, of_launch, tiny_workflow, trained, trained_here
 from builders.workflows import child_environment, load_workflow
 from distributed import Client, LocalCluster
 
@@ -53,10 +53,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """Losses of an undisturbed run on one rank."""
+    """Losses of an undisturbed run on one rank: this process."""
     out = tmp_path_factory.mktemp("calm") / "run"
     shutil.copytree(store, out)
-    trained(tiny_workflow(*LONGER), out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        trained_here(tiny_workflow(*LONGER), out)
     return losses(out)
 
 
@@ -71,7 +73,7 @@ def test_thirty_steps_of_the_demo_have_the_recorded_losses(tmp_path: Path) -> No
     from daskt2i.executors.serial import SerialExecutor
 
     encode(prepare(workflow, tmp_path), SerialExecutor())
-    trained(workflow, tmp_path)
+    trained_here(workflow, tmp_path)
     found = [losses(tmp_path)[step] for step in range(1, 31)]
     if os.environ.get("DASKT2I_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
