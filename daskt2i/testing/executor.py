@@ -7,7 +7,8 @@
             yield executor
             executor.close()
 
-Tests that do not damage an executor use the fixture `started`. Override it with a wider scope to start fewer executors.
+Tests that do not damage an executor use the fixture `started`, tests that kill its workers the fixture `attacked`. If a
+start takes long, override them so that tests share a started executor.
 
 Set `processes = False` for an executor that runs work in the calling process: killing that would end the test run.
 
@@ -98,10 +99,26 @@ class ExecutorSuite:
         executor.start()
         return executor
 
-    def test_it_says_what_it_has(self, executor: Executor) -> None:
+    @pytest.fixture
+    def attacked(self, executor: Executor) -> Executor:
+        """A started executor, for tests that kill its workers. Tests may share one."""
+        executor.start()
+        return executor
+
+    def test_it_says_what_it_has_draws_items_as_they_are_needed_and_may_be_closed_twice(
+        self, executor: Executor
+    ) -> None:
         force = executor.start()
         assert force.workers >= 1
         assert force.threads >= 1
+        source = Counting()
+        outcomes = executor.run(nap, source)
+        for _ in range(5):
+            next(outcomes)
+        outcomes.close()  # type: ignore[attr-defined]
+        assert source.drawn <= 5 + 4 * force.workers + 4
+        executor.close()
+        executor.close()
 
     def test_every_item_comes_back_once_with_its_result(self, started: Executor) -> None:
         assert dict(started.run(double, range(40))) == {i: 2 * i for i in range(40)}
@@ -142,40 +159,24 @@ class ExecutorSuite:
         assert int(error.worker.rpartition(":")[2]) not in {r for _, r in started.run(process_of, range(8))}
         assert started.avoid([]) >= 1
 
-    def test_items_are_drawn_as_they_are_needed(self, executor: Executor) -> None:
-        force = executor.start()
-        source = Counting()
-        outcomes = executor.run(nap, source)
-        for _ in range(5):
-            next(outcomes)
-        outcomes.close()  # type: ignore[attr-defined]
-        assert source.drawn <= 5 + 4 * force.workers + 4
-
-    def test_closing_twice_does_no_harm(self, executor: Executor) -> None:
-        executor.start()
-        executor.close()
-        executor.close()
-
     def test_work_is_picklable_both_ways(self, started: Executor) -> None:
         work = pickle.loads(pickle.dumps(double))
         assert next(iter(started.run(work, [1]))) == (1, 2)
 
-    def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
+    def test_a_worker_that_dies_costs_no_item(self, attacked: Executor, tmp_path: Path) -> None:
         if not self.processes:
             pytest.skip("runs in this process")
-        executor.start()
-        assert sorted(i for i, _ in executor.run(DieOnce(tmp_path, (3, 8)), range(12))) == list(range(12))
-        if (deaths := getattr(executor, "worker_deaths", None)) is not None:
+        assert sorted(i for i, _ in attacked.run(DieOnce(tmp_path, (3, 8)), range(12))) == list(range(12))
+        if (deaths := getattr(attacked, "worker_deaths", None)) is not None:
             assert {3, 8} <= {item for death in deaths for item in death.items}
             assert all(isinstance(death, WorkerDeath) and death.how and death.left >= 0 for death in deaths)
 
     def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
-        self, executor: Executor, tmp_path: Path
+        self, attacked: Executor, tmp_path: Path
     ) -> None:
         if not self.processes:
             pytest.skip("runs in this process")
-        executor.start()
-        found: dict[int, Any] = dict(executor.run(DieOnce(tmp_path, (5,), always=True), range(8)))
+        found: dict[int, Any] = dict(attacked.run(DieOnce(tmp_path, (5,), always=True), range(8)))
         assert isinstance(found.pop(5), WorkerLost)
         assert found == {i: i for i in (0, 1, 2, 3, 4, 6, 7)}
         assert len(list(tmp_path.glob("5-*"))) >= 3

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
-import psutil
 import pytest
+from builders.processes import children, listening
 from distributed import Client, LocalCluster, SpecCluster
 
 from daskt2i.deploy import tls_files
@@ -53,10 +53,7 @@ def test_the_files_of_the_certificates_are_for_this_user_alone(local: Connection
 
 
 def test_everything_listens_on_this_machine_alone(local: Connection) -> None:
-    processes = psutil.Process().children(recursive=True)
-    found = [one for process in processes for one in process.net_connections("inet") if one.status == "LISTEN"]
-    assert found
-    assert {one.laddr.ip for one in found} == {"127.0.0.1"}
+    assert listening(children()) == {"127.0.0.1"}
 
 
 def test_the_dashboard_runs_nothing(local: Connection) -> None:

@@ -15,20 +15,20 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import dask
 import psutil
 import pytest
+from builders.processes import children, left, listening
 from dask.utils import key_split
 from distributed import Client
 
 from daskt2i.config.workflow_file import load_defaults
 from daskt2i.errors import ConfigError, ExecutorError, ModelError, SchedulerError
 from daskt2i.plan import GIB, WorkerLayout
-from daskt2i.protocols import Executor, WorkerDeath
+from daskt2i.protocols import Executor, ExecutorInfo, WorkerDeath
 from daskt2i.session.schedulers import Scheduler, open_executor
 from daskt2i.testing.executor import ExecutorSuite, double
 
@@ -58,16 +58,19 @@ def opened(text: str) -> Iterator[Executor]:
     executor.close()
 
 
+Shared = Callable[..., tuple[Executor, ExecutorInfo]]
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Callable[[str], Executor]]:
-    """Started executors that several tests share. A test that starts, ends or damages one uses its own `executor`."""
-    with contextlib.ExitStack() as stack:
+def shared() -> Iterator[Shared]:
+    """Started executors that several tests share, and what they say. `use` gives one for other tests."""
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
 
         @functools.cache
-        def started(text: str) -> Executor:
+        def started(text: str, use: str = "") -> tuple[Executor, ExecutorInfo]:
             executor = stack.enter_context(contextlib.contextmanager(opened)(text))
-            executor.start()
-            return executor
+            return executor, executor.start()
 
         yield started
 
@@ -86,13 +89,19 @@ class TestMultiprocessing(ExecutorSuite):
         yield from opened("multiprocessing:2")
 
     @pytest.fixture
-    def started(self, shared: Callable[[str], Executor]) -> Executor:
-        return shared("multiprocessing:2")
+    def started(self, shared: Shared) -> Executor:
+        return shared("multiprocessing:2")[0]
 
-    def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
-        super().test_a_worker_that_dies_costs_no_item(executor, tmp_path)
+    @pytest.fixture
+    def attacked(self, shared: Shared) -> Executor:
+        executor, _ = shared("multiprocessing:2", use="attacked")
+        executor.worker_deaths.clear()  # type: ignore[attr-defined]
+        return executor
+
+    def test_a_worker_that_dies_costs_no_item(self, attacked: Executor, tmp_path: Path) -> None:
+        super().test_a_worker_that_dies_costs_no_item(attacked, tmp_path)
         died = {f"{socket.gethostname()}:{path.name.split('-')[2]}" for path in tmp_path.glob("[38]-0-*")}
-        deaths: deque[WorkerDeath] = executor.worker_deaths  # type: ignore[attr-defined]
+        deaths: deque[WorkerDeath] = attacked.worker_deaths  # type: ignore[attr-defined]
         assert {(d.how.split(" (")[0], d.left) for d in deaths} == {("was killed by SIGKILL", 2)}
         assert {d.worker for d in deaths} <= died
 
@@ -103,24 +112,30 @@ class TestJoblib(ExecutorSuite):
         yield from opened("joblib:2")
 
     @pytest.fixture
-    def started(self, shared: Callable[[str], Executor]) -> Executor:
-        return shared("joblib:2")
+    def started(self, shared: Shared) -> Executor:
+        return shared("joblib:2")[0]
+
+    @pytest.fixture
+    def attacked(self, shared: Shared) -> Executor:
+        executor, _ = shared("joblib:2", use="attacked")
+        executor.worker_deaths.clear()  # type: ignore[attr-defined]
+        return executor
 
     @pytest.mark.slow  # `TestMultiprocessing` and `TestDask` cover most of it
     def test_an_avoided_worker_gets_no_more_items(self, started: Executor) -> None:
         super().test_an_avoided_worker_gets_no_more_items(started)
 
     @pytest.mark.slow
-    def test_a_worker_that_dies_costs_no_item(self, executor: Executor, tmp_path: Path) -> None:
-        super().test_a_worker_that_dies_costs_no_item(executor, tmp_path)
-        deaths: deque[WorkerDeath] = executor.worker_deaths  # type: ignore[attr-defined]
+    def test_a_worker_that_dies_costs_no_item(self, attacked: Executor, tmp_path: Path) -> None:
+        super().test_a_worker_that_dies_costs_no_item(attacked, tmp_path)
+        deaths: deque[WorkerDeath] = attacked.worker_deaths  # type: ignore[attr-defined]
         assert {(d.how.split(" (")[0], d.left) for d in deaths} == {("was killed by SIGKILL", 2)}
 
     @pytest.mark.slow
     def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
-        self, executor: Executor, tmp_path: Path
+        self, attacked: Executor, tmp_path: Path
     ) -> None:
-        super().test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(executor, tmp_path)
+        super().test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(attacked, tmp_path)
 
 
 class TestDask(ExecutorSuite):
@@ -129,20 +144,18 @@ class TestDask(ExecutorSuite):
         yield from opened("local:2")
 
     @pytest.fixture
-    def started(self, shared: Callable[[str], Executor]) -> Executor:
-        return shared("local:2")
+    def started(self, shared: Shared) -> Executor:
+        return shared("local:2")[0]
 
-    def test_it_listens_only_on_loopback(self, executor: Executor) -> None:
-        force = executor.start()
+    @pytest.fixture
+    def attacked(self, shared: Shared) -> Executor:
+        return shared("local:2", use="attacked")[0]
+
+    def test_it_listens_only_on_loopback(self, shared: Shared) -> None:
+        _, force = shared("local:2")
         assert force.dashboard.startswith("http://127.0.0.1:")
         assert force.address.startswith("tls://127.0.0.1:")
-        listening = {
-            c.laddr.ip
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]
-            for c in process.net_connections("inet")
-            if c.status == psutil.CONN_LISTEN
-        }
-        assert listening <= {"127.0.0.1", "::1"}
+        assert listening({psutil.Process(), *children()}) <= {"127.0.0.1", "::1"}
 
     def test_the_memory_of_a_failed_item_is_freed_at_once(self, started: Executor) -> None:
         """The arrays of a chunk that ran out of memory must not wait for Python's garbage collection."""
@@ -165,13 +178,10 @@ class TestDask(ExecutorSuite):
         assert max(kept.values()) < 50, kept
         assert client.run_on_scheduler(_limits) == {100}
 
-    def test_workers_have_the_systems_setting_for_freed_memory_and_the_planned_threads(
-        self, executor: Executor, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
-        executor.start()
+    def test_workers_have_the_systems_setting_for_freed_memory_and_the_planned_threads(self, started: Executor) -> None:
+        """The variable MALLOC_TRIM_THRESHOLD_ was not set when `shared` started them."""
         wanted = {"MALLOC_TRIM_THRESHOLD_": None, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
-        assert dict(executor.run(os.getenv, list(wanted))) == wanted
+        assert dict(started.run(os.getenv, list(wanted))) == wanted
 
 
 def _kept(dask_scheduler: Any) -> dict[str, int]:
@@ -212,9 +222,9 @@ class TestAttachedDask(ExecutorSuite):
 
     @pytest.mark.slow  # `TestDask` covers the same code
     def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
-        self, executor: Executor, tmp_path: Path
+        self, attacked: Executor, tmp_path: Path
     ) -> None:
-        super().test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(executor, tmp_path)
+        super().test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(attacked, tmp_path)
 
     def test_closing_leaves_the_cluster_running(self, executor: Executor, address: str) -> None:
         executor.start()
@@ -249,11 +259,12 @@ def fail_in_ways(way: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["multiprocessing:2", pytest.param("joblib:2", marks=pytest.mark.slow), "local:2"])
-def test_an_error_that_cannot_be_pickled_is_reported_and_a_daskt2i_error_keeps_its_class(kind: str) -> None:
+def test_an_error_that_cannot_be_pickled_is_reported_and_a_daskt2i_error_keeps_its_class(
+    kind: str, shared: Shared
+) -> None:
     """The class decides whether the run continues, but Dask would send `Exception("ModelError(…)")`."""
-    with closing(next(opened(kind))) as executor:
-        executor.start()
-        found: dict[str, Any] = dict(executor.run(fail_in_ways, ["foreign", "cause", "context"]))
+    executor, _ = shared(kind)
+    found: dict[str, Any] = dict(executor.run(fail_in_ways, ["foreign", "cause", "context"]))
     assert type(found["foreign"]) is ExecutorError
     assert str(found["foreign"]) == "Unportable: out of reach"
     for way in ("cause", "context"):
@@ -291,19 +302,9 @@ def test_no_worker_outlives_a_killed_driver(kind: str, tmp_path: Path) -> None:
     driver = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "busy\n"
-    children = psutil.Process(driver.pid).children(recursive=True)
-    assert children
+    workers = psutil.Process(driver.pid).children(recursive=True)
+    assert workers
     driver.kill()
     driver.wait()
     driver.stdout.close()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and any(_alive(c) for c in children):
-        time.sleep(0.2)
-    assert [c for c in children if _alive(c)] == []
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert left(workers, 30) == []
