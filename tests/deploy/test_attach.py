@@ -15,7 +15,7 @@ from typing import Any
 import dask.config
 import distributed
 import pytest
-from builders import TESTS
+from builders import CHILD_PATH
 from builders.workflows import fake_settings
 from dask import delayed
 from distributed import Client, LocalCluster, WorkerPlugin
@@ -37,7 +37,7 @@ from daskt2i.plan import GIB, WorkerLayout
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.session.session import Session
 
-ENV = {"PYTHONPATH": str(TESTS)}
+ENV = {"PYTHONPATH": CHILD_PATH}
 ONE = WorkerLayout(1, 1, 2 * GIB, "one")
 HIS = WorkerLayout(0, 0, 0, "his")
 
@@ -48,6 +48,12 @@ def client() -> Iterator[Client]:
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(2, threads_per_worker=1, silence_logs=50, **here) as cluster, Client(cluster) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a worker may need more than the usual three seconds to answer."""
+    monkeypatch.setattr(unload, "_ASK_SECONDS", 60.0)
 
 
 def session(of: Client) -> Session:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from builders import TESTS
+from builders.processes import children, left
 
 from daskt2i.errors import ConfigError, PlanError, Reason, RowRejected, StoreFull
 from daskt2i.launch import rank
@@ -55,10 +56,9 @@ def gone(pids: list[int], seconds: float = 5) -> bool:
 
 @pytest.fixture(autouse=True)
 def _no_orphans() -> Iterator[None]:
-    before = set(psutil.Process().children(recursive=True))
+    before = children()
     yield
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
+    assert left(children() - before) == []
 
 
 def test_events_arrive_in_order_and_prints_do_not_disturb_them() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import dask.config
 import psutil
 import pytest
-from builders import TESTS
+from builders import CHILD_PATH
+from builders.processes import children, left
 
 from daskt2i import retries
 from daskt2i.config.settings import LaunchSettings, TrainSettings
@@ -32,7 +33,7 @@ from daskt2i.store.run_folder import STANDSTILL, RunFolder
 from daskt2i.train.upkeep.launching import _ForStatus
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 
-ENV = {"PYTHONPATH": str(TESTS)}
+ENV = {"PYTHONPATH": CHILD_PATH}
 NAMES = ["Rank 0 of 2 (here)", "Rank 1 of 2 (there)"]
 
 
@@ -94,10 +95,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_orphans() -> Iterator[None]:
-    before = set(psutil.Process().children(recursive=True))
+    before = children()
     yield
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
+    assert left(children() - before) == []
 
 
 # --- real processes -------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import yaml
+from builders.processes import at, children, left
 from builders.runs import TINY
 from builders.workflows import child_environment, fake_data, write_workflow
 from distributed import Client, LocalCluster
@@ -686,14 +686,13 @@ def test_a_client_without_processes_works(tmp_path: Path) -> None:
         assert client.status == "running"
 
 
-def test_an_asynchronous_client_is_refused_but_a_running_event_loop_is_fine(tmp_path: Path) -> None:
+def test_an_asynchronous_client_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with Client(processes=False, asynchronous=True, dashboard_address="127.0.0.1:0") as client:
             with pytest.raises(ConfigError, match="client is asynchronous"):
                 fake(tmp_path, scheduler=None, client=client)
             with pytest.raises(ConfigError, match="client is asynchronous"):
                 fake(tmp_path, scheduler=None).encode()
-        assert fake(tmp_path, scheduler="local:1").encode().accepted == ROWS
 
     asyncio.run(main())
 
@@ -737,35 +736,38 @@ def test_a_method_that_is_called_on_the_class_says_so() -> None:
             method()
 
 
-def children() -> set[int]:
-    """The processes below this one, without the one that Python's multiprocessing keeps for all of its life."""
-    found = psutil.Process().children(recursive=True)
-    return {child.pid for child in found if "multiprocessing.resource_tracker" not in " ".join(child.cmdline())}
-
-
-def test_a_run_starts_its_cluster_once_and_closes_it(tmp_path: Path) -> None:
+def test_a_run_starts_its_cluster_once_starts_it_again_if_it_is_lost_and_closes_it(tmp_path: Path) -> None:
     before = children()
     with fake(tmp_path, scheduler="local:1") as run:
         assert run.client is None
         run.encode()
         first = run.client
         run.insights(pictures=False, tokens=False)
+        assert first is not None
         assert run.client is first
         assert run.dashboard_link is not None
         assert run.dashboard_link.startswith("http://127.0.0.1")
+        assert children() - before
+        first.close()
+        assert run.insights(pictures=False, tokens=False).rows == ROWS
         assert children() - before
     assert children() - before == set()
     assert run.client is None
 
 
-def test_the_cluster_ends_if_a_run_is_deleted_without_close(tmp_path: Path) -> None:
-    before = children()
-    run = fake(tmp_path, scheduler="local:1")
-    run.encode()
-    assert children() - before
-    del run
-    gc.collect()
-    assert children() - before == set()
+def test_in_a_running_event_loop_a_cluster_starts_and_it_ends_if_the_run_is_deleted_without_close(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        before = children()
+        run = fake(tmp_path, scheduler="local:1")
+        assert run.encode().accepted == ROWS
+        assert children() - before
+        del run
+        gc.collect()
+        assert children() - before == set()
+
+    asyncio.run(main())
 
 
 def test_a_program_that_does_not_close_its_run_ends_quietly_and_leaves_no_process(tmp_path: Path) -> None:
@@ -782,16 +784,7 @@ def test_a_program_that_does_not_close_its_run_ends_quietly_and_leaves_no_proces
     accepted, pids = done.stdout.splitlines()
     assert accepted == str(ROWS)
     assert pids
-    left = [psutil.Process(int(pid)) for pid in pids.split() if psutil.pid_exists(int(pid))]
-    assert psutil.wait_procs(left, timeout=15)[1] == []
-
-
-def test_lost_workers_are_started_again(tmp_path: Path) -> None:
-    with fake(tmp_path, scheduler="local:1") as run:
-        run.encode()
-        assert run.client is not None
-        run.client.close()
-        assert run.insights(pictures=False, tokens=False).rows == ROWS
+    assert left(at(map(int, pids.split()))) == []
 
 
 def test_every_error_of_daskt2i_renders_as_one_line() -> None:
