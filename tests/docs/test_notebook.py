@@ -1,6 +1,6 @@
 """The first notebook runs from its top to its end, and shows at each step what its text says.
 
-With `--slow`: on few rows and few steps, as `.ci/run` does, and as it is.
+With `--pages`, as in `.ci/run`, on few rows and few steps. With `--slow` also as it is.
 """
 
 from __future__ import annotations
