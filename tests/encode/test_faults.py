@@ -137,8 +137,8 @@ def assert_whole(out: Path, calm: dict[str, Any]) -> None:
 def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The arrays of an undisturbed run."""
     folder = tmp_path_factory.mktemp("calm")
-    code, _, err = finished(encode(write_workflow(folder, 0.0), folder / "out", "serial"))
-    assert code == 0, err
+    done = run("encode", "-w", write_workflow(folder, 0.0), "-o", folder / "out", "-s", "serial", "--json")
+    assert done.returncode == 0, done.stderr
     return arrays(folder / "out")
 
 

@@ -217,10 +217,10 @@ def test_a_deliberate_error_is_raised_in_the_driver_and_not_retried(client: Clie
     assert len(seen.of("attempt")) == 1
 
 
-def test_attempts_without_progress_are_counted_and_the_error_shows_the_last_log_lines(tmp_path: Path) -> None:
+def test_attempts_without_progress_are_counted_and_the_error_shows_the_last_log_lines() -> None:
     seen = Killer()
     with pytest.raises(RankLost, match="2 attempts in a row") as caught:
-        launch("rank_modules.ddp", job(tmp_path, crash=0), LocalRankSpawner(1), 1, 1, seen, attempts=2, env=ENV)
+        launch("rank_modules.toy", {"do": "crash"}, LocalRankSpawner(1), 1, 1, seen, attempts=2, env=ENV)
     assert str(caught.value).endswith("RuntimeError: the wheel came off")
     assert "exit code 1" in str(caught.value)
     assert len(seen.of("attempt")) == 2

@@ -46,8 +46,6 @@ def main() -> None:
         rank.tell("step", step=step)
         if me.rank == job.get("blown_up") and step == 2:
             raise NonFiniteLoss("The loss is no number any more at step 2.")
-        if me.rank == job.get("crash") and step == 2:
-            raise RuntimeError("the wheel came off")
         if me.rank == hold and step == 5:
             time.sleep(120)
         if me.rank == 0 and step % job["every"] == 0:
