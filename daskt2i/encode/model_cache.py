@@ -276,7 +276,7 @@ def inspect(job: EncodeJob, precision: str, engine: str = "auto") -> Inspection:
             {name: array[0] for name, array in empty.items()},
             process_name(),
             kind_of(device) if precision == "auto" else "",
-            (note,) if note else (),
+            tuple(one for one in (note, str(getattr(models.text, "note", ""))) if one),
         )
 
 

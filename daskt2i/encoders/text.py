@@ -2,7 +2,8 @@
 
 Covers: states, the pooled state if the model has a trained one, the token mask, which captions were cut; batches by
 length, or the exact full-length states of Stable Diffusion (`pad: full`); pretrained or seeded random weights.
-Does not cover: choosing or dropping captions (training), models with remote code.
+Does not cover: building and running the model (`text_model`), choosing or dropping captions (training), models with
+remote code.
 
 | `pad` | CLIP | T5, BERT, others |
 |---|---|---|
@@ -15,12 +16,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encoders import footprint, tokens
+from daskt2i.encoders.text_model import TextModel, pretrained_module, random_module
 from daskt2i.encoders.textconfig import MOST_TOKENS, TextShape, text_shape
 from daskt2i.encoders.weights import (
     TOKENIZER_FILES,
@@ -41,9 +43,6 @@ from daskt2i.encoders.weights import (
 )
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
 from daskt2i.types import ArraySpec, EncoderInfo, Runtime
-
-if TYPE_CHECKING:
-    import torch
 
 STEM = "model"
 """Name of the weight file in a transformers folder."""
@@ -102,7 +101,7 @@ class TextEncoder:
         self.projection = projection
         self.weights = weights
         self.seed = seed
-        self._loaded: tuple[Any, Any, TextShape, int] | None = None
+        self._loaded: tuple[TextModel, Any, int] | None = None
         self._runtime: Runtime | None = None
         self._tokenizer: tuple[Any, int] | None = None
 
@@ -170,9 +169,13 @@ class TextEncoder:
         tokenizer = self._load_tokenizer(folder)
         self._check_pair(tokenizer, shape)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
-        model = self._random(shape, dtype) if files is None else self._pretrained(files, shape, dtype)
-        model = model.to(runtime.device).eval().requires_grad_(False)
-        self._loaded, self._runtime = (model, tokenizer, shape, length), runtime
+        if files is None:
+            module = random_module(shape, self.seed, dtype)
+        else:
+            module = pretrained_module(self._folder(), files, shape, dtype, model_name(self.model, self.subfolder))
+        module = module.to(runtime.device).eval().requires_grad_(False)
+        model = TextModel(module, shape, self.layer, runtime.device, tokenizer)
+        self._loaded, self._runtime = (model, tokenizer, length), runtime
 
     def encode(self, items: Sequence[str], batch: int) -> dict[str, npt.NDArray[Any]]:
         """The arrays of `info()` for n captions, in their order.
@@ -184,7 +187,8 @@ class TextEncoder:
 
         if self._loaded is None or self._runtime is None:
             raise RuntimeError("call load before encode")
-        model, tokenizer, shape, length = self._loaded
+        model, tokenizer, length = self._loaded
+        shape = model.shape
         torch.set_num_threads(self._runtime.threads)  # a setting of each thread; another thread may have loaded
         ids, truncated = tokens.tokenize(tokenizer, items, length)
         made: dict[str, npt.NDArray[Any]] = {
@@ -194,21 +198,13 @@ class TextEncoder:
         }
         if shape.pooled:
             made["text_pooled"] = np.zeros((len(ids), shape.pooled), np.float16)
-        full = self.pad == "full"  # then all captions are equally long, and every batch but the last is full
-        for group in tokens.groups([length if full else len(one) for one in ids], batch):
-            width = length if full else len(ids[group[0]])
-            numbers = np.full((len(group), width), tokens.filler(tokenizer), np.int64)
-            mask = np.zeros((len(group), width), np.bool_)
-            for place, index in enumerate(group):
-                numbers[place, : len(ids[index])] = ids[index]
-                mask[place, : len(ids[index])] = True
-            states, pooled = self._forward(model, shape, numbers, mask, self._runtime.device)
-            for place, index in enumerate(group):
-                kept = width if full else len(ids[index])
-                made["text_states"][index, :kept] = states[place, :kept]
-                made["text_mask"][index, :width] = mask[place]
-                if pooled is not None:
-                    made["text_pooled"][index] = pooled[place]
+        lengths = [length if self.pad == "full" else len(one) for one in ids]
+        for index, states, pooled in model.states(ids, lengths, batch, length):
+            if states is not None:
+                made["text_states"][index, : lengths[index]] = states
+                made["text_mask"][index, : len(ids[index])] = True
+            if pooled is not None:
+                made["text_pooled"][index] = pooled
         return made
 
     @property
@@ -216,7 +212,12 @@ class TextEncoder:
         """The loaded transformers model."""
         if self._loaded is None:
             raise RuntimeError("call load first")
-        return self._loaded[0]
+        return self._loaded[0].module
+
+    @property
+    def note(self) -> str:
+        """A sentence for the user about the loaded model; "" if there is none."""
+        return self._loaded[0].note if self._loaded else ""
 
     def count_tokens(self, captions: Sequence[str]) -> tuple[list[int], int]:
         """Number of tokens of each caption before it is cut, and the number that fits a slot. Loads only the tokenizer.
@@ -229,23 +230,6 @@ class TextEncoder:
             tokenizer = tokens.load_for_counting(folder) or self._load_tokenizer(folder)
             self._tokenizer = tokenizer, self._length(self._read()[2], folder)
         return tokens.count(self._tokenizer[0], captions), self._tokenizer[1]
-
-    def _forward(
-        self, model: Any, shape: TextShape, numbers: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_], device: str
-    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16] | None]:
-        import torch
-
-        given: dict[str, Any] = {"input_ids": torch.from_numpy(numbers).to(device)}
-        if not shape.is_clip:
-            given["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(device)
-        with torch.inference_mode():
-            out = model(**given, output_hidden_states=self.layer is not None, return_dict=True)
-            chosen = out.last_hidden_state if self.layer is None else out.hidden_states[self.layer]
-            states = chosen.to(torch.float16).cpu().numpy()
-            if not shape.pooled:
-                return states, None
-            pooled = out.text_embeds if shape.pooling == "projection" else out.pooler_output
-            return states, pooled.to(torch.float16).cpu().numpy()
 
     def _read(self) -> tuple[dict[str, Any], WeightFiles | None, TextShape, int]:
         """The config, the weight files (None for random weights), the shape, and the number of stored parameters."""
@@ -338,63 +322,3 @@ class TextEncoder:
                 f"{pair}: it ends a text with token {end}, but the model pools at token {expected} "
                 f"(eos_token_id {stated} in config.json). Set {_TOKENIZER_SETTING} to the tokenizer of the model."
             )
-
-    def _random(self, shape: TextShape, dtype: torch.dtype) -> Any:
-        import torch
-        import transformers
-
-        config = {key: value for key, value in shape.config.items() if key not in ("dtype", "torch_dtype")}
-        built = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
-        factory = getattr(transformers, shape.kind)
-        with quiet(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also reseed the GPUs
-            model = factory.from_config(built) if shape.kind == "AutoModel" else factory(built)
-        return _encoder_of(model, shape).to(dtype)
-
-    def _pretrained(self, files: WeightFiles, shape: TextShape, dtype: torch.dtype) -> Any:
-        import transformers
-
-        name = model_name(self.model, self.subfolder)
-        options: dict[str, Any] = {_dtype_option(transformers.__version__): dtype}
-        if shape.kind == "AutoModel":
-            options["trust_remote_code"] = False
-        try:
-            with quiet():
-                model, report = getattr(transformers, shape.kind).from_pretrained(
-                    str(self._folder()),
-                    use_safetensors=True,
-                    variant=files.variant,
-                    local_files_only=True,
-                    output_loading_info=True,
-                    **options,
-                )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-            raise ModelError(
-                f"transformers {transformers.__version__} cannot load {name}: {first_line(error)}."
-            ) from error
-        absent = sorted(key for key in report["missing_keys"] if _counts(key, shape))
-        if absent:
-            # transformers would fill them with random numbers and continue
-            raise ModelError(
-                f"The weights of {name} lack {len(absent)} tensors of its config.json, such as {absent[0]}. The two "
-                "files do not belong together; fetch the model again."
-            )
-        return _encoder_of(model, shape)
-
-
-def _counts(key: str, shape: TextShape) -> bool:
-    """Whether a missing tensor matters. Derived tensors, tied tensors and an unused pooler do not matter."""
-    if "position_ids" in key or (shape.pooling == "none" and "pooler" in key):
-        return False
-    return not (key.endswith("encoder.embed_tokens.weight") and shape.kind.endswith("T5EncoderModel"))  # is "shared"
-
-
-def _encoder_of(model: Any, shape: TextShape) -> Any:
-    """The encoder, if AutoModel built an encoder with a decoder (BART); else the model."""
-    writes = shape.kind == "AutoModel" and getattr(model.config, "is_encoder_decoder", False)
-    return model.get_encoder() if writes else model
-
-
-def _dtype_option(version: str) -> str:
-    """`torch_dtype` was renamed to `dtype` in transformers 4.56."""
-    return "dtype" if tuple(int(part) for part in version.split(".")[:2]) >= (4, 56) else "torch_dtype"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from builders.models import CLIP_TOKENIZER, bert_folder, clip_folder, clip_tokenizer, pipeline_folder, t5_folder
 
-from daskt2i.encoders import tokens
+from daskt2i.encoders import text_model, tokens
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.textconfig import CLIP_DEFAULTS, text_shape
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
@@ -336,6 +336,50 @@ def test_missing_keys_of_a_clip_config_get_the_defaults_of_transformers() -> Non
     import transformers
 
     assert {key: getattr(transformers.CLIPTextConfig(), key) for key in CLIP_DEFAULTS} == dict(CLIP_DEFAULTS)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("options", [{}, {"layer": -2}, {"pad": "full"}, {"projection": True}], ids=str)
+def test_packed_captions_are_stored_with_the_bytes_of_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], precision: Any
+) -> None:
+    monkeypatch.setattr(text_model, "MOST_ROWS", 50)  # so that there are several packs
+    folder = clip_folder(tmp_path / "clip", "CLIPTextModelWithProjection")
+    encoder = TextEncoder(str(folder), **options)
+    encoder.load(Runtime("cpu", precision, 1))
+    captions = CAPTIONS + [" ".join(["dog red two cats"] * n)[: 7 * n] for n in range(1, 30)]
+    packed = encoder.encode(captions, 8)
+    assert encoder._loaded
+    assert encoder._loaded[0]._packed
+    assert encoder.note == ""
+    encoder._loaded[0]._packed = None
+    batches = encoder.encode(captions, 8)
+    assert {name: array.tobytes() for name, array in packed.items()} == {
+        name: array.tobytes() for name, array in batches.items()
+    }
+
+
+def test_a_machine_that_cannot_pack_captions_says_so_and_gives_the_same_bytes(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = loaded(clip).encode(CAPTIONS, 4)
+    monkeypatch.setattr(text_model, "packed_captions", lambda *_: None)
+    encoder = loaded(clip)
+    assert "would not get the same bits" in encoder.note
+    assert all(np.array_equal(array, wanted[name]) for name, array in encoder.encode(CAPTIONS, 4).items())
+
+
+def test_packs_are_of_nearly_equal_size_and_hold_each_caption_once() -> None:
+    lengths = [5 + (7 * n) % 13 for n in range(200)]
+    batches = tokens.groups(lengths, 32)
+    packs = tokens.packs(batches, lengths, 300)
+    sizes = [sum(lengths[i] for part, _ in pack for i in part) for pack in packs]
+    assert sorted(i for pack in packs for part, _ in pack for i in part) == list(range(200))
+    assert len(packs) == -(-sum(lengths) // 300)
+    assert max(sizes) - min(sizes) <= 2 * max(lengths)
+    wide = {i: lengths[batch[0]] for batch in batches for i in batch}
+    assert all(wide[i] == width for pack in packs for part, width in pack for i in part)
+    assert tokens.packs([], [], 300) == []
 
 
 def test_pickling_does_not_include_the_model(clip: Path) -> None:
