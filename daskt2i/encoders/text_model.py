@@ -82,18 +82,20 @@ class TextModel:
             else:
                 large.append(indices)
         filled = [[*one, *[self._filler] * (length - len(one))] for one, length in zip(ids, lengths, strict=True)]
-        pooled: dict[int, torch.Tensor] = {}
+        pooled: list[torch.Tensor] = []
         for pack in tokens.packs(large, lengths, min(MOST_ROWS, (batch - 1) * limit)):
             rows, last = packed([Piece([filled[i] for i in part], width) for part, width in pack], self._layer)
+            pooled.append(last)
             states, start = _half(rows), 0
-            for place, index in enumerate(i for part, _ in pack for i in part):
-                pooled[index] = last[place]
+            for index in (i for part, _ in pack for i in part):
                 yield index, states[start : start + lengths[index]], None
                 start += lengths[index]
-        for indices in large:  # a product of as many rows as the model's own, because few rows may get other bits
-            found = _half(packed.project(torch.stack([pooled[index] for index in indices.tolist()])))
-            for place, index in enumerate(indices.tolist()):
-                yield index, None, found[place]
+        if large:  # a product of as many rows as the model's own, because few rows may get other bits
+            parts = torch.cat(pooled).split([len(indices) for indices in large])
+            for indices, part in zip(large, parts, strict=True):
+                found = _half(packed.project(part))
+                for place, index in enumerate(indices.tolist()):
+                    yield index, None, found[place]
 
     def _batch(
         self, ids: Sequence[Sequence[int]], lengths: Sequence[int], indices: npt.NDArray[np.intp]
