@@ -7,8 +7,8 @@ Does not cover: which chunks are done (`encode` reads the receipts), starting wo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import overload
 
 from daskt2i.errors import PlanError
@@ -87,12 +87,14 @@ class Requirements:
         latents_disk: arrays of the image encoder.
         text_disk: arrays of the text encoder. The padding compresses to nothing.
         batch: images in one batch.
+        engine_memory: another engine of the image encoder that the first worker may choose -> `worker_memory` with it.
     """
 
     worker_memory: int
     latents_disk: int
     text_disk: int
     batch: int
+    engine_memory: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def disk(self) -> int:

@@ -20,7 +20,19 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy.typing as npt
 
-from daskt2i.types import ArraySpec, Chunk, Constant, Encoded, EncoderInfo, Pixels, Row, Runtime, Shard, SourceInfo
+from daskt2i.types import (
+    ArraySpec,
+    Chosen,
+    Chunk,
+    Constant,
+    Encoded,
+    EncoderInfo,
+    Pixels,
+    Row,
+    Runtime,
+    Shard,
+    SourceInfo,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -106,13 +118,17 @@ class ImageEncoder(Protocol):
 class ChoosesEngine(Protocol):
     """An image encoder may also have this method. Then the engine that is faster on a worker computes it."""
 
-    def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
-        """The runtime with the faster engine, by a measurement, and a sentence about it; "" if nothing was measured.
+    def choose_engine(
+        self, resolution: int, runtime: Runtime, free: bool, measure: bool = True
+    ) -> tuple[Runtime, Chosen]:
+        """The runtime with the faster engine, and why it was chosen.
 
         Args:
             resolution: side of the pictures, pixels.
             runtime: device, and the precision that is best for torch.
             free: whether the precision may change.
+            measure: False to use only figures of an earlier measurement on this machine; the choice is `auto` without
+                them. The driver asks so for a plan. It imports no torch, and it runs no model.
         """
         ...
 

@@ -210,6 +210,7 @@ class EncoderInfo:
         random_weights: True if the weights were never trained. Such a store is only for speed tests.
         weight_bytes: size of the weights in fp32, bytes.
         item_bytes: working memory that one more item in a batch needs in fp32, bytes; an estimate for the plan.
+        engines: another engine that may run the model -> its `weight_bytes` and `item_bytes`.
     """
 
     arrays: tuple[ArraySpec, ...]
@@ -218,6 +219,54 @@ class EncoderInfo:
     random_weights: bool
     weight_bytes: int
     item_bytes: int
+    engines: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def by(self, engine: str) -> EncoderInfo:
+        """The info with the memory of an engine."""
+        weight_bytes, item_bytes = self.engines.get(engine, (self.weight_bytes, self.item_bytes))
+        return dataclasses.replace(self, weight_bytes=weight_bytes, item_bytes=item_bytes)
+
+
+MEASURED_LATER = "measured at the start of the encode"
+"""Why a setting has no value yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A setting that daskt2i chose, or would choose.
+
+    Attributes:
+        setting: `engine`, `precision`, `batch` or `threads`.
+        value: what was chosen; `auto` if that is not known yet.
+        why: a clause.
+        seconds: option -> seconds, as measured on this kind of machine; empty if nothing was measured.
+        of: of what the seconds are: `an image`.
+        missing: the package that another choice needs, and that is not installed; "" mostly.
+        notes: sentences for the user.
+    """
+
+    setting: str
+    value: str
+    why: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    of: str = ""
+    missing: str = ""
+    notes: tuple[str, ...] = ()
+
+    def words(self) -> str:
+        """Value, figures and reason in one line."""
+        told = ", ".join(f"{name} {seconds:.3g}" for name, seconds in self.seconds.items())
+        return f"{self.value}: {self.why}{f' (seconds {self.of}: {told})' if told else ''}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The values, as JSON."""
+        return {
+            "setting": self.setting,
+            "value": self.value,
+            "why": self.why,
+            "seconds": dict(self.seconds),
+            "of": self.of,
+        }
 
 
 @dataclass(frozen=True, slots=True)

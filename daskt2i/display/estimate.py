@@ -14,7 +14,7 @@ from rich.text import Text
 
 from daskt2i.config.settings import PriceSettings
 from daskt2i.estimate.arithmetic import Forecast, Price
-from daskt2i.estimate.result import EstimateResult
+from daskt2i.estimate.result import EstimateResult, chosen_rows
 from daskt2i.formatting import duration, facts, many, size, workers_words
 
 
@@ -48,6 +48,7 @@ def estimate_table(estimate: EstimateResult) -> RenderableType:
                 f"start {duration(one.start_seconds + one.begin_seconds)}",
             )
         )
+    rows += chosen_rows(estimate.calibrations)
     for run in estimate.forecasts:
         rows += [(f"{run.workers} on {run.device}", note) for note in run.notes]
     rows += [("note", note) for note in estimate.notes]

@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
 from daskt2i.config.component import Component
 from daskt2i.encode import gates
+from daskt2i.encode.choices.rules import by_rule
+from daskt2i.encode.chunks.steady_rate import FinishedChunk, stage_seconds, steady_rate
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, preflight
@@ -105,24 +106,6 @@ def encode_item(item: Item) -> Staged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One finished chunk: the time, whether it counts for the steady rate, and its receipt."""
-
-    at: float
-    steady: bool
-    receipt: Receipt
-
-    @property
-    def rows(self) -> int:
-        return self.receipt.stop - self.receipt.start
-
-    def took(self, *without: str) -> float:
-        """Seconds on the worker, without the stages that are named."""
-        seconds = self.receipt.seconds
-        return seconds["total"] - sum(seconds.get(stage, 0.0) for stage in without)
-
-
-@dataclass(frozen=True, slots=True)
 class _Times:
     """Times of the driver: `phase` is the clock when chunks began, the others are seconds of a part of the run."""
 
@@ -146,11 +129,11 @@ class _Run:
         seconds: float,
         listener: Listener,
     ) -> None:
-        self.asked = prepared.precision
+        self.asked, self.engine = prepared.precision, prepared.engine  # a store that is there has decided
         self.prepared = replace(prepared, folder=place, stored=None)
         self.executor, self.shared, self.wanted, self.seconds = executor, shared, wanted, seconds
         self.listener = listener
-        self.seen: list[_Seen] = []
+        self.seen: list[FinishedChunk] = []
         self.made: dict[int, list[Chunk]] = {}
         self.publications: dict[int, Publication] = {}
         self.steady: set[tuple[int, int]] = set()
@@ -186,7 +169,7 @@ class _Run:
         plain = self.prepared.workflow.dataset.source.model_dump(by_alias=True)
         by_origin = {"class": f"{SelectedSource.__module__}.{SelectedSource.__name__}", "source": plain}
         job = replace(job_for(self.prepared, executor_info), source=Component.model_validate(by_origin))
-        look = functools.partial(inspect, precision=self.asked, engine=self.prepared.engine)
+        look = functools.partial(inspect, precision=self.asked, engine=self.engine)
         found = next(outcome for _, outcome in list(self.executor.run(look, [job])))
         if isinstance(found, BaseException):
             raise found
@@ -276,7 +259,7 @@ class _Run:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 steady = (len(chunk), chunk.index) in self.steady
-                self.seen.append(_Seen(time.perf_counter(), steady, outcome.receipt))
+                self.seen.append(FinishedChunk(time.perf_counter(), steady, outcome.receipt))
                 next(one for one in self.publications.values() if one.run == job.run).publish(outcome)
                 names.add(outcome.receipt.worker)
                 self.together = len(names) >= executor_info.workers
@@ -298,10 +281,10 @@ class _Run:
         return max(0.0, took[0] - took[1]), took[1] / self._folded()
 
     def _summed(self, job: EncodeJob, found: Inspection, executor_info: ExecutorInfo, times: _Times) -> Calibration:
-        lanes: dict[str, list[_Seen]] = {}
+        lanes: dict[str, list[FinishedChunk]] = {}
         for seen in sorted(self.seen, key=lambda seen: seen.at):
             lanes.setdefault(seen.receipt.worker, []).append(seen)
-        count, rows, row_seconds, chunk_seconds = _steady(lanes)
+        count, rows, row_seconds, chunk_seconds = steady_rate(lanes)
         took, grid = [seen.receipt.seconds.get("gate", 0.0) for seen in self.seen], self.prepared.grid
         chunk_seconds += gates.mean_seconds(took, len(grid), grid.rows_per_chunk, job.gate_rows)
         first = {worker: lane[0] for worker, lane in lanes.items()}
@@ -345,7 +328,9 @@ class _Run:
             worker_bytes=max(seen.receipt.peak_bytes for seen in self.seen) + max(0, more),
             driver_bytes=peak_bytes(),
             limit_bytes=executor_info.memory_limit,
-            stages=_stages(counted),
+            stages=stage_seconds(counted),
+            choices=found.choices
+            + by_rule(self.prepared.workflow.run, job.batch, executor_info.threads, found.runtime.device),
         )
 
     def _bytes(self, receipts: Sequence[Receipt]) -> tuple[int, int, int]:
@@ -357,37 +342,6 @@ class _Run:
             name = shard.key.partition("/")[0]
             sizes[0 if name in image else 1 if name in text else 2] += shard.size
         return sizes[0], sizes[1], sizes[2]
-
-
-def _steady(lanes: Mapping[str, Sequence[_Seen]]) -> tuple[int, int, float, float]:
-    """Number of chunks and rows that count, a worker's seconds for a row, and its fixed seconds for a chunk (no gate).
-
-    A chunk's time runs from the end of the chunk before on the same worker, so it includes the wait between them.
-    """
-    chunks = rows = 0
-    whole = fixed = gates_seconds = 0.0
-    for lane in lanes.values():
-        for before, seen in itertools.pairwise(lane):
-            if not seen.steady:
-                continue
-            gate = seen.receipt.seconds.get("gate", 0.0)
-            span = seen.at - before.at
-            between = max(0.0, span - seen.took())
-            chunks, rows = chunks + 1, rows + seen.rows
-            whole, fixed, gates_seconds = whole + span, fixed + between, gates_seconds + gate
-    if not chunks:  # each worker did only one chunk, so use the times that the workers measured
-        alone = [seen for lane in lanes.values() for seen in lane if seen.steady]
-        chunks, rows = len(alone), sum(seen.rows for seen in alone)
-        gates_seconds = sum(seen.receipt.seconds.get("gate", 0.0) for seen in alone)
-        whole = sum(seen.took("load") for seen in alone)
-    return chunks, rows, max(0.0, whole - fixed - gates_seconds) / rows, fixed / chunks
-
-
-def _stages(receipts: Sequence[Receipt]) -> dict[str, float]:
-    """Stage -> a worker's seconds for a row."""
-    rows = sum(r.stop - r.start for r in receipts)
-    names = sorted({name for r in receipts for name in r.seconds} - {"load"})
-    return {name: round(sum(r.seconds.get(name, 0.0) for r in receipts) / rows, 6) for name in names}
 
 
 def _remove(place: RunFolder) -> None:

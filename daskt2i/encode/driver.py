@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+from daskt2i.encode.choices.on_driver import lacking
 from daskt2i.encode.chunks.admission import Terms, open_to_workers
 from daskt2i.encode.chunks.chunk_queue import ChunkQueue
 from daskt2i.encode.chunks.standstill import Standstill
@@ -181,7 +182,7 @@ class _Run:
         found = self._inspect(job)
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision, found.runtime.engine))
-        for note in found.notes:
+        for note in (*found.notes, *(lacking(found.choices, found.worker) if prepared.engine == "auto" else ())):
             self._tell(note)
         job = resolve_job(job, prepared, found)
         job = replace(job, terms=job.terms and job.terms.with_packages((job.runtime.engine,)))

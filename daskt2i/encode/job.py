@@ -24,7 +24,7 @@ from daskt2i.protocols import ExecutorInfo
 from daskt2i.redact import without_secrets
 from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.types import Runtime
+from daskt2i.types import Chosen, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class EncodeJob:
         read_timeout: seconds that one read may take.
         keep_memory: whether a worker keeps freed memory for the next batch (`machine.allocator`).
         spare_bytes: memory of a worker that this job does not need, bytes; models of other jobs may stay in it.
+        allowed_bytes: memory that a worker may use, bytes; None if there is no limit.
+        engine_bytes: engine that the first worker may choose -> memory of a worker with it, bytes.
         run: token of the run (`store.publishing`); "" for a chunk that no run publishes.
     """
 
@@ -76,6 +78,8 @@ class EncodeJob:
     terms: Terms | None = None
     keep_memory: bool = True
     spare_bytes: int = 0
+    allowed_bytes: int | None = None
+    engine_bytes: Mapping[str, int] = field(default_factory=dict)
 
     def on(self, device: str) -> EncodeJob:
         """The job with the batch for a device: a GPU and a CPU have room for different batches."""
@@ -97,6 +101,7 @@ class Inspection:
         worker: `host:pid`.
         kind: the kind of its device, in words.
         notes: what a user should know.
+        choices: how engine and precision were chosen.
     """
 
     runtime: Runtime
@@ -104,6 +109,7 @@ class Inspection:
     worker: str
     kind: str = ""
     notes: tuple[str, ...] = ()
+    choices: tuple[Chosen, ...] = ()
 
 
 def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
@@ -131,6 +137,8 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         read_timeout=run.read_timeout,
         keep_memory=run.keep_memory,
         spare_bytes=max(0, int(limit * PAUSE_FRACTION) - need),
+        allowed_bytes=int(limit * PAUSE_FRACTION) if limit else None,
+        engine_bytes=prepared.requirements.engine_memory,
     )
 
 
@@ -140,12 +148,15 @@ def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> Enco
     mark = fingerprint(prepared.identity(found.runtime.precision, found.runtime.engine))
     if stored is not None and without_secrets(stored["identity"]) != stored["identity"]:
         mark = str(stored["fingerprint"])  # an older version fingerprinted secrets too
+    info, need = prepared.image_info.by(found.runtime.engine), prepared.requirements
+    more = need.engine_memory.get(found.runtime.engine, need.worker_memory) - need.worker_memory
     return replace(
         job,
         fingerprint=mark,
         runtime=replace(job.runtime, precision=found.runtime.precision, engine=found.runtime.engine),
-        batch=choose_batch(prepared.image_info, found.runtime.device) if asked == "auto" else asked,
-        batches={kind: choose_batch(prepared.image_info, kind) for kind in ("cpu", "cuda")} if asked == "auto" else {},
+        batch=choose_batch(info, found.runtime.device) if asked == "auto" else asked,
+        batches={kind: choose_batch(info, kind) for kind in ("cpu", "cuda")} if asked == "auto" else {},
+        spare_bytes=max(0, job.spare_bytes - more),
         terms=job.terms and replace(job.terms, kind=found.kind),
     )
 

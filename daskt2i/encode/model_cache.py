@@ -23,16 +23,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from daskt2i.encode import gates
+from daskt2i.encode.choices.on_worker import choose, without_engine
 from daskt2i.encode.chunks.admission import admit, admit_source
 from daskt2i.encode.job import EncodeJob, Inspection
 from daskt2i.encode.read_ahead import ReaderCount
 from daskt2i.errors import ConfigError, ModelError, OutOfMemory
 from daskt2i.faults.kinds import is_memory
 from daskt2i.machine.allocator import keep_memory
-from daskt2i.machine.precision import check_device, default_device, kind_of, resolve
-from daskt2i.protocols import ChoosesEngine, ImageEncoder, Source, TextEncoder
+from daskt2i.machine.precision import check_device, default_device, kind_of
+from daskt2i.protocols import ImageEncoder, Source, TextEncoder
 from daskt2i.retries import smaller_batch
-from daskt2i.types import EncoderInfo, Runtime
+from daskt2i.types import EncoderInfo
 
 T = TypeVar("T")
 
@@ -257,39 +258,34 @@ def inspect(job: EncodeJob, precision: str, engine: str = "auto") -> Inspection:
     """
     with turn:
         os.environ.setdefault("MKL_CBWR", REPEATABLE)
-        device = default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
-        torchs = replace(job.runtime, device=device, precision=resolve(precision, device, job.runtime.threads))
-        runtime, note = _with_engine(job, torchs, precision == "auto", engine)
-        runtime, torchs = (replace(one, device=job.runtime.device) for one in (runtime, torchs))
+        device = _device(job)
+        choice = choose(job, device, precision, engine)
+        notes, choices = list(choice.notes), choice.choices
+        runtime, torchs = (replace(one, device=job.runtime.device) for one in (choice.runtime, choice.by_torch))
         try:
             models = models_for(replace(job, runtime=runtime))
-        except ConfigError as error:  # a model that ncnn cannot run, though it could be measured
-            if engine != "auto" or runtime.engine == "torch":
+        except ConfigError as error:  # ncnn cannot run this model, though it could be measured, or it is missing here
+            if runtime.engine == "torch":
                 raise
-            runtime, note = torchs, f"torch computes the image encoder, because {error.__cause__ or error}."
+            if engine != "auto":
+                raise ConfigError(f"The worker {process_name()} encoded nothing: {error}") from error
+            runtime, why = torchs, str(error.__cause__ or error)
+            notes.append(f"torch computes the image encoder, because {why}.")
+            choices = without_engine(choices, torchs, why)
             models = models_for(replace(job, runtime=runtime))
         with _explaining_memory():
             empty = models.text.encode([""], 1)
         gates.require_empty_prompt(models.text_info, empty)
+        if note := getattr(models.text, "note", ""):
+            notes.append(str(note))
         return Inspection(
             replace(runtime, device=device),
             {name: array[0] for name, array in empty.items()},
             process_name(),
             kind_of(device) if precision == "auto" else "",
-            tuple(one for one in (note, str(getattr(models.text, "note", ""))) if one),
+            tuple(notes),
+            choices,
         )
-
-
-def _with_engine(job: EncodeJob, runtime: Runtime, free: bool, engine: str) -> tuple[Runtime, str]:
-    """The runtime with an engine, and a sentence about it. Arguments as in `inspect` and `ChoosesEngine`."""
-    image = job.encoders.image.build(ImageEncoder, "dataset.encoders.image")
-    if engine == "torch" or not isinstance(image, ChoosesEngine) or runtime.device != "cpu":
-        return runtime, ""
-    if engine == "auto":
-        if job.keep_memory:
-            keep_memory()
-        return image.choose_engine(job.image.resolution, runtime, free)
-    return replace(runtime, engine=engine, precision="fp32" if free else runtime.precision), ""
 
 
 @contextlib.contextmanager

@@ -8,12 +8,13 @@ Does not cover: anything that needs weights or a worker (`driver`). It imports n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.config.workflow_file import LAYOUT, differences, fingerprint
+from daskt2i.encode.choices.on_driver import planned
 from daskt2i.encode.saved_workflow import with_source
 from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.selection import open_source
@@ -21,6 +22,7 @@ from daskt2i.formatting import many, size, workers_words
 from daskt2i.images import read as images
 from daskt2i.machine.allocator import can_keep_memory
 from daskt2i.machine.machine import this_machine
+from daskt2i.machine.precision import FORMATS
 from daskt2i.plan import (
     MIB,
     PAUSE_FRACTION,
@@ -30,13 +32,13 @@ from daskt2i.plan import (
     choose_batch,
     estimate_requirements,
 )
-from daskt2i.protocols import ExecutorInfo, ImageEncoder, Source, TextEncoder
+from daskt2i.protocols import ChoosesEngine, ExecutorInfo, ImageEncoder, Source, TextEncoder
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import EncoderInfo, SourceInfo
+from daskt2i.types import Chosen, EncoderInfo, Runtime, SourceInfo
 from daskt2i.view import View, Viewed
 
 
@@ -91,6 +93,13 @@ class EncodePlan(Viewed):
             return str(asked)
         return str(self.stored["identity"]["encoders"]["image"].get("engine", "torch"))
 
+    @property
+    def choices(self) -> tuple[Chosen, ...]:
+        """Engine, precision, batch and threads: what is known of them now, and why. It reads the kept figures."""
+        stored = None if self.stored is None else (self.engine, self.precision)
+        device = planned_device(self.workflow.run.device)
+        return planned(self.workflow, self.requirements, self.layout, device, stored)
+
     def identity(self, precision: str, engine: str | None = None) -> dict[str, Any]:
         """All settings that change stored arrays, for the fingerprint.
 
@@ -119,8 +128,10 @@ class EncodePlan(Viewed):
             "workers": 0 if layout is None else layout.workers,
             "threads": 0 if layout is None else layout.threads,
             "memory_per_worker": self.requirements.worker_memory,
+            "memory_per_worker_by_engine": dict(self.requirements.engine_memory),
             "bytes": self.requirements.disk,
             "precision": self.precision,
+            "chosen": [one.to_json() for one in self.choices],
             "out": str(self.folder),
             **({"left_out": self.source_info.left_out} if self.workflow.dataset.where else {}),
         }
@@ -142,16 +153,16 @@ class EncodePlan(Viewed):
             ("chunks", f"{len(self.grid):,} of {_rows_words(self.grid)}{self._done()}"),
             ("image encoder", self._encoder("image", f"{dataset.image.resolution} px -> ")),
             ("text encoder", self._encoder("text", "")),
-            ("precision", self.precision + (" (measured at the start)" if self.precision == "auto" else "")),
-            ("batch", f"{many(need.batch, 'image')}, {many(self.workflow.run.text_batch, 'caption')}"),
+            *((one.setting, one.words()) for one in self.choices),
         ]
         if layout is None or not layout.workers:
             rows.append(("workers", "those of the cluster"))
-            rows.append(("memory", f"about {size(need.worker_memory)} per worker"))
+            allowed = ""
         else:
             rows.append(("workers", f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"))
-            memory = f"about {size(need.worker_memory)} per worker, {size(layout.memory_limit)} allowed"
-            rows.append(("memory", memory))
+            allowed = f", {size(layout.memory_limit)} allowed"
+        others = "".join(f" ({size(memory)} with {name})" for name, memory in need.engine_memory.items())
+        rows.append(("memory", f"about {size(need.worker_memory)} per worker{others}{allowed}"))
         disk = f"about {size(need.disk)} ({size(need.latents_disk)} latents, {size(need.text_disk)} text)"
         rows += [("disk", disk), ("run folder", str(self.folder) + (" (continues)" if self.stored else ""))]
         return View(f"Plan of {self.workflow.name}", tuple(rows))
@@ -213,7 +224,6 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     if source_info.rows == 0:
         raise SourceError(f"The source has no rows ({source_info.label}), so there is nothing to encode.")
     stored = about_store(ZarrStore(folder))
-    batch = workflow.run.batch
     prepared = EncodePlan(
         workflow=workflow,
         folder=folder,
@@ -222,23 +232,44 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
         image_info=image_info,
         text_info=text_info,
         grid=ChunkGrid(source_info.rows, dataset.rows_per_chunk),
-        requirements=estimate_requirements(
-            source_info,
-            image_info,
-            text_info,
-            resolution=dataset.image.resolution,
-            rows_per_chunk=dataset.rows_per_chunk,
-            precision=dataset.precision,
-            batch=choose_batch(image_info, planned_device(workflow.run.device)) if batch == "auto" else batch,
-            text_batch=workflow.run.text_batch,
-            on_gpu=planned_device(workflow.run.device) == "cuda",
-            keep_memory=workflow.run.keep_memory and can_keep_memory(),
-        ),
+        requirements=Requirements(0, 0, 0, 1),
         stored=stored,
     )
+    prepared = replace(prepared, requirements=_requirements(prepared, image))
     if stored is not None:
         refuse_other(prepared, stored, prepared.identity(prepared.precision))
     return prepared
+
+
+def _requirements(prepared: EncodePlan, encoder: ImageEncoder) -> Requirements:
+    """Memory and disk with the engine of the plan, and the memory with each other engine that a worker may choose."""
+    workflow, engine = prepared.workflow, prepared.engine
+    run, dataset = workflow.run, workflow.dataset
+    device = planned_device(run.device)
+
+    def by(engine: str) -> Requirements:
+        image = prepared.image_info.by(engine)
+        return estimate_requirements(
+            prepared.source_info,
+            image,
+            prepared.text_info,
+            resolution=dataset.image.resolution,
+            rows_per_chunk=dataset.rows_per_chunk,
+            precision=dataset.precision,
+            batch=choose_batch(image, device) if run.batch == "auto" else run.batch,
+            text_batch=run.text_batch,
+            on_gpu=device == "cuda",
+            keep_memory=run.keep_memory and can_keep_memory(),
+        )
+
+    may_change = False
+    if engine == "auto" and device == "cpu" and isinstance(encoder, ChoosesEngine):
+        named = FORMATS.get(dataset.precision, "fp32")
+        runtime, free = Runtime(device, named, 1), dataset.precision == "auto"
+        chosen = encoder.choose_engine(dataset.image.resolution, runtime, free, measure=False)[1]
+        may_change = chosen.value != "torch" or bool(chosen.seconds)  # torch without figures: a rule says so
+    others = {name: by(name).worker_memory for name in prepared.image_info.engines if may_change}
+    return replace(by(engine), engine_memory=others)
 
 
 def planned_device(device: str) -> str:

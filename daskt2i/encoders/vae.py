@@ -36,7 +36,7 @@ from daskt2i.encoders.weights import (
 )
 from daskt2i.errors import ConfigError, ModelError
 from daskt2i.inference.rewrite import rewrite_for_inference
-from daskt2i.types import ArraySpec, EncoderInfo, Pixels, Runtime
+from daskt2i.types import ArraySpec, Chosen, EncoderInfo, Pixels, Runtime
 
 if TYPE_CHECKING:
     import torch
@@ -143,9 +143,10 @@ class VaeEncoder:
             attributes["latent_values_note"] = "as encode gives them; the model was trained to give scaled latents"
         attributes |= {key: config[key] for key in ("latents_mean", "latents_std") if config.get(key) is not None}
         weight_bytes, item_bytes = self._weight_bytes(config), footprint.vae_item_bytes(config, resolution)
-        if choice.is_possible(self.engine, kind):  # `auto` may become it
-            weight_bytes = int(choice.WEIGHTS * weight_bytes)
-            item_bytes = choice.item_bytes(item_bytes, resolution, reduction)
+        engines: Mapping[str, tuple[int, int]] = {}
+        if kind == "AutoencoderKL":
+            of_setting, engines = choice.memory(self._asked(), config, resolution, weight_bytes, item_bytes)
+            weight_bytes, item_bytes = of_setting
         return EncoderInfo(
             arrays=tuple(
                 ArraySpec(key, ("channel", "y", "x"), shape, "float16", "nan", text) for key, text in meaning.items()
@@ -155,15 +156,22 @@ class VaeEncoder:
             random_weights=self.weights == "random",
             weight_bytes=weight_bytes,
             item_bytes=item_bytes,
+            engines=engines,
         )
 
-    def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
+    def choose_engine(
+        self, resolution: int, runtime: Runtime, free: bool, measure: bool = True
+    ) -> tuple[Runtime, Chosen]:
         """See `protocols.ChoosesEngine`."""
-        # A class below this one may do more with the module of diffusers than ncnn would.
+        if self._asked() == "auto":
+            return choice.faster(self._config(), resolution, runtime, free, measure)
+        why = "the settings name it" if self.engine != "auto" else "the class of the encoder has methods of its own"
+        return runtime, Chosen("engine", self._asked(), why)
+
+    def _asked(self) -> str:
+        """The setting; torch for a class below this one, which may do more with the module than ncnn would."""
         own = all(getattr(type(self), name) is getattr(VaeEncoder, name) for name in ("load", "encode", "decode"))
-        if self.engine != "auto" or not own:
-            return runtime, ""
-        return choice.faster(self._config(), resolution, runtime, free)
+        return self.engine if own or self.engine != "auto" else "torch"
 
     def load(self, runtime: Runtime) -> None:
         """Build the model on `runtime.device` in `runtime.precision`, in channels_last, for inference.

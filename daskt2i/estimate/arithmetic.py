@@ -24,6 +24,7 @@ from typing import Any
 from daskt2i.config.settings import InstanceSettings, PriceSettings
 from daskt2i.formatting import many
 from daskt2i.plan import GIB, MIB, PAUSE_FRACTION
+from daskt2i.types import Chosen
 
 EXACT_CHUNKS = 50_000
 """Up to this number of chunks the queue is simulated. With more chunks an incomplete last round does not matter."""
@@ -71,6 +72,7 @@ class Calibration:
         worker_bytes, driver_bytes: peak memory of a worker and of the driver.
         limit_bytes: memory limit of a worker; None if there is no limit.
         stages: stage -> seconds of a worker for one row. Reading and decoding run in parallel to the other stages.
+        choices: how engine, precision, batch and threads were chosen.
     """
 
     device: str
@@ -100,6 +102,7 @@ class Calibration:
     driver_bytes: int
     limit_bytes: int | None
     stages: Mapping[str, float] = field(default_factory=dict)
+    choices: tuple[Chosen, ...] = ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:
@@ -108,7 +111,8 @@ class Calibration:
         Raises:
             TypeError, KeyError: the data are not a calibration.
         """
-        return cls(**{**data, "hosts": tuple(data["hosts"])})
+        choices = tuple(Chosen(**{**one, "notes": tuple(one["notes"])}) for one in data.get("choices", ()))
+        return cls(**{**data, "hosts": tuple(data["hosts"]), "choices": choices})
 
     @property
     def share(self) -> float:

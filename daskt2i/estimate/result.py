@@ -62,6 +62,9 @@ class EstimateResult(Viewed):
                 "worker": max(one.worker_bytes for one in self.calibrations),
                 "driver": max(one.driver_bytes for one in self.calibrations),
             },
+            "chosen": [
+                {"device": one.device, **choice.to_json()} for one in self.calibrations for choice in one.choices
+            ],
             "prices": table and {**table, "runs": [asdict(one) for one in self.prices or ()]},
             "notes": list(self.notes),
         }
@@ -85,6 +88,7 @@ class EstimateResult(Viewed):
         for one in self.prices or ():
             if one.cost is not None and self.table is not None:
                 rows.append((one.name, f"{one.cost:.2f} {self.table.currency}; {one.basis}"))
+        rows += chosen_rows(self.calibrations)
         rows += [("note", note) for note in self.notes]
         calibrated = tuple(
             (
@@ -95,6 +99,17 @@ class EstimateResult(Viewed):
         )
         work = f"{many(self.work.rows, 'image')}, {many(self.work.captions, 'caption')}"
         return View(f"Estimate of {self.name}", tuple(rows), about=work, sections=(Section("Measured", calibrated),))
+
+
+def chosen_rows(calibrations: Sequence[Calibration]) -> list[tuple[str, str]]:
+    """Setting and choice, a line for each; with the device if there are several."""
+    several = len({one.device for one in calibrations}) > 1
+    rows = {
+        (f"{choice.setting} on {one.device}" if several else choice.setting): choice.words()
+        for one in calibrations
+        for choice in one.choices
+    }
+    return list(rows.items())
 
 
 def _rounded(value: Any) -> Any:

@@ -4,23 +4,37 @@ Covers: `auto`, which a short measurement resolves; devices and precisions that 
 Does not cover: where the resolved precision is kept (the store keeps it, and each worker gets it with its work).
 
 bf16 halves the time of an encoder if the processor multiplies bf16 in hardware (avx512_bf16, AMX). On other processors
-it is slower than fp32. The speed is measured, not looked up, because a virtual machine may hide or emulate bf16.
+it is slower than fp32. The speed is measured, not looked up, because a virtual machine may hide or emulate bf16. It may
+also report instructions that it does not run, so a child process measures.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from daskt2i.errors import ConfigError
 from daskt2i.machine.processor import matrix_instructions
-from daskt2i.types import Precision
+from daskt2i.probes.measure import Measured, seconds_of
+from daskt2i.types import MEASURED_LATER, Chosen, Precision
 
 GAIN = 1.2
 """bf16 is used if it is at least this many times faster than fp32, because it has only three significant digits."""
 
 PROBE_SECONDS = 0.3
 """The probe starts no further repetition after this time."""
+
+FORMATS: Mapping[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+
+OF = "a convolution"
+"""What the seconds of the probe are of."""
+
+PROBE = f"{__name__}:probe"
+"""What a child process calls."""
+
+VERSION = 1
+"""Of the probe: another one asks for another measurement."""
 
 
 def default_device() -> str:
@@ -68,7 +82,19 @@ def kind_of(device: str) -> str:
 def resolve(
     requested: str, device: str, threads: int = 1, setting: str = "dataset.precision", gain: float = GAIN
 ) -> Precision:
-    """The precision to use.
+    """The precision to use. Arguments and errors as in `choose`."""
+    return FORMATS[choose(requested, device, threads, setting, gain).value]
+
+
+def choose(
+    requested: str,
+    device: str,
+    threads: int = 1,
+    setting: str = "dataset.precision",
+    gain: float = GAIN,
+    measure: bool = True,
+) -> Chosen:
+    """The precision, and why it was chosen.
 
     Args:
         requested: `auto`, `fp32`, `bf16` or `fp16`.
@@ -76,6 +102,8 @@ def resolve(
         threads: torch threads during the probe; give the number of threads of a worker.
         setting: the setting that asks for it, for the message.
         gain: how many times faster a convolution must be for `auto` to choose bf16 on a CPU.
+        measure: False to use only figures of an earlier measurement; without them the value is `auto`. It imports no
+            torch for a CPU.
 
     Raises:
         ConfigError: the name is unknown, the device does not exist, or fp16 is requested on a CPU.
@@ -83,31 +111,45 @@ def resolve(
     check_device(device)
     if requested == "fp16" and device == "cpu":
         raise ConfigError(f"fp16 does not run on a CPU. Use {setting}=auto, fp32 or bf16.")
-    formats: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
-    if requested in formats:
-        return formats[requested]
+    if requested in FORMATS:
+        return Chosen("precision", requested, "the settings name it")
     if requested != "auto":
         raise ConfigError(f"{setting} is {requested!r}; it can be auto, fp32, bf16 or fp16.")
     if device == "cpu":
-        return "bf16" if _bf16_gain(threads) >= gain else "fp32"
+        return _by_speed(_measured(threads, measure), gain, measure)
     import torch
 
     # Compute capability 8.0 is Ampere, the first with bf16 units. Older GPUs emulate bf16.
-    return "bf16" if torch.cuda.get_device_capability(torch.device(device))[0] >= 8 else "fp32"
+    major, minor = torch.cuda.get_device_capability(torch.device(device))
+    return Chosen("precision", "bf16" if major >= 8 else "fp32", f"the GPU has compute capability {major}.{minor}")
 
 
-def _bf16_gain(threads: int) -> float:
-    """Time of a typical convolution in fp32 divided by its time in bf16, on this CPU."""
+def _by_speed(found: Measured, gain: float, measure: bool) -> Chosen:
+    if found.failure:
+        words = f"The speed of bf16 could not be measured: {found.failure}. The models run in fp32."
+        return Chosen("precision", "fp32", "bf16 could not be measured", notes=(words,))
+    if not found.seconds and not measure:
+        return Chosen("precision", "auto", MEASURED_LATER)
+    ratio = found.seconds["fp32"] / found.seconds["bf16"]
+    value = "bf16" if ratio >= gain else "fp32"
+    why = f"bf16 is {ratio:.2g} times as fast as fp32, and {gain:g} times is the least"
+    return Chosen("precision", value, why, found.seconds, OF, notes=found.notes)
+
+
+def _measured(threads: int, measure: bool = True) -> Measured:
+    """Seconds of a typical convolution on this CPU, by precision."""
+    arguments = {"threads": threads}
+    return seconds_of("precision", [threads, VERSION], ("torch",), ("fp32", "bf16"), PROBE, arguments, measure)
+
+
+def probe(tell: Callable[[str, float], None], threads: int) -> None:
+    """In a child process: time a convolution in fp32 and in bf16, with a number of threads."""
     import torch
 
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            seconds = [_conv_seconds(torch, dtype) for dtype in (torch.float32, torch.bfloat16)]
-    finally:
-        torch.set_num_threads(before)
-    return seconds[0] / seconds[1]
+    with torch.inference_mode():
+        tell("fp32", _conv_seconds(torch, torch.float32))
+        tell("bf16", _conv_seconds(torch, torch.bfloat16))
 
 
 def _conv_seconds(torch: Any, dtype: Any) -> float:

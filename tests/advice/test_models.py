@@ -75,7 +75,7 @@ def test_a_training_is_told_of_its_own_device_and_precision(tmp_path: Path) -> N
     with told("machine/precision.py:check_device ConfigError") as error:
         fitting.fit(tmp_path, device="cuda:99", steps=1)
     assert "launch.device=cpu" in str(error.value)
-    with told("machine/precision.py:resolve ConfigError") as error:
+    with told("machine/precision.py:choose ConfigError") as error:
         fitting.fit(tmp_path, precision="fp16", steps=1)
     assert "launch.precision=auto" in str(error.value)
     assert fitting.fit(tmp_path, device="cpu", precision="auto", steps=1)
@@ -83,9 +83,9 @@ def test_a_training_is_told_of_its_own_device_and_precision(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("right", ["auto", "fp32", "bf16"])
 def test_a_precision_that_is_named_is_taken(right: str) -> None:
-    with told("machine/precision.py:resolve ConfigError"):
+    with told("machine/precision.py:choose ConfigError"):
         resolve("fp16", "cpu")
-    with told("machine/precision.py:resolve ConfigError"):
+    with told("machine/precision.py:choose ConfigError"):
         resolve("fp8", "cpu")
     assert resolve(right, "cpu") in ("fp32", "bf16")
 

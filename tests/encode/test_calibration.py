@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from daskt2i.encode import worker
 from daskt2i.encode.calibration import calibrate
 from daskt2i.encode.prepare import prepare
 from daskt2i.errors import PlanError, SourceMissing
-from daskt2i.estimate.arithmetic import Work, disk
+from daskt2i.estimate.arithmetic import Calibration, Work, disk
 from daskt2i.estimate.forecast import ESTIMATE
+from daskt2i.estimate.result import estimate_of
 from daskt2i.events import Activity, Event
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.plan import spread_rows
@@ -65,6 +67,17 @@ def test_the_requested_number_of_rows_is_measured(tmp_path: Path) -> None:
     prepared = prepare(fake_settings(rows=100, rows_per_chunk=50), tmp_path)
     found = calibrate(prepared, SerialExecutor(), shared=True, rows=12)
     assert (found.rows, found.chunk_rows, found.chunks) == (12, 6, 2)
+    chosen = {one.setting: one.words() for one in found.choices}
+    assert chosen == {
+        "precision": "fp32: the settings name it",
+        "batch": "4 images, 32 captions: the settings name it",
+        "threads": "1 a worker: a rule: one worker for each core, and cores that are left over are shared",
+    }
+    made = estimate_of("fake", Work(100, 50, 250), [found], [1], None, None, None, [])
+    for shown in (repr(made), made._repr_html_()):
+        assert all(text in shown for text in chosen.values())
+    assert [one["setting"] for one in made.to_json()["chosen"]] == list(chosen)
+    assert Calibration.from_json(json.loads(json.dumps(asdict(found)))) == replace(found, settings=dict(found.settings))
 
 
 def test_rows_come_from_the_whole_data_set_in_chunks_of_a_store(
@@ -94,8 +107,6 @@ class _TwoWorkers:
         return ExecutorInfo(2, 1, None)
 
     def run(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-        from dataclasses import replace
-
         for number, item in enumerate(items):
             outcome = work(item)
             if isinstance(outcome, Staged) and number >= self.late and number % 2:

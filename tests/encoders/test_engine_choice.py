@@ -22,10 +22,12 @@ from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.errors import FingerprintMismatch
 from daskt2i.events import Note
 from daskt2i.executors.serial import SerialExecutor
+from daskt2i.probes import cache
+from daskt2i.probes.measure import Measured
 from daskt2i.store.layout import about_store
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Pixels, Runtime
+from daskt2i.types import Chosen, Pixels, Runtime
 
 pytest.importorskip("ncnn", reason='ncnn is not installed (pip install "daskt2i[fast-cpu]")')
 
@@ -36,68 +38,87 @@ SMALL = {"_class_name": "AutoencoderKL", "block_out_channels": (8, 16), "layers_
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(probe, "PROBE", "builders.measuring:engines")  # without the import of torch
 
 
-def kept() -> Path:
-    return probe._file()
+REAL = probe.PROBE
+
+
+def kept() -> list[Path]:
+    return sorted(cache.folder().glob("engine-*.json"))
 
 
 def measured(torch: float, ncnn: float) -> None:
     """Put other figures in the place of those that were measured."""
-    found = json.loads(kept().read_text())
-    kept().write_text(json.dumps({key: {"torch": torch, "ncnn": ncnn} for key in found}))
+    for file in kept():
+        file.write_text(json.dumps({**json.loads(file.read_text()), "seconds": {"torch": torch, "ncnn": ncnn}}))
 
 
-def test_what_was_measured_once_is_not_measured_again() -> None:
+def test_what_was_measured_once_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PROBE", REAL)
+    assert probe.seconds_for(SMALL, 32, FP32, measure=False) == Measured({})
     first = probe.seconds_for(SMALL, 32, FP32)
-    assert first["torch"] > 0 < first["ncnn"]
+    assert first.seconds["torch"] > 0 < first.seconds["ncnn"]
+    assert (first.failure, first.notes) == ("", ())
     assert probe.seconds_for(SMALL, 32, FP32) == first
     measured(9.0, 1.0)
-    assert probe.seconds_for(SMALL, 32, FP32) == {"torch": 9.0, "ncnn": 1.0}
-    assert probe.seconds_for(SMALL, 16, FP32) != {"torch": 9.0, "ncnn": 1.0}, "another size is measured"
-    assert probe.seconds_for(SMALL, 32, BF16) != {"torch": 9.0, "ncnn": 1.0}, "another precision is measured"
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "\x00", '{"k": {"torch": "x", "ncnn": 1}}'])
-def test_a_damaged_cache_is_measured_again(text: str) -> None:
-    kept().parent.mkdir(parents=True)
-    kept().write_text(text)
-    found = probe.seconds_for(SMALL, 32, FP32)
-    assert probe.seconds_for(SMALL, 32, FP32) == found
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert probe.seconds_for(SMALL, 32, FP32)["ncnn"] > 0
+    assert probe.seconds_for(SMALL, 32, FP32, measure=False) == Measured({"torch": 9.0, "ncnn": 1.0})
+    assert probe.seconds_for(SMALL, 16, FP32, measure=False) == Measured({}), "another size is measured"
+    assert probe.seconds_for(SMALL, 32, BF16, measure=False) == Measured({}), "another precision is measured"
 
 
 def test_the_faster_engine_is_chosen_and_a_sentence_gives_the_figures() -> None:
     probe.seconds_for(SMALL, 32, FP32)
     measured(9.0, 1.0)
-    runtime, said = choice.faster(SMALL, 32, FP32, free=False)
+    runtime, chosen = choice.faster(SMALL, 32, FP32, free=False)
+    (said,) = chosen.notes
     assert runtime == replace(FP32, engine="ncnn")
+    why = "ncnn is 9 times as fast as torch, and 1.15 times is the least"
+    assert chosen.words() == f"ncnn: {why} (seconds an image: ncnn fp32 1, torch fp32 9)"
     assert (
         said
         == "ncnn computes the image encoder, because it is faster (measured: 1 s an image in fp32; torch 9 s in fp32)."
     )
     measured(1.1, 1.0)
-    runtime, said = choice.faster(SMALL, 32, FP32, free=False)
-    assert (runtime, said.startswith("torch computes the image encoder")) == (FP32, True)
+    runtime, chosen = choice.faster(SMALL, 32, FP32, free=False)
+    assert (runtime, chosen.value) == (FP32, "torch")
+    assert chosen.notes[0].startswith("torch computes the image encoder")
 
 
 def test_exact_numbers_replace_bf16_only_where_the_precision_is_free() -> None:
     probe.seconds_for(SMALL, 32, BF16)
     measured(9.0, 1.0)
     assert choice.faster(SMALL, 32, BF16, free=True)[0] == replace(FP32, engine="ncnn")
-    assert choice.faster(SMALL, 32, BF16, free=False) == (BF16, "")
-    assert choice.faster({**SMALL, "_class_name": "AutoencoderTiny"}, 32, FP32, free=True) == (FP32, "")
+    for config, runtime, free, why in (
+        (SMALL, BF16, False, "ncnn computes in fp32 only, and bf16 is named"),
+        ({**SMALL, "_class_name": "AutoencoderTiny"}, FP32, True, "ncnn runs AutoencoderKL only"),
+    ):
+        assert choice.faster(config, 32, runtime, free) == (runtime, Chosen("engine", "torch", why))
+
+
+def test_where_the_measurement_dies_of_an_illegal_instruction_torch_computes_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = kl_folder(tmp_path / "model")
+    finish(workflow(model, engine="torch"), tmp_path / "plain")
+    monkeypatch.setattr(probe, "PROBE", "builders.measuring:illegal")
+    notes: list[str] = []
+    prepared = prepare(workflow(model), tmp_path / "out")
+    encode(prepared, SerialExecutor(), lambda e: notes.append(e.text) if isinstance(e, Note) else None)
+    assert notes == [
+        "ncnn was not measured (its process was ended by SIGILL (an illegal instruction)), so torch computes the image "
+        "encoder."
+    ]
+    ours, plain = (ZarrStore(RunFolder(tmp_path / run)).read("latent_mean", 0, 8) for run in ("out", "plain"))
+    assert ours.tobytes() == plain.tobytes()
 
 
 def test_large_pictures_stay_with_torch_because_of_attention() -> None:
     probe.seconds_for(SMALL, 128, FP32)
     measured(9.0, 1.0)
-    assert choice.faster(SMALL, 128, FP32, free=True) == (FP32, "")
+    runtime, chosen = choice.faster(SMALL, 128, FP32, free=True)
+    assert (runtime, chosen.notes) == (FP32, ())
+    assert chosen.why == "ncnn is not faster for latents above 48 x 48, and these are 64 x 64"
 
 
 def workflow(model: Path, class_path: str = "daskt2i.encoders.vae.VaeEncoder", **more: Any) -> Workflow:
@@ -149,8 +170,10 @@ def test_a_class_with_an_encode_of_its_own_stays_with_torch(tmp_path: Path) -> N
 class Hopeful(VaeEncoder):
     """Chooses ncnn for a model that ncnn cannot run."""
 
-    def choose_engine(self, resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
-        return replace(runtime, engine="ncnn"), "ncnn computes the image encoder."
+    def choose_engine(
+        self, resolution: int, runtime: Runtime, free: bool, measure: bool = True
+    ) -> tuple[Runtime, Chosen]:
+        return replace(runtime, engine="ncnn"), Chosen("engine", "ncnn", "it is hoped for")
 
 
 def test_a_model_that_ncnn_cannot_run_after_all_is_computed_by_torch_with_a_line(tmp_path: Path) -> None:

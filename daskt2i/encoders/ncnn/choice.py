@@ -9,15 +9,14 @@ cannot run it is refused: with torch it would write other bits under the same fi
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from daskt2i.encoders.ncnn.engine import Engine, Refused, first_line, reason_against
+from daskt2i.encoders.ncnn.engine import MISSING, Engine, Refused, reason_against
 from daskt2i.encoders.ncnn.probe import seconds_for
 from daskt2i.errors import ConfigError
-from daskt2i.types import Runtime
+from daskt2i.types import MEASURED_LATER, Chosen, Runtime
 
 EngineOption = Literal["auto", "torch", "ncnn"]
 """Values of the setting. With `auto` the run decides, by a measurement (`faster`)."""
@@ -74,34 +73,63 @@ def refuse_place(engine: str, runtime: Runtime) -> None:
         ConfigError: the workflow asks for ncnn, and it cannot run here.
     """
     if engine == "ncnn" and (reason := reason_against(None, runtime)) is not None:
-        raise ConfigError(_words(reason, runtime))
+        raise ConfigError(_words(reason, runtime)) from Refused(reason)
 
 
-def is_possible(engine: str, kind: str) -> bool:
-    """Whether ncnn may compute a model on this machine, so that its memory counts. It imports nothing."""
-    return engine == "ncnn" or (
-        engine == "auto" and kind == "AutoencoderKL" and importlib.util.find_spec("ncnn") is not None
-    )
+def memory(
+    engine: str, config: Mapping[str, Any], resolution: int, weight_bytes: int, item_bytes: int
+) -> tuple[tuple[int, int], dict[str, tuple[int, int]]]:
+    """Memory of a model by its engine, and by each other engine that a store may have.
+
+    It depends on the model alone: the machine that makes the plan may not be the one that encodes.
+
+    Args:
+        engine: the setting.
+        weight_bytes, item_bytes: with torch, as in `types.EncoderInfo`.
+    """
+    by_ncnn = int(WEIGHTS * weight_bytes), _item_bytes(item_bytes, _latent(config, resolution))
+    if engine == "ncnn":
+        return by_ncnn, {}
+    return (weight_bytes, item_bytes), {"ncnn": by_ncnn} if engine == "auto" else {}
 
 
-def faster(config: Mapping[str, Any], resolution: int, runtime: Runtime, free: bool) -> tuple[Runtime, str]:
-    """The runtime with the faster engine, and a sentence with the figures. See `protocols.ChoosesEngine`."""
+def faster(
+    config: Mapping[str, Any], resolution: int, runtime: Runtime, free: bool, measure: bool = True
+) -> tuple[Runtime, Chosen]:
+    """The runtime with the faster engine, and why. See `protocols.ChoosesEngine`."""
     exact = replace(runtime, precision="fp32")
-    if config["_class_name"] != "AutoencoderKL" or not (free or runtime.precision == "fp32"):
-        return runtime, ""
-    if resolution // 2 ** (len(config["block_out_channels"]) - 1) > LARGEST_LATENT:
-        return runtime, ""
-    if reason_against(None, exact) is not None:
-        return runtime, ""
-    try:
-        seconds = seconds_for(config, resolution, runtime)
-    except Exception as error:  # of ncnn, pybind11 or torch: then torch computes, as without ncnn
-        return runtime, f"ncnn was not measured ({first_line(error)}), so torch computes the image encoder."
-    ours, plain = seconds["ncnn"], seconds["torch"]
+
+    def by_torch(why: str, *notes: str, missing: str = "") -> tuple[Runtime, Chosen]:
+        return runtime, Chosen("engine", "torch", why, missing=missing, notes=notes)
+
+    if config["_class_name"] != "AutoencoderKL":
+        return by_torch("ncnn runs AutoencoderKL only")
+    if not (free or runtime.precision == "fp32"):
+        return by_torch(f"ncnn computes in fp32 only, and {runtime.precision} is named")
+    if not _fits(config, resolution):
+        most, side = LARGEST_LATENT, _latent(config, resolution)
+        return by_torch(f"ncnn is not faster for latents above {most} x {most}, and these are {side} x {side}")
+    if measure and (reason := reason_against(None, exact)) is not None:
+        return by_torch(reason, missing="ncnn" if reason == MISSING else "")
+    found = seconds_for(config, resolution, runtime, measure)
+    if not measure and (found.failure or not found.seconds):
+        return runtime, Chosen("engine", "auto", MEASURED_LATER)
+    if found.failure:
+        why = f"ncnn was not measured ({found.failure})"
+        return by_torch(why, f"{why}, so torch computes the image encoder.")
+    ours, plain = found.seconds["ncnn"], found.seconds["torch"]
+    faster = plain >= GAIN * ours
+    name, verb = ("ncnn", "it is faster") if faster else ("torch", "ncnn is not faster")
     words = f"(measured: {ours:.3g} s an image in fp32; torch {plain:.3g} s in {runtime.precision})"
-    if plain < GAIN * ours:
-        return runtime, f"torch computes the image encoder, because ncnn is not faster {words}."
-    return replace(exact, engine="ncnn"), f"ncnn computes the image encoder, because it is faster {words}."
+    chosen = Chosen(
+        "engine",
+        name,
+        f"ncnn is {plain / ours:.3g} times as fast as torch, and {GAIN:g} times is the least",
+        {"ncnn fp32": ours, f"torch {runtime.precision}": plain},
+        "an image",
+        notes=(f"{name} computes the image encoder, because {verb} {words}.", *found.notes),
+    )
+    return (replace(exact, engine="ncnn") if faster else runtime), chosen
 
 
 def engine_for(engine: str, model: Any, runtime: Runtime) -> Engine | None:
@@ -118,13 +146,24 @@ def engine_for(engine: str, model: Any, runtime: Runtime) -> Engine | None:
         raise ConfigError(_words(str(error), runtime)) from error
 
 
-def item_bytes(by_torch: int, resolution: int, reduction: int) -> int:
+def _latent(config: Mapping[str, Any], resolution: int) -> int:
+    """Side of the latent."""
+    return int(resolution // 2 ** (len(config["block_out_channels"]) - 1))
+
+
+def _fits(config: Mapping[str, Any], resolution: int) -> bool:
+    """Whether ncnn may be faster for this model, so that a measurement is worth its time."""
+    return config["_class_name"] == "AutoencoderKL" and _latent(config, resolution) <= LARGEST_LATENT
+
+
+def _item_bytes(by_torch: int, latent: int) -> int:
     """Working memory of one image, bytes: the feature maps, and the whole matrix of attention, which torch never has.
 
     Args:
         by_torch: the working memory of one image with torch, bytes.
+        latent: side of the latent.
     """
-    return int(MAPS * by_torch) + 4 * (resolution // reduction) ** 4
+    return int(MAPS * by_torch) + 4 * latent**4
 
 
 def _words(reason: str, runtime: Runtime | None = None) -> str:
@@ -132,5 +171,8 @@ def _words(reason: str, runtime: Runtime | None = None) -> str:
     if runtime is not None and runtime.precision != "fp32" and runtime.device == "cpu":
         advice = f"set dataset.precision to fp32, or {advice}"
     elif "package" in reason:
-        advice = f'install "daskt2i[fast-cpu]" where the workers run, or {advice}'
-    return f"{SETTING} is ncnn (in the settings, or in the store), but {reason}. Nothing was encoded; {advice}."
+        advice = f'install "daskt2i[fast-cpu]" where it is missing, or {advice}'
+    return (
+        f"{SETTING} is ncnn (in the settings, or in the store), but {reason}, so the image encoder was not loaded; "
+        f"{advice}."
+    )

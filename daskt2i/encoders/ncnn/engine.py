@@ -30,6 +30,8 @@ also the one that tells Dask's scheduler that the worker is alive."""
 TOLERANCE = 1e-4
 """Largest difference from torch, as a part of the range of the values."""
 
+MISSING = "the package ncnn is not installed"
+
 PARITY_LATENT = 4
 """Side of the latent of the picture that both engines code when a model is loaded."""
 
@@ -150,7 +152,7 @@ def _package() -> Any:
     try:
         ncnn = importlib.import_module("ncnn")
     except ModuleNotFoundError:
-        raise Refused("the package ncnn is not installed") from None
+        raise Refused(MISSING) from None
     except Exception as error:  # a library of another processor or system
         raise Refused(f"the package ncnn cannot be imported: {first_line(error)}") from error
     version = str(getattr(ncnn, "__version__", ""))

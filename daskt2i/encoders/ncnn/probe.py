@@ -1,7 +1,8 @@
 """Which engine computes an autoencoder faster on this processor: a short measurement, kept for the next time.
 
-Covers: the convolutions of a model, timed with torch and with ncnn; the file in the user's cache folder.
-Does not cover: the precision of torch (`machine.precision`), what follows from the figures (`choice`).
+Covers: the convolutions of a model, timed with torch and with ncnn; every other kind of layer, run once with ncnn.
+Does not cover: the child process and the file with the figures (`probes`), the precision of torch
+(`machine.precision`), what follows from the figures (`choice`).
 
 Nothing but a measurement can tell. In fp32 ncnn took 0.39 of torch's time on an EPYC with avx512_bf16, and 0.8 of it on
 a Xeon. A processor with AMX is fastest with bf16. Only 3 x 3 convolutions are timed, which are 9 of 10 operations.
@@ -10,31 +11,30 @@ No weights are read.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import json
-import os
-import platform
 import time
-import uuid
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from daskt2i.encoders.ncnn.engine import Net
 from daskt2i.encoders.ncnn.network import INPUT, Network
+from daskt2i.probes.measure import Measured, seconds_of
 from daskt2i.types import Runtime
+
+PROBE = f"{__name__}:probe"
+"""What a child process calls."""
+
+VERSION = 2
+"""Of the probe: another one asks for another measurement."""
+
+ENGINES = ("torch", "ncnn")
 
 REPEATS, SECONDS = 5, 0.6
 """Each convolution is timed so often with both engines in turn, or for so many seconds. The shortest time counts."""
 
 LARGEST_SIDE = 64
 """Larger pictures are timed at this side, and the time is scaled with the number of pixels."""
-
-_MOST_SECONDS = 1e5
-"""A kept figure above this is no measurement."""
 
 DOUBTED = 5.0
 """A ratio of the two engines that no processor has shown: something disturbed the measurement, so it is repeated."""
@@ -43,7 +43,7 @@ PAIR = 1
 """Number of convolutions that are timed one after the other, as in a block of the model."""
 
 
-def seconds_for(config: Mapping[str, Any], resolution: int, runtime: Runtime) -> dict[str, float]:
+def seconds_for(config: Mapping[str, Any], resolution: int, runtime: Runtime, measure: bool = True) -> Measured:
     """About the time of one image in the encoder: `{"torch": 2.3, "ncnn": 1.1}`, in seconds.
 
     torch runs in `runtime.precision`, ncnn in fp32. The result of an earlier call on such a machine is used again.
@@ -51,16 +51,54 @@ def seconds_for(config: Mapping[str, Any], resolution: int, runtime: Runtime) ->
     Args:
         config: of the model: `block_out_channels` and `layers_per_block`.
         resolution: side of the picture, pixels.
+        measure: False to look only for figures that are kept.
     """
-    shapes = _shapes(config, resolution)
-    key = json.dumps([_processor(), _versions(), runtime.threads, runtime.precision, sorted(map(list, shapes.items()))])
-    if (kept := _kept().get(key)) is not None:
-        return {"torch": float(kept["torch"]), "ncnn": float(kept["ncnn"])}
-    found = _measured(shapes, runtime)
+    shapes = [[*shape, count] for shape, count in sorted(_shapes(config, resolution).items())]
+    arguments = {"shapes": shapes, "threads": runtime.threads, "precision": runtime.precision}
+    about = [runtime.threads, runtime.precision, shapes, VERSION]
+    return seconds_of("engine", about, ENGINES, ENGINES, PROBE, arguments, measure)
+
+
+def probe(
+    tell: Callable[[str, float], None], shapes: Sequence[tuple[int, int, int]], threads: int, precision: str
+) -> None:
+    """In a child process: time the convolutions of a model with both engines.
+
+    Args:
+        tell: gets `torch` and `ncnn`, seconds an image.
+        shapes: (channels, side, number of such convolutions).
+    """
+    runtime = Runtime("cpu", "bf16" if precision == "bf16" else "fp32", threads)
+    counts = {(channels, side): count for channels, side, count in shapes}
+    _run_every_layer()
+    found = _measured(counts, runtime)
     if not 1 / DOUBTED < found["torch"] / found["ncnn"] < DOUBTED:
-        found = _measured(shapes, runtime)
-    _keep(key, found)
-    return found
+        found = _measured(counts, runtime)
+    for engine, seconds in found.items():
+        tell(engine, seconds)
+
+
+def _run_every_layer() -> None:
+    """Run each kind of layer once with ncnn: an instruction that the processor lacks ends this process alone."""
+    import torch
+
+    width, network = 32, Network()
+    blob = network.add("Convolution", [INPUT], _about(width, 3, 3), [(torch.ones(width, 3, 3, 3), True)])
+    norm = [(torch.ones(width), False), (torch.zeros(width), False)]
+    blob = network.add("Swish", [network.add("GroupNorm", [blob], {0: 8, 1: width, 2: 1e-6, 3: 1}, norm)])
+    rows = network.add("Permute", [network.add("Reshape", [blob], {0: -1, 1: width})], {0: 1})
+    square = [(torch.ones(width, width), True), (torch.zeros(width), False)]
+    heads = {0: width, 1: 1, 2: width * width, 3: width, 4: width, 6: width**-0.5}
+    rows = network.add("MultiHeadAttention", [rows], heads, square * 4)
+    back = network.add("Reshape", [network.add("Permute", [rows], {0: 1}), blob], {6: '"1w,1h,1c"'})
+    blob = network.add("Interp", [network.add("BinaryOp", [back, blob], {0: 0})], {0: 1, 1: 2.0, 2: 2.0})
+    network.add("Convolution", [blob], _about(width, width, 3), [(torch.ones(width, width, 3, 3), True)])
+    Net(network).run(np.ones((3, 16, 16), np.float32))
+
+
+def _about(outputs: int, inputs: int, side: int) -> dict[int, int]:
+    """The parameters of a convolution without bias, which keeps the size of the picture."""
+    return {0: outputs, 1: side, 4: side // 2, 6: side * side * inputs * outputs}
 
 
 def _measured(shapes: Mapping[tuple[int, int], int], runtime: Runtime) -> dict[str, float]:
@@ -105,10 +143,9 @@ def _pair_seconds(channels: int, side: int, runtime: Runtime) -> dict[str, float
 
             # A first small convolution and the mean: the values that go in and out of ncnn are few, as in the model.
             network = Network()
-            blob = network.add("Convolution", [INPUT], {0: channels, 1: 1, 6: 3 * channels}, [(first, True)])
+            blob = network.add("Convolution", [INPUT], _about(channels, 3, 1), [(first, True)])
             for weight in weights:
-                about = {0: channels, 1: 3, 4: 1, 6: weight.numel()}
-                blob = network.add("Convolution", [blob], about, [(weight, True)])
+                blob = network.add("Convolution", [blob], _about(channels, channels, 3), [(weight, True)])
             network.add("Pooling", [blob], {0: 1, 4: 1})
             net = Net(network)
             picture = pixels.numpy()[0]
@@ -131,43 +168,3 @@ def _least(*calls: Callable[[], object]) -> list[float]:
         if time.perf_counter() - start > SECONDS:
             break
     return best
-
-
-def _processor() -> list[str]:
-    """The name of the processor and its instructions; virtual machines of one name may differ in them."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        found = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines if ":" in line}
-        return [found.get("model name", ""), found.get("flags", found.get("Features", ""))]
-    return [platform.processor(), platform.machine()]
-
-
-def _versions() -> list[str]:
-    return [importlib.metadata.version("torch"), importlib.metadata.version("ncnn")]
-
-
-def _file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "daskt2i" / "engines.json"
-
-
-def _kept() -> dict[str, Any]:
-    try:
-        found = json.loads(_file().read_bytes())
-    except (OSError, ValueError, RuntimeError):  # no home folder, or not there yet, or damaged
-        return {}
-    good = isinstance(found, dict)
-    return {k: v for k, v in found.items() if isinstance(v, dict) and _is_good(v)} if good else {}
-
-
-def _is_good(figures: Mapping[str, Any]) -> bool:
-    return all(type(figures.get(e)) in (int, float) and 0 < figures[e] < _MOST_SECONDS for e in ("torch", "ncnn"))
-
-
-def _keep(key: str, found: Mapping[str, float]) -> None:
-    """Write the figures. A cache that cannot be written is no error: the next process measures again."""
-    with contextlib.suppress(OSError, RuntimeError):
-        file = _file()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        partial.write_text(json.dumps({**_kept(), key: dict(found)}, indent=1), encoding="utf-8")
-        partial.replace(file)
