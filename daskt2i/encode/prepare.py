@@ -140,6 +140,7 @@ class EncodePlan(Viewed):
         """Rows, chunks, encoders, workers, memory and disk."""
         info, dataset = self.source_info, self.workflow.dataset
         need, layout = self.requirements, self.layout
+        chosen = {one.setting: one for one in self.choices}
         uncounted = [f"{info.orphan_captions} orphan"] * bool(info.orphan_captions)
         uncounted += [f"{info.blank_captions} blank"] * bool(info.blank_captions)
         also = f" (and {', '.join(uncounted)}, not counted)" if uncounted else ""
@@ -153,13 +154,14 @@ class EncodePlan(Viewed):
             ("chunks", f"{len(self.grid):,} of {_rows_words(self.grid)}{self._done()}"),
             ("image encoder", self._encoder("image", f"{dataset.image.resolution} px -> ")),
             ("text encoder", self._encoder("text", "")),
-            *((one.setting, one.words()) for one in self.choices),
+            *((name, one.words()) for name, one in chosen.items() if name != "threads"),
         ]
         if layout is None or not layout.workers:
             rows.append(("workers", "those of the cluster"))
             allowed = ""
         else:
-            rows.append(("workers", f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"))
+            words = f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"
+            rows.append(("workers", f"{words}: {chosen['threads'].why}"))
             allowed = f", {size(layout.memory_limit)} allowed"
         others = "".join(f" ({size(memory)} with {name})" for name, memory in need.engine_memory.items())
         rows.append(("memory", f"about {size(need.worker_memory)} per worker{others}{allowed}"))

@@ -6,7 +6,8 @@ Does not cover: the file (`cache`), the process (`child`), what is measured.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,11 @@ class Measured:
     seconds: Mapping[str, float]
     failure: str = ""
     notes: tuple[str, ...] = ()
+
+
+def clock_for(threads: int) -> Callable[[], float]:
+    """The clock of a measurement: for one thread its CPU time, which other work on the machine hardly changes."""
+    return time.thread_time if threads == 1 else time.perf_counter
 
 
 def seconds_of(

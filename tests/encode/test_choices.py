@@ -106,7 +106,7 @@ def test_the_table_is_in_the_text_the_notebook_the_terminal_and_the_json(kl: Pat
         assert "ncnn is 2 times as fast as torch" in text
         assert "bf16 is 0.5 times as fast as fp32" in text
         assert "64 images, 32 captions" in text
-        assert "1 a worker" in text
+        assert "1 worker x 1 thread (one worker): a rule: one worker for each core" in text
     chosen = json.loads(json.dumps(plan.to_json()))["chosen"]
     assert [one["setting"] for one in chosen] == ["engine", "precision", "batch", "threads"]
     assert chosen[0]["seconds"] == {"ncnn fp32": 1.0, "torch fp32": 2.0}

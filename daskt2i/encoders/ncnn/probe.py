@@ -19,13 +19,13 @@ import numpy as np
 
 from daskt2i.encoders.ncnn.engine import Net
 from daskt2i.encoders.ncnn.network import INPUT, Network
-from daskt2i.probes.measure import Measured, seconds_of
+from daskt2i.probes.measure import Measured, clock_for, seconds_of
 from daskt2i.types import Runtime
 
 PROBE = f"{__name__}:probe"
 """What a child process calls."""
 
-VERSION = 2
+VERSION = 3
 """Of the probe: another one asks for another measurement."""
 
 ENGINES = ("torch", "ncnn")
@@ -150,21 +150,27 @@ def _pair_seconds(channels: int, side: int, runtime: Runtime) -> dict[str, float
             net = Net(network)
             picture = pixels.numpy()[0]
             # torch shares an image among its threads. ncnn computes it by one, and a batch may be a single image.
-            return dict(zip(("torch", "ncnn"), _least(by_torch, lambda: net.run(picture)), strict=True))
+            return dict(
+                zip(
+                    ("torch", "ncnn"),
+                    _least(clock_for(runtime.threads), by_torch, lambda: net.run(picture)),
+                    strict=True,
+                )
+            )
     finally:
         torch.set_num_threads(before)
 
 
-def _least(*calls: Callable[[], object]) -> list[float]:
-    """The shortest time of each call. They take turns, so that other work on the machine disturbs all of them."""
+def _least(clock: Callable[[], float], *calls: Callable[[], object]) -> list[float]:
+    """The shortest time of each call, by a clock. They take turns, so that other work disturbs all of them."""
     for call in calls:
         call()
     best, start = [float("inf")] * len(calls), time.perf_counter()
     for _ in range(REPEATS):
         for place, call in enumerate(calls):
-            begun = time.perf_counter()
+            begun = clock()
             call()
-            best[place] = min(best[place], time.perf_counter() - begun)
+            best[place] = min(best[place], clock() - begun)
         if time.perf_counter() - start > SECONDS:
             break
     return best
