@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.redact import without_secret
-from daskt2i.types import Receipt
+from daskt2i.types import Receipt, Runtime
 from daskt2i.view import Viewed
 
 
@@ -62,6 +62,51 @@ class WorkersReady:
     executor_info: ExecutorInfo
     chunks_done: int
     rows_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksFound:
+    """What is in the store before the first chunk of this encode, from the receipts of earlier runs.
+
+    Attributes:
+        rows, chunks: of the whole store. The last chunk may have fewer rows.
+        rows_per_chunk: rows of every other chunk.
+        done: one byte for each chunk: 1 if it is finished, else 0.
+        accepted, rejected, captions, truncated, stored_bytes: totals of the finished chunks. `rejected` is reason ->
+            rows.
+    """
+
+    rows: int
+    chunks: int
+    rows_per_chunk: int
+    done: bytes
+    accepted: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    captions: int = 0
+    truncated: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReady:
+    """The first worker has loaded the encoders, so it is known how they run.
+
+    Attributes:
+        runtime: device, precision, threads and engine.
+        batch: images in one batch.
+        min_psnr: a chunk whose checked rows are below this PSNR is refused, dB.
+    """
+
+    runtime: Runtime
+    batch: int
+    min_psnr: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSent:
+    """A chunk was given to the executor: it runs, or it is the next one of a worker."""
+
+    chunk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +228,9 @@ Event = (
     | StageEnded
     | DashboardReady
     | WorkersReady
+    | ChunksFound
+    | ModelReady
+    | ChunkSent
     | ChunkDone
     | ChunkFailed
     | Waiting

@@ -61,6 +61,7 @@ MAY_IMPORT = {
     "train": "errors types protocols view events formatting plan config images machine store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
+    "dashboard": "redact errors types events formatting display",
     "session": "errors addresses protocols view events formatting plan config machine deploy store estimate"
     " model launch encode insights executors sample train",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
@@ -86,7 +87,6 @@ BY_NAME = {
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""
 
 MAY_USE_DISTRIBUTED = {"deploy", "launch", "executors", "session", "run", "dashboard"}
-"""The last one is still to come."""
 
 HEAVY = {"torch", "diffusers", "transformers"}
 FORBIDDEN_NAMES = {"utils", "core", "common", "base", "manager", "registry"}

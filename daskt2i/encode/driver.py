@@ -28,7 +28,7 @@ from daskt2i.encode.verify import problem_of_shared
 from daskt2i.errors import Interrupted, StoreError
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
-from daskt2i.events import Listener, Note, WorkersReady, ignore, stage_events
+from daskt2i.events import ChunksFound, Listener, ModelReady, Note, WorkersReady, ignore, stage_events
 from daskt2i.formatting import many
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.redact import without_secret
@@ -112,6 +112,7 @@ class _Run:
             if prepared.stored is None:  # the folder alone continues a run that is stopped before its store exists
                 self._keep_settings()
             done = self._find_done()
+            self._tell_found(done)
             if not all(done) or self._shared_is_damaged():
                 with closing(self.executor):
                     self._run_open(done)
@@ -160,6 +161,11 @@ class _Run:
             self._tell(f"{problem}. It is written again.")
         return problem is not None
 
+    def _tell_found(self, done: bytearray) -> None:
+        grid, result = self.prepared.grid, self.result
+        totals = (result.accepted, result.rejected, result.captions, result.truncated, result.bytes)
+        self.listener(ChunksFound(result.rows, len(grid), grid.rows_per_chunk, bytes(done), *totals))
+
     def _tell(self, text: str) -> None:
         self.listener(Note(text))
 
@@ -195,6 +201,7 @@ class _Run:
             empty_prompt(prepared.text_info, found.empty),
         )
         self._keep_settings()
+        self.listener(ModelReady(job.runtime, job.batch, job.min_psnr))
         return job
 
     def _keep_settings(self) -> None:

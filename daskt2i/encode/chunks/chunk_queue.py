@@ -23,7 +23,7 @@ from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import ERRORS
 from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import Daskt2iError, ExecutorError, StoreError, TakenOver, WorkerLost, sentence
-from daskt2i.events import ChunkDone, ChunkFailed, Note
+from daskt2i.events import ChunkDone, ChunkFailed, ChunkSent, Note
 from daskt2i.faults.kinds import Kind, kind_of
 from daskt2i.faults.suspects import Step, Suspects
 from daskt2i.protocols import Executor, ExecutorInfo
@@ -132,6 +132,7 @@ class ChunkQueue:
             if index is None:
                 return
             self.standstill.drawn(index)
+            self.standstill.hear(ChunkSent(index))
             yield self._chunk(index)
 
     def _chunk(self, index: int) -> Chunk:
@@ -220,6 +221,7 @@ class ChunkQueue:
             )
             trial = Trial(self.executor, self.job, self.standstill.hear)
             self.standstill.drawn(index)
+            self.standstill.hear(ChunkSent(index))
             outcome = trial.treat(self._chunk(index), error, died_at)
             self.standstill.ended(index)
             self.job = trial.job

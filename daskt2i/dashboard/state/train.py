@@ -1,0 +1,100 @@
+"""The figures of a training, folded from its messages.
+
+Covers: steps, losses, speed, ranks, checkpoints, pictures.
+Does not cover: what all stages have (`run_state`), encodes (`encode`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from daskt2i.dashboard.state.series import Series, whole
+
+MOST_PICTURES = 4
+
+
+class TrainFigures:
+    """The newest training.
+
+    Attributes:
+        training: `train` or `train-vae`, the newest one. steps: of the whole training. step: the newest. first_step:
+            where this training began or continued. train_batch: samples of a step. attempt: number of the start.
+        loss, heldout, learning_rate, norm: (step, value). heldout_figures: name -> its newest value.
+        speed: (step, samples per second of all ranks). shares: share of the time of rank 0 -> 0 to 1: `waiting` (for
+            data), `forward`, `backward`, `optimiser`, `exchange` (for other ranks).
+        ranks: number of ranks. places: where they run. rank_figures: rank -> `step`, `doing`, `memory` (bytes), `cpu`
+            (cores), `silent` (seconds since its last beat), `host`, `pid`.
+        checkpoint: step of the newest checkpoint, or None. about: `precision`, `device`, `threads`, `parameters`.
+        pictures: (step, caption, data URI), the newest last.
+    """
+
+    stages: dict[str, str]
+    waiting: str
+
+    def _begin_training(self, training: str) -> None:
+        self.training = training
+        self.train_begun: float | None = None
+        self.train_ended: float | None = None
+        self.steps = self.step = self.first_step = self.train_batch = self.attempt = self.ranks = 0
+        self.loss, self.heldout, self.learning_rate, self.norm = Series(), Series(), Series(), Series()
+        self.speed = Series()
+        self.heldout_figures: dict[str, float] = {}
+        self.shares: dict[str, float] = {}
+        self.places: list[str] = []
+        self.rank_figures: dict[int, dict[str, Any]] = {}
+        self.checkpoint: int | None = None
+        self.about: dict[str, Any] = {}
+        self.pictures: deque[tuple[int, str, str]] = deque(maxlen=MOST_PICTURES)
+
+    def _hear_ranks(self, m: Mapping[str, Any], at: float) -> None:
+        self.attempt, self.ranks = whole(m["attempt"]), whole(m["ranks"])
+        self.places = [str(one) for one in m.get("places", ())]
+        self.rank_figures, self.waiting = {}, ""
+
+    def _hear_started(self, m: Mapping[str, Any], at: float) -> None:
+        self.step = self.first_step = whole(m["step"])
+        self.steps, self.ranks = whole(m.get("steps", self.steps)), whole(m.get("ranks", self.ranks))
+        self.about = {k: m[k] for k in ("precision", "device", "threads", "parameters", "step_seconds") if k in m}
+        self.waiting = ""
+
+    def _hear_step(self, m: Mapping[str, Any], at: float) -> None:
+        self.step, self.waiting = whole(m["step"]), ""
+        for series, name in ((self.loss, "loss"), (self.learning_rate, "rate"), (self.norm, "norm")):
+            if name in m:
+                series.add(self.step, float(m[name]))
+        if m.get("samples_per_second"):
+            self.speed.add(self.step, float(m["samples_per_second"]))
+        self.shares = {str(k): float(v) for k, v in m.get("shares", {}).items()} or self.shares
+
+    def _hear_heldout(self, m: Mapping[str, Any], at: float) -> None:
+        figures = {k: float(v) for k, v in m.items() if k.startswith("heldout_")}
+        self.heldout.add(whole(m["step"]), figures["heldout_loss"])
+        self.heldout_figures = figures
+
+    def _hear_checkpoint(self, m: Mapping[str, Any], at: float) -> None:
+        self.checkpoint = whole(m["step"])
+
+    def _hear_pulse(self, m: Mapping[str, Any], at: float) -> None:
+        kept = {k: v for k, v in m.items() if k not in ("v", "run", "stage", "kind", "rank")}
+        self.rank_figures[whole(m["rank"])] = kept
+
+    def _hear_picture(self, m: Mapping[str, Any], at: float) -> None:
+        data = str(m["data"])
+        if data.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")):
+            self.pictures.append((whole(m["step"]), str(m["caption"]), data))
+
+    @property
+    def samples_per_second(self) -> dict[int, float]:
+        """Rank -> its samples per second. All ranks do the same steps, so each has an equal part."""
+        if self.speed.last is None or not self.ranks:
+            return {}
+        return dict.fromkeys(range(self.ranks), self.speed.last[1] / self.ranks)
+
+    @property
+    def steps_left_seconds(self) -> float | None:
+        """Seconds until the last step at the newest speed; None if it is not known."""
+        if self.speed.last is None or not self.steps or self.stages.get(self.training) != "running":
+            return None
+        return (self.steps - self.step) * self.train_batch / self.speed.last[1]

@@ -1,0 +1,254 @@
+"""What is known of a run from its messages: it equals the events, it stays small, and damaged messages do no harm."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from daskt2i.dashboard.messages import MOST_PICTURE, Message, Messages
+from daskt2i.dashboard.run_state import RunState
+from daskt2i.dashboard.state.series import Histogram, Series, Strip
+from daskt2i.errors import Reason, SourceError
+from daskt2i.events import (
+    ChunkDone,
+    ChunkFailed,
+    ChunkSent,
+    ChunksFound,
+    Event,
+    LaunchEvent,
+    ModelReady,
+    Note,
+    StageEnded,
+    StageStarted,
+    Waiting,
+    WorkersReady,
+)
+from daskt2i.protocols import ExecutorInfo
+from daskt2i.types import Receipt, Rejection, Runtime, Shard
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def receipt(
+    chunk: int, rows: int = 64, rejected: int = 0, worker: str = "host:1", psnr: tuple[float, ...] = ()
+) -> Receipt:
+    start = chunk * rows
+    return Receipt(
+        chunk=chunk,
+        start=start,
+        stop=start + rows,
+        fingerprint="f",
+        accepted=rows - rejected,
+        captions=5 * (rows - rejected),
+        truncated=1,
+        rejected=tuple(Rejection(start + i, 7, Reason.MISSING_FILE, "no such file") for i in range(rejected)),
+        inputs="",
+        seconds={"total": 2.0, "encode_image": 1.5, "read": 0.25, "load": 0.0},
+        worker=worker,
+        loads={},
+        batch=8,
+        peak_bytes=10**9,
+        psnr=psnr,
+        shards=(Shard("c/0", "0" * 64, 1_000),),
+    )
+
+
+def encode_events(chunks: int, workers: int = 2, done: int = 0) -> Iterator[Event]:
+    yield StageStarted("encode", chunks * 64)
+    flags = bytes(1 if chunk < done else 0 for chunk in range(chunks))
+    yield ChunksFound(chunks * 64, chunks, 64, flags, done * 64, {}, done * 64 * 5, 0, done * 1_000)
+    yield WorkersReady(ExecutorInfo(workers, 1, 2**31, "tcp://1", "http://x"), done, done * 64)
+    yield ModelReady(Runtime("cpu", "bf16", 1, "ncnn"), 8, 20.0)
+    for chunk in range(done, chunks):
+        yield ChunkSent(chunk)
+        yield ChunkDone(receipt(chunk, rejected=chunk % 3, worker=f"host:{chunk % workers}", psnr=(30.0 + chunk % 7,)))
+    yield StageEnded("encode")
+
+
+def told(events: Iterable[Event], seconds: float = 0.1) -> list[Message]:
+    """The messages of events that come every so many seconds, as JSON brings them."""
+    clock = Clock()
+    messages = Messages("r1", "/data/runs/demo", clock, clock)
+    found: list[Message] = []
+    for event in events:
+        found += messages.hear(event)
+        clock.now += seconds
+    return [json.loads(json.dumps(message, allow_nan=False)) for message in found]
+
+
+def folded(messages: Iterable[Any]) -> RunState:
+    state = RunState()
+    for message in messages:
+        state.hear(message)
+    return state
+
+
+def test_the_totals_of_an_encode_are_those_of_its_receipts() -> None:
+    state = folded(told(encode_events(chunks=40, done=10)))
+    rejected = sum(chunk % 3 for chunk in range(10, 40))
+    assert (state.rows, state.rows_before, state.rows_done) == (40 * 64, 640, 40 * 64)
+    assert (state.accepted, state.rejected) == (40 * 64 - rejected, {"missing-file": rejected})
+    assert (state.captions, state.truncated, state.bytes) == (5 * state.accepted, 30, 40_000)
+    assert state.chunk_states == {"waiting": 0, "running": 0, "written": 40, "again": 0, "failed": 0}
+    assert state.strip == "W" * 40
+    assert (state.engine, state.precision, state.memory_limit, state.label) == ("ncnn", "bf16", 2**31, "demo")
+    assert sum(state.psnr_counts) == 30
+    assert state.psnr_lowest == 30.0
+    assert state.parts["encode_image"] == pytest.approx(45.0)
+    assert {name: one["rows"] for name, one in state.workers.items()} == {"host:0": 960, "host:1": 960}
+    assert (state.stages, state.finished, state.eta) == ({"encode": "done"}, True, None)
+    assert len(state.newest_rejected) == 24
+
+
+def test_a_reader_who_missed_all_messages_but_one_has_the_totals() -> None:
+    messages = told(encode_events(chunks=40))
+    last = [one for one in messages if one["kind"] == "chunks"][-1]
+    late, whole = folded([last]), folded(messages)
+    for name in ("rows_done", "accepted", "rejected", "bytes", "chunk_states", "strip", "parts", "psnr_counts"):
+        assert getattr(late, name) == getattr(whole, name), name
+
+
+def test_messages_come_twice_a_second_however_many_chunks_end() -> None:
+    messages = told(encode_events(chunks=2_000), seconds=0.001)
+    assert sum(one["kind"] == "chunks" for one in messages) <= 2 + 4_000 * 0.001 / 0.5 + 1
+    assert max(len(json.dumps(one)) for one in messages) < 20_000
+
+
+def test_the_state_stays_small_with_10_000_chunks_and_3_000_workers() -> None:
+    state = folded(told(encode_events(chunks=10_000, workers=3_000), seconds=0.05))
+    assert (state.rows_done, len(state.strip), state.chunk_states["written"]) == (640_000, 1_000, 10_000)
+    assert (len(state.workers), state.workers_seen) == (1_000, 3_000)
+    assert len(json.dumps(state.to_json())) < 600_000
+
+
+def test_the_time_left_lies_in_its_range_and_comes_from_the_rate() -> None:
+    events = list(encode_events(chunks=100, workers=1))[:60]
+    state = folded(told(events, seconds=1.0))
+    assert state.eta is not None
+    assert state.rate is not None
+    left, low, high = state.eta
+    assert low <= left <= high
+    assert left == pytest.approx((state.rows - state.rows_done) / state.rate, rel=0.2)
+
+
+def test_a_failed_chunk_is_seen_at_once_on_the_strip_and_in_a_note() -> None:
+    events = [*list(encode_events(chunks=5))[:4], ChunkSent(0), ChunkFailed(0, SourceError("no disk"), final=False)]
+    state = folded(told(events))
+    assert (state.strip, state.chunk_states["again"]) == ("a....", 1)
+    assert "chunk 0 failed: no disk" in state.notes[-1][1]
+    assert folded(told([*events, ChunkFailed(0, SourceError("no disk"), final=True)])).strip == "f...."
+    assert folded(told([*events, ChunkDone(receipt(0)), StageEnded("encode")])).strip == "W...."
+
+
+def train_events(steps: int, every: int = 1) -> Iterator[Event]:
+    yield StageStarted("train", steps, 16)
+    yield LaunchEvent("attempt", 1, None, {"ranks": 2, "backend": "gloo", "places": ["tcp://a", "tcp://b"]})
+    about = {"ranks": 2, "threads": 1, "precision": "bf16", "device": "cpu", "parameters": 5_000}
+    yield LaunchEvent("started", 1, 0, {"step": 0, "steps": steps, **about})
+    for step in range(every, steps + 1, every):
+        speed = {"samples_per_second": 80.0, "shares": {"waiting": 0.1, "exchange": 0.2}}
+        yield LaunchEvent("step", 1, 0, {"step": step, "loss": 1.0 / step, "norm": 0.5, "rate": 1e-4, **speed})
+    yield LaunchEvent("heldout", 1, 0, {"step": steps, "heldout_loss": 0.25, "heldout_psnr": 21.5})
+    yield LaunchEvent("pulse", 1, 1, {"step": steps, "doing": "computes", "memory": 7e8, "cpu": 1.9, "silent": 0.1})
+    yield LaunchEvent("checkpoint", 1, 0, {"step": steps})
+    yield StageEnded("train")
+
+
+def test_the_figures_of_a_training_are_those_of_its_ranks() -> None:
+    state = folded(told(train_events(5_000)))
+    assert (state.step, state.steps, state.ranks, state.attempt) == (5_000, 5_000, 2, 1)
+    assert state.loss.last == (5_000, 1.0 / 5_000)
+    assert next(iter(state.loss)) == (1, 1.0)
+    assert len(state.loss) <= 600
+    assert state.heldout.last == (5_000, 0.25)
+    assert state.heldout_figures["heldout_psnr"] == 21.5
+    assert state.samples_per_second == {0: 40.0, 1: 40.0}
+    assert state.shares == {"waiting": 0.1, "exchange": 0.2}
+    assert state.rank_figures[1]["memory"] == 7e8
+    assert (state.checkpoint, state.about["precision"]) == (5_000, "bf16")
+
+
+def test_steps_that_are_repeated_after_a_restart_replace_the_first_ones() -> None:
+    events = [*list(train_events(40))[:-4], *list(train_events(20))[1:-4]]
+    state = folded(told(events))
+    assert (state.step, state.loss.last) == (20, (20, 0.05))
+    assert [step for step, _ in state.loss] == sorted({step for step, _ in state.loss})
+
+
+def test_a_state_comes_back_from_json() -> None:
+    state = folded([*told(encode_events(chunks=40)), *told(train_events(300))])
+    again = RunState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
+    assert json.dumps(again.to_json()) == json.dumps(state.to_json())
+    assert (again.loss, again.workers, again.newest_rejected) == (state.loss, state.workers, state.newest_rejected)
+
+
+DAMAGED = [
+    *(None, 3, "text", [], {}, {"v": 2, "kind": "chunks"}, {"v": 1}, {"v": 1, "kind": "chunks"}, {"v": 1, "kind": 5}),
+    {"v": 1, "kind": "chunks", "rejected": []},
+    {"v": 1, "kind": "step", "step": None, "loss": "x"},
+    {"v": 1, "kind": "step", "step": 10**400, "loss": 1.0},
+    {"v": 1, "kind": "state", "state": 7},
+    {"v": 1, "kind": "picture", "step": 1, "caption": "", "data": "javascript:alert(1)"},
+]
+
+
+@pytest.mark.parametrize("message", DAMAGED, ids=lambda one: str(one)[:40])
+def test_a_damaged_message_changes_nothing(message: Any) -> None:
+    state = folded(told(encode_events(chunks=3)))
+    before = state.to_json()
+    state.hear(message, 5.0)
+    assert {**state.to_json(), "unknown": 0} == {**before, "unknown": 0}
+
+
+def test_secrets_are_hidden_and_long_sentences_are_cut() -> None:
+    events = [StageStarted("encode", 1), Note("see https://me:pw12345@host/a " + "x" * 1_000)]
+    events.append(Waiting("https://me:pw12345@host/b", "w:1", 3.0))
+    text = json.dumps(told(events))
+    assert "pw12345" not in text
+    assert max(len(str(one.get("text", ""))) for one in json.loads(text)) <= 300
+
+
+def test_a_picture_that_is_too_large_is_not_sent() -> None:
+    messages = Messages("r", "/x")
+    messages.begin("train", 10)
+    assert messages.picture(3, "a dog", "data:image/png;base64," + "A" * MOST_PICTURE) == []
+    (sent,) = messages.picture(3, "a dog", "data:image/png;base64,AAAA")
+    assert folded([sent]).pictures[-1] == (3, "a dog", "data:image/png;base64,AAAA")
+
+
+def test_a_long_series_keeps_its_first_and_last_point_and_its_shape() -> None:
+    series = Series(((float(x), x) for x in range(100_000)), most=100)
+    points = list(series)
+    assert (points[0], points[-1]) == ((0.0, 0), (99_999.0, 99_999))
+    assert 50 <= len(points) <= 100
+    assert len({b[0] - a[0] for a, b in itertools.pairwise(points[:-1])}) == 1
+
+
+def test_a_strip_says_what_matters_most_in_each_cell() -> None:
+    strip = Strip(bytes(2_500))
+    assert strip.letters() == "." * 1_000
+    for chunk in range(0, 2_500, 2):
+        strip.put(chunk, Strip.WRITTEN)
+    strip.put(2_499, Strip.FAILED)
+    strip.put(9_999, Strip.FAILED)
+    letters = strip.letters()
+    assert (letters[-1], set(letters[:-1]) <= set("12345678W.")) == ("f", True)
+    assert strip.by_name() == {"waiting": 1_249, "written": 1_250, "running": 0, "again": 0, "failed": 1}
+
+
+def test_values_outside_the_histogram_are_counted_at_its_ends() -> None:
+    found = Histogram((0.0, 10.0, 20.0))
+    found.add((-5.0, 3.0, 10.0, 99.0, float("nan")))
+    assert (found.counts, found.lowest) == ([2, 2], -5.0)
