@@ -39,13 +39,15 @@ class RunState(EncodeFigures, TrainFigures):
         activity: what the stage is doing now. waiting: what it waits for, a sentence; "" if everything moves.
         notes: the newest 50 notes (time, text), the newest last. counts: kind of work -> (done, total).
         unknown: number of messages that a later version of daskt2i wrote, or that are damaged.
+        version: one more for each message. Who draws the state looks whether it changed.
 
         estimate: what was forecast for the whole encode; empty without an estimate: `seconds`, `bytes`, `workers`,
             `currency`, `prices` (name -> cost), `per_hour` (name -> price). See `estimate_so_far`.
     """
 
-    def __init__(self) -> None:
-        self.run, self.label, self.out, self.stage = "", "", "", ""
+    def __init__(self, run: str = "") -> None:
+        self.run, self.label, self.out, self.stage = run, "", "", ""
+        self.version = 0
         self.stages: dict[str, str] = {}
         self.begun: float | None = None
         self.ended: float | None = None
@@ -64,6 +66,7 @@ class RunState(EncodeFigures, TrainFigures):
         Args:
             when: when it came; the message itself says it better.
         """
+        self.version += 1
         try:
             if message["v"] != VERSION:
                 self.unknown += 1
@@ -204,4 +207,6 @@ class RunState(EncodeFigures, TrainFigures):
         return state
 
     def _hear_state(self, m: Mapping[str, Any], at: float) -> None:
+        run, version = self.run, self.version
         vars(self).update(vars(RunState.from_json(m["state"])))
+        self.run, self.version = run or self.run, version
