@@ -61,9 +61,9 @@ MAY_IMPORT = {
     "train": "errors types protocols view events formatting plan config images machine store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
-    "dashboard": "redact errors types events formatting display",
+    "dashboard": "redact errors types events formatting store estimate display",
     "session": "errors addresses protocols view events formatting plan config machine deploy store estimate"
-    " model launch encode insights executors sample train",
+    " model launch encode insights executors sample train dashboard",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",

@@ -68,8 +68,8 @@ TOPICS = {
 PAUSE = 0.5
 """Seconds between two messages about chunks, or about one count."""
 
-MOST_TEXT, MOST_WORKERS, MOST_REJECTED, MOST_PICTURE = 300, 100, 5, 65_536
-"""Limits of one message: characters of a sentence, workers, rejected rows, characters of a picture."""
+MOST_TEXT, MOST_WORKERS, MOST_REJECTED, MOST_PICTURE, MOST_THUMBNAIL = 300, 100, 5, 65_536, 8_192
+"""Limits of a message: characters of a sentence, workers, rejected rows, characters of a picture and a thumbnail."""
 
 _RANGE_SECONDS = 120.0
 """The range of the time left comes from the rates of so many seconds."""
@@ -151,14 +151,14 @@ class Messages:
 
     def picture(self, step: int, caption: str, data: str) -> list[Message]:
         """A picture of the training as a data URI. One that is too large is left out."""
-        if len(data) > MOST_PICTURE:
+        if not data or len(data) > MOST_PICTURE:
             return []
         return [self._message("picture", step=step, caption=_short(caption), data=data)]
 
     def thumbnail(self, row: int, caption: str, data: str) -> None:
         """Caption and small picture of a rejected row, for the next message about chunks."""
         if self._encode is not None:
-            self._encode.illustrate(row, _short(caption), data if len(data) <= MOST_PICTURE // 8 else "")
+            self._encode.illustrate(row, _short(caption), data if len(data) <= MOST_THUMBNAIL else "")
 
     def _message(self, kind: str, **fields: Any) -> Message:
         head = {"v": VERSION, "run": self.run, "stage": self.stage, "kind": kind, "at": round(self._clock(), 3)}

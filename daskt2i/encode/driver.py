@@ -201,7 +201,7 @@ class _Run:
             empty_prompt(prepared.text_info, found.empty),
         )
         self._keep_settings()
-        self.listener(ModelReady(job.runtime, job.batch, job.min_psnr))
+        self.listener(ModelReady(replace(job.runtime, device=self.device), job.batch, job.min_psnr))
         return job
 
     def _keep_settings(self) -> None:

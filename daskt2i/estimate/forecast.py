@@ -172,6 +172,32 @@ def compare_forecast(folder: RunFolder, finished: Finished) -> ForecastCompariso
     return found
 
 
+def forecast_figures(folder: RunFolder, workers: int) -> dict[str, Any]:
+    """What the forecast of a folder says of a run with so many workers, to show it beside the run.
+
+    Returns:
+        `seconds` and `workers` of the forecast with the nearest number of workers, `bytes` of the store, `currency`,
+        `prices` and `per_hour` by name of a machine. What the file does not say is left out; all of it without a file.
+    """
+    record = _read(folder)
+    found: dict[str, Any] = {}
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        runs = [(abs(int(one["workers"]) - workers), float(one["seconds"]), one) for one in record["forecasts"]]
+        _, seconds, nearest = min(runs, key=lambda run: run[:2])
+        found |= {"seconds": seconds, "workers": int(nearest["workers"])}
+    with suppress(KeyError, TypeError, ValueError):
+        found |= {"bytes": int(record["disk"]["total"])}
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        prices = record["prices"]
+        machines = [one for one in prices["runs"] if one.get("cost") is not None][:5]
+        found |= {
+            "currency": str(prices["currency"]),
+            "prices": {str(one["name"]): float(one["cost"]) for one in machines},
+            "per_hour": {str(one["name"]): float(one["per_hour"]) for one in machines},
+        }
+    return found
+
+
 def _read(folder: RunFolder) -> dict[str, Any]:
     try:
         found = documents.read_json(documents.text_of(folder.read(ESTIMATE)))

@@ -21,7 +21,6 @@ from typing import Any, Generic, TypeVar
 from dask.utils import key_split
 from distributed import Client, Future, KilledWorker, Reschedule, as_completed, get_worker
 from distributed.core import Status
-from distributed.metrics import context_meter
 
 from daskt2i.deploy.connect import Connection
 from daskt2i.deploy.workers import workers_of
@@ -31,6 +30,7 @@ from daskt2i.errors import SchedulerError
 from daskt2i.events import Waiting
 from daskt2i.executors.attempts import described, lost
 from daskt2i.executors.dask_losses import Losses
+from daskt2i.executors.dask_names import key_of, measure, span_of
 from daskt2i.portable_errors import portable
 from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.retries import ALLOWED_DEATHS, FIRST_WORKER_SECONDS, NO_WORKERS_SECONDS
@@ -41,9 +41,6 @@ R = TypeVar("R")
 _COUNT_SECONDS = 5.0
 
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
-
-_IN_THREAD = ("load", "wait", "encode_image", "encode_text", "gate", "write")
-"""Stages in the task's own thread. Reading and decoding run in other threads at the same time, so they do not count."""
 
 
 class DaskExecutor:
@@ -305,7 +302,8 @@ class _Flight(Generic[T, R]):
         # Without pure=False equal calls would share one future, and a retry of a chunk would not run.
         # `workers=` bypasses the scheduler's queue, so it is used only after a worker was set aside.
         places = {} if self.allowed is None else {"workers": self.allowed, "allow_other_workers": False}
-        future = self.client.submit(_on_worker, self._work, item, pure=False, key=None, **places)
+        with span_of(self._work):
+            future = self.client.submit(_on_worker, self._work, item, pure=False, key=key_of(self._work), **places)
         self.flying[future] = (item, self.allowed)
         self._completed.add(future)
 
@@ -374,7 +372,6 @@ def _on_worker(work: Callable[[T], R], item: T) -> R:
             raise failed
         finally:
             del failed  # breaks the reference cycle between the error and this frame
-    for stage, value in (getattr(result, "seconds", None) or {}).items():
-        if stage in _IN_THREAD:
-            context_meter.digest_metric(stage, value, "seconds")
+    # The result of a chunk is its receipt and where it lies.
+    measure(getattr(getattr(result, "receipt", result), "seconds", None) or {})
     return result

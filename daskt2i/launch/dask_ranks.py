@@ -19,7 +19,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import psutil
-from distributed import Client, Future, get_worker
+from distributed import Client, Future, get_worker, span
 from distributed.comm import get_address_host
 from distributed.core import Status
 
@@ -122,17 +122,18 @@ class DaskRankSpawner:
 
     def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
         """See `RankSpawner.start`."""
-        future = self.client.submit(
-            _on_worker,
-            spec,
-            node.ident,
-            launch,
-            self.topic,
-            key=f"rank-{spec.rank}-{launch}",
-            workers=[node.address],
-            pure=False,
-            retries=0,
-        )
+        with span(self.topic):
+            future = self.client.submit(
+                _on_worker,
+                spec,
+                node.ident,
+                launch,
+                self.topic,
+                key=f"train-rank-{spec.rank}-{launch}",
+                workers=[node.address],
+                pure=False,
+                retries=0,
+            )
         self._flying[future] = (launch, spec.rank, node.address)
         future.add_done_callback(self._done)
 

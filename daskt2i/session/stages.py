@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from daskt2i.config.settings import OptimiserSettings, SampleSettings, Workflow
+from daskt2i.dashboard.listener import Watched
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.saved_workflow import keep_first_settings
@@ -29,7 +30,7 @@ from daskt2i.sample.heldout_captions import heldout_captions
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
-from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
@@ -46,7 +47,8 @@ class Stages:
     """
 
     def __init__(self, workflow: Workflow, folder: RunFolder, workers: Session, listener: Listener) -> None:
-        self.workflow, self.folder, self.workers, self.listener = workflow, folder, workers, listener
+        self.workflow, self.folder, self.workers = workflow, folder, workers
+        self.listener = self.watched = Watched(folder, lambda: workers.client, listener)
 
     def encode_plan(self, *, draw: bool = True) -> EncodePlan:
         """Plan what `encode` would do.
@@ -120,7 +122,8 @@ class Stages:
     def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
         """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts."""
         executor = self.workers.executor(self._layout())
-        return evaluate(self.workflow, self.folder, executor, prompts, self.listener)
+        with self.watched.stage("evaluate"):
+            return evaluate(self.workflow, self.folder, executor, prompts, self.listener)
 
     def insights(self, *, pictures: bool, tokens: bool, top: int) -> InsightsResult:
         """Write the report of the data set."""
@@ -128,7 +131,8 @@ class Stages:
         executor, dataset = self.workers.executor(layout), settled(self.workflow)
         how = {"pictures": pictures, "tokens": tokens}
         keep_first_settings(self.workflow, self.folder)  # the folder alone continues, also if no encode ran before
-        return insights(dataset, self.folder, executor, **how, top=top, listener=self.listener)
+        with self.watched.stage("insights"):
+            return insights(dataset, self.folder, executor, **how, top=top, listener=self.listener)
 
     def _encode(self, plan: EncodePlan) -> EncodeResult:
         return encode(plan, self.workers.executor(_layout_of(plan)), self.listener)
@@ -143,7 +147,10 @@ class Stages:
         device, keep_memory = self.workflow.run.device, self.workflow.run.keep_memory
         how = SamplerSettings(settings.steps, settings.guidance, settings.sampler, settings.batch, keep_memory)
         executor = self.workers.executor(layout)
-        return sample(self.folder, requests, how, executor, device, self.listener, self.workflow.dataset)
+        with self.watched.stage("sample", len(requests)):
+            drawn = sample(self.folder, requests, how, executor, device, self.listener, self.workflow.dataset)
+            self.watched.show_file(f"{SAMPLES}/sheet.png", ", ".join(dict.fromkeys(one.prompt for one in requests)))
+            return drawn
 
     def _prompts(self) -> list[str]:
         """What `run` draws: the prompts of the workflow, else captions that the model did not learn."""

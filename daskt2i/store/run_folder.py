@@ -1,6 +1,6 @@
 """The run folder: it holds everything that a run makes, on this machine or at an fsspec address.
 
-    workflow.yaml  latents.zarr/  receipts/  manifest.parquet  train/  pipeline/  samples/  reports/
+    workflow.yaml  latents.zarr/  receipts/  manifest.parquet  train/  pipeline/  samples/  reports/  events.jsonl
 
 Covers: the names of the objects inside; reading and writing whole objects; atomic writes that are on disk when the call
 returns; errors for a full disk, a missing bucket or a missing package.
@@ -40,6 +40,7 @@ LOCK = "encode.lock"
 CHECK = "encode.check"
 STANDSTILL = "encode.json"
 MARKER = "daskt2i-run.json"
+EVENTS = "events.jsonl"
 TRAIN = "train"
 PIPELINE = "pipeline"
 SAMPLES = "samples"
@@ -47,7 +48,7 @@ REPORTS = "reports"
 
 Buffer = bytes | bytearray | memoryview
 
-FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER)
+FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER, EVENTS)
 """Objects that daskt2i writes directly into a run folder."""
 
 FOLDERS = (STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS, "errors", "train-vae", "vae", "attempts", "waiting")

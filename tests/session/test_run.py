@@ -26,6 +26,7 @@ from PIL.Image import Image
 
 import daskt2i
 from daskt2i.cli.front import parse_sets
+from daskt2i.dashboard.event_file import read_events
 from daskt2i.errors import (
     ConfigError,
     Daskt2iError,
@@ -40,6 +41,7 @@ from daskt2i.events import ChunkDone, Event, Note, PlanReady, ResultReady, Stage
 from daskt2i.plan import WorkerLayout
 from daskt2i.run import Run
 from daskt2i.sources.fake import FakeSource
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Row
 
 ROWS = 20
@@ -81,6 +83,23 @@ def test_one_run_object_encodes_trains_and_draws(finished: Run) -> None:
     assert again.sample.seconds == 0, "the pictures are there"
     assert [image.size for image in again.sample.images] == [(64, 64), (64, 64)]
     assert set(again.to_json()) == {"encode", "train", "sample"}
+
+
+def test_the_events_of_a_run_give_the_numbers_of_status_and_of_its_metrics(finished: Run) -> None:
+    folder = RunFolder(finished.out)
+    state, wrong = read_events(folder)
+    assert wrong == ""
+    there, metrics = finished.status().to_json(), finished.metrics
+    assert {name: getattr(state, name) for name in ("rows_done", "accepted", "bytes")} == {
+        name: there[name] for name in ("rows_done", "accepted", "bytes")
+    }
+    last = metrics.iloc[-1]
+    assert state.loss.last == (metrics.index[-1], last["loss"]) == (3, last["loss"])
+    assert state.heldout.last == (3, last["heldout_loss"])
+    assert state.learning_rate.last == (3, last["rate"])
+    assert state.checkpoint == there["trained"]["train"]["step"] == 3
+    assert state.stages["encode"] == state.stages["train"] == state.stages["sample"] == "done"
+    assert state.pictures[-1][2].startswith("data:image/jpeg;base64,")
 
 
 def test_a_sample_result_has_pil_images_in_the_order_of_the_prompts(finished: Run) -> None:

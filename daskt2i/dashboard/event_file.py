@@ -1,0 +1,140 @@
+"""`events.jsonl` of a run folder: the messages of its stages, one JSON object a line.
+
+Covers: appending on this machine, whole objects at other addresses, a size that stays bounded, reading what is there.
+Does not cover: the messages (`messages`), what they mean together (`run_state`).
+
+On this machine a message is appended when it comes, so a killed run leaves all messages before it. An object store
+cannot append: there the whole state is written once a minute, and at the end of a stage. A file that has become large
+is replaced by one line with the state that its lines give.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from time import monotonic
+from typing import Any
+
+from daskt2i.dashboard.messages import VERSION, Message
+from daskt2i.dashboard.run_state import RunState
+from daskt2i.store.run_folder import EVENTS, MARKER, RunFolder
+
+MOST_BYTES = 8 * 2**20
+"""Size from which on the file is replaced by its state, bytes. It is about two hours of a large encode."""
+
+PUT_SECONDS = 60.0
+"""Seconds between two writes to an object store."""
+
+
+class EventFile:
+    """Writes the messages of one run folder.
+
+    Args:
+        folder: the run folder. Nothing is written before it has the marker of a run folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._ours = self._whole_line = False
+        self._state: RunState | None = None
+        self._due = 0.0
+
+    def is_ready(self) -> bool:
+        """Whether messages can be written: somebody has claimed the folder."""
+        self._ours = self._ours or self.folder.exists(MARKER)
+        return self._ours
+
+    def write(self, messages: Iterable[Message]) -> None:
+        """Write messages. At other addresses than on this machine, keep them for `put`.
+
+        Raises:
+            OSError, Daskt2iError: they cannot be written. Lines before them stay.
+        """
+        if not self.folder.is_local:
+            state = self._kept()
+            for message in messages:
+                state.hear(message)
+            return
+        data = "".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in messages)
+        path = self.folder.local_path(EVENTS)
+        # Who put a link here would have us write elsewhere.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if not self._whole_line and size:  # a killed run, or a full disk, may have left half a line
+                file.seek(size - 1)
+                data = data if file.read(1) == b"\n" else "\n" + data
+            self._whole_line = False
+            sent = data.encode("utf-8", "replace")
+            if file.write(sent) != len(sent):
+                raise OSError("the disk took a part of the line only")
+            self._whole_line = True
+        if size > MOST_BYTES:
+            self.replace()
+
+    def replace(self) -> None:
+        """Replace the lines by one with the state that they give.
+
+        Raises:
+            OSError, Daskt2iError: it cannot be written. The lines stay.
+        """
+        self.folder.write(EVENTS, _line_of(read_events(self.folder)[0]))
+
+    def put(self, last: bool = False) -> None:
+        """Write the state to an object store, if it is time for that.
+
+        Args:
+            last: write it in any case: the stage is over.
+
+        Raises:
+            OSError, Daskt2iError: it cannot be written.
+        """
+        if self.folder.is_local or self._state is None or (not last and monotonic() < self._due):
+            return
+        self._due = monotonic() + PUT_SECONDS
+        self.folder.write(EVENTS, _line_of(self._state))
+
+    def _kept(self) -> RunState:
+        if self._state is None:
+            self._state = read_events(self.folder)[0]
+            self._due = monotonic() + PUT_SECONDS
+        return self._state
+
+
+def read_events(folder: RunFolder) -> tuple[RunState, str]:
+    """The state that `events.jsonl` gives, and what is wrong with the file, a clause; "" if nothing is.
+
+    Raises:
+        Daskt2iError: the folder cannot be read.
+    """
+    state = RunState()
+    try:
+        data = folder.read(EVENTS)
+    except (FileNotFoundError, NotADirectoryError):
+        return state, "it has none"
+    wrong = 0
+    for line in data.splitlines():
+        if not line.strip():
+            continue
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            wrong += 1
+            continue
+        state.hear(message)
+    if wrong or state.unknown:
+        return state, f"{wrong + state.unknown:,} of its {len(data.splitlines()):,} lines cannot be read"
+    return state, "" if state.stages else "it is empty"
+
+
+def _line_of(state: RunState) -> bytes:
+    message: Mapping[str, Any] = {
+        "v": VERSION,
+        "run": state.run,
+        "stage": state.stage,
+        "kind": "state",
+        "at": state.updated,
+        "state": state.to_json(),
+    }
+    return (json.dumps(message, ensure_ascii=False) + "\n").encode("utf-8", "replace")

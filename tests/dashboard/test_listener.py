@@ -1,0 +1,186 @@
+"""What the driver tells of a run: events.jsonl of its folder, equal to its store; a failure of it is one note."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from builders.workflows import fake_settings
+
+import daskt2i
+from daskt2i.config.settings import Workflow
+from daskt2i.dashboard import event_file
+from daskt2i.dashboard.event_file import EventFile, read_events
+from daskt2i.dashboard.listener import Watched, run_id
+from daskt2i.dashboard.messages import Messages
+from daskt2i.dashboard.run_state import RunState
+from daskt2i.errors import Daskt2iError
+from daskt2i.events import Event, LaunchEvent, Note, StageEnded, StageStarted
+from daskt2i.store.ownership import claim
+from daskt2i.store.run_folder import EVENTS, RunFolder
+from daskt2i.store.status import status
+
+
+def encode(workflow: Workflow, out: str | Path, heard: list[Event] | None = None) -> None:
+    """Encode with fakes in this process, through the front object."""
+    events: list[Event] = [] if heard is None else heard
+    with daskt2i.Run(workflow, out, scheduler="serial", progress=events.append) as run:
+        run.encode()
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / EVENTS).read_text(encoding="utf-8").splitlines()]
+
+
+def notes(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]
+
+
+def assert_equal_to_status(state: RunState, folder: RunFolder) -> None:
+    there = status(folder).to_json()
+    for name in ("rows", "rows_done", "accepted", "rejected", "captions", "bytes"):
+        assert getattr(state, name) == there[name], name
+    assert (state.chunk_states["written"], state.chunks) == (there["chunks"]["done"], sum(there["chunks"].values()))
+
+
+def bad_rows(**changes: Any) -> Workflow:
+    return fake_settings(**{"rows": 40, "source": {"missing": [3], "unreadable": [5], "uncaptioned": [9]}, **changes})
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event]]:
+    """A run folder of 40 rows in 5 chunks, with three bad rows, and its events."""
+    out, events = tmp_path_factory.mktemp("watched") / "run", list[Event]()
+    encode(bad_rows(), out, events)
+    return out, events
+
+
+def test_events_of_an_encode_give_the_numbers_of_status(encoded: tuple[Path, list[Event]]) -> None:
+    out, events = encoded
+    state, wrong = read_events(RunFolder(out))
+    assert wrong == ""
+    assert_equal_to_status(state, RunFolder(out))
+    assert (state.stages, state.strip, state.label) == ({"encode": "done"}, "WWWWW", "run")
+    assert not notes(events)
+
+
+def test_a_second_encode_with_nothing_to_do_keeps_what_the_first_one_told(encoded: tuple[Path, list[Event]]) -> None:
+    out, _ = encoded
+    before = (out / EVENTS).read_bytes()
+    encode(bad_rows(), out)
+    assert (out / EVENTS).read_bytes() == before
+
+
+def test_rejected_rows_have_their_reason_and_caption(encoded: tuple[Path, list[Event]]) -> None:
+    state, _ = read_events(RunFolder(encoded[0]))
+    assert state.rejected == {"missing-file": 1, "unreadable-image": 1, "no-caption": 1}
+    assert {(row, reason) for row, reason, *_ in state.newest_rejected} >= {(3, "missing-file"), (9, "no-caption")}
+
+
+def test_a_run_in_an_object_store_has_one_object_with_its_state() -> None:
+    address = f"memory://{uuid4().hex}/run"
+    encode(fake_settings(), address)
+    folder = RunFolder(address)
+    (line,) = folder.read(EVENTS).splitlines()
+    assert json.loads(line)["kind"] == "state"
+    assert_equal_to_status(read_events(folder)[0], folder)
+
+
+def test_a_stage_that_is_refused_changes_nothing(encoded: tuple[Path, list[Event]]) -> None:
+    out, _ = encoded
+    before = (out / EVENTS).read_bytes()
+    with pytest.raises(Daskt2iError):
+        encode(bad_rows(rows_per_chunk=4), out)
+    assert (out / EVENTS).read_bytes() == before
+
+
+def test_nothing_is_written_into_a_folder_that_nobody_claimed(tmp_path: Path) -> None:
+    watched = Watched(RunFolder(tmp_path), lambda: None, lambda event: None)
+    watched(StageStarted("train", 5))
+    watched(LaunchEvent("started", 1, 0, {"step": 0}))
+    watched(StageEnded("train"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    claim(folder)
+    return folder
+
+
+def train(watched: Watched, steps: int = 3) -> None:
+    watched(StageStarted("train", steps))
+    watched(LaunchEvent("started", 1, 0, {"step": 0, "steps": steps}))
+    for step in range(1, steps + 1):
+        watched(LaunchEvent("step", 1, 0, {"step": step, "loss": 0.5, "rate": 1e-3}))
+    watched(StageEnded("train"))
+
+
+def test_a_folder_that_cannot_be_written_costs_one_note_and_the_run_goes_on(folder: RunFolder) -> None:
+    folder.local_path(EVENTS).mkdir()  # it cannot be opened as a file, by anybody
+    heard: list[Event] = []
+    train(Watched(folder, lambda: None, heard.append), steps=5)
+    assert sum(isinstance(event, LaunchEvent) for event in heard) == 6
+    (note,) = notes(heard)
+    assert "events.jsonl of the run folder cannot be written" in note
+    assert "The run goes on" in note
+
+
+def test_a_link_to_a_file_elsewhere_is_not_followed(folder: RunFolder, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine\n")
+    folder.local_path(EVENTS).symlink_to(mine)
+    heard: list[Event] = []
+    train(Watched(folder, lambda: None, heard.append))
+    assert mine.read_text() == "mine\n"
+    assert len(notes(heard)) == 1
+
+
+def test_half_a_line_of_a_killed_run_spoils_only_itself(folder: RunFolder) -> None:
+    train(Watched(folder, lambda: None, lambda event: None), steps=3)
+    path = folder.local_path(EVENTS)
+    path.write_bytes(path.read_bytes()[:-20])
+    train(Watched(folder, lambda: None, lambda event: None), steps=6)
+    state, wrong = read_events(folder)
+    assert (state.step, state.stages) == (6, {"train": "done"})
+    assert wrong.startswith("1 of its")
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 99, b"[1, 2]\n{}\nnull\n", b"[" * 100_000, "é\n".encode("latin-1")])
+def test_a_damaged_file_gives_a_state_and_says_what_is_wrong(folder: RunFolder, damage: bytes) -> None:
+    folder.local_path(EVENTS).write_bytes(damage)
+    state, wrong = read_events(folder)
+    assert wrong
+    assert state.stages == {}
+
+
+def test_a_large_file_becomes_one_line_that_gives_the_same_state(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(Watched(folder, lambda: None, lambda event: None), steps=40)
+    before, _ = read_events(folder)
+    monkeypatch.setattr(event_file, "MOST_BYTES", 1_000)
+    EventFile(folder).write(Messages("r", "/x").begin("sample"))
+    (line,) = lines(folder.local_path())
+    after, wrong = read_events(folder)
+    assert (line["kind"], wrong) == ("state", "")
+    assert (after.loss, after.step, after.stages) == (before.loss, 40, {"train": "done", "sample": "running"})
+
+
+def test_an_error_of_the_listener_behind_ends_the_stage_as_before(folder: RunFolder) -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        Watched(folder, lambda: None, broken)(StageStarted("train", 1))
+
+
+def test_the_same_path_on_another_machine_is_another_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here, bucket = run_id(RunFolder(tmp_path)), run_id(RunFolder("s3://b/run"))
+    monkeypatch.setattr("socket.gethostname", lambda: "other")
+    assert run_id(RunFolder(tmp_path)) != here
+    assert run_id(RunFolder("s3://b/run")) == bucket
