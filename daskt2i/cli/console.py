@@ -57,6 +57,7 @@ def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
 _OPTIONS = {
     **{name: f"--{name}" for name in ("out", "images", "captions", "where", "scheduler", "workflow", "prompts")},
     "devices": "--devices",
+    "html": "--html",
     "settings": "--set",
 }
 """Messages name an argument in brackets, such as `(out)`. Here it is an option."""

@@ -1,4 +1,4 @@
-"""The commands about data: encode, status, verify, insights, estimate, suggest, scenes.
+"""The commands about data: encode, status, report, verify, insights, estimate, suggest, scenes.
 
 Covers: reading options, calling the function that does the work, showing its result.
 Does not cover: how output and errors look (`console`, `front`), the commands about models (`cli.model`).
@@ -61,6 +61,23 @@ def status(
     """Show how much of a run folder is encoded."""
     with opened(workflow, out_folder, set_) as run:
         answer(run.status(), as_json)
+
+
+def report(
+    workflow: WorkflowOption = None,
+    out_folder: OutOption = None,
+    html: Annotated[
+        str | None, typer.Option("--html", help="Write the page of the dashboard into this file.", metavar="FILE")
+    ] = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Report a whole run: rows, speed, rejected rows, losses, notes.
+
+    It reads events.jsonl, receipts and metrics of the run folder. The page of --html is one file and makes no request.
+    """
+    with opened(workflow, out_folder, set_, as_json=as_json) as run:
+        answer(run.report(html), as_json)
 
 
 def verify(

@@ -7,9 +7,9 @@
 | `begin` | a stage began: run folder, units in all |
 | `found`, `workers`, `model`, `estimate` | what an encode finds, on which workers it runs, how, and what was forecast |
 | `chunks` | totals of the encode so far, workers that ended a chunk, newest rejected rows |
-| `ranks`, `step`, `heldout`, `pulse`, `picture` | a training |
+| `ranks`, `started`, `step`, `heldout`, `checkpoint`, `pulse`, `picture` | a training |
 | `count` | progress of another kind of work, such as pictures drawn |
-| `note`, `waiting`, `moving` | a sentence for a person |
+| `note`, `activity`, `waiting`, `moving` | a sentence for a person |
 | `end` | the stage ended: well, or with an error |
 | `state` | a whole `RunState`, in place of all messages before it |
 
@@ -65,8 +65,8 @@ TOPICS = {
 }
 """Stage -> topic of Dask's event log."""
 
-PAUSE = 0.5
-"""Seconds between two messages about chunks, or about one count."""
+PAUSE, PULSE_PAUSE = 0.5, 5.0
+"""Seconds between two messages about chunks, or about one count; and about what ranks need."""
 
 MOST_TEXT, MOST_WORKERS, MOST_REJECTED, MOST_PICTURE, MOST_THUMBNAIL = 300, 100, 5, 65_536, 8_192
 """Limits of a message: characters of a sentence, workers, rejected rows, characters of a picture and a thumbnail."""
@@ -97,10 +97,11 @@ class Messages:
         self._encode: _EncodeTally | None = None
         self._due: dict[str, float] = {}
         self._counts: dict[str, Progress] = {}
+        self._pulses: dict[int, Message] = {}
 
     def begin(self, stage: str, total: int = 0, batch: int = 1) -> list[Message]:
         """A stage begins. Encode and training tell it by their events."""
-        self.stage, self._due, self._counts = stage, {}, {}
+        self.stage, self._due, self._counts, self._pulses = stage, {}, {}, {}
         if stage == "encode":
             self._encode = _EncodeTally(total)
         label = self.out.rstrip("/").rpartition("/")[2]
@@ -111,7 +112,7 @@ class Messages:
         said = "" if error is None else _short(sentence(error))
         stopped = isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Interrupted"
         how = "done" if error is None else "stopped" if stopped else "failed"
-        return [*self.flush(), self._message("end", how=how, error=said)]
+        return [*self.flush(), *self._told_pulses(), self._message("end", how=how, error=said)]
 
     def hear(self, event: Event) -> list[Message]:
         """The messages that an event makes due now."""
@@ -141,6 +142,8 @@ class Messages:
     def flush(self) -> list[Message]:
         """What was not told yet, because messages come only so often."""
         found = self._told_counts()
+        if self._pulses and self._is_due("pulse", self._watch(), PULSE_PAUSE):
+            found += self._told_pulses()
         if self._encode is not None and self.stage == "encode" and self._encode.changed:
             found.append(self._message("chunks", **self._encode.take(self._watch())))
         return found
@@ -164,11 +167,15 @@ class Messages:
         head = {"v": VERSION, "run": self.run, "stage": self.stage, "kind": kind, "at": round(self._clock(), 3)}
         return {**head, **fields}
 
-    def _is_due(self, what: str, now: float) -> bool:
+    def _is_due(self, what: str, now: float, pause: float = PAUSE) -> bool:
         if now < self._due.get(what, -math.inf):
             return False
-        self._due[what] = now + PAUSE
+        self._due[what] = now + pause
         return True
+
+    def _told_pulses(self) -> list[Message]:
+        pulses, self._pulses = self._pulses, {}
+        return [self._message("pulse", ranks={str(rank): one for rank, one in pulses.items()})] if pulses else []
 
     def _told_counts(self) -> list[Message]:
         counts, self._counts = self._counts, {}
@@ -220,10 +227,11 @@ class Messages:
         if kind == "started" or (kind in ("step", "heldout", "checkpoint") and event.get("step") is not None):
             figures = {name: _plain(value) for name, value in event.fields.items() if name != "text"}
             return [self._message(kind, **{k: v for k, v in figures.items() if v is not None})]
-        if kind == "pulse" and rank is not None and rank < MOST_WORKERS:
+        if kind == "pulse" and rank is not None and (rank in self._pulses or len(self._pulses) < MOST_WORKERS):
             names = ("step", "doing", "memory", "cpu", "silent", "host", "pid")
             figures = {name: _plain(event.get(name)) for name in names}
-            return [self._message("pulse", rank=rank, **{k: v for k, v in figures.items() if v is not None})]
+            self._pulses[rank] = {k: v for k, v in figures.items() if v is not None}
+            return self._told_pulses() if self._is_due("pulse", self._watch(), PULSE_PAUSE) else []
         return []
 
 

@@ -7,6 +7,7 @@ Does not cover: computing (`daskt2i.run`), what a notebook shows (`run_view`).
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daskt2i.config.settings import Workflow
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import xarray
     from diffusers import StableDiffusionPipeline
 
+    from daskt2i.dashboard.report.result import ReportResult
     from daskt2i.insights.suggest import Suggestion
     from daskt2i.store.status import RunStatus
 
@@ -94,6 +96,21 @@ class RunReader(Viewed):
         from daskt2i.store.status import status
 
         return status(self._found.folder)
+
+    @reader
+    def report(self, html: str | Path | None = None) -> ReportResult:
+        """Make the report of the whole run: what was encoded and trained, how fast, and what was noted.
+
+        Args:
+            html: a file to write the page of the dashboard into. It needs no server and makes no request.
+
+        Raises:
+            StoreMissing: nothing was encoded or trained.
+            StoreError: the file cannot be written.
+        """
+        from daskt2i.dashboard.report.result import report
+
+        return report(self._found.folder, html)
 
     @reader
     def suggest(self, text: str, n: int = 8) -> list[Suggestion]:

@@ -97,7 +97,7 @@ def test_the_events_of_a_run_give_the_numbers_of_status_and_of_its_metrics(finis
     assert state.loss.last == (metrics.index[-1], last["loss"]) == (3, last["loss"])
     assert state.heldout.last == (3, last["heldout_loss"])
     assert state.learning_rate.last == (3, last["rate"])
-    assert state.checkpoint == there["trained"]["train"]["step"] == 3
+    assert (state.checkpoint, state.step) == (3, 3)
     assert state.stages["encode"] == state.stages["train"] == state.stages["sample"] == "done"
     assert state.pictures[-1][2].startswith("data:image/jpeg;base64,")
 

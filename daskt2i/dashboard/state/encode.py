@@ -118,6 +118,13 @@ class EncodeFigures:
         while len(self.workers) > MOST_WORKERS:
             del self.workers[next(iter(self.workers))]
 
+    def hear_receipt(self, worker: str, chunk: int, rows: int, rate: float, memory: int) -> None:
+        """Count a chunk of a worker that no message told of. `rate` is rows per second, `memory` bytes."""
+        before = self.workers.get(worker, {})
+        chunks, all_rows = before.get("chunks", 0) + 1, before.get("rows", 0) + rows
+        told = {"chunk": chunk, "chunks": chunks, "rows": all_rows, "rate": rate, "memory": memory, "last": ""}
+        self._hear_worker(worker, told)
+
     def _reject(self, one: Mapping[str, Any]) -> None:
         found = (whole(one["row"]), str(one["reason"]), str(one["caption"]), str(one["thumbnail"]), str(one["detail"]))
         for place, known in enumerate(self.newest_rejected):

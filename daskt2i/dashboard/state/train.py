@@ -77,8 +77,8 @@ class TrainFigures:
         self.checkpoint = whole(m["step"])
 
     def _hear_pulse(self, m: Mapping[str, Any], at: float) -> None:
-        kept = {k: v for k, v in m.items() if k not in ("v", "run", "stage", "kind", "rank")}
-        self.rank_figures[whole(m["rank"])] = kept
+        for rank, figures in m["ranks"].items():
+            self.rank_figures[whole(rank)] = dict(figures)
 
     def _hear_picture(self, m: Mapping[str, Any], at: float) -> None:
         data = str(m["data"])

@@ -1,0 +1,158 @@
+"""What a run folder says of its run, after the run or while it goes on.
+
+Covers: `events.jsonl`; receipts, metrics and pictures, also where there are no events; what stays unknown.
+Does not cover: the report (`result`, `html`).
+
+Receipts and `metrics.jsonl` are the truth: what they say replaces what the events say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from daskt2i.dashboard.event_file import read_events
+from daskt2i.dashboard.messages import PARTS
+from daskt2i.dashboard.pictures import picture_of
+from daskt2i.dashboard.run_state import RunState
+from daskt2i.dashboard.state.series import Histogram, Series, Strip
+from daskt2i.errors import Daskt2iError, StoreMissing
+from daskt2i.estimate.forecast import forecast_figures
+from daskt2i.redact import without_secret
+from daskt2i.store.layout import about_store
+from daskt2i.store.receipts import Receipts
+from daskt2i.store.run_folder import EVENTS, SAMPLES, TRAIN, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.train.metrics import read_metrics
+from daskt2i.types import Receipt
+
+_TRAININGS = (TRAIN, "train-vae")
+
+
+def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
+    """What is known of a run, and a sentence for each thing that is not known.
+
+    Raises:
+        StoreMissing: there is nothing of a run in the folder.
+        Daskt2iError: the folder cannot be read.
+    """
+    state, wrong = read_events(folder)
+    unknown: list[str] = []
+    heard = bool(state.stages)
+    if wrong:
+        what = (
+            "rates over time, notes and the ends of stages are not known" if not heard else "what they said is left out"
+        )
+        unknown.append(f"{EVENTS} of this folder is not complete ({wrong}), so {what}.")
+    encoded = _guarded(lambda: _encoded(state, folder, heard), "The receipts", unknown)
+    trained = _guarded(lambda: _trained(state, folder), "The metrics of the training", unknown)
+    _guarded(lambda: _drawn(state, folder), "The pictures", unknown)
+    if not (heard or encoded or trained):
+        raise StoreMissing(
+            f"There is nothing to report of {folder}: nothing was encoded or trained there. Run encode first, or give "
+            "another run folder (out)."
+        )
+    state.out = state.out or str(folder)
+    state.label = state.label or state.out.rstrip("/").rpartition("/")[2]
+    if not state.estimate:
+        state.estimate = forecast_figures(folder, state.worker_count)
+    return state, tuple(unknown)
+
+
+def _guarded(read: Any, what: str, unknown: list[str]) -> bool:
+    try:
+        return bool(read())
+    except Daskt2iError as error:
+        unknown.append(f"{what} cannot be read: {error}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        unknown.append(f"{what} cannot be read ({type(error).__name__}: {without_secret(str(error))[:200]}).")
+    return False
+
+
+def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
+    """Totals and the strip from the receipts. Without events also what each receipt measured."""
+    store = ZarrStore(folder)
+    about = about_store(store)
+    if about is None:
+        return False
+    layout = store.layout()
+    rows, per_chunk = int(layout["rows"]), int(layout["rows_per_chunk"])
+    strip = Strip(bytes(-(-rows // per_chunk)))
+    for chunk in _not_written(state):
+        strip.put(chunk, Strip.FAILED)
+    fresh = not heard or "encode" not in state.stages
+    totals = dict.fromkeys(("accepted", "captions", "truncated", "bytes"), 0)
+    rejected: dict[str, int] = {}
+    parts, psnr = dict.fromkeys(PARTS, 0.0), Histogram()
+    for receipt in Receipts(folder).read():
+        if receipt.fingerprint != about["fingerprint"]:
+            continue
+        strip.put(receipt.chunk, Strip.WRITTEN)
+        totals["accepted"] += receipt.accepted
+        totals["captions"] += receipt.captions
+        totals["truncated"] += receipt.truncated
+        totals["bytes"] += sum(shard.size for shard in receipt.shards)
+        for row in receipt.rejected:
+            rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
+        if fresh:
+            _measured(state, receipt, parts, psnr)
+    state.rows, state.chunks, state.rejected = rows, len(strip.states), rejected
+    state.accepted, state.captions = totals["accepted"], totals["captions"]
+    state.truncated, state.bytes = totals["truncated"], totals["bytes"]
+    state.rows_done = state.accepted + sum(rejected.values())
+    state.chunk_states, state.strip = strip.by_name(), strip.letters()
+    state.precision = state.precision or str(about["identity"].get("precision", ""))
+    if fresh:
+        state.parts, state.psnr_counts, state.psnr_lowest = parts, psnr.counts, psnr.lowest
+        state.workers_seen = len(state.workers)
+    return True
+
+
+def _not_written(state: RunState) -> list[int]:
+    """Chunks that failed for good, as far as a strip with a cell for each chunk tells."""
+    if state.chunks > len(state.strip):
+        return []
+    return [chunk for chunk, letter in enumerate(state.strip) if letter == "f"]
+
+
+def _measured(state: RunState, receipt: Receipt, parts: dict[str, float], psnr: Histogram) -> None:
+    """What a receipt says besides its rows. It does not say when it was written."""
+    for part in PARTS:
+        parts[part] += receipt.seconds.get(part, 0.0)
+    psnr.add(receipt.psnr)
+    rows = receipt.stop - receipt.start
+    work = receipt.seconds.get("total", 0.0) - receipt.seconds.get("load", 0.0)
+    state.hear_receipt(receipt.worker, receipt.chunk, rows, rows / work if work > 0 else 0.0, receipt.peak_bytes)
+    for one in receipt.rejected[:2]:
+        state.newest_rejected.append((one.row, str(one.reason), "", "", without_secret(one.detail)))
+
+
+def _trained(state: RunState, folder: RunFolder) -> bool:
+    """The curves from `metrics.jsonl` of the newest training."""
+    found = {name: lines for name in _TRAININGS if (lines := read_metrics(folder, name))}
+    if not found:
+        return bool(state.training)
+    training = state.training if state.training in found else next(iter(found))
+    lines = found[training]
+    state.training = training
+    curves = {"loss": "loss", "heldout_loss": "heldout", "rate": "learning_rate", "norm": "norm"}
+    for name, attribute in curves.items():
+        setattr(state, attribute, _series(lines, name))
+    state.step = int(lines[-1]["step"])
+    state.steps = max(state.steps, state.step)
+    last = [line for line in lines if "heldout_loss" in line][-1:]
+    state.heldout_figures = {k: float(v) for k, v in last[0].items() if k.startswith("heldout_")} if last else {}
+    return True
+
+
+def _series(lines: Sequence[Mapping[str, Any]], name: str) -> Series:
+    return Series((int(line["step"]), float(line[name])) for line in lines if name in line)
+
+
+def _drawn(state: RunState, folder: RunFolder) -> bool:
+    """The newest sheet, if the events brought no picture."""
+    if not state.pictures and folder.exists(f"{SAMPLES}/sheet.png"):
+        data = picture_of(folder.read(f"{SAMPLES}/sheet.png"))
+        if data:
+            state.pictures.append((state.step, "", data))
+    return bool(state.pictures)

@@ -1,0 +1,238 @@
+"""The report of a run: its view, its JSON, and writing its HTML file.
+
+Covers: what `report` shows on a terminal, in a notebook and as JSON.
+Does not cover: where the figures come from (`rebuild`), the HTML file (`html`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from daskt2i.addresses import expanded
+from daskt2i.dashboard.report.html import page
+from daskt2i.dashboard.report.rebuild import rebuild
+from daskt2i.dashboard.run_state import RunState
+from daskt2i.dashboard.state.series import Series
+from daskt2i.errors import StoreError
+from daskt2i.formatting import counted, duration, many, size
+from daskt2i.os_errors import meaning_of
+from daskt2i.store.run_folder import RunFolder
+from daskt2i.view import Section, View, Viewed
+
+_NOTES = 3
+"""Notes in the summary. The file has all that are known."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ReportResult(Viewed):
+    """The report of a run. `state` has every figure with its unit.
+
+    Attributes:
+        out: address of the run folder.
+        html: the file that was written; "" for none.
+        unknown: a sentence for each thing that the folder does not tell.
+    """
+
+    out: str
+    state: RunState = field(repr=False)
+    html: str = ""
+    unknown: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `report --json` prints. Times are seconds, sizes bytes; what is not known is null."""
+        state = self.state
+        return {
+            "out": self.out,
+            "html": self.html or None,
+            "stages": dict(state.stages),
+            "encode": _encode_json(state) if state.chunks else None,
+            "train": _train_json(state) if state.training else None,
+            "estimate": _estimate_json(state) if state.estimate else None,
+            "notes": [text for _, text in state.notes],
+            "unknown": list(self.unknown),
+        }
+
+    def view(self) -> View:
+        """What happened, in few lines; in a notebook also the curves."""
+        state = self.state
+        rows = [("stages", ", ".join(f"{name} {how}" for name, how in state.stages.items()) or "not known")]
+        if state.chunks:
+            rows += _encode_rows(state)
+        if state.training:
+            rows += _train_rows(state)
+        rows += [("note", text) for _, text in list(state.notes)[-_NOTES:]]
+        if len(state.notes) > _NOTES:
+            rows.append(("", f"and {many(len(state.notes) - _NOTES, 'older note')}"))
+        rows += [("not known", text) for text in self.unknown]
+        if self.html:
+            rows.append(("page", self.html))
+        told = tuple((_clock(at), text) for at, text in state.notes)
+        failures = (f"{state.stage}: {state.error}",) if state.error else ()
+        return View(
+            "Report",
+            tuple(rows),
+            about=self.out,
+            failures=failures,
+            done=state.rows_done / state.rows if state.rows else None,
+            rejected=sum(state.rejected.values()) / state.rows if state.rows else 0.0,
+            curves=(tuple(state.loss), tuple(state.heldout)) if state.training else (),
+            curves_label="loss by step" + ", held-out loss (thick)" * (len(state.heldout) > 1),
+            sections=(Section("Notes", told),) if told else (),
+        )
+
+
+def report(folder: RunFolder, html: str | Path | None = None) -> ReportResult:
+    """Make the report of a run folder.
+
+    Args:
+        html: a file for the page; None for no page.
+
+    Raises:
+        StoreMissing: there is nothing of a run in the folder.
+        StoreError: the file cannot be written.
+    """
+    state, unknown = rebuild(folder)
+    written = ""
+    if html is not None:
+        text, missing = page(state, unknown)
+        unknown = (*unknown, *missing)
+        written = _write(html, text)
+    return ReportResult(str(folder), state, written, unknown)
+
+
+def _write(html: str | Path, text: str) -> str:
+    """Write the page, completely or not at all."""
+    path = expanded(str(html), "html").absolute()
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8", errors="replace")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        why = meaning_of(error)
+        raise StoreError(
+            f"The page cannot be written to {path}: {why.says if why else error}. The run folder did not change. Give "
+            "another file (html)."
+        ) from error
+    return str(path)
+
+
+def _encode_json(state: RunState) -> dict[str, Any]:
+    return {
+        "rows": state.rows,
+        "rows_done": state.rows_done,
+        "rows_before": state.rows_before,
+        "accepted": state.accepted,
+        "rejected": dict(sorted(state.rejected.items())),
+        "captions": state.captions,
+        "bytes": state.bytes,
+        "chunks": dict(state.chunk_states),
+        "seconds": _rounded(state.estimate_so_far()["seconds"]),
+        "rate": state.rate,
+        "parts": {name: round(value, 3) for name, value in state.parts.items()},
+        "psnr": {"lowest": state.psnr_lowest, "limit": state.min_psnr or None, "pictures": sum(state.psnr_counts)},
+        "workers": {name: {k: v for k, v in one.items() if k != "last"} for name, one in state.workers.items()},
+        "device": state.device or None,
+        "precision": state.precision or None,
+        "engine": state.engine or None,
+    }
+
+
+def _train_json(state: RunState) -> dict[str, Any]:
+    return {
+        "training": state.training,
+        "step": state.step,
+        "steps": state.steps,
+        "loss": _last(state.loss),
+        **(state.heldout_figures or {"heldout_loss": None}),
+        "learning_rate": _last(state.learning_rate),
+        "samples_per_second": _last(state.speed),
+        "shares": dict(state.shares),
+        "ranks": state.ranks or None,
+        "attempts": state.attempt or None,
+        "checkpoint": state.checkpoint,
+    }
+
+
+def _estimate_json(state: RunState) -> dict[str, Any]:
+    """What was forecast, and what this encode took and will take."""
+    return {"forecast": dict(state.estimate), **{k: _rounded(v) for k, v in state.estimate_so_far().items()}}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _last(series: Series) -> Any:
+    return series.last[1] if series.last else None
+
+
+def _encode_rows(state: RunState) -> list[tuple[str, str]]:
+    total = sum(state.rejected.values())
+    why = f" ({counted(state.rejected)})" if total else ""
+    of = f"{state.rows_done:,} of {state.rows:,}" if state.rows_done < state.rows else f"{state.rows:,}"
+    rows = [("rows", f"{of}: {state.accepted:,} accepted, {total:,} rejected{why}")]
+    states = [f"{count:,} {name}" for name, count in state.chunk_states.items() if count]
+    rows.append(("chunks", ", ".join(states)))
+    rows.append(("store", size(state.bytes)))
+    how = [part for part in (state.device, state.precision, state.engine) if part]
+    seconds = state.estimate_so_far()["seconds"]
+    if seconds and state.encode_ended:
+        new = state.rows_done - state.rows_before
+        rows.append(("encode", f"{many(new, 'row')} in {duration(seconds)}; {', '.join(how)}"))
+    if (spent := _shares(state.parts)) is not None:
+        rows.append(("time", spent))
+    if state.psnr_lowest is not None:
+        limit = f"; the limit is {state.min_psnr:g} dB" if state.min_psnr else ""
+        checked = many(sum(state.psnr_counts), "checked picture")
+        rows.append(("PSNR", f"{state.psnr_lowest:.1f} dB is the lowest of {checked}{limit}"))
+    if state.workers:
+        rates = [one["rate"] for one in state.workers.values() if one.get("rate")]
+        memory = max((one.get("memory") or 0 for one in state.workers.values()), default=0)
+        span = dict.fromkeys(f"{rate:.1f}" for rate in (min(rates), max(rates))) if rates else {}
+        speed = f"{' to '.join(span)} rows/s each, " if rates else ""
+        rows.append(("workers", f"{state.workers_seen:,}; {speed}largest {size(memory)}"))
+    if "seconds" in state.estimate:
+        took = f", it took {duration(seconds)}" if seconds and state.encode_ended else ""
+        part = " for all rows; a part was encoded before" if state.rows_before else ""
+        rows.append(("forecast", f"{duration(state.estimate['seconds'])}{part}{took}"))
+    return rows
+
+
+def _shares(parts: dict[str, float]) -> str | None:
+    """Shares of the workers' time. Reading and decoding run beside it, so they count by the wait for them."""
+    own = {name: value for name, value in parts.items() if name not in ("read", "decode") and value > 0}
+    total = sum(own.values())
+    if total <= 0:
+        return None
+    shares = sorted(own.items(), key=lambda item: -item[1])
+    words = {"encode_image": "images", "encode_text": "captions", "wait": "waiting for pictures", "load": "start"}
+    told = [(words.get(name, name), 100 * value / total) for name, value in shares]
+    return ", ".join(f"{name} {share:.0f} %" for name, share in told if share >= 0.5)
+
+
+def _train_rows(state: RunState) -> list[tuple[str, str]]:
+    figures = [f"step {state.step:,} of {state.steps:,}"]
+    if state.loss.last is not None:
+        figures.append(f"loss {state.loss.last[1]:.4f}")
+    if state.heldout.last is not None:
+        figures.append(f"held out {state.heldout.last[1]:.4f}")
+    rows = [(state.training, ", ".join(figures))]
+    if state.speed.last is not None:
+        spent = [(name, 100 * value) for name, value in state.shares.items() if value >= 0.005]
+        shares = ", ".join(f"{name} {share:.0f} %" for name, share in spent)
+        ranks = f"{state.ranks} rank{'s' * (state.ranks != 1)}"
+        rows.append(("speed", f"{state.speed.last[1]:.1f} samples/s on {ranks}" + (f"; {shares}" if shares else "")))
+    if state.attempt > 1:
+        rows.append(("attempts", f"{state.attempt}"))
+    return rows
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
