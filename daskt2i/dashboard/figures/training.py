@@ -1,0 +1,182 @@
+"""Figures of a training: loss, learning rate, speed, where the time goes, the ranks, the newest pictures.
+
+Covers: a training of the denoiser or of an autoencoder, from step 0 on.
+Does not cover: the headline (`encode.Headline`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from daskt2i.dashboard.figures import frame
+from daskt2i.dashboard.figures.frame import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Figure, Plotted, shown
+from daskt2i.dashboard.state.series import Series
+from daskt2i.formatting import size
+
+if TYPE_CHECKING:
+    from daskt2i.dashboard.run_state import RunState
+
+MOST_RANKS = 40
+
+_NO_TRAINING = "No training has run yet. When <code>train</code> runs, its loss, speed and pictures are shown here."
+
+_SHARES = {
+    "waiting": ("wait for data", ORANGE),
+    "forward": ("forward", BLUE),
+    "backward": ("backward", SKY),
+    "exchange": ("exchange with other ranks", RED),
+    "optimiser": ("optimiser", GREEN),
+}
+
+
+def _columns(series: Series) -> dict[str, list[float]]:
+    points = list(series)
+    return {"x": [x for x, _ in points], "y": [y for _, y in points]}
+
+
+class Loss(Plotted):
+    """Loss and held-out loss by step."""
+
+    def __init__(self) -> None:
+        from bokeh.models import ColumnDataSource
+
+        self.loss, self.heldout = (ColumnDataSource({"x": [], "y": []}) for _ in range(2))
+        tips = [("step", "@x{0,0}"), ("loss", "@y{0.0000}")]
+        super().__init__(frame.plot("", "step", "loss (no unit)", tips, height=300))
+        self.plot.line("x", "y", source=self.loss, color=BLUE, line_width=1.5, legend_label="loss")
+        self.plot.line("x", "y", source=self.heldout, color=RED, line_width=2.5, legend_label="held-out loss")
+        self.plot.scatter(
+            "x", "y", source=self.heldout, color=RED, size=7, marker="square", legend_label="held-out loss"
+        )
+        frame.legend(self.plot)
+
+    def update(self, state: RunState) -> None:
+        if not len(state.loss) and not len(state.heldout):
+            started = "The training has begun. Its loss is shown from the first step on."
+            self.hide(started if state.training else _NO_TRAINING)
+            return
+        frame.send(self.loss, _columns(state.loss))
+        frame.send(self.heldout, _columns(state.heldout))
+        self.show(f"Loss of {state.training}" if state.training else "Loss")
+
+
+class _Curve(Plotted):
+    """One curve by step."""
+
+    title, unit, colour, digits = "", "", BLUE, "0.0"
+
+    def __init__(self) -> None:
+        from bokeh.models import ColumnDataSource
+
+        self.source = ColumnDataSource({"x": [], "y": []})
+        tips = [("step", "@x{0,0}"), (self.unit, f"@y{{{self.digits}}}")]
+        super().__init__(frame.plot("", "step", self.unit, tips, height=190))
+        self.plot.line("x", "y", source=self.source, color=self.colour, line_width=2)
+        self.plot.y_range.start = 0
+
+    def series(self, state: RunState) -> Series:
+        """The curve."""
+        raise NotImplementedError
+
+    def words(self, state: RunState) -> str:
+        """The title."""
+        return self.title
+
+    def update(self, state: RunState) -> None:
+        found = self.series(state)
+        if not len(found):
+            self.hide()
+            return
+        frame.send(self.source, _columns(found))
+        self.show(self.words(state))
+
+
+class LearningRate(_Curve):
+    """The learning rate by step."""
+
+    title, unit, colour, digits = "Learning rate", "learning rate (no unit)", PURPLE, "0.000000"
+
+    def series(self, state: RunState) -> Series:
+        return state.learning_rate
+
+
+class Speed(_Curve):
+    """Samples per second of all ranks together."""
+
+    title, unit, colour = "Samples per second, all ranks", "samples/s", GREEN
+
+    def series(self, state: RunState) -> Series:
+        return state.speed
+
+    def words(self, state: RunState) -> str:
+        if state.ranks < 2 or not state.speed.last:
+            return self.title
+        return f"{self.title}; {state.speed.last[1] / state.ranks:,.1f} each of {state.ranks:,}"
+
+
+class Shares(Plotted):
+    """Where the time of a rank goes."""
+
+    def __init__(self) -> None:
+        super().__init__(frame.bars("share of the time, %", height=190))
+        self.source = self.plot.renderers[0].data_source
+
+    def update(self, state: RunState) -> None:
+        rows = [(*_SHARES[name], 100 * share) for name, share in state.shares.items() if name in _SHARES]
+        if not rows:
+            self.hide()
+            return
+        frame.send_bars(self.plot, self.source, [(words, share, c, f"{share:.1f} %") for words, c, share in rows])
+        self.show("Where the time of rank 0 goes")
+
+
+class Ranks(Figure):
+    """What each rank does now."""
+
+    def __init__(self) -> None:
+        self.root = frame.text()
+
+    def update(self, state: RunState) -> None:
+        if not state.rank_figures:
+            why = "Ranks are listed here while they run: step, memory and cores of each."
+            frame.say(self.root, frame.empty(why) if state.training else "")
+            return
+        ranks = sorted(state.rank_figures.items())
+        each = state.samples_per_second
+        rows = [_row(rank, one, each.get(rank)) for rank, one in ranks[:MOST_RANKS]]
+        head = ("rank", "step", "samples/s", "memory", "cores used", "silent for", "where", "doing")
+        left = f'<p class="dim">and {len(ranks) - MOST_RANKS:,} more</p>' if len(ranks) > MOST_RANKS else ""
+        frame.say(self.root, "<h3>Ranks</h3>" + frame.table(head, rows, numbers=(0, 1, 2, 3, 4, 5), wide=(7,)) + left)
+
+
+def _row(rank: int, one: Mapping[str, Any], rate: float | None) -> list[str]:
+    step, memory, cores, silent = (one.get(name) for name in ("step", "memory", "cpu", "silent"))
+    return [
+        f"{rank}",
+        "–" if step is None else f"{step:,}",
+        "–" if rate is None else f"{rate:,.1f}",
+        "–" if memory is None else size(memory),
+        "–" if cores is None else f"{cores:.1f}",
+        "–" if silent is None else f"{silent:.0f} s",
+        shown(f"{one.get('host', '')}:{one.get('pid', '')}".strip(":"), 60),
+        shown(one.get("doing", "")),
+    ]
+
+
+class Pictures(Figure):
+    """The newest sample pictures of the training."""
+
+    def __init__(self) -> None:
+        self.root = frame.text()
+
+    def update(self, state: RunState) -> None:
+        found = [(step, caption, frame.picture_address(data)) for step, caption, data in state.pictures]
+        found = [one for one in found if one[2]]
+        if not found:
+            why = "No picture yet. A training draws its sample prompts at step 0, and then after every few steps."
+            frame.say(self.root, frame.empty(why) if state.training else "")
+            return
+        step, caption, address = found[-1]
+        said = f"<h3>Pictures of step {step:,}</h3>" + (f'<p class="dim">{shown(caption, 300)}</p>' if caption else "")
+        frame.say(self.root, f'{said}<img class="picture" src="{address}" alt="pictures that the model draws">')

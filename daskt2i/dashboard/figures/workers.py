@@ -1,0 +1,150 @@
+"""Figures of the workers of an encode: rate and memory of each, and what it did last.
+
+Covers: plots that stay small with a thousand workers, and a table of those that are worth a look.
+Does not cover: the ranks of a training (`training`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from daskt2i.dashboard.figures import frame
+from daskt2i.dashboard.figures.frame import BLUE, GREEN, RED, Figure, Plotted, shown
+from daskt2i.formatting import size
+
+if TYPE_CHECKING:
+    from daskt2i.dashboard.run_state import RunState
+
+MOST_ROWS = 30
+"""Workers in the table."""
+
+_GIB = 2**30
+
+
+class _Ranked(Plotted):
+    """One bar for each worker, the highest first. 1,000 bars are a curve."""
+
+    title, unit, colour, tip = "", "", BLUE, ""
+
+    def __init__(self) -> None:
+        from bokeh.models import ColumnDataSource
+
+        self.source = ColumnDataSource({name: [] for name in ("x", "y", "limit", "worker", "last")})
+        tips = [("worker", "@worker"), (self.unit, self.tip), ("last", "@last")]
+        super().__init__(frame.plot("", "worker, the highest first", self.unit, tips, height=180))
+        self.plot.vbar("x", top="y", width=0.8, fill_color=self.colour, line_color=None, source=self.source)
+        self.plot.xgrid.grid_line_color = None
+        self.plot.y_range.start = 0
+        self.plot.xaxis.ticker.min_interval = 1
+
+    def value(self, worker: Mapping[str, Any]) -> float:
+        """What the bar of a worker shows."""
+        raise NotImplementedError
+
+    def update(self, state: RunState) -> None:
+        if not state.workers:
+            self.hide()
+            return
+        ranked = sorted(((self.value(one), name, one) for name, one in state.workers.items()), key=lambda one: -one[0])
+        data = {
+            "x": [place + 1 for place in range(len(ranked))],
+            "y": [value for value, _, _ in ranked],
+            "limit": [float(one.get("limit") or 0) / _GIB for _, _, one in ranked],
+            "worker": [name for _, name, _ in ranked],
+            "last": [str(one.get("last", ""))[: frame.MOST_TEXT] for _, _, one in ranked],
+        }
+        frame.send(self.source, data)
+        self.show(self.title)
+
+
+class WorkerRates(_Ranked):
+    """Rows per second of each worker, of its newest chunk."""
+
+    title, unit, tip = "Rate of each worker", "rows/s", "@y{0.0}"
+
+    def value(self, worker: Mapping[str, Any]) -> float:
+        return float(worker.get("rate") or 0.0)
+
+
+class WorkerMemory(_Ranked):
+    """The largest memory of each worker so far, against its limit."""
+
+    title, unit, colour, tip = (
+        "Memory of each worker (bars) and its limit (line)",
+        "GiB, largest so far",
+        GREEN,
+        "@y{0.00}",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        from bokeh.transform import dodge
+
+        edges = {"x0": dodge("x", -0.5), "x1": dodge("x", 0.5), "y0": "limit", "y1": "limit"}
+        self.plot.segment(**edges, source=self.source, color=RED, line_width=2)
+
+    def value(self, worker: Mapping[str, Any]) -> float:
+        return float(worker.get("memory") or 0.0) / _GIB
+
+
+class WorkerTable(Figure):
+    """The slowest workers first: they decide when the run ends."""
+
+    def __init__(self) -> None:
+        self.root = frame.text()
+
+    def update(self, state: RunState) -> None:
+        if not state.workers:
+            frame.say(self.root, frame.empty("No worker has ended a chunk yet. Each is listed here from then on."))
+            return
+        slowest = sorted(state.workers.items(), key=lambda one: float(one[1].get("rate") or 0.0))
+        # A running encode is compared with now, so that a worker that went silent is seen.
+        now = state.encode_ended or time.time()
+        rows = [_row(name, one, now) for name, one in slowest[:MOST_ROWS]]
+        more = max(len(slowest), state.workers_seen) - len(rows)
+        head = (
+            "worker",
+            "rows/s",
+            "memory",
+            "of limit",
+            "spilled",
+            "batch",
+            "engine",
+            "chunks",
+            "last seen",
+            "last message",
+        )
+        left = f'<p class="dim">and {more:,} more, which are faster</p>' if more > 0 else ""
+        title = "<h3>Workers, the slowest first</h3>"
+        frame.say(self.root, title + frame.table(head, rows, numbers=(1, 2, 3, 4, 5, 7, 8), wide=(9,)) + left)
+
+
+def _row(name: str, one: Mapping[str, Any], now: float) -> list[str]:
+    memory, limit, spilled = one.get("memory"), one.get("limit"), one.get("spilled")
+    share = f"{memory / limit:.0%}" if memory and limit else "–"
+    if memory and limit and memory > 0.8 * limit:
+        share = f'<span class="bad">{share}</span>'
+    return [
+        shown(name, 60),
+        f"{float(one.get('rate') or 0.0):,.1f}",
+        size(memory) if memory else "–",
+        share,
+        "–" if spilled is None else size(spilled),
+        shown(one.get("batch", "–"), 12),
+        shown(one.get("engine") or "–", 24),
+        f"{one.get('chunks', 0):,}",
+        _ago(now - float(one.get("at") or now)),
+        shown(one.get("last", "")),
+    ]
+
+
+def _ago(seconds: float) -> str:
+    """In steps, so that a table does not change every second."""
+    seconds = max(0.0, seconds)
+    for most, unit, words in ((60, 10, "s"), (3600, 60, "min")):
+        if seconds < most:
+            part = int(seconds // unit) * (unit if words == "s" else 1)
+            return f"{part} {words} ago" if part else "now"
+    return f"{seconds / 3600:.0f} h ago"

@@ -1,0 +1,143 @@
+"""A page that follows a run: which run it shows, and when it draws.
+
+Covers: the runs that the scheduler's plugin knows; the choice of a run, if there are several; drawing once a second
+what has changed, and nothing else.
+Does not cover: the figures (`figures`), which figures stand together (`page`, `panes`).
+
+All of this happens on the event loop of the scheduler, for each open page. So figures that nobody sees are not drawn,
+and a figure that fails is left out and logged once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from daskt2i.dashboard.figures import frame
+from daskt2i.dashboard.figures.frame import Figure
+from daskt2i.dashboard.run_state import RunState
+
+NAME = "daskt2i-dashboard"
+"""Name of the plugin of the scheduler."""
+
+PAUSE_MS = 1000
+"""Between two looks at the state, milliseconds. `messages` come at most twice a second."""
+
+_AGES = 10.0
+"""Seconds after which "last seen" is drawn again, although nothing was heard."""
+
+_NOTHING = (
+    "Nothing of daskt2i has run on this scheduler yet. Encode or train on it, with "
+    "<code>daskt2i.Run(…, client=client)</code> or <code>--scheduler</code> and its address; the figures appear here "
+    "by themselves."
+)
+
+_log = logging.getLogger("distributed.scheduler")
+
+
+def runs_of(scheduler: Any) -> Mapping[str, RunState]:
+    """The runs that the plugin of a scheduler knows. Pages stay, also if the plugin was taken away: then {}."""
+    return getattr(scheduler.plugins.get(NAME), "runs", {})
+
+
+def newest(runs: Mapping[str, RunState], before: str = "") -> str:
+    """The run to show if nobody chose one: the one that was shown, while it runs; else a running one, the newest.
+
+    Args:
+        before: id of the run that is shown; "" for none.
+    """
+    if before in runs and not runs[before].finished:
+        return before
+    order = {name: (not state.finished, state.begun or 0.0) for name, state in runs.items()}
+    return max(order, key=lambda name: order[name], default="")
+
+
+class Follower:
+    """Draws figures of one run again and again.
+
+    Args:
+        scheduler: the scheduler whose plugin knows the runs.
+        figures: the figures that are on the screen now.
+        asked: the run that the address of the page names; "" for none.
+
+    Attributes:
+        head: what stands above the figures: the choice of a run, or a sentence if there is none.
+    """
+
+    def __init__(self, scheduler: Any, figures: Callable[[], Iterable[Figure]], asked: str = "") -> None:
+        from bokeh.layouts import column
+        from bokeh.models import Select
+
+        self._scheduler, self._figures = scheduler, figures
+        self._chosen, self._run = asked, ""
+        self._drawn: dict[int, tuple[Any, ...]] = {}
+        self._failed: set[str] = set()
+        self._select = Select(title="Run", options=[], visible=False, width=420, stylesheets=[frame.SELECT_CSS])
+        self._select.on_change("value", self._choose)
+        self._text = frame.text()
+        self.head = column(self._select, self._text, sizing_mode="stretch_width")
+
+    def _choose(self, name: str, old: str, new: str) -> None:
+        if new != self._run:
+            self._chosen = new
+            self.update()
+
+    @property
+    def state(self) -> RunState | None:
+        """The run that is shown; None if there is none."""
+        return runs_of(self._scheduler).get(self._run)
+
+    def update(self) -> None:
+        """Draw what has changed."""
+        runs = runs_of(self._scheduler)
+        self._run = self._chosen if self._chosen in runs else newest(runs, self._run)
+        self._offer(runs)
+        state = runs.get(self._run)
+        frame.say(self._text, "" if state is not None else frame.empty(_NOTHING))
+        state = state or RunState()
+        _add_spilled(self._scheduler, state)
+        now = (self._run, state.version, state.updated, time.time() // _AGES)
+        for figure in self._figures():
+            if self._drawn.get(id(figure)) == now:
+                continue
+            self._drawn[id(figure)] = now
+            try:
+                figure.update(state)
+            except Exception:  # a figure that cannot be drawn must not end the others
+                name = type(figure).__name__
+                if name not in self._failed:
+                    self._failed.add(name)
+                    _log.warning("daskt2i: the figure %s cannot be drawn", name, exc_info=True)
+
+    def _offer(self, runs: Mapping[str, RunState]) -> None:
+        options = [(name, _title(state)) for name, state in sorted(runs.items(), key=lambda one: -(one[1].begun or 0))]
+        if self._select.options != options:
+            self._select.options = options
+        if self._select.value != self._run:
+            self._select.value = self._run
+        if self._select.visible != (len(runs) > 1):
+            self._select.visible = len(runs) > 1
+
+
+def _title(state: RunState) -> str:
+    how = state.stages.get(state.stage, "")
+    label = state.label or state.run
+    return f"{label[:60]}: {state.stage} {how}".rstrip(": ")
+
+
+def _add_spilled(scheduler: Any, state: RunState) -> None:
+    """Bytes that Dask moved to disk, of each worker. A worker is found by its process id, if only one has it."""
+    if not state.workers or state.finished:
+        return
+    by_pid: dict[int, Any] = {}
+    for worker in list(scheduler.workers.values()):
+        pid = getattr(worker, "pid", None) or (getattr(worker, "metrics", None) or {}).get("pid")
+        if pid is not None:
+            by_pid[pid] = None if pid in by_pid else worker
+    for name, one in state.workers.items():
+        pid_text = name.rpartition(":")[2]
+        worker = by_pid.get(int(pid_text)) if pid_text.isdecimal() else None
+        if worker is not None:
+            one["spilled"] = getattr(worker.memory, "spilled", None)
