@@ -72,10 +72,13 @@ class _Page:
         self._follower.update()
 
     def _seen(self) -> list[Figure]:
+        from bokeh.core.property.validation import validate
         from bokeh.layouts import row
 
         active = self._tabs.active
-        if active not in self._made:
+        if active in self._made:
+            return [self._headline, *self._made[active]]
+        with validate(True):  # Dask turns it off to update a page; new models need it to convert what they are given
             section = SECTIONS[active]
             figures = [[kind() for kind in kinds] for kinds in section.rows]
             self._made[active] = [one for line in figures for one in line]

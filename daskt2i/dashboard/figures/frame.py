@@ -219,12 +219,12 @@ def plot(title: str, x: str, y: str, tips: Sequence[tuple[str, str]] = (), **set
         title, x, y: of the plot and of its axes, with units. "" for an axis with names.
         tips: what a pointer shows, as in `bokeh.models.HoverTool.tooltips`.
     """
-    from bokeh.models import HoverTool
+    from bokeh.models import HoverTool, Title
     from bokeh.plotting import figure
 
     made = figure(
         **{
-            "title": title,
+            "title": Title(text=title),
             "tools": "",
             "toolbar_location": None,
             "sizing_mode": "stretch_width",
