@@ -10,7 +10,7 @@ looks the same without a network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -100,7 +100,7 @@ def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def document(title: str, body: str, script: str, style: str = "") -> str:
+def document(title: str, body: str, script: str, style: str = "", components: Sequence[str] = ("bokeh",)) -> str:
     """The whole page.
 
     Args:
@@ -108,6 +108,7 @@ def document(title: str, body: str, script: str, style: str = "") -> str:
         body: HTML. Its text is already escaped.
         script: the script that `bokeh.embed.components` returned, or "".
         style: CSS rules of this page. They follow the rules of all pages.
+        components: the parts of Bokeh's script that the page needs, as in `bokeh.resources.Resources`.
     """
     from bokeh.resources import Resources
 
@@ -116,7 +117,7 @@ def document(title: str, body: str, script: str, style: str = "") -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}{style}</style>'
-        f"{Resources(mode='inline', components=['bokeh']).render_js()}</head>"
+        f"{Resources(mode='inline', components=list(components)).render_js()}</head>"
         f"<body><main>{body}</main>{script}</body></html>"
     )
 

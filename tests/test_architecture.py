@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "train": "errors types protocols view events formatting plan config images machine store facts loader"
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
-    "dashboard": "redact errors types events formatting store estimate display",
+    "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "errors addresses protocols view events formatting plan config machine deploy store estimate"
     " model launch encode insights executors sample train dashboard",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"

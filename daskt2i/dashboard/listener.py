@@ -26,7 +26,6 @@ from daskt2i.dashboard.pictures import Thumbnails, picture_of
 from daskt2i.errors import sentence
 from daskt2i.estimate.forecast import forecast_figures
 from daskt2i.events import ChunkDone, Event, LaunchEvent, Listener, Note, PlanReady, StageEnded, WorkersReady
-from daskt2i.redact import without_secret
 from daskt2i.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ TELL_SECONDS = 0.5
 
 _LAST_SECONDS = 3.0
 """How long the end of a stage waits until the scheduler has heard of it."""
+
+_GOES_ON = "The run goes on; `report` shows what its folder holds."
 
 _MOST_HELD = 200
 _BEFORE_WORK = ("begin", "note", "activity", "estimate", "waiting", "moving", "end")
@@ -138,7 +139,7 @@ class Watched:
         try:
             self._file.write(messages)
         except Exception as error:
-            self._note("file", f"events.jsonl of the run folder cannot be written ({_why(error)})")
+            self._note("file", f"events.jsonl of the run folder cannot be written ({_why(error)}). {_GOES_ON}")
             self._file = None
 
     def _put(self, last: bool) -> None:
@@ -148,14 +149,14 @@ class Watched:
         try:
             self._file.put(last)
         except Exception as error:
-            self._note("file", f"events.jsonl of the run folder cannot be written ({_why(error)})")
+            self._note("file", f"events.jsonl of the run folder cannot be written ({_why(error)}). {_GOES_ON}")
             self._file = None
 
     def _note(self, about: str, text: str) -> None:
         """A note, once for each thing that does not work."""
         if about not in self._noted:
             self._noted.add(about)
-            self._notes.append(f"{without_secret(text)}. The run goes on; `report` shows what its folder holds.")
+            self._notes.append(text)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -199,10 +200,10 @@ class Watched:
         try:
             if self._pages_asked is not client:
                 self._pages_asked = client
-                from daskt2i.dashboard.plugin import show_pages  # type: ignore[import-untyped]
+                from daskt2i.dashboard.plugin import show_pages
 
                 if missing := show_pages(client):
-                    self._note("pages", missing.rstrip("."))
+                    self._note("pages", missing)
             while self._out:
                 message = self._out[0]
                 client.log_event(TOPICS.get(message["stage"], TOPICS["encode"]), message)
@@ -210,7 +211,7 @@ class Watched:
         except Exception as error:
             self._out.clear()
             if client.status == "running":
-                self._note("pages", f"Dask's dashboard shows nothing of this run ({_why(error)})")
+                self._note("pages", f"Dask's dashboard shows nothing more of this run ({_why(error)}). {_GOES_ON}")
 
 
 def run_id(folder: RunFolder) -> str:

@@ -6,10 +6,14 @@ Does not cover: where the figures come from (`rebuild`), the HTML file (`html`).
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from daskt2i.addresses import expanded
 from daskt2i.dashboard.report.html import page
@@ -95,22 +99,28 @@ def report(folder: RunFolder, html: str | Path | None = None) -> ReportResult:
         StoreError: the file cannot be written.
     """
     state, unknown = rebuild(folder)
-    written = ""
-    if html is not None:
-        text, missing = page(state, unknown)
-        unknown = (*unknown, *missing)
-        written = _write(html, text)
-    return ReportResult(str(folder), state, written, unknown)
-
-
-def _write(html: str | Path, text: str) -> str:
-    """Write the page, completely or not at all."""
+    found = ReportResult(str(folder), state, "", unknown)
+    if html is None:
+        return found
     path = expanded(str(html), "html").absolute()
+    missing: tuple[str, ...] = ()
+    with _writing(path) as file:
+        text, missing = page(state, found.view().rows, unknown)
+        file.write(text)
+    return ReportResult(str(folder), state, str(path), (*unknown, *missing))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[str]]:
+    """A file that becomes the page when the block ends without an error."""
     partial = path.with_name(f".{path.name}.part")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_text(text, encoding="utf-8", errors="replace")
+            with partial.open("w", encoding="utf-8", errors="replace") as file:
+                yield file
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -120,7 +130,6 @@ def _write(html: str | Path, text: str) -> str:
             f"The page cannot be written to {path}: {why.says if why else error}. The run folder did not change. Give "
             "another file (html)."
         ) from error
-    return str(path)
 
 
 def _encode_json(state: RunState) -> dict[str, Any]:

@@ -83,7 +83,10 @@ class TrainFigures:
     def _hear_picture(self, m: Mapping[str, Any], at: float) -> None:
         data = str(m["data"])
         if data.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")):
-            self.pictures.append((whole(m["step"]), str(m["caption"]), data))
+            step = whole(m["step"]) or (
+                0 if m["stage"] == self.training else self.step
+            )  # sample draws the newest model
+            self.pictures.append((step, str(m["caption"]), data))
 
     @property
     def samples_per_second(self) -> dict[int, float]:
