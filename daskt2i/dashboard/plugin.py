@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from daskt2i.dashboard import messages, page, panes
+from daskt2i.dashboard import messages, metrics, page, panes
 from daskt2i.dashboard.live import NAME
 from daskt2i.dashboard.run_state import RunState
 from daskt2i.redact import without_secret
@@ -63,7 +63,7 @@ class DashboardPlugin(SchedulerPlugin):
         past = [event for topic in sorted(_TOPICS) for event in scheduler.get_events(topic) or ()]
         for when, message in sorted(past, key=lambda event: event[0]):
             self._hear(message, when)
-        missing = " ".join(why for part in (_add_pages,) if (why := _tried(part, scheduler, self)))
+        missing = " ".join(why for part in (_add_pages, _add_metrics) if (why := _tried(part, scheduler, self)))
         scheduler.log_event(TOPIC, {"v": messages.VERSION, "missing": missing})
 
     def log_event(self, topic: str, msg: Any) -> None:
@@ -155,6 +155,11 @@ def _add_pages(scheduler: Any, plugin: DashboardPlugin) -> str:
     _add_to_navigation(variables)
     _add_to_listing(http, scheduler, prefix)
     return ""
+
+
+def _add_metrics(scheduler: Any, plugin: DashboardPlugin) -> str:
+    """Add the figures of the runs to /metrics."""
+    return metrics.add(scheduler, plugin.runs)
 
 
 def _add_to_navigation(variables: dict[str, Any]) -> None:
