@@ -18,6 +18,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
+import dask
 from dask.utils import key_split
 from distributed import Client, Future, KilledWorker, Reschedule, as_completed, get_worker
 from distributed.core import Status
@@ -247,7 +248,7 @@ class _Flight(Generic[T, R]):
     """
 
     def __init__(self, client: Client, work: Callable[[T], R]) -> None:
-        self.client, self._work = client, work
+        self.client, self._work, self._span = client, work, span_of(work)
         self.flying: dict[Future, tuple[T, list[str] | None]] = {}
         self.allowed: list[str] | None = None
         self._completed = as_completed(with_results=False, loop=client.loop)
@@ -302,7 +303,7 @@ class _Flight(Generic[T, R]):
         # Without pure=False equal calls would share one future, and a retry of a chunk would not run.
         # `workers=` bypasses the scheduler's queue, so it is used only after a worker was set aside.
         places = {} if self.allowed is None else {"workers": self.allowed, "allow_other_workers": False}
-        with span_of(self._work):
+        with dask.annotate(**self._span):
             future = self.client.submit(_on_worker, self._work, item, pure=False, key=key_of(self._work), **places)
         self.flying[future] = (item, self.allowed)
         self._completed.add(future)

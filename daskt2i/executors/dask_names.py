@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 from uuid import uuid4
 
+import dask
 from distributed import span
 from distributed.metrics import context_meter
 
@@ -33,11 +33,14 @@ def key_of(work: Callable[..., Any]) -> str:
     return f"{_name(work).strip('_').replace('_', '-') or 'work'}-{uuid4().hex}"
 
 
-def span_of(work: Callable[..., Any]) -> AbstractContextManager[Any]:
-    """The span of a stage, for the tasks that are submitted inside it."""
+def span_of(work: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations that put tasks into a new span of their stage: `with dask.annotate(**span_of(work))`.
+
+    The scheduler keeps each span for ever, so make one for a stage, and not for each task.
+    """
     name = _name(work).strip("_")
-    opened: AbstractContextManager[Any] = span(f"daskt2i-{_STAGES.get(name.partition('_')[0], name or 'work')}")
-    return opened
+    with span(f"daskt2i-{_STAGES.get(name.partition('_')[0], name or 'work')}"):
+        return dict(dask.get_annotations())
 
 
 def measure(seconds: Mapping[str, float]) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
+import dask
 import psutil
 from distributed import Client, Future, get_worker, span
 from distributed.comm import get_address_host
@@ -69,6 +70,7 @@ class DaskRankSpawner:
         self._put: Callable[[Message], None] = _nowhere
         self._flying: dict[Future, tuple[str, int, str]] = {}  # launch, rank, address
         self._closed = threading.Event()
+        self._span: dict[str, Any] = {}
 
     @contextmanager
     def opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
@@ -82,6 +84,8 @@ class DaskRankSpawner:
 
     def _opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
         notes = self.prepare()
+        with span(self.topic):  # one for the whole launch
+            self._span = dask.get_annotations()
         self._put = put
         self._closed.clear()
         for topic in (self.topic, self.topic + PULSES):
@@ -122,7 +126,7 @@ class DaskRankSpawner:
 
     def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
         """See `RankSpawner.start`."""
-        with span(self.topic):
+        with dask.annotate(**self._span):
             future = self.client.submit(
                 _on_worker,
                 spec,

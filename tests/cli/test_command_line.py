@@ -186,6 +186,7 @@ def test_the_run_folder_is_named_after_the_workflow(tmp_path: Path) -> None:
     assert one_object(done)["out"] == str(tmp_path / "runs" / "fake")
     assert sorted(p.name for p in (tmp_path / "runs" / "fake").iterdir()) == [
         "daskt2i-run.json",
+        "events.jsonl",
         "latents.zarr",
         "manifest.parquet",
         "receipts",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from builders.workflows import fake_settings
+from distributed import Client, LocalCluster
 
 import daskt2i
 from daskt2i.config.settings import Workflow
@@ -184,3 +186,77 @@ def test_the_same_path_on_another_machine_is_another_run(monkeypatch: pytest.Mon
     monkeypatch.setattr("socket.gethostname", lambda: "other")
     assert run_id(RunFolder(tmp_path)) != here
     assert run_id(RunFolder("s3://b/run")) == bucket
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """A client of the user on a cluster that daskt2i did not start."""
+    here = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **here) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def states(client: Client) -> dict[str, dict[str, Any]]:
+    """Id of a run -> its state, as the scheduler knows it."""
+
+    def look(dask_scheduler: Any) -> dict[str, dict[str, Any]]:
+        return {run: state.to_json() for run, state in dask_scheduler.plugins["daskt2i-dashboard"].runs.items()}
+
+    found: dict[str, dict[str, Any]] = client.run_on_scheduler(look)
+    return found
+
+
+def test_a_scheduler_of_the_user_knows_the_run_and_where_its_time_went(client: Client, tmp_path: Path) -> None:
+    heard: list[Event] = []
+    with daskt2i.Run(bad_rows(), tmp_path / "run", client=client, progress=heard.append) as run:
+        run.encode()
+    assert notes(heard) == []
+    folder = RunFolder(tmp_path / "run")
+    (known,) = (state for run, state in states(client).items() if run == run_id(folder))
+    there, _ = read_events(folder)
+    assert_equal_to_status(there, folder)
+    same = ("rows_done", "accepted", "rejected", "bytes", "chunk_states", "strip", "parts", "stages", "psnr_counts")
+    assert {name: known[name] for name in same} == {name: there.to_json()[name] for name in same}
+
+    def names(dask_scheduler: Any) -> tuple[int, set[str]]:
+        spans = dask_scheduler.extensions["spans"].spans_search_by_name["daskt2i-encode",]
+        labels = {key[-2] for span in spans for key in span.cumulative_worker_metrics if key[-1] == "seconds"}
+        return len(spans), {prefix.name for prefix in dask_scheduler.task_prefixes.values()} | labels
+
+    spans, found = client.run_on_scheduler(names)
+    assert spans == 2, "one for the look at the first worker, one for all chunks: the scheduler keeps them for ever"
+    assert {"encode-chunk", "inspect", "model", "read", "write"} <= found
+
+
+def test_a_scheduler_that_takes_no_plugin_costs_one_note(client: Client, tmp_path: Path) -> None:
+    def refuse(dask_scheduler: Any) -> None:
+        dask_scheduler.handlers["register_scheduler_plugin"] = None
+
+    def allow(dask_scheduler: Any) -> None:
+        dask_scheduler.handlers["register_scheduler_plugin"] = dask_scheduler.register_scheduler_plugin
+
+    heard: list[Event] = []
+    client.run_on_scheduler(refuse)
+    try:
+        with daskt2i.Run(fake_settings(), tmp_path / "run", client=client, progress=heard.append) as run:
+            assert run.encode().accepted == 20
+    finally:
+        client.run_on_scheduler(allow)
+    (note,) = notes(heard)
+    assert "shows no pages of daskt2i" in note
+    assert_equal_to_status(read_events(RunFolder(tmp_path / "run"))[0], RunFolder(tmp_path / "run"))
+
+
+def test_a_client_that_is_closed_in_the_middle_stops_only_the_telling(folder: RunFolder, client: Client) -> None:
+    heard: list[Event] = []
+    with Client(client.scheduler.address, set_as_default=False) as mine:
+        watched = Watched(folder, lambda: mine, heard.append)
+        watched(StageStarted("train", 5))
+        watched(LaunchEvent("started", 1, 0, {"step": 0, "steps": 5}))
+    watched(LaunchEvent("step", 1, 0, {"step": 5, "loss": 0.5}))
+    watched(StageEnded("train"))
+    assert notes(heard) == []
+    assert read_events(folder)[0].step == 5

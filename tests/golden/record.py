@@ -187,7 +187,7 @@ class Recording:
 
     def file(self, key: str, path: Path, bare: bool) -> None:
         kind = path.suffix
-        bare = bare or path.name == "daskt2i-run.json"  # a random number for each folder
+        bare = bare or path.name in ("daskt2i-run.json", "events.jsonl")  # a random number for each folder; times
         if path.name.startswith("events.out."):
             self.kept[key] = [*self.kept.get(key, []), *events(path)]
         elif bare and kind == ".json":

@@ -74,7 +74,7 @@ class EncodeFigures:
         self.rows_before, self.bytes_before = whole(m["rows_before"]), whole(m["bytes_before"])
         self.chunks_before = whole(m["chunks_before"])
 
-    def _hear_workers(self, m: Mapping[str, Any], at: float) -> None:
+    def _fold_workers(self, m: Mapping[str, Any], at: float) -> None:
         self.worker_count, self.threads = whole(m["workers"]), whole(m["threads"])
         self.memory_limit = None if m.get("memory_limit") is None else whole(m["memory_limit"])
         self.dashboard = str(m.get("dashboard", ""))
@@ -93,7 +93,7 @@ class EncodeFigures:
             self.eta = (left, low, high)
         self.parts = {str(k): float(v) for k, v in m["parts"].items()}
         for name, told in m["workers"].items():
-            self._hear_worker(str(name), told)
+            self._fold_worker(str(name), told)
         self.workers_seen = whole(m["workers_seen"])
         psnr = m["psnr"]
         counts = [whole(one) for one in psnr["counts"]][: len(self.psnr_counts)]
@@ -112,7 +112,7 @@ class EncodeFigures:
         self.chunk_states = {name: whole(m["states"].get(name, 0)) for name in self.chunk_states}
         self.strip = str(m["strip"])
 
-    def _hear_worker(self, name: str, told: Mapping[str, Any]) -> None:
+    def _fold_worker(self, name: str, told: Mapping[str, Any]) -> None:
         before = self.workers.pop(name, {})  # the newest is last
         self.workers[name] = {"limit": self.memory_limit, **before, **told}
         while len(self.workers) > MOST_WORKERS:
@@ -123,7 +123,7 @@ class EncodeFigures:
         before = self.workers.get(worker, {})
         chunks, all_rows = before.get("chunks", 0) + 1, before.get("rows", 0) + rows
         told = {"chunk": chunk, "chunks": chunks, "rows": all_rows, "rate": rate, "memory": memory, "last": ""}
-        self._hear_worker(worker, told)
+        self._fold_worker(worker, told)
 
     def _reject(self, one: Mapping[str, Any]) -> None:
         found = (whole(one["row"]), str(one["reason"]), str(one["caption"]), str(one["thumbnail"]), str(one["detail"]))
