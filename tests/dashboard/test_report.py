@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import TESTS
 from builders.workflows import fake_settings
 from rich.console import Console
 
@@ -89,6 +90,20 @@ def test_without_whole_events_the_numbers_come_from_receipts_and_one_line_says_w
     assert line.startswith("events.jsonl of this folder is not complete")
     assert found.state.parts["encode_image"] > 0
     assert found.state.workers_seen == 1
+
+
+def test_a_folder_of_an_older_version_has_a_report(tmp_path: Path) -> None:
+    shutil.unpack_archive(TESTS / "data" / "run-0.1.zip", tmp_path / "old")
+    folder = RunFolder(tmp_path / "old")
+    found, there = report(folder), status(folder)
+    assert (found.state.rows_done, found.state.accepted, found.state.bytes) == (
+        there.rows_done,
+        there.accepted,
+        there.bytes,
+    )
+    assert any("events.jsonl" in line for line in found.unknown)
+    assert found.view().text()
+    assert not folder.exists(EVENTS), "a report writes nothing into the folder"
 
 
 def test_a_chunk_that_is_gone_since_the_events_is_not_counted(copy: RunFolder) -> None:
