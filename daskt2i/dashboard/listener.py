@@ -31,7 +31,7 @@ from daskt2i.store.run_folder import RunFolder
 if TYPE_CHECKING:
     from distributed import Client
 
-TELL_SECONDS = 0.5
+TELL_SECONDS = 1.0
 """Seconds between two looks of the thread."""
 
 _LAST_SECONDS = 3.0

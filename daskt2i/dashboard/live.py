@@ -23,7 +23,7 @@ NAME = "daskt2i-dashboard"
 """Name of the plugin of the scheduler."""
 
 PAUSE_MS = 1000
-"""Between two looks at the state, milliseconds. `messages` come at most twice a second."""
+"""Between two looks at the state, milliseconds. `messages` come about once a second."""
 
 _AGES = 10.0
 """Seconds after which "last seen" is drawn again, although nothing was heard."""

@@ -14,7 +14,7 @@
 | `state` | a whole `RunState`, in place of all messages before it |
 
 Every `chunks` message has the totals of the whole store, so a reader who missed messages is right after the next one.
-Messages come at most twice a second, whatever the number of chunks.
+Messages come about once a second, whatever the number of chunks.
 
 Covers: events as messages; their size; hidden secrets.
 Does not cover: what is known from all messages together (`run_state`), where they go (`listener`).
@@ -65,7 +65,7 @@ TOPICS = {
 }
 """Stage -> topic of Dask's event log."""
 
-PAUSE, PULSE_PAUSE = 0.5, 5.0
+PAUSE, PULSE_PAUSE = 1.0, 5.0
 """Seconds between two messages about chunks, or about one count; and about what ranks need."""
 
 MOST_TEXT, MOST_WORKERS, MOST_REJECTED, MOST_PICTURE, MOST_THUMBNAIL = 300, 100, 5, 65_536, 8_192

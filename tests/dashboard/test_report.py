@@ -21,6 +21,7 @@ from daskt2i.dashboard.report.result import ReportResult, report
 from daskt2i.display.tables import result_table
 from daskt2i.errors import StoreError
 from daskt2i.events import Note
+from daskt2i.store.publishing import lock
 from daskt2i.store.run_folder import EVENTS, RunFolder
 from daskt2i.store.status import status
 
@@ -187,3 +188,14 @@ def test_the_command_prints_one_object(finished: Path, capsys: pytest.CaptureFix
     assert done.exit_code == 0
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["encode"]["rejected"] == {"missing-file": 1, "unreadable-image": 2}
+
+
+def test_a_killed_stage_is_not_shown_as_running(copy: RunFolder) -> None:
+    path = copy.local_path(EVENTS)
+    lines = [line for line in path.read_text().splitlines() if '"kind": "end"' not in line]
+    path.write_text("\n".join(lines) + "\n")
+    found = report(copy)
+    assert found.state.stages == {"encode": "stopped"}
+    assert found.unknown == ("encode did not tell its end, and no process works on this folder now, so it was killed.",)
+    with lock.hold(copy, "encode", lambda text: None):
+        assert report(copy).state.stages == {"encode": "running"}

@@ -20,13 +20,16 @@ from daskt2i.errors import Daskt2iError, StoreMissing
 from daskt2i.estimate.forecast import forecast_figures
 from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store
+from daskt2i.store.publishing.lock import holder
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import EVENTS, SAMPLES, TRAIN, RunFolder
+from daskt2i.store.run_folder import EVENTS, MANIFEST, SAMPLES, TRAIN, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.metrics import read_metrics
 from daskt2i.types import Receipt
 
 _TRAININGS = (TRAIN, "train-vae")
+_LOCKED = ("encode", *_TRAININGS)
+"""Stages that hold the lock of the folder while they run."""
 
 
 def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
@@ -52,6 +55,7 @@ def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
             f"There is nothing to report of {folder}: nothing was encoded or trained there. Run encode first, or give "
             "another run folder (out)."
         )
+    _guarded(lambda: _ended(state, folder, unknown), "The lock of the folder", unknown)
     state.out = state.out or str(folder)
     state.label = state.label or state.out.rstrip("/").rpartition("/")[2]
     if not state.estimate:
@@ -67,6 +71,18 @@ def _guarded(read: Any, what: str, unknown: list[str]) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         unknown.append(f"{what} cannot be read ({type(error).__name__}: {without_secret(str(error))[:200]}).")
     return False
+
+
+def _ended(state: RunState, folder: RunFolder, unknown: list[str]) -> bool:
+    """A stage that told no end, and that no process works on: it was killed."""
+    stage = state.stage
+    if stage not in _LOCKED or state.stages.get(stage) != "running":
+        return False
+    held = holder(folder)
+    if held.known and not held.words:
+        state.stages = {**state.stages, stage: "stopped"}
+        unknown.append(f"{stage} did not tell its end, and no process works on this folder now, so it was killed.")
+    return True
 
 
 def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
@@ -102,6 +118,8 @@ def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
     state.rows_done = state.accepted + sum(rejected.values())
     state.chunk_states, state.strip = strip.by_name(), strip.letters()
     state.precision = state.precision or str(about["identity"].get("precision", ""))
+    if fresh and folder.exists(MANIFEST):  # it is written when all chunks are done
+        state.stages, state.stage = {"encode": "done", **state.stages}, state.stage or "encode"
     if fresh:
         state.parts, state.psnr_counts, state.psnr_lowest = parts, psnr.counts, psnr.lowest
         state.workers_seen = len(state.workers)

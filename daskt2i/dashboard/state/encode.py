@@ -74,7 +74,7 @@ class EncodeFigures:
         self.rows_before, self.bytes_before = whole(m["rows_before"]), whole(m["bytes_before"])
         self.chunks_before = whole(m["chunks_before"])
 
-    def _fold_workers(self, m: Mapping[str, Any], at: float) -> None:
+    def _hear_workers(self, m: Mapping[str, Any], at: float) -> None:
         self.worker_count, self.threads = whole(m["workers"]), whole(m["threads"])
         self.memory_limit = None if m.get("memory_limit") is None else whole(m["memory_limit"])
         self.dashboard = str(m.get("dashboard", ""))
