@@ -35,7 +35,17 @@ from daskt2i.errors import (
     StoreFull,
     StoreMissing,
 )
-from daskt2i.events import ChunkDone, ChunkFailed, Event, Note, StageEnded, StageStarted, WorkersReady
+from daskt2i.events import (
+    ChunkDone,
+    ChunkFailed,
+    ChunkSent,
+    ChunksFound,
+    Event,
+    Note,
+    StageEnded,
+    StageStarted,
+    WorkersReady,
+)
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.plan import GIB, WorkerLayout
 from daskt2i.protocols import ExecutorInfo
@@ -458,7 +468,9 @@ def test_a_listener_gets_the_stage_then_the_workers_and_the_end_last(tmp_path: P
     told: list[Event] = []
     run(workflow(tmp_path), tmp_path / "out", listener=told.append)
     assert told[0] == StageStarted("encode", 40)
-    assert isinstance(told[1], WorkersReady)
+    assert isinstance(told[1], ChunksFound)
+    assert isinstance(told[2], WorkersReady)
+    assert sum(isinstance(e, ChunkSent) for e in told) == 10
     assert told[-1] == StageEnded("encode")
     assert sum(isinstance(e, ChunkDone) for e in told) == 10
 
