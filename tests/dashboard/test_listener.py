@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from builders.disks import disk_of
 from builders.workflows import fake_settings
 from distributed import Client, LocalCluster
+from PIL import Image
 
 import daskt2i
 from daskt2i.config.settings import Workflow
@@ -260,3 +263,36 @@ def test_a_client_that_is_closed_in_the_middle_stops_only_the_telling(folder: Ru
     watched(StageEnded("train"))
     assert notes(heard) == []
     assert read_events(folder)[0].step == 5
+
+
+def test_on_a_full_disk_one_note_is_told_and_whole_lines_stay(tmp_path: Path) -> None:
+    with disk_of(tmp_path / "disk", "64k") as disk:
+        folder = RunFolder(disk / "run")
+        claim(folder)
+        (disk / "filler").write_bytes(b"0" * 40_000)
+        heard: list[Event] = []
+        train(Watched(folder, lambda: None, heard.append), steps=400)
+        assert sum(isinstance(event, LaunchEvent) for event in heard) == 401
+        (note,) = notes(heard)
+        assert "events.jsonl of the run folder cannot be written" in note
+        state, _ = read_events(folder)
+        assert state.loss.last is not None
+        assert state.stages == {"train": "running"}
+
+
+def test_a_sheet_that_a_training_draws_is_shown(folder: RunFolder) -> None:
+    picture = io.BytesIO()
+    Image.linear_gradient("L").save(picture, "PNG")
+    folder.write("train/sheets/step-0000002.png", picture.getvalue())
+    heard: list[Event] = []
+    watched = Watched(folder, lambda: None, heard.append)
+    watched(StageStarted("train", 5))
+    watched(LaunchEvent("started", 1, 0, {"step": 0, "steps": 5}))
+    watched(LaunchEvent("sheet", 1, 0, {"step": 2, "file": "train/sheets/step-0000002.png"}))
+    watched(LaunchEvent("sheet", 1, 0, {"step": 4, "file": "train/sheets/gone.png"}))
+    watched(LaunchEvent("sheet", 1, 0, {"step": 5, "file": None}))
+    watched(StageEnded("train"))
+    ((step, _, data),) = read_events(folder)[0].pictures
+    assert (step, data[:23]) == (2, "data:image/jpeg;base64,")
+    assert notes(heard) == []
+    assert len(heard) == 6
