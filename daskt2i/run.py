@@ -305,7 +305,7 @@ class Run(RunReader):
         """The state of the run folder: rows, training, the newest pictures."""
         from daskt2i.session.run_view import run_view, who_works
 
-        workers = "closed" if self._is_closed() else who_works(self._session, self.client)
+        workers = who_works(self._session, self.client, self._is_closed())
         return run_view(self.workflow, self._found.folder, workers)
 
     def __getattr__(self, name: str) -> Any:

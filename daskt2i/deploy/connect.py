@@ -1,7 +1,8 @@
 """Connects to Dask: starts a cluster from a file, or connects to a running one.
 
 Covers: reading a cluster file, starting its cluster with its settings, connecting to an address (daskt2i never closes
-such a cluster). This process stays unchanged: its environment, Dask's settings, loggers, the default client.
+such a cluster). This process stays unchanged: its environment, Dask's settings, loggers. The default client stays too,
+but a notebook without one gets ours while it is open (`offer`).
 Does not cover: the process of a started cluster (`cluster_process`), what the setting of the scheduler means
 (`session.schedulers`), what runs on the workers (`executors`, `launch`), how many workers to start
 (`session.worker_layout`).
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import Any
 
 import dask.config
 from distributed import Client
+from distributed.client import ensure_default_client
 from distributed.security import Security
 
 from daskt2i import documents
@@ -27,6 +30,7 @@ from daskt2i.deploy.cluster_process import ClusterProcess
 from daskt2i.deploy.tls_files import certificates_for, has_own_certificates, keep_certificates, remove_certificates
 from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, SchedulerError
+from daskt2i.notebooks import in_notebook
 
 _SERVER_TIMEOUT = 20.0
 _START_SECONDS = 120
@@ -119,6 +123,7 @@ class ClusterFile:
                 stack.enter_context(client)
                 client.wait_for_workers(cluster.workers or workers, timeout=_START_SECONDS)
                 stack.pop_all()
+            offer(client)  # not before: `with` would make a default client the current one of this thread for good
         except ConfigError as error:
             raise ConfigError(
                 f"The cluster file {self.name}.yaml names {self.factory}, which cannot be imported ({error}). Nothing "
@@ -178,6 +183,7 @@ def attach(address: str, threads: int) -> Connection:
             "`dask scheduler` and workers with `dask worker ADDRESS`."
         ) from error
     threads = threads or fewest_threads(client)
+    offer(client)
 
     def close() -> None:
         client.close(timeout=5)
@@ -195,16 +201,31 @@ def _client(address: str, security: Security | None, again: bool = True) -> Clie
         raise TimeoutError("the thread of the client did not start in time") from None
 
 
+_offered: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def offer(client: Client) -> None:
+    """In a notebook, make a client of ours Dask's default until it is closed, but never in place of a user's client.
+
+    JupyterLab's Dask extension asks an idle kernel for its default client, to find the dashboard. A client that the
+    user makes later becomes the default as always. Dask's settings stay as they are.
+    """
+    if in_notebook() and current_client() is None:
+        _offered.add(client)
+        ensure_default_client(client)
+
+
 def current_client() -> Client | None:
-    """Dask's current client of this process, from `distributed.default_client()`; None without one.
+    """The user's current client of Dask, from `distributed.default_client()`; None without one, or if it is ours.
 
     It imports nothing, because a process that has not imported distributed has no client.
     """
     module = sys.modules.get("distributed")
     try:
-        return None if module is None else module.default_client()
+        client = None if module is None else module.default_client()
     except ValueError:
         return None
+    return None if client in _offered else client
 
 
 def borrow(client: Client, threads: int) -> Connection:

@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 
     from daskt2i.session.session import Session
 
+Rows = tuple[tuple[str, str], ...]
+
 _SHEET = f"{SAMPLES}/sheet.png"
 
 
-def run_view(workflow: Workflow, folder: RunFolder, workers: str) -> View:
+def run_view(workflow: Workflow, folder: RunFolder, workers: Rows) -> View:
     """A run.
 
     Args:
-        workers: who works on it, for a person.
+        workers: who works on it; see `who_works`.
     """
     encoded = _encoded(folder)
     trained, curves = _trained(workflow, folder)
     return View(
         "daskt2i.Run",
-        (*encoded.rows, ("trained", trained), ("workers", workers)),
+        (*encoded.rows, ("trained", trained), *workers),
         about=folder.root,
         done=encoded.done,
         rejected=encoded.rejected,
@@ -46,18 +48,24 @@ def run_view(workflow: Workflow, folder: RunFolder, workers: str) -> View:
     )
 
 
-def who_works(session: Session | None, client: Client | None) -> str:
-    """Who works on a run, for a person.
+def who_works(session: Session | None, client: Client | None, closed: bool = False) -> Rows:
+    """Who works on a run, and where their dashboard is: names and values for a person.
 
     Args:
         session: the workers of the run; None before the start.
         client: the Dask client of the run; None before the start, or without Dask.
     """
+    if closed:
+        return (("workers", "closed"),)
     if session is not None and session.scheduler.is_pool:
-        return session.scheduler.kind
+        return (("workers", session.scheduler.kind),)
     if client is None:
-        return "not started"
-    return str(client.scheduler.address) if client.status == "running" else f"the client is {client.status}"
+        return (("workers", "not started"),)
+    if client.status != "running":
+        return (("workers", f"the client is {client.status}"),)
+    workers = ("workers", str(client.scheduler.address))
+    link = "" if session is None else session.dashboard
+    return (workers, ("dashboard", f"{link} (copy this into JupyterLab's Dask panel)")) if link else (workers,)
 
 
 def _encoded(folder: RunFolder) -> View:

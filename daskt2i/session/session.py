@@ -45,6 +45,7 @@ class Session:
         self.scheduler, self._given = scheduler, client
         self._connection: Connection | None = None
         self._layout: WorkerLayout | None = None
+        self._dashboard = ""
         self._turn = threading.RLock()
         self._stack = ExitStack()
         self._finalizer = weakref.finalize(self, self._stack.close)
@@ -73,8 +74,11 @@ class Session:
 
     @property
     def dashboard(self) -> str:
-        """Link to the dashboard, or "" if there is none (yet)."""
-        return (self.client.dashboard_link or "") if self.client is not None else ""
+        """Link to the dashboard, or "" if there is none (yet). It asks nobody, so a scheduler that hangs is no matter.
+
+        Behind JupyterHub it may be a path on the server of the notebook (`distributed.dashboard.link`).
+        """
+        return "" if self._connection is None else self._dashboard
 
     def executor(self, layout: WorkerLayout) -> Executor:
         """The executor that runs chunks. Closing it leaves the cluster for the next stage.
@@ -122,6 +126,7 @@ class Session:
                 self._connection = self._connect(layout)
                 self._layout = layout
                 self._stack.callback(self._connection.close)
+                self._dashboard = self._connection.client.dashboard_link or ""
             return replace(self._connection, threads=layout.threads or fewest_threads(self._connection.client))
 
     def _connect(self, layout: WorkerLayout) -> Connection:

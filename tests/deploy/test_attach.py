@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,37 @@ def test_attaching_changes_nothing_in_this_process(client: Client, tmp_path: Pat
             assert not encode_on(ours, tmp_path / "run").failed
     assert watch.looks > 50
     assert watch.wrong == {}
+
+
+def test_a_notebook_without_a_default_client_finds_ours_until_it_closes(client: Client) -> None:
+    """JupyterLab's Dask extension asks for `default_client()`. Only the users' own clients are used by `Run`."""
+    before = distributed.client._current_client.set(None)  # the users' clients of the other tests
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed.client, "_global_clients", weakref.WeakValueDictionary())
+        patch.setattr(connect, "in_notebook", lambda: True)
+        first, second = (Client(client.scheduler.address, set_as_default=False) for _ in range(2))
+        with pytest.raises(ValueError, match="No clients found"):
+            distributed.default_client()
+        config = copy.deepcopy(dask.config.config)
+        connect.offer(first)
+        connect.offer(second)
+        assert distributed.default_client() is second
+        assert connect.current_client() is None
+        with Client(client.scheduler.address) as users:
+            assert distributed.default_client() is users
+            assert connect.current_client() is users
+            third = Client(client.scheduler.address, set_as_default=False)
+            connect.offer(third)
+            assert distributed.default_client() is users, "a user's own client stays"
+            third.close()
+        assert distributed.default_client() is second
+        second.close()
+        assert distributed.default_client() is first
+        first.close()
+        with pytest.raises(ValueError, match="No clients found"):
+            distributed.default_client()
+        assert dask.config.config == config
+    distributed.client._current_client.reset(before)
 
 
 def wait_there(seconds: float) -> int:
