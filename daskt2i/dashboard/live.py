@@ -72,7 +72,8 @@ class Follower:
 
         self._scheduler, self._figures = scheduler, figures
         self._chosen, self._run = asked, ""
-        self._drawn: dict[int, tuple[Any, ...]] = {}
+        self._drawn: dict[int, tuple[tuple[Any, ...], float]] = {}
+        self._measured = 0.0
         self._failed: set[str] = set()
         self._select = Select(title="Run", options=[], visible=False, width=420, stylesheets=[frame.SELECT_CSS])
         self._select.on_change("value", self._choose)
@@ -97,12 +98,16 @@ class Follower:
         state = runs.get(self._run)
         frame.say(self._text, "" if state is not None else frame.empty(_NOTHING))
         state = state or RunState()
-        _add_spilled(self._scheduler, state)
-        now = (self._run, state.version, state.updated, time.time() // _AGES)
+        clock = time.time()
+        if clock >= self._measured + _AGES / 2:
+            self._measured = clock
+            _add_spilled(self._scheduler, state)
+        now = (self._run, state.version, clock // _AGES)
         for figure in self._figures():
-            if self._drawn.get(id(figure)) == now:
+            before, when = self._drawn.get(id(figure), ((), 0.0))
+            if before == now or (before[:1] == now[:1] and 0 <= clock - when < figure.pause(state)):
                 continue
-            self._drawn[id(figure)] = now
+            self._drawn[id(figure)] = now, clock
             try:
                 figure.update(state)
             except Exception:  # a figure that cannot be drawn must not end the others

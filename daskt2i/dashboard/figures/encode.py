@@ -13,7 +13,7 @@ import numpy as np
 
 from daskt2i.dashboard.figures import frame
 from daskt2i.dashboard.figures.frame import BLUE, ORANGE, RED, SKY, Figure, Plotted, shown
-from daskt2i.formatting import duration, size
+from daskt2i.formatting import duration, many, size
 
 if TYPE_CHECKING:
     from daskt2i.dashboard.run_state import RunState
@@ -111,8 +111,8 @@ class Chunks(Plotted):
         if (strip, chunks) != (self._strip, self._chunks):
             self._send(strip, chunks)
         legend = frame.key((c, f"{_WORDS.get(name, name)} {states[name]:,}") for name, c in _STATES if states[name])
-        many = f"; one bar stands for {chunks / len(strip):,.0f} chunks" if chunks > len(strip) > 0 else ""
-        self.show(f"Chunks: {states['written']:,} of {chunks:,} written{many}", legend)
+        each = f"; one bar stands for {chunks / len(strip):,.0f} chunks" if chunks > len(strip) > 0 else ""
+        self.show(f"Chunks: {states['written']:,} of {chunks:,} written{each}", legend)
 
     def _send(self, strip: str, chunks: int) -> None:
         """Send the bars that changed: of a thousand, few change within a second."""
@@ -127,19 +127,19 @@ class Chunks(Plotted):
         self._strip, self._chunks = strip, chunks
 
 
-def _cells(strip: str, chunks: int) -> dict[str, list[Any]]:
+def _cells(strip: str, chunks: int) -> dict[str, Any]:
     """The bars of a strip."""
     edges = np.linspace(0, chunks, len(strip) + 1)
     firsts = np.ceil(edges[:-1]).astype(int)
     lasts = np.maximum(firsts, np.ceil(edges[1:]).astype(int) - 1)
     share = [100 if letter == "W" else 10 * int(letter) if letter.isdigit() else 0 for letter in strip]
     return {
-        "left": edges[:-1].tolist(),
-        "right": edges[1:].tolist(),
+        "left": edges[:-1],
+        "right": edges[1:],
         "top": [100 if letter in _LETTERS else part for letter, part in zip(strip, share, strict=True)],
         "colour": [_LETTERS.get(letter, BLUE) for letter in strip],
-        "first": firsts.tolist(),
-        "last": lasts.tolist(),
+        "first": firsts,
+        "last": lasts,
         "written": [_cell_words(letter, part) for letter, part in zip(strip, share, strict=True)],
     }
 
@@ -217,7 +217,7 @@ def _encode(state: RunState) -> list[tuple[str, str]]:
     if state.bytes:
         pairs.append((size(state.bytes), "written"))
     if state.worker_count:
-        pairs.append((f"{state.worker_count:,}", f"workers, {state.threads:,} threads each"))
+        pairs.append((f"{state.worker_count:,}", f"workers, {many(state.threads, 'thread')} each"))
     if state.engine or state.precision:
         pairs.append((shown(state.engine or "torch", 24), f"{shown(state.device, 24)}, {shown(state.precision, 24)}"))
     return pairs

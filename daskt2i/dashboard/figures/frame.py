@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from daskt2i.dashboard.run_state import RunState
 
@@ -115,6 +117,10 @@ class Figure:
     """
 
     root: Any
+
+    def pause(self, state: RunState) -> float:
+        """Seconds between two drawings. A figure that is dear to draw is drawn less often."""
+        return 0.0
 
     def update(self, state: RunState) -> None:
         """Show a state. What did not change is not sent again."""
@@ -279,11 +285,15 @@ def label(axis: Any, words: str) -> None:
 
 
 def send(source: Any, data: Mapping[str, Any]) -> None:
-    """Give data to a source, if they differ from what it has."""
-    if any(len(source.data.get(name, ())) != len(column) for name, column in data.items()) or any(
-        list(source.data[name]) != list(column) for name, column in data.items()
-    ):
+    """Give data to a source, if they differ from what it has. Arrays are sent as they are, lists as JSON."""
+    if any(not _same(source.data.get(name, ()), column) for name, column in data.items()):
         source.data = dict(data)
+
+
+def _same(before: Any, now: Any) -> bool:
+    if isinstance(now, np.ndarray) or isinstance(before, np.ndarray):
+        return np.array_equal(before, now)
+    return bool(before == now)
 
 
 def say(model: Any, html: str) -> None:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from daskt2i.dashboard.figures import frame
 from daskt2i.dashboard.figures.frame import BLUE, GREEN, RED, Figure, Plotted, shown
 from daskt2i.formatting import size
@@ -21,6 +23,11 @@ MOST_ROWS = 30
 """Workers in the table."""
 
 _GIB = 2**30
+
+
+def _pause(state: RunState) -> float:
+    """A thousand workers are drawn every five seconds."""
+    return len(state.workers) / 200
 
 
 class _Ranked(Plotted):
@@ -43,17 +50,24 @@ class _Ranked(Plotted):
         """What the bar of a worker shows."""
         raise NotImplementedError
 
+    def pause(self, state: RunState) -> float:
+        return _pause(state)
+
     def update(self, state: RunState) -> None:
         if not state.workers:
             self.hide()
             return
-        ranked = sorted(((self.value(one), name, one) for name, one in state.workers.items()), key=lambda one: -one[0])
+        names, workers = list(state.workers), list(state.workers.values())
+        values = np.array([self.value(one) for one in workers])
+        limits = np.array([float(one.get("limit") or 0) / _GIB for one in workers])
+        order = np.argsort(-values, kind="stable")
+        said = [str(workers[i].get("last", "")) if len(order) <= 100 else "" for i in order]
         data = {
-            "x": [place + 1 for place in range(len(ranked))],
-            "y": [value for value, _, _ in ranked],
-            "limit": [float(one.get("limit") or 0) / _GIB for _, _, one in ranked],
-            "worker": [name for _, name, _ in ranked],
-            "last": [str(one.get("last", ""))[: frame.MOST_TEXT] for _, _, one in ranked],
+            "x": np.arange(1, len(order) + 1),
+            "y": values[order],
+            "limit": limits[order],
+            "worker": [names[i] for i in order],
+            "last": [one[: frame.MOST_TEXT] for one in said],
         }
         frame.send(self.source, data)
         self.show(self.title)
@@ -94,6 +108,9 @@ class WorkerTable(Figure):
 
     def __init__(self) -> None:
         self.root = frame.text()
+
+    def pause(self, state: RunState) -> float:
+        return _pause(state)
 
     def update(self, state: RunState) -> None:
         if not state.workers:
