@@ -228,6 +228,17 @@ def current_client() -> Client | None:
     return None if client in _offered else client
 
 
+def dashboard_of(client: Client) -> str:
+    """Link to the dashboard of a client. "" if there is none, or if Dask's setting of the link cannot be filled in.
+
+    The setting (`distributed.dashboard.link`) may name variables of the environment that are not set here.
+    """
+    try:
+        return client.dashboard_link or ""
+    except (KeyError, ValueError, IndexError, AttributeError, OSError):
+        return ""
+
+
 def borrow(client: Client, threads: int) -> Connection:
     """Use the client of the caller. Closing the connection leaves client and cluster unchanged.
 

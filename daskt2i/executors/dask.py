@@ -23,7 +23,7 @@ from dask.utils import key_split
 from distributed import Client, Future, KilledWorker, Reschedule, as_completed, get_worker
 from distributed.core import Status
 
-from daskt2i.deploy.connect import Connection
+from daskt2i.deploy.connect import Connection, dashboard_of
 from daskt2i.deploy.workers import workers_of
 from daskt2i.encode.model_cache import process_name
 from daskt2i.encode.worker import interruption
@@ -93,7 +93,7 @@ class DaskExecutor:
             threads=self._connection.threads,
             memory_limit=min(limits) if limits else None,
             address=client.scheduler.address,
-            dashboard=client.dashboard_link or "",
+            dashboard=dashboard_of(client),
         )
 
     def run(

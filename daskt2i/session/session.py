@@ -107,7 +107,7 @@ class Session:
             connection.threads,
             None,
             client.scheduler.address,
-            client.dashboard_link or "",
+            self._dashboard,
         )
 
         def make_room() -> list[str]:
@@ -117,7 +117,7 @@ class Session:
 
     def _connected(self, layout: WorkerLayout) -> Connection:
         """The connection, with the torch threads of this stage. Another stage may need another number of threads."""
-        from daskt2i.deploy.connect import fewest_threads
+        from daskt2i.deploy.connect import dashboard_of, fewest_threads
 
         with self._turn:
             if self._connection is not None and not self._serves(self._connection, layout):
@@ -126,7 +126,7 @@ class Session:
                 self._connection = self._connect(layout)
                 self._layout = layout
                 self._stack.callback(self._connection.close)
-                self._dashboard = self._connection.client.dashboard_link or ""
+                self._dashboard = dashboard_of(self._connection.client)
             return replace(self._connection, threads=layout.threads or fewest_threads(self._connection.client))
 
     def _connect(self, layout: WorkerLayout) -> Connection:

@@ -180,6 +180,20 @@ def test_a_notebook_without_a_default_client_finds_ours_until_it_closes(client: 
     distributed.client._current_client.reset(before)
 
 
+def test_the_link_to_the_dashboard_has_the_form_that_dask_is_told(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind JupyterHub. A variable that is not set leaves the run without a link, and not without its work."""
+    other = Client(client.scheduler.address, set_as_default=False)
+    monkeypatch.setenv("JUPYTERHUB_USER", "me")
+    port = client.scheduler_info()["services"]["dashboard"]
+    with dask.config.set({"distributed.dashboard.link": "/user/{JUPYTERHUB_USER}/proxy/{port}/status"}):
+        assert connect.dashboard_of(other) == f"/user/me/proxy/{port}/status"
+    with dask.config.set({"distributed.dashboard.link": "/user/{NOT_SET_HERE}/proxy/{port}/status"}):
+        assert connect.dashboard_of(other) == ""
+    other.close()
+
+
 def wait_there(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
