@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -15,6 +18,7 @@ import pytest
 from bokeh.document import Document
 from bokeh.models import ColumnDataSource, Div, Plot, Select
 from builders.told import Told, encode, training
+from builders.workflows import child_environment
 from distributed import Client, LocalCluster
 from distributed.utils import sync
 
@@ -296,6 +300,42 @@ def test_a_client_that_has_lost_its_scheduler_is_told_in_one_line() -> None:
         client = Client(cluster, set_as_default=False)
         client.close()
         assert "did not take them" in show_pages(client)
+
+
+def test_a_scheduler_with_another_version_of_daskt2i_is_told_in_one_line(client: Client) -> None:
+    """Its plugin is there already, and ours does not replace it."""
+    client.log_event(plugin.TOPIC, {"v": 99, "missing": ""})
+    assert "another version of daskt2i is installed there" in show_pages(client)
+    client.log_event(plugin.TOPIC, {"v": 1, "missing": ""})
+    assert show_pages(client) == ""
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_cannot_import_daskt2i_is_told_in_one_line(tmp_path: Path) -> None:
+    """A process of its own: the advice is to install daskt2i there."""
+    place = tmp_path / "scheduler.json"
+    code = (
+        "import sys\n"
+        "class Away:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name.split('.')[0] == 'daskt2i':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Away())\n"
+        "from distributed.cli.dask_scheduler import main\n"
+        "main(standalone_mode=False)\n"
+    )
+    options = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
+    for program, told in ((code, "the scheduler cannot import daskt2i"), (code[code.index("from dist") :], "")):
+        command = [sys.executable, "-c", program, "--scheduler-file", str(place), *options]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=child_environment())
+        while not place.exists():
+            time.sleep(0.05)
+        with Client(scheduler_file=str(place), set_as_default=False) as client:
+            assert told in (why := show_pages(client))
+            assert bool(why) == bool(told)
+        process.terminate()
+        process.wait()
+        place.unlink(missing_ok=True)
 
 
 def test_behind_a_prefix_the_pages_are_below_it() -> None:

@@ -217,7 +217,12 @@ def _encode(state: RunState) -> list[tuple[str, str]]:
     if state.bytes:
         pairs.append((size(state.bytes), "written"))
     if state.worker_count:
-        pairs.append((f"{state.worker_count:,}", f"workers, {many(state.threads, 'thread')} each"))
+        pairs.append(
+            (
+                f"{state.worker_count:,}",
+                f"worker{'s' * (state.worker_count != 1)}, {many(state.threads, 'thread')} each",
+            )
+        )
     if state.engine or state.precision:
         pairs.append((shown(state.engine or "torch", 24), f"{shown(state.device, 24)}, {shown(state.precision, 24)}"))
     return pairs
@@ -236,7 +241,12 @@ def _training(state: RunState) -> list[tuple[str, str]]:
     elif state.train_begun and state.train_ended:
         pairs.append((duration(state.train_ended - state.train_begun), "this training took"))
     if state.ranks:
-        pairs.append((f"{state.ranks:,}", f"ranks{f', start {state.attempt}' if state.attempt > 1 else ''}"))
+        pairs.append(
+            (
+                f"{state.ranks:,}",
+                f"rank{'s' * (state.ranks != 1)}{f', start {state.attempt}' if state.attempt > 1 else ''}",
+            )
+        )
     if state.checkpoint is not None:
         pairs.append((f"{state.checkpoint:,}", "step of the newest checkpoint"))
     return pairs
