@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from daskt2i.dashboard import messages, metrics, page, panes
+from daskt2i.dashboard import messages
 from daskt2i.dashboard.live import NAME
 from daskt2i.dashboard.run_state import RunState
 from daskt2i.redact import without_secret
@@ -132,6 +132,8 @@ def _tried(part: Callable[[Any, DashboardPlugin], str], scheduler: Any, plugin: 
 
 def _add_pages(scheduler: Any, plugin: DashboardPlugin) -> str:
     """Add pages, navigation and listing to the dashboard, if they are not there yet."""
+    from daskt2i.dashboard import page, panes  # only the scheduler needs them, and not the driver
+
     try:
         from bokeh.server.tornado import BokehTornado
         from distributed.dashboard.core import BokehApplication
@@ -159,11 +161,15 @@ def _add_pages(scheduler: Any, plugin: DashboardPlugin) -> str:
 
 def _add_metrics(scheduler: Any, plugin: DashboardPlugin) -> str:
     """Add the figures of the runs to /metrics."""
+    from daskt2i.dashboard import metrics
+
     return metrics.add(scheduler, plugin.runs)
 
 
 def _add_to_navigation(variables: dict[str, Any]) -> None:
     """Add our page after Dask's, and our panes to "More...". Both lists are changed in place: all pages share them."""
+    from daskt2i.dashboard import page, panes
+
     pages, plots = variables["pages"], variables["plots"]
     name = page.PATH.strip("/")
     if name not in pages:
@@ -176,6 +182,8 @@ def _add_to_navigation(variables: dict[str, Any]) -> None:
 def _add_to_listing(http: Any, scheduler: Any, prefix: str) -> None:
     """Add our panes to the listing. Dask's own lists only pages of the first application of Bokeh."""
     from distributed.http.scheduler.info import IndividualPlots
+
+    from daskt2i.dashboard import panes
 
     ours = {f"Individual {pane.name}": pane.path for pane in panes.PANES}
 
