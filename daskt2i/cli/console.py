@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -23,14 +23,23 @@ from daskt2i.errors import Daskt2iError
 from daskt2i.os_errors import meaning_of
 from daskt2i.redact import without_secret
 
-
-def width() -> int | None:
-    """The width of a console, or None: rich finds it out. Without columns (`COLUMNS=0`) it would print nothing."""
-    return 80 if os.environ.get("COLUMNS") == "0" else None
+_WIDE = 10_000
+"""Columns of a pipe and of a file."""
 
 
-out = Console(soft_wrap=False, highlight=False, width=width())
-err = Console(stderr=True, highlight=False, width=width())
+def width(stream: TextIO | None) -> int | None:
+    """The width of a console, or None: rich finds it out. Without columns (`COLUMNS=0`) it would print nothing.
+
+    A pipe and a file have no width. There a path must stay on one line, because a program may read it.
+    """
+    columns = os.environ.get("COLUMNS")
+    if columns == "0":
+        return 80
+    return None if columns or (stream is not None and stream.isatty()) else _WIDE
+
+
+out = Console(soft_wrap=False, highlight=False, width=width(sys.stdout))
+err = Console(stderr=True, highlight=False, width=width(sys.stderr))
 
 
 def write(data: dict[str, Any], as_json: bool, table: Any) -> None:

@@ -44,6 +44,7 @@ class TerminalProgress:
         self._bar: _Bar | None = None
         self._counts: dict[str, CountProgress] = {}
         self._paces: dict[str, _Pace] = {}
+        self._dashboard = ""
 
     def __call__(self, event: Event) -> None:
         now = self._clock()
@@ -56,7 +57,7 @@ class TerminalProgress:
         elif isinstance(event, Activity):
             self._say(Line(event.text))
         elif isinstance(event, DashboardReady):
-            self._say(Line(f"dashboard {event.link}"))
+            self._link(event.link)
         elif self._stage is not None:
             self._advance(self._stage, event, now)
         elif isinstance(event, Note):
@@ -78,14 +79,20 @@ class TerminalProgress:
         done = stage.done
         for line in stage.hear(event, now):
             self._say(line)
-        if isinstance(event, WorkersReady) and event.executor_info.dashboard:
-            self._say(Line(f"dashboard {event.executor_info.dashboard}"))
+        if isinstance(event, WorkersReady):
+            self._link(event.executor_info.dashboard)
         if self._bar is not None:
             self._bar.update(stage)
         elif not stage.running or "" not in self._paces:
             self._paces[""] = _Pace(now)  # starts now, so that the wait for workers and models does not count
         elif stage.done != done and (self._paces[""].due(now) or stage.done >= stage.total):
             self._say(Line(stage.line(now)))
+
+    def _link(self, address: str) -> None:
+        """Write the address of the dashboard once: several stages work on the same cluster."""
+        if address and address != self._dashboard:
+            self._dashboard = address
+            self._say(Line(f"dashboard {address}"))
 
     def _count(self, event: Counted, now: float) -> None:
         """Write no line at first, because most counts end within seconds."""

@@ -17,7 +17,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.encode import gates
 from daskt2i.encode.chunks.stamps import Stamps, exchanged, names
 from daskt2i.encode.resume import are_rejected
-from daskt2i.encode.saved_workflow import strangers
+from daskt2i.encode.saved_workflow import strangers, with_source
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.facts.selection import open_source
@@ -107,7 +107,10 @@ class VerifyResult(Viewed):
         chunks = f"{self.chunks:,}: {len(self.problems):,} damaged, {len(self.unfinished):,} not finished"
         rows = [("rows", f"{self.rows:,}"), ("chunks", f"{self.chunks:,}" if self.ok else chunks)]
         if self.psnr:
-            rows.append(("decode-back", f"{min(self.psnr):.1f} dB or more on {many(len(self.psnr), 'row')}"))
+            tried = many(len(self.psnr), "latent")
+            rows.append(
+                ("decoded back", f"{tried}; the worst is {min(self.psnr):.1f} dB from its image (higher is closer)")
+            )
         rows += [("note", note) for note in self.notes[:10]]
         if not self.ok:
             does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
@@ -274,6 +277,7 @@ def _check_images(
     """Compare the store with the images of its source: whether they are the same files, and a few latents."""
     did = "compared with the images"
     try:
+        workflow = with_source(workflow, store.folder, draw=False)  # scenes are files of the run folder
         source = open_source(workflow.dataset, store.folder, keep=False)
         source.info()
         _find_exchanged(store, source, workflow, found)

@@ -172,7 +172,10 @@ class InsightsResult(Viewed):
         yield "captions", f"{self.captions:,}; {self.alike:,} repeat another one, {self.repeated:,} of them exactly"
         if self.limit:
             mean = sum(n * c for n, c in self.tokens.items()) / max(1, sum(self.tokens.values()))
-            yield "tokens", f"{mean:.1f} per caption; {self.cut:,} captions longer than {self.limit} will be cut"
+            yield (
+                "tokens",
+                f"{mean:.1f} per caption; {self.cut:,} captions are longer than {self.limit} tokens and will be cut",
+            )
         if self.looked:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
             yield "rejected", f"{sum(self.reasons.values()):,} by encode{f' ({reasons})' * bool(reasons)}"

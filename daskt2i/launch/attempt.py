@@ -192,7 +192,7 @@ class Attempt:
 
     def _save_first(self) -> None:
         """Before all ranks are stopped, rank 0 saves a checkpoint, if it can."""
-        text = self._save("before the ranks are stopped", wake=True)
+        text = self._save("now, and then all ranks stop", wake=True)
         if self.listens:
             self.hear({"kind": "note", "text": text})
         now = monotonic()

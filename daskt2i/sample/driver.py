@@ -229,15 +229,23 @@ def _drawn(
         ) from None
     cut = {picture.request.prompt for picture in found.values() if picture.cut}
     if late := [prompt for prompt in prompts if prompt in cut and prompt not in told]:
-        listener(Note(_cut_note(late, len(prompts))))
+        listener(Note(_cut_note(dict.fromkeys(late, ""), len(prompts))))
     return [found[number] for number in range(len(requests))]
 
 
-def _cut_note(cut: list[str], of: int) -> str:
-    many, first = len(cut) > 1, textwrap.shorten(cut[0], 60, placeholder=" …")
+def _cut_note(cut: dict[str, str], of: int) -> str:
+    """A note about prompts that are too long.
+
+    Args:
+        cut: these prompts. The value of the first one is its part that counts; "" if that is not known.
+        of: number of all prompts.
+    """
+    many, (first, kept) = len(cut) > 1, next(iter(cut.items()))
+    begin, last = textwrap.shorten(first, 60, placeholder=" …"), " ".join(kept.split()[-_LAST_WORDS:])[-_LAST_LETTERS:]
+    where = f", which is cut after {last!r}" if last else ""
     return (
         f"{len(cut)} of {of} prompt{'s' * (of > 1)} {'are' if many else 'is'} longer than what the text encoder reads, "
-        f"so {'their ends do' if many else 'its end does'} not count: {first!r}."
+        f"so {'their ends do' if many else 'its end does'} not count: {begin!r}{where}."
     )
 
 
@@ -287,6 +295,9 @@ def write(folder: RunFolder, pictures: Sequence[DrawnPicture], settings: Sampler
     folder.write(f"{SAMPLES}/sheet.png", png(image_grid([picture.pixels for picture in first], labels), facts))
     return [folder.address(f"{SAMPLES}/sheet.png"), *written]
 
+
+_LAST_WORDS, _LAST_LETTERS = 4, 40
+"""Words, and letters at most, that a note shows before the cut of a prompt."""
 
 _MOST_SEED = 2**63
 """torch takes seeds of 64 bits."""

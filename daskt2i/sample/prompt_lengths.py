@@ -8,6 +8,7 @@ It loads no weights. It imports transformers only for a long prompt and a tokeni
 
 from __future__ import annotations
 
+import bisect
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +29,10 @@ _ENDS = 2
 """The start token and the end token of a prompt."""
 
 
-def too_long(folder: RunFolder, prompts: Sequence[str], dataset: DatasetSettings | None) -> list[str]:
-    """The prompts that will be cut, in their order. Empty if this cannot be known before: `DrawnPicture.cut` tells it.
+def too_long(folder: RunFolder, prompts: Sequence[str], dataset: DatasetSettings | None) -> dict[str, str]:
+    """The prompts that will be cut, in their order, with the whole words of the first one that count; "" for others.
+
+    Empty if this cannot be known before: `DrawnPicture.cut` tells it.
 
     Args:
         dataset: section of the workflow whose encoders draw; None if the pipeline has encoders of its own.
@@ -37,28 +40,37 @@ def too_long(folder: RunFolder, prompts: Sequence[str], dataset: DatasetSettings
     try:
         return _by_pipeline(folder, prompts) if dataset is None else _by_encoder(dataset, prompts)
     except Exception:  # of any library; what is damaged is told with its own error when the pipeline is loaded
-        return []
+        return {}
 
 
-def _by_encoder(dataset: DatasetSettings, prompts: Sequence[str]) -> list[str]:
+def _by_encoder(dataset: DatasetSettings, prompts: Sequence[str]) -> dict[str, str]:
     count: Callable[[Sequence[str]], tuple[list[int], int]] | None = getattr(built(dataset)[1], "count_tokens", None)
     if count is None:
-        return []
-    found, limit = count(prompts)
-    return _above(prompts, found, limit)
+        return {}
+    _, limit = count(prompts[:1])
+    return _above(prompts, lambda texts: count(texts)[0], limit)
 
 
-def _by_pipeline(folder: RunFolder, prompts: Sequence[str]) -> list[str]:
+def _by_pipeline(folder: RunFolder, prompts: Sequence[str]) -> dict[str, str]:
     limit = json.loads(folder.read(f"{_TOKENIZER}/tokenizer_config.json"))["model_max_length"]
     long = [prompt for prompt in prompts if _most_tokens(prompt) > limit]
     if not long:
-        return []
+        return {}
     with _tokenizer_folder(folder) as place:
-        return _above(long, tokens.count(tokens.load_for_counting(place) or _by_transformers(place), long), limit)
+        tokenizer = tokens.load_for_counting(place) or _by_transformers(place)
+        return _above(long, lambda texts: tokens.count(tokenizer, texts), limit)
 
 
-def _above(prompts: Sequence[str], counts: Sequence[int], limit: int) -> list[str]:
-    return [prompt for prompt, count in zip(prompts, counts, strict=True) if count > limit]
+def _above(prompts: Sequence[str], count: Callable[[Sequence[str]], Sequence[int]], limit: int) -> dict[str, str]:
+    long = [prompt for prompt, tokens in zip(prompts, count(prompts), strict=True) if tokens > limit]
+    return {prompt: "" if number else _kept(prompt, count, limit) for number, prompt in enumerate(long)}
+
+
+def _kept(prompt: str, count: Callable[[Sequence[str]], Sequence[int]], limit: int) -> str:
+    """The most whole words from the begin of a prompt that the text encoder reads."""
+    words = prompt.split()[:limit]  # each word is a token or more
+    fitting = bisect.bisect_right(range(len(words) + 1), limit, key=lambda n: count([" ".join(words[:n])])[0])
+    return " ".join(words[: fitting - 1])
 
 
 def _most_tokens(prompt: str) -> int:

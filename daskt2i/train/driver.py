@@ -336,7 +336,7 @@ def _checkpoint(folder: RunFolder, model: ModelFolder, identity: Mapping[str, An
         return Continuing(0)
     refuse_older(newest.about, identity, folder.address(model.checkpoints))
     plan = continuing(newest.step, newest.about, identity)
-    check(plan, steps, folder.address(model.checkpoints))
+    check(plan, steps, folder.address(model.checkpoints), folder.root)
     return plan
 
 

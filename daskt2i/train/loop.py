@@ -179,7 +179,7 @@ class _Run:
         stands = f"The checkpoint of step {found.step} in {place}"
         again = "Nothing was changed. Use another run folder (out), or remove the checkpoints."
         plan = continuing(found.step, found.about, self.identity)
-        check(plan, self.settings.steps, place)
+        check(plan, self.settings.steps, place, self.folder.root)
         if found.position != found.step * self.settings.batch:
             raise FingerprintMismatch(
                 f"{stands} was made with another batch: its step {found.step} is sample {found.position}, not "

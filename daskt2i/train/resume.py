@@ -114,8 +114,9 @@ class Continuing:
             )
         before, after = self.rates or (0.0, 0.0)
         return (
-            f"The training continues from step {self.step:,} with {said}. Its next rate is {after:.3g}, and would have "
-            f"been {before:.3g}. The change is kept with the figures and with the model."
+            f"The training continues from step {self.step:,} with {said}. The learning rate of the next step is "
+            f"{after:.3g}; without the change it would be {before:.3g}. The change is kept with the figures and with "
+            "the model."
         )
 
 
@@ -169,12 +170,12 @@ def refuse_older(about: Mapping[str, Any], identity: Mapping[str, Any], place: s
         )
 
 
-def check(found: Continuing, steps: int, place: str) -> None:
+def check(found: Continuing, steps: int, place: str, out: str) -> None:
     """Refuse a checkpoint that this training cannot continue from.
 
     Args:
         steps: the last step of this training.
-        place: address of the checkpoints.
+        place: address of the checkpoints; `out` of the run folder.
 
     Raises:
         FingerprintMismatch: it belongs to another training.
@@ -189,7 +190,9 @@ def check(found: Continuing, steps: int, place: str) -> None:
         raise ConfigError(
             f"The checkpoint in {place} has {many(found.step, 'step')}, but this training would end after {steps:,} "
             "(steps). "
-            f"Nothing was changed. Set steps to {found.step} or more, or encode and train in another run folder (out)."
+            "Nothing was changed. To go on with the settings of the folder, call "
+            f'daskt2i.open_run("{out}").train(), or give only the run folder (out). Set steps to {found.step} or more '
+            "to train longer, or encode and train in another run folder (out)."
         )
 
 

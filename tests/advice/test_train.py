@@ -380,6 +380,8 @@ def test_as_many_steps_as_are_done_or_another_run_folder_is_taken(store: Path, t
     with told("train/resume.py:check ConfigError") as error:
         refused(store, workflow(steps=1))
     assert "Set steps to 2 or more" in str(error.value)
+    assert f'daskt2i.open_run("{store}").train()' in str(error.value)
+    begins(store, daskt2i.open_run(store).workflow)
     for steps in (2, 3, 4):
         begins(store, workflow(steps=steps))
     finish(workflow(steps=1), tmp_path / "another")

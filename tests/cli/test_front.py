@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import pytest
 import yaml
 from builders.command_line import one_error, one_object, run
 from builders.workflows import fake_data, write_workflow
+from rich.console import Console
 
 from daskt2i import workflow
 from daskt2i.cli import bench
+from daskt2i.cli.console import width
 from daskt2i.cli.front import parse_sets
+from daskt2i.display.tables import result_table
 from daskt2i.errors import ConfigError
 from daskt2i.run import Run
+from daskt2i.sample.driver import SampleResult
+from daskt2i.store.run_folder import RunFolder
 
 CALLS = {
     "run": {"plan", "run_all"},
@@ -191,3 +197,12 @@ def test_values_of_set_are_yaml_and_the_last_one_wins() -> None:
 def test_a_set_without_key_and_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         parse_sets([text])
+
+
+def test_a_table_in_a_pipe_keeps_a_long_path_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    path, pipe = f"/{'folder/' * 60}sheet.png", io.StringIO()
+    Console(file=pipe, width=width(pipe)).print(result_table(SampleResult((path,), 0, 1.0, (), RunFolder("x"))))
+    assert [line.split() for line in pipe.getvalue().splitlines() if "sheet" in line] == [["sheet", path]]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert width(pipe) is None, "rich reads it"

@@ -179,6 +179,8 @@ def test_a_log_has_no_escape_codes_even_with_force_color() -> None:
     ]
     lines = play(events, force_terminal=True)
     assert lines[:3] == ["a warning", "looking", "dashboard http://127.0.0.1:8787/status"]
+    again = play([*events, (9.0, DashboardReady("http://127.0.0.1:8787/status")), (9.0, StageStarted("train", 3))])
+    assert again.count("dashboard http://127.0.0.1:8787/status") == 1
     assert "chunk 1 failed: No space." in lines
     assert not any("\x1b" in line for line in lines)
 

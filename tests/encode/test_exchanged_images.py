@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 from builders.coco import settings, write_coco
+from builders.runs import tiny_workflow
 from builders.workflows import component, fake_settings, finish, with_parts
 
 from daskt2i.config.component import Component
@@ -341,3 +342,10 @@ def test_verify_says_that_a_store_has_no_pictures(tmp_path: Path) -> None:
     finish(workflow, tmp_path)
     found = verify(RunFolder(tmp_path))
     assert found.notes[0] == "Not one of 6 rows was accepted, so the store has no pictures."
+
+
+def test_verify_finds_the_drawn_pictures_of_a_run_also_by_the_workflow_that_drew_them(demo_run: Path) -> None:
+    found = verify(RunFolder(demo_run), tiny_workflow(), trusted=True)
+    assert found.ok
+    assert found.notes == ()
+    assert found.psnr

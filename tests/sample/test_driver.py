@@ -105,6 +105,7 @@ def test_a_prompt_that_will_be_cut_is_told_once_before_the_workers_start(kind: s
     (place,) = [place for place, event in enumerate(told) if isinstance(event, Note)]
     assert place == (len(told) - 1 if kind == "none" else 0)
     assert told[place].text.startswith("1 of 3 prompts is longer than what the text encoder reads")
+    assert told[place].text.endswith(", which is cut after 'a red circle on'.") == (kind != "none")
 
 
 class NoStart(SerialExecutor):

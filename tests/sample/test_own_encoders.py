@@ -124,6 +124,7 @@ def test_a_prompt_that_is_too_long_is_told(trained: tuple[Workflow, RunFolder]) 
     kinds = [type(event) for event in told]
     assert kinds.index(Note) < kinds.index(Progress), "before the first picture"
     assert notes[0].startswith("1 of 2 prompts is longer than what the text encoder reads, so its end does not count")
+    assert notes[0].endswith("…', which is cut after 'a circle a circle'.")
     assert len(notes[0]) < 200
 
 

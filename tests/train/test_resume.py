@@ -102,7 +102,7 @@ def test_with_a_cosine_more_steps_follow_the_longer_schedule_from_the_old_end_on
     )
     (note,) = told
     assert "steps 12 -> 20" in note
-    assert f"{rate(long, STEPS):.3g}, and would have been {rate(short, STEPS):.3g}" in note
+    assert f"is {rate(long, STEPS):.3g}; without the change it would be {rate(short, STEPS):.3g}" in note
     changes = [{"step": STEPS, "steps": [12, 20]}]
     assert newest(tmp_path).about["changes"] == card(tmp_path)["changes"] == changes
     straight = label(newest(tmp_path).about["identity"], 20, ())
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_another_objective_is_not_called_one_of_an_older_version
     refuse_older({"identity": identity()}, identity(objective="v"), "here")
     plan = continuing(2, {"identity": identity()}, identity(objective="v"))
     with pytest.raises(FingerprintMismatch, match=r"another training: train\.objective: flow there, v now"):
-        check(plan, 1000, "here")
+        check(plan, 1000, "here", "out")
     older = {key: value for key, value in identity(objective="v").items() if key != "v_weight"}
     with pytest.raises(FingerprintMismatch, match="older version, which weighted the loss of v"):
         refuse_older({"identity": older}, identity(objective="v"), "here")
