@@ -1,6 +1,7 @@
 """Notebooks and IPython: detecting them, and showing the errors of daskt2i in them.
 
-Covers: a message instead of a traceback, with the traceback folded below it; text that is safe in HTML.
+Covers: a message instead of a traceback, with the traceback folded below it; text that is safe in HTML; a warning of
+tqdm that helps nobody.
 Does not cover: progress in a notebook (`display.notebook`), the errors and their messages (`errors`).
 
 IPython is not a dependency. If it runs, it is already imported.
@@ -8,9 +9,12 @@ IPython is not a dependency. If it runs, it is already imported.
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import traceback
+import warnings
+from contextlib import suppress
 from html import escape
 from types import TracebackType
 from typing import Any
@@ -30,6 +34,17 @@ def running_shell() -> Any | None:
 def in_notebook() -> bool:
     """Whether this is a notebook in JupyterLab, VS Code or Colab. False for IPython on a terminal."""
     return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(running_shell()).__mro__)
+
+
+def prepare_notebook() -> None:
+    """Import tqdm without its warning about a missing ipywidgets. diffusers and transformers would show it in a cell.
+
+    Outside of notebooks it does nothing.
+    """
+    if in_notebook() and "tqdm.auto" not in sys.modules:
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.simplefilter("ignore")
+            importlib.import_module("tqdm.auto")
 
 
 def without_codes(text: str) -> str:

@@ -38,6 +38,7 @@ div.daskt2i-view .bar .rejected { background: var(--jp-warn-color1, #ef6c00); }
 div.daskt2i-view .side { display: flex; flex-wrap: wrap; gap: 6px 24px; align-items: flex-start; }
 div.daskt2i-view svg { background: var(--jp-layout-color2, rgba(128, 128, 128, .12)); border-radius: 3px;
   margin-top: 6px; }
+div.daskt2i-view svg text { font-size: 11px; fill: var(--jp-ui-font-color2, GrayText); }
 div.daskt2i-view .pictures { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 6px; }
 div.daskt2i-view figure { margin: 0; width: 132px; }
 div.daskt2i-view figure.wide { width: auto; max-width: 100%; }
@@ -199,7 +200,7 @@ def _bar(done: float, rejected: float) -> str:
 
 
 def _chart(curves: Sequence[Points], label: str) -> str:
-    """Curves in a small SVG. The second curve is thicker."""
+    """Curves in a small SVG, with the highest and lowest value, and the range of steps. The second curve is thicker."""
     points = [point for curve in curves for point in curve]
     if len(points) < 2:
         return ""
@@ -211,5 +212,12 @@ def _chart(curves: Sequence[Points], label: str) -> str:
         places = " ".join(f"{4 + x * across:.1f},{4 + (high - y) * down:.1f}" for x, y in curve)
         colour, width = _CURVES[number % len(_CURVES)], 1.2 + 0.8 * number
         lines.append(f'<polyline fill="none" style="stroke:{colour}" stroke-width="{width}" points="{places}"/>')
+    for text, x, y, anchor in (
+        (f"{high:.3g}", 244, 13, "start"),
+        (f"{low:.3g}", 244, 69, "start"),
+        ("0", 4, 84, "start"),
+        (f"{right:,.0f}", 236, 84, "end"),
+    ):
+        lines.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
     caption = f"<figcaption>{html_text(label)}</figcaption>" if label else ""
-    return f'<figure class="wide"><svg width="240" height="70" role="img">{"".join(lines)}</svg>{caption}</figure>'
+    return f'<figure class="wide"><svg width="300" height="90" role="img">{"".join(lines)}</svg>{caption}</figure>'

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "retries": "",
     "probes": "",
     "faults": "redact errors types protocols formatting retries",
-    "config": "redact documents errors addresses",
+    "config": "redact documents errors addresses view",
     "images": "errors types",
     "sources": "redact documents errors credentials addresses types events",
     "machine": "errors types probes",

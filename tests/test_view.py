@@ -132,6 +132,11 @@ def test_a_chart_of_one_point_is_left_out() -> None:
     assert "nan" not in flat
 
 
+def test_a_chart_shows_its_highest_and_lowest_value_and_its_last_step() -> None:
+    shown = View("x", curves=(((1, 2.1234), (1200, 0.05)),)).html()
+    assert re.findall(r"<text [^>]*>([^<]*)</text>", shown) == ["2.12", "0.05", "0", "1,200"]
+
+
 def test_a_result_shows_its_view() -> None:
     class Result(Viewed):
         def view(self) -> View:

@@ -21,7 +21,9 @@ from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.samplers import Sampler
+from daskt2i.config.workflow_view import workflow_view
 from daskt2i.errors import Reason
+from daskt2i.view import View
 
 _FOLDED = re.compile("[\x85\u2028\u2029\ufeff]")
 """Line breaks of Unicode, and the byte order mark."""
@@ -370,6 +372,16 @@ class Workflow(_Strict):
 
     def __eq__(self, other: object) -> bool:
         return self.__dict__ == other.__dict__ if isinstance(other, Workflow) else NotImplemented
+
+    def view(self) -> View:
+        """The settings that a reader looks for first; in a notebook also all settings."""
+        return workflow_view(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+    def __repr__(self) -> str:
+        return self.view().text()
+
+    def _repr_html_(self) -> str:
+        return self.view().html()
 
     def to_yaml(self) -> str:
         """The settings as a workflow file. Reading the file gives the same settings."""

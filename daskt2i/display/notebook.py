@@ -219,13 +219,15 @@ class _Block:
     def end(self, now: float, error: BaseException | None) -> None:
         """Draw the block for the last time, with a sentence instead of the bar."""
         with self._lock:
-            self._ended = self._progress.ended(now, error) if self._progress is not None else self._status
+            if self._progress is not None:
+                self._ended = self._progress.ended(now, error)
+            self._status = ""  # what went on is over
             if error is not None:
                 self._colour = YELLOW if isinstance(error, KeyboardInterrupt) else RED
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            if self._handle is not None or now >= self._due:
+            if self._handle is not None or (now >= self._due and self._text(now)):
                 self._draw()
 
     def changed(self) -> None:

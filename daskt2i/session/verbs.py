@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from daskt2i.errors import Interrupted, UnknownArgument
+from daskt2i.notebooks import prepare_notebook
 from daskt2i.session.arguments import check_arguments
 
 P = ParamSpec("P")
@@ -53,6 +54,7 @@ def verb(method: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         run = _owner(method, args)
         run._ready()
+        prepare_notebook()
         try:
             result = explained(*args, **kwargs)
         except Interrupted:
@@ -72,6 +74,7 @@ def reader(method: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         run = _owner(method, args)
+        prepare_notebook()
         result = explained(*args, **kwargs)
         run._succeeded()
         return result

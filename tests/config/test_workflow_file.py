@@ -477,3 +477,16 @@ def test_a_class_is_found_by_its_old_path(old: str) -> None:
     assert Component.model_validate({"class": old})._factory("x") is Component.model_validate(
         {"class": MOVED[old]}
     )._factory("x")
+
+
+def test_a_workflow_shows_a_few_lines_and_in_a_notebook_all_settings_without_secrets() -> None:
+    sets = ["run.storage_options.key=AKIA1", "run.storage_options.secret=s3cr3t", "dataset.where=people"]
+    workflow = load_workflow("demo", sets)
+    lines = repr(workflow).splitlines()
+    assert lines[0] == "Workflow  demo"
+    assert len(lines) < 10
+    assert any(line.split() == ["where", "people"] for line in lines)
+    assert "790 steps of 32 samples" in repr(workflow)
+    shown = workflow._repr_html_()
+    assert "shuffle_window: 8" in shown
+    assert "s3cr3t" not in shown + repr(workflow)

@@ -92,6 +92,7 @@ play([(i, Progress('pictures drawn', i, 20)) for i in range(9)])
 raise StoreError('Full.')
 """,
     "after the broken count": "play([(0, Activity('calibrating: loads')), (9, Activity('calibrating: loaded'))])",
+    "activity with a note": "play([(0, Activity('2 workers are ready')), (9, Note('one'))])",
     "interrupted": """
 listener = NotebookProgress(Clock())
 with stage_events('encode', 20, listener):
@@ -243,7 +244,12 @@ def test_short_counts_are_not_shown(cells: dict[str, list[Any]]) -> None:
 def test_an_interrupted_count_ends_with_its_cell(cells: dict[str, list[Any]]) -> None:
     html, text = shown(cells["broken count"])[0]
     assert text == words(html) == "pictures drawn: ended at 8 of 20"
-    assert only(cells["after the broken count"])[1] == "calibrating: loaded"
+
+
+def test_what_went_on_is_gone_when_the_cell_ends(cells: dict[str, list[Any]]) -> None:
+    assert only(cells["after the broken count"])[1] == ""
+    html, text = only(cells["activity with a note"])
+    assert text == words(html) == "one"
 
 
 @pytest.mark.parametrize(
