@@ -20,7 +20,7 @@ copyright = "the daskt2i authors, Apache-2.0"
 release = version = __version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
@@ -29,9 +29,10 @@ extensions = [
     "plain_docstrings",
     "source_links",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "jupyter_execute"]  # the last is of myst-nb
 
-# Pages.
+# Pages. Notebooks are shown as they were saved (notebooks/save_outputs.py); a build runs none.
+nb_execution_mode = "off"
 myst_enable_extensions = ["attrs_block", "colon_fence"]
 myst_heading_anchors = 3  # the anchors of GitHub, so that a link works in both places
 default_role = "code"  # a single backtick in a docstring means code, as it does in Markdown

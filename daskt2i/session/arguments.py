@@ -68,7 +68,7 @@ RULES: dict[str, Rule] = {
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
     **dict.fromkeys(("where", "text", "device"), (_text, "a text")),
     "storage_options": (lambda value: isinstance(value, Mapping), "a mapping, such as {'anon': True}"),
-    "scheduler": (_path, "a text such as local:2, or a cluster file"),
+    "scheduler": (_path, "a text such as local:2, or a cluster file (a Dask client is given as client)"),
     "settings": (lambda value: isinstance(value, Mapping), "a mapping of dotted keys, such as {'train.steps': 100}"),
 }
 """Argument -> a test of its value, and words for it."""

@@ -39,7 +39,8 @@ class SourceLinks(SphinxTransform):
             if not name or link.get("reftype") != "myst":
                 continue
             # A page is named without its suffix. What CONTRIBUTING.md links to is relative to the top.
-            places = [docs / f"{name}.md"] if link.get("refdomain") == "doc" else [here / name, docs.parent / name]
+            pages = [docs / f"{name}{suffix}" for suffix in (".md", ".ipynb")]
+            places = pages if link.get("refdomain") == "doc" else [here / name, docs.parent / name]
             place = next((found for one in places if (found := one.resolve()).exists()), None)
             if place is None or (place.is_file() and docs in place.parents):
                 continue
