@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from daskt2i.notebooks import html_text
 
@@ -78,11 +79,13 @@ class Picture:
         png: the bytes of a PNG file.
         label: the text below the picture.
         wide: whether the picture keeps its own size. All other pictures have the same width.
+        row: number of its row in the grid. A new number begins a new row.
     """
 
     png: bytes
     label: str
     wide: bool = False
+    row: int = 0
 
 
 Points = Sequence[tuple[float, float]]
@@ -134,13 +137,14 @@ class View:
         head = f'<div><span class="title">{html_text(self.title)}</span>{about}</div>'
         failures = "".join(f'<div class="failed">{html_text(sentence)}</div>' for sentence in self.some_failures())
         body = _table(self.rows) + _chart(self.curves, self.curves_label)
-        pictures = "".join(map(_picture, self.make_pictures()))
+        rows = groupby(self.make_pictures(), key=lambda picture: picture.row)
+        pictures = [f'<div class="pictures">{"".join(map(_picture, row))}</div>' for _, row in rows]
         parts = [
             head,
             failures,
             "" if self.done is None else _bar(self.done, self.rejected),
             f'<div class="side">{body}</div>' if body else "",
-            f'<div class="pictures">{pictures}</div>' if pictures else "",
+            *pictures,
             *map(_section, self.sections),
         ]
         return f'<style>{_STYLE}</style><div class="daskt2i-view">{"".join(parts)}</div>'

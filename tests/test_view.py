@@ -137,6 +137,12 @@ def test_a_chart_shows_its_highest_and_lowest_value_and_its_last_step() -> None:
     assert re.findall(r"<text [^>]*>([^<]*)</text>", shown) == ["2.12", "0.05", "0", "1,200"]
 
 
+def test_pictures_of_another_row_begin_a_new_line() -> None:
+    made = tuple(Picture(PNG, str(number), row=number // 2) for number in range(4))
+    assert View("x", make_pictures=lambda: made).html().count('<div class="pictures">') == 2
+    assert '<div class="pictures">' not in View("x").html()
+
+
 def test_a_result_shows_its_view() -> None:
     class Result(Viewed):
         def view(self) -> View:

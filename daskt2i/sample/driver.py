@@ -93,14 +93,17 @@ class SampleResult(Viewed):
         shown = self.requests[:SHEET_PICTURES]
         several = len({request.seed for request in self.requests}) > 1
         labels = [request.prompt + (f" ({request.seed})" if several else "") for request in shown]
-        return View("Drawn", tuple(rows), make_pictures=partial(self._pictures, labels))
+        prompts = list(dict.fromkeys(request.prompt for request in shown))
+        places = [prompts.index(request.prompt) if several else 0 for request in shown]
+        return View("Drawn", tuple(rows), make_pictures=partial(self._pictures, labels, places))
 
-    def _pictures(self, labels: Sequence[str]) -> tuple[Picture, ...]:
+    def _pictures(self, labels: Sequence[str], places: Sequence[int]) -> tuple[Picture, ...]:
+        """The pictures with these labels, in these rows: several pictures of a prompt are in a row of their own."""
         try:
             data = self._data(len(labels))
         except (FileNotFoundError, StoreError):  # removed since
             return ()
-        return tuple(Picture(png, label) for png, label in zip(data, labels, strict=True))
+        return tuple(Picture(png, label, row=row) for png, label, row in zip(data, labels, places, strict=True))
 
 
 def sample(

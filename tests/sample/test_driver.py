@@ -20,7 +20,7 @@ from daskt2i.events import Activity, Event, Note, Progress
 from daskt2i.executors.multiprocessing import MultiprocessingExecutor
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.protocols import Executor, ExecutorInfo
-from daskt2i.sample.driver import draw, read_prompts, requests_for
+from daskt2i.sample.driver import SampleResult, draw, read_prompts, requests_for
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
@@ -226,3 +226,14 @@ def test_a_sheet_holds_every_picture_enlarged_in_rows_with_frames() -> None:
     with pytest.raises(ValueError, match="cannot make a sheet"):
         image_grid([], [])
     assert png(pictures[0], {"Seed": 1}).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 3)])
+def test_several_pictures_of_a_prompt_are_in_a_row_of_their_own(count: int, rows: int, tmp_path: Path) -> None:
+    folder, requests = RunFolder(tmp_path), requests_for(["a circle", "a star", "a ring"], 0, count)
+    for number in range(len(requests)):
+        folder.write(f"samples/{number}.png", b"a picture")
+    files = tuple(folder.address(f"samples/{number}.png") for number in (0, *range(len(requests))))
+    shown = SampleResult(files, len(requests), 1.0, tuple(requests), folder).view().html()
+    assert shown.count('<div class="pictures">') == rows
+    assert shown.count("<img ") == len(requests)
