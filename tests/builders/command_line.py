@@ -64,3 +64,9 @@ def one_error(done: subprocess.CompletedProcess[str]) -> str:
     assert lines[0].startswith("error: ")
     assert "not foreseen" not in lines[0]
     return lines[0]
+
+
+def long_lines(text: str, *places: Path) -> list[str]:
+    """Lines of more than 80 columns, but for those that hold a path below one of these folders: a path is not cut."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    return [line for line in lines if len(line) > 80 and not any(str(place) in line for place in places)]

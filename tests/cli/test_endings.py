@@ -186,7 +186,7 @@ def test_a_full_disk_behind_the_help_is_one_sentence(
 def test_a_console_prints_whatever_its_width_is_said_to_be(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     printed = io.StringIO()
-    Console(file=printed, width=width()).print("a table")
+    Console(file=printed, width=width(printed)).print("a table")
     assert printed.getvalue() == "a table\n"
 
 

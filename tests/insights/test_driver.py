@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from builders import SHARED
 from builders.coco import HOSTILE, PEOPLE, WITH_PEOPLE, coco_source, settings, workflow_file, write_coco
-from builders.command_line import one_error, one_object, run
+from builders.command_line import long_lines, one_error, one_object, run
 from builders.workflows import load_workflow
 
 import daskt2i
@@ -226,7 +226,7 @@ def test_the_command(coco: Path, tmp_path: Path) -> None:
     shown = run(*given, "--where", "people")
     assert shown.returncode == 0, shown.stderr
     assert "6 images (100.0%)" in shown.stdout
-    assert max(map(len, (shown.stdout + shown.stderr).splitlines())) <= 80
+    assert long_lines(shown.stdout + shown.stderr, tmp_path) == []
     assert ">>>peple<<<" in one_error(run(*given, "--where", "peple"))
     assert "rules" in one_error(run(*given, "--set", "dataset.facts.rules=nowhere.yaml"))
 
