@@ -68,7 +68,7 @@ def pytest_runtestloop() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests that take minutes too")
-    parser.addoption("--pages", action="store_true", help="of these, build the pages and run the first notebook")
+    parser.addoption("--pages", action="store_true", help="of these, build the pages and run the notebooks")
 
 
 def pytest_configure(config: pytest.Config) -> None:

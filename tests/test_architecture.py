@@ -62,8 +62,8 @@ MAY_IMPORT = {
     " model launch encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
-    "session": "errors addresses protocols view events formatting plan config machine deploy store estimate"
-    " model launch encode insights executors sample train dashboard",
+    "session": "notebooks errors addresses protocols view events formatting plan config machine deploy store"
+    " estimate model launch encode insights executors sample train dashboard",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session",

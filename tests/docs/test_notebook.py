@@ -1,10 +1,6 @@
 """The notebooks of the documentation: they are short and plain, their saved outputs fit into the pages, and they run.
 
-<<<<<<< HEAD
-With `--pages`, as in `.ci/run`, on few rows and few steps. With `--slow` also as it is.
-=======
-With `--slow`: each runs on few rows and few steps, as `.ci/run` does, and the first one as it is.
->>>>>>> a8591cc (Five notebooks with their outputs are pages: first steps, own data, a cluster, another trainer, a look at data)
+With `--pages`, as in `.ci/run`, each runs on few rows and few steps. With `--slow` the first one also runs as it is.
 """
 
 from __future__ import annotations

@@ -123,7 +123,11 @@ def with_a_hook() -> Any:
     return made
 
 
-@pytest.mark.parametrize("build", [with_another_layer, with_a_hook, lambda: torch.nn.Linear(2, 2)], ids=["another layer", "a hook", "no text model"])
+@pytest.mark.parametrize(
+    "build",
+    [with_another_layer, with_a_hook, lambda: torch.nn.Linear(2, 2)],
+    ids=["another layer", "a hook", "no text model"],
+)
 def test_a_model_with_unknown_parts_is_refused(build: Any) -> None:
     assert packed_captions(build()) is None
 
