@@ -5,8 +5,9 @@ they changed, the style of a page.
 Does not cover: what is drawn.
 
 Colours are those of Okabe and Ito (jfly.uni-koeln.de/color), which people with colour blindness can tell apart.
-Lines and texts of plots have a grey that can be read on white and on black; Bokeh from 3.7 on takes better ones from
-the style of the page, which follows the system's light or dark setting. Dask's own pages are always light.
+Lines and texts of plots have a grey that can be read on white and on black. Newer versions of Bokeh (seen: 3.9, not 3.4)
+take better ones from the style of the page, which follows the system's light or dark setting. Dask's own pages are
+always light.
 
 Text from data may hold anything: it is escaped (`text`), never stands in a title or a label of a plot (Bokeh would
 typeset TeX there), and `disable_math` keeps it plain in a text.
@@ -40,7 +41,7 @@ _ROOT = """
 
 def _variables(ink: str, dim: str, line: str, paper: str, card: str) -> str:
     names = {"ink": ink, "dim": dim, "line": line, "paper": paper, "card": card}
-    # Bokeh asks for these names when it draws a plot.
+    # Bokeh asks for these names when it draws a plot (`_get_css_value` in its core/visuals).
     texts = ("text", "axis-label-text", "major-label-text", "group-text", "subgroup-text", "label-text", "title-text")
     lines = ("axis-line", "major-tick-line", "minor-tick-line")
     plot = {
