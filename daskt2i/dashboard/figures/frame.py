@@ -5,9 +5,9 @@ they changed, the style of a page.
 Does not cover: what is drawn.
 
 Colours are those of Okabe and Ito (jfly.uni-koeln.de/color), which people with colour blindness can tell apart.
-Lines and texts of plots have a grey that can be read on white and on black. Newer versions of Bokeh (seen: 3.9, not 3.4)
-take better ones from the style of the page, which follows the system's light or dark setting. Dask's own pages are
-always light.
+Lines and texts of plots have a grey that can be read on white and on black. Newer versions of Bokeh (seen: 3.9, not
+3.4) take better ones from the style of the page, which follows the system's light or dark setting. Dask's own pages
+are always light.
 
 Text from data may hold anything: it is escaped (`text`), never stands in a title or a label of a plot (Bokeh would
 typeset TeX there), and `disable_math` keeps it plain in a text.
