@@ -65,6 +65,11 @@ class Visit:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("response", lambda one: self.missing.append(one.url) if one.status >= 400 else None)
 
+    def frame(self, path: str) -> Any:
+        """The frame whose address has a path; None if there is none. Playwright hears of frames only while it waits."""
+        self.page.wait_for_timeout(100)
+        return next((one for one in self.page.frames if path in one.url), None)
+
     def cards(self) -> list[str]:
         return [text.replace("\n", " ") for text in self.page.locator(".card").all_inner_texts()]
 
@@ -212,7 +217,7 @@ def test_jupyterlab_finds_the_cluster_of_a_run_and_opens_our_panes(tmp_path: Pat
         assert {pane.name.upper() for pane in PANES} <= offered
         for pane in PANES[:2]:
             next(one for one in buttons.all() if one.inner_text().upper() == pane.name.upper()).click()
-            frame = wait_for(lambda path=pane.path: next((one for one in tab.page.frames if path in one.url), None))
+            frame = wait_for(lambda path=pane.path: tab.frame(path))
             frame.wait_for_selector(".bk-Figure", timeout=60_000)
 
 
