@@ -10,6 +10,7 @@ also report instructions that it does not run, so a child process measures.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -63,6 +64,20 @@ def check_device(device: str, setting: str = "run.device") -> str:
         if int(number or 0) >= count:
             raise ConfigError(f"There is no device {device}: torch sees {count} GPUs. Use {setting}=cpu.")
     return device
+
+
+def rank_device(wanted: str) -> str:
+    """The device of a rank that wants `cpu`, `cuda`, `cuda:N` or `auto`. A rank sees only its own GPU, if it has one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    import torch
+
+    if wanted == "auto":
+        mine = os.environ.get("CUDA_VISIBLE_DEVICES", "") != "" and torch.cuda.is_available()
+        return "cuda" if mine else "cpu"
+    return check_device(wanted, "launch.device")
 
 
 def kind_of(device: str) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import textwrap
 from collections.abc import Mapping
 from time import perf_counter
@@ -30,7 +29,7 @@ from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
 from daskt2i.launch.vitals import heartbeat
 from daskt2i.machine.allocator import keep_memory
-from daskt2i.machine.precision import check_device
+from daskt2i.machine.precision import rank_device
 from daskt2i.store.artifacts.finished import STEP
 from daskt2i.store.artifacts.full_disk import explaining_full_disk
 from daskt2i.store.run_folder import RunFolder
@@ -95,16 +94,6 @@ def fit(
         return _Run(task, settings, launch, folder, json.loads(json.dumps(identity)), prefix, me, group).go()
 
 
-def _device(wanted: str) -> str:
-    """The device of this rank. A rank sees only its own GPU, if it has one."""
-    import torch
-
-    if wanted == "auto":
-        mine = os.environ.get("CUDA_VISIBLE_DEVICES", "") != "" and torch.cuda.is_available()
-        return "cuda" if mine else "cpu"
-    return check_device(wanted, "launch.device")
-
-
 class _Run:
     """The work of one rank from a checkpoint to the last step."""
 
@@ -121,7 +110,7 @@ class _Run:
     ) -> None:
         self.task, self.settings, self.launch, self.folder, self.me = task, settings, launch, folder, me
         self.identity, self.group = identity, group
-        self.device = _device(launch.device)
+        self.device = rank_device(launch.device)
         heartbeat.at(0, heartbeat.STARTS)
         self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep_checkpoints)
         found = self._newest()
@@ -222,6 +211,8 @@ class _Run:
         speed: dict[str, Any] = {}
         heartbeat.listen()
         saved = SaveTimes(self.launch)
+        if self.step == 0 and self.launch.grid_every:  # what the model draws before it has learned anything
+            self._draw()
         while self.step < self.settings.steps:
             asked = perf_counter()
             heartbeat.at(self.step + 1, heartbeat.READS)
@@ -254,7 +245,6 @@ class _Run:
                 self._save()
                 saved.now(self.step)
             if draws:
-                heartbeat.at(self.step, heartbeat.DRAWS)
                 self._draw()
         heartbeat.at(self.step, heartbeat.FINISHES)
         heartbeat.rest(self.step)
@@ -379,6 +369,7 @@ class _Run:
 
     def _draw(self) -> None:
         """Draw a sheet of pictures, if the task can."""
+        heartbeat.at(self.step, heartbeat.DRAWS)
         if self.me.rank == 0 and isinstance(self.task, DrawsPictures):
             with self.state.averaged() as model, self.state.autocast():
                 name = self.task.sheet(model, self.step, self.folder)

@@ -136,11 +136,12 @@ def test_the_result_is_the_moving_average(calm: Path, tmp_path: Path) -> None:
     assert (calm / "weights").read_bytes() == b"".join(parts)
 
 
-def test_sheets_are_drawn_every_few_steps_with_the_moving_average(told: Told, calm: Path, tmp_path: Path) -> None:
+def test_sheets_are_drawn_before_the_first_step_and_every_few_steps(told: Told, calm: Path, tmp_path: Path) -> None:
+    """They show the moving average, and change no loss."""
     fit(tmp_path, Drawing(), grid_every=4)
     sheets = [event for event in told if event["kind"] == "sheet"]
     assert sheets == [
-        {"kind": "sheet", "step": step, "file": f"sheets/{step}"} for step in (4, 8)
+        {"kind": "sheet", "step": step, "file": f"sheets/{step}"} for step in (0, 4, 8)
     ]  # after step 12 the driver draws
     assert losses(tmp_path) == losses(calm)
     found = Checkpoints(RunFolder(tmp_path)).load(8)
