@@ -46,7 +46,8 @@ LONGEST = (
 
 
 PAGES = (TESTS / "docs" / "test_site.py", TESTS / "docs" / "test_notebook.py")
-"""What `--pages` runs, without the whole notebook."""
+LONG = ("[whole", "[a-cluster", "[latents-to-another-trainer", "[look-at-a-data-set")
+"""What `--pages` runs, without the long notebooks: each needs half a minute of both cores."""
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -68,7 +69,7 @@ def pytest_runtestloop() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests that take minutes too")
-    parser.addoption("--pages", action="store_true", help="of these, build the pages and run the notebooks")
+    parser.addoption("--pages", action="store_true", help="of these, build the pages and run two notebooks")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--slow"):
         pages = PAGES if config.getoption("--pages") else ()
         for item in items:
-            if "slow" in item.keywords and not (item.path in pages and "[whole" not in item.name):
+            if "slow" in item.keywords and not (item.path in pages and not any(name in item.name for name in LONG)):
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from daskt2i.dashboard.state.encode import EncodeFigures
 from daskt2i.dashboard.state.series import Series, whole
-from daskt2i.dashboard.state.train import TrainFigures
+from daskt2i.dashboard.state.train import CONTINUES, TrainFigures
 
 VERSION = 1
 MOST_NOTES, MOST_COUNTS = 50, 20
@@ -94,11 +94,9 @@ class RunState(EncodeFigures, TrainFigures):
             self._begin_encode()
             self.rows, self.encode_begun = whole(m.get("total", 0)), at
         elif stage in ("train", "train-vae"):
-            before = self if self.training == stage else None
-            kept = before and (before.loss, before.heldout, before.learning_rate, before.norm, before.pictures)
+            kept = {name: getattr(self, name) for name in CONTINUES} if self.training == stage else {}
             self._begin_training(stage)
-            if kept:  # a training that continues keeps its curves
-                self.loss, self.heldout, self.learning_rate, self.norm, self.pictures = kept
+            vars(self).update(kept)  # of a training that continues, or of which nothing is left to do
             self.steps, self.train_batch, self.train_begun = whole(m.get("total", 0)), whole(m.get("batch", 1)), at
 
     def _hear_end(self, m: Mapping[str, Any], at: float) -> None:

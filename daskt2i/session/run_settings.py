@@ -20,7 +20,7 @@ from daskt2i.encode.saved_workflow import read_settings, strangers, with_source,
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
 from daskt2i.store.dataset import nearest_run
 from daskt2i.store.ownership import refuse_foreign
-from daskt2i.store.run_folder import LOCK, MARKER, REPORTS, STORE, WORKFLOW, RunFolder
+from daskt2i.store.run_folder import EVENTS, LOCK, MARKER, REPORTS, STORE, WORKFLOW, RunFolder
 
 USUAL = "demo"
 """The default workflow."""
@@ -29,7 +29,7 @@ _OWN_SCHEDULERS = ("serial", "multiprocessing", "joblib", "local")
 """Schedulers that a run folder's own settings may name. A cluster file could start anything, and an address could lead
 anywhere."""
 
-_NO_DATA = {MARKER, WORKFLOW, LOCK, REPORTS, "scenes"}
+_NO_DATA = {MARKER, WORKFLOW, LOCK, EVENTS, REPORTS, "scenes"}
 """What `insights`, or an encode that was stopped at once, leaves: nothing that other settings do not fit."""
 
 _NAMED = 6

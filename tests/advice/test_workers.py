@@ -311,10 +311,10 @@ def test_the_scheduler_serial_works_where_no_semaphore_can_be_made(tmp_path: Pat
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     require_semaphores("multiprocessing")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))  # a semaphore is a file in shared memory
-    try:
-        with told("executors/shared_memory.py:require_semaphores ExecutorError"):
+    with told("executors/shared_memory.py:require_semaphores ExecutorError"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))  # a semaphore is a file in shared memory
+        try:
             require_semaphores("multiprocessing")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert daskt2i.Run(small_settings(), tmp_path, scheduler="serial", progress=False).encode().accepted == 4

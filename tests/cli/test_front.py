@@ -33,6 +33,7 @@ CALLS = {
     "sample": {"sample"},
     "evaluate": {"evaluate"},
     "status": {"status"},
+    "report": {"report"},
     "verify": {"verify"},
     "insights": {"insights"},
     "estimate": {"estimate"},

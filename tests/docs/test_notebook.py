@@ -1,6 +1,6 @@
 """The notebooks of the documentation: they are short and plain, their saved outputs fit into the pages, and they run.
 
-With `--pages`, as in `.ci/run`, each runs on few rows and few steps. With `--slow` the first one also runs as it is.
+With `--pages`, as in `.ci/run`, two run on few rows and steps. With `--slow` all do, and the first one as it is, too.
 """
 
 from __future__ import annotations

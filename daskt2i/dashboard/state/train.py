@@ -14,6 +14,9 @@ from daskt2i.dashboard.state.series import Series, whole
 
 MOST_PICTURES = 4
 
+CONTINUES = ("loss", "heldout", "learning_rate", "norm", "pictures", "step", "checkpoint")
+"""What a training keeps when it continues."""
+
 
 class TrainFigures:
     """The newest training.
@@ -38,14 +41,18 @@ class TrainFigures:
         self.train_begun: float | None = None
         self.train_ended: float | None = None
         self.steps = self.step = self.first_step = self.train_batch = self.attempt = self.ranks = 0
-        self.loss, self.heldout, self.learning_rate, self.norm = Series(), Series(), Series(), Series()
         self.speed = Series()
         self.heldout_figures: dict[str, float] = {}
         self.shares: dict[str, float] = {}
         self.places: list[str] = []
         self.rank_figures: dict[int, dict[str, Any]] = {}
-        self.checkpoint: int | None = None
         self.about: dict[str, Any] = {}
+        self._forget_curves()
+
+    def _forget_curves(self) -> None:
+        """What belongs to a training that began before this one."""
+        self.loss, self.heldout, self.learning_rate, self.norm = Series(), Series(), Series(), Series()
+        self.checkpoint: int | None = None
         self.pictures: deque[tuple[int, str, str]] = deque(maxlen=MOST_PICTURES)
 
     def _hear_ranks(self, m: Mapping[str, Any], at: float) -> None:
@@ -55,6 +62,8 @@ class TrainFigures:
 
     def _hear_started(self, m: Mapping[str, Any], at: float) -> None:
         self.step = self.first_step = whole(m["step"])
+        if self.step == 0:
+            self._forget_curves()
         self.steps, self.ranks = whole(m.get("steps", self.steps)), whole(m.get("ranks", self.ranks))
         self.about = {k: m[k] for k in ("precision", "device", "threads", "parameters", "step_seconds") if k in m}
         self.waiting = ""
