@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from time import monotonic
-from typing import Any
 
 from daskt2i.dashboard.messages import VERSION, Message
 from daskt2i.dashboard.run_state import RunState
@@ -95,6 +94,14 @@ class EventFile:
         self._due = monotonic() + PUT_SECONDS
         self.folder.write(EVENTS, _line_of(self._state))
 
+    def told(self) -> Message:
+        """Everything that was told of the folder, as one `state`: for a reader who knows nothing of it.
+
+        Raises:
+            OSError, Daskt2iError: it cannot be read.
+        """
+        return _message_of(read_events(self.folder)[0] if self.folder.is_local else self._kept())
+
     def _kept(self) -> RunState:
         if self._state is None:
             self._state = read_events(self.folder)[0]
@@ -110,6 +117,8 @@ def read_events(folder: RunFolder) -> tuple[RunState, str]:
     """
     state = RunState()
     try:
+        if folder.is_local and folder.local_path(EVENTS).is_fifo():
+            return state, "it is a pipe"  # reading it would wait for ever
         data = folder.read(EVENTS)
     except (FileNotFoundError, NotADirectoryError):
         return state, "it has none"
@@ -129,7 +138,11 @@ def read_events(folder: RunFolder) -> tuple[RunState, str]:
 
 
 def _line_of(state: RunState) -> bytes:
-    message: Mapping[str, Any] = {
+    return (json.dumps(_message_of(state), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _message_of(state: RunState) -> Message:
+    return {
         "v": VERSION,
         "run": state.run,
         "stage": state.stage,
@@ -137,4 +150,3 @@ def _line_of(state: RunState) -> bytes:
         "at": state.updated,
         "state": state.to_json(),
     }
-    return (json.dumps(message, ensure_ascii=False) + "\n").encode("utf-8", "replace")

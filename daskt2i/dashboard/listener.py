@@ -204,6 +204,7 @@ class Watched:
 
                 if missing := show_pages(client):
                     self._note("pages", missing)
+                self._begin_with_the_past()
             while self._out:
                 message = self._out[0]
                 client.log_event(TOPICS.get(message["stage"], TOPICS["encode"]), message)
@@ -212,6 +213,15 @@ class Watched:
             self._out.clear()
             if client.status == "running":
                 self._note("pages", f"Dask's dashboard shows nothing more of this run ({_why(error)}). {_GOES_ON}")
+
+    def _begin_with_the_past(self) -> None:
+        """Send what the file holds in place of the messages that wait: a new scheduler knows nothing of this folder."""
+        with self._lock:
+            if self._file is None or not self._out:
+                return
+            past = {**self._file.told(), "run": self._messages.run}
+            self._out.clear()
+            self._out.append(past)
 
 
 def run_id(folder: RunFolder) -> str:

@@ -19,6 +19,9 @@ from daskt2i.dashboard.state.encode import EncodeFigures
 from daskt2i.dashboard.state.series import Series, whole
 from daskt2i.dashboard.state.train import CONTINUES, TrainFigures
 
+LATEST = 1e11
+"""Seconds since 1970 that a message can have: the year 5138. Later ones are damage."""
+
 VERSION = 1
 MOST_NOTES, MOST_COUNTS = 50, 20
 
@@ -73,7 +76,7 @@ class RunState(EncodeFigures, TrainFigures):
                 return
             fold = getattr(self, f"_hear_{message['kind']}", None)
             at = message.get("at", when)
-            at = float(at) if isinstance(at, int | float) and math.isfinite(at) else self.updated
+            at = float(at) if isinstance(at, int | float) and 0 <= at < LATEST else self.updated
             if fold is not None:
                 self.run = self.run or str(message.get("run", ""))
                 fold(message, at)
@@ -126,7 +129,8 @@ class RunState(EncodeFigures, TrainFigures):
             del self.counts[next(iter(self.counts))]
 
     def _hear_estimate(self, m: Mapping[str, Any], at: float) -> None:
-        self.estimate = {k: v for k, v in m.items() if k not in ("v", "run", "stage", "kind", "at")}
+        figures = {k: v for k, v in m.items() if k not in ("v", "run", "stage", "kind", "at")}
+        self.estimate = {k: v for k, v in figures.items() if isinstance(v, str | Mapping) or _fits(v, 0)}
 
     # What follows from the figures
 
@@ -197,7 +201,9 @@ class RunState(EncodeFigures, TrainFigures):
                     value = tuple(map(float, value))
                 elif name == "eta":
                     value = None if value is None else (float(value[0]), float(value[1]), float(value[2]))
-                elif empty is not None and not isinstance(value, type(empty)) and not isinstance(value, int | float):
+                elif isinstance(empty, list):
+                    value = list(value)  # a message that Dask carried has tuples
+                elif not _fits(value, empty):
                     continue
             except (KeyError, TypeError, ValueError, AttributeError, IndexError):
                 continue
@@ -208,3 +214,10 @@ class RunState(EncodeFigures, TrainFigures):
         run, version = self.run, self.version
         vars(self).update(vars(RunState.from_json(m["state"])))
         self.run, self.version = run or self.run, version
+
+
+def _fits(value: Any, empty: Any) -> bool:
+    """Whether a value can stand where an empty state has `empty`. Numbers must be finite."""
+    if empty is None or isinstance(empty, int | float):
+        return value is empty is None or (isinstance(value, int | float) and math.isfinite(value))
+    return isinstance(value, type(empty))

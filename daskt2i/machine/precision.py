@@ -24,7 +24,10 @@ GAIN = 1.2
 """bf16 is used if it is at least this many times faster than fp32, because it has only three significant digits."""
 
 PROBE_SECONDS = 0.3
-"""The probe starts no further repetition after this time."""
+"""The probe starts no further repetition after this time, but it makes three of each."""
+
+TURNS = 9
+"""Most repetitions of each precision."""
 
 FORMATS: Mapping[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
@@ -34,7 +37,7 @@ OF = "a convolution"
 PROBE = f"{__name__}:probe"
 """What a child process calls."""
 
-VERSION = 2
+VERSION = 3
 """Of the probe: another one asks for another measurement."""
 
 
@@ -94,17 +97,14 @@ def kind_of(device: str) -> str:
     return f"cuda {major}.{minor}"
 
 
-def resolve(
-    requested: str, device: str, threads: int = 1, setting: str = "dataset.precision", gain: float = GAIN
-) -> Precision:
+def resolve(requested: str, device: str, setting: str = "dataset.precision", gain: float = GAIN) -> Precision:
     """The precision to use. Arguments and errors as in `choose`."""
-    return FORMATS[choose(requested, device, threads, setting, gain).value]
+    return FORMATS[choose(requested, device, setting, gain).value]
 
 
 def choose(
     requested: str,
     device: str,
-    threads: int = 1,
     setting: str = "dataset.precision",
     gain: float = GAIN,
     measure: bool = True,
@@ -114,7 +114,6 @@ def choose(
     Args:
         requested: `auto`, `fp32`, `bf16` or `fp16`.
         device: `cpu`, `cuda` or `cuda:N`.
-        threads: torch threads during the probe; give the number of threads of a worker.
         setting: the setting that asks for it, for the message.
         gain: how many times faster a convolution must be for `auto` to choose bf16 on a CPU.
         measure: False to use only figures of an earlier measurement; without them the value is `auto`. It imports no
@@ -131,7 +130,7 @@ def choose(
     if requested != "auto":
         raise ConfigError(f"{setting} is {requested!r}; it can be auto, fp32, bf16 or fp16.")
     if device == "cpu":
-        return _by_speed(_measured(threads, measure), gain, measure)
+        return _by_speed(_measured(measure), gain, measure)
     import torch
 
     # Compute capability 8.0 is Ampere, the first with bf16 units. Older GPUs emulate bf16.
@@ -151,32 +150,39 @@ def _by_speed(found: Measured, gain: float, measure: bool) -> Chosen:
     return Chosen("precision", value, why, found.seconds, OF, notes=found.notes)
 
 
-def _measured(threads: int, measure: bool = True) -> Measured:
+def _measured(measure: bool = True) -> Measured:
     """Seconds of a typical convolution on this CPU, by precision."""
-    arguments = {"threads": threads}
-    return seconds_of("precision", [threads, VERSION], ("torch",), ("fp32", "bf16"), PROBE, arguments, measure)
+    return seconds_of("precision", [VERSION], ("torch",), ("fp32", "bf16"), PROBE, {}, measure)
 
 
-def probe(tell: Callable[[str, float], None], threads: int) -> None:
-    """In a child process: time a convolution in fp32 and in bf16, with a number of threads."""
+def probe(tell: Callable[[str, float], None]) -> None:
+    """In a child process: time a convolution in fp32 and in bf16, with one thread.
+
+    Which one is faster does not depend on the number of threads. CPU time of one thread hardly depends on other work on
+    the machine: with two threads and wall time, ratios from 0.2 to 84 were seen within minutes.
+    """
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    clock, begun = clock_for(1), time.perf_counter()
+    best = {"fp32": float("inf"), "bf16": float("inf")}
     with torch.inference_mode():
-        tell("fp32", _conv_seconds(torch, torch.float32, clock_for(threads)))
-        tell("bf16", _conv_seconds(torch, torch.bfloat16, clock_for(threads)))
+        calls = {name: _convolution(torch, kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+        for call in calls.values():
+            call()
+        for turn in range(TURNS):
+            for name, call in calls.items():
+                start = clock()
+                call()
+                best[name] = min(best[name], clock() - start)
+            if turn >= 2 and time.perf_counter() - begun > PROBE_SECONDS:
+                break
+    for name, seconds in best.items():
+        tell(name, seconds)
 
 
-def _conv_seconds(torch: Any, dtype: Any, clock: Callable[[], float]) -> float:
-    """Seconds of a 3x3 convolution, 128 channels, 32 x 32 (0.3 GFLOP): the best of up to 5 runs after a warm-up run."""
+def _convolution(torch: Any, dtype: Any) -> Callable[[], Any]:
+    """A 3x3 convolution, 128 channels, 32 x 32 (0.3 GFLOP)."""
     x = torch.full((1, 128, 32, 32), 0.5, dtype=dtype).to(memory_format=torch.channels_last)
     weight = torch.full((128, 128, 3, 3), 0.01, dtype=dtype).to(memory_format=torch.channels_last)
-    best, start = float("inf"), time.perf_counter()
-    torch.nn.functional.conv2d(x, weight, padding=1)
-    for _ in range(5):
-        begun = clock()
-        torch.nn.functional.conv2d(x, weight, padding=1)
-        best = min(best, clock() - begun)
-        if time.perf_counter() - start > PROBE_SECONDS / 2:
-            break
-    return best
+    return lambda: torch.nn.functional.conv2d(x, weight, padding=1)

@@ -50,7 +50,7 @@ CALLS = {
 }
 """Command -> the method of `Run`, or the one function, that does its work. With --dry-run it calls `plan` instead."""
 
-VERBS = {name for name in vars(Run) if not name.startswith("_")} | {"status", "suggest", "load_pipeline"}
+VERBS = {name for name in vars(Run) if not name.startswith("_")} | {"status", "report", "suggest", "load_pipeline"}
 
 OF_THE_LINE = (
     "daskt2i.cli.",

@@ -239,6 +239,27 @@ def test_a_scheduler_of_the_user_knows_the_run_and_where_its_time_went(client: C
     assert spans == 2, "one for the look at the first worker, one for all chunks: the scheduler keeps them for ever"
 
 
+def test_a_scheduler_that_is_new_to_a_folder_hears_its_past(client: Client, tmp_path: Path) -> None:
+    """A run that continues has other workers: its page shows the rows of before, and all losses."""
+    folder = RunFolder(tmp_path)
+    claim(folder)
+    before = Watched(folder, lambda: None, lambda event: None)
+    before(StageStarted("train", 9, 4))
+    for step in (1, 2, 3):
+        before(LaunchEvent("step", 1, 0, {"step": step, "loss": 1 / step}))
+    before(StageEnded("train", KeyboardInterrupt()))
+    again = Watched(folder, lambda: client, lambda event: None)
+    again(StageStarted("train", 9, 4))
+    again(LaunchEvent("step", 2, 0, {"step": 4, "loss": 0.25}))
+    again(StageEnded("train"))
+    state = RunState(run_id(folder))
+    for _, message in client.get_events("daskt2i-train"):
+        if message.get("run") == run_id(folder):
+            state.hear(message)
+    assert list(state.loss) == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25)]
+    assert state.stages == {"train": "done"}
+
+
 def test_a_scheduler_that_takes_no_plugin_costs_one_note(client: Client, tmp_path: Path) -> None:
     def refuse(dask_scheduler: Any) -> None:
         dask_scheduler.handlers["register_scheduler_plugin"] = None

@@ -21,15 +21,15 @@ def test_auto_measures_once_and_leaves_the_threads_of_this_process() -> None:
     import torch
 
     before = torch.get_num_threads()
-    first = precision.choose("auto", "cpu", 1)
+    first = precision.choose("auto", "cpu")
     assert first.seconds.keys() == {"fp32", "bf16"}
-    assert first == precision.choose("auto", "cpu", 1) == precision.choose("auto", "cpu", 1, measure=False)
+    assert first == precision.choose("auto", "cpu") == precision.choose("auto", "cpu", measure=False)
     assert torch.get_num_threads() == before
 
 
 def test_a_plan_without_figures_says_when_they_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert precision.choose("auto", "cpu", 1, measure=False).words() == "auto: measured at the start of the encode"
+    assert precision.choose("auto", "cpu", measure=False).words() == "auto: measured at the start of the encode"
 
 
 def test_where_the_probe_dies_of_an_illegal_instruction_fp32_is_used(
@@ -37,18 +37,18 @@ def test_where_the_probe_dies_of_an_illegal_instruction_fp32_is_used(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(precision, "PROBE", "builders.measuring:illegal")
-    chosen = precision.choose("auto", "cpu", 1)
+    chosen = precision.choose("auto", "cpu")
     assert (chosen.value, chosen.why) == ("fp32", "bf16 could not be measured")
     assert chosen.notes == (
         "The speed of bf16 could not be measured: its process was ended by SIGILL (an illegal instruction). "
         "The models run in fp32.",
     )
-    assert precision.resolve("auto", "cpu", 1) == "fp32"
+    assert precision.resolve("auto", "cpu") == "fp32"
 
 
 @pytest.mark.parametrize(("gain", "expected"), [(0.12, "fp32"), (1.0, "fp32"), (1.9, "bf16")])
 def test_auto_uses_bf16_only_if_it_is_faster(gain: float, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_measured", lambda threads, measure: Measured({"fp32": gain, "bf16": 1.0}))
+    monkeypatch.setattr(precision, "_measured", lambda measure: Measured({"fp32": gain, "bf16": 1.0}))
     assert precision.resolve("auto", "cpu", 2) == expected
 
 

@@ -42,7 +42,7 @@ def measure(task: BenchTask, workflow: Workflow) -> dict[str, Any]:
     import torch
 
     wanted = workflow.dataset.precision
-    precision = resolve(wanted, "cpu", 1)
+    precision = resolve(wanted, "cpu")
     peaks = {
         name: {
             str(busy): peak(name, busy, task.peak_seconds, task.peak_sides, task.peak_convolutions)

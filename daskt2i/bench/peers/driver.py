@@ -177,7 +177,7 @@ class PeerBench:
         self.tell("writing photographs and models for all tools")
         workflow = write_rows(self.workflow, there, self.wanted.rows)
         models = write_models(workflow, there)
-        precision = resolve(workflow.dataset.precision, "cpu", 1)
+        precision = resolve(workflow.dataset.precision, "cpu")
         most = -(-self.wanted.rows // self.workers)
         chunk = min(workflow.dataset.rows_per_chunk, most)  # no worker of ours waits for rows that are in one chunk
         dataset = workflow.dataset.model_copy(update={"precision": precision, "rows_per_chunk": chunk})

@@ -205,13 +205,16 @@ def _encode(state: RunState) -> list[tuple[str, str]]:
         return []
     rejected = sum(state.rejected.values())
     pairs = [(f"{state.rows_done:,}", f"of {state.rows:,} rows ({state.rows_done / state.rows:.1%})")]
-    if state.rate is not None:
-        pairs.append((f"{state.rate:,.1f}", "rows/s" if not state.encode_ended else "rows/s at the end"))
     if state.encode_begun and state.encode_ended:
-        pairs.append((duration(state.encode_ended - state.encode_begun), "this encode took"))
-    elif state.eta is not None:
-        left, low, high = state.eta
-        pairs.append((duration(left), f"left ({duration(low)} to {duration(high)})"))
+        took, rows = state.encode_ended - state.encode_begun, state.rows_done - state.rows_before
+        if rows > 0 and took > 0:
+            pairs.append((f"{rows / took:,.1f}", "rows/s, the start included"))
+        pairs.append((duration(took), "this encode took"))
+    elif state.rate is not None:
+        pairs.append((f"{state.rate:,.1f}", "rows/s"))
+        if state.eta is not None:
+            left, low, high = state.eta
+            pairs.append((duration(left), f"left ({duration(low)} to {duration(high)})"))
     share = f" ({rejected / state.rows_done:.1%})" if state.rows_done else ""
     pairs.append((f"{rejected:,}", f"rows rejected{share}"))
     if state.bytes:

@@ -64,7 +64,8 @@ class Reasons(Plotted):
             (colour, f"{shown(r, 40)} {state.rejected[r]:,}") for r, (colour, _) in zip(reasons, looks, strict=True)
         ]
         share = f" ({total / state.rows_done:.2%})" if state.rows_done else ""
-        self.show(f"Rejected rows: {total:,} of {state.rows_done:,}{share}", frame.key(words))
+        where = '<p class="dim">manifest.parquet of the run folder lists all of them, with the names of files.</p>'
+        self.show(f"Rejected rows: {total:,} of {state.rows_done:,}{share}", frame.key(words) + where)
 
 
 class Newest(Figure):

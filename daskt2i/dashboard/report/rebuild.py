@@ -16,7 +16,7 @@ from daskt2i.dashboard.messages import PARTS
 from daskt2i.dashboard.pictures import picture_of
 from daskt2i.dashboard.run_state import RunState
 from daskt2i.dashboard.state.series import Histogram, Series, Strip
-from daskt2i.errors import Daskt2iError, StoreMissing
+from daskt2i.errors import Daskt2iError, StoreError, StoreMissing, sentence
 from daskt2i.estimate.forecast import forecast_figures
 from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store
@@ -39,8 +39,11 @@ def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
         StoreMissing: there is nothing of a run in the folder.
         Daskt2iError: the folder cannot be read.
     """
-    state, wrong = read_events(folder)
     unknown: list[str] = []
+    try:
+        state, wrong = read_events(folder)
+    except (OSError, StoreError) as error:
+        state, wrong = RunState(), f"it cannot be read: {sentence(error).rstrip('.')}"
     heard = bool(state.stages)
     if wrong:
         what = (

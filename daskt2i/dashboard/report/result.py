@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,14 +68,17 @@ class ReportResult(Viewed):
             rows += _encode_rows(state)
         if state.training:
             rows += _train_rows(state)
-        rows += [("note", text) for _, text in list(state.notes)[-_NOTES:]]
+        rows += [("note", _printable(text)) for _, text in list(state.notes)[-_NOTES:]]
         if len(state.notes) > _NOTES:
             rows.append(("", f"and {many(len(state.notes) - _NOTES, 'older note')}"))
         rows += [("not known", text) for text in self.unknown]
         if self.html:
             rows.append(("page", self.html))
-        told = tuple((_clock(at), text) for at, text in state.notes)
-        failures = (f"{state.stage}: {state.error}",) if state.error else ()
+        told = tuple((_clock(at), _printable(text)) for at, text in state.notes)
+        ended = f"{state.stage}: {_printable(state.error)}" if state.error else ""
+        stopped = state.stages.get(state.stage) == "stopped"
+        failures = (ended,) if ended and not stopped else ()
+        rows += [("stopped", ended)] * (bool(ended) and stopped)
         return View(
             "Report",
             tuple(rows),
@@ -103,6 +107,7 @@ def report(folder: RunFolder, html: str | Path | None = None) -> ReportResult:
     if html is None:
         return found
     path = expanded(str(html), "html").absolute()
+    _refuse(path, folder)
     missing: tuple[str, ...] = ()
     with _writing(path) as file:
         text, missing = page(state, found.view().rows, unknown)
@@ -110,18 +115,39 @@ def report(folder: RunFolder, html: str | Path | None = None) -> ReportResult:
     return ReportResult(str(folder), state, str(path), (*unknown, *missing))
 
 
+def _printable(text: str) -> str:
+    """A text without characters that steer a terminal: file names and captions may hold them."""
+    return "".join(one if one.isprintable() else " " for one in text)
+
+
+def _refuse(path: Path, folder: RunFolder) -> None:
+    """Refuse a page in the place of something else.
+
+    Raises:
+        StoreError: it is a device, a pipe, or a file of the run folder.
+    """
+    inside = folder.is_local and Path(str(folder)).resolve() in path.resolve().parents
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        why = "this is no ordinary file"
+    elif inside and path.suffix.lower() not in (".html", ".htm"):
+        why = "the run folder keeps its own files there"
+    else:
+        return
+    raise StoreError(f"The page was not written to {path}: {why}. Nothing changed. Give another file (html).")
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[IO[str]]:
     """A file that becomes the page when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("w", encoding="utf-8", errors="replace") as file:
+            with partial.open("x", encoding="utf-8", errors="replace") as file:
                 yield file
-            partial.replace(path)
+            partial.replace(path.resolve() if path.is_symlink() else path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:

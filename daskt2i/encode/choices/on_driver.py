@@ -62,7 +62,7 @@ def _precision(asked: str, stored: tuple[str, str] | None, device: str, threads:
     if stored is not None:
         return Chosen("precision", stored[1], _STORED)
     if threads and device == "cpu":
-        return precisions.choose("auto", device, threads, measure=False)
+        return precisions.choose("auto", device, measure=False)
     return Chosen("precision", "auto", MEASURED_LATER)
 
 

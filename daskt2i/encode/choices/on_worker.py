@@ -47,7 +47,7 @@ def choose(job: EncodeJob, device: str, precision: str, engine: str) -> WorkerCh
     """
     if job.keep_memory:
         keep_memory()
-    precise = precisions.choose(precision, device, job.runtime.threads)
+    precise = precisions.choose(precision, device)
     plain = precisions.FORMATS[precise.value]
     by_torch = replace(job.runtime, device=device, precision=plain)
     runtime, chosen = _engine(job, by_torch, precision == "auto", engine)

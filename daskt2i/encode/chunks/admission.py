@@ -170,7 +170,7 @@ def _same_precision(terms: Terms, runtime: Runtime) -> None:
         return
     device = default_device() if runtime.device == "auto" else runtime.device
     kind = kind_of(device)
-    if kind == terms.kind or (own := resolve("auto", device, runtime.threads)) == runtime.precision:
+    if kind == terms.kind or (own := resolve("auto", device)) == runtime.precision:
         return
     raise WorkerMismatch(
         f"The worker {_here()} ({kind}) would encode in {own}, but this store is made in {runtime.precision}, which a "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from daskt2i.encoders.ncnn.engine import MISSING, Engine, Refused, reason_against
@@ -109,8 +110,8 @@ def faster(
     if not _fits(config, resolution):
         most, side = LARGEST_LATENT, _latent(config, resolution)
         return by_torch(f"ncnn is not faster for latents above {most} x {most}, and these are {side} x {side}")
-    if measure and (reason := reason_against(None, exact)) is not None:
-        return by_torch(reason, missing="ncnn" if reason == MISSING else "")
+    if measure and find_spec("ncnn") is None:  # it is not loaded here: one that is damaged would end this process
+        return by_torch(MISSING, missing="ncnn")
     found = seconds_for(config, resolution, runtime, measure)
     if not measure and (found.failure or not found.seconds):
         return runtime, Chosen("engine", "auto", MEASURED_LATER)

@@ -79,7 +79,7 @@ def choose(
         if wanted == "auto" and before is not None and before.get("device") == device.partition(":")[0]:
             known = {"name": str(before["precision"]), "step_seconds": before.get("step_seconds", {})}
         else:
-            name = resolve(wanted, device, threads, "launch.precision", HOPELESS_GAIN)
+            name = resolve(wanted, device, "launch.precision", HOPELESS_GAIN)
             # Where bf16 is emulated, a step may take ten times as long, so it is not tried.
             known = None if wanted == "auto" and name != "fp32" else {"name": str(name), "step_seconds": {}}
     known = group.broadcast(known)
