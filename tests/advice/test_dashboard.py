@@ -79,3 +79,15 @@ def test_events_that_cannot_be_read_cost_one_line_of_the_report(tmp_path: Path) 
     events.rmdir()
     os.mkfifo(events)
     assert run.report().state.rows_done == 4
+
+
+def test_events_of_an_earlier_run_do_not_call_a_later_one_failed(tmp_path: Path) -> None:
+    run = daskt2i.Run(small_settings(), tmp_path / "run", scheduler="serial", progress=False)
+    run.encode()
+    events = tmp_path / "run" / "events.jsonl"
+    begin = events.read_text().splitlines()[0]
+    end = '{"v":1,"run":"x","stage":"encode","kind":"end","at":2,"how":"failed","error":"The disk is full."}'
+    events.write_text(f"{begin}\n{end}\n")
+    found = run.report()
+    assert "disk" not in found.view().text()
+    assert "Chunks were written after the end of events.jsonl" in found.view().text()

@@ -50,7 +50,13 @@ def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
             "rates over time, notes and the ends of stages are not known" if not heard else "what they said is left out"
         )
         unknown.append(f"{EVENTS} of this folder is not complete ({wrong}), so {what}.")
+    told = state.rows_done
     encoded = _guarded(lambda: _encoded(state, folder, heard), "The receipts", unknown)
+    if heard and state.rows_done > told and state.stages.get("encode", "running") != "running":
+        state.error = ""
+        unknown.append(
+            f"Chunks were written after the end of {EVENTS}, so times and ends of stages are of an earlier run."
+        )
     trained = _guarded(lambda: _trained(state, folder), "The metrics of the training", unknown)
     _guarded(lambda: _drawn(state, folder), "The pictures", unknown)
     if not (heard or encoded or trained):
