@@ -91,3 +91,14 @@ def test_events_of_an_earlier_run_do_not_call_a_later_one_failed(tmp_path: Path)
     found = run.report()
     assert "disk" not in found.view().text()
     assert "Chunks were written after the end of events.jsonl" in found.view().text()
+
+
+def test_a_run_that_the_user_stopped_is_not_called_failed(tmp_path: Path) -> None:
+    run = daskt2i.Run(small_settings(), tmp_path / "run", scheduler="serial", progress=False)
+    run.encode()
+    events = tmp_path / "run" / "events.jsonl"
+    with events.open("a") as file:
+        file.write('{"v":1,"run":"x","stage":"encode","kind":"end","at":2,"how":"stopped","error":"Stopped."}\n')
+    text = run.report().view().text()
+    assert "encode: Stopped." in text
+    assert "FAILED" not in text

@@ -187,6 +187,25 @@ def test_steps_that_are_repeated_after_a_restart_replace_the_first_ones() -> Non
     assert [step for step, _ in state.loss] == sorted({step for step, _ in state.loss})
 
 
+def test_a_training_that_begins_anew_shows_none_of_the_old_curve_and_one_that_continues_shows_all() -> None:
+    state = RunState("r")
+
+    def hear(kind: str, **fields: Any) -> None:
+        state.hear({"v": 1, "run": "r", "stage": "train", "kind": kind, "at": 1.0, **fields})
+
+    hear("begin", total=9)
+    hear("started", step=0)
+    hear("step", step=1, loss=2.0)
+    hear("checkpoint", step=1)
+    hear("begin", total=9)
+    hear("started", step=1)
+    hear("step", step=2, loss=1.0)
+    assert (list(state.loss), state.checkpoint) == ([(1, 2.0), (2, 1.0)], 1)
+    hear("begin", total=9)
+    hear("started", step=0)
+    assert (list(state.loss), state.checkpoint) == ([], None)
+
+
 def test_a_state_comes_back_from_json() -> None:
     state = folded([*told(encode_events(chunks=40)), *told(train_events(300))])
     again = RunState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))

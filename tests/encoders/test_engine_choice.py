@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from builders.models import kl_folder, tiny_folder
-from builders.workflows import component, fake_settings, finish, with_parts
+from builders.workflows import child_environment, component, fake_settings, finish, with_parts
 
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.driver import encode
@@ -111,6 +114,20 @@ def test_where_the_measurement_dies_of_an_illegal_instruction_torch_computes_wit
     ]
     ours, plain = (ZarrStore(RunFolder(tmp_path / run)).read("latent_mean", 0, 8) for run in ("out", "plain"))
     assert ours.tobytes() == plain.tobytes()
+
+
+def test_a_package_that_crashes_at_its_import_does_not_end_the_process_that_chooses(tmp_path: Path) -> None:
+    broken = tmp_path / "ncnn"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    code = (
+        "from daskt2i.encoders.ncnn import choice; from daskt2i.types import Runtime; "
+        f"print(choice.faster({SMALL!r}, 32, Runtime('cpu', 'fp32', 1), True)[1].value)"
+    )
+    environment = child_environment()
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, "torch\n")
 
 
 def test_large_pictures_stay_with_torch_because_of_attention() -> None:
