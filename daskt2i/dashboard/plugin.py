@@ -98,7 +98,7 @@ def show_pages(client: Client) -> str:
             return _nothing_shown(error)
         return (
             "The dashboard of this scheduler shows no pages of daskt2i, because the scheduler cannot import daskt2i. "
-            f"{_SAYS} Install daskt2i where the scheduler runs to see them."
+            "Install daskt2i where the scheduler runs; encode needs it there too."
         )
     except Exception as error:  # no rights, a scheduler without pickle, a lost connection
         return _nothing_shown(error)
