@@ -31,7 +31,7 @@ from daskt2i.dashboard import page, panes
 from daskt2i.dashboard.messages import TOPICS
 from daskt2i.dashboard.plugin import show_pages
 
-_VIEWERS = """
+VIEWERS = """
 import sys, threading
 from bokeh.client import pull_session
 sessions = [pull_session(url=url) for url in sys.argv[1:]]
@@ -75,7 +75,7 @@ def measure(asked: argparse.Namespace, client: Client, base: str) -> list[dict[s
             viewers = None
             if phase in shown:
                 viewers = subprocess.Popen(
-                    [sys.executable, "-c", _VIEWERS, *shown[phase]],
+                    [sys.executable, "-c", VIEWERS, *shown[phase]],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,

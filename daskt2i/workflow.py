@@ -22,7 +22,9 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.cli import bench, bench_device, bench_peers, bench_training, data, model
+from daskt2i.cli import data, model
+from daskt2i.cli.bench import command as bench
+from daskt2i.cli.bench import device, peers, training
 from daskt2i.cli.console import complain, out
 from daskt2i.cli.endings import STOPPED, ExitCode, end_of_command, end_of_stop, fail, handle_stops
 from daskt2i.cli.streams import guard_streams
@@ -44,8 +46,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 _BENCHES = (
-    *(bench_peers.peers, bench_training.read, bench_training.loaders, bench_training.train, bench_training.sample),
-    bench_device.device,
+    *(peers.peers, training.read, training.loaders, training.train, training.sample),
+    device.device,
 )
 for command in _BENCHES:
     bench.app.command(command.__name__)(command)

@@ -194,8 +194,8 @@ def test_ranks_and_batches_as_in_the_messages_are_measured() -> None:
 @pytest.mark.parametrize(
     ("place", "wrong", "right"),
     [
-        ("cli/bench_training.py:read ConfigError", ["read", "--from=tape"], ["read", "--from=memory", "--shapes=none"]),
-        ("cli/bench_training.py:sample ConfigError", ["sample", "--sampler=x"], ["sample", "--sampler=euler"]),
+        ("cli/bench/training.py:read ConfigError", ["read", "--from=tape"], ["read", "--from=memory", "--shapes=none"]),
+        ("cli/bench/training.py:sample ConfigError", ["sample", "--sampler=x"], ["sample", "--sampler=euler"]),
     ],
 )
 def test_options_as_in_the_messages_are_taken(place: str, wrong: list[str], right: list[str], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from builders.workflows import fake_data, write_workflow
 from rich.console import Console
 
 from daskt2i import workflow
-from daskt2i.cli import bench
+from daskt2i.cli.bench import command as bench
 from daskt2i.cli.console import width
 from daskt2i.cli.front import parse_sets
 from daskt2i.display.tables import result_table

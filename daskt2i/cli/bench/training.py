@@ -1,7 +1,7 @@
 """The commands bench read, bench loaders, bench train and bench sample.
 
 Covers: reading options, calling the benchmark.
-Does not cover: measuring (`daskt2i.bench`), writing and showing reports (`cli.bench`).
+Does not cover: measuring (`daskt2i.bench`), writing and showing reports (`cli.bench.command`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from daskt2i.addresses import expanded
-from daskt2i.cli.bench import BenchWorkflowOption, RepeatsOption, report_folder, show, tell, typed
+from daskt2i.cli.bench.command import BenchWorkflowOption, RepeatsOption, report_folder, show, tell, typed
 from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import whole_numbers, words

@@ -1,7 +1,7 @@
 """The command bench peers.
 
 Covers: reading options, calling the benchmark.
-Does not cover: measuring (`daskt2i.bench.peers`), writing and showing reports (`cli.bench`).
+Does not cover: measuring (`daskt2i.bench.peers`), writing and showing reports (`cli.bench.command`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from daskt2i.addresses import expanded
-from daskt2i.cli.bench import BenchWorkflowOption, report_folder, show, tell, typed
+from daskt2i.cli.bench.command import BenchWorkflowOption, report_folder, show, tell, typed
 from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import words

@@ -1,7 +1,7 @@
 """The command bench device.
 
 Covers: reading options, calling the benchmark, its page of Markdown.
-Does not cover: measuring (`daskt2i.bench.device`), writing and showing reports (`cli.bench`).
+Does not cover: measuring (`daskt2i.bench.device`), writing and showing reports (`cli.bench.command`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from daskt2i.cli.bench import report_folder, show, tell, typed
+from daskt2i.cli.bench.command import report_folder, show, tell, typed
 from daskt2i.cli.endings import report_errors
 from daskt2i.cli.numbers import words
 from daskt2i.cli.options import JsonOption

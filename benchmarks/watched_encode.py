@@ -1,0 +1,77 @@
+"""What open pages cost an encode: the same rows with the pages closed and open, in turn, in one run.
+
+    python benchmarks/watched_encode.py [--rows 4096] [--pairs 4] [--pages 4] [--workflow demo]
+
+A cluster of this machine, two workers. Viewers connect to the pages as browsers do, by web sockets, but draw nothing,
+because a user's browser draws on the user's own machine. The ratio is the rate with open pages divided by the rate with
+closed pages, pair by pair. The figures depend on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from distributed import Client, LocalCluster
+
+import daskt2i
+from daskt2i.dashboard import page, panes
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from dashboard import VIEWERS  # the path above leads to it
+
+
+def encoded(client: Client, folder: Path, asked: argparse.Namespace, urls: list[str]) -> dict[str, float]:
+    """Encode once. The viewers are there before the first row and stay to the end."""
+    viewers = None
+    if urls:
+        command = [sys.executable, "-c", VIEWERS, *urls]
+        viewers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert viewers.stdout is not None
+        assert viewers.stdout.readline() == "open\n"
+    settings = {"scenes.rows": asked.rows}
+    used = client.run_on_scheduler(time.process_time)
+    with daskt2i.Run(asked.workflow, folder, client=client, settings=settings, progress=False) as run:
+        result = run.encode()
+    used = client.run_on_scheduler(time.process_time) - used
+    if viewers is not None:
+        viewers.communicate()
+    return {"images_per_second": result.images_per_second, "scheduler_cpu_s": used}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--pages", type=int, default=4)
+    parser.add_argument("--workflow", default="demo")
+    asked = parser.parse_args()
+    ratios = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        base = f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}"
+        paths = [page.PATH, *(pane.path for pane in panes.PANES)]
+        urls = [base + paths[number % len(paths)] for number in range(asked.pages)]
+        encoded(client, Path(folder) / "first", asked, [])  # loads the models, and shows the pages
+        for pair in range(asked.pairs):
+            rates = {}
+            for phase in ("closed", "open") if pair % 2 else ("open", "closed"):
+                figures = encoded(client, Path(folder) / f"{pair}-{phase}", asked, urls if phase == "open" else [])
+                sys.stdout.write(json.dumps({"pages": phase, **{k: round(v, 3) for k, v in figures.items()}}) + "\n")
+                sys.stdout.flush()
+                rates[phase] = figures["images_per_second"]
+            ratios.append(rates["open"] / rates["closed"])
+    sys.stdout.write(json.dumps({"ratios": ratios, "median": statistics.median(ratios)}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
