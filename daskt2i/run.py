@@ -152,8 +152,9 @@ class Run(RunReader):
     @property
     def dashboard_link(self) -> str | None:
         """Address of Dask's dashboard. None before the workers start, or without Dask."""
-        client = self.client
-        return None if client is None else (client.dashboard_link or None)
+        from daskt2i.deploy.connect import dashboard_of
+
+        return None if (client := self.client) is None else dashboard_of(client) or None
 
     @verb
     def plan(self, stage: Literal["encode", "train", "run"] = "encode") -> EncodePlan | TrainPlan | RunPlan:

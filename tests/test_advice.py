@@ -20,6 +20,9 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, modules, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "deploy/scheduler_side.py:_unreadable SchedulerError": (
+        "dashboard/test_plugin.py::test_a_scheduler_that_cannot_import_daskt2i_is_told_in_one_line",
+    ),
     "sample/driver.py:_drawn Note": (
         "sample/test_driver.py::test_a_model_that_pooled_padding_draws_with_a_note_and_a_newer_one_without",
     ),

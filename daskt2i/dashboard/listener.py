@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 TELL_SECONDS = 1.0
 """Seconds between two looks of the thread."""
+
+ALIVE_SECONDS = 10.0
+"""After so long without a message the scheduler is told that this process lives."""
 
 _LAST_SECONDS = 3.0
 """How long the end of a stage waits until the scheduler has heard of it."""
@@ -66,6 +70,7 @@ class Watched:
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._pages_asked: Any = None
+        self._alive_due = 0.0
 
     def __call__(self, event: Event) -> None:
         with suppress(Exception):  # what is told of a run must never end it
@@ -205,9 +210,13 @@ class Watched:
                 if missing := show_pages(client):
                     self._note("pages", missing)
                 self._begin_with_the_past()
+            if not self._out and not last and time.monotonic() >= self._alive_due:
+                self._out.append(self._messages.alive())
             while self._out:
                 message = self._out[0]
-                client.log_event(TOPICS.get(message["stage"], TOPICS["encode"]), message)
+                self._alive_due = time.monotonic() + ALIVE_SECONDS
+                told = {**message, "client": client.id}  # the scheduler knows when this client has gone
+                client.log_event(TOPICS.get(message["stage"], TOPICS["encode"]), told)
                 self._out.popleft()
         except Exception as error:
             self._out.clear()

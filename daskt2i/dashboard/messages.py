@@ -10,6 +10,7 @@
 | `ranks`, `started`, `step`, `heldout`, `checkpoint`, `pulse`, `picture` | a training |
 | `count` | progress of another kind of work, such as pictures drawn |
 | `note`, `activity`, `waiting`, `moving` | a sentence for a person |
+| `alive` | the process that tells is there, but nothing happened; only a scheduler hears it |
 | `end` | the stage ended: well, or with an error |
 | `state` | a whole `RunState`, in place of all messages before it |
 
@@ -94,6 +95,7 @@ class Messages:
     ) -> None:
         self.run, self.out, self.stage = run, without_secret(out), ""
         self._clock, self._watch = clock, watch
+        self._ahead = clock() - watch()
         self._encode: _EncodeTally | None = None
         self._due: dict[str, float] = {}
         self._counts: dict[str, Progress] = {}
@@ -102,6 +104,7 @@ class Messages:
     def begin(self, stage: str, total: int = 0, batch: int = 1) -> list[Message]:
         """A stage begins. Encode and training tell it by their events."""
         self.stage, self._due, self._counts, self._pulses = stage, {}, {}, {}
+        self._ahead = self._clock() - self._watch()
         if stage == "encode":
             self._encode = _EncodeTally(total)
         label = self.out.rstrip("/").rpartition("/")[2]
@@ -148,6 +151,10 @@ class Messages:
             found.append(self._message("chunks", **self._encode.take(self._watch())))
         return found
 
+    def alive(self) -> Message:
+        """Nothing happened, but this process is there."""
+        return self._message("alive")
+
     def estimate(self, figures: Mapping[str, Any]) -> list[Message]:
         """What an earlier estimate forecast: see `RunState.estimate`."""
         return [self._message("estimate", **figures)] if figures else []
@@ -164,8 +171,15 @@ class Messages:
             self._encode.illustrate(row, _short(caption), data if len(data) <= MOST_THUMBNAIL else "")
 
     def _message(self, kind: str, **fields: Any) -> Message:
-        head = {"v": VERSION, "run": self.run, "stage": self.stage, "kind": kind, "at": round(self._clock(), 3)}
+        head = {"v": VERSION, "run": self.run, "stage": self.stage, "kind": kind, "at": round(self._now(), 3)}
         return {**head, **fields}
+
+    def _now(self) -> float:
+        """Seconds since 1970. Within a stage they never go back, also if the clock is set back."""
+        told = self._watch() + self._ahead
+        if self._clock() > told + 1.0:  # it was set forward, or the machine slept
+            self._ahead = self._clock() - self._watch()
+        return self._watch() + self._ahead
 
     def _is_due(self, what: str, now: float, pause: float = PAUSE) -> bool:
         if now < self._due.get(what, -math.inf):
@@ -203,10 +217,10 @@ class Messages:
             tally.strip.put(event.chunk, Strip.RUNNING)
             tally.changed = True
         elif isinstance(event, ChunkDone):
-            tally.done(event.receipt, now, self._clock())
+            tally.done(event.receipt, now, self._now())
         elif isinstance(event, ChunkFailed):
             text = f"chunk {event.chunk} failed: {_short(sentence(event.error))}"
-            tally.failed(event, now, self._clock(), text)
+            tally.failed(event, now, self._now(), text)
             return [self._message("note", text=_short(text)), *self.flush()]
         if tally.changed and self._is_due("chunks", now):
             return [self._message("chunks", **tally.take(now))]
@@ -358,8 +372,10 @@ class _EncodeTally:
 
     def _speed(self, now: float) -> Message:
         rate, left = self.rate.per_second(now), self.rate.seconds_left(now, self.rows - self.totals["rows_done"])
-        if rate is None or left is None:
+        if rate is None:
             return {}
+        if left is None:
+            return {"rate": round(rate, 4)}
         recent = [one for when, one in self.rates if when >= now - _RANGE_SECONDS] or [rate]
         slow, fast = min(*recent, rate) if len(recent) > 1 else 0.8 * rate, max(*recent, rate)
         low, high = left * rate / max(fast, 1.05 * rate), left * rate / min(slow, 0.95 * rate)

@@ -9,6 +9,7 @@ promise: boards and alerts of users ask for them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,15 +69,39 @@ def _sum_of(name: str) -> Callable[[RunState], Any]:
     return lambda state: sum(one.get(name) or 0 for one in state.workers.values()) if state.workers else None
 
 
+def _rate_now(state: RunState) -> float | None:
+    """0 when no encode runs: the rate of a minute that has passed says nothing about now."""
+    return state.rate if state.stages.get("encode") == "running" else 0.0
+
+
+def _speed_now(state: RunState) -> float | None:
+    return _last(state.speed) if state.stages.get(state.training) == "running" else 0.0
+
+
 METRICS = (
-    Metric("running", "1 while this stage runs, else 0.", _many("stage", lambda s: _running(s)), ("stage",)),
-    Metric("failed", "1 if this stage ended with an error, else 0.", _many("stage", lambda s: _failed(s)), ("stage",)),
+    Metric("running", "1 while this stage runs, else 0.", _many("stage", lambda s: _are(s, "running")), ("stage",)),
+    Metric(
+        "failed",
+        "1 if this stage ended with an error, else 0.",
+        _many("stage", lambda s: _are(s, "failed")),
+        ("stage",),
+    ),
+    Metric(
+        "driver_lost",
+        "1 if the process that drives this stage went away before it told an end, else 0.",
+        _many("stage", lambda s: _are(s, "lost")),
+        ("stage",),
+    ),
     Metric("updated_seconds", "Time of the newest message, seconds since 1970.", _one(lambda s: s.updated or None)),
     Metric("rows", "Rows of the store, done or not.", _encode(lambda s: s.rows)),
     Metric("rows_done", "Rows that are accepted or rejected.", _encode(lambda s: s.rows_done)),
     Metric("rows_accepted", "Rows whose latents are in the store.", _encode(lambda s: s.accepted)),
     Metric("rows_rejected", "Rejected rows by reason.", _many("reason", lambda s: s.rejected), ("reason",)),
-    Metric("rows_per_second", "Rows per second of all workers, over the last minute.", _encode(lambda s: s.rate)),
+    Metric(
+        "rows_per_second",
+        "Rows per second of all workers, over the last minute; 0 when no encode runs.",
+        _encode(_rate_now),
+    ),
     Metric("encode_seconds_left", "Seconds until the encode ends, an estimate.", _encode(lambda s: s.eta and s.eta[0])),
     Metric("stored_bytes", "Bytes of the store.", _encode(lambda s: s.bytes)),
     Metric("chunks", "Chunks by state.", _many("state", lambda s: s.chunk_states if s.chunks else {}), ("state",)),
@@ -91,7 +116,7 @@ METRICS = (
     Metric("train_loss", "Loss of the newest step.", _train(lambda s: _last(s.loss))),
     Metric("train_heldout_loss", "Newest loss of validation rows.", _train(lambda s: _last(s.heldout))),
     Metric("train_learning_rate", "Learning rate of the newest step.", _train(lambda s: _last(s.learning_rate))),
-    Metric("train_samples_per_second", "Samples per second of all ranks.", _train(lambda s: _last(s.speed))),
+    Metric("train_samples_per_second", "Samples per second of all ranks; 0 when no training runs.", _train(_speed_now)),
     Metric("train_share", "Share of the time of rank 0 by part, 0 to 1.", _many("part", lambda s: s.shares), ("part",)),
     Metric(
         "rank_memory_bytes",
@@ -102,12 +127,8 @@ METRICS = (
 )
 
 
-def _running(state: RunState) -> dict[str, int]:
-    return {stage: int(how == "running") for stage, how in state.stages.items()}
-
-
-def _failed(state: RunState) -> dict[str, int]:
-    return {stage: int(how == "failed") for stage, how in state.stages.items()}
+def _are(state: RunState, how: str) -> dict[str, int]:
+    return {stage: int(one == how) for stage, one in state.stages.items()}
 
 
 class Collector:
@@ -127,13 +148,27 @@ class Collector:
         for metric in METRICS:
             family = GaugeMetricFamily(f"daskt2i_{metric.name}", metric.help, labels=["run", "label", *metric.labels])
             for run, state in list(self.runs.items()):
-                for labels, value in metric.values(state):
-                    family.add_metric([run, state.label, *(labels[name] for name in metric.labels)], value)
+                for labels, value in _values(metric, state):
+                    told = (run, state.label, *(labels[name] for name in metric.labels))
+                    family.add_metric([_printable(one) for one in told], value)
             yield family
 
     def describe(self) -> Iterator[Any]:
         """The names alone, for the registry."""
         return self.collect()
+
+
+def _values(metric: Metric, state: RunState) -> list[tuple[dict[str, str], float]]:
+    """Labels and finite values. A run whose figures are odd is left out, so that the others are shown."""
+    try:
+        return [(labels, value) for labels, value in metric.values(state) if math.isfinite(value)]
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError, RuntimeError):
+        return []
+
+
+def _printable(text: str) -> str:
+    """A label that can be written: a broken file name may hold half a character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 _collectors: list[Collector] = []

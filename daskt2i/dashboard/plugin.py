@@ -54,6 +54,7 @@ class DashboardPlugin(SchedulerPlugin):
 
     def __init__(self) -> None:
         self.runs: dict[str, RunState] = {}
+        self._tellers: dict[str, str] = {}  # id of a run -> the client of Dask that told its newest message
 
     def __reduce__(self) -> tuple[type[DashboardPlugin], tuple[()]]:
         return type(self), ()  # the scheduler begins with an empty one of its own version
@@ -63,6 +64,8 @@ class DashboardPlugin(SchedulerPlugin):
         past = [event for topic in sorted(_TOPICS) for event in scheduler.get_events(topic) or ()]
         for when, message in sorted(past, key=lambda event: event[0]):
             self._hear(message, when)
+        for teller in {*self._tellers.values()} - {*scheduler.clients}:  # it left before the plugin came
+            self.remove_client(scheduler, teller)
         missing = " ".join(why for part in (_add_pages, _add_metrics) if (why := _tried(part, scheduler, self)))
         scheduler.log_event(TOPIC, {"v": messages.VERSION, "missing": missing})
 
@@ -71,6 +74,14 @@ class DashboardPlugin(SchedulerPlugin):
         if topic in _TOPICS:
             self._hear(msg, time.time())
 
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        """A client of Dask has left. Stages that it drove and that told no end are lost: their process is gone."""
+        for run, teller in list(self._tellers.items()):
+            if teller == client:
+                del self._tellers[run]
+                if run in self.runs:
+                    self.runs[run].lose(time.time())
+
     def _hear(self, message: Any, when: float) -> None:
         try:
             if not isinstance(message, Mapping) or "v" not in message or not isinstance(run := message.get("run"), str):
@@ -78,8 +89,12 @@ class DashboardPlugin(SchedulerPlugin):
             state = self.runs.pop(run, None) or RunState(run)
             state.hear(message, when)
             self.runs[run] = state
+            if isinstance(teller := message.get("client"), str):
+                self._tellers[run] = teller
             while len(self.runs) > MOST_RUNS:
-                del self.runs[next(iter(self.runs))]
+                forgotten = next(iter(self.runs))
+                del self.runs[forgotten]
+                self._tellers.pop(forgotten, None)
         except Exception:  # the loop of the scheduler must go on, whatever a client sends
             _log.debug("daskt2i: a message was not understood", exc_info=True)
 

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from daskt2i.dashboard.state.encode import EncodeFigures
-from daskt2i.dashboard.state.series import Series, whole
-from daskt2i.dashboard.state.train import CONTINUES, TrainFigures
+from daskt2i.dashboard.state.encode import EncodeFigures, worker_figures
+from daskt2i.dashboard.state.series import Series, number, whole
+from daskt2i.dashboard.state.train import CONTINUES, TrainFigures, rank_figures
 
 LATEST = 1e11
 """Seconds since 1970 that a message can have: the year 5138. Later ones are damage."""
@@ -36,8 +36,11 @@ class RunState(EncodeFigures, TrainFigures):
     Attributes:
         run: identifies the run. label: last part of the name of the run folder. out: the run folder.
         stage: the stage that runs, or that ran last; "" before the first one. stages: stage -> `running`, `done`,
-            `stopped` or `failed`.
+            `stopped`, `failed`, or `lost`: the process that drives it went away before it told an end.
         begun, ended: of this stage; None if it has not begun, or not ended. updated: time of the newest message.
+        lost: when the process that drives the stage was found to be away; None if it is there.
+        heard: time of the newest message by the clock of who hears. alive: whether the process that drives the stage
+            tells that it is there, also when nothing happens. Its clock is `offset` seconds behind that of who hears.
         error: what ended the stage, a sentence; "" if nothing did.
         activity: what the stage is doing now. waiting: what it waits for, a sentence; "" if everything moves.
         notes: the newest 50 notes (time, text), the newest last. counts: kind of work -> (done, total).
@@ -54,7 +57,9 @@ class RunState(EncodeFigures, TrainFigures):
         self.stages: dict[str, str] = {}
         self.begun: float | None = None
         self.ended: float | None = None
-        self.updated = 0.0
+        self.updated = self.heard = self.offset = 0.0
+        self.lost: float | None = None
+        self.alive = False
         self.error = self.activity = self.waiting = ""
         self.notes: deque[tuple[float, str]] = deque(maxlen=MOST_NOTES)
         self.counts: dict[str, tuple[int, int]] = {}
@@ -69,18 +74,24 @@ class RunState(EncodeFigures, TrainFigures):
         Args:
             when: when it came; the message itself says it better.
         """
-        self.version += 1
         try:
+            kind = message["kind"]
+            self.version += kind != "alive"
             if message["v"] != VERSION:
                 self.unknown += 1
                 return
-            fold = getattr(self, f"_hear_{message['kind']}", None)
+            fold = getattr(self, f"_hear_{kind}", None)
             at = message.get("at", when)
             at = float(at) if isinstance(at, int | float) and 0 <= at < LATEST else self.updated
+            if self.lost is not None and kind != "state":  # it was only slow
+                self.lost, self.stages = None, {**self.stages, self.stage: "running"}
             if fold is not None:
                 self.run = self.run or str(message.get("run", ""))
                 fold(message, at)
-                self.updated = max(self.updated, at)
+                # A clock may have been set back since an earlier stage.
+                self.updated = at if kind == "begin" else max(self.updated, at)
+            if when is not None and (fold is not None or kind == "alive"):
+                self.heard, self.offset, self.alive = when, when - at, "client" in message
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError):
             self.unknown += 1
 
@@ -110,6 +121,23 @@ class RunState(EncodeFigures, TrainFigures):
             self.eta, self.encode_ended = None, at
         elif stage == self.training:
             self.train_ended = at
+
+    def lose(self, when: float) -> bool:
+        """The process that drives the stage is gone since `when`. Returns whether a stage ran."""
+        if self.finished or not self.stage:
+            return False
+        self.version += 1
+        self.lost, self.stages = when, {**self.stages, self.stage: "lost"}
+        self.eta, self.waiting, self.activity = None, "", ""
+        return True
+
+    def silent(self, now: float) -> float:
+        """Seconds without a message while a stage runs, if its process would have told that it is alive; else 0."""
+        return 0.0 if self.finished or not self.alive else max(0.0, now - self.heard)
+
+    def now(self, clock: float) -> float:
+        """The time `clock` of who hears, by the clock of who tells."""
+        return clock - self.offset
 
     def _hear_note(self, m: Mapping[str, Any], at: float) -> None:
         self.notes.append((at, str(m["text"])))
@@ -169,6 +197,8 @@ class RunState(EncodeFigures, TrainFigures):
         """The state as JSON values. `from_json` reads it."""
         found: dict[str, Any] = {"v": VERSION}
         for name, value in vars(self).items():
+            if name in _OWN:
+                continue
             if isinstance(value, Series):
                 value = {"most": value.most, "points": value.to_json()}
             elif isinstance(value, deque):
@@ -188,19 +218,27 @@ class RunState(EncodeFigures, TrainFigures):
             if name not in found:
                 continue
             value: Any = found[name]
+            if name in _OWN:
+                continue
             try:
                 if isinstance(empty, Series):
-                    value = Series(value["points"], int(value["most"]))
+                    value = Series(filter(_is_point, value["points"]), int(value["most"]))
                 elif isinstance(empty, deque):
                     value = deque((tuple(one) for one in value), empty.maxlen)
                 elif name == "counts":
                     value = {str(key): (int(one[0]), int(one[1])) for key, one in value.items()}
                 elif name == "rank_figures":
-                    value = {int(rank): dict(figures) for rank, figures in value.items()}
+                    value = {int(rank): rank_figures(figures) for rank, figures in value.items()}
+                elif name == "workers":
+                    value = {str(worker): worker_figures(figures) for worker, figures in value.items()}
+                elif name in _NUMBERS:
+                    value = _numbers(value)
                 elif name == "psnr_edges":
-                    value = tuple(map(float, value))
+                    value = tuple(map(number, value))
+                elif name == "psnr_counts":
+                    value = list(map(whole, value))
                 elif name == "eta":
-                    value = None if value is None else (float(value[0]), float(value[1]), float(value[2]))
+                    value = None if value is None else (number(value[0]), number(value[1]), number(value[2]))
                 elif isinstance(empty, list):
                     value = list(value)  # a message that Dask carried has tuples
                 elif not _fits(value, empty):
@@ -216,8 +254,27 @@ class RunState(EncodeFigures, TrainFigures):
         self.run, self.version = run or self.run, version
 
 
+_OWN = ("heard", "offset", "alive", "lost")
+"""What only the process that heard it knows."""
+
+_NUMBERS = ("rejected", "chunk_states", "parts", "heldout_figures", "shares")
+
+
+def _is_point(found: Any) -> bool:
+    """Whether it is a point of a curve: two finite numbers, or a number and names with numbers."""
+    x, y = found
+    return _fits(x, 0) and (all(_fits(one, 0) for one in y.values()) if isinstance(y, Mapping) else _fits(y, 0))
+
+
+def _numbers(value: Mapping[Any, Any]) -> dict[str, Any]:
+    """Names with finite numbers. Others are left out."""
+    return {str(k): v for k, v in value.items() if _fits(v, 0)}
+
+
 def _fits(value: Any, empty: Any) -> bool:
     """Whether a value can stand where an empty state has `empty`. Numbers must be finite."""
     if empty is None or isinstance(empty, int | float):
-        return value is empty is None or (isinstance(value, int | float) and math.isfinite(value))
+        return value is empty is None or (
+            isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**63
+        )
     return isinstance(value, type(empty))

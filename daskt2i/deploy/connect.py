@@ -27,6 +27,7 @@ from distributed.security import Security
 from daskt2i import documents
 from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.deploy.cluster_process import ClusterProcess
+from daskt2i.deploy.scheduler_side import link_of
 from daskt2i.deploy.tls_files import certificates_for, has_own_certificates, keep_certificates, remove_certificates
 from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, SchedulerError
@@ -234,7 +235,7 @@ def dashboard_of(client: Client) -> str:
     The setting (`distributed.dashboard.link`) may name variables of the environment that are not set here.
     """
     try:
-        return client.dashboard_link or ""
+        return link_of(client, client.dashboard_link or "")
     except (KeyError, ValueError, IndexError, AttributeError, OSError):
         return ""
 

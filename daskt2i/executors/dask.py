@@ -24,6 +24,7 @@ from distributed import Client, Future, KilledWorker, Reschedule, as_completed, 
 from distributed.core import Status
 
 from daskt2i.deploy.connect import Connection, dashboard_of
+from daskt2i.deploy.scheduler_side import page_of, unreadable_by
 from daskt2i.deploy.workers import workers_of
 from daskt2i.encode.model_cache import process_name
 from daskt2i.encode.worker import interruption
@@ -93,7 +94,7 @@ class DaskExecutor:
             threads=self._connection.threads,
             memory_limit=min(limits) if limits else None,
             address=client.scheduler.address,
-            dashboard=dashboard_of(client),
+            dashboard=page_of(dashboard_of(client)),
         )
 
     def run(
@@ -158,8 +159,9 @@ class DaskExecutor:
             flight.pause()
         self._mourn(flight)
         item, outcome = flight.take()
-        self.waiting = None
-        self._absent = None
+        self.waiting = self._absent = None
+        if (unreadable := unreadable_by(client, outcome)) is not None:
+            raise unreadable
         if isinstance(outcome, CancelledError) or client.status != "running":
             flight.flying.clear()
             raise SchedulerError(

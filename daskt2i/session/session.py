@@ -96,6 +96,7 @@ class Session:
         """The spawner that starts ranks, and the number of workers. `layout` is as in `executor`."""
         if self.scheduler.is_pool:
             return LocalRankSpawner(layout.workers), ExecutorInfo(layout.workers, layout.threads, None)
+        from daskt2i.deploy.scheduler_side import page_of
         from daskt2i.deploy.workers import workers_of
         from daskt2i.executors.unload import unload_encoders
         from daskt2i.launch.dask_ranks import DaskRankSpawner
@@ -107,7 +108,7 @@ class Session:
             connection.threads,
             None,
             client.scheduler.address,
-            self._dashboard,
+            page_of(self._dashboard),
         )
 
         def make_room() -> list[str]:
@@ -118,6 +119,7 @@ class Session:
     def _connected(self, layout: WorkerLayout) -> Connection:
         """The connection, with the torch threads of this stage. Another stage may need another number of threads."""
         from daskt2i.deploy.connect import dashboard_of, fewest_threads
+        from daskt2i.deploy.scheduler_side import ask_scheduler
 
         with self._turn:
             if self._connection is not None and not self._serves(self._connection, layout):
@@ -126,6 +128,7 @@ class Session:
                 self._connection = self._connect(layout)
                 self._layout = layout
                 self._stack.callback(self._connection.close)
+                ask_scheduler(self._connection.client)
                 self._dashboard = dashboard_of(self._connection.client)
             return replace(self._connection, threads=layout.threads or fewest_threads(self._connection.client))
 

@@ -63,7 +63,7 @@ def test_the_metrics_are_the_figures_of_the_state(state: RunState) -> None:
 
     assert (one("rows"), one("rows_done")) == (state.rows, state.rows_done)
     assert (one("rows_accepted"), one("stored_bytes")) == (state.accepted, state.bytes)
-    assert one("rows_per_second") == state.rate
+    assert one("rows_per_second") == 0, "no encode runs any more"
     assert state.loss.last is not None
     assert (one("train_step"), one("train_loss")) == state.loss.last
     assert {labels["reason"]: value for labels, value in found["daskt2i_rows_rejected"]} == state.rejected
@@ -73,6 +73,33 @@ def test_the_metrics_are_the_figures_of_the_state(state: RunState) -> None:
 def test_a_run_that_has_not_begun_has_no_figures_and_is_no_error() -> None:
     assert shown({"r": RunState("r")}) == {}
     assert shown({}) == {}
+
+
+def test_an_odd_message_spoils_no_other_figure(state: RunState) -> None:
+    """Anybody may log what he likes to a topic of ours."""
+    odd = state_of(told.encode(told.Told(run="odd\ud800"), chunks=4, done=3))
+    head = {"v": 1, "run": "odd", "stage": "train", "at": 1_790_000_100.0}
+    totals = {"rejected": {}, "states": {}, "strip": "W", "parts": {"read": float("nan")}, "newest": ()}
+    odd.hear({**head, "kind": "chunks", **totals, "workers": {"w": {"memory": "much"}}, "workers_seen": 1, "psnr": {}})
+    odd.hear({**head, "kind": "begin", "total": 3})
+    odd.hear({**head, "kind": "pulse", "ranks": {"0": {"memory": "much", "doing": 7}}})
+    odd.hear({**head, "kind": "state", "state": {**odd.to_json(), "workers": {"w": 5}, "shares": {"a": "b"}}})
+    odd.psnr_lowest = "low"  # type: ignore[assignment]  # whatever else may come
+    found = shown({"odd": odd, state.run: state})
+    assert {labels["run"] for labels, _ in found["daskt2i_rows"]} == {"odd", state.run}
+    assert [labels["run"] for labels, _ in found["daskt2i_psnr_lowest_decibels"]] == [state.run]
+    assert found["daskt2i_part_seconds"]
+
+
+def test_rates_are_shown_while_a_stage_runs_and_a_lost_driver_is_not_running(state: RunState) -> None:
+    running = state_of(told.encode(told.Told(run="b"), chunks=40, done=30))
+    assert shown({"b": running})["daskt2i_rows_per_second"][0][1] == running.rate
+    assert running.lose(1_790_000_500.0)
+    found = shown({"b": running})
+    assert (found["daskt2i_running"][0][1], found["daskt2i_driver_lost"][0][1]) == (0, 1)
+    assert found["daskt2i_rows_per_second"][0][1] == 0
+    ended = state_of(told.encode(told.Told(run="c"), chunks=4, done=4, ends=True))
+    assert not ended.lose(1_790_000_500.0)
 
 
 def test_two_runs_are_told_apart(state: RunState) -> None:

@@ -12,11 +12,13 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask.config
 import pytest
 from bokeh.document import Document
 from bokeh.models import ColumnDataSource, Div, Plot, Select
+from builders.advice import told as advice
 from builders.told import Told, encode, training
 from builders.workflows import child_environment
 from distributed import Client, LocalCluster
@@ -27,6 +29,8 @@ from daskt2i.dashboard.live import NAME, newest
 from daskt2i.dashboard.messages import TOPICS
 from daskt2i.dashboard.plugin import MOST_RUNS, DashboardPlugin, show_pages
 from daskt2i.dashboard.run_state import RunState
+from daskt2i.deploy.scheduler_side import ask_scheduler, link_of, page_of, unreadable_by
+from daskt2i.errors import sentence
 
 HERE: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50}
 
@@ -156,6 +160,22 @@ def test_two_runs_on_a_cluster_are_two_entries(client: Client, cluster: LocalClu
     assert choice.value == "a", "who has chosen a run keeps it"
 
 
+def test_a_driver_that_is_gone_is_no_running_encode(client: Client, cluster: LocalCluster) -> None:
+    """Its client has left the scheduler before it told an end: it was killed, or its machine is gone."""
+    with Client(cluster, set_as_default=False) as driver:
+        tell(driver, [{**one, "client": driver.id} for one in encode(Told("gone"), chunks=9, done=4)])
+        document = opened(cluster.scheduler, page.document, "gone")
+        assert "encode runs" in texts(document)
+    while cluster.scheduler.clients.get(driver.id) is not None:
+        time.sleep(0.01)
+    refresh(cluster.scheduler, document)
+    assert "the process that drives encode is gone since" in texts(document)
+    assert "left (" not in texts(document)
+    tell(client, [{**one, "client": client.id} for one in encode(Told("gone"), chunks=9, done=9, ends=True)])
+    refresh(cluster.scheduler, document)
+    assert "encode is done" in texts(document)
+
+
 def test_every_axis_that_shows_a_quantity_has_its_unit(client: Client, cluster: LocalCluster) -> None:
     told = Told()
     tell(client, [*encode(told, chunks=30, done=20), *training(told, steps=400, done=200)])
@@ -258,12 +278,14 @@ def test_a_page_stays_with_a_run_until_it_ends_and_then_follows_the_newest() -> 
 # What cannot be shown
 
 
-def test_a_scheduler_without_a_dashboard_is_told_in_one_line() -> None:
+def test_a_scheduler_without_a_dashboard_is_told_in_one_line_and_has_no_link() -> None:
     with (
         LocalCluster(n_workers=0, processes=False, **HERE, scheduler_kwargs={"dashboard": False}) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         assert "the scheduler runs without a dashboard" in show_pages(client)
+        ask_scheduler(client)
+        assert link_of(client, "http://127.0.0.1:8787/status") == "", "Dask names the port of /health and /metrics"
         tell(client, encode(Told(), chunks=4, done=4))
         assert cluster.scheduler.plugins[NAME].runs["a1"].rows_done == 256, "the figures are still known"
 
@@ -333,6 +355,14 @@ def test_a_scheduler_that_cannot_import_daskt2i_is_told_in_one_line(tmp_path: Pa
         with Client(scheduler_file=str(place), set_as_default=False) as client:
             assert told in (why := show_pages(client))
             assert bool(why) == bool(told)
+            if told:
+                with advice("deploy/scheduler_side.py:_unreadable SchedulerError"):
+                    ask_scheduler(client)
+                failed = client.submit(sentence, OSError("x"), pure=False).exception()
+                assert "cannot import daskt2i" in str(unreadable_by(client, failed))
+            else:  # it is installed there, as the sentence asks for
+                ask_scheduler(client)
+                assert unreadable_by(client, sentence(OSError("x"))) is None
         process.terminate()
         process.wait()
         place.unlink(missing_ok=True)
@@ -348,3 +378,8 @@ def test_behind_a_prefix_the_pages_are_below_it() -> None:
         assert "/my/dask/static/js/bokeh.min.js" in there
         listed = json.loads(get(cluster.scheduler, "/my/dask/individual-plots.json"))
         assert listed["Individual Daskt2i Encode"] == "/individual-daskt2i-encode"
+        ask_scheduler(client)
+        link = link_of(client, client.dashboard_link)
+        assert link.endswith("/my/dask/status")
+        assert link_of(client, link) == link
+        assert b"Daskt2i" in get(cluster.scheduler, urlsplit(page_of(link)).path)

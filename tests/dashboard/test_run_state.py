@@ -213,6 +213,37 @@ def test_a_state_comes_back_from_json() -> None:
     assert (again.loss, again.workers, again.newest_rejected) == (state.loss, state.workers, state.newest_rejected)
 
 
+def test_who_hears_again_of_a_lost_stage_shows_it_as_running() -> None:
+    state = folded(told(encode_events(chunks=3))[:-1])
+    assert state.stages == {"encode": "running"}
+    assert state.lose(90.0)
+    assert (state.stages, state.lost, state.finished) == ({"encode": "lost"}, 90.0, True)
+    state.hear({"v": 1, "kind": "alive", "at": 91.0, "client": "c"}, 191.0)
+    assert (state.stages, state.lost) == ({"encode": "running"}, None)
+    assert (state.silent(291.0), state.now(191.0)) == (100.0, 91.0), "its clock is 100 s behind"
+    state.hear({"v": 1, "kind": "end", "stage": "encode", "at": 92.0}, 192.0)
+    assert state.silent(1e9) == 0
+
+
+def test_a_clock_that_is_set_back_loses_no_points() -> None:
+    clock = [1_000_000.0]
+    passed = [0.0]
+    teller = Messages("a", "/data/a", clock=lambda: clock[0], watch=lambda: passed[0])
+    state = RunState()
+    for message in teller.begin("encode", 100):
+        state.hear(message)
+    found = []
+    for jump in (0, 0, -3_600, 0, 7_200, -7_200, 0):
+        clock[0] += jump + 1
+        passed[0] += 1
+        found.append(teller.alive()["at"])
+    assert found == sorted(set(found))
+    (begin,) = teller.begin("encode", 100)
+    assert begin["at"] == clock[0], "the next stage trusts the clock"
+    state.hear(begin)
+    assert state.updated == clock[0]
+
+
 DAMAGED = [
     *(None, 3, "text", [], {}, {"v": 2, "kind": "chunks"}, {"v": 1}, {"v": 1, "kind": "chunks"}, {"v": 1, "kind": 5}),
     {"v": 1, "kind": "chunks", "rejected": []},

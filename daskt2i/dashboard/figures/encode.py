@@ -18,6 +18,9 @@ from daskt2i.formatting import duration, many, size
 if TYPE_CHECKING:
     from daskt2i.dashboard.run_state import RunState
 
+_SILENT = 60.0
+"""Seconds without a message of a process that would tell every ten seconds that it is there."""
+
 _WAITING = "#8a949e55"
 _STATES = (
     ("written", BLUE),
@@ -193,6 +196,10 @@ def _stage_words(state: RunState) -> str:
     if not state.stage:
         return "has not begun"
     how = state.stages.get(state.stage, "running")
+    if how == "lost" and state.lost is not None:
+        return f"the process that drives {state.stage} is gone since {_clock(state.lost)} UTC"
+    if (silent := state.silent(time.time())) > _SILENT:
+        return f"{state.stage} runs; the process that drives it has told nothing for {duration(silent)}"
     return {
         "running": f"{state.stage} runs",
         "done": f"{state.stage} is done",

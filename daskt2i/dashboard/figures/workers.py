@@ -118,7 +118,7 @@ class WorkerTable(Figure):
             return
         slowest = sorted(state.workers.items(), key=lambda one: float(one[1].get("rate") or 0.0))
         # A running encode is compared with now, so that a worker that went silent is seen.
-        now = state.encode_ended or time.time()
+        now = state.encode_ended or state.now(time.time())
         rows = [_row(name, one, now) for name, one in slowest[:MOST_ROWS]]
         more = max(len(slowest), state.workers_seen) - len(rows)
         head = (

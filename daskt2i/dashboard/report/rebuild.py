@@ -9,6 +9,7 @@ Receipts and `metrics.jsonl` are the truth: what they say replaces what the even
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from daskt2i.dashboard.event_file import read_events
@@ -90,8 +91,15 @@ def _ended(state: RunState, folder: RunFolder, unknown: list[str]) -> bool:
     held = holder(folder)
     if held.known and not held.words:
         state.stages = {**state.stages, stage: "stopped"}
-        unknown.append(f"{stage} did not tell its end, and no process works on this folder now, so it was killed.")
+        when = f" Its last message is of {_clock(state.updated)}." if state.updated else ""
+        unknown.append(
+            f"{stage} did not tell its end, and no process works on this folder now, so it was killed.{when}"
+        )
     return True
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:

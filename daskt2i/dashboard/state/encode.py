@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from daskt2i.dashboard.state.series import PSNR_EDGES, Series, whole
+from daskt2i.dashboard.state.series import PSNR_EDGES, Series, figures_of, number, whole
 
 MOST_WORKERS, MOST_REJECTED = 1000, 24
 
@@ -21,6 +21,15 @@ PSNR_MEANING = (
 """What a bad PSNR means, for a person."""
 
 _ENCODE_COUNTS = ("rows", "rows_before", "rows_done", "accepted", "captions", "truncated", "bytes", "chunks")
+
+
+_WORKER_NUMBERS = ("at", "rate", "memory", "limit", "batch", "chunk", "chunks", "rows", "spilled")
+_WORKER_TEXTS = ("engine", "last")
+
+
+def worker_figures(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a message tells of a worker; what is of another type is left out."""
+    return figures_of(told, _WORKER_NUMBERS, _WORKER_TEXTS)
 
 
 class EncodeFigures:
@@ -81,24 +90,24 @@ class EncodeFigures:
 
     def _hear_model(self, m: Mapping[str, Any], at: float) -> None:
         self.device, self.precision, self.engine = str(m["device"]), str(m["precision"]), str(m["engine"])
-        self.batch, self.min_psnr = whole(m["batch"]), float(m["min_psnr"])
+        self.batch, self.min_psnr = whole(m["batch"]), number(m["min_psnr"])
 
     def _hear_chunks(self, m: Mapping[str, Any], at: float) -> None:
         self.waiting = ""
         self._totals(m)
         if "rate" in m:
-            self.rate = float(m["rate"])
+            self.rate = number(m["rate"])
             self.rates.add(at, self.rate)
-            left, low, high = map(float, m["eta"])
-            self.eta = (left, low, high)
-        self.parts = {str(k): float(v) for k, v in m["parts"].items()}
+            left, low, high = map(number, m["eta"]) if "eta" in m else (None, None, None)
+            self.eta = None if left is None or low is None or high is None else (left, low, high)
+        self.parts = {str(k): number(v) for k, v in m["parts"].items()}
         for name, told in m["workers"].items():
             self._fold_worker(str(name), told)
         self.workers_seen = whole(m["workers_seen"])
         psnr = m["psnr"]
         counts = [whole(one) for one in psnr["counts"]][: len(self.psnr_counts)]
         self.psnr_counts = counts + [0] * (len(self.psnr_counts) - len(counts))
-        self.psnr_lowest = None if psnr.get("lowest") is None else float(psnr["lowest"])
+        self.psnr_lowest = None if psnr.get("lowest") is None else number(psnr["lowest"])
         for one in m["newest"]:
             self._reject(one)
         if self.rejected:
@@ -114,7 +123,7 @@ class EncodeFigures:
 
     def _fold_worker(self, name: str, told: Mapping[str, Any]) -> None:
         before = self.workers.pop(name, {})  # the newest is last
-        self.workers[name] = {"limit": self.memory_limit, **before, **told}
+        self.workers[name] = {"limit": self.memory_limit, **before, **worker_figures(told)}
         while len(self.workers) > MOST_WORKERS:
             del self.workers[next(iter(self.workers))]
 

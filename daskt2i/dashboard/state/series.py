@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 MOST_POINTS = 600
@@ -152,7 +152,34 @@ def whole(value: Any) -> int:
     Raises:
         ValueError, TypeError: it is none, or too large for any count.
     """
+    if isinstance(value, str):
+        raise TypeError(value)
     found = int(value)
     if abs(found) >= 2**60:
         raise ValueError(value)
+    return found
+
+
+def number(value: Any) -> float:
+    """A finite number of a message.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(value)
+    return float(value)
+
+
+def figures_of(told: Mapping[str, Any], numbers: Collection[str], texts: Collection[str]) -> dict[str, Any]:
+    """The fields of a message that are what they should be: finite numbers, or text. Others are left out."""
+    found: dict[str, Any] = {}
+    for name, value in told.items():
+        if name in texts:
+            fits = isinstance(value, str)
+        else:
+            finite = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**63
+            fits = name in numbers and not isinstance(value, bool) and (value is None or finite)
+        if fits:
+            found[name] = value
     return found

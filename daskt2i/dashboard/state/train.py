@@ -10,12 +10,21 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from daskt2i.dashboard.state.series import Series, whole
+from daskt2i.dashboard.state.series import Series, figures_of, number, whole
 
 MOST_PICTURES = 4
 
 CONTINUES = ("loss", "heldout", "learning_rate", "norm", "pictures", "step", "checkpoint")
 """What a training keeps when it continues."""
+
+
+_RANK_NUMBERS = ("step", "memory", "cpu", "silent", "pid")
+_RANK_TEXTS = ("doing", "host")
+
+
+def rank_figures(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a message tells of a rank; what is of another type is left out."""
+    return figures_of(told, _RANK_NUMBERS, _RANK_TEXTS)
 
 
 class TrainFigures:
@@ -72,13 +81,13 @@ class TrainFigures:
         self.step, self.waiting = whole(m["step"]), ""
         for series, name in ((self.loss, "loss"), (self.learning_rate, "rate"), (self.norm, "norm")):
             if name in m:
-                series.add(self.step, float(m[name]))
+                series.add(self.step, number(m[name]))
         if m.get("samples_per_second"):
-            self.speed.add(self.step, float(m["samples_per_second"]))
-        self.shares = {str(k): float(v) for k, v in m.get("shares", {}).items()} or self.shares
+            self.speed.add(self.step, number(m["samples_per_second"]))
+        self.shares = {str(k): number(v) for k, v in m.get("shares", {}).items()} or self.shares
 
     def _hear_heldout(self, m: Mapping[str, Any], at: float) -> None:
-        figures = {k: float(v) for k, v in m.items() if k.startswith("heldout_")}
+        figures = {k: number(v) for k, v in m.items() if k.startswith("heldout_")}
         self.heldout.add(whole(m["step"]), figures["heldout_loss"])
         self.heldout_figures = figures
 
@@ -87,7 +96,7 @@ class TrainFigures:
 
     def _hear_pulse(self, m: Mapping[str, Any], at: float) -> None:
         for rank, figures in m["ranks"].items():
-            self.rank_figures[whole(rank)] = dict(figures)
+            self.rank_figures[int(rank)] = rank_figures(figures)
 
     def _hear_picture(self, m: Mapping[str, Any], at: float) -> None:
         data = str(m["data"])
