@@ -169,6 +169,10 @@ def array_bytes(image: EncoderInfo, text: EncoderInfo, slots: int) -> int:
     return sum(images) + sum(texts) + max(sum(texts), sum(sorted(images + texts)[-WRITTEN_AT_ONCE:]))
 
 
+GIVEN = "the number that you gave"
+"""The reason for so many workers, if the user named their number."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerLayout:
     """Workers and torch threads for one machine, with the reason.
@@ -232,7 +236,7 @@ def divide_machine(
         }
         reason = f"{limits[workers]} {workers}" if workers in limits else "one worker"
     else:
-        reason = "as asked for" if workers <= cores else f"as asked for: more than the {cores} cores"
+        reason = GIVEN if workers <= cores else f"{GIVEN}; this machine has {cores} core{'s' * (cores != 1)}"
     return WorkerLayout(workers, threads or max(1, cores // workers), memory // workers, reason)
 
 

@@ -11,6 +11,9 @@ from collections import deque
 WINDOW = 60.0
 """Seconds over which the rate is measured."""
 
+OVERDUE = 10.0
+"""A result may be late by the time of one result and so many seconds more, until the time left is called unknown."""
+
 _MOST_ARRIVALS = 4096
 """Arrivals that are kept. If more arrive in a minute, the window is shorter."""
 
@@ -65,12 +68,18 @@ class RecentRate:
         return amount / (seconds + overdue) or None
 
     def seconds_left(self, now: float, remaining: float) -> float | None:
-        """Seconds until the `remaining` amount has arrived; None while it is unknown, never below 0."""
-        rate = self.per_second(now)
-        if rate is None:
+        """Seconds until the `remaining` amount has arrived; None while it is unknown, never below 0.
+
+        It never grows between two arrivals. While a result is overdue it stays, and then it is unknown: nobody knows
+        why the result does not come.
+        """
+        if self.per_second(now) is None:
             return None
-        lump = self._measured()[2]
-        return max(0.0, remaining / rate - min(now - self._arrivals[-1][0], lump))
+        amount, seconds, lump = self._measured()
+        since = now - self._arrivals[-1][0]
+        if since > 2 * lump + OVERDUE:
+            return None
+        return max(0.0, remaining * seconds / amount - min(since, lump))
 
     def _measured(self) -> tuple[float, float, float]:
         """The amount, the seconds that it took, and the seconds in which each worker should deliver one result."""

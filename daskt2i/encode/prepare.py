@@ -24,6 +24,7 @@ from daskt2i.machine.allocator import can_keep_memory
 from daskt2i.machine.machine import this_machine
 from daskt2i.machine.precision import FORMATS
 from daskt2i.plan import (
+    GIVEN,
     MIB,
     PAUSE_FRACTION,
     ChunkGrid,
@@ -161,7 +162,8 @@ class EncodePlan(Viewed):
             allowed = ""
         else:
             words = f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"
-            rows.append(("workers", f"{words}: {chosen['threads'].why}"))
+            why = "" if layout.reason.startswith(GIVEN) else f": {chosen['threads'].why}"
+            rows.append(("workers", f"{words}{why}"))
             allowed = f", {size(layout.memory_limit)} allowed"
         others = "".join(f" ({size(memory)} with {name})" for name, memory in need.engine_memory.items())
         rows.append(("memory", f"about {size(need.worker_memory)} per worker{others}{allowed}"))

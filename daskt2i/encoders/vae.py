@@ -165,7 +165,7 @@ class VaeEncoder:
         """See `protocols.ChoosesEngine`."""
         if self._asked() == "auto":
             return choice.faster(self._config(), resolution, runtime, free, measure)
-        why = "the settings name it" if self.engine != "auto" else "the class of the encoder has methods of its own"
+        why = "given in the settings" if self.engine != "auto" else "the class of the encoder has methods of its own"
         return runtime, Chosen("engine", self._asked(), why)
 
     def _asked(self) -> str:

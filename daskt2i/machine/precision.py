@@ -126,7 +126,7 @@ def choose(
     if requested == "fp16" and device == "cpu":
         raise ConfigError(f"fp16 does not run on a CPU. Use {setting}=auto, fp32 or bf16.")
     if requested in FORMATS:
-        return Chosen("precision", requested, "the settings name it")
+        return Chosen("precision", requested, "given in the settings")
     if requested != "auto":
         raise ConfigError(f"{setting} is {requested!r}; it can be auto, fp32, bf16 or fp16.")
     if device == "cpu":

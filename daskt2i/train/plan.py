@@ -62,7 +62,7 @@ class TrainPlan(Viewed):
             ("steps", f"{many(settings.steps, 'step')} of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", _ranks(self.ranks, self.threads)),
             ("rate", _rate(settings)),
-            ("precision", ways.precision + (" (measured at the start)" if ways.precision == "auto" else "")),
+            ("precision", _precision(ways.precision)),
             (
                 "checkpoints",
                 f"every {many(ways.checkpoint_every, 'step')}, the newest {ways.keep_checkpoints} kept",
@@ -83,6 +83,10 @@ def _ranks(ranks: int, threads: int) -> str:
     if not threads:
         return f"{count}, with all threads of its worker"
     return f"{count} with {threads:,} thread{'s' * (threads != 1)}{' each' * (ranks > 1)}"
+
+
+def _precision(asked: str) -> str:
+    return "chosen when the training starts, by the time of a step in each" if asked == "auto" else asked
 
 
 def _rate(settings: OptimiserSettings) -> str:

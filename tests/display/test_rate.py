@@ -85,6 +85,17 @@ def test_an_overdue_result_lowers_the_rate_and_the_time_left_is_never_negative()
     assert rate.seconds_left(29.0, 1) == 0.0
 
 
+def test_the_time_left_never_counts_upwards_between_two_results() -> None:
+    """A short encode on workers of which one still loads: 16 of 80 rows came, and then nothing for twenty seconds."""
+    rate = RecentRate(workers=2)
+    rate.add(100.0, 16, work_seconds=4.0)
+    seen = [rate.seconds_left(100.0 + tenth / 10, 64) for tenth in range(200)]
+    known = [left for left in seen if left is not None]
+    assert known == sorted(known, reverse=True)
+    assert len(known) > 100
+    assert seen[-1] is None, "nobody knows when it comes"
+
+
 def test_a_failure_takes_time_and_adds_no_amount() -> None:
     rate = RecentRate()
     for now, rows in ((0.0, 50), (10.0, 0), (20.0, 50)):

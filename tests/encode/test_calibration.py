@@ -69,9 +69,9 @@ def test_the_requested_number_of_rows_is_measured(tmp_path: Path) -> None:
     assert (found.rows, found.chunk_rows, found.chunks) == (12, 6, 2)
     chosen = {one.setting: one.words() for one in found.choices}
     assert chosen == {
-        "precision": "fp32: the settings name it",
-        "batch": "4 images, 32 captions: the settings name it",
-        "threads": "1 a worker: a rule: one worker for each core, and cores that are left over are shared",
+        "precision": "fp32: given in the settings",
+        "batch": "4 images, 32 captions: given in the settings",
+        "threads": "1 a worker: one worker for each core; cores that are left over are shared",
     }
     made = estimate_of("fake", Work(100, 50, 250), [found], [1], None, None, None, [])
     for shown in (repr(made), made._repr_html_()):

@@ -87,8 +87,8 @@ def test_a_plan_shows_what_is_measured_later_and_then_what_was_measured(kl: Path
     )
     assert words(plan) == {
         **found,
-        "batch": "64 images, 32 captions: a rule: at most 256.0 MiB for the images",
-        "threads": "1 a worker: a rule: one worker for each core, and cores that are left over are shared",
+        "batch": "64 images, 32 captions: as many images as 256.0 MiB hold",
+        "threads": "1 a worker: one worker for each core; cores that are left over are shared",
     }
     others = replace(plan, layout=WorkerLayout(0, 0, 0, "the cluster's own"))
     assert words(others)["engine"] == LATER, "the figures of this machine say nothing of a cluster"
@@ -106,7 +106,7 @@ def test_the_table_is_in_the_text_the_notebook_the_terminal_and_the_json(kl: Pat
         assert "ncnn is 2 times as fast as torch" in text
         assert "bf16 is 0.5 times as fast as fp32" in text
         assert "64 images, 32 captions" in text
-        assert "1 worker x 1 thread (one worker): a rule: one worker for each core" in text
+        assert "1 worker x 1 thread (one worker): one worker for each core" in text
     chosen = json.loads(json.dumps(plan.to_json()))["chosen"]
     assert [one["setting"] for one in chosen] == ["engine", "precision", "batch", "threads"]
     assert chosen[0]["seconds"] == {"ncnn fp32": 1.0, "torch fp32": 2.0}
@@ -116,7 +116,7 @@ def test_what_the_settings_name_is_not_measured(kl: Path, tmp_path: Path, monkey
     monkeypatch.setattr(probe, "PROBE", "builders.measuring:illegal")
     monkeypatch.setattr(precision, "PROBE", "builders.measuring:illegal")
     named = planned(workflow(kl, "bf16", engine="torch"), tmp_path / "out")
-    wanted = {"engine": "torch: the settings name it", "precision": "bf16: the settings name it"}
+    wanted = {"engine": "torch: given in the settings", "precision": "bf16: given in the settings"}
     assert wanted.items() <= words(named).items()
     found, notes = choices_of_a_worker(named)
     assert found.keys() == wanted.keys()

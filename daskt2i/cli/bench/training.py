@@ -191,7 +191,7 @@ def spawner_of(scheduler: str) -> Callable[[int, int], Any]:
     """
     from daskt2i.launch.rank_spawners import LocalRankSpawner
     from daskt2i.machine.machine import this_machine
-    from daskt2i.plan import WorkerLayout
+    from daskt2i.plan import GIVEN, WorkerLayout
     from daskt2i.session.schedulers import Scheduler
     from daskt2i.session.session import Session
 
@@ -203,7 +203,7 @@ def spawner_of(scheduler: str) -> Callable[[int, int], Any]:
             yield LocalRankSpawner(ranks)
             return
         with Session(chosen) as session:
-            layout = WorkerLayout(ranks, threads, this_machine().memory // ranks, "as asked for")
+            layout = WorkerLayout(ranks, threads, this_machine().memory // ranks, GIVEN)
             yield session.spawner(layout)[0]
 
     return spawner

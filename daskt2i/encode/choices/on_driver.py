@@ -58,7 +58,7 @@ def lacking(choices: Sequence[Chosen], worker: str) -> tuple[str, ...]:
 
 def _precision(asked: str, stored: tuple[str, str] | None, device: str, threads: int) -> Chosen:
     if asked != "auto":
-        return Chosen("precision", asked, "the settings name it")
+        return Chosen("precision", asked, "given in the settings")
     if stored is not None:
         return Chosen("precision", stored[1], _STORED)
     if threads and device == "cpu":

@@ -38,7 +38,7 @@ def batch_choice(asked: int | str, batch: int, text_batch: int, device: str) -> 
         batch, text_batch: the numbers.
     """
     budget = GPU_BATCH_BYTES if device.startswith("cuda") else CPU_BATCH_BYTES
-    rule = f"a rule: at most {size(budget)} for the images" if asked == "auto" else "the settings name it"
+    rule = f"as many images as {size(budget)} hold" if asked == "auto" else "given in the settings"
     return Chosen("batch", f"{many(batch, 'image')}, {many(text_batch, 'caption')}", rule)
 
 
@@ -48,8 +48,8 @@ def threads_choice(asked: int | str, threads: int) -> Chosen:
     Args:
         asked: `run.threads`.
     """
-    rule = "a rule: one worker for each core, and cores that are left over are shared"
-    return Chosen("threads", f"{threads} a worker", rule if asked == "auto" else "the settings name it")
+    rule = "one worker for each core; cores that are left over are shared"
+    return Chosen("threads", f"{threads} a worker", rule if asked == "auto" else "given in the settings")
 
 
 def too_large(engine: str, need: int | None, allowed: int | None) -> str:
