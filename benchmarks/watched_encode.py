@@ -4,7 +4,9 @@
 
 A cluster of this machine, two workers. Viewers connect to the pages as browsers do, by web sockets, but draw nothing,
 because a user's browser draws on the user's own machine. The ratio is the rate with open pages divided by the rate with
-closed pages, pair by pair. The figures depend on what else the machine does.
+closed pages, pair by pair. Viewers use this machine's processor, which a user's browser does not. So two figures stand
+beside the ratio: what the scheduler's processor spent for a page in a second of the encode (`cpu_s_per_page_and_s`),
+and what the viewers spent in all. The figures depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 from distributed import Client, LocalCluster
 
 import daskt2i
@@ -40,9 +43,13 @@ def encoded(client: Client, folder: Path, asked: argparse.Namespace, urls: list[
     with daskt2i.Run(asked.workflow, folder, client=client, settings=settings, progress=False) as run:
         result = run.encode()
     used = client.run_on_scheduler(time.process_time) - used
+    viewing = 0.0
     if viewers is not None:
+        assert viewers.stdin is not None
+        viewing = sum(psutil.Process(viewers.pid).cpu_times()[:2])
         viewers.communicate()
-    return {"images_per_second": result.images_per_second, "scheduler_cpu_s": used}
+    figures = {"seconds": result.seconds, "scheduler_cpu_s": used, "viewers_cpu_s": viewing}
+    return {"images_per_second": result.images_per_second, **figures}
 
 
 def main() -> None:
@@ -52,7 +59,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=4)
     parser.add_argument("--workflow", default="demo")
     asked = parser.parse_args()
-    ratios = []
+    ratios, costs = [], []
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
@@ -63,14 +70,17 @@ def main() -> None:
         urls = [base + paths[number % len(paths)] for number in range(asked.pages)]
         encoded(client, Path(folder) / "first", asked, [])  # loads the models, and shows the pages
         for pair in range(asked.pairs):
-            rates = {}
+            rates, spent = {}, {}
             for phase in ("closed", "open") if pair % 2 else ("open", "closed"):
                 figures = encoded(client, Path(folder) / f"{pair}-{phase}", asked, urls if phase == "open" else [])
                 sys.stdout.write(json.dumps({"pages": phase, **{k: round(v, 3) for k, v in figures.items()}}) + "\n")
                 sys.stdout.flush()
                 rates[phase] = figures["images_per_second"]
+                spent[phase] = figures["scheduler_cpu_s"] / figures["seconds"]
             ratios.append(rates["open"] / rates["closed"])
-    sys.stdout.write(json.dumps({"ratios": ratios, "median": statistics.median(ratios)}) + "\n")
+            costs.append((spent["open"] - spent["closed"]) / asked.pages)
+    found = {"ratios": ratios, "median": statistics.median(ratios), "cpu_s_per_page_and_s": statistics.median(costs)}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

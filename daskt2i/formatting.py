@@ -139,3 +139,13 @@ def section(title: str, blocks: Mapping[str, str], names: Iterable[str], extra: 
     """A heading with the panels in `blocks`; "" if there are none."""
     panels = "".join(f'<div class="panel">{blocks[name]}</div>' for name in names if name in blocks)
     return f'<h2>{title}</h2><div class="grid">{panels}{extra}</div>' if panels or extra else ""
+
+
+def off_words(forecast: float, truth: float) -> str:
+    """How a forecast was off: `"29 % too short"`, `"4 % too long"`; `"right"` if the percentage rounds to 0.
+
+    The percentage is that of the truth, so a forecast of half the time is 50 % too short.
+    """
+    error = forecast / truth - 1 if truth else 0.0
+    words = f"{abs(error):.0%}".replace("%", " %")
+    return "right" if words == "0 %" else f"{words} too {'long' if error > 0 else 'short'}"

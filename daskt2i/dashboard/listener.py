@@ -186,9 +186,9 @@ class Watched:
         while not ended:
             ended = end.wait(TELL_SECONDS)
             with suppress(Exception):
-                for row, caption, data in self._thumbnails.take():
+                for about in self._thumbnails.take():
                     with self._lock:
-                        self._messages.thumbnail(row, caption, data)
+                        self._messages.thumbnail(*about)
                 if not ended:
                     with self._lock:
                         self._tell(self._messages.flush())

@@ -100,11 +100,14 @@ class Messages:
         self._due: dict[str, float] = {}
         self._counts: dict[str, Progress] = {}
         self._pulses: dict[int, Message] = {}
+        self._steps, self._batch = RecentRate(), 1
+        self._step: int | None = None
 
     def begin(self, stage: str, total: int = 0, batch: int = 1) -> list[Message]:
         """A stage begins. Encode and training tell it by their events."""
         self.stage, self._due, self._counts, self._pulses = stage, {}, {}, {}
         self._ahead = self._clock() - self._watch()
+        self._batch = batch
         if stage == "encode":
             self._encode = _EncodeTally(total)
         label = self.out.rstrip("/").rpartition("/")[2]
@@ -165,10 +168,11 @@ class Messages:
             return []
         return [self._message("picture", step=step, caption=_short(caption), data=data)]
 
-    def thumbnail(self, row: int, caption: str, data: str) -> None:
-        """Caption and small picture of a rejected row, for the next message about chunks."""
+    def thumbnail(self, row: int, caption: str, data: str, file: str = "") -> None:
+        """Caption, small picture and file name of a rejected row, for the next message about chunks."""
         if self._encode is not None:
-            self._encode.illustrate(row, _short(caption), data if len(data) <= MOST_THUMBNAIL else "")
+            picture = data if len(data) <= MOST_THUMBNAIL else ""
+            self._encode.illustrate(row, _short(caption), picture, _short(without_secret(file)))
 
     def _message(self, kind: str, **fields: Any) -> Message:
         head = {"v": VERSION, "run": self.run, "stage": self.stage, "kind": kind, "at": round(self._now(), 3)}
@@ -240,6 +244,8 @@ class Messages:
             return [self._message("ranks", attempt=event.attempt, ranks=event.get("ranks", 0), places=places)]
         if kind == "started" or (kind in ("step", "heldout", "checkpoint") and event.get("step") is not None):
             figures = {name: _plain(value) for name, value in event.fields.items() if name != "text"}
+            if kind in ("started", "step"):
+                figures["recent"] = self._recent(kind, event["step"])
             return [self._message(kind, **{k: v for k, v in figures.items() if v is not None})]
         if kind == "pulse" and rank is not None and (rank in self._pulses or len(self._pulses) < MOST_WORKERS):
             names = ("step", "doing", "memory", "cpu", "silent", "host", "pid")
@@ -247,6 +253,17 @@ class Messages:
             self._pulses[rank] = {k: v for k, v in figures.items() if v is not None}
             return self._told_pulses() if self._is_due("pulse", self._watch(), PULSE_PAUSE) else []
         return []
+
+    def _recent(self, kind: str, step: Any) -> float | None:
+        """Samples per second of all ranks in the last minute; None while it is not known."""
+        now = self._watch()
+        if kind == "started" or not isinstance(step, int):
+            self._steps, self._step = RecentRate(), None
+        if isinstance(step, int) and kind == "step":  # the first one only starts the clock: it also compiles
+            self._steps.add(now, 0 if self._step is None else (step - self._step) * self._batch)
+            self._step = step
+        rate = self._steps.per_second(now)
+        return None if rate is None else round(rate, 4)
 
 
 class _EncodeTally:
@@ -297,7 +314,7 @@ class _EncodeTally:
         self.rejected.update(str(one.reason) for one in receipt.rejected)
         for one in receipt.rejected[:MOST_REJECTED]:
             about = {"row": one.row, "image": one.image_id, "reason": str(one.reason), "detail": _short(one.detail)}
-            self.newest.append({**about, "caption": "", "thumbnail": ""})
+            self.newest.append({**about, "file": "", "caption": "", "thumbnail": ""})
         for part in PARTS:
             self.parts[part] += seconds.get(part, 0.0)
         self.psnr.add(receipt.psnr)
@@ -334,10 +351,10 @@ class _EncodeTally:
             self.workers[worker] = {**self.workers.get(worker, {}), **about, "last": _short(text)}
         self.changed = True
 
-    def illustrate(self, row: int, caption: str, data: str) -> None:
+    def illustrate(self, row: int, caption: str, data: str, file: str) -> None:
         for one in self.newest:
             if one["row"] == row:
-                one.update(caption=caption, thumbnail=data)
+                one.update(caption=caption, thumbnail=data, file=file)
                 self.changed = True
                 return
 

@@ -116,7 +116,11 @@ METRICS = (
     Metric("train_loss", "Loss of the newest step.", _train(lambda s: _last(s.loss))),
     Metric("train_heldout_loss", "Newest loss of validation rows.", _train(lambda s: _last(s.heldout))),
     Metric("train_learning_rate", "Learning rate of the newest step.", _train(lambda s: _last(s.learning_rate))),
-    Metric("train_samples_per_second", "Samples per second of all ranks; 0 when no training runs.", _train(_speed_now)),
+    Metric(
+        "train_samples_per_second",
+        "Samples per second of all ranks in the last minute; 0 when no training runs.",
+        _train(_speed_now),
+    ),
     Metric("train_share", "Share of the time of rank 0 by part, 0 to 1.", _many("part", lambda s: s.shares), ("part",)),
     Metric(
         "rank_memory_bytes",

@@ -27,8 +27,8 @@ _HAS_PICTURE = {Reason.UNREADABLE_IMAGE, Reason.IMAGE_TOO_SMALL, Reason.NO_CAPTI
 
 _MOST_PIXELS = 50_000_000
 _MOST_FILE = 16 * 2**20
-_MOST, _PAUSE_SECONDS = 24, 2.0
-"""Thumbnails of one encode, and seconds between two."""
+_MOST, _PAUSE_SECONDS, _NAMED = 24, 2.0, 5
+"""Thumbnails of one encode, seconds between two, and rows beside one whose captions and names are looked up."""
 
 
 def picture_of(data: bytes, side: int = _SIDE, most: int = MOST_PICTURE) -> str:
@@ -71,29 +71,32 @@ class Thumbnails:
     def __init__(self, source: Any) -> None:
         self._source = source
         self._left, self._due = _MOST if source is not None else 0, 0.0
-        self._found: deque[tuple[int, str, str]] = deque(maxlen=_MOST)
+        self._found: deque[tuple[int, str, str, str]] = deque(maxlen=_MOST * _NAMED)
         self._reader: threading.Thread | None = None
 
     def want(self, rejected: Sequence[Rejection]) -> None:
-        """Rows that were rejected now. One of them is read, if it is time for one."""
+        """Rows that were rejected now. A few are looked up, and one picture is read, if it is time for that."""
         now = time.monotonic()
         if not rejected or self._left <= 0 or now < self._due or (self._reader and self._reader.is_alive()):
             return
         self._left, self._due = self._left - 1, now + _PAUSE_SECONDS
-        self._reader = threading.Thread(target=self._read, args=(rejected[0],), name="daskt2i-thumbnail", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(tuple(rejected[:_NAMED]),), name="daskt2i-thumbnail", daemon=True
+        )
         self._reader.start()
 
-    def take(self) -> Iterator[tuple[int, str, str]]:
-        """What was read since the last call: row, first caption, and picture as a data URI or ""."""
+    def take(self) -> Iterator[tuple[int, str, str, str]]:
+        """What was read since the last call: row, first caption, picture as a data URI or "", and file name."""
         while self._found:
             yield self._found.popleft()
 
-    def _read(self, one: Rejection) -> None:
-        caption = data = ""
-        with suppress(Exception):  # the driver may not see the images that workers see
-            row = self._source.rows(one.row, one.row + 1)[0]
-            caption = row.captions[0] if row.captions else ""
-            if one.reason in _HAS_PICTURE:
-                read = self._source.read(row)
-                data = picture_of(read, _THUMBNAIL, MOST_THUMBNAIL) if len(read) <= _MOST_FILE else ""
-        self._found.append((one.row, caption, data))
+    def _read(self, rejected: Sequence[Rejection]) -> None:
+        for place, one in enumerate(rejected):
+            caption = data = name = ""
+            with suppress(Exception):  # the driver may not see the images that workers see
+                row = self._source.rows(one.row, one.row + 1)[0]
+                caption, name = row.captions[0] if row.captions else "", row.file_name
+                if one.reason in _HAS_PICTURE and not place:
+                    read = self._source.read(row)
+                    data = picture_of(read, _THUMBNAIL, MOST_THUMBNAIL) if len(read) <= _MOST_FILE else ""
+            self._found.append((one.row, caption, data, name))

@@ -109,6 +109,8 @@ class StageProgress:
         so_far = f"{self.done:,} of {self.total:,} {self.unit} are done"
         if isinstance(error, KeyboardInterrupt):
             return f"{self.what} was stopped after {took}: {so_far}"
+        if error is not None and not self.running:
+            return f"{self.what} did not begin"
         if error is not None:
             return f"{self.what} failed after {took}: {so_far}"
         return self._finished(took)

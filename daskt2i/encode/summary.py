@@ -12,7 +12,7 @@ from typing import Any
 
 from daskt2i.errors import SourceError, StoreError
 from daskt2i.estimate.forecast import ForecastComparison
-from daskt2i.formatting import counted, duration, many, size, workers_words
+from daskt2i.formatting import counted, duration, many, off_words, size, workers_words
 from daskt2i.types import Receipt
 from daskt2i.view import Section, View, Viewed
 
@@ -196,6 +196,6 @@ def _forecast_words(found: ForecastComparison) -> str:
     """The error of a forecast: `"52.1 s was forecast, it took 50.0 s: 4 % too long"`."""
     if found.forecast is None or found.error is None:
         return f"reports/estimate.json was not compared: {found.reason}"
-    off = f"{abs(found.error):.0%} too {'long' if found.error > 0 else 'short'}".replace("%", " %")
+    off = off_words(found.forecast, found.seconds)
     because = f" (scaled: {found.reason})" if found.reason else ""
     return f"{duration(found.forecast)} was forecast, it took {duration(found.seconds)}: {off}{because}"

@@ -85,8 +85,8 @@ class SampleResult(Viewed):
 
     def view(self) -> View:
         """The number of pictures and their address; in a notebook also the pictures with their prompts."""
-        speed = f"{self.pictures / self.seconds:.1f} pictures/s, " if self.seconds > 0 else ""
-        rows = [("pictures", f"{self.pictures:,} ({speed}{duration(self.seconds)})")]
+        speed = f"{self.pictures / self.seconds:.1f} pictures/s, {duration(self.seconds)}" if self.seconds > 0 else ""
+        rows = [("pictures", f"{self.pictures:,} ({speed or 'drawn before'})")]
         rows.append(("sheet", self.files[0] if self.files else ""))
         if self.pictures == 1:
             rows.append(("picture", self.files[1]))
@@ -129,6 +129,8 @@ def sample(
     plain = isinstance(listed, list) and all(isinstance(name, str) and "/" not in name for name in listed)
     names = [f"{SAMPLES}/{name}" for name in listed] if isinstance(listed, list) and plain else []
     if made_from["pipeline"] and names and there.get("made_from") == made_from and all(map(folder.exists, names)):
+        them = "This picture is" if len(requests) == 1 else f"These {len(requests):,} pictures are"
+        listener(Note(f"{them} there already: the same model drew the same prompts, seeds and settings before."))
         return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
     begun = perf_counter()
     pictures = draw(folder, requests, settings, executor, device, listener, dataset)

@@ -14,7 +14,7 @@ from daskt2i.encode.saved_workflow import without_secrets
 from daskt2i.errors import StoreMissing
 from daskt2i.store.run_folder import SAMPLES, WORKFLOW, RunFolder
 from daskt2i.store.status import status
-from daskt2i.train.metrics import loss_curves, read_metrics
+from daskt2i.train.metrics import loss_curves, loss_words, read_metrics
 from daskt2i.view import Picture, Points, Section, View
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def _trained(workflow: Workflow, folder: RunFolder) -> tuple[str, tuple[Points, 
     try:
         lines = read_metrics(folder)
         curves = loss_curves(lines)
-        names = zip(("loss", "held out"), curves, strict=True)
-        last = [f"{name} {curve[-1][1]:.4f}" for name, curve in names if curve]
+        last = loss_words(lines)
         step = f"step {lines[-1]['step']:,} of {workflow.train.steps:,}" if lines else "not yet"
         return ", ".join([step, *last]), curves
     except Exception as error:

@@ -18,7 +18,7 @@ from daskt2i.encode.verify import verify
 from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
-from daskt2i.formatting import duration
+from daskt2i.formatting import duration, many
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.loader.dataset import SAMPLES
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
@@ -32,7 +32,7 @@ from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
 from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
-from daskt2i.train.metrics import loss_curves, read_metrics
+from daskt2i.train.metrics import LAST_STEPS, loss_curves, mean_loss, read_metrics
 from daskt2i.train.resume import (
     Continuing,
     check,
@@ -46,9 +46,6 @@ from daskt2i.train.resume import (
 from daskt2i.train.samples import as_begun, notes_before
 from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.view import View, Viewed
-
-LAST_STEPS = 50
-"""Number of steps for the mean loss in the result: the loss of one step is too noisy."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -90,12 +87,9 @@ class TrainResult(Viewed):
 
     def view(self) -> View:
         """Steps, loss, speed and the address of the model; in a notebook also the loss curve."""
-        loss = (
-            "unknown"
-            if self.loss is None
-            else f"{self.loss:.4f} (mean of the last {min(LAST_STEPS, self.steps)} steps)"
-        )
-        loss += f", held out {self.heldout_loss:.4f}" if self.heldout_loss is not None else ""
+        last = many(min(LAST_STEPS, self.steps), "step")
+        loss = "unknown" if self.loss is None else f"{self.loss:.4f} (mean loss of the last {last})"
+        loss += f", held-out loss {self.heldout_loss:.4f}" if self.heldout_loss is not None else ""
         rows = [("steps", f"{self.steps:,}"), ("loss", loss)]
         if self.ranks:
             again = f", {self.attempts} attempts" * (self.attempts > 1)
@@ -353,12 +347,12 @@ def _ended(
 ) -> TrainResult:
     lines = read_metrics(folder, prefix)
     curve, heldout_curve = loss_curves(lines)
-    losses = [line["loss"] for line in lines if "loss" in line][-LAST_STEPS:]
+    loss = mean_loss(lines)
     heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
     own = ("kind", "rank", "attempt", "step", "samples_per_second", "pipeline", "vae", "note")
     return TrainResult(
         steps=steps,
-        loss=round(sum(losses) / len(losses), 6) if losses else None,
+        loss=None if loss is None else round(loss, 6),
         heldout_loss=round(heldout[-1], 6) if heldout else None,
         samples_per_second=last.get("samples_per_second"),
         ranks=ranks,

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from daskt2i.formatting import many
 from daskt2i.store.run_folder import RunFolder
 
 METRICS = "train/metrics.jsonl"
@@ -154,3 +155,21 @@ def _thinned(lines: Sequence[Mapping[str, Any]], name: str, most: int) -> tuple[
     size = max(1, -(-len(points) // most))
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return tuple((group[-1][0], sum(value for _, value in group) / len(group)) for group in groups)
+
+
+LAST_STEPS = 50
+"""Steps of the mean loss that results tell: the loss of one step is too noisy."""
+
+
+def mean_loss(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean loss of the last `LAST_STEPS` steps; None without steps."""
+    losses = [line["loss"] for line in lines if "loss" in line][-LAST_STEPS:]
+    return sum(losses) / len(losses) if losses else None
+
+
+def loss_words(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The losses at the end with their names: `["mean loss of the last 50 steps 0.1234", "held-out loss 0.1301"]`."""
+    found, steps = mean_loss(lines), min(LAST_STEPS, sum("loss" in line for line in lines))
+    words = [f"mean loss of the last {many(steps, 'step')} {found:.4f}"] if found is not None else []
+    heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line][-1:]
+    return words + [f"held-out loss {one:.4f}" for one in heldout]

@@ -57,7 +57,8 @@ def test_a_rejected_row_shows_its_picture_and_caption_and_others_wait() -> None:
     thumbnails.want([Rejection(2, 2, Reason.NOT_FINITE)])
     thumbnails.want([Rejection(3, 3, Reason.NOT_FINITE)])  # too soon
     wait()
-    ((row, caption, data),) = thumbnails.take()
+    ((row, caption, data, name),) = thumbnails.take()
+    assert name == FakeSource(rows=8).rows(2, 3)[0].file_name
     assert (row, caption) == (2, FakeSource(rows=8).rows(2, 3)[0].captions[0])
     assert data.startswith("data:image/jpeg;base64,")
     assert len(data) <= MOST_THUMBNAIL
@@ -73,7 +74,8 @@ def test_a_picture_that_may_do_harm_is_not_read(reason: Reason) -> None:
     thumbnails = Thumbnails(Deadly())
     thumbnails.want([Rejection(1, 1, reason)])
     wait()
-    ((_, caption, data),) = thumbnails.take()
+    ((_, caption, data, name),) = thumbnails.take()
+    assert name
     assert caption
     assert data == ""
 
@@ -86,4 +88,4 @@ def test_a_source_that_cannot_be_read_here_gives_no_picture_and_no_error() -> No
     thumbnails = Thumbnails(Away())
     thumbnails.want([Rejection(1, 1, Reason.NOT_FINITE)])
     wait()
-    assert list(thumbnails.take()) == [(1, "", "")]
+    assert list(thumbnails.take()) == [(1, "", "", "")]

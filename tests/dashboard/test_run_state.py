@@ -174,7 +174,8 @@ def test_the_figures_of_a_training_are_those_of_its_ranks() -> None:
     assert len(state.loss) <= 600
     assert state.heldout.last == (5_000, 0.25)
     assert state.heldout_figures["heldout_psnr"] == 21.5
-    assert state.samples_per_second == {0: 40.0, 1: 40.0}
+    assert state.mean_speed == 80.0, "as the ranks tell it"
+    assert state.samples_per_second == {0: 80.0, 1: 80.0}, "in the last minute, by the clock"
     assert state.shares == {"waiting": 0.1, "exchange": 0.2}
     assert state.rank_figures[1]["memory"] == 7e8
     assert (state.checkpoint, state.about["precision"]) == (5_000, "bf16")

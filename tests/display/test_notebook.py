@@ -260,7 +260,7 @@ def test_what_went_on_is_gone_when_the_cell_ends(cells: dict[str, list[Any]]) ->
             "encoding was stopped after 0.0 s: 0 of 20 rows are done",
             "\x1b[31mInterrupted\x1b[39m: Stopped. 1 of 2 chunks are in <here>.",
         ),
-        ("failed", "encoding failed after 0.0 s: 0 of 20 rows are done", "\x1b[31mStoreError\x1b[39m: No space."),
+        ("failed", "encoding did not begin", "\x1b[31mStoreError\x1b[39m: No space."),
     ],
 )
 def test_an_error_shows_its_message_and_a_folded_traceback(

@@ -308,7 +308,7 @@ def test_progress_compares_the_model_with_the_newest_checkpoint(folder: RunFolde
 
     assert progress(folder, PIPELINE_FOLDER) is None
     checkpoint(6)
-    assert _said(folder) == "step 6 of 12; missing (it is written after the last step)"
+    assert _said(folder) == "checkpoint at step 6 of 12; missing (it is written after the last step)"
     checkpoint(12)
     assert _said(folder) == "step 12 of 12; missing (it is written again from the newest checkpoint)"
     publish(folder)

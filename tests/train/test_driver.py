@@ -309,7 +309,10 @@ def test_while_a_finished_model_gets_more_steps_the_status_shows_the_new_goal(de
         train(tiny_workflow("train.steps=9"), folder, spawner, 1, 1)
     shown = dict(spawner.seen.view().rows)
     assert shown["running"].startswith("train (pid ")
-    assert shown["pipeline"] == "step 3 of 9; a training runs; the model is still the one before (it is of step 3)"
+    assert (
+        shown["pipeline"]
+        == "checkpoint at step 3 of 9; a training runs; the model is still the one before (it is of step 3)"
+    )
     assert dict(status(folder).view().rows)["pipeline"] == "step 3 of 3; finished"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from daskt2i.dashboard.figures import frame
 from daskt2i.dashboard.figures.frame import BLUE, ORANGE, RED, SKY, Figure, Plotted, shown
+from daskt2i.dashboard.state.names import BESIDE, ENCODE_PARTS, HELDOUT_LOSS, LAST_LOSS, MEAN_SPEED, RECENT_SPEED
 from daskt2i.formatting import duration, many, size
 
 if TYPE_CHECKING:
@@ -32,29 +33,20 @@ _STATES = (
 _WORDS = {"running": "running or next", "again": "failed, tried again"}
 _LETTERS = {"r": SKY, "a": ORANGE, "f": RED}
 
-_PARTS = {
-    "encode_image": "encode images",
-    "encode_text": "encode captions",
-    "wait": "wait for images",
-    "write": "write",
-    "gate": "check (PSNR)",
-    "load": "load models",
-}
-"""Parts of a worker's time that follow each other."""
-
-_BESIDE = {"read": "read files", "decode": "decode images"}
-"""Work of threads beside it: it delays a worker only where this worker waits for images."""
-
 _NO_ENCODE = frame.empty(
     "No encode has run yet. When <code>encode</code> runs, its rows, chunks and workers are shown here."
 )
 
 
 class Headline(Figure):
-    """The run, its stage, and the figures that matter most."""
+    """The run, its stage, and the figures that matter most.
 
-    def __init__(self) -> None:
-        self.root = frame.text()
+    Args:
+        whole: show the figures of all stages, as a report does. A page shows those of the stage that runs.
+    """
+
+    def __init__(self, whole: bool = False) -> None:
+        self.root, self._whole = frame.text(), whole
 
     def update(self, state: RunState) -> None:
         line = [f"<b>{shown(state.label or state.run)}</b>", shown(_stage_words(state))]
@@ -62,9 +54,12 @@ class Headline(Figure):
             line.append(f'<span class="dim">{shown(state.waiting or state.activity)}</span>')
         if state.error:
             line.append(f'<span class="bad">{shown(state.error, 300)}</span>')
-        pairs = _training(state) if state.stage in ("train", "train-vae") else _encode(state)
-        pairs += [(f"{done:,} of {total:,}", shown(what)) for what, (done, total) in list(state.counts.items())[-2:]]
-        frame.say(self.root, f"<p>{' &nbsp; '.join(line)}</p>{frame.cards(pairs)}")
+        trains, whole = state.stage in ("train", "train-vae"), self._whole or state.finished
+        groups = [_encode(state)] if state.rows and (whole or not trains) else []
+        groups += [_training(state)] if state.training and (whole or trains) else []
+        counts = [(f"{done:,} of {total:,}", shown(what)) for what, (done, total) in list(state.counts.items())[-2:]]
+        groups = [*groups[:-1], groups[-1] + counts] if groups else [counts]
+        frame.say(self.root, f"<p>{' &nbsp; '.join(line)}</p>{''.join(map(frame.cards, groups))}")
 
 
 class Rate(Plotted):
@@ -160,12 +155,12 @@ class Parts(Plotted):
 
     def update(self, state: RunState) -> None:
         parts = {name: seconds for name, seconds in state.parts.items() if seconds > 0}
-        total = sum(parts.get(name, 0.0) for name in _PARTS)
+        total = sum(parts.get(name, 0.0) for name in ENCODE_PARTS)
         if not total:
             self.hide("Where the time goes is shown from the first chunk on." if state.chunks else "")
             return
-        rows = [(words, parts[name], BLUE) for name, words in _PARTS.items() if name in parts]
-        rows += [(f"{words} (threads beside)", parts[name], SKY) for name, words in _BESIDE.items() if name in parts]
+        rows = [(words, parts[name], BLUE) for name, words in ENCODE_PARTS.items() if name in parts]
+        rows += [(f"{words} (threads beside)", parts[name], SKY) for name, words in BESIDE.items() if name in parts]
         labelled = [
             (words, 100 * seconds / total, colour, f"{100 * seconds / total:.1f} %, {duration(seconds)}")
             for words, seconds, colour in rows
@@ -239,24 +234,23 @@ def _encode(state: RunState) -> list[tuple[str, str]]:
 
 
 def _training(state: RunState) -> list[tuple[str, str]]:
+    runs = state.stages.get(state.training) == "running"
     pairs = [(f"{state.step:,}", f"of {state.steps:,} steps")]
     if state.loss.last:
-        pairs.append((f"{state.loss.last[1]:.4f}", "loss"))
+        pairs.append((f"{state.loss.last[1]:.4f}", LAST_LOSS))
     if state.heldout.last:
-        pairs.append((f"{state.heldout.last[1]:.4f}", f"held-out loss, step {state.heldout.last[0]:,.0f}"))
-    if state.speed.last:
-        pairs.append((f"{state.speed.last[1]:,.1f}", "samples/s"))
+        pairs.append((f"{state.heldout.last[1]:.4f}", f"{HELDOUT_LOSS}, step {state.heldout.last[0]:,.0f}"))
+    if state.speed.last and runs:
+        pairs.append((f"{state.speed.last[1]:,.1f}", RECENT_SPEED))
+    if state.mean_speed:
+        pairs.append((f"{state.mean_speed:,.1f}", MEAN_SPEED))
     if state.steps_left_seconds is not None:
         pairs.append((duration(state.steps_left_seconds), "left"))
     elif state.train_begun and state.train_ended:
         pairs.append((duration(state.train_ended - state.train_begun), "this training took"))
     if state.ranks:
-        pairs.append(
-            (
-                f"{state.ranks:,}",
-                f"rank{'s' * (state.ranks != 1)}{f', start {state.attempt}' if state.attempt > 1 else ''}",
-            )
-        )
+        again = f", start {state.attempt}" if state.attempt > 1 else ""
+        pairs.append((f"{state.ranks:,}", f"rank{'s' * (state.ranks != 1)}{again}"))
     if state.checkpoint is not None:
         pairs.append((f"{state.checkpoint:,}", "step of the newest checkpoint"))
     return pairs

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from daskt2i.dashboard.figures import frame
 from daskt2i.dashboard.figures.frame import Figure, shown
-from daskt2i.formatting import duration, size
+from daskt2i.formatting import duration, off_words, size
 
 if TYPE_CHECKING:
     from daskt2i.dashboard.run_state import RunState
@@ -57,15 +57,18 @@ class Estimate(Figure):
                     _off(predicted, costs[1] if so_far["seconds_in_all"] else None),
                 )
             )
-        head = ("", "forecast", "so far", "at the end, as it looks now", "difference")
+        head = ["", "forecast", "so far", "at the end, as it looks now", "the forecast is"]
+        lines = [list(row) for row in rows]
+        title = f"Estimate and truth: {so_far['share'] or 0.0:.1%} of this encode is done"
+        if state.stages.get("encode") != "running":
+            head, title = ["", "forecast", "truth", "the forecast was"], "Estimate and truth"
+            lines = [[one[0], one[1], one[2] if one[3] == "–" else one[3], one[4]] for one in lines]
         hint = ""
         if not forecast:
             hint = frame.empty(
                 "There is no forecast. Run <code>estimate</code> before <code>encode</code> to have one."
             )
-        done = so_far["share"] or 0.0
-        title = f"<h3>Estimate and truth: {done:.1%} of this encode is done</h3>"
-        frame.say(self.root, title + frame.table(head, rows, numbers=(1, 2, 3, 4)) + hint)
+        frame.say(self.root, f"<h3>{title}</h3>{frame.table(head, lines, numbers=(1, 2, 3, 4))}{hint}")
 
 
 def _words(value: object, write: object) -> str:
@@ -75,4 +78,4 @@ def _words(value: object, write: object) -> str:
 def _off(forecast: object, truth: object) -> str:
     if not isinstance(forecast, int | float) or not isinstance(truth, int | float) or not forecast:
         return "–"
-    return f"{(truth - forecast) / forecast:+.1%}"
+    return off_words(forecast, truth)

@@ -45,7 +45,9 @@ class Reasons(Plotted):
             self.hide("No encode has run yet. Rows that cannot be used are counted here.")
             return
         if not total:
-            self.hide("No row was rejected so far: every image could be read and encoded.")
+            self.hide(
+                "No row was rejected" + " so far" * (not state.finished) + ": every image could be read and encoded."
+            )
             return
         reasons = sorted(state.rejected, key=lambda one: (-state.rejected[one], one))[:_MOST_REASONS]
         times = np.array([when for when, _ in points], dtype=float)
@@ -85,11 +87,11 @@ class Newest(Figure):
         frame.say(self.root, f'{title}<div class="thumbs">{found}</div>')
 
 
-def _thumb(row: int, reason: str, caption: str, thumbnail: str, detail: str) -> str:
+def _thumb(row: int, reason: str, caption: str, thumbnail: str, detail: str, name: str = "") -> str:
     address = frame.picture_address(thumbnail)
     picture = f'<img src="{address}" alt="">' if address else '<span class="none">no picture</span>'
     words = f"<b>{shown(reason, 40)}</b> row {row:,}"
-    said = "".join(f'<br><span class="dim">{shown(one, 90)}</span>' for one in (detail, caption) if one)
+    said = "".join(f'<br><span class="dim">{shown(one, 90)}</span>' for one in (name, detail, caption) if one)
     return f'<div class="thumb">{picture}{words}{said}</div>'
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskt2i.dashboard.figures import frame
 from daskt2i.dashboard.figures.frame import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Figure, Plotted, shown
+from daskt2i.dashboard.state.names import HELDOUT_LOSS, TRAIN_PARTS
 from daskt2i.dashboard.state.series import Series
 from daskt2i.formatting import size
 
@@ -21,13 +22,7 @@ MOST_RANKS = 40
 
 _NO_TRAINING = "No training has run yet. When <code>train</code> runs, its loss, speed and pictures are shown here."
 
-_SHARES = {
-    "waiting": ("wait for data", ORANGE),
-    "forward": ("forward", BLUE),
-    "backward": ("backward", SKY),
-    "exchange": ("exchange with other ranks", RED),
-    "optimiser": ("optimiser", GREEN),
-}
+_COLOURS = {"waiting": ORANGE, "forward": BLUE, "backward": SKY, "exchange": RED, "optimiser": GREEN}
 
 
 def _columns(series: Series) -> dict[str, list[float]]:
@@ -44,11 +39,9 @@ class Loss(Plotted):
         self.loss, self.heldout = (ColumnDataSource({"x": [], "y": []}) for _ in range(2))
         tips = [("step", "@x{0,0}"), ("loss", "@y{0.0000}")]
         super().__init__(frame.plot("", "step", "loss (no unit)", tips, height=300))
-        self.plot.line("x", "y", source=self.loss, color=BLUE, line_width=1.5, legend_label="loss")
-        self.plot.line("x", "y", source=self.heldout, color=RED, line_width=2.5, legend_label="held-out loss")
-        self.plot.scatter(
-            "x", "y", source=self.heldout, color=RED, size=7, marker="square", legend_label="held-out loss"
-        )
+        self.plot.line("x", "y", source=self.loss, color=BLUE, line_width=1.5, legend_label="loss of a step")
+        self.plot.line("x", "y", source=self.heldout, color=RED, line_width=2.5, legend_label=HELDOUT_LOSS)
+        self.plot.scatter("x", "y", source=self.heldout, color=RED, size=7, marker="square", legend_label=HELDOUT_LOSS)
         frame.legend(self.plot)
 
     def update(self, state: RunState) -> None:
@@ -102,9 +95,9 @@ class LearningRate(_Curve):
 
 
 class Speed(_Curve):
-    """Samples per second of all ranks together."""
+    """Samples per second of all ranks together, over the last minute."""
 
-    title, unit, colour = "Samples per second, all ranks", "samples/s", GREEN
+    title, unit, colour = "Samples per second of all ranks, the last minute", "samples/s", GREEN
 
     def series(self, state: RunState) -> Series:
         return state.speed
@@ -123,7 +116,8 @@ class Shares(Plotted):
         self.source = self.plot.renderers[0].data_source
 
     def update(self, state: RunState) -> None:
-        rows = [(*_SHARES[name], 100 * share) for name, share in state.shares.items() if name in _SHARES]
+        shares = [(name, 100 * share) for name, share in state.shares.items() if name in TRAIN_PARTS]
+        rows = [(TRAIN_PARTS[name], _COLOURS[name], share) for name, share in shares]
         if not rows:
             self.hide()
             return
@@ -144,10 +138,15 @@ class Ranks(Figure):
             return
         ranks = sorted(state.rank_figures.items())
         each = state.samples_per_second
-        rows = [_row(rank, one, each.get(rank)) for rank, one in ranks[:MOST_RANKS]]
-        head = ("rank", "step", "samples/s", "memory", "cores used", "silent for", "where", "doing")
+        # What a rank does now is of no interest when the training is over.
+        runs = state.stages.get(state.training) == "running"
+        head = ["rank", "step", "samples/s", "memory", "cores used", "where", *(["silent for", "doing"] * runs)]
+        rows = [_row(rank, one, each.get(rank))[: len(head)] for rank, one in ranks[:MOST_RANKS]]
+        title = "Ranks" if runs else "Ranks, as they were last seen"
         left = f'<p class="dim">and {len(ranks) - MOST_RANKS:,} more</p>' if len(ranks) > MOST_RANKS else ""
-        frame.say(self.root, "<h3>Ranks</h3>" + frame.table(head, rows, numbers=(0, 1, 2, 3, 4, 5), wide=(7,)) + left)
+        frame.say(
+            self.root, f"<h3>{title}</h3>" + frame.table(head, rows, numbers=(0, 1, 2, 3, 4, 6), wide=(7,)) + left
+        )
 
 
 def _row(rank: int, one: Mapping[str, Any], rate: float | None) -> list[str]:
@@ -158,8 +157,8 @@ def _row(rank: int, one: Mapping[str, Any], rate: float | None) -> list[str]:
         "–" if rate is None else f"{rate:,.1f}",
         "–" if memory is None else size(memory),
         "–" if cores is None else f"{cores:.1f}",
-        "–" if silent is None else f"{silent:.0f} s",
         shown(f"{one.get('host', '')}:{one.get('pid', '')}".strip(":"), 60),
+        "–" if silent is None else f"{silent:.0f} s",
         shown(one.get("doing", "")),
     ]
 

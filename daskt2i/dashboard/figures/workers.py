@@ -14,7 +14,7 @@ import numpy as np
 
 from daskt2i.dashboard.figures import frame
 from daskt2i.dashboard.figures.frame import BLUE, GREEN, RED, Figure, Plotted, shown
-from daskt2i.formatting import size
+from daskt2i.formatting import many, size
 
 if TYPE_CHECKING:
     from daskt2i.dashboard.run_state import RunState
@@ -114,12 +114,14 @@ class WorkerTable(Figure):
 
     def update(self, state: RunState) -> None:
         if not state.workers:
-            frame.say(self.root, frame.empty("No worker has ended a chunk yet. Each is listed here from then on."))
+            count = f"{many(state.worker_count, 'worker')}: models load. " if state.worker_count else ""
+            frame.say(self.root, frame.empty(f"{count}No worker has ended a chunk yet. Each is listed from then on."))
             return
         slowest = sorted(state.workers.items(), key=lambda one: float(one[1].get("rate") or 0.0))
         # A running encode is compared with now, so that a worker that went silent is seen.
-        now = state.encode_ended or state.now(time.time())
-        rows = [_row(name, one, now) for name, one in slowest[:MOST_ROWS]]
+        runs = state.stages.get("encode") == "running"
+        now = state.now(time.time()) if runs else state.encode_ended or state.updated
+        rows = [_row(name, one, now, runs) for name, one in slowest[:MOST_ROWS]]
         more = max(len(slowest), state.workers_seen) - len(rows)
         head = (
             "worker",
@@ -130,15 +132,19 @@ class WorkerTable(Figure):
             "batch",
             "engine",
             "chunks",
-            "last seen",
+            "last seen" if runs else "last chunk",
             "last message",
         )
         left = f'<p class="dim">and {more:,} more, which are faster</p>' if more > 0 else ""
+        loading = state.worker_count - state.workers_seen
+        if state.stages.get("encode") == "running" and loading > 0:
+            are = "is" if loading == 1 else "are"
+            left += f'<p class="dim">{many(loading, "more worker")} {are} at the first chunk: models load there.</p>'
         title = "<h3>Workers, the slowest first</h3>"
         frame.say(self.root, title + frame.table(head, rows, numbers=(1, 2, 3, 4, 5, 7, 8), wide=(9,)) + left)
 
 
-def _row(name: str, one: Mapping[str, Any], now: float) -> list[str]:
+def _row(name: str, one: Mapping[str, Any], now: float, runs: bool) -> list[str]:
     memory, limit, spilled = one.get("memory"), one.get("limit"), one.get("spilled")
     share = f"{memory / limit:.0%}" if memory and limit else "–"
     if memory and limit and memory > 0.8 * limit:
@@ -152,16 +158,17 @@ def _row(name: str, one: Mapping[str, Any], now: float) -> list[str]:
         shown(one.get("batch", "–"), 12),
         shown(one.get("engine") or "–", 24),
         f"{one.get('chunks', 0):,}",
-        _ago(now - float(one.get("at") or now)),
+        _ago(now - float(one["at"]), runs) if one.get("at") else "–",
         shown(one.get("last", "")),
     ]
 
 
-def _ago(seconds: float) -> str:
-    """In steps, so that a table does not change every second."""
+def _ago(seconds: float, runs: bool) -> str:
+    """In steps, so that a table does not change every second. After the encode it is compared with its end."""
+    ago, now = ("ago", "now") if runs else ("before the end", "at the end")
     seconds = max(0.0, seconds)
     for most, unit, words in ((60, 10, "s"), (3600, 60, "min")):
         if seconds < most:
             part = int(seconds // unit) * (unit if words == "s" else 1)
-            return f"{part} {words} ago" if part else "now"
-    return f"{seconds / 3600:.0f} h ago"
+            return f"{part} {words} {ago}" if part else now
+    return f"{seconds / 3600:.0f} h {ago}"

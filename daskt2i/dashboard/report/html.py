@@ -57,7 +57,7 @@ def _figures(state: RunState) -> tuple[str, str]:
     from daskt2i.dashboard.figures.frame import Figure
     from daskt2i.dashboard.page import SECTIONS
 
-    heading = Headline()
+    heading = Headline(whole=True)
     made: dict[str, Figure] = {"head": heading}
     lines: list[tuple[str, list[list[str]]]] = []
     for section in SECTIONS:

@@ -159,7 +159,7 @@ def _measured(state: RunState, receipt: Receipt, parts: dict[str, float], psnr: 
     work = receipt.seconds.get("total", 0.0) - receipt.seconds.get("load", 0.0)
     state.hear_receipt(receipt.worker, receipt.chunk, rows, rows / work if work > 0 else 0.0, receipt.peak_bytes)
     for one in receipt.rejected[:2]:
-        state.newest_rejected.append((one.row, str(one.reason), "", "", without_secret(one.detail)))
+        state.newest_rejected.append((one.row, str(one.reason), "", "", without_secret(one.detail), ""))
 
 
 def _trained(state: RunState, folder: RunFolder) -> bool:

@@ -20,6 +20,7 @@ from daskt2i.addresses import expanded
 from daskt2i.dashboard.report.html import page
 from daskt2i.dashboard.report.rebuild import rebuild
 from daskt2i.dashboard.run_state import RunState
+from daskt2i.dashboard.state.names import BESIDE, ENCODE_PARTS, HELDOUT_LOSS, LAST_LOSS, MEAN_SPEED, TRAIN_PARTS
 from daskt2i.dashboard.state.series import Series
 from daskt2i.errors import StoreError
 from daskt2i.formatting import counted, duration, many, size
@@ -187,7 +188,8 @@ def _train_json(state: RunState) -> dict[str, Any]:
         "loss": _last(state.loss),
         **(state.heldout_figures or {"heldout_loss": None}),
         "learning_rate": _last(state.learning_rate),
-        "samples_per_second": _last(state.speed),
+        "samples_per_second": state.mean_speed or None,
+        "samples_per_second_recent": _last(state.speed),
         "shares": dict(state.shares),
         "ranks": state.ranks or None,
         "attempts": state.attempt or None,
@@ -242,28 +244,27 @@ def _encode_rows(state: RunState) -> list[tuple[str, str]]:
 
 def _shares(parts: dict[str, float]) -> str | None:
     """Shares of the workers' time. Reading and decoding run beside it, so they count by the wait for them."""
-    own = {name: value for name, value in parts.items() if name not in ("read", "decode") and value > 0}
+    own = {name: value for name, value in parts.items() if name not in BESIDE and value > 0}
     total = sum(own.values())
     if total <= 0:
         return None
     shares = sorted(own.items(), key=lambda item: -item[1])
-    words = {"encode_image": "images", "encode_text": "captions", "wait": "waiting for pictures", "load": "start"}
-    told = [(words.get(name, name), 100 * value / total) for name, value in shares]
+    told = [(ENCODE_PARTS.get(name, name), 100 * value / total) for name, value in shares]
     return ", ".join(f"{name} {share:.0f} %" for name, share in told if share >= 0.5)
 
 
 def _train_rows(state: RunState) -> list[tuple[str, str]]:
     figures = [f"step {state.step:,} of {state.steps:,}"]
     if state.loss.last is not None:
-        figures.append(f"loss {state.loss.last[1]:.4f}")
+        figures.append(f"{LAST_LOSS} {state.loss.last[1]:.4f}")
     if state.heldout.last is not None:
-        figures.append(f"held out {state.heldout.last[1]:.4f}")
+        figures.append(f"{HELDOUT_LOSS} {state.heldout.last[1]:.4f}")
     rows = [(state.training, ", ".join(figures))]
     if state.speed.last is not None:
-        spent = [(name, 100 * value) for name, value in state.shares.items() if value >= 0.005]
+        spent = [(TRAIN_PARTS.get(name, name), 100 * value) for name, value in state.shares.items() if value >= 0.005]
         shares = ", ".join(f"{name} {share:.0f} %" for name, share in spent)
-        ranks = f"{state.ranks} rank{'s' * (state.ranks != 1)}"
-        rows.append(("speed", f"{state.speed.last[1]:.1f} samples/s on {ranks}" + (f"; {shares}" if shares else "")))
+        mean = f"{state.mean_speed or state.speed.last[1]:.1f} {MEAN_SPEED} on {many(state.ranks, 'rank')}"
+        rows.append(("speed", mean + (f"; {shares}" if shares else "")))
     if state.attempt > 1:
         rows.append(("attempts", f"{state.attempt}"))
     return rows

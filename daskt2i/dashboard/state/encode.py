@@ -51,7 +51,7 @@ class EncodeFigures:
             bytes), `limit` (bytes or None), `batch`, `engine`, `chunk`, `chunks`, `rows` (in this encode), `last` (a
             sentence). workers_seen: number of workers that ended a chunk; more than are kept if it is above 1,000.
         worker_count, threads, memory_limit, device, precision, engine, batch: of this encode, at its start.
-        newest_rejected: (row, reason, caption, thumbnail as data URI or "", detail), the newest last.
+        newest_rejected: (row, reason, caption, thumbnail as data URI or "", detail, file), the newest last.
         psnr_edges: dB. psnr_counts: checked pictures in each class of this encode. psnr_lowest: dB or None.
             min_psnr: the limit, dB.
     """
@@ -72,7 +72,7 @@ class EncodeFigures:
         self.workers_seen = self.worker_count = self.threads = self.batch = 0
         self.memory_limit: int | None = None
         self.device = self.precision = self.engine = self.dashboard = ""
-        self.newest_rejected: deque[tuple[int, str, str, str, str]] = deque(maxlen=MOST_REJECTED)
+        self.newest_rejected: deque[tuple[int, str, str, str, str, str]] = deque(maxlen=MOST_REJECTED)
         self.psnr_edges = PSNR_EDGES
         self.psnr_counts = [0] * (len(PSNR_EDGES) - 1)
         self.psnr_lowest: float | None = None
@@ -82,6 +82,7 @@ class EncodeFigures:
         self._totals(m)
         self.rows_before, self.bytes_before = whole(m["rows_before"]), whole(m["bytes_before"])
         self.chunks_before = whole(m["chunks_before"])
+        self.rejected_series.add(at, dict(self.rejected))
 
     def _hear_workers(self, m: Mapping[str, Any], at: float) -> None:
         self.worker_count, self.threads = whole(m["workers"]), whole(m["threads"])
@@ -135,7 +136,10 @@ class EncodeFigures:
         self._fold_worker(worker, told)
 
     def _reject(self, one: Mapping[str, Any]) -> None:
-        found = (whole(one["row"]), str(one["reason"]), str(one["caption"]), str(one["thumbnail"]), str(one["detail"]))
+        name = str(one.get("file", "")) or (f"image {whole(one['image'])}" if "image" in one else "")
+        texts = (str(one[field]) for field in ("reason", "caption", "thumbnail", "detail"))
+        reason, caption, thumbnail, detail = texts
+        found = (whole(one["row"]), reason, caption, thumbnail, detail, name)
         for place, known in enumerate(self.newest_rejected):
             if known[0] == found[0]:
                 self.newest_rejected[place] = found

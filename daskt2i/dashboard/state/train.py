@@ -34,8 +34,9 @@ class TrainFigures:
         training: `train` or `train-vae`, the newest one. steps: of the whole training. step: the newest. first_step:
             where this training began or continued. train_batch: samples of a step. attempt: number of the start.
         loss, heldout, learning_rate, norm: (step, value). heldout_figures: name -> its newest value.
-        speed: (step, samples per second of all ranks). shares: share of the time of rank 0 -> 0 to 1: `waiting` (for
-            data), `forward`, `backward`, `optimiser`, `exchange` (for other ranks).
+        speed: (step, samples per second of all ranks in the last minute). mean_speed: since the start of the ranks,
+            without the first step; 0.0 if it is not known. shares: share of the time of rank 0 -> 0 to 1: `waiting`
+            (for data), `forward`, `backward`, `optimiser`, `exchange` (for other ranks).
         ranks: number of ranks. places: where they run. rank_figures: rank -> `step`, `doing`, `memory` (bytes), `cpu`
             (cores), `silent` (seconds since its last beat), `host`, `pid`.
         checkpoint: step of the newest checkpoint, or None. about: `precision`, `device`, `threads`, `parameters`.
@@ -50,7 +51,7 @@ class TrainFigures:
         self.train_begun: float | None = None
         self.train_ended: float | None = None
         self.steps = self.step = self.first_step = self.train_batch = self.attempt = self.ranks = 0
-        self.speed = Series()
+        self.speed, self.mean_speed = Series(), 0.0
         self.heldout_figures: dict[str, float] = {}
         self.shares: dict[str, float] = {}
         self.places: list[str] = []
@@ -82,8 +83,9 @@ class TrainFigures:
         for series, name in ((self.loss, "loss"), (self.learning_rate, "rate"), (self.norm, "norm")):
             if name in m:
                 series.add(self.step, number(m[name]))
-        if m.get("samples_per_second"):
-            self.speed.add(self.step, number(m["samples_per_second"]))
+        self.mean_speed = number(m.get("samples_per_second") or self.mean_speed)
+        if recent := m.get("recent") or m.get("samples_per_second"):  # older versions told only the mean
+            self.speed.add(self.step, number(recent))
         self.shares = {str(k): number(v) for k, v in m.get("shares", {}).items()} or self.shares
 
     def _hear_heldout(self, m: Mapping[str, Any], at: float) -> None:

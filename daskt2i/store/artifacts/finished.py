@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,6 +238,8 @@ class TrainingProgress:
         steps: the last step of the training; None if unknown.
         model: the model folder, compared with that checkpoint, and with a training that runs.
         running: whether a training runs whose model is not written yet.
+        checkpoint: whether `step` is that of a checkpoint.
+        live: step of the training that runs; None if it is not known.
     """
 
     training: str
@@ -243,11 +247,17 @@ class TrainingProgress:
     steps: int | None
     model: Found
     running: bool = False
+    checkpoint: bool = False
+    live: int | None = None
 
     @property
     def said(self) -> str:
         """One line for a person."""
-        step = f"step {self.step:,}" + ("" if self.steps is None else f" of {self.steps:,}")
+        of = "" if self.steps is None else f" of {self.steps:,}"
+        saved = f"checkpoint at step {self.step:,}"
+        step = f"{saved}{of}" if self.checkpoint and not self.model.finished else f"step {self.step:,}{of}"
+        if self.live is not None and self.live > self.step:
+            step = f"step {self.live:,}{of}, {saved if self.checkpoint else 'no checkpoint yet'}"
         why = f" ({self.model.why})" if self.model.why else ""
         if not self.running:
             return f"{step}; {self.model.state}{why}"
@@ -258,7 +268,8 @@ class TrainingProgress:
         """A value of `status --json`."""
         found: dict[str, Any] = {"step": self.step, "steps": self.steps, "model": str(self.model.state)}
         more = {"why": self.model.why} if self.model.why else {}
-        return {**found, **more, **({"running": True} if self.running else {})}
+        live = {"live_step": self.live} if self.live is not None and self.live > self.step else {}
+        return {**found, **more, **({"running": True} if self.running else {}), **live}
 
 
 def progress(folder: RunFolder, model: ModelFolder, goal: int | None = None) -> TrainingProgress | None:
@@ -271,11 +282,14 @@ def progress(folder: RunFolder, model: ModelFolder, goal: int | None = None) -> 
     if goal is None or (found is not None and found.step > goal):  # such a training ends at once, with an error
         return found
     if found is None:
-        return TrainingProgress(model.training, 0, goal, Found(State.MISSING, _NOT_YET), running=True)
+        live = _live(folder, model)
+        return TrainingProgress(model.training, 0, goal, Found(State.MISSING, _NOT_YET), running=True, live=live)
     made = found.model
     if made.finished and found.step < goal:
         made = Found(State.OTHER, f"it is of step {found.step}", made.label)
-    return TrainingProgress(model.training, found.step, goal, made, running=not made.finished)
+    runs = not made.finished
+    live = _live(folder, model) if runs else None
+    return TrainingProgress(model.training, found.step, goal, made, runs, found.checkpoint, live)
 
 
 def _progress(folder: RunFolder, model: ModelFolder) -> TrainingProgress | None:
@@ -296,7 +310,30 @@ def _progress(folder: RunFolder, model: ModelFolder) -> TrainingProgress | None:
         elif not why and STEP in found.label and _step(found.label) < newest.step:
             why = f"it is of step {_step(found.label)}"
         found = Found(State.OTHER, why, found.label) if why else found
-    return TrainingProgress(model.training, newest.step, steps, found)
+    return TrainingProgress(model.training, newest.step, steps, found, checkpoint=True)
+
+
+_TAIL = 65_536
+"""Bytes at the end of the figures of a training that hold its newest step."""
+
+
+def _live(folder: RunFolder, model: ModelFolder) -> int | None:
+    """The newest step in the figures of the training that runs; None without one.
+
+    They are read on this machine only, because an object store would send all of them.
+    """
+    if not folder.is_local:
+        return None
+    try:
+        with folder.local_path(f"{model.training}/metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            return int(json.loads(line)["step"])
+    return None
 
 
 def _unfinished(newest: CheckpointLabel, steps: int | None) -> str:
