@@ -1,18 +1,22 @@
 """A page that follows a run: which run it shows, and when it draws.
 
-Covers: the runs that the scheduler's plugin knows; the choice of a run, if there are several; drawing once a second
-what has changed, and nothing else.
+Covers: the runs that the scheduler's plugin knows; the choice of a run, if there are several; drawing what has changed,
+once a second or less often; pages that nobody looks at.
 Does not cover: the figures (`figures`), which figures stand together (`page`, `panes`).
 
 All of this happens on the event loop of the scheduler, for each open page. So figures that nobody sees are not drawn,
-and a figure that fails is left out and logged once.
+and a figure that fails is left out and logged once. All pages together may use `BUDGET` of a core: if drawing is dear,
+or many pages are open, or the machine is slow, each is drawn less often. A page in a hidden tab of a browser, or in a
+hidden panel of JupyterLab, is not drawn before somebody looks at it.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from daskt2i.dashboard.figures import frame
@@ -25,8 +29,30 @@ NAME = "daskt2i-dashboard"
 PAUSE_MS = 1000
 """Between two looks at the state, milliseconds. `messages` come about once a second."""
 
+BUDGET = 0.01
+"""Share of a core that all open pages together may use to draw."""
+
+MOST_PAUSE = 5.0
+"""Seconds between two drawings of a page, at most."""
+
+_SENDING = 1.5
+"""Drawing and sending take so many times the processor time of drawing (measured)."""
+
 _AGES = 10.0
 """Seconds after which "last seen" is drawn again, although nothing was heard."""
+
+_TELLS_WHETHER_IT_IS_SEEN = """
+let seen = true, told = true
+const tell = () => {
+  const now = seen && !document.hidden
+  if (now !== told) { told = now; head.tags = now ? [] : ["hidden"] }
+}
+document.addEventListener("visibilitychange", tell)
+if (window.IntersectionObserver)  // a frame in a hidden panel is not hidden, but nothing of it is in sight
+  new IntersectionObserver((all) => { seen = all[all.length - 1].isIntersecting; tell() })
+    .observe(document.documentElement)
+tell()
+"""
 
 _NOTHING = (
     "Nothing of daskt2i has run on this scheduler yet. Encode or train on it, with "
@@ -54,6 +80,10 @@ def newest(runs: Mapping[str, RunState], before: str = "") -> str:
     return max(order, key=lambda name: order[name], default="")
 
 
+_open: weakref.WeakSet[Follower] = weakref.WeakSet()
+"""Pages of this process that somebody looks at."""
+
+
 class Follower:
     """Draws figures of one run again and again.
 
@@ -77,21 +107,56 @@ class Follower:
         self._failed: set[str] = set()
         self._select = Select(title="Run", options=[], visible=False, width=420, stylesheets=[frame.SELECT_CSS])
         self._select.on_change("value", self._choose)
+        self._due = 0.0
+        self._hidden = False
         self._text = frame.text()
         self.head = column(self._select, self._text, sizing_mode="stretch_width")
 
     def _choose(self, name: str, old: str, new: str) -> None:
         if new != self._run:
             self._chosen = new
-            self.update()
+            self.draw()
 
     @property
     def state(self) -> RunState | None:
         """The run that is shown; None if there is none."""
         return runs_of(self._scheduler).get(self._run)
 
+    def follow(self, document: Any) -> None:
+        """Draw again and again, while the document is open and somebody looks at it."""
+        from bokeh.models import CustomJS
+        from distributed.dashboard.components import add_periodic_callback
+
+        document.follower = self  # the callback of Dask holds it weakly
+        _open.add(self)
+        add_periodic_callback(document, self, PAUSE_MS)
+        document.on_session_destroyed(lambda context: _open.discard(self))
+        with suppress(AttributeError, ValueError):  # an older Bokeh: then it is drawn always
+            self.head.on_change("tags", self._look)
+            document.js_on_event("document_ready", CustomJS(args={"head": self.head}, code=_TELLS_WHETHER_IT_IS_SEEN))
+
+    def _look(self, name: str, old: Any, new: Any) -> None:
+        """The browser tells whether the page can be seen."""
+        self._hidden = new == ["hidden"]
+        if self._hidden:
+            _open.discard(self)
+        else:
+            _open.add(self)
+            self.draw()
+
     def update(self) -> None:
-        """Draw what has changed."""
+        """Draw what has changed, if it is time for that. Called once a second."""
+        now = time.monotonic()
+        if self._hidden or now < self._due:
+            return
+        begun = time.thread_time()
+        self.draw()
+        spent = _SENDING * (time.thread_time() - begun)
+        pause = min(MOST_PAUSE, spent * max(1, len(_open)) / BUDGET)
+        self._due = now + pause - PAUSE_MS / 2000  # the call after that is nearest
+
+    def draw(self) -> None:
+        """Draw what has changed now."""
         runs = runs_of(self._scheduler)
         self._run = self._chosen if self._chosen in runs else newest(runs, self._run)
         self._offer(runs)

@@ -18,7 +18,7 @@ from daskt2i.dashboard.figures.frame import Figure
 from daskt2i.dashboard.figures.rejected import Newest, Psnr, Reasons
 from daskt2i.dashboard.figures.training import LearningRate, Loss, Pictures, Ranks, Shares, Speed
 from daskt2i.dashboard.figures.workers import WorkerMemory, WorkerRates, WorkerTable
-from daskt2i.dashboard.live import PAUSE_MS, Follower
+from daskt2i.dashboard.live import Follower
 from daskt2i.dashboard.panes import asked
 
 PATH = "/daskt2i"
@@ -62,14 +62,17 @@ class _Page:
         panels = [TabPanel(child=p, title=s.title) for p, s in zip(self._places, SECTIONS, strict=True)]
         self._tabs = Tabs(tabs=panels, sizing_mode="stretch_width", stylesheets=[frame.TABS_CSS])
         self._follower = Follower(scheduler, self._seen, asked_for)
-        self._follower.update()
+        self._follower.draw()
         stage = "" if self._follower.state is None else self._follower.state.stage
         self._tabs.active = next((i for i, one in enumerate(SECTIONS) if stage in one.stages), 0)
-        self._tabs.on_change("active", lambda name, old, new: self._follower.update())
+        self._tabs.on_change("active", lambda name, old, new: self._follower.draw())
         self.root = column(self._follower.head, self._headline.root, self._tabs, sizing_mode="stretch_width")
 
-    def update(self) -> None:
-        self._follower.update()
+    def follow(self, document: Any) -> None:
+        """Fill a document, and follow the run while it is open."""
+        self._follower.draw()
+        document.add_root(self.root)
+        self._follower.follow(document)
 
     def _seen(self) -> list[Figure]:
         from bokeh.core.property.validation import validate
@@ -90,13 +93,9 @@ class _Page:
 
 def document(scheduler: Any, extra: Any, document: Any) -> None:
     """Fill a new document of Bokeh. Dask calls it with the scheduler when somebody opens the page."""
-    from distributed.dashboard.components import add_periodic_callback
     from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
-    page = _Page(scheduler, asked(document))
-    page.update()
-    document.add_root(page.root)
+    _Page(scheduler, asked(document)).follow(document)
     document.theme, document.title = BOKEH_THEME, "Dask: daskt2i"
     document.template = env.from_string(_TEMPLATE)
     document.template_variables.update(extra)
-    add_periodic_callback(document, page, PAUSE_MS)

@@ -19,7 +19,7 @@ from daskt2i.dashboard.figures.frame import Figure
 from daskt2i.dashboard.figures.rejected import Newest, Psnr, Reasons
 from daskt2i.dashboard.figures.training import LearningRate, Loss, Pictures, Ranks, Shares, Speed
 from daskt2i.dashboard.figures.workers import WorkerMemory, WorkerRates, WorkerTable
-from daskt2i.dashboard.live import PAUSE_MS, Follower
+from daskt2i.dashboard.live import Follower
 
 TEMPLATE = "{% block preamble %}<style>" + frame.PAGE_CSS + "</style>{% endblock %}"
 """Bokeh's own page with our colours."""
@@ -42,15 +42,14 @@ class Pane:
     def document(self, scheduler: Any, extra: Any, document: Any) -> None:
         """Fill a new document of Bokeh. Dask calls it with the scheduler when somebody opens the pane."""
         from bokeh.layouts import column
-        from distributed.dashboard.components import add_periodic_callback
         from distributed.dashboard.components.scheduler import BOKEH_THEME
 
         figures = [kind() for kind in self.figures]
         follower = Follower(scheduler, lambda: figures, asked(document))
-        follower.update()
+        follower.draw()
         document.add_root(column(follower.head, *(one.root for one in figures), sizing_mode="stretch_width"))
         document.theme, document.template, document.title = BOKEH_THEME, TEMPLATE, self.name
-        add_periodic_callback(document, follower, PAUSE_MS)
+        follower.follow(document)
 
 
 def asked(document: Any) -> str:

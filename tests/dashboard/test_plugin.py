@@ -24,7 +24,7 @@ from builders.workflows import child_environment
 from distributed import Client, LocalCluster
 from distributed.utils import sync
 
-from daskt2i.dashboard import page, panes, plugin
+from daskt2i.dashboard import live, page, panes, plugin
 from daskt2i.dashboard.live import NAME, newest
 from daskt2i.dashboard.messages import TOPICS
 from daskt2i.dashboard.plugin import MOST_RUNS, DashboardPlugin, show_pages
@@ -91,6 +91,12 @@ def texts(document: Document) -> str:
 
 def plots(document: Document) -> list[Plot]:
     return [one for one in document.select({"type": Plot}) if one.visible]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are drawn as often as they are asked."""
+    monkeypatch.setattr(live, "BUDGET", 1e9)
 
 
 def refresh(scheduler: Any, document: Document) -> None:

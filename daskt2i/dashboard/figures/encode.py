@@ -80,7 +80,7 @@ class Rate(Plotted):
             self.hide("Rows per second are shown from the second chunk on." if state.chunks else "")
             return
         x, unit = frame.since(points[:, 0], state.encode_begun or points[0, 0])
-        frame.send(self.source, {"x": x, "rate": points[:, 1]})
+        frame.grow(self.source, {"x": x, "rate": points[:, 1]})
         frame.label(self.plot.xaxis, f"time since the start, {unit}")
         self.show("Rows per second")
 
@@ -110,17 +110,18 @@ class Chunks(Plotted):
             self._send(strip, chunks)
         legend = frame.key((c, f"{_WORDS.get(name, name)} {states[name]:,}") for name, c in _STATES if states[name])
         each = f"; one bar stands for {chunks / len(strip):,.0f} chunks" if chunks > len(strip) > 0 else ""
-        self.show(f"Chunks: {states['written']:,} of {chunks:,} written{each}", legend)
+        count = f"<p><b>{states['written']:,} of {chunks:,} written</b>{each}</p>"
+        self.show("Chunks", count + legend)
 
     def _send(self, strip: str, chunks: int) -> None:
         """Send the bars that changed: of a thousand, few change within a second."""
-        columns = _cells(strip, chunks)
         changed = [i for i, (a, b) in enumerate(zip(self._strip, strip, strict=False)) if a != b]
         if (chunks, len(strip)) == (self._chunks, len(self._strip)) and len(changed) < 100:
+            cells = [(i, _cell(strip[i])) for i in changed]
             names = ("top", "colour", "written")
-            self.source.patch({name: [(i, columns[name][i]) for i in changed] for name in names})
+            self.source.patch({name: [(i, cell[place]) for i, cell in cells] for place, name in enumerate(names)})
         else:
-            self.source.data = columns
+            self.source.data = _cells(strip, chunks)
             self.plot.x_range.end = chunks
         self._strip, self._chunks = strip, chunks
 
@@ -130,20 +131,23 @@ def _cells(strip: str, chunks: int) -> dict[str, Any]:
     edges = np.linspace(0, chunks, len(strip) + 1)
     firsts = np.ceil(edges[:-1]).astype(int)
     lasts = np.maximum(firsts, np.ceil(edges[1:]).astype(int) - 1)
-    share = [100 if letter == "W" else 10 * int(letter) if letter.isdigit() else 0 for letter in strip]
+    tops, colours, written = zip(*map(_cell, strip), strict=True) if strip else ((), (), ())
     return {
         "left": edges[:-1],
         "right": edges[1:],
-        "top": [100 if letter in _LETTERS else part for letter, part in zip(strip, share, strict=True)],
-        "colour": [_LETTERS.get(letter, BLUE) for letter in strip],
+        "top": list(tops),
+        "colour": list(colours),
         "first": firsts,
         "last": lasts,
-        "written": [_cell_words(letter, part) for letter, part in zip(strip, share, strict=True)],
+        "written": list(written),
     }
 
 
-def _cell_words(letter: str, share: int) -> str:
-    return {"r": "one runs", "a": "one failed, is tried again", "f": "one failed"}.get(letter, f"{share} %")
+def _cell(letter: str) -> tuple[int, str, str]:
+    """Height, colour and words of a bar."""
+    share = 100 if letter == "W" else 10 * int(letter) if letter.isdigit() else 0
+    words = {"r": "one runs", "a": "one failed, is tried again", "f": "one failed"}.get(letter, f"{share} %")
+    return 100 if letter in _LETTERS else share, _LETTERS.get(letter, BLUE), words
 
 
 class Parts(Plotted):

@@ -15,6 +15,7 @@ typeset TeX there), and `disable_math` keeps it plain in a text.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -274,7 +275,7 @@ def send_bars(made: Any, source: Any, rows: Sequence[tuple[str, float, str, str]
     rows = rows[::-1]
     names = [name for name, _, _, _ in rows]
     _set(made.y_range, factors=names)
-    _set(made.x_range, end=1.35 * max(value for _, value, _, _ in rows) or 1.0)
+    _set(made.x_range, end=10 * math.ceil(0.135 * max(value for _, value, _, _ in rows)) or 1.0)  # in steps
     columns = zip(*rows, strict=True)
     send(source, dict(zip(("name", "value", "colour", "label"), map(list, columns), strict=True)))
 
@@ -289,6 +290,19 @@ def send(source: Any, data: Mapping[str, Any]) -> None:
     """Give data to a source, if they differ from what it has. Arrays are sent as they are, lists as JSON."""
     if any(not _same(source.data.get(name, ()), column) for name, column in data.items()):
         source.data = dict(data)
+
+
+def grow(source: Any, data: Mapping[str, Any]) -> None:
+    """Give longer columns to a source. Only what is new is sent: points at the end, and the last one if it changed."""
+    before, count = source.data, len(next(iter(source.data.values())))
+    most, end = len(next(iter(data.values()))), count - 1
+    if not 0 < count <= most or any(not _same(before[name][:end], one[:end]) for name, one in data.items()):
+        send(source, data)
+        return
+    if last := {name: [(end, one[end])] for name, one in data.items() if before[name][end] != one[end]}:
+        source.patch(last)
+    if most > count:
+        source.stream({name: one[count:] for name, one in data.items()})
 
 
 def _same(before: Any, now: Any) -> bool:

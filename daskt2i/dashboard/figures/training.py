@@ -49,8 +49,8 @@ class Loss(Plotted):
             started = "The training has begun. Its loss is shown from the first step on."
             self.hide(started if state.training else _NO_TRAINING)
             return
-        frame.send(self.loss, _columns(state.loss))
-        frame.send(self.heldout, _columns(state.heldout))
+        frame.grow(self.loss, _columns(state.loss))
+        frame.grow(self.heldout, _columns(state.heldout))
         self.show(f"Loss of {state.training}" if state.training else "Loss")
 
 
@@ -81,7 +81,7 @@ class _Curve(Plotted):
         if not len(found):
             self.hide()
             return
-        frame.send(self.source, _columns(found))
+        frame.grow(self.source, _columns(found))
         self.show(self.words(state))
 
 
