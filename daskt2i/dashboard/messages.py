@@ -248,7 +248,7 @@ class Messages:
                 figures["recent"] = self._recent(kind, event["step"])
             return [self._message(kind, **{k: v for k, v in figures.items() if v is not None})]
         if kind == "pulse" and rank is not None and (rank in self._pulses or len(self._pulses) < MOST_WORKERS):
-            names = ("step", "doing", "memory", "cpu", "silent", "host", "pid")
+            names = ("step", "doing", "memory", "cpu", "silent", "host", "pid", "shares")
             figures = {name: _plain(event.get(name)) for name in names}
             self._pulses[rank] = {k: v for k, v in figures.items() if v is not None}
             return self._told_pulses() if self._is_due("pulse", self._watch(), PULSE_PAUSE) else []

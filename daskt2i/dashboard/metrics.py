@@ -78,6 +78,12 @@ def _speed_now(state: RunState) -> float | None:
     return _last(state.speed) if state.stages.get(state.training) == "running" else 0.0
 
 
+def _rank_shares(state: RunState) -> Values:
+    for rank, shares in state.rank_shares.items():
+        for part, share in shares.items():
+            yield {"rank": str(rank), "part": part}, float(share)
+
+
 METRICS = (
     Metric("running", "1 while this stage runs, else 0.", _many("stage", lambda s: _are(s, "running")), ("stage",)),
     Metric(
@@ -121,6 +127,7 @@ METRICS = (
         "Samples per second of all ranks in the last minute; 0 when no training runs.",
         _train(_speed_now),
     ),
+    Metric("rank_share", "Share of the time of each rank by part, 0 to 1.", _rank_shares, ("rank", "part")),
     Metric("train_share", "Share of the time of rank 0 by part, 0 to 1.", _many("part", lambda s: s.shares), ("part",)),
     Metric(
         "rank_memory_bytes",

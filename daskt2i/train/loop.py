@@ -233,9 +233,11 @@ class _Run:
                 if not counts:
                     waited, begun = 0.0, now
                     self.state.seconds = dict.fromkeys(self.state.seconds, 0.0)
-                if self.me.rank == 0 and (now - told > TELL_SECONDS or last):
+                if now - told > TELL_SECONDS or last:
                     told, speed = now, self._speed(self.step - first, now - begun, waited)
-                    ranks.tell("step", **line, **speed)
+                    heartbeat.spent(speed["shares"])
+                    if self.me.rank == 0:
+                        ranks.tell("step", **line, **speed)
             if looks:
                 heartbeat.at(self.step, heartbeat.VALIDATES)
                 self._look()
@@ -251,7 +253,7 @@ class _Run:
         return speed
 
     def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, Any]:
-        """Samples per second of all ranks, and rank 0's shares of the time. The rest up to 1 is not measured."""
+        """Samples per second of all ranks, and this rank's shares of the time. The rest up to 1 is not measured."""
         if not steps:
             return {"samples_per_second": 0.0, "shares": {}}
         # On a GPU the work is only queued when these times are taken, so they would be wrong.

@@ -129,6 +129,7 @@ def training(told: Told, *, steps: int = 2000, done: int = 1200, ranks: int = 4,
             "silent": 1.0,
             "host": "node",
             "pid": 7 + rank,
+            "shares": {"waiting": 0.02 + 0.01 * rank, "forward": 0.3, "backward": 0.5, "exchange": 0.1},
         }
         yield from told(LaunchEvent("pulse", 1, rank, figures))
     yield from told.messages.picture(done, "a red circle on blue <script>", picture((220, 40, 60), 128))

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dask.config
+import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.models import ColumnDataSource, Div, Plot, Select
@@ -25,6 +26,7 @@ from distributed import Client, LocalCluster
 from distributed.utils import sync
 
 from daskt2i.dashboard import live, page, panes, plugin
+from daskt2i.dashboard.figures import frame
 from daskt2i.dashboard.live import NAME, newest
 from daskt2i.dashboard.messages import TOPICS
 from daskt2i.dashboard.plugin import MOST_RUNS, DashboardPlugin, show_pages
@@ -244,6 +246,51 @@ def test_what_did_not_change_is_not_drawn_again(client: Client, cluster: LocalCl
     document.on_change(changes.append)
     refresh(cluster.scheduler, document)
     assert changes == []
+
+
+def test_open_pages_share_a_budget_and_one_that_nobody_sees_is_not_drawn(
+    client: Client, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    tell(client, encode(told, chunks=100, done=50))
+    documents = [opened(cluster.scheduler, page.document) for _ in range(2)]
+    monkeypatch.setattr(live, "BUDGET", 1e-9)
+    for document in documents:
+        refresh(cluster.scheduler, document)  # from now on a pause of five seconds
+
+    def step(count: int) -> list[bool]:
+        """Which pages show a count that is told now."""
+        tell(
+            client, [{**told.messages.begin("encode", 1)[0], "kind": "count", "what": "w", "done": count, "total": 99}]
+        )
+        for document in documents:
+            refresh(cluster.scheduler, document)
+        return [f"{count} of 99" in texts(document) for document in documents]
+
+    assert step(3) == [False, False]
+    watched = time.monotonic() + live.MOST_PAUSE + 1
+    monkeypatch.setattr(time, "monotonic", lambda: watched)
+    assert step(4) == [True, True]
+    watched += live.MOST_PAUSE + 1
+    hidden = next(one for one in documents[1].roots[0].children)  # the head, where the browser tells it
+    on_loop(cluster.scheduler, lambda: setattr(hidden, "tags", ["hidden"]))
+    assert step(5) == [True, False]
+    on_loop(cluster.scheduler, lambda: setattr(hidden, "tags", []))
+    assert "5 of 99" in texts(documents[1]), "it is drawn when somebody looks again"
+
+
+def test_a_curve_that_grows_sends_what_is_new() -> None:
+    source = ColumnDataSource({"x": [], "y": []})
+    told: list[str] = []
+    document = Document()
+    document.add_root(Plot())
+    document.add_root(source)
+    document.on_change(lambda event: told.append(type(event).__name__))
+    for points in ([1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 2.0, 4.0, 5.0], [1.0, 2.0, 4.0, 5.0], [1.0, 5.0], []):
+        frame.grow(source, {"x": points, "y": np.array(points)})
+        assert list(source.data["x"]) == list(source.data["y"]) == points
+    streamed, patched, all_ = "ColumnsStreamedEvent", "ColumnsPatchedEvent", "ColumnDataChangedEvent"
+    assert told == [all_, streamed, patched, streamed, all_, all_]
 
 
 def test_a_scheduler_remembers_so_many_runs_and_forgets_the_most_silent() -> None:

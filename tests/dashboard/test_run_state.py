@@ -161,7 +161,10 @@ def train_events(steps: int, every: int = 1) -> Iterator[Event]:
         speed = {"samples_per_second": 80.0, "shares": {"waiting": 0.1, "exchange": 0.2}}
         yield LaunchEvent("step", 1, 0, {"step": step, "loss": 1.0 / step, "norm": 0.5, "rate": 1e-4, **speed})
     yield LaunchEvent("heldout", 1, 0, {"step": steps, "heldout_loss": 0.25, "heldout_psnr": 21.5})
-    yield LaunchEvent("pulse", 1, 1, {"step": steps, "doing": "computes", "memory": 7e8, "cpu": 1.9, "silent": 0.1})
+    about = {"step": steps, "doing": "computes", "memory": 7e8, "cpu": 1.9, "silent": 0.1}
+    for rank in (0, 1):
+        shares = {"waiting": 0.1 * (rank + 1), "exchange": 0.2}
+        yield LaunchEvent("pulse", 1, rank, {**about, "shares": shares})
     yield LaunchEvent("checkpoint", 1, 0, {"step": steps})
     yield StageEnded("train")
 
@@ -178,11 +181,12 @@ def test_the_figures_of_a_training_are_those_of_its_ranks() -> None:
     assert state.samples_per_second == {0: 80.0, 1: 80.0}, "in the last minute, by the clock"
     assert state.shares == {"waiting": 0.1, "exchange": 0.2}
     assert state.rank_figures[1]["memory"] == 7e8
+    assert state.rank_shares == {0: {"waiting": 0.1, "exchange": 0.2}, 1: {"waiting": 0.2, "exchange": 0.2}}
     assert (state.checkpoint, state.about["precision"]) == (5_000, "bf16")
 
 
 def test_steps_that_are_repeated_after_a_restart_replace_the_first_ones() -> None:
-    events = [*list(train_events(40))[:-4], *list(train_events(20))[1:-4]]
+    events = [*list(train_events(40))[:-5], *list(train_events(20))[1:-5]]
     state = folded(told(events))
     assert (state.step, state.loss.last) == (20, (20, 0.05))
     assert [step for step, _ in state.loss] == sorted({step for step, _ in state.loss})

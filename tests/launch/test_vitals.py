@@ -27,7 +27,7 @@ from daskt2i.launch.launcher import LaunchResult, launch
 from daskt2i.launch.placement import WorkerNode, arrange
 from daskt2i.launch.rank_spawners import LocalRankSpawner, Message
 from daskt2i.launch.supervisor import RankSpec
-from daskt2i.launch.vitals import pulse, standstill, usage
+from daskt2i.launch.vitals import heartbeat, pulse, standstill, usage
 from daskt2i.launch.vitals.standstill import Standstill
 from daskt2i.store.run_folder import STANDSTILL, RunFolder
 from daskt2i.train.upkeep.launching import _ForStatus
@@ -383,3 +383,16 @@ def test_while_a_rank_stands_still_the_run_folder_says_so(tmp_path: Path) -> Non
     shown.hear(LaunchEvent("moving", 1, None, {"text": "All ranks go on."}))
     assert not (tmp_path / STANDSTILL).exists()
     assert len(seen) == 2
+
+
+def test_a_rank_tells_with_its_beat_where_its_time_goes_and_its_supervisor_passes_it_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heartbeat, "_me", heartbeat._Rank())
+    monkeypatch.setattr(pulse, "PULSE_SECONDS", 0.0)
+    heartbeat.at(3, heartbeat.COMPUTES)
+    assert "shares" not in heartbeat._doing()
+    heartbeat.spent({"waiting": 0.25, "exchange": 0.125})
+    supervised = pulse.Pulse(os.getpid())
+    supervised.heard(heartbeat._doing())
+    assert (supervised.take() or {})["shares"] == {"waiting": 0.25, "exchange": 0.125}

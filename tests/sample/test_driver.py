@@ -171,7 +171,9 @@ def test_the_command_writes_a_sheet_and_pictures_that_record_how_they_were_made(
         assert picture.text["Prompts"] == "a red circle\nEin grüner Stern"  # type: ignore[attr-defined]
         assert picture.text["Seeds"] == "7, 8"  # type: ignore[attr-defined]
     before = files[1].stat().st_mtime_ns
-    again = json.loads(command(*words, "--count", "2", "--sampler", "euler", "-o", str(run_copy)).stdout)
+    repeated = command(*words, "--count", "2", "--sampler", "euler", "-o", str(run_copy))
+    assert "These 4 pictures are there already" in repeated.stderr
+    again = json.loads(repeated.stdout)
     assert again["files"] == said["files"]
     assert files[1].stat().st_mtime_ns == before  # nothing was drawn again
     files[2].unlink()

@@ -310,19 +310,23 @@ def test_progress_compares_the_model_with_the_newest_checkpoint(folder: RunFolde
     checkpoint(6)
     assert _said(folder) == "checkpoint at step 6 of 12; missing (it is written after the last step)"
     checkpoint(12)
-    assert _said(folder) == "step 12 of 12; missing (it is written again from the newest checkpoint)"
+    assert _said(folder) == "checkpoint at step 12 of 12; missing (it is written again from the newest checkpoint)"
     publish(folder)
     assert _said(folder) == "step 12 of 12; finished"
     longer = {**IDENTITY, "train": {"seed": 0, "steps": 24}}
     checkpoint(18, longer)
-    assert _said(folder) == "step 18 of 24; of another training (train.steps: 12 there, 24 now)"
+    assert _said(folder) == "checkpoint at step 18 of 24; of another training (train.steps: 12 there, 24 now)"
     folder.delete(f"pipeline/{UNET}")
-    assert _said(folder) == f"step 18 of 24; damaged ({UNET} is missing)"
+    assert _said(folder) == f"checkpoint at step 18 of 24; damaged ({UNET} is missing)"
 
 
 def test_progress_of_a_training_that_runs_is_towards_its_own_last_step(folder: RunFolder) -> None:
     begun = "step 0 of 12; a training runs; the model is missing (it is written after the last step)"
     assert _said(folder, 12) == begun
+    if folder.is_local:  # an object store would send all figures
+        folder.write("train/metrics.jsonl", b'{"step": 3, "loss": 1.0}\n{"step": 4, "loss": 0.9}\n{"step": 5, "lo')
+        assert _said(folder, 12) == begun.replace("step 0 of 12", "step 4 of 12, no checkpoint yet")
+        folder.delete("train/metrics.jsonl")
     publish(folder)
     assert _said(folder, 12) == "step 12 of 12; finished"
     assert _said(folder, 60) == "step 12 of 60; a training runs; the model is still the one before (it is of step 12)"

@@ -6,7 +6,7 @@ Does not cover: the headline (`encode.Headline`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.dashboard.figures import frame
@@ -109,20 +109,27 @@ class Speed(_Curve):
 
 
 class Shares(Plotted):
-    """Where the time of a rank goes."""
+    """Where the time of the ranks goes: the mean of all, and how far they lie apart."""
 
     def __init__(self) -> None:
         super().__init__(frame.bars("share of the time, %", height=190))
         self.source = self.plot.renderers[0].data_source
 
     def update(self, state: RunState) -> None:
-        shares = [(name, 100 * share) for name, share in state.shares.items() if name in TRAIN_PARTS]
-        rows = [(TRAIN_PARTS[name], _COLOURS[name], share) for name, share in shares]
+        ranks = list(state.rank_shares.values())
+        rows = []
+        for name, words in TRAIN_PARTS.items():
+            if found := [100 * one[name] for one in ranks if name in one]:
+                mean, low, high = sum(found) / len(found), min(found), max(found)
+                apart = f" ({low:.1f} to {high:.1f})" if high - low >= 0.1 else ""
+                rows.append((words, mean, _COLOURS[name], f"{mean:.1f} %{apart}"))
         if not rows:
             self.hide()
             return
-        frame.send_bars(self.plot, self.source, [(words, share, c, f"{share:.1f} %") for words, c, share in rows])
-        self.show("Where the time of rank 0 goes")
+        frame.send_bars(self.plot, self.source, rows)
+        self.show(
+            "Where the time of rank 0 goes" if len(ranks) == 1 else f"Where the time of {len(ranks):,} ranks goes"
+        )
 
 
 class Ranks(Figure):
@@ -140,21 +147,25 @@ class Ranks(Figure):
         each = state.samples_per_second
         # What a rank does now is of no interest when the training is over.
         runs = state.stages.get(state.training) == "running"
-        head = ["rank", "step", "samples/s", "memory", "cores used", "where", *(["silent for", "doing"] * runs)]
-        rows = [_row(rank, one, each.get(rank))[: len(head)] for rank, one in ranks[:MOST_RANKS]]
+        parts = [name for name in ("waiting", "exchange") if any(name in one.get("shares", {}) for _, one in ranks)]
+        waits = [TRAIN_PARTS[name] for name in parts]
+        head = ["rank", "step", "samples/s", *waits, "memory", "cores used", "where", *(["silent for", "doing"] * runs)]
+        rows = [_row(rank, one, each.get(rank), parts)[: len(head)] for rank, one in ranks[:MOST_RANKS]]
         title = "Ranks" if runs else "Ranks, as they were last seen"
         left = f'<p class="dim">and {len(ranks) - MOST_RANKS:,} more</p>' if len(ranks) > MOST_RANKS else ""
-        frame.say(
-            self.root, f"<h3>{title}</h3>" + frame.table(head, rows, numbers=(0, 1, 2, 3, 4, 6), wide=(7,)) + left
-        )
+        where = head.index("where")
+        table = frame.table(head, rows, numbers=(*range(where), where + 1), wide=(where + 2,))
+        frame.say(self.root, f"<h3>{title}</h3>{table}{left}")
 
 
-def _row(rank: int, one: Mapping[str, Any], rate: float | None) -> list[str]:
+def _row(rank: int, one: Mapping[str, Any], rate: float | None, parts: Sequence[str]) -> list[str]:
+    shares = one.get("shares", {})
     step, memory, cores, silent = (one.get(name) for name in ("step", "memory", "cpu", "silent"))
     return [
         f"{rank}",
         "–" if step is None else f"{step:,}",
         "–" if rate is None else f"{rate:,.1f}",
+        *(f"{shares[name]:.1%}" if name in shares else "–" for name in parts),
         "–" if memory is None else size(memory),
         "–" if cores is None else f"{cores:.1f}",
         shown(f"{one.get('host', '')}:{one.get('pid', '')}".strip(":"), 60),

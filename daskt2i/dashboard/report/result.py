@@ -191,6 +191,7 @@ def _train_json(state: RunState) -> dict[str, Any]:
         "samples_per_second": state.mean_speed or None,
         "samples_per_second_recent": _last(state.speed),
         "shares": dict(state.shares),
+        "rank_shares": {str(rank): dict(shares) for rank, shares in state.rank_shares.items()},
         "ranks": state.ranks or None,
         "attempts": state.attempt or None,
         "checkpoint": state.checkpoint,

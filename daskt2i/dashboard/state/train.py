@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from daskt2i.dashboard.state.names import TRAIN_PARTS
 from daskt2i.dashboard.state.series import Series, figures_of, number, whole
 
 MOST_PICTURES = 4
@@ -24,7 +25,10 @@ _RANK_TEXTS = ("doing", "host")
 
 def rank_figures(told: Mapping[str, Any]) -> dict[str, Any]:
     """What a message tells of a rank; what is of another type is left out."""
-    return figures_of(told, _RANK_NUMBERS, _RANK_TEXTS)
+    found, shares = figures_of(told, _RANK_NUMBERS, _RANK_TEXTS), told.get("shares")
+    if isinstance(shares, Mapping):
+        found["shares"] = figures_of(shares, TRAIN_PARTS, ())
+    return found
 
 
 class TrainFigures:
@@ -38,7 +42,7 @@ class TrainFigures:
             without the first step; 0.0 if it is not known. shares: share of the time of rank 0 -> 0 to 1: `waiting`
             (for data), `forward`, `backward`, `optimiser`, `exchange` (for other ranks).
         ranks: number of ranks. places: where they run. rank_figures: rank -> `step`, `doing`, `memory` (bytes), `cpu`
-            (cores), `silent` (seconds since its last beat), `host`, `pid`.
+            (cores), `silent` (seconds since its last beat), `host`, `pid`, `shares` (as of rank 0).
         checkpoint: step of the newest checkpoint, or None. about: `precision`, `device`, `threads`, `parameters`.
         pictures: (step, caption, data URI), the newest last.
     """
@@ -114,6 +118,12 @@ class TrainFigures:
         if self.speed.last is None or not self.ranks:
             return {}
         return dict.fromkeys(range(self.ranks), self.speed.last[1] / self.ranks)
+
+    @property
+    def rank_shares(self) -> dict[int, dict[str, float]]:
+        """Rank -> its shares of the time by part, 0 to 1. Before the first pulse only those of rank 0 are known."""
+        told = {rank: one["shares"] for rank, one in sorted(self.rank_figures.items()) if one.get("shares")}
+        return told or ({0: self.shares} if self.shares else {})
 
     @property
     def steps_left_seconds(self) -> float | None:

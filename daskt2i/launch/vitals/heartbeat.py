@@ -8,7 +8,8 @@
             save()
             heartbeat.saved(step)
 
-Covers: what this rank is doing and since when, a thread that tells it, the request to save a checkpoint, signals.
+Covers: what this rank is doing and since when, where its time goes, a thread that tells it, the request to save a
+checkpoint, signals.
 Does not cover: what the supervisor adds and sends on (`pulse`), who stands still (`standstill`), saving itself.
 
 A thread that only beats would go on while a step hangs. So a beat also says at which step the rank is, what it does
@@ -22,7 +23,7 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -48,6 +49,7 @@ class _Rank:
     listens: bool = False
     asked: bool = False
     resting: int | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
     ears: list[socket.socket] = field(default_factory=list)
     beats: threading.Thread | None = None
 
@@ -66,6 +68,11 @@ def at(step: int, doing: str) -> None:
         doing: one of `READS`, `COMPUTES`, … or a verb of your own, as in "rank 1 VERB at step 12".
     """
     _me.doing = (step, doing, monotonic())
+
+
+def spent(shares: Mapping[str, float]) -> None:
+    """Tell with the next beat where the time of this rank goes: part -> share of the time, 0 to 1."""
+    _me.shares = dict(shares)
 
 
 def listen() -> None:
@@ -167,7 +174,8 @@ def _doing() -> dict[str, Any]:
     if _me.doing is None:
         return {}
     step, doing, since = _me.doing
-    return {"step": step, "doing": doing, "seconds": round(monotonic() - since, 1)}
+    told = {"step": step, "doing": doing, "seconds": round(monotonic() - since, 1)}
+    return {**told, "shares": dict(_me.shares)} if _me.shares else told
 
 
 def _nothing(number: int, frame: object) -> None:

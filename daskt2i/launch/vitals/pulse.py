@@ -44,7 +44,7 @@ class Pulse:
         if now - self._told < PULSE_SECONDS:
             return None
         self._told = now
-        said = {name: self._beat[name] for name in ("step", "doing", "seconds") if name in self._beat}
+        said = {name: self._beat[name] for name in ("step", "doing", "seconds", "shares") if name in self._beat}
         silent = round(now - self._beaten, 1)
         return {"kind": "pulse", "host": self._host, "silent": silent, **said, **self._look(now)}
 
