@@ -26,6 +26,7 @@ from daskt2i.config.samplers import Sampler
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed
 from daskt2i.display.listener import progress_for
+from daskt2i.doctor.run_doctor import RunDoctor
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, Note, ignore
 from daskt2i.session.run_reader import RunReader
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from daskt2i.train.whole_run import RunPlan, RunResult
 
 
-class Run(RunReader):
+class Run(RunReader, RunDoctor):
     """A run folder, its settings, and workers. A context manager.
 
     Args:

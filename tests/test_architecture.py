@@ -64,9 +64,11 @@ MAY_IMPORT = {
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "notebooks errors addresses protocols view events formatting plan config machine deploy store"
     " estimate model launch encode insights executors sample train dashboard",
+    "doctor": "redact errors types protocols view formatting plan faults config machine deploy store facts"
+    " encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
-    "run": "errors view events config deploy estimate encode insights sample train display session",
+    "run": "errors view events config deploy estimate encode insights sample train display session doctor",
     "cli": "redact documents errors os_errors addresses view events plan faults config sources machine store"
     " launch sample display session bench run",
     "workflow": "cli",
@@ -82,6 +84,7 @@ BY_NAME = {
     ("config", "model"): "the same",
     ("config", "bench"): "the same",
     ("config", "encoders"): "classes that the settings in a run folder may name",
+    ("doctor", "encoders"): "of our own encoders it is known where a model lies; only these are looked for on workers",
     ("config", "sources"): "a workflow that draws scenes, and --images, name our own sources as a user's file would",
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""
