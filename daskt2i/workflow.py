@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.cli import data, doctor, model
+from daskt2i.cli import cluster, data, doctor, model
 from daskt2i.cli.bench import command as bench
 from daskt2i.cli.bench import device, peers, training
 from daskt2i.cli.console import complain, out
@@ -52,6 +52,7 @@ _BENCHES = (
 for command in _BENCHES:
     bench.app.command(command.__name__)(command)
 app.add_typer(bench.app)
+app.add_typer(cluster.app)
 
 
 @app.callback(invoke_without_command=True)

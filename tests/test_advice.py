@@ -23,6 +23,16 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "deploy/scheduler_side.py:_unreadable SchedulerError": (
         "dashboard/test_plugin.py::test_a_scheduler_that_cannot_import_daskt2i_is_told_in_one_line",
     ),
+    "cli/cluster.py:slurm ConfigError": (
+        "advice/test_clusters.py::test_a_command_and_options_that_the_messages_name_are_taken",
+    ),
+    "cli/cluster.py:_require_words ConfigError": (
+        "advice/test_clusters.py::test_a_command_and_options_that_the_messages_name_are_taken",
+    ),
+    "cli/cluster.py:_notes Note": (
+        "cli/test_cluster.py::test_a_secret_in_the_script_is_told_of",
+        "cli/test_cluster.py::test_the_script_alone_is_on_standard_output_and_notes_are_not",
+    ),
     "sample/driver.py:_drawn Note": (
         "sample/test_driver.py::test_a_model_that_pooled_padding_draws_with_a_note_and_a_newer_one_without",
     ),

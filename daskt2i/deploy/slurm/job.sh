@@ -1,0 +1,144 @@
+# The rest is the same for all jobs. Dask's scheduler and the command run on the first node, a worker in each task.
+set -u
+job=$SLURM_JOB_ID script=$0
+stop='' killed='' next='' driver='' scheduler='' workers='' private='' signals=0
+
+say() { printf 'Job %s: %s\n' "$job" "$*"; }
+
+# Wait for a child process, also if signals come meanwhile. Returns its exit code.
+finish() {
+    local code before=-1
+    while [ "$before" != "$signals" ]; do
+        before=$signals
+        wait "$1"
+        code=$?
+    done
+    return "$code"
+}
+
+submit_again() ( # a subshell, because the next job must not have the variables of this one
+    for name in "${!SLURM_@}"; do
+        [ "$name" = SLURM_CONF ] || unset "$name"
+    done
+    exec sbatch --parsable --dependency="afterany:$job" "$script" "$((resubmit - 1))"
+)
+
+# SLURM sends USR1 some time before the end, and TERM at the end, and when somebody cancels the job.
+time_is_nearly_over() {
+    signals=$((signals + 1))
+    [ -z "$stop" ] || return
+    stop="time"
+    [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null
+    if [ "$resubmit" -gt 0 ]; then
+        next=$(submit_again) || next=''
+        next=${next%%;*}
+    fi
+}
+must_end() {
+    signals=$((signals + 1)) killed=yes
+    [ -z "$stop" ] || return
+    stop="cancelled"
+    [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null
+}
+trap time_is_nearly_over USR1
+trap must_end TERM INT
+
+# The workers end when the scheduler ends.
+close_cluster() {
+    trap '' USR1 TERM INT
+    if [ -n "$scheduler" ]; then
+        kill -TERM "$scheduler" 2>/dev/null
+        for _ in {1..75}; do
+            kill -0 "${workers:-$scheduler}" 2>/dev/null || break
+            sleep 0.2
+        done
+        [ -z "$workers" ] || kill -TERM "$workers" 2>/dev/null
+        wait
+    fi
+    [ -z "$private" ] || rm -rf -- "$private"
+}
+trap close_cluster EXIT
+
+# Certificates and Dask's settings, in a folder that only this user can read.
+private=$("$python" -m daskt2i.workflow cluster folder "$folder") || exit 1
+settings=(env "DASK_CONFIG=$private/dask.yaml")
+threads=${SLURM_CPUS_PER_TASK:-1}
+count=$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))
+
+# A part of the memory is for scheduler and command.
+if [ "${SLURM_MEM_PER_NODE:-0}" -gt 0 ]; then
+    reserve=$((SLURM_MEM_PER_NODE / 4 < 1024 ? SLURM_MEM_PER_NODE / 4 : 1024))
+    memory=$(((SLURM_MEM_PER_NODE - reserve) / SLURM_NTASKS_PER_NODE))MiB
+elif [ "${SLURM_MEM_PER_CPU:-0}" -gt 0 ]; then
+    memory=$((SLURM_MEM_PER_CPU * threads * 9 / 10))MiB
+else
+    memory=auto
+fi
+
+# If another job of this node has the port of the dashboard, Dask takes another one, and the command prints its address.
+"${settings[@]}" "$python" -W ignore:Port:UserWarning -m dask scheduler --port 0 \
+    --dashboard-address 127.0.0.1:8787 --scheduler-file "$private/scheduler.json" "${interface[@]}" &
+scheduler=$!
+address=''
+while [ -z "$address" ] && [ -z "$stop" ] && kill -0 "$scheduler" 2>/dev/null; do
+    sleep 0.2
+    address=$(sed -n 's/.*"address": "\([a-z]*:[^"]*\)".*/\1/p;T;q' "$private/scheduler.json" 2>/dev/null)
+done
+if [ -z "$address" ]; then
+    say "Dask's scheduler did not start, so nothing was done. The lines above say why."
+    exit 1
+fi
+
+say "scheduler and dashboard are on $(hostname), $count workers on $SLURM_JOB_NODELIST."
+
+worker='
+if ! [ -r "$DASK_CONFIG" ]; then
+    echo "$(hostname) does not see the folder ${DASK_CONFIG%/*}, so it does no work. All nodes must see the run folder;" \
+        "give a shared folder (--out), or one for the certificates of the job (--shared)." >&2
+    exit 1
+fi
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then # one GPU for each worker
+    IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+    export CUDA_VISIBLE_DEVICES=${gpus[SLURM_LOCALID % ${#gpus[@]}]}
+fi
+address=$1 memory=$2
+shift 2
+exec "$0" -m dask worker "$address" --name "$SLURMD_NODENAME-$SLURM_LOCALID" --nworkers 1 \
+    --nthreads "$OMP_NUM_THREADS" --memory-limit "$memory" --no-dashboard --death-timeout 300 "$@"
+'
+"${settings[@]}" OMP_NUM_THREADS="$threads" MKL_NUM_THREADS="$threads" OPENBLAS_NUM_THREADS="$threads" \
+    srun --quiet --kill-on-bad-exit=0 --no-kill --wait=0 --cpus-per-task="$threads" \
+    bash -c "$worker" "$python" "$address" "$memory" "${interface[@]}" &
+workers=$!
+
+if [ -z "$stop" ]; then
+    "${settings[@]}" "$python" -m daskt2i.workflow cluster wait "$address" --workers "$count" &
+    driver=$!
+    finish "$driver"
+    code=$?
+    driver=''
+    [ "$code" -eq 0 ] || [ -n "$stop" ] || exit 1
+fi
+code=130
+if [ -z "$stop" ]; then
+    "${settings[@]}" "$python" -m daskt2i.workflow "${command[@]}" --scheduler "$address" &
+    driver=$!
+    finish "$driver"
+    code=$?
+fi
+
+again="Submit the same script again to continue."
+if [ "$code" -eq 0 ]; then
+    say "$out is finished."
+elif [ -z "$stop" ]; then
+    say "the command ended with exit code $code; the lines above say why. What is committed in $out stays."
+elif [ "$stop" = time ] && { [ "$code" -eq 130 ] || [ -n "$killed" ]; } && [ -n "$next" ]; then
+    say "its time was nearly over. What is committed in $out stays. Job $next continues it; $((resubmit - 1)) more may follow."
+    next=''
+elif [ "$stop" = time ]; then
+    say "its time was nearly over. What is committed in $out stays. $again"
+else
+    say "it was cancelled or preempted. What is committed in $out stays. $again"
+fi
+[ -z "$next" ] || scancel "$next"
+exit "$code"
