@@ -204,10 +204,10 @@ class Job:
         (folder / "job").mkdir(exist_ok=True)
         (folder / "job" / "dask.yaml").touch()
 
-    def send(self, number: int) -> None:
-        """A signal to the shell alone, once the command runs."""
+    def send(self, number: int, after: str = "begun") -> None:
+        """A signal to the shell alone, once the command runs, or has made another file."""
         deadline = time.monotonic() + 30
-        while not (self.folder / "begun").exists():
+        while not (self.folder / after).exists():
             assert time.monotonic() < deadline, "the command did not begin"
             time.sleep(0.02)
         self.process.send_signal(number)
@@ -266,6 +266,17 @@ def test_a_cancelled_job_says_that_it_can_be_continued_and_submits_nothing(tmp_p
     assert code == 130
     assert "Job 42: it was cancelled or preempted. What is committed in /data/run stays." in out
     assert not any("sbatch" in line for line in log)
+
+
+def test_a_job_that_is_cancelled_while_it_stops_takes_the_next_one_back(tmp_path: Path) -> None:
+    slow = PYTHON.replace("trap 'exit \"${STOP_CODE:-130}\"' TERM", "trap 'touch asked; sleep 0.5; exit 130' TERM")
+    job = Job(tmp_path, python=slow)
+    job.send(signal.SIGUSR1)
+    job.send(signal.SIGTERM, after="asked")
+    code, out, log = job.end()
+    assert code == 130
+    assert "it was cancelled" in out
+    assert "scancel 43" in log
 
 
 def test_a_command_that_fails_ends_the_job_with_its_exit_code(tmp_path: Path) -> None:

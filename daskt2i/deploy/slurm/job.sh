@@ -1,7 +1,7 @@
 # The rest is the same for all jobs. Dask's scheduler and the command run on the first node, a worker in each task.
 set -u
 job=$SLURM_JOB_ID script=$0
-stop='' killed='' next='' driver='' scheduler='' workers='' private='' signals=0
+stop='' killed='' next='' driver='' scheduler='' workers='' private='' signals=0 asked=0
 
 say() { printf 'Job %s: %s\n' "$job" "$*"; }
 
@@ -27,7 +27,7 @@ submit_again() ( # a subshell, because the next job must not have the variables 
 time_is_nearly_over() {
     signals=$((signals + 1))
     [ -z "$stop" ] || return
-    stop="time"
+    stop="time" asked=$SECONDS
     [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null
     if [ "$resubmit" -gt 0 ]; then
         next=$(submit_again) || next=''
@@ -35,10 +35,15 @@ time_is_nearly_over() {
     fi
 }
 must_end() {
-    signals=$((signals + 1)) killed=yes
-    [ -z "$stop" ] || return
-    stop="cancelled"
-    [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null
+    signals=$((signals + 1))
+    if [ -z "$stop" ]; then
+        stop="cancelled"
+        [ -z "$driver" ] || kill -TERM "$driver" 2>/dev/null
+    elif [ "$stop" = time ] && [ $((SECONDS - asked)) -lt "$stop_before" ]; then
+        stop="cancelled" # by somebody, because the time is not over
+    else
+        killed=yes
+    fi
 }
 trap time_is_nearly_over USR1
 trap must_end TERM INT

@@ -59,6 +59,7 @@ def _values(request: JobRequest, python: str) -> list[str]:
     interface = ["--interface", request.interface] if request.interface else []
     return [
         f"resubmit=${{1:-{request.resubmit}}}    # how many jobs may follow this one",
+        f"stop_before={request.stop_before}    # seconds before the end of its time, as --signal says",
         f"python={shlex.quote(python)}",
         f"command=({shlex.join(request.command)})",
         f"out={shlex.quote(request.out)}",
