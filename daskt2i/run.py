@@ -25,10 +25,10 @@ from daskt2i.config.changes import Changes
 from daskt2i.config.samplers import Sampler
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed
-from daskt2i.display.listener import progress_for
+from daskt2i.display.listener import listener_for
 from daskt2i.doctor.run_doctor import RunDoctor
 from daskt2i.errors import ConfigError
-from daskt2i.events import Event, Listener, Note, ignore
+from daskt2i.events import Event, Listener, Note
 from daskt2i.session.run_reader import RunReader
 from daskt2i.session.run_settings import (
     RunSettings,
@@ -45,6 +45,7 @@ from daskt2i.view import View
 
 if TYPE_CHECKING:
     from distributed import Client
+    from rich.console import Console
 
     from daskt2i.encode.prepare import EncodePlan
     from daskt2i.encode.summary import EncodeResult
@@ -113,7 +114,7 @@ class Run(RunReader, RunDoctor):
         self._found, self._asked = found, scheduler
         self._parent, self._session = parent, None if parent is None else parent._workers()
         self._client, self._closed, self._turn = client, False, threading.RLock()
-        self._listener: Listener = _listener(progress)
+        self._listener: Listener = listener_for(progress, _console)
         if client is not None:
             address_of(client)  # raises now if the client cannot be used
         elif scheduler is not None:
@@ -387,15 +388,7 @@ def open_run(
     return run
 
 
-def _listener(progress: bool | Callable[[Event], None]) -> Listener:
-    if isinstance(progress, bool):
-        if not progress:
-            return ignore
-        from rich.console import Console
+def _console() -> Console:
+    from rich.console import Console
 
-        return progress_for(Console(stderr=True))
-    if not callable(progress):
-        raise ConfigError(
-            f"progress is {progress!r}; give True, False, or a function that takes an event. Nothing was started."
-        )
-    return progress
+    return Console(stderr=True)

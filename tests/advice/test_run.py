@@ -107,7 +107,7 @@ def test_a_new_run_takes_the_scheduler_that_another_run_does_not(tmp_path: Path)
 
 def test_each_kind_of_progress_that_is_named_is_taken(tmp_path: Path) -> None:
     wrong: Any = "often"
-    with told("run.py:_listener ConfigError"):
+    with told("display/listener.py:listener_for ConfigError"):
         daskt2i.Run(small_settings(), tmp_path, progress=wrong)
     heard: list[Event] = []
     for number, progress in enumerate((True, False, heard.append)):

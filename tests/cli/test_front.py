@@ -34,6 +34,7 @@ CALLS = {
     "evaluate": {"evaluate"},
     "status": {"status"},
     "report": {"report"},
+    "doctor": {"doctor"},
     "verify": {"verify"},
     "insights": {"insights"},
     "estimate": {"estimate"},
@@ -50,7 +51,13 @@ CALLS = {
 }
 """Command -> the method of `Run`, or the one function, that does its work. With --dry-run it calls `plan` instead."""
 
-VERBS = {name for name in vars(Run) if not name.startswith("_")} | {"status", "report", "suggest", "load_pipeline"}
+VERBS = {name for name in vars(Run) if not name.startswith("_")} | {
+    "status",
+    "report",
+    "suggest",
+    "load_pipeline",
+    "doctor",
+}
 
 OF_THE_LINE = (
     "daskt2i.cli.",
