@@ -58,7 +58,8 @@ class _Page:
 
         self._made: dict[int, list[Figure]] = {}
         self._headline = Headline()
-        self._places = [column(sizing_mode="stretch_width") for _ in SECTIONS]
+        narrow = {"min-width": "0", "max-width": "100%"}
+        self._places = [column(sizing_mode="stretch_width", styles=narrow) for _ in SECTIONS]
         panels = [TabPanel(child=p, title=s.title) for p, s in zip(self._places, SECTIONS, strict=True)]
         self._tabs = Tabs(tabs=panels, sizing_mode="stretch_width", stylesheets=[frame.TABS_CSS])
         self._follower = Follower(scheduler, self._seen, asked_for)
@@ -66,7 +67,8 @@ class _Page:
         stage = "" if self._follower.state is None else self._follower.state.stage
         self._tabs.active = next((i for i, one in enumerate(SECTIONS) if stage in one.stages), 0)
         self._tabs.on_change("active", lambda name, old, new: self._follower.draw())
-        self.root = column(self._follower.head, self._headline.root, self._tabs, sizing_mode="stretch_width")
+        all_ = (self._follower.head, self._headline.root, self._tabs)
+        self.root = column(*all_, sizing_mode="stretch_width", styles=narrow)
 
     def follow(self, document: Any) -> None:
         """Fill a document, and follow the run while it is open."""
@@ -85,8 +87,11 @@ class _Page:
             section = SECTIONS[active]
             figures = [[kind() for kind in kinds] for kinds in section.rows]
             self._made[active] = [one for line in figures for one in line]
+            for one in self._made[active]:
+                one.root.styles = frame.BESIDE
             self._places[active].children = [
-                row(*(one.root for one in line), sizing_mode="stretch_width") for line in figures
+                row(*(one.root for one in line), sizing_mode="stretch_width", stylesheets=[frame.ROW_CSS])
+                for line in figures
             ]
         return [self._headline, *self._made[active]]
 

@@ -132,6 +132,8 @@ def training(told: Told, *, steps: int = 2000, done: int = 1200, ranks: int = 4,
             "shares": {"waiting": 0.02 + 0.01 * rank, "forward": 0.3, "backward": 0.5, "exchange": 0.1},
         }
         yield from told(LaunchEvent("pulse", 1, rank, figures))
+    told.at += 6.0
+    yield from told.messages.flush()
     yield from told.messages.picture(done, "a red circle on blue <script>", picture((220, 40, 60), 128))
 
 

@@ -210,7 +210,7 @@ def _encode(state: RunState) -> list[tuple[str, str]]:
     if not state.rows:
         return []
     rejected = sum(state.rejected.values())
-    pairs = [(f"{state.rows_done:,}", f"of {state.rows:,} rows ({state.rows_done / state.rows:.1%})")]
+    pairs = [(f"{state.rows_done:,}", f"of {state.rows:,} rows ({frame.percent(state.rows_done / state.rows, 1)})")]
     if state.encode_begun and state.encode_ended:
         took, rows = state.encode_ended - state.encode_begun, state.rows_done - state.rows_before
         if rows > 0 and took > 0:
@@ -221,7 +221,7 @@ def _encode(state: RunState) -> list[tuple[str, str]]:
         if state.eta is not None:
             left, low, high = state.eta
             pairs.append((duration(left), f"left ({duration(low)} to {duration(high)})"))
-    share = f" ({rejected / state.rows_done:.1%})" if state.rows_done else ""
+    share = f" ({frame.percent(rejected / state.rows_done, 1)})" if state.rows_done else ""
     pairs.append((f"{rejected:,}", f"rows rejected{share}"))
     if state.bytes:
         pairs.append((size(state.bytes), "written"))

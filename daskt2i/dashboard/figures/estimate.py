@@ -59,7 +59,7 @@ class Estimate(Figure):
             )
         head = ["", "forecast", "so far", "at the end, as it looks now", "the forecast is"]
         lines = [list(row) for row in rows]
-        title = f"Estimate and truth: {so_far['share'] or 0.0:.1%} of this encode is done"
+        title = f"Estimate and truth: {frame.percent(so_far['share'] or 0.0, 1)} of this encode is done"
         if state.stages.get("encode") != "running":
             head, title = ["", "forecast", "truth", "the forecast was"], "Estimate and truth"
             lines = [[one[0], one[1], one[2] if one[3] == "–" else one[3], one[4]] for one in lines]

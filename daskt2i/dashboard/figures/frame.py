@@ -68,13 +68,13 @@ html, body { background: var(--paper); color: var(--ink); }
 """Style of a page with figures. It may stand beside the style of Dask's pages."""
 
 _TEXT_CSS = """
-:host { color: var(--ink, inherit); width: 100%; }
+:host { color: var(--ink, inherit); width: 100%; overflow-x: auto; }
 .bk-clearfix { display: block; width: 100%; }
 * { box-sizing: border-box; }
 div { font: 13px/1.45 Helvetica, Arial, sans-serif; }
 h3 { font-size: 13px; margin: 0 0 4px; font-weight: 700; }
 p { margin: 0 0 4px; } .dim { color: var(--dim, #666); } .bad { color: #D55E00; font-weight: 700; }
-.cards { display: flex; flex-wrap: wrap; gap: 8px; }
+.cards { display: flex; flex-wrap: wrap; gap: 8px; } .cards + .cards { margin-top: 8px; }
 .card { background: var(--card, transparent); border: 1px solid var(--line, #ccc); border-radius: 6px;
   padding: 5px 12px; min-width: 104px; }
 .card b { display: block; font-size: 18px; line-height: 1.25; white-space: nowrap; }
@@ -84,7 +84,7 @@ table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 400; color: var(--dim, #666); border-bottom: 1px solid var(--line, #ccc); }
 th, td { padding: 2px 10px 2px 0; vertical-align: top; }
 td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-td.wide { overflow-wrap: anywhere; }
+td.wide { overflow-wrap: anywhere; min-width: 11em; }
 .key i { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px -1px 0; }
 .key span { margin-right: 16px; white-space: nowrap; }
 .thumbs { display: flex; flex-wrap: wrap; gap: 10px; }
@@ -102,8 +102,15 @@ TABS_CSS = """
 .bk-tab:hover { background: var(--card) !important; }
 .bk-tab.bk-active { color: var(--ink) !important; background: var(--card) !important;
   border-color: var(--line) !important; border-top: 3px solid #E69F00 !important; }
+@media (max-width: 500px) { .bk-tab { padding: 6px 5px !important; font-size: 13px !important; } }
 """
 """Style of tabs."""
+
+ROW_CSS = ":host { flex-wrap: wrap; }"
+"""Style of figures side by side: on a narrow screen they stand below each other."""
+
+BESIDE = {"flex": "1 1 340px", "min-width": "0", "max-width": "100%"}
+"""Style of each of them."""
 
 SELECT_CSS = """
 label { color: var(--dim); } .bk-input { background: var(--card); color: var(--ink); border-color: var(--line); }
@@ -278,6 +285,11 @@ def send_bars(made: Any, source: Any, rows: Sequence[tuple[str, float, str, str]
     _set(made.x_range, end=10 * math.ceil(0.135 * max(value for _, value, _, _ in rows)) or 1.0)  # in steps
     columns = zip(*rows, strict=True)
     send(source, dict(zip(("name", "value", "colour", "label"), map(list, columns), strict=True)))
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """`"43 %"` for 0.43."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def label(axis: Any, words: str) -> None:

@@ -33,7 +33,7 @@ class Reasons(Plotted):
 
         self.source = ColumnDataSource({"x": [], "y": [], "colour": [], "dash": [], "reason": []})
         tips = [("reason", "@reason")]
-        super().__init__(frame.plot("", "time since the start, s", "rows rejected so far", tips, height=230))
+        super().__init__(frame.plot("", "time since the start, s", "rows rejected", tips, height=230))
         look = {"line_color": "colour", "line_dash": "dash", "line_width": 2.5}
         self.plot.multi_line("x", "y", source=self.source, **look)
         self.plot.y_range.start = self.plot.x_range.start = 0
@@ -65,7 +65,7 @@ class Reasons(Plotted):
         words = [
             (colour, f"{shown(r, 40)} {state.rejected[r]:,}") for r, (colour, _) in zip(reasons, looks, strict=True)
         ]
-        share = f" ({total / state.rows_done:.2%})" if state.rows_done else ""
+        share = f" ({frame.percent(total / state.rows_done, 2)})" if state.rows_done else ""
         where = '<p class="dim">manifest.parquet of the run folder lists all of them, with the names of files.</p>'
         self.show(f"Rejected rows: {total:,} of {state.rows_done:,}{share}", frame.key(words) + where)
 

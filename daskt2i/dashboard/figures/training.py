@@ -97,7 +97,7 @@ class LearningRate(_Curve):
 class Speed(_Curve):
     """Samples per second of all ranks together, over the last minute."""
 
-    title, unit, colour = "Samples per second of all ranks, the last minute", "samples/s", GREEN
+    title, unit, colour = "Samples per second, last minute", "samples/s", GREEN
 
     def series(self, state: RunState) -> Series:
         return state.speed
@@ -105,7 +105,7 @@ class Speed(_Curve):
     def words(self, state: RunState) -> str:
         if state.ranks < 2 or not state.speed.last:
             return self.title
-        return f"{self.title}; {state.speed.last[1] / state.ranks:,.1f} each of {state.ranks:,}"
+        return f"{self.title}: {state.speed.last[1] / state.ranks:,.1f} each of {state.ranks:,} ranks"
 
 
 class Shares(Plotted):
@@ -165,7 +165,7 @@ def _row(rank: int, one: Mapping[str, Any], rate: float | None, parts: Sequence[
         f"{rank}",
         "–" if step is None else f"{step:,}",
         "–" if rate is None else f"{rate:,.1f}",
-        *(f"{shares[name]:.1%}" if name in shares else "–" for name in parts),
+        *(frame.percent(shares[name], 1) if name in shares else "–" for name in parts),
         "–" if memory is None else size(memory),
         "–" if cores is None else f"{cores:.1f}",
         shown(f"{one.get('host', '')}:{one.get('pid', '')}".strip(":"), 60),

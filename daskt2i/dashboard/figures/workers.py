@@ -87,7 +87,7 @@ class WorkerMemory(_Ranked):
 
     title, unit, colour, tip = (
         "Memory of each worker (bars) and its limit (line)",
-        "GiB, largest so far",
+        "GiB, largest",
         GREEN,
         "@y{0.00}",
     )
@@ -146,7 +146,7 @@ class WorkerTable(Figure):
 
 def _row(name: str, one: Mapping[str, Any], now: float, runs: bool) -> list[str]:
     memory, limit, spilled = one.get("memory"), one.get("limit"), one.get("spilled")
-    share = f"{memory / limit:.0%}" if memory and limit else "–"
+    share = frame.percent(memory / limit) if memory and limit else "–"
     if memory and limit and memory > 0.8 * limit:
         share = f'<span class="bad">{share}</span>'
     return [
