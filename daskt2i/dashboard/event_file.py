@@ -10,17 +10,25 @@ is replaced by one line with the state that its lines give.
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from time import monotonic
+from typing import BinaryIO
 
 from daskt2i.dashboard.messages import VERSION, Message
 from daskt2i.dashboard.run_state import RunState
+from daskt2i.formatting import size
 from daskt2i.store.run_folder import EVENTS, MARKER, RunFolder
 
 MOST_BYTES = 8 * 2**20
 """Size from which on the file is replaced by its state, bytes. It is about two hours of a large encode."""
+
+MOST_READ, MOST_LINE = 4 * MOST_BYTES, MOST_BYTES
+"""Bytes of a file, and of a line of it, that are read. We write no such files, but somebody may. Of a larger one its
+end is read: every message has totals."""
 
 PUT_SECONDS = 60.0
 """Seconds between two writes to an object store."""
@@ -37,6 +45,8 @@ class EventFile:
         self.folder = folder
         self._ours = self._whole_line = False
         self._state: RunState | None = None
+        self._ours_so_far = RunState()
+        self._wrote = False
         self._due = 0.0
 
     def is_ready(self) -> bool:
@@ -55,21 +65,26 @@ class EventFile:
             for message in messages:
                 state.hear(message)
             return
+        messages = list(messages)
         data = "".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in messages)
+        for message in messages:
+            self._ours_so_far.hear(message)
         path = self.folder.local_path(EVENTS)
         # Who put a link here would have us write elsewhere.
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         with os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            if not self._whole_line and size:  # a killed run, or a full disk, may have left half a line
-                file.seek(size - 1)
+            length = file.seek(0, os.SEEK_END)
+            if not length and self._wrote:  # somebody removed or emptied the file: it begins again with what we told
+                data = _line_of(self._ours_so_far).decode()
+            if not self._whole_line and length:  # a killed run, or a full disk, may have left half a line
+                file.seek(length - 1)
                 data = data if file.read(1) == b"\n" else "\n" + data
             self._whole_line = False
             sent = data.encode("utf-8", "replace")
             if file.write(sent) != len(sent):
                 raise OSError("the disk took a part of the line only")
-            self._whole_line = True
-        if size > MOST_BYTES:
+            self._whole_line = self._wrote = True
+        if length > MOST_BYTES:
             self.replace()
 
     def replace(self) -> None:
@@ -117,24 +132,48 @@ def read_events(folder: RunFolder) -> tuple[RunState, str]:
     """
     state = RunState()
     try:
-        if folder.is_local and folder.local_path(EVENTS).is_fifo():
-            return state, "it is a pipe"  # reading it would wait for ever
-        data = folder.read(EVENTS)
+        if folder.is_local and not _is_ordinary(folder.local_path(EVENTS)):
+            return state, "it is a pipe or a device"  # reading it would wait for ever, or never end
+        wrong, lines, left_out = 0, 0, 0
+        with _opened(folder) as file:
+            left_out = max(0, file.seek(0, os.SEEK_END) - MOST_READ)
+            file.seek(left_out)
+            if left_out:
+                file.readline(MOST_LINE)  # the rest of a line
+            for line in _lines(file):
+                lines += 1
+                try:
+                    state.hear(json.loads(line))
+                except (ValueError, RecursionError):
+                    wrong += 1
     except (FileNotFoundError, NotADirectoryError):
         return state, "it has none"
-    wrong = 0
-    for line in data.splitlines():
-        if not line.strip():
-            continue
-        try:
-            message = json.loads(line)
-        except (ValueError, RecursionError):
-            wrong += 1
-            continue
-        state.hear(message)
+    if left_out:
+        return state, f"it has {size(left_out + MOST_READ)}, of which the last {size(MOST_READ)} were read"
     if wrong or state.unknown:
-        return state, f"{wrong + state.unknown:,} of its {len(data.splitlines()):,} lines cannot be read"
+        return state, f"{wrong + state.unknown:,} of its {lines:,} lines cannot be read"
     return state, "" if state.stages else "it is empty"
+
+
+def _is_ordinary(path: Path) -> bool:
+    return path.is_file() or path.is_dir() or not path.exists()
+
+
+def _opened(folder: RunFolder) -> BinaryIO:
+    """The file. At other addresses than on this machine it is one line, a state."""
+    if folder.is_local:
+        with folder.explaining(f"read {EVENTS}"):
+            return folder.local_path(EVENTS).open("rb")
+    return io.BytesIO(folder.read(EVENTS))
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines that are not blank. Of one that is too long the first part comes, which is no JSON."""
+    while line := file.readline(MOST_LINE):
+        if line.strip():
+            yield line
+        while len(line) == MOST_LINE and not line.endswith(b"\n"):
+            line = file.readline(MOST_LINE)
 
 
 def _line_of(state: RunState) -> bytes:

@@ -27,6 +27,7 @@ from daskt2i.dashboard.pictures import Thumbnails, picture_of
 from daskt2i.errors import sentence
 from daskt2i.estimate.forecast import forecast_figures
 from daskt2i.events import ChunkDone, Event, LaunchEvent, Listener, Note, PlanReady, StageEnded, WorkersReady
+from daskt2i.os_errors import meaning_of
 from daskt2i.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -247,4 +248,5 @@ def _is_work(message: Message) -> bool:
 
 
 def _why(error: BaseException) -> str:
-    return " ".join(sentence(error).split()).rstrip(".")[:200]
+    meaning = meaning_of(error)
+    return meaning.says if meaning is not None else " ".join(sentence(error).split()).rstrip(".")[:200]

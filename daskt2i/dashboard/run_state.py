@@ -158,7 +158,7 @@ class RunState(EncodeFigures, TrainFigures):
 
     def _hear_estimate(self, m: Mapping[str, Any], at: float) -> None:
         figures = {k: v for k, v in m.items() if k not in ("v", "run", "stage", "kind", "at")}
-        self.estimate = {k: v for k, v in figures.items() if isinstance(v, str | Mapping) or _fits(v, 0)}
+        self.estimate = _estimate(figures)
 
     # What follows from the figures
 
@@ -231,6 +231,8 @@ class RunState(EncodeFigures, TrainFigures):
                     value = {int(rank): rank_figures(figures) for rank, figures in value.items()}
                 elif name == "workers":
                     value = {str(worker): worker_figures(figures) for worker, figures in value.items()}
+                elif name == "estimate":
+                    value = _estimate(value)
                 elif name in _NUMBERS:
                     value = _numbers(value)
                 elif name == "psnr_edges":
@@ -264,6 +266,15 @@ def _is_point(found: Any) -> bool:
     """Whether it is a point of a curve: two finite numbers, or a number and names with numbers."""
     x, y = found
     return _fits(x, 0) and (all(_fits(one, 0) for one in y.values()) if isinstance(y, Mapping) else _fits(y, 0))
+
+
+def _estimate(value: Mapping[Any, Any]) -> dict[str, Any]:
+    """What was forecast: texts, finite numbers, and names with numbers."""
+    return {
+        str(k): _numbers(v) if isinstance(v, Mapping) else v
+        for k, v in value.items()
+        if isinstance(v, str | Mapping) or _fits(v, 0)
+    }
 
 
 def _numbers(value: Mapping[Any, Any]) -> dict[str, Any]:

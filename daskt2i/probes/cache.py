@@ -23,6 +23,9 @@ from typing import Any
 _MOST_SECONDS = 1e5
 """A kept figure above this is no measurement."""
 
+_MOST_BYTES = 65_536
+"""A larger file is not ours."""
+
 
 def machine_key(packages: Sequence[str]) -> list[str] | None:
     """The processor, its instructions and the versions of packages; None if a package is not installed.
@@ -48,7 +51,10 @@ def folder() -> Path:
 def read(key: Sequence[Any]) -> dict[str, float] | None:
     """The figures of a question, seconds by name; None if there are none, or if the file is damaged."""
     try:
-        found = json.loads(_file(key).read_bytes())
+        file = _file(key)
+        if not file.is_file() or file.stat().st_size > _MOST_BYTES:  # to read a pipe would wait for ever
+            return None
+        found = json.loads(file.read_bytes())
     except (OSError, ValueError, RuntimeError, RecursionError):
         return None
     good = isinstance(found, dict) and found.get("key") == json.loads(json.dumps(key))
@@ -82,7 +88,7 @@ def _file(key: Sequence[Any]) -> Path:
 
 
 def _is_good(value: object) -> bool:
-    return type(value) in (int, float) and 0 < float(value) < _MOST_SECONDS  # type: ignore[arg-type]
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST_SECONDS
 
 
 def _processor() -> list[str]:

@@ -133,6 +133,7 @@ def test_a_folder_that_cannot_be_written_costs_one_note_and_the_run_goes_on(fold
     assert sum(isinstance(event, LaunchEvent) for event in heard) == 6
     (note,) = notes(heard)
     assert "events.jsonl of the run folder cannot be written" in note
+    assert "Errno" not in note
     assert "The run goes on" in note
 
 
@@ -175,6 +176,41 @@ def test_a_large_file_becomes_one_line_that_gives_the_same_state(
     after, wrong = read_events(folder)
     assert (line["kind"], wrong) == ("state", "")
     assert (after.loss, after.step, after.stages) == (before.loss, 40, {"train": "done", "sample": "running"})
+
+
+def test_of_a_huge_file_the_end_is_read_and_a_line_that_is_too_long_is_left_out(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(Watched(folder, lambda: None, lambda event: None), steps=40)
+    path = folder.local_path(EVENTS)
+    lines = path.read_bytes().splitlines(keepends=True)
+    monkeypatch.setattr(event_file, "MOST_LINE", 5_000)
+    path.write_bytes(b"".join([*lines[:3], b"x" * 20_000 + b"\n", *lines[3:]]))
+    state, wrong = read_events(folder)
+    assert (state.step, len(state.loss)) == (40, 40)
+    assert wrong.startswith("1 of its")
+    monkeypatch.setattr(event_file, "MOST_READ", 2_000)
+    state, wrong = read_events(folder)
+    assert (state.step, state.loss.last) == (40, (40, 0.5))
+    assert len(state.loss) < 40
+    assert "of which the last 2.0 KiB were read" in wrong
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert read_events(folder)[1] == "it is a pipe or a device"
+
+
+def test_a_file_that_is_removed_while_the_stage_runs_begins_again_with_what_was_told(folder: RunFolder) -> None:
+    watched = Watched(folder, lambda: None, lambda event: None)
+    watched(StageStarted("train", 9))
+    watched(LaunchEvent("started", 1, 0, {"step": 0, "steps": 9}))
+    for step in range(1, 10):
+        watched(LaunchEvent("step", 1, 0, {"step": step, "loss": 0.5, "rate": 1e-3}))
+        if step in (3, 6):
+            folder.local_path(EVENTS).unlink()
+    watched(StageEnded("train"))
+    state, wrong = read_events(folder)
+    assert (wrong, state.stages, state.steps, len(state.loss)) == ("", {"train": "done"}, 9, 9)
+    assert state.train_begun is not None
 
 
 def test_an_error_of_the_listener_behind_ends_the_stage_as_before(folder: RunFolder) -> None:

@@ -201,3 +201,20 @@ def test_a_killed_stage_is_not_shown_as_running(copy: RunFolder) -> None:
     assert killed.startswith(said)
     with lock.hold(copy, "encode", lambda text: None):
         assert report(copy).state.stages == {"encode": "running"}
+
+
+def test_odd_numbers_of_events_do_not_reach_the_json_of_a_report(copy: RunFolder) -> None:
+    head = '{"v":1,"run":"x","stage":"encode","at":2,'
+    odd = [
+        '"kind":"estimate","seconds":NaN,"per_hour":{"a":Infinity,"b":2},"prices":{"a":NaN}',
+        '"kind":"workers","workers":1,"threads":1,"memory_limit":null',
+        '"kind":"model","device":"cpu","precision":"p","engine":"e","batch":1,"min_psnr":NaN',
+        '"kind":"chunks","rejected":{},"states":{},"strip":"W","rate":NaN,"eta":[NaN,1,2],"parts":{"read":Infinity},'
+        '"workers":{"w":{"rate":NaN,"memory":-Infinity}},"workers_seen":1,"psnr":{"counts":[],"lowest":NaN},"newest":[]',
+        '"kind":"state","state":{"rate":NaN,"estimate":{"bytes":NaN},"workers":{"w":{"rate":Infinity}}}',
+    ]
+    with copy.local_path(EVENTS).open("a") as file:
+        file.writelines(f"{head}{one}}}\n" for one in odd)
+    found = report(copy)
+    json.dumps(found.to_json(), allow_nan=False)
+    assert (found.to_json()["estimate"] or {}).get("forecast", {}).get("seconds") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -45,7 +46,18 @@ def test_damaged_figures_count_as_missing_and_are_replaced(text: str) -> None:
     assert file.read_text() == before
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0, 1e9])
+def test_a_pipe_in_place_of_figures_counts_as_missing_and_is_replaced() -> None:
+    key = ["engine", cache.machine_key(("numpy",)), [""]]
+    assert cache.keep(key, {"torch": 2.0, "ncnn": 1.0}) == ""
+    (file,) = cache.folder().iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert measured(measure=False) == Measured({})
+    assert cache.keep(key, {"torch": 2.0, "ncnn": 1.0}) == ""
+    assert measured(measure=False) == Measured({"torch": 2.0, "ncnn": 1.0})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0, 1e9, 10**400])
 def test_a_figure_that_is_no_time_is_not_taken(value: float) -> None:
     key = ["engine", cache.machine_key(("numpy",)), [""]]
     assert cache.keep(key, {"torch": value, "ncnn": 1.0}) == ""

@@ -19,6 +19,7 @@ from daskt2i.dashboard.run_state import RunState
 from daskt2i.dashboard.state.series import Histogram, Series, Strip
 from daskt2i.errors import Daskt2iError, StoreError, StoreMissing, sentence
 from daskt2i.estimate.forecast import forecast_figures
+from daskt2i.os_errors import meaning_of
 from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store
 from daskt2i.store.publishing.lock import holder
@@ -44,7 +45,7 @@ def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
     try:
         state, wrong = read_events(folder)
     except (OSError, StoreError) as error:
-        state, wrong = RunState(), f"it cannot be read: {sentence(error).rstrip('.')}"
+        state, wrong = RunState(), f"it cannot be read: {_why(error)}"
     heard = bool(state.stages)
     if wrong:
         what = (
@@ -79,8 +80,18 @@ def _guarded(read: Any, what: str, unknown: list[str]) -> bool:
     except Daskt2iError as error:
         unknown.append(f"{what} cannot be read: {error}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        unknown.append(f"{what} cannot be read ({type(error).__name__}: {without_secret(str(error))[:200]}).")
+        unknown.append(f"{what} cannot be read ({_why(error)}).")
     return False
+
+
+def _why(error: Exception) -> str:
+    """What an error says, a clause."""
+    meaning = meaning_of(error)
+    if meaning is not None:
+        return meaning.says
+    if isinstance(error, Daskt2iError):
+        return sentence(error).rstrip(".")
+    return f"{type(error).__name__}: {without_secret(' '.join(str(error).split()))[:200]}"
 
 
 def _ended(state: RunState, folder: RunFolder, unknown: list[str]) -> bool:
