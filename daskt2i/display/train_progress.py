@@ -86,5 +86,5 @@ class TrainProgress(StageProgress):
         if self._first is None:
             return f"all {self.total:,} steps were trained before"
         before = f"; {self._first:,} were trained before" if self._first else ""
-        loss = f", {self._loss}" if self._loss else ""
+        loss = f", {self._loss.replace('loss', 'loss of the last step')}" if self._loss else ""
         return f"trained {many(self.done - self._first, 'step')} in {took}{loss}{before}"

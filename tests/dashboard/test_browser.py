@@ -132,7 +132,7 @@ def test_pages_show_a_run_while_it_runs_and_what_the_run_folder_says_at_the_end(
         state = run.status().to_json()
         last = [json.loads(line) for line in (tmp_path / "demo/train/metrics.jsonl").read_text().splitlines()]
         loss = [line["loss"] for line in last if "loss" in line][-1]
-        wait_for(lambda: f"{loss:.4f} loss" in tab.cards())
+        wait_for(lambda: f"{loss:.4f} loss of the last step" in tab.cards())
         assert "20 of 20 steps" in tab.cards()
         assert any("rows/s" in card for card in seen) or any("of 96 rows" in card for card in seen)
         for place, section in enumerate(SECTIONS):
@@ -184,6 +184,32 @@ def test_a_dark_system_gets_dark_pages_that_can_be_read(chromium: Any) -> None:
         assert looks["dark"][0] == "rgb(21, 25, 28)"
         assert looks["dark"][1] == "rgb(232, 236, 240)"
         assert looks["light"][2] != looks["dark"][2]
+
+
+def test_a_pane_in_a_hidden_panel_is_not_drawn_until_somebody_looks(chromium: Any) -> None:
+    """JupyterLab shows a pane in a frame, and hides the frame with its panel."""
+    from builders.told import Told, encode
+
+    from daskt2i.dashboard import live
+    from daskt2i.dashboard.messages import TOPICS
+    from daskt2i.dashboard.plugin import show_pages
+
+    here: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with LocalCluster(n_workers=0, processes=False, **here) as cluster, Client(cluster, set_as_default=False) as client:
+        assert show_pages(client) == ""
+        told = Told()
+        for message in encode(told, chunks=20, done=10):
+            client.log_event(TOPICS[message["stage"]], message)
+        pane = f"http://127.0.0.1:{cluster.scheduler.http_server.port}{PANES[0].path}"
+        tab = Visit(chromium)
+        tab.page.set_content(f'<div id="panel"><iframe src="{pane}" width="900" height="500"></iframe></div>')
+        frame = wait_for(lambda: tab.frame(PANES[0].path))
+        frame.wait_for_selector(".card")
+        for shown in ("none", "block"):
+            tab.page.evaluate(f"document.getElementById('panel').style.display = '{shown}'")
+            tab.page.wait_for_timeout(300)
+            wait_for(lambda: bool(live._open) == (shown == "block"))  # noqa: B023
+        assert tab.complaints == []
 
 
 def test_jupyterlab_finds_the_cluster_of_a_run_and_opens_our_panes(tmp_path: Path, chromium: Any) -> None:

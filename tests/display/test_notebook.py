@@ -223,7 +223,7 @@ def test_a_failed_chunk_that_succeeds_later_becomes_a_note(cells: dict[str, list
 def test_each_stage_of_a_cell_has_its_own_line(cells: dict[str, list[Any]]) -> None:
     assert [text for _, text in shown(cells["two stages"])] == [
         "encoded 0 rows in 2.0 s; 20 were encoded before",
-        "trained 100 steps in 14.0 s, loss 0.2500",
+        "trained 100 steps in 14.0 s, loss of the last step 0.2500",
     ]
     assert "proxy" not in str(cells["two stages"])  # the cluster may be gone
 

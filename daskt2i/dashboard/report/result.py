@@ -23,7 +23,7 @@ from daskt2i.dashboard.run_state import RunState
 from daskt2i.dashboard.state.names import BESIDE, ENCODE_PARTS, HELDOUT_LOSS, LAST_LOSS, MEAN_SPEED, TRAIN_PARTS
 from daskt2i.dashboard.state.series import Series
 from daskt2i.errors import StoreError
-from daskt2i.formatting import counted, duration, many, size
+from daskt2i.formatting import counted, duration, many, off_words, size
 from daskt2i.os_errors import meaning_of
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.view import Section, View, Viewed
@@ -237,9 +237,11 @@ def _encode_rows(state: RunState) -> list[tuple[str, str]]:
         speed = f"{' to '.join(span)} rows/s each, " if rates else ""
         rows.append(("workers", f"{state.workers_seen:,}; {speed}largest {size(memory)}"))
     if "seconds" in state.estimate:
+        forecast = state.estimate["seconds"]
         took = f", it took {duration(seconds)}" if seconds and state.encode_ended else ""
         part = " for all rows; a part was encoded before" if state.rows_before else ""
-        rows.append(("forecast", f"{duration(state.estimate['seconds'])}{part}{took}"))
+        took += f": {off_words(forecast, seconds)}" if took and seconds and not part else ""
+        rows.append(("forecast", f"{duration(forecast)}{part}{took}"))
     return rows
 
 
