@@ -27,6 +27,9 @@ MOST_NOTES, MOST_COUNTS = 50, 20
 
 STAGES = ("encode", "train", "train-vae", "sample", "evaluate", "insights")
 
+LOCKED = STAGES[:3]
+"""Stages that hold the lock of the run folder while they run."""
+
 
 class RunState(EncodeFigures, TrainFigures):
     """One run folder and its stages, as far as messages told of them. Times are seconds since 1970.
@@ -101,7 +104,10 @@ class RunState(EncodeFigures, TrainFigures):
         stage = str(m["stage"])
         self.out, self.label = str(m.get("out", "")), str(m.get("label", ""))
         self.stage, self.begun, self.ended, self.error = stage, at, None, ""
-        self.stages = {**self.stages, stage: "running"}
+        # Only one of them can work on a folder: another one that told no end was killed.
+        dead = [one for one in LOCKED if stage in LOCKED and self.stages.get(one) == "running"]
+        self.stages = {**self.stages, **dict.fromkeys(dead, "lost"), stage: "running"}
+        self.lost = None
         self.activity = self.waiting = ""
         self.counts = {}
         if stage == "encode":

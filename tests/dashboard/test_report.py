@@ -203,6 +203,17 @@ def test_a_killed_stage_is_not_shown_as_running(copy: RunFolder) -> None:
         assert report(copy).state.stages == {"encode": "running"}
 
 
+def test_a_killed_encode_is_not_running_beside_a_later_stage(copy: RunFolder) -> None:
+    path = copy.local_path(EVENTS)
+    lines = [line for line in path.read_text().splitlines() if '"kind": "end"' not in line]
+    later = Messages("r", "/x").begin("sample")
+    path.write_text("\n".join([*lines, json.dumps(later[0])]) + "\n")
+    assert report(copy).state.stages == {"encode": "stopped", "sample": "running"}
+    later = Messages("r", "/x").begin("train")
+    path.write_text("\n".join([*lines, json.dumps(later[0])]) + "\n")
+    assert report(copy).state.stages == {"encode": "stopped", "train": "stopped"}
+
+
 def test_odd_numbers_of_events_do_not_reach_the_json_of_a_report(copy: RunFolder) -> None:
     head = '{"v":1,"run":"x","stage":"encode","at":2,'
     odd = [

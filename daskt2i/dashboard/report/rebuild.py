@@ -15,7 +15,7 @@ from typing import Any
 from daskt2i.dashboard.event_file import read_events
 from daskt2i.dashboard.messages import PARTS
 from daskt2i.dashboard.pictures import picture_of
-from daskt2i.dashboard.run_state import RunState
+from daskt2i.dashboard.run_state import LOCKED, RunState
 from daskt2i.dashboard.state.series import Histogram, Series, Strip
 from daskt2i.errors import Daskt2iError, StoreError, StoreMissing, sentence
 from daskt2i.estimate.forecast import forecast_figures
@@ -30,8 +30,6 @@ from daskt2i.train.metrics import read_metrics
 from daskt2i.types import Receipt
 
 _TRAININGS = (TRAIN, "train-vae")
-_LOCKED = ("encode", *_TRAININGS)
-"""Stages that hold the lock of the folder while they run."""
 
 
 def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
@@ -96,11 +94,11 @@ def _why(error: Exception) -> str:
 
 def _ended(state: RunState, folder: RunFolder, unknown: list[str]) -> bool:
     """A stage that told no end, and that no process works on: it was killed."""
-    stage = state.stage
-    if stage not in _LOCKED or state.stages.get(stage) != "running":
+    open_ = [stage for stage in LOCKED if state.stages.get(stage) in ("running", "lost")]
+    if not open_:
         return False
     held = holder(folder)
-    if held.known and not held.words:
+    for stage in open_ if held.known and not held.words else ():
         state.stages = {**state.stages, stage: "stopped"}
         when = f" Its last message is of {_clock(state.updated)}." if state.updated else ""
         unknown.append(
