@@ -66,10 +66,12 @@ def page_of(link: str) -> str:
 
 def _unreadable(client: Client, why: BaseException | None) -> SchedulerError:
     address = getattr(client.scheduler, "address", "") or "of this client"
-    if why is None or (isinstance(why, ImportError) and why.name):
-        cause = "it lacks what they need" if why is None else f"it cannot import {getattr(why, 'name', '')}"
-    else:
+    if isinstance(why, ImportError) and why.name:
+        cause = f"it cannot import {why.name.partition('.')[0]}"
+    elif why is not None:
         cause = f"{type(why).__name__}: {' '.join(str(why).split())[:200].rstrip('. ')}"
+    else:
+        cause = "it lacks what they need"
     return SchedulerError(
         f"The scheduler at {address} cannot read the tasks of daskt2i: {cause}. Nothing of this stage was done, and "
         "what is committed stays. Install this version of daskt2i where the scheduler runs, with the packages that "
