@@ -29,7 +29,7 @@ NAME = "daskt2i-dashboard"
 PAUSE_MS = 1000
 """Between two looks at the state, milliseconds. `messages` come about once a second."""
 
-BUDGET = 0.01
+BUDGET = 0.005
 """Share of a core that all open pages together may use to draw."""
 
 MOST_PAUSE = 5.0
