@@ -175,19 +175,23 @@ GIVEN = "the number that you gave"
 
 @dataclass(frozen=True, slots=True)
 class WorkerLayout:
-    """Workers and torch threads for one machine, with the reason.
+    """Workers and torch threads, with the reason.
 
     Attributes:
         workers: number of processes.
         threads: torch threads in each. Workers x threads exceeds the cores only if the user sets the number of workers.
         memory_limit: bytes for each worker.
         reason: one line for a person.
+        here: whether they are on this machine.
+        script: the job script or the manifest of a cluster on other machines; "" if there is none.
     """
 
     workers: int
     threads: int
     memory_limit: int
     reason: str
+    here: bool = True
+    script: str = ""
 
 
 def divide_machine(

@@ -72,6 +72,7 @@ NOT_HERE: dict[str, tuple[str, ...]] = {
         "fewer workers help against memory that runs out; a test that fills the machine's memory harms others",
     ),
     "bench/encode/warm.py:load_and_wait ExecutorError": ("it takes minutes of waiting for models that do not load",),
+    "deploy/cluster_file.py:ClusterFile._explain ConfigError": ("it installs a package",),
     "encode/driver.py:_Run._fold StoreError": ("no input is known that makes the counts differ: it would be a bug",),
     "encoders/weights.py:_download ModelMissing": (
         "`hf download` needs a network; pointing to a folder is done in tests/advice/test_models.py",

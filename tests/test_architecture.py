@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "inference": "",
     "encoders": "documents errors addresses types probes inference",
     "testing": "errors types protocols",
-    "deploy": "notebooks documents errors config",
+    "deploy": "notebooks documents errors formatting config",
     "store": "redact errors os_errors credentials addresses types view formatting plan config",
     "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors types view formatting plan config store",

@@ -68,6 +68,8 @@ def answer(result: V, as_json: bool) -> V:
             err.print(Text(note, style="yellow"), soft_wrap=True)
     made: Any = result
     write(made.to_json(), as_json, None if as_json else result_table(result))
+    if not as_json and (script := getattr(result, "script", "")):  # of a plan: what a batch system or Kubernetes gets
+        write({}, False, Text(f"\n{script}"))
     return result
 
 

@@ -3,7 +3,7 @@
     Client("tls://127.0.0.1:40123", security=certificates_for("tls://127.0.0.1:40123"))
 
 Covers: writing them when a cluster starts, finding them by the address of its scheduler, removing them at its end.
-Does not cover: making certificates (`distributed.Security.temporary`, in `cluster_process`), certificates of the user's
+Does not cover: making certificates (`distributed.Security.temporary`, in `kinds`), certificates of the user's
 own (`distributed.comm.tls` in Dask's configuration).
 
 The files are in `$XDG_RUNTIME_DIR/daskt2i`, or in `daskt2i-UID` of the temporary folder. Each folder has mode 0700, and

@@ -99,7 +99,13 @@ class EncodePlan(Viewed):
         """Engine, precision, batch and threads: what is known of them now, and why. It reads the kept figures."""
         stored = None if self.stored is None else (self.engine, self.precision)
         device = planned_device(self.workflow.run.device)
-        return planned(self.workflow, self.requirements, self.layout, device, stored)
+        layout = None if self.layout is None or not self.layout.here else self.layout
+        return planned(self.workflow, self.requirements, layout, device, stored)
+
+    @property
+    def script(self) -> str:
+        """The job script or the manifest of the workers; "" if they need none."""
+        return "" if self.layout is None else self.layout.script
 
     def identity(self, precision: str, engine: str | None = None) -> dict[str, Any]:
         """All settings that change stored arrays, for the fingerprint.
@@ -134,6 +140,7 @@ class EncodePlan(Viewed):
             "precision": self.precision,
             "chosen": [one.to_json() for one in self.choices],
             "out": str(self.folder),
+            **({} if layout is None or layout.here else {"asked": layout.reason, "script": layout.script}),
             **({"left_out": self.source_info.left_out} if self.workflow.dataset.where else {}),
         }
 
@@ -163,7 +170,7 @@ class EncodePlan(Viewed):
         else:
             words = f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"
             why = "" if layout.reason.startswith(GIVEN) else f": {chosen['threads'].why}"
-            rows.append(("workers", f"{words}{why}"))
+            rows.append(("workers", f"{words}{why}" if layout.here else layout.reason))
             allowed = f", {size(layout.memory_limit)} allowed"
         others = "".join(f" ({size(memory)} with {name})" for name, memory in need.engine_memory.items())
         rows.append(("memory", f"about {size(need.worker_memory)} per worker{others}{allowed}"))

@@ -231,6 +231,8 @@ class DaskExecutor:
             return
         self._absent = self._absent or monotonic()
         seconds = monotonic() - self._absent
+        if why := self._connection.ended():
+            raise SchedulerError(f"{why} Finished work is kept. Run it again: it continues from there.")
         self.waiting = Waiting("workers: the scheduler has none", client.scheduler.address, seconds, NO_WORKERS_SECONDS)
         if seconds > NO_WORKERS_SECONDS:
             named = ", ".join(self._flight.names()) if self._flight is not None else "nothing"
@@ -319,7 +321,7 @@ def _forget(client: Client) -> None:
     """Delete what Dask keeps in this process about every finished task, about 0.6 KB each.
 
     `key_split` remembers 100,000 names of tasks. The connection keeps its last messages, with the captions of chunks.
-    The scheduler keeps records too: `deploy.cluster_process` deletes them in a cluster that daskt2i started.
+    The scheduler keeps records too: `deploy.cluster_child` deletes them in a cluster that daskt2i started.
     """
     key_split.cache_clear()
     with suppress(AttributeError):  # another version of distributed

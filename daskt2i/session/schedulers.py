@@ -7,6 +7,7 @@ Does not cover: starting a cluster (`deploy`), running chunks on it (`executors`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from daskt2i.protocols import Executor
 if TYPE_CHECKING:
     from distributed import Client
 
+    from daskt2i.deploy.cluster_file import ClusterFile
     from daskt2i.deploy.connect import Connection
 
 _PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://", "inproc://")
@@ -71,6 +73,18 @@ class Scheduler:
         """Whether the scheduler is this process or a process pool of this machine, without Dask."""
         return self.kind in ("serial", "multiprocessing", "joblib")
 
+    def file(self) -> ClusterFile | None:
+        """The cluster file; None for a pool or an address.
+
+        Raises:
+            ConfigError: the file is wrong.
+        """
+        if self.is_pool or self.kind == "address":
+            return None
+        from daskt2i.deploy.cluster_file import ClusterFile
+
+        return ClusterFile.read(self.kind)
+
 
 def address_of(client: Client) -> str:
     """The address of a client's scheduler.
@@ -106,27 +120,27 @@ def open_executor(scheduler: Scheduler, layout: WorkerLayout) -> Executor:
         return JoblibExecutor(layout.workers, layout.threads, layout.memory_limit)
     from daskt2i.executors.dask import DaskExecutor
 
-    if scheduler.kind != "address":
-        from daskt2i.deploy.connect import ClusterFile
-
-        ClusterFile.read(scheduler.kind)  # an error in the file is raised before anything starts
+    scheduler.file()  # an error in the file is raised before anything starts
     return DaskExecutor(lambda: connect(scheduler, layout))
 
 
-def connect(scheduler: Scheduler, layout: WorkerLayout) -> Connection:
+def connect(scheduler: Scheduler, layout: WorkerLayout, tell: Callable[[str], None] = lambda text: None) -> Connection:
     """Start the cluster of a file, or connect to an address.
+
+    Args:
+        tell: gets a line for the user while a queue does not start the workers.
 
     Raises:
         ConfigError: the cluster file is wrong.
         SchedulerError: no scheduler could be started or reached.
         ExecutorError: this machine has no shared memory for the processes of `local`.
     """
-    from daskt2i.deploy.connect import ClusterFile, attach
-
     if scheduler.kind == "local":
         from daskt2i.executors.shared_memory import require_semaphores
 
         require_semaphores("local")  # its workers are processes too, and Dask says only that they did not start
-    if scheduler.kind == "address":
-        return attach(scheduler.address, layout.threads)
-    return ClusterFile.read(scheduler.kind).start(layout.workers, layout.threads, layout.memory_limit)
+    if (file := scheduler.file()) is not None:
+        return file.start(layout.workers, layout.threads, layout.memory_limit, tell)
+    from daskt2i.deploy.connect import attach
+
+    return attach(scheduler.address, layout.threads)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -36,6 +37,9 @@ class Session:
         scheduler: the parsed scheduler; if a client is given, the scheduler of that client.
         client: a client to use. The session never closes it.
 
+    Attributes:
+        tell: gets a line for the user while a queue does not start the workers.
+
     Raises:
         ConfigError: the cluster file is wrong, or the client cannot be used. Raised when workers are first needed.
         SchedulerError: a scheduler could not be started or reached. Raised when workers are first needed.
@@ -47,6 +51,7 @@ class Session:
         self._layout: WorkerLayout | None = None
         self._dashboard = ""
         self._turn = threading.RLock()
+        self.tell: Callable[[str], None] = lambda text: None
         self._stack = ExitStack()
         self._finalizer = weakref.finalize(self, self._stack.close)
 
@@ -102,6 +107,7 @@ class Session:
         from daskt2i.launch.dask_ranks import DaskRankSpawner
 
         connection = self._connected(layout)
+        connection.gather(layout.workers)
         client = connection.client
         there = ExecutorInfo(
             len(workers_of(client)),
@@ -134,7 +140,7 @@ class Session:
 
     def _connect(self, layout: WorkerLayout) -> Connection:
         if self._given is None:
-            return connect(self.scheduler, layout)
+            return connect(self.scheduler, layout, self.tell)
         from daskt2i.deploy.connect import borrow
 
         return borrow(self._given, layout.threads)

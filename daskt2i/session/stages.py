@@ -17,7 +17,7 @@ from daskt2i.encode.saved_workflow import keep_first_settings
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
-from daskt2i.events import DashboardReady, Listener, PlanReady, ResultReady
+from daskt2i.events import DashboardReady, Listener, Note, PlanReady, ResultReady
 from daskt2i.formatting import many
 from daskt2i.insights.driver import insights, settled
 from daskt2i.insights.report import InsightsResult
@@ -49,6 +49,7 @@ class Stages:
     def __init__(self, workflow: Workflow, folder: RunFolder, workers: Session, listener: Listener) -> None:
         self.workflow, self.folder, self.workers = workflow, folder, workers
         self.listener = self.watched = Watched(folder, lambda: workers.client, listener)
+        workers.tell = lambda text: self.listener(Note(text))
 
     def encode_plan(self, *, draw: bool = True) -> EncodePlan:
         """Plan what `encode` would do.
@@ -80,7 +81,8 @@ class Stages:
         done = trained_steps(self.workflow, self.folder)
         split = known_split(self.folder, given) if before is None else None
         pictures = how_drawn(self.workflow.dataset)
-        return TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
+        plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
+        return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
         """Plan what `run` would do. Refuse a run whose training or drawing would fail later."""

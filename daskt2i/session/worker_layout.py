@@ -9,16 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from daskt2i.config.settings import Workflow
+from daskt2i.deploy.cluster_file import ClusterFile
 from daskt2i.encode.prepare import EncodePlan, memory_settings
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, PlanError
+from daskt2i.formatting import size
 from daskt2i.machine.machine import this_machine
-from daskt2i.plan import MIB, PROCESS_BYTES, WorkerLayout, divide_machine
+from daskt2i.plan import MIB, PAUSE_FRACTION, PROCESS_BYTES, WorkerLayout, divide_machine
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 
 INSIGHTS_BYTES = 250 * MIB
 """Memory of a worker that does not count tokens: Pillow, numpy, pyarrow and a chunk. Counting tokens imports torch,
 which needs more."""
+
+
+_SMALLER_RANK = "Choose a smaller train.model.preset or launch.cache"
+_NO_TOKENS = "Leave the tokens out (tokens=False, --no-tokens)"
 
 
 def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
@@ -34,6 +40,9 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
         workers = 1
     if scheduler.kind == "address":
         return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
+    if (file := scheduler.file()) is not None and file.elsewhere:
+        need = prepared.requirements.worker_memory
+        return _elsewhere(file, workers, threads, need, f"Make {memory_settings(prepared)} smaller")
     # Several processes on one GPU share its memory and are not faster. To use several GPUs, use a cluster file with one
     # worker per GPU.
     one_gpu = prepared.on_gpu and workers is None
@@ -62,6 +71,9 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         workers = 1
     if scheduler.kind == "address":
         return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
+    if (file := scheduler.file()) is not None and file.elsewhere:
+        need = rank_bytes(train, launch)
+        return _elsewhere(file, workers, threads, need, _SMALLER_RANK)
     if machine.gpus and workers is None:
         workers = machine.gpus
     return divide_machine(
@@ -71,7 +83,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         chunks=train.batch,  # a rank needs at least one sample of a step
         workers=workers,
         threads=threads,
-        smaller="Choose a smaller train.model.preset or launch.cache",
+        smaller=_SMALLER_RANK,
     )
 
 
@@ -86,16 +98,37 @@ def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
     """
     if scheduler.kind == "address":
         return WorkerLayout(0, 1, 0, "the cluster's own")
+    need = PROCESS_BYTES if tokens else INSIGHTS_BYTES
+    if (file := scheduler.file()) is not None and file.elsewhere:
+        return replace(_elsewhere(file, scheduler.workers, None, need, _NO_TOKENS), threads=1)
     machine = this_machine()
     return divide_machine(
         cores=machine.cores,
         memory=machine.memory,
-        worker_memory=PROCESS_BYTES if tokens else INSIGHTS_BYTES,
+        worker_memory=need,
         chunks=machine.cores,
         workers=1 if scheduler.kind == "serial" else scheduler.workers,
         threads=1,
-        smaller="Leave the tokens out (tokens=False, --no-tokens)",
+        smaller=_NO_TOKENS,
     )
+
+
+def _elsewhere(file: ClusterFile, workers: int | None, threads: int | None, need: int, smaller: str) -> WorkerLayout:
+    """Workers as the cluster file states them: the cores and memory of this machine do not count.
+
+    Raises:
+        ConfigError: the class of the file cannot be imported, or it refuses its arguments.
+        PlanError: a worker of the file has too little memory.
+    """
+    assert file.memory is not None
+    if need > PAUSE_FRACTION * file.memory:
+        raise PlanError(
+            f"A worker needs {size(need)} below the pause threshold ({PAUSE_FRACTION:.0%}), but {file.name}.yaml asks "
+            f"for {size(file.memory)}. Nothing was started. {smaller}, or write more memory into a copy of the file."
+        )
+    number, cores = workers or file.workers or 1, threads or file.threads or 1
+    words, script = file.asks(number, cores, file.memory)
+    return WorkerLayout(number, cores, file.memory, words, here=False, script=script)
 
 
 def ranks_for(batch: int, wanted: int | str, workers: int) -> int:

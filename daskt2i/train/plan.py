@@ -28,6 +28,7 @@ class TrainPlan(Viewed):
         done: step of the newest checkpoint.
         split: the rows for training and validation; None if they are not known yet.
         title: title of the view.
+        asked, script: what a cluster on other machines is asked for, in words and as a job script or manifest.
         pictures: how pictures will be drawn, if not by a pipeline that diffusers can load; "" else.
     """
 
@@ -41,11 +42,14 @@ class TrainPlan(Viewed):
     done: int = 0
     pictures: str = ""
     split: Split | None = None
+    asked: str = ""
+    script: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The object that `train --dry-run --json` prints."""
         given = {"steps": self.settings.steps, "batch": self.settings.batch}
-        return {"rows": self.rows, **given, "ranks": self.ranks, "threads": self.threads, "out": self.out}
+        asked = {"asked": self.asked, "script": self.script} if self.asked else {}
+        return {"rows": self.rows, **given, "ranks": self.ranks, "threads": self.threads, "out": self.out, **asked}
 
     def view(self) -> View:
         """Rows, steps, ranks, rate, precision and checkpoints."""
@@ -61,6 +65,7 @@ class TrainPlan(Viewed):
             ("rows", f"{trained:,} for training, {heldout:,} held out" + f", {left_out:,} left out" * bool(left_out)),
             ("steps", f"{many(settings.steps, 'step')} of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", _ranks(self.ranks, self.threads)),
+            *([("workers", self.asked)] if self.asked else []),
             ("rate", _rate(settings)),
             ("precision", _precision(ways.precision)),
             (

@@ -54,6 +54,11 @@ class RunPlan(Viewed):
     encode: EncodePlan
     train: TrainPlan
 
+    @property
+    def script(self) -> str:
+        """The job script or the manifest of the workers; "" if they need none."""
+        return self.encode.script
+
     def to_json(self) -> dict[str, Any]:
         """The object that `run --dry-run --json` prints: the plan of encoding, in `train` that of training, and in
         `sample` that of drawing."""

@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from distributed import Client, LocalCluster
 
 import daskt2i
 from daskt2i.deploy import connect
-from daskt2i.deploy.connect import ClusterFile
+from daskt2i.deploy.cluster_file import ClusterFile
+from daskt2i.deploy.connect import Connection
+from daskt2i.deploy.waiting import Patience
 from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.events import ChunkDone, PlanReady, Waiting, ignore
 from daskt2i.executors import dask as dask_executor
+from daskt2i.executors.dask import DaskExecutor
 from daskt2i.executors.shared_memory import require_semaphores
 from daskt2i.launch import rank
 from daskt2i.launch.launcher import launch
@@ -53,10 +57,10 @@ def cluster(workers: int = 1, **changes: Any) -> Iterator[LocalCluster]:
 def test_a_cluster_file_with_what_it_holds_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("cluster: distributed.LocalCluster\nsize: 4\n")
-    with told("deploy/connect.py:ClusterFile.read ConfigError"):
+    with told("deploy/cluster_file.py:ClusterFile.read ConfigError"):
         ClusterFile.read(str(path))
     path.write_text("cluster: distributed.LocalCluster\narguments: {day: 2024-05-01}\nconfig: {}\n")
-    with told("deploy/connect.py:ClusterFile.read ConfigError"):
+    with told("deploy/cluster_file.py:ClusterFile.read ConfigError"):
         ClusterFile.read(str(path))
     path.write_text("cluster: distributed.LocalCluster\narguments: {day: '2024-05-01'}\nconfig: {}\n")
     assert ClusterFile.read(str(path)).arguments == {"day": "2024-05-01"}
@@ -68,7 +72,7 @@ def test_a_pool_encodes_where_a_cluster_does_not_start(tmp_path: Path, monkeypat
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"cluster": kind, "arguments": {"folder": str(tmp_path), "refuse": "no node"}}))
     with (
-        told("deploy/connect.py:ClusterFile.start SchedulerError") as error,
+        told("deploy/cluster_file.py:ClusterFile._explain SchedulerError") as error,
         run_of(tmp_path / "a", scheduler=str(path)) as run,
     ):
         run.encode()
@@ -86,7 +90,7 @@ def test_a_class_that_is_spelt_rightly_and_a_file_that_is_trusted_make_a_cluster
         arguments = {"folder": str(tmp_path), "address": there.scheduler_address}
         path.write_text(yaml.safe_dump({"cluster": f"{kind}t", "arguments": arguments}))
         named = run_of(out, settings={"run.scheduler": f"{path}:1"})
-        with told("deploy/connect.py:ClusterFile.start ConfigError"):
+        with told("deploy/cluster_file.py:ClusterFile._explain ConfigError"):
             named.encode()
         path.write_text(yaml.safe_dump({"cluster": kind, "arguments": arguments}))
         with named:
@@ -95,6 +99,87 @@ def test_a_class_that_is_spelt_rightly_and_a_file_that_is_trusted_make_a_cluster
             daskt2i.open_run(out, progress=False).encode()
         with daskt2i.open_run(out, scheduler=f"{path}:1", progress=False) as trusted:
             assert trusted.encode().skipped == 1
+
+
+def elsewhere(path: Path, there: LocalCluster, **changes: Any) -> str:
+    """A cluster file whose workers do not count as workers of this machine."""
+    kind = f"{Pretended.__module__}.{Pretended.__qualname__}"
+    arguments = {"folder": str(path.parent), "address": there.scheduler_address, **changes.pop("arguments", {})}
+    data = {"cluster": kind, "worker": {"cores": 1, "memory": "4 GiB"}, "arguments": arguments, **changes}
+    path.write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
+    return str(path)
+
+
+def test_a_file_that_says_how_large_a_worker_is_and_asks_for_what_is_there_starts_its_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", CHILD_PATH)
+    path, out = tmp_path / "mine.yaml", tmp_path / "run"
+    with cluster() as there:
+        unsized = elsewhere(path, there, cluster="dask_jobqueue.SLURMCluster", worker=None)
+        with told("deploy/cluster_file.py:ClusterFile.elsewhere ConfigError"):
+            run_of(out, scheduler=unsized).plan()
+        small = elsewhere(path, there, worker={"cores": 1, "memory": "20 MiB"})
+        with told("session/worker_layout.py:_elsewhere PlanError"):
+            run_of(out, scheduler=small).plan()
+        refused = elsewhere(path, there, arguments={"refuse": "no node"})
+        with (
+            run_of(out, scheduler=refused) as run,
+            told("deploy/cluster_file.py:ClusterFile._explain SchedulerError"),
+        ):
+            run.encode()
+        with run_of(out, scheduler=elsewhere(path, there)) as run:
+            assert run.encode().accepted == 4
+
+
+@dataclass
+class Jobs:
+    """What a queue says, and a scheduler with or without a worker."""
+
+    workers: int | None
+    queue: dict[str, Any]
+
+
+PENDING = {"running": 0, "pending": 2, "reasons": ["Resources"], "ended": [], "hopeless": False}
+HOPELESS = {**PENDING, "reasons": ["PartitionConfig"], "hopeless": True}
+GONE = {**PENDING, "pending": 0, "ended": ["cancelled"], "log": "No module named daskt2i"}
+
+
+def test_a_queue_that_is_slow_is_waited_for_longer() -> None:
+    with cluster(0) as there, Client(there) as client:
+        with told("deploy/waiting.py:Patience.first SchedulerError") as error:
+            Patience("mine", client, Jobs(2, PENDING), 0.1, ignore).first(1)
+        assert "2 jobs of mine.yaml are pending (Resources), after" in str(error.value)
+        there.scale(1)
+        Patience("mine", client, Jobs(1, PENDING), 60, ignore).first(1)
+
+
+def test_jobs_that_never_start_end_the_wait_at_once_and_other_jobs_start() -> None:
+    with cluster(0) as there, Client(there) as client:
+        for queue, words in (
+            (HOPELESS, "PartitionConfig"),
+            (GONE, "(cancelled; the last line of their log: No module"),
+        ):
+            with told("deploy/waiting.py:Patience.first SchedulerError") as error:
+                Patience("mine", client, Jobs(2, queue), 60, ignore).first(1)
+            assert words in str(error.value)
+        there.scale(1)
+        Patience("mine", client, Jobs(1, {**PENDING, "running": 1}), 60, ignore).first(1)
+
+
+def test_work_whose_jobs_are_all_cancelled_stops_and_goes_on_with_new_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "_COUNT_SECONDS", 0.1)
+    with cluster() as there, Client(there) as client:
+        gone = "All jobs of the cluster of slurm.yaml have left the queue (cancelled)."
+        executor = DaskExecutor(lambda: Connection(client, 1, lambda: None, owned=True, ended=lambda: gone))
+        executor.start()
+        there.scale(0)
+        client.cluster.sync(client.cluster._correct_state)
+        with told("executors/dask.py:DaskExecutor._count SchedulerError") as error:
+            list(executor.run(abs, [-1, -2]))
+        assert gone in str(error.value)
+        there.scale(1)
+        assert sorted(result for _, result in executor.run(abs, [-1, -2])) == [1, 2]
 
 
 def test_the_right_address_of_a_scheduler_with_workers_is_taken(

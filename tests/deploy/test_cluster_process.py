@@ -22,17 +22,20 @@ from builders.workflows import child_environment
 from distributed import Client, LocalCluster
 
 from daskt2i.deploy import cluster_process
-from daskt2i.deploy.cluster_process import ClusterProcess
-from daskt2i.deploy.connect import ClusterFile
+from daskt2i.deploy.cluster_file import ClusterFile
+from daskt2i.deploy.cluster_process import ClusterProcess, NotStarted
+from daskt2i.deploy.kinds.kind import Kind
+from daskt2i.deploy.kinds.request import Request
 from daskt2i.encode import model_cache
 from daskt2i.errors import ConfigError
 from daskt2i.executors.unload import unload_encoders
 
 PRETENDED = "builders.clusters.Pretended"
+NOTHING = Request("nothing", 1, 1, 1 << 30, tls=False)
 
 
 def started(folder: Path, **arguments: Any) -> ClusterProcess:
-    return ClusterProcess(PRETENDED, {"folder": str(folder), **arguments}, {}, {})
+    return ClusterProcess(PRETENDED, {"folder": str(folder), **arguments}, NOTHING)
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -80,16 +83,18 @@ def test_dask_settings_that_json_can_hold_are_passed_on(tmp_path: Path) -> None:
 def test_a_cluster_that_does_not_start_says_why_and_leaves_no_process(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no node is free"):
         started(tmp_path, refuse="no node is free")
-    with pytest.raises(ConfigError, match="Nowhere"):
-        ClusterProcess("builders.clusters.Nowhere", {}, {}, {})
+    with pytest.raises(NotStarted, match="Nowhere") as error:
+        ClusterProcess("builders.clusters.Nowhere", {}, NOTHING)
+    assert error.value.kind == "import"
     assert not [one for one in children() if "cluster_process" in " ".join(one.cmdline())]
 
 
 def test_an_inproc_scheduler_is_refused_with_the_argument_to_add() -> None:
+    here = {"processes": False, "dashboard_address": "127.0.0.1:0"}
     with pytest.raises(
         RuntimeError, match=r"inproc://.* no other process can reach; add protocol: 'tcp://' to its arguments"
     ):
-        ClusterProcess("distributed.LocalCluster", {"processes": False, "dashboard_address": "127.0.0.1:0"}, {}, {})
+        ClusterProcess("distributed.LocalCluster", here, NOTHING)
 
 
 def test_a_dashboard_whose_port_is_taken_gets_another_port_without_a_warning(tmp_path: Path) -> None:
@@ -98,8 +103,9 @@ def test_a_dashboard_whose_port_is_taken_gets_another_port_without_a_warning(tmp
         code = f"""
 import distributed
 from daskt2i.deploy.cluster_process import ClusterProcess
+from daskt2i.deploy.kinds.request import Request
 here = {{"processes": False, "protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:{port}"}}
-cluster = ClusterProcess("distributed.LocalCluster", here, {{}}, {{}}, {{"n_workers": 1}})
+cluster = ClusterProcess("distributed.LocalCluster", here, Request("one", 1, 1, 1 << 30, tls=False))
 with distributed.Client(cluster.address) as client:
     print(client.dashboard_link)
 cluster.close()
@@ -116,7 +122,8 @@ def test_it_closes_its_cluster_when_the_driver(how: str, tmp_path: Path) -> None
     code = f"""
 import time
 from daskt2i.deploy.cluster_process import ClusterProcess
-cluster = ClusterProcess({PRETENDED!r}, {{"folder": {str(tmp_path)!r}}}, {{}}, {{}})
+from daskt2i.deploy.kinds.request import Request
+cluster = ClusterProcess({PRETENDED!r}, {{"folder": {str(tmp_path)!r}}}, Request("nothing", 1, 1, 1 << 30, tls=False))
 print("up", flush=True)
 {"time.sleep(600)" if how == "is killed" else "raise SystemExit(3)"}
 """
@@ -137,9 +144,9 @@ def test_a_client_gets_certificates_even_if_encryption_is_not_required() -> None
     given = SimpleNamespace(
         tls_ca_file="ca.pem", tls_client_cert="c.pem", tls_client_key="k.pem", require_encryption=None
     )
-    found = cluster_process._security(SimpleNamespace(security=given))
+    found = Kind().security(SimpleNamespace(security=given))
     assert found == {"tls_ca_file": "ca.pem", "tls_client_cert": "c.pem", "tls_client_key": "k.pem"}
-    assert cluster_process._security(SimpleNamespace(security=None)) is None
+    assert Kind().security(SimpleNamespace(security=None)) is None
 
 
 def test_a_cluster_file_with_a_date_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from builders.processes import children, listening
 from distributed import Client, LocalCluster, SpecCluster
 
 from daskt2i.deploy import tls_files
-from daskt2i.deploy.cluster_process import _workers, known
-from daskt2i.deploy.connect import ClusterFile, Connection, attach, uses_tls
+from daskt2i.deploy.cluster_file import ClusterFile, uses_tls
+from daskt2i.deploy.connect import Connection, attach
+from daskt2i.deploy.kinds.kind import Kind, known
+from daskt2i.deploy.kinds.request import Request
 from daskt2i.deploy.tls_files import certificates_for, keep_certificates
 
 OFFERED = {"n_workers": 2, "memory_limit": 1 << 30, "silence_logs": 50, "security": True}
@@ -144,6 +146,7 @@ class Scaled:
 
 def test_a_cluster_that_takes_no_number_is_asked_for_one_or_has_its_own() -> None:
     asked, fixed = Scaled(), Scaled(host_a={}, host_b={}, host_c={})
-    assert (_workers(asked, {}, 2), asked.asked) == (2, 2)
-    assert (_workers(fixed, {}, 2), fixed.asked) == (3, 0)
-    assert _workers(object(), {"n_workers": 4}, 2) == 4
+    two = Request("two", 2, 1, 1 << 30)
+    assert (Kind().fill(asked, {}, two), asked.asked) == (2, 2)
+    assert (Kind().fill(fixed, {}, two), fixed.asked) == (3, 0)
+    assert Kind().fill(object(), {"n_workers": 4}, two) == 4

@@ -48,7 +48,7 @@ from PIL import Image
 
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import find_file, load_workflow
-from daskt2i.deploy.connect import ClusterFile
+from daskt2i.deploy.cluster_file import ClusterFile
 from daskt2i.sources.scenes import write_scenes
 
 # What other people's libraries warn of in a user's program is not this test's matter.
