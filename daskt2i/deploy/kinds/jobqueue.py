@@ -175,7 +175,10 @@ class Jobqueue(Kind):
         """The script of a job. The address of the scheduler is not known yet."""
 
         async def script() -> str:
-            return str(factory(**arguments, asynchronous=True).job_script())
+            cluster = factory(**arguments, asynchronous=True)  # such a cluster starts only when it is awaited
+            found = str(cluster.job_script())
+            await cluster.close()
+            return found
 
         return asyncio.run(script())
 

@@ -143,8 +143,8 @@ def _all_names(factory: Any) -> set[str] | None:
 
 
 def own_names(factory: Any) -> set[str]:
-    """The named arguments of one class, without those of its base classes."""
-    if "__init__" not in vars(factory) or factory is object:
+    """The named arguments of a function, or of one class without those of its base classes."""
+    if inspect.isclass(factory) and ("__init__" not in vars(factory) or factory is object):
         return set()
     parameters = inspect.signature(factory).parameters.values()
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

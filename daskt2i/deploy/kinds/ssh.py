@@ -17,9 +17,10 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import dask
+from distributed import SpecCluster
 from distributed.security import Security
 
-from daskt2i.deploy.kinds.kind import Kind, known, refuse_unknown
+from daskt2i.deploy.kinds.kind import Kind, known, own_names, refuse_unknown
 from daskt2i.deploy.kinds.request import Refused, Request
 from daskt2i.formatting import many, size
 
@@ -53,9 +54,7 @@ class Ssh(Kind):
         return merged
 
     def check(self, factory: Any, arguments: Mapping[str, Any]) -> None:
-        refuse_unknown(
-            arguments, set(known(factory, dict.fromkeys(arguments))) | {"name", "silence_logs", "security"}, factory
-        )
+        refuse_unknown(arguments, own_names(factory) | own_names(SpecCluster), factory)
 
     def start(self, factory: Any, arguments: Mapping[str, Any], request: Request) -> Any:
         """Bring the certificates to the hosts, then start scheduler and workers there."""
