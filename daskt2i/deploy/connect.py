@@ -9,6 +9,8 @@ Does not cover: starting a cluster (`cluster_file`, `cluster_process`), what the
 
 from __future__ import annotations
 
+import importlib
+import ssl
 import sys
 import weakref
 from collections.abc import Callable
@@ -71,6 +73,12 @@ def attach(address: str, threads: int) -> Connection:
     try:
         client = client_of(address, security)
     except (OSError, TimeoutError, ValueError) as error:
+        if wrong := _certificate_problem(error):
+            raise SchedulerError(
+                f"The scheduler at {address} was not used, because its certificate cannot be verified ({wrong}). "
+                "Nothing was started; renew the certificates, and name them in Dask's configuration "
+                "(distributed.comm.tls.ca-file, client.cert and client.key)."
+            ) from error
         raise SchedulerError(
             f"No scheduler answers at {address}. Nothing was started; check the address, or start one with "
             "`dask scheduler` and workers with `dask worker ADDRESS`."
@@ -84,8 +92,19 @@ def attach(address: str, threads: int) -> Connection:
     return Connection(client, threads, close, owned=False)
 
 
+def _certificate_problem(error: BaseException | None) -> str:
+    """What is wrong with a certificate, if that is why a connection failed: `"certificate has expired"`."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def client_of(address: str, security: Security | None, again: bool = True) -> Client:
     """A client of a scheduler. It does not become the default client of this process."""
+    if address.startswith("gateway://"):
+        importlib.import_module("dask_gateway")  # it teaches Dask this kind of address
     try:
         return Client(address, security=security, timeout=_SERVER_TIMEOUT, set_as_default=False)
     except AssertionError:  # distributed gives its own thread 10 s to start: a machine may sleep, or be that busy

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import pytest
 import yaml
 from builders import CHILD_PATH
@@ -18,7 +22,11 @@ from builders.advice import told
 from builders.clusters import Pretended
 from builders.coco import coco_source, write_coco
 from builders.workflows import small_settings
-from distributed import Client, LocalCluster
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from distributed import Client, LocalCluster, Security
 
 import daskt2i
 from daskt2i.deploy import connect
@@ -194,6 +202,52 @@ def test_the_right_address_of_a_scheduler_with_workers_is_taken(
     monkeypatch.undo()
     with cluster() as there, run_of(tmp_path, scheduler=there.scheduler_address) as run:
         assert run.encode().accepted == 4
+
+
+def written_certificate(path: Path, end: datetime) -> Path:
+    """A certificate with its key in one file, valid until `end`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dask")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(end - timedelta(days=30)).not_valid_after(end)
+    kinds = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    text = key.private_bytes(serialization.Encoding.PEM, *kinds)
+    path.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + text)
+    return path
+
+
+def test_a_scheduler_whose_certificate_is_renewed_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "_SERVER_TIMEOUT", 1.0)
+    now = datetime.now(UTC)
+    old, new = (written_certificate(tmp_path / f"{n}.pem", now + timedelta(days=n)) for n in (-1, 30))
+
+    def settings(file: Path) -> dict[str, Any]:
+        names = ("ca-file", "client.cert", "client.key", "scheduler.cert", "scheduler.key", "worker.cert", "worker.key")
+        return {f"distributed.comm.tls.{name}": str(file) for name in names}
+
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(old)
+    with socket.create_server(("127.0.0.1", 0)) as listener, dask.config.set(settings(old)):
+        threading.Thread(target=_shake_hands, args=(listener, server), daemon=True).start()
+        with told("deploy/connect.py:attach SchedulerError") as error:
+            run_of(tmp_path / "run", scheduler=f"tls://127.0.0.1:{listener.getsockname()[1]}").encode()
+    assert "certificate has expired" in str(error.value)
+    place = {"protocol": "tls://", "host": "127.0.0.1", "dashboard_address": ":0", "processes": False}
+    with (
+        dask.config.set(settings(new)),
+        LocalCluster(n_workers=1, security=Security(), **place) as there,
+        run_of(tmp_path / "run", scheduler=there.scheduler_address) as run,
+    ):
+        assert run.encode().accepted == 4
+
+
+def _shake_hands(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """Answer as a scheduler does until the certificates are compared."""
+    with suppress(OSError):
+        while True:
+            one, _ = listener.accept()
+            with suppress(OSError), context.wrap_socket(one, server_side=True):
+                pass
 
 
 def test_workers_are_free_when_the_other_training_has_ended_and_others_are_at_once() -> None:

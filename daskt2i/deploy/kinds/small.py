@@ -37,6 +37,14 @@ class Gateway(Kind):
         """Options of the server are among the arguments of the file."""
         return dict(given)
 
+    def security(self, cluster: Any) -> dict[str, Any] | None:
+        """The certificate of the gateway's cluster is also the one that signs it."""
+        made = getattr(cluster, "security", None)
+        cert, key = getattr(made, "tls_cert", None), getattr(made, "tls_key", None)
+        if not (cert and key):
+            return super().security(cluster)
+        return {"tls_ca_file": cert, "tls_client_cert": cert, "tls_client_key": key, "require_encryption": True}
+
     def check(self, factory: Any, arguments: Mapping[str, Any]) -> None:
         """The options are those of the server, which refuses others."""
 

@@ -10,6 +10,7 @@ certificates are files there, and the settings only name them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import posixpath
 import shlex
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,7 @@ class Ssh(Kind):
             import asyncssh  # noqa: F401
         except ImportError:
             raise Refused(f"it needs the package asyncssh: pip install 'daskt2i[{self.extra}]'") from None
+        logging.getLogger("distributed.deploy.ssh").setLevel(logging.CRITICAL)  # it tells every line of every host
         variables = {**request.environ}
         dask.config.set({f"distributed.nanny.pre-spawn-environ.{name}": text for name, text in variables.items()})
         # Without it, processes on the hosts would stay when the connection breaks.
