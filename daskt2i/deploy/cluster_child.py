@@ -131,14 +131,18 @@ def _watch(cluster: Any, kind: Kind, request: Request, driver: _Driver) -> None:
         if driver.fixed.is_set() and not fixed:
             fixed = True
             kind.fix(cluster, request)
-        if (queue := kind.queue(cluster, request)) is not None and queue != before:
+        queue = kind.queue(cluster, request)
+        if queue is not None and kind.renew(cluster, request):
+            queue = kind.queue(cluster, request)
+        if queue is not None and queue != before:
             driver.tell(queue=queue)
         before = queue or {"": ""}
 
 
 def _close(cluster: Any, kind: Kind, request: Request) -> None:
     """Cancel what waits or runs, then close the cluster."""
-    if cluster is None:
+    if cluster is None:  # something of it may be there
+        kind.cancel(cluster, request)
         return
     logging.disable(logging.CRITICAL)
     kind.cancel(cluster, request)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from daskt2i.deploy.kinds.jobqueue import Jobqueue, Pbs, Sge, Slurm
+from daskt2i.deploy.kinds.jobqueue import Jobqueue, Pbs, Sge
 from daskt2i.deploy.kinds.kind import Kind
 from daskt2i.deploy.kinds.kubernetes import Kubernetes
+from daskt2i.deploy.kinds.slurm import Slurm
 from daskt2i.deploy.kinds.small import Cuda, Gateway
 from daskt2i.deploy.kinds.ssh import Ssh
 

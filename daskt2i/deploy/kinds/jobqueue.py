@@ -1,8 +1,8 @@
 """Batch systems through dask-jobqueue: each worker is a job of SLURM, PBS, SGE and the like.
 
 Covers: cores, memory and environment of a job, the script of a job, certificates in a private folder that the jobs can
-read, refused jobs, what SLURM says of its queue, cancelling.
-Does not cover: a script for sbatch without dask-jobqueue.
+read, refused jobs.
+Does not cover: what SLURM says of its queue (`slurm`), a script for sbatch without dask-jobqueue.
 """
 
 from __future__ import annotations
@@ -26,20 +26,11 @@ from distributed.security import Security
 
 from daskt2i.deploy.kinds.kind import Kind, names_of, own_names, refuse_unknown
 from daskt2i.deploy.kinds.request import Refused, Request, exports
+from daskt2i.deploy.tls_files import has_own_certificates
 from daskt2i.formatting import many, size
 
 _COMMAND_SECONDS = 30
 _FOLDER = "~/.cache/daskt2i/jobs"
-_HOPELESS = {
-    "BadConstraints",
-    "PartitionConfig",
-    "PartitionNodeLimit",
-    "PartitionTimeLimit",
-    "InvalidAccount",
-    "InvalidQOS",
-}
-"""Reasons of SLURM why a job is pending that waiting does not change: nodes or limits are too small for it."""
-
 _OWN = ("tls_ca_file", "tls_client_cert", "tls_client_key")
 
 
@@ -80,13 +71,15 @@ class Jobqueue(Kind):
         ]
         before = given.get("job_script_prologue") or dask.config.get(f"{section}.job-script-prologue", None) or []
         own["job_script_prologue"] = [*exports(request), *before]
-        joined = ("scheduler_options", "worker_extra_args", "job_script_prologue")
+        joined = ("job_name", "scheduler_options", "worker_extra_args", "job_script_prologue")
         merged = own | {name: value for name, value in given.items() if name not in joined}
         merged.pop("n_workers")  # `fill` asks for the jobs, and hears of those that are refused
         if request.tls and "security" not in given:
             merged["security"] = self._certificates(folder)
         elif merged.get("security") is False:
             merged.pop("security")
+        elif "security" not in given and has_own_certificates(dask.config.config):
+            merged["security"] = Security()  # with the files that Dask's configuration names
         merged.setdefault("shared_temp_directory", str(folder))
         return merged
 
@@ -159,17 +152,18 @@ class Jobqueue(Kind):
         processes = int(arguments["processes"])
         jobs = math.ceil(request.workers / processes)
         parts = [f"{many(jobs, 'job')} of {many(int(arguments['cores']), 'core')}", size(_bytes(arguments["memory"]))]
-        section = f"jobqueue.{self._section}"
-        for name, words in (("walltime", "{}"), ("queue", "queue {}"), ("account", "account {}"), ("project", "{}")):
+        section = f"jobqueue.{self.section}"
+        queue = "partition" if self.section == "slurm" else "queue"
+        for name, word in (("walltime", ""), ("queue", f"{queue} "), ("account", "account "), ("project", "project ")):
             if (value := arguments.get(name) or dask.config.get(f"{section}.{name}", None)) is not None:
-                parts.append(words.format(value).replace("queue", "partition" if self._section == "slurm" else "queue"))
+                parts.append(f"{word}{value}")
         if processes > 1:
             parts.append(f"{processes} workers in a job")
         if request.adapt is not None:
             parts.append(f"as many as are needed ({_limits(request.adapt)})")
         return ", ".join(parts)
 
-    _section = ""
+    section = ""
 
     def preview(self, factory: Any, arguments: Mapping[str, Any], request: Request) -> str:
         """The script of a job. The address of the scheduler is not known yet."""
@@ -191,9 +185,9 @@ class Jobqueue(Kind):
     def cancel(self, cluster: Any, request: Request) -> None:
         """Cancel all jobs of the request, also those whose number is not known yet."""
         if command := self.cancel_command(request):
-            _call(command)
+            call(command)
 
-    def lost(self) -> str:
+    def last_line(self) -> str:
         """The last line that a job wrote, if there is any."""
         lines = []
         for path in sorted(self._folder.glob("*.err")) if self._folder is not None else ():
@@ -202,44 +196,16 @@ class Jobqueue(Kind):
         return lines[-1] if lines else ""
 
 
-class Slurm(Jobqueue):
-    """SLURM also tells what it does with the jobs of a run, by their name."""
-
-    _section = "slurm"
-
-    def queue(self, cluster: Any, request: Request) -> dict[str, Any] | None:
-        format = ["--noheader", "--states=all", f"--name={request.name}", "--format=%T|%r"]
-        answer = _call(["squeue", *format])
-        if answer is None:
-            return None
-        found: dict[str, Any] = {"running": 0, "pending": 0, "reasons": [], "ended": [], "hopeless": False}
-        for line in answer.splitlines():
-            state, _, reason = line.partition("|")
-            if state in ("PENDING", "CONFIGURING"):
-                found["pending"] += 1
-                if reason not in (*found["reasons"], "None"):
-                    found["reasons"].append(reason)
-                found["hopeless"] = found["hopeless"] or reason in _HOPELESS
-            elif state in ("RUNNING", "COMPLETING", "SUSPENDED", "RESIZING", "SIGNALING"):
-                found["running"] += state != "COMPLETING"
-            elif state.lower() not in found["ended"]:
-                found["ended"].append(state.lower())
-        return found | {"log": self.lost()}
-
-    def cancel_command(self, request: Request) -> list[str]:
-        return ["scancel", "--quiet", f"--name={request.name}"]
-
-
 class Pbs(Jobqueue):
     """PBS and its relatives."""
 
-    _section = "pbs"
+    section = "pbs"
 
 
 class Sge(Jobqueue):
     """Grid Engine."""
 
-    _section = "sge"
+    section = "sge"
 
 
 async def _submitted(cluster: Any) -> None:
@@ -255,7 +221,7 @@ def _refusal(error: BaseException) -> str:
     return f"the batch system refused a job ({'; '.join(lines[:2]).rstrip('.')})"
 
 
-def _call(command: list[str]) -> str | None:
+def call(command: list[str]) -> str | None:
     """The output of a command of the batch system; None if it failed."""
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)

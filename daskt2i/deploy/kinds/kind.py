@@ -90,8 +90,16 @@ class Kind:
         return found if any(found.values()) else None
 
     def queue(self, cluster: Any, request: Request) -> dict[str, Any] | None:
-        """What the queue says of the jobs: `running`, `pending`, `reasons`, `ended`. None if it cannot be asked."""
+        """What the queue says of the jobs; None if it cannot be asked.
+
+        `running` and `pending` are numbers. `reasons` are those of pending jobs, `hopeless` whether they stay. `ended`
+        are the ends of jobs, `log` is the last line that a job wrote.
+        """
         return None
+
+    def renew(self, cluster: Any, request: Request) -> bool:
+        """Ask for workers in the place of those whose time was over. Returns whether it did."""
+        return False
 
     def fix(self, cluster: Any, request: Request) -> None:
         """Stop `adapt`, which would retire the workers of ranks, and ask for as many workers as it may have."""

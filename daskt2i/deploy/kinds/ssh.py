@@ -23,6 +23,7 @@ from distributed.security import Security
 
 from daskt2i.deploy.kinds.kind import Kind, known, own_names, refuse_unknown
 from daskt2i.deploy.kinds.request import Refused, Request
+from daskt2i.deploy.tls_files import has_own_certificates
 from daskt2i.formatting import many, size
 
 _FOLDER = ".cache/daskt2i"
@@ -90,6 +91,9 @@ class Ssh(Kind):
                 tls[role] = {"cert": files["cert.pem"], "key": files["key.pem"]}
             dask.config.set({"distributed.comm.tls": tls, "distributed.comm.require-encryption": True})
             more["security"] = made
+        elif "security" not in arguments and has_own_certificates(dask.config.config):
+            more["security"] = Security()  # with the files that Dask's configuration names
+        if more:
             for options in ("scheduler_options", "worker_options"):
                 arguments = {**arguments, options: {"protocol": "tls://", **arguments[options]}}
         return factory(**arguments, **more)
