@@ -81,6 +81,7 @@ class _Driver:
         """
         while (line := sys.stdin.buffer.readline()) == _FIXED:
             self.fixed.set()
+        logging.disable(logging.CRITICAL)  # its connections are gone, which Dask would log
         if line != _CLOSE:
             limit = threading.Timer(self._close_seconds + 5, os._exit, [1])
             limit.daemon = True
@@ -144,7 +145,6 @@ def _close(cluster: Any, kind: Kind, request: Request) -> None:
     if cluster is None:  # something of it may be there
         kind.cancel(cluster, request)
         return
-    logging.disable(logging.CRITICAL)
     kind.cancel(cluster, request)
     with suppress(Exception):
         cluster.close(timeout=kind.close_seconds)

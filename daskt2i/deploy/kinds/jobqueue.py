@@ -188,12 +188,14 @@ class Jobqueue(Kind):
             call(command)
 
     def last_line(self) -> str:
-        """The last line that a job wrote, if there is any."""
-        lines = []
+        """The last line that a worker wrote into the log of its job, if there is any."""
+        found = ""
         for path in sorted(self._folder.glob("*.err")) if self._folder is not None else ():
             with suppress(OSError):
-                lines += [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        return lines[-1] if lines else ""
+                lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+                told = [line for line in lines if line and not line.startswith("slurmstepd")]
+                found = told[-1] if told else found
+        return found
 
 
 class Pbs(Jobqueue):

@@ -78,7 +78,7 @@ class Slurm(Jobqueue):
         ended = {state.lower() for state in states if state not in (*_WAITING, *_ACTIVE, "COMPLETING")}
         hopeless = pending > 0 and not running and bool(reasons) and set(reasons) <= _HOPELESS
         found = {"running": running, "pending": pending, "reasons": reasons, "ended": sorted(ended)}
-        return found | {"hopeless": hopeless, "log": self.last_line() if ended else ""}
+        return found | {"hopeless": hopeless, "log": self.last_line() if "failed" in ended else ""}
 
     def renew(self, cluster: Any, request: Request) -> bool:
         """Submit jobs in the place of those that reached their limit, were preempted, or lost their node."""
