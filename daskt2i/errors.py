@@ -27,6 +27,7 @@
     ├── ExecutorError                               the executor failed, not the work
     │   ├── WorkerLost                              the worker died at each try of this chunk
     │   ├── WorkerMismatch                          a worker has other versions or sees other files than the driver
+    │   │   └── WorkerWithoutFiles                  a worker does not see the run folder, the images or the models
     │   ├── RankLost                                a rank ended early at each attempt of the launch
     │   └── SchedulerError     (ConnectionError)    a scheduler could not be started or reached
     └── Interrupted            (KeyboardInterrupt)  the user stopped the run; what is committed stays
@@ -238,6 +239,10 @@ class WorkerMismatch(ExecutorError):
     """A worker has other versions than the driver, or sees other files. It wrote nothing."""
 
     ends_run = True
+
+
+class WorkerWithoutFiles(WorkerMismatch):
+    """A worker does not see the run folder, the images or the models that the driver sees. Others may see them."""
 
 
 class RankLost(ExecutorError):

@@ -286,3 +286,25 @@ class Executor(Protocol):
     def close(self) -> None:
         """Stop what `start` started. A cluster that `start` only connected to keeps running. May be called twice."""
         ...
+
+
+@runtime_checkable
+class AsksWorkers(Protocol):
+    """An optional part of an executor whose workers may be on other hosts than the driver."""
+
+    def ask(self, question: Callable[[], R], seconds: float) -> Mapping[str, R]:
+        """Call a function once in each worker process that is there, after `start`.
+
+        Returns:
+            name of a worker, for `leave_out` -> its answer. A worker that gave none within `seconds`, or raised an
+            error, is not in it.
+        """
+        ...
+
+    def leave_out(self, workers: Collection[str]) -> int:
+        """Give no items to these workers as long as they are there, whatever `avoid` says.
+
+        Returns:
+            how many workers get items.
+        """
+        ...

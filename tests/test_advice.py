@@ -33,6 +33,21 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "cli/test_cluster.py::test_a_secret_in_the_script_is_told_of",
         "cli/test_cluster.py::test_the_script_alone_is_on_standard_output_and_notes_are_not",
     ),
+    "hosts/check.py:check_workers WorkerWithoutFiles": (
+        "hosts/test_check.py::test_the_run_stops_if_too_few_hosts_see_the_run_folder_and_each_that_does_not_is_named",
+    ),
+    "encoders/finding/model_copies.py:add ModelError": (
+        "hosts/test_model_files.py::test_an_index_that_names_other_files_is_refused",
+    ),
+    "encoders/finding/model_copies.py:_require_same ModelError": (
+        "hosts/test_model_files.py::test_a_copy_with_other_bytes_is_not_kept",
+    ),
+    "encoders/finding/locate.py:_found ModelMissing": (
+        "hosts/test_model_files.py::test_a_hub_model_that_is_not_here_is_not_downloaded_by_a_check",
+    ),
+    "train/upkeep/launching.py:launch_training ModelMissing": (
+        "hosts/test_model_files.py::test_a_training_whose_models_are_above_the_limit_begins_when_they_may_be_sent",
+    ),
     "sample/driver.py:_drawn Note": (
         "sample/test_driver.py::test_a_model_that_pooled_padding_draws_with_a_note_and_a_newer_one_without",
     ),
@@ -74,7 +89,7 @@ NOT_HERE: dict[str, tuple[str, ...]] = {
     "bench/encode/warm.py:load_and_wait ExecutorError": ("it takes minutes of waiting for models that do not load",),
     "deploy/cluster_file.py:ClusterFile._explain ConfigError": ("it installs a package",),
     "encode/driver.py:_Run._fold StoreError": ("no input is known that makes the counts differ: it would be a bug",),
-    "encoders/weights.py:_download ModelMissing": (
+    "encoders/finding/locate.py:_download ModelMissing": (
         "`hf download` needs a network; pointing to a folder is done in tests/advice/test_models.py",
         "a hub that has the model and not its subfolder needs a network",
     ),

@@ -52,14 +52,15 @@ MAY_IMPORT = {
     "loader": "errors types protocols formatting plan faults images encoders store facts",
     "model": "errors types protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
+    "hosts": "errors types protocols events formatting faults config encoders store",
     "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"
-    " config images sources machine store facts estimate",
+    " config images sources machine store facts estimate hosts",
     "insights": "errors types protocols view events formatting plan faults config images store facts",
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
-    " inference encoders store loader model encode",
-    "train": "errors types protocols view events formatting plan config images machine store facts loader"
-    " model launch encode sample",
+    " inference encoders store loader model hosts encode",
+    "train": "errors os_errors types protocols view events formatting plan config images machine encoders"
+    " store facts loader model launch hosts encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "notebooks errors addresses protocols view events formatting plan config machine deploy store"

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from dask.utils import parse_bytes
+
 from daskt2i.documents import NOT_OF_PATHS, shown
 
 MOST = 2**63
@@ -64,3 +66,18 @@ def takes_numbers(annotation: Any) -> bool:
 
 def _parts(annotation: Any) -> list[Any]:
     return [annotation, *(part for one in typing.get_args(annotation) for part in _parts(one))]
+
+
+def require_size(value: str) -> str:
+    """A number of bytes in words, as it was given.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    try:
+        size = parse_bytes(value)
+    except (ValueError, OverflowError):
+        size = -1
+    if size < 0 or not value.strip():
+        raise ValueError(f" is {value!r}; give a size such as 512 MiB")
+    return value

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from dask.utils import parse_bytes
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 
 from daskt2i import redact
 from daskt2i.config import plain_values
@@ -30,6 +30,7 @@ _FOLDED = re.compile("[\x85\u2028\u2029\ufeff]")
 
 _Count = Annotated[int, Field(ge=1, strict=True)]
 _Decay = Annotated[float, Field(ge=0, lt=1)]
+_Size = Annotated[str, AfterValidator(plain_values.require_size)]
 
 
 class _Strict(BaseModel):
@@ -120,7 +121,13 @@ class RunSettings(_Strict):
     min_accepted: float = Field(0.2, ge=0, le=1, allow_inf_nan=False)  # nor this one
     check_disk: bool
     keep_memory: bool = True  # nor this one
+    min_fit_workers: float = Field(0.5, ge=0, le=1, allow_inf_nan=False)  # nor this one
+    send_models: _Size = "4 GiB"  # nor this one
     storage_options: dict[str, Any] | None
+
+    def send_bytes(self) -> int:
+        """`send_models` in bytes."""
+        return int(parse_bytes(self.send_models))
 
 
 class SceneSettings(_Strict):
@@ -252,23 +259,13 @@ class LaunchSettings(_Strict):
     keep_checkpoints: int = Field(ge=1)
     validation_every: int = Field(ge=1)
     grid_every: int = Field(ge=0)
-    cache: str
+    cache: _Size
     profile_allreduce: bool = False  # run folders of older versions have neither it nor those below
     checkpoint_minutes: float = Field(30.0, ge=0, allow_inf_nan=False)
     stall_minutes: float = Field(10.0, ge=0, allow_inf_nan=False)
     walltime_minutes: float = Field(0.0, ge=0, allow_inf_nan=False)
     keep_memory: bool = True
-
-    @field_validator("cache")
-    @classmethod
-    def _is_size(cls, value: str) -> str:
-        try:
-            size = parse_bytes(value)
-        except (ValueError, OverflowError):
-            size = -1
-        if size < 0 or not value.strip():
-            raise ValueError(f" is {value!r}; give a size such as 512 MiB")
-        return value
+    disk_cache: Literal["auto"] | _Size = "auto"
 
     def cache_bytes(self) -> int:
         """`cache` in bytes."""

@@ -30,6 +30,9 @@ from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import ChunksFound, Listener, ModelReady, Note, WorkersReady, ignore, stage_events
 from daskt2i.formatting import many
+from daskt2i.hosts.check import check_workers
+from daskt2i.hosts.model_files import offer_within
+from daskt2i.hosts.sight import Needs
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store, empty_prompt, store_arrays
@@ -185,6 +188,7 @@ class _Run:
         prepared, workflow = self.prepared, self.prepared.workflow
         publication = self.publication
         job = replace(job_for(prepared, executor_info), folder=publication.plain, run=publication.run, terms=terms)
+        self._require_workers(job, executor_info)
         found = self._inspect(job)
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision, found.runtime.engine))
@@ -203,6 +207,18 @@ class _Run:
         self._keep_settings()
         self.listener(ModelReady(replace(job.runtime, device=self.device), job.batch, job.min_psnr))
         return job
+
+    def _require_workers(self, job: EncodeJob, executor_info: ExecutorInfo) -> None:
+        """Before the first chunk, all workers must see what the run needs; models are sent to those that lack them."""
+        assert job.terms is not None
+        run, terms, resolution = self.prepared.workflow.run, job.terms, job.image.resolution
+        needs = Needs(
+            job.folder, terms.nonce, job.source, terms.row, terms.image, job.encoders, resolution, job.weights
+        )
+        send = functools.partial(
+            offer_within, run.send_bytes(), job.encoders, resolution, self.prepared.folder, self.listener
+        )
+        check_workers(self.executor, needs, executor_info.workers, run.min_fit_workers, send, self.listener)
 
     def _keep_settings(self) -> None:
         text = without_secrets(self.prepared.workflow).to_yaml()

@@ -29,6 +29,7 @@ from daskt2i.encode.job import EncodeJob, Inspection
 from daskt2i.encode.read_ahead import ReaderCount
 from daskt2i.errors import ConfigError, ModelError, OutOfMemory
 from daskt2i.faults.kinds import is_memory
+from daskt2i.hosts.model_files import bring_models
 from daskt2i.machine.allocator import keep_memory
 from daskt2i.machine.precision import check_device, default_device, kind_of
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -124,6 +125,7 @@ def models_for(job: EncodeJob) -> Models:
             _held.move_to_end(key)
         else:
             _make_room(job)
+            bring_models(job.encoders, job.image.resolution, job.folder, job.weights)
             with without_collection():
                 _held[key] = _load_alone_if_needed(job, key)
         if job.terms is not None:
@@ -258,6 +260,7 @@ def inspect(job: EncodeJob, precision: str, engine: str = "auto") -> Inspection:
     """
     with turn:
         os.environ.setdefault("MKL_CBWR", REPEATABLE)
+        bring_models(job.encoders, job.image.resolution, job.folder, job.weights)
         device = _device(job)
         choice = choose(job, device, precision, engine)
         notes, choices = list(choice.notes), choice.choices

@@ -166,6 +166,7 @@ class EncodePlan(Viewed):
         ]
         if layout is None or not layout.workers:
             rows.append(("workers", "those of the cluster"))
+            rows.append(("models", f"sent to hosts that lack them, up to {self.workflow.run.send_models} together"))
             allowed = ""
         else:
             words = f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"

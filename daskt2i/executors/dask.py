@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, nullcontext, suppress
 from time import monotonic
@@ -33,6 +33,7 @@ from daskt2i.events import Waiting
 from daskt2i.executors.attempts import described, lost
 from daskt2i.executors.dask_losses import Losses
 from daskt2i.executors.dask_names import key_of, measure, span_of
+from daskt2i.executors.dask_questions import ask_each, on_this_machine
 from daskt2i.portable_errors import portable
 from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.retries import ALLOWED_DEATHS, FIRST_WORKER_SECONDS, NO_WORKERS_SECONDS
@@ -65,6 +66,7 @@ class DaskExecutor:
         self._absent: float | None = None
         self._flight: _Flight[Any, Any] | None = None
         self._avoided: frozenset[str] = frozenset()
+        self._left_out: frozenset[str] = frozenset()
         self._allowed: list[str] | None = None
         self._addresses: dict[str, str] = {}
         self._losses = Losses()
@@ -134,13 +136,25 @@ class DaskExecutor:
     def avoid(self, workers: Collection[str]) -> int:
         """Give no more items to these workers. No worker is retired or restarted: it may belong to somebody else."""
         assert self._connection is not None, "start() comes first"
-        avoided = {self._addresses[name] for name in workers if name in self._addresses}
+        avoided = {self._addresses[name] for name in workers if name in self._addresses} | self._left_out
         present = set(workers_of(self._connection.client))
         self._avoided, self._workers = frozenset(avoided), len(present - avoided)
         self._allowed = sorted(present - avoided) if avoided else None
         if self._flight is not None:
             self._flight.allowed = self._allowed
         return len(present - avoided)
+
+    def ask(self, question: Callable[[], R], seconds: float) -> Mapping[str, R]:
+        """See `protocols.AsksWorkers.ask`. The workers of a cluster on this machine see what the driver sees."""
+        assert self._connection is not None, "start() comes first"
+        if self._connection.owned and on_this_machine(workers_of(self._connection.client)):
+            return {}
+        return ask_each(self._connection.client, question, seconds)
+
+    def leave_out(self, workers: Collection[str]) -> int:
+        """See `protocols.AsksWorkers.leave_out`."""
+        self._left_out = frozenset(workers)
+        return self.avoid(())
 
     def close(self) -> None:
         """Close the client, and the cluster if it was started here."""

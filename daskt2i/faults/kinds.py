@@ -176,7 +176,7 @@ MEMORY_SIGNS = (
 cuDNN, cuBLAS, C++. cuDNN finds no algorithm where its workspace does not fit."""
 
 _OF_ALL = (errors.StoreFull, errors.FingerprintMismatch, errors.StoreBusy)
-_OF_ONE = (errors.SourceError, errors.ModelError, errors.StoreError, errors.ConfigError)
+_OF_ONE = (errors.SourceError, errors.ModelError, errors.StoreError, errors.ConfigError, errors.WorkerWithoutFiles)
 """Errors that end a run, and that one worker alone may have: its mount, its models, its packages."""
 
 

@@ -79,11 +79,10 @@ class ShardedArray:
         from numcodecs.zstd import Zstd
 
         key = ".".join(["c", str(start // shard_rows), *("0" for _ in shape)])
-        place = f"{self._store.name}/{self._name}/{key}" if self._store.name else f"{self._name}/{key}"
         count = shard_rows // inner
         size = inner * math.prod(shape) * dtype.itemsize
         target = self._memory("decoded", size)[:size]
-        with _Object(self._store, place) as file:
+        with _Object(self._store, f"{self._name}/{key}") as file:
             index = file.read(-(16 * count + 4), 16 * count + 4, self._memory)
             if index is None or crc32c(index[:-4].tobytes()) != int.from_bytes(index[-4:].tobytes(), "little"):
                 return
@@ -113,18 +112,21 @@ class ShardedArray:
 class _Object:
     """Parts of an object: from a file part by part, from an address as a whole. A missing one is empty."""
 
-    def __init__(self, store: ZarrStore, name: str) -> None:
-        self._folder, self._name = store.folder, name
+    def __init__(self, store: ZarrStore, key: str) -> None:
+        self._store, self._key = store, key
         self._file: io.FileIO | None = None
         self._all, self._size = b"", 0
 
     def __enter__(self) -> _Object:
         with contextlib.suppress(OSError):
-            if self._folder.is_local:
-                self._file = io.FileIO(self._folder.local_path(self._name))
+            if (path := self._store.nearest(self._key)) is not None:
+                self._file = io.FileIO(path)
                 self._size = self._file.seek(0, os.SEEK_END)
-            else:
-                self._all = self._folder.read(self._name)
+                return self
+        with contextlib.suppress(OSError):
+            if not self._store.folder.is_local:  # also where a copy went away in between
+                name = f"{self._store.name}/{self._key}" if self._store.name else self._key
+                self._all = self._store.folder.read(name)
                 self._size = len(self._all)
         return self
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.encode.model_cache import REPEATABLE, without_collection
+from daskt2i.hosts.model_files import bring_models
 from daskt2i.machine.allocator import keep_memory
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import about, local
@@ -64,6 +65,8 @@ def painter_for(task: SampleJob) -> Painter:
     with _turn:
         if _held is None or _held[0] != key:
             _held = None
+            if task.dataset is not None:
+                bring_models(task.dataset.encoders, task.dataset.image.resolution, task.folder)
             with local(task.folder) as place, without_collection():
                 own = None if task.dataset is None else OwnEncoders(task.dataset, device, task.threads)
                 _held = (key, Painter(place, device, task.threads, own))

@@ -45,13 +45,27 @@ TRAIN = "train"
 PIPELINE = "pipeline"
 SAMPLES = "samples"
 REPORTS = "reports"
+MODELS = "models"
 
 Buffer = bytes | bytearray | memoryview
 
 FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER, EVENTS)
 """Objects that daskt2i writes directly into a run folder."""
 
-FOLDERS = (STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS, "errors", "train-vae", "vae", "attempts", "waiting")
+FOLDERS = (
+    STORE,
+    RECEIPTS,
+    TRAIN,
+    PIPELINE,
+    SAMPLES,
+    REPORTS,
+    "errors",
+    "train-vae",
+    "vae",
+    "attempts",
+    "waiting",
+    MODELS,
+)
 """Folders of a run folder that daskt2i writes with `RunFolder`. The pictures of `scenes` are written otherwise."""
 
 _BLOCK = 4 * 1024 * 1024

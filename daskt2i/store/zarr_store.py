@@ -30,6 +30,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -252,6 +253,14 @@ class ZarrStore:
 
     def require_whole(self, name: str, start: int, stop: int) -> None:
         """What a reader calls before it reads rows of an array past `read`. Here it does nothing."""
+
+    def nearest(self, key: str) -> Path | None:
+        """A file on this machine with the bytes of an object of the store; None if there is none.
+
+        Args:
+            key: `"text_mask/c.3.0.0"`.
+        """
+        return self.folder.local_path(self._name(key)) if self.folder.is_local else None
 
     def read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows `start <= row < stop` of one array. Text is `str`; rows that were never written have the fill value.

@@ -28,6 +28,7 @@ from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
+from daskt2i.train.upkeep.rank_needs import require_seen
 from daskt2i.types import Pixels, Rejection
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class AutoencoderJob:
         batch: samples of one step over all ranks. The launcher needs it when there are fewer workers.
         readers: threads of a rank that read and decode.
         dataset: the section of the workflow if it has a `where`; else None.
+        nonce: what a rank must find in the run folder (`hosts.sight`); "" for no check.
     """
 
     folder: str
@@ -75,6 +77,7 @@ class AutoencoderJob:
     batch: int
     readers: int = 4
     dataset: Mapping[str, Any] | None = None
+    nonce: str = ""
 
 
 class Autoencoder:
@@ -269,8 +272,9 @@ def main() -> None:
     job = AutoencoderJob(**ranks.job())
     settings = VaeSettings.model_validate(job.vae)
     launch = LaunchSettings.model_validate(job.launch)
-    task = Autoencoder(job, ranks.rank())
-    fit(task, settings, launch, RunFolder(job.folder, job.storage_options), job.identity, PREFIX)
+    folder = RunFolder(job.folder, job.storage_options)
+    require_seen(folder, job.nonce)
+    fit(Autoencoder(job, ranks.rank()), settings, launch, folder, job.identity, PREFIX)
 
 
 if __name__ == "__main__":

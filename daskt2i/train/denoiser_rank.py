@@ -28,6 +28,8 @@ from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
 from daskt2i.train.upkeep.checked_store import CheckedStore
+from daskt2i.train.upkeep.rank_needs import require_seen
+from daskt2i.train.upkeep.shard_copies import AUTO, ShardCopies
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +52,7 @@ class DenoiserJob:
         batch: samples of one step over all ranks. The launcher needs it when there are fewer workers.
         allow_random: allow a store of random weights, only to measure speed.
         dataset: section of the workflow, to draw sheets through encoders that diffusers cannot load; None: no sheets.
+        nonce: what a rank must find in the run folder (`hosts.sight`); "" for no check.
     """
 
     folder: str
@@ -64,6 +67,7 @@ class DenoiserJob:
     batch: int
     allow_random: bool = False
     dataset: Mapping[str, Any] | None = None
+    nonce: str = ""
 
 
 class Denoiser:
@@ -74,6 +78,9 @@ class Denoiser:
         self.job = job
         self.settings = TrainSettings.model_validate(job.train)
         self.folder = RunFolder(job.folder, job.storage_options)
+        require_seen(self.folder, job.nonce, job.dataset)
+        limit = str(job.launch.get("disk_cache", AUTO))
+        self._store = CheckedStore(self.folder, ShardCopies.opened(self.folder, limit, _note))
         self.dataset = LatentDataset(
             self.folder,
             seed=self.settings.seed,
@@ -86,7 +93,7 @@ class Denoiser:
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
-            store=CheckedStore(self.folder),
+            store=self._store,
             older=SAMPLES not in job.identity,
         )
         self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
@@ -216,8 +223,13 @@ class Denoiser:
         )
 
     def close(self) -> None:
-        """End the reading threads."""
+        """End the reading threads. The last rank of this machine removes the copies of shards."""
         self.dataset.close()
+        self._store.close()
+
+
+def _note(text: str) -> None:
+    ranks.tell("note", text=text)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from daskt2i.config.settings import DatasetSettings, OptimiserSettings, Workflow
@@ -19,6 +20,7 @@ from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration, many
+from daskt2i.hosts.model_files import offer_within
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.loader.dataset import SAMPLES
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
@@ -204,7 +206,9 @@ def train(
                 _keep_settings(workflow, folder)
             listener(event)
 
-        gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder)
+        limit, side = workflow.run.send_bytes(), workflow.dataset.image.resolution
+        send = partial(offer_within, limit, encoders, side, folder, listener)
+        gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder, send)
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, "train", last, gone.ranks, gone.attempts, gone.seconds, str(last.get("pipeline"))

@@ -225,11 +225,11 @@ def test_a_tokenizer_that_was_fetched_again_counts_tokens(bert: Path, tmp_path: 
 
 
 def test_a_folder_with_the_model_is_taken(kl: Path, tmp_path: Path) -> None:
-    with told("encoders/weights.py:locate ModelMissing"):
+    with told("encoders/finding/locate.py:_found ModelMissing"):
         VaeEncoder(str(tmp_path / "nothing" / "here")).info(32)
-    with told("encoders/weights.py:locate ModelMissing"):
+    with told("encoders/finding/locate.py:_found ModelMissing"):
         VaeEncoder(str(kl), subfolder="vae").info(32)
-    with told("encoders/weights.py:_download ModelMissing"):
+    with told("encoders/finding/locate.py:_download ModelMissing"):
         VaeEncoder("nobody/nothing").info(32)
     assert VaeEncoder(str(kl)).info(32).arrays
     assert VaeEncoder(str(pipeline_folder(tmp_path / "pipe")), subfolder="vae").info(32).arrays

@@ -18,8 +18,8 @@ from builders.workflows import component, fake_settings, small_settings, with_pa
 from distributed import LocalCluster, Security
 
 import daskt2i
-from daskt2i.encode.chunks import admission
 from daskt2i.encode.chunks.admission import Terms, admit, admit_source, open_to_workers
+from daskt2i.hosts import sight
 from daskt2i.machine.versions import CODE
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import Source
@@ -113,17 +113,17 @@ def test_after_an_edit_only_processes_that_started_again_have_the_same_code(tmp_
 def test_a_worker_that_sees_the_same_run_folder_is_taken(
     tmp_path: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "_PAUSE", 0.0)
-    with told("encode/chunks/admission.py:_same_folder WorkerMismatch"):
+    monkeypatch.setattr(sight, "_PAUSE", 0.0)
+    with told("hosts/sight.py:require_folder WorkerWithoutFiles"):
         admit(terms, RunFolder(tmp_path / "another"), CPU)
     admit(terms, RunFolder(tmp_path / "run"), CPU)
 
 
 def test_a_worker_with_the_same_images_is_taken(terms: Terms) -> None:
-    with told("encode/chunks/admission.py:_other_source WorkerMismatch") as error:
+    with told("encode/chunks/admission.py:admit_source WorkerWithoutFiles") as error:
         admit_source(terms, FakeSource(4, width=64))
     assert "other bytes" in str(error.value)
-    with told("encode/chunks/admission.py:_other_source WorkerMismatch") as error:
+    with told("encode/chunks/admission.py:admit_source WorkerWithoutFiles") as error:
         admit_source(terms, FakeSource(4, missing=[0]))
     assert "cannot read" in str(error.value)
     admit_source(terms, FakeSource(4))

@@ -16,19 +16,20 @@ from hypothesis import strategies as st
 
 import daskt2i
 from daskt2i.encode.chunks import admission
-from daskt2i.encode.chunks.admission import CHECK, admit, admit_source, open_to_workers, statement
+from daskt2i.encode.chunks.admission import admit, admit_source, open_to_workers, statement
 from daskt2i.encode.driver import encode
 from daskt2i.encode.job import Inspection, job_for, resolve_job
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import prepare
 from daskt2i.errors import RowRejected, WorkerMismatch
 from daskt2i.executors.serial import SerialExecutor
+from daskt2i.hosts import sight
 from daskt2i.images import read as images
 from daskt2i.machine.versions import version_differences
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.run_folder import CHECK, RunFolder
 from daskt2i.types import Runtime
 
 CPU = Runtime("cpu", "fp32", 1)
@@ -92,7 +93,7 @@ def test_code_that_reads_pictures_in_another_way_encodes_nothing(
             monkeypatch.setattr(images, "centre_box", lambda size: (0, 0, min(size), min(size)))
         with pytest.raises(WorkerMismatch, match="picture") as error:
             admit(terms, RunFolder(tmp_path), CPU)
-    assert admission._here() in str(error.value)
+    assert sight.here() in str(error.value)
 
 
 class ElsewhereExecutor(SerialExecutor):
@@ -112,7 +113,7 @@ class ElsewhereExecutor(SerialExecutor):
 def test_a_worker_that_sees_other_files_ends_the_run_with_one_sentence(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "_PAUSE", 0.0)
+    monkeypatch.setattr(sight, "_PAUSE", 0.0)
     workflow = fake_settings()
     prepared = prepare(workflow, tmp_path / "run")
     wide = workflow.dataset.source.model_copy(update={"width": 96})

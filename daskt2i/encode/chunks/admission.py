@@ -16,33 +16,24 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import socket
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from PIL import Image
 
 from daskt2i.config.workflow_file import LAYOUT
-from daskt2i.errors import RowRejected, StoreError, WorkerMismatch
+from daskt2i.errors import WorkerMismatch, WorkerWithoutFiles
 from daskt2i.faults.time_limit import within
+from daskt2i.hosts.sight import READ_SECONDS, here, other_image, require_folder, visible
 from daskt2i.images import read as images
 from daskt2i.machine.precision import default_device, kind_of, resolve
 from daskt2i.machine.versions import CODE, version_differences, versions
 from daskt2i.protocols import Source
-from daskt2i.store.run_folder import CHECK, RunFolder
+from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Row, Runtime
-
-_LOOKS, _PAUSE = 3, 1.0
-"""How often, and after which pause in seconds, a worker looks again: NFS may show a new file late."""
-
-_READ_SECONDS = 10.0
-"""The check of the source gives up after this time. The chunk itself then reports what is wrong."""
 
 _FIRST_ROWS = 16
 
@@ -78,14 +69,9 @@ _seen_source: set[str] = set()
 @contextlib.contextmanager
 def open_to_workers(folder: RunFolder, source: Source, asked: str) -> Iterator[Terms]:
     """The terms of this run. `CHECK` is in the run folder while the block runs."""
-    nonce = uuid4().hex
     row, image = _first_image(source)
-    folder.write(CHECK, nonce.encode())
-    try:
+    with visible(folder) as nonce:
         yield Terms(statement(), nonce, row, image, asked)
-    finally:
-        with contextlib.suppress(StoreError, OSError):
-            folder.delete(CHECK)
 
 
 def admit(terms: Terms, folder: RunFolder, runtime: Runtime) -> None:
@@ -98,7 +84,7 @@ def admit(terms: Terms, folder: RunFolder, runtime: Runtime) -> None:
     if (terms.nonce, terms.kind) in _admitted:
         return
     _same_versions(terms)
-    _same_folder(terms, folder)
+    require_folder(folder, terms.nonce, f"The worker {here()}", "it encoded nothing; finished chunks are kept")
     _same_precision(terms, runtime)
     _admitted.add((terms.nonce, terms.kind))
 
@@ -112,11 +98,13 @@ def admit_source(terms: Terms, source: Source) -> None:
     row = terms.row
     if row is None or terms.nonce in _seen_source:
         return
-    found = within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
-    if isinstance(found, str) and found != terms.image:
-        raise _other_source(row, "reads other bytes for", "")
-    if isinstance(found, RowRejected):
-        raise _other_source(row, "cannot read", f" ({found})")
+    what, why = other_image(source, row, terms.image)
+    if what:
+        raise WorkerWithoutFiles(
+            f"The worker {here()} {what} the image {row.file_name!r} of row {row.index}, which the driver can read"
+            f"{why}. It encoded nothing; finished chunks are kept. Give all machines the same images under the same "
+            "path (images)."
+        )
     _seen_source.add(terms.nonce)  # other errors are of the network or the disk, and the chunk reports them
 
 
@@ -142,23 +130,9 @@ def _same_versions(terms: Terms) -> None:
             else "Install the same packages for workers and driver, start the workers again"
         )
         raise WorkerMismatch(
-            f"The worker {_here()} does not have the versions of the driver: {'; '.join(differ)}. It encoded nothing, "
+            f"The worker {here()} does not have the versions of the driver: {'; '.join(differ)}. It encoded nothing, "
             f"because its rows could differ; finished chunks are kept. {cause}, and encode again."
         )
-
-
-def _same_folder(terms: Terms, folder: RunFolder) -> None:
-    for look in range(_LOOKS):
-        if look:
-            time.sleep(_PAUSE)
-        with contextlib.suppress(FileNotFoundError):
-            if folder.read(CHECK).decode("ascii", "replace") == terms.nonce:
-                return
-    raise WorkerMismatch(
-        f"The worker {_here()} does not see the run folder {folder} of the driver, so it encoded nothing; finished "
-        "chunks are kept. Give a folder that all machines share under the same path, or an address such as "
-        "s3://bucket/run (out)."
-    )
 
 
 def _same_precision(terms: Terms, runtime: Runtime) -> None:
@@ -173,16 +147,9 @@ def _same_precision(terms: Terms, runtime: Runtime) -> None:
     if kind == terms.kind or (own := resolve("auto", device)) == runtime.precision:
         return
     raise WorkerMismatch(
-        f"The worker {_here()} ({kind}) would encode in {own}, but this store is made in {runtime.precision}, which a "
+        f"The worker {here()} ({kind}) would encode in {own}, but this store is made in {runtime.precision}, which a "
         f"worker of another kind ({terms.kind}) chose. A store has one precision. Finished chunks are kept; set "
         f"dataset.precision={runtime.precision} for all workers, or use workers of one kind."
-    )
-
-
-def _other_source(row: Row, what: str, why: str) -> WorkerMismatch:
-    return WorkerMismatch(
-        f"The worker {_here()} {what} the image {row.file_name!r} of row {row.index}, which the driver can read{why}. "
-        "It encoded nothing; finished chunks are kept. Give all machines the same images under the same path (images)."
     )
 
 
@@ -192,7 +159,7 @@ def _first_image(source: Source) -> tuple[Row | None, str]:
     row = next((row for row in rows if row.usable), None)
     if row is None:
         return None, ""
-    found = within(_READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
+    found = within(READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
     return (row, found) if isinstance(found, str) else (None, "")
 
 
@@ -210,7 +177,3 @@ def _pixels() -> str:
     """A short hash of the test picture as this process reads it."""
     made: Any = images.read(_test_picture(), 24, images.Limits(min_side=1))
     return hashlib.sha256(made.pixels.tobytes() + repr(tuple(map(int, made.crop_box))).encode()).hexdigest()[:12]
-
-
-def _here() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 from daskt2i.config.settings import LaunchSettings, TrainSettings
+from daskt2i.errors import ModelMissing
 from daskt2i.events import LaunchEvent, Listener
+from daskt2i.hosts.sight import visible
 from daskt2i.launch.launcher import LaunchResult, launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.store.run_folder import STANDSTILL, RunFolder
@@ -28,21 +31,29 @@ def launch_training(
     listener: Listener,
     ways: LaunchSettings,
     folder: RunFolder,
+    send: Callable[[], str] = lambda: "no models are needed",
 ) -> LaunchResult:
     """Run a module of this room as the ranks of a training. Other arguments and errors as in `launch`.
 
+    If the host of rank 0 lacks a model of the encoders, the models are offered to it, and the ranks start again.
+
     Args:
         name: the module: `denoiser_rank` or `autoencoder_rank`.
-        job: its job, a data class.
+        job: its job, a data class with a `nonce`.
         folder: the run folder, which this process holds.
+        send: offers the models in the run folder. Returns "", or why not.
+
+    Raises:
+        ModelMissing: the host of rank 0 lacks a model, and it was not sent.
     """
     module, given = f"daskt2i.train.{name}", dataclasses.asdict(job)
     train = TrainSettings.model_validate(given["train"]) if "train" in given else None
     shown = _ForStatus(folder, listener)
-    try:
+
+    def start(nonce: str) -> LaunchResult:
         return launch(
             module,
-            given,
+            {**given, "nonce": nonce},
             spawner,
             ranks,
             threads,
@@ -53,6 +64,18 @@ def launch_training(
             walltime_seconds=ways.walltime_minutes * 60,
             rank_bytes=rank_bytes(train, ways),
         )
+
+    try:
+        with visible(folder) as nonce:
+            try:
+                return start(nonce)
+            except ModelMissing as error:
+                if why := send():
+                    raise ModelMissing(
+                        f"{error} The models were not sent there: {why}. Put them under the same path on that host, or "
+                        "set run.send_models higher; then train again."
+                    ) from error
+                return start(nonce)
     finally:
         shown.remove()
 

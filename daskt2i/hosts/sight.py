@@ -1,0 +1,207 @@
+"""What one process sees of what a run needs: the run folder, an image of the source, the models.
+
+    sight = look(Needs(folder, nonce, source, row, sha256, encoders, 64, weights))      # on a worker
+    require_folder(folder, nonce)                                                       # on a rank
+
+Covers: looking, and saying what is lacking in words that name this host.
+Does not cover: asking all workers (`check`), versions (`encode.chunks.admission`).
+
+A path that a worker lacks exists where the driver runs, so "no such folder" would mislead its reader. Each sentence
+names the host that lacks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from daskt2i.config.component import Component
+from daskt2i.config.settings import EncoderSettings
+from daskt2i.encoders.finding.locate import without_download
+from daskt2i.encoders.finding.model_copies import find
+from daskt2i.errors import Daskt2iError, ModelMissing, RowRejected, SourceError, StoreError, WorkerWithoutFiles
+from daskt2i.faults.kinds import passing_cause
+from daskt2i.faults.time_limit import within
+from daskt2i.protocols import ImageEncoder, Source, TextEncoder
+from daskt2i.store.run_folder import CHECK, RunFolder
+from daskt2i.types import Row
+
+_LOOKS, _PAUSE = 3, 1.0
+"""How often, and after which pause in seconds, a process looks again: NFS may show a new file late."""
+
+READ_SECONDS = 10.0
+"""A check of the source gives up after this time. The chunk itself then reports what is wrong."""
+
+Thing = Literal["run folder", "images", "models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a worker must see. It can be pickled.
+
+    Attributes:
+        nonce: content of `CHECK` in the run folder.
+        source: as the workers build it.
+        row, image: a row, and the SHA-256 of its image file; None and "" if the driver could not read one.
+        weights: the driver's identities of the image and text weights.
+    """
+
+    folder: RunFolder
+    nonce: str
+    source: Component
+    row: Row | None
+    image: str
+    encoders: EncoderSettings
+    resolution: int
+    weights: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """One thing that a process does not see.
+
+    Attributes:
+        clause: what is wrong, without subject: `"does not see the run folder /data/run"`.
+        missing: whether it is not there at all, so that a copy would help.
+    """
+
+    thing: Thing
+    clause: str
+    missing: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a process lacks.
+
+    Attributes:
+        worker: `host:pid`.
+    """
+
+    worker: str
+    lacks: tuple[Lack, ...] = ()
+
+    @property
+    def host(self) -> str:
+        """The name of its host."""
+        return self.worker.rpartition(":")[0]
+
+
+def here() -> str:
+    """`host:pid` of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def look(needs: Needs) -> Sight:
+    """Look at everything that a worker needs. It downloads nothing. Errors of the network are left to the chunks."""
+    lacks: list[Lack] = []
+    if not sees_folder(needs.folder, needs.nonce):
+        lacks.append(Lack("run folder", f"does not see the run folder {needs.folder}"))
+    lacks += _without_images(needs)
+    lacks += _without_models(needs)
+    return Sight(here(), tuple(lacks))
+
+
+@contextlib.contextmanager
+def visible(folder: RunFolder) -> Iterator[str]:
+    """In the block, the run folder has `CHECK` with the content that the block gets. A process that reads it is right.
+
+    Raises:
+        StoreFull, StoreError: the run folder cannot be written.
+    """
+    nonce = uuid4().hex
+    folder.write(CHECK, nonce.encode())
+    try:
+        yield nonce
+    finally:
+        with contextlib.suppress(StoreError, OSError):
+            folder.delete(CHECK)
+
+
+def sees_folder(folder: RunFolder, nonce: str) -> bool:
+    """Whether this process sees the run folder that the driver sees."""
+    for again in range(_LOOKS):
+        if again:
+            time.sleep(_PAUSE)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if folder.read(CHECK).decode("ascii", "replace") == nonce:
+                return True
+    return False
+
+
+def require_folder(folder: RunFolder, nonce: str, who: str, done: str) -> None:
+    """Refuse a process that does not see the run folder of the driver.
+
+    Args:
+        who: begins the sentence: `"The worker node1:812"`.
+        done: what it did not do, and what is kept.
+
+    Raises:
+        WorkerWithoutFiles: it does not see it.
+    """
+    if not sees_folder(folder, nonce):
+        raise WorkerWithoutFiles(
+            f"{who} does not see the run folder {folder} of the driver, so {done}. Give a folder that all machines "
+            "share under the same path, or an address such as s3://bucket/run (out)."
+        )
+
+
+def other_image(source: Source, row: Row, sha256: str, before: bool = False) -> tuple[str, str]:
+    """What is wrong with an image here, and why, as two clauses; two empty texts if nothing is.
+
+    Errors of the network or the disk are nothing: the chunk reports them.
+
+    Args:
+        before: whether no chunk was read yet. Then a folder that is not there was not there before: it is no outage.
+    """
+    found = within(READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
+    if isinstance(found, str) and found != sha256:
+        return "reads other bytes for", ""
+    if isinstance(found, RowRejected):
+        return "cannot read", f" ({found})"
+    if before and isinstance(found, SourceError) and passing_cause(found) is None:
+        return "does not see the images, for example", ""  # its own sentence would name a path that the reader sees
+    return "", ""
+
+
+def _without_images(needs: Needs) -> Sequence[Lack]:
+    if needs.row is None:
+        return ()
+    try:
+        source: Source = needs.source.build(Source, "dataset.source")
+    except Daskt2iError:  # a class or an argument is wrong there: its chunks say so
+        return ()
+    what, why = other_image(source, needs.row, needs.image, before=True)
+    return [Lack("images", f"{what} {needs.row.file_name!r}{why}")] if what else []
+
+
+def _without_models(needs: Needs) -> Sequence[Lack]:
+    found = []
+    for setting, weights in zip(("image", "text"), needs.weights, strict=True):
+        component: Component = getattr(needs.encoders, setting)
+        name = component.arguments.get("model", component.class_path)
+        try:
+            with without_download():
+                if setting == "image":
+                    image: ImageEncoder = component.build(ImageEncoder, "dataset.encoders.image")
+                    own = image.info(needs.resolution).weights
+                else:
+                    text: TextEncoder = component.build(TextEncoder, "dataset.encoders.text")
+                    own = text.info().weights
+        except ModelMissing:
+            found.append(Lack("models", f"lacks the {setting} model {name}"))
+            continue
+        except Daskt2iError:  # loading says it, with more words
+            continue
+        if own != weights:  # a copy of an older version can be replaced; a folder of its own can not
+            missing = find(str(name), component.arguments.get("revision")) is not None and not Path(str(name)).is_dir()
+            found.append(Lack("models", f"has other weights of the {setting} model {name}", missing))
+    return found
