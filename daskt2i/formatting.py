@@ -85,9 +85,10 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
 
 
-def workers_words(workers: int, threads: int) -> str:
-    """`"2 workers x 1 thread"`."""
-    return f"{workers} worker{'s' * (workers != 1)} x {threads} thread{'s' * (threads != 1)}"
+def workers_words(workers: int, threads: int, most: int = 0) -> str:
+    """`"2 workers x 1 thread"`; `"2 workers x 1 to 8 threads"` if they have different numbers, `most` at most."""
+    each = f"{threads} to {most} threads" if most > threads else f"{threads} thread{'s' * (threads != 1)}"
+    return f"{workers} worker{'s' * (workers != 1)} x {each}"
 
 
 def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:

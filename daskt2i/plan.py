@@ -184,6 +184,7 @@ class WorkerLayout:
         reason: one line for a person.
         here: whether they are on this machine.
         script: the job script or the manifest of a cluster on other machines; "" if there is none.
+        only: which workers of a running cluster are used: `run.only` or `launch.only`.
     """
 
     workers: int
@@ -192,6 +193,7 @@ class WorkerLayout:
     reason: str
     here: bool = True
     script: str = ""
+    only: str = "all"
 
 
 def divide_machine(

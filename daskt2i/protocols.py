@@ -215,10 +215,11 @@ class ExecutorInfo:
 
     Attributes:
         workers: number of processes that run chunks in parallel.
-        threads: torch threads in each process.
+        threads: torch threads in each process, or in the one with the fewest.
         memory_limit: bytes that one worker may use; None if there is no limit.
         address: address of the scheduler, or "" without one.
         dashboard: link to a dashboard, or "".
+        most_threads: threads of the process with the most, if each uses its own number; 0 if all use `threads`.
     """
 
     workers: int
@@ -226,6 +227,7 @@ class ExecutorInfo:
     memory_limit: int | None
     address: str = ""
     dashboard: str = ""
+    most_threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

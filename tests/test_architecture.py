@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "inference": "",
     "encoders": "documents errors addresses types probes inference",
     "testing": "errors types protocols",
-    "deploy": "notebooks documents errors formatting config",
+    "deploy": "notebooks documents errors formatting config machine",
     "store": "redact errors os_errors credentials addresses types view formatting plan config",
     "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors types view formatting plan config store",
@@ -63,8 +63,8 @@ MAY_IMPORT = {
     " store facts loader model launch hosts encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
-    "session": "notebooks errors addresses protocols view events formatting plan config machine deploy store"
-    " estimate model launch encode insights executors sample train dashboard",
+    "session": "notebooks errors addresses protocols view events formatting plan retries config machine"
+    " deploy store estimate model launch encode insights executors sample train dashboard",
     "doctor": "redact errors types protocols view formatting plan faults config machine deploy store facts"
     " encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"

@@ -123,6 +123,7 @@ class RunSettings(_Strict):
     keep_memory: bool = True  # nor this one
     min_fit_workers: float = Field(0.5, ge=0, le=1, allow_inf_nan=False)  # nor this one
     send_models: _Size = "4 GiB"  # nor this one
+    only: str = Field("all", min_length=1)  # nor this one
     storage_options: dict[str, Any] | None
 
     def send_bytes(self) -> int:
@@ -266,6 +267,7 @@ class LaunchSettings(_Strict):
     walltime_minutes: float = Field(0.0, ge=0, allow_inf_nan=False)
     keep_memory: bool = True
     disk_cache: Literal["auto"] | _Size = "auto"
+    only: str = Field("all", min_length=1)
 
     def cache_bytes(self) -> int:
         """`cache` in bytes."""

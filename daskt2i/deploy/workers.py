@@ -12,6 +12,9 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+RANK_MEMORY, RANK_CPU = "daskt2i_rank_memory", "daskt2i_rank_cpu"
+"""Metrics of a Dask worker that runs a rank: bytes; per cent of one core, as Dask's own `cpu`."""
+
 
 def workers_of(client: Any) -> Mapping[str, Any]:
     """Worker address -> what the scheduler of a `distributed.Client` knows about the worker.

@@ -40,7 +40,7 @@ class EncodeProgress(StageProgress):
             self.running, self._workers = True, info.workers
             self._before = self.done = event.rows_done
             before = f", {many(event.chunks_done, 'chunk')} done before" * bool(event.chunks_done)
-            return [Line(workers_words(info.workers, info.threads) + before)]
+            return [Line(workers_words(info.workers, info.threads, info.most_threads) + before)]
         if isinstance(event, ChunkDone):
             self._add(event.receipt, now)
             return []

@@ -38,7 +38,8 @@ class EncodeJob:
         slots: caption slots of the store.
         folder: the run folder.
         fingerprint: goes into every receipt.
-        runtime: device (`"auto"`: each worker uses what it has), precision and torch threads.
+        runtime: device (`"auto"`: each worker uses what it has), precision and torch threads (0: each worker has its
+            own number).
         batch: images in one batch of the model; `text_batch`: captions.
         batches: kind of device (`cpu`, `cuda`) -> images in one batch there; empty if all kinds have the same batch.
         terms: what a worker must find before its first chunk; None for no check.
@@ -126,7 +127,7 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         slots=max(1, prepared.source_info.slots),
         folder=prepared.folder,
         fingerprint="",
-        runtime=Runtime(run.device, "fp32", executor_info.threads),
+        runtime=Runtime(run.device, "fp32", 0 if executor_info.most_threads else executor_info.threads),
         batch=prepared.requirements.batch,
         text_batch=run.text_batch,
         reader_threads=run.reader_threads,

@@ -19,6 +19,7 @@ import sys
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -44,6 +45,9 @@ REPEATABLE = "AUTO,STRICT"
 Without it 22 of 509 matrix products of a CLIP text encoder differed in a last bit between 1 and 2 threads. With it none
 did, at the same speed (torch 2.13, MKL 2024.2, 2 cores with AVX2). oneDNN's convolutions need no such setting.
 """
+
+own_threads: ContextVar[int] = ContextVar("own_threads", default=1)
+"""Torch threads of this worker, for a job that leaves them to it. An executor sets it."""
 
 turn = threading.RLock()
 """Held while this process works on a chunk, so that one model runs at a time."""
@@ -115,6 +119,7 @@ def models_for(job: EncodeJob) -> Models:
         WorkerMismatch: this process has other versions, or sees other files than the driver.
     """
     os.environ.setdefault("MKL_CBWR", REPEATABLE)
+    job = _with_threads(job)
     key = repr((job.source, job.image, job.encoders, job.content, job.runtime))
     with turn:
         if job.terms is not None:
@@ -237,6 +242,12 @@ def _device(job: EncodeJob) -> str:
     return default_device() if job.runtime.device == "auto" else check_device(job.runtime.device)
 
 
+def _with_threads(job: EncodeJob) -> EncodeJob:
+    """The job with the torch threads of this worker."""
+    threads = job.runtime.threads or max(1, own_threads.get())
+    return replace(job, runtime=replace(job.runtime, threads=threads))
+
+
 def _encoder_keys(job: EncodeJob) -> tuple[str, str]:
     """Two jobs may share an encoder if its class, its arguments, its weights and its runtime are the same."""
     runtime = replace(job.runtime, device=_device(job))
@@ -261,7 +272,7 @@ def inspect(job: EncodeJob, precision: str, engine: str = "auto") -> Inspection:
     with turn:
         os.environ.setdefault("MKL_CBWR", REPEATABLE)
         bring_models(job.encoders, job.image.resolution, job.folder, job.weights)
-        device = _device(job)
+        job, device = _with_threads(job), _device(job)
         choice = choose(job, device, precision, engine)
         notes, choices = list(choice.notes), choice.choices
         runtime, torchs = (replace(one, device=job.runtime.device) for one in (choice.runtime, choice.by_torch))

@@ -1,39 +1,48 @@
 """Chunks on the workers of a Dask cluster: this machine or many.
 
-Covers: a sliding window, moving a chunk away from a retiring worker, workers that die or get no more items, a cluster
-without workers, stage times on Dask's Fine Performance Metrics page.
-Does not cover: starting a cluster (`deploy`), dashboard pages of daskt2i.
+Covers: a sliding window, moving a chunk away from a retiring worker, workers that die or get no more items, workers of
+different speed, a cluster without workers, stage times on Dask's Fine Performance Metrics page.
+Does not cover: starting a cluster (`deploy`), dashboard pages of daskt2i, who gets the next item (`lanes`), the items
+that the scheduler has (`dask_flight`).
 
-Tasks use no `resources=`, and `workers=` only after a worker was set aside. Both bypass the scheduler's queue: then all
-tasks that were assigned to a worker are blamed for its death.
+Equal workers with one thread each share the scheduler's queue: tasks use neither `resources=` nor `workers=`. Both
+bypass the queue, and all tasks that were assigned to a worker are blamed for its death. Where the queue is no help, the
+driver itself gives each worker its items (`workers=`), at most two. These are clusters with workers of several threads,
+of which the queue would give eight chunks to one with eight threads, though it computes one after the other; workers of
+different speed; and clusters of which only some workers may be used.
 """
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, nullcontext, suppress
-from time import monotonic
+from dataclasses import dataclass, replace
+from operator import length_hint
+from time import monotonic, perf_counter
 from typing import Any, Generic, TypeVar
 
-import dask
 from dask.utils import key_split
-from distributed import Client, Future, KilledWorker, Reschedule, as_completed, get_worker
+from distributed import Client, KilledWorker, Reschedule, get_worker
 from distributed.core import Status
 
 from daskt2i.deploy.connect import Connection, dashboard_of
+from daskt2i.deploy.only import ALL, Only
 from daskt2i.deploy.scheduler_side import page_of, unreadable_by
-from daskt2i.deploy.workers import workers_of
-from daskt2i.encode.model_cache import process_name
+from daskt2i.deploy.workers import RANK_MEMORY, workers_of
+from daskt2i.encode.model_cache import own_threads, process_name
 from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.events import Waiting
-from daskt2i.executors.attempts import described, lost
+from daskt2i.executors.attempts import lost
+from daskt2i.executors.dask_flight import Flight, Flying
 from daskt2i.executors.dask_losses import Losses
-from daskt2i.executors.dask_names import key_of, measure, span_of
+from daskt2i.executors.dask_names import measure
 from daskt2i.executors.dask_questions import ask_each, on_this_machine
+from daskt2i.executors.lanes import Lanes
 from daskt2i.portable_errors import portable
 from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.retries import ALLOWED_DEATHS, FIRST_WORKER_SECONDS, NO_WORKERS_SECONDS
@@ -43,6 +52,8 @@ R = TypeVar("R")
 
 _COUNT_SECONDS = 5.0
 
+_STAYING = {Status.init.name, Status.running.name, Status.paused.name}
+
 _LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
 
@@ -51,6 +62,9 @@ class DaskExecutor:
 
     Args:
         connect: makes the connection; `start` calls it.
+        own_threads: whether torch uses all threads of each worker, and not the same number everywhere.
+        only: which workers get items, as `run.only`. A worker that runs a rank of a training gets none, if others do
+            not.
 
     Attributes:
         waiting: what `run` waits for now, if that is not the end of an item.
@@ -59,15 +73,16 @@ class DaskExecutor:
 
     waiting: Waiting | None = None
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
-        self._connect = connect
+    def __init__(self, connect: Callable[[], Connection], own_threads: bool = False, only: str = ALL) -> None:
+        self._connect, self._own_threads, self._only = connect, own_threads, Only(only)
         self._connection: Connection | None = None
         self._workers, self._counted = 0, float("-inf")
         self._absent: float | None = None
-        self._flight: _Flight[Any, Any] | None = None
+        self._flight: Flight[Any] | None = None
         self._avoided: frozenset[str] = frozenset()
         self._left_out: frozenset[str] = frozenset()
         self._allowed: list[str] | None = None
+        self._lanes, self._places, self._wide = Lanes(), False, False
         self._addresses: dict[str, str] = {}
         self._losses = Losses()
         self.worker_deaths: deque[WorkerDeath] = deque()
@@ -76,10 +91,10 @@ class DaskExecutor:
         """Connect, and count the workers.
 
         Raises:
-            SchedulerError: there is no scheduler, or it has no workers.
+            SchedulerError: there is no scheduler, or it has no workers, or none that may get items.
         """
-        self._connection = self._connect()
-        client = self._connection.client
+        self._connection = connection = self._connect()
+        client = connection.client
         try:
             client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
         except TimeoutError:
@@ -89,14 +104,20 @@ class DaskExecutor:
                 f"The scheduler at {address} has no workers, so nothing was started. "
                 "Start workers (`dask worker ADDRESS`), and run it again."
             ) from None
-        workers = workers_of(client)
+        try:
+            workers = self._only.required(client, FIRST_WORKER_SECONDS)
+        except SchedulerError:
+            self.close()
+            raise
+        self._see(workers_of(client))
         limits = [w["memory_limit"] for w in workers.values() if w.get("memory_limit")]
         return ExecutorInfo(
             workers=len(workers),
-            threads=self._connection.threads,
+            threads=min(w["nthreads"] for w in workers.values()) if self._own_threads else connection.threads,
             memory_limit=min(limits) if limits else None,
             address=client.scheduler.address,
             dashboard=page_of(dashboard_of(client)),
+            most_threads=max((w["nthreads"] for w in workers.values()), default=1) if self._own_threads else 0,
         )
 
     def run(
@@ -104,45 +125,44 @@ class DaskExecutor:
     ) -> Iterator[tuple[T, R | BaseException]]:
         """Yield each item with its result or its error, in order of completion. See `protocols.Executor.run`.
 
+        If `items` has a length, or its iterator a `__length_hint__`, workers of different speed end together.
+
         Raises:
             SchedulerError: the scheduler is lost, or it has no workers for too long.
         """
         assert self._connection is not None, "start() comes first"
-        source = iter(items)
         client = self._connection.client
         # The caller tells of the death of an item that runs alone.
         heard = nullcontext() if alone else self._losses.heard(client)
-        with closing(_Flight(client, work)) as flight, self._deaths(alone), heard:
-            self._flight, flight.allowed = flight, self._allowed
+        self._lanes.empty()
+        with closing(Flight[T](client, _on_worker, work)) as flight, self._deaths(alone), heard:
+            self._flight = flight
             suspects: list[T] = []
-            flight.fill(source, 1 if alone else self._window())
-            while (ended := self._next(flight)) is not None:
+            fill = functools.partial(self._fill, flight, iter(items), alone)
+            fill()
+            while (ended := self._next(flight, fill)) is not None:
                 item, outcome = ended
                 if isinstance(outcome, KilledWorker) and not alone:
                     suspects.append(item)
-                    flight.fill(source, self._window())
+                    fill()
                     continue
                 if not alone:
-                    flight.fill(source, self._window())
+                    fill()
                 yield item, lost(item) if isinstance(outcome, KilledWorker) else self._blamed(outcome)
                 if alone:
-                    flight.fill(source, 1)
-            for item in suspects:
-                flight.fill(iter([item]), 1)
-                ended = self._next(flight)
+                    fill()
+            for item in [*suspects, *flight.suspects]:
+                flight.fill(iter([item]), 1, self._allowed)
+                ended = self._next(flight, lambda: None)
                 assert ended is not None
                 yield item, lost(item) if isinstance(ended[1], KilledWorker) else self._blamed(ended[1])
 
     def avoid(self, workers: Collection[str]) -> int:
         """Give no more items to these workers. No worker is retired or restarted: it may belong to somebody else."""
         assert self._connection is not None, "start() comes first"
-        avoided = {self._addresses[name] for name in workers if name in self._addresses} | self._left_out
-        present = set(workers_of(self._connection.client))
-        self._avoided, self._workers = frozenset(avoided), len(present - avoided)
-        self._allowed = sorted(present - avoided) if avoided else None
-        if self._flight is not None:
-            self._flight.allowed = self._allowed
-        return len(present - avoided)
+        self._avoided = frozenset(self._addresses[name] for name in workers if name in self._addresses)
+        self._see(workers_of(self._connection.client))
+        return self._workers
 
     def ask(self, question: Callable[[], R], seconds: float) -> Mapping[str, R]:
         """See `protocols.AsksWorkers.ask`. The workers of a cluster on this machine see what the driver sees."""
@@ -162,17 +182,44 @@ class DaskExecutor:
         if connection is not None:
             connection.close()
 
-    def _next(self, flight: _Flight[T, R]) -> tuple[T, R | BaseException] | None:
+    def _fill(self, flight: Flight[T], source: Iterator[T], alone: bool) -> None:
+        """Submit items, as many as the workers need."""
+        if alone:
+            return flight.fill(source, 1, self._allowed)
+        self._count()
+        if not self._places and (self._wide or self._allowed is not None or self._lanes.are_unequal()):
+            self._places = True
+            for place in flight.locate():
+                self._lanes.given(place, monotonic())
+        if not self._places or not len(self._lanes):
+            # Two items per worker. Workers come and go.
+            return flight.fill(source, 2 * max(1, self._workers), self._allowed)
+        while (address := self._lanes.choose(_left(source), monotonic())) is not None:
+            try:
+                item = next(source)
+            except StopIteration:
+                return None
+            self._give(flight, Flying(item, None), address)
+        return None
+
+    def _give(self, flight: Flight[T], flying: Flying[T], address: str) -> None:
+        flight.submit(replace(flying, on=[address], place=address))
+        self._lanes.given(address, monotonic())
+
+    def _next(self, flight: Flight[T], fill: Callable[[], None]) -> tuple[T, R | BaseException] | None:
         """The next item that ended, or None if none is in flight."""
         client = flight.client
-        while not flight.has_ended():
+        while True:
+            self._mourn(flight)
+            if flight.has_ended() and (taken := flight.take()) is not None:
+                break
             if not flight.flying:
                 return None
             self._count()
-            self._mourn(flight)
+            if self._places:  # a worker may have joined, or may be needed now
+                fill()
             flight.pause()
-        self._mourn(flight)
-        item, outcome = flight.take()
+        flying, outcome = taken
         self.waiting = self._absent = None
         if (unreadable := unreadable_by(client, outcome)) is not None:
             raise unreadable
@@ -182,17 +229,21 @@ class DaskExecutor:
                 "The scheduler is gone, and the work in flight is lost. Finished work is kept. "
                 "Start the cluster and run it again: it continues from there."
             )
-        return item, outcome
+        self._lanes.returned(flying.place, monotonic())
+        if isinstance(outcome, _Ran):
+            self._lanes.took(outcome.worker, outcome.seconds)
+            return flying.item, outcome.result
+        return flying.item, outcome
 
-    def _mourn(self, flight: _Flight[T, R]) -> None:
+    def _mourn(self, flight: Flight[T]) -> None:
         """Record workers that were lost with items of ours."""
         while self._losses.told:
             about = self._losses.told.popleft()
-            keys = set(about.get("processing-tasks", ()))
-            items = tuple(item for future, (item, _) in flight.flying.items() if future.key in keys)
+            self._counted = float("-inf")
+            items = () if about.get("expected") else tuple(flight.died(set(about.get("processing-tasks", ()))))
+            with suppress(OSError, RuntimeError, TimeoutError):
+                self._see(workers_of(flight.client))
             if items:
-                with suppress(OSError, RuntimeError, TimeoutError):
-                    self._workers = len(set(workers_of(flight.client)) - self._avoided)
                 how = "was lost: it was killed, it crashed, or its connection broke"
                 self.worker_deaths.append(WorkerDeath(str(about.get("worker", "")), how, items, self._workers))
 
@@ -215,10 +266,29 @@ class DaskExecutor:
                 with suppress(OSError, RuntimeError, TimeoutError):
                     client.run_on_scheduler(_allow_deaths, ALLOWED_DEATHS)
 
-    def _window(self) -> int:
-        """Two items per worker. Workers come and go."""
-        self._count()
-        return 2 * max(1, self._workers)
+    def _see(self, workers: Mapping[str, Any]) -> None:
+        """Note which workers there are, and take items away from those that are gone."""
+        assert self._connection is not None
+        fitting = self._only.of(self._connection.client, workers)
+        usable = {address: about for address, about in fitting.items() if address not in self._avoided | self._left_out}
+        training = {address for address, about in usable.items() if about["metrics"].get(RANK_MEMORY)}
+        if len(training) < len(usable):
+            usable = {address: about for address, about in usable.items() if address not in training}
+        else:
+            training = set()
+        self._workers = len(usable)
+        some = len(usable) < len(workers)
+        self._allowed = (sorted(usable) or self._allowed) if some else None
+        self._wide = any(about["nthreads"] > 1 for about in usable.values())
+        self._lanes.use({address for address, about in usable.items() if about["status"] == "running"})
+        if self._flight is not None and usable:
+            stay = {address for address, about in workers.items() if about["status"] in _STAYING}
+            for flying in list(self._flight.stuck(stay, training)):
+                self._lanes.returned(flying.place, monotonic())
+                if self._places and (address := self._lanes.least()):
+                    self._give(self._flight, flying, address)
+                else:
+                    self._flight.submit(replace(flying, on=self._allowed, place=""))
 
     def _count(self) -> None:
         """Count the workers. This asks the scheduler, so not for every item.
@@ -233,13 +303,9 @@ class DaskExecutor:
         self._counted = monotonic()
         _forget(client)
         try:
-            present = set(workers_of(client))
+            self._see(workers_of(client))
         except (OSError, RuntimeError, TimeoutError):  # `run` reports a lost scheduler
             return
-        self._workers = len(present - self._avoided)
-        if self._flight is not None and self._avoided:
-            self._allowed = sorted(present - self._avoided) or self._allowed
-            self._flight.move(self._allowed or [])
         if self._workers:
             self.waiting = self._absent = None
             return
@@ -257,76 +323,6 @@ class DaskExecutor:
             )
 
 
-class _Flight(Generic[T, R]):
-    """The items that a scheduler has.
-
-    Attributes:
-        flying: future -> its item, and the workers that it may run on (None for all).
-        allowed: addresses of the workers for new items; None for all.
-    """
-
-    def __init__(self, client: Client, work: Callable[[T], R]) -> None:
-        self.client, self._work, self._span = client, work, span_of(work)
-        self.flying: dict[Future, tuple[T, list[str] | None]] = {}
-        self.allowed: list[str] | None = None
-        self._completed = as_completed(with_results=False, loop=client.loop)
-
-    def fill(self, source: Iterator[T], window: int) -> None:
-        """Submit items until there are `window` in flight."""
-        while len(self.flying) < window:
-            try:
-                item = next(source)
-            except StopIteration:
-                return
-            self._submit(item)
-
-    def move(self, present: list[str]) -> None:
-        """Submit again what may run only on workers that are gone."""
-        self.allowed = present or None
-        stuck = [
-            future for future, (_, on) in self.flying.items() if on is not None and present and not {*on} & {*present}
-        ]
-        for future in stuck:
-            item, _ = self.flying.pop(future)
-            future.cancel()
-            self._submit(item)
-
-    def has_ended(self) -> bool:
-        """Whether an item ended that was not taken."""
-        return bool(self._completed.has_ready())
-
-    def pause(self) -> None:
-        """Wait a moment for an item to end."""
-        with self._completed.thread_condition:
-            self._completed.thread_condition.wait(0.1)
-
-    def take(self) -> tuple[T, R | BaseException]:
-        """An item that ended, with its result or its error."""
-        while True:
-            future = next(self._completed)
-            if future in self.flying:
-                return self.flying.pop(future)[0], _outcome(future)
-
-    def names(self) -> list[str]:
-        """Words for the items in flight."""
-        return [described(item) for item, _ in self.flying.values()]
-
-    def close(self) -> None:
-        """Cancel what is in flight."""
-        if self.flying:
-            self.client.cancel(list(self.flying), asynchronous=False)
-            self.flying.clear()
-
-    def _submit(self, item: T) -> None:
-        # Without pure=False equal calls would share one future, and a retry of a chunk would not run.
-        # `workers=` bypasses the scheduler's queue, so it is used only after a worker was set aside.
-        places = {} if self.allowed is None else {"workers": self.allowed, "allow_other_workers": False}
-        with dask.annotate(**self._span):
-            future = self.client.submit(_on_worker, self._work, item, pure=False, key=key_of(self._work), **places)
-        self.flying[future] = (item, self.allowed)
-        self._completed.add(future)
-
-
 def _allow_deaths(count: int, dask_scheduler: Any = None) -> None:
     dask_scheduler.allowed_failures = count
 
@@ -342,14 +338,6 @@ def _forget(client: Client) -> None:
         client.scheduler_comm.recent_message_log.clear()
 
 
-def _outcome(future: Future) -> Any:
-    try:
-        error = future.exception()
-        return future.result() if error is None else error
-    except Exception as error:  # the future was lost with its scheduler
-        return error
-
-
 def _forget_locals(error: BaseException | None) -> None:
     """Free the local variables in the frames of an error; the lines of the traceback stay.
 
@@ -362,9 +350,28 @@ def _forget_locals(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _on_worker(work: Callable[[T], R], item: T) -> R:
+@dataclass(frozen=True, slots=True)
+class _Ran(Generic[R]):
+    """What a worker sends back: the result, its address, and the seconds that the next item will take, about."""
+
+    result: R
+    worker: str
+    seconds: float
+
+
+_ended: dict[str, float] = {}
+"""On a worker: its address -> when its last item ended. It works on one chunk at a time, even with several threads."""
+
+
+def _left(source: Iterator[Any]) -> int | None:
+    """How many items there are still, if the source knows."""
+    left = length_hint(source, -1)
+    return None if left < 0 else max(1, left)
+
+
+def _on_worker(work: Callable[[T], R], item: T) -> _Ran[R]:
     """Run one item in a Dask worker."""
-    worker = get_worker()
+    worker, begun = get_worker(), perf_counter()
     key = worker.get_current_task()
 
     def check() -> None:
@@ -376,6 +383,8 @@ def _on_worker(work: Callable[[T], R], item: T) -> R:
         if task is not None and task.state == "cancelled":
             raise Reschedule
 
+    # A task runs in a thread of a pool, whose context is its own.
+    own_threads.set(worker.state.nthreads)
     token, failed = interruption.set(check), None
     try:
         result = work(item)
@@ -392,5 +401,8 @@ def _on_worker(work: Callable[[T], R], item: T) -> R:
         finally:
             del failed  # breaks the reference cycle between the error and this frame
     # The result of a chunk is its receipt and where it lies.
-    measure(getattr(getattr(result, "receipt", result), "seconds", None) or {})
-    return result
+    parts = getattr(getattr(result, "receipt", result), "seconds", None) or {}
+    measure(parts)
+    begun, ended = max(begun, _ended.get(worker.address, 0.0)), perf_counter()
+    _ended[worker.address] = ended
+    return _Ran(result, worker.address, max(0.0, ended - begun - parts.get("load", 0.0)))

@@ -23,15 +23,15 @@ class Losses:
     """What the scheduler tells of lost workers. The client keeps this object, so it holds nothing else.
 
     Attributes:
-        told: an object of the scheduler for each lost worker: its address is `worker`, the keys of its tasks are
-            `processing-tasks`.
+        told: an object of the scheduler for each worker that left: its address is `worker`, the keys of its tasks are
+            `processing-tasks`. `expected` is true if it left on purpose, or was closed.
     """
 
     told: deque[dict[str, Any]] = field(default_factory=deque)
 
     def __call__(self, event: tuple[float, Any]) -> None:
         """In the client's own thread."""
-        if isinstance(event[1], dict) and event[1].get("action") == "remove-worker" and not event[1].get("expected"):
+        if isinstance(event[1], dict) and event[1].get("action") == "remove-worker":
             self.told.append(event[1])
 
     @contextmanager

@@ -15,6 +15,7 @@ from time import monotonic, sleep
 
 from distributed import Client
 
+from daskt2i.deploy.only import Only
 from daskt2i.deploy.workers import ask_workers, workers_of
 from daskt2i.retries import RESTART_SECONDS
 
@@ -27,10 +28,11 @@ _CHUNK_SECONDS = 20.0
 """How long to wait for a chunk that is still being encoded on the worker."""
 
 
-def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
-    """Unload the encoders on all workers of a cluster. A later chunk loads them again.
+def unload_encoders(client: Client, *, restart: bool = False, only: Only | None = None) -> list[str]:
+    """Unload the encoders on the workers of a cluster. A later chunk loads them again.
 
     Args:
+        only: which workers; None for all.
         restart: restart the workers that hold encoders, have a nanny, and nothing else of Dask: no result and no task.
 
     Returns:
@@ -39,7 +41,7 @@ def unload_encoders(client: Client, *, restart: bool = False) -> list[str]:
     Raises:
         OSError, RuntimeError: the scheduler is gone.
     """
-    infos = workers_of(client)
+    infos = (only or Only()).of(client, workers_of(client))
     held = ask_workers(client, _held, list(infos), seconds=_ASK_SECONDS)
     full = [address for address, models in held.items() if models]
     silent = [address for address in infos if address not in held]

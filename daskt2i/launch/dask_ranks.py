@@ -24,6 +24,7 @@ from distributed import Client, Future, get_worker, span
 from distributed.comm import get_address_host
 from distributed.core import Status
 
+from daskt2i.deploy.only import Only
 from daskt2i.deploy.workers import ask_workers, workers_of
 from daskt2i.errors import SchedulerError
 from daskt2i.launch.attempt import no_scheduler
@@ -57,6 +58,7 @@ class DaskRankSpawner:
         topic: the topic of Dask's event log for the ranks' events.
         worker_seconds: how long to wait for missing workers.
         prepare: called before the first rank starts, e.g. to free memory on the workers. Returns notes for the user.
+        only: the workers that may run ranks; None for all.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class DaskRankSpawner:
         topic: str = TOPIC,
         worker_seconds: float = WORKER_SECONDS,
         prepare: Callable[[], Sequence[str]] = _nothing,
+        only: Only | None = None,
     ) -> None:
+        self._only = only or Only()
         self.client, self.topic, self.worker_seconds, self.prepare = client, topic, worker_seconds, prepare
         self._put: Callable[[Message], None] = _nowhere
         self._flying: dict[Future, tuple[str, int, str]] = {}  # launch, rank, address
@@ -111,7 +115,8 @@ class DaskRankSpawner:
         while True:
             if self.client.status != "running":
                 raise no_scheduler()
-            there = sorted(address for address, info in self._workers().items() if info["status"] == "running")
+            fitting = self._only.of(self.client, self._workers())
+            there = sorted(address for address, info in fitting.items() if info["status"] == "running")
             described = ask_workers(
                 self.client, _describe, [a for a in there if a not in silent], seconds=_ASK_SECONDS, silent=silent
             )

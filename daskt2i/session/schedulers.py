@@ -106,6 +106,8 @@ def open_executor(scheduler: Scheduler, layout: WorkerLayout) -> Executor:
     Raises:
         ConfigError: the cluster file is wrong.
     """
+    if scheduler.is_pool:
+        refuse_only(scheduler, layout)
     if scheduler.kind == "serial":
         from daskt2i.executors.serial import SerialExecutor
 
@@ -121,7 +123,20 @@ def open_executor(scheduler: Scheduler, layout: WorkerLayout) -> Executor:
     from daskt2i.executors.dask import DaskExecutor
 
     scheduler.file()  # an error in the file is raised before anything starts
-    return DaskExecutor(lambda: connect(scheduler, layout))
+    return DaskExecutor(lambda: connect(scheduler, layout), not layout.threads, layout.only)
+
+
+def refuse_only(scheduler: Scheduler, layout: WorkerLayout) -> None:
+    """Refuse a choice of workers where there is nothing to choose from.
+
+    Raises:
+        ConfigError: the layout has one, and the scheduler has no workers of different kinds.
+    """
+    if layout.only != "all":
+        raise ConfigError(
+            f"Only the workers {layout.only!r} are to be used, but the scheduler {scheduler.kind} has no workers to "
+            "choose from. Nothing was started; set run.only=all and launch.only=all, or use a Dask cluster (scheduler)."
+        )
 
 
 def connect(scheduler: Scheduler, layout: WorkerLayout, tell: Callable[[str], None] = lambda text: None) -> Connection:

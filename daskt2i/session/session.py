@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from daskt2i.launch.rank_spawners import LocalRankSpawner, RankSpawner
 from daskt2i.plan import WorkerLayout
 from daskt2i.protocols import Executor, ExecutorInfo
-from daskt2i.session.schedulers import Scheduler, connect, open_executor
+from daskt2i.retries import FIRST_WORKER_SECONDS
+from daskt2i.session.schedulers import Scheduler, connect, open_executor, refuse_only
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -95,32 +96,37 @@ class Session:
             return open_executor(self.scheduler, layout)
         from daskt2i.executors.dask import DaskExecutor
 
-        return DaskExecutor(lambda: replace(self._connected(layout), close=lambda: None))
+        def connected() -> Connection:
+            return replace(self._connected(layout), close=lambda: None)
+
+        return DaskExecutor(connected, not layout.threads, layout.only)
 
     def spawner(self, layout: WorkerLayout) -> tuple[RankSpawner, ExecutorInfo]:
         """The spawner that starts ranks, and the number of workers. `layout` is as in `executor`."""
         if self.scheduler.is_pool:
+            refuse_only(self.scheduler, layout)
             return LocalRankSpawner(layout.workers), ExecutorInfo(layout.workers, layout.threads, None)
+        from daskt2i.deploy.only import Only
         from daskt2i.deploy.scheduler_side import page_of
-        from daskt2i.deploy.workers import workers_of
         from daskt2i.executors.unload import unload_encoders
         from daskt2i.launch.dask_ranks import DaskRankSpawner
 
         connection = self._connected(layout)
         connection.gather(layout.workers)
-        client = connection.client
+        client, only = connection.client, Only(layout.only)
+        found = only.required(client, FIRST_WORKER_SECONDS)
         there = ExecutorInfo(
-            len(workers_of(client)),
-            connection.threads,
+            len(found),
+            layout.threads or min(about["nthreads"] for about in found.values()),
             None,
             client.scheduler.address,
             page_of(self._dashboard),
         )
 
         def make_room() -> list[str]:
-            return unload_encoders(client, restart=connection.owned)
+            return unload_encoders(client, restart=connection.owned, only=only)
 
-        return DaskRankSpawner(client, prepare=make_room), there
+        return DaskRankSpawner(client, prepare=make_room, only=only), there
 
     def _connected(self, layout: WorkerLayout) -> Connection:
         """The connection, with the torch threads of this stage. Another stage may need another number of threads."""

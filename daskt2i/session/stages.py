@@ -97,6 +97,7 @@ class Stages:
         layout = _layout_of(plan.encode)
         encoded = self._encode(plan.encode).raise_for_failed()
         self.listener(ResultReady("encode", encoded))
+        layout = replace(layout, only=self.workflow.launch.only)
         trained = self._train(layout)
         self.listener(ResultReady("train", trained))
         return RunResult(encoded, trained, self._sample(self._prompts(), self.workflow.sample, 1, layout))
@@ -129,7 +130,7 @@ class Stages:
 
     def insights(self, *, pictures: bool, tokens: bool, top: int) -> InsightsResult:
         """Write the report of the data set."""
-        layout = insights_layout(self.workers.scheduler, tokens=tokens)
+        layout = replace(insights_layout(self.workers.scheduler, tokens=tokens), only=self.workflow.run.only)
         executor, dataset = self.workers.executor(layout), settled(self.workflow)
         how = {"pictures": pictures, "tokens": tokens}
         keep_first_settings(self.workflow, self.folder)  # the folder alone continues, also if no encode ran before

@@ -39,7 +39,7 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
     if scheduler.kind == "serial":
         workers = 1
     if scheduler.kind == "address":
-        return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
+        return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own", only=run.only)
     if (file := scheduler.file()) is not None and file.elsewhere:
         need = prepared.requirements.worker_memory
         return _elsewhere(file, workers, threads, need, f"Make {memory_settings(prepared)} smaller")
@@ -55,7 +55,7 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
         threads=threads,
         smaller=f"Make {memory_settings(prepared)} smaller",
     )
-    return replace(found, reason="one GPU") if one_gpu else found
+    return replace(found, reason="one GPU" if one_gpu else found.reason, only=run.only)
 
 
 def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
@@ -70,13 +70,13 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
     if scheduler.kind == "serial":
         workers = 1
     if scheduler.kind == "address":
-        return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own")
+        return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own", only=launch.only)
     if (file := scheduler.file()) is not None and file.elsewhere:
         need = rank_bytes(train, launch)
         return _elsewhere(file, workers, threads, need, _SMALLER_RANK)
     if machine.gpus and workers is None:
         workers = machine.gpus
-    return divide_machine(
+    found = divide_machine(
         cores=machine.cores,
         memory=machine.memory,
         worker_memory=rank_bytes(train, launch),
@@ -85,6 +85,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         threads=threads,
         smaller=_SMALLER_RANK,
     )
+    return replace(found, only=launch.only)
 
 
 def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:

@@ -457,3 +457,30 @@ def test_the_scheduler_serial_works_where_no_semaphore_can_be_made(tmp_path: Pat
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert daskt2i.Run(small_settings(), tmp_path, scheduler="serial", progress=False).encode().accepted == 4
+
+
+def test_a_worker_that_fits_or_another_setting_makes_the_stage_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_executor, "FIRST_WORKER_SECONDS", 0.2)
+    with cluster() as there, Client(there, set_as_default=False) as client:
+        run = run_of(tmp_path / "a", client=client, settings={"run.only": "gpu"})
+        with told("deploy/only.py:Only.required SchedulerError") as error:
+            run.encode()
+        assert "no worker with a GPU" in str(error.value)
+        there.worker_spec["with"] = {
+            **there.new_spec,
+            "options": {**there.new_spec["options"], "resources": {"GPU": 1}},
+        }
+        there.sync(there._correct_state)
+        client.wait_for_workers(2)
+        assert run.encode().accepted == 4
+        assert run_of(tmp_path / "b", client=client, settings={"run.only": "all"}).encode().accepted == 4
+
+
+def test_a_pool_encodes_with_all_its_workers(tmp_path: Path) -> None:
+    with told("session/schedulers.py:refuse_only ConfigError"):
+        run_of(tmp_path, scheduler="serial", settings={"run.only": "gpu"}).encode()
+    with told("session/schedulers.py:refuse_only ConfigError"):
+        run_of(tmp_path, scheduler="serial", settings={"launch.only": "gpu"}).train_vae()
+    assert run_of(tmp_path, scheduler="serial", settings={"run.only": "all"}).encode().accepted == 4

@@ -201,13 +201,13 @@ def _limits(dask_scheduler: Any) -> set[int]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A cluster that daskt2i did not start."""
+    """A cluster that daskt2i did not start. Its workers have two threads, so the driver gives each worker its items."""
     from distributed import LocalCluster
 
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     # Dask gives up a worker that does not come back within 15 s. On a busy machine it can take longer.
     patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "120s"})
-    with patient, LocalCluster(n_workers=2, threads_per_worker=1, silence_logs=50, **here) as cluster:
+    with patient, LocalCluster(n_workers=2, threads_per_worker=2, silence_logs=50, **here) as cluster:
         yield cluster.scheduler_address
 
 
@@ -215,16 +215,6 @@ class TestAttachedDask(ExecutorSuite):
     @pytest.fixture
     def executor(self, address: str) -> Iterator[Executor]:
         yield from opened(address)
-
-    @pytest.mark.slow  # `TestDask` covers the same code
-    def test_an_avoided_worker_gets_no_more_items(self, started: Executor) -> None:
-        super().test_an_avoided_worker_gets_no_more_items(started)
-
-    @pytest.mark.slow  # `TestDask` covers the same code
-    def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
-        self, attacked: Executor, tmp_path: Path
-    ) -> None:
-        super().test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(attacked, tmp_path)
 
     def test_closing_leaves_the_cluster_running(self, executor: Executor, address: str) -> None:
         executor.start()

@@ -85,12 +85,13 @@ class ChunkQueue:
         rounds = 0
         while True:
             before = self.tries.total()
-            self._round(todo, first=rounds == 0)
+            self._round(todo, opened, first=rounds == 0)
             self._treat_lost()
             todo = sorted({*self._again, *(chunk for chunk in self.failed if self._may_try(chunk))})
             self._again.clear()
             if not todo:
                 return
+            opened = len(todo)
             if self.tries.total() > before:  # a worker that was set aside costs no pause
                 sleep(pause(rounds))
                 rounds += 1
@@ -103,14 +104,14 @@ class ChunkQueue:
     def _may_try(self, chunk: int) -> bool:
         return self.tries[chunk] <= self.prepared.workflow.run.retries
 
-    def _round(self, todo: Iterable[int], first: bool) -> None:
+    def _round(self, todo: Iterable[int], count: int, first: bool) -> None:
         """Give chunks to the executor until none is left. Chunks that fail wait for the next round."""
         work = functools.partial(encode_chunk, self.job)
         queue = PublishQueue(self.publication, patient=self.executor_info.workers <= 1)
         # The queue is closed last: chunks in flight are cancelled then, and finished ones are published.
         with (
             closing(queue),
-            closing(closable(self.executor.run(work, self._chunks(todo)))) as outcomes,
+            closing(closable(self.executor.run(work, _Open(self, todo, count)))) as outcomes,
         ):
             for chunk, outcome in outcomes:
                 self.standstill.ended(chunk.index)
@@ -124,16 +125,14 @@ class ChunkQueue:
                     self._fail(chunk.index, outcome, first)
             self._published(queue.rest(), first)
 
-    def _chunks(self, todo: Iterable[int]) -> Iterator[Chunk]:
-        """Open chunks with their rows. The rows are read when the executor asks for the chunk."""
-        fresh = iter(todo)
-        while True:
-            index = self._again.popleft() if self._again else next(fresh, None)
-            if index is None:
-                return
-            self.standstill.drawn(index)
-            self.standstill.hear(ChunkSent(index))
-            yield self._chunk(index)
+    def _draw(self, fresh: Iterator[int]) -> Chunk | None:
+        """The next open chunk with its rows. The rows are read when the executor asks for the chunk."""
+        index = self._again.popleft() if self._again else next(fresh, None)
+        if index is None:
+            return None
+        self.standstill.drawn(index)
+        self.standstill.hear(ChunkSent(index))
+        return self._chunk(index)
 
     def _chunk(self, index: int) -> Chunk:
         chunk = self.prepared.grid[index]
@@ -240,6 +239,26 @@ class ChunkQueue:
         text = without_secret("".join(traceback.format_exception(error)))
         with suppress(StoreError, OSError):  # for example a full disk, which the run reports with its own error
             self.prepared.folder.write(f"{ERRORS}/chunk-{chunk:07d}.log", text.encode("utf-8", "replace"))
+
+
+class _Open:
+    """Iterates over open chunks, and tells an executor how many there are still."""
+
+    def __init__(self, queue: ChunkQueue, todo: Iterable[int], count: int) -> None:
+        self._queue, self._fresh, self._count = queue, iter(todo), count
+
+    def __iter__(self) -> _Open:
+        return self
+
+    def __next__(self) -> Chunk:
+        fresh = not self._queue._again
+        if (chunk := self._queue._draw(self._fresh)) is None:
+            raise StopIteration
+        self._count -= fresh
+        return chunk
+
+    def __length_hint__(self) -> int:
+        return max(0, self._count) + len(self._queue._again)
 
 
 def _hopeless(count: int, error: BaseException, aside: list[str], folder: RunFolder) -> Daskt2iError:

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from daskt2i.deploy.workers import RANK_CPU, RANK_MEMORY
 from daskt2i.launch.placement import RankPlacement
 
-MEMORY, CPU = "daskt2i_rank_memory", "daskt2i_rank_cpu"
-"""Metrics of a Dask worker that runs a rank: bytes; per cent of one core, as Dask's own `cpu`."""
+MEMORY, CPU = RANK_MEMORY, RANK_CPU
 
 NEAR = 0.9
 """The user is told when a rank uses more than this share of what its worker has left."""
