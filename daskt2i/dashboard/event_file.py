@@ -18,7 +18,8 @@ from pathlib import Path
 from time import monotonic
 from typing import BinaryIO
 
-from daskt2i.dashboard.messages import VERSION, Message
+from daskt2i.dashboard.bounds import Message
+from daskt2i.dashboard.messages import VERSION
 from daskt2i.dashboard.run_state import RunState
 from daskt2i.formatting import size
 from daskt2i.store.run_folder import EVENTS, MARKER, RunFolder

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from daskt2i.dashboard.bounds import Message
 from daskt2i.dashboard.event_file import EventFile
-from daskt2i.dashboard.messages import TOPICS, Message, Messages
+from daskt2i.dashboard.messages import TOPICS, Messages
 from daskt2i.dashboard.pictures import Thumbnails, picture_of
 from daskt2i.errors import sentence
 from daskt2i.estimate.forecast import forecast_figures

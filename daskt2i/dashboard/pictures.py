@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from daskt2i.dashboard.messages import MOST_PICTURE, MOST_THUMBNAIL
+from daskt2i.dashboard.bounds import MOST_PICTURE, MOST_THUMBNAIL
 from daskt2i.errors import Reason
 from daskt2i.types import Rejection
 

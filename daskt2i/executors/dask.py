@@ -1,9 +1,8 @@
 """Chunks on the workers of a Dask cluster: this machine or many.
 
-Covers: a sliding window, moving a chunk away from a retiring worker, workers that die or get no more items, workers of
-different speed, a cluster without workers, stage times on Dask's Fine Performance Metrics page.
-Does not cover: starting a cluster (`deploy`), dashboard pages of daskt2i, who gets the next item (`lanes`), the items
-that the scheduler has (`dask_flight`).
+Covers: a sliding window, workers that die or get no more items, workers of different speed, a cluster without workers.
+Does not cover: starting a cluster (`deploy`), dashboard pages of daskt2i, who gets the next item (`window.lanes`), the
+items that the scheduler has (`window.flight`), what runs on the worker (`dask_task`).
 
 Equal workers with one thread each share the scheduler's queue: tasks use neither `resources=` nor `workers=`. Both
 bypass the queue, and all tasks that were assigned to a worker are blamed for its death. Where the queue is no help, the
@@ -15,35 +14,31 @@ different speed; and clusters of which only some workers may be used.
 from __future__ import annotations
 
 import functools
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import length_hint
-from time import monotonic, perf_counter
-from typing import Any, Generic, TypeVar
+from time import monotonic
+from typing import Any, TypeVar
 
 from dask.utils import key_split
-from distributed import Client, KilledWorker, Reschedule, get_worker
+from distributed import Client, KilledWorker
 from distributed.core import Status
 
 from daskt2i.deploy.connect import Connection, dashboard_of
 from daskt2i.deploy.only import ALL, Only
 from daskt2i.deploy.scheduler_side import page_of, unreadable_by
 from daskt2i.deploy.workers import RANK_MEMORY, workers_of
-from daskt2i.encode.model_cache import own_threads, process_name
-from daskt2i.encode.worker import interruption
 from daskt2i.errors import SchedulerError
 from daskt2i.events import Waiting
 from daskt2i.executors.attempts import lost
-from daskt2i.executors.dask_flight import Flight, Flying
-from daskt2i.executors.dask_losses import Losses
-from daskt2i.executors.dask_names import measure
 from daskt2i.executors.dask_questions import ask_each, on_this_machine
-from daskt2i.executors.lanes import Lanes
-from daskt2i.portable_errors import portable
+from daskt2i.executors.dask_task import Ran, on_worker
+from daskt2i.executors.window.flight import Flight, Flying
+from daskt2i.executors.window.lanes import Lanes
+from daskt2i.executors.window.losses import Losses
 from daskt2i.protocols import ExecutorInfo, WorkerDeath
 from daskt2i.retries import ALLOWED_DEATHS, FIRST_WORKER_SECONDS, NO_WORKERS_SECONDS
 
@@ -53,8 +48,6 @@ R = TypeVar("R")
 _COUNT_SECONDS = 5.0
 
 _STAYING = {Status.init.name, Status.running.name, Status.paused.name}
-
-_LEAVING = (Status.closing, Status.closing_gracefully, Status.closed, Status.stopping)
 
 
 class DaskExecutor:
@@ -135,7 +128,7 @@ class DaskExecutor:
         # The caller tells of the death of an item that runs alone.
         heard = nullcontext() if alone else self._losses.heard(client)
         self._lanes.empty()
-        with closing(Flight[T](client, _on_worker, work)) as flight, self._deaths(alone), heard:
+        with closing(Flight[T](client, on_worker, work)) as flight, self._deaths(alone), heard:
             self._flight = flight
             suspects: list[T] = []
             fill = functools.partial(self._fill, flight, iter(items), alone)
@@ -230,7 +223,7 @@ class DaskExecutor:
                 "Start the cluster and run it again: it continues from there."
             )
         self._lanes.returned(flying.place, monotonic())
-        if isinstance(outcome, _Ran):
+        if isinstance(outcome, Ran):
             self._lanes.took(outcome.worker, outcome.seconds)
             return flying.item, outcome.result
         return flying.item, outcome
@@ -338,71 +331,7 @@ def _forget(client: Client) -> None:
         client.scheduler_comm.recent_message_log.clear()
 
 
-def _forget_locals(error: BaseException | None) -> None:
-    """Free the local variables in the frames of an error; the lines of the traceback stay.
-
-    Dask keeps errors until Python's garbage collection runs, and memory may be short.
-    """
-    seen = set[int]()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-@dataclass(frozen=True, slots=True)
-class _Ran(Generic[R]):
-    """What a worker sends back: the result, its address, and the seconds that the next item will take, about."""
-
-    result: R
-    worker: str
-    seconds: float
-
-
-_ended: dict[str, float] = {}
-"""On a worker: its address -> when its last item ended. It works on one chunk at a time, even with several threads."""
-
-
 def _left(source: Iterator[Any]) -> int | None:
     """How many items there are still, if the source knows."""
     left = length_hint(source, -1)
     return None if left < 0 else max(1, left)
-
-
-def _on_worker(work: Callable[[T], R], item: T) -> _Ran[R]:
-    """Run one item in a Dask worker."""
-    worker, begun = get_worker(), perf_counter()
-    key = worker.get_current_task()
-
-    def check() -> None:
-        # Retirement, lifetime and adaptive scaling do not wait for a running task. If the chunk continued, its worker
-        # would be killed in the middle of it, and the chunk would be computed twice.
-        if worker.status in _LEAVING:
-            raise Reschedule
-        task = worker.state.tasks.get(key)
-        if task is not None and task.state == "cancelled":
-            raise Reschedule
-
-    # A task runs in a thread of a pool, whose context is its own.
-    own_threads.set(worker.state.nthreads)
-    token, failed = interruption.set(check), None
-    try:
-        result = work(item)
-    except Exception as error:
-        failed = portable(error)
-        with suppress(AttributeError, TypeError):  # a class with slots
-            failed.worker, failed.worker_address = process_name(), worker.address  # type: ignore[attr-defined]
-    finally:
-        interruption.reset(token)
-    if failed is not None:  # raised outside the except block: its context would be the error that cannot be pickled
-        _forget_locals(failed)
-        try:
-            raise failed
-        finally:
-            del failed  # breaks the reference cycle between the error and this frame
-    # The result of a chunk is its receipt and where it lies.
-    parts = getattr(getattr(result, "receipt", result), "seconds", None) or {}
-    measure(parts)
-    begun, ended = max(begun, _ended.get(worker.address, 0.0)), perf_counter()
-    _ended[worker.address] = ended
-    return _Ran(result, worker.address, max(0.0, ended - begun - parts.get("load", 0.0)))

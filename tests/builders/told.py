@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from daskt2i.dashboard.messages import Message, Messages
+from daskt2i.dashboard.bounds import Message
+from daskt2i.dashboard.messages import Messages
 from daskt2i.events import (
     ChunkDone,
     ChunkFailed,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from daskt2i.dashboard import pictures
-from daskt2i.dashboard.messages import MOST_PICTURE, MOST_THUMBNAIL
+from daskt2i.dashboard.bounds import MOST_PICTURE, MOST_THUMBNAIL
 from daskt2i.dashboard.pictures import Thumbnails, picture_of
 from daskt2i.errors import Reason
 from daskt2i.sources.fake import FakeSource

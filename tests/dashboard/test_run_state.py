@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from daskt2i.dashboard.messages import MOST_PICTURE, Message, Messages
+from daskt2i.dashboard.bounds import MOST_PICTURE, Message
+from daskt2i.dashboard.messages import Messages
 from daskt2i.dashboard.run_state import RunState
 from daskt2i.dashboard.state.series import Histogram, Series, Strip
 from daskt2i.errors import Reason, SourceError

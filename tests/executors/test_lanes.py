@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from daskt2i.executors.lanes import IN_HAND, Lanes
+from daskt2i.executors.window.lanes import IN_HAND, Lanes
 
 
 class Simulation:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from daskt2i.dashboard.encode_tally import PARTS
 from daskt2i.dashboard.event_file import read_events
-from daskt2i.dashboard.messages import PARTS
 from daskt2i.dashboard.pictures import picture_of
 from daskt2i.dashboard.run_state import LOCKED, RunState
 from daskt2i.dashboard.state.series import Histogram, Series, Strip

@@ -1,7 +1,7 @@
 """The items that a Dask scheduler has for us: submitting them, and taking them back when they end.
 
 Covers: which workers an item may run on, items whose worker is gone, how often the worker of an item died.
-Does not cover: who gets an item (`lanes`), what runs on the worker and what an end means (`dask`).
+Does not cover: who gets an item (`lanes`), what runs on the worker and what an end means (`dask_task`, `dask`).
 
 An item that any worker may run waits in the scheduler's queue. An item for a certain worker bypasses this queue, and
 Dask cannot run it elsewhere if the worker is gone. So the driver gives a worker few of them, and counts their deaths.

@@ -1,7 +1,7 @@
 """Which worker of a cluster gets the next item, so that workers of different speed end together.
 
 Covers: seconds of an item on each worker, how many items a worker has in hand, who gets none near the end.
-Does not cover: submitting items (`dask_flight`), which workers may run them (`dask`). It reads no clock.
+Does not cover: submitting items (`flight`), which workers may run them (`dask`). It reads no clock.
 
 A busy worker has one more item in hand, so that it does not wait for the driver. Near the end that item may wait behind
 a long one, while other workers have nothing to do. So a worker gets an item only if the others could not finish all
