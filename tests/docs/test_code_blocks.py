@@ -68,6 +68,9 @@ NOT_RUN = {
     ("sbatch",): "SLURM",
     ("squeue",): "SLURM",
     ("ssh",): "a tunnel to a node of a cluster",
+    ("pip", "wheel"): "tests/test_packaging.py builds it",
+    ("docker",): "no Docker here; tests/deploy/test_kinds.py reads the Dockerfiles",
+    ("kubectl",): "Kubernetes",
     ("python", "-m", "pytest"): "these tests run in it; a test file that a page makes does run",
     ("python", "workflows/train_demo_encoders.py"): "trains for an hour; tests/encoders tests what it made",
     ("benchmarks/gpu.sh",): "tests/bench runs it",
@@ -115,6 +118,7 @@ LONG_RUN = "training takes minutes, and one process starts sooner"
 STAND_INS = [
     StandIn("README.md", 'Run("demo")', f'Run("demo", {SMALL_RUN})', LONG_RUN),
     StandIn("docs/how-to/several-machines.md", "/shared/runs/", "runs/", "a disk that several machines share"),
+    StandIn("docs/how-to/several-machines.md", "--scheduler my-slurm.yaml", "--scheduler serial", "SLURM"),
     StandIn("", 'Run("demo", settings={"train.steps": 1000}', f'Run("demo", {SMALL_RUN}', LONG_RUN),
     StandIn("", 'Run("demo", progress', f'Run("demo", {SMALL_RUN}, progress', LONG_RUN),
     StandIn("", 'Run("demo", client', f'Run("demo", settings={SETTINGS}, client', "training takes minutes"),

@@ -185,5 +185,5 @@ def refuse_unknown(arguments: Iterable[str], names: set[str] | None, factory: An
         near = difflib.get_close_matches(unknown[0], names, 1)
         raise Refused(
             f"{getattr(factory, '__name__', factory)} has no argument {unknown[0]!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
+            + (f" (did you mean {near[0]!r}?)" if near else "")
         )
