@@ -100,7 +100,8 @@ class Patience:
         """`"2 jobs are pending (Resources)"`, or what is known without a queue."""
         queue = self._cluster.queue
         if not queue or not queue["pending"]:
-            return f"{there} of {many(workers, 'worker')} joined the cluster of {self._name}.yaml"
+            wanted = self._cluster.workers or workers
+            return f"{there} of {many(wanted, 'worker')} joined the cluster of {self._name}.yaml"
         reasons = f" ({', '.join(queue['reasons'])})" if queue["reasons"] else ""
         running = f", {queue['running']} started" if queue["running"] else ""
         verb = "is" if queue["pending"] == 1 else "are"
