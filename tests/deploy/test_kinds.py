@@ -150,7 +150,7 @@ def test_the_plan_says_what_will_be_asked_of_the_batch_system() -> None:
 def test_an_argument_that_no_class_has_is_named_with_a_similar_one() -> None:
     with pytest.raises(Refused, match=r"SLURMCluster has no argument 'que' \(did you mean 'queue'\?\)"):
         script("slurm", que="debug")
-    with pytest.raises(Refused, match="KubeLike has no argument 'imag' .did you mean 'image'"):
+    with pytest.raises(Refused, match=r"KubeLike has no argument 'imag' .did you mean 'image'"):
         Kind().check(KubeLike, {"imag": "x"})
     Kind().check(LocalCluster, {"memory_limit": 1})  # LocalCluster passes it to its workers
 
@@ -276,7 +276,7 @@ def test_hosts_of_ssh_get_threads_memory_and_pages_for_themselves_alone() -> Non
     assert kind.preview(SSHCluster, arguments, request("ssh")).startswith("a: scheduler\nb: 2 workers (nthreads=8")
     with pytest.raises(Refused, match="two hosts or more"), ExitStack() as stack:
         kind.arguments(SSHCluster, {"hosts": "a"}, request("ssh"), stack)
-    with pytest.raises(Refused, match="no argument 'host' .did you mean 'hosts'"):
+    with pytest.raises(Refused, match=r"no argument 'host' .did you mean 'hosts'"):
         kind.check(SSHCluster, {"host": ["a"]})
 
 
