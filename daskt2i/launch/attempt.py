@@ -289,7 +289,7 @@ class Attempt:
         if end.how == "lost":
             return EndedEarly(f"{who} is lost, because its worker is gone.", end.log)
         if end.how == "left":
-            return EndedEarly(f"{who} was stopped, because its worker is retiring.", end.log)
+            return EndedEarly(self.leaving or f"{who} was stopped, because its worker is retiring.", end.log)
         return EndedEarly(f"{who} ended with {end.detail}.", end.log)
 
 

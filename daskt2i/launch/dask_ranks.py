@@ -29,7 +29,7 @@ from daskt2i.deploy.workers import ask_workers, workers_of
 from daskt2i.errors import SchedulerError
 from daskt2i.launch.attempt import no_scheduler
 from daskt2i.launch.placement import WorkerNode, visible_gpus
-from daskt2i.launch.rank_spawners import Ended, Message, Request, outcome
+from daskt2i.launch.rank_spawners import LEAVE_SECONDS, Ended, Message, Request, outcome
 from daskt2i.launch.sole_use import sole_use
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.launch.vitals.usage import MEMORY, metrics_of
@@ -73,6 +73,7 @@ class DaskRankSpawner:
         self.client, self.topic, self.worker_seconds, self.prepare = client, topic, worker_seconds, prepare
         self._put: Callable[[Message], None] = _nowhere
         self._flying: dict[Future, tuple[str, int, str]] = {}  # launch, rank, address
+        self._leaving: dict[Future, float] = {}  # since when the worker of a rank is retiring
         self._closed = threading.Event()
         self._span: dict[str, Any] = {}
 
@@ -107,6 +108,7 @@ class DaskRankSpawner:
                 if self._flying:
                     self.client.cancel(list(self._flying))
             self._flying.clear()
+            self._leaving.clear()
 
     def nodes(self, wanted: int) -> list[WorkerNode]:
         """See `RankSpawner.nodes`."""
@@ -158,6 +160,9 @@ class DaskRankSpawner:
             if answers.get(address) is False:
                 self._drop(future)
                 self._put(Message(launch, rank, Ended("stopped")))
+            elif address not in answers and future in self._leaving:  # it ends with its worker, and cannot say so
+                self._drop(future)
+                self._put(Message(launch, rank, Ended("left")))
 
     def _busy(self) -> bool:
         """Whether a worker runs a rank of any launch."""
@@ -202,6 +207,7 @@ class DaskRankSpawner:
 
     def _drop(self, future: Future) -> None:
         self._flying.pop(future, None)
+        self._leaving.pop(future, None)
         if self.client.status == "running":
             self.client.cancel([future])
 
@@ -215,9 +221,26 @@ class DaskRankSpawner:
             for future, (launch, rank, address) in list(self._flying.items()):
                 if there is None and self.client.status != "running":
                     self._put(Message(launch, rank, Ended("no scheduler")))
-                elif there is not None and address not in there:
+                elif there is not None and address not in there and not self._retires(future, launch, rank, address):
+                    gone = Ended("left" if future in self._leaving else "lost")
                     self._drop(future)
-                    self._put(Message(launch, rank, Ended("lost")))
+                    self._put(Message(launch, rank, gone))
+
+    def _retires(self, future: Future, launch: str, rank: int, address: str) -> bool:
+        """Whether a worker that the scheduler has forgotten is only retiring: its rank goes on for a moment.
+
+        The worker's own message about this is lost: its connection is closed at once.
+        """
+        if future not in self._leaving:
+            try:
+                events = self.client.get_events(address)
+            except (OSError, RuntimeError, TimeoutError):
+                return False
+            if not any(isinstance(e, Mapping) and e.get("status") == "closing_gracefully" for _, e in events):
+                return False
+            self._leaving[future] = monotonic()
+            self._put(Message(launch, rank, {"kind": "leaving", "why": "its worker is retiring"}))
+        return monotonic() - self._leaving[future] <= LEAVE_SECONDS
 
 
 def _nowhere(message: Message) -> None:

@@ -94,7 +94,8 @@ def outcome(
     """Start a rank and wait until it ends.
 
     If its worker is leaving, a rank that can save a checkpoint gets `LEAVE_SECONDS`: the driver is told, asks for a
-    checkpoint, and then stops all ranks.
+    checkpoint, and then stops all ranks. The rank is asked here too, because a scheduler forgets a worker that leaves
+    at once, and then the driver cannot reach it. When it has saved, it ends.
 
     Args:
         stopping: returns the end to report if the rank must stop now, else None.
@@ -103,11 +104,12 @@ def outcome(
     why = stopping()
     if why is not None:
         return why
-    listens, leaving, saved = False, 0.0, 0
+    listens, leaving, asked, safe = False, 0.0, 0, False
 
     def hear(event: dict[str, Any]) -> None:
-        nonlocal listens
+        nonlocal listens, safe
         listens = listens or event["kind"] == "listens"
+        safe = safe or (leaving > 0 and event["kind"] == "saved")
         on_event(event)
 
     def should_stop() -> bool:
@@ -117,13 +119,13 @@ def outcome(
             if not leaving:
                 leaving = monotonic()
                 on_event({"kind": "leaving", "why": "its worker is retiring"})
-            return monotonic() - leaving > LEAVE_SECONDS
+            return safe or monotonic() - leaving > LEAVE_SECONDS
         return why is not None
 
     def should_save() -> bool:
-        nonlocal saved
-        before, saved = saved, saves()
-        return saved > before
+        nonlocal asked
+        before, asked = asked, saves() + (leaving > 0)
+        return asked > before
 
     try:
         finished = supervise(spec, hear, should_stop, should_save)

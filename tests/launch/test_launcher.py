@@ -390,6 +390,32 @@ def test_a_retiring_worker_stops_its_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("leaves", [0, 1])
+def test_a_checkpoint_is_saved_before_the_lifetime_of_a_worker_is_over(leaves: int, tmp_path: Path) -> None:
+    """At the end of its lifetime a worker calls `close_gracefully`, and its scheduler forgets it at once."""
+
+    def go(dask_worker: Any) -> None:
+        dask_worker.loop.add_callback(dask_worker.close_gracefully)
+
+    with two_workers() as client:
+        seen = Killer()
+
+        def listen(event: LaunchEvent) -> None:
+            seen(event)
+            if event.kind == "step" and event.rank == 0 and event["step"] == 5 and event.attempt == 1:
+                where = [seen.of("attempt")[0]["places"][leaves]]
+                threading.Thread(target=client.run, args=(go,), kwargs={"workers": where}).start()
+            if event.kind == "step" and event.attempt == 2:
+                (tmp_path / "enough").touch()
+
+        spawner = DaskRankSpawner(client, worker_seconds=2)
+        launched = launch("rank_modules.beating", {"folder": str(tmp_path)}, spawner, 2, 1, listen, env=ENV)
+        assert launched.attempts == 2
+        assert "must end, because its worker is retiring" in seen.of("failed")[0]["text"]
+        assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] >= 5
+
+
+@pytest.mark.slow
 def test_a_scheduler_that_dies_is_reported_and_its_ranks_end(tmp_path: Path) -> None:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     file = str(tmp_path / "scheduler.json")

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from daskt2i.errors import Interrupted, RankLost
 from daskt2i.events import LaunchEvent
 from daskt2i.launch.launcher import LaunchResult, launch
 from daskt2i.launch.placement import WorkerNode, arrange
-from daskt2i.launch.rank_spawners import LocalRankSpawner, Message
+from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message, outcome
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.launch.vitals import heartbeat, pulse, standstill, usage
 from daskt2i.launch.vitals.standstill import Standstill
@@ -156,6 +156,18 @@ def test_a_checkpoint_is_saved_on_demand_before_a_rank_leaves_and_before_ctrl_c_
     again = [event["step"] for event in seen.of("step") if event.attempt == 2]
     assert again[0] == left + 1
     assert saved(tmp_path) > left
+
+
+def test_a_rank_whose_worker_leaves_saves_and_ends_though_nobody_can_ask_it(tmp_path: Path) -> None:
+    events: list[Mapping[str, Any]] = []
+    spec = RankSpec("rank_modules.beating", {"folder": str(tmp_path)}, port=1, env=ENV)
+
+    def stopping() -> Ended | None:
+        return Ended("left") if any(event["kind"] == "step" for event in events) else None
+
+    assert outcome(spec, events.append, stopping, lambda: 0).how == "left"
+    assert [event["kind"] for event in events if event["kind"] in ("leaving", "saved")] == ["leaving", "saved"]
+    assert saved(tmp_path) >= 1
 
 
 def test_after_its_walltime_a_launch_saves_and_ends_with_one_sentence(tmp_path: Path) -> None:
