@@ -1,4 +1,4 @@
-"""The command cluster slurm, which prints a job script, and two commands that the running job calls.
+"""The command cluster slurm, which prints a job script, and three commands that the running job calls.
 
 Covers: reading options, checking workflow and command now, so that no job fails after hours in a queue.
 Does not cover: the script (`deploy.slurm`), clusters that `--scheduler` starts (`deploy`).
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from daskt2i.cli.front import opened
 from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, OutOption, SetOption, WhereOption
 from daskt2i.errors import ConfigError
 from daskt2i.redact import without_secret
+
+if TYPE_CHECKING:
+    from daskt2i.deploy.slurm.request import JobRequest
 
 app = typer.Typer(
     name="cluster",
@@ -44,6 +47,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 SlurmWorkflowOption = Annotated[
     str | None, typer.Option("--workflow", "-w", help="As for the command. [default: settings of the run folder]")
 ]
+
+JobPlaceArgument = Annotated[str, typer.Argument(metavar="FOLDER", help="A folder that all nodes see.")]
+RunOption = Annotated[str, typer.Option("--out", "-o", help="The run folder.")]
 
 
 @app.command("slurm")
@@ -82,6 +88,9 @@ def slurm(
         int | None, typer.Option("--stop-before", help="Seconds before its end that the job stops. [default: 120]")
     ] = None,
     name: Annotated[str | None, typer.Option("--job-name", "-J", help="[default: the name of the run folder]")] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Only workers, for the job that works on --out now. They may be an array.")
+    ] = False,
     more: Annotated[
         list[str] | None, typer.Argument(help="More options of the command, after --.", metavar="[-- OPTION...]")
     ] = None,
@@ -90,7 +99,7 @@ def slurm(
     """Print a job script for sbatch: a Dask cluster, and a command on it.
 
     The job needs no dask-jobqueue. With --resubmit it submits itself again shortly before its time is over, until the
-    work is done.
+    work is done. A job with --join adds workers to a running one.
     """
     with report_errors():
         found = _COMMANDS.get(command)
@@ -129,24 +138,34 @@ def slurm(
             flags=tuple(sbatch),
             interface=interface,
             setup=tuple(setup),
+            join=join,
         )
         script = job_script(request, typed())
-        notes = _notes(request.resubmit, script)
-        for note in notes:
-            complain(note, "yellow")
+        told = _notes(request, script)
+        for text in told:
+            complain(text, "yellow")
         if as_json:
-            write({"script": script, "out": out, "notes": notes}, True, None)
+            write({"script": script, "out": out, "notes": told}, True, None)
         else:
             sys.stdout.write(script)
 
 
 @app.command("folder", hidden=True)
-def folder(place: Annotated[str, typer.Argument(help="A folder that all nodes see.")]) -> None:
+def folder(place: JobPlaceArgument, out_folder: RunOption) -> None:
     """Make the folder of a running job, and print it."""
     with report_errors():
         from daskt2i.deploy.slurm.job_folder import make_job_folder
 
-        sys.stdout.write(f"{make_job_folder(place)}\n")
+        sys.stdout.write(f"{make_job_folder(place, out_folder)}\n")
+
+
+@app.command("find", hidden=True)
+def find(place: JobPlaceArgument, out_folder: RunOption) -> None:
+    """Print the folder of the job that works on a run folder, and the address of its scheduler."""
+    with report_errors():
+        from daskt2i.deploy.slurm.job_folder import find_job
+
+        sys.stdout.write("\n".join([*map(str, find_job(place, out_folder)), ""]))
 
 
 @app.command("wait", hidden=True)
@@ -207,11 +226,11 @@ def _require_words(command: str, function: Callable[..., None], words: Sequence[
         ) from None
 
 
-def _notes(resubmit: int, script: str) -> list[str]:
+def _notes(request: JobRequest, script: str) -> list[str]:
     notes = []
     if without_secret(script) != script:
         notes.append("The script holds a secret, as you gave it. Keep the file private.")
-    if not resubmit:
+    if not request.resubmit and not request.join:
         notes.append(
             "If the time is over before the work is done, submit the script again: it continues. --resubmit N lets the "
             "job do that itself."

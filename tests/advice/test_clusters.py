@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 from builders.advice import told
 from builders.command_line import run
 
-from daskt2i.deploy.slurm.job_folder import make_job_folder
+from daskt2i.deploy.slurm.job_folder import find_job, make_job_folder
 from daskt2i.deploy.slurm.request import JobRequest, seconds_of
 
 USUAL: dict[str, Any] = {"command": ("run",), "out": "/data/run", "folder": "/data", "cwd": "/", "time": "9"}
@@ -54,8 +55,8 @@ def test_the_times_that_the_message_names_are_taken() -> None:
 def test_another_folder_for_the_certificates_is_taken(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with told("deploy/slurm/job_folder.py:make_job_folder ConfigError"):
-        make_job_folder(tmp_path / "file")
-    assert make_job_folder(tmp_path / "folder").is_dir()
+        make_job_folder(tmp_path / "file", "/data/run")
+    assert make_job_folder(tmp_path / "folder", "/data/run").is_dir()
 
 
 def test_a_command_and_options_that_the_messages_name_are_taken(tmp_path: Path) -> None:
@@ -64,3 +65,12 @@ def test_a_command_and_options_that_the_messages_name_are_taken(tmp_path: Path) 
     assert run(*words, "--command", "encode", cwd=tmp_path).returncode == 0
     assert "shows its options" in run(*words, "--", "--colour", cwd=tmp_path).stderr
     assert run(*words, "--", "--json", cwd=tmp_path).returncode == 0
+
+
+def test_workers_join_a_job_that_was_submitted_first(tmp_path: Path) -> None:
+    with told("deploy/slurm/job_folder.py:find_job SchedulerError"):
+        find_job(tmp_path, "/data/run", 0)
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:
+        folder = make_job_folder(tmp_path, "/data/run")
+        (folder / "scheduler.json").write_text(f'{{"address": "tls://127.0.0.1:{scheduler.getsockname()[1]}"}}')
+        assert find_job(tmp_path, "/data/run", 0)[0] == folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -20,10 +21,10 @@ import pytest
 import yaml
 from builders.workflows import child_environment, write_workflow
 
-from daskt2i.deploy.slurm.job_folder import make_job_folder
+from daskt2i.deploy.slurm.job_folder import find_job, make_job_folder
 from daskt2i.deploy.slurm.request import JobRequest, seconds_of
 from daskt2i.deploy.slurm.script import job_script
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, SchedulerError
 
 UGLY = 'a b\'s "c" $(touch HERE) `touch HERE` \\ * # ;\nnext'
 
@@ -99,7 +100,9 @@ def test_any_text_reaches_the_command_as_it_is(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("HERE"))
 
 
-@pytest.mark.parametrize("given", [{}, {"out": UGLY, "command": ("run", UGLY), "setup": ("module load x",)}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{}, {"join": True}, {"out": UGLY, "command": ("run", UGLY), "setup": ("module load x",)}], ids=str
+)
 def test_the_script_is_right_to_the_shell_and_to_shellcheck(given: dict[str, Any]) -> None:
     script = job_script(request(interface="ib0", **given))
     assert subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True).stderr == ""
@@ -113,7 +116,7 @@ def test_the_script_is_right_to_the_shell_and_to_shellcheck(given: dict[str, Any
 
 
 def test_only_this_user_can_read_the_certificates_of_a_job(tmp_path: Path) -> None:
-    folder = make_job_folder(tmp_path / "new")
+    folder = make_job_folder(tmp_path / "new", "/data/run")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()} == {0o600}
     found = yaml.safe_load((folder / "dask.yaml").read_text())
@@ -127,8 +130,8 @@ def test_the_users_own_settings_and_certificates_stay(tmp_path: Path, monkeypatc
     own.write_text("distributed: {comm: {timeouts: {connect: 77s}}, admin: {tick: {interval: 1s}}}\n")
     monkeypatch.setenv("DASK_CONFIG", str(own))
     with dask.config.set({"distributed.comm.tls.ca-file": "/mine/ca.pem"}):
-        folder = make_job_folder(tmp_path)
-    assert [one.name for one in folder.iterdir()] == ["dask.yaml"]
+        folder = make_job_folder(tmp_path, "/data/run")
+    assert sorted(one.name for one in folder.iterdir()) == ["dask.yaml", "run"]
     found = yaml.safe_load((folder / "dask.yaml").read_text())["distributed"]
     assert found["comm"] == {"timeouts": {"connect": "77s"}}
     assert found["admin"]["tick"]["interval"] == "500ms"
@@ -142,7 +145,7 @@ def test_the_folders_of_jobs_that_were_killed_are_removed(tmp_path: Path, monkey
     old = ["here-5-a", "here-7-b", "here-8-c", "there-5-d"]
     for name in old:
         (tmp_path / f".daskt2i-job-{name}").mkdir()
-    make_job_folder(tmp_path)
+    make_job_folder(tmp_path, "/data/run")
     assert [name for name in old if (tmp_path / f".daskt2i-job-{name}").exists()] == ["here-7-b", "there-5-d"]
 
 
@@ -155,8 +158,9 @@ case "$*" in
     trap "echo end >>log; exit 0" TERM
     echo '{"address": "tls://10.0.0.1:80"}' >job/scheduler.json
     while :; do sleep 0.05; done ;;
+*"cluster find"*) echo "$PWD/job"; echo tls://10.0.0.1:80; exit "${FIND_CODE:-0}" ;;
 *"cluster wait"*) exit "${WAIT_CODE:-0}" ;;
-*"dask worker"*) echo "$*" >>log ;;
+*"dask worker"*) echo "$*" >>log; sleep "${WORK:-0}" ;;
 *)
     trap 'exit "${STOP_CODE:-130}"' TERM
     echo "$*" >>log
@@ -176,7 +180,14 @@ def _program(path: Path, text: str) -> None:
 class Job:
     """The script, as SLURM starts it on the first node."""
 
-    def __init__(self, folder: Path, *words: str, python: str = PYTHON, **environ: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *words: str,
+        python: str = PYTHON,
+        asked: dict[str, Any] | None = None,
+        **environ: str,
+    ) -> None:
         self.folder = folder
         bin_ = folder / "bin"
         _program(bin_ / "python", python)
@@ -184,8 +195,8 @@ class Job:
         _program(bin_ / "sbatch", 'echo "sbatch $* ${SLURM_NNODES:-clean}" >>log\necho "43;cluster"')
         _program(bin_ / "scancel", 'echo "scancel $*" >>log')
         script = folder / "job.sh"
-        asked = request(cwd=str(folder), out="/data/run", folder=str(folder), resubmit=2)
-        script.write_text(job_script(asked, python=str(bin_ / "python")))
+        asked = {"cwd": str(folder), "folder": str(folder), "resubmit": 2, **(asked or {})}
+        script.write_text(job_script(request(**asked), python=str(bin_ / "python")))
         slurm = {
             "SLURM_JOB_ID": "42",
             "SLURM_JOB_NUM_NODES": "2",
@@ -196,6 +207,7 @@ class Job:
             "SLURM_JOB_NODELIST": "n[1-2]",
             "SLURMD_NODENAME": "n1",
             "SLURM_LOCALID": "0",
+            "SLURM_PROCID": "1",
         }
         env = {**child_environment(), **slurm, "PATH": f"{bin_}:{os.environ['PATH']}", **environ}
         self.process = subprocess.Popen(
@@ -223,7 +235,7 @@ def test_a_job_whose_command_is_done_says_so_and_leaves_nothing(tmp_path: Path) 
     code, out, log = Job(tmp_path, CODE="0").end()
     assert code == 0
     assert "Job 42: /data/run is finished." in out
-    worker = "-m dask worker tls://10.0.0.1:80 --name n1-0 --nworkers 1 --nthreads 3 --memory-limit 7168MiB"
+    worker = "-m dask worker tls://10.0.0.1:80 --name n1-42-1 --nworkers 1 --nthreads 3 --memory-limit 7168MiB"
     assert any(line.startswith(worker) for line in log), log
     assert "-m daskt2i.workflow encode --out /data/run --scheduler tls://10.0.0.1:80" in log
     assert "end" in log, "the scheduler was stopped"
@@ -306,6 +318,43 @@ def test_a_node_that_does_not_see_the_folder_of_the_job_says_so(tmp_path: Path) 
     _, out, log = job.end()
     assert "does not see the folder" in out
     assert not any("dask worker" in line for line in log)
+
+
+# ---- workers that join a running job ----
+
+
+def test_workers_that_join_leave_before_the_time_of_their_job_is_over(tmp_path: Path) -> None:
+    code, out, log = Job(tmp_path, asked={"join": True, "time": "1", "stop_seconds": 59}, WORK="1.1").end()
+    assert code == 0, out
+    assert "workers for the scheduler at tls://10.0.0.1:80: 2 on n[1-2]." in out
+    assert "its time is nearly over. Its workers have left" in out
+    assert len(log) == 1
+    assert log[0].endswith("--lifetime 1s --lifetime-stagger 0s")
+    assert (tmp_path / "job").exists()  # it belongs to the other job
+
+
+def test_workers_that_end_at_once_are_not_started_for_ever(tmp_path: Path) -> None:
+    code, out, log = Job(tmp_path, asked={"join": True}).end()
+    assert code == 1
+    assert len(log) == 3
+    assert "ended three times within seconds" in out
+
+
+def test_without_a_job_to_join_no_worker_starts(tmp_path: Path) -> None:
+    code, _, log = Job(tmp_path, asked={"join": True}, FIND_CODE="1").end()
+    assert (code, log) == (1, [])
+
+
+def test_a_job_is_found_by_its_run_folder(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as scheduler:
+        for out, port in (("/data/other", 1), ("/data/run", scheduler.getsockname()[1])):
+            address = f"tls://127.0.0.1:{port}"
+            folder = make_job_folder(tmp_path, out)
+            (folder / "scheduler.json").write_text(f'{{"address": "{address}"}}')
+        assert find_job(tmp_path, "/data/run", 0) == (folder, address)
+    for out in ("/data/run", "/data/other", "/data/none"):  # the scheduler is gone now
+        with pytest.raises(SchedulerError, match="No job works on"):
+            find_job(tmp_path, out, 0)
 
 
 # ---- a real SLURM ----

@@ -1,9 +1,4 @@
-# The rest is the same for all jobs. Dask's scheduler and the command run on the first node, a worker in each task.
-set -u
-job=$SLURM_JOB_ID script=$0
-stop='' killed='' next='' driver='' scheduler='' workers='' private='' signals=0 asked=0
-
-say() { printf 'Job %s: %s\n' "$job" "$*"; }
+script=$0 stop='' killed='' next='' driver='' scheduler='' private='' signals=0 asked=0
 
 # Wait for a child process, also if signals come meanwhile. Returns its exit code.
 finish() {
@@ -65,21 +60,8 @@ close_cluster() {
 trap close_cluster EXIT
 
 # Certificates and Dask's settings, in a folder that only this user can read.
-private=$("$python" -m daskt2i.workflow cluster folder "$folder") || exit 1
+private=$("$python" -m daskt2i.workflow cluster folder "$folder" --out "$out") || exit 1
 settings=(env "DASK_CONFIG=$private/dask.yaml")
-threads=${SLURM_CPUS_PER_TASK:-1}
-count=$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))
-
-# A part of the memory is for scheduler and command.
-if [ "${SLURM_MEM_PER_NODE:-0}" -gt 0 ]; then
-    reserve=$((SLURM_MEM_PER_NODE / 4 < 1024 ? SLURM_MEM_PER_NODE / 4 : 1024))
-    memory=$(((SLURM_MEM_PER_NODE - reserve) / SLURM_NTASKS_PER_NODE))MiB
-elif [ "${SLURM_MEM_PER_CPU:-0}" -gt 0 ]; then
-    memory=$((SLURM_MEM_PER_CPU * threads * 9 / 10))MiB
-else
-    memory=auto
-fi
-
 # If another job of this node has the port of the dashboard, Dask takes another one, and the command prints its address.
 "${settings[@]}" "$python" -W ignore:Port:UserWarning -m dask scheduler --port 0 \
     --dashboard-address 127.0.0.1:8787 --scheduler-file "$private/scheduler.json" "${interface[@]}" &
@@ -89,34 +71,14 @@ while [ -z "$address" ] && [ -z "$stop" ] && kill -0 "$scheduler" 2>/dev/null; d
     sleep 0.2
     address=$(sed -n 's/.*"address": "\([a-z]*:[^"]*\)".*/\1/p;T;q' "$private/scheduler.json" 2>/dev/null)
 done
-if [ -z "$address" ]; then
+if [ -z "$address" ] && [ -z "$stop" ]; then
     say "Dask's scheduler did not start, so nothing was done. The lines above say why."
     exit 1
 fi
 
-say "scheduler and dashboard are on $(hostname), $count workers on $SLURM_JOB_NODELIST."
-
-worker='
-if ! [ -r "$DASK_CONFIG" ]; then
-    echo "$(hostname) does not see the folder ${DASK_CONFIG%/*}, so it does no work. All nodes must see the run folder;" \
-        "give a shared folder (--out), or one for the certificates of the job (--shared)." >&2
-    exit 1
-fi
-if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then # one GPU for each worker
-    IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
-    export CUDA_VISIBLE_DEVICES=${gpus[SLURM_LOCALID % ${#gpus[@]}]}
-fi
-address=$1 memory=$2
-shift 2
-exec "$0" -m dask worker "$address" --name "$SLURMD_NODENAME-$SLURM_LOCALID" --nworkers 1 \
-    --nthreads "$OMP_NUM_THREADS" --memory-limit "$memory" --no-dashboard --death-timeout 300 "$@"
-'
-"${settings[@]}" OMP_NUM_THREADS="$threads" MKL_NUM_THREADS="$threads" OPENBLAS_NUM_THREADS="$threads" \
-    srun --quiet --kill-on-bad-exit=0 --no-kill --wait=0 --cpus-per-task="$threads" \
-    bash -c "$worker" "$python" "$address" "$memory" "${interface[@]}" &
-workers=$!
-
 if [ -z "$stop" ]; then
+    say "scheduler and dashboard are on $(hostname). Workers: $count on $SLURM_JOB_NODELIST."
+    start_workers "$address"
     "${settings[@]}" "$python" -m daskt2i.workflow cluster wait "$address" --workers "$count" &
     driver=$!
     finish "$driver"

@@ -1,7 +1,7 @@
 """The folder of a running job: certificates and Dask's settings for its scheduler, its workers and its command.
 
 Covers: making the folder in a place that all nodes see, so that only this user can read it; removing those of jobs that
-were killed.
+were killed; finding that of another job by its run folder.
 Does not cover: certificates of clusters that daskt2i starts on this machine (`deploy.tls_files`).
 
 Dask reads the settings because the script sets `DASK_CONFIG`. The user's own file of that variable is merged into them.
@@ -9,12 +9,15 @@ Dask reads the settings because the script sets `DASK_CONFIG`. The user's own fi
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import dask.config
@@ -23,19 +26,25 @@ from distributed.security import Security
 
 from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.deploy.tls_files import FILES, has_own_certificates
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, SchedulerError
+
+FIND_SECONDS = 300.0
+"""How long workers wait for a job that they can join: the next of a row of jobs may just be starting."""
 
 _PREFIX = ".daskt2i-job"
+_RUN = "run"
+_POLL_SECONDS, _CONNECT_SECONDS = 2.0, 5.0
 _ROLES = ("scheduler", "worker", "client")
 _QUEUE_SECONDS = 20
 _LINK = "distributed.dashboard.link"
 
 
-def make_job_folder(place: str | Path) -> Path:
+def make_job_folder(place: str | Path, out: str) -> Path:
     """Make the folder of this job, with mode 0700, and write `dask.yaml` and the certificates into it.
 
     Args:
         place: a folder that all nodes see. It is made if it does not exist.
+        out: the run folder, as `find_job` will name it.
 
     Raises:
         ConfigError: nothing can be written there.
@@ -45,7 +54,7 @@ def make_job_folder(place: str | Path) -> Path:
         Path(place).mkdir(parents=True, exist_ok=True)
         _remove_old(Path(place), cluster, job)
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{cluster}-{job}-", dir=place))  # mode 0700
-        for name, text in _files(folder).items():
+        for name, text in {**_files(folder), _RUN: out}.items():
             handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -55,6 +64,34 @@ def make_job_folder(place: str | Path) -> Path:
             "belong. Nothing was started; give another folder that all nodes see (--shared)."
         ) from error
     return folder
+
+
+def find_job(place: str | Path, out: str, seconds: float = FIND_SECONDS) -> tuple[Path, str]:
+    """The folder of the job that works on a run folder, and the address of its scheduler.
+
+    Args:
+        place: as for `make_job_folder`.
+        out: the run folder.
+        seconds: how long to wait for such a job.
+
+    Raises:
+        SchedulerError: there is none.
+    """
+    deadline = monotonic() + seconds
+    while True:
+        for folder in sorted(Path(place).glob(f"{_PREFIX}-*"), reverse=True):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # the job is just beginning or ending
+                if (folder / _RUN).read_text(encoding="utf-8") == out:
+                    address = str(json.loads((folder / "scheduler.json").read_text(encoding="utf-8"))["address"])
+                    host, _, port = address.partition("://")[2].rpartition(":")
+                    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS):
+                        return folder, address
+        if monotonic() > deadline:
+            raise SchedulerError(
+                f"No job works on {out} now, so these workers have nothing to do. Start a job that works on it first, "
+                "and this one again."
+            )
+        sleep(_POLL_SECONDS)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -54,6 +54,7 @@ class JobRequest:
         flags: the same as text: `"reservation=mine"`, `"exclusive"`.
         interface: the network interface of scheduler and workers, or "" for the usual one.
         setup: lines of shell that run first.
+        join: the job holds only workers. They join the job that works on the run folder.
 
     Raises:
         ConfigError: a value has a form that SLURM does not know. Nothing was written.
@@ -76,6 +77,7 @@ class JobRequest:
     flags: tuple[str, ...] = ()
     interface: str = ""
     setup: tuple[str, ...] = ()
+    join: bool = False
 
     def __post_init__(self) -> None:
         _require_count("--nodes", self.nodes, most=_MOST_NODES)

@@ -2,12 +2,13 @@
 
     print(job_script(JobRequest(command=("encode", "--out", "/data/run"), time="2:00:00", nodes=4, …)))
 
-Covers: the lines `#SBATCH`, quoting for the shell, and the shell program (`job.sh` in this room), which is the same for
-all jobs.
+Covers: the lines `#SBATCH`, quoting for the shell, and the shell programs (`common.sh`, then `job.sh` or `join.sh` in
+this room), which are the same for all jobs.
 Does not cover: checks of the values (`request`).
 
 Why one job and no array: the elements of an array start and end by themselves, but driver and scheduler must live as
-long as any worker. In one job all nodes start together, and their time ends together.
+long as any worker. In one job all nodes start together, and their time ends together. A job that joins it (`join`) may
+be an array: it holds only workers, which may come and go.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from daskt2i.deploy.slurm.request import JobRequest
+from daskt2i.deploy.slurm.request import JobRequest, seconds_of
 
 
 def job_script(request: JobRequest, made_by: str = "", python: str = sys.executable) -> str:
@@ -26,7 +27,7 @@ def job_script(request: JobRequest, made_by: str = "", python: str = sys.executa
         made_by: the command that makes it, for a comment.
         python: the interpreter that the nodes use.
     """
-    return "\n".join([*_header(request, made_by), "", *_values(request, python), "", _program()])
+    return "\n".join([*_header(request, made_by), "", *_values(request, python), "", _program(request.join)])
 
 
 def _header(request: JobRequest, made_by: str) -> list[str]:
@@ -38,7 +39,7 @@ def _header(request: JobRequest, made_by: str) -> list[str]:
         "mem": request.memory,
         "gpus-per-node": request.gpus or "",
         "time": request.time,
-        "signal": f"B:USR1@{request.stop_before}",
+        "signal": "" if request.join else f"B:USR1@{request.stop_before}",
         **request.named,
     }
     made = f"# Made by: {' '.join(made_by.split())}" if made_by else ""
@@ -58,10 +59,11 @@ def _header(request: JobRequest, made_by: str) -> list[str]:
 def _values(request: JobRequest, python: str) -> list[str]:
     interface = ["--interface", request.interface] if request.interface else []
     return [
-        f"resubmit=${{1:-{request.resubmit}}}    # how many jobs may follow this one",
-        f"stop_before={request.stop_before}    # seconds before the end of its time, as --signal says",
+        *([] if request.join else [f"resubmit=${{1:-{request.resubmit}}}    # how many jobs may follow this one"]),
+        f"stop_before={request.stop_before}    # the work stops so many seconds before the end",
+        *([f"limit={seconds_of(request.time)}    # seconds of --time"] if request.join else []),
         f"python={shlex.quote(python)}",
-        f"command=({shlex.join(request.command)})",
+        *([] if request.join else [f"command=({shlex.join(request.command)})"]),
         f"out={shlex.quote(request.out)}",
         f"folder={shlex.quote(request.folder)}",
         f"interface=({shlex.join(interface)})",
@@ -70,5 +72,6 @@ def _values(request: JobRequest, python: str) -> list[str]:
     ]
 
 
-def _program() -> str:
-    return Path(__file__).with_name("job.sh").read_text(encoding="utf-8")
+def _program(join: bool) -> str:
+    here = Path(__file__).parent
+    return "".join((here / name).read_text(encoding="utf-8") for name in ("common.sh", "join.sh" if join else "job.sh"))
