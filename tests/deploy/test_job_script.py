@@ -155,12 +155,15 @@ PYTHON = """
 case "$*" in
 *"cluster folder"*) mkdir -p job; echo "$PWD/job" ;;
 *"dask scheduler"*)
-    trap "echo end >>log; exit 0" TERM
+    trap "echo end >>log; rm -f job/scheduler.json; exit 0" TERM
     echo '{"address": "tls://10.0.0.1:80"}' >job/scheduler.json
     while :; do sleep 0.05; done ;;
 *"cluster find"*) echo "$PWD/job"; echo tls://10.0.0.1:80; exit "${FIND_CODE:-0}" ;;
 *"cluster wait"*) exit "${WAIT_CODE:-0}" ;;
-*"dask worker"*) echo "$*" >>log; sleep "${WORK:-0}" ;;
+*"dask worker"*)
+    echo "$*" >>log
+    sleep "${WORK:-0}"
+    while [ -e job/scheduler.json ]; do sleep 0.05; done ;;
 *)
     trap 'exit "${STOP_CODE:-130}"' TERM
     echo "$*" >>log
@@ -276,7 +279,7 @@ def test_a_cancelled_job_says_that_it_can_be_continued_and_submits_nothing(tmp_p
     job.send(signal.SIGTERM)
     code, out, log = job.end()
     assert code == 130
-    assert "Job 42: it was cancelled or preempted. What is committed in /data/run stays." in out
+    assert "Job 42: it was cancelled or preempted, or its time is over. What is committed in /data/run stays." in out
     assert not any("sbatch" in line for line in log)
 
 
@@ -303,21 +306,21 @@ def test_without_workers_or_scheduler_no_command_starts(tmp_path: Path) -> None:
     assert code == 1
     assert not any("workflow encode" in line for line in log)
     (tmp_path / "b").mkdir()
-    dead = PYTHON.replace('trap "echo end >>log; exit 0" TERM\n', "exit 1\n")
+    dead = PYTHON.replace('trap "echo end >>log; rm -f job/scheduler.json; exit 0" TERM\n', "exit 1\n")
     code, out, _ = Job(tmp_path / "b", python=dead).end()
     assert code == 1
     assert "Dask's scheduler did not start" in out
 
 
-def test_a_node_that_does_not_see_the_folder_of_the_job_says_so(tmp_path: Path) -> None:
-    hidden = PYTHON.replace('*"cluster wait"*)', '*"cluster wait"*) sleep 0.3;').replace(
-        "*) mkdir", "*) rm -rf job; mkdir"
+def test_a_job_of_which_no_node_sees_the_folder_ends_at_once(tmp_path: Path) -> None:
+    blind = PYTHON.replace("mkdir -p job; echo", "mkdir -p job; rm -f job/dask.yaml; echo").replace(
+        'exit "${WAIT_CODE:-0}"', "exec sleep 60"
     )
-    job = Job(tmp_path, CODE="0", python=hidden.replace('echo "$PWD/job"', 'rm -f job/dask.yaml; echo "$PWD/job"'))
-    (tmp_path / "job" / "dask.yaml").unlink(missing_ok=True)
-    _, out, log = job.end()
+    code, out, log = Job(tmp_path, CODE="0", python=blind).end()
+    assert code == 1
     assert "does not see the folder" in out
-    assert not any("dask worker" in line for line in log)
+    assert "its workers have ended, so nothing was done" in out
+    assert log == ["end"]
 
 
 # ---- workers that join a running job ----

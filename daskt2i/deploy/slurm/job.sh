@@ -81,6 +81,14 @@ if [ -z "$stop" ]; then
     start_workers "$address"
     "${settings[@]}" "$python" -m daskt2i.workflow cluster wait "$address" --workers "$count" &
     driver=$!
+    while kill -0 "$driver" 2>/dev/null; do
+        if ! kill -0 "$workers" 2>/dev/null; then
+            say "its workers have ended, so nothing was done. The lines above say why."
+            kill -TERM "$driver" 2>/dev/null
+            break
+        fi
+        sleep 0.2
+    done
     finish "$driver"
     code=$?
     driver=''
@@ -105,7 +113,7 @@ elif [ "$stop" = time ] && { [ "$code" -eq 130 ] || [ -n "$killed" ]; } && [ -n 
 elif [ "$stop" = time ]; then
     say "its time was nearly over. What is committed in $out stays. $again"
 else
-    say "it was cancelled or preempted. What is committed in $out stays. $again"
+    say "it was cancelled or preempted, or its time is over. What is committed in $out stays. $again"
 fi
 [ -z "$next" ] || scancel "$next"
 exit "$code"
