@@ -7,12 +7,14 @@ Does not cover: what is asked (`bare`, `sight`), what follows from it (`rules`).
 from __future__ import annotations
 
 import inspect
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from daskt2i.deploy.workers import ask_workers
 from daskt2i.doctor import bare
@@ -32,6 +34,11 @@ _CALL = "(exec(source, space), space[function](*given))[1]"
 ASK_SECONDS = 10.0
 """Time for the first answers of all workers together."""
 
+_DASHBOARD_SECONDS = 5.0
+
+PER_WORKER_SECONDS = 0.02
+"""More time for each worker: all questions pass through one scheduler."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -47,7 +54,7 @@ class Answer:
     answered: float
 
 
-def look_at(client: Any, addresses: Sequence[str], seconds: float = ASK_SECONDS) -> dict[str, Answer]:
+def look_at(client: Any, addresses: Sequence[str]) -> dict[str, Answer]:
     """What each worker says of itself. Those that did not answer in time are missing."""
     source = _source()
 
@@ -59,7 +66,12 @@ def look_at(client: Any, addresses: Sequence[str], seconds: float = ASK_SECONDS)
 
         return call
 
-    return each_within(seconds, {address: ask(address) for address in addresses})
+    limit = ASK_SECONDS + PER_WORKER_SECONDS * len(addresses)
+    found = each_within(limit, {address: ask(address) for address in addresses})
+    silent = [address for address in addresses if address not in found]
+    if silent and found:  # a worker may have been busy; all of them together are rather cut off
+        found |= each_within(limit / 2, {address: ask(address) for address in silent})
+    return found
 
 
 def ask_each(
@@ -83,11 +95,27 @@ def why_not_importable(client: Any, addresses: Sequence[str], module: str) -> di
     return ask_workers(client, eval, addresses, _CALL, space, seconds=ASK_SECONDS)
 
 
-def look_at_scheduler(client: Any, seconds: float = ASK_SECONDS) -> Answer | None:
+def look_at_scheduler(client: Any) -> Answer | None:
     """The same of the scheduler; None if it does not answer, or runs no functions of clients."""
     asked = time()
-    found = within(seconds, lambda: client.run_on_scheduler(eval, _CALL, _space(_source(), "look", "", PACKAGES)))
+    found = within(ASK_SECONDS, lambda: client.run_on_scheduler(eval, _CALL, _space(_source(), "look", "", PACKAGES)))
     return Answer(found, asked, time()) if isinstance(found, dict) else None
+
+
+def dashboard_error(link: str) -> str:
+    """Why nothing listens to the dashboard from here; "" if it does, or if its link is a path of another server.
+
+    It connects, and asks for no page: a page would cost the scheduler seconds, and a busy scheduler answers late.
+    """
+    found = urlsplit(link)
+    if found.scheme not in ("http", "https") or not found.hostname:
+        return ""
+    port = found.port or (443 if found.scheme == "https" else 80)
+    try:
+        with socket.create_connection((found.hostname, port), timeout=_DASHBOARD_SECONDS):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def look_here() -> Answer:

@@ -79,7 +79,7 @@ def importable(module: str) -> str:
     try:
         importlib.import_module(module)
     except BaseException as error:
-        return f"{type(error).__name__}: {error}"[:300]
+        return str(private(f"{type(error).__name__}: {error}"[:300]))
     return ""
 
 
@@ -170,13 +170,19 @@ def _gpus() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    """The version of a package that is installed; "" if it is not. Of a checkout on the path it may be "there"."""
+    module = sys.modules.get(package)
     try:
-        return importlib.metadata.version(package)
+        version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        module = sys.modules.get(package)  # a checkout on the path, without installation
-        if module is None and importlib.util.find_spec(package) is not None:
-            return "there"
-        return str(getattr(module, "__version__", "")) if module is not None else ""
+        version = "there"
+    if package == "daskt2i" or version == "there":  # an installation whose files are gone leaves its version behind
+        try:
+            there = module is not None or importlib.util.find_spec(package) is not None
+        except (ImportError, ValueError):
+            there = False
+        return str(getattr(module, "__version__", version)) if there else ""
+    return version
 
 
 def _torch_cuda() -> str | None:

@@ -81,7 +81,9 @@ class _Look:
         """The result of a call; None if it failed, which is then a problem that stops a run."""
         try:
             return call()
-        except (Daskt2iError, OSError, ValueError) as error:
+        except KeyboardInterrupt:  # `Interrupted` is an Exception too
+            raise
+        except Exception as error:  # a look goes on, whatever a part of it meets
             self._stop(about, error)
             return None
 
@@ -134,7 +136,8 @@ class _Look:
             found, client = connected, session.client
         else:
             found = replace(found, threads=layout.threads if layout is not None else 0)
-        return with_speeds(with_sight(found, client, self.plan, meeting), client, meeting)
+        seen = self._try("workers", lambda: with_sight(found, client, self.plan, meeting)) or found
+        return self._try("network", lambda: with_speeds(seen, client, meeting)) or seen
 
     def _layout(self, scheduler: Scheduler) -> WorkerLayout | None:
         """Workers and threads, as a run would have them. None if there is no plan."""
@@ -173,6 +176,7 @@ class _Look:
             dashboard=there.dashboard,
             owned=owned,
             threads=layout.threads or there.threads,
+            threads_set=not owned and layout.threads > 0,
         )
         found = listed(found, session)
         if not found.workers:

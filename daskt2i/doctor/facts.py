@@ -6,12 +6,12 @@ Does not cover: collecting them (`asking`, `sight`, `speeds`), the rules (`rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["stops", "slows", "note"]
-"""`stops`: no run can start, or it would end early. `slows`: it works, and could be faster or safer. `note`: good to
+"""`stops`: no run can start, or it may end early. `slows`: it works, and could be faster or safer. `note`: good to
 know."""
 
 SEVERITIES: tuple[Severity, ...] = ("stops", "slows", "note")
@@ -84,6 +84,7 @@ class Worker:
         sight: see `sight.see`; None if it was not asked, or did not answer.
         blind: why it could not be asked what it sees; "" if it was.
         clock: None if it did not answer.
+        known_host: name of its machine, as another worker with the same network address says it; "" if none does.
     """
 
     address: str
@@ -93,13 +94,17 @@ class Worker:
     sight: Mapping[str, Any] | None = None
     blind: str = ""
     clock: Clock | None = None
+    known_host: str = ""
+
+    @property
+    def ip(self) -> str:
+        """The network address of its machine; "" if it has none."""
+        return self.address.partition("://")[2].rpartition(":")[0].strip("[]")
 
     @property
     def host(self) -> str:
         """Name of its machine, or its network address."""
-        if self.look is not None and "host" in self.look:
-            return str(self.look["host"])
-        return self.address.partition("://")[2].rpartition(":")[0].strip("[]") or "this machine"
+        return str(self.said("host") or self.known_host or self.ip or "this machine")
 
     def said(self, *names: str) -> Any:
         """A value of `look` by the names that lead to it; None if it was not said."""
@@ -150,21 +155,27 @@ class Found:
         here: the driver, as `bare.look`.
         scheduler: its look; None without a scheduler, or if it did not answer.
         address, dashboard: of the scheduler; "" without one.
+        dashboard_error: why the dashboard does not answer this process; "" if it does.
         owned: whether daskt2i started the cluster for this look.
         workers: what works: the workers of the cluster; without a cluster this process alone.
         need: memory that a worker needs, bytes; 0 if there is no plan.
-        threads: torch threads of a worker, as a run would set them; 0 if each worker's own.
+        threads: torch threads of a worker, as a run would set them; 0 if each worker's own. `threads_set`: whether the
+            settings say so.
+        remote_folder: whether the run folder is behind an address.
+        named: what the driver knows of the workflow: `versions`, the identities of the weights, the name of an image.
     """
 
     here: Mapping[str, Any]
     scheduler: Mapping[str, Any] | None = None
     address: str = ""
     dashboard: str = ""
+    dashboard_error: str = ""
     owned: bool = False
     workers: tuple[Worker, ...] = ()
     speeds: tuple[Speed, ...] = ()
     need: int = 0
     threads: int = 0
+    threads_set: bool = False
     remote_folder: bool = False
     named: Mapping[str, Any] = field(default_factory=dict)
 
@@ -174,8 +185,19 @@ def who(workers: Iterable[Worker], of: int) -> str:
     some = list(workers)
     hosts = list(dict.fromkeys(one.host for one in some))
     where = ", ".join(hosts[:3]) + (f" and {len(hosts) - 3:,} more" if len(hosts) > 3 else "")
-    if len(some) == of == 1:
-        return f"The worker on {where}"
+    if len(some) == 1:
+        port = "" if of == 1 else f"{some[0].address.partition('://')[2]} "
+        return f"The worker {port}on {where}"
     if len(some) == of:
         return f"All {of:,} workers"
     return f"{len(some):,} of {of:,} workers ({where})"
+
+
+def some_only(workers: Sequence[Worker], found: Found) -> str:
+    """What becomes of a run if only some workers lack what it needs: the first worker that it asks may be one of them.
+
+    (`faults.suspects` sets a worker aside that fails where others do not.)
+    """
+    if len(workers) == len(found.workers):
+        return ""
+    return " A run that begins there ends; one that begins elsewhere goes on without it."

@@ -13,7 +13,14 @@ from typing import Any
 
 from daskt2i.deploy.workers import workers_of
 from daskt2i.doctor import speeds
-from daskt2i.doctor.asking import ask_each, look_at, look_at_scheduler, why_not_importable
+from daskt2i.doctor.asking import (
+    PER_WORKER_SECONDS,
+    ask_each,
+    dashboard_error,
+    look_at,
+    look_at_scheduler,
+    why_not_importable,
+)
 from daskt2i.doctor.facts import Clock, Found, Speed, Worker
 from daskt2i.doctor.meeting import Meeting
 from daskt2i.doctor.sight import SEE_SECONDS, Wanted, folder_speed, see
@@ -52,7 +59,14 @@ def listed(found: Found, session: Session) -> Found:
             clock = Clock.of(answer.asked, answer.look["time"], answer.answered)
             worker = replace(worker, look=answer.look, clock=clock)
         workers.append(worker)
-    return replace(found, scheduler=None if scheduler is None else scheduler.look, workers=tuple(workers))
+    names = {one.ip: one.host for one in workers if one.look is not None}
+    named = tuple(replace(one, known_host=names.get(one.ip, "")) for one in workers)
+    return replace(
+        found,
+        scheduler=None if scheduler is None else scheduler.look,
+        workers=named,
+        dashboard_error=dashboard_error(found.dashboard),
+    )
 
 
 def with_sight(found: Found, client: Any, plan: EncodePlan | None, meeting: Meeting) -> Found:
@@ -67,7 +81,8 @@ def with_sight(found: Found, client: Any, plan: EncodePlan | None, meeting: Meet
     given = {
         one.address: (replace(plain, models=one.address in firsts, precision=one.address in kinds),) for one in asked
     }
-    answers = ask_each(client, see, given, SEE_SECONDS + 5)
+    limit = SEE_SECONDS + 5 + PER_WORKER_SECONDS * len(given)
+    answers = ask_each(client, see, given, limit)
     silent = [one.address for one in asked if one.address not in answers]
     why = why_not_importable(client, silent, see.__module__) if silent else {}
     workers = []
@@ -78,7 +93,7 @@ def with_sight(found: Found, client: Any, plan: EncodePlan | None, meeting: Meet
                 sight["folder"] = {**sight["folder"], "seen_here": meeting.sees(made)}
             one = replace(one, sight=sight)
         elif one.address in why:
-            one = replace(one, blind=why[one.address] or f"it did not look in {SEE_SECONDS + 5:.0f} s")
+            one = replace(one, blind=why[one.address] or f"it did not look in {limit:.0f} s")
         workers.append(one)
     return replace(found, workers=tuple(workers))
 

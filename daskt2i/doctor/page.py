@@ -83,10 +83,15 @@ def _driver(found: Found) -> Rows:
 def _cluster(found: Found) -> Rows:
     if not found.address:
         return
+    interfaces = sorted(
+        {str(one.said("network", "interface")) for one in found.workers if one.said("network", "interface")}
+    )
     lock = "encrypted" if found.address.startswith(("tls://", "wss://")) else "not encrypted"
     where = "" if found.scheduler is None else f" on {found.scheduler.get('host', 'an unknown host')}"
     yield "scheduler", f"{found.address}{where}, {lock}"
     yield "dashboard", found.dashboard or "none"
+    if interfaces:
+        yield "interfaces", ", ".join(interfaces[:_GROUPS]) + ", …" * (len(interfaces) > _GROUPS)
     silent = sum(one.look is None for one in found.workers)
     words = f"{many(len(found.workers), 'worker')} on {many(len({one.host for one in found.workers}), 'host')}"
     yield "workers", words + (f"; {silent:,} did not answer" if silent else "")
@@ -216,7 +221,9 @@ def _speeds(found: Found) -> Rows:
     if clocks and found.address:
         most = max(clocks, key=lambda clock: clock.surely_off_by())
         if most.surely_off_by() > 0:
-            words = f"up to {most.ahead:+.3f} s from the driver's (measured to {most.error:.3f} s)"
+            way = "ahead of" if most.ahead > 0 else "behind"
+            off = duration(abs(most.ahead)) if abs(most.ahead) >= 1 else f"{abs(most.ahead):.3f} s"
+            words = f"up to {off} {way} the driver's (measured to {most.error:.3f} s)"
         else:
             words = f"no difference found (measured to {max(one.error for one in clocks):.3f} s)"
         yield "clocks", words

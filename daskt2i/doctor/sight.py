@@ -23,6 +23,7 @@ from typing import Any
 from uuid import uuid4
 
 from daskt2i.config.component import Component
+from daskt2i.doctor.bare import private
 from daskt2i.encode.chunks.admission import statement
 from daskt2i.errors import Daskt2iError
 from daskt2i.machine.precision import default_device, kind_of, resolve
@@ -121,8 +122,11 @@ async def _each(parts: Mapping[str, Callable[[], Mapping[str, Any]]]) -> dict[st
 
 
 def _words(error: Exception) -> str:
+    """An error as a clause. Of one of ours, the first sentence: the others say what to do."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, Daskt2iError) and text else f"{type(error).__name__}: {text}"
+    if isinstance(error, Daskt2iError) and text:
+        return str(private(text.partition(". ")[0].rstrip(".")))
+    return str(private(f"{type(error).__name__}: {text}"))
 
 
 def _source(component: Component, row: Row, image: str) -> Mapping[str, Any]:

@@ -80,13 +80,12 @@ def pairs_of(workers: Sequence[Worker]) -> Iterator[tuple[Worker, Worker]]:
 def between(client: Any, start: Worker, end: Worker) -> Speed:
     """A connection from one worker to another, on a free port, as ranks make it."""
     speed = Speed("worker-worker", start.address, end.address)
-    host = end.address.partition("://")[2].rpartition(":")[0].strip("[]")
     token = secrets.token_hex(16)
-    ports = ask_workers(client, wire.listen, [end.address], host, token, SIZE, seconds=_SECONDS)
+    ports = ask_workers(client, wire.listen, [end.address], end.ip, token, SIZE, seconds=_SECONDS)
     if end.address not in ports:
         return replace(speed, error="the second worker cannot listen")
     port = ports[end.address]
-    answers = ask_workers(client, wire.send, [start.address], host, port, token, SIZE, seconds=2 * _SECONDS)
+    answers = ask_workers(client, wire.send, [start.address], end.ip, port, token, SIZE, seconds=2 * _SECONDS)
     found = answers.get(start.address, {"error": "no answer"})
     return replace(speed, seconds=found.get("seconds"), there=found.get("rate"), error=found["error"])
 

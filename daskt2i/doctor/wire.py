@@ -33,7 +33,7 @@ async def listen(host: str, token: str, size: int) -> int:
     done = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+        with contextlib.suppress(OSError, EOFError, TimeoutError), contextlib.closing(writer):
             async with asyncio.timeout(WIRE_SECONDS):
                 if hmac.compare_digest(await reader.readexactly(len(token)), token.encode()):
                     writer.write(b"k")
@@ -44,7 +44,6 @@ async def listen(host: str, token: str, size: int) -> int:
                     writer.write(b"k")
                     await writer.drain()
                     done.set()
-        writer.close()
 
     server = await asyncio.start_server(serve, host, 0, limit=_BLOCK)
 
@@ -68,18 +67,18 @@ async def send(host: str, port: int, token: str, size: int) -> dict[str, Any]:
     try:
         async with asyncio.timeout(WIRE_SECONDS):
             reader, writer = await asyncio.open_connection(host, port)
-            begun = time.perf_counter()
-            writer.write(token.encode())
-            await reader.readexactly(1)
-            first = time.perf_counter()
-            for start in range(0, size, _BLOCK):
-                writer.write(bytes(min(_BLOCK, size - start)))
-                await writer.drain()
-            await reader.readexactly(1)
-            last = time.perf_counter()
-            writer.close()
+            with contextlib.closing(writer):
+                begun = time.perf_counter()
+                writer.write(token.encode())
+                await reader.readexactly(1)
+                first = time.perf_counter()
+                for start in range(0, size, _BLOCK):
+                    writer.write(bytes(min(_BLOCK, size - start)))
+                    await writer.drain()
+                await reader.readexactly(1)
+                last = time.perf_counter()
     except TimeoutError:
         return {"error": "no answer"}
-    except (OSError, asyncio.IncompleteReadError) as error:
+    except (OSError, EOFError) as error:
         return {"error": str(getattr(error, "strerror", None) or error)}
     return {"error": "", "seconds": first - begun, "rate": size / max(last - first - (first - begun), 1e-6)}

@@ -10,7 +10,7 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from daskt2i.doctor.facts import Found, Problem, Worker, who
+from daskt2i.doctor.facts import Found, Problem, Worker, some_only, who
 from daskt2i.formatting import many
 
 _COMMON = ("dask", "distributed", "cloudpickle", "msgpack")
@@ -24,7 +24,7 @@ def problems(found: Found) -> Iterator[Problem]:
     """All problems of the cluster. Empty without one."""
     if not found.address:
         return
-    for rule in (_answers, _status, _daskt2i, _versions, _threads, _processes, _nannies, _scheduler, _open):
+    for rule in (_answers, _status, _daskt2i, _versions, _threads, _processes, _nannies, _scheduler, _dashboard, _open):
         yield from rule(found)
 
 
@@ -62,7 +62,7 @@ def _daskt2i(found: Found) -> Iterator[Problem]:
         yield Problem(
             "stops",
             "daskt2i",
-            f"{who(lack, len(found.workers))}: daskt2i is not installed there.",
+            f"{who(lack, len(found.workers))}: daskt2i is not installed there.{some_only(lack, found)}",
             "Install the same version there as here, and start the workers again.",
             _addresses(lack),
         )
@@ -74,7 +74,7 @@ def _daskt2i(found: Found) -> Iterator[Problem]:
         yield Problem(
             "stops",
             "daskt2i",
-            f"{who(workers, len(found.workers))}: this daskt2i cannot work there ({why}).",
+            f"{who(workers, len(found.workers))}: this daskt2i cannot work there ({why}).{some_only(workers, found)}",
             "Install the same versions there as here, and start the workers again.",
             _addresses(workers),
         )
@@ -135,7 +135,9 @@ def _threads(found: Found) -> Iterator[Problem]:
         used, cores = hosts[workers[0].host]
         words = f"{workers[0].host} has {many(cores, 'core')}, and its workers compute with {many(used, 'thread')}"
         others = f"; {many(len(hosts) - 1, 'more host')} are alike" if len(hosts) > 1 else ""
-        if few:
+        if found.threads_set:
+            advice = f"Change run.threads (it is {found.threads}), or the number of workers."
+        elif few:
             advice = (
                 f"Start one worker for each core there (dask worker --nworkers {cores} --nthreads 1), or set "
                 "run.threads to the cores of a worker."
@@ -144,7 +146,7 @@ def _threads(found: Found) -> Iterator[Problem]:
             advice = "Start fewer workers there, or with fewer threads: they slow each other down."
         yield Problem("slows", "threads", f"{words}{others}.", advice, _addresses(workers))
     counts = {one.threads for one in found.workers}
-    if len(counts) > 1 and found.threads == min(counts):
+    if len(counts) > 1 and not found.threads_set and found.threads == min(counts):
         more = [one for one in found.workers if one.threads > found.threads]
         yield Problem(
             "slows",
@@ -231,6 +233,17 @@ def _scheduler(found: Found) -> Iterator[Problem]:
             "dashboard",
             "The scheduler has no dashboard, because bokeh is not installed there.",
             "Install bokeh where the scheduler runs to watch a run.",
+        )
+
+
+def _dashboard(found: Found) -> Iterator[Problem]:
+    if found.dashboard_error:
+        yield Problem(
+            "note",
+            "dashboard",
+            f"The dashboard at {found.dashboard} does not answer from here ({found.dashboard_error}). A run works "
+            "without.",
+            "Forward its port (ssh -L), or name the address that a browser reaches (distributed.dashboard.link).",
         )
 
 

@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from daskt2i.doctor.facts import Found, Problem, Worker, who
+from daskt2i.doctor.facts import Found, Problem, Worker, some_only, who
 from daskt2i.machine.versions import version_differences
 
 _MODELS = (("image_model", "image encoder"), ("text_model", "text encoder"))
 
 
 def problems(found: Found) -> Iterator[Problem]:
-    """All problems of what workers see. `found.named` holds what the driver knows: see `driver.named`."""
+    """All problems of what workers see. `found.named` holds what the driver knows."""
     for rule in (_versions, _source, _models, _folder, _precision):
         yield from rule(found)
 
@@ -62,7 +62,7 @@ def _models(found: Found) -> Iterator[Problem]:
                 "slows" if fetches else "stops",
                 "models",
                 f"{who(workers, len(found.workers))}: the model of the {words} cannot be used there ({why})."
-                + " The hub answers there, so each host would fetch it." * fetches,
+                + (" The hub answers there, so each host would fetch it." if fetches else some_only(workers, found)),
                 "Put the model into a folder that all machines share, and name this folder in the workflow, or fetch "
                 "it on each host before.",
                 tuple(one.address for one in workers),
@@ -77,7 +77,8 @@ def _models(found: Found) -> Iterator[Problem]:
             yield Problem(
                 "stops",
                 "models",
-                f"{who(workers, len(found.workers))}: the {words} has other weights there than here.",
+                f"{who(workers, len(found.workers))}: the {words} has other weights there than here."
+                + some_only(workers, found),
                 "Give all workers the same model folder, or name a revision of the hub id.",
                 tuple(one.address for one in workers),
             )
@@ -101,10 +102,12 @@ def _folder(found: Found) -> Iterator[Problem]:
             tuple(one.address for one in workers),
         )
     for why, workers in _grouped(found, unwritten).items():
+        every = len(workers) == len(found.workers)
         yield Problem(
-            "stops",
+            "stops" if every else "slows",
             "run-folder",
-            f"{who(workers, len(found.workers))}: sees the run folder and cannot write into it ({why}).",
+            f"{who(workers, len(found.workers))}: sees the run folder and cannot write into it ({why})."
+            + " What it encodes fails, and is encoded elsewhere." * (not every),
             "Give the user of the workers the right to write there, or choose another run folder (out).",
             tuple(one.address for one in workers),
         )
