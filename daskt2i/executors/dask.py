@@ -206,11 +206,11 @@ class DaskExecutor:
             self._mourn(flight)
             if flight.has_ended() and (taken := flight.take()) is not None:
                 break
+            if self._places or not flight.flying:  # a worker may have joined, or may be needed now
+                fill()
             if not flight.flying:
                 return None
             self._count()
-            if self._places:  # a worker may have joined, or may be needed now
-                fill()
             flight.pause()
         flying, outcome = taken
         self.waiting = self._absent = None
