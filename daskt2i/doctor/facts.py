@@ -200,4 +200,4 @@ def some_only(workers: Sequence[Worker], found: Found) -> str:
     """
     if len(workers) == len(found.workers):
         return ""
-    return " A run that begins there ends; one that begins elsewhere goes on without it."
+    return " A run that begins there may end; one that begins elsewhere goes on without it."

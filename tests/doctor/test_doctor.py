@@ -53,7 +53,9 @@ def client() -> Iterator[Client]:
     threads = max(1, this_machine().cores // 2)
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tls://", "security": True}
     with (
-        LocalCluster(2, threads_per_worker=threads, silence_logs=50, env={"PYTHONPATH": CHILD_PATH}, **here) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=threads, silence_logs=50, env={"PYTHONPATH": CHILD_PATH}, **here
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

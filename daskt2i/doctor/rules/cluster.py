@@ -213,9 +213,8 @@ def _scheduler(found: Found) -> Iterator[Problem]:
         yield Problem(
             "note",
             "scheduler",
-            "The scheduler runs no functions of this client, so nothing is known of its machine, and its dashboard "
-            "shows no pages of daskt2i.",
-            "That is a setting of the scheduler (distributed.scheduler.pickle); a run works without.",
+            "The scheduler did not run a function of this client, so nothing is known of its machine.",
+            "Look at its log, and whether distributed.scheduler.pickle is true there.",
         )
         return
     files = found.scheduler.get("open_files", {}).get("soft", 0)
