@@ -109,6 +109,7 @@ def slurm(
             )
         given = {"--images": images, "--captions": captions, "--where": where}
     with opened(workflow, out_folder, set_, images=images, captions=captions, where=where, scheduler="serial") as run:
+        from daskt2i.deploy.slurm.partition import require_nodes
         from daskt2i.deploy.slurm.request import JobRequest
         from daskt2i.deploy.slurm.script import job_script
 
@@ -140,6 +141,7 @@ def slurm(
             setup=tuple(setup),
             join=join,
         )
+        require_nodes(nodes, partition)
         script = job_script(request, typed())
         told = _notes(request, script)
         for text in told:

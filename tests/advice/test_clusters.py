@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 from builders.advice import told
 from builders.command_line import run
 
 from daskt2i.deploy.slurm.job_folder import find_job, make_job_folder
+from daskt2i.deploy.slurm.partition import require_nodes
 from daskt2i.deploy.slurm.request import JobRequest, seconds_of
 
 USUAL: dict[str, Any] = {"command": ("run",), "out": "/data/run", "folder": "/data", "cwd": "/", "time": "9"}
@@ -74,3 +77,16 @@ def test_workers_join_a_job_that_was_submitted_first(tmp_path: Path) -> None:
         folder = make_job_folder(tmp_path, "/data/run")
         (folder / "scheduler.json").write_text(f'{{"address": "tls://127.0.0.1:{scheduler.getsockname()[1]}"}}')
         assert find_job(tmp_path, "/data/run", 0)[0] == folder
+
+
+def test_fewer_nodes_or_another_partition_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text('#!/bin/sh\n[ "$3" = --partition=large ] && echo "large 99" || printf "small* 2\\nlarge 99\\n"\n')
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with told("deploy/slurm/partition.py:require_nodes ConfigError"):
+        require_nodes(9, "")
+    require_nodes(2, "")
+    require_nodes(9, "large")
+    sinfo.write_text("#!/bin/sh\nexit 1\n")  # SLURM does not answer
+    require_nodes(9, "")

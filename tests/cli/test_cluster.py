@@ -27,12 +27,12 @@ def command_of(script: str) -> list[str]:
 
 
 def test_the_script_alone_is_on_standard_output_and_notes_are_not(tmp_path: Path, workflow: Path) -> None:
-    words = ["--time", "2:00:00", "--nodes", "3", "-c", "4", "--command", "encode", "--out", "my runs/x"]
+    words = ["--time", "2:00:00", "--nodes", "1", "-c", "4", "--command", "encode", "--out", "my runs/x"]
     done = run("cluster", "slurm", *words, "-w", "w.yaml", "--set", "run.batch=2", "--where", "a b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("#!/bin/bash\n")
     assert done.stdout.endswith('exit "$code"\n')
-    assert {"#SBATCH --nodes=3", "#SBATCH --cpus-per-task=4"} <= set(done.stdout.splitlines())
+    assert {"#SBATCH --nodes=1", "#SBATCH --cpus-per-task=4"} <= set(done.stdout.splitlines())
     out = str(tmp_path / "my runs" / "x")
     wanted = ["encode", "--workflow", str(workflow), "--out", out, "--where", "a b", "--set", "run.batch=2"]
     assert command_of(done.stdout) == wanted
