@@ -65,8 +65,8 @@ MAY_IMPORT = {
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "notebooks errors addresses protocols view events formatting plan retries config machine"
     " deploy store estimate model launch encode insights executors sample train dashboard",
-    "doctor": "redact errors types protocols view formatting plan faults config machine deploy store facts"
-    " encode executors session",
+    "doctor": "redact errors types protocols view formatting plan faults config machine encoders deploy store"
+    " facts hosts encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights sample train display session doctor",

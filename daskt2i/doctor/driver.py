@@ -175,7 +175,7 @@ class _Look:
             address=there.address,
             dashboard=there.dashboard,
             owned=owned,
-            threads=layout.threads or there.threads,
+            threads=layout.threads,
             threads_set=not owned and layout.threads > 0,
         )
         found = listed(found, session)
@@ -185,7 +185,7 @@ class _Look:
         limits = [one.memory_limit for one in found.workers if one.memory_limit]
         plan = self.plan
         if plan is not None and limits:
-            info = ExecutorInfo(len(found.workers), found.threads, min(limits))
+            info = ExecutorInfo(len(found.workers), found.threads or there.threads, min(limits))
             self._try("memory-limit", lambda: preflight(plan, info))
         return found
 

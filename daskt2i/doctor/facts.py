@@ -162,7 +162,8 @@ class Found:
         threads: torch threads of a worker, as a run would set them; 0 if each worker's own. `threads_set`: whether the
             settings say so.
         remote_folder: whether the run folder is behind an address.
-        named: what the driver knows of the workflow: `versions`, the identities of the weights, the name of an image.
+        named: what the driver knows of the workflow: `versions`, the identities of the weights, the name of an image,
+            `sends`: bytes of the models that an encode sends to hosts that lack them, 0 if it sends none.
     """
 
     here: Mapping[str, Any]

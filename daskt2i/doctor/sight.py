@@ -25,7 +25,8 @@ from uuid import uuid4
 from daskt2i.config.component import Component
 from daskt2i.doctor.bare import private
 from daskt2i.encode.chunks.admission import statement
-from daskt2i.errors import Daskt2iError
+from daskt2i.encoders.finding.locate import without_download
+from daskt2i.errors import Daskt2iError, ModelMissing
 from daskt2i.machine.precision import default_device, kind_of, resolve
 from daskt2i.machine.versions import OPTIONAL
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -136,15 +137,20 @@ def _source(component: Component, row: Row, image: str) -> Mapping[str, Any]:
 
 
 def _model(wanted: Wanted, component: Component | None, image: bool) -> Mapping[str, Any]:
-    """Whether the model is here, and the identity of its weights."""
+    """Whether the model is here, and the identity of its weights. Nothing is downloaded."""
     assert component is not None
     if not _is_here(component):
-        return {"error": "it is not here", "fetches": _hub_answers()}
+        return {"error": "it is not here", "missing": True, "fetches": _hub_answers()}
     if not wanted.models:
         return {}
-    if image:
-        return {"weights": component.build(ImageEncoder, "dataset.encoders.image").info(wanted.resolution).weights}
-    return {"weights": component.build(TextEncoder, "dataset.encoders.text").info().weights}
+    try:
+        with without_download():
+            if image:
+                encoder = component.build(ImageEncoder, "dataset.encoders.image")
+                return {"weights": encoder.info(wanted.resolution).weights}
+            return {"weights": component.build(TextEncoder, "dataset.encoders.text").info().weights}
+    except ModelMissing as error:
+        return {"error": _words(error), "missing": True, "fetches": _hub_answers()}
 
 
 def _is_here(component: Component) -> bool:

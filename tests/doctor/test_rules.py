@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,10 @@ def test_healthy_clusters_have_no_problem() -> None:
         Speed("run-folder", "", "", 0.01, 1e8, 1e8),
     )
     assert problems(cluster(*hosts, speeds=speeds)) == []
+
+
+def sends(found: Found) -> Found:
+    return replace(found, named={**found.named, "sends": 1000})
 
 
 def others(*changed: Any) -> Found:
@@ -74,8 +79,7 @@ CASES: dict[str, tuple[Found, list[tuple[str, str]]]] = {
     ),
     "too many threads": (cluster(worker(0, threads=16), threads=16), [("slows", "threads")]),
     "too many threads by the setting": (cluster(worker(0), worker(1), threads=8), [("slows", "threads")]),
-    "unequal threads": (cluster(worker(0, threads=3), worker(1), threads=1), [("slows", "threads")]),
-    "unequal threads by the settings": (cluster(worker(0, threads=3), worker(1), threads=1, threads_set=True), []),
+    "unequal threads": (cluster(worker(0, threads=3), worker(1)), []),
     "one process": (others(worker(0, look=look(pid=7)), worker(1, look=look(pid=7))), [("slows", "processes")]),
     "no nanny": (others(worker(0, look=look(worker={"nanny": False}))), [("note", "nanny")]),
     "deaf scheduler": (cluster(scheduler=None), [("note", "scheduler")]),
@@ -132,6 +136,14 @@ CASES: dict[str, tuple[Found, list[tuple[str, str]]]] = {
     ),
     "model without hub": (
         others(worker(0, sight=sight(text_model={"error": "it is not here", "fetches": False}))),
+        [("stops", "models")],
+    ),
+    "model that an encode sends": (
+        sends(others(worker(0, sight=sight(text_model={"error": "it is not here", "missing": True})))),
+        [("slows", "models")],
+    ),
+    "damaged model where others are sent": (
+        sends(others(worker(0, sight=sight(text_model={"error": "it is damaged"})))),
         [("stops", "models")],
     ),
     "weights": (

@@ -145,17 +145,6 @@ def _threads(found: Found) -> Iterator[Problem]:
         else:
             advice = "Start fewer workers there, or with fewer threads: they slow each other down."
         yield Problem("slows", "threads", f"{words}{others}.", advice, _addresses(workers))
-    counts = {one.threads for one in found.workers}
-    if len(counts) > 1 and not found.threads_set and found.threads == min(counts):
-        more = [one for one in found.workers if one.threads > found.threads]
-        yield Problem(
-            "slows",
-            "threads",
-            f"The workers have {min(counts)} to {max(counts)} threads, and each computes with {min(counts)}, the "
-            "fewest.",
-            "Start all workers with the same number of threads, or set run.threads.",
-            _addresses(more),
-        )
 
 
 def _by_use(found: Found) -> dict[bool, dict[str, tuple[int, int]]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from daskt2i.doctor.facts import Found, Problem, Worker, some_only, who
+from daskt2i.formatting import size
 from daskt2i.machine.versions import version_differences
 
 _MODELS = (("image_model", "image encoder"), ("text_model", "text encoder"))
@@ -57,6 +58,16 @@ def _source(found: Found) -> Iterator[Problem]:
 def _models(found: Found) -> Iterator[Problem]:
     for name, words in _MODELS:
         for why, workers in _grouped(found, lambda one: str(_part(one, name).get("error", ""))).items():  # noqa: B023
+            if found.named.get("sends") and all(_part(one, name).get("missing") for one in workers):
+                yield Problem(
+                    "slows",
+                    "models",
+                    f"{who(workers, len(found.workers))}: the model of the {words} is not there. The first encode "
+                    f"sends the models ({size(found.named['sends'])}) through the run folder to each host that lacks them.",
+                    "Nothing must be done. To save the time, put the model into a folder that all machines share.",
+                    tuple(one.address for one in workers),
+                )
+                continue
             fetches = all(_part(one, name).get("fetches") for one in workers)
             yield Problem(
                 "slows" if fetches else "stops",
