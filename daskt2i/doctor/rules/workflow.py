@@ -63,7 +63,8 @@ def _models(found: Found) -> Iterator[Problem]:
                     "slows",
                     "models",
                     f"{who(workers, len(found.workers))}: the model of the {words} is not there. The first encode "
-                    f"sends the models ({size(found.named['sends'])}) through the run folder to each host that lacks them.",
+                    f"sends the models ({size(found.named['sends'])}) through the run folder to each host that lacks "
+                    "them.",
                     "Nothing must be done. To save the time, put the model into a folder that all machines share.",
                     tuple(one.address for one in workers),
                 )
