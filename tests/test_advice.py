@@ -36,6 +36,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "hosts/check.py:check_workers WorkerWithoutFiles": (
         "hosts/test_check.py::test_the_run_stops_if_too_few_hosts_see_the_run_folder_and_each_that_does_not_is_named",
     ),
+    "train/upkeep/rank_needs.py:named WorkerWithoutFiles": (
+        "hosts/test_check.py::test_a_rank_without_the_images_is_named",
+    ),
     "encoders/finding/model_copies.py:add ModelError": (
         "hosts/test_model_files.py::test_an_index_that_names_other_files_is_refused",
     ),

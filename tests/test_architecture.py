@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "hosts": "errors types protocols events formatting faults config encoders store",
     "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"
     " config images sources machine store facts estimate hosts",
-    "insights": "errors types protocols view events formatting plan faults config images store facts",
+    "insights": "errors types protocols view events formatting plan faults config images store facts hosts",
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
     " inference encoders store loader model hosts encode",

@@ -30,8 +30,8 @@ from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import ChunksFound, Listener, ModelReady, Note, WorkersReady, ignore, stage_events
 from daskt2i.formatting import many
-from daskt2i.hosts.check import check_workers
-from daskt2i.hosts.model_files import offer_within
+from daskt2i.hosts.check import ENCODE, check_workers
+from daskt2i.hosts.model_files import encoder_infos, offer_within
 from daskt2i.hosts.sight import Needs
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.redact import without_secret
@@ -211,14 +211,22 @@ class _Run:
     def _require_workers(self, job: EncodeJob, executor_info: ExecutorInfo) -> None:
         """Before the first chunk, all workers must see what the run needs; models are sent to those that lack them."""
         assert job.terms is not None
-        run, terms, resolution = self.prepared.workflow.run, job.terms, job.image.resolution
+        run, terms, side = self.prepared.workflow.run, job.terms, job.image.resolution
         needs = Needs(
-            job.folder, terms.nonce, job.source, terms.row, terms.image, job.encoders, resolution, job.weights
+            job.folder,
+            terms.nonce,
+            source=job.source,
+            row=terms.row,
+            image=terms.image,
+            encoders=job.encoders,
+            resolution=side,
+            weights=job.weights,
         )
         send = functools.partial(
-            offer_within, run.send_bytes(), job.encoders, resolution, self.prepared.folder, self.listener
+            offer_within, run.send_bytes(), encoder_infos(job.encoders, side), self.prepared.folder, self.listener
         )
-        check_workers(self.executor, needs, executor_info.workers, run.min_fit_workers, send, self.listener)
+        workers, share = executor_info.workers, run.min_fit_workers
+        check_workers(self.executor, needs, workers, share, self.listener, ENCODE, send)
 
     def _keep_settings(self) -> None:
         text = without_secrets(self.prepared.workflow).to_yaml()

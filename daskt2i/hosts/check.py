@@ -36,6 +36,28 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
+class StageWords:
+    """The words of a stage.
+
+    Attributes:
+        left_out: what does not happen on a host that lacks something: `"no picture is drawn"`.
+        refused: what did not happen, and what is kept, if the stage ends.
+        again: what to do next: `"draw again"`.
+    """
+
+    left_out: str
+    refused: str
+    again: str
+
+
+ENCODE = StageWords(
+    "no chunk of this run is encoded", "Nothing was encoded, and finished chunks are kept", "encode again"
+)
+SAMPLE = StageWords("no picture is drawn", "Nothing was drawn", "draw again")
+INSIGHTS = StageWords("no image is read", "Nothing was reported", "run insights again")
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What the workers answered.
 
@@ -61,13 +83,19 @@ class Checked:
 
 
 def check_workers(
-    executor: Executor, needs: Needs, workers: int, share: float, send: Callable[[], str], listener: Listener
+    executor: Executor,
+    needs: Needs,
+    workers: int,
+    share: float,
+    listener: Listener,
+    words: StageWords,
+    send: Callable[[], str] = lambda: "this stage sends none",
 ) -> Checked:
     """Ask all workers, and leave those out that lack something. An executor on this machine has none to ask.
 
     Args:
         workers: number of workers.
-        share: the run goes on if at least this share of the workers lacks nothing.
+        share: the stage goes on if at least this share of the workers, and one, lacks nothing.
         send: offers the models to workers that lack them. Returns "", or why not.
 
     Raises:
@@ -82,10 +110,10 @@ def check_workers(
         return checked
     fit = max(workers, len(checked.sights)) - len(unfit)
     if fit < 1 or fit < share * (fit + len(unfit)):
-        raise WorkerWithoutFiles(_refused(list(unfit.values()), fit, why))
+        raise WorkerWithoutFiles(_refused(list(unfit.values()), fit, why, words))
     left = executor.leave_out(list(unfit))
     said = _said(list(unfit.values()))
-    listener(Note(f"{said}, so no chunk of this run is encoded there, but by {many(left, 'other worker')}."))
+    listener(Note(f"{said}, so {words.left_out} there, but by {many(left, 'other worker')}."))
     return checked
 
 
@@ -93,15 +121,15 @@ def _can_be_sent(lack: Lack) -> bool:
     return lack.thing == "models" and lack.missing
 
 
-def _refused(unfit: Collection[Sight], fit: int, unsent: str) -> str:
+def _refused(unfit: Collection[Sight], fit: int, unsent: str, words: StageWords) -> str:
     things = dict.fromkeys(lack.thing for sight in unfit for lack in sight.lacks)
     what = "; ".join(_ADVICE[thing] for thing in things)
     what += f" (they were not sent: {unsent})" if unsent else ""
     others = f"{many(fit, 'worker')} would be left, which is less than run.min_fit_workers asks for. " if fit else ""
     also = ", or set run.min_fit_workers lower to go on with the others" if fit else ""
     return (
-        f"{_said(unfit)}, although the driver on {socket.gethostname()} sees it. {others}Nothing was encoded, and "
-        f"finished chunks are kept; {what}{also}, then encode again."
+        f"{_said(unfit)}, although the driver on {socket.gethostname()} sees it. {others}{words.refused}; "
+        f"{what}{also}, then {words.again}."
     )
 
 

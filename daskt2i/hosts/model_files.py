@@ -1,6 +1,6 @@
 """Models come to workers through the run folder, if they are only on the driver's machine.
 
-    models = models_of(encoders, 64)                        # driver
+    models = models_of(encoder_infos(encoders, 64))         # driver
     offer(folder, models)                                   # driver: models/index.json, models/SHA256
     bring_models(encoders, 64, folder)                      # worker or rank: fetches what is missing there
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,17 +59,31 @@ class OfferedModel:
         return sum(file.size for file in self.files)
 
 
-def models_of(encoders: EncoderSettings, resolution: int) -> tuple[OfferedModel, ...]:
-    """The models that the encoders find on this machine, without those of the package.
+def encoder_infos(encoders: EncoderSettings, resolution: int) -> Callable[[], tuple[str, str]]:
+    """A function that finds the models of encoders, and returns the identities of their weights.
 
-    Encoders of other packages are asked too, but only what they find by `locate` is known here.
+    Encoders of other packages are asked too, but only what they find by `locate` can be sent.
 
-    Raises:
+    Raises (the function):
         ConfigError, ModelMissing, ModelError: an encoder cannot be built, or its model is not here.
     """
+
+    def find() -> tuple[str, str]:
+        image = encoders.image.build(ImageEncoder, "dataset.encoders.image").info(resolution)
+        text = encoders.text.build(TextEncoder, "dataset.encoders.text").info()
+        return image.weights, text.weights
+
+    return find
+
+
+def models_of(find: Callable[[], object]) -> tuple[OfferedModel, ...]:
+    """The models that a function finds on this machine, without those of the package.
+
+    Raises:
+        what the function raises.
+    """
     with locating() as found:
-        encoders.image.build(ImageEncoder, "dataset.encoders.image").info(resolution)
-        encoders.text.build(TextEncoder, "dataset.encoders.text").info()
+        find()
     together: dict[tuple[str, str | None], dict[str, Path]] = {}
     for one in found:
         together.setdefault((one.model, one.revision), {}).update(_files(one))
@@ -102,8 +116,8 @@ def offer(folder: RunFolder, models: Sequence[OfferedModel]) -> None:
     folder.write(INDEX, json.dumps(index, indent=1).encode())
 
 
-def offer_within(limit: int, encoders: EncoderSettings, resolution: int, folder: RunFolder, listener: Listener) -> str:
-    """Offer the models of the encoders, if they are not larger than the limit.
+def offer_within(limit: int, find: Callable[[], object], folder: RunFolder, listener: Listener) -> str:
+    """Offer the models that a function finds, if they are not larger than the limit.
 
     Args:
         limit: bytes (`run.send_models`).
@@ -111,7 +125,7 @@ def offer_within(limit: int, encoders: EncoderSettings, resolution: int, folder:
     Returns:
         "", or why they are not offered: a clause.
     """
-    models = models_of(encoders, resolution)
+    models = models_of(find)
     total = sum(model.bytes for model in models)
     if total > limit:
         return f"they have {size(total)}, which is more than run.send_models allows ({size(limit)})"
@@ -152,10 +166,8 @@ def bring_models(
     """
     try:
         with without_download():
-            image = encoders.image.build(ImageEncoder, "dataset.encoders.image").info(resolution)
-            text = encoders.text.build(TextEncoder, "dataset.encoders.text").info()
-        if weights in (None, (image.weights, text.weights)):
-            return
+            if encoder_infos(encoders, resolution)() == weights or weights is None:
+                return
     except ModelMissing:
         pass
     fetch(folder)

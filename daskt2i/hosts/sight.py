@@ -27,7 +27,15 @@ from daskt2i.config.component import Component
 from daskt2i.config.settings import EncoderSettings
 from daskt2i.encoders.finding.locate import without_download
 from daskt2i.encoders.finding.model_copies import find
-from daskt2i.errors import Daskt2iError, ModelMissing, RowRejected, SourceError, StoreError, WorkerWithoutFiles
+from daskt2i.errors import (
+    Daskt2iError,
+    ModelMissing,
+    RowRejected,
+    SourceError,
+    StoreError,
+    WorkerWithoutFiles,
+    sentence,
+)
 from daskt2i.faults.kinds import passing_cause
 from daskt2i.faults.time_limit import within
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -40,6 +48,8 @@ _LOOKS, _PAUSE = 3, 1.0
 READ_SECONDS = 10.0
 """A check of the source gives up after this time. The chunk itself then reports what is wrong."""
 
+_FIRST_ROWS = 16
+
 Thing = Literal["run folder", "images", "models"]
 
 
@@ -48,20 +58,22 @@ class Needs:
     """What a worker must see. It can be pickled.
 
     Attributes:
-        nonce: content of `CHECK` in the run folder.
-        source: as the workers build it.
+        folder, nonce, name: an object of the run folder, and its content as the driver sees it.
+        source: as the workers build it; None if they read no images.
         row, image: a row, and the SHA-256 of its image file; None and "" if the driver could not read one.
+        encoders, resolution: the encoders of the run; None if the workers need none.
         weights: the driver's identities of the image and text weights.
     """
 
     folder: RunFolder
-    nonce: str
-    source: Component
-    row: Row | None
-    image: str
-    encoders: EncoderSettings
-    resolution: int
-    weights: tuple[str, str]
+    nonce: str = ""
+    name: str = CHECK
+    source: Component | None = None
+    row: Row | None = None
+    image: str = ""
+    encoders: EncoderSettings | None = None
+    resolution: int = 0
+    weights: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,43 +113,59 @@ def here() -> str:
 
 
 def look(needs: Needs) -> Sight:
-    """Look at everything that a worker needs. It downloads nothing. Errors of the network are left to the chunks."""
+    """Look at everything that a worker needs. It downloads nothing."""
     lacks: list[Lack] = []
-    if not sees_folder(needs.folder, needs.nonce):
-        lacks.append(Lack("run folder", f"does not see the run folder {needs.folder}"))
+    if needs.nonce and (seen := _seen(needs.folder, needs.nonce, needs.name)) is not True:
+        reason = f" ({sentence(seen).rstrip('.')})" if isinstance(seen, Exception) else ""
+        lacks.append(Lack("run folder", f"does not see the run folder {needs.folder}{reason}"))
     lacks += _without_images(needs)
     lacks += _without_models(needs)
     return Sight(here(), tuple(lacks))
 
 
 @contextlib.contextmanager
-def visible(folder: RunFolder) -> Iterator[str]:
-    """In the block, the run folder has `CHECK` with the content that the block gets. A process that reads it is right.
+def visible(folder: RunFolder, name: str = CHECK) -> Iterator[str]:
+    """In the block, the run folder has an object with the content that the block gets. Who reads it sees the folder.
+
+    Args:
+        name: of the object. Whoever holds the lock of a stage uses its own name.
 
     Raises:
         StoreFull, StoreError: the run folder cannot be written.
     """
     nonce = uuid4().hex
-    folder.write(CHECK, nonce.encode())
+    folder.write(name, nonce.encode())
     try:
         yield nonce
     finally:
         with contextlib.suppress(StoreError, OSError):
-            folder.delete(CHECK)
+            folder.delete(name)
 
 
-def sees_folder(folder: RunFolder, nonce: str) -> bool:
-    """Whether this process sees the run folder that the driver sees."""
+def _seen(folder: RunFolder, nonce: str, name: str) -> bool | Exception:
+    """Whether this process sees the run folder of the driver, or the error of reading it."""
+    found: bool | Exception = False
     for again in range(_LOOKS):
         if again:
             time.sleep(_PAUSE)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if folder.read(CHECK).decode("ascii", "replace") == nonce:
-                return True
-    return False
+        try:
+            found = shown(folder, name) == nonce
+        except Exception as error:  # libraries of object stores have many: no credentials, no connection
+            found = error
+        if found is True:
+            break
+    return found
 
 
-def require_folder(folder: RunFolder, nonce: str, who: str, done: str) -> None:
+def shown(folder: RunFolder, name: str) -> str:
+    """The content of an object, to compare it with what another process reads; "" if there is none."""
+    try:
+        return folder.read(name).decode("ascii", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def require_folder(folder: RunFolder, nonce: str, who: str, done: str, name: str = CHECK) -> None:
     """Refuse a process that does not see the run folder of the driver.
 
     Args:
@@ -146,12 +174,26 @@ def require_folder(folder: RunFolder, nonce: str, who: str, done: str) -> None:
 
     Raises:
         WorkerWithoutFiles: it does not see it.
+        Exception: reading it failed; a network that is away now may come back.
     """
-    if not sees_folder(folder, nonce):
+    seen = _seen(folder, nonce, name)
+    if isinstance(seen, Exception):
+        raise seen
+    if not seen:
         raise WorkerWithoutFiles(
             f"{who} does not see the run folder {folder} of the driver, so {done}. Give a folder that all machines "
             "share under the same path, or an address such as s3://bucket/run (out)."
         )
+
+
+def first_image(source: Source) -> tuple[Row | None, str]:
+    """A row near the start, and the hash of its image file; None if the driver cannot read one."""
+    rows = source.rows(0, min(_FIRST_ROWS, source.info().rows))
+    row = next((row for row in rows if row.usable), None)
+    if row is None:
+        return None, ""
+    found = within(READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
+    return (row, found) if isinstance(found, str) else (None, "")
 
 
 def other_image(source: Source, row: Row, sha256: str, before: bool = False) -> tuple[str, str]:
@@ -173,7 +215,7 @@ def other_image(source: Source, row: Row, sha256: str, before: bool = False) -> 
 
 
 def _without_images(needs: Needs) -> Sequence[Lack]:
-    if needs.row is None:
+    if needs.source is None or needs.row is None:
         return ()
     try:
         source: Source = needs.source.build(Source, "dataset.source")
@@ -184,7 +226,9 @@ def _without_images(needs: Needs) -> Sequence[Lack]:
 
 
 def _without_models(needs: Needs) -> Sequence[Lack]:
-    found = []
+    found = list[Lack]()
+    if needs.encoders is None:
+        return found
     for setting, weights in zip(("image", "text"), needs.weights, strict=True):
         component: Component = getattr(needs.encoders, setting)
         name = component.arguments.get("model", component.class_path)

@@ -21,6 +21,8 @@ from daskt2i.facts.expression import parse_where
 from daskt2i.facts.selection import boxed_persons, keep_facts, kept_rows, survey_of
 from daskt2i.facts.survey import Surveyed, fold, survey_chunk
 from daskt2i.facts.table import to_csv
+from daskt2i.hosts.check import INSIGHTS, check_workers
+from daskt2i.hosts.sight import Needs, first_image
 from daskt2i.insights import page
 from daskt2i.insights.report import TOP, InsightsResult, make_report
 from daskt2i.plan import ChunkGrid
@@ -79,6 +81,8 @@ def insights(
     text = dataset.encoders.text if tokens else None
     with closing(executor):
         executor_info = executor.start()
+        if pictures:
+            _require_images(dataset, source, folder, executor, executor_info.workers, listener)
         parts = _surveyed(dataset, source, executor, info.rows, executor_info.workers, pictures, text, listener)
     table = fold(parts, dataset.facts.near, persons)
     keep_facts(table, dataset, source, folder, pictures=pictures)
@@ -101,6 +105,14 @@ def insights(
     report = replace(report, html=html, seconds=perf_counter() - begun)
     _write(report, folder)
     return report
+
+
+def _require_images(
+    dataset: DatasetSettings, source: Source, folder: RunFolder, executor: Executor, workers: int, listener: Listener
+) -> None:
+    row, image = first_image(source)
+    needs = Needs(folder, source=dataset.source, row=row, image=image)
+    check_workers(executor, needs, workers, 0.0, listener, INSIGHTS)
 
 
 def _surveyed(

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.config.settings import DatasetSettings, EncoderSettings
+from daskt2i.config.settings import DatasetSettings
 from daskt2i.config.workflow_file import differences
 from daskt2i.encoders import export
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import FingerprintMismatch, ModelError
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.types import EncoderInfo, Pixels, Runtime
+from daskt2i.types import Pixels, Runtime
 
 
 def built(dataset: DatasetSettings) -> tuple[ImageEncoder, TextEncoder]:
@@ -28,17 +28,6 @@ def built(dataset: DatasetSettings) -> tuple[ImageEncoder, TextEncoder]:
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
     return image, text
-
-
-def infos(encoders: EncoderSettings, resolution: int) -> tuple[EncoderInfo, EncoderInfo]:
-    """The info of the image encoder and the text encoder.
-
-    Raises:
-        ConfigError, ModelMissing, ModelError: an encoder cannot be built, or its model is not here.
-    """
-    image: ImageEncoder = encoders.image.build(ImageEncoder, "dataset.encoders.image")
-    text: TextEncoder = encoders.text.build(TextEncoder, "dataset.encoders.text")
-    return image.info(resolution), text.info()
 
 
 def cannot_draw(dataset: DatasetSettings) -> str | None:

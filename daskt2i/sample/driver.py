@@ -23,8 +23,11 @@ from daskt2i.documents import shown, storable
 from daskt2i.errors import ConfigError, Interrupted, ModelMissing, SourceMissing, StoreError
 from daskt2i.events import Activity, Listener, Note, Progress, ignore, tell_deaths
 from daskt2i.formatting import duration, many
+from daskt2i.hosts.check import SAMPLE, check_workers
+from daskt2i.hosts.sight import Needs
+from daskt2i.hosts.sight import shown as shown_in_folder
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
-from daskt2i.model.pipeline import about, alone, pooled_padding, require
+from daskt2i.model.pipeline import ABOUT, about, alone, pooled_padding, require
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
@@ -33,7 +36,7 @@ from daskt2i.sample.worker import SampleJob, draw_part
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, State, progress
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim
-from daskt2i.store.run_folder import SAMPLES, RunFolder
+from daskt2i.store.run_folder import PIPELINE, SAMPLES, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.view import Picture, View, Viewed
 
@@ -216,6 +219,9 @@ def _drawn(
         listener(Activity(f"{count} to draw; first the workers start"))
         begun = perf_counter()
         executor_info = executor.start()
+        label = f"{PIPELINE}/{ABOUT}"
+        needs = Needs(folder, shown_in_folder(folder, label), label)
+        check_workers(executor, needs, executor_info.workers, 0.0, listener, SAMPLE)
         listener(Activity(_ready(executor_info.workers, perf_counter() - begun)))
         size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
         parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]

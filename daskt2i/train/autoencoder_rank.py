@@ -28,7 +28,7 @@ from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
-from daskt2i.train.upkeep.rank_needs import require_seen
+from daskt2i.train.upkeep.rank_needs import named, require_seen
 from daskt2i.types import Pixels, Rejection
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 PREFIX = "train-vae"
 """Folder of checkpoints and figures inside the run folder."""
+
+SEEN = f"{PREFIX}/seen"
+"""An object of the run folder that each rank must see."""
 
 SCALE_PICTURES = 512
 """Number of training pictures to measure the scaling factor."""
@@ -267,14 +270,26 @@ def _source(job: AutoencoderJob) -> Source:
     )
 
 
+def locate_given(model: str | None, resolution: int) -> None:
+    """Find the model of `vae.model`, if there is one.
+
+    Raises:
+        ConfigError, ModelMissing, ModelError: it is not here, or cannot be used.
+    """
+    if model is not None:
+        PretrainedAutoencoder(model).info(resolution)
+
+
 def main() -> None:
     """Run one rank, from its job to its end."""
     job = AutoencoderJob(**ranks.job())
     settings = VaeSettings.model_validate(job.vae)
     launch = LaunchSettings.model_validate(job.launch)
     folder = RunFolder(job.folder, job.storage_options)
-    require_seen(folder, job.nonce)
-    fit(Autoencoder(job, ranks.rank()), settings, launch, folder, job.identity, PREFIX)
+    require_seen(folder, job.nonce, SEEN)
+    with named(folder, lambda: locate_given(settings.model, ImageSettings.model_validate(job.image).resolution)):
+        task = Autoencoder(job, ranks.rank())
+    fit(task, settings, launch, folder, job.identity, PREFIX)
 
 
 if __name__ == "__main__":

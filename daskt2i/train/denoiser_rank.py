@@ -34,6 +34,9 @@ from daskt2i.train.upkeep.shard_copies import AUTO, ShardCopies
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+SEEN = f"{TRAIN}/seen"
+"""An object of the run folder that each rank must see."""
+
 EXAMPLES = 16
 """Number of latents to fit the map to colours."""
 
@@ -78,7 +81,7 @@ class Denoiser:
         self.job = job
         self.settings = TrainSettings.model_validate(job.train)
         self.folder = RunFolder(job.folder, job.storage_options)
-        require_seen(self.folder, job.nonce, job.dataset)
+        require_seen(self.folder, job.nonce, SEEN, job.dataset)
         limit = str(job.launch.get("disk_cache", AUTO))
         self._store = CheckedStore(self.folder, ShardCopies.opened(self.folder, limit, _note))
         self.dataset = LatentDataset(

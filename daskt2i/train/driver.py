@@ -20,7 +20,7 @@ from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration, many
-from daskt2i.hosts.model_files import offer_within
+from daskt2i.hosts.model_files import encoder_infos, offer_within
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.loader.dataset import SAMPLES
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
@@ -32,6 +32,7 @@ from daskt2i.store.run_folder import TRAIN, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.autoencoder_rank import PREFIX as VAE_PREFIX
 from daskt2i.train.autoencoder_rank import AutoencoderJob as VaeJob
+from daskt2i.train.autoencoder_rank import locate_given
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.denoiser_rank import DenoiserJob as TrainJob
 from daskt2i.train.metrics import LAST_STEPS, loss_curves, mean_loss, read_metrics
@@ -206,8 +207,8 @@ def train(
                 _keep_settings(workflow, folder)
             listener(event)
 
-        limit, side = workflow.run.send_bytes(), workflow.dataset.image.resolution
-        send = partial(offer_within, limit, encoders, side, folder, listener)
+        find = encoder_infos(encoders, workflow.dataset.image.resolution)
+        send = partial(offer_within, workflow.run.send_bytes(), find, folder, listener)
         gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder, send)
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
@@ -256,7 +257,9 @@ def train_vae(
             batch=settings.batch,
             dataset=None if workflow.dataset.where is None else plain(workflow.dataset),
         )
-        gone = launch_training("autoencoder_rank", job, spawner, ranks, threads, listener, ways, folder)
+        find = partial(locate_given, settings.model, workflow.dataset.image.resolution)
+        send = partial(offer_within, workflow.run.send_bytes(), find, folder, listener)
+        gone = launch_training("autoencoder_rank", job, spawner, ranks, threads, listener, ways, folder, send)
         last = gone.last["done"].fields if "done" in gone.last else {}
         return _ended(
             folder, settings.steps, VAE_PREFIX, last, gone.ranks, gone.attempts, gone.seconds, str(last.get("vae"))

@@ -17,8 +17,11 @@ from daskt2i.errors import WorkerWithoutFiles
 from daskt2i.events import Event, Note
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.hosts import sight
+from daskt2i.insights.driver import insights, settled
+from daskt2i.sources.coco import CocoSource
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.upkeep.rank_needs import named
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +76,44 @@ def test_workers_that_see_everything_cause_no_note(tmp_path: Path) -> None:
     executor = HostsExecutor(tmp_path / "hosts", {"node1": [], "node2": []})
     assert [text for text in notes_of(fake_settings(), tmp_path / "run", executor) if "node" in text] == []
     assert set(executor.worked) == {"node1", "node2"}
+
+
+def test_insights_are_read_on_hosts_that_see_the_images(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path)
+    workflow = with_parts(fake_settings(), source=Component.model_validate(coco_source(folder)))
+    heard: list[Event] = []
+    executor = HostsExecutor(tmp_path / "hosts", {"node1": [folder / "images"], "node2": []})
+    found = insights(settled(workflow), RunFolder(tmp_path / "run"), executor, tokens=False, listener=heard.append)
+    assert found.unreadable == 0
+    assert set(executor.worked) == {"node2"}
+    (note,) = [event.text for event in heard if isinstance(event, Note)]
+    assert note.endswith("so no image is read there, but by 1 other worker.")
+    nobody = HostsExecutor(tmp_path / "hosts", {"node1": [folder / "images"]})
+    with pytest.raises(WorkerWithoutFiles, match=r"^node1 \(1 worker\) does not see the images.*run insights again"):
+        insights(settled(workflow), RunFolder(tmp_path / "run"), nobody, tokens=False)
+
+
+def test_a_host_that_cannot_read_the_bucket_is_named_with_what_the_bucket_said(tmp_path: Path) -> None:
+    class Closed(RunFolder):
+        def read(self, name: str) -> bytes:
+            raise PermissionError(13, "Access Denied")
+
+    found = sight.look(sight.Needs(Closed("memory://bucket/run"), "content"))
+    (lack,) = found.lacks
+    assert lack.clause.startswith("does not see the run folder memory://bucket/run (PermissionError: ")
+
+
+def test_a_rank_without_the_images_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+
+    def fit() -> int:
+        with named(folder, lambda: None):
+            return CocoSource(str(tmp_path / "images"), str(tmp_path / "captions.json")).info().rows
+
+    with pytest.raises(WorkerWithoutFiles, match=r"^Rank 0 on .* does not see the images or the captions") as error:
+        fit()
+    assert str(tmp_path) not in str(error.value)
+    there = write_coco(tmp_path / "there")
+    for path in there.iterdir():
+        path.rename(tmp_path / path.name)
+    assert fit() > 0

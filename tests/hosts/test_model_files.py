@@ -25,13 +25,14 @@ from daskt2i.encoders.finding.model_copies import ModelFile
 from daskt2i.errors import ModelError, ModelMissing, WorkerWithoutFiles
 from daskt2i.events import Event, Note
 from daskt2i.executors.serial import SerialExecutor
-from daskt2i.hosts.model_files import INDEX, fetch, models_of, offer, offer_within
-from daskt2i.hosts.sight import sees_folder
+from daskt2i.hosts.model_files import INDEX, encoder_infos, fetch, models_of, offer, offer_within
+from daskt2i.hosts.sight import shown
 from daskt2i.launch.launcher import LaunchResult
 from daskt2i.launch.placement import WorkerNode
 from daskt2i.launch.rank_spawners import Ended, LocalRankSpawner, Message
 from daskt2i.launch.supervisor import RankSpec
 from daskt2i.store.run_folder import CHECK, RunFolder
+from daskt2i.train.denoiser_rank import SEEN
 from daskt2i.train.upkeep.launching import launch_training
 
 DEMO = Path(daskt2i.__file__).parent / "demo" / "text"
@@ -85,7 +86,7 @@ def test_a_model_that_changed_is_sent_again(tmp_path: Path, text: Path) -> None:
 
 def offered(tmp_path: Path, text: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
-    offer(folder, models_of(with_text(text).dataset.encoders, 32))
+    offer(folder, models_of(encoder_infos(with_text(text).dataset.encoders, 32)))
     return folder
 
 
@@ -141,11 +142,11 @@ def test_a_rank_zero_without_the_model_gets_it_before_the_first_step(
     folder = RunFolder(tmp_path / "empty")
     elsewhere = text.rename(text.with_name("away"))
     with pytest.raises(ModelMissing, match=r"^Rank 0 on .* lacks a model of the encoders"):
-        require_seen(folder, "", dataset)
+        require_seen(folder, "", CHECK, dataset)
     elsewhere.rename(text)
     folder = offered(tmp_path, text)
     text.rename(elsewhere)
-    require_seen(folder, "", dataset)
+    require_seen(folder, "", CHECK, dataset)
 
 
 def test_a_hub_model_that_is_not_here_is_not_downloaded_by_a_check(text: Path) -> None:
@@ -169,8 +170,7 @@ class Refusing(LocalRankSpawner):
     def start(self, node: WorkerNode, spec: RankSpec, launch: str) -> None:
         assert self._put is not None
         self.starts += 1
-        nonce = spec.job["nonce"]
-        assert sees_folder(RunFolder(spec.job["folder"]), nonce)
+        assert shown(RunFolder(spec.job["folder"]), SEEN) == spec.job["nonce"]
         error = ModelMissing("Rank 0 on node1:8 lacks a model.")
         for event in ({"kind": "rendezvous", "port": 0}, {"kind": "alive"}):
             self._put(Message(launch, spec.rank, event))
@@ -191,7 +191,7 @@ def test_a_training_whose_models_are_above_the_limit_begins_when_they_may_be_sen
     ways, encoders = with_text(text), with_text(text).dataset.encoders
 
     def send(limit: int) -> str:
-        why = offer_within(limit, encoders, 32, folder, heard.append)
+        why = offer_within(limit, encoder_infos(encoders, 32), folder, heard.append)
         spawner.sent = not why
         return why
 
@@ -206,4 +206,4 @@ def test_a_training_whose_models_are_above_the_limit_begins_when_they_may_be_sen
     assert spawner.starts == 3
     assert "The models (" in "".join(event.text for event in heard if isinstance(event, Note))
     assert fetch(folder)
-    assert not folder.exists(CHECK)
+    assert not folder.exists(SEEN)

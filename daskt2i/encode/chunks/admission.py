@@ -26,16 +26,13 @@ from PIL import Image
 
 from daskt2i.config.workflow_file import LAYOUT
 from daskt2i.errors import WorkerMismatch, WorkerWithoutFiles
-from daskt2i.faults.time_limit import within
-from daskt2i.hosts.sight import READ_SECONDS, here, other_image, require_folder, visible
+from daskt2i.hosts.sight import first_image, here, other_image, require_folder, visible
 from daskt2i.images import read as images
 from daskt2i.machine.precision import default_device, kind_of, resolve
 from daskt2i.machine.versions import CODE, version_differences, versions
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Row, Runtime
-
-_FIRST_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ _seen_source: set[str] = set()
 @contextlib.contextmanager
 def open_to_workers(folder: RunFolder, source: Source, asked: str) -> Iterator[Terms]:
     """The terms of this run. `CHECK` is in the run folder while the block runs."""
-    row, image = _first_image(source)
+    row, image = first_image(source)
     with visible(folder) as nonce:
         yield Terms(statement(), nonce, row, image, asked)
 
@@ -151,16 +148,6 @@ def _same_precision(terms: Terms, runtime: Runtime) -> None:
         f"worker of another kind ({terms.kind}) chose. A store has one precision. Finished chunks are kept; set "
         f"dataset.precision={runtime.precision} for all workers, or use workers of one kind."
     )
-
-
-def _first_image(source: Source) -> tuple[Row | None, str]:
-    """A row near the start, and the hash of its image file; None if the driver cannot read one."""
-    rows = source.rows(0, min(_FIRST_ROWS, source.info().rows))
-    row = next((row for row in rows if row.usable), None)
-    if row is None:
-        return None, ""
-    found = within(READ_SECONDS, lambda: hashlib.sha256(source.read(row)).hexdigest())
-    return (row, found) if isinstance(found, str) else (None, "")
 
 
 @cache

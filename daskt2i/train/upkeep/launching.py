@@ -18,8 +18,11 @@ from daskt2i.events import LaunchEvent, Listener
 from daskt2i.hosts.sight import visible
 from daskt2i.launch.launcher import LaunchResult, launch
 from daskt2i.launch.rank_spawners import RankSpawner
-from daskt2i.store.run_folder import STANDSTILL, RunFolder
+from daskt2i.store.run_folder import STANDSTILL, TRAIN, RunFolder
 from daskt2i.train.upkeep.rank_memory import rank_bytes
+
+_SEEN = {"denoiser_rank": f"{TRAIN}/seen", "autoencoder_rank": "train-vae/seen"}
+"""Module of the ranks -> an object of the run folder that each rank must see; the modules name it too."""
 
 
 def launch_training(
@@ -66,7 +69,7 @@ def launch_training(
         )
 
     try:
-        with visible(folder) as nonce:
+        with visible(folder, _SEEN[name]) as nonce:
             try:
                 return start(nonce)
             except ModelMissing as error:

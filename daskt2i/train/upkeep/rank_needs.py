@@ -1,48 +1,78 @@
-"""What a rank must see before its first step: the run folder of the driver, and on rank 0 the models of the encoders.
+"""What a rank must see before its first step: the run folder of the driver, images, and models.
 
 Covers: refusing a rank on a host that lacks them, by the name of the host.
 Does not cover: shards (`checked_store`), sending models (`hosts.model_files`), what the driver does then (`launching`).
 
-Rank 0 exports the encoders at the end of the training. A model that is missing there must not be found out after days.
+Rank 0 exports the encoders at the end of a training of the denoiser. A model that is missing there must not be found
+out after days.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from daskt2i.config.settings import EncoderSettings
-from daskt2i.errors import ModelMissing
-from daskt2i.hosts.model_files import bring_models
+from daskt2i.errors import ModelMissing, SourceMissing, WorkerWithoutFiles
+from daskt2i.hosts.model_files import bring_models, encoder_infos, fetch
 from daskt2i.hosts.sight import here, require_folder
 from daskt2i.launch import rank as ranks
-from daskt2i.model.own_encoders import infos
 from daskt2i.store.run_folder import RunFolder
 
+_DONE = "no step was trained; saved checkpoints are kept"
 
-def require_seen(folder: RunFolder, nonce: str, dataset: Mapping[str, Any] | None = None) -> None:
+
+def require_seen(folder: RunFolder, nonce: str, name: str, dataset: Mapping[str, Any] | None = None) -> None:
     """Refuse to train where something is not there.
 
     Args:
-        nonce: of `hosts.sight.visible`; "" for no check of the folder.
+        nonce: content of the object `name`, of `hosts.sight.visible`; "" for no check of the folder.
         dataset: section of the workflow, if rank 0 needs its encoders.
 
     Raises:
         WorkerWithoutFiles: this process does not see the run folder of the driver.
         ModelMissing: this is rank 0, and a model of the encoders is neither here nor in the run folder.
     """
-    number = ranks.rank().rank
-    who = f"Rank {number} on {here()}"
     if nonce:
-        require_folder(folder, nonce, who, "no step was trained; saved checkpoints are kept")
-    if number or dataset is None:
+        require_folder(folder, nonce, _who(), _DONE, name)
+    if ranks.rank().rank or dataset is None:
         return
     encoders, resolution = EncoderSettings.model_validate(dataset["encoders"]), dataset["image"]["resolution"]
     bring_models(encoders, resolution, folder)
     try:
-        infos(encoders, resolution)
+        encoder_infos(encoders, resolution)()
     except ModelMissing as error:
         raise ModelMissing(
-            f"{who} lacks a model of the encoders, which it needs for the pipeline at the end. {error} No step was "
-            "trained, and saved checkpoints are kept."
+            f"{_who()} lacks a model of the encoders, which it needs for the pipeline at the end. {error} So {_DONE}."
         ) from error
+
+
+@contextmanager
+def named(folder: RunFolder, find: Callable[[], object]) -> Iterator[None]:
+    """A block that opens images and a model. What is missing is told with the name of this host.
+
+    Args:
+        find: finds the model. If it is missing, it is fetched from the run folder, if that offers it.
+
+    Raises:
+        WorkerWithoutFiles: the images are not here.
+        ModelMissing: the model is neither here nor in the run folder.
+    """
+    try:
+        try:
+            find()
+        except ModelMissing:
+            fetch(folder)
+        yield
+    except ModelMissing as error:
+        raise ModelMissing(f"{_who()} lacks a model. {error} So {_DONE}.") from error
+    except SourceMissing as error:
+        raise WorkerWithoutFiles(
+            f"{_who()} does not see the images or the captions that the driver sees, so {_DONE}. Give all machines "
+            "the same files under the same paths, or at addresses (images, captions)."
+        ) from error
+
+
+def _who() -> str:
+    return f"Rank {ranks.rank().rank} on {here()}"
