@@ -216,6 +216,12 @@ class TestAttachedDask(ExecutorSuite):
     def executor(self, address: str) -> Iterator[Executor]:
         yield from opened(address)
 
+    @pytest.mark.slow  # it starts a worker anew seven times
+    def test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(
+        self, attacked: Executor, tmp_path: Path
+    ) -> None:
+        super().test_an_item_that_always_kills_its_worker_is_named_and_the_others_go_on(attacked, tmp_path)
+
     def test_closing_leaves_the_cluster_running(self, executor: Executor, address: str) -> None:
         executor.start()
         executor.close()

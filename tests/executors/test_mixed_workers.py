@@ -193,6 +193,27 @@ def test_a_worker_that_runs_a_rank_gets_no_items_and_gives_back_what_waits_there
     assert "one" in {name for _, name in executor.run(one_at_a_time, range(30))}
 
 
+def test_results_that_are_lost_with_their_worker_are_made_again_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask cannot run an item elsewhere that was for the worker which is gone."""
+    monkeypatch.setattr("daskt2i.executors.window.flight._FETCH_SECONDS", 0.2)
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, silence_logs=50, **HERE) as two:
+        opened = opened_on(two)
+        opened.start()
+        try:
+            for place in opened._lanes._lanes:
+                opened._lanes.took(place, 0.01)
+            outcomes = opened.run(steady, range(8))
+            first, _ = next(outcomes)
+            deadline = time.monotonic() + 30
+            while any(worker.processing for worker in two.scheduler.workers.values()) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert sum(len(worker.has_what) for worker in two.scheduler.workers.values()) > 1
+            two.sync(next(iter(two.workers.values())).close)
+            assert sorted([first, *(item for item, _ in outcomes)]) == list(range(8))
+        finally:
+            opened.close()
+
+
 def test_equal_workers_with_one_thread_share_the_queue_of_the_scheduler() -> None:
     """A task for a certain worker bypasses the queue, and more tasks would be blamed for the death of a worker."""
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, silence_logs=50, **HERE) as equal:

@@ -22,6 +22,9 @@ from daskt2i.retries import is_suspect
 
 T = TypeVar("T")
 
+_FETCH_SECONDS = 3.0
+"""How long to wait for a result. Results are small."""
+
 
 @dataclass(slots=True, eq=False)
 class Flying(Generic[T]):
@@ -32,12 +35,14 @@ class Flying(Generic[T]):
         on: addresses of the workers that it may run on; None for all.
         place: address of the worker that has it, if the driver gave it to one; "" if it is not known.
         deaths: how often a worker died that had it.
+        key: the key of its task, if it was taken back from a worker that is gone.
     """
 
     item: T
     on: list[str] | None
     place: str = ""
     deaths: int = 0
+    key: str = ""
 
 
 class Flight(Generic[T]):
@@ -100,12 +105,13 @@ class Flight(Generic[T]):
             if (gone or flying.place in occupied) and not future.done():
                 del self.flying[future]
                 future.cancel()
+                flying.key = str(future.key)
                 yield flying
 
     def died(self, keys: Collection[str]) -> list[T]:
         """The items with these keys: their worker died. One that had too many deaths becomes a suspect, if it was for
         that worker only; for the others Dask counts."""
-        found = [(future, flying) for future, flying in self.flying.items() if future.key in keys]
+        found = [(future, flying) for future, flying in self.flying.items() if {future.key, flying.key} & {*keys}]
         for future, flying in found:
             flying.deaths += 1
             if flying.place and flying.on and is_suspect(flying.deaths) and not future.done():
@@ -127,8 +133,14 @@ class Flight(Generic[T]):
         """An item that ended, with its result or its error; None if only items ended that were taken back."""
         while self.has_ended():
             future = next(self._completed)
-            if future in self.flying:
-                return self.flying.pop(future), _outcome(future)
+            if future not in self.flying:
+                continue
+            try:
+                outcome = _outcome(future)
+            except TimeoutError:  # its worker died with the result, and Dask runs the item again, if it may
+                self._completed.add(future)
+                return None
+            return self.flying.pop(future), outcome
         return None
 
     def names(self) -> list[str]:
@@ -143,8 +155,18 @@ class Flight(Generic[T]):
 
 
 def _outcome(future: Future) -> Any:
+    """The result of a future, or its error.
+
+    Raises:
+        TimeoutError: neither came in time.
+    """
     try:
-        error = future.exception()
-        return future.result() if error is None else error
-    except Exception as error:  # the future was lost with its scheduler
+        if future.status == "error":
+            return future.exception(timeout=_FETCH_SECONDS)
+        return future.result(timeout=_FETCH_SECONDS)
+    except TimeoutError as error:
+        if future.status == "error" or future.client.status != "running":
+            return error
+        raise
+    except Exception as error:  # its own, or the future was lost with its scheduler
         return error
