@@ -28,7 +28,7 @@ from daskt2i.encode.chunks.admission import statement
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.facts.selection import reading_component
 from daskt2i.faults.time_limit import within
-from daskt2i.hosts.model_files import models_of
+from daskt2i.hosts.model_files import encoder_infos, models_of
 from daskt2i.machine.versions import OPTIONAL
 from daskt2i.session.session import Session
 from daskt2i.types import Row
@@ -143,7 +143,7 @@ def _wanted(plan: EncodePlan | None, meeting: Meeting) -> tuple[Wanted, dict[str
     dataset = plan.workflow.dataset
     encoders = dataset.encoders
     named |= {"image_model": plan.image_info.weights, "text_model": plan.text_info.weights}
-    models = within(SEE_SECONDS, lambda: models_of(encoders, dataset.image.resolution))
+    models = within(SEE_SECONDS, lambda: models_of(encoder_infos(encoders, dataset.image.resolution)))
     total = sum(one.bytes for one in models) if isinstance(models, tuple) else 0
     named["sends"] = total if total <= plan.workflow.run.send_bytes() else 0
     wanted = replace(
