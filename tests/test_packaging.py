@@ -18,6 +18,8 @@ CARRIED = [
     "daskt2i/py.typed",
     "daskt2i/clusters/local.yaml",
     "daskt2i/clusters/simulation.yaml",
+    "daskt2i/clusters/slurm.yaml",
+    "daskt2i/clusters/kubernetes/Dockerfile",
     "daskt2i/workflows/demo.yaml",
     "daskt2i/workflows/coco-sd15.yaml",
     "daskt2i/workflows/coco-sd15-random.yaml",
