@@ -85,7 +85,6 @@ BY_NAME = {
     ("config", "model"): "the same",
     ("config", "bench"): "the same",
     ("config", "encoders"): "classes that the settings in a run folder may name",
-    ("doctor", "encoders"): "of our own encoders it is known where a model lies; only these are looked for on workers",
     ("config", "sources"): "a workflow that draws scenes, and --images, name our own sources as a user's file would",
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""

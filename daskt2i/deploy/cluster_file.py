@@ -67,11 +67,12 @@ class ClusterFile:
     path: str = field(default="", compare=False)
 
     @classmethod
-    def read(cls, name: str) -> ClusterFile:
+    def read(cls, name: str, _before: tuple[str, ...] = ()) -> ClusterFile:
         """Read a cluster file.
 
         Args:
             name: name of a shipped file, or a path.
+            _before: paths of the files that lead to it by `config_of`.
 
         Raises:
             ConfigError: there is no such file, or it is wrong.
@@ -98,7 +99,12 @@ class ClusterFile:
                     f"The cluster file {path} is wrong: {key} is {documents.shown(data[key])}, but it must "
                     f"{needs.words}. Nothing was started."
                 )
-        config = dict(cls.read(data["config_of"]).config) if data.get("config_of") else {}
+        if str(path) in _before:
+            raise ConfigError(
+                f"The cluster file {path} leads to itself by config_of. Nothing was started; name a file there that "
+                "does not lead back, such as local."
+            )
+        config = dict(cls.read(data["config_of"], (*_before, str(path))).config) if data.get("config_of") else {}
         worker = data.get("worker") or {}
         return cls(
             path.stem,

@@ -7,9 +7,9 @@ Does not cover: dividing cores and memory (`plan`), the workers of an existing c
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from daskt2i.config.settings import Workflow
-from daskt2i.deploy.cluster_file import ClusterFile
 from daskt2i.encode.prepare import EncodePlan, memory_settings
 from daskt2i.errors import ConfigError, PlanError
 from daskt2i.formatting import size
@@ -17,6 +17,9 @@ from daskt2i.machine.machine import this_machine
 from daskt2i.plan import MIB, PAUSE_FRACTION, PROCESS_BYTES, WorkerLayout, divide_machine
 from daskt2i.session.schedulers import Scheduler
 from daskt2i.train.upkeep.rank_memory import rank_bytes
+
+if TYPE_CHECKING:
+    from daskt2i.deploy.cluster_file import ClusterFile
 
 INSIGHTS_BYTES = 250 * MIB
 """Memory of a worker that does not count tokens: Pillow, numpy, pyarrow and a chunk. Counting tokens imports torch,

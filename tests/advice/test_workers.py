@@ -72,6 +72,12 @@ def test_a_cluster_file_with_what_it_holds_is_read(tmp_path: Path) -> None:
         ClusterFile.read(str(path))
     path.write_text("cluster: distributed.LocalCluster\narguments: {day: '2024-05-01'}\nconfig: {}\n")
     assert ClusterFile.read(str(path)).arguments == {"day": "2024-05-01"}
+    path.write_text(f"cluster: distributed.LocalCluster\nconfig_of: {path}\n")
+    with told("deploy/cluster_file.py:ClusterFile.read ConfigError") as error:
+        ClusterFile.read(str(path))
+    assert "leads to itself" in str(error.value)
+    path.write_text("cluster: distributed.LocalCluster\nconfig_of: local\n")
+    assert ClusterFile.read(str(path)).config == ClusterFile.read("local").config
 
 
 def test_a_pool_encodes_where_a_cluster_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

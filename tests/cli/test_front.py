@@ -92,7 +92,7 @@ def called(function: Callable[..., Any]) -> tuple[set[str], set[str]]:
         for node in ast.walk(tree)
         if isinstance(node, ast.With)
         for item in node.items
-        if isinstance(item.optional_vars, ast.Name)
+        if isinstance(item.optional_vars, ast.Name) and not ast.unparse(item.context_expr).startswith("_")
     }
     methods = {
         node.func.attr

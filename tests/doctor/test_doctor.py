@@ -287,7 +287,11 @@ def test_a_port_that_nobody_listens_to_is_an_error_in_words() -> None:
 def test_a_model_of_the_hub_that_is_missing_is_not_fetched(tmp_path: Path) -> None:
     encoder = Component.model_validate({"class": "daskt2i.encoders.vae.VaeEncoder", "model": "nobody/nothing"})
     seen = asyncio.run(see(Wanted(image_encoder=encoder, resolution=64, models=True)))
-    assert seen["image_model"] == {"error": "it is not here", "fetches": False}  # tests have no network
+    assert seen["image_model"] == {
+        "error": "it is not here",
+        "missing": True,
+        "fetches": False,
+    }  # tests have no network
     folder = Component.model_validate({"class": "daskt2i.encoders.vae.VaeEncoder", "model": str(tmp_path / "none")})
     seen = asyncio.run(see(Wanted(image_encoder=folder, resolution=64, models=True)))
     assert "There is no folder" in seen["image_model"]["error"]

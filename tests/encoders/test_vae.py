@@ -17,6 +17,7 @@ import pytest
 from builders.models import KL, TINY, bert_folder, kl_folder, pipeline_folder, tiny_folder
 
 from daskt2i.encoders import footprint, weights
+from daskt2i.encoders.finding import locate
 from daskt2i.encoders.vae import DEFAULTS, VaeEncoder
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
 from daskt2i.types import Runtime
@@ -341,7 +342,7 @@ def test_a_hub_that_never_answers_ends_in_an_error(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(weights, "HUB_TIMEOUT", 0.5)
+        monkeypatch.setattr(locate, "HUB_TIMEOUT", 0.5)
         begun = time.monotonic()
         with pytest.raises(ModelMissing, match="could not be reached"):
             VaeEncoder("some/vae").info(32)

@@ -166,7 +166,8 @@ def test_a_rank_whose_worker_leaves_saves_and_ends_though_nobody_can_ask_it(tmp_
         return Ended("left") if any(event["kind"] == "step" for event in events) else None
 
     assert outcome(spec, events.append, stopping, lambda: 0).how == "left"
-    assert [event["kind"] for event in events if event["kind"] in ("leaving", "saved")] == ["leaving", "saved"]
+    kinds = [event["kind"] for event in events if event["kind"] in ("leaving", "saved")]
+    assert kinds[:2] == ["leaving", "saved"]  # the SIGTERM that ends it may be told too
     assert saved(tmp_path) >= 1
 
 
