@@ -273,13 +273,27 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _is_named(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+def _is_adapt(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() - {"minimum", "maximum", *_PACE}:
+        return False
+    least, most = value.get("minimum", 0), value.get("maximum")
+    return (least == 0 or _is_count(least)) and _is_count(most) and least <= most
+
+
+_PACE = ("interval", "wait_count", "target_duration")
+"""Other arguments of a cluster's `adapt`."""
+
 _KINDS = {
-    "arguments": _Needs("hold names with values", lambda value: isinstance(value, dict)),
-    "config": _Needs("hold names with values", lambda value: isinstance(value, dict)),
+    "arguments": _Needs("hold names with values", _is_named),
+    "config": _Needs("hold names with values", _is_named),
     "config_of": _Needs("name a cluster file", lambda value: isinstance(value, str)),
     "workers": _Needs("be a number of workers, 1 or more", _is_count),
     "worker": _Needs("have the form {cores: 4, memory: 8 GiB}", _is_worker),
-    "adapt": _Needs("have the form {minimum: 1, maximum: 10}", lambda value: isinstance(value, dict)),
+    "adapt": _Needs("have the form {minimum: 1, maximum: 10}", _is_adapt),
     "wait_minutes": _Needs(
         "be a number of minutes above 0",
         lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value > 0,

@@ -163,7 +163,8 @@ class Found:
             settings say so.
         remote_folder: whether the run folder is behind an address.
         named: what the driver knows of the workflow: `versions`, the identities of the weights, the name of an image,
-            `sends`: bytes of the models that an encode sends to hosts that lack them, 0 if it sends none.
+            `min_fit`: `run.min_fit_workers`, `sends`: bytes of the models that an encode sends to hosts that lack
+            them, 0 if it sends none.
     """
 
     here: Mapping[str, Any]

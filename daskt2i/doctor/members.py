@@ -145,6 +145,7 @@ def _wanted(plan: EncodePlan | None, meeting: Meeting) -> tuple[Wanted, dict[str
     named |= {"image_model": plan.image_info.weights, "text_model": plan.text_info.weights}
     models = within(SEE_SECONDS, lambda: models_of(encoder_infos(encoders, dataset.image.resolution)))
     total = sum(one.bytes for one in models) if isinstance(models, tuple) else 0
+    named["min_fit"] = plan.workflow.run.min_fit_workers
     named["sends"] = total if total <= plan.workflow.run.send_bytes() else 0
     wanted = replace(
         wanted,

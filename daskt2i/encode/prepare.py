@@ -170,7 +170,8 @@ class EncodePlan(Viewed):
             allowed = ""
         else:
             words = f"{workers_words(layout.workers, layout.threads)} ({layout.reason})"
-            why = "" if layout.reason.startswith(GIVEN) else f": {chosen['threads'].why}"
+            ruled = layout.here and not layout.reason.startswith(GIVEN)
+            why = f": {chosen['threads'].why}" if ruled else ""
             rows.append(("workers", f"{words}{why}" if layout.here else layout.reason))
             allowed = f", {size(layout.memory_limit)} allowed"
         others = "".join(f" ({size(memory)} with {name})" for name, memory in need.engine_memory.items())

@@ -116,6 +116,8 @@ def status(folder: RunFolder) -> RunStatus:
     """
     store = ZarrStore(folder)
     about = about_store(store)
+    if about is None and (held := holder(folder)).words:
+        raise StoreMissing(f"There is no latent store in {folder} yet. It is in use by {held.words}.")
     if about is None:
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
     layout = store.layout()

@@ -146,5 +146,10 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
             f"{many(left_out, 'row')} {'is' if left_out == 1 else 'are'} left out of this training, because {what} "
             "content with validation rows."
         )
+    if held > len(data.split.training):
+        yield (
+            f"Only {many(len(data.split.training), 'row')} will train the model, and {held} are held out. For a small "
+            "data set, set train.validation lower."
+        )
     if data.limit is not None:
         yield data.limit

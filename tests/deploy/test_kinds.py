@@ -20,6 +20,7 @@ import yaml
 from distributed import LocalCluster, SSHCluster
 from distributed.config import defaults
 
+import daskt2i
 from daskt2i.config.workflow_file import shipped
 from daskt2i.deploy.cluster_file import ClusterFile
 from daskt2i.deploy.kinds.by_class import kind_by_path, kind_of
@@ -359,6 +360,15 @@ def test_a_gateway_gets_the_options_of_the_file_and_is_scaled() -> None:
     assert scaled == [4]
 
 
+def test_the_plan_of_an_encode_on_a_batch_system_names_the_jobs(tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue")
+    with daskt2i.Run("demo", tmp_path / "run", scheduler="slurm:4", progress=False) as run:
+        plan = run.plan()
+    assert plan.layout is not None
+    assert "#SBATCH" in plan.layout.script
+    assert dict(plan.view().rows)["workers"] == "4 jobs of 2 cores, 4.0 GiB, 00:30:00"
+
+
 def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
     told: list[Any] = []
     adaptive = SimpleNamespace(stop=lambda: told.append("stop"))
@@ -376,6 +386,11 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
         ("worker: {cores: 2}", r"worker is .*, but it must have the form \{cores: 4, memory: 8 GiB\}"),
         ("worker: {cores: 2, memory: lots}", "but it must have the form"),
         ("adapt: 3", "adapt is 3, but it must have the form"),
+        ("adapt: {minimum: 5, maximum: 1}", "adapt is .*, but it must have the form"),
+        ("adapt: {minimum: few, maximum: 2}", "adapt is .*, but it must have the form"),
+        ("adapt: {minimum: 0}", "adapt is .*, but it must have the form"),
+        ("adapt: {maximum: 2, speed: 3}", "adapt is .*, but it must have the form"),
+        ("config: {3: 4}", "config is .*, but it must hold names with values"),
         ("wait_minutes: never", "wait_minutes is 'never', but it must be a number of minutes"),
         ("tls: 'no'", "tls is 'no', but it must be true or false"),
         ("config_of: nosuch", "no cluster named 'nosuch'"),

@@ -42,6 +42,10 @@ def sends(found: Found) -> Found:
     return replace(found, named={**found.named, "sends": 1000})
 
 
+def enough(found: Found) -> Found:
+    return replace(found, named={**found.named, "min_fit": 0.5})
+
+
 def others(*changed: Any) -> Found:
     """The changed workers, and as many healthy ones of the same host as fill its cores."""
     return cluster(*changed, *(worker(number) for number in range(10, 14 - len(changed))))
@@ -149,6 +153,10 @@ CASES: dict[str, tuple[Found, list[tuple[str, str]]]] = {
     "weights": (
         others(worker(0, sight=sight(image_model={"error": "", "weights": "sha256:c"}))),
         [("stops", "models")],
+    ),
+    "folder that one of four does not see": (
+        enough(others(worker(0, sight=sight(folder={"error": "it is not there", "sees": False})))),
+        [("slows", "run-folder")],
     ),
     "unseen folder": (
         others(worker(0, sight=sight(folder={"error": "it is not there", "sees": False}))),

@@ -21,11 +21,12 @@ from pathlib import Path
 import pytest
 
 import daskt2i.store.publishing.lock
-from daskt2i.errors import StoreBusy, TakenOver
+from daskt2i.errors import StoreBusy, StoreMissing, TakenOver
 from daskt2i.store.publishing import lease
 from daskt2i.store.publishing.lock import Holder, hold
 from daskt2i.store.publishing.lock import holder as holding
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.status import status
 
 _HOLDS = """
 import os, subprocess, sys, time
@@ -133,6 +134,14 @@ def test_the_lock_file_of_a_killed_holder_does_not_block(folder: RunFolder) -> N
         folder.write("encode.lock", left)
         with hold(folder, "encode"):
             assert json.loads(folder.read("encode.lock"))["pid"] == os.getpid()
+
+
+def test_status_names_the_encode_that_has_made_no_store_yet(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with hold(folder, "encode"), pytest.raises(StoreMissing, match=r"yet\. It is in use by encode \(pid"):
+        status(folder)
+    with pytest.raises(StoreMissing, match="Run encode to make one"):
+        status(folder)
 
 
 def test_only_one_of_many_that_start_at_once_gets_it(folder: RunFolder) -> None:

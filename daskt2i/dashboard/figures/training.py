@@ -184,7 +184,7 @@ class Pictures(Figure):
         found = [(step, caption, frame.picture_address(data)) for step, caption, data in state.pictures]
         found = [one for one in found if one[2]]
         if not found:
-            why = "No picture yet. With launch.grid_every=200 a training draws at step 0, 200, 400 and so on."
+            why = "No picture yet. Set launch.grid_every=200, and a training draws at step 0, 200, 400 and so on."
             frame.say(self.root, frame.empty(why) if state.training else "")
             return
         step, caption, address = found[-1]

@@ -48,6 +48,8 @@ class Jobqueue(Kind):
 
     def arguments(self, factory: Any, given: Mapping[str, Any], request: Request, stack: ExitStack) -> dict[str, Any]:
         """In terms of a job: its cores, its memory, one process, exports before the worker starts."""
+        if "job_name" in given:
+            raise Refused("daskt2i finds the jobs of a run by their name, so job_name cannot be given")
         section = f"jobqueue.{factory.job_cls.config_name}"
         processes = int(given.get("processes") or 1)
         folder = self._private_folder(given, section, request, stack)
@@ -71,7 +73,7 @@ class Jobqueue(Kind):
         ]
         before = given.get("job_script_prologue") or dask.config.get(f"{section}.job-script-prologue", None) or []
         own["job_script_prologue"] = [*exports(request), *before]
-        joined = ("job_name", "scheduler_options", "worker_extra_args", "job_script_prologue")
+        joined = ("scheduler_options", "worker_extra_args", "job_script_prologue")
         merged = own | {name: value for name, value in given.items() if name not in joined}
         merged.pop("n_workers")  # `fill` asks for the jobs, and hears of those that are refused
         if request.tls and "security" not in given:

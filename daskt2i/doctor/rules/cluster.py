@@ -199,6 +199,8 @@ def _nannies(found: Found) -> Iterator[Problem]:
 def _scheduler(found: Found) -> Iterator[Problem]:
     """The limit of open files, the dashboard."""
     if found.scheduler is None:
+        if not found.workers:  # nobody was asked
+            return
         yield Problem(
             "note",
             "scheduler",

@@ -105,11 +105,15 @@ def _folder(found: Found) -> Iterator[Problem]:
         part = _part(one, "folder")
         return str(part.get("error", "")) if part.get("sees") else ""
 
-    for why, workers in _grouped(found, unseen).items():
+    hidden = _grouped(found, unseen)
+    fit = len(found.workers) - sum(map(len, hidden.values()))
+    goes_on = fit > 0 and fit >= found.named.get("min_fit", 1.0) * len(found.workers)
+    for why, workers in hidden.items():
         yield Problem(
-            "stops",
+            "slows" if goes_on else "stops",
             "run-folder",
-            f"{who(workers, len(found.workers))}: does not see the run folder of the driver ({why}).",
+            f"{who(workers, len(found.workers))}: does not see the run folder of the driver ({why})."
+            + " An encode leaves it out, and a training would stop." * goes_on,
             "Give a folder that all machines share under the same path, or an address such as s3://bucket/run (out).",
             tuple(one.address for one in workers),
         )
