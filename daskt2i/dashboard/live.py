@@ -17,6 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from daskt2i.dashboard.figures import frame
@@ -146,7 +147,7 @@ class Follower:
 
     def update(self) -> None:
         """Draw what has changed, if it is time for that. Called once a second."""
-        now = time.monotonic()
+        now = monotonic()
         if self._hidden or now < self._due:
             return
         begun = time.thread_time()

@@ -269,7 +269,7 @@ def test_open_pages_share_a_budget_and_one_that_nobody_sees_is_not_drawn(
 
     assert step(3) == [False, False]
     watched = time.monotonic() + live.MOST_PAUSE + 1
-    monkeypatch.setattr(time, "monotonic", lambda: watched)
+    monkeypatch.setattr(live, "monotonic", lambda: watched)  # the clock of the pages alone
     assert step(4) == [True, True]
     watched += live.MOST_PAUSE + 1
     hidden = next(one for one in documents[1].roots[0].children)  # the head, where the browser tells it

@@ -113,7 +113,8 @@ def test_links_between_pages_lead_to_a_page_and_to_a_place_on_it(pages: dict[Pat
 
 
 def _commands(group: object, before: str = "") -> Iterator[str]:
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    shown = {name: one for name, one in group.commands.items() if not one.hidden}  # type: ignore[attr-defined]
+    for name, command in shown.items():
         yield from _commands(command, f"{before}{name}-") if hasattr(command, "commands") else [f"{before}{name}"]
 
 
