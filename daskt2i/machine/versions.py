@@ -32,6 +32,8 @@ _LIBRARIES = {
 OPTIONAL = {"ncnn": "ncnn"}
 """The same for packages that decide bytes only if an encoder uses them."""
 
+_BESIDE = ("clusters", "workflows")
+
 
 def versions(used: Collection[str] = ()) -> dict[str, str]:
     """Package -> version, for daskt2i and the libraries that decide bytes. Packages that are missing are left out.
@@ -76,11 +78,24 @@ def _installed(package: str) -> str:
 
 @cache
 def _code() -> str:
-    """The first 12 hex digits of the SHA-256 of all source files; "unknown" if they cannot be read (a zip)."""
-    digest, folder = hashlib.sha256(), Path(__file__).parents[1]
+    return code_of(Path(__file__).parents[1])
+
+
+def code_of(folder: Path) -> str:
+    """The first 12 hex digits of the SHA-256 of all source files of a copy of daskt2i.
+
+    An installed package also holds `clusters` and `workflows`, which are beside the package in a checkout. Their scripts
+    encode nothing, so both copies have one code.
+
+    Returns:
+        "unknown" if the files cannot be read (a zip).
+    """
+    digest = hashlib.sha256()
     try:
         for path in sorted(folder.rglob("*.py")):
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+            name = path.relative_to(folder)
+            if name.parts[0] not in _BESIDE:
+                digest.update(name.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     except OSError:
         return "unknown"
     return digest.hexdigest()[:12]

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from daskt2i.machine.machine import _memory, this_machine
+from daskt2i.machine.versions import code_of
 
 GIB = 1 << 30
 
@@ -39,3 +40,16 @@ def test_the_lowest_limit_of_the_groups_around_a_process_counts(
 def test_without_control_groups_it_is_the_memory_of_the_machine(tmp_path: Path) -> None:
     assert _memory(tmp_path / "nothing", tmp_path / "fs") == psutil.virtual_memory().total
     assert 0 < this_machine().memory <= psutil.virtual_memory().total
+
+
+def test_an_installed_copy_has_the_code_of_the_checkout_it_was_made_from(tmp_path: Path) -> None:
+    """The wheel puts `workflows` into the package, with scripts that are beside it in a checkout."""
+    checkout, installed = tmp_path / "a", tmp_path / "b"
+    for folder in (checkout, installed):
+        (folder / "encode").mkdir(parents=True)
+        (folder / "encode" / "worker.py").write_text("x = 1\n")
+    (installed / "workflows").mkdir()
+    (installed / "workflows" / "draw.py").write_text("print()\n")
+    assert code_of(installed) == code_of(checkout)
+    (installed / "encode" / "worker.py").write_text("x = 2\n")
+    assert code_of(installed) != code_of(checkout)
