@@ -84,8 +84,8 @@ def _code() -> str:
 def code_of(folder: Path) -> str:
     """The first 12 hex digits of the SHA-256 of all source files of a copy of daskt2i.
 
-    An installed package also holds `clusters` and `workflows`, which are beside the package in a checkout. Their scripts
-    encode nothing, so both copies have one code.
+    An installed package also holds `clusters` and `workflows`, which are beside the package in a checkout. Their
+    scripts encode nothing, so both copies have one code.
 
     Returns:
         "unknown" if the files cannot be read (a zip).
