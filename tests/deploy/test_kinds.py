@@ -151,6 +151,8 @@ def test_the_plan_says_what_will_be_asked_of_the_batch_system() -> None:
 def test_an_argument_that_no_class_has_is_named_with_a_similar_one() -> None:
     with pytest.raises(Refused, match=r"SLURMCluster has no argument 'que' \(did you mean 'queue'\?\)"):
         script("slurm", que="debug")
+    with pytest.raises(Refused, match="finds the jobs of a run by their name, so job_name cannot be given"):
+        script("slurm", job_name="mine")
     with pytest.raises(Refused, match=r"KubeLike has no argument 'imag' .did you mean 'image'"):
         Kind().check(KubeLike, {"imag": "x"})
     Kind().check(LocalCluster, {"memory_limit": 1})  # LocalCluster passes it to its workers

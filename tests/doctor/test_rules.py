@@ -87,6 +87,7 @@ CASES: dict[str, tuple[Found, list[tuple[str, str]]]] = {
     "one process": (others(worker(0, look=look(pid=7)), worker(1, look=look(pid=7))), [("slows", "processes")]),
     "no nanny": (others(worker(0, look=look(worker={"nanny": False}))), [("note", "nanny")]),
     "deaf scheduler": (cluster(scheduler=None), [("note", "scheduler")]),
+    "scheduler that nobody asked": (replace(cluster(scheduler=None), workers=()), []),
     "few files of the scheduler": (cluster(scheduler=look(open_files={"soft": 70})), [("slows", "open-files")]),
     "no dashboard": (cluster(dashboard="", scheduler=look(packages={"bokeh": ""})), [("note", "dashboard")]),
     "dashboard out of reach": (cluster(dashboard_error="Connection refused"), [("note", "dashboard")]),

@@ -76,6 +76,15 @@ def test_notes_tell_a_small_cache_missing_rows_and_an_older_training(own: RunFol
     assert "older version began this training" in older
 
 
+def test_a_note_tells_when_more_rows_are_held_out_than_train(own: RunFolder) -> None:
+    assert list(notes_before(own, settings(), False, 1, 2**29)) == []
+    rows = known_split(own, settings())
+    assert rows is not None
+    most = len(rows.training) + len(rows.heldout) - 1
+    notes = list(notes_before(own, settings(validation=most), False, 1, 2**29))
+    assert any("will train the model" in note and "set train.validation lower" in note for note in notes)
+
+
 def reject(folder: RunFolder, *rows: int) -> None:
     """Change a receipt, as if these rows had been rejected: encode accepts them later, when their images are mended."""
     store = Receipts(folder)
