@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from builders.command_line import long_lines, one_error, one_object, run, spawn, start
+from builders.waiting import wait_for
 from builders.workflows import fake_data, fake_settings, finish, write_workflow
 
 COMMANDS = (
@@ -329,13 +330,6 @@ def _receipts(out: Path) -> int:
     return len(list((out / "receipts").glob("chunk-*.json")))
 
 
-def _wait(condition: Any, what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for {what} in vain"
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def encoding(tmp_path: Path, scheduler: str) -> Iterator[tuple[subprocess.Popen[str], Path, list[str | Path]]]:
     """A slow encode that is running: 16 chunks of 100 ms or more."""
@@ -356,7 +350,7 @@ def encoding(tmp_path: Path, scheduler: str) -> Iterator[tuple[subprocess.Popen[
 )
 def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, command):
-        _wait(lambda: _receipts(out) >= 2 or process.poll() is not None, "two chunks")
+        wait_for(lambda: _receipts(out) >= 2 or process.poll() is not None, what="two chunks")
         family = _family(process)
         assert bool(family) == (scheduler != "serial")
         os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
@@ -369,7 +363,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tmp_path: Path, sched
     stopped = f"Stopped. {done} of 16 chunks are finished in {out}. Encode again to continue with the other chunks.\n"
     assert stopped in said
     assert len(said.splitlines()) <= 5, said
-    _wait(lambda: not any(map(_alive, family)), "the workers to end", 10)
+    wait_for(lambda: not any(map(_alive, family)), 10, "the workers to end")
     # Resuming does not depend on the scheduler, so two of them are enough.
     found = one_object(spawn(*command) if scheduler == "local:2" else run(*command, "-s", "serial"))
     assert found["chunks"] == {"done": 16 - done, "skipped": done, "failed": 0}
@@ -379,14 +373,14 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(tmp_path: Path, sched
 @pytest.mark.parametrize("scheduler", ["serial", pytest.param("local:2", marks=pytest.mark.slow)])
 def test_sigterm_of_a_batch_system_stops_cleanly_too(tmp_path: Path, scheduler: str) -> None:
     with encoding(tmp_path, scheduler) as (process, out, _):
-        _wait(lambda: _receipts(out) >= 2 or process.poll() is not None, "two chunks")
+        wait_for(lambda: _receipts(out) >= 2 or process.poll() is not None, what="two chunks")
         family = _family(process)
         os.kill(process.pid, signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert "chunks are finished in" in said
-    _wait(lambda: not any(map(_alive, family)), "the workers to end", 10)
+    wait_for(lambda: not any(map(_alive, family)), 10, "the workers to end")
 
 
 @pytest.mark.parametrize("scheduler", ["multiprocessing:2", "joblib:2", "local:2"])
@@ -394,7 +388,7 @@ def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path: Path, schedule
     """Worker processes that are still importing must not print tracebacks."""
     with encoding(tmp_path, scheduler) as (process, _, _command):
         # The first child is Python's resource tracker; workers follow it.
-        _wait(lambda: len(_family(process)) >= 2 or process.poll() is not None, "worker processes")
+        wait_for(lambda: len(_family(process)) >= 2 or process.poll() is not None, what="worker processes")
         time.sleep(0.05)
         family = _family(process)
         os.killpg(process.pid, signal.SIGINT)
@@ -402,12 +396,12 @@ def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path: Path, schedule
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("Stopped")
-    _wait(lambda: not any(map(_alive, family)), "the workers to end", 10)
+    wait_for(lambda: not any(map(_alive, family)), 10, "the workers to end")
 
 
 def test_status_and_a_second_encode_see_that_the_first_is_running(tmp_path: Path) -> None:
     with encoding(tmp_path, "serial") as (process, out, command):
-        _wait(lambda: _receipts(out) >= 1 or process.poll() is not None, "one chunk")
+        wait_for(lambda: _receipts(out) >= 1 or process.poll() is not None, what="one chunk")
         found = one_object(run("status", "-o", out, "--json"))
         assert f"pid {process.pid}" in found["running"]
         assert not found["complete"]

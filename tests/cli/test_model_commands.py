@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from builders.command_line import long_lines, run
 from builders.runs import TINY
+from builders.waiting import wait_for
 from builders.workflows import child_environment
 
 from daskt2i import open_store
@@ -132,10 +132,7 @@ def test_ctrl_c_stops_training_and_names_the_last_checkpoint(
         [*command, "--set", "train.steps=2000"],
         env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list((out / "train").glob("checkpoints/*.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: list((out / "train").glob("checkpoints/*.json")), seconds=120)
     os.killpg(driver.pid, signal.SIGINT)
     _, told = driver.communicate(timeout=60)
     assert driver.returncode == 130, told

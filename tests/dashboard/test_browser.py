@@ -9,14 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders.runs import TINY
+from builders.waiting import wait_for
 from builders.workflows import child_environment
 from distributed import Client, LocalCluster
 
@@ -72,15 +72,6 @@ class Visit:
 
     def cards(self) -> list[str]:
         return [text.replace("\n", " ") for text in self.page.locator(".card").all_inner_texts()]
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """The first true answer."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.2)
-    return answer
 
 
 class Working:

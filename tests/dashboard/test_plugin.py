@@ -21,6 +21,7 @@ from bokeh.document import Document
 from bokeh.models import ColumnDataSource, Div, Plot, Select
 from builders.advice import told as advice
 from builders.told import Told, encode, training
+from builders.waiting import wait_for
 from builders.workflows import child_environment
 from distributed import Client, LocalCluster
 from distributed.utils import sync
@@ -174,8 +175,7 @@ def test_a_driver_that_is_gone_is_no_running_encode(client: Client, cluster: Loc
         tell(driver, [{**one, "client": driver.id} for one in encode(Told("gone"), chunks=9, done=4)])
         document = opened(cluster.scheduler, page.document, "gone")
         assert "encode runs" in texts(document)
-    while cluster.scheduler.clients.get(driver.id) is not None:
-        time.sleep(0.01)
+    wait_for(lambda: cluster.scheduler.clients.get(driver.id) is None)
     refresh(cluster.scheduler, document)
     assert "the process that drives encode is gone since" in texts(document)
     assert "left (" not in texts(document)
@@ -403,8 +403,7 @@ def test_a_scheduler_that_cannot_import_daskt2i_is_told_in_one_line(tmp_path: Pa
     for program, told in ((code, "the scheduler cannot import daskt2i"), (code[code.index("from dist") :], "")):
         command = [sys.executable, "-c", program, "--scheduler-file", str(place), *options]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=child_environment())
-        while not place.exists():
-            time.sleep(0.05)
+        wait_for(place.exists)
         with Client(scheduler_file=str(place), set_as_default=False) as client:
             assert told in (why := show_pages(client))
             assert bool(why) == bool(told)

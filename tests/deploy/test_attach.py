@@ -17,6 +17,7 @@ import dask.config
 import distributed
 import pytest
 from builders import CHILD_PATH
+from builders.waiting import wait_for
 from builders.workflows import fake_settings
 from dask import delayed
 from distributed import Client, LocalCluster, WorkerPlugin
@@ -312,8 +313,7 @@ def test_a_chunk_in_progress_keeps_its_encoders_and_the_note_says_so(
     address = next(a for a, models in client.run(model_cache.held).items() if models)
     monkeypatch.setattr(unload, "_CHUNK_SECONDS", 0.2)
     busy = client.submit(hold_turn, 1.5, workers=[address], pure=False)
-    while not client.processing()[address]:
-        time.sleep(0.02)
+    wait_for(lambda: client.processing()[address])
     time.sleep(0.1)
     assert unload_encoders(client) == [f"Encoders stay in memory on {address}: a chunk is still being encoded there."]
     assert client.run(model_cache.held)[address] == 2

@@ -20,6 +20,7 @@ import pytest
 import zarr
 from builders import CHILD_PATH
 from builders.command_line import run
+from builders.waiting import wait_for
 
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
@@ -108,13 +109,6 @@ def workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def receipts(out: Path) -> int:
     return len(list((out / "receipts").glob("chunk-*.json")))
-
-
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.05)
 
 
 def arrays(out: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import dask.config
 import psutil
 import pytest
 from builders import CHILD_PATH, TESTS
+from builders.waiting import wait_for
 from distributed import Client, LocalCluster
 from rank_modules.ddp import expected
 
@@ -56,14 +57,6 @@ def ranks_running() -> list[psutil.Process]:
                 and process.environ().get("LAUNCHED_BY") == ENV["LAUNCHED_BY"]
             ):
                 found.append(process)
-    return found
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.05)
     return found
 
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from builders.waiting import wait_for
 
 import daskt2i.store.publishing.lock
 from daskt2i.errors import StoreBusy, StoreMissing, TakenOver
@@ -257,8 +258,7 @@ def test_only_one_of_many_follows_a_dead_holder(beating: RunFolder) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = [pool.submit(tries, number) for number in range(4)]
         wait(found, 5, FIRST_COMPLETED)
-        while sum(one.done() for one in found) < 3:
-            time.sleep(0.01)
+        wait_for(lambda: sum(one.done() for one in found) >= 3)
         ends.set()
         assert sorted(one.result() for one in found) == ["busy", "busy", "busy", "held"]
 
@@ -321,8 +321,7 @@ def test_status_names_the_holder_and_says_what_it_cannot_know(
     assert holding(beating).words == ""
     with hold(beating, "encode"):
         assert holding(beating).words.endswith("not known whether it still runs")
-        while not holding(beating).words.endswith(")"):
-            time.sleep(0.01)
+        wait_for(lambda: holding(beating).words.endswith(")"))
     assert holding(beating).words == ""
     dead(beating)
     assert "pid 1 on gone" in holding(beating).words

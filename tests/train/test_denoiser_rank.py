@@ -11,15 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from builders import SHARED, TESTS
 from builders.runs import TINY, encoded, of_launch, tiny_workflow, trained, trained_here
+from builders.waiting import wait_for
 from builders.workflows import child_environment, load_workflow
 from distributed import Client, LocalCluster
 
@@ -116,14 +114,6 @@ def of_this_test(mark: str) -> list[psutil.Process]:
     return found
 
 
-def wait_until(condition: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.1)
-    return found
-
-
 @pytest.mark.slow  # by default, the death of a worker ends its rank in the next test
 def test_a_killed_rank_does_not_change_the_loss_curve(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -173,10 +163,10 @@ def test_the_ranks_of_a_killed_driver_end_and_the_same_command_resumes(
     mark = str(out)
     environment = {**child_environment(), "DASKT2I_TEST": mark}
     driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_until(lambda: list((out / "train" / "checkpoints").glob("*.json")), 120)
+    wait_for(lambda: list((out / "train" / "checkpoints").glob("*.json")), 120)
     driver.kill()
     driver.wait()
-    wait_until(lambda: not of_this_test(mark), 10)
+    wait_for(lambda: not of_this_test(mark), 10)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 14
