@@ -1,8 +1,7 @@
 """Sources of images with captions. Each source is a class that a workflow can name.
 
-In here: COCO's caption format (`coco`, its index in `coco_index`, packed files in `packed`), images in a folder
-(`folders`) or a zip (`zipped`), whether their place is still there (`presence`), drawn scenes (`scenes`, with all code
-for drawing in `drawn`), and a fake for tests (`fake`).
+In here: COCO's caption format (`coco`, its index in `coco_index`), drawn scenes (`scenes`, with all code for drawing in
+`drawn`), a fake for tests (`fake`), and where bytes lie, for all of them (`files`).
 Not in here: decoding images (`images`), encoders, which rows are kept (`facts.selection`).
 Imports: `events`, and rooms of floors 0 to 3.
 To add one: write a class with a cheap constructor and the methods of `daskt2i.protocols.Source`, and subclass

@@ -23,8 +23,8 @@ from daskt2i.credentials import for_use
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.redact import without_secret
 from daskt2i.sources.coco_index import Index, parse, unusable
-from daskt2i.sources.folders import Folder, Remote
-from daskt2i.sources.zipped import Zip
+from daskt2i.sources.files.folders import Folder, Remote
+from daskt2i.sources.files.zipped import Zip
 from daskt2i.types import Row, SourceInfo
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from daskt2i import addresses, documents
 from daskt2i.documents import BadDocument, storable
 from daskt2i.errors import Reason, SourceError, SourceMissing
-from daskt2i.sources.packed import BadPacking, unpack
+from daskt2i.sources.files.packed import BadPacking, unpack
 from daskt2i.types import Row
 
 _EXPECTED = (

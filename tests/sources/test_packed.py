@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskt2i.errors import SourceError
-from daskt2i.sources import packed
 from daskt2i.sources.coco import CocoSource
-from daskt2i.sources.packed import BadPacking, unpack
+from daskt2i.sources.files import packed
+from daskt2i.sources.files.packed import BadPacking, unpack
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gz": lambda data: gzip.compress(data, mtime=0),

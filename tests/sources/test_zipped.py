@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from daskt2i.errors import Reason, RowRejected, SourceError
 from daskt2i.sources.coco import CocoSource
-from daskt2i.sources.zipped import Zip
+from daskt2i.sources.files.zipped import Zip
 from daskt2i.types import Row
 
 NFC, NFD = "caf\u00e9.bmp", "cafe\u0301.bmp"

@@ -19,7 +19,7 @@ from typing import Any
 
 from daskt2i.documents import WAS_IT_CUT
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
-from daskt2i.sources.presence import exchanged, gone, told
+from daskt2i.sources.files.presence import exchanged, gone, told
 from daskt2i.types import FileBytes
 
 MAX_FILE_BYTES = 2**28

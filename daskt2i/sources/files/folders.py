@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.errors import Reason, RowRejected
-from daskt2i.sources.presence import gone, is_empty, is_page, told
-from daskt2i.sources.zipped import MAX_FILE_BYTES
+from daskt2i.sources.files.presence import gone, is_empty, is_page, told
+from daskt2i.sources.files.zipped import MAX_FILE_BYTES
 from daskt2i.types import FileBytes
 
 _FOLDERS = 1024
