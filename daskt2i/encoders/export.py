@@ -28,6 +28,10 @@ def unfit(image: object, text: object) -> str | None:
     """Why these two encoders cannot be parts of a `StableDiffusionPipeline`, one clause; None if they can."""
     if not isinstance(image, VaeEncoder):
         return f"the image encoder is a {type(image).__name__}, not a VaeEncoder"
+    if (kind := image.kind()) == "AutoencoderDC":
+        return (
+            f"the image encoder is an {kind}, but a StableDiffusionPipeline needs an AutoencoderKL or AutoencoderTiny"
+        )
     if not isinstance(text, TextEncoder):
         return f"the text encoder is a {type(text).__name__}, not a TextEncoder"
     about = text.info().attributes
