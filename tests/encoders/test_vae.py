@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import pickle
+import re
 import shutil
 import socket
 import time
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 from builders.models import DC, KL, TINY, bert_folder, dc_folder, kl_folder, pipeline_folder, tiny_folder
 from builders.parity import as_stored
+from builders.workflows import fake_settings
 
+from daskt2i.encode.prepare import prepare
 from daskt2i.encoders import footprint, weights
 from daskt2i.encoders.finding import locate
 from daskt2i.encoders.vae import VaeEncoder
@@ -154,6 +157,15 @@ def test_a_model_that_overflows_in_fp16_is_computed_in_fp32_if_its_config_asks_f
             encoder.load(Runtime("cuda", "bf16", 1))
         assert encoder.precision == "bf16", "bf16 does not overflow"
     assert found == [("asks", "fp32", True), ("fixed", "fp16", False), ("without", "fp16", False)]
+
+
+def test_the_plan_says_that_a_model_is_computed_in_fp32_and_what_a_row_needs(tmp_path: Path, kl: Path) -> None:
+    whole = fake_settings(image={"class": "daskt2i.encoders.vae.VaeEncoder", "model": str(kl)})
+    half = whole.model_copy(update={"dataset": whole.dataset.model_copy(update={"precision": "fp16"})})
+    shown = [dict(prepare(one, tmp_path).view().rows) for one in (whole, half)]
+    assert "in fp32 (its config says force_upcast)" in shown[1]["image encoder"]
+    assert "force_upcast" not in shown[0]["image encoder"]
+    assert re.search(r"; [\d.]+ KiB a row$", shown[0]["disk"])
 
 
 def test_bf16_is_near_fp32(kl: Path) -> None:
