@@ -19,7 +19,8 @@ DC_MAPS = 5.0
 
 Measured (resident size, batch 1 against more, channels_last, torch 2.13, 1 thread): the sd-vae-ft-mse architecture at
 256 px 170 MB an image (5.1 maps of 33.6 MB), at 512 px 688 MB (5.1); a KL model with 32, 64, 64 channels at 256 px
-34 MB (4.1); TAESD at 256 px 52 MB (3.1). Decoding one image took 258, 112 and 81 MB."""
+34 MB (4.1); TAESD at 256 px 52 MB (3.1). Decoding one image took 258, 112 and 81 MB. SANA's AutoencoderDC (f32c32): at
+256 px 142 to 171 MB (4.2 to 5.1), at 512 px 650 MB (4.8); decoding one image of 256 px took 342 MB, twice as much."""
 
 
 def vae_reduction(config: Mapping[str, Any]) -> int:
@@ -157,10 +158,12 @@ def text_parameters(
     return (vocabulary + positions) * hidden + layers * block + 2 * hidden + hidden * projection
 
 
-def text_item_bytes(*, hidden: int, inner: int, heads: int, tokens: int) -> int:
+def text_item_bytes(*, hidden: int, inner: int, heads: int, tokens: int, matrices: int = 2) -> int:
     """Working memory of one more caption of `tokens` tokens in a batch, fp32, bytes: an upper bound.
 
-    It counts eight states, two states of the feed-forward part, and one matrix of attention weights for models that
-    keep it. Measured for CLIP ViT-L/14 at 77 tokens, batches of 1, 8 and 32: 2.5 to 4.1 MB a caption; it gives 4.1 MB.
+    It counts eight states, states of the feed-forward part, and one matrix of attention weights for models that keep
+    it. A feed-forward part has two states; a gated one, with 3 matrices, has five. Measured for CLIP ViT-L/14 at 77
+    tokens, batches of 1, 8 and 32: 1.6 to 4.1 MB a caption; it gives 4.1 MB. For 32 tokens of T5 1.1 base 2.2 MB (2.1),
+    of layers of Gemma 2 2B 7.6 MB (8.3).
     """
-    return 4 * tokens * (8 * hidden + 2 * inner + heads * tokens)
+    return 4 * tokens * (8 * hidden + (2 if matrices == 2 else 5) * inner + heads * tokens)

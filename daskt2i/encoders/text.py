@@ -168,6 +168,7 @@ class TextEncoder:
                 inner=shape.inner,
                 heads=shape.heads,
                 tokens=length + len(self.instruction) // CHARACTERS_PER_TOKEN,
+                matrices=shape.matrices,
             ),
         )
 

@@ -149,14 +149,19 @@ def bert_folder(folder: Path, seed: int = 0, pooler: bool = True) -> Path:
     return folder
 
 
-def word_tokenizer(folder: Path, specials: dict[str, str], template: str) -> int:
-    """tokenizer.json and tokenizer_config.json of a whole-word tokenizer; returns the size of its vocabulary."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+def word_tokenizer(folder: Path, specials: dict[str, str], template: str, blanks: bool = False) -> int:
+    """tokenizer.json and tokenizer_config.json of a whole-word tokenizer; returns the size of its vocabulary.
+
+    Args:
+        blanks: whether each blank is a token too, as a tokenizer of sentence pieces sees them.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: n for n, word in enumerate([*specials.values(), *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=specials["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    pieces = pre_tokenizers.Split(Regex(r"\s|\w+|[^\w\s]+"), "isolated")
+    tokenizer.pre_tokenizer = pieces if blanks else pre_tokenizers.Whitespace()
     used = [(word, vocabulary[word]) for word in template.split() if word in vocabulary]
     if used:
         tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
@@ -169,7 +174,7 @@ def gemma_folder(folder: Path, seed: int = 0) -> Path:
     import transformers
 
     specials = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
-    words = word_tokenizer(folder, specials, "<bos> $A")
+    words = word_tokenizer(folder, specials, "<bos> $A", blanks=True)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.Gemma2Config(
         **sizes, num_key_value_heads=1, head_dim=12, vocab_size=words, max_position_embeddings=64

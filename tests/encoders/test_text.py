@@ -168,11 +168,11 @@ def test_gemma_states_equal_those_of_the_pipeline_of_sana(tmp_path: Path, instru
 
     folder = gemma_folder(tmp_path / "gemma")
     joined = "\n".join(instruction or [])
-    made = loaded(folder, max_tokens=12, lowercase=True, instruction=joined).encode([*CAPTIONS, " A Red DOG "], 4)
+    made = loaded(folder, max_tokens=16, lowercase=True, instruction=joined).encode([*CAPTIONS, " A Red DOG "], 4)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
     sana = diffusers.SanaPipeline(tokenizer, model, None, None, None)
-    options = {"do_classifier_free_guidance": False, "device": torch.device("cpu"), "max_sequence_length": 12}
+    options = {"do_classifier_free_guidance": False, "device": torch.device("cpu"), "max_sequence_length": 16}
     for index, caption in enumerate([*CAPTIONS, " A Red DOG "]):
         # The empty prompt is the negative prompt of the pipeline, which has no instruction.
         with torch.no_grad():
@@ -193,7 +193,7 @@ def test_an_instruction_is_not_counted_as_tokens_of_a_caption(tmp_path: Path) ->
     counts, limit = TextEncoder(str(folder), max_tokens=12, instruction="a very long caption: ").count_tokens(captions)
     assert counts == made["text_mask"].sum(axis=1).tolist()
     assert limit == 12
-    assert TextEncoder(str(folder), max_tokens=12).count_tokens(captions)[0] == [2, 1, 3]
+    assert TextEncoder(str(folder), max_tokens=12).count_tokens(captions)[0] == [2, 1, 4]
 
 
 def test_settings_that_came_later_are_not_in_the_identity_of_older_stores(clip: Path) -> None:

@@ -31,8 +31,11 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """Defaults of transformers for keys that a config of any kind may lack (a test compares them)."""
 
-MAPS = 1.0
-"""Memory of one more picture in a batch, as a multiple of ten states and two of the feed-forward part."""
+MAPS = 1.4
+"""Memory of one more picture in a batch, as a multiple of ten states and two of the feed-forward part.
+
+Measured (resident size, torch 2.13, 1 thread, base models): DINOv2 at 252 px 28 MB a picture, SigLIP at 224 px 8 MB. It
+gives 28 and 17 MB."""
 
 
 @dataclass(frozen=True, slots=True)
