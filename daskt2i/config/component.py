@@ -28,6 +28,8 @@ SHIPPED = frozenset(
     {
         "daskt2i.encoders.fake.FakeImageEncoder",
         "daskt2i.encoders.fake.FakeTextEncoder",
+        "daskt2i.encoders.nothing.NoImageEncoder",
+        "daskt2i.encoders.nothing.NoTextEncoder",
         "daskt2i.encoders.text.TextEncoder",
         "daskt2i.encoders.vae.VaeEncoder",
         "daskt2i.sources.coco.CocoSource",
