@@ -55,7 +55,9 @@ def listed(found: Found, session: Session) -> Found:
     workers = []
     for address, about in there.items():
         answer = answers.get(address)
-        worker = Worker(address, int(about.get("nthreads") or 1), int(about.get("memory_limit") or 0))
+        name = str(about.get("name", ""))
+        threads, limit = int(about.get("nthreads") or 1), int(about.get("memory_limit") or 0)
+        worker = Worker(address, threads, limit, name="" if name == address else name)
         if answer is not None:
             clock = Clock.of(answer.asked, answer.look["time"], answer.answered)
             worker = replace(worker, look=answer.look, clock=clock)

@@ -133,6 +133,7 @@ class Stages:
 
     def train(self) -> TrainResult:
         """Train the denoiser, from its newest checkpoint."""
+        self.listener(PlanReady(self.train_plan()))
         return self._train(self._layout())
 
     def train_vae(self) -> TrainResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib.util
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from daskt2i.deploy.kinds.kind import Kind
 from daskt2i.deploy.kinds.request import Refused, Request, variables
 from daskt2i.deploy.kinds.slurm import Slurm, seconds
 from daskt2i.deploy.kinds.small import Cuda, Gateway
-from daskt2i.errors import ConfigError
+from daskt2i.errors import ConfigError, SchedulerError
 
 GIB = 1 << 30
 THREADS = {"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "8"}
@@ -262,7 +263,8 @@ def test_a_class_of_ones_own_has_the_kind_of_its_base_class() -> None:
     site = type("OurCluster", (jobqueue.SLURMCluster,), {"__module__": "our.site"})
     assert type(kind_of(site)).__name__ == "Slurm"
     assert type(kind_of(SSHCluster)).__name__ == "Ssh"
-    assert type(kind_of(LocalCluster)) is type(kind_by_path("coiled.Cluster")) is Kind
+    assert type(kind_of(LocalCluster)).__name__ == "Local"
+    assert type(kind_by_path("coiled.Cluster")) is Kind
 
 
 def test_hosts_of_ssh_get_threads_memory_and_pages_for_themselves_alone() -> None:
@@ -384,7 +386,10 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("workers: 0", "workers is 0, but it must be a number of workers, 1 or more"),
+        ("workers: 0", "workers is 0, but it must be a number of workers from 1 to 250,000"),
+        ("workers: 100000000000", "workers is 100000000000, but it must be a number of workers from 1 to 250,000"),
+        ("adapt: {maximum: 100000000000}", "adapt is .*, but it must have the form"),
+        ("worker: {cores: 100000000000, memory: 1 GiB}", "8,192 cores at most"),
         ("worker: {cores: 2}", r"worker is .*, but it must have the form \{cores: 4, memory: 8 GiB\}"),
         ("worker: {cores: 2, memory: lots}", "but it must have the form"),
         ("adapt: 3", "adapt is 3, but it must have the form"),
@@ -393,7 +398,11 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
         ("adapt: {minimum: 0}", "adapt is .*, but it must have the form"),
         ("adapt: {maximum: 2, speed: 3}", "adapt is .*, but it must have the form"),
         ("config: {3: 4}", "config is .*, but it must hold names with values"),
-        ("wait_minutes: never", "wait_minutes is 'never', but it must be a number of minutes"),
+        ("wait_minutes: never", "wait_minutes is 'never', but it must be a number of minutes above 0, such as 30"),
+        ("wait_minutes: .nan", "wait_minutes is nan, but it must be a number of minutes above 0, such as 30"),
+        ("wait_minutes: .inf", "wait_minutes is inf, but it must be a number of minutes .* at most 527,040"),
+        ("wait_minutes: -3", "wait_minutes is -3, but it must be a number of minutes above 0"),
+        ("wait_minutes: 1e99", "at most 527,040"),
         ("tls: 'no'", "tls is 'no', but it must be true or false"),
         ("config_of: nosuch", "no cluster named 'nosuch'"),
     ],
@@ -403,6 +412,53 @@ def test_a_wrong_value_in_a_cluster_file_is_named(text: str, words: str, tmp_pat
     path.write_text(f"cluster: distributed.LocalCluster\n{text}\n")
     with pytest.raises(ConfigError, match=words):
         ClusterFile.read(str(path))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "only words\n", "3\n"])
+def test_a_cluster_file_that_is_no_mapping_is_told_the_keys_of_a_cluster_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml does not hold settings .*`cluster: distributed.LocalCluster`"):
+        ClusterFile.read(str(path))
+
+
+def test_a_walltime_without_quotes_is_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("cluster: dask_jobqueue.SLURMCluster\narguments: {walltime: 2:00:00}\n")
+    assert ClusterFile.read(str(path)).arguments == {"walltime": "2:00:00"}
+
+
+CANNOT_START = [
+    ("cluster: os.path.join", "join needs the argument 'a', which the file does not give"),
+    ("cluster: os.sep", "it names a str, but it must name the class of a cluster"),
+    ("cluster: collections.OrderedDict", "OrderedDict is not the class of a cluster"),
+    ("cluster: distributed.LocalCluster\narguments: {memory_limt: 1GiB}", "did you mean 'memory_limit'"),
+    ("cluster: distributed.LocalCluster\narguments: {memory_limit: lots}", "lots"),
+    ("cluster: nowhere.LocalCluster", "names nowhere.LocalCluster, which cannot be imported"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), CANNOT_START, ids=[text for text, _ in CANNOT_START])
+def test_a_plan_refuses_a_cluster_of_this_machine_that_cannot_start(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises((ConfigError, SchedulerError), match=words):
+        ClusterFile.read(str(path)).check(1, 1, GIB)
+
+
+def test_a_plan_takes_a_cluster_of_this_machine_that_can_start_and_starts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    given = "{processes: true, threads_per_worker: 1, host: 127.0.0.1, resources: {GPU: 1}, lifetime: 1h}"
+    path.write_text(f"cluster: distributed.LocalCluster\narguments: {given}\n")
+    ClusterFile.read(str(path)).check(2, 1, GIB)
+    ClusterFile.read("local").check(2, 1, GIB)
+    ClusterFile.read("simulation").check(2, 1, GIB)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dask_cuda") is not None, reason="dask-cuda is installed")
+def test_a_plan_names_the_extra_of_a_cluster_whose_package_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'daskt2i\[cuda\]'"):
+        daskt2i.Run("demo", tmp_path / "run", scheduler="cuda", progress=False).plan()
 
 
 DOCKERFILES = sorted(shipped("clusters").glob("kubernetes/Dockerfile*"))

@@ -49,12 +49,14 @@ class Kind:
         return offered | ({"security": True} if request.tls else {})
 
     def check(self, factory: Any, arguments: Mapping[str, Any]) -> None:
-        """Refuse what cannot start: an argument that the class does not have, a command that is not there.
+        """Refuse what cannot start: an argument that the class does not have, or one that it needs and does not get.
 
         Raises:
             Refused: with the reason.
         """
         refuse_unknown(arguments, _all_names(factory), factory)
+        refuse_no_cluster(factory)
+        refuse_missing(arguments, factory)
 
     def start(self, factory: Any, arguments: Mapping[str, Any], request: Request) -> Any:
         """Make the cluster. It has a scheduler, but perhaps no workers yet."""
@@ -172,6 +174,38 @@ def _signature(factory: Any) -> tuple[set[str], bool]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names, True
     return names, False
+
+
+def refuse_no_cluster(factory: Any) -> None:
+    """Refuse what is surely no class of a cluster, and no function that makes one.
+
+    Raises:
+        Refused: with the reason.
+    """
+    if not callable(factory):
+        raise Refused(f"it names a {type(factory).__name__}, but it must name the class of a cluster")
+    if inspect.isclass(factory) and not any(hasattr(factory, name) for name in _OF_CLUSTERS):
+        raise Refused(f"{factory.__name__} is not the class of a cluster")
+
+
+_OF_CLUSTERS = ("scheduler_address", "scheduler", "scale", "close")
+"""A class of a cluster has one of these names at the least."""
+
+
+def refuse_missing(arguments: Mapping[str, Any], factory: Any) -> None:
+    """Refuse a call in which an argument is missing.
+
+    Raises:
+        Refused: it names the argument.
+    """
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a built-in function without a signature
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if missing := [name for name in needed if name not in arguments]:
+        name = getattr(factory, "__name__", factory)
+        raise Refused(f"{name} needs the argument {missing[0]!r}, which the file does not give")
 
 
 def refuse_unknown(arguments: Iterable[str], names: set[str] | None, factory: Any) -> None:
