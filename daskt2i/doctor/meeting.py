@@ -8,7 +8,8 @@ Does not cover: looking for it (`sight`), what follows.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ from daskt2i.store.run_folder import RunFolder
 
 FOLDER_SECONDS = 20.0
 """Time for the run folder to answer this process."""
+
+_OBJECT_SECONDS = 0.02
+"""More time for each object of a worker."""
+
+_DELETING = 16
+"""Objects that are removed at the same time: one after the other, those of 1,000 workers in a bucket took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +45,14 @@ class Meeting:
     content: bytes
     error: BaseException | None = None
 
-    def sees(self, name: str) -> bool:
-        """Whether this process sees the object that a worker wrote."""
+    def seen(self, names: Collection[str]) -> frozenset[str]:
+        """The objects among these, written by workers, that this process sees."""
 
-        def same() -> bool:
-            return self.folder.read(name) == self.content
+        def same() -> frozenset[str]:
+            return frozenset(name for name, content in self.folder.read_many(names) if content == self.content)
 
-        return within(FOLDER_SECONDS, same) is True
+        found = within(FOLDER_SECONDS + _OBJECT_SECONDS * len(names), same)
+        return found if isinstance(found, frozenset) else frozenset()
 
 
 @contextmanager
@@ -81,9 +89,9 @@ def _missing_folders(folder: RunFolder) -> list[Path]:
 
 def _clean(folder: RunFolder, begins: str, missing: Sequence[Path]) -> None:
     with suppress(Exception):  # libraries of object stores have errors of their own
-        for name in folder.entries() or ():
-            if name.startswith(begins):
-                folder.delete(name)
+        ours = [name for name in folder.entries() or () if name.startswith(begins)]
+        with ThreadPoolExecutor(_DELETING) as pool:
+            list(pool.map(folder.delete, ours))
     for path in missing:
         with suppress(OSError):  # something else is in it now, or it was never made
             path.rmdir()

@@ -201,10 +201,13 @@ class Submitting:
         self.workers = {"w-0": SimpleNamespace(job_id="1"), "w-1": SimpleNamespace(job_id=2)}
         self.worker_spec: dict[str, Any] = {"w-0": {}, "w-1": {}}
         self._i, self.submitted = 1, 0
+        self.scheduler: Any = None
 
     def new_worker_spec(self) -> dict[str, Any]:
         self._i += 1
         return {f"w-{self._i}": {}}
+
+    def scale(self, workers: int) -> None: ...
 
     async def _correct_state(self) -> None:
         self.submitted += len(self.worker_spec.keys() - self.workers.keys())
@@ -233,6 +236,38 @@ def test_jobs_whose_time_was_over_are_submitted_again_once(
         assert kind.renew(cluster, what) == (first and submitted > 0)
     assert cluster.submitted == submitted
     assert len(cluster.worker_spec) == 2
+
+
+def test_a_short_job_whose_worker_had_come_is_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    kind, cluster, what = Slurm(), Submitting(), request("slurm")
+    cluster.scheduler = SimpleNamespace(workers={"tls://10.0.0.1:4": SimpleNamespace(name="w-1-0")})
+    told_by_squeue(tmp_path, "1|RUNNING|None|0:40\n2|RUNNING|None|0:40")
+    kind.queue(cluster, what)
+    told_by_squeue(tmp_path, "1|COMPLETED|None|0:50\n2|COMPLETED|None|0:50")
+    found = kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert cluster.submitted == 1
+    assert found is not None
+    assert set(cluster.workers) == {"w-0"}
+
+
+def test_a_cluster_that_adapts_forgets_jobs_whose_time_was_over_and_asks_for_new_ones_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    told_by_squeue(tmp_path, "1|TIMEOUT|None|30:00\n2|RUNNING|None|30:00")
+    kind, cluster, what = Slurm(), Submitting(), request("slurm", adapt={"minimum": 1, "maximum": 2})
+    kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert set(cluster.worker_spec) == set(cluster.workers) == {"w-1"}
+    assert cluster.submitted == 0
+    assert (kind.queue(cluster, what) or {})["ended"] == []
+    kind.fix(cluster, what)
+    told_by_squeue(tmp_path, "1|TIMEOUT|None|30:00\n2|TIMEOUT|None|30:00")
+    kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert cluster.submitted == 1
 
 
 def test_a_worker_leaves_before_the_walltime_of_its_job() -> None:
@@ -379,6 +414,14 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
     assert Kind().fill(cluster, {}, what) == 1
     Kind().fix(cluster, what)
     assert told == [{"minimum": 1, "maximum": 10}, "stop", 10]
+
+
+@pytest.mark.parametrize("adapt", [{"maximum": 2}, {"minimum": 0, "maximum": 2}])
+def test_a_cluster_that_adapts_has_a_worker_always(adapt: dict[str, int]) -> None:
+    told: list[Any] = []
+    cluster = SimpleNamespace(adapt=lambda **how: told.append(how))
+    assert Kind().fill(cluster, {}, request("slurm", adapt=adapt)) == 1
+    assert told == [{"minimum": 1, "maximum": 2}]
 
 
 @pytest.mark.parametrize(

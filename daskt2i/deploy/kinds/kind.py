@@ -63,8 +63,10 @@ class Kind:
     def fill(self, cluster: Any, arguments: Mapping[str, Any], request: Request) -> int | None:
         """Ask for the workers, unless the class was told their number. Returns the number that will come."""
         if request.adapt is not None:
-            cluster.adapt(**request.adapt)
-            return int(request.adapt.get("minimum", 0)) or None
+            # A stage gives work to the workers that it sees, so without any it would wait for ever.
+            least = max(1, int(request.adapt.get("minimum", 1)))
+            cluster.adapt(**{**request.adapt, "minimum": least})
+            return least
         if "n_workers" in arguments:
             number: int | None = arguments["n_workers"]
             return number
