@@ -23,6 +23,7 @@ from distributed.config import defaults
 import daskt2i
 from daskt2i.config.workflow_file import shipped
 from daskt2i.deploy.cluster_file import ClusterFile
+from daskt2i.deploy.kinds.adapting import ByTasks
 from daskt2i.deploy.kinds.by_class import kind_by_path, kind_of
 from daskt2i.deploy.kinds.kind import Kind
 from daskt2i.deploy.kinds.request import Refused, Request, variables
@@ -414,6 +415,23 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
     assert Kind().fill(cluster, {}, what) == 1
     Kind().fix(cluster, what)
     assert told == [{"minimum": 1, "maximum": 10}, "stop", 10]
+
+
+@pytest.mark.parametrize(
+    ("queued", "processing", "target"),
+    [(0, [], 0), (0, [2], 10), (1, [1], 10), (0, [1], 1), (0, [1, 1, 0], 2), (0, [2, 2, 2], 10), (1, [], 10)],
+)
+def test_jobs_are_asked_for_by_the_number_of_tasks(queued: int, processing: list[int], target: int) -> None:
+    workers = {str(number): SimpleNamespace(processing=range(tasks)) for number, tasks in enumerate(processing)}
+    scheduler = SimpleNamespace(queued=range(queued), unrunnable=(), workers=workers)
+    adaptive = ByTasks(SimpleNamespace(scheduler=scheduler), minimum=1, maximum=10, interval=0)
+    assert asyncio.run(adaptive.target()) == target
+
+
+def test_the_users_own_pace_of_adapting_is_kept() -> None:
+    kind = Slurm()
+    assert kind.adapting(request("slurm", adapt={"maximum": 9})) == {"Adaptive": ByTasks}
+    assert kind.adapting(request("slurm", adapt={"maximum": 9, "target_duration": "5s"})) == {}
 
 
 @pytest.mark.parametrize("adapt", [{"maximum": 2}, {"minimum": 0, "maximum": 2}])
