@@ -93,7 +93,7 @@ def with_sight(found: Found, client: Any, plan: EncodePlan | None, meeting: Meet
         if one.address in answers:
             sight = dict(answers[one.address])
             if name := made[one.address]:
-                sight["folder"] = {**sight["folder"], "seen_here": name in seen}
+                sight["folder"] = sight["folder"] | ({"seen_here": seen[name]} if name in seen else {})
             one = replace(one, sight=sight)
         elif one.address in why:
             one = replace(one, blind=why[one.address] or f"it did not look in {limit:.0f} s")
