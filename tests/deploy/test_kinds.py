@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
-from distributed import LocalCluster, SSHCluster
+from builders.waiting import wait_for
+from distributed import Client, Event, LocalCluster, SSHCluster
 from distributed.config import defaults
 
 import daskt2i
@@ -25,10 +26,12 @@ from daskt2i.config.workflow_file import shipped
 from daskt2i.deploy.cluster_file import ClusterFile
 from daskt2i.deploy.kinds.adapting import ByTasks
 from daskt2i.deploy.kinds.by_class import kind_by_path, kind_of
+from daskt2i.deploy.kinds.jobqueue import Jobqueue
 from daskt2i.deploy.kinds.kind import Kind
 from daskt2i.deploy.kinds.request import Refused, Request, variables
 from daskt2i.deploy.kinds.slurm import Slurm, seconds
 from daskt2i.deploy.kinds.small import Cuda, Gateway
+from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError
 
 GIB = 1 << 30
@@ -426,6 +429,22 @@ def test_jobs_are_asked_for_by_the_number_of_tasks(queued: int, processing: list
     scheduler = SimpleNamespace(queued=range(queued), unrunnable=(), workers=workers)
     adaptive = ByTasks(SimpleNamespace(scheduler=scheduler), minimum=1, maximum=10, interval=0)
     assert asyncio.run(adaptive.target()) == target
+
+
+def test_a_cluster_has_its_maximum_while_there_is_more_to_do_and_its_minimum_afterwards() -> None:
+    here = {"processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    what = request("slurm", adapt={"minimum": 1, "maximum": 3, "interval": "50ms"})
+    with LocalCluster(n_workers=1, **here) as cluster, Client(cluster, set_as_default=False) as client:
+        Jobqueue().fill(cluster, {}, what)
+        tasks = [client.submit(_until_told, number) for number in range(2)]
+        wait_for(lambda: len(workers_of(client)) == 3, what="workers for the second task of one worker")
+        Event("go on", client=client).set()
+        assert client.gather(tasks) == [True, True]
+        wait_for(lambda: len(workers_of(client)) == 1, what="the end of the others")
+
+
+def _until_told(number: int) -> bool:
+    return bool(Event("go on").wait(60))
 
 
 def test_the_users_own_pace_of_adapting_is_kept() -> None:
