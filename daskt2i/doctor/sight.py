@@ -25,7 +25,8 @@ from daskt2i.config.component import Component
 from daskt2i.doctor.bare import private
 from daskt2i.encode.chunks.admission import statement
 from daskt2i.encoders.finding.locate import locate, without_download
-from daskt2i.errors import Daskt2iError, ModelMissing
+from daskt2i.errors import Daskt2iError, ModelError, ModelMissing
+from daskt2i.hosts.sight import is_copied
 from daskt2i.machine.precision import default_device, kind_of, resolve
 from daskt2i.machine.versions import OPTIONAL
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -146,10 +147,14 @@ def _model(wanted: Wanted, component: Component | None, image: bool) -> Mapping[
         with without_download():
             if image:
                 encoder = component.build(ImageEncoder, "dataset.encoders.image")
-                return {"weights": encoder.info(wanted.resolution).weights}
-            return {"weights": component.build(TextEncoder, "dataset.encoders.text").info().weights}
+                weights = encoder.info(wanted.resolution).weights
+            else:
+                weights = component.build(TextEncoder, "dataset.encoders.text").info().weights
     except ModelMissing as error:
         return {"error": _words(error), "missing": True, "fetches": _hub_answers()}
+    except ModelError as error:
+        return {"error": _words(error), "missing": is_copied(component)}
+    return {"weights": weights, "copied": is_copied(component)}
 
 
 def _not_here(component: Component) -> str:

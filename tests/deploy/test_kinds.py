@@ -18,17 +18,21 @@ from typing import Any
 
 import pytest
 import yaml
-from distributed import LocalCluster, SSHCluster
+from builders.waiting import wait_for
+from distributed import Client, Event, LocalCluster, SSHCluster
 from distributed.config import defaults
 
 import daskt2i
 from daskt2i.config.workflow_file import shipped
 from daskt2i.deploy.cluster_file import ClusterFile
+from daskt2i.deploy.kinds.adapting import ByTasks
 from daskt2i.deploy.kinds.by_class import kind_by_path, kind_of
+from daskt2i.deploy.kinds.jobqueue import Jobqueue
 from daskt2i.deploy.kinds.kind import Kind
 from daskt2i.deploy.kinds.request import Refused, Request, variables
 from daskt2i.deploy.kinds.slurm import Slurm, seconds
 from daskt2i.deploy.kinds.small import Cuda, Gateway
+from daskt2i.deploy.workers import workers_of
 from daskt2i.errors import ConfigError, SchedulerError
 
 GIB = 1 << 30
@@ -202,10 +206,13 @@ class Submitting:
         self.workers = {"w-0": SimpleNamespace(job_id="1"), "w-1": SimpleNamespace(job_id=2)}
         self.worker_spec: dict[str, Any] = {"w-0": {}, "w-1": {}}
         self._i, self.submitted = 1, 0
+        self.scheduler: Any = None
 
     def new_worker_spec(self) -> dict[str, Any]:
         self._i += 1
         return {f"w-{self._i}": {}}
+
+    def scale(self, workers: int) -> None: ...
 
     async def _correct_state(self) -> None:
         self.submitted += len(self.worker_spec.keys() - self.workers.keys())
@@ -234,6 +241,38 @@ def test_jobs_whose_time_was_over_are_submitted_again_once(
         assert kind.renew(cluster, what) == (first and submitted > 0)
     assert cluster.submitted == submitted
     assert len(cluster.worker_spec) == 2
+
+
+def test_a_short_job_whose_worker_had_come_is_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    kind, cluster, what = Slurm(), Submitting(), request("slurm")
+    cluster.scheduler = SimpleNamespace(workers={"tls://10.0.0.1:4": SimpleNamespace(name="w-1-0")})
+    told_by_squeue(tmp_path, "1|RUNNING|None|0:40\n2|RUNNING|None|0:40")
+    kind.queue(cluster, what)
+    told_by_squeue(tmp_path, "1|COMPLETED|None|0:50\n2|COMPLETED|None|0:50")
+    found = kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert cluster.submitted == 1
+    assert found is not None
+    assert set(cluster.workers) == {"w-0"}
+
+
+def test_a_cluster_that_adapts_forgets_jobs_whose_time_was_over_and_asks_for_new_ones_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    told_by_squeue(tmp_path, "1|TIMEOUT|None|30:00\n2|RUNNING|None|30:00")
+    kind, cluster, what = Slurm(), Submitting(), request("slurm", adapt={"minimum": 1, "maximum": 2})
+    kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert set(cluster.worker_spec) == set(cluster.workers) == {"w-1"}
+    assert cluster.submitted == 0
+    assert (kind.queue(cluster, what) or {})["ended"] == []
+    kind.fix(cluster, what)
+    told_by_squeue(tmp_path, "1|TIMEOUT|None|30:00\n2|TIMEOUT|None|30:00")
+    kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert cluster.submitted == 1
 
 
 def test_a_worker_leaves_before_the_walltime_of_its_job() -> None:
@@ -381,6 +420,47 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
     assert Kind().fill(cluster, {}, what) == 1
     Kind().fix(cluster, what)
     assert told == [{"minimum": 1, "maximum": 10}, "stop", 10]
+
+
+@pytest.mark.parametrize(
+    ("queued", "processing", "target"),
+    [(0, [], 0), (0, [2], 10), (1, [1], 10), (0, [1], 1), (0, [1, 1, 0], 2), (0, [2, 2, 2], 10), (1, [], 10)],
+)
+def test_jobs_are_asked_for_by_the_number_of_tasks(queued: int, processing: list[int], target: int) -> None:
+    workers = {str(number): SimpleNamespace(processing=range(tasks)) for number, tasks in enumerate(processing)}
+    scheduler = SimpleNamespace(queued=range(queued), unrunnable=(), workers=workers)
+    adaptive = ByTasks(SimpleNamespace(scheduler=scheduler), minimum=1, maximum=10, interval=0)
+    assert asyncio.run(adaptive.target()) == target
+
+
+def test_a_cluster_has_its_maximum_while_there_is_more_to_do_and_its_minimum_afterwards() -> None:
+    here = {"processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    what = request("slurm", adapt={"minimum": 1, "maximum": 3, "interval": "50ms"})
+    with LocalCluster(n_workers=1, **here) as cluster, Client(cluster, set_as_default=False) as client:
+        Jobqueue().fill(cluster, {}, what)
+        tasks = [client.submit(_until_told, number) for number in range(2)]
+        wait_for(lambda: len(workers_of(client)) == 3, what="workers for the second task of one worker")
+        Event("go on", client=client).set()
+        assert client.gather(tasks) == [True, True]
+        wait_for(lambda: len(workers_of(client)) == 1, what="the end of the others")
+
+
+def _until_told(number: int) -> bool:
+    return bool(Event("go on").wait(60))
+
+
+def test_the_users_own_pace_of_adapting_is_kept() -> None:
+    kind = Slurm()
+    assert kind.adapting(request("slurm", adapt={"maximum": 9})) == {"Adaptive": ByTasks}
+    assert kind.adapting(request("slurm", adapt={"maximum": 9, "target_duration": "5s"})) == {}
+
+
+@pytest.mark.parametrize("adapt", [{"maximum": 2}, {"minimum": 0, "maximum": 2}])
+def test_a_cluster_that_adapts_has_a_worker_always(adapt: dict[str, int]) -> None:
+    told: list[Any] = []
+    cluster = SimpleNamespace(adapt=lambda **how: told.append(how))
+    assert Kind().fill(cluster, {}, request("slurm", adapt=adapt)) == 1
+    assert told == [{"minimum": 1, "maximum": 2}]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,7 +41,7 @@ from daskt2i.config.component import Component
 from daskt2i.deploy import connect
 from daskt2i.doctor import asking, bare, meeting, speeds, wire
 from daskt2i.doctor.result import DoctorResult
-from daskt2i.doctor.sight import Wanted, see
+from daskt2i.doctor.sight import Wanted, object_name, see
 from daskt2i.encoders.finding import model_copies
 from daskt2i.encoders.finding.model_copies import ModelFile
 from daskt2i.machine.machine import this_machine
@@ -364,3 +365,22 @@ def test_a_dashboard_that_nobody_serves_is_told() -> None:
         assert asking.dashboard_error(f"http://127.0.0.1:{port}/status") == ""
     assert asking.dashboard_error(f"http://127.0.0.1:{port}/status")
     assert asking.dashboard_error("/user/me/proxy/8787/status") == ""
+
+
+def test_objects_that_a_folder_did_not_show_in_time_are_not_told_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "out")
+    with meeting.meeting_in(folder) as found:
+        there, away = object_name(found.prefix), object_name(found.prefix)
+        folder.write(there, found.content)
+        assert found.seen([there, away]) == {there: True, away: False}
+        monkeypatch.setattr(meeting, "FOLDER_SECONDS", 0.2)
+        fsspec.register_implementation("stalled", Stalled, clobber=True)
+        Stalled.back.clear()
+        late = replace(found, folder=RunFolder("stalled://late"))
+        try:
+            assert late.seen([there]) == {}
+        finally:
+            Stalled.back.set()
+    assert not (tmp_path / "out").exists()

@@ -65,8 +65,10 @@ class Kind:
     def fill(self, cluster: Any, arguments: Mapping[str, Any], request: Request) -> int | None:
         """Ask for the workers, unless the class was told their number. Returns the number that will come."""
         if request.adapt is not None:
-            cluster.adapt(**request.adapt)
-            return int(request.adapt.get("minimum", 0)) or None
+            # A stage gives work to the workers that it sees, so without any it would wait for ever.
+            least = max(1, int(request.adapt.get("minimum", 1)))
+            cluster.adapt(**{**self.adapting(request), **request.adapt, "minimum": least})
+            return least
         if "n_workers" in arguments:
             number: int | None = arguments["n_workers"]
             return number
@@ -75,6 +77,10 @@ class Kind:
         if callable(scale := getattr(cluster, "scale", None)):
             scale(request.workers)
         return request.workers
+
+    def adapting(self, request: Request) -> dict[str, Any]:
+        """More arguments for the cluster's `adapt`."""
+        return {}
 
     def words(self, arguments: Mapping[str, Any], request: Request) -> str:
         """What is asked for, for a person: `"4 jobs of 8 cores, 16 GiB, 2:00:00"`."""
