@@ -209,7 +209,10 @@ class _Loader(yaml.SafeLoader):
             raise BadDocument(f"line {_line(node)} has half a surrogate pair, which is not text")
         return whole
 
-    def integer(self, node: Any) -> int:
+    def integer(self, node: Any) -> int | str:
+        """An integer. `2:00:00` is text, as in YAML 1.2: YAML 1.1 takes it for 7,200 sixtieths of an hour."""
+        if ":" in node.value:
+            return self.text(node)
         long = len(str(node.value)) > 200  # Python refuses to read 5,000 digits, with a sentence about itself
         found = 0 if long else int(self.construct_yaml_int(node))
         if long or abs(found) >= MOST_INTEGER:
@@ -219,6 +222,10 @@ class _Loader(yaml.SafeLoader):
             )
         return found
 
+    def number(self, node: Any) -> float | str:
+        """A number. `1:30.5` is text, as in `integer`."""
+        return self.text(node) if ":" in node.value else float(self.construct_yaml_float(node))
+
     def no_plain_value(self, node: Any) -> Any:
         kind = node.tag.rpartition(":")[2]
         raise BadDocument(f"line {_line(node)} has a value of the kind !!{kind}, which no setting takes")
@@ -226,6 +233,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.text)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
 for _kind in ("binary", "set", "omap", "pairs"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.no_plain_value)
 

@@ -3,7 +3,7 @@
     def show(event: Event) -> None: ...
     encode(prepared, executor, show)
 
-Covers: the events of encoding, training, drawing, checking and insights; the events of a rank; deaths of workers.
+Covers: the events of encoding, training, drawing, checking and insights; those of a rank; workers that join and die.
 Does not cover: how an event is shown (`display`), the results of stages (such as `encode.summary`), how events get from
 a rank to the driver (`launch`).
 
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from daskt2i.protocols import ExecutorInfo, WorkerDeath
+from daskt2i.protocols import ExecutorInfo, WorkerDeath, WorkersJoined
 from daskt2i.redact import without_secret
 from daskt2i.types import Receipt, Runtime
 from daskt2i.view import Viewed
@@ -111,9 +111,15 @@ class ChunkSent:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDone:
-    """A chunk was committed."""
+    """A chunk was committed.
+
+    Attributes:
+        name, threads: of the worker, as its scheduler knows them; "" and 0 if none does.
+    """
 
     receipt: Receipt
+    name: str = ""
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,18 +269,30 @@ def stage_events(stage: str, total: int, listener: Listener, batch: int = 1) -> 
 
 
 def tell_deaths(executor: Any, listener: Listener, again: str) -> None:
-    """Tell which workers died since the last call, if the executor says so.
+    """Tell which workers died and how many joined since the last call, if the executor says so.
 
     Args:
         again: what happens to the work of these: `"encoded"` is "… is encoded again".
     """
-    deaths = getattr(executor, "worker_deaths", None)
-    while isinstance(deaths, deque) and deaths:
-        try:
-            death = deaths.popleft()
-        except IndexError:  # another thread told of it
-            return
+    for joined in _taken(getattr(executor, "worker_joins", None)):
+        listener(Activity(join_words(joined)))
+    for death in _taken(getattr(executor, "worker_deaths", None)):
         listener(Note(death_words(death, again)))
+
+
+def _taken(told: Any) -> Iterator[Any]:
+    """What is in a deque; each is taken from it. Another thread may take some."""
+    while isinstance(told, deque) and told:
+        try:
+            one = told.popleft()
+        except IndexError:
+            return
+        yield one
+
+
+def join_words(joined: WorkersJoined) -> str:
+    """A line about workers that joined: `"1 worker joined: there are 2 workers now"`."""
+    return f"{joined.new:,} worker{'s' * (joined.new != 1)} joined: there are {joined.workers:,} workers now"
 
 
 def death_words(death: WorkerDeath, again: str) -> str:

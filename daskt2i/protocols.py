@@ -247,11 +247,25 @@ class WorkerDeath:
     left: int
 
 
+@dataclass(frozen=True, slots=True)
+class WorkersJoined:
+    """Workers joined after the start.
+
+    Attributes:
+        new: how many more there are than the user was told.
+        workers: how many there are now.
+    """
+
+    new: int
+    workers: int
+
+
 class Executor(Protocol):
     """Runs chunks on workers.
 
-    It may have two attributes that are looked at while `run` runs: `waiting`, an `events.Waiting` or None, and
-    `worker_deaths`, a `deque` of `WorkerDeath`, from which the reader takes what it tells the user.
+    It may have attributes that are looked at while `run` runs: `waiting`, an `events.Waiting` or None; `worker_deaths`
+    and `worker_joins`, a `deque` of `WorkerDeath` and one of `WorkersJoined`, from which the reader takes what it tells
+    the user; `processes`, a mapping of `host:pid` to the name and the threads of a worker that has ended an item.
     """
 
     def start(self) -> ExecutorInfo:
@@ -295,7 +309,7 @@ class AsksWorkers(Protocol):
     """An optional part of an executor whose workers may be on other hosts than the driver."""
 
     def ask(self, question: Callable[[], R], seconds: float) -> Mapping[str, R]:
-        """Call a function once in each worker process that is there, after `start`.
+        """Call a function once in each worker process that gets items, after `start`.
 
         Returns:
             name of a worker, for `leave_out` -> its answer. A worker that gave none within `seconds`, or raised an
@@ -303,10 +317,10 @@ class AsksWorkers(Protocol):
         """
         ...
 
-    def leave_out(self, workers: Collection[str]) -> int:
+    def leave_out(self, workers: Collection[str]) -> ExecutorInfo:
         """Give no items to these workers as long as they are there, whatever `avoid` says.
 
         Returns:
-            how many workers get items.
+            the workers that get items.
         """
         ...

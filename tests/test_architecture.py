@@ -85,6 +85,7 @@ BY_NAME = {
     ("config", "model"): "the same",
     ("config", "bench"): "the same",
     ("config", "encoders"): "classes that the settings in a run folder may name",
+    ("encode", "encoders"): "the other half of a column is an encoder that makes nothing",
     ("config", "sources"): "a workflow that draws scenes, and --images, name our own sources as a user's file would",
 }
 """Rooms that a room names in a string: dotted class paths of components, which are imported like a user's own."""

@@ -160,6 +160,12 @@ def test_yaml_in_which_something_would_be_lost_or_grow_is_refused(text: str, cla
     assert len(str(caught.value)) < 400
 
 
+def test_a_time_without_quotes_is_text_and_no_number_to_the_base_of_60() -> None:
+    text = "a: 2:00:00\nb: 1:30.5\nc: [90:00, -1:30]\n2:00: d\ne: 1.5e+3\nf: 0x10"
+    found = read_yaml(text)
+    assert found == {"a": "2:00:00", "b": "1:30.5", "c": ["90:00", "-1:30"], "2:00": "d", "e": 1500.0, "f": 16}
+
+
 def test_anchors_and_merged_keys_still_work() -> None:
     text = "a: &a {x: {<<: {y: 1}, y: 2}}\nb: {<<: *a, z: 3}\nc: {<<: *a, x: 4}\nd: [*a, *a]"
     inside = {"x": {"y": 2}}

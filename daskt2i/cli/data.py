@@ -1,4 +1,4 @@
-"""The commands about data: encode, status, report, verify, insights, estimate, suggest, scenes.
+"""The commands about data: encode, add, status, report, verify, insights, estimate, suggest, scenes.
 
 Covers: reading options, calling the function that does the work, showing its result.
 Does not cover: how output and errors look (`console`, `front`), the commands about models (`cli.model`).
@@ -14,7 +14,7 @@ from rich.text import Text
 from daskt2i.addresses import expanded
 from daskt2i.cli.console import err, write
 from daskt2i.cli.endings import report_errors
-from daskt2i.cli.front import answer, opened
+from daskt2i.cli.front import answer, opened, parse_arguments
 from daskt2i.cli.numbers import whole_numbers
 from daskt2i.cli.options import (
     CaptionsOption,
@@ -50,6 +50,31 @@ def encode(
             answer(run.plan("encode"), as_json)
         else:
             answer(run.encode(), as_json).raise_for_failed()
+
+
+def add(
+    column: Annotated[str, typer.Option("--column", help="Name of the column.", metavar="NAME")],
+    encoder: Annotated[
+        str,
+        typer.Option("--encoder", help="vae, text, or the dotted path of a class.", metavar="NAME_OR_CLASS"),
+    ],
+    model: Annotated[str | None, typer.Option("--model", help="The model of the encoder: a name or a folder.")] = None,
+    arguments: Annotated[
+        list[str], typer.Option("--arg", help="key=value, for any other argument of the encoder; may be repeated.")
+    ] = [],  # noqa: B006
+    workflow: WorkflowOption = None,
+    scheduler: SchedulerOption = None,
+    out_folder: OutOption = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Encode another encoder's output for the rows of a store.
+
+    The store is not changed. Run the same command again to continue after a stop.
+    """
+    with opened(workflow, out_folder, set_, scheduler=scheduler, as_json=as_json) as run:
+        given = {**({} if model is None else {"model": model}), **parse_arguments(arguments)}
+        answer(run.add(column, encoder, arguments=given), as_json).raise_for_failed()
 
 
 def status(

@@ -9,7 +9,7 @@ Does not cover: how errors and signals end a command (`endings`), what tables lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -95,21 +95,40 @@ def parse_sets(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a text does not have this form.
     """
+
+    def fits(parts: list[str]) -> bool:
+        return len(parts) > 1 or parts in (["name"], ["scenes"])
+
+    return _parsed(texts, "--set", "section.key=value", "run.batch=4", fits)
+
+
+def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Parse texts of the form `key=value`, with values in YAML, into arguments of an encoder.
+
+    Raises:
+        ConfigError: a text does not have this form.
+    """
+    return _parsed(texts, "--arg", "key=value", "subfolder=vae", lambda parts: len(parts) == 1)
+
+
+def _parsed(
+    texts: Sequence[str], option: str, form: str, example: str, fits: Callable[[list[str]], bool]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         parts = key.strip().split(".")
-        if not equals or (len(parts) < 2 and parts not in (["name"], ["scenes"])) or not all(parts):
+        if not equals or not fits(parts) or not all(parts):
             raise ConfigError(
-                f"--set {text!r} does not have the form section.key=value. Nothing was started; write it like --set "
-                "run.batch=4."
+                f"{option} {text!r} does not have the form {form}. Nothing was started; write it like {option} "
+                f"{example}."
             )
         found.pop(key.strip(), None)
         try:
             found[key.strip()] = documents.read_yaml(value)
         except documents.BadDocument as error:
             raise ConfigError(
-                f"The value of --set {documents.shown(text)} is not valid YAML ({error}). Nothing was started; put "
+                f"The value of {option} {documents.shown(text)} is not valid YAML ({error}). Nothing was started; put "
                 "special characters in quotes."
             ) from error
     return found

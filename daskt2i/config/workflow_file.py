@@ -123,8 +123,11 @@ def _names(folder: Literal["workflows", "clusters"]) -> str:
     return ", ".join(sorted(p.stem for p in shipped(folder).glob("*.yaml")))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, such_as: str = "`name:` and `dataset:`") -> dict[str, Any]:
     """A YAML file that holds one mapping.
+
+    Args:
+        such_as: keys of such a file, for the message.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or does not hold a mapping.
@@ -134,7 +137,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, documents.BadDocument) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} does not hold settings at its top level, such as `name:` and `dataset:`.")
+        raise ConfigError(f"{path} does not hold settings at its top level, such as {such_as}.")
     return data
 
 

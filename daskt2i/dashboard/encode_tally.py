@@ -11,9 +11,8 @@ from collections import Counter, deque
 from daskt2i.dashboard.bounds import MOST_REJECTED, MOST_WORKERS, PAUSE, Message, short
 from daskt2i.dashboard.state.series import Histogram, Strip
 from daskt2i.display.rate import RecentRate
-from daskt2i.events import ChunkFailed, ChunksFound
+from daskt2i.events import ChunkDone, ChunkFailed, ChunksFound
 from daskt2i.formatting import duration, many
-from daskt2i.types import Receipt
 
 _RANGE_SECONDS = 120.0
 """The range of the time left comes from the rates of so many seconds."""
@@ -60,7 +59,8 @@ class EncodeTally:
         self.strip.put(chunk, Strip.RUNNING)
         self.changed = True
 
-    def done(self, receipt: Receipt, now: float, at: float) -> None:
+    def done(self, event: ChunkDone, now: float, at: float) -> None:
+        receipt = event.receipt
         rows, seconds = receipt.stop - receipt.start, receipt.seconds
         self.strip.put(receipt.chunk, Strip.WRITTEN)
         self.totals.update(
@@ -92,6 +92,8 @@ class EncodeTally:
             "memory": receipt.peak_bytes,
             "batch": receipt.batch,
             "engine": self.engine,
+            **({"name": short(event.name)} if event.name else {}),
+            **({"threads": event.threads} if event.threads else {}),
             "chunk": receipt.chunk,
             "chunks": chunks + 1,
             "rows": before_rows + rows,

@@ -214,7 +214,7 @@ class Messages:
         if isinstance(event, ChunkSent):
             tally.sent(event.chunk)
         elif isinstance(event, ChunkDone):
-            tally.done(event.receipt, now, self._now())
+            tally.done(event, now, self._now())
         elif isinstance(event, ChunkFailed):
             text = f"chunk {event.chunk} failed: {short(sentence(event.error))}"
             tally.failed(event, now, self._now(), text)

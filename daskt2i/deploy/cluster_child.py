@@ -110,7 +110,7 @@ def _live(job: Mapping[str, Any], driver: _Driver, stack: ExitStack) -> bool:
             driver.tell(words=kind.words(arguments, request), script=text)
             return False
         cluster = kind.start(factory, arguments, request)
-        address = str(cluster.scheduler_address)
+        address = _address_of(cluster, factory)
         refuse_open(address, job, kind)
         workers = None if driver.ended.is_set() else kind.fill(cluster, arguments, request)
     except Exception as error:  # the class of the cluster file may raise anything
@@ -149,6 +149,18 @@ def _close(cluster: Any, kind: Kind, request: Request) -> None:
     with suppress(Exception):
         cluster.close(timeout=kind.close_seconds)
     kind.cancel(cluster, request)  # a job may have been submitted meanwhile
+
+
+def _address_of(cluster: Any, factory: Any) -> str:
+    """The address of the scheduler.
+
+    Raises:
+        Refused: there is none, because this is no cluster.
+    """
+    if not hasattr(cluster, "scheduler_address"):
+        made, name = type(cluster).__name__, getattr(factory, "__name__", factory)
+        raise Refused(f"{name} makes no cluster, but a {made}")
+    return str(cluster.scheduler_address)
 
 
 def refuse_open(address: str, job: Mapping[str, Any], kind: Kind) -> None:

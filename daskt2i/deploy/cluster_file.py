@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import dask.config
@@ -25,7 +26,7 @@ from daskt2i.config.workflow_file import find_file, read_yaml
 from daskt2i.deploy.cluster_process import ClusterProcess, NotStarted, preview
 from daskt2i.deploy.connect import Connection, behind_loopback, client_of, offer
 from daskt2i.deploy.kinds.by_class import kind_by_path
-from daskt2i.deploy.kinds.request import Request
+from daskt2i.deploy.kinds.request import MOST_CORES, MOST_WORKERS, Request
 from daskt2i.deploy.tls_files import has_own_certificates, keep_certificates, remove_certificates
 from daskt2i.deploy.waiting import Patience
 from daskt2i.errors import ConfigError, SchedulerError
@@ -78,7 +79,7 @@ class ClusterFile:
             ConfigError: there is no such file, or it is wrong.
         """
         path = find_file(name, "clusters")
-        data = read_yaml(path)
+        data = read_yaml(path, "`cluster: distributed.LocalCluster` and `workers: 4`")
         unknown = data.keys() - set(KEYS)
         if unknown or not isinstance(data.get("cluster"), str):
             wrong = f"has the unknown keys {', '.join(sorted(map(str, unknown)))}" if unknown else "lacks `cluster:`"
@@ -86,19 +87,13 @@ class ClusterFile:
                 f"The cluster file {path} {wrong}. Its keys are {', '.join(KEYS[:-1])} and {KEYS[-1]}. Nothing was "
                 "started."
             )
-        try:
-            json.dumps(data, allow_nan=False)
-        except (TypeError, ValueError) as error:  # YAML also has dates and infinite numbers
-            raise ConfigError(
-                f"The cluster file {path} holds a value that is not text, a number, a list or a mapping ({error}). Put "
-                "it in quotes."
-            ) from None
         for key, needs in _KINDS.items():
             if key in data and data[key] is not None and not needs.fits(data[key]):
                 raise ConfigError(
                     f"The cluster file {path} is wrong: {key} is {documents.shown(data[key])}, but it must "
                     f"{needs.words}. Nothing was started."
                 )
+        _require_plain(data, path)
         if str(path) in _before:
             raise ConfigError(
                 f"The cluster file {path} leads to itself by config_of. Nothing was started; name a file there that "
@@ -133,6 +128,16 @@ class ClusterFile:
                 "this machine. Nothing was started; write, for example, `worker: {cores: 4, memory: 8 GiB}` into it."
             )
         return self.threads is not None
+
+    def check(self, workers: int, threads: int, memory_limit: int) -> None:
+        """Refuse a file on this machine whose cluster cannot start, as far as that can be found without starting it.
+
+        Raises:
+            ConfigError: the class cannot be imported.
+            SchedulerError: it refuses its arguments, or it is no class of a cluster.
+        """
+        if self != ClusterFile.read("local"):  # ours needs no second process to be sure
+            self.asks(workers, threads, memory_limit)
 
     def asks(self, workers: int, threads: int, memory_limit: int) -> tuple[str, str]:
         """What would be asked for, in words, and the job script or the manifest. Nothing is started or submitted.
@@ -253,6 +258,26 @@ def uses_tls(arguments: Mapping[str, Any], config: Mapping[str, Any], asked: boo
     return allowed and not own and not {"security", "protocol"} & arguments.keys()
 
 
+def _require_plain(data: Mapping[str, Any], path: Path) -> None:
+    """Refuse what JSON cannot hold, because a file goes to the process of its cluster as JSON.
+
+    Raises:
+        ConfigError: a value is no number, or no plain value.
+    """
+    try:
+        json.dumps(data, allow_nan=False)
+    except ValueError:  # YAML has .nan and .inf
+        raise ConfigError(
+            f"The cluster file {path} holds .nan or .inf, which is no number for a cluster. Nothing was started; write "
+            "a number, or null for no value."
+        ) from None
+    except TypeError as error:  # YAML has dates
+        raise ConfigError(
+            f"The cluster file {path} holds a value that is not text, a number, a list or a mapping ({error}). Put "
+            "it in quotes."
+        ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class _Needs:
     """What a key of a file holds."""
@@ -262,15 +287,21 @@ class _Needs:
 
 
 def _is_worker(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() != {"cores", "memory"} or not _is_count(value["cores"]):
+    if not isinstance(value, dict) or value.keys() != {"cores", "memory"}:
+        return False
+    if not _is_count(value["cores"], MOST_CORES):
         return False
     with suppress(ValueError, TypeError, AttributeError):
         return bool(parse_bytes(value["memory"]) > 0)
     return False
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(value: Any, most: int = MOST_WORKERS) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+
+
+def _is_minutes(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _YEAR_MINUTES
 
 
 def _is_named(value: Any) -> bool:
@@ -284,6 +315,7 @@ def _is_adapt(value: Any) -> bool:
     return (least == 0 or _is_count(least)) and _is_count(most) and least <= most
 
 
+_YEAR_MINUTES = 366 * 24 * 60
 _PACE = ("interval", "wait_count", "target_duration")
 """Other arguments of a cluster's `adapt`."""
 
@@ -291,12 +323,11 @@ _KINDS = {
     "arguments": _Needs("hold names with values", _is_named),
     "config": _Needs("hold names with values", _is_named),
     "config_of": _Needs("name a cluster file", lambda value: isinstance(value, str)),
-    "workers": _Needs("be a number of workers, 1 or more", _is_count),
-    "worker": _Needs("have the form {cores: 4, memory: 8 GiB}", _is_worker),
+    "workers": _Needs(f"be a number of workers from 1 to {MOST_WORKERS:,}", _is_count),
+    "worker": _Needs(f"have the form {{cores: 4, memory: 8 GiB}}, with {MOST_CORES:,} cores at most", _is_worker),
     "adapt": _Needs("have the form {minimum: 1, maximum: 10}", _is_adapt),
     "wait_minutes": _Needs(
-        "be a number of minutes above 0",
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value > 0,
+        f"be a number of minutes above 0, such as 30, and at most {_YEAR_MINUTES:,} (a year)", _is_minutes
     ),
     "tls": _Needs("be true or false", lambda value: isinstance(value, bool)),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from daskt2i.display.rate import RecentRate
 from daskt2i.display.stage_progress import Line, StageProgress, Tone
 from daskt2i.errors import sentence
-from daskt2i.events import ChunkDone, ChunkFailed, Event, Moving, Waiting, WorkersReady
+from daskt2i.events import ChunkDone, ChunkFailed, ChunkSent, ChunksFound, Event, Moving, Waiting, WorkersReady
 from daskt2i.formatting import many, waiting_words, workers_words
 from daskt2i.types import Receipt
 
@@ -27,6 +27,8 @@ class EncodeProgress(StageProgress):
         self._workers, self._before = 1, 0
         self._arrived = False
         self._failed: set[int] = set()
+        self._flying: set[int] = set()
+        self._open = 0
 
     def hear(self, event: Event, now: float) -> list[Line]:
         if isinstance(event, Waiting):
@@ -35,6 +37,13 @@ class EncodeProgress(StageProgress):
             return [Line(text, Tone.NOTE)]
         if isinstance(event, Moving | ChunkDone | ChunkFailed):
             self._waits_since = None
+        if isinstance(event, ChunksFound):
+            self._open = event.done.count(0)
+        if isinstance(event, ChunkSent):
+            self._flying.add(event.chunk)
+        if isinstance(event, ChunkFailed):
+            self._flying.discard(event.chunk)
+            self._open -= event.final
         if isinstance(event, WorkersReady):
             info = event.executor_info
             self.running, self._workers = True, info.workers
@@ -62,12 +71,16 @@ class EncodeProgress(StageProgress):
         seconds = receipt.seconds
         self._rate.add(now, rows, seconds.get("total", 0.0) - seconds.get("load", 0.0))
         self._failed.discard(receipt.chunk)
+        self._flying.discard(receipt.chunk)
+        self._open -= 1
         self.done += rows
 
     def figures(self, now: float) -> str:
         rate = self.per_second(now)
         if rate is None:
             return "models load" if self.running and not self._arrived else ""
+        if 0 < len(self._flying) == self._open < self._workers:  # some workers have nothing left to do
+            return f"waits for {'the last chunk' if self._open == 1 else f'the last {self._open} chunks'}"
         return f"{rate:.1f} images/s"
 
     def _finished(self, took: str) -> str:

@@ -6,12 +6,15 @@ Does not cover: each part (`members`, `meeting`, `speeds`), the rules (`rules`),
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from daskt2i.deploy.only import ALL, Only
+from daskt2i.deploy.workers import workers_of
 from daskt2i.doctor.asking import look_here
 from daskt2i.doctor.facts import SEVERITIES, Found, Problem, Worker
 from daskt2i.doctor.meeting import FOLDER_SECONDS, Meeting, meeting_in
@@ -168,7 +171,8 @@ class _Look:
 
     def _connected(self, found: Found, session: Session, layout: WorkerLayout) -> Found:
         """Connect, ask the workers, and compare their memory with the plan."""
-        there = session.spawner(layout)[1]  # it does not wait for the first worker, as an executor does
+        # It does not wait for the first worker, as an executor does, nor for one that fits the settings.
+        there = session.spawner(replace(layout, only=ALL))[1]
         owned = session.scheduler.kind != "address"
         found = replace(
             found,
@@ -182,12 +186,25 @@ class _Look:
         if not found.workers:
             text, advice = f"The scheduler at {found.address} has no workers.", "Start workers (dask worker ADDRESS)."
             self.problems.append(Problem("stops", "workers", text, advice))
+        self._fit(found, session)
         limits = [one.memory_limit for one in found.workers if one.memory_limit]
         plan = self.plan
         if plan is not None and limits:
             info = ExecutorInfo(len(found.workers), found.threads or there.threads, min(limits))
             self._try("memory-limit", lambda: preflight(plan, info))
         return found
+
+    def _fit(self, found: Found, session: Session) -> None:
+        """The settings that choose workers fit some of them."""
+        workflow, count = self.settings.workflow, len(found.workers)
+        for setting, only in (("run.only", Only(workflow.run.only)), ("launch.only", Only(workflow.launch.only))):
+            fitting = self._try("workers", partial(_fitting, only, session))
+            if found.workers and fitting == {}:
+                names = ", ".join(one.name or one.known_as for one in found.workers[:_MOST_NAMED])
+                more = ", …" * (count > _MOST_NAMED)
+                text = f"{setting} is {only.text}, but no worker {only.words} is there. They are: {names}{more}."
+                advice = f"Change {setting}, or start such a worker."
+                self.problems.append(Problem("stops", "workers", text, advice))
 
     def _ranks(self, found: Found) -> int:
         """Processes that a training would have."""
@@ -203,7 +220,12 @@ class _Look:
             return 0
 
 
+_MOST_NAMED = 8
 _CLUSTERS_OWN = WorkerLayout(0, 0, 0, "the cluster's own")
+
+
+def _fitting(only: Only, session: Session) -> Mapping[str, Any]:
+    return only.of(session.client, workers_of(session.client))
 
 
 def _without_user(words: str) -> str:

@@ -84,6 +84,7 @@ class Worker:
         sight: see `sight.see`; None if it was not asked, or did not answer.
         blind: why it could not be asked what it sees; "" if it was.
         clock: None if it did not answer.
+        name: as `run.only` reads it; "" if it has none but its address.
         known_host: name of its machine, as another worker with the same network address says it; "" if none does.
     """
 
@@ -95,6 +96,13 @@ class Worker:
     blind: str = ""
     clock: Clock | None = None
     known_host: str = ""
+    name: str = ""
+
+    @property
+    def known_as(self) -> str:
+        """Name and address: `"gpu-1 (10.0.0.7:40123)"`, or the address alone."""
+        place = self.address.partition("://")[2]
+        return f"{self.name} ({place})" if self.name else place
 
     @property
     def ip(self) -> str:
@@ -188,7 +196,7 @@ def who(workers: Iterable[Worker], of: int) -> str:
     hosts = list(dict.fromkeys(one.host for one in some))
     where = ", ".join(hosts[:3]) + (f" and {len(hosts) - 3:,} more" if len(hosts) > 3 else "")
     if len(some) == 1:
-        port = "" if of == 1 else f"{some[0].address.partition('://')[2]} "
+        port = "" if of == 1 else f"{some[0].known_as} "
         return f"The worker {port}on {where}"
     if len(some) == of:
         return f"All {of:,} workers"

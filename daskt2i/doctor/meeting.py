@@ -8,7 +8,8 @@ Does not cover: looking for it (`sight`), what follows.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ from daskt2i.store.run_folder import RunFolder
 
 FOLDER_SECONDS = 20.0
 """Time for the run folder to answer this process."""
+
+_OBJECT_SECONDS = 0.05
+"""More time for each object of a worker."""
+
+_DELETING = 16
+"""Objects that are removed at the same time: one after the other, those of 1,000 workers in a bucket took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +45,21 @@ class Meeting:
     content: bytes
     error: BaseException | None = None
 
-    def sees(self, name: str) -> bool:
-        """Whether this process sees the object that a worker wrote."""
+    def seen(self, names: Collection[str]) -> Mapping[str, bool]:
+        """Whether this process sees objects that workers wrote. Those that it could not ask for in time are missing.
 
-        def same() -> bool:
-            return self.folder.read(name) == self.content
+        One listing shows nearly all of them. A folder of a network may list a new one late, so the rest are read.
+        """
+        found: dict[str, bool] = {}
 
-        return within(FOLDER_SECONDS, same) is True
+        def look() -> None:
+            listed = set(self.folder.entries() or ())
+            found.update((name, True) for name in names if name in listed)
+            for name, content in self.folder.read_many([name for name in names if name not in listed]):
+                found[name] = content == self.content
+
+        within(FOLDER_SECONDS + _OBJECT_SECONDS * len(names), look)
+        return dict(found)
 
 
 @contextmanager
@@ -64,7 +79,10 @@ def meeting_in(folder: RunFolder) -> Iterator[Meeting]:
     try:
         yield Meeting(folder, prefix, name, content, error)
     finally:
-        within(FOLDER_SECONDS, lambda: _clean(folder, name[: name.index(prefix) + len(prefix)], missing))
+        begins = name[: name.index(prefix) + len(prefix)]
+        ours = within(FOLDER_SECONDS, lambda: [one for one in folder.entries() or () if one.startswith(begins)])
+        if isinstance(ours, list):
+            within(FOLDER_SECONDS + _OBJECT_SECONDS * len(ours), lambda: _clean(folder, ours, missing))
 
 
 def _missing_folders(folder: RunFolder) -> list[Path]:
@@ -79,11 +97,9 @@ def _missing_folders(folder: RunFolder) -> list[Path]:
     return missing
 
 
-def _clean(folder: RunFolder, begins: str, missing: Sequence[Path]) -> None:
-    with suppress(Exception):  # libraries of object stores have errors of their own
-        for name in folder.entries() or ():
-            if name.startswith(begins):
-                folder.delete(name)
+def _clean(folder: RunFolder, ours: Sequence[str], missing: Sequence[Path]) -> None:
+    with suppress(Exception), ThreadPoolExecutor(_DELETING) as pool:  # libraries of object stores have many errors
+        list(pool.map(folder.delete, ours))
     for path in missing:
         with suppress(OSError):  # something else is in it now, or it was never made
             path.rmdir()

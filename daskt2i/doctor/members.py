@@ -55,7 +55,9 @@ def listed(found: Found, session: Session) -> Found:
     workers = []
     for address, about in there.items():
         answer = answers.get(address)
-        worker = Worker(address, int(about.get("nthreads") or 1), int(about.get("memory_limit") or 0))
+        name = str(about.get("name", ""))
+        threads, limit = int(about.get("nthreads") or 1), int(about.get("memory_limit") or 0)
+        worker = Worker(address, threads, limit, name="" if name == address else name)
         if answer is not None:
             clock = Clock.of(answer.asked, answer.look["time"], answer.answered)
             worker = replace(worker, look=answer.look, clock=clock)
@@ -86,12 +88,14 @@ def with_sight(found: Found, client: Any, plan: EncodePlan | None, meeting: Meet
     answers = ask_each(client, see, given, limit)
     silent = [one.address for one in asked if one.address not in answers]
     why = why_not_importable(client, silent, see.__module__) if silent else {}
+    made = {address: sight.get("folder", {}).get("made") for address, sight in answers.items()}
+    seen = meeting.seen([name for name in made.values() if name])
     workers = []
     for one in found.workers:
         if one.address in answers:
             sight = dict(answers[one.address])
-            if made := sight.get("folder", {}).get("made"):
-                sight["folder"] = {**sight["folder"], "seen_here": meeting.sees(made)}
+            if name := made[one.address]:
+                sight["folder"] = sight["folder"] | ({"seen_here": seen[name]} if name in seen else {})
             one = replace(one, sight=sight)
         elif one.address in why:
             one = replace(one, blind=why[one.address] or f"it did not look in {limit:.0f} s")

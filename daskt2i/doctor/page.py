@@ -55,7 +55,7 @@ def page(
         title,
         tuple((name, _plain(text)) for name, text in rows),
         failures=tuple(map(_plain, stops)),
-        sections=(Section("Workers", tuple((one.address or one.host, _plain(kind_of(one))) for one in found.workers)),)
+        sections=(Section("Workers", tuple((one.known_as or one.host, _plain(kind_of(one))) for one in found.workers)),)
         if found.address
         else (),
     )

@@ -88,6 +88,7 @@ def _worker(worker: Worker) -> dict[str, Any]:
     clock = worker.clock
     return {
         "address": worker.address,
+        "name": worker.name,
         "host": worker.host,
         "threads": worker.threads,
         "memory_limit": worker.memory_limit,

@@ -18,15 +18,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from daskt2i.config.component import Component
 from daskt2i.doctor.bare import private
 from daskt2i.encode.chunks.admission import statement
-from daskt2i.encoders.finding.locate import without_download
-from daskt2i.errors import Daskt2iError, ModelMissing
+from daskt2i.encoders.finding.locate import locate, without_download
+from daskt2i.errors import Daskt2iError, ModelError, ModelMissing
+from daskt2i.hosts.sight import is_copied
 from daskt2i.machine.precision import default_device, kind_of, resolve
 from daskt2i.machine.versions import OPTIONAL
 from daskt2i.protocols import ImageEncoder, Source, TextEncoder
@@ -139,36 +139,38 @@ def _source(component: Component, row: Row, image: str) -> Mapping[str, Any]:
 def _model(wanted: Wanted, component: Component | None, image: bool) -> Mapping[str, Any]:
     """Whether the model is here, and the identity of its weights. Nothing is downloaded."""
     assert component is not None
-    if not _is_here(component):
-        return {"error": "it is not here", "missing": True, "fetches": _hub_answers()}
+    if why := _not_here(component):
+        return {"error": why, "missing": True, "fetches": _hub_answers()}
     if not wanted.models:
         return {}
     try:
         with without_download():
             if image:
                 encoder = component.build(ImageEncoder, "dataset.encoders.image")
-                return {"weights": encoder.info(wanted.resolution).weights}
-            return {"weights": component.build(TextEncoder, "dataset.encoders.text").info().weights}
+                weights = encoder.info(wanted.resolution).weights
+            else:
+                weights = component.build(TextEncoder, "dataset.encoders.text").info().weights
     except ModelMissing as error:
         return {"error": _words(error), "missing": True, "fetches": _hub_answers()}
+    except ModelError as error:
+        return {"error": _words(error), "missing": is_copied(component)}
+    return {"weights": weights, "copied": is_copied(component)}
 
 
-def _is_here(component: Component) -> bool:
-    """Whether the files of a model of the hub are in the cache of this machine. Others tell by themselves."""
+def _not_here(component: Component) -> str:
+    """Why a model is not where a worker of an encode would find it; "" if it is. Encoders of others tell it later."""
     arguments = component.arguments
     model, weights = arguments.get("model"), arguments.get("weights", "pretrained")
     ours = component.class_path.startswith("daskt2i.encoders.")
-    if not ours or not isinstance(model, str) or weights != "pretrained" or model.startswith("daskt2i:"):
-        return True
-    if Path(model).expanduser().is_dir() or model.startswith(("/", ".", "~")):
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    subfolder = arguments.get("subfolder")
-    anchor = f"{subfolder}/config.json" if subfolder else "config.json"
-    with contextlib.suppress(ValueError):  # no name of the hub: then the encoder says so
-        return isinstance(try_to_load_from_cache(model, anchor, revision=arguments.get("revision")), str)
-    return True
+    if not ours or not isinstance(model, str) or weights != "pretrained":
+        return ""
+    subfolder, revision = arguments.get("subfolder"), arguments.get("revision")
+    try:
+        with without_download():
+            locate(model, subfolder, revision, needs=("config.json",), setting="model")
+    except ModelMissing as error:
+        return _words(error) if model.startswith(("/", ".", "~")) else "it is not here"
+    return ""
 
 
 def _hub_answers() -> bool:

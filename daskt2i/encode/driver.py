@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+from daskt2i.encode.choices.across_workers import agreed_precision
 from daskt2i.encode.choices.on_driver import lacking
-from daskt2i.encode.chunks.admission import Terms, open_to_workers
+from daskt2i.encode.chunks.admission import open_to_workers
 from daskt2i.encode.chunks.chunk_queue import ChunkQueue
 from daskt2i.encode.chunks.standstill import Standstill
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
@@ -175,21 +176,30 @@ class _Run:
     def _run_open(self, done: bytearray) -> None:
         executor_info = self.executor.start()
         preflight(self.prepared, executor_info)
-        self.result = result = replace(self.result, workers=executor_info.workers, threads=executor_info.threads)
+        result = self.result
         self.listener(WorkersReady(executor_info, result.skipped, result.accepted + sum(result.rejected.values())))
-        prepared = self.prepared
+        prepared, publication = self.prepared, self.publication
         with open_to_workers(prepared.folder, prepared.source, prepared.precision) as terms:
-            job = self._open_store(executor_info, terms)
+            job = replace(job_for(prepared, executor_info), folder=publication.plain, run=publication.run, terms=terms)
+            executor_info = self._require_workers(job, executor_info) or executor_info
+            self.result = replace(
+                self.result,
+                workers=executor_info.workers,
+                threads=executor_info.threads,
+                most_threads=executor_info.most_threads,
+            )
+            job = self._open_store(job)
             self.result = replace(self.result, precision=job.runtime.precision)
             self._run_chunks(job, executor_info, done)
 
-    def _open_store(self, executor_info: ExecutorInfo, terms: Terms) -> EncodeJob:
+    def _open_store(self, job: EncodeJob) -> EncodeJob:
         """Resolve the settings that only a worker knows. Then make the store, or check the existing one."""
         prepared, workflow = self.prepared, self.prepared.workflow
-        publication = self.publication
-        job = replace(job_for(prepared, executor_info), folder=publication.plain, run=publication.run, terms=terms)
-        self._require_workers(job, executor_info)
-        found = self._inspect(job)
+        asked, note = agreed_precision(self.executor, prepared.precision, job.runtime.device)
+        if note:
+            self._tell(note)
+        job = replace(job, terms=job.terms and replace(job.terms, asked=asked))
+        found = self._inspect(job, asked)
         if prepared.stored is not None:
             refuse_other(prepared, prepared.stored, prepared.identity(found.runtime.precision, found.runtime.engine))
         for note in (*found.notes, *(lacking(found.choices, found.worker) if prepared.engine == "auto" else ())):
@@ -208,8 +218,12 @@ class _Run:
         self.listener(ModelReady(replace(job.runtime, device=self.device), job.batch, job.min_psnr))
         return job
 
-    def _require_workers(self, job: EncodeJob, executor_info: ExecutorInfo) -> None:
-        """Before the first chunk, all workers must see what the run needs; models are sent to those that lack them."""
+    def _require_workers(self, job: EncodeJob, executor_info: ExecutorInfo) -> ExecutorInfo | None:
+        """Before the first chunk, all workers must see what the run needs; models are sent to those that lack them.
+
+        Returns:
+            the workers that are left, if some are left out; else None.
+        """
         assert job.terms is not None
         run, terms, side = self.prepared.workflow.run, job.terms, job.image.resolution
         needs = Needs(
@@ -226,14 +240,14 @@ class _Run:
             offer_within, run.send_bytes(), encoder_infos(job.encoders, side), self.prepared.folder, self.listener
         )
         workers, share = executor_info.workers, run.min_fit_workers
-        check_workers(self.executor, needs, workers, share, self.listener, ENCODE, send)
+        return check_workers(self.executor, needs, workers, share, self.listener, ENCODE, send).left
 
     def _keep_settings(self) -> None:
         text = without_secrets(self.prepared.workflow).to_yaml()
         self.prepared.folder.write(WORKFLOW, text.encode())
 
-    def _inspect(self, job: EncodeJob) -> Inspection:
-        look = functools.partial(inspect, precision=self.prepared.precision, engine=self.prepared.engine)
+    def _inspect(self, job: EncodeJob, precision: str) -> Inspection:
+        look = functools.partial(inspect, precision=precision, engine=self.prepared.engine)
         outcomes = [outcome for _, outcome in self.executor.run(look, [job])]
         if isinstance(outcomes[0], BaseException):
             raise outcomes[0]

@@ -188,6 +188,8 @@ class EncodePlan(Viewed):
     def _encoder(self, kind: str, extra: str) -> str:
         component = getattr(self.workflow.dataset.encoders, kind)
         info = self.image_info if kind == "image" else self.text_info
+        if not info.arrays:
+            return "none"
         name = component.class_path.rpartition(".")[2]
         arrays = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
         random = " RANDOM WEIGHTS," if info.random_weights else ""

@@ -21,6 +21,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+import numpy as np
+
 from daskt2i.encode.chunks.stamps import of_read
 from daskt2i.errors import ReadStalled, Reason, RowRejected
 from daskt2i.faults.patience import fetched, patiently, stalled
@@ -108,6 +110,15 @@ def read_row(
     except RowRejected as error:
         outcome = Rejection(row.index, row.image_id, error.reason, error.detail)
     return Reading(row, outcome, digest, stamp, fetched - begun, time.perf_counter() - fetched)
+
+
+def without_picture(row: Row) -> Reading:
+    """One row whose picture nobody needs: a column of text. Nothing is read."""
+    reason = row.reason or (None if row.captions else Reason.NO_CAPTION)
+    outcome: Record | Rejection = Record(row, np.zeros((0, 0, 3), np.uint8), (0, 0), (0, 0, 0, 0))
+    if reason is not None:
+        outcome = Rejection(row.index, row.image_id, reason, row.detail)
+    return Reading(row, outcome, b"", "", 0.0, 0.0)
 
 
 def _twice(fetch: Callable[[Row], bytes], row: Row) -> bytes:

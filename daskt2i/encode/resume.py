@@ -179,6 +179,8 @@ class _Pictures:
             AccessRefused, TransportFailed, ReadStalled: an image cannot be read now.
         """
         source, run = self._prepared.source, self._prepared.workflow.run
+        if not self._prepared.image_info.arrays:
+            return None  # no picture was read
         rows = source.rows(receipt.start, receipt.stop)
         # An older version kept no stamps. If other images are to be encoded, they must be found all the same.
         if every or (not receipt.stamps and run.on_changed_images == "encode"):

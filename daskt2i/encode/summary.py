@@ -33,7 +33,9 @@ class EncodeResult(Viewed):
         left_out: rows of the source that `dataset.where` leaves out; they are not in `rows`. None without a `where`.
         rows_now, seconds: accepted rows of this run, and its wall time.
         min_accepted: share of the rows below which a run is no success (`run.min_accepted`).
-        workers, threads, precision: of this run, at its start; 0 workers and threads if nothing was left to do.
+        workers, threads, precision: of this run, at its start; 0 workers and threads if nothing was left to do. Workers
+            that were left out are not counted. threads: of the worker with the fewest.
+        most_threads: threads of the worker with the most, if each uses its own number; else 0.
         processes: worker processes that encoded a chunk in this run. They are more than `workers` if a worker was
             replaced, or joined later.
         forecast: comparison of an earlier estimate with this run; None without an estimate.
@@ -57,6 +59,7 @@ class EncodeResult(Viewed):
     seconds: float = 0.0
     workers: int = 0
     threads: int = 0
+    most_threads: int = 0
     processes: int = 0
     precision: str = ""
     left_out: int | None = None
@@ -167,7 +170,7 @@ class EncodeResult(Viewed):
         rows.append(("captions", f"{self.captions:,}{cut}"))
         rows.append(("chunks", f"{self.done:,} encoded now, {self.skipped:,} found done, {len(self.failed):,} failed"))
         if self.rows_now:
-            workers = workers_words(self.workers, self.threads)
+            workers = workers_words(self.workers, self.threads, self.most_threads)
             if self.processes > self.workers:
                 workers += f" at the start, {self.processes:,} processes encoded chunks"
             how = f"{duration(self.seconds)}; {workers}, {self.precision}"

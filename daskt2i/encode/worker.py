@@ -17,7 +17,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -30,7 +30,7 @@ from daskt2i.encode.chunks.stamps import digits, had_file, names, of_reads, sett
 from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
-from daskt2i.encode.read_ahead import Care, Reading, reading_ahead
+from daskt2i.encode.read_ahead import Care, Reading, reading_ahead, without_picture
 from daskt2i.errors import ImagesMissing, Reason
 from daskt2i.faults.patience import fetched_patiently, patiently
 from daskt2i.machine.machine import peak_bytes
@@ -150,7 +150,7 @@ class _ChunkRun:
             fingerprint=job.fingerprint,
             accepted=len(records),
             captions=sum(len(r.row.captions) for r in records.values()),
-            truncated=int(arrays["text_truncated"].sum()),
+            truncated=int(arrays["text_truncated"].sum()) if "text_truncated" in arrays else 0,
             rejected=tuple(self.rejected[i] for i in sorted(self.rejected)),
             inputs=self.digest.hexdigest(),
             seconds={stage: round(value, 6) for stage, value in self.seconds.items()},
@@ -162,12 +162,14 @@ class _ChunkRun:
             versions=_versions(),
             psnr=tuple(round(min(v, 99.0), 2) for v in self.psnr),  # equal pictures: infinity is not JSON
             shards=shards,
-            stamps=of_reads(chunk.stamps, self.stamps),
+            stamps=of_reads(chunk.stamps, self.stamps) if models.image_info.arrays else "",
             contents="".join(self.contents),
         )
 
     def _settled(self, models: Models, receipt: Receipt) -> Receipt:
         job, source = self.job, models.source
+        if not models.image_info.arrays:
+            return receipt
 
         def read(row: Row) -> bytes:
             return fetched_patiently(source, row, job.transport_patience, timeout=job.read_timeout)
@@ -186,6 +188,8 @@ class _ChunkRun:
 
     def _reading(self, models: Models) -> AbstractContextManager[Iterator[Reading]]:
         job = self.job
+        if not models.image_info.arrays:
+            return nullcontext(map(without_picture, self.chunk.rows))
 
         def look(what: str, since: float, limit: float) -> None:
             self.watch.waits(what, since, limit)
@@ -225,7 +229,7 @@ class _ChunkRun:
             with self._timed("encode_image"):
                 made = self._sized(models, "batch", functools.partial(models.image.encode, pixels), len(batch))
             gates.require_promised(promised, made, len(batch), "The image encoder")
-            finite = gates.finite_rows(made.values())
+            finite = gates.finite_rows(made.values()) if promised else np.ones(len(batch), bool)
             for i, record in enumerate(batch):
                 row = record.row
                 if not finite[i]:
@@ -314,7 +318,7 @@ class _ChunkRun:
         interruption.get()()
         rows = [row for row in self.chunk.rows if row.usable]
         captions = list(dict.fromkeys(c for row in rows for c in row.captions))
-        if not captions:
+        if not captions or not models.text_info.arrays:
             return set()
         with self._timed("encode_text"):
             made = self._sized(models, "text_batch", functools.partial(models.text.encode, captions), len(captions))

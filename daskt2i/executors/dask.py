@@ -39,7 +39,7 @@ from daskt2i.executors.dask_task import Ran, on_worker
 from daskt2i.executors.window.flight import Flight, Flying
 from daskt2i.executors.window.lanes import Lanes
 from daskt2i.executors.window.losses import Losses
-from daskt2i.protocols import ExecutorInfo, WorkerDeath
+from daskt2i.protocols import ExecutorInfo, WorkerDeath, WorkersJoined
 from daskt2i.retries import ALLOWED_DEATHS, FIRST_WORKER_SECONDS, NO_WORKERS_SECONDS
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class DaskExecutor:
 
     Attributes:
         waiting: what `run` waits for now, if that is not the end of an item.
-        worker_deaths: as in `protocols.Executor`.
+        worker_deaths, worker_joins, processes: as in `protocols.Executor`.
     """
 
     waiting: Waiting | None = None
@@ -70,6 +70,7 @@ class DaskExecutor:
         self._connect, self._own_threads, self._only = connect, own_threads, Only(only)
         self._connection: Connection | None = None
         self._workers, self._counted = 0, float("-inf")
+        self._usable: Mapping[str, Any] = {}
         self._absent: float | None = None
         self._flight: Flight[Any] | None = None
         self._avoided: frozenset[str] = frozenset()
@@ -78,7 +79,10 @@ class DaskExecutor:
         self._lanes, self._places, self._wide = Lanes(), False, False
         self._addresses: dict[str, str] = {}
         self._losses = Losses()
+        self._told, self._before = 0, 0
         self.worker_deaths: deque[WorkerDeath] = deque()
+        self.worker_joins: deque[WorkersJoined] = deque()
+        self.processes: dict[str, tuple[str, int]] = {}
 
     def start(self) -> ExecutorInfo:
         """Connect, and count the workers.
@@ -103,15 +107,7 @@ class DaskExecutor:
             self.close()
             raise
         self._see(workers_of(client))
-        limits = [w["memory_limit"] for w in workers.values() if w.get("memory_limit")]
-        return ExecutorInfo(
-            workers=len(workers),
-            threads=min(w["nthreads"] for w in workers.values()) if self._own_threads else connection.threads,
-            memory_limit=min(limits) if limits else None,
-            address=client.scheduler.address,
-            dashboard=page_of(dashboard_of(client)),
-            most_threads=max((w["nthreads"] for w in workers.values()), default=1) if self._own_threads else 0,
-        )
+        return self._info(self._usable or workers)
 
     def run(
         self, work: Callable[[T], R], items: Iterable[T], alone: bool = False
@@ -158,22 +154,42 @@ class DaskExecutor:
         return self._workers
 
     def ask(self, question: Callable[[], R], seconds: float) -> Mapping[str, R]:
-        """See `protocols.AsksWorkers.ask`. The workers of a cluster on this machine see what the driver sees."""
-        assert self._connection is not None, "start() comes first"
-        if self._connection.owned and on_this_machine(workers_of(self._connection.client)):
-            return {}
-        return ask_each(self._connection.client, question, seconds)
+        """See `protocols.AsksWorkers.ask`. The workers of a cluster on this machine see what the driver sees.
 
-    def leave_out(self, workers: Collection[str]) -> int:
+        Only workers that get items are asked: another one may lack everything, or run a rank that takes hours.
+        """
+        assert self._connection is not None, "start() comes first"
+        there = workers_of(self._connection.client)
+        if self._connection.owned and on_this_machine(there):
+            return {}
+        return ask_each(self._connection.client, question, [one for one in there if one in self._usable], seconds)
+
+    def leave_out(self, workers: Collection[str]) -> ExecutorInfo:
         """See `protocols.AsksWorkers.leave_out`."""
         self._left_out = frozenset(workers)
-        return self.avoid(())
+        self.avoid(())
+        return self._info(self._usable)
 
     def close(self) -> None:
         """Close the client, and the cluster if it was started here."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def _info(self, workers: Mapping[str, Any]) -> ExecutorInfo:
+        """What the user is told of these workers. Worker address -> as in `deploy.workers.workers_of`."""
+        assert self._connection is not None
+        self._told = len(workers)
+        client, threads = self._connection.client, [about["nthreads"] for about in workers.values()]
+        limits = [about["memory_limit"] for about in workers.values() if about.get("memory_limit")]
+        return ExecutorInfo(
+            workers=len(workers),
+            threads=min(threads, default=1) if self._own_threads else self._connection.threads,
+            memory_limit=min(limits, default=None),
+            address=client.scheduler.address,
+            dashboard=page_of(dashboard_of(client)),
+            most_threads=max(threads, default=1) if self._own_threads else 0,
+        )
 
     def _fill(self, flight: Flight[T], source: Iterator[T], alone: bool) -> None:
         """Submit items, as many as the workers need."""
@@ -225,6 +241,8 @@ class DaskExecutor:
         self._lanes.returned(flying.place, monotonic())
         if isinstance(outcome, Ran):
             self._lanes.took(outcome.worker, outcome.seconds)
+            about = self._usable.get(outcome.worker, {})
+            self.processes[outcome.process] = str(about.get("name", "")), int(about.get("nthreads", 0))
             return flying.item, outcome.result
         return flying.item, outcome
 
@@ -269,7 +287,7 @@ class DaskExecutor:
             usable = {address: about for address, about in usable.items() if address not in training}
         else:
             training = set()
-        self._workers = len(usable)
+        self._workers, self._usable = len(usable), usable
         some = len(usable) < len(workers)
         self._allowed = (sorted(usable) or self._allowed) if some else None
         self._wide = any(about["nthreads"] > 1 for about in usable.values())
@@ -299,6 +317,7 @@ class DaskExecutor:
             self._see(workers_of(client))
         except (OSError, RuntimeError, TimeoutError):  # `run` reports a lost scheduler
             return
+        self._note_joined()
         if self._workers:
             self.waiting = self._absent = None
             return
@@ -314,6 +333,21 @@ class DaskExecutor:
                 f"when they left: {named}. Finished work is kept. Start workers (`dask worker ADDRESS`), and run it "
                 "again: it continues from there."
             )
+
+    def _note_joined(self) -> None:
+        """Tell of workers that joined, when their number is the same for a second look: many may come in a row."""
+        if self._told < self._workers == self._before:
+            self.worker_joins.append(WorkersJoined(self._workers - self._told, self._workers))
+            self._told = self._workers
+        self._before = self._workers
+
+    def holders(self) -> Mapping[int, str]:
+        """Index of a chunk in flight -> name of the worker that has it, as far as this is known."""
+        with suppress(RuntimeError):  # another thread changes it now
+            flying = list(self._flight.flying.values()) if self._flight is not None else []
+            names = {one.item.index: self._usable.get(one.place, {}) for one in flying if hasattr(one.item, "index")}
+            return {index: str(about["name"]) for index, about in names.items() if "name" in about}
+        return {}
 
 
 def _allow_deaths(count: int, dask_scheduler: Any = None) -> None:

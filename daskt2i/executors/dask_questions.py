@@ -1,6 +1,6 @@
 """Asking each worker of a Dask scheduler the same question, before any chunk.
 
-Covers: one short task on each worker that is there; workers that do not answer.
+Covers: one short task on each of some workers; workers that do not answer.
 Does not cover: the questions (`hosts.sight`), chunks (`dask`), questions to the event loop of a worker that is busy
 (`deploy.workers`).
 
@@ -27,8 +27,8 @@ _FIRST = 100
 """Priority of a question: before the tasks of other users on the same workers."""
 
 
-def ask_each(client: Client, question: Callable[[], R], seconds: float) -> Mapping[str, R]:
-    """Call a function on each worker, in parallel.
+def ask_each(client: Client, question: Callable[[], R], addresses: Collection[str], seconds: float) -> Mapping[str, R]:
+    """Call a function on each of these workers, in parallel.
 
     Returns:
         address of a worker -> its answer. A worker that gave none in time, or raised an error, is not in it.
@@ -45,7 +45,7 @@ def ask_each(client: Client, question: Callable[[], R], seconds: float) -> Mappi
             retries=0,
             priority=_FIRST,
         )
-        for number, address in enumerate(workers_of(client))
+        for number, address in enumerate(addresses)
     }
     try:
         while (silent := [address for address, future in asked.items() if not future.done()]) and monotonic() < until:

@@ -33,10 +33,17 @@ _ended: dict[str, float] = {}
 
 @dataclass(frozen=True, slots=True)
 class Ran(Generic[R]):
-    """What a worker sends back: the result, its address, and the seconds that the next item will take, about."""
+    """What a worker sends back.
+
+    Attributes:
+        result: of the item.
+        worker, process: its address, and `host:pid`.
+        seconds: about how long the next item will take.
+    """
 
     result: R
     worker: str
+    process: str
     seconds: float
 
 
@@ -76,7 +83,7 @@ def on_worker(work: Callable[[T], R], item: T) -> Ran[R]:
     measure(parts)
     begun, ended = max(begun, _ended.get(worker.address, 0.0)), perf_counter()
     _ended[worker.address] = ended
-    return Ran(result, worker.address, max(0.0, ended - begun - parts.get("load", 0.0)))
+    return Ran(result, worker.address, process_name(), max(0.0, ended - begun - parts.get("load", 0.0)))
 
 
 def _forget_locals(error: BaseException | None) -> None:

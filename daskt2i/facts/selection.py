@@ -28,12 +28,14 @@ from daskt2i.config.settings import DatasetSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.errors import ConfigError, Reason
 from daskt2i.facts import table as facts
+from daskt2i.facts.accepted import AcceptedRows
 from daskt2i.facts.captions.rules import compile_rules, load_rules
 from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
 from daskt2i.protocols import Source, StampedSource
+from daskt2i.store.columns.places import folder_of_store
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk, Row, SourceInfo
@@ -105,6 +107,15 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         ConfigError: the expression is wrong, or keeps no row.
         SourceError: the source cannot be used.
     """
+    if dataset.column is not None:
+        if folder is None:
+            raise ConfigError(
+                f"The rows of the column {dataset.column} are those of a store, and no run folder was given. Nothing "
+                "was started; give the run folder of the column (out)."
+            )
+        store = folder_of_store(folder, dataset.column)
+        whole = open_source(dataset.model_copy(update={"column": None}), store, keep=False)
+        return AcceptedRows(whole, dataset.source.identity(), store)
     source: Source = dataset.source.build(Source, "dataset.source")
     if dataset.where is None:
         return source

@@ -21,7 +21,7 @@ from daskt2i.errors import WorkerWithoutFiles
 from daskt2i.events import Listener, Note
 from daskt2i.formatting import many
 from daskt2i.hosts.sight import Lack, Needs, Sight, Thing, look
-from daskt2i.protocols import AsksWorkers, Executor
+from daskt2i.protocols import AsksWorkers, Executor, ExecutorInfo
 
 LOOK_SECONDS = 120.0
 """How long workers may look. Hashing a model of 2 GB on a slow disk takes a minute. Who is late is asked again at its
@@ -63,9 +63,11 @@ class Checked:
 
     Attributes:
         sights: worker, as the executor names it -> what it lacks.
+        left: the workers that get items, if some were left out; else None.
     """
 
     sights: Mapping[str, Sight]
+    left: ExecutorInfo | None = None
 
     @property
     def unfit(self) -> Mapping[str, Sight]:
@@ -113,8 +115,8 @@ def check_workers(
         raise WorkerWithoutFiles(_refused(list(unfit.values()), fit, why, words))
     left = executor.leave_out(list(unfit))
     said = _said(list(unfit.values()))
-    listener(Note(f"{said}, so {words.left_out} there, but by {many(left, 'other worker')}."))
-    return checked
+    listener(Note(f"{said}, so {words.left_out} there, but by {many(left.workers, 'other worker')}."))
+    return replace(checked, left=left)
 
 
 def _can_be_sent(lack: Lack) -> bool:

@@ -24,9 +24,9 @@ from daskt2i.config.settings import EncoderSettings
 from daskt2i.encoders.finding import model_copies
 from daskt2i.encoders.finding.locate import Located, locating, without_download
 from daskt2i.encoders.finding.model_copies import ModelFile
-from daskt2i.encoders.one_at_a_time import one_process_first
+from daskt2i.encoders.finding.one_at_a_time import one_process_first
 from daskt2i.encoders.weights import file_digest
-from daskt2i.errors import Daskt2iError, ModelMissing
+from daskt2i.errors import Daskt2iError, ModelError, ModelMissing
 from daskt2i.events import Listener, Note
 from daskt2i.formatting import size
 from daskt2i.protocols import ImageEncoder, TextEncoder
@@ -106,7 +106,7 @@ def offer(folder: RunFolder, models: Sequence[OfferedModel]) -> None:
     """
     for model in models:
         for file, path in zip(model.files, model.paths, strict=True):
-            if folder.size(_object(file)) == file.size:
+            if folder.size(_object(file)) == file.size and _is_right(folder, file):
                 continue
             with folder.writing(_object(file)) as target, path.open("rb") as source:
                 shutil.copyfileobj(source, target, _BLOCK)
@@ -137,6 +137,8 @@ def offer_within(limit: int, find: Callable[[], object], folder: RunFolder, list
 def fetch(folder: RunFolder) -> bool:
     """Copy the models that the run folder offers to this machine. One process of a machine copies, the others wait.
 
+    A copy that is here and that a disk has changed is replaced.
+
     Returns:
         whether the run folder offers any.
 
@@ -147,6 +149,7 @@ def fetch(folder: RunFolder) -> bool:
     offered = _index(folder)
     for model, revision, files in offered:
         with one_process_first(f"model {model_copies.content_of(files)}"):
+            model_copies.remove_damaged(files, file_digest)
             model_copies.add(model, revision, files, lambda file, target: _get(folder, _object(file), target))
     return bool(offered)
 
@@ -157,8 +160,8 @@ def bring_models(
     """Fetch the models of the encoders if they are not on this machine, and the run folder offers them.
 
     Args:
-        weights: the driver's identities of the image and text weights. A copy of an older version is replaced. None if
-            any version will do.
+        weights: the identities of the image and text weights that are wanted. A copy of an older version is replaced,
+            and one that is damaged. None if any version will do.
 
     Raises:
         ConfigError, ModelError: an encoder cannot be built, or its model cannot be used.
@@ -170,6 +173,10 @@ def bring_models(
                 return
     except ModelMissing:
         pass
+    except ModelError:  # perhaps of a copy that is only half there
+        if fetch(folder):
+            return
+        raise
     fetch(folder)
 
 
@@ -184,6 +191,11 @@ def _files(found: Located) -> dict[str, Path]:
 
 def _is_other(name: str) -> bool:
     return any(part in name for part in _OTHER_PRECISIONS)
+
+
+def _is_right(folder: RunFolder, file: ModelFile) -> bool:
+    """Whether an object of a run folder on a disk has the bytes of the file. Object stores look after theirs."""
+    return not folder.is_local or folder.sha256(_object(file)) == file.sha256
 
 
 def _object(file: ModelFile) -> str:

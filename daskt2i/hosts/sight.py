@@ -29,6 +29,7 @@ from daskt2i.encoders.finding.locate import without_download
 from daskt2i.encoders.finding.model_copies import find
 from daskt2i.errors import (
     Daskt2iError,
+    ModelError,
     ModelMissing,
     RowRejected,
     SourceError,
@@ -243,9 +244,18 @@ def _without_models(needs: Needs) -> Sequence[Lack]:
         except ModelMissing:
             found.append(Lack("models", f"lacks the {setting} model {name}"))
             continue
-        except Daskt2iError:  # loading says it, with more words
+        except ModelError:
+            if is_copied(component):
+                found.append(Lack("models", f"has a damaged copy of the {setting} model {name}"))
+            continue  # loading says it of others, with more words
+        except Daskt2iError:
             continue
-        if own != weights:  # a copy of an older version can be replaced; a folder of its own can not
-            missing = find(str(name), component.arguments.get("revision")) is not None and not Path(str(name)).is_dir()
-            found.append(Lack("models", f"has other weights of the {setting} model {name}", missing))
+        if own != weights:  # a copy can be replaced, a folder of its own can not
+            found.append(Lack("models", f"has other weights of the {setting} model {name}", is_copied(component)))
     return found
+
+
+def is_copied(component: Component) -> bool:
+    """Whether the model of an encoder is a copy that came through a run folder."""
+    name = str(component.arguments.get("model", component.class_path))
+    return find(name, component.arguments.get("revision")) is not None and not Path(name).is_dir()

@@ -24,7 +24,7 @@ from distributed import Client, Future, get_worker, span
 from distributed.comm import get_address_host
 from distributed.core import Status
 
-from daskt2i.deploy.only import Only
+from daskt2i.deploy.only import ALL, Only
 from daskt2i.deploy.workers import ask_workers, workers_of
 from daskt2i.errors import SchedulerError
 from daskt2i.launch.attempt import no_scheduler
@@ -84,7 +84,8 @@ class DaskRankSpawner:
         Raises:
             SchedulerError: another launch runs on these workers.
         """
-        with sole_use(self.client, self._busy, self.worker_seconds):
+        some = None if self._only.text == ALL else lambda: self._only.of(self.client, self._workers())
+        with sole_use(self.client, self._busy, self.worker_seconds, some):
             yield from self._opened(put)
 
     def _opened(self, put: Callable[[Message], None]) -> Iterator[Sequence[str]]:
@@ -165,8 +166,9 @@ class DaskRankSpawner:
                 self._put(Message(launch, rank, Ended("left")))
 
     def _busy(self) -> bool:
-        """Whether a worker runs a rank of any launch."""
-        answers = ask_workers(self.client, _has_rank, list(self._workers()), seconds=_ASK_SECONDS)
+        """Whether a worker that this launch may use runs a rank of any launch."""
+        ours = list(self._only.of(self.client, self._workers()))
+        answers = ask_workers(self.client, _has_rank, ours, seconds=_ASK_SECONDS)
         return any(answers.values())
 
     def _workers(self) -> Mapping[str, Any]:

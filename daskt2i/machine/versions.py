@@ -17,6 +17,9 @@ import daskt2i
 
 CODE = "daskt2i code"
 
+CODE_FOLDER = str(Path(__file__).parents[1])
+"""The folder from which this process imports daskt2i."""
+
 _LIBRARIES = {
     "torch": "torch",
     "diffusers": "diffusers",

@@ -221,7 +221,9 @@ def _drawn(
         executor_info = executor.start()
         label = f"{PIPELINE}/{ABOUT}"
         needs = Needs(folder, shown_in_folder(folder, label), label)
-        check_workers(executor, needs, executor_info.workers, 0.0, listener, SAMPLE)
+        executor_info = (
+            check_workers(executor, needs, executor_info.workers, 0.0, listener, SAMPLE).left or executor_info
+        )
         listener(Activity(_ready(executor_info.workers, perf_counter() - begun)))
         size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
         parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]

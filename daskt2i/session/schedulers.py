@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from daskt2i.deploy.connect import Connection
 
 _PROTOCOLS = ("tcp://", "tls://", "ws://", "wss://", "ucx://", "inproc://")
+_MOST_DIGITS = 18
+_POOLS = ("serial", "multiprocessing", "joblib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +55,29 @@ class Scheduler:
         kind, colon, number = text.rpartition(":")
         if not colon:
             kind, number = text, ""
-        if (colon and not number.isdecimal()) or (number and int(number) < 1) or not kind:
+        if not kind:
             raise ConfigError(
                 f"The scheduler {text!r} is unknown, and nothing was started. Use serial, multiprocessing[:N], "
                 "joblib[:N], local[:N] or tcp://host:port, with 1 or more workers N (scheduler)."
             )
-        if kind == "serial":
-            if number not in ("", "1"):
-                raise ConfigError(
-                    "The scheduler serial has only one process, and nothing was started. Use multiprocessing:N or "
-                    "local:N for more (scheduler)."
-                )
-        elif kind not in ("multiprocessing", "joblib"):
+        if kind not in _POOLS:
             find_file(kind, "clusters")
+        if colon and not _is_count(number):
+            raise ConfigError(
+                f"The scheduler {text[:60]!r} does not say how many workers: after the colon must be a whole number, "
+                f"1 or more. Nothing was started; write, for example, {kind}:1, or {kind} alone (scheduler)."
+            )
+        if kind == "serial" and number not in ("", "1"):
+            raise ConfigError(
+                "The scheduler serial has only one process, and nothing was started. Use multiprocessing:N or "
+                "local:N for more (scheduler)."
+            )
         return cls(kind, int(number) if number else None)
 
     @property
     def is_pool(self) -> bool:
         """Whether the scheduler is this process or a process pool of this machine, without Dask."""
-        return self.kind in ("serial", "multiprocessing", "joblib")
+        return self.kind in _POOLS
 
     def file(self) -> ClusterFile | None:
         """The cluster file; None for a pool or an address.
@@ -84,6 +90,11 @@ class Scheduler:
         from daskt2i.deploy.cluster_file import ClusterFile
 
         return ClusterFile.read(self.kind)
+
+
+def _is_count(number: str) -> bool:
+    """Whether it is a whole number from 1. What a cluster or a machine has room for, the plan says."""
+    return number.isdecimal() and len(number) <= _MOST_DIGITS and int(number) >= 1
 
 
 def address_of(client: Client) -> str:

@@ -6,11 +6,14 @@ Does not cover: the stages themselves (`encode`, `train`, `sample`, `insights`),
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from daskt2i.config.settings import OptimiserSettings, SampleSettings, Workflow
 from daskt2i.dashboard.listener import Watched
+from daskt2i.encode.columns.pictures import other_pictures
+from daskt2i.encode.columns.workflow import column_workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.saved_workflow import keep_first_settings
@@ -30,12 +33,16 @@ from daskt2i.sample.heldout_captions import heldout_captions
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
+from daskt2i.store.columns.places import column_folder
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
 from daskt2i.train.samples import known_split
 from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
+
+_NAMED = 5
+"""Rows that a message names."""
 
 
 class Stages:
@@ -47,7 +54,7 @@ class Stages:
     """
 
     def __init__(self, workflow: Workflow, folder: RunFolder, workers: Session, listener: Listener) -> None:
-        self.workflow, self.folder, self.workers = workflow, folder, workers
+        self.workflow, self.folder, self.workers, self._tell = workflow, folder, workers, listener
         self.listener = self.watched = Watched(folder, lambda: workers.client, listener)
         workers.tell = lambda text: self.listener(Note(text))
 
@@ -108,8 +115,25 @@ class Stages:
         self.listener(PlanReady(plan))
         return self._encode(plan)
 
+    def add(self, column: str, encoder: str, arguments: Mapping[str, Any]) -> EncodeResult:
+        """Encode a column of the store."""
+        place = column_folder(self.folder, column)
+        workflow = column_workflow(self.workflow, self.folder, column, encoder, arguments)
+        added = Stages(workflow, place, self.workers, self._tell).encode()
+        if not added.failed and (others := other_pictures(self.folder, place)):
+            self._tell(
+                Note(
+                    f"The picture of {many(len(others), 'row')} is not the one that the store was encoded from: rows "
+                    f"{', '.join(map(str, others[:_NAMED]))}{' and others' if len(others) > _NAMED else ''}. Put the "
+                    "original images back and run add again, or encode the store again with "
+                    "run.on_changed_images=encode."
+                )
+            )
+        return added
+
     def train(self) -> TrainResult:
         """Train the denoiser, from its newest checkpoint."""
+        self.listener(PlanReady(self.train_plan()))
         return self._train(self._layout())
 
     def train_vae(self) -> TrainResult:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daskt2i.config.settings import Workflow
+from daskt2i.deploy.kinds.request import MOST_WORKERS
 from daskt2i.encode.prepare import EncodePlan, memory_settings
 from daskt2i.errors import ConfigError, PlanError
 from daskt2i.formatting import size
@@ -35,6 +36,7 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
 
     Raises:
         PlanError: the workers do not fit into memory.
+        ConfigError, SchedulerError: the cluster file cannot start.
     """
     run, machine = prepared.workflow.run, this_machine()
     workers = scheduler.workers or (None if run.workers == "auto" else run.workers)
@@ -58,7 +60,8 @@ def encode_layout(scheduler: Scheduler, prepared: EncodePlan) -> WorkerLayout:
         threads=threads,
         smaller=f"Make {memory_settings(prepared)} smaller",
     )
-    return replace(found, reason="one GPU" if one_gpu else found.reason, only=run.only)
+    found = replace(found, reason="one GPU" if one_gpu else found.reason, only=run.only)
+    return _checked(file, found)
 
 
 def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
@@ -66,6 +69,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
 
     Raises:
         PlanError: the ranks do not fit into memory.
+        ConfigError, SchedulerError: the cluster file cannot start.
     """
     launch, train, machine = workflow.launch, workflow.train, this_machine()
     threads = launch.threads if isinstance(launch.threads, int) else None
@@ -88,7 +92,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         threads=threads,
         smaller=_SMALLER_RANK,
     )
-    return replace(found, only=launch.only)
+    return _checked(file, replace(found, only=launch.only))
 
 
 def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
@@ -99,6 +103,7 @@ def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
 
     Raises:
         PlanError: the workers do not fit into memory.
+        ConfigError, SchedulerError: the cluster file cannot start.
     """
     if scheduler.kind == "address":
         return WorkerLayout(0, 1, 0, "the cluster's own")
@@ -106,7 +111,7 @@ def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
     if (file := scheduler.file()) is not None and file.elsewhere:
         return replace(_elsewhere(file, scheduler.workers, None, need, _NO_TOKENS), threads=1)
     machine = this_machine()
-    return divide_machine(
+    found = divide_machine(
         cores=machine.cores,
         memory=machine.memory,
         worker_memory=need,
@@ -115,6 +120,19 @@ def insights_layout(scheduler: Scheduler, *, tokens: bool) -> WorkerLayout:
         threads=1,
         smaller=_NO_TOKENS,
     )
+    return _checked(file, found)
+
+
+def _checked(file: ClusterFile | None, layout: WorkerLayout) -> WorkerLayout:
+    """The layout, if the cluster of the file can start on this machine, as far as that shows without starting it.
+
+    Raises:
+        ConfigError: the class of the file cannot be imported.
+        SchedulerError: it refuses its arguments.
+    """
+    if file is not None:
+        file.check(layout.workers, layout.threads, layout.memory_limit)
+    return layout
 
 
 def _elsewhere(file: ClusterFile, workers: int | None, threads: int | None, need: int, smaller: str) -> WorkerLayout:
@@ -122,7 +140,7 @@ def _elsewhere(file: ClusterFile, workers: int | None, threads: int | None, need
 
     Raises:
         ConfigError: the class of the file cannot be imported, or it refuses its arguments.
-        PlanError: a worker of the file has too little memory.
+        PlanError: a worker of the file has too little memory, or there would be too many workers.
     """
     assert file.memory is not None
     if need > PAUSE_FRACTION * file.memory:
@@ -131,6 +149,12 @@ def _elsewhere(file: ClusterFile, workers: int | None, threads: int | None, need
             f"for {size(file.memory)}. Nothing was started. {smaller}, or write more memory into a copy of the file."
         )
     number, cores = workers or file.workers or 1, threads or file.threads or 1
+    if number > MOST_WORKERS:
+        raise PlanError(
+            f"{number:,} workers were asked for, but a cluster has {MOST_WORKERS:,} at most: its scheduler is one "
+            "process, and Linux does not let a process hold connections to more. Nothing was started; ask for fewer "
+            "(scheduler, run.workers or launch.ranks)."
+        )
     words, script = file.asks(number, cores, file.memory)
     return WorkerLayout(number, cores, file.memory, words, here=False, script=script)
 

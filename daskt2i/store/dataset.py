@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.errors import StoreError, StoreMissing
+from daskt2i.store.columns.joined import join_columns
 from daskt2i.store.layout import checked_layout
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
 from daskt2i.store.zarr_flush import reading_store
@@ -48,6 +49,8 @@ class Provenance(dict[str, Any]):
 def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xarray.Dataset:
     """Open a latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
 
+    The arrays of complete columns (`add`) are there too, named after their column.
+
     The attribute `daskt2i` of the Dataset is a mapping: the fingerprint, the settings and data behind it, the encoders,
     the layout.
 
@@ -60,6 +63,12 @@ def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] 
         StoreError: the metadata of the store is damaged.
     """
     folder = RunFolder(path, storage_options)
+    found = _open_one(folder)
+    return found if folder.exists("zarr.json") else join_columns(found, folder, _open_one)
+
+
+def _open_one(folder: RunFolder) -> xarray.Dataset:
+    """The store of a run folder, without its columns."""
     store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
     try:
         layout = checked_layout(store)

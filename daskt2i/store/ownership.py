@@ -196,7 +196,7 @@ _CHECKPOINT = (r"checkpoints/step-[0-9]+\.json", _has("step", "position", "size"
 
 _EVIDENCE: dict[str, tuple[tuple[str | None, Callable[[Mapping[str, Any]], bool]], ...]] = {
     LOCK: ((None, _has("label", "pid", "host", "since")),),
-    STORE: (("zarr.json", _is_store), ("latent_mean/zarr.json", _is_row_array)),
+    STORE: (("zarr.json", _is_store), ("valid/zarr.json", _is_row_array), ("latent_mean/zarr.json", _is_row_array)),
     TRAIN: (_CHECKPOINT,),
     "train-vae": (_CHECKPOINT,),
     PIPELINE: (("daskt2i.json", _has("fingerprint")),),

@@ -12,6 +12,7 @@ from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, many, size
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, ModelFolder, TrainingProgress, progress
+from daskt2i.store.columns.places import column_folder, columns_of, is_complete
 from daskt2i.store.layout import about_store
 from daskt2i.store.publishing.lock import Holder, holder
 from daskt2i.store.receipts import Receipts
@@ -32,6 +33,7 @@ class RunStatus(Viewed):
         waiting: what the running encode waits for, one sentence each; empty if everything moves.
         left_out: rows of the source that `dataset.where` left out; None if `dataset.where` was not set.
         trained: the trainings in the folder, with the state of their models.
+        columns: name of a column of the store -> whether it is complete.
     """
 
     out: str
@@ -50,6 +52,7 @@ class RunStatus(Viewed):
     left_out: int | None = None
     waiting: tuple[str, ...] = ()
     trained: tuple[TrainingProgress, ...] = ()
+    columns: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def rows_done(self) -> int:
@@ -80,6 +83,7 @@ class RunStatus(Viewed):
             **({} if self.left_out is None else {"left_out": self.left_out}),
             **({"waiting": list(self.waiting)} if self.waiting else {}),
             **({"trained": {one.training: one.to_json() for one in self.trained}} if self.trained else {}),
+            **({"columns": dict(self.columns)} if self.columns else {}),
         }
 
     def view(self) -> View:
@@ -96,6 +100,7 @@ class RunStatus(Viewed):
             ("captions", f"{self.captions:,}"),
             ("precision", self.precision + random),
             ("store", f"{self.store} ({size(self.bytes)})"),
+            *(("column", f"{name}{'' if whole else ', not complete'}") for name, whole in self.columns.items()),
             ("running", self.held_by or "no"),
             *(("stands still", one) for one in self.waiting),
             *((PIPELINE if one.training == TRAIN else "vae", one.said) for one in self.trained),
@@ -144,6 +149,7 @@ def status(folder: RunFolder) -> RunStatus:
         waiting=_waiting(folder) if held.words else (),
         manifest=folder.exists(MANIFEST),
         left_out=(about["identity"].get("where") or {}).get("left_out"),
+        columns={name: is_complete(column_folder(folder, name)) for name in columns_of(folder)},
         trained=tuple(one for model in (PIPELINE_FOLDER, VAE_FOLDER) if (one := _progress(folder, model, held))),
     )
 

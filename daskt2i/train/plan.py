@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings, OptimiserSettings
+from daskt2i.config.settings import LaunchSettings, OptimiserSettings, TrainSettings
 from daskt2i.formatting import many, size
 from daskt2i.loader.content import Split
+from daskt2i.model.denoiser import PARAMETERS
+from daskt2i.train.checkpoint import CHECKPOINTS
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 from daskt2i.view import View, Viewed
 
@@ -52,17 +54,20 @@ class TrainPlan(Viewed):
         return {"rows": self.rows, **given, "ranks": self.ranks, "threads": self.threads, "out": self.out, **asked}
 
     def view(self) -> View:
-        """Rows, steps, ranks, rate, precision and checkpoints."""
+        """Rows, model, steps, ranks, rate, precision and checkpoints."""
         settings, ways = self.settings, self.launch
         heldout = min(self.rows, settings.validation) if self.split is None else len(self.split.heldout)
         left_out = 0 if self.split is None else self.split.left_out
         trained = self.rows - heldout - left_out
         epochs = settings.steps * settings.batch / trained if trained else 0.0
         parts = ways.gradient_accumulation_steps
-        done = f"; {many(self.done, 'step')} {'is' if self.done == 1 else 'are'} done" if self.done else ""
+        done = f"; goes on from the checkpoint of step {self.done:,}" if self.done else ""
+        if self.done >= settings.steps:
+            done = f"; {many(settings.steps, 'step')} {'is' if settings.steps == 1 else 'are'} done, so nothing is left"
         batch = f"{many(settings.batch, 'sample')} over all ranks" + f", in {parts} parts" * (parts > 1)
         rows = (
             ("rows", f"{trained:,} for training, {heldout:,} held out" + f", {left_out:,} left out" * bool(left_out)),
+            *([("model", _model(settings))] if isinstance(settings, TrainSettings) else []),
             ("steps", f"{many(settings.steps, 'step')} of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", _ranks(self.ranks, self.threads)),
             *([("workers", self.asked)] if self.asked else []),
@@ -70,7 +75,8 @@ class TrainPlan(Viewed):
             ("precision", _precision(ways.precision)),
             (
                 "checkpoints",
-                f"every {many(ways.checkpoint_every, 'step')}, the newest {ways.keep_checkpoints} kept",
+                f"every {many(ways.checkpoint_every, 'step')}, the newest {ways.keep_checkpoints} kept "
+                f"in {CHECKPOINTS}",
             ),
             ("memory", f"about {size(rank_bytes(settings, ways))} or more for each rank"),
             *([("pictures", self.pictures)] if self.pictures else []),
@@ -88,6 +94,15 @@ def _ranks(ranks: int, threads: int) -> str:
     if not threads:
         return f"{count}, with all threads of its worker"
     return f"{count} with {threads:,} thread{'s' * (threads != 1)}{' each' * (ranks > 1)}"
+
+
+def _model(settings: TrainSettings) -> str:
+    """`"demo, about 4.1 M parameters"`."""
+    preset, config = settings.model.preset, settings.model.config
+    name = preset or "UNet of train.model.config"
+    known = 0 if preset is None or config else PARAMETERS.get(preset, 0)
+    about = f", about {known / 1e6:,.1f} M parameters" if known else ""
+    return name + about + (", changed by train.model.config" if preset and config else "")
 
 
 def _precision(asked: str) -> str:

@@ -70,7 +70,7 @@ class RunPlan(Viewed):
         before = self.encode.view()
         rows = list(before.rows)
         for stage, after in (("train", self.train.view()), ("draw", self.draw_view())):
-            rows += [(f"{stage}: {name}", value) for name, value in after.rows]
+            rows += [(f"{stage}: {name}", value) for name, value in after.rows if name != "run folder"]
         return replace(before, rows=tuple(rows))
 
     def draw_view(self) -> View:

@@ -37,10 +37,10 @@ from daskt2i.store.run_folder import RunFolder
 
 
 def test_texts_as_in_the_messages_are_taken() -> None:
-    with told("cli/front.py:parse_sets ConfigError"):
+    with told("cli/front.py:_parsed ConfigError"):
         parse_sets(["batch=4"])
     assert parse_sets(["run.batch=4"]) == {"run.batch": 4}
-    with told("cli/front.py:parse_sets ConfigError"):
+    with told("cli/front.py:_parsed ConfigError"):
         parse_sets(["sample.prompts=[a"])
     assert parse_sets(["sample.prompts=[a]"]) == {"sample.prompts": ["a"]}
     with told("cli/numbers.py:whole_numbers ConfigError"):

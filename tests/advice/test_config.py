@@ -15,6 +15,7 @@ import daskt2i
 from daskt2i import protocols
 from daskt2i.config.component import Component
 from daskt2i.config.workflow_file import load_workflow, shipped
+from daskt2i.errors import ConfigError
 
 
 def test_both_of_images_and_captions_are_taken(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_every_workflow_that_is_listed_and_a_path_are_taken(place: str, wrong: s
 def test_a_file_that_starts_as_the_message_says_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "w.yaml"
     path.write_text("- a\n- b\n")
-    with told("config/workflow_file.py:read_yaml ConfigError"):
+    with pytest.raises(ConfigError, match="such as `name:` and `dataset:`"):
         daskt2i.load_workflow(str(path))
     path.write_text(yaml.safe_dump({"name": "mine", "dataset": fake_data()["dataset"]}))
     assert daskt2i.load_workflow(str(path)).name == "mine"

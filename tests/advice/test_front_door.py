@@ -26,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("wrong", ["brids", "birds/workflow.yaml", "birds/nothing", ""])
 def test_the_nearest_run_folder_is_named_and_opens(runs: Path, wrong: str) -> None:
-    with told("store/dataset.py:open_store StoreMissing") as error:
+    with told("store/dataset.py:_open_one StoreMissing") as error:
         daskt2i.open_store(runs / wrong)
     found = re.search(r"Did you mean (.*)\?$", str(error.value))
     assert found is not None

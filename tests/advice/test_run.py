@@ -238,13 +238,26 @@ def test_another_name_or_a_run_folder_helps_where_no_folder_can_have_the_name(
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("local:", "local:1"), ("joblib:0", "joblib:1"), ("multiprocessing:x", "multiprocessing:1"), (":", "serial")],
+    [
+        ("local:", "local:1"),
+        ("joblib:0", "joblib:1"),
+        ("multiprocessing:x", "multiprocessing"),
+        ("slurm:0", "slurm:1"),
+        (":", "serial"),
+    ],
 )
 def test_schedulers_of_the_forms_that_are_named_are_taken(wrong: str, right: str) -> None:
     with told("session/schedulers.py:Scheduler.parse ConfigError"):
         Scheduler.parse(wrong)
     assert Scheduler.parse(right)
     assert Scheduler.parse("tcp://10.0.0.1:8786").address
+
+
+def test_a_number_of_workers_after_the_colon_is_taken() -> None:
+    with told("session/schedulers.py:Scheduler.parse ConfigError") as error:
+        Scheduler.parse("local:0")
+    assert "local:1, or local alone" in str(error.value)
+    assert (Scheduler.parse("local:1").workers, Scheduler.parse("local").workers) == (1, None)
 
 
 def test_more_processes_come_from_the_schedulers_that_are_named(tmp_path: Path) -> None:

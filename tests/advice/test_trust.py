@@ -92,6 +92,16 @@ print(versions()[CODE], flush=True)
 """
 
 
+def test_two_copies_of_the_code_are_named_with_their_folders(tmp_path: Path, terms: Terms) -> None:
+    here = str(Path(daskt2i.__file__).parent)
+    other = replace(terms, versions={**terms.versions, CODE: "0123456789ab"}, code="/opt/env/daskt2i")
+    with told("encode/chunks/admission.py:_same_versions WorkerMismatch") as error:
+        admit(other, RunFolder(tmp_path / "run"), CPU)
+    assert f"The worker imports daskt2i from {here}, the driver from /opt/env/daskt2i" in str(error.value)
+    assert terms.code == here, "a driver and a worker of one environment and one folder have one copy"
+    admit(terms, RunFolder(tmp_path / "run"), CPU)
+
+
 def test_after_an_edit_only_processes_that_started_again_have_the_same_code(tmp_path: Path, terms: Terms) -> None:
     """A developer edits the checkout while a cluster stands: it goes on with what it has loaded."""
     older = replace(terms, versions={**terms.versions, CODE: "0123456789ab"})

@@ -68,8 +68,13 @@ def test_a_cluster_file_with_what_it_holds_is_read(tmp_path: Path) -> None:
     with told("deploy/cluster_file.py:ClusterFile.read ConfigError"):
         ClusterFile.read(str(path))
     path.write_text("cluster: distributed.LocalCluster\narguments: {day: 2024-05-01}\nconfig: {}\n")
-    with told("deploy/cluster_file.py:ClusterFile.read ConfigError"):
+    with told("deploy/cluster_file.py:_require_plain ConfigError"):
         ClusterFile.read(str(path))
+    path.write_text("cluster: distributed.LocalCluster\narguments: {part: .inf}\nconfig: {}\n")
+    with told("deploy/cluster_file.py:_require_plain ConfigError"):
+        ClusterFile.read(str(path))
+    path.write_text("cluster: distributed.LocalCluster\narguments: {part: null, other: 1.5}\nconfig: {}\n")
+    assert ClusterFile.read(str(path)).arguments == {"part": None, "other": 1.5}
     path.write_text("cluster: distributed.LocalCluster\narguments: {day: '2024-05-01'}\nconfig: {}\n")
     assert ClusterFile.read(str(path)).arguments == {"day": "2024-05-01"}
     path.write_text(f"cluster: distributed.LocalCluster\nconfig_of: {path}\n")
@@ -136,6 +141,9 @@ def test_a_file_that_says_how_large_a_worker_is_and_asks_for_what_is_there_start
         small = elsewhere(path, there, worker={"cores": 1, "memory": "20 MiB"})
         with told("session/worker_layout.py:_elsewhere PlanError"):
             run_of(out, scheduler=small).plan()
+        with told("session/worker_layout.py:_elsewhere PlanError"):
+            run_of(out, scheduler=f"{elsewhere(path, there)}:{10**11}").plan()
+        assert run_of(out, scheduler=f"{elsewhere(path, there)}:1000").plan().layout.workers == 1000
         refused = elsewhere(path, there, arguments={"refuse": "no node"})
         with (
             run_of(out, scheduler=refused) as run,

@@ -12,6 +12,7 @@ from typing import Any
 from daskt2i.encode import model_cache
 from daskt2i.encode.chunks import admission
 from daskt2i.executors.serial import SerialExecutor
+from daskt2i.hosts.sight import Sight
 from daskt2i.protocols import ExecutorInfo
 
 
@@ -40,12 +41,13 @@ class HostsExecutor(SerialExecutor):
         answers = {}
         for host in self.hides:
             with self.on(host):
-                answers[host] = replace(question(), worker=f"{host}:1")
+                answer = question()
+                answers[host] = replace(answer, worker=f"{host}:1") if isinstance(answer, Sight) else answer
         return answers
 
-    def leave_out(self, workers: Collection[str]) -> int:
+    def leave_out(self, workers: Collection[str]) -> ExecutorInfo:
         self.left_out = frozenset(workers)
-        return len(self.hides) - len(self.left_out)
+        return replace(self.start(), workers=len(self.hides) - len(self.left_out))
 
     def run(self, work: Callable[[Any], Any], items: Iterable[Any], alone: bool = False) -> Iterator[tuple[Any, Any]]:
         hosts = [host for host in self.hides if host not in self.left_out]

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from daskt2i.dashboard.bounds import MOST_PICTURE, Message
+from daskt2i.dashboard.figures import frame
+from daskt2i.dashboard.figures.training import Shares
 from daskt2i.dashboard.messages import Messages
+from daskt2i.dashboard.report.result import ReportResult
 from daskt2i.dashboard.run_state import RunState
 from daskt2i.dashboard.state.series import Histogram, Series, Strip
 from daskt2i.errors import Reason, SourceError
@@ -186,6 +189,27 @@ def test_the_figures_of_a_training_are_those_of_its_ranks() -> None:
     assert (state.checkpoint, state.about["precision"]) == (5_000, "bf16")
 
 
+def test_the_memory_of_a_rank_that_has_ended_is_the_last_one_that_was_measured() -> None:
+    over = {"step": 9, "doing": "finishes", "memory": 0, "cpu": 0.0, "silent": 0.0}
+    events = [*list(train_events(9))[:-1], LaunchEvent("pulse", 1, 0, over), LaunchEvent("pulse", 1, 2, over)]
+    events.append(StageEnded("train"))
+    state = folded(told(events))
+    assert (state.rank_figures[0]["memory"], state.rank_figures[0]["cpu"]) == (7e8, 1.9)
+    assert (state.rank_figures[0]["doing"], state.rank_figures[0]["silent"]) == ("finishes", 0.0)
+    assert "memory" not in state.rank_figures[2], "nothing was ever measured there"
+
+
+def test_a_worker_has_the_name_and_the_threads_that_its_scheduler_knows() -> None:
+    events = list(encode_events(chunks=4, workers=2))
+    named = [
+        ChunkDone(event.receipt, f"gpu-{event.receipt.worker[-1]}", 4) if isinstance(event, ChunkDone) else event
+        for event in events
+    ]
+    assert {one["name"] for one in folded(told(named)).workers.values()} == {"gpu-0", "gpu-1"}
+    assert {one["threads"] for one in folded(told(named)).workers.values()} == {4}
+    assert all("name" not in one for one in folded(told(events)).workers.values())
+
+
 def test_steps_that_are_repeated_after_a_restart_replace_the_first_ones() -> None:
     events = [*list(train_events(40))[:-5], *list(train_events(20))[1:-5]]
     state = folded(told(events))
@@ -309,3 +333,30 @@ def test_values_outside_the_histogram_are_counted_at_its_ends() -> None:
     found = Histogram((0.0, 10.0, 20.0))
     found.add((-5.0, 3.0, 10.0, 99.0, float("nan")))
     assert (found.counts, found.lowest) == ([2, 2], -5.0)
+
+
+def test_the_label_of_a_bar_has_a_line_of_its_own_that_begins_at_the_axis() -> None:
+    """On a phone there is no room behind the longest bar."""
+    made = frame.bars("share, %")
+    source = made.renderers[0].data_source
+    heights = []
+    for count in (2, 3):
+        rows = [(f"part {number}", 50.0 * number, "#000000", "50.0 % (12.1 to 60.3)") for number in range(1, count + 1)]
+        frame.send_bars(made, source, rows)
+        heights.append(made.height)
+    bar, label = (one.glyph for one in made.renderers)
+    assert (label.x, label.text_baseline) == (0, "bottom")
+    assert bar.y.transform.value + bar.height / 2 < 0, "the bar ends below the middle, where the label begins"
+    assert heights[1] - heights[0] == 34
+
+
+def test_the_text_and_the_page_of_a_report_have_the_same_shares_of_the_ranks() -> None:
+    state = folded(told(train_events(40)))
+    rows = dict(ReportResult("out", state, "", ()).view().rows)
+    assert rows["time of ranks"] == (
+        "wait for data 15 %, exchange with other ranks 20 % (since the start, all ranks, the mean)"
+    )
+    figure = Shares()
+    figure.update(state)
+    assert list(figure.source.data["label"]) == ["20.0 %", "15.0 % (10.0 to 20.0)"]
+    assert figure.plot.title.text == "Where the time of 2 ranks went since the start"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib.util
 import os
 import re
 import shutil
@@ -17,18 +18,22 @@ from typing import Any
 
 import pytest
 import yaml
-from distributed import LocalCluster, SSHCluster
+from builders.waiting import wait_for
+from distributed import Client, Event, LocalCluster, SSHCluster
 from distributed.config import defaults
 
 import daskt2i
 from daskt2i.config.workflow_file import shipped
 from daskt2i.deploy.cluster_file import ClusterFile
+from daskt2i.deploy.kinds.adapting import ByTasks
 from daskt2i.deploy.kinds.by_class import kind_by_path, kind_of
+from daskt2i.deploy.kinds.jobqueue import Jobqueue
 from daskt2i.deploy.kinds.kind import Kind
 from daskt2i.deploy.kinds.request import Refused, Request, variables
 from daskt2i.deploy.kinds.slurm import Slurm, seconds
 from daskt2i.deploy.kinds.small import Cuda, Gateway
-from daskt2i.errors import ConfigError
+from daskt2i.deploy.workers import workers_of
+from daskt2i.errors import ConfigError, SchedulerError
 
 GIB = 1 << 30
 THREADS = {"OMP_NUM_THREADS": "8", "MKL_NUM_THREADS": "8"}
@@ -201,10 +206,13 @@ class Submitting:
         self.workers = {"w-0": SimpleNamespace(job_id="1"), "w-1": SimpleNamespace(job_id=2)}
         self.worker_spec: dict[str, Any] = {"w-0": {}, "w-1": {}}
         self._i, self.submitted = 1, 0
+        self.scheduler: Any = None
 
     def new_worker_spec(self) -> dict[str, Any]:
         self._i += 1
         return {f"w-{self._i}": {}}
+
+    def scale(self, workers: int) -> None: ...
 
     async def _correct_state(self) -> None:
         self.submitted += len(self.worker_spec.keys() - self.workers.keys())
@@ -235,6 +243,38 @@ def test_jobs_whose_time_was_over_are_submitted_again_once(
     assert len(cluster.worker_spec) == 2
 
 
+def test_a_short_job_whose_worker_had_come_is_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    kind, cluster, what = Slurm(), Submitting(), request("slurm")
+    cluster.scheduler = SimpleNamespace(workers={"tls://10.0.0.1:4": SimpleNamespace(name="w-1-0")})
+    told_by_squeue(tmp_path, "1|RUNNING|None|0:40\n2|RUNNING|None|0:40")
+    kind.queue(cluster, what)
+    told_by_squeue(tmp_path, "1|COMPLETED|None|0:50\n2|COMPLETED|None|0:50")
+    found = kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert cluster.submitted == 1
+    assert found is not None
+    assert set(cluster.workers) == {"w-0"}
+
+
+def test_a_cluster_that_adapts_forgets_jobs_whose_time_was_over_and_asks_for_new_ones_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    told_by_squeue(tmp_path, "1|TIMEOUT|None|30:00\n2|RUNNING|None|30:00")
+    kind, cluster, what = Slurm(), Submitting(), request("slurm", adapt={"minimum": 1, "maximum": 2})
+    kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert set(cluster.worker_spec) == set(cluster.workers) == {"w-1"}
+    assert cluster.submitted == 0
+    assert (kind.queue(cluster, what) or {})["ended"] == []
+    kind.fix(cluster, what)
+    told_by_squeue(tmp_path, "1|TIMEOUT|None|30:00\n2|TIMEOUT|None|30:00")
+    kind.queue(cluster, what)
+    assert kind.renew(cluster, what)
+    assert cluster.submitted == 1
+
+
 def test_a_worker_leaves_before_the_walltime_of_its_job() -> None:
     assert [seconds(text) for text in ("30", "30:00", "2:00:00", "1-12", "1-12:30:15")] == [
         *(1800, 1800, 7200),
@@ -262,7 +302,8 @@ def test_a_class_of_ones_own_has_the_kind_of_its_base_class() -> None:
     site = type("OurCluster", (jobqueue.SLURMCluster,), {"__module__": "our.site"})
     assert type(kind_of(site)).__name__ == "Slurm"
     assert type(kind_of(SSHCluster)).__name__ == "Ssh"
-    assert type(kind_of(LocalCluster)) is type(kind_by_path("coiled.Cluster")) is Kind
+    assert type(kind_of(LocalCluster)).__name__ == "Local"
+    assert type(kind_by_path("coiled.Cluster")) is Kind
 
 
 def test_hosts_of_ssh_get_threads_memory_and_pages_for_themselves_alone() -> None:
@@ -382,9 +423,53 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
 
 
 @pytest.mark.parametrize(
+    ("queued", "processing", "target"),
+    [(0, [], 0), (0, [2], 10), (1, [1], 10), (0, [1], 1), (0, [1, 1, 0], 2), (0, [2, 2, 2], 10), (1, [], 10)],
+)
+def test_jobs_are_asked_for_by_the_number_of_tasks(queued: int, processing: list[int], target: int) -> None:
+    workers = {str(number): SimpleNamespace(processing=range(tasks)) for number, tasks in enumerate(processing)}
+    scheduler = SimpleNamespace(queued=range(queued), unrunnable=(), workers=workers)
+    adaptive = ByTasks(SimpleNamespace(scheduler=scheduler), minimum=1, maximum=10, interval=0)
+    assert asyncio.run(adaptive.target()) == target
+
+
+def test_a_cluster_has_its_maximum_while_there_is_more_to_do_and_its_minimum_afterwards() -> None:
+    here = {"processes": False, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    what = request("slurm", adapt={"minimum": 1, "maximum": 3, "interval": "50ms"})
+    with LocalCluster(n_workers=1, **here) as cluster, Client(cluster, set_as_default=False) as client:
+        Jobqueue().fill(cluster, {}, what)
+        tasks = [client.submit(_until_told, number) for number in range(2)]
+        wait_for(lambda: len(workers_of(client)) == 3, what="workers for the second task of one worker")
+        Event("go on", client=client).set()
+        assert client.gather(tasks) == [True, True]
+        wait_for(lambda: len(workers_of(client)) == 1, what="the end of the others")
+
+
+def _until_told(number: int) -> bool:
+    return bool(Event("go on").wait(60))
+
+
+def test_the_users_own_pace_of_adapting_is_kept() -> None:
+    kind = Slurm()
+    assert kind.adapting(request("slurm", adapt={"maximum": 9})) == {"Adaptive": ByTasks}
+    assert kind.adapting(request("slurm", adapt={"maximum": 9, "target_duration": "5s"})) == {}
+
+
+@pytest.mark.parametrize("adapt", [{"maximum": 2}, {"minimum": 0, "maximum": 2}])
+def test_a_cluster_that_adapts_has_a_worker_always(adapt: dict[str, int]) -> None:
+    told: list[Any] = []
+    cluster = SimpleNamespace(adapt=lambda **how: told.append(how))
+    assert Kind().fill(cluster, {}, request("slurm", adapt=adapt)) == 1
+    assert told == [{"minimum": 1, "maximum": 2}]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("workers: 0", "workers is 0, but it must be a number of workers, 1 or more"),
+        ("workers: 0", "workers is 0, but it must be a number of workers from 1 to 250,000"),
+        ("workers: 100000000000", "workers is 100000000000, but it must be a number of workers from 1 to 250,000"),
+        ("adapt: {maximum: 100000000000}", "adapt is .*, but it must have the form"),
+        ("worker: {cores: 100000000000, memory: 1 GiB}", "8,192 cores at most"),
         ("worker: {cores: 2}", r"worker is .*, but it must have the form \{cores: 4, memory: 8 GiB\}"),
         ("worker: {cores: 2, memory: lots}", "but it must have the form"),
         ("adapt: 3", "adapt is 3, but it must have the form"),
@@ -393,7 +478,11 @@ def test_adapt_is_asked_for_and_ends_when_ranks_need_a_fixed_number() -> None:
         ("adapt: {minimum: 0}", "adapt is .*, but it must have the form"),
         ("adapt: {maximum: 2, speed: 3}", "adapt is .*, but it must have the form"),
         ("config: {3: 4}", "config is .*, but it must hold names with values"),
-        ("wait_minutes: never", "wait_minutes is 'never', but it must be a number of minutes"),
+        ("wait_minutes: never", "wait_minutes is 'never', but it must be a number of minutes above 0, such as 30"),
+        ("wait_minutes: .nan", "wait_minutes is nan, but it must be a number of minutes above 0, such as 30"),
+        ("wait_minutes: .inf", "wait_minutes is inf, but it must be a number of minutes .* at most 527,040"),
+        ("wait_minutes: -3", "wait_minutes is -3, but it must be a number of minutes above 0"),
+        ("wait_minutes: 1e99", "at most 527,040"),
         ("tls: 'no'", "tls is 'no', but it must be true or false"),
         ("config_of: nosuch", "no cluster named 'nosuch'"),
     ],
@@ -403,6 +492,53 @@ def test_a_wrong_value_in_a_cluster_file_is_named(text: str, words: str, tmp_pat
     path.write_text(f"cluster: distributed.LocalCluster\n{text}\n")
     with pytest.raises(ConfigError, match=words):
         ClusterFile.read(str(path))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "only words\n", "3\n"])
+def test_a_cluster_file_that_is_no_mapping_is_told_the_keys_of_a_cluster_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml does not hold settings .*`cluster: distributed.LocalCluster`"):
+        ClusterFile.read(str(path))
+
+
+def test_a_walltime_without_quotes_is_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("cluster: dask_jobqueue.SLURMCluster\narguments: {walltime: 2:00:00}\n")
+    assert ClusterFile.read(str(path)).arguments == {"walltime": "2:00:00"}
+
+
+CANNOT_START = [
+    ("cluster: os.path.join", "join needs the argument 'a', which the file does not give"),
+    ("cluster: os.sep", "it names a str, but it must name the class of a cluster"),
+    ("cluster: collections.OrderedDict", "OrderedDict is not the class of a cluster"),
+    ("cluster: distributed.LocalCluster\narguments: {memory_limt: 1GiB}", "did you mean 'memory_limit'"),
+    ("cluster: distributed.LocalCluster\narguments: {memory_limit: lots}", "lots"),
+    ("cluster: nowhere.LocalCluster", "names nowhere.LocalCluster, which cannot be imported"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), CANNOT_START, ids=[text for text, _ in CANNOT_START])
+def test_a_plan_refuses_a_cluster_of_this_machine_that_cannot_start(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises((ConfigError, SchedulerError), match=words):
+        ClusterFile.read(str(path)).check(1, 1, GIB)
+
+
+def test_a_plan_takes_a_cluster_of_this_machine_that_can_start_and_starts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    given = "{processes: true, threads_per_worker: 1, host: 127.0.0.1, resources: {GPU: 1}, lifetime: 1h}"
+    path.write_text(f"cluster: distributed.LocalCluster\narguments: {given}\n")
+    ClusterFile.read(str(path)).check(2, 1, GIB)
+    ClusterFile.read("local").check(2, 1, GIB)
+    ClusterFile.read("simulation").check(2, 1, GIB)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dask_cuda") is not None, reason="dask-cuda is installed")
+def test_a_plan_names_the_extra_of_a_cluster_whose_package_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'daskt2i\[cuda\]'"):
+        daskt2i.Run("demo", tmp_path / "run", scheduler="cuda", progress=False).plan()
 
 
 DOCKERFILES = sorted(shipped("clusters").glob("kubernetes/Dockerfile*"))

@@ -6,7 +6,9 @@ import io
 import os
 import re
 import threading
+from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from builders.stages import Clock, chunk_done, chunk_failed, demo_events, rank_started, rank_step, ready
@@ -19,6 +21,8 @@ from daskt2i.display.train_progress import TrainProgress
 from daskt2i.errors import Interrupted, StoreError
 from daskt2i.events import (
     Activity,
+    ChunkSent,
+    ChunksFound,
     DashboardReady,
     Event,
     LaunchEvent,
@@ -28,7 +32,9 @@ from daskt2i.events import (
     StageEnded,
     StageStarted,
     Waiting,
+    tell_deaths,
 )
+from daskt2i.protocols import WorkersJoined
 
 
 def play(events: list[tuple[float, Event]], **console: object) -> list[str]:
@@ -131,6 +137,29 @@ def test_a_bar_says_that_models_load_until_the_first_chunk_arrives() -> None:
     assert stage.figures(30.0) == "models load"
     stage.hear(chunk_done(0, seconds=2.0), 40.0)
     assert "models load" not in stage.figures(40.0)
+
+
+def test_a_bar_says_that_it_waits_for_the_last_chunk_when_other_workers_have_nothing_left() -> None:
+    stage = EncodeProgress(30, 0.0)
+    for event in (ChunksFound(30, 3, 10, bytes(3)), ready(2), ChunkSent(0), ChunkSent(1), ChunkSent(2)):
+        stage.hear(event, 1.0)
+    stage.hear(chunk_done(0, seconds=2.0), 4.0)
+    assert "images/s" in stage.figures(5.0), "both workers have a chunk"
+    stage.hear(chunk_done(1, seconds=2.0), 7.0)
+    assert stage.figures(8.0) == "waits for the last chunk"
+    stage.hear(chunk_done(2, seconds=9.0), 12.0)
+    assert "images/s" in stage.figures(12.0)
+
+
+def test_workers_that_join_are_told_in_one_line() -> None:
+    executor = SimpleNamespace(worker_joins=deque([WorkersJoined(1, 2), WorkersJoined(3, 5)]))
+    told: list[Event] = []
+    tell_deaths(executor, told.append, "encoded")
+    tell_deaths(executor, told.append, "encoded")
+    assert play([(float(at), event) for at, event in enumerate(told)]) == [
+        "1 worker joined: there are 2 workers now",
+        "3 workers joined: there are 5 workers now",
+    ]
 
 
 def test_the_rate_starts_again_when_ranks_restart() -> None:

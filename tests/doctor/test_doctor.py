@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import getpass
+import hashlib
 import inspect
 import json
 import os
@@ -21,6 +22,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,7 +41,9 @@ from daskt2i.config.component import Component
 from daskt2i.deploy import connect
 from daskt2i.doctor import asking, bare, meeting, speeds, wire
 from daskt2i.doctor.result import DoctorResult
-from daskt2i.doctor.sight import Wanted, see
+from daskt2i.doctor.sight import Wanted, object_name, see
+from daskt2i.encoders.finding import model_copies
+from daskt2i.encoders.finding.model_copies import ModelFile
 from daskt2i.machine.machine import this_machine
 from daskt2i.store.publishing import lock
 from daskt2i.store.run_folder import RunFolder
@@ -199,6 +203,29 @@ def test_a_frozen_worker_is_a_line_and_no_hang(client: Client, tmp_path: Path, m
     assert result.found.workers[0].host == result.found.workers[1].host
 
 
+def test_a_setting_that_fits_no_worker_is_a_problem_and_the_workers_are_listed_by_name(
+    client: Client, tmp_path: Path
+) -> None:
+    result = looked(client, tmp_path / "run", only="node7*")
+    assert ("stops", "workers", 0) in found(result)
+    (said,) = [one.words() for one in result.problems if one.about == "workers"]
+    assert said.startswith("run.only is node7*, but no worker whose name, host or address is like 'node7*' is there.")
+    assert "They are: 0, 1. Change run.only" in said
+    assert [one["name"] for one in result.to_json()["workers"]] == ["0", "1"]
+    (section,) = result.view().sections
+    assert section.rows[0][0].startswith("0 (127.0.0.1:")
+    assert ("stops", "workers", 0) not in found(looked(client, tmp_path / "run", only="0"))
+
+
+def test_a_copy_of_a_model_that_was_sent_counts_as_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    encoder = Component.model_validate({"class": "daskt2i.encoders.vae.VaeEncoder", "model": "nobody/nothing"})
+    assert asyncio.run(see(Wanted(image_encoder=encoder)))["image_model"]["error"] == "it is not here"
+    config = ModelFile("config.json", 2, hashlib.sha256(b"{}").hexdigest())
+    model_copies.add("nobody/nothing", None, [config], lambda file, path: path.write_text("{}") and None)
+    assert asyncio.run(see(Wanted(image_encoder=encoder)))["image_model"]["error"] == ""
+
+
 def test_memory_below_the_need_is_named_before_the_run(client: Client, tmp_path: Path) -> None:
     result = looked(client, tmp_path / "out", batch=10_000_000)
     assert ("stops", "memory-limit", 0) in found(result)
@@ -338,3 +365,22 @@ def test_a_dashboard_that_nobody_serves_is_told() -> None:
         assert asking.dashboard_error(f"http://127.0.0.1:{port}/status") == ""
     assert asking.dashboard_error(f"http://127.0.0.1:{port}/status")
     assert asking.dashboard_error("/user/me/proxy/8787/status") == ""
+
+
+def test_objects_that_a_folder_did_not_show_in_time_are_not_told_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "out")
+    with meeting.meeting_in(folder) as found:
+        there, away = object_name(found.prefix), object_name(found.prefix)
+        folder.write(there, found.content)
+        assert found.seen([there, away]) == {there: True, away: False}
+        monkeypatch.setattr(meeting, "FOLDER_SECONDS", 0.2)
+        fsspec.register_implementation("stalled", Stalled, clobber=True)
+        Stalled.back.clear()
+        late = replace(found, folder=RunFolder("stalled://late"))
+        try:
+            assert late.seen([there]) == {}
+        finally:
+            Stalled.back.set()
+    assert not (tmp_path / "out").exists()

@@ -155,6 +155,14 @@ CASES: dict[str, tuple[Found, list[tuple[str, str]]]] = {
         others(worker(0, sight=sight(image_model={"error": "", "weights": "sha256:c"}))),
         [("stops", "models")],
     ),
+    "copy of other weights where models are sent": (
+        sends(others(worker(0, sight=sight(image_model={"error": "", "weights": "sha256:c", "copied": True})))),
+        [("slows", "models")],
+    ),
+    "copy of other weights": (
+        others(worker(0, sight=sight(image_model={"error": "", "weights": "sha256:c", "copied": True}))),
+        [("stops", "models")],
+    ),
     "folder that one of four does not see": (
         enough(others(worker(0, sight=sight(folder={"error": "it is not there", "sees": False})))),
         [("slows", "run-folder")],
@@ -242,6 +250,29 @@ def test_a_thousand_workers_need_few_lines_more_than_four() -> None:
         for number in range(1000)
     ]
     assert len(lines(result(cluster(*broken)))) < 120
+
+
+def test_hosts_with_the_same_problem_share_a_line() -> None:
+    gpus = {"names": ["T4"], "driver": "570.1", "visible": "0"}
+    alike = [
+        worker(
+            number,
+            f"node{number // 2}",
+            memory_limit=9 * GIB,
+            look=look(f"node{number // 2}", number, torch_cuda="12.8", gpus=gpus, memory={"free": GIB + number}),
+        )
+        for number in range(200)
+    ]
+    found = cluster(*alike, threads=2)
+    texts = {one.about: one.text for one in problems(found)}
+    assert [(one.about, len(one.workers)) for one in problems(found)] == [
+        ("memory-limit", 200),
+        ("memory", 200),
+        ("gpu", 200),
+    ]
+    assert "on each of 100 hosts (node0, node1, node2 and 97 more) may use 18.0 GiB together" in texts["memory-limit"]
+    assert texts["memory"].startswith("node0 has 1.0 GiB of memory free now")
+    assert "and 99 other hosts have too little, too." in texts["memory"]
 
 
 def test_a_page_needs_no_fact_to_be_there() -> None:

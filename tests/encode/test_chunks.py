@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -329,6 +330,30 @@ def test_a_run_in_which_no_chunk_ends_says_so(tmp_path: Path, monkeypatch: pytes
     with standstill.Standstill(RunFolder(tmp_path), None, told.append) as watched:
         watched.drawn(3)
         assert next(heard(told)).what == "no chunk ends; in work are chunks 3"
+
+
+def test_the_last_chunks_are_named_with_their_workers_if_they_take_long(tmp_path: Path) -> None:
+    holders = SimpleNamespace(holders=lambda: {7: "cpu-slow"})
+    watched = standstill.Standstill(RunFolder(tmp_path), holders, lambda event: None)
+    watched.drawn(7)
+    watched.drawn(8)
+    late = time.monotonic() + standstill._LAST_SECONDS
+    assert watched._last_chunks(late) == "", "there may be more chunks"
+    watched.drained()
+    assert watched._last_chunks(late - 5) == "", "they have not taken long"
+    assert watched._last_chunks(late) == "waiting for the last chunks: 7 on cpu-slow, 8"
+    assert watched._last_chunks(late) == "", "it was told"
+    watched.ended(8)
+    assert watched._last_chunks(late + 1) == "waiting for the last chunk: 7 on cpu-slow"
+    watched.ended(7)
+    assert watched._last_chunks(late + 60) == ""
+
+
+def test_the_watch_is_told_when_no_chunk_is_left_to_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(standstill.Standstill, "drained", lambda self: seen.append(len(self._flying)))
+    run(fake_settings(rows=12, rows_per_chunk=4), tmp_path, PretendedWorkers(FOUR))
+    assert seen
 
 
 @pytest.mark.usefixtures("_quick")

@@ -6,9 +6,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from builders.waiting import wait_for
 from distributed import Client, LocalCluster, SpecCluster, Worker, get_worker
 from distributed.diagnostics.plugin import SchedulerPlugin
 
@@ -16,9 +19,13 @@ from daskt2i.deploy.only import Only
 from daskt2i.deploy.workers import RANK_MEMORY, workers_of
 from daskt2i.encode.model_cache import own_threads
 from daskt2i.executors.dask import DaskExecutor
+from daskt2i.executors.dask_task import on_worker
+from daskt2i.executors.window.flight import Flight, Flying
 from daskt2i.launch.dask_ranks import DaskRankSpawner
 from daskt2i.plan import WorkerLayout
+from daskt2i.protocols import WorkersJoined
 from daskt2i.session.schedulers import Scheduler, connect
+from daskt2i.types import Chunk
 
 HERE = {"protocol": "tcp", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 WORKERS = {"wide": 8, "one": 1, "two": 1}
@@ -193,8 +200,79 @@ def test_a_worker_that_runs_a_rank_gets_no_items_and_gives_back_what_waits_there
     assert "one" in {name for _, name in executor.run(one_at_a_time, range(30))}
 
 
+def test_a_result_that_is_lost_after_its_item_ended_is_not_awaited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client knows that the item ended, and its worker is gone before the result was fetched. Dask waits for the
+    item to run again, which it cannot: the item was for that worker. `take` must come back without it."""
+    monkeypatch.setattr("daskt2i.executors.window.flight._FETCH_SECONDS", 0.2)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, silence_logs=50, **HERE) as two,
+        Client(two, set_as_default=False) as client,
+        closing(Flight[int](client, on_worker, steady)) as flight,
+    ):
+        lost, other = two.workers.values()
+        flight.submit(Flying(5, [lost.address], lost.address))
+        wait_for(flight.has_ended)
+        two.sync(lost.close)
+        (key,) = (future.key for future in flight.flying)
+        wait_for(lambda: two.scheduler.tasks[key].state != "memory", what="the loss of the result")
+        assert flight.take() is None
+        (again,) = flight.stuck({other.address}, ())
+        flight.submit(replace(again, on=[other.address], place=other.address))
+        flying, outcome = wait_for(flight.take, what="the result of the other worker")
+        assert (flying.item, outcome.worker) == (5, other.address)
+
+
+def test_a_worker_that_joins_is_told_when_the_number_of_workers_has_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daskt2i.executors.dask._COUNT_SECONDS", 0.0)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, silence_logs=50, **HERE) as growing:
+        opened = opened_on(growing)
+        assert opened.start().workers == 1
+        try:
+            opened._count()
+            assert list(opened.worker_joins) == []
+            growing.scale(2)
+            growing.wait_for_workers(2)
+            opened._count()
+            assert list(opened.worker_joins) == [], "more may come in a moment"
+            opened._count()
+            assert list(opened.worker_joins) == [WorkersJoined(1, 2)]
+            opened._count()
+            assert len(opened.worker_joins) == 1
+        finally:
+            opened.close()
+
+
+def test_workers_that_are_left_out_are_not_asked_and_not_counted(executor: DaskExecutor) -> None:
+    wide = next(address for address, about in executor._usable.items() if about["name"] == "wide")
+    assert wide in executor.ask(int, 30.0)
+    info = executor.leave_out([wide])
+    assert (info.workers, info.threads, info.most_threads) == (2, 1, 1)
+    assert wide not in executor.ask(int, 30.0)
+
+
+def test_a_worker_outside_of_the_setting_is_not_asked(cluster: SpecCluster) -> None:
+    opened = opened_on(cluster, only="cpu")
+    try:
+        opened.start()
+        assert len(opened.ask(int, 30.0)) == 2
+    finally:
+        opened.close()
+
+
+def test_the_names_and_threads_of_processes_and_the_holders_of_chunks_are_known(executor: DaskExecutor) -> None:
+    for _ in executor.run(one_at_a_time, [Chunk(index, index, index + 1) for index in range(12)]):
+        if holders := executor.holders():
+            assert set(holders.values()) <= set(WORKERS)
+            break
+    else:
+        raise AssertionError("nobody ever had a chunk")
+    ((name, threads),) = executor.processes.values()  # all workers of this test are one process
+    assert WORKERS[name] == threads
+
+
 def test_results_that_are_lost_with_their_worker_are_made_again_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dask cannot run an item elsewhere that was for the worker which is gone."""
+    """Dask cannot run an item elsewhere that was for the worker which is gone. Here the driver mostly sees the loss
+    before it fetches; the test above reaches the other order."""
     monkeypatch.setattr("daskt2i.executors.window.flight._FETCH_SECONDS", 0.2)
     with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, silence_logs=50, **HERE) as two:
         opened = opened_on(two)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from builders.workflows import fake_settings, with_parts
 
 from daskt2i.config.component import Component
 from daskt2i.config.settings import Workflow
+from daskt2i.encode.choices import across_workers
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
 from daskt2i.errors import WorkerWithoutFiles
@@ -58,6 +60,45 @@ def test_the_run_stops_if_too_few_hosts_see_the_run_folder_and_each_that_does_no
     assert list(Receipts(RunFolder(out)).read()) == []
     all_fit = HostsExecutor(tmp_path / "hosts", {"node2": []})
     assert encode(prepare(fake_settings(), out), all_fit).accepted == 20
+
+
+def test_an_encode_counts_the_workers_that_are_left(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    executor = HostsExecutor(tmp_path / "hosts", {"node1": [out], "node2": [], "node3": []})
+    found = encode(prepare(fake_settings(), out), executor)
+    assert found.workers == found.to_json()["workers"] == 2
+    assert "2 workers x 1 thread" in dict(found.view().rows)["speed"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "precision", "noted"),
+    [
+        ({"node1": ("cpu", "fp32"), "node2": ("cuda 8.0", "bf16")}, "fp32", True),
+        ({"node1": ("cuda 8.0", "bf16"), "node2": ("cpu", "fp32")}, "fp32", True),
+        ({"node1": ("cuda 8.0", "bf16"), "node2": ("cuda 9.0", "bf16")}, "bf16", False),
+        ({"node1": ("cpu", "bf16"), "node2": ("cpu", "fp32")}, "auto", False),
+    ],
+)
+def test_workers_of_several_kinds_agree_on_one_precision(
+    kinds: dict[str, tuple[str, str]],
+    precision: str,
+    noted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def here() -> tuple[str, str]:
+        return kinds[os.environ["XDG_CACHE_HOME"].rpartition("/")[2]]
+
+    monkeypatch.setattr(across_workers, "kind_of", lambda device: here()[0])
+    monkeypatch.setattr(across_workers, "resolve", lambda asked, device: here()[1])
+    executor = HostsExecutor(tmp_path, dict.fromkeys(kinds, ()))
+    found, note = across_workers.agreed_precision(executor, "auto", "cpu")
+    assert found == (precision if noted else "auto")
+    assert bool(note) == noted
+    if noted:
+        assert "cpu (fp32) and cuda 8.0 (bf16)" in note
+        assert across_workers.agreed_precision(executor, "bf16", "cpu") == ("bf16", ""), "as the note says"
+        assert "set dataset.precision=bf16" in note
 
 
 def test_a_host_without_the_images_is_named_before_the_first_chunk(tmp_path: Path) -> None:

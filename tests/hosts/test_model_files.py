@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,6 +101,47 @@ def test_a_copy_with_other_bytes_is_not_kept(tmp_path: Path, text: Path, monkeyp
         fetch(folder)
     assert model_copies.find(str(text), None) is None
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    for name in folder.list("models"):  # as the message says
+        folder.delete(name)
+    offered(tmp_path, text)
+    assert fetch(folder)
+    assert model_copies.find(str(text), None) is not None
+
+
+def flip(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def halve(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize("damage", [flip, halve])
+def test_a_copy_that_a_disk_damaged_is_replaced_before_the_first_chunk(
+    damage: Callable[[bytes], bytes], tmp_path: Path, text: Path
+) -> None:
+    executor = HostsExecutor(tmp_path / "hosts", {"node1": [text], "node2": []})
+    encode(prepare(with_text(text), tmp_path / "run"), executor)
+    (copy,) = (tmp_path / "hosts" / "node1").rglob("model.safetensors")
+    good = copy.read_bytes()
+    copy.write_bytes(damage(good))
+    heard, again = list[Event](), RunFolder(tmp_path / "again")
+    assert encode(prepare(with_text(text), again.root), executor, heard.append).accepted == 8
+    assert [event.text for event in heard if isinstance(event, Note) and "go through the run folder" in event.text]
+    assert copy.read_bytes() == good
+    for name in again.list("latents.zarr"):
+        assert again.read(name) == RunFolder(tmp_path / "run").read(name), name
+
+
+def test_a_model_of_the_run_folder_that_a_disk_damaged_is_written_again(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    folder = offered(tmp_path, text)
+    (name,) = [name for name in folder.list("models") if (folder.size(name) or 0) > 10**6]
+    folder.write(name, flip(folder.read(name)))
+    assert fetch(offered(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +200,34 @@ def test_a_hub_model_that_is_not_here_is_not_downloaded_by_a_check(text: Path) -
         locate("nobody/no-such-model", **how)
     with without_download():
         assert locate(str(text), **how) == text
+
+
+def test_a_rank_zero_with_a_damaged_copy_trains_nothing_until_it_has_the_model_of_the_store(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from daskt2i.train.upkeep.rank_needs import require_seen
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    workflow = with_text(text)
+    dataset = workflow.dataset.model_dump(mode="json", by_alias=True)
+    encode(prepare(workflow, tmp_path / "run"), SerialExecutor())
+    folder = offered(tmp_path, text)
+    assert fetch(folder)
+    (copy,) = (tmp_path / "cache").rglob("model.safetensors")
+    good = copy.read_bytes()
+    copy.write_bytes(flip(good))
+    away = text.rename(text.with_name("away"))
+    index = folder.read(INDEX)
+    folder.delete(INDEX)
+    with pytest.raises(ModelMissing, match=r"^Rank 0 on .* has other weights of the encoders"):
+        require_seen(folder, "", CHECK, dataset)
+    away.rename(text)  # as the message says: under the same path there
+    require_seen(folder, "", CHECK, dataset)
+    text.rename(away)
+    folder.write(INDEX, index)
+    require_seen(folder, "", CHECK, dataset)
+    assert copy.read_bytes() == good
 
 
 class Refusing(LocalRankSpawner):

@@ -578,6 +578,31 @@ def test_a_launch_that_never_gets_its_workers_says_that_another_training_has_the
     launch("rank_modules.toy", {"do": "tell", "text": ""}, DaskRankSpawner(client), 1, 1, Killer(), env=ENV)
 
 
+def test_launches_with_different_workers_run_beside_each_other(client: Client) -> None:
+    first, second = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    quiet: Any = lambda: False  # noqa: E731
+    with sole_use(client, quiet, 0.0, lambda: [first]):
+        with sole_use(client, quiet, 0.0, lambda: [second]):
+            pass
+        with pytest.raises(SchedulerError, match="Another training"), sole_use(client, quiet, 0.0, lambda: [first]):
+            pass
+        with pytest.raises(SchedulerError, match="Another training"), sole_use(client, quiet, 0.0):
+            pass
+    with sole_use(client, quiet, 0.0), pytest.raises(SchedulerError), sole_use(client, quiet, 0.0, lambda: [first]):
+        pass
+    with sole_use(client, quiet, 0.0, lambda: [first, second]):
+        pass
+
+
+def test_a_claim_ends_with_the_client_that_made_it(client: Client) -> None:
+    everyone = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        held = sole_use(other, lambda: False, 0.0, lambda: everyone)
+        held.__enter__()
+    with sole_use(client, lambda: False, 30.0):
+        pass
+
+
 HOLD = """
 import sys
 from distributed import Client

@@ -20,3 +20,21 @@ def test_ranks_and_the_threads_of_each_are_told_apart(ranks: int, threads: int, 
     workflow = load_workflow("demo")
     plan = TrainPlan("out", 100, ranks, threads, workflow.train, workflow.launch)
     assert dict(plan.view().rows)["ranks"] == expected
+
+
+@pytest.mark.parametrize(
+    ("done", "words"),
+    [(0, "epochs"), (40, "goes on from the checkpoint of step 40"), (300, "300 steps are done, so nothing is left")],
+)
+def test_a_plan_says_the_model_where_checkpoints_go_and_from_which_one_it_goes_on(done: int, words: str) -> None:
+    workflow = load_workflow("demo", {"train.steps": 300})
+    rows = dict(TrainPlan("out", 100, 2, 1, workflow.train, workflow.launch, done=done).view().rows)
+    assert rows["model"] == "demo, about 4.1 M parameters"
+    assert rows["checkpoints"].endswith("kept in train/checkpoints")
+    assert rows["steps"].endswith(words)
+
+
+def test_a_model_of_your_own_has_no_number_of_parameters_in_the_plan() -> None:
+    workflow = load_workflow("demo", {"train.model": {"preset": None, "config": {"layers_per_block": 1}}})
+    rows = dict(TrainPlan("out", 100, 2, 1, workflow.train, workflow.launch).view().rows)
+    assert rows["model"] == "UNet of train.model.config"

@@ -263,26 +263,36 @@ def plot(title: str, x: str, y: str, tips: Sequence[tuple[str, str]] = (), **set
     return made
 
 
-def bars(x: str, **settings: Any) -> Any:
-    """An empty plot of horizontal bars with names and labels. Its first renderer has the source; see `send_bars`."""
-    from bokeh.models import ColumnDataSource, FactorRange
+_BAR, _AROUND_BARS = 34, 76
+"""Pixels of a bar with its label, and of title and axis."""
 
-    source = ColumnDataSource({name: [] for name in ("name", "value", "colour", "label")})
-    made = plot("", x, "", y_range=FactorRange(), **settings)
-    made.hbar("name", right="value", height=0.65, fill_color="colour", line_color=None, source=source)
-    words = {"text_color": GREY, "text_baseline": "middle", "x_offset": 4, "text_font_size": "12px"}
-    made.text("value", "name", "label", source=source, **words)
+
+def bars(x: str, **settings: Any) -> Any:
+    """An empty plot of horizontal bars with names and labels. Its first renderer has the source; see `send_bars`.
+
+    A label stands above its bar, where a narrow screen has room for it whatever the length of the bar.
+    """
+    from bokeh.models import ColumnDataSource, FactorRange
+    from bokeh.transform import dodge
+
+    source, factors = ColumnDataSource({name: [] for name in ("name", "value", "colour", "label")}), FactorRange()
+    made = plot("", x, "", y_range=factors, **settings)
+    below = dodge("name", -0.22, range=factors)
+    made.hbar(below, right="value", height=0.4, fill_color="colour", line_color=None, source=source)
+    words = {"text_color": GREY, "text_baseline": "bottom", "x_offset": 2, "text_font_size": "12px"}
+    made.text(0, "name", "label", source=source, **words)
     made.x_range.start, made.x_range.end = 0, 100
     made.ygrid.grid_line_color = None
     return made
 
 
 def send_bars(made: Any, source: Any, rows: Sequence[tuple[str, float, str, str]]) -> None:
-    """Give bars to a plot: (name, value, colour, label), from top to bottom. Its axis leaves a place for the labels."""
+    """Give bars to a plot: (name, value, colour, label), from top to bottom."""
     rows = rows[::-1]
     names = [name for name, _, _, _ in rows]
     _set(made.y_range, factors=names)
-    _set(made.x_range, end=10 * math.ceil(0.135 * max(value for _, value, _, _ in rows)) or 1.0)  # in steps
+    _set(made, height=_AROUND_BARS + _BAR * len(rows))
+    _set(made.x_range, end=10 * math.ceil(0.1 * max(value for _, value, _, _ in rows)) or 1.0)  # in steps
     columns = zip(*rows, strict=True)
     send(source, dict(zip(("name", "value", "colour", "label"), map(list, columns), strict=True)))
 

@@ -116,20 +116,17 @@ class Shares(Plotted):
         self.source = self.plot.renderers[0].data_source
 
     def update(self, state: RunState) -> None:
-        ranks = list(state.rank_shares.values())
+        ranks = len(state.rank_shares)
         rows = []
-        for name, words in TRAIN_PARTS.items():
-            if found := [100 * one[name] for one in ranks if name in one]:
-                mean, low, high = sum(found) / len(found), min(found), max(found)
-                apart = f" ({low:.1f} to {high:.1f})" if high - low >= 0.1 else ""
-                rows.append((words, mean, _COLOURS[name], f"{mean:.1f} %{apart}"))
+        for name, shares in state.mean_shares.items():
+            mean, low, high = (100 * share for share in shares)
+            apart = f" ({low:.1f} to {high:.1f})" if high - low >= 0.1 else ""
+            rows.append((TRAIN_PARTS[name], mean, _COLOURS[name], f"{mean:.1f} %{apart}"))
         if not rows:
             self.hide()
             return
         frame.send_bars(self.plot, self.source, rows)
-        self.show(
-            "Where the time of rank 0 goes" if len(ranks) == 1 else f"Where the time of {len(ranks):,} ranks goes"
-        )
+        self.show(f"Where the time of {'rank 0' if ranks == 1 else f'{ranks:,} ranks'} went since the start")
 
 
 class Ranks(Figure):

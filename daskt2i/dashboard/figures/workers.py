@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 30
 """Workers in the table."""
 
+_NUMBERS = ("threads", "rows/s", "memory", "of limit", "spilled", "batch", "chunks", "last seen", "last chunk")
+
 _GIB = 2**30
 
 
@@ -123,8 +125,13 @@ class WorkerTable(Figure):
         now = state.now(time.time()) if runs else state.encode_ended or state.updated
         rows = [_row(name, one, now, runs) for name, one in slowest[:MOST_ROWS]]
         more = max(len(slowest), state.workers_seen) - len(rows)
+        threads = {one["threads"] for one in state.workers.values() if one.get("threads")}
+        differ = len(threads) > 1
+        if not differ:
+            rows = [[*row[:1], *row[2:]] for row in rows]
         head = (
             "worker",
+            *(["threads"] * differ),
             "rows/s",
             "memory",
             "of limit",
@@ -141,7 +148,8 @@ class WorkerTable(Figure):
             are = "is" if loading == 1 else "are"
             left += f'<p class="dim">{many(loading, "more worker")} {are} at the first chunk: models load there.</p>'
         title = "<h3>Workers, the slowest first</h3>"
-        frame.say(self.root, title + frame.table(head, rows, numbers=(1, 2, 3, 4, 5, 7, 8), wide=(9,)) + left)
+        numbers = [head.index(name) for name in _NUMBERS if name in head]
+        frame.say(self.root, title + frame.table(head, rows, numbers=numbers, wide=(len(head) - 1,)) + left)
 
 
 def _row(name: str, one: Mapping[str, Any], now: float, runs: bool) -> list[str]:
@@ -150,7 +158,8 @@ def _row(name: str, one: Mapping[str, Any], now: float, runs: bool) -> list[str]
     if memory and limit and memory > 0.8 * limit:
         share = f'<span class="bad">{share}</span>'
     return [
-        shown(name, 60),
+        shown(f"{one['name']} ({name})" if one.get("name") not in (None, "", name) else name, 60),
+        f"{one['threads']:,}" if one.get("threads") else "–",
         f"{float(one.get('rate') or 0.0):,.1f}",
         size(memory) if memory else "–",
         share,

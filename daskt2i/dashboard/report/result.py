@@ -264,10 +264,13 @@ def _train_rows(state: RunState) -> list[tuple[str, str]]:
         figures.append(f"{HELDOUT_LOSS} {state.heldout.last[1]:.4f}")
     rows = [(state.training, ", ".join(figures))]
     if state.speed.last is not None:
-        spent = [(TRAIN_PARTS.get(name, name), 100 * value) for name, value in state.shares.items() if value >= 0.005]
-        shares = ", ".join(f"{name} {share:.0f} %" for name, share in spent)
         mean = f"{state.mean_speed or state.speed.last[1]:.1f} {MEAN_SPEED} on {many(state.ranks, 'rank')}"
-        rows.append(("speed", mean + (f"; {shares}" if shares else "")))
+        rows.append(("speed", mean))
+        spent = [(TRAIN_PARTS[name], 100 * mean) for name, (mean, _, _) in state.mean_shares.items() if mean >= 0.005]
+        if spent:
+            who = "rank 0" if len(state.rank_shares) == 1 else "all ranks, the mean"
+            shares = ", ".join(f"{name} {share:.0f} %" for name, share in spent)
+            rows.append(("time of ranks", f"{shares} (since the start, {who})"))
     if state.attempt > 1:
         rows.append(("attempts", f"{state.attempt}"))
     return rows

@@ -23,8 +23,8 @@ PSNR_MEANING = (
 _ENCODE_COUNTS = ("rows", "rows_before", "rows_done", "accepted", "captions", "truncated", "bytes", "chunks")
 
 
-_WORKER_NUMBERS = ("at", "rate", "memory", "limit", "batch", "chunk", "chunks", "rows", "spilled")
-_WORKER_TEXTS = ("engine", "last")
+_WORKER_NUMBERS = ("at", "rate", "memory", "limit", "batch", "chunk", "chunks", "rows", "spilled", "threads")
+_WORKER_TEXTS = ("engine", "last", "name")
 
 
 def worker_figures(told: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,8 @@ class EncodeFigures:
             `encode_text`, `gate`, `write`. `read` and `decode` are seconds of threads that work beside them.
         workers: `host:pid` -> `at` (time of the newest message), `rate` (rows per second), `memory` (largest so far,
             bytes), `limit` (bytes or None), `batch`, `engine`, `chunk`, `chunks`, `rows` (in this encode), `last` (a
-            sentence). workers_seen: number of workers that ended a chunk; more than are kept if it is above 1,000.
+            sentence), `name` and `threads` (as its scheduler knows them). workers_seen: number of workers that ended a
+            chunk; more than are kept if it is above 1,000.
         worker_count, threads, memory_limit, device, precision, engine, batch: of this encode, at its start.
         newest_rejected: (row, reason, caption, thumbnail as data URI or "", detail, file), the newest last.
         psnr_edges: dB. psnr_counts: checked pictures in each class of this encode. psnr_lowest: dB or None.

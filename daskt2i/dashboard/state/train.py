@@ -31,6 +31,14 @@ def rank_figures(told: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _as_last_measured(told: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a rank. If its process has just ended, nothing was measured: the figures before count."""
+    if told.get("memory"):
+        return told
+    measured = ("memory", "cpu")
+    return {k: v for k, v in told.items() if k not in measured} | {k: before[k] for k in measured if k in before}
+
+
 class TrainFigures:
     """The newest training.
 
@@ -102,7 +110,9 @@ class TrainFigures:
 
     def _hear_pulse(self, m: Mapping[str, Any], at: float) -> None:
         for rank, figures in m["ranks"].items():
-            self.rank_figures[int(rank)] = rank_figures(figures)
+            self.rank_figures[int(rank)] = _as_last_measured(
+                rank_figures(figures), self.rank_figures.get(int(rank), {})
+            )
 
     def _hear_picture(self, m: Mapping[str, Any], at: float) -> None:
         data = str(m["data"])
@@ -124,6 +134,15 @@ class TrainFigures:
         """Rank -> its shares of the time by part, 0 to 1. Before the first pulse only those of rank 0 are known."""
         told = {rank: one["shares"] for rank, one in sorted(self.rank_figures.items()) if one.get("shares")}
         return told or ({0: self.shares} if self.shares else {})
+
+    @property
+    def mean_shares(self) -> dict[str, tuple[float, float, float]]:
+        """Part -> its share of the time since the start: the mean of all ranks, the lowest, the highest; 0 to 1."""
+        ranks, found = list(self.rank_shares.values()), {}
+        for part in TRAIN_PARTS:
+            if shares := [one[part] for one in ranks if part in one]:
+                found[part] = sum(shares) / len(shares), min(shares), max(shares)
+        return found
 
     @property
     def steps_left_seconds(self) -> float | None:

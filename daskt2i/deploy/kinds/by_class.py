@@ -12,6 +12,7 @@ from typing import Any
 from daskt2i.deploy.kinds.jobqueue import Jobqueue, Pbs, Sge
 from daskt2i.deploy.kinds.kind import Kind
 from daskt2i.deploy.kinds.kubernetes import Kubernetes
+from daskt2i.deploy.kinds.local import Local
 from daskt2i.deploy.kinds.slurm import Slurm
 from daskt2i.deploy.kinds.small import Cuda, Gateway
 from daskt2i.deploy.kinds.ssh import Ssh
@@ -24,6 +25,7 @@ _BY_NAME: dict[str, type[Kind]] = {
     "KubeCluster": Kubernetes,
     "LocalCUDACluster": Cuda,
     "GatewayCluster": Gateway,
+    "LocalCluster": Local,
 }
 _BY_PACKAGE = {"dask_jobqueue": Jobqueue}
 

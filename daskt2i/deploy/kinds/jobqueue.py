@@ -24,6 +24,7 @@ from typing import Any
 import dask
 from distributed.security import Security
 
+from daskt2i.deploy.kinds.adapting import ByTasks
 from daskt2i.deploy.kinds.kind import Kind, names_of, own_names, refuse_unknown
 from daskt2i.deploy.kinds.request import Refused, Request, exports
 from daskt2i.deploy.tls_files import has_own_certificates
@@ -148,6 +149,10 @@ class Jobqueue(Kind):
         if self._errors:
             raise Refused(self._errors[0])
         return request.workers
+
+    def adapting(self, request: Request) -> dict[str, Any]:
+        """Jobs by the number of tasks, unless the file says for how many seconds of work there is to be one."""
+        return {} if "target_duration" in (request.adapt or {}) else {"Adaptive": ByTasks}
 
     def words(self, arguments: Mapping[str, Any], request: Request) -> str:
         """`"4 jobs of 8 cores, 16 GiB, 2:00:00, partition debug"`."""

@@ -49,12 +49,14 @@ class Kind:
         return offered | ({"security": True} if request.tls else {})
 
     def check(self, factory: Any, arguments: Mapping[str, Any]) -> None:
-        """Refuse what cannot start: an argument that the class does not have, a command that is not there.
+        """Refuse what cannot start: an argument that the class does not have, or one that it needs and does not get.
 
         Raises:
             Refused: with the reason.
         """
         refuse_unknown(arguments, _all_names(factory), factory)
+        refuse_no_cluster(factory)
+        refuse_missing(arguments, factory)
 
     def start(self, factory: Any, arguments: Mapping[str, Any], request: Request) -> Any:
         """Make the cluster. It has a scheduler, but perhaps no workers yet."""
@@ -63,8 +65,10 @@ class Kind:
     def fill(self, cluster: Any, arguments: Mapping[str, Any], request: Request) -> int | None:
         """Ask for the workers, unless the class was told their number. Returns the number that will come."""
         if request.adapt is not None:
-            cluster.adapt(**request.adapt)
-            return int(request.adapt.get("minimum", 0)) or None
+            # A stage gives work to the workers that it sees, so without any it would wait for ever.
+            least = max(1, int(request.adapt.get("minimum", 1)))
+            cluster.adapt(**{**self.adapting(request), **request.adapt, "minimum": least})
+            return least
         if "n_workers" in arguments:
             number: int | None = arguments["n_workers"]
             return number
@@ -73,6 +77,10 @@ class Kind:
         if callable(scale := getattr(cluster, "scale", None)):
             scale(request.workers)
         return request.workers
+
+    def adapting(self, request: Request) -> dict[str, Any]:
+        """More arguments for the cluster's `adapt`."""
+        return {}
 
     def words(self, arguments: Mapping[str, Any], request: Request) -> str:
         """What is asked for, for a person: `"4 jobs of 8 cores, 16 GiB, 2:00:00"`."""
@@ -172,6 +180,38 @@ def _signature(factory: Any) -> tuple[set[str], bool]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return names, True
     return names, False
+
+
+def refuse_no_cluster(factory: Any) -> None:
+    """Refuse what is surely no class of a cluster, and no function that makes one.
+
+    Raises:
+        Refused: with the reason.
+    """
+    if not callable(factory):
+        raise Refused(f"it names a {type(factory).__name__}, but it must name the class of a cluster")
+    if inspect.isclass(factory) and not any(hasattr(factory, name) for name in _OF_CLUSTERS):
+        raise Refused(f"{factory.__name__} is not the class of a cluster")
+
+
+_OF_CLUSTERS = ("scheduler_address", "scheduler", "scale", "close")
+"""A class of a cluster has one of these names at the least."""
+
+
+def refuse_missing(arguments: Mapping[str, Any], factory: Any) -> None:
+    """Refuse a call in which an argument is missing.
+
+    Raises:
+        Refused: it names the argument.
+    """
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a built-in function without a signature
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if missing := [name for name in needed if name not in arguments]:
+        name = getattr(factory, "__name__", factory)
+        raise Refused(f"{name} needs the argument {missing[0]!r}, which the file does not give")
 
 
 def refuse_unknown(arguments: Iterable[str], names: set[str] | None, factory: Any) -> None:

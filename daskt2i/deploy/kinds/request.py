@@ -13,6 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+MOST_WORKERS = 250_000
+"""Workers of one cluster. Its scheduler is one process, which needs about four open files for each of them, and Linux
+gives a process 2^20 of them at most (`fs.nr_open`)."""
+
+MOST_CORES = 8_192
+"""Cores of one worker: Linux runs on so many processors at most (`CONFIG_NR_CPUS`)."""
+
 
 class Refused(Exception):
     """A cluster that cannot be started as it was asked for. Its text is a clause for a person."""

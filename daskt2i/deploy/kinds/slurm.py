@@ -42,6 +42,8 @@ class Slurm(Jobqueue):
         self._states: dict[str, str] = {}
         self._due: set[str] = set()
         self._renewed: set[str] = set()
+        self._joined: set[str] = set()
+        self._fixed = False
 
     def arguments(self, factory: Any, given: Mapping[str, Any], request: Request, stack: ExitStack) -> dict[str, Any]:
         """A worker leaves before the walltime of its job, so that it loses no work."""
@@ -61,13 +63,15 @@ class Slurm(Jobqueue):
             return None
         reasons: list[str] = []
         there: set[str] = set()
+        self._joined |= _jobs_of_workers(cluster)
         for line in filter(None, answer.splitlines()):
             job, state, reason, used = (line.split("|") + [""] * 4)[:4]
             there.add(job)
             self._states[job] = state
             if state in _WAITING and reason not in (*reasons, "None", ""):
                 reasons.append(reason)
-            if state in _RENEWED and not re.fullmatch(r"0:\d\d", used):  # a shorter job does not work at all
+            # A short job whose worker never came does not work at all.
+            if state in _RENEWED and (job in self._joined or not re.fullmatch(r"0:\d\d", used)):
                 self._due.add(job)
         for job in self._states.keys() - there:
             if self._states[job] in (*_WAITING, *_ACTIVE, "COMPLETING"):
@@ -81,14 +85,22 @@ class Slurm(Jobqueue):
         return found | {"hopeless": hopeless, "log": self.last_line() if "failed" in ended else ""}
 
     def renew(self, cluster: Any, request: Request) -> bool:
-        """Submit jobs in the place of those that reached their limit, were preempted, or lost their node."""
+        """Submit jobs in the place of those that reached their limit, were preempted, or lost their node.
+
+        As long as the cluster adapts, they are only forgotten: Dask then sees that workers are missing.
+        """
         lost = self._due - self._renewed
-        if request.adapt is not None or not lost or len(self._renewed) + len(lost) > _RENEWALS:
+        if not lost or len(self._renewed) + len(lost) > _RENEWALS:
             return False
         self._renewed |= lost
         with suppress(Exception):  # a refused job is in the errors
-            cluster.sync(_exchange, cluster, lost, request.workers)
+            cluster.sync(_exchange, cluster, lost, request.workers, request.adapt is None or self._fixed)
         return True
+
+    def fix(self, cluster: Any, request: Request) -> None:
+        """Stop `adapt`. From now on `renew` submits."""
+        self._fixed = True
+        super().fix(cluster, request)
 
     def cancel_command(self, request: Request) -> list[str]:
         return ["scancel", "--quiet", f"--name={request.name}"]
@@ -109,7 +121,16 @@ def seconds(walltime: Any) -> int | None:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + last
 
 
-async def _exchange(cluster: Any, lost: set[str], workers: int) -> None:
+def _jobs_of_workers(cluster: Any) -> set[str]:
+    """The jobs whose workers are connected now."""
+    with suppress(AttributeError, RuntimeError):  # no scheduler here, or a worker joins at this moment
+        names = {str(worker.name) for worker in cluster.scheduler.workers.values()}
+        names |= {name.rpartition("-")[0] for name in names}  # a job with several workers numbers them
+        return {str(job.job_id) for name, job in list(cluster.workers.items()) if str(name) in names}
+    return set()
+
+
+async def _exchange(cluster: Any, lost: set[str], workers: int, submits: bool) -> None:
     """Forget jobs that have ended, and submit as many new ones, with new names.
 
     Dask looks again for a worker some time after it was lost, by its name, and would cancel the new job.
@@ -119,6 +140,6 @@ async def _exchange(cluster: Any, lost: set[str], workers: int) -> None:
             del cluster.workers[name]
             cluster.worker_spec.pop(name, None)
     cluster._i += workers + len(lost)
-    for _ in lost:
+    for _ in lost if submits else ():
         cluster.worker_spec.update(cluster.new_worker_spec())
     await cluster._correct_state()

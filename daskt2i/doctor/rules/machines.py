@@ -7,10 +7,10 @@ Does not cover: what differs between workers (`rules.cluster`), what they see of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from daskt2i.doctor.facts import Found, Problem, Severity, Worker, who
-from daskt2i.formatting import size
+from daskt2i.formatting import many, size
 from daskt2i.plan import MIB, PAUSE_FRACTION
 
 _SMALLEST_TEMP = 64 * MIB
@@ -27,22 +27,21 @@ def problems(found: Found) -> Iterator[Problem]:
 
 def _limits(found: Found) -> Iterator[Problem]:
     """Limits of workers that together are above the memory of their host."""
-    hosts = defaultdict[str, list[Worker]](list)
-    for one in found.workers:
-        if one.look is not None and one.said("memory", "machine"):
-            hosts[one.host].append(one)
-    for host, workers in hosts.items():
-        there = int(workers[0].said("memory", "machine"))
-        asked = sum(one.memory_limit for one in workers)
+    alike = defaultdict[tuple[int, str, str], list[list[Worker]]](list)
+    for workers in _by_host(found, "memory", "machine"):
+        there, asked = int(workers[0].said("memory", "machine")), sum(one.memory_limit for one in workers)
         if asked > 1.02 * there and len(workers) > 1:
-            yield Problem(
-                "slows",
-                "memory-limit",
-                f"The workers on {host} may use {size(asked)} together, and it has {size(there)}: the system may end "
-                "one before Dask does.",
-                f"Start them with --memory-limit {there // len(workers) // MIB}MiB, or fewer of them.",
-                tuple(one.address for one in workers),
-            )
+            alike[len(workers), size(asked), size(there)].append(workers)
+    for (count, asks, has), groups in alike.items():
+        least = min(int(workers[0].said("memory", "machine")) for workers in groups)
+        yield Problem(
+            "slows",
+            "memory-limit",
+            f"The workers on {_hosts(groups)} may use {asks} together, and it has {has}: the system may end one "
+            "before Dask does.",
+            f"Start them with --memory-limit {least // count // MIB}MiB, or fewer of them.",
+            _addresses(groups),
+        )
 
     def above(one: Worker) -> bool:
         group = one.said("memory", "group")
@@ -86,24 +85,26 @@ def _pause(found: Found) -> Iterator[Problem]:
 
 
 def _memory(found: Found) -> Iterator[Problem]:
-    """Free memory now against what the workers of a host need."""
-    hosts = defaultdict[str, list[Worker]](list)
-    for one in found.workers:
-        if one.said("memory", "free") is not None:
-            hosts[one.host].append(one)
-    for host, workers in hosts.items():
+    """Free memory now against what the workers of a host need. The host that lacks most stands for all."""
+    short: list[tuple[int, int, list[Worker]]] = []
+    for workers in _by_host(found, "memory", "free"):
         free = min(int(one.said("memory", "free")) for one in workers)
         used = sum({int(one.said("pid") or 0): int(one.said("memory", "process") or 0) for one in workers}.values())
         processes = len({one.said("pid") for one in workers})
         need = found.need * processes - min(used, found.need * processes)
         if found.need and free < need:
-            yield Problem(
-                "slows",
-                "memory",
-                f"{host} has {size(free)} of memory free now, and a run needs about {size(need)} more there.",
-                "Other programs use the rest: end them, or use fewer workers.",
-                tuple(one.address for one in workers if one.address),
-            )
+            short.append((free, need, workers))
+    if short:
+        free, need, workers = min(short, key=lambda one: one[0] - one[1])
+        more = f", and {many(len(short) - 1, 'other host')} have too little, too" if len(short) > 1 else ""
+        yield Problem(
+            "slows",
+            "memory",
+            f"{workers[0].host} has {size(free)} of memory free now, and a run needs about {size(need)} more "
+            f"there{more}.",
+            "Other programs use the rest: end them, or use fewer workers.",
+            _addresses([workers for _, _, workers in short]),
+        )
 
 
 def _temp(found: Found) -> Iterator[Problem]:
@@ -186,21 +187,42 @@ def _gpus(found: Found) -> Iterator[Problem]:
 
 def _shared_gpus(found: Found) -> Iterator[Problem]:
     """Workers that see the same GPU."""
-    hosts = defaultdict[str, list[Worker]](list)
-    for one in found.workers:
-        if one.said("gpus", "names"):
-            hosts[one.host].append(one)
-    for host, workers in hosts.items():
+    alike = defaultdict[tuple[int, int], list[list[Worker]]](list)
+    for workers in _by_host(found, "gpus", "names"):
         gpus, first = len(workers[0].said("gpus", "names")), [str(one.said("gpus", "visible")) for one in workers]
         if len(workers) > 1 and len(set(first)) < len(workers):
-            yield Problem(
-                "slows",
-                "gpu",
-                f"{len(workers)} workers on {host} see the same GPUs ({gpus} there): to encode, they share the memory "
-                "of the first.",
-                "Start one worker for each GPU (dask cuda worker), or give each its own CUDA_VISIBLE_DEVICES.",
-                tuple(one.address for one in workers),
-            )
+            alike[len(workers), gpus].append(workers)
+    for (count, gpus), groups in alike.items():
+        yield Problem(
+            "slows",
+            "gpu",
+            f"{count} workers on {_hosts(groups)} see the same GPUs ({gpus} there): to encode, they share the memory "
+            "of the first.",
+            "Start one worker for each GPU (dask cuda worker), or give each its own CUDA_VISIBLE_DEVICES.",
+            _addresses(groups),
+        )
+
+
+def _by_host(found: Found, *names: str) -> list[list[Worker]]:
+    """The workers that say this value of their look, by host."""
+    hosts = defaultdict[str, list[Worker]](list)
+    for one in found.workers:
+        if one.said(*names) is not None:
+            hosts[one.host].append(one)
+    return list(hosts.values())
+
+
+def _hosts(groups: Sequence[Sequence[Worker]]) -> str:
+    """Words for hosts of which the same is told: `"node1"`, `"each of 2 hosts (node1, node2)"`."""
+    names = [workers[0].host for workers in groups]
+    if len(names) == 1:
+        return names[0]
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"each of {many(len(names), 'host')} ({', '.join(names[:3])}{more})"
+
+
+def _addresses(groups: Sequence[Sequence[Worker]]) -> tuple[str, ...]:
+    return tuple(one.address for workers in groups for one in workers if one.address)
 
 
 def _each(

@@ -62,9 +62,8 @@ def _models(found: Found) -> Iterator[Problem]:
                 yield Problem(
                     "slows",
                     "models",
-                    f"{who(workers, len(found.workers))}: the model of the {words} is not there. The first encode "
-                    f"sends the models ({size(found.named['sends'])}) through the run folder to each host that lacks "
-                    "them.",
+                    f"{who(workers, len(found.workers))}: the model of the {words} cannot be used there ({why})."
+                    f"{_sent(found)}",
                     "Nothing must be done. To save the time, put the model into a folder that all machines share.",
                     tuple(one.address for one in workers),
                 )
@@ -82,18 +81,26 @@ def _models(found: Found) -> Iterator[Problem]:
         mine = found.named.get(name)
 
         def other(one: Worker) -> str:
-            theirs = _part(one, name).get("weights")  # noqa: B023
-            return "other weights" if theirs and mine and theirs != mine else ""  # noqa: B023
+            part = _part(one, name)  # noqa: B023
+            if not part.get("weights") or not mine or part["weights"] == mine:  # noqa: B023
+                return ""
+            return "copy" if part.get("copied") and found.named.get("sends") else "other weights"
 
-        for workers in _grouped(found, other).values():
+        for what, workers in _grouped(found, other).items():
             yield Problem(
-                "stops",
+                "slows" if what == "copy" else "stops",
                 "models",
                 f"{who(workers, len(found.workers))}: the {words} has other weights there than here."
-                + some_only(workers, found),
-                "Give all workers the same model folder, or name a revision of the hub id.",
+                + (_sent(found) if what == "copy" else some_only(workers, found)),
+                "Nothing must be done."
+                if what == "copy"
+                else "Give all workers the same model folder, or name a revision of the hub id.",
                 tuple(one.address for one in workers),
             )
+
+
+def _sent(found: Found) -> str:
+    return f" The first encode sends the models ({size(found.named['sends'])}) through the run folder to such hosts."
 
 
 def _folder(found: Found) -> Iterator[Problem]:

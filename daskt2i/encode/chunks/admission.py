@@ -29,7 +29,7 @@ from daskt2i.errors import WorkerMismatch, WorkerWithoutFiles
 from daskt2i.hosts.sight import first_image, here, other_image, require_folder, visible
 from daskt2i.images import read as images
 from daskt2i.machine.precision import default_device, kind_of, resolve
-from daskt2i.machine.versions import CODE, version_differences, versions
+from daskt2i.machine.versions import CODE, CODE_FOLDER, version_differences, versions
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Row, Runtime
@@ -45,6 +45,7 @@ class Terms:
         row, image: a row, and the SHA-256 of its image file; None and "" if the driver could not read one.
         asked: the precision that was asked for; `auto` means that each kind of worker could choose another one.
         kind: the kind of worker that chose the precision of the store; "" until it is known.
+        code: the folder from which the driver imports daskt2i.
     """
 
     versions: Mapping[str, str]
@@ -53,6 +54,7 @@ class Terms:
     image: str
     asked: str
     kind: str = ""
+    code: str = ""
 
     def with_packages(self, packages: Collection[str]) -> Terms:
         """The terms with the driver's versions of packages that decide bytes only if an encoder uses them."""
@@ -68,7 +70,7 @@ def open_to_workers(folder: RunFolder, source: Source, asked: str) -> Iterator[T
     """The terms of this run. `CHECK` is in the run folder while the block runs."""
     row, image = first_image(source)
     with visible(folder) as nonce:
-        yield Terms(statement(), nonce, row, image, asked)
+        yield Terms(statement(), nonce, row, image, asked, code=CODE_FOLDER)
 
 
 def admit(terms: Terms, folder: RunFolder, runtime: Runtime) -> None:
@@ -120,12 +122,19 @@ def _same_versions(terms: Terms) -> None:
     own = statement(terms.versions)
     if differ := version_differences(own, terms.versions):
         only_code = own == {**terms.versions, CODE: own[CODE]}
-        cause = (
-            "The source files of daskt2i were changed after one of the two had started, or are two copies. If both use "
-            "the same files, start the workers (client.restart()) and the notebook again"
-            if only_code
-            else "Install the same packages for workers and driver, start the workers again"
-        )
+        copies = f"The worker imports daskt2i from {CODE_FOLDER}, the driver from {terms.code}"
+        if only_code and terms.code == CODE_FOLDER:
+            cause = (
+                f"{copies}. The files there were changed after one of the two had started, or these are two disks: "
+                "start the workers (client.restart()) and the notebook again, from the same files"
+            )
+        elif only_code:
+            cause = (
+                f"{copies}, and these are two different copies. Start both from the same environment and the same "
+                "folder (a checkout in the current folder comes before an installed package)"
+            )
+        else:
+            cause = "Install the same packages for workers and driver, start the workers again"
         raise WorkerMismatch(
             f"The worker {here()} does not have the versions of the driver: {'; '.join(differ)}. It encoded nothing, "
             f"because its rows could differ; finished chunks are kept. {cause}, and encode again."

@@ -129,6 +129,7 @@ class ChunkQueue:
         """The next open chunk with its rows. The rows are read when the executor asks for the chunk."""
         index = self._again.popleft() if self._again else next(fresh, None)
         if index is None:
+            self.standstill.drained()
             return None
         self.standstill.drawn(index)
         self.standstill.hear(ChunkSent(index))
@@ -151,7 +152,8 @@ class ChunkQueue:
             self.on_done(receipt)
             for warning in receipt.warnings:
                 self.standstill.hear(Note(warning))
-            self.standstill.hear(ChunkDone(receipt))
+            known = getattr(self.executor, "processes", {}).get(receipt.worker, ("", 0))
+            self.standstill.hear(ChunkDone(receipt, *known))
 
     def _fail(self, index: int, error: BaseException, first: bool) -> None:
         """Count a chunk that failed, and report it. An error that ends the run is raised."""

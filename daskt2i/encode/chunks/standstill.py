@@ -1,7 +1,7 @@
 """What the driver says when nothing moves: to the listener, and to `status`.
 
-Covers: reading the workers' reports (`watch`), what an executor waits for, a run in which no chunk ends; how often that
-is told; the object that `status` reads; workers that died.
+Covers: reading the workers' reports (`watch`), what an executor waits for, a run in which no chunk ends, or whose
+last chunks take long; how often that is told; the object that `status` reads; workers that died.
 Does not cover: how it looks (`display`), ending what stands still (`encode.read_ahead`, `executors`).
 
 A thread looks every two seconds, because the driver itself waits for its executor. It hands on events one at a time
@@ -14,18 +14,23 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i import retries
 from daskt2i.encode.chunks.watch import WAITING
-from daskt2i.events import Event, Listener, Moving, Waiting, tell_deaths
+from daskt2i.events import Activity, Event, Listener, Moving, Waiting, tell_deaths
 from daskt2i.formatting import waiting_words
 from daskt2i.store.run_folder import STANDSTILL, RunFolder
 
 _LOOK_SECONDS = 2.0
 _STALE_SECONDS = 60.0
 """A report that did not change for so long is of a worker that is gone."""
+
+_LAST_SECONDS = 10.0
+"""A line says what a run waits for at its end, if no chunk ends for so long."""
+
+_MOST_NAMED = 8
 
 _WRITE_SECONDS = 30.0
 """How often the object for `status` is renewed."""
@@ -51,6 +56,7 @@ class Standstill:
         self._reports: dict[str, tuple[bytes, float]] = {}
         self._due: dict[tuple[str, int | None], float] = {}
         self._written = 0.0
+        self._drained, self._told_last = False, False
 
     def __enter__(self) -> Standstill:
         self._sweep()
@@ -78,11 +84,17 @@ class Standstill:
         if not self._flying:
             self._moved = time.monotonic()
         self._flying[chunk] = time.monotonic()
+        self._drained = False
+
+    def drained(self) -> None:
+        """No chunk waits to be given to the executor. What is in flight are the last ones."""
+        self._drained = True
 
     def ended(self, chunk: int) -> None:
         """A chunk came back."""
         self._moved = time.monotonic()
         self._flying.pop(chunk, None)
+        self._told_last = False
 
     def _run(self) -> None:
         while not self._end.wait(_LOOK_SECONDS):
@@ -90,6 +102,8 @@ class Standstill:
             news: list[Event] = [one for one in found if self._is_due(one)]
             if self._due and not found:
                 news.append(Moving())
+            if not found and (last := self._last_chunks(time.monotonic())):
+                news.append(Activity(last))
             self._due = {key: due for key, due in self._due.items() if key in {_key(one) for one in found}}
             try:
                 with self._lock:
@@ -120,6 +134,18 @@ class Standstill:
         if not reports and silent >= retries.TELL_SILENT_SECONDS:
             chunks = ", ".join(map(str, sorted(self._flying)[:8]))
             yield Waiting(f"no chunk ends; in work are chunks {chunks}", "", silent)
+
+    def _last_chunks(self, now: float) -> str:
+        """A line about the last chunks of a run, once if they take long; "" else. Other workers have nothing to do."""
+        if not self._drained or self._told_last or not self._flying or now - self._moved < _LAST_SECONDS:
+            return ""
+        self._told_last = True
+        holders: Mapping[int, str] = getattr(self._executor, "holders", dict)()
+        last = sorted(self._flying)[:_MOST_NAMED]
+        named = ", ".join(f"{chunk}" + (f" on {holders[chunk]}" if chunk in holders else "") for chunk in last)
+        rest = len(self._flying) - len(last)
+        more = f" and {rest:,} more" if rest else ""
+        return f"waiting for the last chunk{'s' * (len(self._flying) != 1)}: {named}{more}"
 
     def _read(self, now: float) -> Iterator[Waiting]:
         """The reports of workers that are alive, about chunks that are in flight."""

@@ -3,7 +3,8 @@
     find("/data/models/vae", None)        # the folder of a copy, or None
     add("/data/models/vae", None, files, get)
 
-Covers: the user's cache folder, its limit, which files a copy may have; a copy is there completely or not at all.
+Covers: the user's cache folder, its limit, which files a copy may have; a copy is there completely or not at all;
+removing a copy that a disk has changed.
 Does not cover: where the bytes come from (`hosts.model_files`), the Hugging Face cache (`weights`).
 
     ~/.cache/daskt2i/models/CONTENT/config.json …       CONTENT: a hash of all file names and their hashes
@@ -133,13 +134,39 @@ def add(model: str, revision: str | None, files: Sequence[ModelFile], get: Calla
     return place
 
 
+def remove_damaged(files: Sequence[ModelFile], digest: Callable[[Path], str]) -> None:
+    """Remove the copy with this content if a file of it is missing, or has other bytes than it came with.
+
+    Args:
+        digest: SHA-256 of a file, 64 hex digits.
+
+    Raises:
+        OSError: the copy cannot be read or removed.
+    """
+    place = cache_folder() / content_of(files)
+
+    def is_right(file: ModelFile) -> bool:
+        path = place / file.name
+        return path.is_file() and path.stat().st_size == file.size and digest(path) == file.sha256
+
+    if place.is_dir() and not all(map(is_right, files)):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            _remove(place)
+
+
+def _remove(place: Path) -> None:
+    gone = place.with_name(f".gone-{uuid4().hex}")
+    place.rename(gone)  # in one step, so that nobody finds half a copy
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def _require_same(file: ModelFile, path: Path) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
         raise ModelError(
             f"The copy of {file.name} came with other bytes than those of the driver, so it was not kept. Nothing was "
-            "encoded with it; start the encode again."
+            "encoded with it; remove models/ from the run folder, and start the encode again."
         )
 
 
@@ -160,8 +187,6 @@ def _make_room(wanted: int) -> None:
     for _, size, path in sorted(copies):
         if held + wanted <= MOST_BYTES:
             return
-        gone = path.with_name(f".gone-{uuid4().hex}")
         with contextlib.suppress(OSError):
-            path.rename(gone)  # in one step, so that nobody finds half a copy
-            shutil.rmtree(gone, ignore_errors=True)
+            _remove(path)
             held -= size

@@ -4,7 +4,7 @@ Covers: refusing a rank on a host that lacks them, by the name of the host.
 Does not cover: shards (`checked_store`), sending models (`hosts.model_files`), what the driver does then (`launching`).
 
 Rank 0 exports the encoders at the end of a training of the denoiser. A model that is missing there must not be found
-out after days.
+out after days, and one with other weights must not get into the pipeline.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from daskt2i.config.settings import EncoderSettings
-from daskt2i.errors import ModelMissing, SourceMissing, WorkerWithoutFiles
+from daskt2i.errors import ModelError, ModelMissing, SourceMissing, WorkerWithoutFiles
 from daskt2i.hosts.model_files import bring_models, encoder_infos, fetch
 from daskt2i.hosts.sight import here, require_folder
 from daskt2i.launch import rank as ranks
+from daskt2i.store.layout import about_store
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 
 _DONE = "no step was trained; saved checkpoints are kept"
 
@@ -32,20 +34,35 @@ def require_seen(folder: RunFolder, nonce: str, name: str, dataset: Mapping[str,
 
     Raises:
         WorkerWithoutFiles: this process does not see the run folder of the driver.
-        ModelMissing: this is rank 0, and a model of the encoders is neither here nor in the run folder.
+        ModelMissing: this is rank 0, and a model of the encoders is neither here nor in the run folder, or the one here
+            is not the one that the store was made with.
     """
     if nonce:
         require_folder(folder, nonce, _who(), _DONE, name)
     if ranks.rank().rank or dataset is None:
         return
     encoders, resolution = EncoderSettings.model_validate(dataset["encoders"]), dataset["image"]["resolution"]
-    bring_models(encoders, resolution, folder)
+    wanted = _weights_of(folder)
     try:
-        encoder_infos(encoders, resolution)()
-    except ModelMissing as error:
+        bring_models(encoders, resolution, folder, wanted)
+        found = encoder_infos(encoders, resolution)()
+    except ModelError as error:
         raise ModelMissing(
             f"{_who()} lacks a model of the encoders, which it needs for the pipeline at the end. {error} So {_DONE}."
         ) from error
+    if wanted is not None and found != wanted:
+        raise ModelMissing(
+            f"{_who()} has other weights of the encoders than those that made the store, and it needs them for the "
+            f"pipeline at the end. So {_DONE}. Put the models of the driver under the same path there, and train again."
+        )
+
+
+def _weights_of(folder: RunFolder) -> tuple[str, str] | None:
+    """The identities of the image and text weights that the store was made with; None without a store."""
+    if (stored := about_store(ZarrStore(folder))) is None:
+        return None
+    encoders = stored["identity"]["encoders"]
+    return str(encoders["image"]["weights"]), str(encoders["text"]["weights"])
 
 
 @contextmanager
