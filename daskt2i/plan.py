@@ -133,10 +133,12 @@ def estimate_requirements(
         keep_memory: whether workers keep freed memory (`machine.allocator`).
     """
     scale = 0.5 if precision in ("bf16", "fp16") else 1.0
+    image_scale = 1.0 if precision == "fp16" and image.upcast else scale
     image_row = sum(a.row_bytes for a in image.arrays)
-    weights = (image.weight_bytes + text.weight_bytes) * scale
+    weights = image.weight_bytes * image_scale + text.weight_bytes * scale
     # The gate decodes rows, and decoding a row takes 1.5 times the memory of encoding it.
-    working = 0.0 if on_gpu else max(image.item_bytes * max(batch, 1.5), text.item_bytes * text_batch) * scale
+    pictures, captions = image.item_bytes * max(batch, 1.5) * image_scale, text.item_bytes * text_batch * scale
+    working = 0.0 if on_gpu else max(pictures, captions)
     working *= KEPT if keep_memory else 1.0
     arrays = array_bytes(image, text, source.slots) * min(rows_per_chunk, max(1, source.rows))
     pixels = 3 * resolution**2 * batch * 4

@@ -211,6 +211,7 @@ class EncoderInfo:
         weight_bytes: size of the weights in fp32, bytes.
         item_bytes: working memory that one more item in a batch needs in fp32, bytes; an estimate for the plan.
         engines: another engine that may run the model -> its `weight_bytes` and `item_bytes`.
+        upcast: True if the model computes in fp32 where the run has fp16, because fp16 would overflow.
     """
 
     arrays: tuple[ArraySpec, ...]
@@ -220,6 +221,7 @@ class EncoderInfo:
     weight_bytes: int
     item_bytes: int
     engines: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    upcast: bool = False
 
     def by(self, engine: str) -> EncoderInfo:
         """The info with the memory of an engine."""

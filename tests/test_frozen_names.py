@@ -54,6 +54,8 @@ COMPONENTS = (
     "daskt2i.sources.scenes.ScenesSource",
     "daskt2i.encoders.fake.FakeImageEncoder",
     "daskt2i.encoders.fake.FakeTextEncoder",
+    "daskt2i.encoders.features.vision.VisionEncoder",
+    "daskt2i.encoders.joint.text.JointTextEncoder",
     "daskt2i.encoders.text.TextEncoder",
     "daskt2i.encoders.vae.VaeEncoder",
 )

@@ -23,6 +23,8 @@ CARRIED = [
     "daskt2i/workflows/demo.yaml",
     "daskt2i/workflows/coco-sd15.yaml",
     "daskt2i/workflows/coco-sd15-random.yaml",
+    "daskt2i/workflows/coco-sd3.yaml",
+    "daskt2i/workflows/coco-sdxl.yaml",
     "daskt2i/workflows/coco-taesd.yaml",
     "daskt2i/encoders/configs/sd-vae-ft-mse.json",
     "daskt2i/encoders/configs/clip-vit-large-patch14.json",

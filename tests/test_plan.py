@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 from typing import Any
@@ -99,6 +100,16 @@ def test_a_plan_of_a_million_chunks_is_two_numbers() -> None:
 
 
 # Memory and disk
+
+
+def test_a_model_that_fp16_computes_in_fp32_is_counted_in_fp32() -> None:
+    asks = dataclasses.replace(image_of(), upcast=True)
+    half, whole, bf16 = (
+        sd15(image=image, precision=precision).worker_memory
+        for image, precision in ((image_of(), "fp16"), (asks, "fp16"), (asks, "bf16"))
+    )
+    assert half == bf16
+    assert whole - half == (asks.weight_bytes + 1.5 * asks.item_bytes) / 2
 
 
 def test_the_latents_of_coco_take_16_kib_an_image() -> None:

@@ -28,6 +28,8 @@ SHIPPED = frozenset(
     {
         "daskt2i.encoders.fake.FakeImageEncoder",
         "daskt2i.encoders.fake.FakeTextEncoder",
+        "daskt2i.encoders.features.vision.VisionEncoder",
+        "daskt2i.encoders.joint.text.JointTextEncoder",
         "daskt2i.encoders.nothing.NoImageEncoder",
         "daskt2i.encoders.nothing.NoTextEncoder",
         "daskt2i.encoders.text.TextEncoder",

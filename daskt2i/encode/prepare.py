@@ -176,7 +176,8 @@ class EncodePlan(Viewed):
             allowed = f", {size(layout.memory_limit)} allowed"
         others = "".join(f" ({size(memory)} with {name})" for name, memory in need.engine_memory.items())
         rows.append(("memory", f"about {size(need.worker_memory)} per worker{others}{allowed}"))
-        disk = f"about {size(need.disk)} ({size(need.latents_disk)} latents, {size(need.text_disk)} text)"
+        parts = f"{size(need.latents_disk)} latents, {size(need.text_disk)} text"
+        disk = f"about {size(need.disk)} ({parts}); {size(need.disk / max(1, info.rows))} a row"
         rows += [("disk", disk), ("run folder", str(self.folder) + (" (continues)" if self.stored else ""))]
         return View(f"Plan of {self.workflow.name}", tuple(rows))
 
@@ -194,7 +195,8 @@ class EncodePlan(Viewed):
         random = " RANDOM WEIGHTS," if info.random_weights else ""
         model = component.arguments.get("model")
         engine = f" by {self.engine}" if kind == "image" and self.engine not in ("auto", "torch") else ""
-        return f"{name}{f' {model}' if model else ''}{engine},{random} {extra}{arrays}"
+        upcast = " in fp32 (its config says force_upcast)," if info.upcast and self.precision == "fp16" else ""
+        return f"{name}{f' {model}' if model else ''}{engine},{random}{upcast} {extra}{arrays}"
 
 
 def identity(

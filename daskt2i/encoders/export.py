@@ -28,6 +28,10 @@ def unfit(image: object, text: object) -> str | None:
     """Why these two encoders cannot be parts of a `StableDiffusionPipeline`, one clause; None if they can."""
     if not isinstance(image, VaeEncoder):
         return f"the image encoder is a {type(image).__name__}, not a VaeEncoder"
+    if (kind := image.kind()) == "AutoencoderDC":
+        return (
+            f"the image encoder is an {kind}, but a StableDiffusionPipeline needs an AutoencoderKL or AutoencoderTiny"
+        )
     if not isinstance(text, TextEncoder):
         return f"the text encoder is a {type(text).__name__}, not a TextEncoder"
     about = text.info().attributes
@@ -35,6 +39,10 @@ def unfit(image: object, text: object) -> str | None:
         return f"the text encoder is of type {about['model_type']}, but a StableDiffusionPipeline needs CLIP"
     if about["layer"] is not None:
         return f"the text states come from layer {about['layer']}, but the pipeline takes the model's output"
+    if about.get("instruction"):
+        return "captions are read with an instruction before them, but the pipeline reads prompts as they are"
+    if about.get("lowercase"):
+        return "captions are read in lower case, but the pipeline reads prompts as they are"
     return None
 
 

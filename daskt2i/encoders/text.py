@@ -1,22 +1,24 @@
-"""Captions to text states with transformers: CLIP text models, T5 encoders, BERT and other text-only models.
+"""Captions to text states with transformers: CLIP text models, T5 encoders, BERT, Gemma and other text-only models.
 
 Covers: states, the pooled state if the model has a trained one, the token mask, which captions were cut; batches by
-length, or the exact full-length states of Stable Diffusion (`pad: full`); pretrained or seeded random weights.
-Does not cover: building and running the model (`text_model`), choosing or dropping captions (training), models with
-remote code.
+length, or the exact full-length states of Stable Diffusion and Flux (`pad`); an instruction before each caption;
+pretrained or seeded random weights.
+Does not cover: building and running the model (`text_model`), several models of one pipeline (`joint.text`), choosing
+or dropping captions (training), models with remote code.
 
-| `pad` | CLIP | T5, BERT, others |
+| `pad` | CLIP | T5, BERT, Gemma, others |
 |---|---|---|
 | `length` | no mask: a token never depends on later tokens; padding states are zeros | with mask |
 | `full` | padded to `max_tokens` with the tokenizer's token, no mask, padding states kept | the same, with mask |
+| `unmasked` | as `full` | as `full`, without mask: tokens read the padding too (T5 in SD 3 and Flux) |
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +49,9 @@ from daskt2i.types import ArraySpec, EncoderInfo, Runtime
 STEM = "model"
 """Name of the weight file in a transformers folder."""
 
+CHARACTERS_PER_TOKEN = 4
+"""Of an instruction, for the plan, which loads no tokenizer."""
+
 _TOKENIZER_SETTING = "dataset.encoders.text.tokenizer"
 
 
@@ -60,18 +65,23 @@ class TextEncoder:
         tokenizer: hub id or folder of the tokenizer, if it is not with the model.
         revision: branch, tag or commit of the model's hub id.
         max_tokens: length of a slot; None for the model's own limit, at most 512.
-        pad: `length` or `full`, see above.
+        pad: `length`, `full` or `unmasked`, see above.
         layer: the hidden state that becomes `text_states`, e.g. -2 for the last but one. It is taken before the final
             norm, as in SDXL. None for the model's output.
         projection: CLIP with or without its projected pooled state; None as in the model's config.
         weights: `pretrained`, or `random` for speed tests (marked in the store).
         seed: seed of the random weights.
+        instruction: text that the model reads before each caption that is not empty. Its states are not stored, except
+            for the first one and the last one, as in SANA.
+        lowercase: whether captions are read in lower case and without blanks at both ends, as in SANA and PixArt.
 
     Raises:
         ConfigError: an argument has a wrong value.
     """
 
     setting = "dataset.encoders.text.model"
+    same_arrays: ClassVar[Mapping[str, tuple[Any, ...]]] = {"instruction": ("",), "lowercase": (False,)}
+    """Values of arguments with which the stored arrays are those of versions without the argument (`Component`)."""
 
     def __init__(
         self,
@@ -80,15 +90,17 @@ class TextEncoder:
         tokenizer: str | None = None,
         revision: str | None = None,
         max_tokens: int | None = None,
-        pad: Literal["length", "full"] = "length",
+        pad: Literal["length", "full", "unmasked"] = "length",
         layer: int | None = None,
         projection: bool | None = None,
         weights: WeightsOption = "pretrained",
         seed: int = 0,
+        instruction: str = "",
+        lowercase: bool = False,
     ) -> None:
         check_weights_option(weights, seed)
-        if pad not in ("length", "full"):
-            raise ConfigError(f"dataset.encoders.text.pad is {pad!r}; give length or full.")
+        if pad not in ("length", "full", "unmasked"):
+            raise ConfigError(f"dataset.encoders.text.pad is {pad!r}; give length, full or unmasked.")
         if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 2):
             raise ConfigError(f"dataset.encoders.text.max_tokens is {max_tokens!r}; give a whole number of 2 or more.")
         self.model = str(model)
@@ -101,6 +113,8 @@ class TextEncoder:
         self.projection = projection
         self.weights = weights
         self.seed = seed
+        self.instruction = str(instruction)
+        self.lowercase = lowercase
         self._loaded: tuple[TextModel, Any, int] | None = None
         self._runtime: Runtime | None = None
         self._tokenizer: tuple[Any, int] | None = None
@@ -139,17 +153,28 @@ class TextEncoder:
                 "tokenizer": model_name(self.tokenizer or self.model),
                 "features": shape.hidden,
                 "max_tokens": length,
-                "pad": self.pad,
+                "pad": "full" if self.pad == "unmasked" else self.pad,
                 "layer": self.layer,
                 "pooling": shape.pooling,
                 "pooled_features": shape.pooled,
+                **({"padding_is_read": True} if self.pad == "unmasked" else {}),
+                **({"instruction": self.instruction} if self.instruction else {}),
+                **({"lowercase": True} if self.lowercase else {}),
             },
             random_weights=random,
             weight_bytes=4 * (shape.parameters() if random else prefixed),
             item_bytes=footprint.text_item_bytes(
-                hidden=shape.hidden, inner=shape.inner, heads=shape.heads, tokens=length
+                hidden=shape.hidden,
+                inner=shape.inner,
+                heads=shape.heads,
+                tokens=length + len(self.instruction) // CHARACTERS_PER_TOKEN,
+                matrices=shape.matrices,
             ),
         )
+
+    def kind(self) -> str:
+        """The class of the model in transformers. It reads what `info` reads; errors as there."""
+        return self._read()[2].kind
 
     def load(self, runtime: Runtime) -> None:
         """Build model and tokenizer on `runtime.device` in `runtime.precision`, for inference.
@@ -174,7 +199,7 @@ class TextEncoder:
         else:
             module = pretrained_module(self._folder(), files, shape, dtype, model_name(self.model, self.subfolder))
         module = module.to(runtime.device).eval().requires_grad_(False)
-        model = TextModel(module, shape, self.layer, runtime.device, tokenizer)
+        model = TextModel(module, shape, self.layer, runtime.device, tokenizer, masked=self.pad != "unmasked")
         self._loaded, self._runtime = (model, tokenizer, length), runtime
 
     def encode(self, items: Sequence[str], batch: int) -> dict[str, npt.NDArray[Any]]:
@@ -183,6 +208,23 @@ class TextEncoder:
         `text_states` float16[n, token, feature], `text_mask` bool[n, token], `text_truncated` bool[n], and
         `text_pooled` float16[n, feature] if the model has a pooled state.
         """
+        if self._loaded is None:
+            raise RuntimeError("call load before encode")
+        model, _, length = self._loaded
+        states = np.zeros((len(items), length, model.shape.hidden), np.float16)
+        return {"text_states": states, **self.encode_into(items, batch, states)}
+
+    def encode_into(
+        self, items: Sequence[str], batch: int, into: npt.NDArray[np.float16] | None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """As `encode`, but the states go into an array of the caller, which may be a part of a larger one.
+
+        Args:
+            into: zeros, float16[n, token, feature]; None if the states are not wanted.
+
+        Returns:
+            the other arrays.
+        """
         import torch
 
         if self._loaded is None or self._runtime is None:
@@ -190,19 +232,25 @@ class TextEncoder:
         model, tokenizer, length = self._loaded
         shape = model.shape
         torch.set_num_threads(self._runtime.threads)  # a setting of each thread; another thread may have loaded
-        ids, truncated = tokens.tokenize(tokenizer, items, length)
+        texts, unseen = self._read_as(tokenizer, items)
+        longest = length + max(unseen, default=0)
+        ids, truncated = tokens.tokenize(tokenizer, texts, longest)
         made: dict[str, npt.NDArray[Any]] = {
-            "text_states": np.zeros((len(ids), length, shape.hidden), np.float16),
             "text_mask": np.zeros((len(ids), length), np.bool_),
             "text_truncated": truncated,
         }
         if shape.pooled:
             made["text_pooled"] = np.zeros((len(ids), shape.pooled), np.float16)
-        lengths = [length if self.pad == "full" else len(one) for one in ids]
-        for index, states, pooled in model.states(ids, lengths, batch, length):
+        lengths = [
+            len(one) if self.pad == "length" else length + without for one, without in zip(ids, unseen, strict=True)
+        ]
+        for index, states, pooled in model.states(ids, lengths, batch, longest):
             if states is not None:
-                made["text_states"][index, : lengths[index]] = states
-                made["text_mask"][index, : len(ids[index])] = True
+                without = min(unseen[index], len(ids[index]) - 1)
+                if into is not None:
+                    kept = np.delete(states, slice(1, 1 + without), 0) if without else states
+                    into[index, : len(kept)] = kept
+                made["text_mask"][index, : len(ids[index]) - without] = True
             if pooled is not None:
                 made["text_pooled"][index] = pooled
         return made
@@ -229,7 +277,23 @@ class TextEncoder:
             folder = self.tokenizer_folder()
             tokenizer = tokens.load_for_counting(folder) or self._load_tokenizer(folder)
             self._tokenizer = tokenizer, self._length(self._read()[2], folder)
-        return tokens.count(self._tokenizer[0], captions), self._tokenizer[1]
+        texts, unseen = self._read_as(self._tokenizer[0], captions)
+        found = zip(tokens.count(self._tokenizer[0], texts), unseen, strict=True)
+        return [count - without for count, without in found], self._tokenizer[1]
+
+    def _read_as(self, tokenizer: Any, captions: Sequence[str]) -> tuple[list[str], list[int]]:
+        """What the model reads for each caption, and how many of its states, from the second on, are not stored.
+
+        They are the tokens of the instruction without the first and the last one (diffusers:
+        `SanaPipeline.encode_prompt`). The empty caption has no instruction: it is the prompt that training drops to.
+        """
+        texts = [text.lower().strip() if self.lowercase else text for text in captions]
+        if not self.instruction:
+            return texts, [0] * len(texts)
+        unseen = max(0, tokens.count(tokenizer, [self.instruction])[0] - 2)
+        blank = [not text.strip() for text in texts]
+        read = [text if empty else self.instruction + text for text, empty in zip(texts, blank, strict=True)]
+        return read, [0 if empty else unseen for empty in blank]
 
     def _read(self) -> tuple[dict[str, Any], WeightFiles | None, TextShape, int]:
         """The config, the weight files (None for random weights), the shape, and the number of stored parameters."""

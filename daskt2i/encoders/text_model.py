@@ -7,7 +7,7 @@ Does not cover: options and names of a model (`text`), tokens (`tokens`), the fa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +35,17 @@ class TextModel:
         layer: the hidden state that becomes the text states; None for the model's output.
         device: where the module is.
         tokenizer: the tokenizer of the model.
+        masked: whether tokens do not see the padding behind a caption. CLIP needs no mask for that.
 
     Attributes:
         note: why this machine computes a CLIP model the slower way; "" if it does not.
     """
 
-    def __init__(self, module: Any, shape: TextShape, layer: int | None, device: str, tokenizer: Any) -> None:
+    def __init__(
+        self, module: Any, shape: TextShape, layer: int | None, device: str, tokenizer: Any, masked: bool = True
+    ) -> None:
         self.module, self.shape, self.note = module, shape, ""
-        self._layer, self._device = layer, device
+        self._layer, self._device, self._masked = layer, device, masked
         self._filler = tokens.filler(tokenizer)
         self._packed: PackedCaptions | None = None
         # A model that pools at the highest token number would pool at a filler with a higher one.
@@ -107,10 +110,12 @@ class TextModel:
         mask = np.zeros((len(indices), width), np.int64)
         for place, index in enumerate(indices):
             numbers[place, : len(ids[index])] = ids[index]
-            mask[place, : len(ids[index])] = 1
+            mask[place, : len(ids[index]) if self._masked else width] = 1
         given: dict[str, Any] = {"input_ids": torch.from_numpy(numbers).to(self._device)}
         if not self.shape.is_clip:
             given["attention_mask"] = torch.from_numpy(mask).to(self._device)
+        if self.shape.writes:
+            given["use_cache"] = False  # nothing is generated, so keys and values are not kept
         with torch.inference_mode():
             out = self.module(**given, output_hidden_states=self._layer is not None, return_dict=True)
             states = _half(out.last_hidden_state if self._layer is None else out.hidden_states[self._layer])
@@ -143,22 +148,37 @@ def random_module(shape: TextShape, seed: int, dtype: torch.dtype) -> Any:
 
 
 def pretrained_module(folder: Path, files: WeightFiles, shape: TextShape, dtype: torch.dtype, name: str) -> Any:
-    """The model of a folder.
+    """The text model of a folder. Arguments and errors as in `load_pretrained`."""
+    options = {"trust_remote_code": False} if shape.kind == "AutoModel" else {}
+    model = load_pretrained(shape.kind, folder, files, dtype, name, lambda key: _counts(key, shape), **options)
+    return _encoder_of(model, shape)
+
+
+def load_pretrained(
+    kind: str,
+    folder: Path,
+    files: WeightFiles,
+    dtype: torch.dtype,
+    name: str,
+    counts: Callable[[str], bool],
+    **options: Any,
+) -> Any:
+    """A model of transformers with the weights of a folder.
 
     Args:
+        kind: its class in transformers.
         name: name of the model, for messages.
+        counts: whether it matters that the tensor of this name is missing.
 
     Raises:
         ModelError: transformers cannot load it, or tensors are missing.
     """
     import transformers
 
-    options: dict[str, Any] = {_dtype_option(transformers.__version__): dtype}
-    if shape.kind == "AutoModel":
-        options["trust_remote_code"] = False
+    options[_dtype_option(transformers.__version__)] = dtype
     try:
         with quiet():
-            model, report = getattr(transformers, shape.kind).from_pretrained(
+            model, report = getattr(transformers, kind).from_pretrained(
                 str(folder),
                 use_safetensors=True,
                 variant=files.variant,
@@ -168,14 +188,14 @@ def pretrained_module(folder: Path, files: WeightFiles, shape: TextShape, dtype:
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"transformers {transformers.__version__} cannot load {name}: {first_line(error)}.") from error
-    absent = sorted(key for key in report["missing_keys"] if _counts(key, shape))
+    absent = sorted(key for key in report["missing_keys"] if counts(key))
     if absent:
         # transformers would fill them with random numbers and continue
         raise ModelError(
             f"The weights of {name} lack {len(absent)} tensors of its config.json, such as {absent[0]}. The two "
             "files do not belong together; fetch the model again."
         )
-    return _encoder_of(model, shape)
+    return model
 
 
 def _counts(key: str, shape: TextShape) -> bool:

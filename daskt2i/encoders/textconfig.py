@@ -1,7 +1,7 @@
 """Kind and sizes of a text model, from its config.json and the names of its tensors. It imports no transformers.
 
-Covers: CLIP text models (alone, or inside a full CLIP repository), T5, mT5 and UMT5 encoders, BERT, and other models
-that transformers' AutoModel builds from a config with a hidden size.
+Covers: CLIP text models (alone, or inside a full CLIP repository), T5, mT5 and UMT5 encoders, BERT, language models
+such as Gemma 2, and other models that transformers' AutoModel builds from a config with a hidden size.
 Does not cover: other models of pictures and text (their text towers have their own conventions), remote code.
 """
 
@@ -30,6 +30,10 @@ _OFFSET = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer
 """Models that count positions from pad_token_id + 1, so their position table is longer than their longest text."""
 
 
+_WRITERS = frozenset({"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
+"""Language models: positions are relative, the feed-forward part is gated, and fewer heads have keys than queries."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextShape:
     """One text model.
@@ -43,6 +47,8 @@ class TextShape:
         pooled: features of the pooled state, 0 without one.
         pooling: origin of the pooled state: `projection`, `eos`, `first`, or `none`.
         prefixes: prefixes of its tensors in the weight files; empty if all tensors belong to it.
+        attention: number of parameters of the attention of a layer, if it is not that of four square matrices.
+        writes: whether it is a language model, which would keep keys and values to write on.
     """
 
     kind: str
@@ -58,6 +64,8 @@ class TextShape:
     pooled: int
     pooling: str
     prefixes: tuple[str, ...] = ()
+    attention: int | None = None
+    writes: bool = False
 
     @property
     def is_clip(self) -> bool:
@@ -74,6 +82,7 @@ class TextShape:
             positions=self.positions,
             matrices=self.matrices,
             projection=self.pooled if self.pooling == "projection" else 0,
+            attention=self.attention,
         )
 
 
@@ -141,13 +150,14 @@ def _clip(
 
 def _t5(config: Mapping[str, Any], model_type: str) -> TextShape:
     gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
+    hidden, heads = int(config.get("d_model", 512)), int(config.get("num_heads", 8))
     return TextShape(
         kind=T5_CLASSES[model_type],
         config=config,
-        hidden=int(config.get("d_model", 512)),
+        hidden=hidden,
         inner=int(config.get("d_ff", 2048)),
         layers=int(config.get("num_layers", 6)),
-        heads=int(config.get("num_heads", 8)),
+        heads=heads,
         vocabulary=int(config.get("vocab_size", 32128)),
         positions=0,
         matrices=3 if gated else 2,
@@ -155,6 +165,7 @@ def _t5(config: Mapping[str, Any], model_type: str) -> TextShape:
         pooled=0,
         pooling="none",
         prefixes=("shared.", "encoder."),
+        attention=4 * hidden * heads * int(config.get("d_kv", 64)),
     )
 
 
@@ -170,6 +181,10 @@ def _other(config: Mapping[str, Any], model_type: str, tensors: Mapping[str, int
         )
     positions = size("max_position_embeddings", "n_positions")
     offset = size("pad_token_id", otherwise=1) + 1 if model_type in _OFFSET else 0
+    layers = size("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "n_layer", otherwise=12)
+    heads = size("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "n_head", otherwise=12)
+    writes = model_type in _WRITERS
+    head = size("head_dim", otherwise=256 if model_type.startswith("gemma") else hidden // heads)
     # If a checkpoint has no pooler, transformers adds a random one. So the weights decide, not the config.
     pooled = model_type in _POOLED if tensors is None else any(name.endswith("pooler.dense.weight") for name in tensors)
     return TextShape(
@@ -177,12 +192,14 @@ def _other(config: Mapping[str, Any], model_type: str, tensors: Mapping[str, int
         config=config,
         hidden=hidden,
         inner=size("intermediate_size", "d_ff", "hidden_dim", "ffn_dim", "encoder_ffn_dim", otherwise=4 * hidden),
-        layers=size("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "n_layer", otherwise=12),
-        heads=size("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "n_head", otherwise=12),
+        layers=layers,
+        heads=heads,
         vocabulary=size("vocab_size", otherwise=32768),
-        positions=positions,
-        matrices=2,
+        positions=0 if writes else positions,
+        matrices=3 if writes else 2,
         limit=positions - offset if positions else None,
         pooled=hidden if pooled else 0,
         pooling="first" if pooled else "none",
+        attention=2 * hidden * head * (heads + size("num_key_value_heads", otherwise=heads)) if writes else None,
+        writes=writes,
     )

@@ -1,8 +1,10 @@
-"""Images to latents with diffusers' `AutoencoderKL` (mean and std of the posterior) or `AutoencoderTiny` (the latent).
+"""Images to latents with an autoencoder of diffusers: `AutoencoderKL`, `AutoencoderTiny` or `AutoencoderDC`.
 
-Covers: any such model by its config (reduction, channels, with or without quant_conv), pretrained or seeded random.
-Does not cover: scaling and shifting latents (`loader.dataset`), drawing from the posterior (training), gates and
-smaller batches when memory runs out (`encode.worker`), tiled coding of very large pictures.
+Covers: any such model by its config (reduction, channels, with or without quant_conv), pretrained or seeded random;
+fp32 where fp16 would overflow.
+Does not cover: what the config says (`vaeconfig`), scaling and shifting latents (`loader.dataset`), drawing from the
+posterior (training), gates and smaller batches when memory runs out (`encode.worker`), tiled coding of very large
+pictures.
 
 The stored values are raw: the output of the model's `encode`. The denoiser gets `(latent - shift_factor) *
 scaling_factor`. An AutoencoderTiny was trained to give scaled latents; its scaling_factor is 1.
@@ -11,12 +13,13 @@ scaling_factor`. An AutoencoderTiny was trained to give scaled latents; its scal
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.encoders import footprint
+from daskt2i.encoders import footprint, vaeconfig
 from daskt2i.encoders.ncnn import choice
 from daskt2i.encoders.ncnn.choice import EngineOption
 from daskt2i.encoders.ncnn.engine import Engine
@@ -36,27 +39,13 @@ from daskt2i.encoders.weights import (
 )
 from daskt2i.errors import ConfigError, ModelError
 from daskt2i.inference.rewrite import rewrite_for_inference
-from daskt2i.types import ArraySpec, Chosen, EncoderInfo, Pixels, Runtime
+from daskt2i.types import Chosen, EncoderInfo, Pixels, Runtime
 
 if TYPE_CHECKING:
     import torch
 
 STEM = "diffusion_pytorch_model"
 """Name of the weight file in a diffusers folder."""
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "AutoencoderKL": {
-        "in_channels": 3, "out_channels": 3, "block_out_channels": (64,), "layers_per_block": 1, "latent_channels": 4,
-        "scaling_factor": 0.18215, "shift_factor": None, "use_quant_conv": True, "use_post_quant_conv": True,
-        "mid_block_add_attention": True, "latents_mean": None, "latents_std": None,
-    },
-    "AutoencoderTiny": {
-        "in_channels": 3, "out_channels": 3, "latent_channels": 4, "encoder_block_out_channels": (64, 64, 64, 64),
-        "decoder_block_out_channels": (64, 64, 64, 64), "num_encoder_blocks": (1, 3, 3, 3),
-        "num_decoder_blocks": (3, 3, 3, 1), "scaling_factor": 1.0, "shift_factor": 0.0,
-    },
-}  # fmt: skip
-"""Defaults of diffusers for keys that an older config.json lacks (a test compares them with diffusers' signatures)."""
 
 _PATTERNS = ("config.json", f"{STEM}*.safetensors")
 
@@ -113,7 +102,7 @@ class VaeEncoder:
             ModelMissing, ModelError: there is no such model, or this class cannot use it.
         """
         config, name = self._config(), model_name(self.model, self.subfolder)
-        kind, channels = config["_class_name"], int(config["latent_channels"])
+        kind = config["_class_name"]
         choice.refuse_kind(self.engine, kind, name)
         reduction = footprint.vae_reduction(config)
         if resolution < reduction or resolution % reduction:
@@ -122,42 +111,25 @@ class VaeEncoder:
             raise ConfigError(
                 f"dataset.image.resolution is {resolution}, but {name} reduces each side {reduction} times; use {good}."
             )
-        shape = (channels, resolution // reduction, resolution // reduction)
-        meaning = {
-            "latent_mean": "mean of the posterior, raw",
-            "latent_std": "standard deviation of the posterior, raw",
-        }
-        if kind == "AutoencoderTiny":
-            meaning = {"latent_mean": "the latent as the model gives it; there is no posterior"}
-        attributes: dict[str, Any] = {
-            "class": kind,
-            "model": name,
-            "reduction": reduction,
-            "latent_channels": channels,
-            "scaling_factor": float(config["scaling_factor"]),
-            "shift_factor": float(config["shift_factor"] or 0.0),
-            "latent_values": "raw",
-            "latent_values_note": "as encode gives them; a denoiser gets (latent - shift_factor) * scaling_factor",
-        }
-        if kind == "AutoencoderTiny":
-            attributes["latent_values_note"] = "as encode gives them; the model was trained to give scaled latents"
-        attributes |= {key: config[key] for key in ("latents_mean", "latents_std") if config.get(key) is not None}
         weight_bytes, item_bytes = self._weight_bytes(config), footprint.vae_item_bytes(config, resolution)
         engines: Mapping[str, tuple[int, int]] = {}
         if kind == "AutoencoderKL":
             of_setting, engines = choice.memory(self._asked(), config, resolution, weight_bytes, item_bytes)
             weight_bytes, item_bytes = of_setting
         return EncoderInfo(
-            arrays=tuple(
-                ArraySpec(key, ("channel", "y", "x"), shape, "float16", "nan", text) for key, text in meaning.items()
-            ),
+            arrays=vaeconfig.arrays(config, resolution),
             weights=self._weights_name(config),
-            attributes=attributes,
+            attributes=vaeconfig.attributes(config, name),
             random_weights=self.weights == "random",
             weight_bytes=weight_bytes,
             item_bytes=item_bytes,
             engines=engines,
+            upcast=vaeconfig.upcasts(config),
         )
+
+    def kind(self) -> str:
+        """The class of the model in diffusers. It reads only config.json; errors as in `info`."""
+        return str(self._config()["_class_name"])
 
     def choose_engine(
         self, resolution: int, runtime: Runtime, free: bool, measure: bool = True
@@ -176,6 +148,8 @@ class VaeEncoder:
     def load(self, runtime: Runtime) -> None:
         """Build the model on `runtime.device` in `runtime.precision`, in channels_last, for inference.
 
+        A model whose config says `force_upcast` is built in fp32 if the precision is fp16.
+
         Raises:
             ConfigError: fp16 on a CPU; ncnn was asked for and cannot run here.
             ModelMissing, ModelError: there is no such model, or files do not fit it.
@@ -185,6 +159,8 @@ class VaeEncoder:
 
         if runtime.precision == "fp16" and runtime.device == "cpu":
             raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
+        if runtime.precision == "fp16" and vaeconfig.upcasts(self._config()):
+            runtime = replace(runtime, precision="fp32")
         engine = runtime.engine if self.engine == "auto" else self.engine
         choice.refuse_place(engine, runtime)
         torch.set_num_threads(runtime.threads)
@@ -219,7 +195,7 @@ class VaeEncoder:
         if height % reduction or width % reduction:
             raise ValueError(f"the sides of {height} x {width} pixels are not multiples of {reduction}")
         shape = (n, channels, height // reduction, width // reduction)
-        posterior = model.config["_class_name"] == "AutoencoderKL"
+        posterior = vaeconfig.has_posterior(model.config)
         names = ("latent_mean", "latent_std") if posterior else ("latent_mean",)
         made = {name: np.empty(shape, np.float16) for name in names}
         with torch.inference_mode():
@@ -232,7 +208,7 @@ class VaeEncoder:
                 else:
                     out = model.encode(self.normalise(pixels).to(_dtype(runtime)))
                     if not posterior:
-                        made["latent_mean"][part] = _half(out.latents)
+                        made["latent_mean"][part] = _half(out[0])
                         continue
                     parameters = out.latent_dist.parameters.float()
                 # std = exp(logvar / 2) loses bits in bf16, so the (small) posterior is computed again in fp32.
@@ -279,20 +255,7 @@ class VaeEncoder:
             config = random_config(self.model, self.subfolder, self.revision, self.setting)
         else:
             config = read_json(self._folder() / "config.json")
-        kind = config.get("_class_name")
-        if kind is None or kind not in DEFAULTS:
-            found = kind or config.get("model_type") or "no diffusers model"
-            raise ModelError(
-                f"VaeEncoder cannot use {model_name(self.model, self.subfolder)}: its config.json says {found}. "
-                f"Set {self.setting} to an {' or '.join(DEFAULTS)}, or write an encoder class."
-            )
-        config = {**DEFAULTS[kind], **config}
-        if config["in_channels"] != 3 or config["out_channels"] != 3:
-            raise ModelError(
-                f"VaeEncoder cannot use {model_name(self.model, self.subfolder)}: it is not for RGB pictures "
-                f"(in_channels or out_channels is not 3). Set {self.setting} to another model."
-            )
-        return config
+        return vaeconfig.checked(config, model_name(self.model, self.subfolder), self.setting)
 
     def _folder(self) -> Any:
         needs = _PATTERNS

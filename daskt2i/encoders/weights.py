@@ -23,9 +23,9 @@ from daskt2i.addresses import expanded
 from daskt2i.encoders.finding.locate import locate as locate
 from daskt2i.encoders.finding.locate import model_name as model_name
 from daskt2i.encoders.finding.model_copies import TOKENIZER_FILES as TOKENIZER_FILES
+from daskt2i.encoders.finding.one_at_a_time import one_process_first
 from daskt2i.encoders.finding.quiet import first_line as first_line
 from daskt2i.encoders.finding.quiet import quiet as quiet
-from daskt2i.encoders.one_at_a_time import one_process_first
 from daskt2i.errors import ConfigError, ModelError
 
 WeightsOption = Literal["pretrained", "random"]

@@ -24,7 +24,7 @@ from daskt2i.config.settings import EncoderSettings
 from daskt2i.encoders.finding import model_copies
 from daskt2i.encoders.finding.locate import Located, locating, without_download
 from daskt2i.encoders.finding.model_copies import ModelFile
-from daskt2i.encoders.one_at_a_time import one_process_first
+from daskt2i.encoders.finding.one_at_a_time import one_process_first
 from daskt2i.encoders.weights import file_digest
 from daskt2i.errors import Daskt2iError, ModelError, ModelMissing
 from daskt2i.events import Listener, Note

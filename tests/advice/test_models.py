@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from builders.advice import told
-from builders.models import bert_folder, clip_folder, kl_folder, pipeline_folder, tiny_folder
+from builders.models import bert_folder, clip_folder, dc_folder, kl_folder, pipeline_folder, tiny_folder
 from builders.workflows import IMAGE, component, small_settings
 from rank_modules import fitting
 
@@ -117,6 +117,7 @@ def test_encoders_load_in_a_precision_that_is_named(place: str, kl: Path, clip: 
         ("encoders/ncnn/choice.py:check_engine ConfigError", VaeEncoder, {"engine": "x"}, "ncnn"),
         ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"pad": "x"}, "length"),
         ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"pad": "x"}, "full"),
+        ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"pad": "x"}, "unmasked"),
         ("encoders/text.py:TextEncoder.__init__ ConfigError", TextEncoder, {"max_tokens": 1}, 2),
     ],
 )  # fmt: skip
@@ -170,12 +171,13 @@ def test_sizes_of_a_fake_as_in_the_message_are_taken() -> None:
 
 
 def test_a_model_that_is_taken_or_an_own_class_encodes(kl: Path, clip: Path, bert: Path, tmp_path: Path) -> None:
-    with told("encoders/vae.py:VaeEncoder._config ModelError"):
+    with told("encoders/vaeconfig.py:checked ModelError"):
         VaeEncoder(str(clip)).info(32)
-    with told("encoders/vae.py:VaeEncoder._config ModelError"):
+    with told("encoders/vaeconfig.py:checked ModelError"):
         VaeEncoder(str(changed_config(kl, tmp_path / "grey", in_channels=1))).info(32)
     assert VaeEncoder(str(kl)).info(32).arrays
     assert VaeEncoder(str(tiny_folder(tmp_path / "tiny"))).info(32).arrays
+    assert VaeEncoder(str(dc_folder(tmp_path / "dc"))).info(32).arrays
     with told("encoders/textconfig.py:text_shape ModelError"):
         TextEncoder(str(kl), tokenizer=str(clip)).info()
     with told("encoders/textconfig.py:_other ModelError"):
@@ -258,7 +260,7 @@ def test_a_model_that_was_fetched_again_is_read(part: str, kl: Path, clip: Path,
     with told("encoders/vae.py:VaeEncoder._pretrained ModelError"):
         VaeEncoder(str(vae)).load(CPU)
     text = changed_config(clip, tmp_path / "clip", num_hidden_layers=4)
-    with told("encoders/text_model.py:pretrained_module ModelError"):
+    with told("encoders/text_model.py:load_pretrained ModelError"):
         TextEncoder(str(text)).load(CPU)
     for whole, folder in ((kl, vae), (clip, text)):
         shutil.copytree(whole, folder, dirs_exist_ok=True)

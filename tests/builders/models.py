@@ -31,6 +31,17 @@ TINY = {
 }  # fmt: skip
 """An AutoencoderTiny with reduction 4."""
 
+DC = {
+    "latent_channels": 8, "attention_head_dim": 8, "scaling_factor": 0.41407,
+    "encoder_block_types": ["ResBlock", "ResBlock", "EfficientViTBlock"],
+    "decoder_block_types": ["ResBlock", "ResBlock", "EfficientViTBlock"],
+    "encoder_block_out_channels": [8, 16, 32], "decoder_block_out_channels": [8, 16, 32],
+    "encoder_layers_per_block": [1, 1, 1], "decoder_layers_per_block": [2, 1, 1],
+    "encoder_qkv_multiscales": [[], [], []], "decoder_qkv_multiscales": [[], [], [5]],
+    "downsample_block_type": "Conv", "upsample_block_type": "interpolate",
+}  # fmt: skip
+"""An AutoencoderDC with reduction 4; its keys are those of SANA's model."""
+
 TEXT = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": 12,
     "max_position_embeddings": 77,
@@ -46,6 +57,11 @@ def kl_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
 def tiny_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """A diffusers AutoencoderTiny folder, reduction 4."""
     return _diffusers(folder, "AutoencoderTiny", {**TINY, **changes}, seed)
+
+
+def dc_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A diffusers AutoencoderDC folder, reduction 4."""
+    return _diffusers(folder, "AutoencoderDC", {**DC, **changes}, seed)
 
 
 def clip_tokenizer(folder: Path, padding: str = "<|endoftext|>") -> Path:
@@ -69,7 +85,12 @@ def clip_tokenizer(folder: Path, padding: str = "<|endoftext|>") -> Path:
 
 
 def clip_folder(
-    folder: Path, kind: str = "CLIPTextModel", legacy: bool = True, seed: int = 0, padding: str = "<|endoftext|>"
+    folder: Path,
+    kind: str = "CLIPTextModel",
+    legacy: bool = True,
+    seed: int = 0,
+    padding: str = "<|endoftext|>",
+    **changes: Any,
 ) -> Path:
     """A CLIP repository with its tokenizer.
 
@@ -82,7 +103,14 @@ def clip_folder(
 
     clip_tokenizer(folder, padding)
     size = len(json.loads((folder / "vocab.json").read_text()))
-    text = {**TEXT, "vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": 1}
+    text = {
+        **TEXT,
+        **changes,
+        "vocab_size": size,
+        "bos_token_id": size - 2,
+        "eos_token_id": size - 1,
+        "pad_token_id": 1,
+    }
     if kind == "CLIPModel":
         vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         vision |= {"image_size": 16, "patch_size": 8, "projection_dim": 12}
@@ -121,19 +149,110 @@ def bert_folder(folder: Path, seed: int = 0, pooler: bool = True) -> Path:
     return folder
 
 
-def word_tokenizer(folder: Path, specials: dict[str, str], template: str) -> int:
-    """tokenizer.json and tokenizer_config.json of a whole-word tokenizer; returns the size of its vocabulary."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+def word_tokenizer(folder: Path, specials: dict[str, str], template: str, blanks: bool = False) -> int:
+    """tokenizer.json and tokenizer_config.json of a whole-word tokenizer; returns the size of its vocabulary.
+
+    Args:
+        blanks: whether each blank is a token too, as a tokenizer of sentence pieces sees them.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: n for n, word in enumerate([*specials.values(), *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=specials["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    pieces = pre_tokenizers.Split(Regex(r"\s|\w+|[^\w\s]+"), "isolated")
+    tokenizer.pre_tokenizer = pieces if blanks else pre_tokenizers.Whitespace()
     used = [(word, vocabulary[word]) for word in template.split() if word in vocabulary]
     if used:
         tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **specials).save_pretrained(str(folder))
     return len(vocabulary)
+
+
+def gemma_folder(folder: Path, seed: int = 0) -> Path:
+    """A Gemma 2 repository: a language model with fewer heads for keys than for queries; and a word tokenizer."""
+    import transformers
+
+    specials = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    words = word_tokenizer(folder, specials, "<bos> $A", blanks=True)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.Gemma2Config(
+        **sizes, num_key_value_heads=1, head_dim=12, vocab_size=words, max_position_embeddings=64
+    )
+    return _transformers(folder, transformers.Gemma2ForCausalLM, config, seed)
+
+
+def sdxl_folder(folder: Path) -> Path:
+    """The text part of a Stable Diffusion XL repository: two CLIP models of different sizes, two tokenizers."""
+    _text_part(folder, "", clip_folder(folder / "text_encoder"))
+    wide = {"hidden_size": 24, "projection_dim": 20}
+    second = clip_folder(folder / "text_encoder_2", "CLIPTextModelWithProjection", seed=1, padding="!", **wide)
+    _text_part(folder, "_2", second)
+    return _pipeline(folder, "StableDiffusionXLPipeline")
+
+
+def sd3_folder(folder: Path) -> Path:
+    """The text part of a Stable Diffusion 3 repository: two CLIP models with projection, and T5."""
+    kind = "CLIPTextModelWithProjection"
+    _text_part(folder, "", clip_folder(folder / "text_encoder", kind))
+    wide = {"hidden_size": 24, "projection_dim": 20}
+    _text_part(folder, "_2", clip_folder(folder / "text_encoder_2", kind, seed=1, padding="!", **wide))
+    _text_part(folder, "_3", t5_folder(folder / "text_encoder_3", d_model=48))
+    return _pipeline(folder, "StableDiffusion3Pipeline")
+
+
+def flux_folder(folder: Path) -> Path:
+    """The text part of a Flux repository: CLIP for the pooled state, and T5."""
+    _text_part(folder, "", clip_folder(folder / "text_encoder"))
+    _text_part(folder, "_2", t5_folder(folder / "text_encoder_2"))
+    return _pipeline(folder, "FluxPipeline")
+
+
+def _text_part(folder: Path, number: str, model: Path) -> None:
+    """Move the tokenizer of a model to its place in a pipeline."""
+    target = folder / f"tokenizer{number}"
+    target.mkdir()
+    for path in model.iterdir():
+        if path.name not in ("config.json", "generation_config.json", "model.safetensors"):
+            shutil.move(path, target / path.name)
+
+
+def _pipeline(folder: Path, kind: str) -> Path:
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    return folder
+
+
+VISION = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+"""A vision transformer of 16 patches."""
+
+
+def dinov2_folder(folder: Path, registers: int = 0, seed: int = 0, **changes: Any) -> Path:
+    """A DINOv2 repository, with or without registers; and what its processor says."""
+    import transformers
+
+    sizes = {**VISION, "mlp_ratio": 2, **changes}
+    if registers:
+        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=registers)
+        _transformers(folder, transformers.Dinov2WithRegistersModel, config, seed)
+    else:
+        _transformers(folder, transformers.Dinov2Model, transformers.Dinov2Config(**sizes), seed)
+    pixels = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    return folder
+
+
+def siglip_folder(folder: Path, whole: bool = False, seed: int = 0) -> Path:
+    """A SigLIP repository: the picture's tower alone, or both towers as published."""
+    import transformers
+
+    vision = {**VISION, "intermediate_size": 32}
+    if whole:
+        text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = transformers.SiglipConfig(text_config={**text, "vocab_size": 40}, vision_config=vision)
+        return _transformers(folder, transformers.SiglipModel, config, seed)
+    return _transformers(folder, transformers.SiglipVisionModel, transformers.SiglipVisionConfig(**vision), seed)
 
 
 def pipeline_folder(folder: Path) -> Path:

@@ -454,7 +454,9 @@ def test_every_shipped_workflow_loads_and_its_components_can_be_built(name: str)
 
 
 def test_the_promised_workflows_are_shipped() -> None:
-    assert {"demo", "coco-sd15", "coco-taesd"} <= {path.stem for path in shipped("workflows").glob("*.yaml")}
+    assert {"demo", "coco-sd15", "coco-sdxl", "coco-sd3", "coco-taesd"} <= {
+        path.stem for path in shipped("workflows").glob("*.yaml")
+    }
 
 
 def test_a_workflow_written_out_reads_back_the_same() -> None:

@@ -5,9 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders.models import bert_folder, clip_folder, kl_folder, t5_folder, tiny_folder
+from builders.models import (
+    bert_folder,
+    clip_folder,
+    dc_folder,
+    dinov2_folder,
+    gemma_folder,
+    kl_folder,
+    sd3_folder,
+    sdxl_folder,
+    siglip_folder,
+    t5_folder,
+    tiny_folder,
+)
 
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
+from daskt2i.encoders.features.vision import VisionEncoder
+from daskt2i.encoders.joint.text import JointTextEncoder
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.protocols import ImageEncoder
@@ -40,11 +54,32 @@ class TestAutoencoderTiny(_Folder, ImageEncoderSuite):
         return VaeEncoder(str(self.folder))
 
 
+class TestAutoencoderDC(_Folder, ImageEncoderSuite):
+    build = staticmethod(dc_folder)
+
+    def make(self) -> ImageEncoder:
+        return VaeEncoder(str(self.folder))
+
+
 class TestRandomAutoencoder(_Folder, ImageEncoderSuite):
     build = staticmethod(kl_folder)
 
     def make(self) -> ImageEncoder:
         return VaeEncoder(str(self.folder), weights="random", seed=3)
+
+
+class TestDinov2(_Folder, ImageEncoderSuite):
+    build = staticmethod(dinov2_folder)
+
+    def make(self) -> ImageEncoder:
+        return VisionEncoder(str(self.folder), side=32)
+
+
+class TestSiglip(_Folder, ImageEncoderSuite):
+    build = staticmethod(siglip_folder)
+
+    def make(self) -> ImageEncoder:
+        return VisionEncoder(str(self.folder))
 
 
 class TestFakeImages(ImageEncoderSuite):
@@ -116,6 +151,36 @@ class TestT5(_Folder, TextEncoderSuite):
 
     def make(self) -> TextProtocol:
         return TextEncoder(str(self.folder))
+
+
+class TestT5WithoutMask(_Folder, TextEncoderSuite):
+    build = staticmethod(t5_folder)
+    zero_padding = False
+
+    def make(self) -> TextProtocol:
+        return TextEncoder(str(self.folder), pad="unmasked")
+
+
+class TestGemmaWithInstruction(_Folder, TextEncoderSuite):
+    build = staticmethod(gemma_folder)
+
+    def make(self) -> TextProtocol:
+        return TextEncoder(str(self.folder), max_tokens=24, instruction="a very long caption: ", lowercase=True)
+
+
+class TestSdxlTexts(_Folder, TextEncoderSuite):
+    build = staticmethod(sdxl_folder)
+
+    def make(self) -> TextProtocol:
+        return JointTextEncoder(str(self.folder), "sdxl")
+
+
+class TestSd3Texts(_Folder, TextEncoderSuite):
+    build = staticmethod(sd3_folder)
+    zero_padding = False
+
+    def make(self) -> TextProtocol:
+        return JointTextEncoder(str(self.folder), "sd3", max_tokens=32)
 
 
 class TestBert(_Folder, TextEncoderSuite):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from daskt2i.encoders import one_at_a_time as turns
 from daskt2i.encoders import weights
+from daskt2i.encoders.finding import one_at_a_time as turns
 
 fcntl = pytest.importorskip("fcntl")
 

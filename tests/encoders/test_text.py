@@ -12,7 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders.models import CLIP_TOKENIZER, bert_folder, clip_folder, clip_tokenizer, pipeline_folder, t5_folder
+from builders.models import (
+    CLIP_TOKENIZER,
+    bert_folder,
+    clip_folder,
+    clip_tokenizer,
+    gemma_folder,
+    pipeline_folder,
+    t5_folder,
+)
+from builders.parity import as_stored
+from builders.workflows import component
 
 from daskt2i.encoders import text_model, tokens
 from daskt2i.encoders.text import TextEncoder
@@ -130,6 +140,82 @@ def test_t5_states_equal_those_of_plain_transformers(tmp_path: Path, changes: di
         near(made["text_states"][index, : len(states)], states)
     assert "text_pooled" not in made
     assert encoder.info().attributes["pooling"] == "none"
+
+
+def test_t5_without_a_mask_reads_the_padding_as_in_flux(tmp_path: Path) -> None:
+    import torch
+
+    folder = t5_folder(tmp_path / "t5")
+    encoder = loaded(folder, max_tokens=16, pad="unmasked")
+    made = encoder.encode(CAPTIONS, 4)
+    tokenizer, model = plain_model(folder, "T5EncoderModel")
+    for index, caption in enumerate(CAPTIONS):
+        given = tokenizer(caption, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            as_stored(made["text_states"][index], model(given["input_ids"])[0][0].numpy())
+        assert made["text_mask"][index].sum() == given["attention_mask"].sum()
+    assert encoder.info().attributes["pad"] == "full", "a trainer must not mask what the tokens have read"
+
+
+INSTRUCTION = ["a very long caption on", "a dog:", "two "]
+
+
+@pytest.mark.parametrize("instruction", [None, INSTRUCTION], ids=["plain", "instruction"])
+def test_gemma_states_equal_those_of_the_pipeline_of_sana(tmp_path: Path, instruction: list[str] | None) -> None:
+    import diffusers
+    import torch
+    import transformers
+
+    folder = gemma_folder(tmp_path / "gemma")
+    joined = "\n".join(instruction or [])
+    made = loaded(folder, max_tokens=16, lowercase=True, instruction=joined).encode([*CAPTIONS, " A Red DOG "], 4)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    sana = diffusers.SanaPipeline(tokenizer, model, None, None, None)
+    options = {"do_classifier_free_guidance": False, "device": torch.device("cpu"), "max_sequence_length": 16}
+    for index, caption in enumerate([*CAPTIONS, " A Red DOG "]):
+        # The empty prompt is the negative prompt of the pipeline, which has no instruction.
+        with torch.no_grad():
+            states, mask, *_ = sana.encode_prompt(
+                caption, **options, complex_human_instruction=instruction if caption else None
+            )
+        count = int(mask.sum())
+        assert made["text_mask"][index].sum() == count
+        as_stored(made["text_states"][index, :count], states[0, :count].numpy())
+        assert not made["text_states"][index, count:].any()
+    assert made["text_truncated"].tolist() == [len(caption) > 500 for caption in [*CAPTIONS, ""]]
+
+
+def test_an_instruction_is_not_counted_as_tokens_of_a_caption(tmp_path: Path) -> None:
+    folder = gemma_folder(tmp_path / "gemma")
+    captions = ["dog", "", "two cats"]
+    made = loaded(folder, max_tokens=12, instruction="a very long caption: ").encode(captions, 2)
+    counts, limit = TextEncoder(str(folder), max_tokens=12, instruction="a very long caption: ").count_tokens(captions)
+    assert counts == made["text_mask"].sum(axis=1).tolist()
+    assert limit == 12
+    assert TextEncoder(str(folder), max_tokens=12).count_tokens(captions)[0] == [2, 1, 4]
+
+
+def test_settings_that_came_later_are_not_in_the_identity_of_older_stores(clip: Path) -> None:
+    path = "daskt2i.encoders.text.TextEncoder"
+    before = component(path, model=str(clip)).identity()
+    assert before.keys().isdisjoint({"instruction", "lowercase"})
+    assert component(path, model=str(clip), instruction="draw").identity()["instruction"] == "draw"
+    assert {"instruction", "lowercase"}.isdisjoint(TextEncoder(str(clip)).info().attributes)
+
+
+def test_parameters_of_random_models_are_those_that_transformers_builds(tmp_path: Path) -> None:
+    import transformers
+
+    for folder, kind in (
+        (t5_folder(tmp_path / "t5"), "T5EncoderModel"),
+        (gemma_folder(tmp_path / "gemma"), "AutoModel"),
+    ):
+        model = getattr(transformers, kind).from_pretrained(folder)
+        count = sum(one.numel() for one in model.parameters())
+        stated = TextEncoder(str(folder), weights="random", max_tokens=16).info().weight_bytes
+        assert stated == pytest.approx(4 * count, rel=0.1)
+        assert TextEncoder(str(folder), max_tokens=16).info().weight_bytes == pytest.approx(4 * count, rel=0.02)
 
 
 @pytest.mark.parametrize("pooler", [True, False])

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import pickle
+import re
 import shutil
 import socket
 import time
@@ -14,11 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders.models import KL, TINY, bert_folder, kl_folder, pipeline_folder, tiny_folder
+from builders.models import DC, KL, TINY, bert_folder, dc_folder, kl_folder, pipeline_folder, tiny_folder
+from builders.parity import as_stored
+from builders.workflows import fake_settings
 
+from daskt2i.encode.prepare import prepare
 from daskt2i.encoders import footprint, weights
 from daskt2i.encoders.finding import locate
-from daskt2i.encoders.vae import DEFAULTS, VaeEncoder
+from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.encoders.vaeconfig import DEFAULTS
 from daskt2i.errors import ConfigError, ModelError, ModelMissing
 from daskt2i.types import Runtime
 
@@ -52,7 +57,7 @@ def near(ours: np.ndarray, plain: np.ndarray, share: float = 1e-3) -> None:
     "changes",
     [
         {},
-        {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, "scaling_factor": 0.3611},
+        {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1159},
         {"mid_block_add_attention": False, "layers_per_block": 2},
     ],
     ids=["sd", "flux-like", "no-attention"],
@@ -71,24 +76,96 @@ def test_mean_std_and_pictures_equal_those_of_plain_diffusers(tmp_path: Path, ch
         with torch.no_grad():
             posterior = model.encode(pixels).latent_dist
             picture = model.decode(posterior.mean).sample[0]
-        near(made["latent_mean"][index], posterior.mean[0].numpy())
-        near(made["latent_std"][index], posterior.std[0].numpy())
+        as_stored(made["latent_mean"][index], posterior.mean[0].numpy())
+        as_stored(made["latent_std"][index], posterior.std[0].numpy())
         plain = ((picture / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
         assert np.abs(encoder.decode(made)[index].astype(int) - plain).max() <= 1
 
 
-def test_latents_of_the_tiny_kind_equal_those_of_plain_diffusers(tiny: Path) -> None:
+@pytest.mark.parametrize("channels", [4, 16], ids=["taesd", "taesd3"])
+def test_latents_of_the_tiny_kind_equal_those_of_plain_diffusers(tmp_path: Path, channels: int) -> None:
     import torch
     from diffusers import AutoencoderTiny
 
-    items = pictures()
+    items, tiny = pictures(), tiny_folder(tmp_path / "tiny", latent_channels=channels)
     made = loaded(VaeEncoder(str(tiny))).encode(items, 2)
+    assert made["latent_mean"].shape == (3, channels, 8, 8)
     model = AutoencoderTiny.from_pretrained(tiny, torch_dtype=torch.float32).eval()
     for index, item in enumerate(items):
         pixels = torch.tensor(item, dtype=torch.float32).permute(2, 0, 1)[None] / 255 * 2 - 1
         with torch.no_grad():
-            near(made["latent_mean"][index], model.encode(pixels).latents[0].numpy())
+            as_stored(made["latent_mean"][index], model.encode(pixels).latents[0].numpy())
     assert list(made) == ["latent_mean"]
+
+
+UNSHUFFLED = {
+    "encoder_layers_per_block": [0, 2, 1], "decoder_layers_per_block": [0, 2, 1],
+    "encoder_qkv_multiscales": [[], [], [3, 5]],
+    "downsample_block_type": "pixel_unshuffle", "upsample_block_type": "pixel_shuffle",
+    "decoder_norm_types": ["batch_norm", "batch_norm", "rms_norm"], "decoder_act_fns": ["relu", "relu", "silu"],
+}  # fmt: skip
+"""The other kind of steps: of MIT's models for 64 x 64 squares."""
+
+
+@pytest.mark.parametrize("changes", [{}, UNSHUFFLED], ids=["sana", "unshuffled"])
+def test_latents_and_pictures_of_the_deep_kind_equal_those_of_plain_diffusers(tmp_path: Path, changes: dict) -> None:
+    import torch
+    from diffusers import AutoencoderDC
+
+    folder = dc_folder(tmp_path / "dc", **changes)
+    encoder, items = VaeEncoder(str(folder)), pictures()
+    made = loaded(encoder).encode(items, 2)
+    model = AutoencoderDC.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    for index, item in enumerate(items):
+        pixels = torch.tensor(item, dtype=torch.float32).permute(2, 0, 1)[None] / 255 * 2 - 1
+        with torch.no_grad():
+            latent = model.encode(pixels).latent
+            picture = model.decode(torch.tensor(made["latent_mean"][index : index + 1]).float()).sample[0]
+        as_stored(made["latent_mean"][index], latent[0].numpy())
+        plain = ((picture / 2 + 0.5).clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+        assert np.abs(encoder.decode(made)[index].astype(int) - plain).max() <= 1
+    assert list(made) == ["latent_mean"]
+    info = encoder.info(32)
+    assert [(spec.name, spec.shape) for spec in info.arrays] == [("latent_mean", (8, 8, 8))]
+    assert (info.attributes["scaling_factor"], info.attributes["shift_factor"]) == (0.41407, 0.0)
+    seeded = VaeEncoder(str(folder), weights="random").info(32)
+    assert seeded.weight_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
+
+
+class Asked(VaeEncoder):
+    """Ends where the model would be built on a GPU."""
+
+    precision = ""
+
+    def plain(self, runtime: Runtime) -> None:
+        self.precision = runtime.precision
+        raise NotImplementedError
+
+
+def test_a_model_that_overflows_in_fp16_is_computed_in_fp32_if_its_config_asks_for_it(tmp_path: Path, kl: Path) -> None:
+    config = json.loads((kl / "config.json").read_text())
+    assert config.pop("force_upcast") is True, "diffusers writes it"
+    found = []
+    for name, asks in (("asks", {"force_upcast": True}), ("fixed", {"force_upcast": False}), ("without", {})):
+        folder = shutil.copytree(kl, tmp_path / name)
+        (folder / "config.json").write_text(json.dumps({**config, **asks}))
+        encoder = Asked(str(folder))
+        with pytest.raises(NotImplementedError):
+            encoder.load(Runtime("cuda", "fp16", 1))
+        found.append((name, encoder.precision, encoder.info(32).upcast))
+        with pytest.raises(NotImplementedError):
+            encoder.load(Runtime("cuda", "bf16", 1))
+        assert encoder.precision == "bf16", "bf16 does not overflow"
+    assert found == [("asks", "fp32", True), ("fixed", "fp16", False), ("without", "fp16", False)]
+
+
+def test_the_plan_says_that_a_model_is_computed_in_fp32_and_what_a_row_needs(tmp_path: Path, kl: Path) -> None:
+    whole = fake_settings(image={"class": "daskt2i.encoders.vae.VaeEncoder", "model": str(kl)})
+    half = whole.model_copy(update={"dataset": whole.dataset.model_copy(update={"precision": "fp16"})})
+    shown = [dict(prepare(one, tmp_path).view().rows) for one in (whole, half)]
+    assert "in fp32 (its config says force_upcast)" in shown[1]["image encoder"]
+    assert "force_upcast" not in shown[0]["image encoder"]
+    assert re.search(r"; [\d.]+ KiB a row$", shown[0]["disk"])
 
 
 def test_bf16_is_near_fp32(kl: Path) -> None:
@@ -141,7 +218,7 @@ def test_parameters_and_weight_bytes_are_exact(kl: Path) -> None:
         with torch.device("meta"):
             model = getattr(diffusers, kind).from_config(config)
         assert info.weight_bytes == 4 * sum(p.numel() for p in model.parameters())
-    for kind, config in (("AutoencoderKL", KL), ("AutoencoderTiny", TINY)):
+    for kind, config in (("AutoencoderKL", KL), ("AutoencoderTiny", TINY), ("AutoencoderDC", DC)):
         model = getattr(diffusers, kind)(**config)
         whole = {**DEFAULTS[kind], **config, "_class_name": kind}
         assert footprint.vae_parameters(whole) == sum(p.numel() for p in model.parameters())

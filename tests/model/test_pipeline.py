@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders.models import clip_folder, kl_folder
+from builders.models import clip_folder, dc_folder, kl_folder
 from builders.workflows import child_environment
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
@@ -137,6 +137,9 @@ def test_encoders_that_do_not_fit_a_stable_diffusion_pipeline_are_named(tmp_path
     assert unfit(vae, clip) is None
     assert "FakeImageEncoder" in str(unfit(FakeImageEncoder(), clip))
     assert "layer -2" in str(unfit(vae, TextEncoder(clip.model, layer=-2)))
+    assert "is an AutoencoderDC" in str(unfit(VaeEncoder(str(dc_folder(tmp_path / "dc"))), clip))
+    assert "an instruction" in str(unfit(vae, TextEncoder(clip.model, instruction="draw ")))
+    assert "lower case" in str(unfit(vae, TextEncoder(clip.model, lowercase=True)))
 
 
 def test_the_preview_is_a_small_version_of_the_picture_that_the_autoencoder_decodes(demo_run: Path) -> None:

@@ -31,7 +31,7 @@ from uuid import uuid4
 import psutil
 from dask.utils import parse_bytes
 
-from daskt2i.encoders.one_at_a_time import one_process_first
+from daskt2i.encoders.finding.one_at_a_time import one_process_first
 from daskt2i.os_errors import meaning_of
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Shard
