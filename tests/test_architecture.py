@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "store": "redact errors os_errors credentials addresses types view formatting plan config",
     "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors types view formatting plan config store",
-    "loader": "errors types protocols formatting plan faults images machine encoders store facts",
+    "loader": "errors os_errors types protocols formatting plan faults images machine encoders store facts",
     "model": "errors types protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
     "hosts": "errors types protocols events formatting faults config encoders store",

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 
+from daskt2i.loader.memory.mapped_rows import MappedRows
 from daskt2i.loader.memory.upcoming_rows import Parts, Unit, UpcomingRows
 from daskt2i.loader.sample_order import Sample
 
@@ -38,7 +39,7 @@ class ReadAhead:
 
     def __init__(
         self,
-        rows: UpcomingRows,
+        rows: UpcomingRows | MappedRows,
         position: int,
         batch: int,
         *,

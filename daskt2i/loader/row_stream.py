@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from daskt2i.loader.memory.loaded_rows import LoadedRows
+from daskt2i.loader.memory.mapped_rows import MappedRows
 from daskt2i.loader.memory.upcoming_rows import Parts, Unit, UpcomingRows
 from daskt2i.loader.read_ahead import Placed, ReadAhead
 from daskt2i.loader.sample_order import Purpose, Sample, ShardSampler, Whole
@@ -58,6 +59,7 @@ class RowStream(Generic[B]):
             same, but each shard is decoded several times an epoch (`limit` says it). Additional memory is needed for
             prepared batches with all tokens, and for two inner chunks of at most 10 MiB for each thread.
         threads: threads that decode shards; the same number of threads makes batches.
+        mapped: all rows in files. None: they are decoded from the store.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class RowStream(Generic[B]):
         world: int = 1,
         cache_bytes: int = 512 * 2**20,
         threads: int = 2,
+        mapped: MappedRows | None = None,
     ) -> None:
         self._reader, self._rows, self._order, self._arrays = reader, rows, order, arrays
         self._batch, self._rank, self._world = batch, rank, world
@@ -80,7 +83,8 @@ class RowStream(Generic[B]):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-batches")
         self._loaders = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
         whole = 1.1 * reader.row_bytes(every_caption=True) * len(rows) <= cache_bytes
-        self._kept = self._rows_in_memory(None) if whole else None
+        memory = self._rows_in_memory(None) if whole and mapped is None else None
+        self._kept: UpcomingRows | MappedRows | None = mapped or memory
         self._look_at_epochs = True
 
     @property
@@ -222,7 +226,7 @@ class RowStream(Generic[B]):
         first, last = np.searchsorted(self._rows, (edges.start, edges.stop))
         return [(-1, int(row)) for row in self._rows[first:last]]
 
-    def _make(self, rows: UpcomingRows, wanted: list[tuple[Unit, Sample]], samples: list[Sample]) -> B:
+    def _make(self, rows: UpcomingRows | MappedRows, wanted: list[tuple[Unit, Sample]], samples: list[Sample]) -> B:
         return self._arrays.make(samples, rows.take(wanted), Purpose.SAMPLE)
 
 

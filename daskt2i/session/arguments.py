@@ -56,7 +56,7 @@ _NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
 _PATH: Rule = (_path, "a path or an address, neither empty nor with a NUL character")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
+    **dict.fromkeys(("out", "path", "images", "captions", "cache_folder"), _PATH),
     "name": (_path, "the name of a shipped workflow such as demo, or the path of a YAML file"),
     "workflow": (_workflow, "a name or a path, neither empty nor with a NUL character"),
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),

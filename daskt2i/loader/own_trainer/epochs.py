@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from daskt2i.loader.memory.mapped_rows import MappedRows
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors, Tensors
 from daskt2i.loader.read_ahead import Placed
 from daskt2i.loader.row_stream import RowStream
@@ -76,7 +77,7 @@ class EpochStream(RowStream[Tensors]):
         reader, rows, order, arrays, rank: as in `RowStream`.
         steps: where batches begin and end.
         worker, workers: number of this worker process, number of all worker processes of the rank.
-        cache_bytes, threads: as in `RowStream`, for this process.
+        cache_bytes, threads, mapped: as in `RowStream`, for this process.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class EpochStream(RowStream[Tensors]):
         workers: int,
         cache_bytes: int,
         threads: int,
+        mapped: MappedRows | None,
     ) -> None:
         batch, world = steps.batch * workers, steps.world
-        how: dict[str, Any] = {"cache_bytes": cache_bytes, "threads": threads}
+        how: dict[str, Any] = {"cache_bytes": cache_bytes, "threads": threads, "mapped": mapped}
         super().__init__(reader, rows, order, arrays, batch=batch, rank=rank, world=world, **how)
         self._steps, self._worker, self._workers = steps, worker, workers
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
+from daskt2i.loader.memory.loaded_rows import LoadedRows
+from daskt2i.loader.memory.mapped_rows import MappedRows, mapped_rows
 from daskt2i.loader.own_trainer.columns import wanted_columns, wanted_of
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors
 from daskt2i.loader.sample_order import Whole, key_of
@@ -44,6 +47,7 @@ class Selection:
         fingerprint: that of the store.
         cache_bytes: memory for decoded rows in one process.
         threads: threads that decode, and that make batches.
+        cache_folder: folder for decoded rows; None for none.
     """
 
     folder: RunFolder
@@ -55,6 +59,7 @@ class Selection:
     fingerprint: str
     cache_bytes: int
     threads: int
+    cache_folder: Path | None = None
 
     @property
     def key(self) -> int:
@@ -76,6 +81,26 @@ class Selection:
         wanted = wanted_of(self.columns, self.captions)
         return Reader(ZarrStore(self.folder), self.key, self.posterior == "sample", wanted)
 
+    def mapped(self) -> MappedRows | None:
+        """All rows in files of the cache folder; None without one. They are written if they are not there.
+
+        Raises:
+            StoreError, StoreFull: they cannot be read or written.
+        """
+        if self.cache_folder is None:
+            return None
+        wanted = replace(wanted_of(self.columns, self.captions), captions="all")
+        reader = Reader(ZarrStore(self.folder), self.key, self.posterior == "sample", wanted)
+        text = f"{self.fingerprint} {wanted} {reader.draws} ".encode() + self.rows.astype("<i8").tobytes()
+        place = self.cache_folder / f"daskt2i-{hashlib.sha256(text).hexdigest()[:16]}"
+        return mapped_rows(place, self.rows, self._shards(reader))
+
+    def _shards(self, reader: Reader) -> Iterator[LoadedRows]:
+        """All rows with all captions, shard by shard."""
+        size = reader.grid.rows_per_chunk
+        for rows in np.split(self.rows, np.flatnonzero(np.diff(self.rows // size)) + 1):
+            yield reader.read([[(-1, row) for row in rows.tolist()]])[0]
+
     def tensors(self, reader: Reader, whole_text: bool = False) -> SampleTensors:
         """Makes tensors of these columns."""
         return SampleTensors(reader, self.key, self.columns, self.captions, whole_text)
@@ -91,6 +116,7 @@ def select(
     where: str | None,
     unfinished: bool,
     cache_bytes: int | None,
+    cache_folder: str | os.PathLike[str] | None = None,
     threads: int,
     storage_options: Mapping[str, Any] | None,
     allow_random: bool = False,
@@ -133,6 +159,7 @@ def select(
         reader.attributes["fingerprint"],
         _cache_of_a_rank() if cache_bytes is None else cache_bytes,
         threads,
+        None if cache_folder is None else Path(cache_folder).expanduser().absolute(),
     )
 
 

@@ -49,6 +49,7 @@ def torch_dataset(
     drop_last: bool = False,
     unfinished: bool = False,
     cache_bytes: int | None = None,
+    cache_folder: str | os.PathLike[str] | None = None,
     threads: int = 2,
     storage_options: Mapping[str, Any] | None = None,
 ) -> LatentBatches | LatentRows:
@@ -72,6 +73,9 @@ def torch_dataset(
         drop_last: leave out the rows after the last whole batch of an epoch. Else the last batch is smaller.
         unfinished: read a store whose encode has not finished.
         cache_bytes: memory for decoded rows. None: a quarter of the memory, shared by the ranks of this machine.
+        cache_folder: a folder on a fast disk of this machine for decoded rows. The first use writes them there, without
+            padding; later uses and the other ranks of this machine only map them. None: rows are decoded from the store
+            in each epoch, if they do not fit into `cache_bytes`.
         threads: threads that decode shards; the same number of threads makes batches.
         storage_options: passed to fsspec.
 
@@ -92,6 +96,7 @@ def torch_dataset(
         where=where,
         unfinished=unfinished,
         cache_bytes=cache_bytes,
+        cache_folder=cache_folder,
         threads=threads,
         storage_options=storage_options,
     )
@@ -252,6 +257,7 @@ class LatentBatches:
                 workers=workers,
                 cache_bytes=selection.cache_bytes // workers,
                 threads=selection.threads if workers == 1 else 1,
+                mapped=selection.mapped(),
             )
             self._open = (os.getpid(), workers, stream)
         return self._open[2]
