@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"
     " config images sources machine store facts estimate hosts",
     "insights": "errors types protocols view events formatting plan faults config images store facts hosts",
+    "export": "redact errors os_errors view events formatting store facts loader",
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
     " inference encoders store loader model hosts encode",
@@ -69,7 +70,7 @@ MAY_IMPORT = {
     " facts hosts encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
-    "run": "errors view events config deploy estimate encode insights sample train display session doctor",
+    "run": "errors view events config deploy estimate encode insights export sample train display session doctor",
     "cli": "redact documents errors os_errors addresses view events plan faults config sources machine deploy"
     " store launch sample display session bench run",
     "workflow": "cli",

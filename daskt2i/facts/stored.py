@@ -44,7 +44,7 @@ def rows_where(
     expression = parse_where(where)
     layout = store.layout()
     kept_elsewhere = tuple(name for name in expression.names if name not in (*_OF_CAPTIONS, *_OF_STORE, *_SIZES))
-    elsewhere = _from_reports(store.folder, kept_elsewhere) if kept_elsewhere else {}
+    elsewhere = facts_of_images(store.folder, kept_elsewhere) if kept_elsewhere else {}
     rules = compile_rules(load_rules(None))
     needed = {*_OF_STORE, "caption"} | ({"source_size"} if set(_SIZES) & set(expression.names) else set())
     if missing := sorted(needed - layout["arrays"].keys()):
@@ -81,7 +81,7 @@ def _facts(names: tuple[str, ...], read: dict[str, Any], place: int, rules: Rule
     return found
 
 
-def _from_reports(folder: RunFolder, names: tuple[str, ...]) -> dict[str, dict[int, Any]]:
+def facts_of_images(folder: RunFolder, names: tuple[str, ...]) -> dict[str, dict[int, Any]]:
     """Fact -> image id -> value, of the table that `insights` or `encode --where` wrote.
 
     Raises:
@@ -94,7 +94,7 @@ def _from_reports(folder: RunFolder, names: tuple[str, ...]) -> dict[str, dict[i
         table = pq.read_table(io.BytesIO(folder.read(f"{REPORTS}/facts.parquet")))
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(
-            f"where names {names[0]}, which the store does not have, and {folder} has no table of facts. Nothing was "
+            f"{names[0]} is a fact that the store does not have, and {folder} has no table of facts. Nothing was "
             "read; run insights on this run folder first, which writes it."
         ) from error
     values = facts.values_of(table, ("image_id", *names))

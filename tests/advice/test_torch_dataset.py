@@ -66,7 +66,7 @@ def test_ranks_that_do_not_fit_are_refused(store: Path, monkeypatch: pytest.Monk
 
 def test_an_unfinished_store_says_how_many_rows_it_has_and_is_read_if_asked(own: Path) -> None:
     (own / "receipts" / "chunk-0000002.json").unlink()
-    with told("loader/own_trainer/selection.py:_rows StoreError") as found:
+    with told("loader/own_trainer/selection.py:readable_rows StoreError") as found:
         torch_dataset(own, 4)
     assert "not finished: 35 rows of 44" in str(found.value)
     dataset = torch_dataset(own, 4, unfinished=True)
@@ -100,7 +100,7 @@ def test_a_state_of_another_seed_is_refused_and_worker_processes_ask_for_the_bat
 
 
 def test_facts_that_the_store_does_not_have_come_from_the_table_of_insights(own: Path) -> None:
-    with told("facts/stored.py:_from_reports ConfigError"):
+    with told("facts/stored.py:facts_of_images ConfigError"):
         torch_dataset(own, 4, where="bytes > 0")
     settings = fake_settings(rows=ROWS, rows_per_chunk=CHUNK, resolution=32)
     varied = component("loader.test_dataset.Varied", rows=ROWS, captions=4, unreadable=sorted(REJECTED))

@@ -140,7 +140,7 @@ def select(
             f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was not "
             "changed; encode with trained weights into another run folder (out)."
         )
-    rows = _rows(reader, folder, unfinished)
+    rows = readable_rows(reader, folder, unfinished)
     if where is not None:
         from daskt2i.facts.stored import rows_where
 
@@ -163,7 +163,7 @@ def select(
     )
 
 
-def _rows(reader: Reader, folder: RunFolder, unfinished: bool) -> Whole:
+def readable_rows(reader: Reader, folder: RunFolder, unfinished: bool) -> Whole:
     """The accepted rows.
 
     Raises:
@@ -176,7 +176,8 @@ def _rows(reader: Reader, folder: RunFolder, unfinished: bool) -> Whole:
         except StoreError as error:
             raise StoreError(
                 f"{folder} is not finished: {many(len(done), 'row')} of {reader.grid.rows} can be read so far. "
-                "They stay; run encode again to get the others, or give unfinished=True to read what is there now."
+                "They stay; run encode again to get the others, or give unfinished=True (--unfinished) to read what is "
+                "there now."
             ) from error
     return np.asarray(done, np.int64)
 
