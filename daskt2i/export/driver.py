@@ -86,18 +86,27 @@ def export(
         )
     exported = Exported.of(store, numbers)
     with _whole(target) as partial:
-        writer, done = FORMATS[to](partial, exported), 0
-        listener(Progress("rows exported", 0, len(numbers)))
-        for part in exported.parts():
-            writer.write(part)
-            done += len(part)
-            listener(Progress("rows exported", done, len(numbers)))
-        writer.close()
+        _write(FORMATS[to](partial, exported), exported, listener)
         about = about_export(exported, to, where)
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(card(about), encoding="utf-8")
     sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
     return ExportResult(folder.root, to, str(target), len(numbers), len(sizes), sum(sizes), READING[to])
+
+
+def _write(writer: Writer, exported: Exported, listener: Listener) -> None:
+    done, rows = 0, len(exported.numbers)
+    try:
+        listener(Progress("rows exported", 0, rows))
+        for part in exported.parts():
+            writer.write(part)
+            done += len(part)
+            listener(Progress("rows exported", done, rows))
+        writer.close()
+    except BaseException:
+        with suppress(Exception):  # of a full disk: the error that is raised already says more
+            writer.discard()
+        raise
 
 
 def _free(dest: str | os.PathLike[str]) -> Path:

@@ -40,6 +40,10 @@ class HfWriter:
         """Close the last file."""
         self._files.close()
 
+    def discard(self) -> None:
+        """Close the file."""
+        self._files.close()
+
 
 def _nested(arrays: Sequence[Array]) -> Any:
     """Lists of lists, as deep as the arrays have dimensions. All arrays have the same number of them."""

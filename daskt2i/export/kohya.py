@@ -35,7 +35,7 @@ class KohyaWriter:
         if channels != _CHANNELS or "source_size" not in exported.extra:
             raise ConfigError(
                 f"kohya-npz is for latents of {_CHANNELS} channels with the sizes of their images, and "
-                f"{exported.store.address} has {channels} channels. Nothing was written; export to another format, "
+                f"{exported.store.address} has {channels} channels. Nothing was written; choose another format, "
                 "such as webdataset."
             )
         self._place, self._bucket = place, (width * _REDUCTION, height * _REDUCTION)
@@ -52,8 +52,8 @@ class KohyaWriter:
             if text.exists():
                 raise StoreError(
                     f"Two images have the name {name} apart from its ending, and sd-scripts would take one for the "
-                    "other. The store is unchanged, and nothing was left of the export; export with a where that keeps "
-                    "one of them."
+                    "other. The store is unchanged, and nothing was left of the export; leave one of them out with "
+                    "where."
                 )
             np.savez(
                 stem.with_name(f"{stem.name}_{size[0]:04d}x{size[1]:04d}{self._end}"),
@@ -64,6 +64,9 @@ class KohyaWriter:
             text.write_text("\n".join(" ".join(one.split()) for one in part.captions[place]) + "\n", encoding="utf-8")
 
     def close(self) -> None:
+        """All files are closed already."""
+
+    def discard(self) -> None:
         """All files are closed already."""
 
     def _stem(self, name: str) -> Path:

@@ -61,3 +61,6 @@ class MdsWriter:
         """Write the last shard and the index."""
         if self._writer is not None:
             self._writer.finish()
+
+    def discard(self) -> None:
+        """Its writer holds no open file between samples."""

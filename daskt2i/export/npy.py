@@ -17,8 +17,9 @@ Does not cover: the rows (`rows`).
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ class NpyWriter:
     def __init__(self, place: Path, exported: Exported) -> None:
         self._place = place
         self._growing: dict[str, _Growing] = {}
-        self._lines = (place / "rows.jsonl").open("w", encoding="utf-8")
+        self._files = ExitStack()  # closes each of them, also when others fail on a full disk
+        self._lines = self._files.enter_context((place / "rows.jsonl").open("w", encoding="utf-8"))
         self._tokens = self._captions = 0
 
     def write(self, part: ExportedRows) -> None:
@@ -58,21 +60,26 @@ class NpyWriter:
 
     def close(self) -> None:
         """Write the final shapes."""
-        self._lines.close()
         for growing in self._growing.values():
-            growing.close()
+            growing.finish()
+        self.discard()
+
+    def discard(self) -> None:
+        """Close the files."""
+        self._files.close()
 
     def _append(self, name: str, values: Array) -> None:
         if name not in self._growing:
-            self._growing[name] = _Growing(self._place / f"{name}.npy", values)
+            file = self._files.enter_context((self._place / f"{name}.npy").open("wb"))
+            self._growing[name] = _Growing(file, values)
         self._growing[name].append(values)
 
 
 class _Growing:
     """A numpy file whose first dimension grows. numpy leaves room in its header for that."""
 
-    def __init__(self, path: Path, like: Array) -> None:
-        self._file, self._dtype, self._shape = path.open("wb"), like.dtype, like.shape[1:]
+    def __init__(self, file: IO[bytes], like: Array) -> None:
+        self._file, self._dtype, self._shape = file, like.dtype, like.shape[1:]
         self._count = 0
         self._header()
         self._begin = self._file.tell()
@@ -81,11 +88,10 @@ class _Growing:
         self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
         self._count += len(values)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self._file.seek(0)
         self._header()
         assert self._file.tell() == self._begin, "the header has grown into the data"
-        self._file.close()
 
     def _header(self) -> None:
         shape = (self._count, *self._shape)

@@ -86,6 +86,10 @@ class ParquetWriter:
         """Close the last file."""
         self._files.close()
 
+    def discard(self) -> None:
+        """Close the file."""
+        self._files.close()
+
 
 def label_columns(part: ExportedRows) -> dict[str, Any]:
     """The columns that are no arrays."""

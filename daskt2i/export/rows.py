@@ -62,6 +62,9 @@ class Writer(Protocol):
     def close(self) -> None:
         """Write what is left, and close the files."""
 
+    def discard(self) -> None:
+        """Close the files after an error. They will be removed."""
+
 
 @dataclass(frozen=True)
 class Exported:

@@ -57,6 +57,9 @@ class WebDatasetWriter:
     def close(self) -> None:
         """All files are closed already."""
 
+    def discard(self) -> None:
+        """All files are closed already."""
+
 
 def _npy(array: Array) -> bytes:
     stream = io.BytesIO()
