@@ -203,6 +203,15 @@ class Ours:
 LOADERS = {"numpy": MemoryMapped, "litdata": LitData, "mosaicml-streaming": Mosaic, "webdataset": WebDataset}
 
 
+def peak_bytes() -> int:
+    """Peak memory of this process. On Linux `ru_maxrss` may be that of the process that started it."""
+    try:
+        lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main(name: str, folder: str, place: str, *more: str) -> None:
     """Run epochs until the input ends."""
     import torch
@@ -225,8 +234,7 @@ def main(name: str, folder: str, place: str, *more: str) -> None:
         for batch in loader.batches(epoch):
             samples += len(batch[0] if isinstance(batch, tuple) else batch["latents"])
         seconds, busy = time.perf_counter() - begun, time.process_time() - worked
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        answer({"samples": samples, "seconds": seconds, "busy": busy, "peak": peak})
+        answer({"samples": samples, "seconds": seconds, "busy": busy, "peak": peak_bytes()})
 
 
 if __name__ == "__main__":
