@@ -92,6 +92,10 @@ def test_a_state_of_another_seed_is_refused_and_worker_processes_ask_for_the_bat
     dataset, other = torch_dataset(store, 4), torch_dataset(store, 4, seed=1)
     with told("loader/own_trainer/torch_dataset.py:LatentBatches.load_state_dict FingerprintMismatch"):
         dataset.load_state_dict(other.state_dict())
+    stored = torch_dataset(store, 4, shuffle=False)
+    with told("loader/own_trainer/torch_dataset.py:LatentBatches.load_state_dict FingerprintMismatch"):
+        dataset.load_state_dict(stored.state_dict())
+    dataset.load_state_dict(torch_dataset(store, 2).state_dict())
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
     batch = next(iter(loader))
     with told("loader/own_trainer/torch_dataset.py:LatentBatches.state_dict ConfigError"):

@@ -132,10 +132,12 @@ class LatentBatches:
                 f"{world} ranks with batches of {batch_size} need {batch_size * world} rows, but there are "
                 f"{len(selection.rows)}. Nothing was read; give a smaller batch_size, or drop_last=False."
             )
+        self._order = f"{selection.digest} {'shuffled' if shuffle else 'as stored'}"
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._loaded = False
         self._progress = 0
-        self._until: int | None = None  # in a worker process: where the epoch that it is in ends
+        self._until = 0  # in a worker process: where the epoch that it is in ends
+        self._resume: tuple[int, int] | None = None  # the same: where its next pass begins and ends
         self._open: tuple[int, int, EpochStream] | None = None
 
     def __repr__(self) -> str:
@@ -185,15 +187,13 @@ class LatentBatches:
         self._shared[_BEGIN] = self._progress = self._steps.next_epoch(begin)
 
     def _epoch_of_worker(self, worker: int, workers: int) -> Iterator[Tensors]:
-        if self._until is None:
-            self._progress = int(self._shared[_BEGIN])
-        begin, until = self._progress, self._until or self._steps.next_epoch(self._progress)
-        self._until, self._shared[_BY_WORKERS] = until, 1
-        if begin < until:
+        begin = int(self._shared[_BEGIN])
+        (begin, until), self._resume = self._resume or (begin, self._steps.next_epoch(begin)), None
+        self._progress, self._until, self._shared[_BY_WORKERS] = begin, until, 1
+        if begin < until:  # else this worker had made all of its batches before the stop
             for after, batch in self._stream(worker, workers).epoch(begin):
                 self._progress += self._steps.batch * workers
                 yield {**batch, "position": after}
-        self._until = None
 
     def state_dict(self, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Where a later run goes on, also with another number of ranks or worker processes.
@@ -205,7 +205,7 @@ class LatentBatches:
         Raises:
             ConfigError: worker processes make the batches, and no batch is given.
         """
-        state = {"position": self._progress, "order": self._selection.digest}
+        state = {"position": self._progress, "order": self._order}
         if after is not None:
             return {**state, "position": int(after["position"])}
         if self._in_worker():
@@ -221,18 +221,18 @@ class LatentBatches:
         """Go on where `state_dict` was taken: the next `iter` gives the rest of that epoch.
 
         Raises:
-            FingerprintMismatch: the state is of other rows or another seed, so its position means other samples.
+            FingerprintMismatch: the state is of other rows or another order, so its position means other samples.
         """
-        if state.get("order") != self._selection.digest:
+        if state.get("order") != self._order:
             raise FingerprintMismatch(
-                "This state is of another store, other rows or another seed, so its position means other samples. "
+                "This state is of another store, other rows or another order, so its position means other samples. "
                 "Nothing was changed; open the data set as it was when the state was taken."
             )
-        self._progress = int(state["position"])
+        self._progress = position = int(state["position"])
         if self._in_worker():
-            self._until = state.get("until")
+            self._resume = (position, int(state["until"])) if state.get("until") else None
         else:
-            self._shared[_BEGIN], self._loaded = self._progress, True
+            self._shared[_BEGIN], self._loaded = position, True
 
     def close(self) -> None:
         """End the threads of this process and free its rows. May be called twice."""
