@@ -61,9 +61,8 @@ def _one(batch: Any, place: int) -> tuple[Any, ...]:
 def test_each_accepted_row_comes_once_an_epoch_and_ranks_have_equal_numbers_of_batches(
     store: Path, batch: int, world: int
 ) -> None:
-    ranks = [
-        torch_dataset(store, batch, rank=number, world_size=world, columns=["image_id"]) for number in range(world)
-    ]
+    how: dict[str, Any] = {"world_size": world, "columns": ["latents"], "cache_bytes": 5_000}
+    ranks = [torch_dataset(store, batch, rank=number, **how) for number in range(world)]
     for _ in range(2):
         taken = [list(one) for one in ranks]
         assert {len(one) for one in taken} == {len(ranks[0])}
