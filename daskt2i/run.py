@@ -29,6 +29,7 @@ from daskt2i.display.listener import listener_for
 from daskt2i.doctor.run_doctor import RunDoctor
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, Note
+from daskt2i.export.run_export import RunExport
 from daskt2i.session.run_reader import RunReader
 from daskt2i.session.run_settings import (
     RunSettings,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from daskt2i.encode.summary import EncodeResult
     from daskt2i.encode.verify import VerifyResult
     from daskt2i.estimate.result import EstimateResult
-    from daskt2i.export.result import ExportResult
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
     from daskt2i.sample.evaluate import EvaluateResult
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from daskt2i.train.whole_run import RunPlan, RunResult
 
 
-class Run(RunReader, RunDoctor):
+class Run(RunReader, RunDoctor, RunExport):
     """A run folder, its settings, and workers. A context manager.
 
     Args:
@@ -261,27 +261,6 @@ class Run(RunReader, RunDoctor):
             StoreError: chunks failed. All other chunks are in the store.
         """
         return self._stages().run()
-
-    @verb
-    def export(
-        self, dest: str | Path, to: str = "webdataset", *, where: str | None = None, unfinished: bool = False
-    ) -> ExportResult:
-        """Write the accepted rows as files of another format, into a new folder with a data card.
-
-        Args:
-            dest: the folder; it must not exist, or be empty.
-            to: `webdataset`, `npy`, `parquet`, `hf`, `kohya-npz` or `mds`.
-            where: an expression; only rows for which it is true are written.
-            unfinished: export what is there of a store whose encode has not finished.
-
-        Raises:
-            ConfigError: there is no such format, the folder is not empty, or no row is left.
-            StoreMissing, StoreError: there is no store, it is not finished, or a chunk is damaged.
-            StoreFull: no space is left. Nothing is left of the export.
-        """
-        from daskt2i.export.driver import export
-
-        return export(self._found.folder, to, dest, where=where, unfinished=unfinished, listener=self._listener)
 
     @verb
     def insights(self, *, pictures: bool = True, tokens: bool = True, top: int = 20) -> InsightsResult:

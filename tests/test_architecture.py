@@ -56,7 +56,6 @@ MAY_IMPORT = {
     "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"
     " config images sources machine store facts estimate hosts",
     "insights": "errors types protocols view events formatting plan faults config images store facts hosts",
-    "export": "redact errors os_errors view events formatting store facts loader",
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
     " inference encoders store loader model hosts encode",
@@ -66,6 +65,7 @@ MAY_IMPORT = {
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "notebooks errors addresses protocols view events formatting plan retries config machine"
     " deploy store estimate model launch encode insights executors sample train dashboard",
+    "export": "redact errors os_errors view events formatting store facts loader session",
     "doctor": "redact errors types protocols view formatting plan faults config machine encoders deploy store"
     " facts hosts encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"

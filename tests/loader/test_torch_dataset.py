@@ -57,7 +57,7 @@ def _one(batch: Any, place: int) -> tuple[Any, ...]:
 # --- which rows -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("batch", "world"), [(1, 1), (6, 1), (7, 1), (64, 1), (4, 3), (19, 2), (39, 2), (2, 38)])
+@pytest.mark.parametrize(("batch", "world"), [(7, 1), (64, 1), (4, 3), (19, 2), (2, 19)])
 def test_each_accepted_row_comes_once_an_epoch_and_ranks_have_equal_numbers_of_batches(
     store: Path, batch: int, world: int
 ) -> None:
