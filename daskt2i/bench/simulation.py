@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import dask
 import psutil
 
 from daskt2i.bench.measured import BenchTask
@@ -45,6 +46,9 @@ SCHEDULER = "simulation"
 
 SAMPLES = 200
 """Number of memory measurements over a run."""
+
+_CONNECT_SECONDS_PER_WORKER = 0.2
+"""All workers shake hands with the scheduler in one Python interpreter, and who connects meanwhile waits so long."""
 
 _LIMIT = 1 << 40
 """Memory limit of each worker in bytes: effectively none, because all workers share one process."""
@@ -169,7 +173,9 @@ def simulate(task: BenchTask, workflow: Workflow) -> Simulated:
                 cpu = sum(sum(p.cpu_times()[:2]) for p in family)
                 before = before or cpu
 
-    summary = encode.encode(prepared, executor, listen)
+    patience = f"{30 + _CONNECT_SECONDS_PER_WORKER * task.workers:.0f}s"
+    with dask.config.set({"distributed.comm.timeouts.connect": patience}):
+        summary = encode.encode(prepared, executor, listen)
     ended = time.perf_counter()
     if summary.failed or summary.accepted != prepared.source_info.rows:
         raise ExecutorError(
