@@ -36,7 +36,8 @@ class ExportResult(Viewed):
 
     def to_json(self) -> dict[str, Any]:
         """The object that `export --json` prints."""
-        return {name: getattr(self, name) for name in ("out", "to", "dest", "rows", "files", "bytes")}
+        about = {"out": self.out, "to": self.to, "dest": self.dest}
+        return {**about, "rows": self.rows, "files": self.files, "bytes": self.bytes}
 
     def view(self) -> View:
         """Numbers, and how to read the folder."""
