@@ -142,6 +142,22 @@ def test_rank_and_world_size_come_from_the_variables_of_torchrun(store: Path, mo
     assert rows_of(list(torch_dataset(store, 6, rank=0, world_size=1)))[0] != rows_of(list(found))[0]
 
 
+def test_torch_distributed_is_asked_before_the_variables(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # a group without other processes
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    try:
+        found = torch_dataset(store, 6)
+    finally:
+        dist.destroy_process_group()
+    wanted = torch_dataset(store, 6, rank=1, world_size=2)
+    assert rows_of(list(found)) == rows_of(list(wanted))
+    assert torch_dataset(store, 6, rank=0, world_size=1).rows == found.rows
+
+
 # --- worker processes and state -------------------------------------------------------------------------------------
 
 
