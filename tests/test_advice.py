@@ -20,6 +20,13 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, modules, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "loader/memory/mapped_rows.py:_explaining StoreFull": (
+        "loader/test_mapped_rows.py::test_a_full_disk_leaves_nothing_and_another_folder_works",
+    ),
+    "loader/memory/mapped_rows.py:_explaining StoreError": (
+        "loader/test_mapped_rows.py::test_a_folder_that_cannot_be_used_is_named_and_another_works",
+        "loader/test_mapped_rows.py::test_damaged_files_are_written_again_when_their_folder_is_removed",
+    ),
     "deploy/scheduler_side.py:_unreadable SchedulerError": (
         "dashboard/test_plugin.py::test_a_scheduler_that_cannot_import_daskt2i_is_told_in_one_line",
     ),

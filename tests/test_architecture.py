@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "store": "redact errors os_errors credentials addresses types view formatting plan config",
     "facts": "documents errors addresses types protocols faults config images store",
     "estimate": "documents errors types view formatting plan config store",
-    "loader": "errors types protocols formatting plan faults images encoders store facts",
+    "loader": "errors os_errors types protocols formatting plan faults images machine encoders store facts",
     "model": "errors types protocols config machine encoders store",
     "launch": "errors portable_errors events retries machine deploy",
     "hosts": "errors types protocols events formatting faults config encoders store",
@@ -65,11 +65,12 @@ MAY_IMPORT = {
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "notebooks errors addresses protocols view events formatting plan retries config machine"
     " deploy store estimate model launch encode insights executors sample train dashboard",
+    "export": "redact errors os_errors view events formatting store facts loader session",
     "doctor": "redact errors types protocols view formatting plan faults config machine encoders deploy store"
     " facts hosts encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
-    "run": "errors view events config deploy estimate encode insights sample train display session doctor",
+    "run": "errors view events config deploy estimate encode insights export sample train display session doctor",
     "cli": "redact documents errors os_errors addresses view events plan faults config sources machine deploy"
     " store launch sample display session bench run",
     "workflow": "cli",

@@ -335,6 +335,8 @@ def json_() -> Iterator[str]:
     from daskt2i.encode.prepare import EncodePlan
     from daskt2i.estimate.forecast import ForecastComparison
     from daskt2i.estimate.result import EstimateResult
+    from daskt2i.export.card import about_export
+    from daskt2i.export.result import ExportResult
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
     from daskt2i.sample.evaluate import EvaluateResult
@@ -360,6 +362,8 @@ def json_() -> Iterator[str]:
         "insights": (InsightsResult.to_json,),
         "estimate": (EstimateResult.to_json,),
         "forecast": (ForecastComparison.to_json,),
+        "export": (ExportResult.to_json,),
+        "daskt2i-export.json": (about_export,),
         "suggest": (data.suggest,),
         "scenes": (data.scenes,),
     }

@@ -16,6 +16,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,9 +157,15 @@ def _random_chunk(random: np.random.Generator, shape: Shape, n: int) -> dict[str
 
 def forget(folder: RunFolder) -> bool:
     """Remove the store's files from the page cache. Returns False if this system cannot do that."""
+    return forget_files(folder.local_path(STORE))
+
+
+def forget_files(folder: Path) -> bool:
+    """Remove the files below a folder from the page cache. Returns False if this system cannot do that."""
     if not hasattr(os, "posix_fadvise"):
         return False
-    for path in folder.local_path(STORE).rglob("*"):
+    os.sync()  # pages that are not on disk yet would stay
+    for path in folder.rglob("*"):
         if path.is_file():
             with contextlib.suppress(OSError), path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

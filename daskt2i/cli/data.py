@@ -1,4 +1,4 @@
-"""The commands about data: encode, add, status, report, verify, insights, estimate, suggest, scenes.
+"""The commands about data: encode, add, status, report, verify, export, insights, estimate, suggest, scenes.
 
 Covers: reading options, calling the function that does the work, showing its result.
 Does not cover: how output and errors look (`console`, `front`), the commands about models (`cli.model`).
@@ -118,6 +118,28 @@ def verify(
     with opened(workflow, out_folder, set_, as_json=as_json) as run:
         if not answer(run.verify(), as_json).ok:
             raise typer.Exit(1)
+
+
+def export(
+    dest: Annotated[str, typer.Argument(help="The folder to write; it must not exist, or be empty.", metavar="DEST")],
+    to: Annotated[str, typer.Option("--to", help="webdataset, npy, parquet, hf, kohya-npz or mds.")],
+    workflow: WorkflowOption = None,
+    out_folder: OutOption = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Write only rows for which this is true, e.g. 'people and words > 5'.")
+    ] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Write what is there of an unfinished store.")
+    ] = False,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Write the accepted rows of a store as files of another format.
+
+    A data card lies beside them. A stopped export leaves no folder DEST; run the same command again.
+    """
+    with opened(workflow, out_folder, set_, as_json=as_json) as run:
+        answer(run.export(dest, to, where=where, unfinished=unfinished), as_json)
 
 
 def insights(

@@ -175,6 +175,11 @@ def _add_tokens(lines: list[dict[str, Any]], rows: Sequence[Row], counts: npt.ND
         line["cut"] = int((mine > limit).sum()) if len(mine) else 0
 
 
+def facts_of_captions(row: Row, rules: Rules) -> dict[str, Any]:
+    """The facts of a row that need no image."""
+    return _of_captions(row, [tokens_of(caption) for caption in row.captions], rules)
+
+
 def _of_captions(row: Row, tokens: list[list[str]], rules: Rules) -> dict[str, Any]:
     found = read_tokens(tokens, rules)
     return {

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.loader.loaded_rows import LoadedRows, Values, copy_rows
+from daskt2i.loader.memory.loaded_rows import LoadedRows, Values, copy_rows
+from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.random_numbers import Draw
 from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
 from daskt2i.loader.shards import Floats, Reader
-from daskt2i.loader.used_again import Blocks
 
 AT_ONCE = 32_000
 """Numbers that are computed together. They stay in the cache of a core, and torch starts threads for 32,768 or more,
@@ -89,7 +89,7 @@ class BatchArrays:
         drawn = self._scratch("drawn", (count, size), np.float32)
         numbers = self._draw(streams, purpose, samples, size, reader.draws, (noise.reshape(count, size), drawn))
         dropped = numbers.lot < (self._dropout if purpose == Purpose.SAMPLE else 0.0)
-        groups = _groups(found)
+        groups = grouped(found)
         slots, kept = self._slots(groups, samples)
         mask = np.empty((count, *reader.empty_mask.shape), np.bool_)
         half = self._scratch("half", (1 + reader.draws, *shape), reader.latent_kind)
@@ -131,7 +131,7 @@ class BatchArrays:
         """Free the memory that nobody holds."""
         self._blocks.close()
 
-    def _slots(self, groups: Sequence[_Group], samples: Sequence[Sample]) -> tuple[Whole, Whole]:
+    def _slots(self, groups: Sequence[Group], samples: Sequence[Sample]) -> tuple[Whole, Whole]:
         """Slot of each sample, and its index among the captions that are loaded."""
         slots, kept = np.zeros((2, len(samples)), np.int64)
         for rows, indexes, places in groups:
@@ -162,11 +162,12 @@ class BatchArrays:
         return made
 
 
-_Group = tuple[LoadedRows, Whole, Whole]
+Group = tuple[LoadedRows, Whole, Whole]
 """(rows, indexes of rows among them, their places in the batch)"""
 
 
-def _groups(found: Sequence[Placed]) -> list[_Group]:
+def grouped(found: Sequence[Placed]) -> list[Group]:
+    """The samples of a batch by the rows that were loaded together."""
     by_rows: dict[int, tuple[LoadedRows, list[int], list[int]]] = {}
     for place, (rows, index) in enumerate(found):
         _, indexes, places = by_rows.setdefault(id(rows), (rows, [], []))

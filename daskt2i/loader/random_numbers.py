@@ -1,6 +1,7 @@
 """All random numbers of the samples of a batch: noise, the draw from the posterior, times and caption dropout.
 
-Covers: numbers in bulk (`in_bulk`), the numbers of older versions (`one_by_one`).
+Covers: numbers in bulk (`in_bulk`), only those of the posterior (`draw_posterior`), the numbers of older versions
+(`one_by_one`).
 Does not cover: the order of samples and the caption of an epoch (`sample_order`), what the numbers are used for
 (`dataset`).
 
@@ -89,6 +90,27 @@ def in_bulk(
                 made[here] = wide[: len(some), :size]
     noise, *drawn = targets
     return Numbers(unit[0], unit[1], np.ascontiguousarray(normal[:, 0]), noise, drawn[0] if drawn else None)
+
+
+def draw_posterior(streams: RandomStreams, purpose: Purpose, samples: Sequence[Sample], drawn: Floats) -> None:
+    """The numbers `drawn` of `in_bulk`, without the others.
+
+    Args:
+        drawn: where to put them, `float32[b, size]`.
+    """
+    size = drawn.shape[1]
+    pairs = -(-size // 2)
+    step = max(1, _AT_ONCE // max(pairs, 1))
+    bits = streams.memory(min(step, len(samples)), pairs)
+    wide = None if size == 2 * pairs else np.empty((min(step, len(samples)), 2 * pairs), np.float32)
+    for first in range(0, len(samples), step):
+        some = samples[first : first + step]
+        for target, (epoch, row) in zip(bits, some, strict=False):
+            target[:] = streams.bits(purpose, epoch, row, pairs, _WORDS + pairs)
+        halves, here = bits[: len(some)].astype("<u8", copy=False).view("<u4"), slice(first, first + len(some))
+        _normal(halves, drawn[here] if wide is None else wide[: len(some)])
+        if wide is not None:
+            drawn[here] = wide[: len(some), :size]
 
 
 def _normal(halves: npt.NDArray[np.uint32], target: Floats) -> None:

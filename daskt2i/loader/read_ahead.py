@@ -14,8 +14,9 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 
+from daskt2i.loader.memory.mapped_rows import MappedRows
+from daskt2i.loader.memory.upcoming_rows import Parts, Unit, UpcomingRows
 from daskt2i.loader.sample_order import Sample
-from daskt2i.loader.upcoming_rows import Parts, Unit, UpcomingRows
 
 Placed = tuple[int, Sample]
 """(stream position, sample)"""
@@ -38,7 +39,7 @@ class ReadAhead:
 
     def __init__(
         self,
-        rows: UpcomingRows,
+        rows: UpcomingRows | MappedRows,
         position: int,
         batch: int,
         *,
@@ -84,6 +85,7 @@ class ReadAhead:
             self._parts.append(self._part(self._known))
             placed += self._parts[-1]
             self._known += self._batch
-        self._later = [one for one in placed if one[0] >= self._end]
-        self._rows.announce(self._units_of(begin, [sample for place, sample in placed if place < self._end]))
+        end = sys.maxsize if self._end >= self._last else self._end  # the last batch may be larger than the others
+        self._later = [one for one in placed if one[0] >= end]
+        self._rows.announce(self._units_of(begin, [sample for place, sample in placed if place < end]))
         self._begins.append(begin)

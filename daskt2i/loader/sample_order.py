@@ -22,6 +22,10 @@ Sample = tuple[int, int]
 """(epoch, row)"""
 
 
+_BLOCK = 4
+"""Words that Philox makes for one value of its counter."""
+
+
 class Purpose(enum.IntEnum):
     """The purpose of a stream of random numbers. It is part of the counter."""
 
@@ -56,10 +60,12 @@ class RandomStreams:
         self._bits.state = self._state
         return self._generator
 
-    def bits(self, purpose: Purpose, epoch: int, row: int, words: int) -> npt.NDArray[np.uint64]:
-        """The first random bits for a purpose, epoch and row, `uint64[words]`."""
-        self.at(purpose, epoch, row)
-        return self._bits.random_raw(words)
+    def bits(self, purpose: Purpose, epoch: int, row: int, words: int, first: int = 0) -> npt.NDArray[np.uint64]:
+        """Random bits for a purpose, epoch and row, `uint64[words]`, from word `first` on."""
+        block, rest = divmod(first, _BLOCK)
+        self._state["state"]["counter"][:] = (block, row, epoch, purpose)
+        self._bits.state = self._state
+        return self._bits.random_raw(rest + words)[rest:]
 
     def memory(self, count: int, words: int) -> npt.NDArray[np.uint64]:
         """Memory of this thread, `uint64[count, words]`, that is used again."""
@@ -83,10 +89,12 @@ class ShardSampler:
         rows_per_chunk: rows of a shard.
         window: number of shards whose rows are shuffled together.
         key: key of the random numbers.
+        shuffle: False takes the rows as they are stored.
     """
 
-    def __init__(self, rows: Whole, rows_per_chunk: int, window: int, key: int) -> None:
-        self._rows, self._window, self._streams = rows, window, RandomStreams(key)
+    def __init__(self, rows: Whole, rows_per_chunk: int, window: int, key: int, shuffle: bool = True) -> None:
+        self._rows, self._window, self._shuffle = rows, window, shuffle
+        self._streams = RandomStreams(key)
         # Index of the first row of each shard. A shard without training rows is left out.
         self._edges = np.append(np.unique(rows // rows_per_chunk, return_index=True)[1], len(rows))
         self._shards: OrderedDict[int, tuple[Whole, Whole]] = OrderedDict()
@@ -120,7 +128,9 @@ class ShardSampler:
     def _epoch(self, epoch: int) -> tuple[Whole, Whole]:
         """The order of the shards, and the position in the epoch at which each window ends."""
         if epoch not in self._shards:
-            order = self._streams.at(Purpose.SHARDS, epoch, 0).permutation(len(self._edges) - 1)
+            order = np.arange(len(self._edges) - 1)
+            if self._shuffle:
+                order = self._streams.at(Purpose.SHARDS, epoch, 0).permutation(order)
             sizes = np.diff(self._edges)[order]
             ends = np.add.reduceat(sizes, np.arange(0, len(sizes), self._window)).cumsum()
             _remember(self._shards, epoch, (order, ends))
@@ -130,7 +140,9 @@ class ShardSampler:
         if (epoch, number) not in self._windows:
             shards = self._epoch(epoch)[0][number * self._window :][: self._window]
             rows = np.concatenate([self._rows[self._edges[s] : self._edges[s + 1]] for s in shards])
-            _remember(self._windows, (epoch, number), self._streams.at(Purpose.ROWS, epoch, number).permutation(rows))
+            if self._shuffle:
+                rows = self._streams.at(Purpose.ROWS, epoch, number).permutation(rows)
+            _remember(self._windows, (epoch, number), rows)
         return self._windows[epoch, number]
 
 

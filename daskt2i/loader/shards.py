@@ -7,8 +7,9 @@ rows (`sample_order`), batches (`batch_arrays`), opening a store with xarray (`s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,9 @@ import numpy.typing as npt
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
 from daskt2i.loader.inner_chunks import ShardedArray
-from daskt2i.loader.loaded_rows import LoadedRows
+from daskt2i.loader.memory.loaded_rows import LoadedRows
+from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
-from daskt2i.loader.used_again import Blocks
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.receipts import Receipts
@@ -27,8 +28,31 @@ from daskt2i.store.zarr_store import ZarrStore
 
 Floats = npt.NDArray[np.float32]
 
+Captions = Literal["random", "first", "all"]
+
 TOKENS = 8
 """Trimmed text has a multiple of so many tokens. So compilers see few shapes, and matrix units are used well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to read of a row.
+
+    Attributes:
+        latents: `latent_mean`, and `latent_std` if it is drawn from.
+        text: `text_states`. The masks are always read: they say how many captions a row has.
+        captions: `random` takes another caption of a row in each epoch, `first` its first one, `all` all of them.
+        extra: names of other arrays.
+    """
+
+    latents: bool = True
+    text: bool = True
+    captions: Captions = "random"
+    extra: tuple[str, ...] = ()
+
+
+ALL = Wanted()
+"""What training reads."""
 
 
 class Reader:
@@ -38,13 +62,14 @@ class Reader:
         store: the store.
         key: key of the random numbers.
         sample: whether to read the std for a draw from the posterior, if there is one.
+        wanted: what to read.
 
     Raises:
         StoreMissing: there is no store here.
         StoreError: `encode` did not make the store, or its metadata or the empty prompt is damaged.
     """
 
-    def __init__(self, store: ZarrStore, key: int, sample: bool) -> None:
+    def __init__(self, store: ZarrStore, key: int, sample: bool, wanted: Wanted = ALL) -> None:
         layout, attributes = store.layout(), store.attributes() or {}
         if "daskt2i" not in attributes:
             raise StoreError(
@@ -63,12 +88,19 @@ class Reader:
         channels, height, width = arrays["latent_mean"]["shape"]
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
         self.slots, self.tokens, self.features = arrays["text_states"]["shape"]
-        self.draws = sample and "latent_std" in arrays
+        self._wanted = wanted
+        if not wanted.latents:
+            self.latent_shape = (0, 0, 0)
+        if not wanted.text:
+            self.features = 0
+        self.draws = sample and wanted.latents and "latent_std" in arrays
         self.latent_kind = _kind(*(arrays[name]["dtype"] for name in ("latent_mean", "latent_std")[: 1 + self.draws]))
         self.text_kind = _kind(arrays["text_states"]["dtype"])
         self._latent_bytes = channels * height * width * self.latent_kind.itemsize * (1 + self.draws)
-        names = ("text_mask", "latent_mean", "text_states", *(("latent_std",) if self.draws else ()))
-        self._arrays = {name: ShardedArray(store, name) for name in names}
+        self._latents = ("latent_mean", "latent_std")[: wanted.latents + self.draws]
+        self._extra = {name: arrays[name] for name in wanted.extra}
+        names = ("text_mask", *self._latents, *(("text_states",) if wanted.text else ()))
+        self._arrays = {name: ShardedArray(store, name) for name in (*names, *self._extra)}
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[Any] = self._constant("text_states")
@@ -83,8 +115,11 @@ class Reader:
         raw *= self._scale
         return raw
 
-    def accepted(self) -> Whole:
+    def accepted(self, unfinished: bool = False) -> Whole:
         """The accepted rows, ascending. They come from the receipts, because reading `valid` would read every shard.
+
+        Args:
+            unfinished: whether chunks may be missing.
 
         Raises:
             StoreError: a chunk has no receipt with this store's fingerprint.
@@ -96,13 +131,13 @@ class Reader:
                 continue
             rejected = [rejection.row for rejection in receipt.rejected]
             kept[receipt.chunk] = np.setdiff1d(np.arange(receipt.start, receipt.stop), rejected, assume_unique=True)
-        if opened := len(self.grid) - len(kept):
+        if (opened := len(self.grid) - len(kept)) and not unfinished:
             first = next(index for index in range(len(self.grid)) if index not in kept)
             raise StoreError(
                 f"{opened} of {len(self.grid)} chunks of {self._store.folder} are not done, first chunk {first}. "
                 "The other chunks stay; run encode again, which encodes only the open chunks, then train."
             )
-        return np.concatenate([kept[index] for index in range(len(self.grid))])
+        return np.concatenate([np.empty(0, np.int64), *(kept[index] for index in sorted(kept))])
 
     def read(self, parts: Sequence[Sequence[Sample]]) -> list[LoadedRows]:
         """Rows of one shard in parts, each with the caption of its epoch only; with all captions if the epochs are
@@ -125,15 +160,20 @@ class Reader:
         for part in parts:
             places = np.searchsorted(rows, [row for _, row in part])
             made.append(self._room_for(part, captions[places], mask[places]))
-        for name in ("latent_mean", "latent_std")[: 1 + self.draws]:
+        for name in self._latents:
             for first, block in self._arrays[name].blocks(start, stop, rows):
                 for one in made:
                     target = one.mean if name == "latent_mean" else one.std
                     if target is not None:
-                        one.fill_latents(target, block, first)
-        for first, block in self._arrays["text_states"].blocks(start, stop, rows):
-            for one in made:
-                one.fill_tokens(block, first)
+                        one.fill_rows(target, block, first)
+        if self._wanted.text:
+            for first, block in self._arrays["text_states"].blocks(start, stop, rows):
+                for one in made:
+                    one.fill_tokens(block, first)
+        for name in self._extra:
+            for first, block in self._arrays[name].blocks(start, stop, rows):
+                for one in made:
+                    one.fill_rows(one.extra[name], block, first)
         if not all(np.isfinite(one.first_numbers()).all() for one in made):
             raise self._gone(start)
         return made
@@ -141,8 +181,9 @@ class Reader:
     def _room_for(self, samples: Sequence[Sample], captions: Whole, mask: npt.NDArray[np.bool_]) -> LoadedRows:
         """Arrays for these rows; latents and tokens are not filled yet."""
         count, slots = len(samples), None
-        if samples[0][0] >= 0:
-            streams = RandomStreams(self._key) if self.slots > 1 else None
+        if samples[0][0] >= 0 and self._wanted.captions != "all":
+            drawn = self.slots > 1 and self._wanted.captions == "random"
+            streams = RandomStreams(self._key) if drawn else None
             slots = np.zeros(count, np.int64)
             if streams is not None:
                 counts = zip(samples, captions.tolist(), strict=True)
@@ -156,7 +197,8 @@ class Reader:
         mean, *std, tokens = self._blocks.block(*latents, text)
         tokens[-1] = 0
         begins = (lengths.cumsum() - lengths.ravel()).reshape(lengths.shape)
-        return LoadedRows(samples, mean, std[0] if std else None, captions, slots, mask, begins, lengths, tokens)
+        extra = {name: _room(count, about) for name, about in self._extra.items()}
+        return LoadedRows(samples, mean, std[0] if std else None, captions, slots, mask, begins, lengths, tokens, extra)
 
     def close(self) -> None:
         """Free the memory of rows that nobody holds."""
@@ -164,6 +206,7 @@ class Reader:
 
     def row_bytes(self, every_caption: bool) -> float:
         """Expected size of a `LoadedRow`, with one caption or with all, from the masks of a few shards."""
+        every_caption = every_caption or self._wanted.captions == "all"
         state = self.features * self.text_kind.itemsize
         if not self.masked:
             text = float(self.tokens * state * (self.slots if every_caption else 1))
@@ -208,6 +251,12 @@ class Reader:
                 f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are unchanged; "
                 "run encode again, which writes it again."
             ) from error
+
+
+def _room(count: int, about: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """Memory for rows of an array of the layout."""
+    text = about["dtype"] == "string"
+    return np.zeros((count, *about["shape"]), object if text else np.dtype(about["dtype"]))
 
 
 def _kind(*dtypes: str) -> np.dtype[Any]:

@@ -56,17 +56,20 @@ _NUMBER: Rule = (lambda value: _whole(value, 1), "a whole number from 1")
 _PATH: Rule = (_path, "a path or an address, neither empty nor with a NUL character")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("out", "path", "images", "captions"), _PATH),
+    **dict.fromkeys(("out", "path", "images", "captions", "cache_folder", "dest"), _PATH),
     "name": (_path, "the name of a shipped workflow such as demo, or the path of a YAML file"),
     "workflow": (_workflow, "a name or a path, neither empty nor with a NUL character"),
     **dict.fromkeys(("count", "steps", "rows", "top", "n"), _NUMBER),
+    **dict.fromkeys(("batch_size", "world_size", "threads"), _NUMBER),
+    "cache_bytes": (lambda value: _whole(value, 0, 2**62), "a whole number of bytes from 0"),
+    "rank": (lambda value: _whole(value, 0), "a whole number from 0"),
     "workers": (_counts, "a whole number from 1, or a list of such numbers"),
     "seed": (lambda value: _whole(value, 0, 2**62), "a whole number from 0"),
     "sampler": (lambda value: value in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
     "guidance": (_amount, "a number from 0"),
     "prompts": (_texts, "a text, or a list of texts"),
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
-    **dict.fromkeys(("where", "text", "device"), (_text, "a text")),
+    **dict.fromkeys(("where", "text", "device", "to"), (_text, "a text")),
     "storage_options": (lambda value: isinstance(value, Mapping), "a mapping, such as {'anon': True}"),
     "scheduler": (_path, "a text such as local:2, or a cluster file (a Dask client is given as client)"),
     "settings": (lambda value: isinstance(value, Mapping), "a mapping of dotted keys, such as {'train.steps': 100}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,26 +20,33 @@ from daskt2i.errors import ExecutorError
 def test_all_loaders_read_the_same_rows(text: str, tmp_path: Path) -> None:
     write(tmp_path, shape_of(text, 128))
     rows = peer.Rows(str(tmp_path / "rows"))
-    ours = list(peer.Ours(rows, str(tmp_path / "daskt2i"), 1 << 30, 1).batches(0))
+    ours = list(peer.Ours(rows, str(tmp_path / "daskt2i"), 1 << 30).batches(0))
+    mapped = list(peer.Ours(rows, str(tmp_path / "daskt2i"), 1, str(tmp_path / "decoded")).batches(0))
     theirs = list(peer.MemoryMapped(rows, "").batches(0))
     assert len(ours) == len(theirs) == 2
-    for batch, (latents, noise, uniform, normal, states, mask) in zip(ours, theirs, strict=True):
-        assert batch.latents.shape == tuple(latents.shape) == tuple(noise.shape) == (64, 4, 32, 32)
-        assert batch.uniform.shape == tuple(uniform.shape) == tuple(normal.shape)
-        assert states.shape[2] == batch.text_states.shape[2] == 768
+    for batch, same, (latents, states, mask) in zip(ours, mapped, theirs, strict=True):
+        assert batch["latents"].shape == latents.shape == (64, 4, 32, 32)
+        assert states.shape[2] == batch["text_states"].shape[2] == 768
         assert mask.shape == states.shape[:2]
-    said = {batch.text_states[i][batch.text_mask[i]].tobytes() for batch in ours for i in range(64)}
+        assert all(batch[name].equal(same[name]) for name in ("latents", "text_states", "text_mask", "row"))
+    said = {_text(batch["text_states"], batch["text_mask"], place) for batch in ours for place in range(64)}
     if text == "compact":
-        assert said == {batch[4][i][batch[5][i]].tobytes() for batch in theirs for i in range(64)}
+        assert said == {_text(states, mask, place) for _, states, mask in theirs for place in range(64)}
     packed = rows.packed(5)
     np.testing.assert_array_equal(peer.unpacked(packed)[2], rows[5][2])
     assert 0 < bytes_of(tmp_path, "daskt2i") < bytes_of(tmp_path, "numpy")
 
 
+def _text(states: Any, mask: Any, place: int) -> bytes:
+    found: bytes = states[place][mask[place]].numpy().tobytes()
+    return found
+
+
 def test_the_report_compares_with_the_best_peer_and_with_numpy() -> None:
-    def runner(name: str, *rates: float, windows: float | None = None, cache: int | None = None) -> Runner:
+    def runner(name: str, *rates: float, windows: float | None = None, origin: str | None = None) -> Runner:
         process = subprocess.Popen(["true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        found = Runner("compact", name, process, 100, cache, windows, list(rates), [rate / 2 for rate in rates])
+        found = Runner("compact", name, process, 100, 5, windows, origin, 50.0, 1000)
+        found.rates, found.busy_rates = list(rates), [rate / 2 for rate in rates]
         found.close()
         return found
 
@@ -48,17 +56,19 @@ def test_the_report_compares_with_the_best_peer_and_with_numpy() -> None:
                 runner("numpy", 100, 300, 200),
                 runner("litdata", 90),
                 runner("webdataset", 120),
-                runner("daskt2i", 60, windows=1.0, cache=5),
-                runner("daskt2i", 30, windows=0.5, cache=2),
-                runner("daskt2i", 240, cache=1 << 34),
-            ]
+                runner("daskt2i", 60, windows=1.0, origin="store"),
+                runner("daskt2i", 30, windows=0.5, origin="store"),
+                runner("daskt2i", 240, origin="memory"),
+            ],
+            1000.0,
         )
     )
     last = cells[-1].values
     assert (last["origin"], last["of_best"], last["of_numpy"]) == ("memory", 2.0, 1.2)
+    assert (last["bytes_rate"], last["first_rate"]) == (240_000, 50.0)
     assert cells[3].values["busy_of_best"] == 0.5
     plots = {plot.name: plot for plot in _plots(cells)}
-    assert plots["rate-compact"].categories[-2:] == ("daskt2i, page cache", "daskt2i, memory")
+    assert plots["rate-compact"].categories[-2:] == ("daskt2i, store", "daskt2i, memory")
     assert plots["rate-by-cache"].curves[0].y == (60.0, 30.0)
 
 

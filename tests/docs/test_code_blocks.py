@@ -175,7 +175,7 @@ FILES: dict[str, Callable[[Path], None]] = {
 """Names that a block mentions -> what makes them, where no block before it has: small data, and the demo's encoders."""
 
 RUN_FOLDERS = ("runs/demo", "runs/coco-sd15")
-NEEDS_A_STORE = {"run", "train", "sample", "evaluate", "status", "verify", "suggest", "bench sample"}
+NEEDS_A_STORE = {"run", "train", "sample", "evaluate", "status", "verify", "export", "suggest", "bench sample"}
 """A command of these finds the run folder of a tiny demo, encoded and trained, where no block before it made one. So
 `run` finds its encoding and its training done."""
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from daskt2i.errors import StoreError
-from daskt2i.loader.loaded_rows import LoadedRows
+from daskt2i.loader.memory.loaded_rows import LoadedRows
+from daskt2i.loader.memory.upcoming_rows import Parts, UpcomingRows
 from daskt2i.loader.sample_order import Sample
-from daskt2i.loader.upcoming_rows import Parts, UpcomingRows
 
 BYTES = 100
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from daskt2i.loader.used_again import Blocks
+from daskt2i.loader.memory.used_again import Blocks
 
 SHAPES = ((np.float32, (5, 3)), (np.float16, (7,)), (np.bool_, (1, 1)))
 

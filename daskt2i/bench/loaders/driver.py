@@ -3,8 +3,9 @@
 Covers: one process for each loader, epochs in alternating order, medians, the report.
 Does not cover: the work of a loader (`peer`), the rows (`rows`), environments (`bench.peers.environments`).
 
-All processes are started first, and each reads one epoch that is not counted. Then every repeat has one epoch of each
-loader, forwards and backwards by turns. So a machine that slows down affects all alike. Files are in the page cache.
+All processes are started first. Each reads a first epoch, after its files were taken out of the page cache where the
+system can do that. Then every repeat has one epoch of each loader, forwards and backwards by turns, with the files in
+the page cache. So a machine that slows down affects all alike.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.bench.loaders import peer
-from daskt2i.bench.loaders.rows import ROWS, bytes_of, shape_of, write
+from daskt2i.bench.loaders.rows import ROWS, bytes_of, decoded_bytes, shape_of, write
 from daskt2i.bench.peers.environments import python_for, version_in
 from daskt2i.bench.report import BenchReport, Cell, Column, Curve, Plot, Value, spread
+from daskt2i.bench.stores import forget_files
 from daskt2i.errors import ConfigError, ExecutorError
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.store.run_folder import RunFolder
@@ -35,20 +37,31 @@ PACKAGES = {"litdata": "litdata", "mosaicml-streaming": "mosaicml-streaming", "w
 """Peer -> its package. Memory-mapped numpy needs none."""
 
 THREADS, WINDOW = 2, 8
-SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 1.0)
+SHARES = (1 / 8, 1.0)
 """Sizes of our cache, as shares of a shuffle window; and one more that holds the whole store."""
 
 WHOLE = 16 << 30
 
+MAPPED = "cache folder"
+"""Origin of our rows that are decoded in files."""
+
 COLUMNS = (
     Column("text", "text", meaning="compact: 9 to 21 tokens of a caption are kept; full: 77."),
     Column("loader", "text"),
-    Column("origin", "text", "from", meaning="memory: the cache holds all rows; otherwise each epoch decodes them."),
+    Column(
+        "origin",
+        "text",
+        "from",
+        meaning="memory: the cache holds all rows; cache folder: rows are decoded in files; store: each epoch decodes.",
+    ),
     Column("cache_bytes", "bytes", "cache", meaning="Size of our cache."),
     Column("windows", "times", "cache / window", meaning="Size of our cache divided by the rows of a shuffle window."),
     Column("rate", "rate", "median", "speed", "samples", meaning="Samples per second of wall time."),
     Column("rate_low", "rate", "least", "speed", "samples"),
     Column("rate_high", "rate", "most", "speed", "samples"),
+    Column("bytes_rate", "rate", "bytes", "speed", "bytes", meaning="Decoded bytes of samples per second, median."),
+    Column("first_rate", "rate", "first epoch", "speed", "samples", meaning="Of a new process, files not in memory."),
+    Column("peak", "bytes", "memory", meaning="Peak memory of the process, with mapped files."),
     Column("busy_rate", "rate", "by CPU", "speed", "samples", meaning="Samples per processor second, median."),
     Column("of_best", "times", "of best peer", "speed", meaning="Rate divided by that of the fastest peer."),
     Column("of_numpy", "times", "of numpy", "speed", meaning="Rate divided by that of memory-mapped numpy."),
@@ -56,6 +69,23 @@ COLUMNS = (
     Column("busy_of_numpy", "times", "of numpy by CPU", "speed"),
     Column("sample_bytes", "count", "bytes a sample", "disk", meaning="Bytes on disk divided by samples."),
 )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A process that is wanted.
+
+    Attributes:
+        name: of the loader.
+        cache: size of our cache in bytes.
+        windows: the same as a share of a shuffle window; None if all rows are there.
+        origin: where our rows come from.
+    """
+
+    name: str
+    cache: int | None = None
+    windows: float | None = None
+    origin: str | None = None
 
 
 @dataclass
@@ -68,6 +98,9 @@ class Runner:
     sample_bytes: int = 0
     cache: int | None = None
     windows: float | None = None
+    origin: str | None = None
+    first: float | None = None
+    peak: int = 0
     rates: list[float] = field(default_factory=list)
     busy_rates: list[float] = field(default_factory=list)
 
@@ -78,8 +111,12 @@ class Runner:
             ExecutorError: the process ended.
         """
         found = self.answer("go")
-        if counted:
-            self.rates.append(found["samples"] / found["seconds"])
+        rate = found["samples"] / found["seconds"]
+        self.peak = found["peak"]
+        if not counted:
+            self.first = rate
+        else:
+            self.rates.append(rate)
             self.busy_rates.append(found["samples"] / max(found["busy"], 1e-9))
 
     def answer(self, line: str = "") -> dict[str, Any]:
@@ -153,10 +190,11 @@ def bench_loaders(
                 write(folder, shape)
                 with ExitStack() as stack:
                     runners, failed = _started(stack, folder, text, pythons, shares, tell)
+                    forget_files(folder)
                     for number in range(repeats + 1):
                         for runner in runners if number % 2 else runners[::-1]:
                             runner.epoch(counted=number > 0)
-                    cells += _cells(runners)
+                    cells += _cells(runners, decoded_bytes(shape))
                     lost = {**missing, **failed}.items()
                     cells += [Cell({"text": text, "loader": name}, (why,)) for name, why in lost]
                     for runner in runners:
@@ -171,7 +209,7 @@ def bench_loaders(
         cells=tuple(cells),
         facts={"rows": rows, "batch": peer.BATCH, "repeats": repeats, "our threads": THREADS, **versions},
         notes=(
-            "Each loader decodes its rows, draws from the posterior, draws noise, and pads captions, in batches of 64. "
+            "Each loader reads its rows, draws from the posterior, and pads captions, in batches of 64. "
             "Peers draw the numbers of a batch with one call of torch; ours belong to seed, epoch and row. Peers read "
             f"in one thread, ours in {THREADS}; the figures per processor second leave that out.",
         ),
@@ -203,16 +241,18 @@ def _started(
     tell: Callable[[str], None],
 ) -> tuple[list[Runner], dict[str, str]]:
     """A process for each loader and for each size of our cache. Each wrote its files; and loader -> why it failed."""
-    wanted: list[tuple[str, int | None, float | None]] = [(name, None, None) for name in pythons if name != OURS]
+    wanted = [Wanted(name) for name in pythons if name != OURS]
     if OURS in pythons:
         window = _window_bytes(folder)
-        wanted += [(OURS, int(share * window) + 1, share) for share in shares] + [(OURS, WHOLE, None)]
+        wanted += [Wanted(OURS, int(share * window) + 1, share, "store") for share in shares]
+        wanted += [Wanted(OURS, WHOLE, None, "memory"), Wanted(OURS, 1, None, MAPPED)]
     rows = len(peer.Rows(str(folder / "rows")))
     runners, failed = list[Runner](), dict[str, str]()
-    for name, cache, share in wanted:
-        place = folder / name
+    for one in wanted:
+        name, place = one.name, folder / one.name
         place.mkdir(exist_ok=True)
-        more = [] if cache is None else [str(cache), str(THREADS)]
+        more = [] if one.cache is None else [str(one.cache)]
+        more += [str(folder / "decoded")] if one.origin == MAPPED else []
         command = [pythons[name], str(Path(peer.__file__)), name, str(folder / "rows"), str(place), *more]
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         if name == OURS:
@@ -224,7 +264,7 @@ def _started(
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True, env=environment, cwd=folder
         )
-        runner = Runner(text, name, process, cache=cache, windows=share)
+        runner = Runner(text, name, process, cache=one.cache, windows=one.windows, origin=one.origin)
         stack.callback(runner.close)
         try:
             runner.answer()
@@ -246,12 +286,17 @@ def _window_bytes(folder: Path) -> float:
 
 
 def _title(runner: Runner) -> str:
-    if runner.cache is None:
+    if runner.origin is None:
         return runner.name
-    return f"{runner.name}, " + ("all in memory" if runner.windows is None else f"cache of {runner.windows:g} windows")
+    return f"{runner.name}, {runner.origin}" + ("" if runner.windows is None else f", {runner.windows:g} windows")
 
 
-def _cells(runners: Sequence[Runner]) -> Iterator[Cell]:
+def _cells(runners: Sequence[Runner], decoded: float) -> Iterator[Cell]:
+    """A line for each loader.
+
+    Args:
+        decoded: bytes of a decoded sample.
+    """
     others = {runner.name: runner for runner in runners if runner.name != OURS}
     peers = [runner for name, runner in others.items() if name != "numpy"]
     for runner in runners:
@@ -264,10 +309,13 @@ def _cells(runners: Sequence[Runner]) -> Iterator[Cell]:
             "rate_low": low,
             "rate_high": high,
             "busy_rate": busy,
+            "bytes_rate": rate * decoded,
+            "first_rate": runner.first,
+            "peak": runner.peak,
             "sample_bytes": runner.sample_bytes,
         }
-        if runner.cache is not None:
-            values["origin"] = "memory" if runner.windows is None else "page cache"
+        if runner.origin is not None:
+            values["origin"] = runner.origin
             values |= {"cache_bytes": None if runner.windows is None else runner.cache, "windows": runner.windows}
         if peers:
             values["of_best"] = rate / max(spread(one.rates)[0] for one in peers)

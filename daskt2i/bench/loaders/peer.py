@@ -4,11 +4,11 @@ but for our own loader, because a peer's environment has only the peer, numpy an
 Covers: writing the rows in a loader's own format, reading them in random order, the same work for each loader.
 Does not cover: which loaders, order and repeats (`driver`).
 
-Each batch of 64 is made for a step of training: rows are decoded, a latent is drawn from the posterior and scaled,
-noise and times are drawn, captions are padded to a multiple of 8 tokens. Peers draw the numbers of a whole batch with
-one call of torch, the fastest that we found. Ours belong to seed, epoch and row.
+Each batch of 64 is what a trainer gets: rows are decoded, a latent is drawn from the posterior and scaled, captions are
+padded to a multiple of 8 tokens. Peers draw the numbers of a whole batch with one call of torch, the fastest that we
+found. Ours belong to seed, epoch and row.
 
-    python peer.py NAME ROWS PLACE [CACHE_BYTES THREADS]
+    python peer.py NAME ROWS PLACE [CACHE_BYTES CACHE_FOLDER]
 
 NAME is numpy, litdata, mosaicml-streaming, webdataset or daskt2i; ROWS the folder of the rows as numpy files; PLACE the
 folder for the loader's own files. It prints a line of JSON when it is ready, and one for each line that it gets.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.machinery
 import json
 import pathlib
+import resource
 import sys
 import time
 import types
@@ -31,7 +32,7 @@ PARTS = ("mean", "std", "text")
 
 
 def collated(samples: list[tuple[Any, Any, Any]]) -> tuple[Any, ...]:
-    """A batch of (mean, std, text): latents, noise, uniform, normal, text, mask."""
+    """A batch of (mean, std, text): latents, text, mask."""
     import numpy as np
     import torch
 
@@ -45,7 +46,7 @@ def collated(samples: list[tuple[Any, Any, Any]]) -> tuple[Any, ...]:
         target[:length] = one
         target[length:] = 0
         marks[:length] = True
-    return latents, torch.randn(latents.shape), torch.rand(len(samples)), torch.randn(len(samples)), text, mask
+    return latents, torch.from_numpy(text), torch.from_numpy(mask)
 
 
 def batched(samples: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
@@ -172,29 +173,43 @@ class WebDataset:
 
 
 class Ours:
-    """daskt2i's LatentDataset on a run folder."""
+    """daskt2i's `torch_dataset` on a run folder. That function refuses a store of random numbers."""
 
-    def __init__(self, rows: Rows, place: str, cache_bytes: int, threads: int) -> None:
-        from daskt2i.loader.dataset import LatentDataset
-        from daskt2i.store.run_folder import RunFolder
+    def __init__(self, rows: Rows, place: str, cache_bytes: int, cache_folder: str = "", threads: int = 2) -> None:
+        from daskt2i.loader.own_trainer.selection import select
+        from daskt2i.loader.own_trainer.torch_dataset import LatentBatches
 
-        self._data = LatentDataset(
-            RunFolder(place),
+        selection = select(
+            place,
+            columns=None,
+            captions="random",
+            posterior="sample",
             seed=0,
-            batch=BATCH,
-            heldout=0,
-            dropout=0.0,
+            where=None,
+            unfinished=False,
             cache_bytes=cache_bytes,
+            cache_folder=cache_folder or None,
             threads=threads,
+            storage_options=None,
             allow_random=True,
         )
+        self._data = LatentBatches(selection, BATCH, 0, 1, shuffle=True, drop_last=True)
 
     def batches(self, epoch: int) -> Iterator[Any]:
-        first = epoch * self._data.rows
-        yield from self._data.batches(first, first + self._data.rows // BATCH * BATCH)
+        self._data.set_epoch(epoch)
+        return iter(self._data)
 
 
 LOADERS = {"numpy": MemoryMapped, "litdata": LitData, "mosaicml-streaming": Mosaic, "webdataset": WebDataset}
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process. On Linux `ru_maxrss` may be that of the process that started it."""
+    try:
+        lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(name: str, folder: str, place: str, *more: str) -> None:
@@ -210,14 +225,16 @@ def main(name: str, folder: str, place: str, *more: str) -> None:
         answers.flush()
 
     rows = Rows(folder)
-    loader: Any = Ours(rows, place, *map(int, more)) if name == "daskt2i" else LOADERS[name](rows, place)
+    loader: Any = (
+        Ours(rows, place, int(more[0]), "".join(more[1:])) if name == "daskt2i" else LOADERS[name](rows, place)
+    )
     answer({"ready": True})
     for epoch, _ in enumerate(sys.stdin):
         begun, worked, samples = time.perf_counter(), time.process_time(), 0
         for batch in loader.batches(epoch):
-            samples += len(batch[0] if isinstance(batch, tuple) else batch)
-        found = {"samples": samples, "seconds": time.perf_counter() - begun, "busy": time.process_time() - worked}
-        answer(found)
+            samples += len(batch[0] if isinstance(batch, tuple) else batch["latents"])
+        seconds, busy = time.perf_counter() - begun, time.process_time() - worked
+        answer({"samples": samples, "seconds": seconds, "busy": busy, "peak": peak_bytes()})
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ def write(folder: Path, shape: Shape) -> None:
     np.save(place / "ends.npy", np.concatenate([[0], np.cumsum(np.concatenate(kept["lengths"]))]))
 
 
+def decoded_bytes(shape: Shape) -> float:
+    """Mean bytes of a decoded sample: mean and std, and the tokens of its caption that count, all in fp16."""
+    tokens = sum(shape.used) / 2
+    return 2 * (2 * float(np.prod(shape.latent)) + tokens * shape.text[2])
+
+
 def bytes_of(folder: Path, name: str) -> int:
     """Bytes on disk of what a loader reads."""
     place = {"numpy": folder / "rows", "daskt2i": folder / "daskt2i" / STORE}.get(name, folder / name)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from daskt2i.loader.loaded_rows import LoadedRows
+from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.sample_order import Sample
 
 Unit = Hashable

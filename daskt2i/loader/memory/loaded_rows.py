@@ -11,8 +11,8 @@ array of tokens, and a row knows where its texts begin.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class LoadedRows:
         mask: `bool[n, k, token]`.
         begins, lengths: `int64[n, k]`, where the tokens of a caption begin in `tokens`, and how many they are.
         tokens: `float16[t + 1, feature]` or `float32`. The last one is zeros, for padding.
+        extra: other arrays of the store, `[n, ...]`, by name.
     """
 
     samples: Sequence[Sample]
@@ -47,18 +48,21 @@ class LoadedRows:
     begins: Whole
     lengths: Whole
     tokens: Values
+    extra: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         std = 0 if self.std is None else self.std.nbytes
-        return self.mean.nbytes + std + self.mask.nbytes + self.tokens.nbytes - self.tokens[-1:].nbytes
+        extra = sum(one.nbytes for one in self.extra.values())
+        return self.mean.nbytes + std + self.mask.nbytes + self.tokens.nbytes - self.tokens[-1:].nbytes + extra
 
     def first_numbers(self) -> Values:
         """One number of each latent and caption. A shard that is missing has only NaN."""
-        latents = [one.reshape(len(one), -1)[:, 0] for one in (self.mean, self.std) if one is not None]
-        return np.concatenate([*latents, self.tokens[self.begins[self.lengths > 0], 0]])
+        latents = [one.reshape(len(one), -1)[:, 0] for one in (self.mean, self.std) if one is not None and one.size]
+        texts = [self.tokens[self.begins[self.lengths > 0], 0]] if self.tokens.size else []
+        return np.concatenate([*latents, *texts]) if latents or texts else self.mean.ravel()
 
-    def fill_latents(self, target: Values, block: npt.NDArray[Any], first: int) -> None:
+    def fill_rows(self, target: Values, block: npt.NDArray[Any], first: int) -> None:
         """Copy the rows of a decoded block that begins with row `first` into `target`, `mean` or `std`."""
         low, high = self._within(first, len(block))
         if low < high:

@@ -1,0 +1,146 @@
+"""The rows of a store on their way to another format: chunk by chunk, with all captions.
+
+Covers: rows in memory, facts of the store that a format or its card needs.
+Does not cover: files of a format (its module), which rows (`loader.own_trainer.selection`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.loader.memory.loaded_rows import LoadedRows
+from daskt2i.loader.sample_order import Whole
+from daskt2i.loader.shards import Reader, Wanted
+from daskt2i.store.zarr_store import ZarrStore
+
+Array = npt.NDArray[Any]
+
+_LABELS = ("image_id", "file_name", "caption")
+_NOT_EXPORTED = ("latent_mean", "latent_std", "text_states", "text_mask", "valid")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedRows:
+    """The rows of a chunk.
+
+    Attributes:
+        numbers: rows of the store, `int64[n]`.
+        image_ids: the source's numbers, `int64[n]`.
+        file_names: the images below the source's image root.
+        captions: all captions of each row.
+        mean, std: `[n, channel, y, x]`, raw; std is None if the encoder has no posterior.
+        states: for each row `[caption, token, feature]`, without the padding that all of its captions share.
+        masks: for each row `bool[caption, token]`.
+        extra: other arrays: for each row one array. Arrays of captions have as many entries as the row has captions.
+    """
+
+    numbers: Whole
+    image_ids: Whole
+    file_names: Sequence[str]
+    captions: Sequence[Sequence[str]]
+    mean: Array
+    std: Array | None
+    states: Sequence[Array]
+    masks: Sequence[npt.NDArray[np.bool_]]
+    extra: dict[str, Sequence[Array]]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class Writer(Protocol):
+    """Writes the files of a format into an empty folder."""
+
+    def write(self, part: ExportedRows) -> None:
+        """Write the rows of a chunk."""
+
+    def close(self) -> None:
+        """Write what is left, and close the files."""
+
+    def discard(self) -> None:
+        """Close the files after an error. They will be removed."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The store that is exported.
+
+    Attributes:
+        store: the store.
+        numbers: rows to export, `int64[n]`, ascending.
+        about: what `encode` wrote about the store.
+        latent_shape: (channels, height, width).
+        features: number of features of a text state.
+        extra: names of other arrays.
+    """
+
+    store: ZarrStore
+    numbers: Whole = field(repr=False)
+    about: dict[str, Any] = field(repr=False)
+    latent_shape: tuple[int, int, int]
+    features: int
+    extra: tuple[str, ...]
+
+    @classmethod
+    def of(cls, store: ZarrStore, numbers: Whole) -> Exported:
+        """The store with these rows.
+
+        Raises:
+            StoreError: its metadata are damaged.
+        """
+        reader = Reader(store, 0, True)
+        layout = store.layout()["arrays"]
+        extra = tuple(name for name in layout if name not in (*_NOT_EXPORTED, *_LABELS))
+        return cls(store, numbers, reader.attributes, reader.latent_shape, reader.features, extra)
+
+    def parts(self) -> Iterator[ExportedRows]:
+        """The rows, one chunk in memory at a time.
+
+        Raises:
+            StoreError: a chunk is damaged.
+        """
+        layout = self.store.layout()["arrays"]
+        labels = tuple(name for name in _LABELS if name in layout)
+        reader = Reader(self.store, 0, True, Wanted(captions="all", extra=(*labels, *self.extra)))
+        of_captions = {name for name in self.extra if layout[name]["dims"][:1] == ["slot"]}
+        size = reader.grid.rows_per_chunk
+        try:
+            for numbers in np.split(self.numbers, np.flatnonzero(np.diff(self.numbers // size)) + 1):
+                rows = reader.read([[(-1, row) for row in numbers.tolist()]])[0]
+                yield _exported(numbers, rows, reader.masked, of_captions)
+        finally:
+            reader.close()
+
+
+def _exported(numbers: Whole, rows: LoadedRows, masked: bool, of_captions: set[str]) -> ExportedRows:
+    states, masks, captions = [], [], []
+    for place, count in enumerate(rows.captions.tolist()):
+        mask = rows.mask[place, :count]
+        width = int(np.flatnonzero(mask.any(0))[-1]) + 1 if masked else mask.shape[1]
+        made = np.zeros((count, width, rows.tokens.shape[1]), rows.tokens.dtype)
+        for slot in range(count):
+            begin, length = int(rows.begins[place, slot]), min(width, int(rows.lengths[place, slot]))
+            made[slot, :length] = rows.tokens[begin : begin + length]
+        states.append(made)
+        masks.append(np.ascontiguousarray(mask[:, :width]))
+        texts = rows.extra["caption"][place][:count] if "caption" in rows.extra else ()
+        captions.append([str(text) for text in texts])
+    extra: dict[str, Sequence[Array]] = {
+        name: [values[place, :count] if name in of_captions else values[place] for place, count in _counted(rows)]
+        for name, values in rows.extra.items()
+        if name not in _LABELS
+    }
+    ids = rows.extra.get("image_id", numbers)
+    names = rows.extra.get("file_name", numbers)
+    return ExportedRows(
+        numbers, np.asarray(ids), [str(name) for name in names], captions, rows.mean, rows.std, states, masks, extra
+    )
+
+
+def _counted(rows: LoadedRows) -> Iterator[tuple[int, int]]:
+    return enumerate(rows.captions.tolist())

@@ -1,0 +1,161 @@
+"""The tensors of a batch for a trainer that is not ours.
+
+Covers: latents drawn from the posterior and scaled, texts with their masks, other columns.
+Does not cover: noise and times, which a trainer draws; which samples (`epochs`); rows in memory (`loader.memory`).
+
+For the same seed, epoch and row the latents are those of our own trainer.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from daskt2i.loader.batch_arrays import AT_ONCE, Group, Placed, as_float32, grouped
+from daskt2i.loader.memory.loaded_rows import Values, copy_rows
+from daskt2i.loader.memory.used_again import Blocks
+from daskt2i.loader.own_trainer.columns import LATENTS, TEXT, TEXT_MASK
+from daskt2i.loader.random_numbers import draw_posterior
+from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
+from daskt2i.loader.shards import Captions, Floats, Reader
+
+Tensors = dict[str, Any]
+"""Column -> a tensor, or a list of texts; and `row`, `caption_index`."""
+
+
+class SampleTensors:
+    """Makes the tensors of batches. Several threads may call it.
+
+    Args:
+        reader: the store of the rows.
+        key: key of the random numbers.
+        columns: the columns of a sample.
+        captions: which captions of a row.
+        whole_text: whether texts have all tokens of the encoder, and not only as many as the longest of the batch.
+    """
+
+    def __init__(
+        self, reader: Reader, key: int, columns: Sequence[str], captions: Captions, whole_text: bool = False
+    ) -> None:
+        self._reader, self._key, self._columns, self._captions = reader, key, columns, captions
+        self._whole_text = whole_text
+        self._blocks = Blocks()
+        self._mine = threading.local()
+
+    def make(self, samples: Sequence[Sample], found: Sequence[Placed], purpose: Purpose) -> Tensors:
+        """Samples as tensors, each from its row."""
+        import torch
+
+        parts = grouped(found)
+        made: Tensors = {}
+        if LATENTS in self._columns:
+            made[LATENTS] = torch.from_numpy(self._latents(samples, parts, purpose))
+        slots, kept = self._slots(samples, parts)
+        if TEXT in self._columns or TEXT_MASK in self._columns:
+            mask, states = self._texts(len(samples), parts, kept)
+            if states is not None:
+                made[TEXT] = torch.from_numpy(states)
+            made[TEXT_MASK] = torch.from_numpy(mask)
+        for name in self._columns:
+            if name not in (LATENTS, TEXT, TEXT_MASK):
+                made[name] = _extra(name, len(samples), parts)
+        made["row"] = torch.tensor([row for _, row in samples], dtype=torch.int64)
+        if self._captions != "all":
+            made["caption_index"] = torch.from_numpy(slots)
+        return made
+
+    def close(self) -> None:
+        """Free the memory that nobody holds."""
+        self._blocks.close()
+
+    def _latents(self, samples: Sequence[Sample], parts: Sequence[Group], purpose: Purpose) -> Floats:
+        reader, count, size = self._reader, len(samples), math.prod(self._reader.latent_shape)
+        latents: Floats
+        (latents,) = self._blocks.block((np.float32, (count, *reader.latent_shape)))
+        half = self._scratch("half", (1 + reader.draws, count, *reader.latent_shape), reader.latent_kind)
+        for rows, indexes, places in parts:
+            copy_rows(rows.mean, indexes, half[0], places)
+            if rows.std is not None:
+                copy_rows(rows.std, indexes, half[1], places)
+        step = max(1, AT_ONCE // size)
+        spread, drawn = (self._scratch(name, (step, *reader.latent_shape), np.float32) for name in ("spread", "drawn"))
+        for first in range(0, count, step):
+            some = latents[first : first + step]
+            as_float32(half[0, first : first + step], some)
+            if reader.draws:
+                part = spread[: len(some)]
+                as_float32(half[1, first : first + step], part)
+                numbers = drawn[: len(some)]
+                draw_posterior(
+                    self._streams(), purpose, samples[first : first + step], numbers.reshape(len(some), size)
+                )
+                part *= numbers
+                some += part
+            reader.final(some)
+        return latents
+
+    def _texts(self, count: int, parts: Sequence[Group], kept: Whole) -> tuple[npt.NDArray[np.bool_], Values | None]:
+        """Masks, and states unless only the masks are wanted."""
+        reader = self._reader
+        slots = reader.slots if self._captions == "all" else 1
+        mask = np.empty((count, slots, reader.tokens), np.bool_)
+        for rows, indexes, places in parts:
+            mask[places] = rows.mask[indexes] if self._captions == "all" else rows.mask[indexes, kept[places]][:, None]
+        width = reader.tokens if self._whole_text else int(reader.widths(mask).max())
+        states: Values | None = None
+        if TEXT in self._columns:
+            (states,) = self._blocks.block((reader.text_kind, (slots, count, width, reader.features)))
+            assert states is not None
+            for slot in range(slots):
+                for rows, indexes, places in parts:
+                    chosen = np.full(len(indexes), slot) if self._captions == "all" else kept[places]
+                    rows.copy_tokens(indexes, chosen, states[slot], places)
+            states = states[0] if slots == 1 and self._captions != "all" else states.swapaxes(0, 1)
+        mask = np.ascontiguousarray(mask[..., :width])
+        return (mask if self._captions == "all" else mask[:, 0]), states
+
+    def _slots(self, samples: Sequence[Sample], parts: Sequence[Group]) -> tuple[Whole, Whole]:
+        """Index of the caption of each sample in its row, and among the captions that are loaded."""
+        slots, kept = np.zeros((2, len(samples)), np.int64)
+        for rows, indexes, places in parts:
+            if rows.slots is not None:
+                slots[places] = rows.slots[indexes]
+            elif self._reader.slots > 1 and self._captions == "random":
+                streams, counts = self._streams(), rows.captions[indexes].tolist()
+                for place, n in zip(places.tolist(), counts, strict=True):
+                    epoch, row = samples[place]
+                    slots[place] = kept[place] = streams.slot(epoch, row, n)
+        return slots, kept
+
+    def _streams(self) -> RandomStreams:
+        """The random numbers of this thread. Making them takes 300 microseconds."""
+        if not hasattr(self._mine, "streams"):
+            self._mine.streams = RandomStreams(self._key)
+        found: RandomStreams = self._mine.streams
+        return found
+
+    def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+        """Memory of this thread that is used again in its next batch."""
+        wanted = math.prod(shape)
+        found = getattr(self._mine, name, None)
+        if found is None or len(found) < wanted:
+            found = np.empty(wanted, dtype)
+            setattr(self._mine, name, found)
+        made: npt.NDArray[Any] = found[:wanted].reshape(shape)
+        return made
+
+
+def _extra(name: str, count: int, parts: Sequence[Group]) -> Any:
+    """A column as it is stored: a tensor, or a list of texts."""
+    import torch
+
+    like = parts[0][0].extra[name]
+    values = np.empty((count, *like.shape[1:]), like.dtype)
+    for rows, indexes, places in parts:
+        values[places] = rows.extra[name][indexes]
+    return values.tolist() if values.dtype == object else torch.from_numpy(values)
