@@ -70,7 +70,7 @@ def test_look_prints_rows_and_no_pictures_into_a_pipe(photos: Path) -> None:
     assert "\u2580" not in done.stdout
     text = " ".join(done.stdout.split())
     assert "rows 7 images" in text
-    assert "rejected 1 of 7 by the list alone (1 no-caption)" in text
+    assert "rejected 1 of 7 without reading images (1 no-caption)" in text
     assert "the first 7 rows; 2 would be rejected (1 image-too-small, 1 no-caption)" in text
     assert "0 0.bmp 48 x 40 pixels, 5.7 KiB picture 0 the 0 picture" in text
     assert GUESS in " ".join(done.stderr.split())
