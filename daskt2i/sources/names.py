@@ -39,6 +39,9 @@ READS = {
 }
 """Name -> what it reads, for messages."""
 
+ONE_PLACE = frozenset({"folder"})
+"""Names of sources whose captions are in the place of their images: they take no caption file."""
+
 _ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".zip": "folder"}
 """Ending of a file -> name of the source."""
 

@@ -63,6 +63,13 @@ def test_an_unknown_source_and_an_unclear_place_are_refused(tmp_path: Path) -> N
     assert "captions.json. If one lists them, give it too (--captions)" in one_error(run("look", coco))
 
 
+def test_an_error_after_a_guess_says_what_was_guessed(tmp_path: Path) -> None:
+    (tmp_path / "a.bmp").write_bytes(bitmap(48, 40, colour(0)))
+    said = one_error(run("look", tmp_path))
+    assert "No picture in" in said
+    assert "is read as folder, because it is a folder of pictures. If that is wrong, name another source (--s" in said
+
+
 def test_look_prints_rows_and_no_pictures_into_a_pipe(photos: Path) -> None:
     done = run("look", photos)
     assert done.returncode == 0, done.stderr

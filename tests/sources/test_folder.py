@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_a_data_set_is_refused_in_a_sentence(what: str, 
     assert {
         "empty": "There are no pictures in",
         "no pictures": "There are no pictures in",
-        "no captions": "None of the 2 pictures in",
+        "no captions": "has a caption (2 rows)",
         "metadata twice": "keep one of the two",
     }[what] in said(tmp_path)
 
