@@ -7,6 +7,7 @@
     dataset = daskt2i.open_store("runs/demo")   # the latents as an xarray Dataset
     data = daskt2i.torch_dataset("runs/demo")   # the latents as a data set of torch
     workflow = daskt2i.load_workflow("demo")    # only the settings
+    daskt2i.look("photos")                      # the first rows of a data set
 
 The command line, `python -m daskt2i.workflow`, calls the same methods.
 """
@@ -17,18 +18,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daskt2i.config.workflow_file import load_workflow as load_workflow
     from daskt2i.loader.own_trainer.torch_dataset import torch_dataset as torch_dataset
     from daskt2i.run import Run as Run
     from daskt2i.run import open_run as open_run
+    from daskt2i.session.data.choice import load_workflow as load_workflow
+    from daskt2i.session.data.look import look as look
     from daskt2i.store.dataset import open_store as open_store
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load_workflow", "open_run", "open_store", "torch_dataset"]
+__all__ = ["Run", "load_workflow", "look", "open_run", "open_store", "torch_dataset"]
 
 _FROM = {
     "Run": "daskt2i.run",
-    "load_workflow": "daskt2i.config.workflow_file",
+    "load_workflow": "daskt2i.session.data.choice",
+    "look": "daskt2i.session.data.look",
     "open_run": "daskt2i.run",
     "open_store": "daskt2i.store.dataset",
     "torch_dataset": "daskt2i.loader.own_trainer.torch_dataset",

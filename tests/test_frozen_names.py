@@ -51,7 +51,11 @@ SECTIONS = (
 COMPONENTS = (
     "daskt2i.sources.coco.CocoSource",
     "daskt2i.sources.fake.FakeSource",
+    "daskt2i.sources.folder.FolderSource",
+    "daskt2i.sources.karpathy.KarpathySource",
     "daskt2i.sources.scenes.ScenesSource",
+    "daskt2i.sources.table.CsvSource",
+    "daskt2i.sources.table.JsonlSource",
     "daskt2i.encoders.fake.FakeImageEncoder",
     "daskt2i.encoders.fake.FakeTextEncoder",
     "daskt2i.encoders.features.vision.VisionEncoder",

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.text import Text
 
 from daskt2i import documents
-from daskt2i.cli.console import err, out, write
+from daskt2i.cli.console import as_options, err, out, write
 from daskt2i.cli.endings import STOPPED, follow_stages, report_errors
 from daskt2i.errors import ConfigError, Daskt2iError
-from daskt2i.events import Event, Listener, PlanReady, ResultReady
+from daskt2i.events import Event, Listener, Note, PlanReady, ResultReady
 
 if TYPE_CHECKING:
     from daskt2i.config.settings import Workflow
@@ -35,6 +35,7 @@ def opened(
     out_folder: str | None,
     sets: Sequence[str],
     *,
+    source: str | None = None,
     images: str | None = None,
     captions: str | None = None,
     where: str | None = None,
@@ -49,6 +50,7 @@ def opened(
         with Run(
             workflow,
             out_folder,
+            source=source,
             images=images,
             captions=captions,
             where=where,
@@ -73,17 +75,23 @@ def answer(result: V, as_json: bool) -> V:
     return result
 
 
-def load(workflow: str, sets: Sequence[str], images: str | None = None, captions: str | None = None) -> Workflow:
+def load(
+    workflow: str,
+    sets: Sequence[str],
+    images: str | None = None,
+    captions: str | None = None,
+    source: str | None = None,
+) -> Workflow:
     """Load the workflow of a command that has no run folder, and print its notes.
 
     Raises:
         ConfigError: a setting is wrong.
     """
-    from daskt2i.config.workflow_file import load_workflow
+    from daskt2i.session.data.choice import load_workflow
 
-    found = load_workflow(workflow, parse_sets(sets), images=images, captions=captions)
+    found = load_workflow(workflow, parse_sets(sets), images=images, captions=captions, source=source)
     for note in found.notes:
-        err.print(Text(note, style="yellow"), soft_wrap=True)
+        err.print(Text(as_options(note), style="yellow"), soft_wrap=True)
     return found
 
 
@@ -172,6 +180,6 @@ def _listener(as_json: bool, done: dict[str, Any]) -> Listener:
             else:
                 out.print(result_table(event.result))
         else:
-            show(event)
+            show(Note(as_options(event.text)) if isinstance(event, Note) else event)
 
     return hear
