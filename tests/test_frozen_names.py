@@ -52,6 +52,7 @@ COMPONENTS = (
     "daskt2i.sources.coco.CocoSource",
     "daskt2i.sources.fake.FakeSource",
     "daskt2i.sources.scenes.ScenesSource",
+    "daskt2i.sources.webdataset.WebDatasetSource",
     "daskt2i.encoders.fake.FakeImageEncoder",
     "daskt2i.encoders.fake.FakeTextEncoder",
     "daskt2i.encoders.text.TextEncoder",

@@ -33,6 +33,7 @@ SHIPPED = frozenset(
         "daskt2i.sources.coco.CocoSource",
         "daskt2i.sources.fake.FakeSource",
         "daskt2i.sources.scenes.ScenesSource",
+        "daskt2i.sources.webdataset.WebDatasetSource",
     }
 )
 """Classes that a run folder's own settings may name. Any other callable, also one of ours, could run code."""

@@ -156,6 +156,7 @@ class EncodePlan(Viewed):
             ("source", info.label),
             ("rows", f"{many(info.rows, 'image')}, {many(info.captions, 'caption')}{also}"),
         ]
+        rows += [("note", text) for text in info.notes]
         if dataset.where:
             rows.append(("left out", f"{many(info.left_out, 'image')}, by where: {dataset.where}"))
         rows += [

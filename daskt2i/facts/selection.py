@@ -33,7 +33,7 @@ from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
-from daskt2i.protocols import Source, StampedSource
+from daskt2i.protocols import IndexedSource, Source, StampedSource
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.types import Chunk, Row, SourceInfo
@@ -56,12 +56,17 @@ class SelectedSource:
         source: the other source, as a component (`class` and arguments).
         kept: numbers of its kept rows, ascending.
         info: the info of this source.
+        opened: the other source, if it was made already; its index is then not read once more.
     """
 
     def __init__(
-        self, source: Mapping[str, Any], kept: npt.NDArray[np.int64] | None = None, info: SourceInfo | None = None
+        self,
+        source: Mapping[str, Any],
+        kept: npt.NDArray[np.int64] | None = None,
+        info: SourceInfo | None = None,
+        opened: Source | None = None,
     ) -> None:
-        self._source: Source = Component.model_validate(dict(source)).build(Source, "dataset.source")
+        self._source: Source = opened or Component.model_validate(dict(source)).build(Source, "dataset.source")
         self._kept, self._info = kept, info
 
     def info(self) -> SourceInfo:
@@ -106,6 +111,7 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         SourceError: the source cannot be used.
     """
     source: Source = dataset.source.build(Source, "dataset.source")
+    keep_index(source, folder, write=keep)
     if dataset.where is None:
         return source
     expression = parse_where(dataset.where)
@@ -115,6 +121,22 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         if folder is not None and keep:
             keep_facts(table, dataset, source, folder, pictures=expression.needs_pictures)
     return choose(dataset, source, expression, table)
+
+
+def keep_index(source: Source, folder: RunFolder | None, *, write: bool) -> None:
+    """Let a source that has an index keep it in the run folder.
+
+    Args:
+        folder: None for nowhere.
+        write: whether a new index is written there; else only one that is there is read.
+
+    Raises:
+        StoreError: the run folder is not one of daskt2i.
+    """
+    if folder is not None and isinstance(source, IndexedSource):
+        if write:
+            claim(folder)
+        source.keep_index(folder, write)
 
 
 def reading_component(dataset: DatasetSettings) -> Component:
@@ -152,7 +174,7 @@ def choose(dataset: DatasetSettings, source: Source, expression: Expression, tab
             "Run insights to see which facts the rows have."
         )
     plain = dataset.source.model_dump(by_alias=True)
-    chosen = SelectedSource(plain, kept)
+    chosen = SelectedSource(plain, kept, opened=source)
     slots = captions = characters = 0
     for start in range(0, len(kept), ROWS):
         for row in chosen.rows(start, start + ROWS):
@@ -174,7 +196,7 @@ def choose(dataset: DatasetSettings, source: Source, expression: Expression, tab
         left_out=whole.rows - len(kept),
         where=where,
     )
-    return SelectedSource(plain, kept, info)
+    return SelectedSource(plain, kept, info, source)
 
 
 def find_facts(dataset: DatasetSettings, source: Source, *, pictures: bool) -> pa.Table:

@@ -50,9 +50,9 @@ def test_each_kind_of_place_of_images_that_is_named_is_read(kind: str, tmp_path:
         with zipfile.ZipFile(place, "w") as archive:
             for path in (folder / "images").iterdir():
                 archive.write(path, path.name)
-        with told("sources/zipped.py:Zip.__init__ SourceError"):
+        with told("sources/files/zipped.py:Zip.__init__ SourceError"):
             CocoSource(captions, captions).read(row)
-        with told("sources/zipped.py:Zip.__init__ SourceMissing"):
+        with told("sources/files/zipped.py:Zip.__init__ SourceMissing"):
             CocoSource(f"memory://{tmp_path.name}/nothing.zip", captions).read(row)
     elif kind == "address":
         import fsspec

@@ -11,12 +11,14 @@ from typing import Any
 
 import fsspec
 import pytest
+from builders.tars import two_tars
 
 from daskt2i.errors import Reason, RowRejected
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import FakeSource, bitmap, colour
+from daskt2i.sources.webdataset import WebDatasetSource
 from daskt2i.testing.source import SourceSuite
 
 FILES = {f"sub/{n}.bmp": bitmap(33 + n, 32, colour(n)) for n in range(7)}
@@ -91,6 +93,30 @@ class TestHostile(SourceSuite):
     @pytest.fixture
     def source(self, hostile: Path) -> Source:
         return CocoSource(str(hostile / "images"), str(hostile / "captions.json"))
+
+
+class TestTars(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        return WebDatasetSource(str(two_tars(tmp_path / "tars")))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return WebDatasetSource(str(tmp_path / "nowhere"))
+
+
+class TestTarsAtAnAddress(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Iterator[Source]:
+        memory = fsspec.filesystem("memory")
+        for path in two_tars(tmp_path).glob("*.tar"):
+            memory.pipe(f"/conformance-tars/{path.name}", path.read_bytes())
+        yield WebDatasetSource("memory://conformance-tars/{00000..00001}.tar")
+        memory.rm("/conformance-tars", recursive=True)
+
+    @pytest.fixture
+    def untouched(self) -> Source:
+        return WebDatasetSource("memory://nowhere/*.tar")
 
 
 class TestScenes(SourceSuite):
