@@ -51,6 +51,8 @@ SECTIONS = (
 COMPONENTS = (
     "daskt2i.sources.coco.CocoSource",
     "daskt2i.sources.fake.FakeSource",
+    "daskt2i.sources.hf.HfSource",
+    "daskt2i.sources.parquet.ParquetSource",
     "daskt2i.sources.scenes.ScenesSource",
     "daskt2i.sources.webdataset.WebDatasetSource",
     "daskt2i.encoders.fake.FakeImageEncoder",

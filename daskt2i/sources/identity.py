@@ -1,7 +1,7 @@
-"""The number of an image whose data give it none: made from its name, the same on each machine.
+"""The id of a row whose data have no number for it: a hash of its name.
 
-Covers: names in either Unicode form (NFC, NFD), and names that are not UTF-8.
-Does not cover: numbers that the data have, which each source reads itself.
+Covers: the hash.
+Does not cover: ids that stand in the data (`listed.index`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import unicodedata
 def id_of(name: str) -> int:
     """The first 63 bits of the SHA-256 of a name.
 
-    Two of a hundred million names share a number once in two thousand data sets.
+    Equal names have equal ids on every machine, also if one writes accents as two characters (NFD). So rows that are
+    added or removed do not change the ids of the others. Among a million names two are equal once in 18 million times.
     """
-    normal = unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.sha256(normal).digest()[:8], "big") >> 1
+    name = unicodedata.normalize("NFC", name)
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1

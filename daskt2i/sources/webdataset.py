@@ -11,11 +11,8 @@ A compressed tar can only be read from its beginning, so it is refused.
 
 from __future__ import annotations
 
-import json
-import posixpath
 import re
 import tarfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,12 +23,10 @@ from daskt2i.protocols import IndexFolder
 from daskt2i.redact import without_secret
 from daskt2i.sources.files.presence import exchanged
 from daskt2i.sources.files.spans import SpannedRow, Spans
-from daskt2i.sources.index.build import build
 from daskt2i.sources.index.captions import Beside, of_json, of_text
 from daskt2i.sources.index.found import Found, Tally
+from daskt2i.sources.index.indexed import Indexed
 from daskt2i.sources.index.places import Container, Place
-from daskt2i.sources.index.row_index import RowIndex
-from daskt2i.sources.index.shelf import Shelf
 from daskt2i.types import Row, SourceInfo
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
@@ -90,9 +85,8 @@ class WebDatasetSource:
     def _begin(self) -> None:
         images, options, self._caption_key = self._arguments
         self._place = Place(images, options, (".tar", *_COMPRESSED), "tar")
-        self._spans, self._shelf = Spans(self._place), Shelf()
-        self._lock = threading.Lock()
-        self._built: RowIndex | None = None
+        self._spans = Spans(self._place)
+        self._rows = Indexed(self._place, self._scan, "webdataset", [self._caption_key])
 
     def __getstate__(self) -> tuple[Any, ...]:
         return (self._place.address, *self._arguments[1:])
@@ -106,7 +100,7 @@ class WebDatasetSource:
 
     def keep_index(self, folder: IndexFolder, write: bool) -> None:
         """Keep the index in a run folder. See `protocols.IndexedSource`."""
-        self._shelf = Shelf(folder, write)
+        self._rows.keep(folder, write)
 
     def info(self) -> SourceInfo:
         """Counts and identity. `content` is a SHA-256 over names, captions, ids and sizes of the images.
@@ -115,7 +109,7 @@ class WebDatasetSource:
             SourceMissing: there are no tars.
             SourceError: a tar is compressed, or is none; it changed while it was read.
         """
-        return self._index().info("webdataset", posixpath.basename(self._place.address.rstrip("/")))
+        return self._rows.info()
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
         """Rows `start <= index < stop`. Row numbers after the last row are left out.
@@ -123,7 +117,7 @@ class WebDatasetSource:
         Raises:
             SourceMissing, SourceError: as in `info`; a tar changed after its index was made.
         """
-        return self._index().rows(start, stop)
+        return self._rows.rows(start, stop)
 
     def read(self, row: Row) -> bytes:
         """The encoded image file of a row. Several threads may call it. It keeps no file open.
@@ -144,13 +138,6 @@ class WebDatasetSource:
     def stamps(self, rows: Sequence[Row]) -> list[str] | None:
         """Size and times of the tar of each row, with the place in it; None if nothing can be told."""
         return self._spans.stamps(rows)
-
-    def _index(self) -> RowIndex:
-        with self._lock:
-            if self._built is None:
-                key = json.dumps(["webdataset", self._caption_key])
-                self._built = build(self._place, self._scan, self._shelf, key)
-            return self._built
 
     def _scan(self, container: Container, tally: Tally) -> Iterator[Found]:
         """The rows of a tar, when all of it was read: a caption may come after other images."""

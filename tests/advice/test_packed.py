@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pytest
 from builders.advice import covers, told
+from builders.tables import STRUCT, numbered, picture, table, write_arrow, write_parquet
 from builders.tars import sample, two_tars, write_tar
 
 from daskt2i.errors import SourceError
+from daskt2i.sources.hf import HfSource
 from daskt2i.sources.index.found import Found, Tally
 from daskt2i.sources.index.places import MOST_NAMES, Container
+from daskt2i.sources.parquet import ParquetSource
 from daskt2i.sources.webdataset import WebDatasetSource
 from daskt2i.store.run_folder import RunFolder
 
@@ -140,7 +146,7 @@ def test_a_file_that_cannot_be_read_is_taken_away(tmp_path: Path, monkeypatch: p
             raise OSError(5, "Input/output error")
         return scan(container, tally)
 
-    monkeypatch.setattr(source, "_scan", broken)
+    monkeypatch.setattr(source._rows, "_scan", broken)
     with told("sources/index/build.py:_line SourceError"):
         source.info()
     (place / "00001.tar").unlink()
@@ -157,7 +163,7 @@ def test_a_tar_that_changes_while_it_is_read_or_later_is_indexed_by_the_next_com
         if container.name == "00000.tar":
             write_tar(place / "00000.tar", sample("a", 1, "a"))
 
-    source._scan = writing  # type: ignore[method-assign]
+    source._rows._scan = writing
     with told("sources/index/build.py:_line SourceError"):
         source.info()
     source = WebDatasetSource(str(place))
@@ -176,3 +182,85 @@ def test_a_tar_that_changes_while_it_is_read_or_later_is_indexed_by_the_next_com
     again = WebDatasetSource(str(place))
     again.keep_index(RunFolder(tmp_path / "run"), True)
     assert len(again.rows(0, 7)) == 7
+
+
+def test_the_column_that_is_named_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write_parquet(path, pa.table({"pixels": [picture(1)], "words": ["a"], "image": [3], "caption": [4], "key": [0.5]}))
+    with told("sources/index/columns.py:columns_of SourceError"):
+        ParquetSource(str(path), image_column="pixel").info()
+    with told("sources/index/columns.py:_image SourceError"):
+        ParquetSource(str(path)).info()
+    with told("sources/index/columns.py:columns_of SourceError"):
+        ParquetSource(str(path), image_column="pixels").info()
+    with told("sources/index/columns.py:columns_of SourceError"):
+        ParquetSource(str(path), image_column="pixels", caption_column="words", id_column="key").info()
+    assert ParquetSource(str(path), image_column="pixels", caption_column="words").info().rows == 1
+    write_parquet(path, pa.table({"pixels": [picture(1)], "words": ["a"]}))
+    with told("sources/index/columns.py:_image SourceError"):
+        ParquetSource(str(path)).info()
+    with told("sources/index/columns.py:columns_of SourceError"):
+        ParquetSource(str(path), image_column="pixels").info()
+
+
+def test_what_img2dataset_wrote_is_read_in_place_of_its_table(tmp_path: Path) -> None:
+    links = {"url": ["https://x/1.jpg"], "caption": ["a"], "key": ["000000000"]}
+    write_parquet(tmp_path / "00000.parquet", pa.table(links))
+    with told("sources/index/columns.py:_image SourceError"):
+        ParquetSource(str(tmp_path)).info()
+    write_tar(tmp_path / "00000.tar", [("000000000.jpg", picture(1)), ("000000000.txt", b"a")])
+    assert rows(tmp_path) == 1
+    write_parquet(tmp_path / "images" / "00000.parquet", pa.table({**links, "jpg": [picture(1)]}))
+    assert ParquetSource(str(tmp_path / "images")).info().rows == 1
+
+
+def test_a_damaged_parquet_file_is_removed_or_written_again(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", numbered(range(3)))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    with told("sources/parquet.py:ParquetSource._scan SourceError"):
+        ParquetSource(str(tmp_path)).info()
+    (tmp_path / "b.parquet").unlink()
+    assert ParquetSource(str(tmp_path)).info().rows == 3
+    write_parquet(tmp_path / "b.parquet", numbered(range(2)))
+    assert ParquetSource(str(tmp_path)).info().rows == 5
+
+
+def test_an_hf_data_set_that_cannot_be_read_is_saved_as_the_message_says(tmp_path: Path) -> None:
+    place, file = tmp_path / "set", tmp_path / "set" / "data-00000-of-00001.arrow"
+    with told("sources/hf.py:HfSource.__init__ ConfigError"):
+        HfSource()
+    write_arrow(file, numbered(range(2)), compression="zstd")
+    with told("sources/hf.py:_spans SourceError"):
+        HfSource(str(place)).info()
+    write_arrow(file, table([{"bytes": None, "path": "a.jpg"}], ["a"], STRUCT))
+    with told("sources/hf.py:_paths SourceError"):
+        HfSource(str(place)).info()
+    file.write_bytes(write_arrow(tmp_path / "whole.arrow", numbered(range(9))).read_bytes()[:5000])
+    with told("sources/hf.py:_rows SourceError"):
+        HfSource(str(place)).info()
+    write_arrow(file, numbered(range(2)))
+    (place / "state.json").write_text(json.dumps({"_indices_data_files": [{"filename": "indices.arrow"}]}))
+    with told("sources/hf.py:_Split._require_no_choice SourceError"):
+        HfSource(str(place)).info()
+    (place / "state.json").write_text("{}")
+    assert HfSource(str(place)).info().rows == 2
+    with told("sources/hf.py:_Split.containers SourceError"):
+        HfSource(str(place), split="train").info()
+
+
+def test_a_data_set_of_the_hub_that_is_not_here_is_read_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoHub:
+        @staticmethod
+        def load_dataset_builder(name: str, config: str | None) -> None:
+            raise ConnectionError("the hub cannot be reached")
+
+    monkeypatch.setitem(sys.modules, "datasets", NoHub)
+    with told("sources/hf.py:_in_the_cache SourceError"):
+        HfSource(name="org/set").info()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with told("sources/hf.py:_in_the_cache ConfigError"):
+        HfSource(name="org/set").info()
+    write_arrow(tmp_path / "x.arrow", numbered(range(2)))
+    assert HfSource(str(tmp_path)).info().rows == 2

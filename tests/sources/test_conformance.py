@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from builders.tables import STRUCT, numbered, odd_rows, write_arrow, write_parquet
 from builders.tars import two_tars
 
 from daskt2i.errors import Reason, RowRejected
@@ -18,6 +19,8 @@ from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import FakeSource, bitmap, colour
+from daskt2i.sources.hf import HfSource
+from daskt2i.sources.parquet import ParquetSource
 from daskt2i.sources.webdataset import WebDatasetSource
 from daskt2i.testing.source import SourceSuite
 
@@ -117,6 +120,30 @@ class TestTarsAtAnAddress(SourceSuite):
     @pytest.fixture
     def untouched(self) -> Source:
         return WebDatasetSource("memory://nowhere/*.tar")
+
+
+class TestParquet(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        write_parquet(tmp_path / "set" / "0.parquet", odd_rows(STRUCT))
+        write_parquet(tmp_path / "set" / "1.parquet", numbered(range(9)))
+        return ParquetSource(str(tmp_path / "set"))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return ParquetSource(str(tmp_path / "nowhere"))
+
+
+class TestHf(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        write_arrow(tmp_path / "set" / "data-00000-of-00002.arrow", odd_rows(STRUCT))
+        write_arrow(tmp_path / "set" / "data-00001-of-00002.arrow", numbered(range(9)))
+        return HfSource(str(tmp_path / "set"))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return HfSource(str(tmp_path / "nowhere"))
 
 
 class TestScenes(SourceSuite):

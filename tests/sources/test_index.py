@@ -45,7 +45,7 @@ def test_the_next_command_reads_the_index_and_no_tar(tmp_path: Path) -> None:
     first = opened(ten_tars(tmp_path / "set"), tmp_path / "run")
     before, written = rows(first), objects(tmp_path / "run")
     second = opened(tmp_path / "set", tmp_path / "run")
-    second._scan = None  # type: ignore[assignment]  # it would fail if a tar were read
+    second._rows._scan = None  # type: ignore[assignment]  # it would fail if a tar were read
     assert rows(second) == before
     assert objects(tmp_path / "run") == written
     assert len(written) == 11
@@ -115,7 +115,7 @@ def test_parts_are_cut_and_dropped_and_content_does_not_depend_on_them(
     cut = opened(tmp_path / "set")
     assert cut.info() == whole.info()
     assert rows(cut) == rows(whole)
-    index = cut._index()
+    index = cut._rows.index()
     assert len(index._parts) == 20
     assert len(index._tables) == 1
 

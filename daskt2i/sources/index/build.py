@@ -80,9 +80,10 @@ def _kept(containers: Sequence[Container], shelf: Shelf, key: str) -> tuple[dict
 
 @dataclass(slots=True)
 class _Writer:
-    """Cuts rows into parts."""
+    """Cuts rows into parts. `given`: whether another file may have an id of this part."""
 
     shelf: Shelf
+    container: str
     content: ContentHash = field(default_factory=ContentHash)
     parts: list[Part] = field(default_factory=list)
     all_ids: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -92,7 +93,7 @@ class _Writer:
 
     def add(self, row: Found) -> None:
         number = id_of(row.name) if row.image_id is None else row.image_id
-        self.given = self.given or row.image_id is not None
+        self.given = self.given or row.image_id is not None or not row.name.startswith(f"{self.container}/")
         self.content.add(row, number)
         self.rows.append(row)
         self.ids.append(number)
@@ -124,7 +125,7 @@ def _line(place: Place, container: Container, scan: Scan, shelf: Shelf) -> Line:
     Raises:
         SourceError: it cannot be read, or it changed meanwhile.
     """
-    tally, writer = Tally(), _Writer(shelf)
+    tally, writer = Tally(), _Writer(shelf, container.name)
     try:
         for row in scan(container, tally):
             writer.add(row)

@@ -25,7 +25,7 @@ class Part:
         captions, characters: number of captions that are not blank, and their length together.
         slots: largest number of captions that a row has.
         table: name of the object that holds the rows.
-        low, high: smallest and largest image id, if the data give ids; else None.
+        low, high: smallest and largest image id, if another file may have one of them; else None.
     """
 
     rows: int
