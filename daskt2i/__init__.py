@@ -6,6 +6,7 @@
     run = daskt2i.open_run("runs/demo")         # a run folder with its own settings
     dataset = daskt2i.open_store("runs/demo")   # the latents as an xarray Dataset
     workflow = daskt2i.load_workflow("demo")    # only the settings
+    daskt2i.look("photos")                      # the first rows of a data set
 
 The command line, `python -m daskt2i.workflow`, calls the same methods.
 """
@@ -16,17 +17,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daskt2i.config.workflow_file import load_workflow as load_workflow
     from daskt2i.run import Run as Run
     from daskt2i.run import open_run as open_run
+    from daskt2i.session.data.choice import load_workflow as load_workflow
+    from daskt2i.session.data.look import look as look
     from daskt2i.store.dataset import open_store as open_store
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load_workflow", "open_run", "open_store"]
+__all__ = ["Run", "load_workflow", "look", "open_run", "open_store"]
 
 _FROM = {
     "Run": "daskt2i.run",
-    "load_workflow": "daskt2i.config.workflow_file",
+    "load_workflow": "daskt2i.session.data.choice",
+    "look": "daskt2i.session.data.look",
     "open_run": "daskt2i.run",
     "open_store": "daskt2i.store.dataset",
 }
@@ -42,7 +45,7 @@ def __getattr__(name: str) -> Any:
     if name in _FROM:
         try:
             found = getattr(importlib.import_module(_FROM[name]), name)
-            if name in ("load_workflow", "open_store"):  # `run` explains the arguments of the others itself
+            if name in ("load_workflow", "look", "open_store"):  # `run` explains the arguments of the others itself
                 found = importlib.import_module("daskt2i.session.verbs").explain_arguments(found)
             return globals().setdefault(name, found)
         except (ImportError, ValueError) as error:

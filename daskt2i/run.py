@@ -68,7 +68,7 @@ class Run(RunReader, RunDoctor):
             folder keeps, or `"demo"` if it keeps none.
         out: the run folder, as a path or an fsspec address. None: `runs/` and the name of the workflow. If you give no
             workflow either and the current folder is a run folder, `Run` works on the current folder.
-        images, captions: a folder, zip or address of images, and its COCO caption file.
+        images, captions, source: where images and captions are, and how they are read; as in `daskt2i.look`.
         where: an expression; only rows for which it is true are kept: `"people and not duplicate"`.
         settings: changes by dotted key: `{"train.steps": 100}`.
         client: a `distributed.Client` to work on. `Run` never closes it.
@@ -89,6 +89,7 @@ class Run(RunReader, RunDoctor):
         workflow: str | Path | Workflow | None = None,
         out: str | Path | None = None,
         *,
+        source: str | None = None,
         images: str | None = None,
         captions: str | None = None,
         where: str | None = None,
@@ -97,8 +98,8 @@ class Run(RunReader, RunDoctor):
         scheduler: str | Path | None = None,
         progress: bool | Callable[[Event], None] = True,
     ) -> None:
-        found = run_settings(workflow, out, images=images, captions=captions, where=where, settings=settings)
-        self._begin(found, client, scheduler, progress)
+        data = {"source": source, "images": images, "captions": captions, "where": where}
+        self._begin(run_settings(workflow, out, **data, settings=settings), client, scheduler, progress)
 
     def _begin(
         self,

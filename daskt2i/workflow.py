@@ -40,7 +40,7 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(model.run, data.encode, model.train, model.train_vae, model.sample, model.evaluate),
-    *(data.status, data.report, data.verify, data.insights, data.estimate, data.suggest),
+    *(data.status, data.report, data.verify, data.insights, data.look, data.estimate, data.suggest),
     *(data.scenes, doctor.doctor),
 )
 for command in COMMANDS:

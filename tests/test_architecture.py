@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "hosts": "errors types protocols events formatting faults config encoders store",
     "encode": "redact documents errors addresses types protocols view events formatting plan retries faults"
     " config images sources machine store facts estimate hosts",
-    "insights": "errors types protocols view events formatting plan faults config images store facts hosts",
+    "insights": "notebooks errors types protocols view events formatting plan faults config images store facts hosts",
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config sources machine"
     " inference encoders store loader model hosts encode",
@@ -63,8 +63,8 @@ MAY_IMPORT = {
     " store facts loader model launch hosts encode sample",
     "display": "notebooks errors types view events formatting config estimate insights sample train",
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
-    "session": "notebooks errors addresses protocols view events formatting plan retries config machine"
-    " deploy store estimate model launch encode insights executors sample train dashboard",
+    "session": "redact notebooks errors addresses protocols view events formatting plan retries config images sources"
+    " machine deploy store estimate model launch encode insights executors sample train dashboard",
     "doctor": "redact errors types protocols view formatting plan faults config machine encoders deploy store"
     " facts hosts encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"

@@ -21,7 +21,15 @@ from daskt2i.cli.bench.command import typed
 from daskt2i.cli.console import complain, write
 from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import opened
-from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, OutOption, SetOption, WhereOption
+from daskt2i.cli.options import (
+    CaptionsOption,
+    ImagesOption,
+    JsonOption,
+    OutOption,
+    SetOption,
+    SourceOption,
+    WhereOption,
+)
 from daskt2i.errors import ConfigError
 from daskt2i.redact import without_secret
 
@@ -61,6 +69,7 @@ def slurm(
     ] = "run",
     workflow: SlurmWorkflowOption = None,
     out_folder: OutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
@@ -107,8 +116,10 @@ def slurm(
             raise ConfigError(
                 f"A job cannot run {command!r}. No script was written; give one of {', '.join(_COMMANDS)} (--command)."
             )
-        given = {"--images": images, "--captions": captions, "--where": where}
-    with opened(workflow, out_folder, set_, images=images, captions=captions, where=where, scheduler="serial") as run:
+        given = {"source": source, "images": images, "captions": captions, "where": where}
+    with opened(
+        workflow, out_folder, set_, source=source, images=images, captions=captions, where=where, scheduler="serial"
+    ) as run:
         from daskt2i.deploy.slurm.partition import require_nodes
         from daskt2i.deploy.slurm.request import JobRequest
         from daskt2i.deploy.slurm.script import job_script
@@ -118,7 +129,7 @@ def slurm(
         words += ["--out", out]
         for option, text in given.items():
             if text is not None:
-                words += [option, text if option == "--where" else _absolute(text)]
+                words += [f"--{option}", _absolute(text) if option in ("images", "captions") else text]
         words += [word for text in set_ for word in ("--set", text)] + list(more or ())
         _require_words(command, found, words[1:])
         request = JobRequest(

@@ -64,7 +64,10 @@ def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
 
 
 _OPTIONS = {
-    **{name: f"--{name}" for name in ("out", "images", "captions", "where", "scheduler", "workflow", "prompts")},
+    **{
+        name: f"--{name}"
+        for name in ("out", "source", "images", "captions", "where", "scheduler", "workflow", "prompts")
+    },
     "devices": "--devices",
     "html": "--html",
     "settings": "--set",

@@ -1,4 +1,4 @@
-"""The commands about data: encode, status, report, verify, insights, estimate, suggest, scenes.
+"""The commands about data: encode, status, report, verify, insights, look, estimate, suggest, scenes.
 
 Covers: reading options, calling the function that does the work, showing its result.
 Does not cover: how output and errors look (`console`, `front`), the commands about models (`cli.model`).
@@ -6,13 +6,14 @@ Does not cover: how output and errors look (`console`, `front`), the commands ab
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from daskt2i.addresses import expanded
-from daskt2i.cli.console import err, write
+from daskt2i.cli.console import complain, err, out, write
 from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import answer, opened
 from daskt2i.cli.numbers import whole_numbers
@@ -24,15 +25,18 @@ from daskt2i.cli.options import (
     OutOption,
     SchedulerOption,
     SetOption,
+    SourceOption,
     WhereOption,
     WorkflowOption,
 )
+from daskt2i.cli.streams import takes
 
 
 def encode(
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
@@ -44,7 +48,7 @@ def encode(
 
     Run the same command again to continue after a stop.
     """
-    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    given = {"source": source, "images": images, "captions": captions, "where": where, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
         if dry_run:
             answer(run.plan("encode"), as_json)
@@ -99,6 +103,7 @@ def insights(
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
@@ -112,15 +117,38 @@ def insights(
 
     It writes reports/insights.html, .csv and .json into the run folder. --where selects rows by the same facts.
     """
-    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    given = {"source": source, "images": images, "captions": captions, "where": where, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
         answer(run.insights(pictures=pictures, tokens=tokens, top=top), as_json)
+
+
+def look(
+    images: Annotated[str, typer.Argument(metavar="PLACE", help="A folder, zip, table or address of images.")],
+    source: SourceOption = None,
+    captions: CaptionsOption = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows to read.")] = 8,
+    html: Annotated[str | None, typer.Option("--html", help="Write a page into this file.", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the first rows of a data set: pictures, captions, sizes, and what would be rejected.
+
+    It counts all rows, and reads the images of the first ones. The page of --html is one file and makes no request.
+    """
+    with report_errors():
+        from daskt2i import look as look_at
+        from daskt2i.display.first_rows import HALF, draws_pictures, look_table
+
+        found = look_at(images, captions, source=source, rows=rows, html=html)
+        for note in found.notes:
+            complain(note, "yellow")
+        write(found.to_json(), as_json, look_table(found, draws_pictures(out) and takes(sys.stdout, HALF)))
 
 
 def estimate(
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
@@ -141,7 +169,7 @@ def estimate(
     For the cost, set prices: in the workflow. The result is kept in reports/estimate.json. encode compares its own time
     with it.
     """
-    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    given = {"source": source, "images": images, "captions": captions, "where": where, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
         counts = None if workers is None else whole_numbers(workers, "--workers")
         answer(run.estimate(counts, devices, rows), as_json)

@@ -22,6 +22,7 @@ from daskt2i.cli.options import (
     OutOption,
     SchedulerOption,
     SetOption,
+    SourceOption,
     WhereOption,
     WorkflowOption,
 )
@@ -37,6 +38,7 @@ def doctor(
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
@@ -48,7 +50,7 @@ def doctor(
     It encodes nothing. It starts workers only if --scheduler names some to start. The exit code is 1 if a run could not
     start.
     """
-    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    given = {"source": source, "images": images, "captions": captions, "where": where, "scheduler": scheduler}
     with _telling_a_wait() as no_more, opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
         no_more.set()
         if not answer(run.doctor(), as_json).ok:

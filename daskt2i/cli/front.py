@@ -35,6 +35,7 @@ def opened(
     out_folder: str | None,
     sets: Sequence[str],
     *,
+    source: str | None = None,
     images: str | None = None,
     captions: str | None = None,
     where: str | None = None,
@@ -49,6 +50,7 @@ def opened(
         with Run(
             workflow,
             out_folder,
+            source=source,
             images=images,
             captions=captions,
             where=where,
@@ -73,15 +75,21 @@ def answer(result: V, as_json: bool) -> V:
     return result
 
 
-def load(workflow: str, sets: Sequence[str], images: str | None = None, captions: str | None = None) -> Workflow:
+def load(
+    workflow: str,
+    sets: Sequence[str],
+    images: str | None = None,
+    captions: str | None = None,
+    source: str | None = None,
+) -> Workflow:
     """Load the workflow of a command that has no run folder, and print its notes.
 
     Raises:
         ConfigError: a setting is wrong.
     """
-    from daskt2i.config.workflow_file import load_workflow
+    from daskt2i.session.data.choice import load_workflow
 
-    found = load_workflow(workflow, parse_sets(sets), images=images, captions=captions)
+    found = load_workflow(workflow, parse_sets(sets), images=images, captions=captions, source=source)
     for note in found.notes:
         err.print(Text(note, style="yellow"), soft_wrap=True)
     return found

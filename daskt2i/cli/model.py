@@ -21,6 +21,7 @@ from daskt2i.cli.options import (
     SchedulerOption,
     SeedOption,
     SetOption,
+    SourceOption,
     StepsOption,
     WhereOption,
     WorkflowOption,
@@ -31,6 +32,7 @@ def run(
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     where: WhereOption = None,
@@ -42,7 +44,7 @@ def run(
 
     Run the same command again to continue after a stop.
     """
-    given = {"images": images, "captions": captions, "where": where, "scheduler": scheduler}
+    given = {"source": source, "images": images, "captions": captions, "where": where, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as opened_run:
         if dry_run:
             answer(opened_run.plan("run"), as_json)
@@ -73,6 +75,7 @@ def train_vae(
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     set_: SetOption = [],  # noqa: B006
@@ -82,7 +85,7 @@ def train_vae(
 
     It writes a diffusers folder. To encode with it: encode --set dataset.encoders.image.model=RUN/vae
     """
-    given = {"images": images, "captions": captions, "scheduler": scheduler}
+    given = {"source": source, "images": images, "captions": captions, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
         answer(run.train_vae(), as_json)
 

@@ -11,6 +11,9 @@ from typing import Annotated
 import typer
 
 from daskt2i.config.samplers import SAMPLERS_TEXT
+from daskt2i.sources.names import NAMES
+
+SOURCES_TEXT = ", ".join(NAMES)
 
 WorkflowOption = Annotated[
     str | None,
@@ -34,9 +37,17 @@ SetOption = Annotated[list[str], typer.Option("--set", help="section.key=value, 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 ImagesOption = Annotated[
-    str | None, typer.Option("--images", help="A folder, zip or address of images, for any workflow.")
+    str | None, typer.Option("--images", help="A folder, zip, table or address of images, for any workflow.")
 ]
-CaptionsOption = Annotated[str | None, typer.Option("--captions", help="The COCO caption file for --images.")]
+CaptionsOption = Annotated[
+    str | None, typer.Option("--captions", help="The file of the captions for --images, e.g. in COCO's format.")
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source", help=f"How to read --images: {SOURCES_TEXT}, or a class path. [default: guessed]", metavar="NAME"
+    ),
+]
 WhereOption = Annotated[
     str | None, typer.Option("--where", help="Keep only rows for which this is true, e.g. 'people and not duplicate'.")
 ]

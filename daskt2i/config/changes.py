@@ -34,8 +34,8 @@ class Changes:
 
     Attributes:
         settings: by dotted key, or nested: `{"train.steps": 100}` and `{"train": {"steps": 100}}` mean the same.
-        images, captions: images and captions of a `CocoSource`, which becomes the source of the workflow. Give both or
-            neither.
+        images, captions: images and captions of a source, which becomes the source of the workflow.
+        source: the class path of this source. None: `CocoSource`, which needs both.
         where: becomes `dataset.where`.
     """
 
@@ -43,6 +43,7 @@ class Changes:
     images: str | None = None
     captions: str | None = None
     where: str | None = None
+    source: str | None = None
 
     @property
     def none(self) -> bool:
@@ -63,21 +64,23 @@ class Changes:
             ConfigError: a key does not have the form `section.key`, a key goes inside a single value, or the old and
                 the new name of a setting have different values.
         """
-        if (self.images is None) != (self.captions is None):
+        if (self.images is None) != (self.captions is None) and (self.images is None or self.source is None):
             raise ConfigError(
                 "Images and captions belong together, but only one was given. Nothing was started; give both "
                 "(images, captions)."
             )
         if self.images is not None:
             data.pop("scenes", None)
-            coco = {"class": COCO_SOURCE, "images": str(self.images), "captions": str(self.captions)}
+            source = {"class": self.source or COCO_SOURCE, "images": str(self.images)}
+            if self.captions is not None:
+                source["captions"] = str(self.captions)
             dataset = data.get("dataset") or {}
             if not isinstance(dataset, Mapping):
                 raise ConfigError(
                     f"dataset: in {origin} is {documents.shown(dataset)}, but it must contain settings. "
                     "Nothing was started; correct dataset: there."
                 )
-            data["dataset"] = {**dataset, "source": coco}
+            data["dataset"] = {**dataset, "source": source}
         had_scenes = isinstance(data.get("scenes"), Mapping)
         notes: tuple[str, ...] = ()
         written: dict[str, tuple[str, Any]] = {}

@@ -145,14 +145,16 @@ def load_workflow(
     images: str | None = None,
     captions: str | None = None,
     where: str | None = None,
+    source: str | None = None,
 ) -> Workflow:
     """All settings of a workflow, with defaults, `dask.config` and changes applied.
 
     Args:
         name: a shipped workflow, or the path of a YAML file.
         settings: changes by dotted key: `{"train.steps": 100}`.
-        images, captions: a folder, zip or address of images, and their COCO caption file. Give both or neither.
+        images, captions: a folder, zip or address of images, and their captions.
         where: an expression; keeps the rows for which it is true.
+        source: the class path of the source that reads them. None: `CocoSource`, which needs both.
 
     Raises:
         ConfigError: a setting is wrong. The message names it and says what is accepted.
@@ -166,7 +168,7 @@ def load_workflow(
         below, old = dask_settings(section)
         data[section] = {**below, **_section(data.get(section), str(path), section)}
         notes += old
-    changes = Changes(settings or {}, images, captions, where)
+    changes = Changes(settings or {}, images, captions, where, source)
     notes += changes.apply(data, str(path))
     return parse_workflow(data, str(path) if changes.none else f"{path} with these settings").with_notes(notes)
 

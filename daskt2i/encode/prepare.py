@@ -34,6 +34,7 @@ from daskt2i.plan import (
     estimate_requirements,
 )
 from daskt2i.protocols import ChoosesEngine, ExecutorInfo, ImageEncoder, Source, TextEncoder
+from daskt2i.sources.names import name_of
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.receipts import Receipts
@@ -154,6 +155,7 @@ class EncodePlan(Viewed):
         also = f" (and {', '.join(uncounted)}, not counted)" if uncounted else ""
         rows = [
             ("source", info.label),
+            ("read as", name_of(dataset.source.class_path)),
             ("rows", f"{many(info.rows, 'image')}, {many(info.captions, 'caption')}{also}"),
         ]
         rows += [("note", text) for text in info.notes]

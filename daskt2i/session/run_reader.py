@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import StoreError, StoreMissing
-from daskt2i.session.run_settings import RunSettings
+from daskt2i.session.run_settings import RunSettings, refuse_strangers
 from daskt2i.session.verbs import reader
 from daskt2i.store.run_folder import MANIFEST
 from daskt2i.view import Viewed
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from daskt2i.dashboard.report.result import ReportResult
+    from daskt2i.insights.first_rows import LookResult
     from daskt2i.insights.suggest import Suggestion
     from daskt2i.store.status import RunStatus
 
@@ -111,6 +112,23 @@ class RunReader(Viewed):
         from daskt2i.dashboard.report.result import report
 
         return report(self._found.folder, html)
+
+    @reader
+    def look(self, rows: int = 8, html: str | Path | None = None) -> LookResult:
+        """Look at the first rows of the source: pictures, captions, sizes, and what would be rejected.
+
+        Args:
+            rows: how many rows to read. All rows of the source are counted.
+            html: a file to write a page into. It needs no server and makes no request.
+
+        Raises:
+            SourceError: the source cannot be used.
+            StoreError: the file cannot be written.
+        """
+        from daskt2i.session.data.look import look_at
+
+        refuse_strangers(self._found)
+        return look_at(self.workflow.dataset, rows, html)
 
     @reader
     def suggest(self, text: str, n: int = 8) -> list[Suggestion]:

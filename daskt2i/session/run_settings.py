@@ -18,6 +18,7 @@ from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed, dask_settings, differences, load_defaults, load_workflow
 from daskt2i.encode.saved_workflow import read_settings, strangers, with_source, without_secrets
 from daskt2i.errors import ConfigError, Daskt2iError, StoreMissing
+from daskt2i.session.data.choice import choose_source
 from daskt2i.store.dataset import nearest_run
 from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.run_folder import EVENTS, LOCK, MARKER, REPORTS, STORE, WORKFLOW, RunFolder
@@ -61,6 +62,7 @@ def run_settings(
     workflow: str | Path | Workflow | None = None,
     out: str | Path | None = None,
     *,
+    source: str | None = None,
     images: str | None = None,
     captions: str | None = None,
     where: str | None = None,
@@ -73,13 +75,16 @@ def run_settings(
             if it keeps none.
         out: the run folder. None: `runs/` and the name of the workflow. If `workflow` is None too, and the current
             folder is a run folder: the current folder.
+        source: the name or the class path of the source that reads images and captions. None: it is guessed.
         images, captions, where, settings: changes, as in `config.changes`.
 
     Raises:
         ConfigError: a setting is wrong, or the folder's own settings cannot be read.
         StoreError: the folder holds something, and daskt2i did not make it. Nothing in it was read or changed.
     """
-    changes = Changes({} if settings is None else settings, images, captions, where)
+    settings = {} if settings is None else settings
+    chosen, notes = choose_source(images, captions, source, settings)
+    changes = Changes(settings, images, captions, where, chosen)
     if workflow is None:
         place = out if out is not None else ("." if _is_run_folder(Path()) else f"runs/{USUAL}")
         options = _storage_options(changes.settings)
@@ -88,6 +93,7 @@ def run_settings(
         own = _own_settings(here)
         if own is not None:
             found = changed(own, changes, f"of {place}")
+            found = found.with_notes((*found.notes, *notes))
             named = frozenset(key for key, _ in by_dotted_key(changes.settings))
             folder = RunFolder(place, found.run.storage_options)
             return RunSettings(found, folder, trusted=False, own=own, named=named)
@@ -95,7 +101,9 @@ def run_settings(
     if isinstance(workflow, Workflow):
         found = changed(workflow, changes, workflow.name)
     else:
-        found = load_workflow(workflow, changes.settings, images=images, captions=captions, where=where)
+        given = {"images": images, "captions": captions, "where": where, "source": chosen}
+        found = load_workflow(workflow, changes.settings, **given)
+    found = found.with_notes((*found.notes, *notes))
     folder = RunFolder(_usual_place(found.name) if out is None else out, found.run.storage_options)
     refuse_foreign(folder)
     return RunSettings(found, folder, trusted=True, differs=_compared(found, folder))

@@ -1,7 +1,8 @@
 """Sources of images with captions. Each source is a class that a workflow can name.
 
-In here: COCO's caption format (`coco`, its index in `coco_index`), drawn scenes (`scenes`, with all code for drawing in
-`drawn`), a fake for tests (`fake`), and where bytes lie, for all of them (`files`).
+In here: COCO's caption format (`coco`, `coco_index`), pictures of a folder (`folder`), JSON Lines and CSV (`table`),
+Karpathy's splits (`karpathy`), and what these share (`listed`, ids in `identity`); drawn scenes (`scenes`, `drawn`); a
+fake for tests (`fake`); where bytes lie (`files`); short names and a guess (`names`).
 Not in here: decoding images (`images`), encoders, which rows are kept (`facts.selection`).
 Imports: `events`, and rooms of floors 0 to 3.
 To add one: write a class with a cheap constructor and the methods of `daskt2i.protocols.Source`, and subclass

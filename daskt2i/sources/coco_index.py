@@ -1,24 +1,22 @@
-"""Parses a COCO caption file into rows. 83,000 images with 414,000 captions take about 70 MB of memory.
+"""Parses a COCO caption file into rows.
 
 Covers: reading the file once (hash and parse), errors in the file, rows that the file alone shows to be bad.
-Does not cover: strict JSON (`documents`), packed files (`packed`), the images themselves (`coco`).
+Does not cover: the rows in memory (`listed.index`), strict JSON (`documents`), packed files (`packed`), the images
+themselves (`files.opening`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import posixpath
-import re
-from array import array
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i import addresses, documents
 from daskt2i.documents import BadDocument, storable
 from daskt2i.errors import Reason, SourceError, SourceMissing
+from daskt2i.sources.files.opening import unusable
 from daskt2i.sources.files.packed import BadPacking, unpack
-from daskt2i.types import Row
+from daskt2i.sources.listed.index import KINDS, Index
 
 _EXPECTED = (
     "The caption file (captions) must be a JSON object with `images` (id, file_name) and `annotations` "
@@ -31,48 +29,6 @@ _Entry = tuple[Any, Any, Any, Any, Any]
 
 _Licence = tuple[Any, Any, Any]
 """id, name, `_ABSENT` of an object that has a name and none of the keys of an image or a caption."""
-
-_KINDS = {list: "a list", tuple: "an object", dict: "an object", bool: "true or false", int: "a number"}
-_KINDS |= {float: "a number", type(None): "null"}
-
-
-@dataclass(slots=True)
-class Index:
-    """The rows of a caption file.
-
-    Attributes:
-        sha256: SHA-256 of the file as stored, 64 hex digits.
-        ids: image ids, int64.
-        names: file names.
-        captions: for each row, the captions that are not blank.
-        rejected: row -> why it cannot be used.
-        licences: for each row, the name of its licence; its number if the file does not name it; "" without a licence.
-        orphan_captions, blank_captions: as in `SourceInfo`.
-        member: name of the caption file in a zip archive; "" if it is not in one.
-    """
-
-    sha256: str
-    member: str = ""
-    ids: array[int] = field(default_factory=lambda: array("q"))
-    names: list[str] = field(default_factory=list)
-    captions: list[tuple[str, ...]] = field(default_factory=list)
-    rejected: dict[int, tuple[Reason, str]] = field(default_factory=dict)
-    licences: list[str] = field(default_factory=list)
-    orphan_captions: int = 0
-    blank_captions: int = 0
-    slots: int = 0
-    caption_count: int = 0
-    caption_characters: int = 0
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def row(self, index: int) -> Row:
-        """Row `index`, with the reason if it is rejected."""
-        reason, detail = self.rejected.get(index, (None, ""))
-        return Row(
-            index, self.ids[index], self.names[index], self.captions[index], reason, detail, self.licences[index]
-        )
 
 
 def parse(address: str, options: dict[str, Any]) -> Index:
@@ -115,23 +71,6 @@ def parse(address: str, options: dict[str, Any]) -> Index:
             detail = f"its caption is {odd[position]}, not text" if position in odd else ""
             index.rejected[position] = (Reason.NO_CAPTION, detail)
     return index
-
-
-def unusable(name: object) -> tuple[Reason, str] | None:
-    """Why an image with this name must not be opened; None if it may be opened."""
-    if not isinstance(name, str) or not name:
-        return Reason.MISSING_FILE, "the entry has no file_name"
-    if storable(name) != name:
-        return Reason.MISSING_FILE, "the file name is not valid text"
-    if name.startswith("/") or "\\" in name or re.match(r"[A-Za-z]:", name):
-        return Reason.UNSAFE_PATH, f"not a relative path with forward slashes: {name[:200]}"
-    if ".." in name.split("/"):
-        return Reason.UNSAFE_PATH, f"leads out of the image folder: {name[:200]}"
-    if "\0" in name or "://" in name:
-        return Reason.UNSAFE_PATH, f"an address or a NUL character, not a file name: {name[:200]!r}"
-    if name.endswith("/") or posixpath.normpath(name) == ".":
-        return Reason.MISSING_FILE, f"names a folder: {name[:200]}"
-    return None
 
 
 def _load(address: str, options: dict[str, Any]) -> tuple[str, str, Any]:
@@ -212,7 +151,7 @@ def _attach(address: str, annotations: list[Any], first: dict[int, int], index: 
         elif not isinstance(caption, str):
             index.blank_captions += 1
             if caption is not None and caption is not _ABSENT:
-                kinds[odd.setdefault(row, _KINDS.get(type(caption), "no text"))] += 1
+                kinds[odd.setdefault(row, KINDS.get(type(caption), "no text"))] += 1
         elif not caption.strip() or storable(caption) != caption:
             index.blank_captions += 1
             texts = True

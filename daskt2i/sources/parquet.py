@@ -14,8 +14,7 @@ from typing import Any
 from daskt2i.errors import Reason, RowRejected, SourceError
 from daskt2i.protocols import IndexFolder
 from daskt2i.redact import without_secret
-from daskt2i.sources.coco import CocoSource
-from daskt2i.sources.coco_index import unusable
+from daskt2i.sources.files.opening import Pictures, absolute, unusable
 from daskt2i.sources.files.row_groups import RowGroups
 from daskt2i.sources.files.zipped import MAX_FILE_BYTES
 from daskt2i.sources.index.columns import Columns, Named, columns_of
@@ -72,7 +71,7 @@ class ParquetSource:
         self._place = Place(captions or images, self._options, SUFFIXES, "Parquet file", setting)
         self._groups = RowGroups(self._place)
         self._columns: dict[str, Columns] = {}
-        self._pictures: CocoSource | None = None
+        self._pictures: Pictures | None = None
         arguments = [self._named.image, self._named.captions, self._named.identity]
         self._rows = Indexed(self._place, self._scan, "parquet", arguments)
 
@@ -121,7 +120,7 @@ class ParquetSource:
             raise RowRejected(row.reason, row.detail)
         name, number = _split(row.file_name)
         if number is None:
-            return self._files().read(row)
+            return self._files().read(name)
         columns = self._columns_of(name)
         value = self._groups.value(name, number, columns.image)
         data = value if isinstance(value, bytes) else (value or {}).get("bytes")
@@ -156,15 +155,15 @@ class ParquetSource:
             found.append(f"{known[name]} {number}")
         return found
 
-    def _files(self) -> CocoSource:
+    def _files(self) -> Pictures:
         """Reads image files by their names."""
         if self._pictures is None:
             images, captions, *_ = self._arguments
-            root = images if captions is not None else posixpath.dirname(self._place.path_of("x"))
+            root = absolute(images, "images") if captions is not None else posixpath.dirname(self._place.path_of("x"))
             if captions is None and not self._place.is_local:
                 files, _ = self._place.files()
                 root = files.unstrip_protocol(root)
-            self._pictures = CocoSource(root, "unused", self._options)
+            self._pictures = Pictures(root, self._options)
         return self._pictures
 
     def _columns_of(self, name: str) -> Columns:

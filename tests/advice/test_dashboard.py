@@ -26,7 +26,7 @@ def test_an_encode_and_another_file_give_the_report_that_a_message_asks_for(
     assert run.report().state.rows_done == 4
     folder = tmp_path / "folder"
     folder.mkdir()
-    with told("dashboard/report/result.py:_writing StoreError"):
+    with told("dashboard/report/page_file.py:writing_page StoreError"):
         run.report(html=folder)
     assert list(folder.iterdir()) == []
     assert Path(run.report(html=folder / "report.html").html).is_file()

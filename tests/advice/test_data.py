@@ -61,10 +61,10 @@ def test_each_kind_of_place_of_images_that_is_named_is_read(kind: str, tmp_path:
         for path in (folder / "images").iterdir():
             files.pipe_file(f"/{tmp_path.name}/{path.name}", path.read_bytes())
         place = f"memory://{tmp_path.name}"
-        with told("sources/coco.py:_open SourceMissing"):
+        with told("sources/files/opening.py:_open SourceMissing"):
             CocoSource(f"memory://{tmp_path.name}-nothing", captions).read(row)
     else:
-        with told("sources/coco.py:_open SourceMissing"):
+        with told("sources/files/opening.py:_open SourceMissing"):
             CocoSource(str(folder / "imagse"), captions).read(row)
     assert CocoSource(place, captions).read(row)
 
@@ -138,7 +138,7 @@ def test_a_path_that_is_not_relative_to_a_removed_folder_is_taken(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with told("sources/coco.py:_absolute SourceError"):
+    with told("sources/files/opening.py:absolute SourceError"):
         CocoSource("images", "captions.json")
     assert CocoSource(str(folder / "images"), str(folder / "captions.json")).info().rows
 
@@ -146,7 +146,7 @@ def test_a_path_that_is_not_relative_to_a_removed_folder_is_taken(
 def test_a_folder_in_place_of_a_pipe_is_read(tmp_path: Path) -> None:
     folder = write_coco(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with told("sources/coco.py:_open SourceError"):
+    with told("sources/files/opening.py:_open SourceError"):
         CocoSource(str(tmp_path / "pipe"), str(folder / "captions.json")).info()
     assert CocoSource(str(folder / "images"), str(folder / "captions.json")).info().rows
 

@@ -56,18 +56,6 @@ def test_each_kind_of_place_that_is_named_is_read(tmp_path: Path) -> None:
         assert rows(good) >= 2
 
 
-def test_an_absolute_path_is_read_where_the_working_folder_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = two_tars(tmp_path / "set", rows=2)
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    with told("sources/index/places.py:absolute SourceError"):
-        WebDatasetSource("set")
-    assert rows(place) == 7
-
-
 def test_a_place_that_cannot_be_listed_is_read_with_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     class Locked(fsspec.AbstractFileSystem):  # type: ignore[misc]
         protocol = "locked-tars"

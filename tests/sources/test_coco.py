@@ -27,6 +27,7 @@ from daskt2i.images import read as images
 from daskt2i.sources import coco_index
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import bitmap, colour
+from daskt2i.sources.files.opening import Pictures
 from daskt2i.types import Row
 
 PICTURE = bitmap(40, 36, (10, 200, 30))
@@ -401,7 +402,7 @@ def test_unsafe_paths_are_never_opened(name: str, tmp_path: Path, monkeypatch: p
     (tmp_path / "outside.bmp").write_bytes(PICTURE)
     source = source_of(tmp_path, ["1.bmp", name])
     assert rows_of(source)[1].reason == Reason.UNSAFE_PATH
-    monkeypatch.setattr(CocoSource, "_open_images", lambda self: pytest.fail(OUTSIDE))
+    monkeypatch.setattr(Pictures, "open", lambda self: pytest.fail(OUTSIDE))
     assert reason(source, named(name)) == Reason.UNSAFE_PATH
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from daskt2i.errors import Reason, SourceError
 from daskt2i.sources import coco_index
-from daskt2i.sources.coco_index import Index, unusable
+from daskt2i.sources.files.opening import unusable
+from daskt2i.sources.listed.index import Index
 
 TEXT = st.text(max_size=12)
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.lists(st.integers(), max_size=2)

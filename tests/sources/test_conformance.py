@@ -19,8 +19,11 @@ from daskt2i.images import read as images
 from daskt2i.protocols import Source
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import FakeSource, bitmap, colour
+from daskt2i.sources.folder import FolderSource
 from daskt2i.sources.hf import HfSource
+from daskt2i.sources.karpathy import KarpathySource
 from daskt2i.sources.parquet import ParquetSource
+from daskt2i.sources.table import CsvSource, JsonlSource
 from daskt2i.sources.webdataset import WebDatasetSource
 from daskt2i.testing.source import SourceSuite
 
@@ -37,6 +40,35 @@ def captions_file(folder: Path) -> Path:
     entries = [{"id": n, "file_name": name} for n, name in zip(ids, names, strict=True)]
     path.write_text(json.dumps({"images": entries, "annotations": annotations}))
     return path
+
+
+LISTED = [
+    {"file_name": name, "caption": said}
+    for name, said in [
+        *((name, f"number {name}") for name in FILES),
+        ("sub/0.bmp", "again"),
+        ("gone.bmp", "gone"),
+        ("../climb.bmp", "unsafe"),
+        ("sub/blank.bmp", " "),
+    ]
+]
+"""Seven good images, one of them with two captions; one missing, one unsafe, one without a caption."""
+
+
+def with_texts() -> dict[str, bytes]:
+    """The images with captions beside them: one has two, one has none, and one text has no image."""
+    texts = {f"sub/{n}.txt": f"number {n}\n".encode() for n in range(6)}
+    return {**FILES, **texts, "sub/0.txt": b"one\n\nanother", "orphan.txt": b"nobody"}
+
+
+def json_lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 class TestFake(SourceSuite):
@@ -144,6 +176,84 @@ class TestHf(SourceSuite):
     @pytest.fixture
     def untouched(self, tmp_path: Path) -> Source:
         return HfSource(str(tmp_path / "nowhere"))
+
+
+class TestFolder(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        write_files(tmp_path, with_texts())
+        return FolderSource(str(tmp_path))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return FolderSource(str(tmp_path / "nowhere"))
+
+
+class TestFolderZip(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+            for name, data in with_texts().items():
+                archive.writestr(name, data)
+        return FolderSource(str(tmp_path / "images.zip"))
+
+
+class TestFolderAddress(SourceSuite):
+    @pytest.fixture
+    def source(self) -> Iterator[Source]:
+        memory = fsspec.filesystem("memory")
+        memory.pipe({f"/folder-conformance/{name}": data for name, data in with_texts().items()})
+        yield FolderSource("memory://folder-conformance")
+        memory.rm("/folder-conformance", recursive=True)
+
+    @pytest.fixture
+    def untouched(self) -> Source:
+        return FolderSource("memory://nowhere")
+
+
+class TestFolderMetadata(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        write_files(tmp_path, {**FILES, "metadata.jsonl": json_lines(LISTED)})
+        return FolderSource(str(tmp_path))
+
+
+class TestJsonl(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        write_files(tmp_path, {**FILES, "list.jsonl": json_lines(LISTED)})
+        return JsonlSource(str(tmp_path / "list.jsonl"))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return JsonlSource(str(tmp_path / "nowhere.jsonl"))
+
+
+class TestCsv(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        lines = [f"{row['file_name']},{row['caption']}" for row in LISTED]
+        write_files(tmp_path, {**FILES, "list.csv": "\n".join(["file_name,caption", *lines]).encode()})
+        return CsvSource(str(tmp_path), str(tmp_path / "list.csv"))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return CsvSource(str(tmp_path), str(tmp_path / "nowhere.csv"))
+
+
+class TestKarpathy(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        entries = [
+            {"filepath": "sub", "filename": f"{n}.bmp", "split": "val", "sentences": [{"raw": f"number {n}"}] * (n % 3)}
+            for n in range(9)
+        ]
+        write_files(tmp_path, {**FILES, "dataset.json": json.dumps({"images": entries}).encode()})
+        return KarpathySource(str(tmp_path), str(tmp_path / "dataset.json"))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return KarpathySource(str(tmp_path), str(tmp_path / "nowhere.json"))
 
 
 class TestScenes(SourceSuite):

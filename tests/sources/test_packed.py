@@ -110,7 +110,7 @@ def test_the_only_json_file_of_a_zip_is_read_and_named(tmp_path: Path) -> None:
     path = tmp_path / "annotations.zip"
     path.write_bytes(zip_of(files))
     info = CocoSource(str(tmp_path), str(path)).info()
-    assert info.label == "captions_val.json in annotations.zip (1 images, 1 captions)"
+    assert info.label == "captions_val.json in annotations.zip (1 image, 1 caption)"
 
 
 @pytest.mark.parametrize(

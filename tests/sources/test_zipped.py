@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from daskt2i.errors import Reason, RowRejected, SourceError
 from daskt2i.sources.coco import CocoSource
+from daskt2i.sources.files.opening import Pictures
 from daskt2i.sources.files.zipped import Zip
 from daskt2i.types import Row
 
@@ -219,3 +220,19 @@ def test_a_name_is_compared_with_as_many_parts_of_an_entry_as_it_has(tmp_path: P
     assert read(place, "train/17/image.jpg") == b"17"
     assert rejection(place, "image.jpg").detail == "image.jpg is in the archive 30 times"
     assert rejection(place, "rain/7/image.jpg").reason is Reason.MISSING_FILE
+
+
+def test_names_are_listed_as_unicode_where_they_can_be_and_each_once(tmp_path: Path) -> None:
+    """The Finder writes UTF-8, and does not say so."""
+    field = unicode_path(b"__.bmp", "\u539f.bmp")
+    stored = {
+        (NFD.encode(), b""): NFD,
+        (b"sub\\dir\\1.bmp", b""): "sub/dir/1.bmp",
+        (b"\xe9.bmp", b""): "\u0398.bmp",
+        (b"__.bmp", field): "\u539f.bmp",
+    }
+    for (raw, extra), name in stored.items():
+        place = archive(tmp_path / "x.zip", (raw, FIRST), (raw, FIRST), extra=extra)
+        found = Pictures(str(place), {})
+        assert found.names() == [name]
+        assert found.read(name) == FIRST

@@ -19,7 +19,7 @@ from daskt2i.cli.console import complain, err, write
 from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import seconds, whole_numbers, words
-from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption
+from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption, SourceOption
 from daskt2i.redact import command_line
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def bench_encode(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Torch threads of each worker, except naive.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the stores of the runs.")] = False,
     out_folder: BenchOutOption = None,
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     set_: SetOption = [],  # noqa: B006
@@ -64,7 +65,7 @@ def bench_encode(
     with report_errors():
         from daskt2i.bench.encode.driver import EncodeBench, EncodeBenchSettings
 
-        settings = load(workflow, set_, images, captions)
+        settings = load(workflow, set_, images, captions, source)
         wanted = EncodeBenchSettings(
             schedulers=words(schedulers),
             workers=whole_numbers(workers, "--workers"),

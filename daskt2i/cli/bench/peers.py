@@ -15,7 +15,7 @@ from daskt2i.cli.bench.command import BenchWorkflowOption, report_folder, show, 
 from daskt2i.cli.endings import report_errors
 from daskt2i.cli.front import load
 from daskt2i.cli.numbers import words
-from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption
+from daskt2i.cli.options import CaptionsOption, ImagesOption, JsonOption, SetOption, SourceOption
 
 
 def peers(
@@ -37,6 +37,7 @@ def peers(
         str | None, typer.Option("--environments", help="Folder that keeps the environments of the other tools.")
     ] = None,
     out_folder: Annotated[str, typer.Option("--out", "-o", help="The folder of the reports.")] = "runs/bench-peers",
+    source: SourceOption = None,
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     set_: SetOption = [],  # noqa: B006
@@ -61,4 +62,4 @@ def peers(
             environments=None if environments is None else str(expanded(environments, "--environments").absolute()),
             max_seconds=max_seconds,
         )
-        show(PeerBench(load(workflow, set_, images, captions), wanted, tell).run(typed()), folder, as_json)
+        show(PeerBench(load(workflow, set_, images, captions, source), wanted, tell).run(typed()), folder, as_json)

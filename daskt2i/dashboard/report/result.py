@@ -6,25 +6,20 @@ Does not cover: where the figures come from (`rebuild`), the HTML file (`html`).
 
 from __future__ import annotations
 
-import errno
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from daskt2i.addresses import expanded
 from daskt2i.dashboard.report.html import page
+from daskt2i.dashboard.report.page_file import writing_page
 from daskt2i.dashboard.report.rebuild import rebuild
 from daskt2i.dashboard.run_state import RunState
 from daskt2i.dashboard.state.names import BESIDE, ENCODE_PARTS, HELDOUT_LOSS, LAST_LOSS, MEAN_SPEED, TRAIN_PARTS
 from daskt2i.dashboard.state.series import Series
 from daskt2i.errors import StoreError
 from daskt2i.formatting import counted, duration, many, off_words, size
-from daskt2i.os_errors import meaning_of
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.view import Section, View, Viewed
 
@@ -110,7 +105,7 @@ def report(folder: RunFolder, html: str | Path | None = None) -> ReportResult:
     path = expanded(str(html), "html").absolute()
     _refuse(path, folder)
     missing: tuple[str, ...] = ()
-    with _writing(path) as file:
+    with writing_page(path) as file:
         text, missing = page(state, found.view().rows, unknown)
         file.write(text)
     return ReportResult(str(folder), state, str(path), (*unknown, *missing))
@@ -135,28 +130,6 @@ def _refuse(path: Path, folder: RunFolder) -> None:
     else:
         return
     raise StoreError(f"The page was not written to {path}: {why}. Nothing changed. Give another file (html).")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[IO[str]]:
-    """A file that becomes the page when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("x", encoding="utf-8", errors="replace") as file:
-                yield file
-            partial.replace(path.resolve() if path.is_symlink() else path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        why = meaning_of(error)
-        raise StoreError(
-            f"The page cannot be written to {path}: {why.says if why else error}. The run folder did not change. Give "
-            "another file (html)."
-        ) from error
 
 
 def _encode_json(state: RunState) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Image files of a folder: on this machine, or at an fsspec address.
 
-Covers: reading a file, its stamp; telling a file that is missing from a folder that went away.
-Does not cover: which names are allowed (`coco_index.unusable`), accents in one or two characters (`coco`), archives
-(`zipped`).
+Covers: reading a file, its stamp; the names of all files; telling a file that is missing from a folder that went away.
+Does not cover: which names are allowed, accents in one or two characters (`opening`), archives (`zipped`).
 
 A missing file says something about this file only while its folder is there. A folder may be renamed, and a mount may
 go away, in the middle of a run. So each class remembers a file that it has read: the witness. If a file is missing, the
@@ -17,6 +16,7 @@ import os
 import stat
 import threading
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,24 @@ class Folder:
             return ""
         return _stamp(about) if stat.S_ISREG(about.st_mode) else ""
 
+    def names(self) -> Iterator[str]:
+        """Paths of all files below the folder, in any order; a link to a folder ends in `/` and is not entered.
+
+        Raises:
+            OSError: a folder cannot be listed.
+        """
+        still = [""]
+        while still:
+            below = still.pop()
+            with os.scandir(self._root / below) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        still.append(f"{below}{entry.name}/")
+                    else:
+                        yield f"{below}{entry.name}{'/' if entry.is_dir() else ''}"
+
     def _require_place(self, folder: Path) -> None:
         """Raise an error unless the folder of a missing file, or at least the folder of all images, is in place."""
         witness = self._witnesses.get(folder, self._witness)
@@ -92,6 +110,11 @@ class Folder:
         there = witness.exists() if witness else self._root.is_dir() and not is_empty(self._root)
         if not there:
             raise gone(str(folder if folder in self._witnesses else self._root))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder is none of the user: `.git`, `.DS_Store`, `__MACOSX`."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _stamp(about: os.stat_result) -> str:
@@ -153,6 +176,19 @@ class Remote:
                     found = []
                 self._listed[folder] = {str(one["name"]).rpartition("/")[2]: told(one) for one in found}
             return self._listed[folder].get(base, "")
+
+    def names(self) -> Iterator[str]:
+        """Paths of all files below the folder, in any order.
+
+        Raises:
+            LookupError: a web server has no listing.
+            Exception: other errors of the file system.
+        """
+        if self._quoted:
+            raise LookupError("a web server has no listing")
+        self._files.invalidate_cache()
+        for path in self._files.find(self._root):
+            yield str(path).removeprefix(f"{self._root}/")
 
     def _require_place(self) -> None:
         """Raise an error unless the folder of a missing file is in place. A web server shows files alone."""

@@ -88,6 +88,17 @@ def unpack(raw: bytes, name: str) -> tuple[bytes, str]:
         raise BadPacking(str(error) or type(error).__name__) from error
 
 
+def unpack_beginning(raw: bytes, name: str) -> bytes:
+    """What the first bytes of a file are unpacked; the bytes themselves if they are not packed, or in an archive.
+
+    Raises:
+        Exception: the file is damaged; each packing has its own errors.
+    """
+    kind = next((kind for kind, magic in _MAGIC.items() if raw.startswith(magic)), None)
+    kind = kind or fsspec.utils.infer_compression(name)
+    return bytes(_STREAMS[kind]().decompress(raw, _BLOCK)) if kind in _STREAMS else raw
+
+
 def _joined(raw: bytes, stream: Callable[[], Any]) -> bytes:
     """All streams of a file, one after the other, as `cat a.gz b.gz` makes them. Zeros may follow them.
 

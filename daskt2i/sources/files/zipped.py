@@ -3,8 +3,8 @@
 Covers: reading the directory once per process; reading each file with one ranged read and without shared state, so that
 threads do not wait for each other and forked processes do not disturb each other; stored and deflated entries, zip64;
 names as other systems write them; an archive that is removed or exchanged while it is read.
-Does not cover: which names are allowed (`coco_index.unusable`), accents in one or two characters (`coco`), encrypted
-entries and other compressions (rejected).
+Does not cover: which names are allowed, accents in one or two characters (`opening`), encrypted entries and other
+compressions (rejected).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import posixpath
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -87,6 +88,7 @@ class Zip:
         if any(entry.volume not in (0, 0xFFFF) for entry in entries):
             raise SourceError(f"{path} is one part of a split zip archive. Join the parts into one archive (images).")
         self._entries: dict[str, _Entry] = {}
+        self._best: list[str] = []  # the likeliest name of each entry
         self._doubled: dict[str, list[_Entry]] = {}  # name -> all its entries, if it has several
         self._others: dict[str, list[_Entry]] = {}  # name in another reading -> entries
         self._ends: dict[int, dict[str, list[str]]] = {}  # number of parts -> last parts -> names; made when needed
@@ -105,7 +107,9 @@ class Zip:
             entry.compress_type,
             bool(entry.flag_bits & 1),
         )
-        for number, name in enumerate(_names(entry)):
+        names = _names(entry)
+        self._best.append(names[-1])
+        for number, name in enumerate(names):
             if number:
                 self._others.setdefault(name, []).append(found)
             elif name in self._entries:
@@ -156,6 +160,10 @@ class Zip:
         if len(data) != size or zlib.crc32(data) != crc:
             raise RowRejected(Reason.UNREADABLE_IMAGE, "the archive is damaged here: wrong length or checksum")
         return FileBytes(data, f"{crc} {size}")
+
+    def names(self) -> Iterator[str]:
+        """The name of each entry, each once, in the order of the archive: as UTF-8 or Unicode if it may be read so."""
+        yield from dict.fromkeys(self._best)
 
     def stamp(self, name: str) -> str:
         """Checksum and size of an entry, from the directory; "" if there is none."""

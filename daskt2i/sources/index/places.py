@@ -22,9 +22,9 @@ from typing import Any
 import fsspec
 
 from daskt2i import addresses
-from daskt2i.addresses import expanded
 from daskt2i.credentials import for_use
 from daskt2i.errors import SourceError, SourceMissing
+from daskt2i.sources.files.opening import absolute
 from daskt2i.sources.files.presence import told
 
 _MAGIC = re.compile(r"[*?\[{]")
@@ -69,7 +69,7 @@ class Place:
     def __init__(
         self, address: str, options: Mapping[str, Any], suffixes: Sequence[str], kind: str, setting: str = "images"
     ) -> None:
-        self.address = absolute(os.fspath(address), setting)
+        self.address = absolute(address, setting)
         self.suffixes, self._options, self._kind, self._setting = tuple(suffixes), dict(options), kind, setting
         self.is_local = not addresses.is_address(self.address)
         self._lock = threading.Lock()
@@ -207,22 +207,6 @@ class Place:
         files, _ = self.files()
         entry = files.info(path)
         return Container(path.removeprefix(root), path, _told(entry), int(entry.get("size") or 0))
-
-
-def absolute(address: str, setting: str) -> str:
-    """An absolute local path, so that a worker in another working directory finds it. Addresses stay unchanged.
-
-    Raises:
-        ConfigError, SourceError: no path can have this text.
-    """
-    if not addresses.is_address(address):
-        expanded(address, setting)
-    try:
-        return addresses.absolute(address)
-    except ValueError as error:
-        raise SourceError(
-            f"{address!r} is no place of data: {error}. Nothing was read; give a path or an fsspec address ({setting})."
-        ) from error
 
 
 def stamp_of(about: os.stat_result) -> str:
