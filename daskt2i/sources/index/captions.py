@@ -6,6 +6,7 @@ Does not cover: finding these texts (the sources), COCO's caption files (`coco_i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from daskt2i.documents import BadDocument, storable
 
 KEYS = ("caption", "captions", "text", "sentences", "TEXT")
 """Names under which data sets keep their captions. The first one that is there counts."""
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+"""Not U+2028 and the like: they occur in captions."""
 
 _IDS = ("image_id", "id")
 _LICENCES = ("license", "licence")
@@ -44,7 +48,7 @@ def of_text(raw: bytes) -> Beside:
         text = documents.text_of(raw)
     except BadDocument as error:
         return Beside(blank=1, problem=f"its text file cannot be read: {error}")
-    return Beside(*split(line for line in text.splitlines() if line.strip()))
+    return Beside(*split(line for line in _LINE_END.split(text) if line.strip()))
 
 
 def of_json(raw: bytes, key: str | None = None) -> Beside:
