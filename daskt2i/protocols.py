@@ -93,7 +93,7 @@ class IndexFolder(Protocol):
         """Write an object, completely or not at all."""
         ...
 
-    def list(self, prefix: str = "") -> Sequence[str]:
+    def list(self, prefix: str = "") -> Iterable[str]:
         """Names of all objects below a folder."""
         ...
 
