@@ -129,14 +129,23 @@ def keep_index(source: Source, folder: RunFolder | None, *, write: bool) -> None
     Args:
         folder: None for nowhere.
         write: whether a new index is written there; else only one that is there is read.
-
-    Raises:
-        StoreError: the run folder is not one of daskt2i.
     """
     if folder is not None and isinstance(source, IndexedSource):
-        if write:
-            claim(folder)
-        source.keep_index(folder, write)
+        source.keep_index(_Claimed(folder), write)
+
+
+class _Claimed:
+    """A run folder that becomes one of daskt2i with the first object of an index, and not before: a place without data
+    leaves nothing behind.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.read, self.list = folder.read, folder.list
+
+    def write(self, name: str, data: bytes) -> None:
+        claim(self._folder)
+        self._folder.write(name, data)
 
 
 def reading_component(dataset: DatasetSettings) -> Component:

@@ -130,10 +130,9 @@ class SourceSuite:
         rows, folder = everything(source), MemoryFolder()
         for write in (False, True, True, False):
             copy = pickle.loads(pickle.dumps(source))
-            assert isinstance(copy, IndexedSource)
             before = dict(folder.objects)
             copy.keep_index(folder, write)
-            assert everything(copy) == rows
+            assert list(copy.rows(0, len(rows))) == rows
             assert folder.objects == before or (write and not before)
         assert folder.objects
         assert all(name.startswith("index/") for name in folder.objects)

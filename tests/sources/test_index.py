@@ -199,3 +199,10 @@ def test_where_and_insights_use_the_kept_index(tmp_path: Path) -> None:
     assert run.encode().accepted == 4
     assert run.insights(tokens=False).rows == 4
     assert len(objects(tmp_path / "run")) == 4  # one table was written again, with its repeats
+
+
+def test_an_encode_without_data_makes_no_run_folder(tmp_path: Path) -> None:
+    run = daskt2i.Run(workflow(tmp_path / "nothing"), tmp_path / "run", scheduler="serial", progress=False)
+    with pytest.raises(SourceError, match="There is nothing at"):
+        run.encode()
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ import posixpath
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,6 +31,9 @@ from daskt2i.sources.files.presence import told
 _MAGIC = re.compile(r"[*?\[{]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+_ASKED = 16
+"""Files that an object store is asked about at once."""
 
 MOST_NAMES = 1_000_000
 """Names that a list in braces may stand for."""
@@ -107,9 +111,9 @@ class Place:
             SourceError: the place cannot be listed.
         """
         try:
-            paths = self._paths()
-            root = f"{self._folder()}/"
-            return sorted((self._container(path, root) for path in paths), key=lambda one: one.name)
+            paths, root = self._paths(), f"{self._folder()}/"
+            with ThreadPoolExecutor(_ASKED) as pool:
+                return sorted(pool.map(lambda path: self._container(path, root), paths), key=lambda one: one.name)
         except (SourceError, KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:  # file systems of fsspec have errors of their own
@@ -137,8 +141,8 @@ class Place:
         if (found := self._kind_of(path)) == "file":
             return [path]
         if found == "folder":
-            paths = list(_below(path)) if self.is_local else [str(one) for one in files.find(path)]
-            chosen = [one for one in paths if one.lower().endswith(self.suffixes) and not _hidden(one, path)]
+            listed = _below(path) if self.is_local else map(str, files.find(path))
+            chosen = [one for one in listed if one.lower().endswith(self.suffixes) and not _hidden(one, path)]
             if not chosen:
                 raise SourceMissing(
                     f"There is no {self._kind} in {self.address}. Nothing was read; give a folder or a pattern of "
@@ -148,17 +152,16 @@ class Place:
         names = self._in_braces(path)
         if len(names) == 1 and not glob.has_magic(path):
             raise self._nothing(self.address)
-        chosen = []
-        for name in names:
-            if glob.has_magic(name):
-                some = [str(one) for one in files.glob(name)]
-                some = [one for one in some if self._kind_of(one) == "file"]
-            else:
-                some = [name] if self._kind_of(name) == "file" else []
-            if not some:
-                raise self._nothing(name)
-            chosen += some
-        return list(dict.fromkeys(chosen))
+        with ThreadPoolExecutor(_ASKED) as pool:
+            return list(dict.fromkeys(path for some in pool.map(self._named, names) for path in some))
+
+    def _named(self, name: str) -> list[str]:
+        """The files of one name of a list, which may be a pattern."""
+        some = map(str, self.files()[0].glob(name)) if glob.has_magic(name) else [name]
+        found = [one for one in some if self._kind_of(one) == "file"]
+        if not found:
+            raise self._nothing(name)
+        return found
 
     def _nothing(self, what: str) -> SourceMissing:
         return SourceMissing(
@@ -201,12 +204,13 @@ class Place:
         return path.rpartition("/")[0]
 
     def _container(self, path: str, root: str) -> Container:
+        name = path.removeprefix(root)
         if self.is_local:
             about = Path(path).stat()
-            return Container(path.removeprefix(root), path, stamp_of(about), about.st_size)
-        files, _ = self.files()
-        entry = files.info(path)
-        return Container(path.removeprefix(root), path, _told(entry), int(entry.get("size") or 0))
+            return Container(name, path, stamp_of(about), about.st_size)
+        # Not from the listing: some file systems write times in another way there.
+        entry = self.files()[0].info(path)
+        return Container(name, path, _told(entry), int(entry.get("size") or 0))
 
 
 def stamp_of(about: os.stat_result) -> str:
