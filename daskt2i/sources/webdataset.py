@@ -252,7 +252,7 @@ class _Members:
         block = bytes(stream.read(tarfile.BLOCKSIZE))
         if not block:
             self.tally.notes.append(
-                f"{self.container.path} has no end mark {WAS_IT_CUT}. Its {len(self.pictures):,} images are used; "
+                f"{self.container.name} has no end mark {WAS_IT_CUT}. Its {len(self.pictures):,} images are used; "
                 "write it again if images are missing."
             )
         elif block.strip(b"\0"):
@@ -261,13 +261,13 @@ class _Members:
             stream.seek(end)
             if any(piece.strip(b"\0") for piece in iter(lambda: stream.read(_BLOCK), b"")):
                 self.tally.notes.append(
-                    f"{self.container.path} goes on for {rest:,} bytes after its end mark, which were not read. Join "
+                    f"{self.container.name} goes on for {rest:,} bytes after its end mark, which were not read. Join "
                     "tars with `tar --concatenate`, not with `cat`."
                 )
 
     def _note_cut(self, where: int) -> None:
         self.tally.notes.append(
-            f"{self.container.path} is cut or damaged at byte {where:,} of {self.container.size:,}. The "
+            f"{self.container.name} is cut or damaged at byte {where:,} of {self.container.size:,}. The "
             f"{len(self.pictures):,} images before it count as rows; write the tar again to have the others."
         )
 

@@ -60,7 +60,7 @@ def test_each_format_gives_the_latents_of_coco(form: str, tmp_path: Path, of_coc
 
 def _encode(path: Path, out: Path) -> list[str]:
     command = [sys.executable, "-m", "daskt2i.workflow", "encode", "-w", str(path), "-o", str(out)]
-    return [*command, "-s", "multiprocessing:2", "--json"]
+    return [*command, "-s", "serial", "--json"]
 
 
 def _has_gone_on(driver: subprocess.Popen[Any], out: Path, receipts: int) -> bool:
@@ -84,7 +84,7 @@ def test_kills_of_an_encode_over_tars_change_nothing(kills: int, tmp_path: Path)
             _encode(slow, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=child_environment()
         )
         more = dice.choice((0, 1, 2))  # also while the index is made
-        wait_for(functools.partial(_has_gone_on, driver, out, before + more))
+        wait_for(functools.partial(_has_gone_on, driver, out, before + more), 200)
         driver.kill()
         driver.wait(60)
     done = subprocess.run(_encode(slow, out), capture_output=True, text=True, env=child_environment())

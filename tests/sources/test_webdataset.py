@@ -48,6 +48,16 @@ def test_every_image_is_a_row_and_everything_else_is_counted(tmp_path: Path) -> 
         source.read(found[-2])
 
 
+def test_two_images_of_one_key_with_other_endings_are_one_row_and_one_rejected(tmp_path: Path) -> None:
+    members = [("a.bmp", picture(1)), ("a.PNG", picture(2)), ("a.txt", b"one"), ("a.mask.png", picture(3))]
+    source = WebDatasetSource(str(write_tar(tmp_path / "x.tar", members)))
+    first, second = rows(source)
+    assert (first.file_name, first.captions, first.reason) == ("x.tar/a.bmp", ("one",), None)
+    assert (second.file_name, second.captions, second.reason) == ("x.tar/a.PNG", (), Reason.DUPLICATE_ID)
+    assert "an earlier image with the key a" in second.detail
+    assert source.info().orphan_captions == 0
+
+
 def test_captions_need_not_stand_beside_their_image(tmp_path: Path) -> None:
     members = [(f"a/{n}.jpg", picture(n)) for n in range(3)] + [(f"a/{n}.TXT", b"late") for n in range(3)]
     found = rows(WebDatasetSource(str(write_tar(tmp_path / "x.tar", members))))
