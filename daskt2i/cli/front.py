@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.text import Text
 
 from daskt2i import documents
-from daskt2i.cli.console import err, out, write
+from daskt2i.cli.console import as_options, err, out, write
 from daskt2i.cli.endings import STOPPED, follow_stages, report_errors
 from daskt2i.errors import ConfigError, Daskt2iError
-from daskt2i.events import Event, Listener, PlanReady, ResultReady
+from daskt2i.events import Event, Listener, Note, PlanReady, ResultReady
 
 if TYPE_CHECKING:
     from daskt2i.config.settings import Workflow
@@ -91,7 +91,7 @@ def load(
 
     found = load_workflow(workflow, parse_sets(sets), images=images, captions=captions, source=source)
     for note in found.notes:
-        err.print(Text(note, style="yellow"), soft_wrap=True)
+        err.print(Text(as_options(note), style="yellow"), soft_wrap=True)
     return found
 
 
@@ -161,6 +161,6 @@ def _listener(as_json: bool, done: dict[str, Any]) -> Listener:
             else:
                 out.print(result_table(event.result))
         else:
-            show(event)
+            show(Note(as_options(event.text)) if isinstance(event, Note) else event)
 
     return hear

@@ -39,7 +39,7 @@ def look_table(result: LookResult, pictures: bool) -> RenderableType:
     Args:
         pictures: whether to draw them.
     """
-    rows = Table.grid(padding=(0, 2, 1, 0))
+    rows = Table.grid(padding=(0, 2, 0, 0))
     if pictures:
         rows.add_column(width=_SIDE, no_wrap=True)
     rows.add_column(justify="right", style="dim", no_wrap=True)
@@ -49,6 +49,7 @@ def look_table(result: LookResult, pictures: bool) -> RenderableType:
         if pictures:
             cells.insert(0, Text("") if seen.pixels is None else half_blocks(seen.pixels))
         rows.add_row(*cells)
+        rows.add_row()
     return Group(facts("First rows of a data set", result.facts()), Text(""), rows)
 
 
@@ -66,7 +67,7 @@ def half_blocks(pixels: Pixels) -> Text:
 def _words(seen: SeenRow) -> Text:
     captions = seen.row.captions
     said = Text(_plain(seen.row.file_name), style="bold")
-    said.append(f"\n{_plain(seen.words())}", style="red" if seen.reason else "dim")
+    said.append(f"\n{_plain(seen.words())}", style=f"not bold {'red' if seen.reason else 'dim'}")
     for caption in captions[:_CAPTIONS]:
         said.append(f"\n{_plain(caption)}", style="not bold")
     if len(captions) > _CAPTIONS:

@@ -132,7 +132,7 @@ class LookResult(Viewed):
             rows.append(("not counted", ", ".join(f"{n:,} {what}" for what, n in uncounted.items() if n)))
         total = sum(self.rejected.values())
         also = f" ({counted(self.rejected)})" if total else ""
-        rows.append(("rejected", f"{total:,} of {info.rows:,} by the list alone{also}; an encode reads the images too"))
+        rows.append(("rejected", f"{total:,} of {info.rows:,} without reading images{also}"))
         bad = Counter(seen.reason for seen in self.first if seen.reason)
         words = f"; {sum(bad.values()):,} would be rejected ({counted(bad)})" if bad else ""
         rows.append(("looked at", f"the first {many(len(self.first), 'row')}{words}"))

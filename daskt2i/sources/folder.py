@@ -108,7 +108,7 @@ class FolderSource(ListedSource):
         if not index.caption_count:
             first = next((detail for _, detail in index.rejected.values() if detail), "")
             raise SourceError(
-                f"None of the {len(index):,} pictures in {self.images} has a caption{f' ({first})' * bool(first)}. "
+                f"No picture in {self.images} has a caption ({len(index):,} rows{f'; {first}' * bool(first)}). "
                 f"Nothing was read; {_EXPECTED}."
             )
         return index

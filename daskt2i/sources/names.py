@@ -45,6 +45,9 @@ READS = {
 }
 """Name -> what it reads, for messages."""
 
+ONE_PLACE = frozenset({"folder", "webdataset", "hf"})
+"""Names of sources whose captions are in the place of their images: they take no caption file."""
+
 _ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".zip": "folder"}
 _ENDINGS |= {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet", ".arrow": "hf"}
 """Ending of a file -> name of the source."""
@@ -161,7 +164,9 @@ def _of_folder(images: str, names: list[str]) -> Guess:
     lists = [name for name in names if _ending(name) in _LISTS]
     if lists:
         some = ", ".join(lists[:3]) + ", …" * (len(lists) > 3)
-        raise _unknown(images, f"it has no captions beside its pictures, but {some}. If one lists them, give it too")
+        raise _unknown(
+            images, f"it has no captions beside its pictures, but {some}. If one lists them, give it too (captions)"
+        )
     if pictures:
         return Guess("folder", "it is a folder of pictures")
     raise _unknown(images, f"it has {len(names):,} files, and none is a picture" if names else "it is empty")

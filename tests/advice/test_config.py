@@ -20,7 +20,7 @@ from daskt2i.config.workflow_file import load_workflow, shipped
 def test_both_of_images_and_captions_are_taken(tmp_path: Path) -> None:
     given = coco_source(write_coco(tmp_path))
     with told("config/changes.py:Changes.apply ConfigError"):
-        daskt2i.Run(small_settings(), tmp_path / "run", images=given["images"])
+        daskt2i.Run(small_settings(), tmp_path / "run", captions=given["captions"])
     run = daskt2i.Run(
         write_workflow(tmp_path / "w.yaml"), tmp_path / "run", images=given["images"], captions=given["captions"]
     )

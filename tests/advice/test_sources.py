@@ -105,7 +105,7 @@ def test_a_look_shows_pictures_when_the_place_can_be_read(
 ) -> None:
     monkeypatch.setattr(failing, "broken", ".bmp")
     with told("insights/first_rows.py:_seen SourceError"):
-        daskt2i.look("failing://photos")
+        daskt2i.look("failing://photos", source="folder")
     monkeypatch.setattr(failing, "broken", "")
     assert daskt2i.look("failing://photos").first[0].width == 40
 
@@ -242,3 +242,19 @@ def test_images_with_a_source_are_taken(tmp_path: Path) -> None:
         "demo", tmp_path / "run", source="folder", images=str(fill(tmp_path, a_txt="a dog")), progress=False
     )
     assert run.look().info.rows == 1
+
+
+def test_a_caption_file_goes_with_a_source_that_reads_it_and_without_one_with_folder(tmp_path: Path) -> None:
+    place = str(fill(tmp_path, a_txt="a dog", list_jsonl=LINE))
+    with told("session/data/choice.py:_require_fit ConfigError"):
+        daskt2i.look(place, f"{place}/list.jsonl", source="folder")
+    assert daskt2i.look(place, source="folder").info.rows == 1
+    assert daskt2i.look(place, f"{place}/list.jsonl", source="jsonl").info.rows == 1
+
+
+def test_a_caption_file_beside_the_images_is_read_as_coco(tmp_path: Path) -> None:
+    document = {"images": [{"id": 1, "file_name": "a.bmp"}], "annotations": [{"image_id": 1, "caption": "a dog"}]}
+    place = str(fill(tmp_path, captions_json=json.dumps(document)))
+    with told("session/data/choice.py:_require_fit ConfigError"):
+        daskt2i.look(place, source="coco")
+    assert daskt2i.look(place, f"{place}/captions.json", source="coco").info.rows == 1

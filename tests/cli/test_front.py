@@ -37,6 +37,7 @@ CALLS = {
     "doctor": {"doctor"},
     "verify": {"verify"},
     "insights": {"insights"},
+    "look": {"look"},
     "estimate": {"estimate"},
     "suggest": {"suggest"},
     "scenes": {"write_scenes"},
@@ -54,6 +55,7 @@ CALLS = {
 VERBS = {name for name in vars(Run) if not name.startswith("_")} | {
     "status",
     "report",
+    "look",
     "suggest",
     "load_pipeline",
     "doctor",

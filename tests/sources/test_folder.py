@@ -14,6 +14,7 @@ import pytest
 
 from daskt2i.errors import Reason, RowRejected, SourceError, SourceMissing
 from daskt2i.sources.fake import bitmap, colour
+from daskt2i.sources.files.opening import Pictures
 from daskt2i.sources.folder import FolderSource
 from daskt2i.sources.identity import id_of
 from daskt2i.types import Row
@@ -51,6 +52,7 @@ def test_rows_are_sorted_by_path_whatever_a_listing_says(tmp_path: Path) -> None
     names = ["b.jpg", "Z.JPG", "ä.png", "a/2.jpg", "a/10.jpg", "a.b/1.webp"]
     fill(tmp_path, dict.fromkeys(names) | {"b.txt": "b"})
     assert [row.file_name for row in rows_of(FolderSource(str(tmp_path)))] == sorted(names)
+    assert Pictures(str(tmp_path), {}).names() == sorted([*names, "b.txt"])
 
 
 def test_an_id_is_the_hash_of_the_path_and_stays_when_pictures_are_added(tmp_path: Path) -> None:
@@ -234,6 +236,7 @@ def test_every_entry_of_metadata_and_every_picture_beside_it_is_a_row(tmp_path: 
         "d.jpg": Reason.NO_CAPTION,
         "gone.jpg": Reason.MISSING_FILE,
     }
+    assert list(rows) == sorted(rows)
     assert rows["c.jpg"].captions == ("c",)
     assert (rows["a.jpg"].image_id, rows["c.jpg"].image_id) == (7, id_of("c.jpg"))
 
@@ -269,7 +272,7 @@ def test_a_folder_that_cannot_be_a_data_set_is_refused_in_a_sentence(what: str, 
     assert {
         "empty": "There are no pictures in",
         "no pictures": "There are no pictures in",
-        "no captions": "None of the 2 pictures in",
+        "no captions": "has a caption (2 rows)",
         "metadata twice": "keep one of the two",
     }[what] in said(tmp_path)
 

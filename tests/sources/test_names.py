@@ -127,7 +127,7 @@ def test_a_json_file_alone_is_that_of_karpathy_or_lacks_its_images(tmp_path: Pat
     [
         ((), "it is empty"),
         (("a.pdf", "b.pdf"), "it has 2 files, and none is a picture"),
-        (("images/1.jpg", "captions.json"), r"no captions beside its pictures, but captions\.json\."),
+        (("images/1.jpg", "captions.json"), r"no captions beside its pictures, but captions\.json\..* \(captions\)"),
     ],
 )
 def test_a_folder_that_could_be_several_things_lists_what_it_could_be(

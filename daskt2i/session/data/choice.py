@@ -15,7 +15,7 @@ from daskt2i.config.changes import COCO_SOURCE, Changes, by_dotted_key
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
 from daskt2i.redact import without_secret
-from daskt2i.sources.names import IMG2DATASET, class_of, guessed
+from daskt2i.sources.names import IMG2DATASET, ONE_PLACE, class_of, guessed, name_of
 
 
 def choose_source(
@@ -42,8 +42,10 @@ def choose_source(
                 "(images)."
             )
         return None, ()
-    if source not in (None, IMG2DATASET):
-        return class_of(source), ()
+    if source is not None and source != IMG2DATASET:
+        path = class_of(source)
+        _require_fit(name_of(path), captions)
+        return path, ()
     found = guessed(str(images), None if captions is None else str(captions), _storage_options(settings))
     path = class_of(found.name)
     if path == COCO_SOURCE:
@@ -52,6 +54,17 @@ def choose_source(
         f"{without_secret(str(images))} is read as {found.name}, because {found.why}. If that is wrong, name another "
         "source (source).",
     )
+
+
+def _require_fit(name: str, captions: str | None) -> None:
+    """Refuse a caption file for a source that takes none, and COCO's format without one."""
+    if captions is not None and name in ONE_PLACE:
+        raise ConfigError(
+            f"The source {name} finds captions beside its images, and takes no caption file. Nothing was started; "
+            "leave the file out (captions), or name the source that reads it (source)."
+        )
+    if captions is None and name == "coco":
+        raise ConfigError("COCO's format needs a caption file. Nothing was started; give it too (captions).")
 
 
 def load_workflow(

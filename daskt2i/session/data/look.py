@@ -15,6 +15,7 @@ from daskt2i.addresses import expanded
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.dashboard.report.page_file import writing_page
+from daskt2i.errors import SourceError
 from daskt2i.images import read as images
 from daskt2i.insights.first_rows import LookResult, first_rows
 from daskt2i.insights.first_rows_page import page
@@ -52,7 +53,12 @@ def look(
     given = {"images": str(images), **({} if captions is None else {"captions": str(captions)}), **options}
     component = Component.model_validate({"class": path, **given})
     made: Source = component.build(Source, "source")
-    found = first_rows(made, name_of(component.class_path), rows)
+    try:
+        found = first_rows(made, name_of(component.class_path), rows)
+    except SourceError as error:
+        if not notes:
+            raise
+        raise type(error)(" ".join([str(error), *notes])) from error  # a wrong guess may be the reason
     return _written(replace(found, notes=notes), html)
 
 
