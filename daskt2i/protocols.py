@@ -82,6 +82,36 @@ class StampedSource(Protocol):
         ...
 
 
+class IndexFolder(Protocol):
+    """A folder for objects. `store.run_folder.RunFolder` is one. Names have `/` between folders."""
+
+    def read(self, name: str) -> bytes:
+        """The whole object. Raises `FileNotFoundError` if there is none."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object, completely or not at all."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterable[str]:
+        """Names of all objects below a folder."""
+        ...
+
+
+@runtime_checkable
+class IndexedSource(Protocol):
+    """A source may also have this method. Then its index is kept in the run folder for the next command."""
+
+    def keep_index(self, folder: IndexFolder, write: bool) -> None:
+        """Keep the index below `index/` of this folder. The driver calls it before `info` and `rows`.
+
+        Args:
+            folder: the run folder.
+            write: False for a plan: an index that is there is read, and nothing is written.
+        """
+        ...
+
+
 @runtime_checkable
 class ImageEncoder(Protocol):
     """Pixels to latents."""

@@ -182,6 +182,7 @@ class SourceInfo:
         label: one line for a person, e.g. `"captions.json (80 images, 400 captions)"`.
         left_out: number of rows that `dataset.where` leaves out. `rows` does not count them.
         where: identifies the choice of rows, for the fingerprint; None if `dataset.where` is not set. JSON values only.
+        notes: what a user should know about the data, as sentences.
     """
 
     rows: int
@@ -194,6 +195,7 @@ class SourceInfo:
     label: str
     left_out: int = 0
     where: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", without_secret(self.label))  # it may hold an address

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "faults": "redact errors types protocols formatting retries",
     "config": "redact documents errors addresses view",
     "images": "errors types",
-    "sources": "redact documents errors credentials addresses types events",
+    "sources": "redact documents errors credentials addresses types protocols events",
     "machine": "errors types probes",
     "inference": "",
     "encoders": "documents errors addresses types probes inference",

@@ -51,6 +51,9 @@ SECTIONS = (
 COMPONENTS = (
     "daskt2i.sources.coco.CocoSource",
     "daskt2i.sources.fake.FakeSource",
+    "daskt2i.sources.hf.HfSource",
+    "daskt2i.sources.parquet.ParquetSource",
+    "daskt2i.sources.webdataset.WebDatasetSource",
     "daskt2i.sources.folder.FolderSource",
     "daskt2i.sources.karpathy.KarpathySource",
     "daskt2i.sources.scenes.ScenesSource",

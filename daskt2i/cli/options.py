@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from daskt2i.config.samplers import SAMPLERS_TEXT
-from daskt2i.sources.names import NAMES
+from daskt2i.sources.names import IMG2DATASET, NAMES
 
-SOURCES_TEXT = ", ".join(NAMES)
+SOURCES_TEXT = ", ".join([*NAMES, IMG2DATASET])
 
 WorkflowOption = Annotated[
     str | None,

@@ -37,10 +37,13 @@ SHIPPED = frozenset(
         "daskt2i.sources.coco.CocoSource",
         "daskt2i.sources.fake.FakeSource",
         "daskt2i.sources.folder.FolderSource",
+        "daskt2i.sources.hf.HfSource",
         "daskt2i.sources.karpathy.KarpathySource",
+        "daskt2i.sources.parquet.ParquetSource",
         "daskt2i.sources.scenes.ScenesSource",
         "daskt2i.sources.table.CsvSource",
         "daskt2i.sources.table.JsonlSource",
+        "daskt2i.sources.webdataset.WebDatasetSource",
     }
 )
 """Classes that a run folder's own settings may name. Any other callable, also one of ours, could run code."""

@@ -111,8 +111,8 @@ class _Run:
             self._look_again()
             prepared = self.prepared
             prepared.folder.sweep()  # removes partial files of killed workers
-            if warning := check_disk(prepared):
-                self.listener(Note(warning))
+            for text in (*prepared.source_info.notes, *filter(None, [check_disk(prepared)])):
+                self.listener(Note(text))
             if prepared.stored is None:  # the folder alone continues a run that is stopped before its store exists
                 self._keep_settings()
             done = self._find_done()

@@ -158,6 +158,7 @@ class EncodePlan(Viewed):
             ("read as", name_of(dataset.source.class_path)),
             ("rows", f"{many(info.rows, 'image')}, {many(info.captions, 'caption')}{also}"),
         ]
+        rows += [("note", text) for text in info.notes]
         if dataset.where:
             rows.append(("left out", f"{many(info.left_out, 'image')}, by where: {dataset.where}"))
         rows += [

@@ -34,7 +34,7 @@ from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
-from daskt2i.protocols import Source, StampedSource
+from daskt2i.protocols import IndexedSource, Source, StampedSource
 from daskt2i.store.columns.places import folder_of_store
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
@@ -58,12 +58,17 @@ class SelectedSource:
         source: the other source, as a component (`class` and arguments).
         kept: numbers of its kept rows, ascending.
         info: the info of this source.
+        opened: the other source, if it was made already; its index is then not read once more.
     """
 
     def __init__(
-        self, source: Mapping[str, Any], kept: npt.NDArray[np.int64] | None = None, info: SourceInfo | None = None
+        self,
+        source: Mapping[str, Any],
+        kept: npt.NDArray[np.int64] | None = None,
+        info: SourceInfo | None = None,
+        opened: Source | None = None,
     ) -> None:
-        self._source: Source = Component.model_validate(dict(source)).build(Source, "dataset.source")
+        self._source: Source = opened or Component.model_validate(dict(source)).build(Source, "dataset.source")
         self._kept, self._info = kept, info
 
     def info(self) -> SourceInfo:
@@ -117,6 +122,7 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         whole = open_source(dataset.model_copy(update={"column": None}), store, keep=False)
         return AcceptedRows(whole, dataset.source.identity(), store)
     source: Source = dataset.source.build(Source, "dataset.source")
+    keep_index(source, folder, write=keep)
     if dataset.where is None:
         return source
     expression = parse_where(dataset.where)
@@ -126,6 +132,31 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         if folder is not None and keep:
             keep_facts(table, dataset, source, folder, pictures=expression.needs_pictures)
     return choose(dataset, source, expression, table)
+
+
+def keep_index(source: Source, folder: RunFolder | None, *, write: bool) -> None:
+    """Let a source that has an index keep it in the run folder.
+
+    Args:
+        folder: None for nowhere.
+        write: whether a new index is written there; else only one that is there is read.
+    """
+    if folder is not None and isinstance(source, IndexedSource):
+        source.keep_index(_Claimed(folder), write)
+
+
+class _Claimed:
+    """A run folder that becomes one of daskt2i with the first object of an index, and not before: a place without data
+    leaves nothing behind.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self.read, self.list = folder.read, folder.list
+
+    def write(self, name: str, data: bytes) -> None:
+        claim(self._folder)
+        self._folder.write(name, data)
 
 
 def reading_component(dataset: DatasetSettings) -> Component:
@@ -163,7 +194,7 @@ def choose(dataset: DatasetSettings, source: Source, expression: Expression, tab
             "Run insights to see which facts the rows have."
         )
     plain = dataset.source.model_dump(by_alias=True)
-    chosen = SelectedSource(plain, kept)
+    chosen = SelectedSource(plain, kept, opened=source)
     slots = captions = characters = 0
     for start in range(0, len(kept), ROWS):
         for row in chosen.rows(start, start + ROWS):
@@ -185,7 +216,7 @@ def choose(dataset: DatasetSettings, source: Source, expression: Expression, tab
         left_out=whole.rows - len(kept),
         where=where,
     )
-    return SelectedSource(plain, kept, info)
+    return SelectedSource(plain, kept, info, source)
 
 
 def find_facts(dataset: DatasetSettings, source: Source, *, pictures: bool) -> pa.Table:

@@ -18,7 +18,7 @@ from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.errors import SourceError
 from daskt2i.events import Listener, Progress, ignore, tell_deaths
 from daskt2i.facts.expression import parse_where
-from daskt2i.facts.selection import boxed_persons, keep_facts, kept_rows, survey_of
+from daskt2i.facts.selection import boxed_persons, keep_facts, keep_index, kept_rows, survey_of
 from daskt2i.facts.survey import Surveyed, fold, survey_chunk
 from daskt2i.facts.table import to_csv
 from daskt2i.hosts.check import INSIGHTS, check_workers
@@ -74,6 +74,7 @@ def insights(
     refuse_foreign(folder)
     expression = None if dataset.where is None else parse_where(dataset.where)
     source: Source = dataset.source.build(Source, "dataset.source")
+    keep_index(source, folder, write=True)
     info = source.info()
     if info.rows == 0:
         raise SourceError(f"The source has no rows ({info.label}), so there is nothing to report.")

@@ -27,6 +27,9 @@ NAMES = {
     "jsonl": "daskt2i.sources.table.JsonlSource",
     "csv": "daskt2i.sources.table.CsvSource",
     "karpathy": "daskt2i.sources.karpathy.KarpathySource",
+    "webdataset": "daskt2i.sources.webdataset.WebDatasetSource",
+    "parquet": "daskt2i.sources.parquet.ParquetSource",
+    "hf": "daskt2i.sources.hf.HfSource",
 }
 """Name -> class path."""
 
@@ -36,14 +39,26 @@ READS = {
     "jsonl": "a .jsonl file with a path and captions in each line",
     "csv": "a .csv or .tsv file with a header, a path and a caption in each line",
     "karpathy": "the JSON file of Karpathy's splits, such as dataset_coco.json",
+    "webdataset": "tars, a folder of tars, or a list such as {00000..00099}.tar",
+    "parquet": "Parquet files with images or their names in one column, and captions in another",
+    "hf": "a folder of Arrow files that `save_to_disk` of Hugging Face's datasets wrote",
 }
 """Name -> what it reads, for messages."""
 
-ONE_PLACE = frozenset({"folder"})
+ONE_PLACE = frozenset({"folder", "webdataset", "hf"})
 """Names of sources whose captions are in the place of their images: they take no caption file."""
 
 _ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".zip": "folder"}
+_ENDINGS |= {".tar": "webdataset", ".parquet": "parquet", ".pq": "parquet", ".arrow": "hf"}
 """Ending of a file -> name of the source."""
+
+IMG2DATASET = "img2dataset"
+"""What img2dataset wrote is tars, Parquet files or a folder of pictures. So this name stands for a guess."""
+
+_LARGE = {".tar": "webdataset", ".arrow": "hf", ".parquet": "parquet"}
+"""Endings of files with many images. Beside tars, img2dataset writes Parquet files without images."""
+
+_PATTERN = re.compile(r"[*?\[{]")
 
 _LISTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _PACKED = (".gz", ".bz2", ".xz")
@@ -109,6 +124,8 @@ def guessed(images: str, captions: str | None = None, options: Mapping[str, Any]
         raise _unknown(
             images, "it is a JSON file without its images. If it is a caption file, give the images and it (captions)"
         )
+    if _PATTERN.search(place) and ending in _LARGE and not Path(place).exists():
+        return Guess(_LARGE[ending], f"it ends in {ending}")
     names = _names(place, options)
     if names is None and ending in _ENDINGS:
         return Guess(_ENDINGS[ending], f"it ends in {ending}")
@@ -119,7 +136,7 @@ def guessed(images: str, captions: str | None = None, options: Mapping[str, Any]
 
 def _of_captions(captions: str, options: Mapping[str, Any]) -> Guess:
     ending = _ending(captions)
-    if ending in (".jsonl", ".ndjson", ".csv", ".tsv"):
+    if ending in (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq"):
         return Guess(_ENDINGS[ending], f"its captions end in {ending}")
     if _is_karpathy(captions, options):
         return Guess("karpathy", "the images of its captions have `sentences`")
@@ -132,6 +149,8 @@ def _of_folder(images: str, names: list[str]) -> Guess:
 
     kinds = Counter(_ending(name) for name in names)
     pictures = sum(kinds[ending] for ending in PICTURES)
+    if kinds[".tar"]:
+        return Guess("webdataset", "it has tars")
     metadata = [name for name in names if posixpath.basename(name) in METADATA]
     if metadata:
         return Guess("folder", f"it has a {posixpath.basename(metadata[0])}")
@@ -139,6 +158,9 @@ def _of_folder(images: str, names: list[str]) -> Guess:
     beside = Counter(_ending(n) for n in names if _ending(n) in TEXTS and posixpath.splitext(n)[0] in stems)
     if beside:
         return Guess("folder", f"its pictures have {beside.most_common(1)[0][0]} files beside them")
+    for ending, name in _LARGE.items():
+        if kinds[ending]:
+            return Guess(name, f"it has {ending} files")
     lists = [name for name in names if _ending(name) in _LISTS]
     if lists:
         some = ", ".join(lists[:3]) + ", …" * (len(lists) > 3)

@@ -65,6 +65,7 @@ FOLDERS = (
     "attempts",
     "waiting",
     MODELS,
+    "index",
 )
 """Folders of a run folder that daskt2i writes with `RunFolder`. The pictures of `scenes` are written otherwise."""
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from daskt2i.errors import RowRejected, SourceError
-from daskt2i.protocols import Source
+from daskt2i.protocols import IndexedSource, Source
 from daskt2i.types import Row
 
 MAX_PICKLE = 64 * 1024
@@ -123,6 +123,45 @@ class SourceSuite:
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(lambda row: outcome(shared, row), rows))
         assert together == outcomes(source, rows)
+
+    def test_a_kept_index_gives_the_same_rows_and_a_plan_writes_none(self, source: Source) -> None:
+        if not isinstance(source, IndexedSource):
+            pytest.skip("it keeps no index")
+        rows, folder = everything(source), MemoryFolder()
+        for write in (False, True, True, False):
+            copy = pickle.loads(pickle.dumps(source))
+            before = dict(folder.objects)
+            copy.keep_index(folder, write)
+            assert list(copy.rows(0, len(rows))) == rows
+            assert folder.objects == before or (write and not before)
+        assert folder.objects
+        assert all(name.startswith("index/") for name in folder.objects)
+
+
+class MemoryFolder:
+    """A `protocols.IndexFolder` in memory.
+
+    Attributes:
+        objects: name -> content.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes:
+        """The whole object."""
+        try:
+            return self.objects[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object."""
+        self.objects[name] = bytes(data)
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names of all objects below a folder."""
+        return sorted(name for name in self.objects if name.startswith(f"{prefix}/"))
 
 
 def everything(source: Source) -> list[Row]:

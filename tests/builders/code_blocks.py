@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from pydantic import BaseModel
 
 from builders import TESTS
-from daskt2i.config.component import Component
+from daskt2i.config.component import SHIPPED, Component
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.workflow import app
@@ -177,7 +177,10 @@ def _flat(annotation: Any) -> Iterator[Any]:
 
 
 def _arguments(setting: str, workflow: str) -> set[str]:
-    """What the class of a component takes, in a shipped workflow."""
+    """What the class of a component takes, in a shipped workflow; of a source, what any shipped one takes."""
+    if setting == "dataset.source":  # `--images` and `--source` name its class
+        sources = [Component.model_validate({"class": path}) for path in SHIPPED if ".sources." in path]
+        return {name for one in sources for name in inspect.signature(one._factory(setting)).parameters}
     found: Any = load_workflow(workflow)
     for part in setting.split("."):
         found = getattr(found, part)

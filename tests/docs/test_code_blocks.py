@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from builders.coco import PEOPLE
@@ -43,6 +44,8 @@ from builders.code_blocks import (
 )
 from builders.command_line import run
 from builders.runs import TINY
+from builders.tables import picture, write_parquet
+from builders.tars import sample, write_tar
 from builders.workflows import child_environment
 from PIL import Image
 
@@ -164,9 +167,21 @@ def _rules(folder: Path) -> None:
     shutil.copy(PACKAGE / "facts" / "captions" / "rules.yaml", folder / "my-rules.yaml")
 
 
+def _tars(folder: Path) -> None:
+    for number in range(100):
+        write_tar(folder / "tars" / f"{number:05d}.tar", sample("000000", number, f"picture {number}"))
+
+
+def _parquet_files(folder: Path) -> None:
+    columns = {"pixels": [picture(1), picture(2)], "caption_en": ["a dog", "a cat"], "caption_de": ["ein Hund", ""]}
+    write_parquet(folder / "parquet-files" / "0.parquet", pa.table(columns))
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "train2014.zip": _train2014,
     "photos": _photos,
+    "tars/{00000..00099}.tar": _tars,
+    "parquet-files": _parquet_files,
     "my-rules.yaml": _rules,
     "models/sd-vae-ft-mse": _demo_model("models/sd-vae-ft-mse", "vae"),
     "models/clip-vit-large-patch14": _demo_model("models/clip-vit-large-patch14", "text"),

@@ -11,6 +11,8 @@ from typing import Any
 
 import fsspec
 import pytest
+from builders.tables import STRUCT, numbered, odd_rows, write_arrow, write_parquet
+from builders.tars import two_tars
 
 from daskt2i.errors import Reason, RowRejected
 from daskt2i.images import read as images
@@ -18,8 +20,11 @@ from daskt2i.protocols import Source
 from daskt2i.sources.coco import CocoSource
 from daskt2i.sources.fake import FakeSource, bitmap, colour
 from daskt2i.sources.folder import FolderSource
+from daskt2i.sources.hf import HfSource
 from daskt2i.sources.karpathy import KarpathySource
+from daskt2i.sources.parquet import ParquetSource
 from daskt2i.sources.table import CsvSource, JsonlSource
+from daskt2i.sources.webdataset import WebDatasetSource
 from daskt2i.testing.source import SourceSuite
 
 FILES = {f"sub/{n}.bmp": bitmap(33 + n, 32, colour(n)) for n in range(7)}
@@ -123,6 +128,54 @@ class TestHostile(SourceSuite):
     @pytest.fixture
     def source(self, hostile: Path) -> Source:
         return CocoSource(str(hostile / "images"), str(hostile / "captions.json"))
+
+
+class TestTars(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        return WebDatasetSource(str(two_tars(tmp_path / "tars")))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return WebDatasetSource(str(tmp_path / "nowhere"))
+
+
+class TestTarsAtAnAddress(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Iterator[Source]:
+        memory = fsspec.filesystem("memory")
+        for path in two_tars(tmp_path).glob("*.tar"):
+            memory.pipe(f"/conformance-tars/{path.name}", path.read_bytes())
+        yield WebDatasetSource("memory://conformance-tars/{00000..00001}.tar")
+        memory.rm("/conformance-tars", recursive=True)
+
+    @pytest.fixture
+    def untouched(self) -> Source:
+        return WebDatasetSource("memory://nowhere/*.tar")
+
+
+class TestParquet(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        write_parquet(tmp_path / "set" / "0.parquet", odd_rows(STRUCT))
+        write_parquet(tmp_path / "set" / "1.parquet", numbered(range(9)))
+        return ParquetSource(str(tmp_path / "set"))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return ParquetSource(str(tmp_path / "nowhere"))
+
+
+class TestHf(SourceSuite):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Source:
+        write_arrow(tmp_path / "set" / "data-00000-of-00002.arrow", odd_rows(STRUCT))
+        write_arrow(tmp_path / "set" / "data-00001-of-00002.arrow", numbered(range(9)))
+        return HfSource(str(tmp_path / "set"))
+
+    @pytest.fixture
+    def untouched(self, tmp_path: Path) -> Source:
+        return HfSource(str(tmp_path / "nowhere"))
 
 
 class TestFolder(SourceSuite):

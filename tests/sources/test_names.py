@@ -12,6 +12,7 @@ import pytest
 
 from daskt2i.config.component import SHIPPED
 from daskt2i.errors import ConfigError
+from daskt2i.session.data.choice import choose_source
 from daskt2i.sources.names import NAMES, READS, class_of, guessed, name_of
 
 COCO = json.dumps({"info": {}, "images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []})
@@ -60,10 +61,37 @@ def test_a_folder_is_recognised_by_its_files(files: tuple[str, ...], name: str, 
     [
         *(("list.jsonl", "jsonl"), ("list.ndjson", "jsonl"), ("list.JSONL.gz", "jsonl")),
         *(("list.csv", "csv"), ("list.tsv.xz", "csv"), ("pictures.zip", "folder")),
+        *(("00000.tar", "webdataset"), ("00000.tar.gz", "webdataset"), ("a.parquet", "parquet"), ("a.arrow", "hf")),
     ],
 )
 def test_a_file_is_recognised_by_its_ending(file: str, name: str, tmp_path: Path) -> None:
     assert guessed(str(fill(tmp_path, file) / file)).name == name
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        (("00000.tar", "00000.parquet", "00000_stats.json"), "webdataset"),
+        (("00000.parquet", "00000_stats.json"), "parquet"),
+        (("00000.parquet", "00000/000000000.jpg", "00000/000000000.txt", "00000/000000000.json"), "folder"),
+        (("dataset_dict.json", "train/data-00000-of-00001.arrow", "train/state.json"), "hf"),
+    ],
+    ids=["tars of img2dataset", "its Parquet files", "its files", "a saved data set"],
+)
+def test_a_folder_of_large_files_is_recognised_and_img2dataset_stands_for_that(
+    files: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    fill(tmp_path, *files)
+    assert guessed(str(tmp_path)).name == name
+    path, (note,) = choose_source(str(tmp_path), None, "img2dataset", {})
+    assert path == NAMES[name]
+    assert f"is read as {name}, because" in note
+
+
+@pytest.mark.parametrize("pattern", ["*.tar", "{00000..00009}.tar", "0000?.tar"])
+def test_a_pattern_is_recognised_by_its_ending(pattern: str, tmp_path: Path) -> None:
+    fill(tmp_path, "00000.tar")
+    assert guessed(f"{tmp_path}/{pattern}").name == guessed(f"s3://bucket/{pattern}").name == "webdataset"
 
 
 @pytest.mark.parametrize(("text", "name"), [(COCO, "coco"), (KARPATHY, "karpathy"), ("no json", "coco")])

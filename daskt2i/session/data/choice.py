@@ -15,7 +15,7 @@ from daskt2i.config.changes import COCO_SOURCE, Changes, by_dotted_key
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import ConfigError
 from daskt2i.redact import without_secret
-from daskt2i.sources.names import ONE_PLACE, class_of, guessed, name_of
+from daskt2i.sources.names import IMG2DATASET, ONE_PLACE, class_of, guessed, name_of
 
 
 def choose_source(
@@ -42,7 +42,7 @@ def choose_source(
                 "(images)."
             )
         return None, ()
-    if source is not None:
+    if source is not None and source != IMG2DATASET:
         path = class_of(source)
         _require_fit(name_of(path), captions)
         return path, ()
@@ -83,8 +83,8 @@ def load_workflow(
         settings: changes by dotted key: `{"train.steps": 100}`.
         images, captions: a place of images, and the file of their captions if they are not in the same place.
         where: an expression; keeps the rows for which it is true.
-        source: how to read them: `coco`, `folder`, `jsonl`, `csv`, `karpathy`, or a class path. None: it is guessed
-            from the place, and a note says so.
+        source: how to read them: `coco`, `folder`, `webdataset`, `parquet`, `hf`, `jsonl`, `csv`, `karpathy`,
+            `img2dataset`, or a class path. None: it is guessed from the place, and a note says so.
 
     Raises:
         ConfigError: a setting is wrong. The message names it and says what is accepted.
