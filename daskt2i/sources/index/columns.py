@@ -12,12 +12,10 @@ from typing import Any, Literal
 
 from daskt2i.errors import SourceError
 from daskt2i.sources.index.captions import KEYS, split, values
+from daskt2i.sources.listed.columns import ADDRESSES, IDS, LICENCES
 
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_bytes", "bytes")
 _PATHS = ("file_name", "filename", "image_path", "filepath", "file_path", "path", "file", "img_path")
-_ADDRESSES = ("url", "image_url", "img_url", "urls")
-_IDS = ("image_id", "id")
-_LICENCES = ("license", "licence")
 
 Form = Literal["bytes", "struct", "path"]
 
@@ -88,20 +86,20 @@ def columns_of(schema: Any, named: Named, address: str) -> Columns:
                 f"The column {name!r} of {address} is {schema.field(name).type}, but captions are text or lists of "
                 f"text. It has {_listed(schema)}. Nothing was read; name another column (caption_column)."
             )
-    identity = named.identity or _usual(schema, _IDS, _is_integer)
+    identity = named.identity or _usual(schema, IDS, _is_integer)
     if identity is not None and not _is_integer(schema.field(identity).type):
         raise SourceError(
             f"The column {identity!r} of {address} is {schema.field(identity).type}, but ids are whole numbers. "
             "Nothing was read; name another column, or none (id_column)."
         )
-    licence = _usual(schema, _LICENCES, _is_text)
+    licence = _usual(schema, LICENCES, _is_text)
     return Columns(image, form, tuple(captions), identity, licence)
 
 
 def _image(schema: Any, named: Named, address: str) -> tuple[str, Form]:
     if named.image is None:
         wanted = _usual(schema, (*_IMAGES, *_PATHS))
-        url = _usual(schema, _ADDRESSES)
+        url = _usual(schema, ADDRESSES)
         if url is not None and (wanted is None or wanted.casefold() in _PATHS):
             raise SourceError(
                 f"{address} has the web addresses of images ({url}), and no images. Nothing was read; download them "

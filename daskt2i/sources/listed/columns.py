@@ -20,8 +20,8 @@ _IMAGES = (
 )
 CAPTIONS = ("caption", "captions", "text", "sentences")
 IDS = ("image_id", "id")
-_LICENCES = ("license", "licence")
-_ADDRESSES = ("url", "image_url", "img_url", "urls")
+LICENCES = ("license", "licence")
+ADDRESSES = ("url", "image_url", "img_url", "urls")
 """Usual names of columns, the likeliest first. Capitals and white-space around a name do not matter."""
 
 _WEB = ("http://", "https://")
@@ -72,7 +72,7 @@ def columns_of(names: Iterable[str], first: Mapping[str, Any], named: Named, add
                 "Nothing was read; name one of these."
             )
     image, caption = find(names, named.image, _IMAGES), find(names, named.caption, CAPTIONS)
-    url = find(names, None, _ADDRESSES)
+    url = find(names, None, ADDRESSES)
     if url is None and image is not None and str(first.get(image)).lower().startswith(_WEB):
         url, image = image, None
     if image is None and url is not None:
@@ -84,12 +84,12 @@ def columns_of(names: Iterable[str], first: Mapping[str, Any], named: Named, add
             f"{address} has no column of {what} under a usual name: its columns are {_list(names)}. Nothing was read; "
             f"name the column (dataset.source.{key}), or call it {usual}."
         )
-    return Columns(image, caption, find(names, named.identity, IDS), find(names, None, _LICENCES))
+    return Columns(image, caption, find(names, named.identity, IDS), find(names, None, LICENCES))
 
 
 def is_header(names: Iterable[str]) -> bool:
     """Whether the first line of a table holds names of columns: one of them is a usual one."""
-    usual = {*_IMAGES, *CAPTIONS, *IDS, *_ADDRESSES}
+    usual = {*_IMAGES, *CAPTIONS, *IDS, *ADDRESSES}
     return any(name.strip().casefold() in usual for name in names)
 
 
