@@ -170,7 +170,12 @@ def insights(
 
 
 def look(
-    images: Annotated[str, typer.Argument(metavar="PLACE", help="A folder, zip, table or address of images.")],
+    place: Annotated[
+        str | None, typer.Argument(metavar="PLACE", help="A folder, zip, table or address of images.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="The same as PLACE, as the other commands take it.")
+    ] = None,
     source: SourceOption = None,
     captions: CaptionsOption = None,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows to read.")] = 8,
@@ -181,11 +186,14 @@ def look(
 
     It counts all rows, and reads the images of the first ones. The page of --html is one file and makes no request.
     """
+    given = place or images
+    if not given or (place and images):
+        raise typer.BadParameter("Give one place of images, such as: look photos")
     with report_errors():
         from daskt2i import look as look_at
         from daskt2i.display.first_rows import HALF, draws_pictures, look_table
 
-        found = look_at(images, captions, source=source, rows=rows, html=html)
+        found = look_at(given, captions, source=source, rows=rows, html=html)
         for note in found.notes:
             complain(note, "yellow")
         write(found.to_json(), as_json, look_table(found, draws_pictures(out) and takes(sys.stdout, HALF)))

@@ -40,12 +40,12 @@ ImagesOption = Annotated[
     str | None, typer.Option("--images", help="A folder, zip, table or address of images, for any workflow.")
 ]
 CaptionsOption = Annotated[
-    str | None, typer.Option("--captions", help="The file of the captions for --images, e.g. in COCO's format.")
+    str | None, typer.Option("--captions", help="The file of the captions, e.g. in COCO's format.")
 ]
 SourceOption = Annotated[
     str | None,
     typer.Option(
-        "--source", help=f"How to read --images: {SOURCES_TEXT}, or a class path. [default: guessed]", metavar="NAME"
+        "--source", help=f"How to read the images: {SOURCES_TEXT}, or a class path. [default: guessed]", metavar="NAME"
     ),
 ]
 WhereOption = Annotated[

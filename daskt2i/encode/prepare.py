@@ -194,7 +194,8 @@ class EncodePlan(Viewed):
         if not info.arrays:
             return "none"
         name = component.class_path.rpartition(".")[2]
-        arrays = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
+        large = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
+        arrays = large or ", ".join(f"{a.name}, one number a row" for a in info.arrays)
         random = " RANDOM WEIGHTS," if info.random_weights else ""
         model = component.arguments.get("model")
         engine = f" by {self.engine}" if kind == "image" and self.engine not in ("auto", "torch") else ""

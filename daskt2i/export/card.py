@@ -16,14 +16,27 @@ from daskt2i.export.rows import Exported
 from daskt2i.facts.stored import facts_of_images
 from daskt2i.redact import without_secrets
 
-READING = {
-    "webdataset": 'webdataset.WebDataset("00000.tar").decode()',
-    "npy": 'numpy.load("latent_mean.npy", mmap_mode="r")',
-    "parquet": 'pyarrow.parquet.read_table("data")',
-    "hf": 'datasets.load_dataset(".", split="train")',
+_READING = {
+    "webdataset": 'webdataset.WebDataset("{place}{tars}").decode()',
+    "npy": 'numpy.load("{place}latent_mean.npy", mmap_mode="r")',
+    "parquet": 'pyarrow.parquet.read_table("{place}data")',
+    "hf": 'datasets.load_dataset("{place}", split="train")',
     "kohya-npz": "put the images beside these files, and train with --cache_latents_to_disk",
-    "mds": 'streaming.StreamingDataset(local=".")',
+    "mds": 'streaming.StreamingDataset(local="{place}")',
 }
+
+
+def reading(to: str, tars: int, dest: str = "") -> str:
+    """How to read an export, all of it.
+
+    Args:
+        tars: how many tars it has.
+        dest: the folder, for a reader who is elsewhere; "" for one who is in it.
+    """
+    alone = "." if to in ("hf", "mds") else ""
+    place = f"{dest}{'' if alone else '/'}" if dest else alone
+    names = "00000.tar" if tars < 2 else f"{{00000..{tars - 1:05d}}}.tar"
+    return _READING[to].format(place=place, tars=names)
 
 
 def about_export(exported: Exported, to: str, where: str | None) -> dict[str, Any]:
@@ -42,11 +55,12 @@ def about_export(exported: Exported, to: str, where: str | None) -> dict[str, An
     }
 
 
-def card(about: Mapping[str, Any]) -> str:
+def card(about: Mapping[str, Any], tars: int) -> str:
     """The text of `README.md`.
 
     Args:
         about: the result of `about_export`.
+        tars: how many tars the export has.
     """
     image, text = about["image_encoder"], about["text_encoder"]
     licences = "\n".join(f"- {name}: {count:,} images" for name, count in about["licences"].items())
@@ -60,7 +74,7 @@ def card(about: Mapping[str, Any]) -> str:
 
 Written by daskt2i (`export --to {about["format"]}`) from a store with the fingerprint `{about["fingerprint"]}`.
 
-- Read it: `{READING[about["format"]]}`
+- Read it: `{reading(about["format"], tars)}`
 - Rows: {about["rows"]:,}, all accepted{f"; only those with `{about['where']}`" if about["where"] else ""}
 - Latents: {" x ".join(map(str, about["latent_shape"]))}, raw: mean and standard deviation of the posterior, not scaled,
   not shifted. A denoiser needs `(latent - shift_factor) * scaling_factor`, or the same by channel if the encoder has

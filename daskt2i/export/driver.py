@@ -19,7 +19,7 @@ from pathlib import Path
 
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull
 from daskt2i.events import Listener, Progress, ignore
-from daskt2i.export.card import READING, about_export, card
+from daskt2i.export.card import about_export, card, reading
 from daskt2i.export.hf import HfWriter
 from daskt2i.export.kohya import KohyaWriter
 from daskt2i.export.mds import MdsWriter
@@ -89,9 +89,14 @@ def export(
         _write(FORMATS[to](partial, exported), exported, listener)
         about = about_export(exported, to, where)
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(card(about), encoding="utf-8")
+        (partial / "README.md").write_text(card(about, _tars(partial)), encoding="utf-8")
     sizes = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
-    return ExportResult(folder.root, to, str(target), len(numbers), len(sizes), sum(sizes), READING[to])
+    read_by = reading(to, _tars(target), os.fspath(dest))
+    return ExportResult(folder.root, to, str(target), len(numbers), len(sizes), sum(sizes), read_by)
+
+
+def _tars(place: Path) -> int:
+    return len(list(place.glob("*.tar")))
 
 
 def _write(writer: Writer, exported: Exported, listener: Listener) -> None:

@@ -88,7 +88,9 @@ class SampleResult(Viewed):
 
     def view(self) -> View:
         """The number of pictures and their address; in a notebook also the pictures with their prompts."""
-        speed = f"{self.pictures / self.seconds:.1f} pictures/s, {duration(self.seconds)}" if self.seconds > 0 else ""
+        rate = self.pictures / self.seconds if self.seconds > 0 else 0.0
+        each = f"{rate:.1f} pictures/s" if rate >= 0.1 else f"{rate:.1g} pictures/s"
+        speed = f"{each}, {duration(self.seconds)}" if rate else ""
         rows = [("pictures", f"{self.pictures:,} ({speed or 'drawn before'})")]
         rows.append(("sheet", self.files[0] if self.files else ""))
         if self.pictures == 1:

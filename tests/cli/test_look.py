@@ -57,6 +57,15 @@ def test_a_caption_file_of_coco_is_read_as_before(tmp_path: Path) -> None:
     assert re.search(r"^read as +coco *$", done.stdout, re.MULTILINE)
 
 
+def test_the_place_may_be_given_as_the_other_commands_take_it(photos: Path) -> None:
+    """What errors say of `--images` can be typed, too."""
+    assert run("look", "--images", photos).stdout == run("look", photos).stdout
+    for given in ((), (photos, "--images", photos)):
+        done = run("look", *given)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Give one place of images" in done.stderr
+
+
 def test_an_unknown_source_and_an_unclear_place_are_refused(tmp_path: Path) -> None:
     assert "Did you mean folder?" in one_error(run("look", tmp_path, "--source", "foldre"))
     coco = write_coco(tmp_path)

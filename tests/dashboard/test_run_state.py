@@ -116,6 +116,16 @@ def test_the_totals_of_an_encode_are_those_of_its_receipts() -> None:
     assert len(state.newest_rejected) == 24
 
 
+def test_a_rejected_image_may_have_any_number_that_a_source_gives() -> None:
+    """A folder has no ids, so its images have 63 bits of a hash."""
+    messages = [one for one in told(encode_events(chunks=3)) if one["kind"] != "end"]
+    for row in (row for message in messages for row in message.get("newest", ())):
+        row.update(image=2**63 - 1, file="")
+    state = folded(messages)
+    assert (state.unknown, state.rows_done) == (0, 3 * 64)
+    assert state.newest_rejected[-1][-1] == f"image {2**63 - 1}"
+
+
 def test_a_reader_who_missed_all_messages_but_one_has_the_totals() -> None:
     messages = told(encode_events(chunks=40))
     last = [one for one in messages if one["kind"] == "chunks"][-1]

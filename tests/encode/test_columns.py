@@ -174,6 +174,7 @@ def test_the_plan_of_a_column_says_that_the_other_encoder_is_none(encoded: Path)
     (plan,) = [event.plan for event in told if isinstance(event, PlanReady)]
     rows = dict(plan.view().rows)
     assert rows["text encoder"] == "none"
+    assert rows["image encoder"].endswith("px -> score, one number a row")
     assert rows["run folder"] == str(encoded / "columns" / "bright")
 
 

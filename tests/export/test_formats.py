@@ -13,6 +13,7 @@ import pytest
 from loader.test_dataset import REJECTED, ROWS, encoded
 
 from daskt2i import open_store
+from daskt2i.export.card import reading
 from daskt2i.export.driver import ABOUT, FORMATS, export
 from daskt2i.store.run_folder import RunFolder
 
@@ -182,6 +183,19 @@ def test_a_format_read_by_its_own_library_has_the_rows_of_the_store(
     same(READ[to](tmp_path / "made"), wanted)
     assert (made.rows, made.dest) == (len(ACCEPTED), str(tmp_path / "made"))
     assert made.files == sum(path.is_file() for path in (tmp_path / "made").rglob("*"))
+
+
+def test_the_line_that_says_how_to_read_an_export_reads_all_of_it(store: Path, tmp_path: Path) -> None:
+    """From where the command ran; the card says it for a reader who is in the folder."""
+    place = str(tmp_path / "made")
+    made = export(RunFolder(store), "webdataset", place)
+    tars = [path.name for path in sorted((tmp_path / "made").glob("*.tar"))]
+    names = f"{{{tars[0].removesuffix('.tar')}..{tars[-1].removesuffix('.tar')}}}.tar"
+    assert len(tars) > 1
+    assert dict(made.view().rows)["read"] == f'webdataset.WebDataset("{place}/{names}").decode()'
+    assert f'`webdataset.WebDataset("{names}").decode()`' in (tmp_path / "made" / "README.md").read_text()
+    assert reading("hf", 0) == 'datasets.load_dataset(".", split="train")'
+    assert reading("hf", 0, "a/b") == 'datasets.load_dataset("a/b", split="train")'
 
 
 def test_every_format_has_a_test_that_reads_it_back() -> None:

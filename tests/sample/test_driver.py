@@ -230,6 +230,11 @@ def test_a_sheet_holds_every_picture_enlarged_in_rows_with_frames() -> None:
     assert png(pictures[0], {"Seed": 1}).startswith(b"\x89PNG")
 
 
+def test_a_slow_speed_is_not_said_to_be_zero(tmp_path: Path) -> None:
+    result = SampleResult(("sheet.png", "one.png"), 1, 39.4, tuple(WISHES[:1]), RunFolder(tmp_path))
+    assert dict(result.view().rows)["pictures"] == "1 (0.03 pictures/s, 39.4 s)"
+
+
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 3)])
 def test_several_pictures_of_a_prompt_are_in_a_row_of_their_own(count: int, rows: int, tmp_path: Path) -> None:
     folder, requests = RunFolder(tmp_path), requests_for(["a circle", "a star", "a ring"], 0, count)

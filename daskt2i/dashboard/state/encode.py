@@ -20,6 +20,9 @@ PSNR_MEANING = (
 )
 """What a bad PSNR means, for a person."""
 
+IMAGE_IDS = 2**64
+"""Above every id of an image: it is 63 bits of a hash where the data have none."""
+
 _ENCODE_COUNTS = ("rows", "rows_before", "rows_done", "accepted", "captions", "truncated", "bytes", "chunks")
 
 
@@ -137,7 +140,7 @@ class EncodeFigures:
         self._fold_worker(worker, told)
 
     def _reject(self, one: Mapping[str, Any]) -> None:
-        name = str(one.get("file", "")) or (f"image {whole(one['image'])}" if "image" in one else "")
+        name = str(one.get("file", "")) or (f"image {whole(one['image'], IMAGE_IDS)}" if "image" in one else "")
         texts = (str(one[field]) for field in ("reason", "caption", "thumbnail", "detail"))
         reason, caption, thumbnail, detail = texts
         found = (whole(one["row"]), reason, caption, thumbnail, detail, name)

@@ -146,16 +146,19 @@ class Strip:
         return dict(zip(self.NAMES, self.counts, strict=True))
 
 
-def whole(value: Any) -> int:
+def whole(value: Any, below: int = 2**60) -> int:
     """A whole number of a message.
 
+    Args:
+        below: what is as large is no such number. No count is as large as the default.
+
     Raises:
-        ValueError, TypeError: it is none, or too large for any count.
+        ValueError, TypeError: it is none, or too large.
     """
     if isinstance(value, str):
         raise TypeError(value)
     found = int(value)
-    if abs(found) >= 2**60:
+    if abs(found) >= below:
         raise ValueError(value)
     return found
 
