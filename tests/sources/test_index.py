@@ -108,6 +108,26 @@ def test_a_table_that_is_removed_in_use_is_one_sentence(tmp_path: Path) -> None:
     assert len(opened(tmp_path / "set", tmp_path / "run").rows(0, 3)) == 3
 
 
+def test_a_table_with_other_bytes_is_one_sentence_and_made_anew_without_it(tmp_path: Path) -> None:
+    before = rows(opened(two_tars(tmp_path / "set"), tmp_path / "run"))
+    path = min((tmp_path / "run" / "index").glob("rows-*"))
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 255
+    for damaged in (bytes(raw), path.read_bytes()[:100]):
+        path.write_bytes(damaged)
+        with pytest.raises(SourceError, match=rf"index/{path.name}.*is damaged.*remove this file"):
+            rows(opened(tmp_path / "set", tmp_path / "run"))
+    path.unlink()
+    assert rows(opened(tmp_path / "set", tmp_path / "run")) == before
+
+
+def test_a_tar_without_images_has_no_rows(tmp_path: Path) -> None:
+    write_tar(tmp_path / "set" / "0.tar", [])
+    assert opened(tmp_path / "set").info().rows == 0
+    write_tar(tmp_path / "set" / "1.tar", sample("one", 1, "one"))
+    assert [row.file_name for row in rows(opened(tmp_path / "set"))] == ["1.tar/one.bmp"]
+
+
 def test_parts_are_cut_and_dropped_and_content_does_not_depend_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

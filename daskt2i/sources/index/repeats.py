@@ -29,6 +29,8 @@ def repeated(parts: Sequence[int], ids: Callable[[int], Ids]) -> dict[int, Ids]:
         parts: number of rows of each part.
         ids: gives the ids of a part. It is called once for each part in each pass.
     """
+    if not parts:
+        return {}
     starts = np.cumsum([0, *parts], dtype=np.int64)
     passes = max(1, -(-int(starts[-1]) // MOST))
     found: list[Ids] = []

@@ -56,13 +56,13 @@ class Shelf:
         """A table.
 
         Raises:
-            SourceError: it is gone.
+            SourceError: it is gone, or damaged.
         """
         try:
             if self._temporary is not None and (path := self._temporary / name).exists():
                 return path.read_bytes()
             if self._folder is not None:
-                return self._folder.read(f"{FOLDER}/{name}")
+                return self._whole(name, self._folder.read(f"{FOLDER}/{name}"))
         except FileNotFoundError:
             pass
         raise SourceError(
@@ -70,13 +70,22 @@ class Shelf:
             "command again, and the part is made anew."
         )
 
+    def _whole(self, name: str, data: bytes) -> bytes:
+        """The data, if they are those that were written. Damaged ones could give rows that never were."""
+        if _name(data) != name:
+            raise SourceError(
+                f"A part of the index ({FOLDER}/{name}) of the run folder is damaged. Nothing was changed; remove "
+                "this file when nothing runs, and run the command again: the part is made anew."
+            )
+        return data
+
     def keep_table(self, data: bytes) -> str:
         """Keep a table, and return its name. Equal tables have one name, so a run that still reads is not disturbed.
 
         Raises:
             StoreError: the run folder cannot be written.
         """
-        name = f"rows-{hashlib.sha256(data).hexdigest()[:24]}.arrow"
+        name = _name(data)
         if self._folder is not None and self._write:
             self._folder.write(f"{FOLDER}/{name}", data)
             return name
@@ -86,3 +95,7 @@ class Shelf:
                 weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
         (self._temporary / name).write_bytes(data)
         return name
+
+
+def _name(data: bytes) -> str:
+    return f"rows-{hashlib.sha256(data).hexdigest()[:24]}.arrow"
