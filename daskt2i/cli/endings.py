@@ -42,6 +42,9 @@ PATIENCE_SECONDS = 1.0
 TELL_SECONDS = 0.2
 """A command that ends sooner says nothing before its end."""
 
+ZARR_SECONDS = 30.0
+"""For so long the end of a command waits for the thread of Zarr."""
+
 _STOPPING = {
     "encode": "Stopping: chunks that are finished are published, then the workers end.",
     "train": "Stopping: the ranks finish their step, then they end.",
@@ -144,6 +147,16 @@ def end_of_command() -> None:
     """After this, a signal no longer raises: the command has its result."""
     if _stops.first is None:
         _stops.first = monotonic()
+    atexit.register(_wait_for_zarr)  # the last to be registered is the first to be called
+
+
+def _wait_for_zarr() -> None:
+    """Zarr waits 0.2 s for its thread when Python ends, then prints a traceback. A busy machine needs longer."""
+    zarr = sys.modules.get("zarr.core.sync")
+    loop, thread = (getattr(zarr, name, [None])[0] for name in ("loop", "iothread"))
+    if loop is not None and thread is not None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(ZARR_SECONDS)
 
 
 def _listen() -> dict[signal.Signals, object]:

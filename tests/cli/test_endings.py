@@ -212,6 +212,29 @@ def test_a_command_ends_quietly_whatever_its_streams_are(encoded: Path) -> None:
 # Signals.
 
 
+_BUSY = """
+import sys, time
+from zarr.core import sync
+from daskt2i import workflow
+
+async def nothing(): pass
+def busy():
+    end = time.monotonic() + 1
+    while time.monotonic() < end: pass
+def command():
+    sync.sync(nothing())
+    sync.loop[0].call_soon_threadsafe(busy)
+workflow.run = command
+workflow.main()
+"""
+"""A command that used Zarr, whose thread needs a second longer than the command."""
+
+
+def test_a_command_on_a_busy_machine_ends_without_a_traceback_of_zarr() -> None:
+    done = subprocess.run([sys.executable, "-c", _BUSY], capture_output=True, text=True, env=child_environment())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_second_signal_changes_nothing_until_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
