@@ -196,12 +196,14 @@ def test_a_picture_that_changed_since_the_store_was_made_is_told(tmp_path: Path)
     [
         ("Bright!", BRIGHT, "'Bright!' cannot be the name of a column"),
         ("../x", BRIGHT, "cannot be the name of a column"),
-        ("caption", BRIGHT, "every store has an array of this name"),
+        ("caption", BRIGHT, "the store has an array or a dimension of this name"),
+        ("latent_mean", BRIGHT, "the store has an array or a dimension of this name"),
+        ("row", BRIGHT, "the store has an array or a dimension of this name"),
         ("bright", "dinosaur", f"There is no encoder named dinosaur. Nothing was started; give {', '.join(ENCODERS)}"),
         ("bright", "no.such.Class", "cannot be imported"),
         ("bright", "collections.OrderedDict", "does not fit"),
     ],
-    ids=["letters", "a path", "an array", "a name", "a module", "no encoder"],
+    ids=["letters", "a path", "an array", "an array of an encoder", "a dimension", "a name", "a module", "no encoder"],
 )
 def test_a_wrong_name_or_encoder_is_refused_before_anything_is_made(
     name: str, encoder: str, words: str, encoded: Path

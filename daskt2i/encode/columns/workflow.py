@@ -14,8 +14,9 @@ from daskt2i.config.settings import EncoderSettings, Workflow
 from daskt2i.encode.saved_workflow import with_source
 from daskt2i.errors import ConfigError
 from daskt2i.protocols import ImageEncoder, TextEncoder
-from daskt2i.store.layout import row_arrays
+from daskt2i.store.layout import EMPTY_PREFIX, about_store, checked_layout, row_arrays
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 
 ENCODERS: Mapping[str, str] = {
     "vae": "daskt2i.encoders.vae.VaeEncoder",
@@ -42,12 +43,12 @@ def column_workflow(
         arguments: of its constructor.
 
     Raises:
-        ConfigError: there is no such encoder, or the column has the name of an array that every store has.
+        ConfigError: there is no such encoder, or the column has the name of an array or a dimension of the store.
     """
-    if name in {spec.name for spec in row_arrays(1)}:
+    if name in _taken(folder):
         raise ConfigError(
-            f"A column cannot be named {name}, because every store has an array of this name. Nothing was started; "
-            "give another name (column)."
+            f"A column cannot be named {name}, because the store has an array or a dimension of this name. Nothing was "
+            "started; give another name (column)."
         )
     component = Component.model_validate({"class": ENCODERS.get(encoder, encoder), **arguments}).absolute()
     if "." not in component.class_path:
@@ -61,6 +62,17 @@ def column_workflow(
         encoders = EncoderSettings(image=_NO_IMAGES, text=component)
     dataset = whole.dataset.model_copy(update={"encoders": encoders, "column": name})
     return whole.model_copy(update={"name": f"{workflow.name}, column {name}", "scenes": None, "dataset": dataset})
+
+
+def _taken(folder: RunFolder) -> set[str]:
+    """Names in the Dataset of a store: a column of such a name would hide what is there."""
+    every = {"row", "slot", *(spec.name for spec in row_arrays(1))}
+    store = ZarrStore(folder)
+    if about_store(store) is None:
+        return every
+    arrays = checked_layout(store)["arrays"]
+    empty = {f"{EMPTY_PREFIX}{name}" for name in arrays}
+    return every.union(arrays, empty, *(one["dims"] for one in arrays.values()))
 
 
 def _is_text(component: Component) -> bool:
