@@ -47,6 +47,20 @@ class Brightness:
         return None
 
 
+class Named(Brightness):
+    """Gives the same score under several names."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def info(self, resolution: int) -> EncoderInfo:
+        arrays = tuple(ArraySpec(name, (), (), "float32", "nan", "mean pixel value") for name in self.names)
+        return EncoderInfo(arrays, "none", {"class": "Named"}, False, 0, resolution**2)
+
+    def encode(self, items: Pixels, batch: int) -> dict[str, np.ndarray]:
+        return {name: super(Named, self).encode(items, batch)["score"] + i for i, name in enumerate(self.names)}
+
+
 def run_of(out: Path, told: list[Event] | None = None, **settings: object) -> daskt2i.Run:
     return daskt2i.Run(
         fake_settings(**settings), out, scheduler="serial", progress=False if told is None else told.append
@@ -130,6 +144,18 @@ def test_a_column_of_a_second_vae_has_its_own_resolution_and_names(encoded: Path
         store = run.store
     assert store.large_latent_mean.shape[1:] == (8, 8, 8)
     assert store.latent_mean.shape[1:] == (4, 4, 4)
+
+
+def test_arrays_of_columns_never_take_the_name_of_another_array(encoded: Path) -> None:
+    with run_of(encoded, source=SOURCE) as run:
+        latents = run.store.latent_mean.values
+        run.add("latent", f"{__name__}.Named", arguments={"names": ["mean", "other"]})
+        run.add("a", f"{__name__}.Named", arguments={"names": ["b_c", "x"]})
+        run.add("a_b", f"{__name__}.Named", arguments={"names": ["y", "c"]})
+        store = run.store
+    assert np.array_equal(store.latent_mean.values, latents, equal_nan=True)
+    assert np.array_equal(store.latent__mean.values + 1, store.latent_other.values, equal_nan=True)
+    assert np.array_equal(store.a_b_c.values + 1, store.a_b__c.values, equal_nan=True)
 
 
 def test_a_column_that_is_not_complete_is_not_shown(encoded: Path) -> None:

@@ -26,8 +26,8 @@ def join_columns(
 ) -> xarray.Dataset:
     """A Dataset with the arrays of all complete columns of a run folder too.
 
-    An array is named after its column and itself, as `dino_features`; after its column alone if it is the only one. The
-    rows that a column has are in `dino_valid`, if they are not those of the store.
+    An array is named after its column and itself, as `dino_features`; after its column alone if it is the only one; and
+    with two `_` if another array has this name. The rows that a column has are in `dino_valid`.
 
     Args:
         found: the Dataset of the store in `folder`.
@@ -45,6 +45,7 @@ def join_columns(
         own = [str(one) for one in arrays.data_vars if one != "valid" and not str(one).startswith(EMPTY_PREFIX)]
         names = {one: name if len(own) == 1 else f"{name}_{one}" for one in own}
         names |= {str(one): f"{name}_{one}" for one in arrays.data_vars if str(one) not in names}
+        names |= {one: f"{name}__{one}" for one, new in names.items() if new in found.variables}
         dims = {dim: f"{name}_{dim}" for dim in arrays.dims if dim not in ("row", "slot")}
         found = found.assign(arrays.rename({**names, **dims}).data_vars)
     return found
