@@ -107,6 +107,11 @@ def test_two_ranks_of_a_machine_fetch_each_shard_once_together(folder: RunFolder
     assert set(fetched().values()) == {1}
 
 
+def test_no_file_is_left_in_the_folder_for_temporary_files(folder: RunFolder, tmp_path: Path) -> None:
+    epochs(folder, "1 GiB", world=2)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_with_room_for_half_of_the_store_half_is_fetched_again_and_the_limit_holds(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

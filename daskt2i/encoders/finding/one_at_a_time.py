@@ -26,18 +26,19 @@ except ImportError:  # Windows
 
 
 @contextlib.contextmanager
-def one_process_first(what: str) -> Iterator[bool]:
+def one_process_first(what: str, folder: Path | None = None) -> Iterator[bool]:
     """The first process on this machine runs the block alone. The others wait for it, and then run it together.
 
     If the machine has no file locks, no process waits.
 
     Args:
         what: name of the resource, such as a path. Only processes with the same name wait.
+        folder: holds the empty file of the lock, which stays. The folder for temporary files if it is None.
 
     Yields:
         Whether this process is the first.
     """
-    handle = None if fcntl is None else _opened(what)
+    handle = None if fcntl is None else _opened(what, folder or Path(tempfile.gettempdir()))
     if handle is None:
         yield True
         return
@@ -47,12 +48,12 @@ def one_process_first(what: str) -> Iterator[bool]:
         os.close(handle)  # closing the file releases the lock
 
 
-def _opened(what: str) -> int | None:
+def _opened(what: str, folder: Path) -> int | None:
     owner = os.getuid() if hasattr(os, "getuid") else 0  # all users share the temporary folder
     name = f"daskt2i-{owner}-{hashlib.sha256(what.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.turn"
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        return os.open(Path(tempfile.gettempdir()) / name, flags, 0o600)
+        return os.open(folder / name, flags, 0o600)
     except OSError:
         return None
 

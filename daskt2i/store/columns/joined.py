@@ -33,8 +33,9 @@ def join_columns(
         found: the Dataset of the store in `folder`.
         open_one: opens the store in a run folder.
     """
-    about = about_store(ZarrStore(folder))
-    for name in columns_of(folder) if about is not None else ():
+    names = columns_of(folder)
+    about = about_store(ZarrStore(folder)) if names else None
+    for name in names if about is not None else ():
         place = column_folder(folder, name)
         column = about_store(ZarrStore(place)) if is_complete(place) else None
         if column is None or about is None:

@@ -110,7 +110,7 @@ class ShardCopies:
             return found
         if shard.size > self.limit // PASSING and shard.size > self._kept_limit - self._sum("kept"):
             return None
-        with one_process_first(f"shard {self.place} {shard.sha256}"):
+        with one_process_first(shard.sha256, self.place):  # a file for each shard: they go with the copies
             if (found := self._found(shard)) is not None:
                 return found
             data = fetch()
