@@ -40,6 +40,13 @@ LONGEST = (
     *("cli/test_model_commands", "launch/test_launcher", "store/test_conformance", "cli/test_command_line"),
     *("encode/test_driver", "test_old_files", "train/test_autoencoder_rank", "encode/test_coco_mini"),
     *("deploy/test_attach", "store/test_s3", "sources/test_scenes", "encoders/test_text", "advice/test_encode"),
+    *(
+        "sources/test_same_rows",
+        "cli/test_look",
+        "loader/test_torch_dataset",
+        "encode/test_columns",
+        "advice/test_columns",
+    ),
     *("model/test_pipeline", "advice/test_run", "bench/test_bench", "encode/test_worker", "test_architecture"),
 )
 """Files of 15 s and more, the longest first: begun last, one of them would have a process to itself at the end."""

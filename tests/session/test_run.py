@@ -322,7 +322,7 @@ def test_results_are_frozen_and_have_json(finished: Run) -> None:
     results.append(finished.insights(pictures=False, tokens=False))
     for result in results:
         assert json.loads(json.dumps(result.to_json())) == result.to_json()
-        assert len(repr(result).splitlines()) < 25
+        assert len(repr(result).splitlines()) < 28
         assert "<script" not in result._repr_html_()
         field = dataclasses.fields(result)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -342,10 +342,10 @@ def test_making_a_run_notes_old_names_of_settings(tmp_path: Path) -> None:
 
 def test_an_unknown_attribute_raises_an_error_that_lists_the_attributes(tmp_path: Path) -> None:
     run = fake(tmp_path)
-    with pytest.raises(AttributeError, match=r"Run has no attribute 'smaple'. Did you mean sample\? It has client, .*"):
+    with pytest.raises(AttributeError, match=r"Run has no attribute 'smaple'. Did you mean sample\? It has add, "):
         run.smaple()
     assert not hasattr(run, "_repr_png_"), "notebooks ask for such names"
-    with pytest.raises(AttributeError, match=r"daskt2i has no attribute 'Rnu'. It has Run, load_workflow, open_run"):
+    with pytest.raises(AttributeError, match=r"daskt2i has no attribute 'Rnu'. It has Run, load_workflow, look, "):
         daskt2i.Rnu  # noqa: B018
 
 
@@ -355,7 +355,7 @@ def test_an_unknown_attribute_raises_an_error_that_lists_the_attributes(tmp_path
         (lambda run: run.sample(promts="x"), r"Run.sample has no argument 'promts'. Did you mean prompts\? It takes"),
         (lambda run: run.encode(1), "Run.encode: too many positional arguments. It takes no arguments."),
         (lambda run: run.suggest(), "Run.suggest: missing a required argument: 'text'"),
-        (lambda run: Run("demo", batch=4), "Run has no argument 'batch'. It takes workflow, out, images"),
+        (lambda run: Run("demo", batch=4), "Run has no argument 'batch'. It takes workflow, out, source, images"),
         (lambda run: daskt2i.open_run(), "open_run: missing a required argument: 'path'. It takes path, client"),
     ],
     ids=["near", "too many", "missing", "constructor", "function"],
@@ -388,7 +388,7 @@ def test_an_unknown_argument_raises_an_error_that_lists_the_arguments(
         ({"settings": {"batch": 4}}, "The setting 'batch' does not have the form section.key"),
         ({"settings": {"run.bach": 4}}, "there is no setting run.bach"),
         ({"settings": {"run.batch.x": 4}}, "run.batch.x cannot be set, because batch is a single value"),
-        ({"images": "here"}, "Images and captions belong together"),
+        ({"images": "here"}, "There is nothing at .*here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )

@@ -33,9 +33,9 @@ def join_columns(
         found: the Dataset of the store in `folder`.
         open_one: opens the store in a run folder.
     """
-    names = columns_of(folder)
-    about = about_store(ZarrStore(folder)) if names else None
-    for name in names if about is not None else ():
+    there = columns_of(folder)
+    about = about_store(ZarrStore(folder)) if there else None
+    for name in there if about is not None else ():
         place = column_folder(folder, name)
         column = about_store(ZarrStore(place)) if is_complete(place) else None
         if column is None or about is None:
