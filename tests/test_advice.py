@@ -20,6 +20,9 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, modules, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "sources/index/shelf.py:Shelf._whole SourceError": (
+        "sources/test_index.py::test_a_table_with_other_bytes_is_one_sentence_and_made_anew_without_it",
+    ),
     "loader/memory/mapped_rows.py:_explaining StoreFull": (
         "loader/test_mapped_rows.py::test_a_full_disk_leaves_nothing_and_another_folder_works",
     ),

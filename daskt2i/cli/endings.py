@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import sys
+import sysconfig
 import tempfile
 import threading
 import traceback
@@ -41,6 +42,9 @@ PATIENCE_SECONDS = 1.0
 
 TELL_SECONDS = 0.2
 """A command that ends sooner says nothing before its end."""
+
+_PACKAGE = Path(__file__).parents[1]
+_PYTHON = sysconfig.get_path("stdlib")
 
 ZARR_SECONDS = 30.0
 """For so long the end of a command waits for the thread of Zarr."""
@@ -222,12 +226,32 @@ def fail(error: Exception) -> NoReturn:
             f"error: {what} ({type(error).__name__}: {said}). What is committed stays; {advice}, and run the same "
             "command again to continue."
         )
+    elif (file := _file_of_user(error)) is not None:
+        complain(
+            f"error: {type(error).__name__}: {said}. It comes from {file}, which is not part of daskt2i; "
+            f"{_kept(error)}. What is committed stays; correct this file, and run the same command again to continue."
+        )
     else:
         complain(
             f"error: {type(error).__name__}: {said}. This is a bug in daskt2i; {_kept(error)}. What is committed "
             "stays; run the same command again to continue."
         )
     raise typer.Exit(ExitCode.FAILURE) from None
+
+
+def _file_of_user(error: Exception) -> str | None:
+    """Where an error comes from, if that is code of the user, such as an encoder of their own: file and line.
+
+    Frames of installed packages and of Python itself say nothing: the code that called them decides.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        place = Path(frame.filename)
+        if place.is_relative_to(_PACKAGE):
+            return None
+        installed = {"site-packages", "dist-packages"} & set(place.parts) or place.is_relative_to(_PYTHON)
+        if not installed and place.is_file():  # "<string>" and "<frozen importlib>" are no files
+            return f"line {frame.lineno} of {frame.filename}"
+    return None
 
 
 def _kept(error: Exception) -> str:

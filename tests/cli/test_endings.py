@@ -13,8 +13,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import typer
 from builders import TESTS
@@ -29,8 +31,10 @@ from daskt2i.cli import endings
 from daskt2i.cli.console import width, write
 from daskt2i.cli.endings import ExitCode, report_errors
 from daskt2i.cli.streams import PatientStream
+from daskt2i.encoders.fake import FakeImageEncoder
 from daskt2i.errors import ConfigError, Daskt2iError, Interrupted
 from daskt2i.events import StageEnded, StageStarted
+from daskt2i.types import Pixels
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,29 @@ def test_the_traceback_of_a_bug_is_in_the_file_that_the_message_names(capsys: py
     assert found
     assert "RuntimeError" in Path(found[1]).read_text()
     Path(found[1]).unlink()
+
+
+class BrokenEncoder(FakeImageEncoder):
+    def encode(self, items: Pixels, batch: int) -> dict[str, npt.NDArray[Any]]:
+        raise TypeError("a mistake of its author")
+
+
+def test_a_mistake_in_a_users_class_is_named_with_its_line_and_is_no_bug_of_daskt2i(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    encoder: FakeImageEncoder = BrokenEncoder()
+    with pytest.raises(typer.Exit), report_errors():
+        encoder.encode(np.zeros((1, 8, 8, 3), np.uint8), 1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(rf"a mistake of its author\. It comes from line \d+ of {re.escape(__file__)}", said)
+    assert "correct this file, and run the same command again" in said
+    assert "bug" not in said
+
+
+def test_a_mistake_below_code_of_daskt2i_is_a_bug_of_daskt2i(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), report_errors():
+        FakeImageEncoder().encode(np.zeros((1, 8), np.uint8), 1)  # numpy and daskt2i stand below this line
+    assert "This is a bug in daskt2i" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_a_temporary_folder_the_message_names_the_line(
