@@ -42,7 +42,7 @@ _FIRST_ROWS = 16
 
 
 def listed(found: Found, session: Session) -> Found:
-    """The workers of a cluster, with what each says of itself, and the scheduler.
+    """The workers of a cluster by name, with what each says of itself, and the scheduler.
 
     Raises:
         OSError: the scheduler does not list them in time.
@@ -63,6 +63,7 @@ def listed(found: Found, session: Session) -> Found:
             worker = replace(worker, look=answer.look, clock=clock)
         workers.append(worker)
     names = {one.ip: one.host for one in workers if one.look is not None}
+    workers.sort(key=lambda one: (len(one.name), one.name, one.address))  # in the order of names: 2 stands before 10
     named = tuple(replace(one, known_host=names.get(one.ip, "")) for one in workers)
     return replace(
         found,
