@@ -73,26 +73,26 @@ class BatchArrays:
     """
 
     def __init__(self, reader: Reader, key: int, draw: Draw, dropout: float) -> None:
-        self._reader, self._key, self._draw, self._dropout = reader, key, draw, dropout
+        self._reader, self._draw, self._dropout = reader, draw, dropout
         self._blocks = Blocks()
-        self._mine = threading.local()
+        self._mine = PerThread(key)
 
     def make(self, samples: Sequence[Sample], found: Sequence[Placed], purpose: Purpose) -> Batch:
         """Samples as arrays, each from its row."""
-        reader, streams, count = self._reader, self._streams(), len(samples)
+        reader, streams, count = self._reader, self._mine.streams(), len(samples)
         shape = (count, *reader.latent_shape)
         size = math.prod(reader.latent_shape)
         text_shape = (count, reader.tokens, reader.features)
         noise, latents, text = self._blocks.block(
             (np.float32, shape), (np.float32, shape), (reader.text_kind, text_shape)
         )
-        drawn = self._scratch("drawn", (count, size), np.float32)
+        drawn = self._mine.scratch("drawn", (count, size), np.float32)
         numbers = self._draw(streams, purpose, samples, size, reader.draws, (noise.reshape(count, size), drawn))
         dropped = numbers.lot < (self._dropout if purpose == Purpose.SAMPLE else 0.0)
         groups = grouped(found)
-        slots, kept = self._slots(groups, samples)
+        slots, kept = slots_of(groups, samples, self._mine, reader.slots > 1)
         mask = np.empty((count, *reader.empty_mask.shape), np.bool_)
-        half = self._scratch("half", (1 + reader.draws, *shape), reader.latent_kind)
+        half = self._mine.scratch("half", (1 + reader.draws, *shape), reader.latent_kind)
         for rows, indexes, places in groups:
             mask[places] = rows.mask[indexes, kept[places]]
             copy_rows(rows.mean, indexes, half[0], places)
@@ -106,7 +106,7 @@ class BatchArrays:
             rows.copy_tokens(indexes, kept[places], text, places)
         text[dropped] = reader.empty_states[:width]
         step = max(1, AT_ONCE // size)
-        spread = self._scratch("spread", (step, *reader.latent_shape), np.float32)
+        spread = self._mine.scratch("spread", (step, *reader.latent_shape), np.float32)
         for first in range(0, count, step):
             some = latents[first : first + step]
             as_float32(half[0, first : first + step], some)
@@ -131,36 +131,6 @@ class BatchArrays:
         """Free the memory that nobody holds."""
         self._blocks.close()
 
-    def _slots(self, groups: Sequence[Group], samples: Sequence[Sample]) -> tuple[Whole, Whole]:
-        """Slot of each sample, and its index among the captions that are loaded."""
-        slots, kept = np.zeros((2, len(samples)), np.int64)
-        for rows, indexes, places in groups:
-            if rows.slots is not None:
-                slots[places] = rows.slots[indexes]
-            elif self._reader.slots > 1:
-                streams, counts = self._streams(), rows.captions[indexes].tolist()
-                for place, n in zip(places.tolist(), counts, strict=True):
-                    epoch, row = samples[place]
-                    slots[place] = kept[place] = streams.slot(epoch, row, n)
-        return slots, kept
-
-    def _streams(self) -> RandomStreams:
-        """The random numbers of this thread. Making them takes 300 microseconds."""
-        if not hasattr(self._mine, "streams"):
-            self._mine.streams = RandomStreams(self._key)
-        found: RandomStreams = self._mine.streams
-        return found
-
-    def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-        """Memory of this thread that is used again in its next batch."""
-        wanted = math.prod(shape)
-        found = getattr(self._mine, name, None)
-        if found is None or len(found) < wanted:
-            found = np.empty(wanted, dtype)
-            setattr(self._mine, name, found)
-        made: npt.NDArray[Any] = found[:wanted].reshape(shape)
-        return made
-
 
 Group = tuple[LoadedRows, Whole, Whole]
 """(rows, indexes of rows among them, their places in the batch)"""
@@ -183,3 +153,49 @@ def as_float32(half: Values, made: Floats) -> None:
     target, given = torch.from_numpy(made.ravel()), torch.from_numpy(half.ravel())
     for start in range(0, half.size, AT_ONCE):
         target[start : start + AT_ONCE].copy_(given[start : start + AT_ONCE])
+
+
+class PerThread:
+    """What each thread that makes batches keeps for its next batch.
+
+    Args:
+        key: of the random numbers of a training.
+    """
+
+    def __init__(self, key: int) -> None:
+        self._mine, self._key = threading.local(), key
+
+    def streams(self) -> RandomStreams:
+        """The random numbers of this thread. Making them takes 300 microseconds."""
+        if not hasattr(self._mine, "streams"):
+            self._mine.streams = RandomStreams(self._key)
+        found: RandomStreams = self._mine.streams
+        return found
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+        """Memory of this thread that is used again in its next batch."""
+        wanted = math.prod(shape)
+        found = getattr(self._mine, name, None)
+        if found is None or len(found) < wanted:
+            found = np.empty(wanted, dtype)
+            setattr(self._mine, name, found)
+        made: npt.NDArray[Any] = found[:wanted].reshape(shape)
+        return made
+
+
+def slots_of(groups: Sequence[Group], samples: Sequence[Sample], mine: PerThread, draws: bool) -> tuple[Whole, Whole]:
+    """Slot of the caption of each sample in its row, and its index among the captions that are loaded.
+
+    Args:
+        draws: whether a caption is drawn; else the first one is taken.
+    """
+    slots, kept = np.zeros((2, len(samples)), np.int64)
+    for rows, indexes, places in groups:
+        if rows.slots is not None:
+            slots[places] = rows.slots[indexes]
+        elif draws:
+            streams, counts = mine.streams(), rows.captions[indexes].tolist()
+            for place, n in zip(places.tolist(), counts, strict=True):
+                epoch, row = samples[place]
+                slots[place] = kept[place] = streams.slot(epoch, row, n)
+    return slots, kept

@@ -9,19 +9,18 @@ For the same seed, epoch and row the latents are those of our own trainer.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.loader.batch_arrays import AT_ONCE, Group, Placed, as_float32, grouped
+from daskt2i.loader.batch_arrays import AT_ONCE, Group, PerThread, Placed, as_float32, grouped, slots_of
 from daskt2i.loader.memory.loaded_rows import Values, copy_rows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.own_trainer.columns import LATENTS, TEXT, TEXT_MASK
 from daskt2i.loader.random_numbers import draw_posterior
-from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
+from daskt2i.loader.sample_order import Purpose, Sample, Whole
 from daskt2i.loader.shards import Captions, Floats, Reader
 
 Tensors = dict[str, Any]
@@ -42,10 +41,10 @@ class SampleTensors:
     def __init__(
         self, reader: Reader, key: int, columns: Sequence[str], captions: Captions, whole_text: bool = False
     ) -> None:
-        self._reader, self._key, self._columns, self._captions = reader, key, columns, captions
+        self._reader, self._columns, self._captions = reader, columns, captions
         self._whole_text = whole_text
         self._blocks = Blocks()
-        self._mine = threading.local()
+        self._mine = PerThread(key)
 
     def make(self, samples: Sequence[Sample], found: Sequence[Placed], purpose: Purpose) -> Tensors:
         """Samples as tensors, each from its row."""
@@ -55,7 +54,8 @@ class SampleTensors:
         made: Tensors = {}
         if LATENTS in self._columns:
             made[LATENTS] = torch.from_numpy(self._latents(samples, parts, purpose))
-        slots, kept = self._slots(samples, parts)
+        draws = self._reader.slots > 1 and self._captions == "random"
+        slots, kept = slots_of(parts, samples, self._mine, draws)
         if TEXT in self._columns or TEXT_MASK in self._columns:
             mask, states = self._texts(len(samples), parts, kept)
             if states is not None:
@@ -77,13 +77,15 @@ class SampleTensors:
         reader, count, size = self._reader, len(samples), math.prod(self._reader.latent_shape)
         latents: Floats
         (latents,) = self._blocks.block((np.float32, (count, *reader.latent_shape)))
-        half = self._scratch("half", (1 + reader.draws, count, *reader.latent_shape), reader.latent_kind)
+        half = self._mine.scratch("half", (1 + reader.draws, count, *reader.latent_shape), reader.latent_kind)
         for rows, indexes, places in parts:
             copy_rows(rows.mean, indexes, half[0], places)
             if rows.std is not None:
                 copy_rows(rows.std, indexes, half[1], places)
         step = max(1, AT_ONCE // size)
-        spread, drawn = (self._scratch(name, (step, *reader.latent_shape), np.float32) for name in ("spread", "drawn"))
+        spread, drawn = (
+            self._mine.scratch(name, (step, *reader.latent_shape), np.float32) for name in ("spread", "drawn")
+        )
         for first in range(0, count, step):
             some = latents[first : first + step]
             as_float32(half[0, first : first + step], some)
@@ -92,7 +94,7 @@ class SampleTensors:
                 as_float32(half[1, first : first + step], part)
                 numbers = drawn[: len(some)]
                 draw_posterior(
-                    self._streams(), purpose, samples[first : first + step], numbers.reshape(len(some), size)
+                    self._mine.streams(), purpose, samples[first : first + step], numbers.reshape(len(some), size)
                 )
                 part *= numbers
                 some += part
@@ -118,36 +120,6 @@ class SampleTensors:
             states = states[0] if slots == 1 and self._captions != "all" else states.swapaxes(0, 1)
         mask = np.ascontiguousarray(mask[..., :width])
         return (mask if self._captions == "all" else mask[:, 0]), states
-
-    def _slots(self, samples: Sequence[Sample], parts: Sequence[Group]) -> tuple[Whole, Whole]:
-        """Index of the caption of each sample in its row, and among the captions that are loaded."""
-        slots, kept = np.zeros((2, len(samples)), np.int64)
-        for rows, indexes, places in parts:
-            if rows.slots is not None:
-                slots[places] = rows.slots[indexes]
-            elif self._reader.slots > 1 and self._captions == "random":
-                streams, counts = self._streams(), rows.captions[indexes].tolist()
-                for place, n in zip(places.tolist(), counts, strict=True):
-                    epoch, row = samples[place]
-                    slots[place] = kept[place] = streams.slot(epoch, row, n)
-        return slots, kept
-
-    def _streams(self) -> RandomStreams:
-        """The random numbers of this thread. Making them takes 300 microseconds."""
-        if not hasattr(self._mine, "streams"):
-            self._mine.streams = RandomStreams(self._key)
-        found: RandomStreams = self._mine.streams
-        return found
-
-    def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-        """Memory of this thread that is used again in its next batch."""
-        wanted = math.prod(shape)
-        found = getattr(self._mine, name, None)
-        if found is None or len(found) < wanted:
-            found = np.empty(wanted, dtype)
-            setattr(self._mine, name, found)
-        made: npt.NDArray[Any] = found[:wanted].reshape(shape)
-        return made
 
 
 def _extra(name: str, count: int, parts: Sequence[Group]) -> Any:
