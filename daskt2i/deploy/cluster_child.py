@@ -40,10 +40,7 @@ def main(job: Mapping[str, Any]) -> None:
     os.dup2(2, 1)  # output of the workers must not be mistaken for an answer
     driver = _Driver(answers, kind_by_path(job["factory"]).close_seconds)
     threading.Thread(target=driver.listen, name="daskt2i-lifeline", daemon=True).start()
-    # A terminal and a batch system send these signals to all processes. This process ends when its driver is done. The
-    # handler is a function, because workers would inherit an ignored signal.
-    signal.signal(signal.SIGINT, _stay)
-    signal.signal(signal.SIGTERM, _stay)
+    _ignore_signals()
     dask.config.update(dask.config.config, job["inherited"])
     dask.config.set(job["config"])
     # If the port of the dashboard is taken, distributed takes a free one and warns. The display names the real one.
@@ -94,6 +91,7 @@ def _live(job: Mapping[str, Any], driver: _Driver, stack: ExitStack) -> bool:
     try:
         module, _, name = job["factory"].rpartition(".")
         factory = getattr(importlib.import_module(module), name)
+        _ignore_signals()  # dask_jobqueue sets a handler of its own for SIGINT when it is imported
     except (ImportError, AttributeError, ValueError) as error:
         package = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         extra = kind_by_path(job["factory"]).extra if package else ""
@@ -179,6 +177,16 @@ def refuse_open(address: str, job: Mapping[str, Any], kind: Kind) -> None:
             f"its scheduler is at {address} without TLS, so whoever reaches it can run code as this user; give "
             "security among its arguments, or write `tls: false` into the file if that is wanted"
         )
+
+
+def _ignore_signals() -> None:
+    """Ignore the signals that a terminal and a batch system send to all processes.
+
+    This process ends when its driver is done. The handler is a function, because workers would inherit an ignored
+    signal.
+    """
+    signal.signal(signal.SIGINT, _stay)
+    signal.signal(signal.SIGTERM, _stay)
 
 
 def _stay(signum: int, frame: FrameType | None) -> None:

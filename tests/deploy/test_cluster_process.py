@@ -34,8 +34,8 @@ PRETENDED = "builders.clusters.Pretended"
 NOTHING = Request("nothing", 1, 1, 1 << 30, tls=False)
 
 
-def started(folder: Path, **arguments: Any) -> ClusterProcess:
-    return ClusterProcess(PRETENDED, {"folder": str(folder), **arguments}, NOTHING)
+def started(folder: Path, factory: str = PRETENDED, **arguments: Any) -> ClusterProcess:
+    return ClusterProcess(factory, {"folder": str(folder), **arguments}, NOTHING)
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -114,6 +114,21 @@ cluster.close()
     assert not re.search("Warning|already in use|Traceback", done.stderr), done.stderr
     assert done.stdout.startswith("http://127.0.0.1:")
     assert f":{port}/" not in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_outlives_ctrl_c_though_the_package_of_the_cluster_sets_a_handler_of_its_own(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dask_jobqueue does that for SIGINT when it is imported. A terminal sends Ctrl-C to all processes."""
+    handlers = "".join(f"signal.signal(signal.{name}, lambda *_: sys.exit())\n" for name in ("SIGINT", "SIGTERM"))
+    package, name = PRETENDED.rsplit(".", 1)
+    (tmp_path / "hasty.py").write_text(f"import signal, sys\nfrom {package} import {name}\n{handlers}")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    cluster = started(tmp_path, factory=f"hasty.{name}")
+    os.kill(int((tmp_path / "started").read_text()), number)
+    cluster.close()
+    assert (tmp_path / "closed").exists()
 
 
 @pytest.mark.parametrize("how", ["ends without closing", "is killed"])
