@@ -29,9 +29,12 @@ from daskt2i.config.workflow_file import fingerprint
 from daskt2i.errors import ConfigError, Reason
 from daskt2i.facts import table as facts
 from daskt2i.facts.accepted import AcceptedRows
+from daskt2i.facts.bucketed import BucketedRows
 from daskt2i.facts.captions.rules import compile_rules, load_rules
 from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
+from daskt2i.facts.image_sizes import image_sizes
+from daskt2i.facts.renumbered import original, renumbered, rows_at
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
 from daskt2i.protocols import IndexedSource, Source, StampedSource
@@ -82,34 +85,25 @@ class SelectedSource:
         if start < 0:
             raise IndexError(f"rows start at 0, not at {start}")
         wanted = self._kept[start:stop]
-        found: list[Row] = []
-        # One call for each run of neighbours, because a source may give a range faster than single rows.
-        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []:
-            found.extend(self._source.rows(int(run[0]), int(run[-1]) + 1))
-        return [replace(row, index=start + place, origin=row.index) for place, row in enumerate(found)]
+        return renumbered(rows_at(self._source, wanted), range(start, start + len(wanted)))
 
     def read(self, row: Row) -> bytes:
         """The same as `read` of the other source, with its errors."""
-        return self._source.read(_original(row))
+        return self._source.read(original(row))
 
     def stamps(self, rows: Sequence[Row]) -> Sequence[str] | None:
         """The same as `stamps` of the other source; None if it has none."""
-        return self._source.stamps([*map(_original, rows)]) if isinstance(self._source, StampedSource) else None
-
-
-def _original(row: Row) -> Row:
-    """The row with its number in the other source."""
-    return row if row.origin is None else replace(row, index=row.origin)
+        return self._source.stamps([*map(original, rows)]) if isinstance(self._source, StampedSource) else None
 
 
 def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, keep: bool = True) -> Source:
-    """The source of a workflow. With `dataset.where` it has only the kept rows.
+    """The source of a workflow. With `dataset.where` it has only the kept rows, with buckets they are in order.
 
     Args:
         folder: the run folder that may hold the facts. If `keep` is True, new facts are stored there.
 
     Raises:
-        ConfigError: the expression is wrong, or keeps no row.
+        ConfigError: the expression is wrong, or keeps no row; no image fits a bucket.
         SourceError: the source cannot be used.
     """
     if dataset.column is not None:
@@ -121,6 +115,15 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         store = folder_of_store(folder, dataset.column)
         whole = open_source(dataset.model_copy(update={"column": None}), store, keep=False)
         return AcceptedRows(whole, dataset.source.identity(), store)
+    source = _kept_source(dataset, folder, keep=keep)
+    if dataset.image.buckets is None:
+        return source
+    sizes = image_sizes(dataset, source, folder, keep=keep)
+    return BucketedRows(source, sizes, dataset.image.buckets, dataset.rows_per_chunk)
+
+
+def _kept_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: bool) -> Source:
+    """The source, with `dataset.where`. Arguments and errors as in `open_source`."""
     source: Source = dataset.source.build(Source, "dataset.source")
     keep_index(source, folder, write=keep)
     if dataset.where is None:
@@ -161,7 +164,7 @@ class _Claimed:
 
 def reading_component(dataset: DatasetSettings) -> Component:
     """The component with which a worker reads images. It needs no list of the rows."""
-    if dataset.where is None:
+    if dataset.where is None and dataset.image.buckets is None:
         return dataset.source
     plain = dataset.source.model_dump(by_alias=True)
     return Component.model_validate({"class": f"{__name__}.{SelectedSource.__name__}", "source": plain})

@@ -14,10 +14,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.store.columns.joined import join_columns
 from daskt2i.store.layout import checked_layout
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
+from daskt2i.store.views import grid_of
 from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import LAYOUT, ZarrStore
 
@@ -49,7 +52,9 @@ class Provenance(dict[str, Any]):
 def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xarray.Dataset:
     """Open a latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
 
-    The arrays of complete columns (`add`) are there too, named after their column.
+    The arrays of complete columns (`add`) are there too, named after their column. In a store with aspect buckets each
+    size of picture has its own arrays and dimensions (`latent_mean_512x448`), which are NaN in rows of other buckets;
+    `row` then has the row numbers, because some numbers are left out.
 
     The attribute `daskt2i` of the Dataset is a mapping: the fingerprint, the settings and data behind it, the encoders,
     the layout.
@@ -86,6 +91,10 @@ def _open_one(folder: RunFolder) -> xarray.Dataset:
     names = [name for name in READING_ORDER if name in found.data_vars]
     found = found[[*names, *sorted(str(name) for name in found.data_vars if name not in names)]]
     about = found.attrs.get(PROVENANCE)
+    grid = grid_of(layout, about if isinstance(about, dict) else {})
+    if grid.short:
+        numbers = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in grid])
+        found = found.isel(row=numbers).assign_coords(row=("row", numbers))
     found.attrs = {PROVENANCE: Provenance({**(about if isinstance(about, dict) else {}), LAYOUT: dict(layout)})}
     return found
 
