@@ -34,7 +34,7 @@ def square_info(encoder: ImageEncoder, settings: ImageSettings) -> EncoderInfo:
             raise
         which = "resolutions" if settings.buckets is None else "buckets"
         raise ConfigError(
-            f"dataset.image.{which} makes squares of {settings.side} pixels, and the image encoder refuses them: {error}"
+            f"dataset.image.{which} makes squares of {settings.side} pixels, which the encoder refuses: {error}"
         ) from error
 
 
