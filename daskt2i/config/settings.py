@@ -21,6 +21,7 @@ from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.samplers import Sampler
+from daskt2i.config.store_settings import StoreSettings
 from daskt2i.config.workflow_view import workflow_view
 from daskt2i.errors import Reason
 from daskt2i.view import View
@@ -99,6 +100,7 @@ class DatasetSettings(_Strict):
     encoders: EncoderSettings
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     rows_per_chunk: int = Field(256, ge=1, le=65536)
+    store: StoreSettings = StoreSettings()
 
 
 class RunSettings(_Strict):

@@ -24,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.facts.near_duplicates import SIDE, copies, signatures
-from daskt2i.loader.inner_chunks import ShardedArray
+from daskt2i.loader.forms.decoded import array_of
 from daskt2i.loader.sample_order import Whole
 from daskt2i.plan import ChunkGrid
+from daskt2i.store.forms.made_rows import stored_forms
 from daskt2i.store.run_folder import TRAIN, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -145,7 +146,7 @@ def find_groups(store: ZarrStore, accepted: Whole) -> Groups:
     joined = _Joined()
     first: dict[int, int] = {}
     pictures: list[bytes] = []
-    read = ShardedArray(store, "latent_mean")
+    read = array_of(store, "latent_mean", stored_forms(store))
     scale: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
     for chunk in grid:
         low, high = np.searchsorted(accepted, (chunk.start, chunk.stop))

@@ -16,13 +16,15 @@ import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
-from daskt2i.loader.inner_chunks import ShardedArray
+from daskt2i.loader.forms.decoded import array_of
+from daskt2i.loader.forms.texts import texts_of
 from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.columns.arrays import column_arrays
+from daskt2i.store.forms.made_rows import made_layout, stored_forms
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_flush import reading_store
@@ -72,7 +74,7 @@ class Reader:
     """
 
     def __init__(self, store: ZarrStore, key: int, sample: bool, wanted: Wanted = ALL) -> None:
-        layout, attributes = store.layout(), store.attributes() or {}
+        layout, attributes = made_layout(store), store.attributes() or {}
         if "daskt2i" not in attributes:
             raise StoreError(
                 f"{store.address} was not made by encode, so its content is unknown. It was not changed; give a run "
@@ -102,11 +104,12 @@ class Reader:
         self._latents = ("latent_mean", "latent_std")[: wanted.latents + self.draws]
         columns = column_arrays(store.folder) if set(wanted.extra) - arrays.keys() else {}
         self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
-        names = ("text_mask", *self._latents, *(("text_states",) if wanted.text else ()))
-        self._arrays: dict[str, ShardedArray | ColumnRows] = {
-            name: ColumnRows(columns[name]) if name in columns else ShardedArray(store, name)
-            for name in (*names, *self._extra)
+        forms = stored_forms(store)
+        self._arrays = {
+            name: ColumnRows(columns[name]) if name in columns else array_of(store, name, forms)
+            for name in ("text_mask", *self._latents, *self._extra)
         }
+        self._texts = texts_of(store, forms)
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[Any] = self._constant("text_states")
@@ -173,9 +176,7 @@ class Reader:
                     if target is not None:
                         one.fill_rows(target, block, first)
         if self._wanted.text:
-            for first, block in self._arrays["text_states"].blocks(start, stop, rows):
-                for one in made:
-                    one.fill_tokens(block, first)
+            self._texts.fill(made, start, stop, rows)
         for name in self._extra:
             for first, block in self._arrays[name].blocks(start, stop, rows):
                 for one in made:
