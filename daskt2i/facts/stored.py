@@ -18,6 +18,7 @@ from daskt2i.facts import table as facts
 from daskt2i.facts.captions.rules import Rules, compile_rules, load_rules
 from daskt2i.facts.expression import parse_where
 from daskt2i.facts.survey import facts_of_captions
+from daskt2i.store.parts.places import store_of_part
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Row
@@ -44,7 +45,7 @@ def rows_where(
     expression = parse_where(where)
     layout = store.layout()
     kept_elsewhere = tuple(name for name in expression.names if name not in (*_OF_CAPTIONS, *_OF_STORE, *_SIZES))
-    elsewhere = facts_of_images(store.folder, kept_elsewhere) if kept_elsewhere else {}
+    elsewhere = facts_of_images(store_of_part(store.folder), kept_elsewhere) if kept_elsewhere else {}
     rules = compile_rules(load_rules(None))
     needed = {*_OF_STORE, "caption"} | ({"source_size"} if set(_SIZES) & set(expression.names) else set())
     if missing := sorted(needed - layout["arrays"].keys()):
