@@ -17,10 +17,12 @@ import numpy.typing as npt
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
 from daskt2i.loader.inner_chunks import ShardedArray
+from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
+from daskt2i.store.columns.arrays import column_arrays
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_flush import reading_store
@@ -42,7 +44,7 @@ class Wanted:
         latents: `latent_mean`, and `latent_std` if it is drawn from.
         text: `text_states`. The masks are always read: they say how many captions a row has.
         captions: `random` takes another caption of a row in each epoch, `first` its first one, `all` all of them.
-        extra: names of other arrays.
+        extra: names of other arrays, of the store or of its columns.
     """
 
     latents: bool = True
@@ -98,9 +100,13 @@ class Reader:
         self.text_kind = _kind(arrays["text_states"]["dtype"])
         self._latent_bytes = channels * height * width * self.latent_kind.itemsize * (1 + self.draws)
         self._latents = ("latent_mean", "latent_std")[: wanted.latents + self.draws]
-        self._extra = {name: arrays[name] for name in wanted.extra}
+        columns = column_arrays(store.folder) if set(wanted.extra) - arrays.keys() else {}
+        self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         names = ("text_mask", *self._latents, *(("text_states",) if wanted.text else ()))
-        self._arrays = {name: ShardedArray(store, name) for name in (*names, *self._extra)}
+        self._arrays: dict[str, ShardedArray | ColumnRows] = {
+            name: ColumnRows(columns[name]) if name in columns else ShardedArray(store, name)
+            for name in (*names, *self._extra)
+        }
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[Any] = self._constant("text_states")

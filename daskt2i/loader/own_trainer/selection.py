@@ -133,7 +133,7 @@ def select(
             raise ConfigError(f"{name} is {value!r}. Nothing was read; choose from {', '.join(get_args(choices))}.")
     folder = RunFolder(path, storage_options)
     store = ZarrStore(folder)
-    wanted = wanted_columns(store.layout(), columns, captions)
+    wanted = wanted_columns(store, columns, captions)
     reader = Reader(store, key_of(seed), posterior == "sample", wanted_of(wanted, captions))
     if reader.attributes["random_weights"] and not allow_random:
         raise StoreError(

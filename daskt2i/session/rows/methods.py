@@ -16,6 +16,7 @@ from daskt2i.errors import ConfigError
 from daskt2i.events import Listener, Note
 from daskt2i.session.data.choice import choose_source
 from daskt2i.session.rows.names import names_of
+from daskt2i.session.run_columns import RunColumns
 from daskt2i.session.verbs import verb
 
 if TYPE_CHECKING:
@@ -23,13 +24,10 @@ if TYPE_CHECKING:
     from daskt2i.session.stages import Stages
 
 
-class RunRows:
-    """A run folder whose store may get and lose rows."""
+class RunRows(RunColumns):
+    """A run folder whose store may get and lose rows, and get columns."""
 
     _listener: Listener
-
-    def _stages(self) -> Stages:
-        raise NotImplementedError
 
     @verb
     def append(
