@@ -16,6 +16,7 @@ import numpy.typing as npt
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.sample_order import Whole
 from daskt2i.loader.shards import Reader, Wanted
+from daskt2i.store.forms.made_rows import made_layout
 from daskt2i.store.zarr_store import ZarrStore
 
 Array = npt.NDArray[Any]
@@ -94,7 +95,7 @@ class Exported:
             StoreError: its metadata are damaged.
         """
         reader = Reader(store, 0, True)
-        layout = store.layout()["arrays"]
+        layout = made_layout(store)["arrays"]
         extra = tuple(name for name in layout if name not in (*_NOT_EXPORTED, *_LABELS))
         return cls(store, numbers, reader.attributes, reader.latent_shape, reader.features, extra)
 
@@ -104,7 +105,7 @@ class Exported:
         Raises:
             StoreError: a chunk is damaged.
         """
-        layout = self.store.layout()["arrays"]
+        layout = made_layout(self.store)["arrays"]
         labels = tuple(name for name in _LABELS if name in layout)
         reader = Reader(self.store, 0, True, Wanted(captions="all", extra=(*labels, *self.extra)))
         of_captions = {name for name in self.extra if layout[name]["dims"][:1] == ["slot"]}

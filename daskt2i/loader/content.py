@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.facts.near_duplicates import SIDE, copies, signatures
-from daskt2i.loader.inner_chunks import ShardedArray
+from daskt2i.loader.forms.decoded import Blocks, array_of
 from daskt2i.loader.sample_order import Whole
+from daskt2i.store.forms.made_rows import stored_forms
 from daskt2i.store.parts.rows_file import members
 from daskt2i.store.run_folder import TRAIN, RunFolder
 from daskt2i.store.views import grid_of, views_of
@@ -180,7 +181,7 @@ def _contents(
         layout, about = store.layout(), (store.attributes() or {}).get("daskt2i")
         about = about if isinstance(about, dict) else {}
         views = [view for view in views_of(about) if not view.flipped]
-        reads: dict[str, ShardedArray] = {}
+        forms, reads = stored_forms(store), dict[str, Blocks]()
         for chunk in grid_of(layout, about):
             low, high = np.searchsorted(accepted, (chunk.start + offset, chunk.stop + offset))
             rows = accepted[low:high].tolist()
@@ -193,7 +194,7 @@ def _contents(
                 texts = [every[row - chunk.start] for row in local]
             view = next((one for one in views if one.covers(chunk.index)), None)
             name = "latent_mean" if view is None else view.array("latent_mean")
-            read = reads.setdefault(name, ShardedArray(store, name))
+            read = reads[name] = reads.get(name) or array_of(store, name, forms)
             blocks = [
                 block[[row - start for row in local if start <= row < start + len(block)]].astype(np.float32)
                 for start, block in read.blocks(chunk.start, chunk.stop, local)

@@ -16,13 +16,15 @@ import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
-from daskt2i.loader.inner_chunks import ShardedArray
+from daskt2i.loader.forms.decoded import array_of
+from daskt2i.loader.forms.texts import texts_of
 from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.columns.arrays import column_arrays
+from daskt2i.store.forms.made_rows import made_layout, stored_forms
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.parts.rows_file import Ranges, is_in
 from daskt2i.store.receipts import Receipts
@@ -97,7 +99,7 @@ class Reader:
     """
 
     def __init__(self, store: ZarrStore, key: int, sample: bool, wanted: Wanted = ALL, piece: Piece = WHOLE) -> None:
-        layout, attributes = store.layout(), store.attributes() or {}
+        layout, attributes = made_layout(store), store.attributes() or {}
         if "daskt2i" not in attributes:
             raise StoreError(
                 f"{store.address} was not made by encode, so its content is unknown. It was not changed; give a run "
@@ -132,11 +134,12 @@ class Reader:
         self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         views: list[View | None] = [view for view in (piece.view, piece.mirrored) if view is not None] or [None]
         latents = (_in_view(name, view) for name in self._latents for view in views)
-        names = ("text_mask", *latents, *(("text_states",) if wanted.text else ()))
-        self._arrays: dict[str, ShardedArray | ColumnRows] = {
-            name: ColumnRows(columns[name]) if name in columns else ShardedArray(store, name)
-            for name in (*names, *self._extra)
+        forms = stored_forms(store)
+        self._arrays = {
+            name: ColumnRows(columns[name]) if name in columns else array_of(store, name, forms)
+            for name in ("text_mask", *latents, *self._extra)
         }
+        self._texts = texts_of(store, forms)
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
         self.empty_states: npt.NDArray[Any] = self._constant("text_states")
@@ -207,9 +210,8 @@ class Reader:
         for name in self._latents:
             self._fill_latents(name, chunk, made)
         if self._wanted.text:
-            for first, block in self._decoded("text_states", chunk, rows):
-                for one in made:
-                    one.fill_tokens(block, first)
+            offset = self.piece.offset
+            self._texts.fill(made, chunk.start, chunk.stop, [row - offset for row in rows], offset)
         for name in self._extra:
             for first, block in self._decoded(name, chunk, rows):
                 for one in made:

@@ -231,8 +231,8 @@ def of_rows(out: Path, first: int, rows: int, captions: int = 2) -> Path:
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 14 rows with two parts of 7 and 5 rows. The last has three captions a row, the others have two. One row
-    of the first store and one of the first part are removed."""
+    """A store of 14 rows with two parts of 7 and 5 rows, the last with three captions a row instead of two. One row of
+    the first store and one of the first part are removed."""
     out = of_rows(tmp_path_factory.mktemp("parts") / "run", 0, 14)
     of_rows(out / "parts" / "0001", 14, 7)
     of_rows(out / "parts" / "0002", 21, 5, captions=3)
