@@ -27,6 +27,7 @@ from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, Found, ModelFolder, State, look
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim, refuse_foreign
+from daskt2i.store.parts.rows_file import members
 from daskt2i.store.publishing import lock
 from daskt2i.store.run_folder import TRAIN, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -46,7 +47,7 @@ from daskt2i.train.resume import (
     refuse_older,
     warmup_note,
 )
-from daskt2i.train.samples import as_begun, notes_before
+from daskt2i.train.samples import as_begun, check_sizes, notes_before, refuse_other_rows
 from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.view import View, Viewed
 
@@ -129,7 +130,8 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
             f"The store in {folder} was encoded with random weights, which are for speed tests. A model that is "
             "trained on it draws only noise. Encode with pretrained encoders into another run folder (out)."
         )
-    verify(folder, None, listener, deep=False).raise_for_problems()
+    for member in members(folder):
+        verify(member.folder, None, listener, deep=False).raise_for_problems()
     return stored
 
 
@@ -145,6 +147,7 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     if stored is None:
         return 0
     identity = as_begun(identity_of(workflow.train, stored), folder)
+    refuse_other_rows(folder, identity)
     return _checkpoint(folder, PIPELINE_FOLDER, identity, workflow.train.steps).step
 
 
@@ -182,8 +185,10 @@ def train(
         _say_what_is_not_drawn(workflow.dataset, listener)
         settings, ways = workflow.train, workflow.launch
         identity = as_begun(identity_of(settings, stored), folder)
+        refuse_other_rows(folder, identity)
         if done := _done(folder, PIPELINE_FOLDER, identity, settings, listener):
             return done
+        check_sizes(settings, folder)
         claim(folder)
         for text in notes_before(folder, settings, SAMPLES not in identity, ranks, ways.cache_bytes()):
             listener(Note(text))

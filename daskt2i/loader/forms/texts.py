@@ -23,12 +23,13 @@ from daskt2i.store.zarr_store import ZarrStore
 class Texts(Protocol):
     """Fills the tokens of rows."""
 
-    def fill(self, made: Sequence[LoadedRows], start: int, stop: int, rows: Sequence[int]) -> None:
+    def fill(self, made: Sequence[LoadedRows], start: int, stop: int, rows: Sequence[int], offset: int = 0) -> None:
         """Fill `LoadedRows.tokens` of rows of one shard.
 
         Args:
             start, stop: first row of the shard, and the row after its last one.
-            rows: all rows of `made`, ascending.
+            rows: all rows of `made`, ascending, with their numbers in the store.
+            offset: the rows of `made` have numbers that are so much larger.
 
         Raises:
             StoreError: the shard is damaged.
@@ -47,11 +48,11 @@ class PaddedTexts:
     def __init__(self, store: ZarrStore, forms: Forms) -> None:
         self._states = array_of(store, STATES, forms)
 
-    def fill(self, made: Sequence[LoadedRows], start: int, stop: int, rows: Sequence[int]) -> None:
+    def fill(self, made: Sequence[LoadedRows], start: int, stop: int, rows: Sequence[int], offset: int = 0) -> None:
         """See `Texts.fill`."""
         for first, block in self._states.blocks(start, stop, rows):
             for one in made:
-                one.fill_tokens(block, first)
+                one.fill_tokens(block, first + offset)
 
 
 class PackedTexts:
@@ -62,14 +63,14 @@ class PackedTexts:
         self._packed = array_of(store, STATES, forms)
         self._begin = ShardedArray(store, form.begin)
 
-    def fill(self, made: Sequence[LoadedRows], start: int, stop: int, rows: Sequence[int]) -> None:
+    def fill(self, made: Sequence[LoadedRows], start: int, stop: int, rows: Sequence[int], offset: int = 0) -> None:
         """See `Texts.fill`."""
         slots, tokens, _ = self._form.made.shape
         room = slots * tokens
         begin = np.zeros((stop - start, slots), np.int64)
         for first, block in self._begin.blocks(start, stop, rows):
             begin[first - start : first - start + len(block)] = block
-        moves = [self._moves(one, begin, start) for one in made]
+        moves = [self._moves(one, begin, start + offset) for one in made]
         wanted = np.unique(np.concatenate([sources // room for sources, _ in moves])) + start
         for one in made:
             one.tokens[:] = 0  # the loaded rows have a few tokens of padding
