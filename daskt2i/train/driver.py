@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from daskt2i.config.settings import DatasetSettings, OptimiserSettings, Workflow
+from daskt2i.encode.parts.verify import verify_all
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
-from daskt2i.encode.verify import verify
 from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
@@ -129,7 +129,7 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
             f"The store in {folder} was encoded with random weights, which are for speed tests. A model that is "
             "trained on it draws only noise. Encode with pretrained encoders into another run folder (out)."
         )
-    verify(folder, None, listener, deep=False).raise_for_problems()
+    verify_all(folder, None, listener, deep=False).raise_for_problems()
     return stored
 
 
