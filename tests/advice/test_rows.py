@@ -156,6 +156,19 @@ def test_failed_chunks_of_an_append_are_tried_again_by_the_same_command(out: Pat
     assert (again.accepted, again.rows) == (4, 24)
 
 
+def test_a_column_of_another_number_of_rows_is_removed_and_added_again(out: Path) -> None:
+    with run_of(out) as run:
+        run.add("words", TEXT)
+        column = out / "columns" / "words"
+        metadata = column / "latents.zarr" / "zarr.json"
+        metadata.write_text(metadata.read_text().replace('"rows": 20', '"rows": 16'))
+        with told("store/columns/arrays.py:_require_rows StoreError"):
+            daskt2i.open_store(out)
+        shutil.rmtree(column)
+        run.add("words", TEXT)
+    assert daskt2i.open_store(out).words_valid.values.sum() == 20
+
+
 def test_a_column_of_other_dimensions_in_a_part_is_removed_and_added_again(out: Path) -> None:
     with run_of(out) as run:
         run.add("words", TEXT, arguments={"features": 4})
