@@ -50,15 +50,20 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, slots=True)
 class ChunkGrid(Sequence[Chunk]):
-    """The chunks of a source, in order. The sequence stores only two numbers, so a million chunks need no memory.
+    """The chunks of a source, in order. The sequence stores only a few numbers, so a million chunks need no memory.
+
+    The first row of a chunk is always its number times `rows_per_chunk`. So after a short chunk row numbers are left
+    out: nothing has them.
 
     Attributes:
-        rows: number of rows of the source.
+        rows: one more than the largest row number: the number of rows, and of row numbers that are left out.
         rows_per_chunk: rows in every chunk; the last chunk may have fewer.
+        short: other chunks that have fewer rows -> how many.
     """
 
     rows: int
     rows_per_chunk: int
+    short: Mapping[int, int] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         return -(-self.rows // self.rows_per_chunk)
@@ -75,7 +80,12 @@ class ChunkGrid(Sequence[Chunk]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = index * self.rows_per_chunk
-        return Chunk(index, start, min(start + self.rows_per_chunk, self.rows))
+        return Chunk(index, start, min(start + self.short.get(index, self.rows_per_chunk), self.rows))
+
+    @property
+    def filled(self) -> int:
+        """Number of rows of all chunks together."""
+        return self.rows - sum(self.rows_per_chunk - rows for rows in self.short.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,14 +199,17 @@ class Run(RunReader, RunColumns, RunDoctor, RunExport):
         return verify(found.folder, found.workflow, self._listener, trusted=found.trusted)
 
     @verb
-    def train(self) -> TrainResult:
+    def train(self, *, where: str | None = None) -> TrainResult:
         """Train the denoiser on the store, from its newest checkpoint. A finished training is not repeated.
+
+        Args:
+            where: an expression; only rows for which it is true train. None: `train.where` of the workflow.
 
         Raises:
             StoreMissing, StoreError: the store cannot be trained on.
             FingerprintMismatch: the checkpoints belong to other settings.
         """
-        return self._stages().train()
+        return (self if where is None else self.with_settings({"train.where": where}))._stages().train()
 
     @verb
     def train_vae(self) -> TrainResult:

@@ -200,6 +200,7 @@ class TrainSettings(OptimiserSettings):
         caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         shuffle_window: number of shards whose rows are shuffled together.
+        where: an expression over facts and columns; only rows for which it is true are used. null: all rows.
     """
 
     model: ModelSettings = ModelSettings()
@@ -209,6 +210,7 @@ class TrainSettings(OptimiserSettings):
     caption_dropout: float = Field(0.1, ge=0, le=1)
     posterior: Literal["sample", "mean"] = "sample"
     shuffle_window: int = Field(8, ge=1)
+    where: str | None = None
 
 
 class VaeLossSettings(_Strict):

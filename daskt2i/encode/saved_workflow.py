@@ -20,9 +20,9 @@ from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import dask_settings, load_defaults, parse_workflow
 from daskt2i.errors import ConfigError, StoreBusy
 from daskt2i.protocols import Source
-from daskt2i.store.links import outward_links
 from daskt2i.store.ownership import claim
 from daskt2i.store.publishing import lock
+from daskt2i.store.publishing.links import outward_links
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
 
 _PROTOCOLS = {"file", "local", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory"}

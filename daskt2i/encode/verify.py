@@ -30,6 +30,7 @@ from daskt2i.store.forms.made_rows import made_layout, read_made
 from daskt2i.store.layout import EMPTY_PREFIX, about_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.views import grid_of
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt, Runtime
 from daskt2i.view import View, Viewed
@@ -193,16 +194,16 @@ def verify(
     layout, fingerprint = store.layout(), about["fingerprint"]
     for name in layout["arrays"]:
         store.read(name, 0, 0)  # its metadata, which no hash of a shard covers
-    grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
+    grid = grid_of(layout, about)
     found = _Findings()
     shared = problem_of_shared(store)
     seen = _check_receipts(store, grid, fingerprint, found, listener, deep)
     lacking = tuple(index for index in range(len(grid)) if not seen[index] and index not in found.problems)
-    least = 0.0 if workflow is None else workflow.run.min_accepted * grid.rows
+    least = 0.0 if workflow is None else workflow.run.min_accepted * grid.filled
     if not found.accepted and not lacking:
-        found.notes.append(f"Not one of {many(grid.rows, 'row')} was accepted, so the store has no pictures.")
+        found.notes.append(f"Not one of {many(grid.filled, 'row')} was accepted, so the store has no pictures.")
     elif found.accepted < least and not lacking:
-        found.notes.append(f"Accepted rows: only {found.accepted:,} of {grid.rows:,}.")
+        found.notes.append(f"Accepted rows: only {found.accepted:,} of {grid.filled:,}.")
     if workflow is None:
         found.notes.append("Nothing was decoded back: the settings of this run are missing.")
     elif not trusted and (named := strangers(workflow, folder)):
@@ -214,7 +215,7 @@ def verify(
         _check_images(store, grid, workflow, about, found)
     return VerifyResult(
         str(folder),
-        grid.rows,
+        grid.filled,
         len(grid),
         found.problems,
         tuple(found.notes),

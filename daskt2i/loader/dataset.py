@@ -1,9 +1,10 @@
 """Training samples for the denoiser from a latent store: each row once per epoch, with another caption each time.
 
 Covers: the training rows and the validation rows.
-Does not cover: which rows are held out together (`content`), the order (`sample_order`), a rank's part of each batch
-(`row_stream`), the arrays of a batch (`batch_arrays`), random numbers (`random_numbers`), training itself (`train`),
-pictures (`picture_dataset`), adding noise to latents (`model.diffusion`), samples for other trainers (`own_trainer`).
+Does not cover: rows that `where` keeps (`joined.chosen_rows`), which rows are held out together (`content`), the order
+(`sample_order`), a rank's part of each batch (`row_stream`), the arrays of a batch (`batch_arrays`), random numbers
+(`random_numbers`), training itself (`train`), pictures (`picture_dataset`), adding noise to latents
+(`model.diffusion`), samples for other trainers (`own_trainer`).
 Pictures are not mirrored. The store has no mirrored latents, and a mirrored latent is not the latent of the mirrored
 picture.
 
@@ -25,6 +26,7 @@ from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
 from daskt2i.loader.batch_arrays import Batch, BatchArrays
 from daskt2i.loader.content import groups_of, split
+from daskt2i.loader.joined.chosen_rows import chosen_rows
 from daskt2i.loader.random_numbers import Draw, in_bulk, one_by_one
 from daskt2i.loader.row_stream import RowStream
 from daskt2i.loader.sample_order import Purpose, RandomStreams, ShardSampler, key_of
@@ -49,6 +51,7 @@ class LatentDataset(RowStream[Batch]):
         rank, world: number of this rank, number of all ranks.
         window: number of shards whose rows are shuffled together.
         heldout: number of validation rows. There may be fewer, see `content.split`.
+        where: an expression; only rows for which it is true train and are held out. None: all accepted rows.
         dropout: share of captions replaced by the empty prompt.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         cache_bytes, threads: as in `RowStream`.
@@ -72,6 +75,7 @@ class LatentDataset(RowStream[Batch]):
         world: int = 1,
         window: int = 8,
         heldout: int = 64,
+        where: str | None = None,
         dropout: float = 0.1,
         posterior: Literal["sample", "mean"] = "sample",
         cache_bytes: int = 512 * 2**20,
@@ -93,13 +97,16 @@ class LatentDataset(RowStream[Batch]):
                 "not changed; encode with trained weights into another run folder (out)."
             )
         self.accepted = accepted = reader.accepted()
-        if len(accepted) <= heldout:
+        fingerprint = reader.attributes["fingerprint"]
+        self.chosen = accepted if where is None else chosen_rows(folder, accepted, fingerprint, where)
+        if len(self.chosen) <= heldout:
             raise ConfigError(
-                f"train.validation is {heldout}, but {folder} has {many(len(accepted), 'accepted row')}, so no rows "
-                "are left for training. Set train.validation lower, or encode more rows into another run folder."
+                f"train.validation is {heldout}, but {folder} has {many(len(self.chosen), 'accepted row')}"
+                f"{'' if where is None else f' that train.where (`{where}`) keeps'}, so no rows are left for training. "
+                "Set train.validation lower, or encode more rows into another run folder."
             )
-        mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(accepted)
-        groups = groups_of(folder, accepted, reader.attributes["fingerprint"]) if heldout and not older else ()
+        mixed = RandomStreams(self._key).at(Purpose.SPLIT, 0, 0).permutation(self.chosen)
+        groups = groups_of(folder, accepted, fingerprint) if heldout and not older else ()
         self.split = split(mixed, groups, heldout)
         self.heldout, training = self.split.heldout, self.split.training
         draw: Draw = one_by_one if older else in_bulk

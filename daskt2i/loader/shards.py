@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
-from daskt2i.loader.forms.decoded import array_of
+from daskt2i.loader.forms.decoded import ReadsBlocks, array_of
 from daskt2i.loader.forms.texts import texts_of
+from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
+from daskt2i.store.columns.arrays import column_arrays
 from daskt2i.store.forms.made_rows import made_layout, stored_forms
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
 from daskt2i.store.receipts import Receipts
@@ -44,7 +46,7 @@ class Wanted:
         latents: `latent_mean`, and `latent_std` if it is drawn from.
         text: `text_states`. The masks are always read: they say how many captions a row has.
         captions: `random` takes another caption of a row in each epoch, `first` its first one, `all` all of them.
-        extra: names of other arrays.
+        extra: names of other arrays, of the store or of its columns.
     """
 
     latents: bool = True
@@ -100,9 +102,13 @@ class Reader:
         self.text_kind = _kind(arrays["text_states"]["dtype"])
         self._latent_bytes = channels * height * width * self.latent_kind.itemsize * (1 + self.draws)
         self._latents = ("latent_mean", "latent_std")[: wanted.latents + self.draws]
-        self._extra = {name: arrays[name] for name in wanted.extra}
+        columns = column_arrays(store.folder) if set(wanted.extra) - arrays.keys() else {}
+        self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         forms = stored_forms(store)
-        self._arrays = {name: array_of(store, name, forms) for name in ("text_mask", *self._latents, *self._extra)}
+        self._arrays: dict[str, ReadsBlocks] = {
+            name: ColumnRows(columns[name]) if name in columns else array_of(store, name, forms)
+            for name in ("text_mask", *self._latents, *self._extra)
+        }
         self._texts = texts_of(store, forms)
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)

@@ -19,12 +19,12 @@ from daskt2i.store.zarr_store import ZarrStore
 
 
 def of_training(settings: TrainSettings, folder: RunFolder) -> TrainSettings:
-    """The settings with the number of validation rows and the seed of the pipeline's training: others divide the rows
-    otherwise, so that captions that the model learned would count as unseen."""
+    """The settings with validation rows, seed and `where` of the pipeline's training: others divide the rows otherwise,
+    so that captions that the model learned would count as unseen."""
     section = completed(_identity(folder)).get("train")
     if not isinstance(section, Mapping):
         return settings
-    return settings.model_copy(update={name: section[name] for name in ("validation", "seed")})
+    return settings.model_copy(update={name: section[name] for name in ("validation", "seed", "where")})
 
 
 def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> list[str]:
@@ -33,7 +33,7 @@ def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> 
     The list is empty if the training held out no rows.
 
     Args:
-        settings: `validation` and `seed` choose the rows, if the pipeline does not say how it was trained.
+        settings: `validation`, `seed` and `where` choose the rows, if the pipeline does not say how it was trained.
 
     Raises:
         StoreMissing, StoreError: the store cannot be read.
@@ -47,6 +47,7 @@ def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> 
         batch=settings.batch,
         window=settings.shuffle_window,
         heldout=settings.validation,
+        where=settings.where,
         older=SAMPLES not in _identity(folder),
     )
     rows = np.sort(data.heldout)[:count]

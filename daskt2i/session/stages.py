@@ -38,7 +38,7 @@ from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
-from daskt2i.train.samples import known_split
+from daskt2i.train.samples import known_split, rows_of_training
 from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
 
 _NAMED = 5
@@ -74,8 +74,10 @@ class Stages:
             there = status(self.folder)
             if there.done < there.chunks:
                 raise unfinished(self.folder.root, there.chunks - there.done, there.chunks)
-        rows = there.accepted if before is None else before.source_info.rows
         given, launch = self.workflow.train, self.workflow.launch
+        rows = there.accepted if before is None else before.source_info.rows
+        if before is None and given.where is not None:
+            rows = len(rows_of_training(self.folder, given.where))
         if rows <= given.validation:
             raise ConfigError(
                 f"train.validation is {given.validation}, but there {'is' if rows == 1 else 'are'} only "

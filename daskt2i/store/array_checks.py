@@ -1,6 +1,6 @@
 """Whether the arrays of a chunk fit the arrays of a store.
 
-Covers: names, shapes, dtypes and text of a chunk; its rows.
+Covers: names, shapes, dtypes and text of a chunk; its rows; filling up a short chunk, so that it is one whole shard.
 Does not cover: writing them (`zarr_store`), their values (`encode.gates`).
 """
 
@@ -13,18 +13,33 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.errors import StoreError
+from daskt2i.store.views import grid_of, view_of_array, views_of
 from daskt2i.types import Chunk, Encoded
 
 
-def checked_arrays(chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+def checked_arrays(
+    chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, npt.NDArray[Any]]:
     """The chunk's arrays, checked. zarr would cast and broadcast wrong arrays without an error.
+
+    A short chunk before the last one is filled up to `rows_per_chunk` rows, because zarr would read the old shard to
+    write a part of it.
+
+    Args:
+        layout: of the store; `about`: its attribute `daskt2i`, which has the views.
 
     Raises:
         StoreError: an array is missing or unknown, a shape or dtype is wrong, or the chunk is not one of the store.
     """
-    rows, per_chunk, arrays = layout["rows"], layout["rows_per_chunk"], layout["arrays"]
+    rows, per_chunk, grid, views = layout["rows"], layout["rows_per_chunk"], grid_of(layout, about), views_of(about)
+    arrays = {
+        name: spec
+        for name, spec in layout["arrays"].items()
+        if (view := view_of_array(name, views)) is None or view.covers(chunk.index)
+    }
     where = f"Chunk {chunk.index} was not written:"
-    if not (chunk.index * per_chunk == chunk.start < chunk.stop == min(chunk.start + per_chunk, rows)):
+    planned = grid[chunk.index] if 0 <= chunk.index < len(grid) else None
+    if planned is None or (chunk.start, chunk.stop) != (planned.start, planned.stop):
         raise StoreError(
             f"{where} rows {chunk.start} to {chunk.stop} are not chunk {chunk.index} of a store of {rows} rows, "
             f"{per_chunk} per chunk."
@@ -42,8 +57,20 @@ def checked_arrays(chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any]) ->
             values = _text(values, f"{where} {name}")
         elif values.dtype != np.dtype(spec["dtype"]):
             raise StoreError(f"{where} {name} is {values.dtype} instead of {spec['dtype']}.")
-        checked[name] = values
+        lacking = min(per_chunk, rows - chunk.start) - len(chunk)
+        checked[name] = np.concatenate([values, filled((lacking, *spec["shape"]), spec)]) if lacking else values
     return checked
+
+
+def filled(shape: tuple[int, ...], spec: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """An array of the fill value of an array of the store.
+
+    Args:
+        spec: as in the layout of the store: `dtype` and `fill`.
+    """
+    if spec["dtype"] == "string":
+        return np.full(shape, spec["fill"], object)
+    return np.full(shape, np.nan if spec["fill"] == "nan" else spec["fill"], np.dtype(spec["dtype"]))
 
 
 def _text(values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:

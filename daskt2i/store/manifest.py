@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from daskt2i.errors import StoreError
+from daskt2i.plan import ChunkGrid
 from daskt2i.store.run_folder import MANIFEST, RunFolder
 from daskt2i.types import Receipt, Row
 
@@ -39,6 +40,7 @@ def write_manifest(
     rows_of: Callable[[int, int], Sequence[Row]],
     receipts: Iterable[Receipt],
     rows: int | None = None,
+    grid: ChunkGrid | None = None,
 ) -> int:
     """Write `manifest.parquet`, completely or not at all. At most 1,024 rows are in memory at once.
 
@@ -46,6 +48,7 @@ def write_manifest(
         rows_of: `(start, stop)` -> these rows, such as the `rows` of a source.
         receipts: the receipts in the order of chunks, without gaps, from row 0.
         rows: the expected number of rows; None for no check.
+        grid: the chunks, if some before the last one are short: row numbers are left out after them.
 
     Returns:
         The number of rows.
@@ -83,7 +86,7 @@ def write_manifest(
     with folder.writing(MANIFEST) as file:
         with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_REPETITIVE) as writer:
             lines: list[Line] = []
-            for line in _lines(rows_of, receipts):
+            for line in _lines(rows_of, receipts, grid):
                 lines.append(line)
                 written += 1
                 if len(lines) == _GROUP_ROWS:
@@ -108,12 +111,16 @@ def _array(values: Sequence[Any], kind: Any) -> Any:
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
-def _lines(rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Receipt]) -> Iterator[Line]:
+def _lines(
+    rows_of: Callable[[int, int], Sequence[Row]], receipts: Iterable[Receipt], grid: ChunkGrid | None
+) -> Iterator[Line]:
     expected = 0
     for receipt in receipts:
         if receipt.start != expected:
             raise _contradiction(f"chunk {receipt.chunk} starts at row {receipt.start} instead of {expected}")
         expected = receipt.stop
+        if grid is not None and receipt.stop == grid[receipt.chunk].stop:
+            expected = min((receipt.chunk + 1) * grid.rows_per_chunk, grid.rows)
         rows = rows_of(receipt.start, receipt.stop)
         if [row.index for row in rows] != list(range(receipt.start, receipt.stop)):
             raise _contradiction(f"the source gave other rows than rows {receipt.start} to {receipt.stop}")

@@ -10,13 +10,13 @@ from typing import Any
 
 from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, many, size
-from daskt2i.plan import ChunkGrid
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, ModelFolder, TrainingProgress, progress
 from daskt2i.store.columns.places import column_folder, columns_of, is_complete
 from daskt2i.store.layout import about_store
 from daskt2i.store.publishing.lock import Holder, holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, PIPELINE, STANDSTILL, TRAIN, RunFolder
+from daskt2i.store.views import grid_of
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.view import View, Viewed
 
@@ -125,7 +125,7 @@ def status(folder: RunFolder) -> RunStatus:
         raise StoreMissing(f"There is no latent store in {folder} yet. It is in use by {held.words}.")
     if about is None:
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
-    layout = store.layout()
+    grid = grid_of(store.layout(), about)
     counts, rejected = Counter[str](), Counter[str]()
     for receipt in Receipts(folder).read():
         if receipt.fingerprint == about["fingerprint"]:
@@ -136,8 +136,8 @@ def status(folder: RunFolder) -> RunStatus:
     return RunStatus(
         out=str(folder),
         store=store.address,
-        rows=layout["rows"],
-        chunks=len(ChunkGrid(layout["rows"], layout["rows_per_chunk"])),
+        rows=grid.filled,
+        chunks=len(grid),
         precision=str(about["identity"].get("precision", "unknown")),
         random_weights=about["random_weights"],
         done=counts["done"],

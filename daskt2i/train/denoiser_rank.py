@@ -92,6 +92,7 @@ class Denoiser:
             world=me.world,
             window=self.settings.shuffle_window,
             heldout=self.settings.validation,
+            where=self.settings.where,
             dropout=self.settings.caption_dropout,
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,

@@ -16,6 +16,9 @@ from daskt2i.config.settings import TrainSettings
 from daskt2i.formatting import many
 from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
+from daskt2i.loader.joined.chosen_rows import chosen_rows, digest_of
+from daskt2i.loader.sample_order import Whole
+from daskt2i.loader.shards import Reader
 from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
 from daskt2i.store.layout import about_store
 from daskt2i.store.receipts import Receipts
@@ -33,9 +36,14 @@ their images were mended. Then the order of the rows is another one, and other r
 training has learned. Without such rows there is no key."""
 
 
+CHOSEN = "chosen"
+"""Key of an identity: which rows `train.where` keeps. A column that was added again, or facts that were found again,
+may keep other rows for the same expression. Without `train.where` there is no key."""
+
+
 def as_begun(identity: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """The identity of a training with the samples that it began with: those of an older version if that began it."""
-    began, now = _began(folder), {**identity, **_rejected(folder)}
+    began, now = _began(folder), {**identity, **_rejected(folder), **_chosen(identity, folder)}
     if began is None:
         return now
     return {key: value for key, value in now.items() if key in began or key not in (SAMPLES, REJECTED)}
@@ -63,6 +71,37 @@ def _rejected(folder: RunFolder) -> dict[str, str]:
     return {REJECTED: f"{len(rows)} row{'s' * (len(rows) > 1)}, {digest[:12]}"} if rows else {}
 
 
+def _chosen(identity: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
+    """The rows that `train.where` of an identity keeps: their number, and a hash of them.
+
+    Raises:
+        ConfigError: the expression is wrong, or keeps no row.
+    """
+    where = identity["train"].get("where") if isinstance(identity.get("train"), Mapping) else None
+    stored = None if where is None else about_store(ZarrStore(folder))
+    if stored is None:
+        return {}
+    return {CHOSEN: digest_of(rows_of_training(folder, where))}
+
+
+def rows_of_training(folder: RunFolder, where: str | None, *, keep: bool = False) -> Whole:
+    """The rows of a finished store that train or are held out, ascending.
+
+    Args:
+        where: `train.where`.
+        keep: whether to write a list of the rows that it keeps into the run folder, for the ranks.
+
+    Raises:
+        ConfigError, StoreError, StoreFull: see `chosen_rows`.
+    """
+    reader = Reader(ZarrStore(folder), 0, sample=False)
+    accepted = reader.accepted()
+    reader.close()
+    if where is None:
+        return accepted
+    return chosen_rows(folder, accepted, reader.attributes["fingerprint"], where, keep=keep)
+
+
 def _forget_groups(folder: RunFolder, missing: Mapping[str, str]) -> None:
     """Before a new training, remove a list of groups that was made when other rows were missing."""
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
@@ -87,6 +126,7 @@ def dataset_of(
         world=ranks,
         window=settings.shuffle_window,
         heldout=settings.validation,
+        where=settings.where,
         posterior=settings.posterior,
         cache_bytes=cache_bytes,
         older=older,
@@ -109,11 +149,15 @@ def known_split(folder: RunFolder, settings: TrainSettings) -> Split | None:
 
 
 def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks: int, cache: int) -> Iterator[str]:
-    """What a user should know before the first step. It writes the groups of equal content into the run folder.
+    """What a user should know before the first step. It writes the groups of equal content and the list of chosen rows
+    into the run folder.
 
     Raises:
         ConfigError, StoreError, StoreFull: the store does not fit to these settings, or cannot be read or written.
     """
+    if settings.where is not None:
+        rows = rows_of_training(folder, settings.where, keep=True)
+        yield f"train.where (`{settings.where}`) keeps {many(len(rows), 'row')}."
     if older:
         yield (
             "An older version began this training, so its random numbers and its validation rows stay as they were: "
@@ -121,7 +165,8 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
             "(out), divides rows by content."
         )
     elif settings.validation:
-        data = dataset_of(folder, settings.model_copy(update={"validation": 0}), older, ranks, cache)
+        every = settings.model_copy(update={"validation": 0, "where": None})
+        data = dataset_of(folder, every, older, ranks, cache)
         data.close()
         fingerprint, missing = data.attributes["fingerprint"], _rejected(folder)
         _forget_groups(folder, missing)

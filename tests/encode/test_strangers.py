@@ -19,7 +19,7 @@ import daskt2i
 from daskt2i.encode.saved_workflow import read_settings, settings_of, strangers
 from daskt2i.encode.verify import verify
 from daskt2i.errors import ConfigError, StoreError
-from daskt2i.store.links import outward_links
+from daskt2i.store.publishing.links import outward_links
 from daskt2i.store.run_folder import RunFolder
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import daskt2i.store.manifest
 from daskt2i.errors import Reason, StoreError
+from daskt2i.plan import ChunkGrid
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.testing.store import receipt_for
@@ -70,6 +71,19 @@ def test_every_row_has_one_line(folder: RunFolder) -> None:
     assert lines[3]["file_name"] == "folder/é 3.jpg"
 
 
+def test_row_numbers_that_short_chunks_leave_out_have_no_line(folder: RunFolder) -> None:
+    grid = ChunkGrid(15, 4, {1: 2})
+    made = [receipt_for(chunk, SHARDS) for chunk in grid]
+    assert write_manifest(folder, rows_of, made, 13, grid) == 13
+    assert [line["row"] for line in table(folder)] == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14]
+
+
+def test_a_chunk_that_lacks_rows_of_the_plan_is_a_gap(folder: RunFolder) -> None:
+    made = [receipt_for(chunk, SHARDS) for chunk in ChunkGrid(15, 4, {1: 2})]
+    with pytest.raises(StoreError, match="chunk 2 starts at row 8 instead of 6"):
+        write_manifest(folder, rows_of, made, 13, ChunkGrid(15, 4))
+
+
 def test_rows_are_read_in_bounded_groups(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daskt2i.store.manifest, "_GROUP_ROWS", 5)
     write_manifest(folder, rows_of, receipts())
@@ -102,6 +116,7 @@ def test_writing_a_manifest_does_not_import_pandas(tmp_path: Path) -> None:
     script = f"""
 import sys
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.plan import ChunkGrid
 from daskt2i.store.manifest import write_manifest
 from daskt2i.testing.store import receipt_for
 from daskt2i.types import Chunk, Row, Shard

@@ -24,7 +24,6 @@ from daskt2i.loader.own_trainer.sample_tensors import SampleTensors
 from daskt2i.loader.sample_order import Whole, key_of
 from daskt2i.loader.shards import Captions, Reader
 from daskt2i.machine.machine import this_machine
-from daskt2i.store.forms.made_rows import made_layout
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -134,7 +133,7 @@ def select(
             raise ConfigError(f"{name} is {value!r}. Nothing was read; choose from {', '.join(get_args(choices))}.")
     folder = RunFolder(path, storage_options)
     store = ZarrStore(folder)
-    wanted = wanted_columns(made_layout(store), columns, captions)
+    wanted = wanted_columns(store, columns, captions)
     reader = Reader(store, key_of(seed), posterior == "sample", wanted_of(wanted, captions))
     if reader.attributes["random_weights"] and not allow_random:
         raise StoreError(
