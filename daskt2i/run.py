@@ -30,7 +30,7 @@ from daskt2i.doctor.run_doctor import RunDoctor
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, Note
 from daskt2i.export.run_export import RunExport
-from daskt2i.session.run_columns import RunColumns
+from daskt2i.session.rows.methods import RunRows
 from daskt2i.session.run_reader import RunReader
 from daskt2i.session.run_settings import (
     RunSettings,
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from daskt2i.train.whole_run import RunPlan, RunResult
 
 
-class Run(RunReader, RunColumns, RunDoctor, RunExport):
+class Run(RunReader, RunRows, RunDoctor, RunExport):
     """A run folder, its settings, and workers. A context manager.
 
     Args:

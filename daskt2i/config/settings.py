@@ -89,12 +89,13 @@ class DatasetSettings(_Strict):
 
     `where` is an expression over the facts. It keeps the rows for which it is true. See docs/how-to/select-rows.md.
     `column` is the name of the column that is encoded, in `columns/` of the run folder of its store; null for a store.
-    `add` sets it. See docs/how-to/columns.md.
+    `add` sets it. See docs/how-to/columns.md. `part` is the same for rows in `parts/`; `append` and `replace` set it.
     """
 
     source: Component
     where: str | None = None
     column: str | None = None
+    part: str | None = None
     facts: FactSettings = FactSettings()  # type: ignore[call-arg]
     image: ImageSettings = ImageSettings()  # type: ignore[call-arg]
     encoders: EncoderSettings

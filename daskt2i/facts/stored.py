@@ -24,6 +24,7 @@ from daskt2i.facts.expression import Asked, parse_where
 from daskt2i.facts.survey import facts_of_captions
 from daskt2i.facts.table import FACTS, NUMBER, TEXT, YES_NO, Fact
 from daskt2i.store.columns.arrays import VALID, column_arrays
+from daskt2i.store.parts.places import store_of_part
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Row
@@ -89,7 +90,7 @@ class StoredWhere:
         said = [self.expression.text, facts.VERSION, rules, columns]
         if self._elsewhere:
             with contextlib.suppress(OSError):  # `rows` says that it is missing
-                said.append(hashlib.sha256(self._store.folder.read(_TABLE)).hexdigest())
+                said.append(hashlib.sha256(store_of_part(self._store.folder).read(_TABLE)).hexdigest())
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def rows(self, rows: npt.NDArray[np.int64], stop: Callable[[], None] = lambda: None) -> npt.NDArray[np.int64]:
@@ -104,7 +105,7 @@ class StoredWhere:
             StoreError: a shard is damaged.
         """
         expression = self.expression
-        elsewhere = facts_of_images(self._store.folder, self._elsewhere) if self._elsewhere else {}
+        elsewhere = facts_of_images(store_of_part(self._store.folder), self._elsewhere) if self._elsewhere else {}
         rules = compile_rules(load_rules(None))
         kept: list[int] = []
         size = self._layout["rows_per_chunk"]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import StoreError
-from daskt2i.loader.forms.decoded import ReadsBlocks, array_of
+from daskt2i.loader.forms.decoded import array_of
 from daskt2i.loader.forms.texts import texts_of
 from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
@@ -105,7 +105,7 @@ class Reader:
         columns = column_arrays(store.folder) if set(wanted.extra) - arrays.keys() else {}
         self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         forms = stored_forms(store)
-        self._arrays: dict[str, ReadsBlocks] = {
+        self._arrays = {
             name: ColumnRows(columns[name]) if name in columns else array_of(store, name, forms)
             for name in ("text_mask", *self._latents, *self._extra)
         }

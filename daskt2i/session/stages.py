@@ -58,6 +58,10 @@ class Stages:
         self.listener = self.watched = Watched(folder, lambda: workers.client, listener)
         workers.tell = lambda text: self.listener(Note(text))
 
+    def at(self, workflow: Workflow, folder: RunFolder | None = None) -> Stages:
+        """The stages of another workflow or another run folder, on the same workers."""
+        return Stages(workflow, folder or self.folder, self.workers, self._tell)
+
     def encode_plan(self, *, draw: bool = True) -> EncodePlan:
         """Plan what `encode` would do.
 
@@ -121,7 +125,7 @@ class Stages:
         """Encode a column of the store."""
         place = column_folder(self.folder, column)
         workflow = column_workflow(self.workflow, self.folder, column, encoder, arguments)
-        added = Stages(workflow, place, self.workers, self._tell).encode()
+        added = self.at(workflow, place).encode()
         if not added.failed and (others := other_pictures(self.folder, place)):
             self._tell(
                 Note(

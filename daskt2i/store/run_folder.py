@@ -48,10 +48,12 @@ REPORTS = "reports"
 MODELS = "models"
 PARTS = "parts"
 ROWS = "rows.json"
+ROWS_BEFORE = "rows.before.json"
+PART_ROWS = "rows.parquet"
 
 Buffer = bytes | bytearray | memoryview
 
-FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER, EVENTS, ROWS)
+FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER, EVENTS, ROWS, ROWS_BEFORE, PART_ROWS)
 """Objects that daskt2i writes directly into a run folder."""
 
 FOLDERS = (

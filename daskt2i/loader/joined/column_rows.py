@@ -1,7 +1,7 @@
 """Reads an array of a column by the rows of the store that it belongs to.
 
 Covers: shards of a column, which may have another number of rows than those of the store.
-Does not cover: decoding (`inner_chunks`), which columns there are (`store.columns.arrays`).
+Does not cover: decoding (`forms.decoded`), which columns there are (`store.columns.arrays`).
 """
 
 from __future__ import annotations

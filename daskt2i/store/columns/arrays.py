@@ -51,25 +51,19 @@ def column_arrays(folder: RunFolder) -> dict[str, ColumnArray]:
     """
     found: dict[str, ColumnArray] = {}
     columns = list(complete_columns(folder))
-    there = _arrays_of(ZarrStore(folder)) if columns else ()
+    there = checked_layout(ZarrStore(folder))["arrays"] if columns else ()
     taken = {*there, *(f"{EMPTY_PREFIX}{name}" for name in there)}
     for column, place, about in columns:
         store = ZarrStore(place)
-        layout, arrays = checked_layout(store), _arrays_of(store)
+        layout = made_layout(store)
         empty = [one["key"].partition("/")[0] for one in layout.get("constants", ())]
-        names = names_of(column, [name for name in (*arrays, *empty) if name not in ROWS_OWN], taken)
+        names = names_of(column, [name for name in (*layout["arrays"], *empty) if name not in ROWS_OWN], taken)
         taken.update(names.values())
         for name, new in names.items():
-            if name in arrays:
+            if name in layout["arrays"]:
                 sizes = int(layout["rows"]), int(layout["rows_per_chunk"])
-                found[new] = ColumnArray(store, name, arrays[name], *sizes, str(about["fingerprint"]))
+                found[new] = ColumnArray(store, name, layout["arrays"][name], *sizes, str(about["fingerprint"]))
     return found
-
-
-def _arrays_of(store: ZarrStore) -> Mapping[str, Any]:
-    checked_layout(store)
-    arrays: Mapping[str, Any] = made_layout(store)["arrays"]
-    return arrays
 
 
 def complete_columns(folder: RunFolder) -> Iterator[tuple[str, RunFolder, Mapping[str, Any]]]:

@@ -33,6 +33,12 @@ def part_folder(folder: RunFolder, name: str) -> RunFolder:
     return RunFolder(f"{folder.root}/{PARTS}/{name}", folder.storage_options) if name else folder
 
 
+def store_of_part(part: RunFolder) -> RunFolder:
+    """The run folder of the store that a part belongs to; its own if it was moved out of there."""
+    above, found, name = part.root.replace("\\", "/").rpartition(f"/{PARTS}/")
+    return RunFolder(above, part.storage_options) if found and is_part_name(name) else part
+
+
 def parts_begun(folder: RunFolder) -> list[str]:
     """Names of all parts that have begun, sorted by number. Not all of them count."""
     names = RunFolder(f"{folder.root}/{PARTS}", folder.storage_options).entries() or ()

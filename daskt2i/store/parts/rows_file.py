@@ -23,7 +23,7 @@ import numpy.typing as npt
 from daskt2i.errors import StoreError
 from daskt2i.store.layout import checked_layout
 from daskt2i.store.parts.places import is_part_name, part_folder
-from daskt2i.store.run_folder import ROWS, RunFolder
+from daskt2i.store.run_folder import ROWS, ROWS_BEFORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
 VERSION = 1
@@ -127,9 +127,16 @@ def read_rows(folder: RunFolder) -> RowsFile:
 def write_rows(folder: RunFolder, rows: RowsFile) -> None:
     """Replace `rows.json`, completely or not at all. Call it while you hold the lock of the run folder.
 
+    What it said before is kept in `rows.before.json`: copied over `rows.json`, it undoes the change.
+
     Raises:
         StoreFull, StoreError: it cannot be written. The rows of before are still the valid ones.
     """
+    try:
+        before = folder.read(ROWS)
+    except FileNotFoundError:
+        before = RowsFile().to_json()
+    folder.write(ROWS_BEFORE, before)
     folder.write(ROWS, rows.to_json())
 
 
