@@ -30,7 +30,7 @@ from daskt2i.doctor.run_doctor import RunDoctor
 from daskt2i.errors import ConfigError
 from daskt2i.events import Event, Listener, Note
 from daskt2i.export.run_export import RunExport
-from daskt2i.session.run_columns import RunColumns
+from daskt2i.session.rows.methods import RunRows
 from daskt2i.session.run_reader import RunReader
 from daskt2i.session.run_settings import (
     RunSettings,
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from daskt2i.train.whole_run import RunPlan, RunResult
 
 
-class Run(RunReader, RunColumns, RunDoctor, RunExport):
+class Run(RunReader, RunRows, RunDoctor, RunExport):
     """A run folder, its settings, and workers. A context manager.
 
     Args:
@@ -193,20 +193,23 @@ class Run(RunReader, RunColumns, RunDoctor, RunExport):
         Raises:
             StoreMissing: there is no store.
         """
-        from daskt2i.encode.verify import verify
+        from daskt2i.encode.parts.verify import verify_all
 
         found = self._found
-        return verify(found.folder, found.workflow, self._listener, trusted=found.trusted)
+        return verify_all(found.folder, found.workflow, self._listener, trusted=found.trusted)
 
     @verb
-    def train(self) -> TrainResult:
+    def train(self, *, where: str | None = None) -> TrainResult:
         """Train the denoiser on the store, from its newest checkpoint. A finished training is not repeated.
+
+        Args:
+            where: an expression; only rows for which it is true train. None: `train.where` of the workflow.
 
         Raises:
             StoreMissing, StoreError: the store cannot be trained on.
             FingerprintMismatch: the checkpoints belong to other settings.
         """
-        return self._stages().train()
+        return (self if where is None else self.with_settings({"train.where": where}))._stages().train()
 
     @verb
     def train_vae(self) -> TrainResult:

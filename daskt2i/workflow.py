@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.cli import cluster, data, doctor, model
+from daskt2i.cli import cluster, data, doctor, model, rows
 from daskt2i.cli.bench import command as bench
 from daskt2i.cli.bench import device, peers, training
 from daskt2i.cli.console import complain, out
@@ -40,8 +40,8 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(model.run, data.encode, model.train, model.train_vae, model.sample, model.evaluate),
-    *(data.add, data.status, data.report, data.verify, data.export, data.insights, data.look, data.estimate),
-    *(data.suggest, data.scenes, doctor.doctor),
+    *(data.add, data.status, data.report, data.verify, data.export, data.push, data.insights, data.look, data.estimate),
+    *(data.suggest, data.scenes, doctor.doctor, rows.append, rows.remove, rows.replace),
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)

@@ -20,6 +20,28 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, modules, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "export/hub/repository.py:Repository.__init__ ConfigError": (
+        "export/test_push.py::test_without_a_token_or_a_network_one_sentence_says_so",
+        "export/test_push.py::test_a_dry_run_lists_files_and_bytes_and_needs_no_token",
+    ),
+    "export/hub/repository.py:Repository._explained AccessRefused": (
+        "export/test_push.py::test_a_token_that_may_not_write_is_refused_before_anything_is_sent",
+    ),
+    "export/hub/repository.py:Repository._explained TransportFailed": (
+        "export/test_push.py::test_a_stopped_push_goes_on_where_it_was",
+    ),
+    "export/hub/repository.py:Repository._explained StoreError": (
+        "export/test_push.py::test_what_the_hub_does_not_take_is_told_in_its_words",
+    ),
+    "export/hub/repository.py:require_name ConfigError": ("export/test_push.py::test_a_name_that_is_none_is_refused",),
+    "export/hub/driver.py:_card StoreError": ("export/test_push.py::test_a_store_that_is_not_finished_is_not_pushed",),
+    "export/columns.py:refuse_column ConfigError": (
+        "export/test_push.py::test_a_column_goes_with_its_store_and_not_alone",
+        "export/test_columns.py::test_a_column_alone_is_refused_and_its_store_taken",
+    ),
+    "export/hub/driver.py:_refuse_others ConfigError": (
+        "export/test_push.py::test_a_repository_of_others_is_refused_and_a_new_one_taken",
+    ),
     "sources/index/shelf.py:Shelf._whole SourceError": (
         "sources/test_index.py::test_a_table_with_other_bytes_is_one_sentence_and_made_anew_without_it",
     ),

@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "redact notebooks errors addresses protocols view events formatting plan retries config images sources"
     " machine deploy store estimate model launch encode insights executors sample train dashboard",
-    "export": "redact errors os_errors view events formatting store facts loader session",
+    "export": "redact errors os_errors view events formatting faults encoders store facts loader session",
     "doctor": "redact errors types protocols view formatting plan faults config machine encoders deploy store"
     " facts hosts encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"

@@ -343,6 +343,7 @@ def json_() -> Iterator[str]:
     from daskt2i.estimate.forecast import ForecastComparison
     from daskt2i.estimate.result import EstimateResult
     from daskt2i.export.card import about_export
+    from daskt2i.export.hub.result import PushResult
     from daskt2i.export.result import ExportResult
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
@@ -371,6 +372,7 @@ def json_() -> Iterator[str]:
         "forecast": (ForecastComparison.to_json,),
         "export": (ExportResult.to_json,),
         "daskt2i-export.json": (about_export,),
+        "push": (PushResult.to_json,),
         "suggest": (data.suggest,),
         "scenes": (data.scenes,),
     }

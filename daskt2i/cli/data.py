@@ -1,4 +1,4 @@
-"""The commands about data: encode, add, status, report, verify, export, insights, look, estimate, suggest, scenes.
+"""The commands about data: encode, add, status, verify, export, push, insights, look, and others.
 
 Covers: reading options, calling the function that does the work, showing its result.
 Does not cover: how output and errors look (`console`, `front`), the commands about models (`cli.model`).
@@ -144,6 +144,25 @@ def export(
     """
     with opened(workflow, out_folder, set_, as_json=as_json) as run:
         answer(run.export(dest, to, where=where, unfinished=unfinished), as_json)
+
+
+def push(
+    to: Annotated[str, typer.Option("--to", help="The dataset repository on the hub.", metavar="OWNER/NAME")],
+    workflow: WorkflowOption = None,
+    out_folder: OutOption = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public. [default: private]")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files and their sizes, and send nothing.")
+    ] = False,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Send a store to the Hugging Face hub, with receipts, settings and a data card.
+
+    The token is that of `hf auth login` or of HF_TOKEN. Run the same command again to continue after a stop.
+    """
+    with opened(workflow, out_folder, set_, as_json=as_json) as run:
+        answer(run.push(to, public=public, dry_run=dry_run), as_json)
 
 
 def insights(

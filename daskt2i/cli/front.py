@@ -40,9 +40,15 @@ def opened(
     captions: str | None = None,
     where: str | None = None,
     scheduler: str | None = None,
+    train_where: str | None = None,
     as_json: bool = False,
 ) -> Iterator[Run]:
-    """Open the run of a command. The end of the block closes its workers. Every error is printed as one message."""
+    """Open the run of a command. The end of the block closes its workers. Every error is printed as one message.
+
+    Args:
+        sets: texts of `--set`.
+        where, train_where: which rows are encoded, and which of them train.
+    """
     done: dict[str, Any] = {}
     with report_errors(), _stages_before_an_error(done):
         from daskt2i.run import Run
@@ -54,7 +60,7 @@ def opened(
             images=images,
             captions=captions,
             where=where,
-            settings=parse_sets(sets),
+            settings={**parse_sets(sets), **({} if train_where is None else {"train.where": train_where})},
             scheduler=scheduler,
             progress=_listener(as_json, done),
         ) as run:

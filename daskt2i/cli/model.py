@@ -56,6 +56,7 @@ def train(
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
+    where: WhereOption = None,
     set_: SetOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -64,7 +65,7 @@ def train(
 
     Run the same command again to continue from the last checkpoint.
     """
-    with opened(workflow, out_folder, set_, scheduler=scheduler, as_json=as_json) as run:
+    with opened(workflow, out_folder, set_, train_where=where, scheduler=scheduler, as_json=as_json) as run:
         if dry_run:
             answer(run.plan("train"), as_json)
         else:

@@ -22,6 +22,7 @@ from daskt2i.config.component import Component
 from daskt2i.config.image_settings import ImageSettings
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.samplers import Sampler
+from daskt2i.config.store_settings import StoreSettings
 from daskt2i.config.strict import Strict
 from daskt2i.config.workflow_view import workflow_view
 from daskt2i.errors import Reason
@@ -61,17 +62,19 @@ class DatasetSettings(Strict):
 
     `where` is an expression over the facts. It keeps the rows for which it is true. See docs/how-to/select-rows.md.
     `column` is the name of the column that is encoded, in `columns/` of the run folder of its store; null for a store.
-    `add` sets it. See docs/how-to/columns.md.
+    `add` sets it. See docs/how-to/columns.md. `part` is the same for rows in `parts/`; `append` and `replace` set it.
     """
 
     source: Component
     where: str | None = None
     column: str | None = None
+    part: str | None = None
     facts: FactSettings = FactSettings()  # type: ignore[call-arg]
     image: ImageSettings = ImageSettings()  # type: ignore[call-arg]
     encoders: EncoderSettings
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     rows_per_chunk: int = Field(256, ge=1, le=65536)
+    store: StoreSettings = StoreSettings()
 
 
 class RunSettings(Strict):
@@ -166,11 +169,11 @@ class TrainSettings(OptimiserSettings):
     Attributes:
         objective: `flow` (rectified flow, logit-normal times), `v` (zero terminal SNR) or `epsilon`.
         snr_gamma: min-SNR weight of `v` and `epsilon` (Hang et al. 2023, arXiv:2303.09556); null for none.
-        shift: shift of the times of flow: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents
-            (arXiv:2403.03206, 5.3.2).
+        shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
         caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         shuffle_window: number of shards whose rows are shuffled together.
+        where, view: an expression that keeps rows, and the size of their latents (`512x448`); null: the default ones.
     """
 
     model: ModelSettings = ModelSettings()
@@ -180,6 +183,8 @@ class TrainSettings(OptimiserSettings):
     caption_dropout: float = Field(0.1, ge=0, le=1)
     posterior: Literal["sample", "mean"] = "sample"
     shuffle_window: int = Field(8, ge=1)
+    where: str | None = None
+    view: str | None = None
 
 
 class VaeLossSettings(Strict):

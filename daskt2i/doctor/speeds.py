@@ -56,8 +56,8 @@ def to_worker(client: Any, worker: Worker) -> tuple[Speed, Clock | None]:
         trips = [trip(time.time) for _ in range(_TURNS)]
         seconds, told, asked = min(trips, key=lambda one: one[0])
         payload = os.urandom(SIZE)
-        there = SIZE / max(trip(len, payload)[0] - seconds, 1e-6)
-        back = SIZE / max(trip(os.urandom, SIZE)[0] - seconds, 1e-6)
+        there = wire.bytes_a_second(SIZE, trip(len, payload)[0], seconds)
+        back = wire.bytes_a_second(SIZE, trip(os.urandom, SIZE)[0], seconds)
         speed = Speed("driver-worker", "", worker.address, seconds, there, back)
         return speed, Clock.of(asked, told, asked + seconds)
 

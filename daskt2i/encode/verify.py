@@ -6,7 +6,6 @@ Does not cover: repairs. `encode`, run again, repairs damaged chunks.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,21 +18,22 @@ from daskt2i.encode import gates
 from daskt2i.encode.chunks.stamps import Stamps, exchanged, names
 from daskt2i.encode.resume import are_rejected
 from daskt2i.encode.saved_workflow import strangers, with_source
+from daskt2i.encode.shapes.arrays import names_in
 from daskt2i.encode.shapes.pictures import decode_views
-from daskt2i.encode.shapes.views import shapes_of
+from daskt2i.encode.shapes.views import shapes_of, shapes_with
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
-from daskt2i.facts.bucketed import buckets_of
-from daskt2i.facts.selection import open_source
+from daskt2i.facts.selection import source_of_store
 from daskt2i.faults.patience import fetched_patiently
 from daskt2i.formatting import many
 from daskt2i.images import read as images
 from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder, Source
+from daskt2i.store.forms.made_rows import made_layout, read_made
 from daskt2i.store.layout import EMPTY_PREFIX, about_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.views import grid_of
+from daskt2i.store.views import grid_of, views_of
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt, Record, Runtime
 from daskt2i.view import View, Viewed
@@ -142,7 +142,9 @@ def problem_of_shared(store: ZarrStore) -> str | None:
     if (problem := store.check_shared()) is not None:
         return problem
     for name, values in store.constants().items():
-        one = store.read(name.removeprefix(EMPTY_PREFIX), 0, 0)  # row, slot, and the dimensions of the empty prompt
+        one = read_made(
+            store, name.removeprefix(EMPTY_PREFIX), 0, 0
+        )  # row, slot, and the dimensions of the empty prompt
         if (values.dtype, values.shape) != (one.dtype, one.shape[2:]):
             return f"{name} is {values.dtype} {values.shape} instead of {one.dtype} {one.shape[2:]}"
         if not gates.finite_rows([values[None]]).all():
@@ -283,7 +285,7 @@ def _check_images(
     did = "compared with the images"
     try:
         workflow = with_source(workflow, store.folder, draw=False)  # scenes are files of the run folder
-        source = open_source(workflow.dataset, store.folder, keep=False)
+        source = source_of_store(workflow.dataset, store.folder, about["identity"])
         source.info()
         _find_exchanged(store, source, workflow, found)
         did = "decoded back"
@@ -333,8 +335,11 @@ def _decode_back(
     dataset, run = workflow.dataset, workflow.run
     encoder: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
-    shapes = shapes_of(dataset.image, buckets_of(source), source.info().rows, dataset.rows_per_chunk)
-    loaded, promised = False, encoder.info(shapes.side)
+    kept, promised = made_layout(store)["arrays"], encoder.info(dataset.image.side)
+    shapes = shapes_of(dataset.image, buckets_of(source), grid.rows, grid.rows_per_chunk)
+    if views := views_of(stored):
+        shapes = shapes_with(views, dataset.image)
+    loaded = False
     for chunk in _spread(grid, found):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
         if not len(valid):
@@ -354,8 +359,9 @@ def _decode_back(
             encoder.load(Runtime(device, "fp32" if device == "cpu" else stored["identity"]["precision"], 1))
             loaded = True
         record = {index: Record(row, seen.pixels, seen.source_size, seen.crop_box, seen.more)}
-        read = functools.partial(store.read, start=index, stop=index + 1)
-        back = decode_views(encoder, promised, shapes, chunk.index, record, read)
+        names_of_views = [name for name in names_in(promised, shapes, chunk.index) if name in kept]
+        made = {name: read_made(store, name, index, index + 1) for name in names_of_views}
+        back = decode_views(encoder, promised, shapes, chunk.index, record, made)
         if not back:
             found.notes.append("Nothing was decoded back: this image encoder cannot decode.")
             return

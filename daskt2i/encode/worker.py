@@ -31,12 +31,14 @@ from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
 from daskt2i.encode.read_ahead import Care, Reading, reading_ahead, without_picture
-from daskt2i.encode.shapes.arrays import info_for
-from daskt2i.encode.shapes.pictures import decode_views, encode_views
+from daskt2i.encode.shapes.arrays import info_of_chunk, names_in
+from daskt2i.encode.shapes.pictures import encode_views, psnr_of_views
 from daskt2i.errors import ImagesMissing, Reason
 from daskt2i.faults.patience import fetched_patiently, patiently
 from daskt2i.machine.machine import peak_bytes
-from daskt2i.store.layout import empty_chunk, store_arrays
+from daskt2i.store.forms.chunks import as_read, to_stored
+from daskt2i.store.forms.form import Forms
+from daskt2i.store.layout import empty_chunk, made_arrays, store_forms
 from daskt2i.store.publishing.attempts import begin_attempt, require_run
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
@@ -131,7 +133,7 @@ class _ChunkRun:
         attempt = begin_attempt(job.folder, job.run, chunk.index)
         try:
             with self._timed("write"):
-                store, encoded = ZarrStore(job.folder), Encoded(arrays)
+                store, encoded = ZarrStore(job.folder), Encoded(to_stored(self._forms(models), arrays))
                 shards = self._patiently(lambda: store.write(chunk, encoded, attempt), "the store")
             self.seconds["total"] = time.perf_counter() - begun
             receipt = self._settled(models, self._receipt(models, arrays, records, shards))
@@ -217,9 +219,12 @@ class _ChunkRun:
         return patiently(call, what, self.job.transport_patience, tell)
 
     def _specs(self, models: Models) -> tuple[ArraySpec, ...]:
-        shapes = self.job.shapes
-        image = info_for(models.image_info, shapes, shapes.of_chunk(self.chunk.index))
-        return store_arrays(image, models.text_info, self.job.slots)
+        image = info_of_chunk(models.image_info, self.job.shapes, self.chunk.index)
+        return made_arrays(image, models.text_info, self.job.slots, self.job.store)
+
+    def _forms(self, models: Models) -> Forms:
+        image = info_of_chunk(models.image_info, self.job.shapes, self.chunk.index)
+        return store_forms(image, models.text_info, self.job.slots, self.job.store)
 
     def _encode_images(self, models: Models, arrays: Arrays, readings: Iterator[Reading]) -> dict[int, Record]:
         """Fill the image encoder's arrays. Returns the accepted records by row, without their pixels."""
@@ -235,8 +240,8 @@ class _ChunkRun:
                 if not finite[i]:
                     self._reject(row, Reason.NOT_FINITE, "the image encoder gave NaN or infinity")
                     continue
-                for name, array in made.items():
-                    arrays[name][row.index - self.chunk.start] = array[i]
+                for name in made.keys() & arrays.keys():  # the settings may leave one out
+                    arrays[name][row.index - self.chunk.start] = made[name][i]
                 kept[row.index] = replace(record, pixels=record.pixels[:0], more=())
                 if sample is not None:
                     sample.offer(row.index, record)
@@ -310,13 +315,12 @@ class _ChunkRun:
         return gates.Sample([row.index for row in chunk.rows if row.usable], count)
 
     def _gate(self, models: Models, arrays: Arrays, samples: Mapping[int, Record]) -> None:
-        number, shapes = self.chunk.index, self.job.shapes
+        job, info, number = self.job, models.image_info, self.chunk.index
         places = [index - self.chunk.start for index in samples]
+        named = [name for name in names_in(info, job.shapes, number) if name in arrays]
+        made = as_read(self._forms(models), {name: arrays[name][places] for name in named})  # no more than is stored
         with self._timed("gate"):
-            back = decode_views(models.image, models.image_info, shapes, number, samples, lambda a: arrays[a][places])
-            for view, originals, decoded in back:
-                what = f"chunk {number} (rows {', '.join(map(str, samples))}{view})"
-                self.psnr += gates.require_psnr(originals, decoded, self.job.min_psnr, what)
+            self.psnr = psnr_of_views(models.image, info, job.shapes, number, samples, made, job.min_psnr)
 
     def _encode_texts(self, models: Models, arrays: Arrays | None) -> set[int]:
         """Fill the text encoder's arrays for every row that may have an image. Equal captions are encoded once.

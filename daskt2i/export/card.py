@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from daskt2i.errors import ConfigError
 from daskt2i.export.rows import Exported
 from daskt2i.facts.stored import facts_of_images
 from daskt2i.redact import without_secrets
+from daskt2i.store.run_folder import RunFolder
 
 _READING = {
     "webdataset": 'webdataset.WebDataset("{place}{tars}").decode()',
@@ -104,12 +105,18 @@ Written by daskt2i (`export --to {about["format"]}`) from a store with the finge
 """
 
 
-def _licences(exported: Exported) -> dict[str, int]:
+def licences_of(folder: RunFolder, image_ids: Iterable[int]) -> dict[str, int]:
     """Licence -> number of images, from the table of facts in the run folder; empty if it has none."""
     try:
-        found = facts_of_images(exported.store.folder, ("licence",))["licence"]
+        found = facts_of_images(folder, ("licence",))["licence"]
     except ConfigError:
         return {}
-    numbers = exported.store.read("image_id", 0, exported.store.layout()["rows"])[exported.numbers]
-    counts = Counter(found.get(int(number)) or "" for number in numbers)
+    counts = Counter(found.get(int(number)) or "" for number in image_ids)
     return {name: count for name, count in counts.most_common() if name}
+
+
+def _licences(exported: Exported) -> dict[str, int]:
+    """Licence -> number of exported images."""
+    store = exported.store
+    numbers = store.read("image_id", 0, store.layout()["rows"])[exported.numbers]
+    return licences_of(store.folder, numbers.tolist())

@@ -1,7 +1,7 @@
-"""The method `export` of the front object.
+"""The methods `export` and `push` of the front object.
 
-Covers: its arguments.
-Does not cover: exporting (`driver`), the other methods (`daskt2i.run`).
+Covers: their arguments.
+Does not cover: exporting (`driver`), pushing (`hub`), the other methods (`daskt2i.run`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from daskt2i.events import Listener
 from daskt2i.session.verbs import verb
 
 if TYPE_CHECKING:
+    from daskt2i.export.hub.result import PushResult
     from daskt2i.export.result import ExportResult
     from daskt2i.session.run_settings import RunSettings
 
 
 class RunExport:
-    """The part of a run that writes other formats."""
+    """The part of a run that gives the store to others."""
 
     _found: RunSettings
     _listener: Listener
@@ -43,3 +44,24 @@ class RunExport:
         from daskt2i.export.driver import export
 
         return export(self._found.folder, to, dest, where=where, unfinished=unfinished, listener=self._listener)
+
+    @verb
+    def push(self, to: str, *, public: bool = False, dry_run: bool = False) -> PushResult:
+        """Send the store with receipts, settings and a data card to a dataset repository of the Hugging Face hub.
+
+        The token is that of `hf auth login` or of the environment variable `HF_TOKEN`. A push that was stopped goes on
+        where it was. Readers there see the whole store or none.
+
+        Args:
+            to: `OWNER/NAME`.
+            public: whether a new repository is public. A repository that is there stays as it is.
+            dry_run: list the files, and send nothing.
+
+        Raises:
+            StoreMissing, StoreError: there is no store, or it is not finished.
+            ConfigError: the name is wrong, there is no token, or the repository has files of somebody else.
+            AccessRefused, TransportFailed: the hub refuses, or does not answer. What was sent stays.
+        """
+        from daskt2i.export.hub.driver import push
+
+        return push(self._found.folder, to, public=public, dry_run=dry_run, listener=self._listener)

@@ -2,8 +2,9 @@
 
     people and group == "single" and min(width, height) >= 256 and not duplicate
 
-Covers: names of facts, numbers, texts, lists of them after `in`; `and or not`, comparisons, `in`, `+ - * / // %`, and
-`min`, `max`, `abs`. Anything else is refused, such as attributes, indices, other calls and comprehensions.
+Covers: names of facts and columns, numbers, texts, lists of them after `in`; `and or not`, comparisons, `in`,
+`+ - * / // %`, and `min`, `max`, `abs`. Anything else is refused, such as attributes, indices, other calls and
+comprehensions.
 Does not cover: finding the facts (`survey`), choosing the rows (`selection`).
 
 The check (docs/decisions/0004-where.md) walks the syntax tree with a list of allowed nodes. For each part it knows the
@@ -23,10 +24,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.errors import ConfigError
-from daskt2i.facts.table import FACTS, NUMBER, TEXT, WORDS, YES_NO
+from daskt2i.facts.table import FACTS, NUMBER, TEXT, WORDS, YES_NO, Fact
 
 MOST_CHARACTERS = 2000
 MOST_DEPTH = 40
+
+NO_COLUMNS: Mapping[str, Fact] = {}
 
 _FUNCTIONS = {"min": min, "max": max, "abs": abs}
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
@@ -48,7 +51,7 @@ class Expression:
     @property
     def needs_pictures(self) -> bool:
         """Whether image files must be read to evaluate it."""
-        return any(FACTS[name].picture for name in self.names)
+        return any(FACTS[name].picture for name in self.names if name in FACTS)
 
     def keeps(self, values: Mapping[str, Any]) -> bool:
         """Whether a row with these facts is kept. A division by zero (an image of height 0) does not keep it.
@@ -66,8 +69,28 @@ class Expression:
             return False
 
 
-def parse_where(text: str) -> Expression:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Where an expression stands, for messages.
+
+    Attributes:
+        setting: the setting or the argument.
+        still: what is still true if it is wrong.
+    """
+
+    setting: str = "dataset.where"
+    still: str = "Nothing was encoded"
+
+
+AT_ENCODE = Asked()
+
+
+def parse_where(text: str, columns: Mapping[str, Fact] = NO_COLUMNS, asked: Asked = AT_ENCODE) -> Expression:
     """Check an expression.
+
+    Args:
+        columns: further names that it may have. A fact comes before a column of the same name.
+        asked: where the expression stands.
 
     Raises:
         ConfigError: it is not an expression, or it names an unknown fact. The message shows the place.
@@ -75,10 +98,10 @@ def parse_where(text: str) -> Expression:
     stripped = text.strip()
     if not stripped or len(stripped) > MOST_CHARACTERS or "\0" in stripped:
         raise ConfigError(
-            f"dataset.where is {'too long or has a NUL character' if stripped else 'empty'}. Give an expression such "
-            f'as `people and group == "single"`, of at most {MOST_CHARACTERS} characters. Nothing was encoded.'
+            f"{asked.setting} is {'too long or has a NUL character' if stripped else 'empty'}. Give an expression such "
+            f'as `people and group == "single"`, of at most {MOST_CHARACTERS} characters. {asked.still}.'
         )
-    check = _Check(" ".join(stripped.splitlines()))
+    check = _Check(" ".join(stripped.splitlines()), {**columns, **FACTS}, asked)
     tree = check.parsed()
     if (kind := check.kind(tree)) != YES_NO:
         raise check.wrong(tree, f"the expression gives {kind}, but it must give yes or no; compare it with a value")
@@ -88,6 +111,8 @@ def parse_where(text: str) -> Expression:
 @dataclass(slots=True)
 class _Check:
     text: str
+    facts: Mapping[str, Fact]
+    asked: Asked
     names: set[str] = field(default_factory=set)
     depth: int = 0
 
@@ -99,7 +124,9 @@ class _Check:
 
     def wrong_at(self, start: int, stop: int, why: str) -> ConfigError:
         shown = f"{self.text[:start]}>>>{self.text[start:stop]}<<<{self.text[stop:]}"
-        return ConfigError(f"dataset.where is wrong at character {start + 1}, `{shown}`: {why}. Nothing was encoded.")
+        return ConfigError(
+            f"{self.asked.setting} is wrong at character {start + 1}, `{shown}`: {why}. {self.asked.still}."
+        )
 
     def parsed(self) -> ast.expr:
         try:
@@ -168,15 +195,17 @@ class _Check:
                 )
 
     def _named(self, node: ast.expr, name: str) -> str:
-        fact = FACTS.get(name)
+        fact = self.facts.get(name)
         if fact is None:
-            close = difflib.get_close_matches(name, FACTS, 1, 0.6)
+            close = difflib.get_close_matches(name, self.facts, 1, 0.6)
             hint = f"did you mean {close[0]}?" if close else ""
             quoted = [f for f, about in FACTS.items() if name in about.values and name]
             if quoted:
                 hint = f'did you mean {quoted[0]} == "{name}"?'
             hint = f"{hint} " if hint else ""
-            raise self.wrong(node, f"there is no fact named {name}; {hint}the facts are {', '.join(FACTS)}")
+            columns = ", ".join(one for one in self.facts if one not in FACTS)
+            others = f"; the columns are {columns}" if columns else ""
+            raise self.wrong(node, f"there is no fact named {name}; {hint}the facts are {', '.join(FACTS)}{others}")
         self.names.add(name)
         return fact.kind
 
@@ -213,7 +242,7 @@ class _Check:
     def _known(self, name: ast.expr, value: ast.expr) -> None:
         """Refuse a value that the fact never has. It is a typing error, and would silently keep no row."""
         if isinstance(name, ast.Name) and isinstance(value, ast.Constant):
-            values = FACTS[name.id].values
+            values = self.facts[name.id].values
             if values and value.value not in values:
                 known = ", ".join(v or "empty" for v in values)
                 raise self.wrong(value, f"{name.id} never has this value; it can be {known}")

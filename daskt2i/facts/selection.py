@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.config.workflow_file import fingerprint
-from daskt2i.errors import ConfigError, Reason
+from daskt2i.errors import ConfigError, Reason, StoreMissing
 from daskt2i.facts import table as facts
 from daskt2i.facts.accepted import AcceptedRows
 from daskt2i.facts.bucketed import BucketedRows
@@ -34,13 +35,16 @@ from daskt2i.facts.captions.rules import compile_rules, load_rules
 from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
 from daskt2i.facts.image_sizes import image_sizes
+from daskt2i.facts.part_rows import info_of, places_of
 from daskt2i.facts.renumbered import original, renumbered, rows_at
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
 from daskt2i.protocols import IndexedSource, Source, StampedSource
 from daskt2i.store.columns.places import folder_of_store
 from daskt2i.store.ownership import claim
-from daskt2i.store.run_folder import REPORTS, RunFolder
+from daskt2i.store.parts.places import store_of_part
+from daskt2i.store.parts.row_ids import part_rows, row_ids
+from daskt2i.store.run_folder import MANIFEST, PART_ROWS, REPORTS, RunFolder
 from daskt2i.types import Chunk, Row, SourceInfo
 
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ class SelectedSource:
         kept: numbers of its kept rows, ascending.
         info: the info of this source.
         opened: the other source, if it was made already; its index is then not read once more.
+        numbers: numbers of the kept rows, ascending; None for 0, 1, 2, …
     """
 
     def __init__(
@@ -70,9 +75,10 @@ class SelectedSource:
         kept: npt.NDArray[np.int64] | None = None,
         info: SourceInfo | None = None,
         opened: Source | None = None,
+        numbers: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._source: Source = opened or Component.model_validate(dict(source)).build(Source, "dataset.source")
-        self._kept, self._info = kept, info
+        self._kept, self._info, self._numbers = kept, info, numbers
 
     def info(self) -> SourceInfo:
         """The info that `choose` computed."""
@@ -84,6 +90,9 @@ class SelectedSource:
         assert self._kept is not None, "a copy on a worker has no list of rows"
         if start < 0:
             raise IndexError(f"rows start at 0, not at {start}")
+        if self._numbers is not None:
+            low, high = (int(place) for place in np.searchsorted(self._numbers, (start, stop)))
+            return renumbered(rows_at(self._source, self._kept[low:high]), self._numbers[low:high].tolist())
         wanted = self._kept[start:stop]
         return renumbered(rows_at(self._source, wanted), range(start, start + len(wanted)))
 
@@ -106,24 +115,27 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         ConfigError: the expression is wrong, or keeps no row; no image fits a bucket.
         SourceError: the source cannot be used.
     """
-    if dataset.column is not None:
-        if folder is None:
-            raise ConfigError(
-                f"The rows of the column {dataset.column} are those of a store, and no run folder was given. Nothing "
-                "was started; give the run folder of the column (out)."
-            )
+    if folder is None and (dataset.column or dataset.part):
+        what = "part" if dataset.column is None else "column"
+        raise ConfigError(
+            f"The rows of the {what} {dataset.column or dataset.part} are those of a store, and no run folder was "
+            f"given. Nothing was started; give the run folder of the {what} (out)."
+        )
+    if folder is not None and dataset.column is not None:
         store = folder_of_store(folder, dataset.column)
         whole = open_source(dataset.model_copy(update={"column": None}), store, keep=False)
         return AcceptedRows(whole, dataset.source.identity(), store)
-    source = _kept_source(dataset, folder, keep=keep)
+    source = _plain_source(dataset, folder, keep=keep)
     if dataset.image.buckets is None:
         return source
     sizes = image_sizes(dataset, source, folder, keep=keep)
     return BucketedRows(source, sizes, dataset.image.buckets, dataset.rows_per_chunk)
 
 
-def _kept_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: bool) -> Source:
-    """The source, with `dataset.where`. Arguments and errors as in `open_source`."""
+def _plain_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: bool) -> Source:
+    """The source, with `dataset.where` or the rows of a part. Arguments and errors as in `open_source`."""
+    if folder is not None and dataset.part is not None:
+        return _of_part(dataset, dataset.part, folder, keep)
     source: Source = dataset.source.build(Source, "dataset.source")
     keep_index(source, folder, write=keep)
     if dataset.where is None:
@@ -135,6 +147,59 @@ def _kept_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: bo
         if folder is not None and keep:
             keep_facts(table, dataset, source, folder, pictures=expression.needs_pictures)
     return choose(dataset, source, expression, table)
+
+
+def source_of_store(dataset: DatasetSettings, folder: RunFolder, identity: Mapping[str, Any]) -> Source:
+    """The source of a store that exists. If it has grown since, it gives the rows of the store alone, in their order.
+
+    Args:
+        folder: the run folder of the store.
+        identity: of the store, from its attributes.
+
+    Raises:
+        ConfigError, SourceError: as in `open_source`; the source has lost rows of the store.
+    """
+    if dataset.column is not None or dataset.part is not None:
+        return open_source(dataset, folder, keep=False)
+    source: Source = dataset.source.build(Source, "dataset.source")
+    keep_index(source, folder, write=False)
+    there = {**dataset.source.identity(), **source.info().content}
+    stored = {key: value for key, value in identity.get("source", {}).items() if key != "buckets"}
+    if there == stored or not folder.exists(MANIFEST):
+        return open_source(dataset, folder, keep=False)
+    ids = row_ids(folder)
+    kept = places_of(source, ids.image_ids, ids.file_names)
+    info = replace(source.info(), rows=len(kept), left_out=source.info().rows - len(kept))
+    return SelectedSource(dataset.source.model_dump(by_alias=True), kept, info, source, ids.rows)
+
+
+def _of_part(dataset: DatasetSettings, name: str, part: RunFolder, keep: bool) -> SelectedSource:
+    """The rows of a part, by the list in its folder. `dataset.where` chose them when the list was made.
+
+    Raises:
+        StoreMissing: there is no list.
+        SourceError: the source does not have all of them.
+    """
+    listed = part_rows(part)
+    if listed is None:
+        raise StoreMissing(
+            f"{part} is the part {name} of a store, and has no {PART_ROWS}, so it is not known which rows it has. "
+            "Nothing was started; remove this folder if rows.json does not name it, and append again."
+        )
+    source: Source = dataset.source.build(Source, "dataset.source")
+    keep_index(source, store_of_part(part), write=keep)  # what is known of files of before is not read again
+    kept = places_of(source, listed.image_ids, listed.file_names)
+    plain = dataset.source.model_dump(by_alias=True)
+    chosen = SelectedSource(plain, kept, opened=source)
+    every = itertools.chain.from_iterable(chosen.rows(start, start + ROWS) for start in range(0, len(kept), ROWS))
+    where = None if dataset.where is None else _expression_identity(dataset, parse_where(dataset.where))
+    return SelectedSource(plain, kept, info_of(source, kept, every, where), source)
+
+
+def _expression_identity(dataset: DatasetSettings, expression: Expression) -> dict[str, Any]:
+    """What decides which rows `dataset.where` keeps, without the rows."""
+    digest = compile_rules(load_rules(dataset.facts.rules)).digest
+    return {"expression": expression.text, "rules": digest, "facts": facts.VERSION}
 
 
 def keep_index(source: Source, folder: RunFolder | None, *, write: bool) -> None:
@@ -164,7 +229,7 @@ class _Claimed:
 
 def reading_component(dataset: DatasetSettings) -> Component:
     """The component with which a worker reads images. It needs no list of the rows."""
-    if dataset.where is None and dataset.image.buckets is None:
+    if dataset.where is None and dataset.part is None and dataset.image.buckets is None:
         return dataset.source
     plain = dataset.source.model_dump(by_alias=True)
     return Component.model_validate({"class": f"{__name__}.{SelectedSource.__name__}", "source": plain})
@@ -204,9 +269,7 @@ def choose(dataset: DatasetSettings, source: Source, expression: Expression, tab
             slots, captions = max(slots, len(row.captions)), captions + len(row.captions)
             characters += sum(map(len, row.captions))
     where = {
-        "expression": expression.text,
-        "rules": compile_rules(load_rules(dataset.facts.rules)).digest,
-        "facts": facts.VERSION,
+        **_expression_identity(dataset, expression),
         "rows": hashlib.sha256(kept.astype("<i8").tobytes()).hexdigest(),
         "left_out": whole.rows - len(kept),
     }

@@ -6,7 +6,6 @@ Does not cover: computing (`daskt2i.run`), what a notebook shows (`run_view`).
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,17 +51,20 @@ class RunReader(Viewed):
 
     @property
     def manifest(self) -> pandas.DataFrame:
-        """One line for each row of the source: accepted, or rejected with a reason.
+        """One line for each row of the source: accepted, or rejected with a reason; `removed` if it was removed later.
+
+        Rows that were appended follow, with the numbers that they have in `store`.
 
         Raises:
             StoreMissing: encoding has not finished.
             StoreError: the file is damaged.
         """
         import pyarrow
-        import pyarrow.parquet as pq
+
+        from daskt2i.store.parts.joined_manifest import joined_manifest
 
         try:
-            return pq.read_table(io.BytesIO(self._found.folder.read(MANIFEST))).to_pandas(ignore_metadata=True)
+            return joined_manifest(self._found.folder).to_pandas(ignore_metadata=True)
         except FileNotFoundError:
             raise StoreMissing(
                 f"{self.out} has no {MANIFEST} yet, because encoding has not finished. What is encoded stays; encode "

@@ -38,7 +38,7 @@ from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
-from daskt2i.train.samples import known_split
+from daskt2i.train.samples import known_split, rows_of_training
 from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
 
 _NAMED = 5
@@ -58,6 +58,10 @@ class Stages:
         self.listener = self.watched = Watched(folder, lambda: workers.client, listener)
         workers.tell = lambda text: self.listener(Note(text))
 
+    def at(self, workflow: Workflow, folder: RunFolder | None = None) -> Stages:
+        """The stages of another workflow or another run folder, on the same workers."""
+        return Stages(workflow, folder or self.folder, self.workers, self._tell)
+
     def encode_plan(self, *, draw: bool = True) -> EncodePlan:
         """Plan what `encode` would do.
 
@@ -74,8 +78,8 @@ class Stages:
             there = status(self.folder)
             if there.done < there.chunks:
                 raise unfinished(self.folder.root, there.chunks - there.done, there.chunks)
-        rows = there.accepted if before is None else before.source_info.rows
         given, launch = self.workflow.train, self.workflow.launch
+        rows = len(rows_of_training(self.folder, given.where)) if before is None else before.source_info.rows
         if rows <= given.validation:
             raise ConfigError(
                 f"train.validation is {given.validation}, but there {'is' if rows == 1 else 'are'} only "
@@ -119,7 +123,7 @@ class Stages:
         """Encode a column of the store."""
         place = column_folder(self.folder, column)
         workflow = column_workflow(self.workflow, self.folder, column, encoder, arguments)
-        added = Stages(workflow, place, self.workers, self._tell).encode()
+        added = self.at(workflow, place).encode()
         if not added.failed and (others := other_pictures(self.folder, place)):
             self._tell(
                 Note(

@@ -18,7 +18,10 @@ import numpy as np
 
 from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.store.columns.joined import join_columns
+from daskt2i.store.forms.lazy import as_made
 from daskt2i.store.layout import checked_layout
+from daskt2i.store.parts.joined import join_parts
+from daskt2i.store.parts.rows_file import members
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
 from daskt2i.store.views import grid_of
 from daskt2i.store.zarr_flush import reading_store
@@ -52,9 +55,11 @@ class Provenance(dict[str, Any]):
 def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xarray.Dataset:
     """Open a latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
 
-    The arrays of complete columns (`add`) are there too, named after their column. In a store with aspect buckets each
-    size of picture has its own arrays and dimensions (`latent_mean_512x448`), which are NaN in rows of other buckets;
-    `row` then has the row numbers, because some numbers are left out.
+    Arrays that are stored in another form (`dataset.store`) are decoded when they are read. The attribute `stored_as`
+    names the form. The arrays of complete columns (`add`) are there too, named after their column. Rows that were
+    appended follow those of the first store, and `valid` is False for removed rows; see docs/how-to/rows.md. With
+    aspect buckets each size of picture has its own arrays and dimensions (`latent_mean_512x448`), which are NaN in rows
+    of other buckets; `row` then has the row numbers, because some are left out. See docs/how-to/shapes.md.
 
     The attribute `daskt2i` of the Dataset is a mapping: the fingerprint, the settings and data behind it, the encoders,
     the layout.
@@ -69,7 +74,12 @@ def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] 
     """
     folder = RunFolder(path, storage_options)
     found = _open_one(folder)
-    return found if folder.exists("zarr.json") else join_columns(found, folder, _open_one)
+    if folder.exists("zarr.json"):
+        return found
+    stores = members(folder)
+    opened = (found, *(_open_one(store.folder) for store in stores[1:]))
+    columns = [join_columns(one, store.folder, _open_one) for one, store in zip(opened, stores, strict=True)]
+    return join_parts(columns, stores)
 
 
 def _open_one(folder: RunFolder) -> xarray.Dataset:
@@ -88,6 +98,7 @@ def _open_one(folder: RunFolder) -> xarray.Dataset:
 
     chunks = {"row": layout["rows_per_chunk"]}
     found = xr.open_zarr(reading_store(folder, store.name), consolidated=False, chunks=chunks, zarr_format=3)
+    found = as_made(found, store)
     names = [name for name in READING_ORDER if name in found.data_vars]
     found = found[[*names, *sorted(str(name) for name in found.data_vars if name not in names)]]
     about = found.attrs.get(PROVENANCE)

@@ -1,6 +1,6 @@
 """The run folder: it holds everything that a run makes, on this machine or at an fsspec address.
 
-    workflow.yaml  latents.zarr/  receipts/  manifest.parquet  train/  pipeline/  samples/  reports/  events.jsonl
+    workflow.yaml  latents.zarr/  receipts/  manifest.parquet  rows.json  parts/  train/  pipeline/  samples/  reports/
 
 Covers: the names of the objects inside; reading and writing whole objects; atomic writes that are on disk when the call
 returns; errors for a full disk, a missing bucket or a missing package.
@@ -46,26 +46,19 @@ PIPELINE = "pipeline"
 SAMPLES = "samples"
 REPORTS = "reports"
 MODELS = "models"
+PARTS = "parts"
+ROWS = "rows.json"
+ROWS_BEFORE = "rows.before.json"
+PART_ROWS = "rows.parquet"
 
 Buffer = bytes | bytearray | memoryview
 
-FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER, EVENTS)
+FILES = (WORKFLOW, MANIFEST, LOCK, CHECK, STANDSTILL, MARKER, EVENTS, ROWS, ROWS_BEFORE, PART_ROWS)
 """Objects that daskt2i writes directly into a run folder."""
 
 FOLDERS = (
-    STORE,
-    RECEIPTS,
-    TRAIN,
-    PIPELINE,
-    SAMPLES,
-    REPORTS,
-    "errors",
-    "train-vae",
-    "vae",
-    "attempts",
-    "waiting",
-    MODELS,
-    "index",
+    *(STORE, RECEIPTS, TRAIN, PIPELINE, SAMPLES, REPORTS),
+    *("errors", "train-vae", "vae", "attempts", "waiting", MODELS, "index", PARTS),
 )
 """Folders of a run folder that daskt2i writes with `RunFolder`. The pictures of `scenes` are written otherwise."""
 

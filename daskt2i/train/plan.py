@@ -24,7 +24,7 @@ class TrainPlan(Viewed):
 
     Attributes:
         out: address of the run folder.
-        rows: accepted rows of the store, including validation rows.
+        rows: accepted rows of the store that `train.where` keeps, including validation rows.
         ranks, threads: as planned on this machine; 0 if the workers decide.
         settings, launch: sections of the workflow.
         done: step of the newest checkpoint.
@@ -67,6 +67,7 @@ class TrainPlan(Viewed):
         batch = f"{many(settings.batch, 'sample')} over all ranks" + f", in {parts} parts" * (parts > 1)
         rows = (
             ("rows", f"{trained:,} for training, {heldout:,} held out" + f", {left_out:,} left out" * bool(left_out)),
+            *([("where", settings.where)] if isinstance(settings, TrainSettings) and settings.where else []),
             *([("model", _model(settings))] if isinstance(settings, TrainSettings) else []),
             ("steps", f"{many(settings.steps, 'step')} of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", _ranks(self.ranks, self.threads)),

@@ -69,13 +69,19 @@ _OLDER = {
 """Keys of an identity that older versions did not write, and what those did instead."""
 
 
+_OPTIONAL = ("where", "view")
+"""Settings of `train:` that stand in an identity only if they are given. So the fingerprint of a training that does not
+use them is that of an older version."""
+
+
 def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the loss curve of a denoiser: its settings, the store, and what follows from both.
 
     Args:
         stored: the result of `about_store`.
     """
-    found = {"store": stored["fingerprint"], "train": plain(settings), SAMPLES: dict(SAMPLED)}
+    train = {name: value for name, value in plain(settings).items() if name not in _OPTIONAL or value is not None}
+    found = {"store": stored["fingerprint"], "train": train, SAMPLES: dict(SAMPLED)}
     if not padding_is_text(stored) and pools_text(settings.model.config, settings.model.preset):
         found[POOLED] = WITHOUT_PADDING
     if settings.objective == "v" and settings.snr_gamma is not None:

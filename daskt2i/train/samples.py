@@ -13,11 +13,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i.config.settings import TrainSettings
+from daskt2i.errors import FingerprintMismatch
 from daskt2i.formatting import many
 from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
+from daskt2i.loader.joined.chosen_rows import chosen_rows, digest_of
+from daskt2i.loader.joined.joined_reader import Choice, open_reader
+from daskt2i.loader.sample_order import Whole
+from daskt2i.model.denoiser import unet_config
 from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
 from daskt2i.store.layout import about_store
+from daskt2i.store.parts.rows_file import read_rows
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -33,9 +39,20 @@ their images were mended. Then the order of the rows is another one, and other r
 training has learned. Without such rows there is no key."""
 
 
+CHOSEN = "chosen"
+"""Key of an identity: which rows `train.where` keeps. A column that was added again, or facts that were found again,
+may keep other rows for the same expression. Without `train.where` there is no key."""
+
+
+ROWS = "rows"
+"""Key of an identity: the rows of a run folder with parts or removed rows. Rows that are appended or removed change the
+order, and which rows are held out. A run folder with one whole store has no such key."""
+
+
 def as_begun(identity: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """The identity of a training with the samples that it began with: those of an older version if that began it."""
-    began, now = _began(folder), {**identity, **_rejected(folder)}
+    more = {**_rejected(folder), **_chosen(identity, folder), **_rows(folder)}
+    began, now = _began(folder), {**identity, **more}
     if began is None:
         return now
     return {key: value for key, value in now.items() if key in began or key not in (SAMPLES, REJECTED)}
@@ -63,6 +80,80 @@ def _rejected(folder: RunFolder) -> dict[str, str]:
     return {REJECTED: f"{len(rows)} row{'s' * (len(rows) > 1)}, {digest[:12]}"} if rows else {}
 
 
+def refuse_other_rows(folder: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training after rows were appended or removed.
+
+    Args:
+        identity: of the training that would go on, from `as_begun`.
+
+    Raises:
+        FingerprintMismatch: the rows of now are not those that the training began with.
+    """
+    began = _began(folder)
+    if began is None or began.get(ROWS) == identity.get(ROWS):
+        return
+    then, now = (str(one.get(ROWS, "one store, as it was encoded")) for one in (began, identity))
+    raise FingerprintMismatch(
+        f"Rows of {folder} were appended or removed since its training began (then: {then}; now: {now}), so it cannot "
+        "go on: other samples would follow, and rows that it has learned might be held out. The checkpoints and the "
+        f"pipeline were not touched. To train on the rows of now, remove {folder.address(CHECKPOINTS)} and "
+        f"{folder.address(PIPELINE_FOLDER.name)}, or move them to another place first."
+    )
+
+
+def _rows(folder: RunFolder) -> dict[str, str]:
+    """The rows of a run folder with parts or removed rows: their number, and a hash of them and of their stores."""
+    found = read_rows(folder)
+    if not found.parts and not found.removed:
+        return {}
+    reader = open_reader(folder, 0, sample=False)
+    reader.close()
+    rows = reader.accepted()
+    digest = hashlib.sha256(f"{reader.fingerprint} ".encode() + rows.astype("<i8").tobytes()).hexdigest()
+    return {ROWS: f"{many(len(rows), 'row')} of {many(1 + len(found.parts), 'store')}, {digest[:12]}"}
+
+
+def check_sizes(settings: TrainSettings, folder: RunFolder) -> None:
+    """Refuse a model that cannot take the latents of a store, before a rank starts. Imports no torch.
+
+    Raises:
+        ConfigError: a side of a latent cannot be halved often enough, or there is no such view.
+    """
+    reader = open_reader(folder, 0, sample=False, choice=Choice(settings.view))
+    reader.close()
+    for shape in reader.shapes:
+        unet_config(settings.model.preset, settings.model.config, shape, reader.features)
+
+
+def _chosen(identity: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
+    """The rows that `train.where` of an identity keeps: their number, and a hash of them.
+
+    Raises:
+        ConfigError: the expression is wrong, or keeps no row.
+    """
+    where = identity["train"].get("where") if isinstance(identity.get("train"), Mapping) else None
+    stored = None if where is None else about_store(ZarrStore(folder))
+    if stored is None:
+        return {}
+    return {CHOSEN: digest_of(rows_of_training(folder, where))}
+
+
+def rows_of_training(folder: RunFolder, where: str | None, *, keep: bool = False) -> Whole:
+    """The rows of a finished store that train or are held out, ascending.
+
+    Args:
+        where: `train.where`.
+        keep: whether to write a list of the rows that it keeps into the run folder, for the ranks.
+
+    Raises:
+        ConfigError, StoreError, StoreFull: see `chosen_rows`.
+    """
+    reader = open_reader(folder, 0, sample=False)
+    accepted = reader.accepted()
+    reader.close()
+    return accepted if where is None else chosen_rows(folder, accepted, reader.fingerprint, where, keep=keep)
+
+
 def _forget_groups(folder: RunFolder, missing: Mapping[str, str]) -> None:
     """Before a new training, remove a list of groups that was made when other rows were missing."""
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
@@ -87,6 +178,8 @@ def dataset_of(
         world=ranks,
         window=settings.shuffle_window,
         heldout=settings.validation,
+        where=settings.where,
+        view=settings.view,
         posterior=settings.posterior,
         cache_bytes=cache_bytes,
         older=older,
@@ -101,19 +194,28 @@ def known_split(folder: RunFolder, settings: TrainSettings) -> Split | None:
     """
     older = SAMPLES not in as_begun({SAMPLES: {}}, folder)
     stored = about_store(ZarrStore(folder))
-    if stored is None or not (older or not settings.validation or groups_are_kept(folder, stored["fingerprint"])):
+    if stored is None:
         return None
+    if settings.validation and not older:
+        reader = open_reader(folder, 0, sample=False)
+        reader.close()
+        if not groups_are_kept(folder, reader.fingerprint):
+            return None
     data = dataset_of(folder, settings, older)
     data.close()
     return data.split
 
 
 def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks: int, cache: int) -> Iterator[str]:
-    """What a user should know before the first step. It writes the groups of equal content into the run folder.
+    """What a user should know before the first step. It writes the groups of equal content and the list of chosen rows
+    into the run folder.
 
     Raises:
         ConfigError, StoreError, StoreFull: the store does not fit to these settings, or cannot be read or written.
     """
+    if settings.where is not None:
+        rows = rows_of_training(folder, settings.where, keep=True)
+        yield f"train.where (`{settings.where}`) keeps {many(len(rows), 'row')}."
     if older:
         yield (
             "An older version began this training, so its random numbers and its validation rows stay as they were: "
@@ -121,9 +223,10 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
             "(out), divides rows by content."
         )
     elif settings.validation:
-        data = dataset_of(folder, settings.model_copy(update={"validation": 0}), older, ranks, cache)
+        every = settings.model_copy(update={"validation": 0, "where": None})
+        data = dataset_of(folder, every, older, ranks, cache)
         data.close()
-        fingerprint, missing = data.attributes["fingerprint"], _rejected(folder)
+        fingerprint, missing = data.fingerprint, _rejected(folder)
         _forget_groups(folder, missing)
         known = groups_are_kept(folder, fingerprint)
         if data.rows >= _MANY_ROWS and not known:

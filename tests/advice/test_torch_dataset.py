@@ -119,6 +119,6 @@ def test_a_fact_needs_arrays_that_the_store_has(own: Path) -> None:
     node = json.loads(path.read_text())
     del node["attributes"]["layout"]["arrays"]["source_size"]
     path.write_text(json.dumps(node))
-    with told("facts/stored.py:rows_where ConfigError"):
+    with told("facts/stored.py:StoredWhere.__init__ ConfigError"):
         torch_dataset(own, 4, where="width > 0")
     assert torch_dataset(own, 4, where="words > 0")

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], seconds: float = 60.0, what: str = "it", every: float = 0.02) -> T:
+def wait_for(condition: Callable[[], T], seconds: float = 120.0, what: str = "it", every: float = 0.02) -> T:
     """The first true answer.
 
     Raises:

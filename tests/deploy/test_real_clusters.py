@@ -192,3 +192,13 @@ def test_a_host_that_refuses_is_named(ssh: Path) -> None:
     ssh.write_text(yaml.safe_dump(data))
     with pytest.raises(SchedulerError, match=r"127\.0\.0\.1 cannot be used through SSH: Permission denied"):
         ClusterFile.read(str(ssh)).start(2, 1, 1 << 30)
+
+
+def test_a_host_whose_key_is_not_known_is_named_with_how_to_accept_it(ssh: Path) -> None:
+    known = ssh.parent / "known"
+    text = known.read_text()
+    known.write_text("")
+    with pytest.raises(SchedulerError, match=r"the key of the host 127\.0\.0\.1 is not known here; run ssh 127\.0"):
+        ClusterFile.read(str(ssh)).start(2, 1, 1 << 30)
+    known.write_text(text)
+    ClusterFile.read(str(ssh)).start(2, 1, 1 << 30).close()

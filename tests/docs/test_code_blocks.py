@@ -72,6 +72,7 @@ NOT_RUN = {
     ("squeue",): "SLURM",
     ("ssh",): "a tunnel to a node of a cluster",
     ("pip", "wheel"): "tests/test_packaging.py builds it",
+    ("hf",): "the Hugging Face hub, which needs a network and a login",
     ("docker",): "no Docker here; tests/deploy/test_kinds.py reads the Dockerfiles",
     ("kubectl",): "Kubernetes",
     ("python", "-m", "pytest"): "these tests run in it; a test file that a page makes does run",
@@ -122,6 +123,9 @@ STAND_INS = [
     StandIn("README.md", 'Run("demo")', f'Run("demo", {SMALL_RUN})', LONG_RUN),
     StandIn("docs/how-to/several-machines.md", "/shared/runs/", "runs/", "a disk that several machines share"),
     StandIn("docs/how-to/several-machines.md", "--scheduler my-slurm.yaml", "--scheduler serial", "SLURM"),
+    StandIn("docs/how-to/push.md", "--out runs/demo --to", "--dry-run --out runs/demo --to", "the hub"),
+    StandIn("docs/how-to/push.md", "hf://datasets/me/demo-latents", "runs/demo", "the hub"),
+    StandIn("docs/how-to/push.md", "--out runs/copied", "--out runs/demo", "what comes from the hub"),
     StandIn("", 'Run("demo", settings={"train.steps": 1000}', f'Run("demo", {SMALL_RUN}', LONG_RUN),
     StandIn("", 'Run("demo", progress', f'Run("demo", {SMALL_RUN}, progress', LONG_RUN),
     StandIn("", 'Run("demo", client', f'Run("demo", settings={SETTINGS}, client', "training takes minutes"),
@@ -190,7 +194,7 @@ FILES: dict[str, Callable[[Path], None]] = {
 """Names that a block mentions -> what makes them, where no block before it has: small data, and the demo's encoders."""
 
 RUN_FOLDERS = ("runs/demo", "runs/coco-sd15")
-NEEDS_A_STORE = {"run", "train", "sample", "evaluate", "status", "verify", "export", "suggest", "bench sample"}
+NEEDS_A_STORE = {"run", "train", "sample", "evaluate", "status", "verify", "export", "push", "suggest", "bench sample"}
 """A command of these finds the run folder of a tiny demo, encoded and trained, where no block before it made one. So
 `run` finds its encoding and its training done."""
 

@@ -306,6 +306,11 @@ def test_a_connection_takes_only_the_one_with_the_token() -> None:
     assert asyncio.run(both("wrong"))["error"] != ""
 
 
+@pytest.mark.parametrize(("trip", "rate"), [(0.1, 1000 / 0.9), (0.0, 1000.0), (5.0, 2000.0)])
+def test_a_transfer_that_is_faster_than_a_message_before_it_has_a_rate_that_can_be(trip: float, rate: float) -> None:
+    assert wire.bytes_a_second(1000, 1.0, trip) == pytest.approx(rate)
+
+
 def test_a_port_that_nobody_listens_to_is_an_error_in_words() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

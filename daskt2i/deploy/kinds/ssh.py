@@ -165,6 +165,11 @@ async def _on_each(arguments: Mapping[str, Any], command: str, text: str) -> Non
         try:
             async with asyncio.timeout(_CONNECT_SECONDS), asyncssh.connect(host, **options) as connection:
                 await connection.run(command, input=text, check=True)
+        except asyncssh.HostKeyNotVerifiable:
+            raise Refused(
+                f"the key of the host {host} is not known here; run ssh {host} once and accept it, or name a file of "
+                "host keys with connect_options: {known_hosts: FILE}"
+            ) from None
         except (OSError, asyncssh.Error) as error:
             reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or "no answer"
             raise Refused(f"{host} cannot be used through SSH: {reason}".rstrip(".")) from None

@@ -81,6 +81,16 @@ def info_for(info: EncoderInfo, shapes: Shapes, views: Iterable[View]) -> Encode
     return replace(info, arrays=tuple(found), weight_bytes=weight_bytes, item_bytes=item_bytes, engines=engines)
 
 
+def info_of_chunk(info: EncoderInfo, shapes: Shapes, chunk: int) -> EncoderInfo:
+    """The info of an encoder for the views of a chunk."""
+    return info_for(info, shapes, shapes.of_chunk(chunk))
+
+
+def names_in(info: EncoderInfo, shapes: Shapes, chunk: int) -> list[str]:
+    """Names of the arrays of a chunk in the store."""
+    return [one.name for one in info_of_chunk(info, shapes, chunk).arrays]
+
+
 def latent_bytes(info: EncoderInfo, shapes: Shapes) -> int:
     """Bytes of the arrays of all views, before compression."""
     views = shapes.views

@@ -65,7 +65,7 @@ def decode_views(
     shapes: Shapes,
     chunk: int,
     records: Mapping[int, Record],
-    stored: Callable[[str], npt.NDArray[Any]],
+    made: Arrays,
 ) -> list[tuple[str, Pixels, Pixels]]:
     """Rows of a chunk, decoded: for each view a name for messages, the pictures, and what their arrays decode to.
 
@@ -73,13 +73,31 @@ def decode_views(
 
     Args:
         records: row -> the record of its picture.
-        stored: gives these rows of an array of the store.
+        made: these rows of the arrays of the store, as the encoder made them.
     """
     found = []
     for view in shapes.of_chunk(chunk):
         specs = view_arrays(info, shapes, view)
-        decoded = encoder.decode({name: stored(spec.name) for name, spec in specs.items()})
+        decoded = encoder.decode({name: made[spec.name] for name, spec in specs.items() if spec.name in made})
         if decoded is not None:
             name = f" of the view {view.name}" if shapes.named else ""
             found.append((name, pixels_of(records.values(), view), decoded))
     return found
+
+
+def psnr_of_views(
+    encoder: ImageEncoder,
+    info: EncoderInfo,
+    shapes: Shapes,
+    chunk: int,
+    records: Mapping[int, Record],
+    made: Arrays,
+    minimum: float,
+) -> tuple[float, ...]:
+    """dB of the decoded rows of a chunk, of all its views. Arguments as in `decode_views`, errors of `require_psnr`."""
+    rows = ", ".join(map(str, records))
+    return tuple(
+        value
+        for view, original, decoded in decode_views(encoder, info, shapes, chunk, records, made)
+        for value in gates.require_psnr(original, decoded, minimum, f"chunk {chunk} (rows {rows}{view})")
+    )

@@ -88,6 +88,11 @@ def shapes_of(image: ImageSettings, buckets: Sequence[Bucket], rows: int, rows_p
         for size, *place in places
         for flipped in (False, *[True] * image.flip)
     ]
+    return shapes_with(views, image)
+
+
+def shapes_with(views: Sequence[View], image: ImageSettings) -> Shapes:
+    """The views of a store that exists."""
     upscale = image.buckets.upscale if image.buckets is not None else True
     return Shapes(tuple(views), image.crop, image.seed, upscale, image.side)
 

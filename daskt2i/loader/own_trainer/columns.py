@@ -8,16 +8,18 @@ Does not cover: reading (`loader.shards`), tensors (`sample_tensors`).
 | latents | `float32[b, channel, y, x]` | scaled and shifted for a denoiser |
 | text_states, text_mask | `[b, token, feature]`, `bool[b, token]` | of the chosen caption; `[b, slot, ...]` with all |
 | image_id | `int64[b]` | |
-| any other array of the store | `[b, ...]` | as stored; text as a list |
+| any other array of the store or of its columns | `[b, ...]` | as stored; text as a list |
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from daskt2i.errors import ConfigError
 from daskt2i.loader.shards import Captions, Wanted
+from daskt2i.store.columns.arrays import column_arrays
+from daskt2i.store.forms.made_rows import made_layout
+from daskt2i.store.zarr_store import ZarrStore
 
 LATENTS, TEXT, TEXT_MASK = "latents", "text_states", "text_mask"
 
@@ -28,20 +30,21 @@ _BEHIND = ("latent_mean", "latent_std", TEXT_MASK, "valid")
 """Arrays that a column stands for, or that say nothing of an accepted row."""
 
 
-def wanted_columns(layout: dict[str, Any], asked: Sequence[str] | None, captions: Captions) -> tuple[str, ...]:
+def wanted_columns(store: ZarrStore, asked: Sequence[str] | None, captions: Captions) -> tuple[str, ...]:
     """The columns of a sample.
 
     Args:
-        layout: the layout of the store.
+        store: the store.
         asked: names that the caller gave; None for latents, text and `image_id`.
 
     Raises:
         ConfigError: there is no such column.
     """
-    arrays = layout["arrays"]
+    arrays = made_layout(store)["arrays"]
     there = [LATENTS, TEXT, *(name for name in arrays if name not in (*_BEHIND, TEXT, *ALWAYS))]
     if asked is None:
         return (LATENTS, TEXT, *(name for name in ("image_id",) if name in there))
+    there += [name for name in column_arrays(store.folder) if name not in there]
     names = [asked] if isinstance(asked, str) else list(asked)
     if missing := [name for name in names if name not in (*there, TEXT_MASK)]:
         raise ConfigError(
