@@ -23,6 +23,7 @@ from daskt2i.encode.shapes.pictures import decode_views
 from daskt2i.encode.shapes.views import shapes_of, shapes_with
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
+from daskt2i.facts.bucketed import buckets_of
 from daskt2i.facts.selection import source_of_store
 from daskt2i.faults.patience import fetched_patiently
 from daskt2i.formatting import many

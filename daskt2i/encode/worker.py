@@ -17,7 +17,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -310,9 +310,7 @@ class _ChunkRun:
         chunk, count = self.chunk, self.job.gate_rows
         rows_per_chunk = chunk.start // chunk.index if chunk.index else len(chunk)  # the last chunk may be shorter
         checked = gates.is_checked(chunk.index, rows_per_chunk, count) or self.job.shapes.begins(chunk.index)
-        if not (count and checked):
-            return None
-        return gates.Sample([row.index for row in chunk.rows if row.usable], count)
+        return gates.Sample([row.index for row in chunk.rows if row.usable], count) if count and checked else None
 
     def _gate(self, models: Models, arrays: Arrays, samples: Mapping[int, Record]) -> None:
         job, info, number = self.job, models.image_info, self.chunk.index
@@ -396,8 +394,6 @@ class _ChunkRun:
 def _versions() -> dict[str, str]:
     found = {}
     for package in _VERSIONED:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
