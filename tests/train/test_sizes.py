@@ -26,7 +26,7 @@ from daskt2i.train.samples import ROWS, as_begun, check_sizes, rows_of_training
 
 MODEL = {"config": {"block_out_channels": [16, 16], "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}}
 MODEL["config"] |= {"up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 8}  # type: ignore[dict-item]
-SIZES = {(64, 32): 13, (48, 48): 22, (32, 64): 3}
+SIZES = {(64, 32): 13, (48, 48): 22, (32, 64): 9}
 
 
 def settings(**changes: Any) -> TrainSettings:
