@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from daskt2i.config.settings import DatasetSettings, OptimiserSettings, Workflow
+from daskt2i.encode.parts.verify import verify_all
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
-from daskt2i.encode.verify import verify
 from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
@@ -27,7 +27,6 @@ from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, Found, ModelFolder, State, look
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim, refuse_foreign
-from daskt2i.store.parts.rows_file import members
 from daskt2i.store.publishing import lock
 from daskt2i.store.run_folder import TRAIN, WORKFLOW, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -130,8 +129,7 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
             f"The store in {folder} was encoded with random weights, which are for speed tests. A model that is "
             "trained on it draws only noise. Encode with pretrained encoders into another run folder (out)."
         )
-    for member in members(folder):
-        verify(member.folder, None, listener, deep=False).raise_for_problems()
+    verify_all(folder, None, listener, deep=False).raise_for_problems()
     return stored
 
 
