@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
-from daskt2i.errors import StoreError
+from daskt2i.errors import ConfigError, StoreError
 from daskt2i.loader.forms.decoded import array_of
 from daskt2i.loader.forms.texts import texts_of
 from daskt2i.loader.joined.column_rows import ColumnRows
@@ -137,6 +137,11 @@ class Reader:
         self._latents = ("latent_mean", "latent_std")[: wanted.latents + self.draws]
         self.slot_arrays = {name for name in wanted.extra if name in arrays and arrays[name]["dims"][:1] == ["slot"]}
         columns = column_arrays(store.folder) if set(wanted.extra) - arrays.keys() else {}
+        if lost := [name for name in wanted.extra if name not in arrays and name not in columns]:
+            raise ConfigError(
+                f"{store.address} has no {lost[0]}, which was asked for. Nothing was read; leave it out (columns), or "
+                f"run add for this column on the run folder {store.folder}."
+            )
         self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         views: list[View | None] = [view for view in (piece.view, piece.mirrored) if view is not None] or [None]
         latents = (_in_view(name, view) for name in self._latents for view in views)

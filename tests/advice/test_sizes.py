@@ -13,9 +13,10 @@ from builders.workflows import fake_settings, finish
 from diffusers import UNet2DConditionModel
 from train.test_sizes import SDXL, settings, workflow
 
-from daskt2i import torch_dataset
+from daskt2i import Run, torch_dataset
 from daskt2i.encode.prepare import prepare
 from daskt2i.loader.joined.joined_reader import open_reader
+from daskt2i.loader.shards import Wanted
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.sample.painter import Painter
 from daskt2i.store.layout import about_store
@@ -129,3 +130,13 @@ def test_a_model_as_sdxls_trains_and_is_drawn_with_by_diffusers(tmp_path: Path) 
         Painter(tmp_path / "pipeline", encoders=encoders)
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "pipeline" / "unet", use_safetensors=True)
     assert unet.config.addition_embed_type == "text_time"
+
+
+def test_an_array_that_a_part_lacks_is_left_out(tmp_path: Path) -> None:
+    finish(fake_settings(rows=4, rows_per_chunk=4, text={"pooled": True}), tmp_path)
+    with told("loader/shards.py:Reader.__init__ ConfigError"):
+        open_reader(RunFolder(tmp_path), 0, False, Wanted(extra=("bright",)))
+    assert open_reader(RunFolder(tmp_path), 0, False, Wanted())
+    with Run(fake_settings(rows=4, rows_per_chunk=4), tmp_path, scheduler="serial", progress=False) as run:
+        run.add("bright", "encode.test_columns.Brightness")
+    assert open_reader(RunFolder(tmp_path), 0, False, Wanted(extra=("bright",)))
