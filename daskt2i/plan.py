@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import overload
 
 from daskt2i.errors import PlanError
-from daskt2i.types import Chunk, EncoderInfo, SourceInfo
+from daskt2i.types import ArraySpec, Chunk, EncoderInfo, SourceInfo
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -133,6 +133,7 @@ def estimate_requirements(
     text_batch: int,
     on_gpu: bool = False,
     keep_memory: bool = False,
+    stored: tuple[Sequence[ArraySpec], Sequence[ArraySpec]] | None = None,
 ) -> Requirements:
     """Memory and disk that a run needs.
 
@@ -141,16 +142,22 @@ def estimate_requirements(
 
     Args:
         keep_memory: whether workers keep freed memory (`machine.allocator`).
+        stored: arrays that are stored of the image encoder, and of the text encoder with the dimension `slot`; None if
+            they are those of the encoders.
     """
     scale = 0.5 if precision in ("bf16", "fp16") else 1.0
     image_scale = 1.0 if precision == "fp16" and image.upcast else scale
-    image_row = sum(a.row_bytes for a in image.arrays)
+    image_row = sum(a.row_bytes for a in (image.arrays if stored is None else stored[0]))
     weights = image.weight_bytes * image_scale + text.weight_bytes * scale
     # The gate decodes rows, and decoding a row takes 1.5 times the memory of encoding it.
     pictures, captions = image.item_bytes * max(batch, 1.5) * image_scale, text.item_bytes * text_batch * scale
     working = 0.0 if on_gpu else max(pictures, captions)
     working *= KEPT if keep_memory else 1.0
-    arrays = array_bytes(image, text, source.slots) * min(rows_per_chunk, max(1, source.rows))
+    arrays = array_bytes(image, text, source.slots)
+    if stored is not None:  # a form of an array is a copy of it
+        exact = {(a.name, a.dtype) for a in (*image.arrays, *text.arrays)}
+        arrays += sum(a.row_bytes for part in stored for a in part if (a.name, a.dtype) not in exact)
+    arrays *= min(rows_per_chunk, max(1, source.rows))
     pixels = 3 * resolution**2 * batch * 4
     tokens = source.caption_characters / CHARACTERS_PER_TOKEN + 2 * source.captions
     states = max((a for a in text.arrays if "token" in a.dims), key=lambda a: a.row_bytes, default=None)
@@ -159,7 +166,12 @@ def estimate_requirements(
         tokens = longest * source.captions
     tokens = min(tokens, longest * source.captions)
     token_bytes = states.row_bytes / longest if states else 0
-    others = sum(a.row_bytes for a in text.arrays if "token" not in a.dims)
+    others: float = sum(a.row_bytes for a in text.arrays if "token" not in a.dims)
+    if stored is not None and states:
+        slots = max(1, source.slots)
+        of_tokens = [a for a in stored[1] if {"token", "place"} & {*a.dims}]
+        token_bytes = sum(a.row_bytes for a in of_tokens if a.dtype != "bool") / (slots * longest)
+        others = sum(a.row_bytes for a in stored[1] if a not in of_tokens) / slots
     text_disk = tokens * token_bytes + source.captions * others + source.caption_characters
     return Requirements(
         worker_memory=int(PROCESS_BYTES + weights + working + arrays + pixels),

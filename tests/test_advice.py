@@ -35,7 +35,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "export/hub/repository.py:require_name ConfigError": ("export/test_push.py::test_a_name_that_is_none_is_refused",),
     "export/hub/driver.py:_card StoreError": ("export/test_push.py::test_a_store_that_is_not_finished_is_not_pushed",),
-    "export/hub/driver.py:_card ConfigError": ("export/test_push.py::test_a_column_goes_with_its_store_and_not_alone",),
+    "export/columns.py:refuse_column ConfigError": (
+        "export/test_push.py::test_a_column_goes_with_its_store_and_not_alone",
+        "export/test_columns.py::test_a_column_alone_is_refused_and_its_store_taken",
+    ),
     "export/hub/driver.py:_refuse_others ConfigError": (
         "export/test_push.py::test_a_repository_of_others_is_refused_and_a_new_one_taken",
     ),

@@ -68,7 +68,7 @@ def simulated_chunk(seconds: float, arrays: bool, job: EncodeJob, chunk: Chunk) 
     attempt = begin_attempt(job.folder, job.run, chunk.index)
     if arrays:
         models = models_for(job)
-        specs = store_arrays(models.image_info, models.text_info, job.slots)
+        specs = store_arrays(models.image_info, models.text_info, job.slots, job.store)
         shards = ZarrStore(job.folder).write(chunk, Encoded(empty_chunk(specs, len(chunk))), attempt)
     else:
         attempt.write("none", b"")

@@ -21,6 +21,7 @@ from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.samplers import Sampler
+from daskt2i.config.store_settings import StoreSettings
 from daskt2i.config.workflow_view import workflow_view
 from daskt2i.errors import Reason
 from daskt2i.view import View
@@ -100,6 +101,7 @@ class DatasetSettings(_Strict):
     encoders: EncoderSettings
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     rows_per_chunk: int = Field(256, ge=1, le=65536)
+    store: StoreSettings = StoreSettings()
 
 
 class RunSettings(_Strict):
@@ -194,12 +196,11 @@ class TrainSettings(OptimiserSettings):
     Attributes:
         objective: `flow` (rectified flow, logit-normal times), `v` (zero terminal SNR) or `epsilon`.
         snr_gamma: min-SNR weight of `v` and `epsilon` (Hang et al. 2023, arXiv:2303.09556); null for none.
-        shift: shift of the times of flow: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents
-            (arXiv:2403.03206, 5.3.2).
+        shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
         caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         shuffle_window: number of shards whose rows are shuffled together.
-        where: an expression over facts and columns; only rows for which it is true are used. null: all rows.
+        where, view: an expression that keeps rows, and the size of their latents (`512x448`); null: the default ones.
     """
 
     model: ModelSettings = ModelSettings()
@@ -210,6 +211,7 @@ class TrainSettings(OptimiserSettings):
     posterior: Literal["sample", "mean"] = "sample"
     shuffle_window: int = Field(8, ge=1)
     where: str | None = None
+    view: str | None = None
 
 
 class VaeLossSettings(_Strict):

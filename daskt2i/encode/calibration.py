@@ -40,7 +40,7 @@ from daskt2i.facts.selection import SelectedSource
 from daskt2i.machine.machine import peak_bytes, this_machine
 from daskt2i.plan import array_bytes, spread_rows
 from daskt2i.protocols import Executor, ExecutorInfo
-from daskt2i.store.layout import empty_prompt, store_arrays
+from daskt2i.store.layout import empty_prompt, store_arrays, stored_parts
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.ownership import claim
 from daskt2i.store.publishing.publication import Publication, begin
@@ -187,7 +187,7 @@ class _Run:
             ZarrStore(folder).create(
                 _STORE_CHUNKS * rows,
                 rows,
-                store_arrays(self.prepared.image_info, text, job.slots),
+                store_arrays(self.prepared.image_info, text, job.slots, job.store),
                 {"daskt2i": {"fingerprint": job.fingerprint, "calibration": True}},
                 empty_prompt(text, found.empty),
             )
@@ -335,8 +335,9 @@ class _Run:
 
     def _bytes(self, receipts: Sequence[Receipt]) -> tuple[int, int, int]:
         """Bytes on disk: arrays of the image encoder, of the text encoder, and the other arrays."""
-        image = {a.name for a in self.prepared.image_info.arrays}
-        text = {a.name for a in self.prepared.text_info.arrays}
+        plan = self.prepared
+        parts = stored_parts(plan.image_info, plan.text_info, 1, plan.workflow.dataset.store)
+        image, text = ({a.name for a in part} for part in parts)
         sizes = [0, 0, 0]
         for shard in (shard for receipt in receipts for shard in receipt.shards):
             name = shard.key.partition("/")[0]

@@ -36,7 +36,8 @@ from daskt2i.hosts.model_files import encoder_infos, offer_within
 from daskt2i.hosts.sight import Needs
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.redact import without_secret
-from daskt2i.store.layout import about_store, empty_prompt, store_arrays
+from daskt2i.store.forms.form import described
+from daskt2i.store.layout import about_store, empty_prompt, store_arrays, store_forms
 from daskt2i.store.manifest import write_manifest
 from daskt2i.store.ownership import claim
 from daskt2i.store.publishing import lock
@@ -210,7 +211,7 @@ class _Run:
         ZarrStore(prepared.folder).create(
             prepared.source_info.rows,
             workflow.dataset.rows_per_chunk,
-            store_arrays(prepared.image_info, prepared.text_info, job.slots),
+            store_arrays(prepared.image_info, prepared.text_info, job.slots, job.store),
             self._attributes(prepared.identity(job.runtime.precision, job.runtime.engine), job),
             empty_prompt(prepared.text_info, found.empty),
         )
@@ -265,6 +266,7 @@ class _Run:
                 "random_weights": prepared.random_weights,
                 "image_encoder": dict(prepared.image_info.attributes),
                 "text_encoder": dict(prepared.text_info.attributes),
+                **described(store_forms(prepared.image_info, prepared.text_info, job.slots, job.store)),
             }
         }
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from daskt2i.config.component import Component
 from daskt2i.config.settings import EncoderSettings, ImageSettings
+from daskt2i.config.store_settings import StoreSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.encode.chunks.admission import Terms
 from daskt2i.encode.prepare import EncodePlan
@@ -23,8 +24,15 @@ from daskt2i.plan import PAUSE_FRACTION, choose_batch
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.redact import without_secrets
 from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
+from daskt2i.store.layout import EXACT
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Chosen, Runtime
+
+NO_TEXTS = Component.model_validate({"class": "daskt2i.encoders.nothing.NoTextEncoder"})
+"""What a worker loads in place of a text encoder that it does not need."""
+
+NO_WEIGHTS = "none"
+"""`EncoderInfo.weights` of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,7 @@ class EncodeJob:
         content: fingerprint of the data and weights. It changes when a model folder is changed in place.
         weights: the driver's identities of the image and text weights; a worker must have the same weights.
         slots: caption slots of the store.
+        store: how arrays are stored.
         folder: the run folder.
         fingerprint: goes into every receipt.
         runtime: device (`"auto"`: each worker uses what it has), precision and torch threads (0: each worker has its
@@ -81,6 +90,7 @@ class EncodeJob:
     spare_bytes: int = 0
     allowed_bytes: int | None = None
     engine_bytes: Mapping[str, int] = field(default_factory=dict)
+    store: StoreSettings = EXACT
 
     def on(self, device: str) -> EncodeJob:
         """The job with the batch for a device: a GPU and a CPU have room for different batches."""
@@ -118,12 +128,16 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
     limit, need = executor_info.memory_limit or 0, prepared.requirements.worker_memory
     workflow = prepared.workflow
     run, dataset = workflow.run, workflow.dataset
+    encoders, text_weights = dataset.encoders, prepared.text_info.weights
+    if dataset.store.text == "training":
+        encoders, text_weights = EncoderSettings(image=encoders.image, text=NO_TEXTS), NO_WEIGHTS
     return EncodeJob(
         source=reading_component(dataset),
         image=dataset.image,
-        encoders=dataset.encoders,
+        encoders=encoders,
+        store=dataset.store,
         content=prepared.content,
-        weights=(prepared.image_info.weights, prepared.text_info.weights),
+        weights=(prepared.image_info.weights, text_weights),
         slots=max(1, prepared.source_info.slots),
         folder=prepared.folder,
         fingerprint="",

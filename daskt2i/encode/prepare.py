@@ -35,7 +35,7 @@ from daskt2i.plan import (
 )
 from daskt2i.protocols import ChoosesEngine, ExecutorInfo, ImageEncoder, Source, TextEncoder
 from daskt2i.sources.names import name_of
-from daskt2i.store.layout import about_store
+from daskt2i.store.layout import about_store, encoded_at_training, stored_parts
 from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
@@ -191,6 +191,9 @@ class EncodePlan(Viewed):
     def _encoder(self, kind: str, extra: str) -> str:
         component = getattr(self.workflow.dataset.encoders, kind)
         info = self.image_info if kind == "image" else self.text_info
+        store = self.workflow.dataset.store
+        if kind == "text" and store.text == "training":
+            return "none now; training encodes the captions"
         if not info.arrays:
             return "none"
         name = component.class_path.rpartition(".")[2]
@@ -217,6 +220,7 @@ def identity(
         },
         "precision": precision,
         "rows_per_chunk": dataset.rows_per_chunk,
+        **dataset.store.identity(),
         **({} if source.where is None else {"where": dict(source.where)}),
     }
 
@@ -242,6 +246,8 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
     source_info, image_info, text_info = source.info(), image.info(dataset.image.resolution), text.info()
+    if dataset.store.text == "training":
+        text_info = encoded_at_training(text_info)
     if source_info.rows == 0:
         raise SourceError(f"The source has no rows ({source_info.label}), so there is nothing to encode.")
     stored = about_store(ZarrStore(folder))
@@ -281,6 +287,7 @@ def _requirements(prepared: EncodePlan, encoder: ImageEncoder) -> Requirements:
             text_batch=run.text_batch,
             on_gpu=device == "cuda",
             keep_memory=run.keep_memory and can_keep_memory(),
+            stored=stored_parts(image, prepared.text_info, max(1, prepared.source_info.slots), dataset.store),
         )
 
     may_change = False

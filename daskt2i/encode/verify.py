@@ -26,6 +26,7 @@ from daskt2i.formatting import many
 from daskt2i.images import read as images
 from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder, Source
+from daskt2i.store.forms.made_rows import made_layout, read_made
 from daskt2i.store.layout import EMPTY_PREFIX, about_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
@@ -138,7 +139,9 @@ def problem_of_shared(store: ZarrStore) -> str | None:
     if (problem := store.check_shared()) is not None:
         return problem
     for name, values in store.constants().items():
-        one = store.read(name.removeprefix(EMPTY_PREFIX), 0, 0)  # row, slot, and the dimensions of the empty prompt
+        one = read_made(
+            store, name.removeprefix(EMPTY_PREFIX), 0, 0
+        )  # row, slot, and the dimensions of the empty prompt
         if (values.dtype, values.shape) != (one.dtype, one.shape[2:]):
             return f"{name} is {values.dtype} {values.shape} instead of {one.dtype} {one.shape[2:]}"
         if not gates.finite_rows([values[None]]).all():
@@ -330,7 +333,8 @@ def _decode_back(
     encoder: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     resolution = dataset.image.resolution
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
-    loaded, promised = False, encoder.info(resolution).arrays
+    kept = made_layout(store)["arrays"]
+    loaded, promised = False, [a.name for a in encoder.info(resolution).arrays if a.name in kept]
     for chunk in _spread(grid, found):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
         if not len(valid):
@@ -349,7 +353,7 @@ def _decode_back(
             device = default_device() if run.device == "auto" else run.device
             encoder.load(Runtime(device, "fp32" if device == "cpu" else stored["identity"]["precision"], 1))
             loaded = True
-        made = {a.name: store.read(a.name, index, index + 1) for a in promised}
+        made = {name: read_made(store, name, index, index + 1) for name in promised}
         decoded = encoder.decode(made)
         if decoded is None:
             found.notes.append("Nothing was decoded back: this image encoder cannot decode.")

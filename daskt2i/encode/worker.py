@@ -34,7 +34,9 @@ from daskt2i.encode.read_ahead import Care, Reading, reading_ahead, without_pict
 from daskt2i.errors import ImagesMissing, Reason
 from daskt2i.faults.patience import fetched_patiently, patiently
 from daskt2i.machine.machine import peak_bytes
-from daskt2i.store.layout import empty_chunk, store_arrays
+from daskt2i.store.forms.chunks import as_read, to_stored
+from daskt2i.store.forms.form import Forms
+from daskt2i.store.layout import empty_chunk, made_arrays, store_forms
 from daskt2i.store.publishing.attempts import begin_attempt, require_run
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
@@ -129,7 +131,7 @@ class _ChunkRun:
         attempt = begin_attempt(job.folder, job.run, chunk.index)
         try:
             with self._timed("write"):
-                store, encoded = ZarrStore(job.folder), Encoded(arrays)
+                store, encoded = ZarrStore(job.folder), Encoded(to_stored(self._forms(models), arrays))
                 shards = self._patiently(lambda: store.write(chunk, encoded, attempt), "the store")
             self.seconds["total"] = time.perf_counter() - begun
             receipt = self._settled(models, self._receipt(models, arrays, records, shards))
@@ -216,7 +218,10 @@ class _ChunkRun:
         return patiently(call, what, self.job.transport_patience, tell)
 
     def _specs(self, models: Models) -> tuple[ArraySpec, ...]:
-        return store_arrays(models.image_info, models.text_info, self.job.slots)
+        return made_arrays(models.image_info, models.text_info, self.job.slots, self.job.store)
+
+    def _forms(self, models: Models) -> Forms:
+        return store_forms(models.image_info, models.text_info, self.job.slots, self.job.store)
 
     def _encode_images(self, models: Models, arrays: Arrays, readings: Iterator[Reading]) -> dict[int, Record]:
         """Fill the image encoder's arrays. Returns the accepted records by row, without their pixels."""
@@ -236,6 +241,8 @@ class _ChunkRun:
                     self._reject(row, Reason.NOT_FINITE, "the image encoder gave NaN or infinity")
                     continue
                 for name, array in made.items():
+                    if name not in arrays:
+                        continue  # the settings leave it out
                     arrays[name][row.index - self.chunk.start] = array[i]
                 kept[row.index] = replace(record, pixels=record.pixels[:0])
                 if sample is not None:
@@ -302,7 +309,8 @@ class _ChunkRun:
 
     def _gate(self, models: Models, arrays: Arrays, samples: Mapping[int, Record]) -> None:
         places = [index - self.chunk.start for index in samples]
-        made = {a.name: arrays[a.name][places] for a in models.image_info.arrays}
+        made = {a.name: arrays[a.name][places] for a in models.image_info.arrays if a.name in arrays}
+        made = as_read(self._forms(models), made)  # a reader gets no more than what is stored
         with self._timed("gate"):
             decoded = models.image.decode(made)
             if decoded is not None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from daskt2i.errors import ConfigError, Daskt2iError, StoreError, StoreFull
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.export.card import about_export, card, reading
+from daskt2i.export.columns import refuse_column
 from daskt2i.export.hf import HfWriter
 from daskt2i.export.kohya import KohyaWriter
 from daskt2i.export.mds import MdsWriter
@@ -69,13 +70,14 @@ def export(
         unfinished: export what is there of a store whose encode has not finished.
 
     Raises:
-        ConfigError: there is no such format, the folder is not empty, or no row is left.
+        ConfigError: there is no such format, the folder is not empty, no row is left, or the run folder is a column.
         StoreMissing, StoreError: there is no store, it is not finished, or a chunk is damaged.
         StoreFull: no space is left. Nothing is left of the export.
     """
     if to not in FORMATS:
         raise ConfigError(f"There is no format {to!r}. Nothing was written; choose from {', '.join(FORMATS)}.")
     target = _free(dest)
+    refuse_column(folder)
     store = ZarrStore(folder)
     numbers = readable_rows(Reader(store, 0, True), folder, unfinished)
     if where is not None:

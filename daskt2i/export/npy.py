@@ -44,8 +44,7 @@ class NpyWriter:
         self._append("row", part.numbers)
         self._append("image_id", part.image_ids)
         for name, values in part.extra.items():
-            of_captions = any(len(value) != len(values[0]) for value in values if value.ndim)
-            self._append(name, np.concatenate(values) if of_captions or name.startswith("text_") else np.stack(values))
+            self._append(name, np.concatenate(values) if name in part.of_captions else np.stack(values))
         for place in range(len(part)):
             states, mask = part.states[place], part.masks[place]
             self._append("text_states", states.reshape(-1, states.shape[-1]))

@@ -7,20 +7,24 @@ Does not cover: files of a format (its module), which rows (`loader.own_trainer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.export.columns import ExportedColumns
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.sample_order import Whole
 from daskt2i.loader.shards import Reader, Wanted
+from daskt2i.store.forms.made_rows import made_layout
 from daskt2i.store.zarr_store import ZarrStore
 
 Array = npt.NDArray[Any]
 
 _LABELS = ("image_id", "file_name", "caption")
+EXPORTED = ("row", "captions", "text_tokens", "caption_ends", "row_ends")
+"""Names that formats give to other things, so no array of a column gets one."""
 _NOT_EXPORTED = ("latent_mean", "latent_std", "text_states", "text_mask", "valid")
 
 
@@ -36,7 +40,9 @@ class ExportedRows:
         mean, std: `[n, channel, y, x]`, raw; std is None if the encoder has no posterior.
         states: for each row `[caption, token, feature]`, without the padding that all of its captions share.
         masks: for each row `bool[caption, token]`.
-        extra: other arrays: for each row one array. Arrays of captions have as many entries as the row has captions.
+        extra: other arrays, and those of columns: for each row one array. Arrays of captions have as many entries as
+            the row has captions.
+        of_captions: names of those in `extra` that have an entry for each caption.
     """
 
     numbers: Whole
@@ -48,6 +54,7 @@ class ExportedRows:
     states: Sequence[Array]
     masks: Sequence[npt.NDArray[np.bool_]]
     extra: dict[str, Sequence[Array]]
+    of_captions: frozenset[str]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -94,7 +101,7 @@ class Exported:
             StoreError: its metadata are damaged.
         """
         reader = Reader(store, 0, True)
-        layout = store.layout()["arrays"]
+        layout = made_layout(store)["arrays"]
         extra = tuple(name for name in layout if name not in (*_NOT_EXPORTED, *_LABELS))
         return cls(store, numbers, reader.attributes, reader.latent_shape, reader.features, extra)
 
@@ -104,20 +111,23 @@ class Exported:
         Raises:
             StoreError: a chunk is damaged.
         """
-        layout = self.store.layout()["arrays"]
+        layout = made_layout(self.store)["arrays"]
         labels = tuple(name for name in _LABELS if name in layout)
         reader = Reader(self.store, 0, True, Wanted(captions="all", extra=(*labels, *self.extra)))
-        of_captions = {name for name in self.extra if layout[name]["dims"][:1] == ["slot"]}
+        of_captions = frozenset(name for name in self.extra if layout[name]["dims"][:1] == ["slot"])
+        columns = ExportedColumns(self.store.folder, {*layout, *EXPORTED})
         size = reader.grid.rows_per_chunk
         try:
             for numbers in np.split(self.numbers, np.flatnonzero(np.diff(self.numbers // size)) + 1):
                 rows = reader.read([[(-1, row) for row in numbers.tolist()]])[0]
-                yield _exported(numbers, rows, reader.masked, of_captions)
+                part = _exported(numbers, rows, reader.masked, of_captions)
+                more = columns.read(numbers, rows.captions)
+                yield replace(part, extra=part.extra | more, of_captions=of_captions | columns.of_captions)
         finally:
             reader.close()
 
 
-def _exported(numbers: Whole, rows: LoadedRows, masked: bool, of_captions: set[str]) -> ExportedRows:
+def _exported(numbers: Whole, rows: LoadedRows, masked: bool, of_captions: frozenset[str]) -> ExportedRows:
     states, masks, captions = [], [], []
     for place, count in enumerate(rows.captions.tolist()):
         mask = rows.mask[place, :count]
@@ -138,7 +148,16 @@ def _exported(numbers: Whole, rows: LoadedRows, masked: bool, of_captions: set[s
     ids = rows.extra.get("image_id", numbers)
     names = rows.extra.get("file_name", numbers)
     return ExportedRows(
-        numbers, np.asarray(ids), [str(name) for name in names], captions, rows.mean, rows.std, states, masks, extra
+        numbers,
+        np.asarray(ids),
+        [str(name) for name in names],
+        captions,
+        rows.mean,
+        rows.std,
+        states,
+        masks,
+        extra,
+        of_captions,
     )
 
 

@@ -45,7 +45,7 @@ class WebDatasetWriter:
                     "captions": list(part.captions[place]),
                 }
                 for name, values in part.extra.items():
-                    if values[place].dtype.kind == "f":
+                    if values[place].dtype.kind == "f" or values[place].ndim > 1:
                         arrays[name] = values[place]
                     else:
                         about[name] = values[place].tolist()

@@ -31,7 +31,15 @@ Memory = Callable[[str, int], Bytes]
 _NONE = 2**64 - 1  # zarr's mark of an inner chunk that was never written
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC = {"name": "crc32c"}
-_KINDS = {"float16": "<f2", "float32": "<f4", "bool": "?", "int32": "<i4", "int64": "<i8"}
+_KINDS = {
+    "float16": "<f2",
+    "float32": "<f4",
+    "bool": "?",
+    "int32": "<i4",
+    "int64": "<i8",
+    "int8": "|i1",
+    "uint16": "<u2",
+}
 
 
 class ShardedArray:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.store.columns.joined import join_columns
+from daskt2i.store.forms.lazy import as_made
 from daskt2i.store.layout import checked_layout
 from daskt2i.store.parts.joined import join_parts
 from daskt2i.store.parts.rows_file import members
@@ -51,8 +52,9 @@ class Provenance(dict[str, Any]):
 def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> xarray.Dataset:
     """Open a latent store as an xarray Dataset: lazy, read-only, one Dask chunk per shard.
 
-    The arrays of complete columns (`add`) are there too, named after their column. Rows that were appended follow those
-    of the first store, and `valid` is False for removed rows; see docs/how-to/rows.md.
+    Arrays that are stored in another form (`dataset.store`) are decoded when they are read. The attribute `stored_as`
+    names the form. The arrays of complete columns (`add`) are there too, named after their column. Rows that were
+    appended follow those of the first store, and `valid` is False for removed rows; see docs/how-to/rows.md.
 
     The attribute `daskt2i` of the Dataset is a mapping: the fingerprint, the settings and data behind it, the encoders,
     the layout.
@@ -91,6 +93,7 @@ def _open_one(folder: RunFolder) -> xarray.Dataset:
 
     chunks = {"row": layout["rows_per_chunk"]}
     found = xr.open_zarr(reading_store(folder, store.name), consolidated=False, chunks=chunks, zarr_format=3)
+    found = as_made(found, store)
     names = [name for name in READING_ORDER if name in found.data_vars]
     found = found[[*names, *sorted(str(name) for name in found.data_vars if name not in names)]]
     about = found.attrs.get(PROVENANCE)

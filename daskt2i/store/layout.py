@@ -1,18 +1,21 @@
 """The arrays of a store: those of the encoders, and those of the rows themselves; and what a store says about itself.
 
 Covers: names, dimensions, dtypes and fill values; the empty arrays of a chunk; checking the attributes of a store.
-Does not cover: shards, compression, files (`zarr_store`).
+Does not cover: shards, compression, files (`zarr_store`), arrays in fewer bytes (`forms`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.config.store_settings import StoreSettings
 from daskt2i.errors import StoreError
+from daskt2i.store.forms.form import Forms, forms_of, kept_arrays, stored_arrays
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import ArraySpec, Constant, EncoderInfo
 
@@ -39,9 +42,46 @@ def text_arrays(text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
     )
 
 
-def store_arrays(image: EncoderInfo, text: EncoderInfo, slots: int) -> tuple[ArraySpec, ...]:
-    """All arrays of a store that have a row dimension. `slots` is the largest number of captions that a row has."""
-    return (*image.arrays, *text_arrays(text, slots), *row_arrays(slots))
+EXACT = StoreSettings()
+"""Arrays are stored as the encoders make them."""
+
+
+def made_arrays(
+    image: EncoderInfo, text: EncoderInfo, slots: int, settings: StoreSettings = EXACT
+) -> tuple[ArraySpec, ...]:
+    """All arrays of a chunk that have a row dimension, as encoders and rows make them.
+
+    Args:
+        slots: largest number of captions that a row has.
+    """
+    return (*kept_arrays(settings, image), *text_arrays(text, slots), *row_arrays(slots))
+
+
+def store_forms(image: EncoderInfo, text: EncoderInfo, slots: int, settings: StoreSettings) -> Forms:
+    """How these arrays are stored, where they are not stored as they are made."""
+    whole = text.attributes.get("pad") == "full"
+    return forms_of(settings, kept_arrays(settings, image), text_arrays(text, slots), whole)
+
+
+def encoded_at_training(text: EncoderInfo) -> EncoderInfo:
+    """The info of a text encoder whose states are not stored: training makes them."""
+    return replace(text, arrays=(), weight_bytes=0, item_bytes=0)
+
+
+def stored_parts(
+    image: EncoderInfo, text: EncoderInfo, slots: int, settings: StoreSettings
+) -> tuple[tuple[ArraySpec, ...], tuple[ArraySpec, ...]]:
+    """The arrays that are stored of the image encoder, and of the text encoder."""
+    forms = store_forms(image, text, slots, settings)
+    return stored_arrays(forms, kept_arrays(settings, image)), stored_arrays(forms, text_arrays(text, slots))
+
+
+def store_arrays(
+    image: EncoderInfo, text: EncoderInfo, slots: int, settings: StoreSettings = EXACT
+) -> tuple[ArraySpec, ...]:
+    """All arrays of a store that have a row dimension."""
+    parts = stored_parts(image, text, slots, settings)
+    return (*parts[0], *parts[1], *row_arrays(slots))
 
 
 def empty_prompt(text: EncoderInfo, made: Mapping[str, npt.NDArray[Any]]) -> tuple[Constant, ...]:

@@ -138,7 +138,10 @@ class ZarrStore:
                 name=spec.name,
                 shape=(rows, *spec.shape),
                 shards=(rows_per_chunk, *spec.shape),
-                chunks=(inner_rows(rows_per_chunk, spec.row_bytes), *spec.shape),
+                chunks=(
+                    inner_rows(rows_per_chunk, spec.row_bytes, _INNER_ROWS if "place" not in spec.dims else 1),
+                    *spec.shape,
+                ),
                 dtype="string" if spec.dtype == "string" else np.dtype(spec.dtype),
                 fill_value=float("nan") if spec.fill == "nan" else spec.fill,
                 compressors=[ZstdCodec(level=_level(spec)), Crc32cCodec()],
@@ -364,19 +367,19 @@ class ZarrStore:
             ) from error
 
 
-def inner_rows(rows_per_chunk: int, row_bytes: int) -> int:
+def inner_rows(rows_per_chunk: int, row_bytes: int, least: int = _INNER_ROWS) -> int:
     """Rows of an inner chunk, a divisor of `rows_per_chunk` with at most 10 MiB. It is the smallest with at least 64
-    rows and 0.5 MiB, else the largest. The table above gives the reason."""
+    (`least`) rows and 0.5 MiB, else the largest. The table above gives the reason."""
     divisors = [n for n in range(1, rows_per_chunk + 1) if rows_per_chunk % n == 0]
     fitting = [n for n in divisors if n * row_bytes <= _INNER_BYTES_MAX] or [1]
-    ample = [n for n in fitting if n >= _INNER_ROWS and n * row_bytes >= _INNER_BYTES]
+    ample = [n for n in fitting if n >= least and n * row_bytes >= _INNER_BYTES]
     return ample[0] if ample else fitting[-1]
 
 
 def _level(spec: ArraySpec) -> int:
     """Level of zstd. Numbers of text states hardly repeat. A negative level leaves them as they are and shortens only
     the padding, see docs/decisions/0017-samples.md. Stores of before keep their level: it is in their metadata."""
-    return _TEXT_LEVEL if spec.dtype == "float16" and "token" in spec.dims else _ZSTD_LEVEL
+    return _TEXT_LEVEL if spec.dtype == "float16" and {"token", "place"} & {*spec.dims} else _ZSTD_LEVEL
 
 
 def _layout_of(

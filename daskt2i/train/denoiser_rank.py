@@ -83,7 +83,7 @@ class Denoiser:
         self.folder = RunFolder(job.folder, job.storage_options)
         require_seen(self.folder, job.nonce, SEEN, job.dataset)
         limit = str(job.launch.get("disk_cache", AUTO))
-        self._store = CheckedStore(self.folder, ShardCopies.opened(self.folder, limit, _note))
+        self._copies = ShardCopies.opened(self.folder, limit, _note)
         self.dataset = LatentDataset(
             self.folder,
             seed=self.settings.seed,
@@ -97,7 +97,8 @@ class Denoiser:
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
-            store=self._store,
+            view=self.settings.view,
+            open_as=lambda folder: CheckedStore(folder, self._copies),
             older=SAMPLES not in job.identity,
         )
         self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
@@ -106,21 +107,21 @@ class Denoiser:
         self._heldout: list[Batch] | None = None
 
     def build(self, device: str) -> nn.Module:
-        """The UNet of the settings, fitted to the store."""
-        given = self.settings.model
-        config = model.unet_config(
-            given.preset, given.config, self.dataset.latent_shape, self.dataset.features, self._least()
+        """The UNet of the settings, fitted to the store: it takes all sizes of latents, and draws the most frequent."""
+        given, shapes = self.settings.model, self.dataset.latent_shapes
+        first, *_ = (
+            model.unet_config(given.preset, given.config, shape, self.dataset.features, self._least())
+            for shape in shapes
         )
         self._device = device
-        return model.build(config, self.settings.seed).to(device)
+        return model.build(first, self.settings.seed).to(device)
 
     def _least(self) -> int:
         """The fewest samples that the model gets at once: in a part of a batch, or in the last validation batch."""
         me = ranks.rank()
         parts = int(self.job.launch.get("gradient_accumulation_steps", 1))
         share = max(1, self.settings.batch // me.world // parts)
-        rest = len(self.dataset.heldout[me.rank :: me.world]) % min(64, self.settings.batch)
-        return min(share, rest or share)
+        return min(share, self.dataset.least_heldout(min(64, self.settings.batch)))
 
     def batches(self, position: int) -> Iterator[Batch]:
         """This rank's part of each batch, from a stream position on."""
@@ -229,7 +230,8 @@ class Denoiser:
     def close(self) -> None:
         """End the reading threads. The last rank of this machine removes the copies of shards."""
         self.dataset.close()
-        self._store.close()
+        if self._copies is not None:
+            self._copies.close()
 
 
 def _note(text: str) -> None:

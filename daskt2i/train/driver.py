@@ -46,7 +46,7 @@ from daskt2i.train.resume import (
     refuse_older,
     warmup_note,
 )
-from daskt2i.train.samples import as_begun, notes_before
+from daskt2i.train.samples import as_begun, check_sizes, notes_before, refuse_other_rows
 from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.view import View, Viewed
 
@@ -145,6 +145,7 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     if stored is None:
         return 0
     identity = as_begun(identity_of(workflow.train, stored), folder)
+    refuse_other_rows(folder, identity)
     return _checkpoint(folder, PIPELINE_FOLDER, identity, workflow.train.steps).step
 
 
@@ -182,8 +183,10 @@ def train(
         _say_what_is_not_drawn(workflow.dataset, listener)
         settings, ways = workflow.train, workflow.launch
         identity = as_begun(identity_of(settings, stored), folder)
+        refuse_other_rows(folder, identity)
         if done := _done(folder, PIPELINE_FOLDER, identity, settings, listener):
             return done
+        check_sizes(settings, folder)
         claim(folder)
         for text in notes_before(folder, settings, SAMPLES not in identity, ranks, ways.cache_bytes()):
             listener(Note(text))

@@ -198,7 +198,7 @@ def test_a_column_goes_with_its_store_and_not_alone(tmp_path: Path) -> None:
     told = push(RunFolder(own), NAME, dry_run=True)
     assert "columns/again/latents.zarr/text_states/zarr.json" in told.files
     assert "columns/again/manifest.parquet" in told.files
-    with pytest.raises(ConfigError, match="push the run folder of the store"):
+    with pytest.raises(ConfigError, match="give the run folder of the store"):
         push(RunFolder(own / "columns" / "again"), NAME, dry_run=True)
     (own / "columns" / "again" / "manifest.parquet").unlink()
     assert not [name for name in push(RunFolder(own), NAME, dry_run=True).files if name.startswith("columns/")]

@@ -60,7 +60,10 @@ def column_workflow(
     encoders = EncoderSettings(image=component, text=_NO_TEXTS)
     if _is_text(component):
         encoders = EncoderSettings(image=_NO_IMAGES, text=component)
-    dataset = whole.dataset.model_copy(update={"encoders": encoders, "column": name})
+    store = whole.dataset.store.model_copy(update={"packed": False})  # a column is read row by row
+    if store.text == "training":  # a column is there to be stored
+        store = store.model_copy(update={"text": "exact"})
+    dataset = whole.dataset.model_copy(update={"encoders": encoders, "column": name, "store": store})
     return whole.model_copy(update={"name": f"{workflow.name}, column {name}", "scenes": None, "dataset": dataset})
 
 

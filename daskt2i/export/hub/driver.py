@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.events import Listener, Progress, ignore
+from daskt2i.export.columns import refuse_column
 from daskt2i.export.hub.dataset_card import dataset_card
 from daskt2i.export.hub.files import GROUP, PushedFile, is_of_store, pushed_files
 from daskt2i.export.hub.repository import RemoteFile, Repository, require_name
@@ -89,15 +90,11 @@ def _card(folder: RunFolder, to: str) -> str:
         StoreMissing, StoreError: there is no store, or it is not finished.
         ConfigError: the folder is that of a column.
     """
+    refuse_column(folder)
     about = about_store(ZarrStore(folder))
     if about is None or not folder.exists(MANIFEST):
         raise StoreError(
             f"{folder} has no finished store to push. Nothing was sent; run encode to its end first, and push again."
-        )
-    if "accepted_by" in about["identity"].get("source", {}):
-        raise ConfigError(
-            f"{folder} is a column of a store. Nothing was sent; push the run folder of the store, and its columns go "
-            "with it (out)."
         )
     return dataset_card(folder, about, to)
 

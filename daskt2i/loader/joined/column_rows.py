@@ -1,7 +1,7 @@
 """Reads an array of a column by the rows of the store that it belongs to.
 
 Covers: shards of a column, which may have another number of rows than those of the store.
-Does not cover: decoding (`inner_chunks`), which columns there are (`store.columns.arrays`).
+Does not cover: decoding (`forms.decoded`), which columns there are (`store.columns.arrays`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.loader.inner_chunks import ShardedArray
+from daskt2i.loader.forms.decoded import array_of
 from daskt2i.store.columns.arrays import ColumnArray
+from daskt2i.store.forms.made_rows import stored_forms
 
 
 class ColumnRows:
@@ -24,7 +25,8 @@ class ColumnRows:
     """
 
     def __init__(self, column: ColumnArray) -> None:
-        self._column, self._array = column, ShardedArray(column.store, column.name)
+        self._column = column
+        self._array = array_of(column.store, column.name, stored_forms(column.store))
 
     def blocks(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """(first row, values) of each inner chunk that holds one of these rows. See `ShardedArray.blocks`.

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from daskt2i.errors import ConfigError
 from daskt2i.loader.shards import Captions, Wanted
 from daskt2i.store.columns.arrays import column_arrays
+from daskt2i.store.forms.made_rows import made_layout
 from daskt2i.store.zarr_store import ZarrStore
 
 LATENTS, TEXT, TEXT_MASK = "latents", "text_states", "text_mask"
@@ -39,7 +40,7 @@ def wanted_columns(store: ZarrStore, asked: Sequence[str] | None, captions: Capt
     Raises:
         ConfigError: there is no such column.
     """
-    arrays = store.layout()["arrays"]
+    arrays = made_layout(store)["arrays"]
     there = [LATENTS, TEXT, *(name for name in arrays if name not in (*_BEHIND, TEXT, *ALWAYS))]
     if asked is None:
         return (LATENTS, TEXT, *(name for name in ("image_id",) if name in there))

@@ -12,6 +12,7 @@ from typing import Any
 
 from daskt2i.errors import StoreError
 from daskt2i.store.columns.places import column_folder, columns_of, is_complete
+from daskt2i.store.forms.made_rows import made_layout
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, checked_layout, row_arrays
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -55,7 +56,7 @@ def column_arrays(folder: RunFolder) -> dict[str, ColumnArray]:
     taken = {*there, *(f"{EMPTY_PREFIX}{name}" for name in there)}
     for column, place, about in columns:
         store = ZarrStore(place)
-        layout = checked_layout(store)
+        layout = made_layout(store)
         empty = [one["key"].partition("/")[0] for one in layout.get("constants", ())]
         names = names_of(column, [name for name in (*layout["arrays"], *empty) if name not in ROWS_OWN], taken)
         taken.update(names.values())
