@@ -174,7 +174,7 @@ class EncodeResult(Viewed):
             workers = workers_words(self.workers, self.threads, self.most_threads)
             if self.processes > self.workers:
                 workers += f" at the start, {self.processes:,} processes encoded chunks"
-            how = f"{duration(self.seconds)}; {workers}, {self.precision}"
+            how = f"{duration(self.seconds)} with start and loading; {workers}, {self.precision}"
             rows.append(("speed", f"{self.images_per_second:.1f} images/s ({how})"))
         if self.forecast is not None:
             rows.append(("forecast", _forecast_words(self.forecast)))

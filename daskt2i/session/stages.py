@@ -86,8 +86,8 @@ class Stages:
             raise ConfigError(
                 f"train.validation is {given.validation}, but there {'is' if rows == 1 else 'are'} only "
                 f"{many(rows, 'row')}, so no rows are left "
-                "for training. Nothing was started; set train.validation lower, or encode more rows into another run "
-                "folder (out)."
+                f"for training. Nothing was started; set train.validation={rows // 10}, a tenth of them, or encode "
+                "more rows into another run folder (out)."
             )
         ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
         title = "Plan of train" if before is None else "Then train"
