@@ -202,6 +202,7 @@ class TrainSettings(OptimiserSettings):
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         shuffle_window: number of shards whose rows are shuffled together.
         where: an expression over facts and columns; only rows for which it is true are used. null: all rows.
+        view: size of the latents, as `512x448`; null: the first of several resolutions, and all buckets.
     """
 
     model: ModelSettings = ModelSettings()
@@ -212,6 +213,7 @@ class TrainSettings(OptimiserSettings):
     posterior: Literal["sample", "mean"] = "sample"
     shuffle_window: int = Field(8, ge=1)
     where: str | None = None
+    view: str | None = None
 
 
 class VaeLossSettings(_Strict):

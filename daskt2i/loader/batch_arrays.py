@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.loader.joined.joined_reader import AnyReader
 from daskt2i.loader.memory.loaded_rows import LoadedRows, Values, copy_rows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.random_numbers import Draw
 from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
-from daskt2i.loader.shards import Floats, Reader
+from daskt2i.loader.shards import Floats
 
 AT_ONCE = 32_000
 """Numbers that are computed together. They stay in the cache of a core, and torch starts threads for 32,768 or more,
@@ -72,7 +73,7 @@ class BatchArrays:
         dropout: share of captions replaced by the empty prompt.
     """
 
-    def __init__(self, reader: Reader, key: int, draw: Draw, dropout: float) -> None:
+    def __init__(self, reader: AnyReader, key: int, draw: Draw, dropout: float) -> None:
         self._reader, self._draw, self._dropout = reader, draw, dropout
         self._blocks = Blocks()
         self._mine = PerThread(key)
@@ -80,8 +81,8 @@ class BatchArrays:
     def make(self, samples: Sequence[Sample], found: Sequence[Placed], purpose: Purpose) -> Batch:
         """Samples as arrays, each from its row."""
         reader, streams, count = self._reader, self._mine.streams(), len(samples)
-        shape = (count, *reader.latent_shape)
-        size = math.prod(reader.latent_shape)
+        latent = found[0][0].mean.shape[1:]  # the rows of a batch are of one bucket
+        shape, size = (count, *latent), math.prod(latent)
         text_shape = (count, reader.tokens, reader.features)
         noise, latents, text = self._blocks.block(
             (np.float32, shape), (np.float32, shape), (reader.text_kind, text_shape)
@@ -106,7 +107,7 @@ class BatchArrays:
             rows.copy_tokens(indexes, kept[places], text, places)
         text[dropped] = reader.empty_states[:width]
         step = max(1, AT_ONCE // size)
-        spread = self._mine.scratch("spread", (step, *reader.latent_shape), np.float32)
+        spread = self._mine.scratch("spread", (step, *latent), np.float32)
         for first in range(0, count, step):
             some = latents[first : first + step]
             as_float32(half[0, first : first + step], some)

@@ -16,19 +16,21 @@ The split takes rows in a random order. A row brings its group along. If a group
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from daskt2i.facts.near_duplicates import SIDE, copies, signatures
-from daskt2i.loader.forms.decoded import array_of
+from daskt2i.loader.forms.decoded import ReadsBlocks, array_of
 from daskt2i.loader.sample_order import Whole
-from daskt2i.plan import ChunkGrid
 from daskt2i.store.forms.made_rows import stored_forms
+from daskt2i.store.parts.rows_file import members
 from daskt2i.store.run_folder import TRAIN, RunFolder
+from daskt2i.store.views import grid_of, views_of
 from daskt2i.store.zarr_store import ZarrStore
 
 GROUPS = f"{TRAIN}/equal-content.json"
@@ -106,7 +108,7 @@ def split(mixed: Whole, groups: Groups, count: int) -> Split:
 def groups_of(folder: RunFolder, accepted: Whole, fingerprint: str) -> Groups:
     """The groups of a store: from its run folder if they are there, else found now."""
     kept = _kept(folder, fingerprint)
-    return find_groups(ZarrStore(folder), accepted) if kept is None else kept
+    return _find_all(folder, accepted) if kept is None else kept
 
 
 def groups_are_kept(folder: RunFolder, fingerprint: str) -> bool:
@@ -121,7 +123,7 @@ def keep_groups(folder: RunFolder, accepted: Whole, fingerprint: str) -> None:
         StoreError, StoreFull: a shard is damaged, or no space is left.
     """
     if _kept(folder, fingerprint) is None:
-        groups = find_groups(ZarrStore(folder), accepted)
+        groups = _find_all(folder, accepted)
         folder.write(GROUPS, json.dumps({"store": fingerprint, "groups": groups}).encode())
 
 
@@ -135,35 +137,30 @@ def _kept(folder: RunFolder, fingerprint: str) -> Groups | None:
         return None
 
 
-def find_groups(store: ZarrStore, accepted: Whole) -> Groups:
+def _find_all(folder: RunFolder, accepted: Whole) -> Groups:
+    """Groups over all stores of a run folder."""
+    return find_groups([(ZarrStore(member.folder), member.offset) for member in members(folder)], accepted)
+
+
+def find_groups(stores: Sequence[tuple[ZarrStore, int]], accepted: Whole) -> Groups:
     """Groups of accepted rows with equal content, each ascending, by their first row.
+
+    Args:
+        stores: each with the number of its row 0.
+        accepted: numbers of the accepted rows of all of them, ascending.
 
     Raises:
         StoreError: a shard is damaged.
     """
-    layout = store.layout()
-    grid = ChunkGrid(layout["rows"], layout["rows_per_chunk"])
     joined = _Joined()
     first: dict[int, int] = {}
     pictures: list[bytes] = []
-    read = array_of(store, "latent_mean", stored_forms(store))
     scale: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
-    for chunk in grid:
-        low, high = np.searchsorted(accepted, (chunk.start, chunk.stop))
-        rows = accepted[low:high].tolist()
-        if not rows:
-            continue
-        if "caption" in layout["arrays"]:
-            texts = store.read("caption", chunk.start, chunk.stop)
-            for row in rows:
-                for text in texts[row - chunk.start]:
-                    if text:
-                        joined.join(first.setdefault(hash(plain_text(text)), row), row)
-        blocks = [
-            block[[row - start for row in rows if start <= row < start + len(block)]].astype(np.float32)
-            for start, block in read.blocks(chunk.start, chunk.stop, rows)
-        ]
-        latents = np.concatenate(blocks)
+    for rows, texts, latents in _contents(stores, accepted):
+        for row, captions in zip(rows, texts, strict=True):
+            for text in captions:
+                if text:
+                    joined.join(first.setdefault(hash(plain_text(text)), row), row)
         # A missing shard is refused when training reads it.
         good = np.logical_and.reduce(np.isfinite(latents.reshape(len(rows), -1)), axis=1)
         if scale is None and good.any():
@@ -174,6 +171,36 @@ def find_groups(store: ZarrStore, accepted: Whole) -> Groups:
     for place in np.flatnonzero(repeated >= 0):
         joined.join(int(accepted[repeated[place]]), int(accepted[place]))
     return joined.groups()
+
+
+def _contents(
+    stores: Sequence[tuple[ZarrStore, int]], accepted: Whole
+) -> Iterator[tuple[list[int], Sequence[Any], npt.NDArray[np.float32]]]:
+    """Accepted rows, their captions and their mean latents (of the first view), chunk by chunk."""
+    for store, offset in stores:
+        layout, about = store.layout(), (store.attributes() or {}).get("daskt2i")
+        about = about if isinstance(about, dict) else {}
+        views = [view for view in views_of(about) if not view.flipped]
+        reads: dict[str, ReadsBlocks] = {}
+        forms = stored_forms(store)
+        for chunk in grid_of(layout, about):
+            low, high = np.searchsorted(accepted, (chunk.start + offset, chunk.stop + offset))
+            rows = accepted[low:high].tolist()
+            if not rows:
+                continue
+            local = [row - offset for row in rows]
+            texts: Sequence[Any] = [()] * len(rows)
+            if "caption" in layout["arrays"]:
+                every = store.read("caption", chunk.start, chunk.stop)
+                texts = [every[row - chunk.start] for row in local]
+            view = next((one for one in views if one.covers(chunk.index)), None)
+            name = "latent_mean" if view is None else view.array("latent_mean")
+            read = reads.setdefault(name, array_of(store, name, forms))
+            blocks = [
+                block[[row - start for row in local if start <= row < start + len(block)]].astype(np.float32)
+                for start, block in read.blocks(chunk.start, chunk.stop, local)
+            ]
+            yield rows, texts, np.concatenate(blocks)
 
 
 def plain_text(text: str) -> str:

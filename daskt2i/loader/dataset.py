@@ -5,8 +5,8 @@ Does not cover: rows that `where` keeps (`joined.chosen_rows`), which rows are h
 (`sample_order`), a rank's part of each batch (`row_stream`), the arrays of a batch (`batch_arrays`), random numbers
 (`random_numbers`), training itself (`train`), pictures (`picture_dataset`), adding noise to latents
 (`model.diffusion`), samples for other trainers (`own_trainer`).
-Pictures are not mirrored. The store has no mirrored latents, and a mirrored latent is not the latent of the mirrored
-picture.
+With buckets, each batch has rows of one bucket (`joined.bucket_mix`). A picture is mirrored for half of the samples if
+the store has mirrored latents: a mirrored latent is not the latent of the mirrored picture.
 
 The position is one whole number: the samples that all ranks together have taken since the start. Epoch e is the part of
 the stream from e x `rows` on. So a batch may cover two epochs, and nothing is padded or dropped. In an epoch, whole
@@ -19,18 +19,22 @@ latents. If a store does not fit into the cache, only this caption is kept. Meas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
 from daskt2i.loader.batch_arrays import Batch, BatchArrays
 from daskt2i.loader.content import groups_of, split
+from daskt2i.loader.forms.caption_states import CaptionStates
+from daskt2i.loader.joined.bucket_mix import order_of
 from daskt2i.loader.joined.chosen_rows import chosen_rows
+from daskt2i.loader.joined.joined_reader import Choice, open_reader
 from daskt2i.loader.random_numbers import Draw, in_bulk, one_by_one
 from daskt2i.loader.row_stream import RowStream
-from daskt2i.loader.sample_order import Purpose, RandomStreams, ShardSampler, key_of
-from daskt2i.loader.shards import Reader
+from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, key_of
+from daskt2i.loader.shards import ALL
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -56,7 +60,9 @@ class LatentDataset(RowStream[Batch]):
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         cache_bytes, threads: as in `RowStream`.
         allow_random: whether to accept latents of random weights, for speed tests.
-        store: how the store of this folder is read; None for plain reading.
+        view: name of the view to train on; None: of several resolutions the first, of buckets all.
+        open_as: how the store of a run folder is read.
+        encoder: makes the states of captions, if the store has captions alone. Without it no batch can be made then.
         older: whether an older version began this training: its random numbers, and its split by row.
 
     Raises:
@@ -81,7 +87,9 @@ class LatentDataset(RowStream[Batch]):
         cache_bytes: int = 512 * 2**20,
         threads: int = 2,
         allow_random: bool = False,
-        store: ZarrStore | None = None,
+        view: str | None = None,
+        open_as: Callable[[RunFolder], ZarrStore] = ZarrStore,
+        encoder: CaptionStates | None = None,
         older: bool = False,
     ) -> None:
         if batch % world:
@@ -90,14 +98,15 @@ class LatentDataset(RowStream[Batch]):
                 "or set another launch.ranks."
             )
         self._key = key_of(seed)
-        reader = Reader(store or ZarrStore(folder), self._key, posterior == "sample")
+        wanted = replace(ALL, encoder=encoder)
+        reader = open_reader(folder, self._key, posterior == "sample", wanted, Choice(view), open_as)
         if reader.attributes["random_weights"] and not allow_random:
             raise StoreError(
                 f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was "
                 "not changed; encode with trained weights into another run folder (out)."
             )
         self.accepted = accepted = reader.accepted()
-        fingerprint = reader.attributes["fingerprint"]
+        fingerprint = self.fingerprint = reader.fingerprint
         self.chosen = accepted if where is None else chosen_rows(folder, accepted, fingerprint, where)
         if len(self.chosen) <= heldout:
             raise ConfigError(
@@ -110,10 +119,12 @@ class LatentDataset(RowStream[Batch]):
         self.split = split(mixed, groups, heldout)
         self.heldout, training = self.split.heldout, self.split.training
         draw: Draw = one_by_one if older else in_bulk
+        buckets = dict(reader.buckets(training))
+        self.latent_shapes = tuple(shape for shape, _ in reader.buckets(self.chosen))
         super().__init__(
             reader,
             training,
-            ShardSampler(training, reader.grid.rows_per_chunk, window, self._key),
+            order_of(list(buckets.values()), reader.grid.rows_per_chunk, window, self._key, batch),
             BatchArrays(reader, self._key, draw, dropout),
             batch=batch,
             rank=rank,
@@ -133,8 +144,17 @@ class LatentDataset(RowStream[Batch]):
         Raises:
             StoreError: a row cannot be read, or it does not match its receipt.
         """
-        mine = self.heldout[self._rank :: self._world]
-        for start in range(0, len(mine), size):
-            samples = [(0, int(row)) for row in mine[start : start + size]]
-            found = self._pool.map(lambda sample: (self._reader.read([[sample]])[0], 0), samples)
+        for samples in self._heldout_samples(size):
+            found = self._pool.map(lambda sample: (self._reader.read([[sample]], mirror=False)[0], 0), samples)
             yield self._arrays.make(samples, list(found), Purpose.HELDOUT)
+
+    def least_heldout(self, size: int) -> int:
+        """Rows of this rank's smallest validation batch; `size` without validation rows."""
+        return min((len(samples) for samples in self._heldout_samples(size)), default=size)
+
+    def _heldout_samples(self, size: int) -> Iterator[list[Sample]]:
+        """This rank's validation rows in batches of one bucket each."""
+        mine = self.heldout[self._rank :: self._world]
+        for _, rows in self._reader.buckets(mine) if len(mine) else ():
+            for start in range(0, len(rows), size):
+                yield [(0, int(row)) for row in rows[start : start + size]]

@@ -18,12 +18,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from daskt2i.loader.joined.bucket_mix import BucketMix
+from daskt2i.loader.joined.joined_reader import AnyReader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.mapped_rows import MappedRows
 from daskt2i.loader.memory.upcoming_rows import Parts, Unit, UpcomingRows
 from daskt2i.loader.read_ahead import Placed, ReadAhead
 from daskt2i.loader.sample_order import Purpose, Sample, ShardSampler, Whole
-from daskt2i.loader.shards import Reader
 
 AHEAD = 2
 """Batches to prepare while the model works on one."""
@@ -64,9 +65,9 @@ class RowStream(Generic[B]):
 
     def __init__(
         self,
-        reader: Reader,
+        reader: AnyReader,
         rows: Whole,
-        order: ShardSampler,
+        order: ShardSampler | BucketMix,
         arrays: MakesBatches[B],
         *,
         batch: int,
@@ -82,7 +83,7 @@ class RowStream(Generic[B]):
         self._row_bytes = reader.row_bytes(every_caption=False)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-batches")
         self._loaders = ThreadPoolExecutor(threads, thread_name_prefix="daskt2i-shards")
-        whole = 1.1 * reader.row_bytes(every_caption=True) * len(rows) <= cache_bytes
+        whole = 1.1 * reader.row_bytes(every_caption=True) * len(rows) <= cache_bytes and not reader.mirrors
         memory = self._rows_in_memory(None) if whole and mapped is None else None
         self._kept: UpcomingRows | MappedRows | None = mapped or memory
         self._look_at_epochs = True
@@ -99,7 +100,7 @@ class RowStream(Generic[B]):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of a latent."""
+        """(channels, height, width) of a latent; of the first bucket, if there are several."""
         return self._reader.latent_shape
 
     @property

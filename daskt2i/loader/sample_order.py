@@ -35,6 +35,8 @@ class Purpose(enum.IntEnum):
     CAPTION = 3
     SAMPLE = 4
     HELDOUT = 5
+    MIRROR = 6
+    BUCKETS = 7
 
 
 def key_of(seed: int) -> int:
@@ -72,6 +74,10 @@ class RandomStreams:
         if len(self._memory) < count * words:
             self._memory = np.empty(count * words, np.uint64)
         return self._memory[: count * words].reshape(count, words)
+
+    def mirrored(self, epoch: int, row: int) -> bool:
+        """Whether an epoch takes the mirrored latent of a row, if there is one. Half of them are."""
+        return bool(self.bits(Purpose.MIRROR, epoch, row, 1)[0] & np.uint64(1))
 
     def slot(self, epoch: int, row: int, captions: int) -> int:
         """Index of the caption that an epoch takes of a row. `captions` epochs take each one once, in random order."""

@@ -13,18 +13,22 @@ import numpy as np
 
 from daskt2i.config.settings import TrainSettings, completed
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
+from daskt2i.loader.joined.joined_reader import place_of
 from daskt2i.model import pipeline
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
+_DIVIDE = ("validation", "seed", "where", "view")
+"""Settings of `train:` that divide the rows."""
+
 
 def of_training(settings: TrainSettings, folder: RunFolder) -> TrainSettings:
-    """The settings with validation rows, seed and `where` of the pipeline's training: others divide the rows otherwise,
-    so that captions that the model learned would count as unseen."""
+    """The settings with what divided the rows in the pipeline's training: other values divide them otherwise, so that
+    captions that the model learned would count as unseen."""
     section = completed(_identity(folder)).get("train")
     if not isinstance(section, Mapping):
         return settings
-    return settings.model_copy(update={name: section[name] for name in ("validation", "seed", "where")})
+    return settings.model_copy(update={name: section[name] for name in _DIVIDE})
 
 
 def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> list[str]:
@@ -33,7 +37,7 @@ def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> 
     The list is empty if the training held out no rows.
 
     Args:
-        settings: `validation`, `seed` and `where` choose the rows, if the pipeline does not say how it was trained.
+        settings: they choose the rows if the pipeline does not say how it was trained.
 
     Raises:
         StoreMissing, StoreError: the store cannot be read.
@@ -48,12 +52,16 @@ def heldout_captions(settings: TrainSettings, folder: RunFolder, count: int) -> 
         window=settings.shuffle_window,
         heldout=settings.validation,
         where=settings.where,
+        view=settings.view,
         older=SAMPLES not in _identity(folder),
     )
     rows = np.sort(data.heldout)[:count]
     data.close()
-    store = ZarrStore(folder)
-    return [str(store.read("caption", int(row), int(row) + 1)[0, 0]) for row in rows]
+    return [_first_caption(*place_of(folder, int(row))) for row in rows]
+
+
+def _first_caption(store: ZarrStore, row: int) -> str:
+    return str(store.read("caption", row, row + 1)[0, 0])
 
 
 def _identity(folder: RunFolder) -> Mapping[str, Any]:

@@ -17,8 +17,8 @@ from daskt2i.formatting import many
 from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.loader.joined.chosen_rows import chosen_rows, digest_of
+from daskt2i.loader.joined.joined_reader import open_reader
 from daskt2i.loader.sample_order import Whole
-from daskt2i.loader.shards import Reader
 from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
 from daskt2i.store.layout import about_store
 from daskt2i.store.receipts import Receipts
@@ -94,12 +94,10 @@ def rows_of_training(folder: RunFolder, where: str | None, *, keep: bool = False
     Raises:
         ConfigError, StoreError, StoreFull: see `chosen_rows`.
     """
-    reader = Reader(ZarrStore(folder), 0, sample=False)
+    reader = open_reader(folder, 0, sample=False)
     accepted = reader.accepted()
     reader.close()
-    if where is None:
-        return accepted
-    return chosen_rows(folder, accepted, reader.attributes["fingerprint"], where, keep=keep)
+    return accepted if where is None else chosen_rows(folder, accepted, reader.fingerprint, where, keep=keep)
 
 
 def _forget_groups(folder: RunFolder, missing: Mapping[str, str]) -> None:
@@ -127,6 +125,7 @@ def dataset_of(
         window=settings.shuffle_window,
         heldout=settings.validation,
         where=settings.where,
+        view=settings.view,
         posterior=settings.posterior,
         cache_bytes=cache_bytes,
         older=older,
@@ -141,8 +140,13 @@ def known_split(folder: RunFolder, settings: TrainSettings) -> Split | None:
     """
     older = SAMPLES not in as_begun({SAMPLES: {}}, folder)
     stored = about_store(ZarrStore(folder))
-    if stored is None or not (older or not settings.validation or groups_are_kept(folder, stored["fingerprint"])):
+    if stored is None:
         return None
+    if settings.validation and not older:
+        reader = open_reader(folder, 0, sample=False)
+        reader.close()
+        if not groups_are_kept(folder, reader.fingerprint):
+            return None
     data = dataset_of(folder, settings, older)
     data.close()
     return data.split
@@ -168,7 +172,7 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
         every = settings.model_copy(update={"validation": 0, "where": None})
         data = dataset_of(folder, every, older, ranks, cache)
         data.close()
-        fingerprint, missing = data.attributes["fingerprint"], _rejected(folder)
+        fingerprint, missing = data.fingerprint, _rejected(folder)
         _forget_groups(folder, missing)
         known = groups_are_kept(folder, fingerprint)
         if data.rows >= _MANY_ROWS and not known:

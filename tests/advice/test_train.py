@@ -168,7 +168,7 @@ def test_a_damaged_chunk_is_encoded_again_before_it_is_trained_on(harm: str, sto
 def epoch(store: Path) -> None:
     """Read as many samples as a rank reads in an epoch."""
     place = RunFolder(store)
-    with closing(LatentDataset(place, seed=0, batch=4, heldout=4, store=CheckedStore(place))) as dataset:
+    with closing(LatentDataset(place, seed=0, batch=4, heldout=4, open_as=CheckedStore)) as dataset:
         for _ in zip(range(dataset.rows // 4), dataset.batches(0), strict=False):
             pass
 
@@ -206,7 +206,7 @@ def test_encoders_that_make_what_training_needs_are_read(tmp_path: Path, whole: 
 
 def test_encode_does_what_is_left_and_training_begins(store: Path) -> None:
     next(iter(sorted((store / "receipts").iterdir()))).unlink()
-    with told("loader/shards.py:Reader.accepted StoreError"):
+    with told("loader/shards.py:accepted_rows StoreError"):
         data(store)
     encode_again(store)
     assert reads(store)

@@ -48,7 +48,7 @@ def captions(out: Path, rows: Any) -> set[str]:
 
 
 def test_rows_with_equal_captions_are_in_one_group(store: Path) -> None:
-    groups = [sorted(group) for group in find_groups(ZarrStore(RunFolder(store)), np.arange(ROWS))]
+    groups = [sorted(group) for group in find_groups([(ZarrStore(RunFolder(store)), 0)], np.arange(ROWS))]
     joined = {row: group for group in groups for row in group}
     assert joined[4] == joined[30]
     assert joined[7] == joined[8] == joined[9]
@@ -83,7 +83,7 @@ def test_copies_of_a_picture_are_in_one_group_though_other_numbers_differ(tmp_pa
     store = ZarrStore(RunFolder(tmp_path))
     store.create(20, 20, [ArraySpec("latent_mean", ("channel", "y", "x"), (4, 24, 24), "float16", "nan")], {})
     zarr.open_group(tmp_path / "latents.zarr", mode="r+")["latent_mean"][:] = latents.astype(np.float16)
-    assert find_groups(store, np.arange(20)) == [[2, 13], [5, 17]]
+    assert find_groups([(store, 0)], np.arange(20)) == [[2, 13], [5, 17]]
 
 
 @given(
@@ -129,7 +129,7 @@ def test_the_groups_in_the_run_folder_are_used_while_they_belong_to_the_store(st
     keep_groups(folder, rows, "mine")
     try:
         kept = json.loads((store / GROUPS).read_text())
-        assert kept == {"store": "mine", "groups": find_groups(ZarrStore(folder), rows)}
+        assert kept == {"store": "mine", "groups": find_groups([(ZarrStore(folder), 0)], rows)}
         folder.write(GROUPS, json.dumps({**kept, "groups": [[1, 2]]}).encode())
         keep_groups(folder, rows, "mine")
         assert groups_of(folder, rows, "mine") == [[1, 2]]

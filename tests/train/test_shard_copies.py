@@ -65,7 +65,7 @@ def folder(encoded: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def dataset_of(folder: RunFolder, store: CheckedStore, rank: int = 0, world: int = 1) -> LatentDataset:
     how: dict[str, Any] = {"seed": 0, "batch": BATCH, "heldout": 0, "window": 2, "cache_bytes": 0, "threads": 1}
-    return LatentDataset(folder, rank=rank, world=world, allow_random=True, store=store, **how)
+    return LatentDataset(folder, rank=rank, world=world, allow_random=True, open_as=lambda _: store, **how)
 
 
 def epochs(folder: RunFolder, limit: str | None, count: int = 3, world: int = 1) -> tuple[list[Any], list[str]]:

@@ -1,6 +1,6 @@
-"""The rows of a store that a training takes: `train.where`.
+"""The rows of a run folder that an expression keeps: `train.where`, and `where` of `torch_dataset`.
 
-Covers: choosing them, and a list of them in the run folder, so that ranks need not choose again.
+Covers: choosing them over all stores of a run folder, and a list of them there, so that ranks need not choose again.
 Does not cover: the expression (`facts.stored`), which of them are held out (`content`).
 """
 
@@ -18,6 +18,7 @@ from daskt2i.facts.expression import Asked
 from daskt2i.facts.stored import StoredWhere
 from daskt2i.formatting import many
 from daskt2i.loader.sample_order import Whole
+from daskt2i.store.parts.rows_file import members, numbers_of, ranges_of
 from daskt2i.store.run_folder import TRAIN, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -33,8 +34,8 @@ def chosen_rows(folder: RunFolder, accepted: Whole, fingerprint: str, where: str
 
     Args:
         folder: the run folder.
-        accepted: accepted rows of its store, ascending.
-        fingerprint: of the store.
+        accepted: accepted rows, ascending.
+        fingerprint: of its stores.
         where: `train.where`.
         keep: whether to write the list into the run folder.
 
@@ -42,19 +43,40 @@ def chosen_rows(folder: RunFolder, accepted: Whole, fingerprint: str, where: str
         ConfigError: the expression is wrong, names a fact that is not there, or keeps no row.
         StoreError, StoreFull: a shard is damaged, or no space is left.
     """
-    chooser = StoredWhere(ZarrStore(folder), where, _ASKED)
-    depends = f"{fingerprint} {chooser.digest} ".encode() + accepted.astype("<i8").tobytes()
+    choosers = [(StoredWhere(ZarrStore(one.folder), where, _ASKED), one.offset) for one in members(folder)]
+    depends = f"{fingerprint} {[one.digest for one, _ in choosers]} ".encode() + accepted.astype("<i8").tobytes()
     key = hashlib.sha256(depends).hexdigest()
     kept = _kept(folder, key)
-    rows = chooser.rows(accepted) if kept is None else kept
+    rows = _choose(choosers, accepted) if kept is None else kept
     if not len(rows):
         raise ConfigError(
             f"train.where (`{where}`) keeps none of {many(len(accepted), 'accepted row')} of {folder}, so there is "
             "nothing to train on. Nothing was trained; give another train.where, or null for all rows."
         )
     if keep and kept is None:
-        folder.write(CHOSEN, json.dumps({"key": key, "where": where, "rows": ranges(rows)}).encode())
+        folder.write(CHOSEN, json.dumps({"key": key, "where": where, "rows": ranges_of(rows)}).encode())
     return rows
+
+
+def rows_where(folder: RunFolder, accepted: Whole, where: str) -> Whole:
+    """The rows of all stores of a run folder for which an expression is true, ascending.
+
+    Args:
+        accepted: accepted rows, ascending.
+
+    Raises:
+        ConfigError: the expression is wrong, or names a fact that is not there.
+        StoreError: a shard is damaged.
+    """
+    return _choose([(StoredWhere(ZarrStore(one.folder), where), one.offset) for one in members(folder)], accepted)
+
+
+def _choose(choosers: Sequence[tuple[StoredWhere, int]], accepted: Whole) -> Whole:
+    edges = np.searchsorted(accepted, [offset for _, offset in choosers[1:]])
+    parts = np.split(accepted, edges)
+    return np.concatenate(
+        [chooser.rows(rows - offset) + offset for (chooser, offset), rows in zip(choosers, parts, strict=True)]
+    )
 
 
 def digest_of(rows: Whole) -> str:
@@ -62,20 +84,9 @@ def digest_of(rows: Whole) -> str:
     return f"{many(len(rows), 'row')}, {hashlib.sha256(rows.astype('<i8').tobytes()).hexdigest()[:12]}"
 
 
-def ranges(rows: Whole) -> list[list[int]]:
-    """Ascending rows as ranges `[start, stop)`."""
-    edges = np.flatnonzero(np.diff(rows) != 1) + 1
-    return [[int(part[0]), int(part[-1]) + 1] for part in np.split(rows, edges) if len(part)]
-
-
-def from_ranges(found: Sequence[Sequence[int]]) -> Whole:
-    """The rows of ranges `[start, stop)`."""
-    return np.concatenate([np.empty(0, np.int64), *(np.arange(start, stop) for start, stop in found)])
-
-
 def _kept(folder: RunFolder, key: str) -> Whole | None:
     try:
         found: Any = json.loads(folder.read(CHOSEN))
-        return from_ranges(found["rows"]) if found["key"] == key else None
+        return numbers_of(tuple((start, stop) for start, stop in found["rows"])) if found["key"] == key else None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -37,6 +37,7 @@ class LoadedRows:
         begins, lengths: `int64[n, k]`, where the tokens of a caption begin in `tokens`, and how many they are.
         tokens: `float16[t + 1, feature]` or `float32`. The last one is zeros, for padding.
         extra: other arrays of the store, `[n, ...]`, by name.
+        mirrored: `bool[n]`, whether the latent is that of the mirrored picture; None if none is.
     """
 
     samples: Sequence[Sample]
@@ -49,6 +50,7 @@ class LoadedRows:
     lengths: Whole
     tokens: Values
     extra: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    mirrored: npt.NDArray[np.bool_] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -62,12 +64,22 @@ class LoadedRows:
         texts = [self.tokens[self.begins[self.lengths > 0], 0]] if self.tokens.size else []
         return np.concatenate([*latents, *texts]) if latents or texts else self.mean.ravel()
 
-    def fill_rows(self, target: Values, block: npt.NDArray[Any], first: int) -> None:
-        """Copy the rows of a decoded block that begins with row `first` into `target`, `mean` or `std`."""
+    def fill_rows(
+        self, target: Values, block: npt.NDArray[Any], first: int, only: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        """Copy the rows of a decoded block that begins with row `first` into `target`, `mean` or `std`.
+
+        Args:
+            only: `bool[n]`, the rows to copy; None for all that the block has.
+        """
         low, high = self._within(first, len(block))
-        if low < high:
-            rows = np.array([row - first for _, row in self.samples[low:high]])
+        if low == high:
+            return
+        rows = np.array([row - first for _, row in self.samples[low:high]])
+        if only is None:
             np.take(block, rows, axis=0, out=target[low:high], mode="clip")
+        else:
+            target[low:high][only[low:high]] = block[rows[only[low:high]]]
 
     def fill_tokens(self, block: npt.NDArray[Any], first: int) -> None:
         """Copy the texts of a decoded block, `[row, slot, token, feature]`, that begins with row `first`."""

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from daskt2i.loader.joined.joined_reader import AnyReader
 from daskt2i.loader.memory.mapped_rows import MappedRows
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors, Tensors
 from daskt2i.loader.read_ahead import Placed
 from daskt2i.loader.row_stream import RowStream
 from daskt2i.loader.sample_order import ShardSampler, Whole
-from daskt2i.loader.shards import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class EpochStream(RowStream[Tensors]):
 
     def __init__(
         self,
-        reader: Reader,
+        reader: AnyReader,
         rows: Whole,
         order: ShardSampler,
         arrays: SampleTensors,

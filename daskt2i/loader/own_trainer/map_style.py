@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from daskt2i.loader.joined.joined_reader import AnyReader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors, Tensors
 from daskt2i.loader.own_trainer.selection import Selection
 from daskt2i.loader.sample_order import Purpose, Sample
-from daskt2i.loader.shards import Reader
 
 
 class LatentRows:
@@ -35,7 +35,7 @@ class LatentRows:
         self._selection, self._epoch = selection, 0
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, LoadedRows] = OrderedDict()
-        self._readers: tuple[Reader, SampleTensors, SampleTensors] | None = None
+        self._readers: tuple[AnyReader, SampleTensors, SampleTensors] | None = None
 
     def __repr__(self) -> str:
         return f"<{len(self)} rows of {self._selection.folder}>"
@@ -78,7 +78,7 @@ class LatentRows:
             made = tensors[which - 1].make(samples, found, Purpose.SAMPLE)
         return [{name: values[place] for name, values in made.items()} for place in range(len(samples))]
 
-    def _opened(self) -> tuple[Reader, SampleTensors, SampleTensors]:
+    def _opened(self) -> tuple[AnyReader, SampleTensors, SampleTensors]:
         if self._readers is None:
             reader = self._selection.reader()
             texts = (self._selection.tensors(reader, whole_text=whole) for whole in (False, True))
@@ -86,7 +86,7 @@ class LatentRows:
         assert self._readers is not None
         return self._readers
 
-    def _found(self, reader: Reader, row: int) -> tuple[LoadedRows, int]:
+    def _found(self, reader: AnyReader, row: int) -> tuple[LoadedRows, int]:
         """A row in memory, after its shard was decoded if it was not there."""
         edges = reader.grid[row // reader.grid.rows_per_chunk]
         first, last = np.searchsorted(self._selection.rows, (edges.start, edges.stop))

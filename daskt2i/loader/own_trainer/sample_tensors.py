@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.loader.batch_arrays import AT_ONCE, Group, PerThread, Placed, as_float32, grouped, slots_of
+from daskt2i.loader.joined.joined_reader import AnyReader
 from daskt2i.loader.memory.loaded_rows import Values, copy_rows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.own_trainer.columns import LATENTS, TEXT, TEXT_MASK
 from daskt2i.loader.random_numbers import draw_posterior
 from daskt2i.loader.sample_order import Purpose, Sample, Whole
-from daskt2i.loader.shards import Captions, Floats, Reader
+from daskt2i.loader.shards import Captions, Floats
 
 Tensors = dict[str, Any]
 """Column -> a tensor, or a list of texts; and `row`, `caption_index`."""
@@ -39,7 +40,7 @@ class SampleTensors:
     """
 
     def __init__(
-        self, reader: Reader, key: int, columns: Sequence[str], captions: Captions, whole_text: bool = False
+        self, reader: AnyReader, key: int, columns: Sequence[str], captions: Captions, whole_text: bool = False
     ) -> None:
         self._reader, self._columns, self._captions = reader, columns, captions
         self._whole_text = whole_text
@@ -74,18 +75,18 @@ class SampleTensors:
         self._blocks.close()
 
     def _latents(self, samples: Sequence[Sample], parts: Sequence[Group], purpose: Purpose) -> Floats:
-        reader, count, size = self._reader, len(samples), math.prod(self._reader.latent_shape)
+        reader, count = self._reader, len(samples)
+        latent = parts[0][0].mean.shape[1:]  # the rows of a batch are of one bucket
+        size = math.prod(latent)
         latents: Floats
-        (latents,) = self._blocks.block((np.float32, (count, *reader.latent_shape)))
-        half = self._mine.scratch("half", (1 + reader.draws, count, *reader.latent_shape), reader.latent_kind)
+        (latents,) = self._blocks.block((np.float32, (count, *latent)))
+        half = self._mine.scratch("half", (1 + reader.draws, count, *latent), reader.latent_kind)
         for rows, indexes, places in parts:
             copy_rows(rows.mean, indexes, half[0], places)
             if rows.std is not None:
                 copy_rows(rows.std, indexes, half[1], places)
         step = max(1, AT_ONCE // size)
-        spread, drawn = (
-            self._mine.scratch(name, (step, *reader.latent_shape), np.float32) for name in ("spread", "drawn")
-        )
+        spread, drawn = (self._mine.scratch(name, (step, *latent), np.float32) for name in ("spread", "drawn"))
         for first in range(0, count, step):
             some = latents[first : first + step]
             as_float32(half[0, first : first + step], some)

@@ -17,12 +17,14 @@ import numpy as np
 
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
+from daskt2i.loader.joined.chosen_rows import rows_where
+from daskt2i.loader.joined.joined_reader import DEFAULT, AnyReader, Choice, open_reader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.mapped_rows import MappedRows, mapped_rows
 from daskt2i.loader.own_trainer.columns import wanted_columns, wanted_of
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors
 from daskt2i.loader.sample_order import Whole, key_of
-from daskt2i.loader.shards import Captions, Reader
+from daskt2i.loader.shards import Captions, Wanted
 from daskt2i.machine.machine import this_machine
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -48,6 +50,7 @@ class Selection:
         cache_bytes: memory for decoded rows in one process.
         threads: threads that decode, and that make batches.
         cache_folder: folder for decoded rows; None for none.
+        choice: which latents of a row.
     """
 
     folder: RunFolder
@@ -60,6 +63,7 @@ class Selection:
     cache_bytes: int
     threads: int
     cache_folder: Path | None = None
+    choice: Choice = DEFAULT
 
     @property
     def key(self) -> int:
@@ -69,17 +73,20 @@ class Selection:
     @property
     def digest(self) -> str:
         """A hash of what decides which sample is at a position."""
-        text = f"{self.fingerprint} {self.seed} ".encode()
+        latents = "" if self.choice == DEFAULT else f"{self.choice} "
+        text = f"{self.fingerprint} {self.seed} {latents}".encode()
         return hashlib.sha256(text + self.rows.astype("<i8").tobytes()).hexdigest()[:16]
 
-    def reader(self) -> Reader:
+    def reader(self) -> AnyReader:
         """Reads these columns.
 
         Raises:
             StoreMissing, StoreError: the store is gone or damaged.
         """
-        wanted = wanted_of(self.columns, self.captions)
-        return Reader(ZarrStore(self.folder), self.key, self.posterior == "sample", wanted)
+        return self._open(wanted_of(self.columns, self.captions))
+
+    def _open(self, wanted: Wanted) -> AnyReader:
+        return open_reader(self.folder, self.key, self.posterior == "sample", wanted, self.choice)
 
     def mapped(self) -> MappedRows | None:
         """All rows in files of the cache folder; None without one. They are written if they are not there.
@@ -90,18 +97,24 @@ class Selection:
         if self.cache_folder is None:
             return None
         wanted = replace(wanted_of(self.columns, self.captions), captions="all")
-        reader = Reader(ZarrStore(self.folder), self.key, self.posterior == "sample", wanted)
-        text = f"{self.fingerprint} {wanted} {reader.draws} ".encode() + self.rows.astype("<i8").tobytes()
+        reader = self._open(wanted)
+        if len(reader.buckets(self.rows)) > 1:
+            raise ConfigError(
+                f"Decoded rows of {self.folder} cannot be kept in cache_folder, because its latents have several "
+                "sizes. Nothing was written; leave cache_folder out, or choose one size (view)."
+            )
+        latents = "" if self.choice == DEFAULT else f"{self.choice} "
+        text = f"{self.fingerprint} {latents}{wanted} {reader.draws} ".encode() + self.rows.astype("<i8").tobytes()
         place = self.cache_folder / f"daskt2i-{hashlib.sha256(text).hexdigest()[:16]}"
         return mapped_rows(place, self.rows, self._shards(reader))
 
-    def _shards(self, reader: Reader) -> Iterator[LoadedRows]:
+    def _shards(self, reader: AnyReader) -> Iterator[LoadedRows]:
         """All rows with all captions, shard by shard."""
         size = reader.grid.rows_per_chunk
         for rows in np.split(self.rows, np.flatnonzero(np.diff(self.rows // size)) + 1):
             yield reader.read([[(-1, row) for row in rows.tolist()]])[0]
 
-    def tensors(self, reader: Reader, whole_text: bool = False) -> SampleTensors:
+    def tensors(self, reader: AnyReader, whole_text: bool = False) -> SampleTensors:
         """Makes tensors of these columns."""
         return SampleTensors(reader, self.key, self.columns, self.captions, whole_text)
 
@@ -119,6 +132,8 @@ def select(
     cache_folder: str | os.PathLike[str] | None = None,
     threads: int,
     storage_options: Mapping[str, Any] | None,
+    view: str | None = None,
+    mirror: bool = True,
     allow_random: bool = False,
 ) -> Selection:
     """Open a store, and choose its rows. The arguments are those of `torch_dataset`.
@@ -134,7 +149,8 @@ def select(
     folder = RunFolder(path, storage_options)
     store = ZarrStore(folder)
     wanted = wanted_columns(store, columns, captions)
-    reader = Reader(store, key_of(seed), posterior == "sample", wanted_of(wanted, captions))
+    choice = Choice(view, mirror)
+    reader = open_reader(folder, key_of(seed), posterior == "sample", wanted_of(wanted, captions), choice)
     if reader.attributes["random_weights"] and not allow_random:
         raise StoreError(
             f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was not "
@@ -142,9 +158,7 @@ def select(
         )
     rows = readable_rows(reader, folder, unfinished)
     if where is not None:
-        from daskt2i.facts.stored import rows_where
-
-        rows = rows_where(store, rows, where)
+        rows = rows_where(folder, rows, where)
     if not len(rows):
         raise ConfigError(
             f"No row of {folder} is left to read. The store was not changed; give another where, or encode more rows."
@@ -156,14 +170,15 @@ def select(
         captions,
         posterior,
         seed,
-        reader.attributes["fingerprint"],
+        reader.fingerprint,
         _cache_of_a_rank() if cache_bytes is None else cache_bytes,
         threads,
         None if cache_folder is None else Path(cache_folder).expanduser().absolute(),
+        choice,
     )
 
 
-def readable_rows(reader: Reader, folder: RunFolder, unfinished: bool) -> Whole:
+def readable_rows(reader: AnyReader, folder: RunFolder, unfinished: bool) -> Whole:
     """The accepted rows.
 
     Raises:
