@@ -193,10 +193,10 @@ class Run(RunReader, RunRows, RunDoctor, RunExport):
         Raises:
             StoreMissing: there is no store.
         """
-        from daskt2i.encode.verify import verify
+        from daskt2i.encode.parts.verify import verify_all
 
         found = self._found
-        return verify(found.folder, found.workflow, self._listener, trusted=found.trusted)
+        return verify_all(found.folder, found.workflow, self._listener, trusted=found.trusted)
 
     @verb
     def train(self, *, where: str | None = None) -> TrainResult:

@@ -196,13 +196,11 @@ class TrainSettings(OptimiserSettings):
     Attributes:
         objective: `flow` (rectified flow, logit-normal times), `v` (zero terminal SNR) or `epsilon`.
         snr_gamma: min-SNR weight of `v` and `epsilon` (Hang et al. 2023, arXiv:2303.09556); null for none.
-        shift: shift of the times of flow: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents
-            (arXiv:2403.03206, 5.3.2).
+        shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
         caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         shuffle_window: number of shards whose rows are shuffled together.
-        where: an expression over facts and columns; only rows for which it is true are used. null: all rows.
-        view: size of the latents, as `512x448`; null: the first of several resolutions, and all buckets.
+        where, view: an expression that keeps rows, and the size of their latents (`512x448`); null: the default ones.
     """
 
     model: ModelSettings = ModelSettings()

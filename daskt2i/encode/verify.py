@@ -20,7 +20,7 @@ from daskt2i.encode.resume import are_rejected
 from daskt2i.encode.saved_workflow import strangers, with_source
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
-from daskt2i.facts.selection import open_source
+from daskt2i.facts.selection import source_of_store
 from daskt2i.faults.patience import fetched_patiently
 from daskt2i.formatting import many
 from daskt2i.images import read as images
@@ -282,7 +282,7 @@ def _check_images(
     did = "compared with the images"
     try:
         workflow = with_source(workflow, store.folder, draw=False)  # scenes are files of the run folder
-        source = open_source(workflow.dataset, store.folder, keep=False)
+        source = source_of_store(workflow.dataset, store.folder, about["identity"])
         source.info()
         _find_exchanged(store, source, workflow, found)
         did = "decoded back"

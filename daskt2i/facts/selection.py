@@ -40,8 +40,8 @@ from daskt2i.protocols import IndexedSource, Source, StampedSource
 from daskt2i.store.columns.places import folder_of_store
 from daskt2i.store.ownership import claim
 from daskt2i.store.parts.places import store_of_part
-from daskt2i.store.parts.row_ids import part_rows
-from daskt2i.store.run_folder import PART_ROWS, REPORTS, RunFolder
+from daskt2i.store.parts.row_ids import part_rows, row_ids
+from daskt2i.store.run_folder import MANIFEST, PART_ROWS, REPORTS, RunFolder
 from daskt2i.types import Chunk, Row, SourceInfo
 
 if TYPE_CHECKING:
@@ -139,6 +139,31 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         if folder is not None and keep:
             keep_facts(table, dataset, source, folder, pictures=expression.needs_pictures)
     return choose(dataset, source, expression, table)
+
+
+def source_of_store(dataset: DatasetSettings, folder: RunFolder, identity: Mapping[str, Any]) -> Source:
+    """The source of a store that exists. If it has grown since, it gives the rows of the store alone, in their order.
+
+    Args:
+        folder: the run folder of the store.
+        identity: of the store, from its attributes.
+
+    Raises:
+        ConfigError, SourceError: as in `open_source`; the source has lost rows of the store.
+    """
+    if dataset.column is not None or dataset.part is not None:
+        return open_source(dataset, folder, keep=False)
+    source: Source = dataset.source.build(Source, "dataset.source")
+    keep_index(source, folder, write=False)
+    there = {**dataset.source.identity(), **source.info().content}
+    if there == identity.get("source") or not folder.exists(MANIFEST):
+        return open_source(dataset, folder, keep=False)
+    ids = row_ids(folder)
+    if ids.rows.tolist() != list(range(len(ids))):  # rows by bucket, with numbers that are left out
+        return open_source(dataset, folder, keep=False)
+    kept = places_of(source, ids.image_ids, ids.file_names)
+    info = replace(source.info(), rows=len(kept), left_out=source.info().rows - len(kept))
+    return SelectedSource(dataset.source.model_dump(by_alias=True), kept, info, source)
 
 
 def _of_part(dataset: DatasetSettings, name: str, part: RunFolder, keep: bool) -> SelectedSource:

@@ -24,6 +24,7 @@ from daskt2i.facts.expression import Asked, parse_where
 from daskt2i.facts.survey import facts_of_captions
 from daskt2i.facts.table import FACTS, NUMBER, TEXT, YES_NO, Fact
 from daskt2i.store.columns.arrays import VALID, column_arrays
+from daskt2i.store.forms.made_rows import read_made
 from daskt2i.store.parts.places import store_of_part
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -113,7 +114,7 @@ class StoredWhere:
             stop()
             end = min(first + size, self._layout["rows"])
             read = {name: self._store.read(name, first, end) for name in self._needed}
-            columns = {name: one.store.read(one.name, first, end) for name, one in self._columns.items()}
+            columns = {name: read_made(one.store, one.name, first, end) for name, one in self._columns.items()}
             there = [one.store.read(VALID, first, end) for one in self._columns.values()]
             for row in rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)].tolist():
                 place = row - first

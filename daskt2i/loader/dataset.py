@@ -120,7 +120,8 @@ class LatentDataset(RowStream[Batch]):
         self.heldout, training = self.split.heldout, self.split.training
         draw: Draw = one_by_one if older else in_bulk
         buckets = dict(reader.buckets(training))
-        self.latent_shapes = tuple(shape for shape, _ in reader.buckets(self.chosen))
+        largest = sorted(reader.buckets(self.chosen), key=lambda bucket: -len(bucket[1]))
+        self.latent_shapes = tuple(shape for shape, _ in largest)
         super().__init__(
             reader,
             training,
@@ -134,6 +135,11 @@ class LatentDataset(RowStream[Batch]):
         )
         # Older versions did not look at the epoch if the whole store was in memory.
         self._look_at_epochs = not (older and self._kept)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of a latent of the bucket with most rows."""
+        return self.latent_shapes[0]
 
     def heldout_batches(self, size: int) -> Iterator[Batch]:
         """This rank's validation rows in order, with the same noise, time and caption each time and without dropout.

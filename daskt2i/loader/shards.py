@@ -192,6 +192,11 @@ class Reader:
             kept = kept[(kept >= first) & (kept < first + piece.view.chunks * size)]
         return kept + piece.offset
 
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels, height, width) of the latents of each bucket: here one."""
+        return (self.latent_shape,)
+
     def buckets(self, rows: Whole) -> list[tuple[tuple[int, int, int], Whole]]:
         """(latent shape, rows) of each bucket: here one."""
         return [(self.latent_shape, rows)]

@@ -99,8 +99,8 @@ def unet_config(
     if height % halved or width % halved:
         raise ConfigError(
             f"The denoiser has {levels} levels and halves its input {levels - 1} times, but latents are "
-            f"{height} x {width}. Use a model with fewer levels, or a dataset.image.resolution whose latents have "
-            f"sides that are multiples of {halved}."
+            f"{height} x {width}. Use a model with fewer levels, or sizes of pictures (dataset.image) whose latents "
+            f"have sides that are multiples of {halved}."
         )
     # The blocks of the lowest level get the channels of the level before, too.
     channels_there = tuple(config.get("block_out_channels", (320,)))[-2:]

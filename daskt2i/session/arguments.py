@@ -69,7 +69,7 @@ RULES: dict[str, Rule] = {
     "guidance": (_amount, "a number from 0"),
     "prompts": (_texts, "a text, or a list of texts"),
     "devices": (_texts, "a text such as cpu, or a list of such texts"),
-    **dict.fromkeys(("where", "text", "device", "to"), (_text, "a text")),
+    **dict.fromkeys(("where", "view", "text", "device", "to"), (_text, "a text")),
     "source": (_path, "the name of a source such as folder, or a class path"),
     "storage_options": (lambda value: isinstance(value, Mapping), "a mapping, such as {'anon': True}"),
     "scheduler": (_path, "a text such as local:2, or a cluster file (a Dask client is given as client)"),

@@ -80,9 +80,7 @@ class Stages:
             if there.done < there.chunks:
                 raise unfinished(self.folder.root, there.chunks - there.done, there.chunks)
         given, launch = self.workflow.train, self.workflow.launch
-        rows = there.accepted if before is None else before.source_info.rows
-        if before is None and given.where is not None:
-            rows = len(rows_of_training(self.folder, given.where))
+        rows = len(rows_of_training(self.folder, given.where)) if before is None else before.source_info.rows
         if rows <= given.validation:
             raise ConfigError(
                 f"train.validation is {given.validation}, but there {'is' if rows == 1 else 'are'} only "

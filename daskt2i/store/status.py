@@ -8,11 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, many, size
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, ModelFolder, TrainingProgress, progress
 from daskt2i.store.columns.places import column_folder, columns_of, is_complete
 from daskt2i.store.layout import about_store
+from daskt2i.store.parts.places import parts_begun
+from daskt2i.store.parts.rows_file import Member, is_in, members
 from daskt2i.store.publishing.lock import Holder, holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, PIPELINE, STANDSTILL, TRAIN, RunFolder
@@ -34,6 +38,8 @@ class RunStatus(Viewed):
         left_out: rows of the source that `dataset.where` left out; None if `dataset.where` was not set.
         trained: the trainings in the folder, with the state of their models.
         columns: name of a column of the store -> whether it is complete.
+        parts: name of a part (`append`) -> its rows; 0 if it was begun and is not shown.
+        removed: rows that were removed. `accepted` and `rejected` do not count them; all other numbers do.
     """
 
     out: str
@@ -53,11 +59,13 @@ class RunStatus(Viewed):
     waiting: tuple[str, ...] = ()
     trained: tuple[TrainingProgress, ...] = ()
     columns: Mapping[str, bool] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
+    removed: int = 0
 
     @property
     def rows_done(self) -> int:
-        """Rows that are accepted or rejected."""
-        return self.accepted + sum(self.rejected.values())
+        """Rows that are accepted or rejected, also if they were removed later."""
+        return self.accepted + sum(self.rejected.values()) + self.removed
 
     @property
     def complete(self) -> bool:
@@ -84,12 +92,16 @@ class RunStatus(Viewed):
             **({"waiting": list(self.waiting)} if self.waiting else {}),
             **({"trained": {one.training: one.to_json() for one in self.trained}} if self.trained else {}),
             **({"columns": dict(self.columns)} if self.columns else {}),
+            **({"parts": dict(self.parts)} if self.parts else {}),
+            **({"removed": self.removed} if self.removed else {}),
         }
 
     def view(self) -> View:
         """Rows and chunks so far, the store, and the process that encodes into it."""
         total = sum(self.rejected.values())
-        rows = [("rows", f"{self.rows_done:,} of {self.rows:,}: {self.accepted:,} accepted, {total:,} rejected")]
+        removed = f", {self.removed:,} removed" if self.removed else ""
+        counts = f"{self.accepted:,} accepted, {total:,} rejected{removed}"
+        rows = [("rows", f"{self.rows_done:,} of {self.rows:,}: {counts}")]
         if total:
             rows.append(("rejected", counted(self.rejected)))
         if self.left_out is not None:
@@ -100,6 +112,10 @@ class RunStatus(Viewed):
             ("captions", f"{self.captions:,}"),
             ("precision", self.precision + random),
             ("store", f"{self.store} ({size(self.bytes)})"),
+            *(
+                ("part", f"{name}: {many(count, 'row')}" if count else f"{name}, not complete")
+                for name, count in self.parts.items()
+            ),
             *(("column", f"{name}{'' if whole else ', not complete'}") for name, whole in self.columns.items()),
             ("running", self.held_by or "no"),
             *(("stands still", one) for one in self.waiting),
@@ -127,17 +143,21 @@ def status(folder: RunFolder) -> RunStatus:
         raise StoreMissing(f"There is no latent store in {folder}. Run encode to make one.")
     grid = grid_of(store.layout(), about)
     counts, rejected = Counter[str](), Counter[str]()
-    for receipt in Receipts(folder).read():
-        if receipt.fingerprint == about["fingerprint"]:
-            bytes_ = sum(shard.size for shard in receipt.shards)
-            counts.update(done=1, accepted=receipt.accepted, captions=receipt.captions, bytes=bytes_)
-            rejected.update(str(row.reason) for row in receipt.rejected)
+    stores = members(folder)
+    for each in stores:
+        _count(each, counts, rejected)
+    parts = dict.fromkeys(parts_begun(folder), 0)
+    for part in stores[1:]:
+        there = ZarrStore(part.folder)
+        of_part = grid_of(there.layout(), about_store(there) or {})
+        counts.update(rows=of_part.filled, chunks=len(of_part))
+        parts[part.name] = of_part.filled
     held = holder(folder)
     return RunStatus(
         out=str(folder),
         store=store.address,
-        rows=grid.filled,
-        chunks=len(grid),
+        rows=grid.filled + counts["rows"],
+        chunks=len(grid) + counts["chunks"],
         precision=str(about["identity"].get("precision", "unknown")),
         random_weights=about["random_weights"],
         done=counts["done"],
@@ -149,9 +169,25 @@ def status(folder: RunFolder) -> RunStatus:
         waiting=_waiting(folder) if held.words else (),
         manifest=folder.exists(MANIFEST),
         left_out=(about["identity"].get("where") or {}).get("left_out"),
+        parts=parts,
+        removed=counts["removed"],
         columns={name: is_complete(column_folder(folder, name)) for name in columns_of(folder)},
         trained=tuple(one for model in (PIPELINE_FOLDER, VAE_FOLDER) if (one := _progress(folder, model, held))),
     )
+
+
+def _count(store: Member, counts: Counter[str], rejected: Counter[str]) -> None:
+    """Add what the receipts of a store say, without the rows that were removed."""
+    fingerprint = (about_store(ZarrStore(store.folder)) or {}).get("fingerprint")
+    for receipt in Receipts(store.folder).read():
+        if receipt.fingerprint != fingerprint:
+            continue
+        there = [row for row in receipt.rejected if not is_in(np.array([row.row]), store.removed)[0]]
+        gone = sum(max(0, min(stop, receipt.stop) - max(start, receipt.start)) for start, stop in store.removed)
+        accepted = receipt.accepted - gone + len(receipt.rejected) - len(there)
+        bytes_ = sum(shard.size for shard in receipt.shards)
+        counts.update(done=1, accepted=accepted, captions=receipt.captions, bytes=bytes_, removed=gone)
+        rejected.update(str(row.reason) for row in there)
 
 
 def _progress(folder: RunFolder, model: ModelFolder, held: Holder) -> TrainingProgress | None:

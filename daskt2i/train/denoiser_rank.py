@@ -110,13 +110,14 @@ class Denoiser:
         self._heldout: list[Batch] | None = None
 
     def build(self, device: str) -> nn.Module:
-        """The UNet of the settings, fitted to the store."""
-        given = self.settings.model
-        config = model.unet_config(
-            given.preset, given.config, self.dataset.latent_shape, self.dataset.features, self._least()
+        """The UNet of the settings, fitted to the store: it takes all sizes of latents, and draws the most frequent."""
+        given, shapes = self.settings.model, self.dataset.latent_shapes
+        first, *_ = (
+            model.unet_config(given.preset, given.config, shape, self.dataset.features, self._least())
+            for shape in shapes
         )
         self._device = device
-        return model.build(config, self.settings.seed).to(device)
+        return model.build(first, self.settings.seed).to(device)
 
     def _least(self) -> int:
         """The fewest samples that the model gets at once: in a part of a batch, or in the last validation batch."""

@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 from daskt2i.config.settings import DatasetSettings, OptimiserSettings, Workflow
+from daskt2i.encode.parts.verify import verify_all
 from daskt2i.encode.saved_workflow import settings_of, with_source, without_secrets
-from daskt2i.encode.verify import verify
 from daskt2i.errors import Interrupted, StoreError, StoreMissing
 from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_events
 from daskt2i.facts.selection import open_source
@@ -46,7 +46,7 @@ from daskt2i.train.resume import (
     refuse_older,
     warmup_note,
 )
-from daskt2i.train.samples import as_begun, notes_before
+from daskt2i.train.samples import as_begun, check_sizes, notes_before, refuse_other_rows
 from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.view import View, Viewed
 
@@ -129,7 +129,7 @@ def check_store(folder: RunFolder, listener: Listener = ignore) -> dict[str, Any
             f"The store in {folder} was encoded with random weights, which are for speed tests. A model that is "
             "trained on it draws only noise. Encode with pretrained encoders into another run folder (out)."
         )
-    verify(folder, None, listener, deep=False).raise_for_problems()
+    verify_all(folder, None, listener, deep=False).raise_for_problems()
     return stored
 
 
@@ -145,6 +145,7 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     if stored is None:
         return 0
     identity = as_begun(identity_of(workflow.train, stored), folder)
+    refuse_other_rows(folder, identity)
     return _checkpoint(folder, PIPELINE_FOLDER, identity, workflow.train.steps).step
 
 
@@ -182,8 +183,10 @@ def train(
         _say_what_is_not_drawn(workflow.dataset, listener)
         settings, ways = workflow.train, workflow.launch
         identity = as_begun(identity_of(settings, stored), folder)
+        refuse_other_rows(folder, identity)
         if done := _done(folder, PIPELINE_FOLDER, identity, settings, listener):
             return done
+        check_sizes(settings, folder)
         claim(folder)
         for text in notes_before(folder, settings, SAMPLES not in identity, ranks, ways.cache_bytes()):
             listener(Note(text))

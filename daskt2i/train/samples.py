@@ -13,14 +13,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i.config.settings import TrainSettings
+from daskt2i.errors import FingerprintMismatch
 from daskt2i.formatting import many
 from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.loader.joined.chosen_rows import chosen_rows, digest_of
-from daskt2i.loader.joined.joined_reader import open_reader
+from daskt2i.loader.joined.joined_reader import Choice, open_reader
 from daskt2i.loader.sample_order import Whole
+from daskt2i.model.denoiser import unet_config
 from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
 from daskt2i.store.layout import about_store
+from daskt2i.store.parts.rows_file import read_rows
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -41,9 +44,15 @@ CHOSEN = "chosen"
 may keep other rows for the same expression. Without `train.where` there is no key."""
 
 
+ROWS = "rows"
+"""Key of an identity: the rows of a run folder with parts or removed rows. Rows that are appended or removed change the
+order, and which rows are held out. A run folder with one whole store has no such key."""
+
+
 def as_begun(identity: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """The identity of a training with the samples that it began with: those of an older version if that began it."""
-    began, now = _began(folder), {**identity, **_rejected(folder), **_chosen(identity, folder)}
+    more = {**_rejected(folder), **_chosen(identity, folder), **_rows(folder)}
+    began, now = _began(folder), {**identity, **more}
     if began is None:
         return now
     return {key: value for key, value in now.items() if key in began or key not in (SAMPLES, REJECTED)}
@@ -69,6 +78,51 @@ def _rejected(folder: RunFolder) -> dict[str, str]:
     ]
     digest = hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
     return {REJECTED: f"{len(rows)} row{'s' * (len(rows) > 1)}, {digest[:12]}"} if rows else {}
+
+
+def refuse_other_rows(folder: RunFolder, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training after rows were appended or removed.
+
+    Args:
+        identity: of the training that would go on, from `as_begun`.
+
+    Raises:
+        FingerprintMismatch: the rows of now are not those that the training began with.
+    """
+    began = _began(folder)
+    if began is None or began.get(ROWS) == identity.get(ROWS):
+        return
+    then, now = (str(one.get(ROWS, "one store, as it was encoded")) for one in (began, identity))
+    raise FingerprintMismatch(
+        f"Rows of {folder} were appended or removed since its training began (then: {then}; now: {now}), so it cannot "
+        "go on: other samples would follow, and rows that it has learned might be held out. The checkpoints and the "
+        f"pipeline were not touched. To train on the rows of now, remove {folder.address(CHECKPOINTS)} and "
+        f"{folder.address(PIPELINE_FOLDER.name)}, or move them to another place first."
+    )
+
+
+def _rows(folder: RunFolder) -> dict[str, str]:
+    """The rows of a run folder with parts or removed rows: their number, and a hash of them and of their stores."""
+    found = read_rows(folder)
+    if not found.parts and not found.removed:
+        return {}
+    reader = open_reader(folder, 0, sample=False)
+    reader.close()
+    rows = reader.accepted()
+    digest = hashlib.sha256(f"{reader.fingerprint} ".encode() + rows.astype("<i8").tobytes()).hexdigest()
+    return {ROWS: f"{many(len(rows), 'row')} of {many(1 + len(found.parts), 'store')}, {digest[:12]}"}
+
+
+def check_sizes(settings: TrainSettings, folder: RunFolder) -> None:
+    """Refuse a model that cannot take the latents of a store, before a rank starts. Imports no torch.
+
+    Raises:
+        ConfigError: a side of a latent cannot be halved often enough, or there is no such view.
+    """
+    reader = open_reader(folder, 0, sample=False, choice=Choice(settings.view))
+    reader.close()
+    for shape in reader.shapes:
+        unet_config(settings.model.preset, settings.model.config, shape, reader.features)
 
 
 def _chosen(identity: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:

@@ -73,6 +73,7 @@ def _shaped(out: Path, views: list[View], rows: int) -> Path:
                 group[view.array("latent_mean")][here] = np.broadcast_to(values, (len(numbers), *shape))
                 group[view.array("latent_std")][here] = np.float16(0.5)
         group["text_mask"][here, 0, :3] = True
+        group["text_states"][here] = np.float16(0)
         group["text_states"][here, 0, :3] = numbers[:, None, None].astype(np.float16)
         group["caption"][here, 0] = np.array([f"row {row}" for row in numbers])
         group["image_id"][here] = numbers + 100

@@ -15,9 +15,10 @@ import pytest
 import torch
 from builders.shaped import CHUNK, MIRRORED, bucketed, of_resolutions
 from builders.workflows import component, fake_settings, finish, with_parts
+from torch.utils.data import DataLoader
 
 from daskt2i import torch_dataset
-from daskt2i.errors import ConfigError, StoreError
+from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError
 from daskt2i.loader.batch_arrays import Batch
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.loader.joined.bucket_mix import BucketMix
@@ -231,8 +232,8 @@ def of_rows(out: Path, first: int, rows: int, captions: int = 2) -> Path:
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 14 rows with two parts of 7 and 5 rows. The last has three captions a row, the others have two. One row
-    of the first store and one of the first part are removed."""
+    """A store of 14 rows with two parts of 7 and 5 rows, the last with three captions a row instead of two. One row of
+    the first store and one of the first part are removed."""
     out = of_rows(tmp_path_factory.mktemp("parts") / "run", 0, 14)
     of_rows(out / "parts" / "0001", 14, 7)
     of_rows(out / "parts" / "0002", 21, 5, captions=3)
@@ -333,3 +334,60 @@ def test_a_part_with_other_arrays_is_refused(tmp_path: Path) -> None:
     write_rows(RunFolder(out), RowsFile(("0001",)))
     with pytest.raises(StoreError, match=r"The part 0001 of .* has other arrays than the first store"):
         open_reader(RunFolder(out), 0, sample=False)
+
+
+# --- torch_dataset ----------------------------------------------------------------------------------------------------
+
+
+def content(batches: list[Any]) -> list[list[tuple[int, bytes]]]:
+    """For each batch, rows and their latents."""
+    return [
+        sorted((row, one.numpy().tobytes()) for row, one in zip(batch["row"].tolist(), batch["latents"], strict=True))
+        for batch in batches
+    ]
+
+
+def test_batches_for_other_trainers_have_one_size_each_for_any_ranks_and_worker_processes(store: Path) -> None:
+    one = torch_dataset(store, 6, mirror=False)
+    whole = [content(list(one)) for _ in range(3)]
+    assert [len(epoch) for epoch in whole] == [5, 7, 6]  # 13, 22 and 3 rows in batches of 6
+    for world in (2, 3):
+        ranks = [torch_dataset(store, 6 // world, rank=number, world_size=world) for number in range(world)]
+        for epoch in whole:
+            assert {len(rank) for rank in ranks} == {len(epoch)}
+            shares = [content(list(rank)) for rank in ranks]
+            assert [sorted(itertools.chain(*step)) for step in zip(*shares, strict=True)] == epoch
+        for rank in ranks:
+            rank.close()
+    loader = DataLoader(torch_dataset(store, 6), batch_size=None, num_workers=2, multiprocessing_context="forkserver")
+    assert content(list(loader)) == whole[0]
+    one.close()
+
+
+def test_a_state_in_the_middle_of_a_round_goes_on_there(store: Path) -> None:
+    dataset = torch_dataset(store, 6)
+    first = list(dataset)
+    again = torch_dataset(store, 6)
+    again.load_state_dict(dataset.state_dict(after=first[1]))
+    assert again.epoch == 0
+    assert content(list(again)) == content(first[2:])
+    again.set_epoch(2)
+    dataset.set_epoch(2)
+    assert content(list(again)) == content(list(dataset))
+    other = torch_dataset(store, 3)
+    with pytest.raises(FingerprintMismatch):  # its batches begin elsewhere
+        other.load_state_dict(dataset.state_dict(after=first[1]))
+    dataset.close()
+    again.close()
+
+
+def test_one_size_alone_has_each_row_once_an_epoch(store: Path) -> None:
+    dataset = torch_dataset(store, 6, view="64x32")
+    assert sorted(int(row) for batch in dataset for row in batch["row"]) == list(range(13))
+    dataset.close()
+
+
+def test_single_rows_have_the_latent_of_their_own_size(store: Path) -> None:
+    rows = torch_dataset(store, posterior="mean")
+    found = {tuple(rows[place]["latents"].shape): int(rows[place]["row"]) for place in (0, 20, 37)}
+    assert found == {(4, 4, 8): 0, (4, 6, 6): 23, (4, 8, 4): 42}

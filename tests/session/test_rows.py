@@ -297,6 +297,35 @@ def test_a_column_lacks_the_rows_of_a_part_that_does_not_have_it(encoded: Path) 
     assert store.words_text_states.shape[0] == 34
 
 
+def test_status_counts_all_parts_and_what_was_removed(encoded: Path) -> None:
+    with of(encoded, range(30)) as run:
+        with run.with_settings({"dataset.source": source(range(30), broken=[25])}) as broken:
+            broken.append()
+        run.remove([1, 2, 26])
+        found = run.status()
+    assert (found.rows, found.rows_done, found.accepted, found.removed) == (30, 30, 27, 3)
+    assert (found.chunks, found.done, found.complete) == (5, 5, True)
+    assert dict(found.rejected) == {}, "the rejected row was removed"
+    assert found.to_json()["parts"] == {"0001": 10}
+    assert "30 of 30: 27 accepted, 0 rejected, 3 removed" in str(found)
+    assert "0001: 10 rows" in str(found)
+
+
+def test_verify_checks_all_parts_and_names_the_one_that_is_damaged(encoded: Path) -> None:
+    """The source has grown between the rows of the store, which is no exchange of images."""
+    numbers = [100, *range(20), *range(101, 110)]
+    with of(encoded, numbers) as run:
+        run.append()
+        found = run.verify()
+        assert found.ok, str(found)
+        assert (found.rows, found.chunks, len(found.psnr)) == (30, 5, 5)
+        shard = next(encoded.glob("parts/0001/latents.zarr/text_states/c.1*"))
+        shard.write_bytes(shard.read_bytes()[:-1])
+        found = run.verify()
+    assert list(found.problems) == [4]
+    assert found.problems[4].startswith("parts/0001: chunk 1: text_states/c.1")
+
+
 @pytest.mark.parametrize(
     ("ids", "words"),
     [([], "No image id and no file name was given"), ("nowhere.txt", "cannot be read")],

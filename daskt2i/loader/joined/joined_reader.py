@@ -102,6 +102,11 @@ class JoinedReader:
         reader = self._of(parts[0][0][1] // self.grid.rows_per_chunk)
         return [_widened(one, self.slots, reader.slot_arrays) for one in reader.read(parts, mirror)]
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """(channels, height, width) of the latents of each bucket, in the order of their first rows."""
+        return tuple(dict.fromkeys(reader.latent_shape for reader in self._readers))
+
     def buckets(self, rows: Whole) -> list[tuple[Shape, Whole]]:
         """The rows of each latent shape, ascending; shapes in the order of their first rows. No shape is empty."""
         size, found = self.grid.rows_per_chunk, dict[Shape, list[Whole]]()

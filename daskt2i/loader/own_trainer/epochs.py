@@ -1,6 +1,6 @@
 """The batches of one epoch for one rank and one worker process of a DataLoader.
 
-Covers: the end of an epoch, sharing batches among worker processes.
+Covers: the end of an epoch, also with buckets; sharing batches among worker processes.
 Does not cover: the tensors (`sample_tensors`), reading and memory (`loader.row_stream`), whose epoch it is
 (`torch_dataset`).
 
@@ -9,6 +9,9 @@ same. Worker processes of a rank take its batches in turn, as a DataLoader asks 
 
 In an epoch each row comes once. Its last batch is smaller, and the ranks share it as equally as they can. If fewer rows
 than ranks are left, the batch before takes them too: so each rank has the same number of batches, and none is empty.
+
+With buckets an epoch is a round of the mix (`joined.bucket_mix`): all of its batches are whole, and rows of a bucket
+that do not fill a batch come in a later round.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from daskt2i.loader.joined.bucket_mix import BucketMix
 from daskt2i.loader.joined.joined_reader import AnyReader
 from daskt2i.loader.memory.mapped_rows import MappedRows
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors, Tensors
@@ -69,6 +73,59 @@ class Steps:
         """First position of the epoch after that of a position."""
         return position + self.left(position)
 
+    def epoch(self, position: int) -> int:
+        """The epoch of a position."""
+        return position // self.rows
+
+    def begin(self, epoch: int) -> int:
+        """First position of an epoch."""
+        return epoch * self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class MixSteps:
+    """Where the batches of a round of several buckets begin and end. It has the methods of `Steps`.
+
+    Attributes:
+        mix: the order of the buckets.
+        rows: rows of all buckets.
+        batch: samples of a batch over all ranks.
+        world: number of ranks.
+    """
+
+    mix: BucketMix
+    rows: int
+    batch: int
+    world: int
+
+    def left(self, position: int) -> int:
+        """Samples of the round from a stream position on."""
+        return self.begin(self.epoch(position) + 1) - position
+
+    def count(self, position: int) -> int:
+        """Number of batches from a position to the end of its round."""
+        return self.left(position) // self.batch
+
+    def size(self, position: int) -> int:
+        """Samples of any batch."""
+        return self.batch
+
+    def after(self, position: int) -> int:
+        """The position after the batch that begins at a position."""
+        return position + self.batch
+
+    def next_epoch(self, position: int) -> int:
+        """First position of the round after that of a position."""
+        return position + self.left(position)
+
+    def epoch(self, position: int) -> int:
+        """The round of a position."""
+        return self.mix.round_of(position // self.batch)
+
+    def begin(self, epoch: int) -> int:
+        """First position of a round."""
+        return self.mix.begin(epoch) * self.batch
+
 
 class EpochStream(RowStream[Tensors]):
     """The batches of a worker process.
@@ -84,10 +141,10 @@ class EpochStream(RowStream[Tensors]):
         self,
         reader: AnyReader,
         rows: Whole,
-        order: ShardSampler,
+        order: ShardSampler | BucketMix,
         arrays: SampleTensors,
         *,
-        steps: Steps,
+        steps: Steps | MixSteps,
         rank: int,
         worker: int,
         workers: int,

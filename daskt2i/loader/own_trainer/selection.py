@@ -21,7 +21,7 @@ from daskt2i.loader.joined.chosen_rows import rows_where
 from daskt2i.loader.joined.joined_reader import DEFAULT, AnyReader, Choice, open_reader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.mapped_rows import MappedRows, mapped_rows
-from daskt2i.loader.own_trainer.columns import wanted_columns, wanted_of
+from daskt2i.loader.own_trainer.columns import LATENTS, wanted_columns, wanted_of
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors
 from daskt2i.loader.sample_order import Whole, key_of
 from daskt2i.loader.shards import Captions, Wanted
@@ -51,6 +51,8 @@ class Selection:
         threads: threads that decode, and that make batches.
         cache_folder: folder for decoded rows; None for none.
         choice: which latents of a row.
+        buckets: the rows of each size of latents, `int64[n]`, ascending.
+        rows_per_chunk: rows of a shard.
     """
 
     folder: RunFolder
@@ -64,6 +66,8 @@ class Selection:
     threads: int
     cache_folder: Path | None = None
     choice: Choice = DEFAULT
+    buckets: tuple[Whole, ...] = field(default=(), repr=False)
+    rows_per_chunk: int = 1
 
     @property
     def key(self) -> int:
@@ -73,9 +77,12 @@ class Selection:
     @property
     def digest(self) -> str:
         """A hash of what decides which sample is at a position."""
-        latents = "" if self.choice == DEFAULT else f"{self.choice} "
-        text = f"{self.fingerprint} {self.seed} {latents}".encode()
+        text = f"{self.fingerprint} {self.seed} {self._view}".encode()
         return hashlib.sha256(text + self.rows.astype("<i8").tobytes()).hexdigest()[:16]
+
+    @property
+    def _view(self) -> str:
+        return "" if self.choice.view is None else f"{self.choice.view} "
 
     def reader(self) -> AnyReader:
         """Reads these columns.
@@ -98,13 +105,13 @@ class Selection:
             return None
         wanted = replace(wanted_of(self.columns, self.captions), captions="all")
         reader = self._open(wanted)
-        if len(reader.buckets(self.rows)) > 1:
+        if len(self.buckets) > 1:
             raise ConfigError(
                 f"Decoded rows of {self.folder} cannot be kept in cache_folder, because its latents have several "
                 "sizes. Nothing was written; leave cache_folder out, or choose one size (view)."
             )
-        latents = "" if self.choice == DEFAULT else f"{self.choice} "
-        text = f"{self.fingerprint} {latents}{wanted} {reader.draws} ".encode() + self.rows.astype("<i8").tobytes()
+        text = f"{self.fingerprint} {self._view}{wanted} {reader.draws} ".encode()
+        text += self.rows.astype("<i8").tobytes()
         place = self.cache_folder / f"daskt2i-{hashlib.sha256(text).hexdigest()[:16]}"
         return mapped_rows(place, self.rows, self._shards(reader))
 
@@ -175,6 +182,8 @@ def select(
         threads,
         None if cache_folder is None else Path(cache_folder).expanduser().absolute(),
         choice,
+        tuple(part for _, part in reader.buckets(rows)) if LATENTS in wanted else (rows,),
+        reader.grid.rows_per_chunk,
     )
 
 

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from daskt2i.errors import ConfigError, FingerprintMismatch
-from daskt2i.loader.own_trainer.epochs import EpochStream, Steps
+from daskt2i.loader.joined.bucket_mix import BucketMix, order_of
+from daskt2i.loader.own_trainer.epochs import EpochStream, MixSteps, Steps
 from daskt2i.loader.own_trainer.map_style import LatentRows
 from daskt2i.loader.own_trainer.ranks import rank_and_world
 from daskt2i.loader.own_trainer.sample_tensors import Tensors
@@ -46,6 +47,8 @@ def torch_dataset(
     captions: Captions = "random",
     posterior: Posterior = "sample",
     where: str | None = None,
+    view: str | None = None,
+    mirror: bool | None = None,
     drop_last: bool = False,
     unfinished: bool = False,
     cache_bytes: int | None = None,
@@ -70,6 +73,10 @@ def torch_dataset(
             `text_states[b, slot, token, feature]`.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         where: an expression; only rows for which it is true are read: `"people and words > 5"`.
+        view: the size of the latents, as `"512x448"`. None: of several resolutions the first, and of buckets all; then
+            each batch has rows of one bucket.
+        mirror: whether half of the samples have the latent of the mirrored picture. None: if the store has such
+            latents, and batches are read from it (`batch_size`, no `cache_folder`).
         drop_last: leave out the rows after the last whole batch of an epoch. Else the last batch is smaller.
         unfinished: read a store whose encode has not finished.
         cache_bytes: memory for decoded rows. None: a quarter of the memory, shared by the ranks of this machine.
@@ -87,6 +94,12 @@ def torch_dataset(
         StoreMissing: there is no store here.
         StoreError: chunks are not done, weights were random, or metadata are damaged.
     """
+    can_mirror = batch_size is not None and cache_folder is None
+    if mirror and not can_mirror:
+        raise ConfigError(
+            "mirror=True needs batches that are read from the store: single rows and cache_folder keep one latent of a "
+            "row. Nothing was read; give batch_size and no cache_folder, or mirror=False."
+        )
     selection = select(
         path,
         columns=columns,
@@ -99,6 +112,8 @@ def torch_dataset(
         cache_folder=cache_folder,
         threads=threads,
         storage_options=storage_options,
+        view=view,
+        mirror=can_mirror if mirror is None else mirror,
     )
     if batch_size is None:
         return LatentRows(selection)
@@ -126,13 +141,20 @@ class LatentBatches:
                 "more rows."
             )
         self._selection, self._rank, self._shuffle = selection, rank, shuffle
-        self._steps = Steps(len(selection.rows), batch_size * world, world, drop_last)
-        if not self._steps.count(0):
-            raise ConfigError(
-                f"{world} ranks with batches of {batch_size} need {batch_size * world} rows, but there are "
-                f"{len(selection.rows)}. Nothing was read; give a smaller batch_size, or drop_last=False."
-            )
+        batch, rows = batch_size * world, len(selection.rows)
+        order = self._order_of(batch)
+        self._steps: Steps | MixSteps = Steps(rows, batch, world, drop_last)
         self._order = f"{selection.digest} {'shuffled' if shuffle else 'as stored'}"
+        if isinstance(order, BucketMix):
+            self._steps = MixSteps(order, rows, batch, world)
+            self._order += f", {batch} of a bucket"
+        if not self._steps.count(0):
+            largest = max(map(len, selection.buckets))
+            what = f"are {rows}" if len(selection.buckets) == 1 else f"are at most {largest} of one size"
+            raise ConfigError(
+                f"{world} ranks with batches of {batch_size} need {batch} rows, but there {what}. Nothing was read; "
+                "give a smaller batch_size, or, if all rows have one size, drop_last=False."
+            )
         self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()
         self._loaded = False
         self._progress = 0
@@ -147,18 +169,19 @@ class LatentBatches:
         return {**self.__dict__, "_open": None}
 
     def __len__(self) -> int:
-        """Number of batches of a whole epoch, the same on each rank."""
-        return self._steps.count(0)
+        """Number of batches of the whole epoch that `iter` gives next, the same on each rank. Without buckets it is the
+        same for each epoch."""
+        return self._steps.count(self._steps.begin(self.epoch))
 
     @property
     def rows(self) -> int:
-        """Number of samples of an epoch over all ranks."""
+        """Number of samples of an epoch over all ranks; with buckets on average."""
         return self._steps.rows
 
     @property
     def epoch(self) -> int:
         """The epoch that `iter` gives next."""
-        return int(self._shared[_BEGIN]) // self._steps.rows
+        return self._steps.epoch(int(self._shared[_BEGIN]))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that `iter` gives next, also in worker processes, which need it before each epoch.
@@ -166,7 +189,7 @@ class LatentBatches:
         After `load_state_dict` it keeps the position of the state, if that is in this epoch.
         """
         if not (self._loaded and self.epoch == epoch):
-            self._shared[_BEGIN] = self._progress = epoch * self._steps.rows
+            self._shared[_BEGIN] = self._progress = self._steps.begin(epoch)
         self._loaded = False
 
     def __iter__(self) -> Iterator[Tensors]:
@@ -245,11 +268,10 @@ class LatentBatches:
         if self._open is None or self._open[:2] != (os.getpid(), workers):
             selection = self._selection
             reader = selection.reader()
-            size, key = reader.grid.rows_per_chunk, selection.key
             stream = EpochStream(
                 reader,
                 selection.rows,
-                ShardSampler(selection.rows, size, WINDOW, key, self._shuffle),
+                self._order_of(self._steps.batch),
                 selection.tensors(reader),
                 steps=self._steps,
                 rank=self._rank,
@@ -261,6 +283,10 @@ class LatentBatches:
             )
             self._open = (os.getpid(), workers, stream)
         return self._open[2]
+
+    def _order_of(self, batch: int) -> ShardSampler | BucketMix:
+        found = self._selection
+        return order_of(found.buckets, found.rows_per_chunk, WINDOW, found.key, batch, self._shuffle)
 
     @staticmethod
     def _in_worker() -> bool:

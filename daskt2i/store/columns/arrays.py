@@ -10,6 +10,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from daskt2i.errors import StoreError
 from daskt2i.store.columns.places import column_folder, columns_of, is_complete
 from daskt2i.store.forms.made_rows import made_layout
 from daskt2i.store.layout import EMPTY_PREFIX, about_store, checked_layout, row_arrays
@@ -79,7 +80,17 @@ def complete_columns(folder: RunFolder) -> Iterator[tuple[str, RunFolder, Mappin
         if column is None or about is None:
             continue
         if column["identity"]["source"].get("accepted_by") == about["fingerprint"]:
+            _require_rows(folder, place)
             yield name, place, column
+
+
+def _require_rows(folder: RunFolder, column: RunFolder) -> None:
+    own, whole = (int(checked_layout(ZarrStore(one))["rows"]) for one in (column, folder))
+    if own != whole:
+        raise StoreError(
+            f"The column in {column} has {own:,} rows, but its store has {whole:,}. Nothing was changed; remove this "
+            "folder, and add the column again."
+        )
 
 
 def names_of(column: str, arrays: Sequence[str], taken: Container[str]) -> dict[str, str]:
