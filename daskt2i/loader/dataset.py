@@ -20,12 +20,14 @@ latents. If a store does not fit into the cache, only this caption is kept. Meas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
 from daskt2i.loader.batch_arrays import Batch, BatchArrays
 from daskt2i.loader.content import groups_of, split
+from daskt2i.loader.forms.caption_states import CaptionStates
 from daskt2i.loader.joined.bucket_mix import order_of
 from daskt2i.loader.joined.chosen_rows import chosen_rows
 from daskt2i.loader.joined.joined_reader import Choice, open_reader
@@ -61,6 +63,7 @@ class LatentDataset(RowStream[Batch]):
         sized: whether batches have sizes, crops and pooled text (`Batch.sized`). The store must have `text_pooled`.
         view: name of the view to train on; None: of several resolutions the first, of buckets all.
         open_as: how the store of a run folder is read.
+        encoder: makes the states of captions, if the store has captions alone. Without it no batch can be made then.
         older: whether an older version began this training: its random numbers, and its split by row.
 
     Raises:
@@ -88,6 +91,7 @@ class LatentDataset(RowStream[Batch]):
         sized: bool = False,
         view: str | None = None,
         open_as: Callable[[RunFolder], ZarrStore] = ZarrStore,
+        encoder: CaptionStates | None = None,
         older: bool = False,
     ) -> None:
         if batch % world:
@@ -96,7 +100,7 @@ class LatentDataset(RowStream[Batch]):
                 "or set another launch.ranks."
             )
         self._key = key_of(seed)
-        wanted = SIZED if sized else ALL
+        wanted = replace(SIZED if sized else ALL, encoder=encoder)
         reader = open_reader(folder, self._key, posterior == "sample", wanted, Choice(view), open_as)
         if reader.attributes["random_weights"] and not allow_random:
             raise StoreError(

@@ -27,6 +27,7 @@ from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
+from daskt2i.train.upkeep.caption_encoder import caption_encoder, needs_encoder
 from daskt2i.train.upkeep.checked_store import CheckedStore
 from daskt2i.train.upkeep.rank_needs import require_seen
 from daskt2i.train.upkeep.shard_copies import AUTO, ShardCopies
@@ -81,10 +82,12 @@ class Denoiser:
         self.job = job
         self.settings = TrainSettings.model_validate(job.train)
         self.folder = RunFolder(job.folder, job.storage_options)
-        require_seen(self.folder, job.nonce, SEEN, job.dataset)
+        self._device = "cpu"
+        require_seen(self.folder, job.nonce, SEEN, job.dataset, every=needs_encoder(self.folder))
         limit = str(job.launch.get("disk_cache", AUTO))
         self._sized = model.takes_sizes(self.settings.model.config, self.settings.model.preset)
         self._copies = ShardCopies.opened(self.folder, limit, _note)
+        self._encoder = caption_encoder(self.folder, job.text, limit, lambda: self._device, _note)
         self.dataset = LatentDataset(
             self.folder,
             seed=self.settings.seed,
@@ -101,11 +104,11 @@ class Denoiser:
             sized=self._sized,
             view=self.settings.view,
             open_as=lambda folder: CheckedStore(folder, self._copies),
+            encoder=self._encoder,
             older=SAMPLES not in job.identity,
         )
         self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
         self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel
-        self._device = "cpu"
         self._heldout: list[Batch] | None = None
 
     def build(self, device: str) -> nn.Module:
@@ -246,6 +249,8 @@ class Denoiser:
         self.dataset.close()
         if self._copies is not None:
             self._copies.close()
+        if self._encoder is not None:
+            self._encoder.close()
 
 
 def _note(text: str) -> None:

@@ -130,4 +130,5 @@ def _latent_shape(info: EncoderInfo) -> tuple[int, int, int]:
 
 
 def _features(info: EncoderInfo) -> int:
-    return int(next(array.shape for array in info.arrays if array.name == "text_states")[-1])
+    shapes = [array.shape for array in info.arrays if array.name == "text_states"]
+    return int(shapes[0][-1] if shapes else info.attributes["features"])  # none if training encodes the captions

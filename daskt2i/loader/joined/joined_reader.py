@@ -71,10 +71,19 @@ class JoinedReader:
         self.slots = max(reader.slots for reader in every)
         self.tokens, self.features, self.draws = first.tokens, first.features, first.draws
         self.latent_kind, self.text_kind, self.masked = first.latent_kind, first.text_kind, first.masked
-        self.empty_states, self.empty_mask, self.empty_pooled = first.empty_states, first.empty_mask, first.empty_pooled
-        self.pooled = first.pooled
+        self.empty_pooled, self.pooled = first.empty_pooled, first.pooled
         self.latent_shape = first.latent_shape
         self.mirrors = any(reader.mirrors for reader in every)
+
+    @property
+    def empty_mask(self) -> npt.NDArray[np.bool_]:
+        """See `Reader.empty_mask`."""
+        return self.first.empty_mask
+
+    @property
+    def empty_states(self) -> npt.NDArray[Any]:
+        """See `Reader.empty_states`."""
+        return self.first.empty_states
 
     def accepted(self, unfinished: bool = False) -> Whole:
         """The accepted rows that are not removed, ascending.
