@@ -37,6 +37,7 @@ from daskt2i.hosts.model_files import encoder_infos, offer_within
 from daskt2i.hosts.sight import Needs
 from daskt2i.protocols import Executor, ExecutorInfo
 from daskt2i.redact import without_secret
+from daskt2i.sources.index.shelf import remove_unused
 from daskt2i.store.forms.form import described
 from daskt2i.store.layout import about_store, empty_prompt, store_arrays, store_forms
 from daskt2i.store.manifest import write_manifest
@@ -115,6 +116,7 @@ class _Run:
             self._look_again()
             prepared = self.prepared
             prepared.folder.sweep()  # removes partial files of killed workers
+            remove_unused(prepared.folder, prepared.folder.delete)
             for text in (*prepared.source_info.notes, *filter(None, [check_disk(prepared)])):
                 self.listener(Note(text))
             if prepared.stored is None:  # the folder alone continues a run that is stopped before its store exists

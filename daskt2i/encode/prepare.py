@@ -195,8 +195,9 @@ class EncodePlan(Viewed):
             allowed = f", {size(layout.memory_limit)} allowed"
         others = "".join(f" ({size(memory)} with {name})" for name, memory in need.engine_memory.items())
         rows.append(("memory", f"about {size(need.worker_memory)} per worker{others}{allowed}"))
-        parts = f"{size(need.latents_disk)} latents, {size(need.text_disk)} text"
-        disk = f"about {size(need.disk)} ({parts}); {size(need.disk / max(1, info.rows))} a row"
+        parts = [f"{size(need.latents_disk)} latents"] * bool(self.image_info.arrays)
+        parts += [f"{size(need.text_disk)} text"] * bool(self.text_info.arrays)
+        disk = f"about {size(need.disk)} ({', '.join(parts)}); {size(need.disk / max(1, info.rows))} a row"
         rows += [("disk", disk), ("run folder", str(self.folder) + (" (continues)" if self.stored else ""))]
         return View(f"Plan of {self.workflow.name}", tuple(rows))
 
@@ -337,6 +338,12 @@ def planned_device(device: str) -> str:
 
 def refuse_other(prepared: EncodePlan, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     differ = differences(_naming_engine(stored["identity"]), _naming_engine(wanted))
+    if differ and (column := prepared.workflow.dataset.column):
+        raise FingerprintMismatch(
+            f"The column {column} in {prepared.folder} was made with different settings or data: {'; '.join(differ)}. "
+            "It was not touched, nor was its store. Go back to the settings of the column, or give another name "
+            f"(column); to make {column} anew, delete its folder first."
+        )
     if differ:
         raise FingerprintMismatch(
             f"The store in {prepared.folder} was made with different settings or data: {'; '.join(differ)}. It was not "

@@ -6,7 +6,8 @@ Does not cover: events during the run (`events`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -178,7 +179,7 @@ class EncodeResult(Viewed):
             workers = workers_words(self.workers, self.threads, self.most_threads)
             if self.processes > self.workers:
                 workers += f" at the start, {self.processes:,} processes encoded chunks"
-            how = f"{duration(self.seconds)}; {workers}, {self.precision}"
+            how = f"{duration(self.seconds)} with start and loading; {workers}, {self.precision}"
             rows.append(("speed", f"{self.images_per_second:.1f} images/s ({how})"))
         if self.forecast is not None:
             rows.append(("forecast", _forecast_words(self.forecast)))
@@ -194,6 +195,22 @@ class EncodeResult(Viewed):
             ),
             sections=(Section("Rejected rows by reason", reasons),) if reasons else (),
         )
+
+
+def together(results: Sequence[EncodeResult]) -> EncodeResult:
+    """The results of several encodes that ended well as one.
+
+    Args:
+        results: those of the stores of a run folder; `out` is that of the first.
+    """
+    rejected = Counter[str]()
+    for one in results:
+        rejected.update(one.rejected)
+    sums = ("rows", "accepted", "captions", "truncated", "bytes", "done", "skipped", "rows_now", "seconds")
+    summed: dict[str, Any] = {name: sum(getattr(one, name) for one in results) for name in sums}
+    busiest = max(results, key=lambda one: one.workers)
+    summed |= {name: getattr(busiest, name) for name in ("workers", "threads", "most_threads", "processes")}
+    return results[0] if len(results) == 1 else replace(results[0], rejected=rejected, **summed)
 
 
 def tries(count: int) -> str:

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +40,13 @@ from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
 from daskt2i.protocols import IndexedSource, Source, StampedSource
 from daskt2i.store.columns.places import folder_of_store
+from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim
 from daskt2i.store.parts.places import store_of_part
 from daskt2i.store.parts.row_ids import part_rows, row_ids
+from daskt2i.store.parts.rows_file import read_rows
 from daskt2i.store.run_folder import MANIFEST, PART_ROWS, REPORTS, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Row, SourceInfo
 
 if TYPE_CHECKING:
@@ -123,7 +125,11 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         )
     if folder is not None and dataset.column is not None:
         store = folder_of_store(folder, dataset.column)
-        whole = open_source(dataset.model_copy(update={"column": None}), store, keep=False)
+        plain = dataset.model_copy(update={"column": None})
+        about = about_store(ZarrStore(store)) if read_rows(store).parts else None
+        whole = (
+            open_source(plain, store, keep=False) if about is None else source_of_store(plain, store, about["identity"])
+        )
         return AcceptedRows(whole, dataset.source.identity(), store)
     source = _plain_source(dataset, folder, keep=keep)
     if dataset.image.buckets is None:
@@ -169,8 +175,18 @@ def source_of_store(dataset: DatasetSettings, folder: RunFolder, identity: Mappi
         return open_source(dataset, folder, keep=False)
     ids = row_ids(folder)
     kept = places_of(source, ids.image_ids, ids.file_names)
-    info = replace(source.info(), rows=len(kept), left_out=source.info().rows - len(kept))
-    return SelectedSource(dataset.source.model_dump(by_alias=True), kept, info, source, ids.rows)
+    plain = dataset.source.model_dump(by_alias=True)
+    counts: list[int] = []
+
+    def every() -> Iterator[Row]:
+        for row in _rows_of(SelectedSource(plain, kept, opened=source), len(kept)):
+            counts.append(len(row.captions))
+            yield row
+
+    info = info_of(source, kept, every(), identity.get("where"))
+    if counts == ids.captions.tolist():
+        info = replace(info, content=identity["source"])  # they are the rows of the store
+    return SelectedSource(plain, kept, info, source, ids.rows)
 
 
 def _of_part(dataset: DatasetSettings, name: str, part: RunFolder, keep: bool) -> SelectedSource:
@@ -190,10 +206,13 @@ def _of_part(dataset: DatasetSettings, name: str, part: RunFolder, keep: bool) -
     keep_index(source, store_of_part(part), write=keep)  # what is known of files of before is not read again
     kept = places_of(source, listed.image_ids, listed.file_names)
     plain = dataset.source.model_dump(by_alias=True)
-    chosen = SelectedSource(plain, kept, opened=source)
-    every = itertools.chain.from_iterable(chosen.rows(start, start + ROWS) for start in range(0, len(kept), ROWS))
+    every = _rows_of(SelectedSource(plain, kept, opened=source), len(kept))
     where = None if dataset.where is None else _expression_identity(dataset, parse_where(dataset.where))
     return SelectedSource(plain, kept, info_of(source, kept, every, where), source)
+
+
+def _rows_of(source: Source, count: int) -> Iterator[Row]:
+    return (row for start in range(0, count, ROWS) for row in source.rows(start, start + ROWS))
 
 
 def _expression_identity(dataset: DatasetSettings, expression: Expression) -> dict[str, Any]:
