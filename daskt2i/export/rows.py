@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from daskt2i.errors import StoreError
 from daskt2i.export.columns import ExportedColumns, require_same_columns
 from daskt2i.loader.joined.joined_reader import open_reader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
@@ -104,6 +105,12 @@ class Exported:
         """
         reader = open_reader(store.folder, 0, True)
         layout = made_layout(store)["arrays"]
+        if "text_states" not in layout:
+            raise StoreError(
+                f"{store.address} has captions without text states (dataset.store.text is training), but an export "
+                "has states. Nothing was written; encode with dataset.store.text=exact into another run folder (out), "
+                "and export that."
+            )
         extra = tuple(name for name in layout if name not in (*_NOT_EXPORTED, *_LABELS))
         return cls(store, numbers, reader.attributes, reader.latent_shape, reader.features, extra)
 

@@ -41,6 +41,7 @@ from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
 from daskt2i.train.samples import known_split, rows_of_training
+from daskt2i.train.upkeep.rank_memory import encoder_bytes
 from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
 
 _NAMED = 5
@@ -86,8 +87,8 @@ class Stages:
             raise ConfigError(
                 f"train.validation is {given.validation}, but there {'is' if rows == 1 else 'are'} only "
                 f"{many(rows, 'row')}, so no rows are left "
-                "for training. Nothing was started; set train.validation lower, or encode more rows into another run "
-                "folder (out)."
+                f"for training. Nothing was started; set train.validation={rows // 10}, a tenth of them, or encode "
+                "more rows into another run folder (out)."
             )
         ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
         title = "Plan of train" if before is None else "Then train"
@@ -95,6 +96,7 @@ class Stages:
         split = known_split(self.folder, given) if before is None else None
         pictures = how_drawn(self.workflow.dataset)
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
+        plan = replace(plan, encoder_bytes=encoder_bytes(self.workflow.dataset))
         return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:

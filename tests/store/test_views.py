@@ -62,6 +62,7 @@ def filled(chunk: Chunk) -> Encoded:
 def test_row_numbers_are_left_out_after_a_short_chunk() -> None:
     assert [(chunk.start, chunk.stop) for chunk in GRID] == [(0, 4), (4, 6), (8, 12), (12, 15)]
     assert GRID.filled == 13
+    assert [GRID.row(place) for place in range(13)] == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14]
 
 
 def test_the_views_of_a_store_give_its_chunks() -> None:
