@@ -345,6 +345,19 @@ def test_status_counts_all_parts_and_what_was_removed(encoded: Path) -> None:
     assert "0001: 10 rows" in str(found)
 
 
+def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:
+    with of(encoded, range(30)) as run:
+        run.append()
+        report = run.report().to_json()["encode"]
+        assert (report["rows"], report["rows_done"], report["accepted"]) == (30, 30, 30)
+        manifest = run.manifest
+        last, removed = (str(run.store.caption.values[row, 0]) for row in (manifest.row.iloc[-1], 2))
+        assert last in [one.text for one in run.suggest(last)]
+        assert removed in [one.text for one in run.suggest(removed)]
+        run.remove([3])
+        assert removed not in [one.text for one in run.suggest(removed)]
+
+
 def test_verify_checks_all_parts_and_names_the_one_that_is_damaged(encoded: Path) -> None:
     """The source has grown between the rows of the store, which is no exchange of images."""
     numbers = [100, *range(20), *range(101, 110)]
