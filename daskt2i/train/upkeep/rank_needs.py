@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from daskt2i.config.settings import EncoderSettings, ImageSettings
+from daskt2i.config.image_settings import ImageSettings
+from daskt2i.config.settings import EncoderSettings
 from daskt2i.errors import ModelError, ModelMissing, SourceMissing, WorkerWithoutFiles
 from daskt2i.hosts.model_files import bring_models, encoder_infos, fetch
 from daskt2i.hosts.sight import here, require_folder
