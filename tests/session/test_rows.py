@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders.coco import settings as coco_settings
 from builders.coco import write_coco
+from builders.shapes import BUCKETS, shaped, write_photographs
 from builders.workflows import TEXT, fake_settings, finish
 
 import daskt2i
@@ -343,6 +345,24 @@ def test_status_counts_all_parts_and_what_was_removed(encoded: Path) -> None:
     assert found.to_json()["parts"] == {"0001": 10}
     assert "30 of 30: 27 accepted, 0 rejected, 3 removed" in str(found)
     assert "0001: 10 rows" in str(found)
+
+
+def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None:
+    photographs, out = write_photographs(tmp_path / "photographs"), tmp_path / "run"
+    listed = photographs / "captions.json"
+    whole = json.loads(listed.read_text())
+    listed.write_text(json.dumps({**whole, "images": whole["images"][::2]}))
+    workflow = shaped(photographs, {"buckets": BUCKETS})
+    with daskt2i.Run(workflow, out, scheduler="serial", progress=False) as run:
+        first = run.encode().raise_for_failed()
+        listed.write_text(json.dumps(whole))
+        result = run.append()
+        assert (first.accepted, result.known, result.accepted, result.rows) == (5, 5, 5, 10)
+        assert run.verify().ok, str(run.verify())
+        store = run.store
+        there = store.image_id.values[store.valid.values]
+        assert sorted(there.tolist()) == sorted(one["id"] for one in whole["images"])
+        assert run.remove([int(there[-1])]).rows == 9
 
 
 def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:
