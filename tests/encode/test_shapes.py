@@ -307,3 +307,20 @@ def test_settings_that_contradict_each_other_are_one_sentence(image: dict[str, A
     with pytest.raises(ConfigError) as error:
         shaped(tmp_path, image)
     assert what in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "image", [{"buckets": BUCKETS, "flip": True}, {"resolutions": [32, 64]}], ids=["buckets", "sizes"]
+)
+def test_smaller_stores_have_views_too(image: dict[str, Any], photographs: Path, tmp_path: Path) -> None:
+    small = shaped(photographs, image, store={"latents": "int8", "std": False, "text": "int8"})
+    finish(shaped(photographs, image), tmp_path / "exact")
+    assert finish(small, tmp_path / "small").accepted == 10
+    with daskt2i.open_store(tmp_path / "exact") as exact, daskt2i.open_store(tmp_path / "small") as found:
+        names = [name for name in exact.data_vars if str(name).startswith("latent_mean_")]
+        assert len(names) == len(exact.attrs["daskt2i"]["views"])
+        for name in names:
+            assert found[name].shape == exact[name].shape
+            assert np.allclose(found[name].values, exact[name].values, atol=0.02, equal_nan=True)
+        assert not [name for name in found.data_vars if "latent_std" in str(name)]
+    assert verify(RunFolder(tmp_path / "small"), small, trusted=True).ok

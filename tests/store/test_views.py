@@ -85,6 +85,8 @@ def test_an_array_belongs_to_the_view_in_its_name() -> None:
     assert view_name((32, 16)) == "32x16"
     assert view_of_array("latent_std_32x16", VIEWS) == WIDE
     assert view_of_array(WIDE_FLIPPED.array("latent_std"), VIEWS) == WIDE_FLIPPED
+    assert view_of_array("latent_mean_32x16_flipped_scale", VIEWS) == WIDE_FLIPPED
+    assert view_of_array("latent_mean_16x32_scale", VIEWS) == HIGH
     assert view_of_array("caption", VIEWS) is None
 
 
