@@ -110,6 +110,36 @@ def test_a_row_of_a_part_has_the_arrays_that_an_encode_of_everything_gives(encod
     assert np.array_equal(parts.empty_text_states.values, whole.empty_text_states.values)
 
 
+def test_a_change_of_rows_reads_no_array_of_the_store(encoded: Path) -> None:
+    """The shards are away while it works."""
+    shards = [path for path in encoded.glob("latents.zarr/*/c.*") if path.is_file()]
+    assert len(shards) > 30
+    for path in shards:
+        path.rename(path.with_name(f"away-{path.name}"))
+    with of(encoded, range(30)) as run:
+        assert run.append().accepted == 10
+        assert run.replace([3]).accepted == 1
+        assert run.remove([5]).removed == 1
+    for path in shards:
+        path.with_name(f"away-{path.name}").rename(path)
+    assert there(encoded) == [n for n in range(30) if n != 4]
+
+
+def test_encode_goes_on_with_the_rows_of_the_store_after_its_source_has_grown(encoded: Path) -> None:
+    numbers = [100, *range(20), *range(101, 110)]
+    with of(encoded, numbers) as run:
+        run.append()
+        before = bits(encoded)
+        again = run.encode()
+        assert (again.skipped, again.done) == (3, 0)
+        (encoded / "receipts" / "chunk-0000001.json").unlink()
+        again = run.encode()
+        assert (again.skipped, again.done) == (2, 1)
+    after = bits(encoded)
+    assert {name for name in before if before[name] != after[name]} <= {"workflow.yaml", "receipts/chunk-0000001.json"}
+    assert there(encoded) == [*range(20), *range(100, 110)]
+
+
 def test_append_of_a_source_that_has_not_grown_says_so_and_does_nothing(encoded: Path) -> None:
     with of(encoded) as run:
         result = run.append()
