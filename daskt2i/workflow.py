@@ -40,7 +40,18 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(model.run, data.encode, model.train, model.train_vae, model.sample, model.evaluate),
-    *(data.add, data.status, data.report, data.verify, data.export, data.push, data.insights, data.look, data.estimate),
+    *(
+        data.add,
+        data.status,
+        data.rejected,
+        data.report,
+        data.verify,
+        data.export,
+        data.push,
+        data.insights,
+        data.look,
+        data.estimate,
+    ),
     *(data.suggest, data.scenes, doctor.doctor, rows.append, rows.remove, rows.replace),
 )
 for command in COMMANDS:

@@ -20,6 +20,9 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, modules, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "insights/rejected_rows.py:rejected_rows StoreMissing": (
+        "cli/test_look.py::test_rejected_rows_are_listed_by_file_name",
+    ),
     "export/hub/repository.py:Repository.__init__ ConfigError": (
         "export/test_push.py::test_without_a_token_or_a_network_one_sentence_says_so",
         "export/test_push.py::test_a_dry_run_lists_files_and_bytes_and_needs_no_token",

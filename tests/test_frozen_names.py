@@ -345,6 +345,7 @@ def json_() -> Iterator[str]:
     from daskt2i.export.card import about_export
     from daskt2i.export.hub.result import PushResult
     from daskt2i.export.result import ExportResult
+    from daskt2i.insights.rejected_rows import RejectedRows
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
     from daskt2i.sample.evaluate import EvaluateResult
@@ -373,6 +374,7 @@ def json_() -> Iterator[str]:
         "export": (ExportResult.to_json,),
         "daskt2i-export.json": (about_export,),
         "push": (PushResult.to_json,),
+        "rejected": (RejectedRows.to_json,),
         "suggest": (data.suggest,),
         "scenes": (data.scenes,),
     }

@@ -92,6 +92,17 @@ def status(
         answer(run.status(), as_json)
 
 
+def rejected(
+    workflow: WorkflowOption = None,
+    out_folder: OutOption = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """List the rejected rows of a store by file name, with the reason of each."""
+    with opened(workflow, out_folder, set_) as run:
+        answer(run.rejected_rows(), as_json)
+
+
 def report(
     workflow: WorkflowOption = None,
     out_folder: OutOption = None,

@@ -65,7 +65,7 @@ def half_blocks(pixels: Pixels) -> Text:
 
 
 def _words(seen: SeenRow) -> Text:
-    captions = seen.row.captions
+    captions = seen.captions()
     said = Text(_plain(seen.row.file_name), style="bold")
     said.append(f"\n{_plain(seen.words())}", style=f"not bold {'red' if seen.reason else 'dim'}")
     for caption in captions[:_CAPTIONS]:

@@ -49,6 +49,9 @@ def page(
         ("looked for", duration(seconds)),
     ]
     title = "A run can start" if not stops else "A run cannot start" if found.here else ""
+    silent = sum(one.look is None for one in found.workers)
+    if silent and not stops:
+        title += f", but {silent:,} of {many(len(found.workers), 'worker')} did not answer"
     if stops:
         title += f": {many(len(stops), 'problem')} would stop it"
     return View(

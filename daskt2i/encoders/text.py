@@ -40,6 +40,7 @@ from daskt2i.encoders.weights import (
     random_config,
     read_header,
     read_json,
+    torch_dtype,
     weight_files,
     weights_digest,
 )
@@ -185,15 +186,13 @@ class TextEncoder:
         """
         import torch
 
-        if runtime.precision == "fp16" and runtime.device == "cpu":
-            raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
+        dtype = torch_dtype(runtime)
         torch.set_num_threads(runtime.threads)
         _, files, shape, _ = self._read()
         folder = self.tokenizer_folder()
         length = self._length(shape, folder)
         tokenizer = self._load_tokenizer(folder)
         self._check_pair(tokenizer, shape)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
         if files is None:
             module = random_module(shape, self.seed, dtype)
         else:

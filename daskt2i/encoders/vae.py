@@ -34,6 +34,7 @@ from daskt2i.encoders.weights import (
     random_config,
     read_header,
     read_json,
+    torch_dtype,
     weight_files,
     weights_digest,
 )
@@ -137,7 +138,7 @@ class VaeEncoder:
         """See `protocols.ChoosesEngine`."""
         if self._asked() == "auto":
             return choice.faster(self._config(), resolution, runtime, free, measure)
-        why = "given in the settings" if self.engine != "auto" else "the class of the encoder has methods of its own"
+        why = "the workflow names it" if self.engine != "auto" else "the class of the encoder has methods of its own"
         return runtime, Chosen("engine", self._asked(), why)
 
     def _asked(self) -> str:
@@ -157,8 +158,7 @@ class VaeEncoder:
         import torch
         import transformers  # noqa: F401  diffusers imports it later, inside `quiet`, which must know it before
 
-        if runtime.precision == "fp16" and runtime.device == "cpu":
-            raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
+        torch_dtype(runtime)  # refuses what cannot be before the config is read
         if runtime.precision == "fp16" and vaeconfig.upcasts(self._config()):
             runtime = replace(runtime, precision="fp32")
         engine = runtime.engine if self.engine == "auto" else self.engine
@@ -206,7 +206,7 @@ class VaeEncoder:
                 if self._engine is not None:
                     parameters = torch.from_numpy(self._engine.encode(self.normalise(pixels).numpy()))
                 else:
-                    out = model.encode(self.normalise(pixels).to(_dtype(runtime)))
+                    out = model.encode(self.normalise(pixels).to(torch_dtype(runtime)))
                     if not posterior:
                         made["latent_mean"][part] = _half(out[0])
                         continue
@@ -239,7 +239,7 @@ class VaeEncoder:
                 if self._engine is not None:
                     picture = torch.from_numpy(self._engine.decode(latent.numpy())[0])
                 else:
-                    latent = latent.to(runtime.device, _dtype(runtime), memory_format=torch.channels_last)
+                    latent = latent.to(runtime.device, torch_dtype(runtime), memory_format=torch.channels_last)
                     picture = model.decode(latent).sample[0].float()
                 values = torch.nan_to_num((picture + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
                 made[index] = values.permute(1, 2, 0).cpu().numpy()
@@ -284,7 +284,7 @@ class VaeEncoder:
         import torch
 
         build = self._random if self.weights == "random" else self._pretrained
-        model = build(_dtype(runtime)).to(runtime.device).to(memory_format=torch.channels_last)
+        model = build(torch_dtype(runtime)).to(runtime.device).to(memory_format=torch.channels_last)
         return model.eval().requires_grad_(False)
 
     def _random(self, dtype: torch.dtype) -> Any:
@@ -322,12 +322,6 @@ class VaeEncoder:
                 f"{sorted(report['missing_keys'])[0]}. The two files do not belong together; fetch the model again."
             )
         return model
-
-
-def _dtype(runtime: Runtime) -> torch.dtype:
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
 
 
 def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:

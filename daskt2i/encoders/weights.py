@@ -1,6 +1,7 @@
 """Reads the files of a model: which they are, their headers, and their hash. It imports no torch.
 
-Covers: which files hold the weights, sizes from safetensors headers, the fingerprint of weights, options of encoders.
+Covers: which files hold the weights, sizes from safetensors headers, the fingerprint of weights, options of encoders,
+the format of the numbers of a loaded model.
 Does not cover: finding the folder (`finding`, whose names this module passes on), building the model (`vae`, `text`),
 sizes of a model without weights (`footprint`).
 
@@ -16,7 +17,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from daskt2i import documents
 from daskt2i.addresses import expanded
@@ -27,6 +28,10 @@ from daskt2i.encoders.finding.one_at_a_time import one_process_first
 from daskt2i.encoders.finding.quiet import first_line as first_line
 from daskt2i.encoders.finding.quiet import quiet as quiet
 from daskt2i.errors import ConfigError, ModelError
+from daskt2i.types import Runtime
+
+if TYPE_CHECKING:
+    import torch
 
 WeightsOption = Literal["pretrained", "random"]
 
@@ -197,3 +202,16 @@ def weights_digest(files: WeightFiles, config: str) -> str:
     for path in files.paths:
         digest.update(file_digest(path).encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def torch_dtype(runtime: Runtime) -> torch.dtype:
+    """The format of the numbers of a model.
+
+    Raises:
+        ConfigError: fp16 on a CPU.
+    """
+    import torch
+
+    if runtime.precision == "fp16" and runtime.device == "cpu":
+        raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]

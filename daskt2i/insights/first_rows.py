@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from daskt2i.errors import RowRejected, SourceError
+from daskt2i.errors import Reason, RowRejected, SourceError
 from daskt2i.formatting import counted, many, size
 from daskt2i.images import read as images
 from daskt2i.protocols import Source
@@ -31,6 +31,9 @@ _PART = 10_000
 
 _SHOWN = 3
 """Captions of a picture in a notebook."""
+
+_LONGEST = 400
+"""Characters of a caption that a person is shown. Some tables have whole pages as captions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,13 @@ class SeenRow:
         if self.reason:
             return f"rejected: {self.reason}{f' ({self.detail})' if self.detail else ''}"
         return f"{self.width} x {self.height} pixels, {size(self.file_size)}"
+
+    def captions(self) -> list[str]:
+        """The captions for a person. A long one is cut, and says how long it is. JSON has all of it."""
+        return [
+            text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
+            for text in self.row.captions
+        ]
 
     def png(self) -> bytes | None:
         """The thumbnail as a PNG file; None without one."""
@@ -131,11 +141,15 @@ class LookResult(Viewed):
         if any(uncounted.values()):
             rows.append(("not counted", ", ".join(f"{n:,} {what}" for what, n in uncounted.items() if n)))
         total = sum(self.rejected.values())
-        also = f" ({counted(self.rejected)})" if total else ""
-        rows.append(("rejected", f"{total:,} of {info.rows:,} without reading images{also}"))
+        also = f": {counted(self.rejected)}" if total else ""
+        rows.append(("rejected by the list", f"{total:,} of {info.rows:,}{also}"))
         bad = Counter(seen.reason for seen in self.first if seen.reason)
-        words = f"; {sum(bad.values()):,} would be rejected ({counted(bad)})" if bad else ""
-        rows.append(("looked at", f"the first {many(len(self.first), 'row')}{words}"))
+        words = f"; an encode would reject {sum(bad.values()):,} of them ({counted(bad)})" if bad else ""
+        rows.append(("images read", f"those of the first {many(len(self.first), 'row')}{words}"))
+        if bad[Reason.MISSING_FILE]:
+            rows.append(
+                ("hint", "file names are looked up below the place of the images; if all miss, give another one")
+            )
         if self.html:
             rows.append(("page", self.html))
         return tuple(rows)
@@ -143,7 +157,7 @@ class LookResult(Viewed):
     def view(self) -> View:
         """Counts, thumbnails with captions, and the rows that would be rejected."""
         bad = tuple((_name(seen), seen.words()) for seen in self.first if seen.reason)
-        texts = tuple((_name(seen), "\n".join(seen.row.captions)) for seen in self.first if seen.row.captions)
+        texts = tuple((_name(seen), "\n".join(seen.captions())) for seen in self.first if seen.row.captions)
         sections = [Section("Rejected of these rows", bad, folded=False)] if bad else []
         if texts:
             sections.append(Section("All captions of these rows", texts))
@@ -199,6 +213,6 @@ def _name(seen: SeenRow) -> str:
 
 
 def _picture(seen: SeenRow) -> Picture:
-    captions = seen.row.captions
+    captions = seen.captions()
     said = [*captions[:_SHOWN], *([f"and {len(captions) - _SHOWN:,} more"] if len(captions) > _SHOWN else [])]
     return Picture(seen.png() or b"", "\n".join([_name(seen), seen.words(), *said]))

@@ -27,7 +27,8 @@ def page(result: LookResult) -> str:
     """The whole page. Text that UTF-8 cannot hold has question marks."""
     title = "First rows of a data set"
     table = "".join(f"<tr><td>{html_text(name)}</td><td>{html_text(value)}</td></tr>" for name, value in result.facts())
-    notes = "".join(f'<p class="note">{html_text(text)}</p>' for text in result.notes)
+    said = (text.replace(" (source)", "") for text in result.notes)  # a page has no options
+    notes = "".join(f'<p class="note">{html_text(text)}</p>' for text in said)
     rows = "".join(map(_row, result.first))
     made = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -45,7 +46,7 @@ def _row(seen: SeenRow) -> str:
     data = "" if png is None else base64.b64encode(png).decode("ascii")
     picture = f'<img alt="{name}" src="data:image/png;base64,{data}">' if data else '<div class="none"></div>'
     kind = "rejected" if seen.reason else "size"
-    captions = "".join(f"<p>{html_text(text)}</p>" for text in seen.row.captions)
+    captions = "".join(f"<p>{html_text(text)}</p>" for text in seen.captions())
     return (
         f'<div class="panel row">{picture}<div><h3>{seen.row.index} &nbsp; {name}</h3>'
         f'<p class="{kind}">{html_text(seen.words())}</p>{captions}</div></div>'

@@ -165,7 +165,7 @@ def find_groups(stores: Sequence[tuple[ZarrStore, int]], accepted: Whole) -> Gro
         good = np.logical_and.reduce(np.isfinite(latents.reshape(len(rows), -1)), axis=1)
         if scale is None and good.any():
             scale = latents[good].mean((0, 2, 3)), latents[good].std((0, 2, 3)) + np.float32(1e-6)
-        seen = iter(() if scale is None else signatures(_as_pixels(latents[good], *scale)))
+        seen = iter(signatures(_as_pixels(latents[good], *scale)) if scale is not None and good.any() else ())
         pictures += [next(seen) if one else b"" for one in good]
     repeated, _ = copies([b""] * len(pictures), pictures)
     for place in np.flatnonzero(repeated >= 0):

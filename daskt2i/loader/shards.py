@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
-from daskt2i.errors import StoreError
+from daskt2i.errors import ConfigError, StoreError
 from daskt2i.loader.forms.caption_states import CaptionStates, encodes_at_training
 from daskt2i.loader.forms.decoded import ReadsBlocks, array_of
-from daskt2i.loader.forms.texts import EncodedTexts, NoTexts, ShardTexts, StoredTexts, Texts
+from daskt2i.loader.forms.texts import EncodedTexts, NoTexts, ShardTexts, StoredTexts, Texts, read_constant
 from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.used_again import Blocks
@@ -62,6 +62,11 @@ class Wanted:
 
 ALL = Wanted()
 """What training reads."""
+
+SOURCE_SIZE, CROP_BOX, POOLED = "source_size", "crop_box", "text_pooled"
+
+SIZED = Wanted(extra=(SOURCE_SIZE, CROP_BOX, POOLED))
+"""What training reads for a model that is told sizes and crops, as SDXL's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ class Reader:
             )
         channels, height, width = arrays[mean]["shape"]
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
+        self.pooled = int(arrays[POOLED]["shape"][-1]) if POOLED in arrays else 0
         self._wanted = wanted
         forms = stored_forms(store)
         if coded:
@@ -143,6 +149,11 @@ class Reader:
         self._latents = ("latent_mean", "latent_std")[: wanted.latents + self.draws]
         self.slot_arrays = {name for name in wanted.extra if name in arrays and arrays[name]["dims"][:1] == ["slot"]}
         columns = column_arrays(store.folder) if set(wanted.extra) - arrays.keys() else {}
+        if lost := [name for name in wanted.extra if name not in arrays and name not in columns]:
+            raise ConfigError(
+                f"{store.address} has no {lost[0]}, which was asked for. Nothing was read; leave it out (columns), or "
+                f"run add for this column on the run folder {store.folder}."
+            )
         self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         views: list[View | None] = [view for view in (piece.view, piece.mirrored) if view is not None] or [None]
         latents = (_in_view(name, view) for name in self._latents for view in views)
@@ -152,6 +163,7 @@ class Reader:
         }
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
+        self.empty_pooled = read_constant(store, POOLED) if POOLED in wanted.extra else np.empty(0, np.float16)
         shift, scale, factor = latent_scaling(self.attributes["image_encoder"], channels)
         self._shift = shift[:, None, None]
         self._scale = np.float32(factor) / scale[:, None, None]
@@ -196,6 +208,13 @@ class Reader:
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """(channels, height, width) of the latents of each bucket: here one."""
         return (self.latent_shape,)
+
+    def pixels_of(self, row: int) -> tuple[int, int]:
+        """Height and width of the picture of a row, after crop and resize, pixels."""
+        if self.piece.view is not None:
+            return self.piece.view.height, self.piece.view.width
+        resolution = int(self.attributes["identity"]["image"]["resolution"])
+        return resolution, resolution
 
     def buckets(self, rows: Whole) -> list[tuple[tuple[int, int, int], Whole]]:
         """(latent shape, rows) of each bucket: here one."""

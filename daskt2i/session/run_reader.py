@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from daskt2i.dashboard.report.result import ReportResult
     from daskt2i.insights.first_rows import LookResult
+    from daskt2i.insights.rejected_rows import RejectedRows
     from daskt2i.insights.suggest import Suggestion
     from daskt2i.store.status import RunStatus
 
@@ -99,6 +100,17 @@ class RunReader(Viewed):
         from daskt2i.store.status import status
 
         return status(self._found.folder)
+
+    @reader
+    def rejected_rows(self) -> RejectedRows:
+        """List the rejected rows of the store: file name, reason and detail.
+
+        Raises:
+            StoreMissing: there is no store.
+        """
+        from daskt2i.insights.rejected_rows import rejected_rows
+
+        return rejected_rows(self._found.folder)
 
     @reader
     def report(self, html: str | Path | None = None) -> ReportResult:

@@ -15,9 +15,10 @@ from daskt2i.dashboard.listener import Watched
 from daskt2i.encode.columns.pictures import other_pictures
 from daskt2i.encode.columns.workflow import column_workflow
 from daskt2i.encode.driver import encode
+from daskt2i.encode.parts.workflow import member_workflow
 from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.saved_workflow import keep_first_settings
-from daskt2i.encode.summary import EncodeResult
+from daskt2i.encode.summary import EncodeResult, together
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
 from daskt2i.events import DashboardReady, Listener, Note, PlanReady, ResultReady
@@ -34,6 +35,7 @@ from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
 from daskt2i.store.columns.places import column_folder
+from daskt2i.store.parts.rows_file import Member, members
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
@@ -85,8 +87,8 @@ class Stages:
             raise ConfigError(
                 f"train.validation is {given.validation}, but there {'is' if rows == 1 else 'are'} only "
                 f"{many(rows, 'row')}, so no rows are left "
-                "for training. Nothing was started; set train.validation lower, or encode more rows into another run "
-                "folder (out)."
+                f"for training. Nothing was started; set train.validation={rows // 10}, a tenth of them, or encode "
+                "more rows into another run folder (out)."
             )
         ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
         title = "Plan of train" if before is None else "Then train"
@@ -122,11 +124,20 @@ class Stages:
         return self._encode(plan)
 
     def add(self, column: str, encoder: str, arguments: Mapping[str, Any]) -> EncodeResult:
-        """Encode a column of the store."""
-        place = column_folder(self.folder, column)
-        workflow = column_workflow(self.workflow, self.folder, column, encoder, arguments)
+        """Encode a column of the store, and of each of its parts."""
+        found: list[EncodeResult] = []
+        for store in members(self.folder):
+            found.append(self._add(store, column, encoder, arguments))
+            if found[-1].failed or found[-1].too_few:
+                return found[-1]
+        return together(found)
+
+    def _add(self, store: Member, column: str, encoder: str, arguments: Mapping[str, Any]) -> EncodeResult:
+        place = column_folder(store.folder, column)
+        workflow = member_workflow(self.workflow, store)
+        workflow = column_workflow(workflow, store.folder, column, encoder, arguments)
         added = self.at(workflow, place).encode()
-        if not added.failed and (others := other_pictures(self.folder, place)):
+        if not added.failed and (others := other_pictures(store.folder, place)):
             self._tell(
                 Note(
                     f"The picture of {many(len(others), 'row')} is not the one that the store was encoded from: rows "

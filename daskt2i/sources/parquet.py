@@ -17,7 +17,7 @@ from daskt2i.redact import without_secret
 from daskt2i.sources.files.opening import Pictures, absolute, unusable
 from daskt2i.sources.files.row_groups import RowGroups
 from daskt2i.sources.files.zipped import MAX_FILE_BYTES
-from daskt2i.sources.index.columns import Columns, Named, columns_of
+from daskt2i.sources.index.columns import Columns, Named, columns_of, refuse_web_addresses
 from daskt2i.sources.index.found import Found, Tally
 from daskt2i.sources.index.indexed import Indexed
 from daskt2i.sources.index.places import Container, Place
@@ -194,6 +194,8 @@ class ParquetSource:
                 tally.looks.append(_look(file.metadata.row_group(group), columns))
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns.told):
                 for record in batch.to_pylist():
+                    if number == 0:
+                        refuse_web_addresses(columns, record, container.path)
                     yield _row(record, columns, f"{container.name}/{number}", tally)
                     number += 1
 

@@ -85,6 +85,7 @@ class Denoiser:
         self._device = "cpu"
         require_seen(self.folder, job.nonce, SEEN, job.dataset, every=needs_encoder(self.folder))
         limit = str(job.launch.get("disk_cache", AUTO))
+        self._sized = model.takes_sizes(self.settings.model.config, self.settings.model.preset)
         self._copies = ShardCopies.opened(self.folder, limit, _note)
         self._encoder = caption_encoder(self.folder, job.text, limit, lambda: self._device, _note)
         self.dataset = LatentDataset(
@@ -100,6 +101,7 @@ class Denoiser:
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
+            sized=self._sized,
             view=self.settings.view,
             open_as=lambda folder: CheckedStore(folder, self._copies),
             encoder=self._encoder,
@@ -113,7 +115,9 @@ class Denoiser:
         """The UNet of the settings, fitted to the store: it takes all sizes of latents, and draws the most frequent."""
         given, shapes = self.settings.model, self.dataset.latent_shapes
         first, *_ = (
-            model.unet_config(given.preset, given.config, shape, self.dataset.features, self._least())
+            model.unet_config(
+                given.preset, given.config, shape, self.dataset.features, self._least(), self.dataset.pooled
+            )
             for shape in shapes
         )
         self._device = device
@@ -152,11 +156,16 @@ class Denoiser:
             tensor(batch.latents), tensor(batch.noise), tensor(batch.uniform), tensor(batch.normal)
         )
         mask = tensor(batch.text_mask) if self.dataset.masked else None
+        told = {}
+        if (sized := batch.sized) is not None:
+            ids = {"text_embeds": tensor(sized.pooled).float(), "time_ids": tensor(sized.time_ids())}
+            told = {"added_cond_kwargs": ids}
         predicted = model(
             noised.inputs.contiguous(memory_format=torch.channels_last),
             noised.times,
             tensor(batch.text_states).float(),
             encoder_attention_mask=mask,
+            **told,
             return_dict=False,
         )[0]
         return predicted, noised
@@ -175,7 +184,12 @@ class Denoiser:
         """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""
         address, why = self._publish(model, folder)
         note = None
-        if why is not None:
+        if self._sized:
+            note = (
+                f"The denoiser in {address} is told sizes and crops of pictures, as SDXL's. sample and evaluate cannot "
+                "draw with it. Load its folder unet with diffusers, into a StableDiffusionXLPipeline."
+            )
+        elif why is not None:
             note = (
                 f"{address} holds the denoiser without encoders, because {why}. sample and evaluate draw through the "
                 "encoders of the workflow; diffusers alone cannot load it."
@@ -191,7 +205,7 @@ class Denoiser:
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
         """Draw `sample.prompts` with the current weights into `train/sheets/`. The file, or None without prompts."""
         wanted = SampleSettings.model_validate(self.job.sample)
-        if not wanted.prompts:
+        if not wanted.prompts or self._sized:
             return None
         with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
             here = RunFolder(place)

@@ -61,6 +61,20 @@ def test_the_data_of_the_store_are_taken_again(run: daskt2i.Run) -> None:
     assert run.add("words", TEXT).accepted == 20
 
 
+def test_another_argument_is_another_column_or_the_old_one_is_deleted(run: daskt2i.Run) -> None:
+    run.encode()
+    run.add("words", TEXT, arguments={"features": 4})
+    with told("encode/prepare.py:refuse_other FingerprintMismatch") as error:
+        run.add("words", TEXT, arguments={"features": 6})
+    said = str(error.value)
+    assert "The column words in" in said
+    assert "dataset.encoders.text.features: 4 there, 6 now" in said
+    assert run.add("words", TEXT, arguments={"features": 4}).skipped
+    assert run.add("words6", TEXT, arguments={"features": 6}).accepted == 20
+    shutil.rmtree(Path(run.out) / "columns" / "words")
+    assert run.add("words", TEXT, arguments={"features": 6}).accepted == 20
+
+
 def test_a_column_that_is_moved_back_goes_on(run: daskt2i.Run, tmp_path: Path) -> None:
     run.encode()
     run.add("words", TEXT)
@@ -77,7 +91,7 @@ def test_a_column_that_is_moved_back_goes_on(run: daskt2i.Run, tmp_path: Path) -
 
 
 def test_original_images_are_put_back_or_the_store_is_encoded_again(tmp_path: Path) -> None:
-    covers("session/stages.py:Stages.add Note")
+    covers("session/stages.py:Stages._add Note")
     coco = write_coco(tmp_path / "coco")
     images = sorted((coco / "images").iterdir())
     heard: list[Event] = []

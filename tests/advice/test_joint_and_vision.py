@@ -80,7 +80,7 @@ def test_the_tokenizers_of_one_pipeline_are_taken(sdxl: Path, tmp_path: Path) ->
 
 def test_features_load_in_a_precision_that_is_named(dinov2: Path) -> None:
     encoder = VisionEncoder(str(dinov2))
-    with told("encoders/features/vision.py:VisionEncoder.load ConfigError"):
+    with told("encoders/weights.py:torch_dtype ConfigError"):
         encoder.load(Runtime("cpu", "fp16", 1))
     for precision in ("fp32", "bf16", resolve("auto", "cpu")):
         encoder.load(Runtime("cpu", precision, 1))  # type: ignore[arg-type]

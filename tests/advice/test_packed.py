@@ -194,7 +194,7 @@ def test_the_column_that_is_named_is_read(tmp_path: Path) -> None:
 def test_what_img2dataset_wrote_is_read_in_place_of_its_table(tmp_path: Path) -> None:
     links = {"url": ["https://x/1.jpg"], "caption": ["a"], "key": ["000000000"]}
     write_parquet(tmp_path / "00000.parquet", pa.table(links))
-    with told("sources/index/columns.py:_image SourceError"):
+    with told("sources/listed/web_addresses.py:lists_web_addresses SourceError"):
         ParquetSource(str(tmp_path)).info()
     write_tar(tmp_path / "00000.tar", [("000000000.jpg", picture(1)), ("000000000.txt", b"a")])
     assert rows(tmp_path) == 1

@@ -321,9 +321,10 @@ def test_fewer_validation_rows_or_another_folder_leave_rows_for_training(tmp_pat
     how: dict[str, Any] = {"scheduler": "serial", "progress": False}
     run = daskt2i.Run(workflow, tmp_path / "run", **how)
     run.encode()
-    with told("session/stages.py:Stages.train_plan ConfigError"):
+    with told("session/stages.py:Stages.train_plan ConfigError") as error:
         run.plan("train")
-    assert run.with_settings({"train.validation": 4}).plan("train").to_json()["rows"] == 20
+    assert "set train.validation=2, a tenth of them" in str(error.value)
+    assert run.with_settings({"train.validation": 2}).plan("train").to_json()["rows"] == 20
     more = daskt2i.Run(workflow, tmp_path / "more", settings={"dataset.source.rows": 80}, **how)
     more.encode()
     assert more.plan("train").to_json()["rows"] == 80

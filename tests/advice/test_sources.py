@@ -161,7 +161,7 @@ def test_a_column_that_is_there_is_taken(tmp_path: Path) -> None:
 
 def test_what_img2dataset_makes_of_web_addresses_is_read(tmp_path: Path) -> None:
     """Its files: a number as the name, and the caption in a text and in a JSON file."""
-    with told("sources/listed/columns.py:columns_of SourceError") as error:
+    with told("sources/listed/web_addresses.py:lists_web_addresses SourceError") as error:
         rows(table(tmp_path / "list", CsvSource, "url,caption\nhttp://127.0.0.1:9/a.jpg,a dog"))
     assert "img2dataset --url_list" in str(error.value)
     made = fill(tmp_path / "made", a_txt="a dog", a_json='{"caption": "a dog", "url": "http://127.0.0.1:9/a.jpg"}')

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders.advice import told
 from builders.workflows import component, fake_settings, with_parts
@@ -86,6 +87,20 @@ def test_random_weights_wrong_choices_and_an_empty_selection_are_refused(own: Pa
     edit(own, lambda about: about.update(random_weights=True))
     with told("loader/own_trainer/selection.py:select StoreError"):
         torch_dataset(own, 4)
+
+
+def test_a_number_and_a_saved_state_are_taken_where_something_else_is_refused(store: Path) -> None:
+    single = torch_dataset(store)
+    for wrong in ("a", 1.5, None):
+        with told("loader/own_trainer/map_style.py:LatentRows._samples UnknownArgument"):
+            single[wrong]  # type: ignore[index]
+    assert single[np.int64(0)].keys() == single[0].keys()
+    dataset = torch_dataset(store, 4)
+    good = dataset.state_dict()
+    for wrong in (None, {}, "state", {**good, "position": "a"}, {**good, "position": -1}, {"order": good["order"]}):
+        with told("loader/own_trainer/torch_dataset.py:LatentBatches.load_state_dict ConfigError"):
+            dataset.load_state_dict(wrong)  # type: ignore[arg-type]
+    dataset.load_state_dict(good)
 
 
 def test_a_state_of_another_seed_is_refused_and_worker_processes_ask_for_the_batch(store: Path) -> None:

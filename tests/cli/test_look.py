@@ -86,8 +86,8 @@ def test_look_prints_rows_and_no_pictures_into_a_pipe(photos: Path) -> None:
     assert "\u2580" not in done.stdout
     text = " ".join(done.stdout.split())
     assert "rows 7 images" in text
-    assert "rejected 1 of 7 without reading images (1 no-caption)" in text
-    assert "the first 7 rows; 2 would be rejected (1 image-too-small, 1 no-caption)" in text
+    assert "rejected by the list 1 of 7: 1 no-caption" in text
+    assert "those of the first 7 rows; an encode would reject 2 of them (1 image-too-small, 1 no-caption)" in text
     assert "0 0.bmp 48 x 40 pixels, 5.7 KiB picture 0 the 0 picture" in text
     assert GUESS in " ".join(done.stderr.split())
 
@@ -124,3 +124,36 @@ def test_look_writes_a_page_that_holds_its_pictures_and_no_script(photos: Path, 
     assert "&lt;script&gt;alert(1)" in text
     assert not re.search(r"<script|https?://|\x1b", text)
     assert "rejected: image-too-small" in text
+
+
+def test_a_caption_as_long_as_a_book_is_cut_for_people_and_whole_in_json(photos: Path, tmp_path: Path) -> None:
+    (photos / "0.txt").write_text("word " * 99_999 + "word")
+    done = run("look", photos, "--html", tmp_path / "look.html")
+    assert "… (499,999 characters)" in " ".join(done.stdout.split())
+    assert len(done.stdout) < 100_000
+    page = (tmp_path / "look.html").read_text("utf-8")
+    assert "… (499,999 characters)" in page
+    assert "(source)" not in page
+    assert len(one_object(run("look", photos, "--json"))["first"][0]["captions"][0]) == 499_999
+
+
+def test_missing_images_are_told_with_a_hint_at_their_place(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("image,caption\nimages/1.bmp,a dog\n")
+    text = " ".join(run("look", table).stdout.split())
+    assert "an encode would reject 1 of them (1 missing-file)" in text
+    assert "hint file names are looked up below the place of the images" in text
+
+
+def test_rejected_rows_are_listed_by_file_name(photos: Path, tmp_path: Path) -> None:
+    workflow, out = write_workflow(tmp_path / "w.yaml"), tmp_path / "out"
+    assert "Run encode to make one" in one_error(run("rejected", "-w", workflow, "-o", out))
+    encoded = run("encode", "-w", workflow, "--source", "folder", "--images", photos, "-o", out, "-s", "serial")
+    assert "with start and loading" in " ".join(encoded.stdout.split())
+    found = one_object(run("rejected", "-o", out, "--json"))
+    assert found["rows"] == 7
+    assert [(row["row"], row["reason"]) for row in found["rejected"]] == [(5, "image-too-small"), (6, "no-caption")]
+    assert found["rejected"][0]["file_name"] == "5.bmp"
+    text = " ".join(run("rejected", "-o", out).stdout.split())
+    assert "2 of 7 rows rejected" in text
+    assert "5 5.bmp image-too-small (" in text

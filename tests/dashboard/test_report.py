@@ -16,6 +16,7 @@ from builders.workflows import fake_settings
 from rich.console import Console
 
 import daskt2i
+from daskt2i.dashboard.figures.encode import Chunks
 from daskt2i.dashboard.messages import Messages
 from daskt2i.dashboard.report.result import ReportResult, report
 from daskt2i.display.tables import result_table
@@ -147,6 +148,10 @@ def test_the_page_holds_everything_and_asks_for_nothing(page: str) -> None:
     for word in ("Encode", "Rejected rows", "Training", "Estimate"):
         assert f"{word}" in body
     assert "unreadable-image" in page
+
+
+def test_the_axis_of_few_chunks_has_whole_numbers() -> None:
+    assert Chunks().plot.xaxis[0].ticker.min_interval == 1
 
 
 def test_text_of_the_data_is_escaped_on_the_page(page: str) -> None:

@@ -279,7 +279,7 @@ def test_a_cancelled_job_says_that_it_can_be_continued_and_submits_nothing(tmp_p
     job.send(signal.SIGTERM)
     code, out, log = job.end()
     assert code == 130
-    assert "Job 42: it was cancelled or preempted, or its time is over. What is committed in /data/run stays." in out
+    assert "Job 42: it was cancelled or preempted. What is committed in /data/run stays." in out
     assert not any("sbatch" in line for line in log)
 
 

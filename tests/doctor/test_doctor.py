@@ -200,6 +200,7 @@ def test_a_frozen_worker_is_a_line_and_no_hang(client: Client, tmp_path: Path, m
     finally:
         os.kill(pid, signal.SIGCONT)
     assert found(result) == [("slows", "silent", 1)]
+    assert "A run can start, but 1 of 2 workers did not answer" in repr(result)
     assert result.found.workers[0].host == result.found.workers[1].host
 
 

@@ -341,10 +341,10 @@ def test_the_last_chunks_are_named_with_their_workers_if_they_take_long(tmp_path
     assert watched._last_chunks(late) == "", "there may be more chunks"
     watched.drained()
     assert watched._last_chunks(late - 5) == "", "they have not taken long"
-    assert watched._last_chunks(late) == "waiting for the last chunks: 7 on cpu-slow, 8"
+    assert watched._last_chunks(late) == "only these chunks are left: chunk 7 on cpu-slow, chunk 8"
     assert watched._last_chunks(late) == "", "it was told"
     watched.ended(8)
-    assert watched._last_chunks(late + 1) == "waiting for the last chunk: 7 on cpu-slow"
+    assert watched._last_chunks(late + 1) == "only this chunk is left: chunk 7 on cpu-slow"
     watched.ended(7)
     assert watched._last_chunks(late + 60) == ""
 

@@ -258,6 +258,17 @@ def test_another_source_than_that_of_the_store_is_refused(encoded: Path) -> None
     assert "go back to the data of the store" in str(info.value)
 
 
+def test_the_plan_of_a_column_names_the_bytes_that_it_makes(encoded: Path) -> None:
+    told: list[Event] = []
+    with run_of(encoded, told, source=SOURCE) as run:
+        run.add("bright", BRIGHT)
+        run.add("words", TEXT)
+    bright, words = (repr(one.plan) for one in told if isinstance(one, PlanReady))
+    assert " latents)" in bright
+    assert " text" not in bright.partition("disk")[2].partition("\n")[0]
+    assert " latents" not in words.partition("disk")[2].partition("\n")[0]
+
+
 def test_a_column_that_was_moved_out_of_its_run_folder_says_where_it_belongs(encoded: Path) -> None:
     with run_of(encoded, source=SOURCE) as run:
         run.add("bright", BRIGHT)

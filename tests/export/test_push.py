@@ -10,16 +10,19 @@ import pytest
 import yaml
 from builders.command_line import one_object, run
 from builders.hub import READER, WRITER, Hub, hub_here
-from builders.workflows import TEXT, fake_settings
+from builders.workflows import TEXT, fake_settings, finish
 from loader.test_dataset import encoded
 
 import daskt2i
 from daskt2i.errors import AccessRefused, ConfigError, StoreError, TransportFailed
-from daskt2i.export.hub.dataset_card import licence_for, size_category
+from daskt2i.export.hub.dataset_card import dataset_card, licence_for, size_category
 from daskt2i.export.hub.driver import push
 from daskt2i.export.hub.files import GROUP
 from daskt2i.export.hub.result import PushResult
+from daskt2i.store.layout import about_store
+from daskt2i.store.parts.rows_file import RowsFile, write_rows
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 
 NAME = "me/latents"
 
@@ -202,3 +205,16 @@ def test_a_column_goes_with_its_store_and_not_alone(tmp_path: Path) -> None:
         push(RunFolder(own / "columns" / "again"), NAME, dry_run=True)
     (own / "columns" / "again" / "manifest.parquet").unlink()
     assert not [name for name in push(RunFolder(own), NAME, dry_run=True).files if name.startswith("columns/")]
+
+
+def test_parts_that_count_go_with_their_store_and_removed_rows_are_not_counted(tmp_path: Path) -> None:
+    own = tmp_path / "run"
+    finish(fake_settings(), own)
+    finish(fake_settings(rows=8), own / "parts" / "0001")
+    finish(fake_settings(rows=4), own / "parts" / "0002")
+    write_rows(RunFolder(own), RowsFile(("0001",)).without_rows("", [0, 1, 2]))
+    told = push(RunFolder(own), NAME, dry_run=True)
+    assert {"rows.json", "parts/0001/manifest.parquet", "parts/0001/latents.zarr/zarr.json"} <= told.files.keys()
+    assert not [name for name in told.files if name.startswith("parts/0002/")]
+    card = dataset_card(RunFolder(own), about_store(ZarrStore(RunFolder(own))) or {}, NAME)
+    assert "Rows: 25, of which 25 are accepted" in card

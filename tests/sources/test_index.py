@@ -14,6 +14,7 @@ import daskt2i
 from daskt2i.errors import FingerprintMismatch, Reason, SourceError
 from daskt2i.sources.index import build, repeats, row_index
 from daskt2i.sources.index.lines import Part
+from daskt2i.sources.index.shelf import remove_unused
 from daskt2i.sources.webdataset import WebDatasetSource
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Row
@@ -220,11 +221,28 @@ def test_where_and_insights_use_the_kept_index(tmp_path: Path) -> None:
     )
     assert run.encode().accepted == 4
     assert run.insights(tokens=False).rows == 4
-    assert len(objects(tmp_path / "run")) == 4  # one table was written again, with its repeats
+    assert len(objects(tmp_path / "run")) == 3
+
+
+def test_tables_that_the_index_no_longer_uses_are_removed_by_the_next_encode(tmp_path: Path) -> None:
+    two_tars(tmp_path / "set", rows=4)
+    run = daskt2i.Run(workflow(tmp_path / "set"), tmp_path / "run", scheduler="serial", progress=False)
+    run.encode()
+    used = objects(tmp_path / "run")
+    (tmp_path / "run" / "index" / "rows-000000000000000000000000.arrow").write_bytes(b"of a file that is gone")
+    run.plan()
+    assert len(objects(tmp_path / "run")) == len(used) + 1
+    run.encode()
+    assert objects(tmp_path / "run") == used
+    (tmp_path / "run" / "index" / "files.json").write_bytes(b"{}")
+    assert remove_unused(RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run").delete) == 0
 
 
 def test_an_encode_without_data_makes_no_run_folder(tmp_path: Path) -> None:
     run = daskt2i.Run(workflow(tmp_path / "nothing"), tmp_path / "run", scheduler="serial", progress=False)
     with pytest.raises(SourceError, match="There is nothing at"):
+        run.encode()
+    write_tar(tmp_path / "nothing" / "0.tar", [("read.me", b"no picture")])
+    with pytest.raises(SourceError, match="has no rows"):
         run.encode()
     assert not (tmp_path / "run").exists()

@@ -116,6 +116,16 @@ def test_several_columns_of_captions_and_other_names_are_read_as_named(tmp_path:
         ({"image": [b"1"], "text": ["a"]}, {"image_column": "img"}, "no column 'img'. It has the columns image"),
         ({"url": ["https://x/1.jpg"], "caption": ["a"]}, {}, "web addresses of images .* img2dataset"),
         ({"URL": ["https://x/1.jpg"], "TEXT": ["a"]}, {}, "web addresses of images .* img2dataset"),
+        (
+            {"image": ["https://x/1.jpg"], "caption": ["a"]},
+            {},
+            "its column image.* img2dataset .*--input_format parquet",
+        ),
+        (
+            {"image": [b"1"], "words": pa.array(["a"]).dictionary_encode()},
+            {},
+            r"the columns image \(binary\), words \(dictionary<values=string, indices=int32…\)\.",
+        ),
     ],
 )
 def test_columns_that_do_not_fit_are_named_in_one_sentence(
@@ -123,6 +133,19 @@ def test_columns_that_do_not_fit_are_named_in_one_sentence(
 ) -> None:
     write_parquet(tmp_path / "x.parquet", pa.table(columns))
     assert re.search(said, refused(tmp_path / "x.parquet", **arguments))
+
+
+def test_text_that_pandas_wrote_as_categories_is_read(tmp_path: Path) -> None:
+    names, captions = pa.array(["1.png"]).dictionary_encode(), pa.array(["a dog"]).dictionary_encode()
+    write_parquet(tmp_path / "x.parquet", pa.table({"image": [picture(1)], "caption": captions, "license": captions}))
+    found = ParquetSource(str(tmp_path / "x.parquet"))
+    (row,) = rows(found)
+    assert found.info().label == "x.parquet (1 file, 1 image, 1 caption)"
+    assert (row.captions, row.licence) == (("a dog",), "a dog")
+    write_parquet(tmp_path / "names" / "x.parquet", pa.table({"file_name": names, "caption": captions}))
+    (tmp_path / "names" / "1.png").write_bytes(picture(2))
+    source = ParquetSource(str(tmp_path / "names" / "x.parquet"))
+    assert source.read(rows(source)[0]) == picture(2)
 
 
 def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:

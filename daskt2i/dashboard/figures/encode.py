@@ -99,6 +99,7 @@ class Chunks(Plotted):
         self.plot.quad(top=100, fill_color=_WAITING, **cells)
         self.plot.quad(top="top", fill_color="colour", **cells)
         self.plot.grid.grid_line_color = None
+        self.plot.xaxis.ticker.min_interval = 1  # no chunk 0.2 where there are few
         self._strip, self._chunks = "", 0
 
     def update(self, state: RunState) -> None:

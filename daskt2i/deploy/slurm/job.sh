@@ -113,7 +113,9 @@ elif [ "$stop" = time ] && { [ "$code" -eq 130 ] || [ -n "$killed" ]; } && [ -n 
 elif [ "$stop" = time ]; then
     say "its time was nearly over. What is committed in $out stays. $again"
 else
-    say "it was cancelled or preempted, or its time is over. What is committed in $out stays. $again"
+    why="it was cancelled or preempted"
+    [ "$stop_before" -gt 0 ] || why="$why, or its time is over" # else a signal would have come before
+    say "$why. What is committed in $out stays. $again"
 fi
 [ -z "$next" ] || scancel "$next"
 exit "$code"

@@ -142,10 +142,10 @@ class Standstill:
         self._told_last = True
         holders: Mapping[int, str] = getattr(self._executor, "holders", dict)()
         last = sorted(self._flying)[:_MOST_NAMED]
-        named = ", ".join(f"{chunk}" + (f" on {holders[chunk]}" if chunk in holders else "") for chunk in last)
+        named = ", ".join(f"chunk {chunk}" + (f" on {holders[chunk]}" if chunk in holders else "") for chunk in last)
         rest = len(self._flying) - len(last)
         more = f" and {rest:,} more" if rest else ""
-        return f"waiting for the last chunk{'s' * (len(self._flying) != 1)}: {named}{more}"
+        return f"only {'these chunks are' if len(self._flying) != 1 else 'this chunk is'} left: {named}{more}"
 
     def _read(self, now: float) -> Iterator[Waiting]:
         """The reports of workers that are alive, about chunks that are in flight."""

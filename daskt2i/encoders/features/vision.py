@@ -28,6 +28,7 @@ from daskt2i.encoders.weights import (
     random_config,
     read_header,
     read_json,
+    torch_dtype,
     weight_files,
     weights_digest,
 )
@@ -133,11 +134,9 @@ class VisionEncoder:
         """
         import torch
 
-        if runtime.precision == "fp16" and runtime.device == "cpu":
-            raise ConfigError("fp16 does not run on a CPU. Set dataset.precision to auto, fp32 or bf16.")
+        dtype = torch_dtype(runtime)
         torch.set_num_threads(runtime.threads)
         _, files, shape = self._read()
-        dtype = _dtype(runtime)
         if files is None:
             model = self._random(shape, dtype)
         else:
@@ -168,7 +167,7 @@ class VisionEncoder:
             for start in range(0, len(items), batch):
                 part = slice(start, start + batch)
                 pixels = torch.from_numpy(np.array(items[part])).to(runtime.device).permute(0, 3, 1, 2)
-                out = model(pixel_values=self._expected(pixels, side, shape).to(_dtype(runtime)), **options)
+                out = model(pixel_values=self._expected(pixels, side, shape).to(torch_dtype(runtime)), **options)
                 made["image_features"][part] = _half(out.last_hidden_state[:, shape.first :])
                 if "image_pooled" in made:
                     made["image_pooled"][part] = _half(out.pooler_output)
@@ -226,12 +225,6 @@ class VisionEncoder:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also reseed the GPUs
             return getattr(transformers, shape.kind)(built).to(dtype)
-
-
-def _dtype(runtime: Runtime) -> torch.dtype:
-    import torch
-
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[runtime.precision]
 
 
 def _half(values: torch.Tensor) -> npt.NDArray[np.float16]:

@@ -15,6 +15,7 @@ from typing import Any
 from daskt2i.export.card import licences_of
 from daskt2i.redact import without_secrets
 from daskt2i.store.layout import checked_layout
+from daskt2i.store.parts.rows_file import members
 from daskt2i.store.run_folder import MANIFEST, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -33,12 +34,20 @@ def dataset_card(folder: RunFolder, about: Mapping[str, Any], repository: str) -
         about: what `encode` wrote about the store.
         repository: `OWNER/NAME`.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(folder.read(MANIFEST)), columns=["status", "image_id", "captions"])
-    kept = table.filter([one == "accepted" for one in table.column("status").to_pylist()])
-    accepted, captions = kept.num_rows, sum(kept.column("captions").to_pylist())
-    licences = licences_of(folder, kept.column("image_id").to_pylist())
+    rows, ids, captions = 0, list[int](), 0
+    for member in members(folder):
+        table = pq.read_table(
+            io.BytesIO(member.folder.read(MANIFEST)), columns=["row", "status", "image_id", "captions"]
+        )
+        there = member.kept(table.column("row").to_numpy())
+        kept = table.filter(pa.array(there & (table.column("status").to_numpy() == "accepted")))
+        rows += int(there.sum())
+        ids += kept.column("image_id").to_pylist()
+        captions += sum(kept.column("captions").to_pylist())
+    accepted, licences = len(ids), licences_of(folder, ids)
     return f"""---
 license: {licence_for(licences)}
 size_categories:
@@ -65,7 +74,7 @@ store = daskt2i.open_store("hf://datasets/{repository}")
 `store` is an xarray Dataset that reads what you use. To train on it, copy it first, which makes a run folder:
 `hf download {repository} --repo-type dataset --local-dir runs/NAME`.
 
-- Rows: {table.num_rows:,}, of which {accepted:,} are accepted, with {captions:,} captions.
+- Rows: {rows:,}, of which {accepted:,} are accepted, with {captions:,} captions.
   `{MANIFEST}` has a line for each row.
 - Latents are raw: mean and standard deviation of the posterior, not scaled, not shifted. A denoiser needs
   `(latent - shift_factor) * scaling_factor`, or the same by channel if the encoder has `latents_mean` and

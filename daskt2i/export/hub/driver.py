@@ -20,7 +20,8 @@ from daskt2i.export.hub.files import GROUP, PushedFile, is_of_store, pushed_file
 from daskt2i.export.hub.repository import RemoteFile, Repository, require_name
 from daskt2i.export.hub.result import PushResult
 from daskt2i.store.layout import about_store
-from daskt2i.store.run_folder import MANIFEST, MARKER, RunFolder
+from daskt2i.store.parts.rows_file import members
+from daskt2i.store.run_folder import MANIFEST, MARKER, ROWS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
 CARD = "README.md"
@@ -56,8 +57,10 @@ def push(
     """
     require_name(to)
     card = _card(folder, to)
+    rows = folder.read(ROWS) if folder.exists(ROWS) else None  # before the list, which then has all parts of it
     files = pushed_files(folder)
-    ends = {file.name: folder.read(file.name) for file in files if file.is_last}  # as they are now
+    ends = {file.name: folder.read(file.name) for file in files if file.is_last}
+    ends |= {} if rows is None else {ROWS: rows}
     sizes = {file.name: file.bytes for file in files}
     if dry_run:
         return PushResult(folder.root, to, sizes, 0, 0, 0, True, f"hf://datasets/{to}", "")
@@ -92,7 +95,7 @@ def _card(folder: RunFolder, to: str) -> str:
     """
     refuse_column(folder)
     about = about_store(ZarrStore(folder))
-    if about is None or not folder.exists(MANIFEST):
+    if about is None or not all(member.folder.exists(MANIFEST) for member in members(folder)):
         raise StoreError(
             f"{folder} has no finished store to push. Nothing was sent; run encode to its end first, and push again."
         )

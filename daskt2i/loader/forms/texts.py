@@ -89,7 +89,7 @@ class StoredTexts:
         self.begin = ShardedArray(store, self.form.begin) if self.form is not None else None
         self._mask = ShardedArray(store, MASK)
         self._shape = tuple(arrays[MASK]["shape"])
-        self._empty = self._constant(MASK), self._constant(STATES)
+        self._empty = read_constant(store, MASK), read_constant(store, STATES)
 
     def opened(self, chunk: Chunk, rows: Sequence[int], offset: int) -> ShardTexts:
         """See `Texts.opened`."""
@@ -109,17 +109,23 @@ class StoredTexts:
         """See `Texts.empty`."""
         return self._empty
 
-    def _constant(self, name: str) -> npt.NDArray[Any]:
-        import zarr
 
-        store = reading_store(self._store.folder, self._store.name)
-        try:
-            return np.asarray(zarr.open_array(store=store, path=EMPTY_PREFIX + name, mode="r", zarr_format=3)[...])
-        except Exception as error:  # zarr and its codecs raise many kinds for damaged bytes
-            raise StoreError(
-                f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are unchanged; "
-                "run encode again, which writes it again."
-            ) from error
+def read_constant(store: ZarrStore, name: str) -> npt.NDArray[Any]:
+    """An array of the empty prompt, `[token, feature]` or less.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    import zarr
+
+    place = reading_store(store.folder, store.name)
+    try:
+        return np.asarray(zarr.open_array(store=place, path=EMPTY_PREFIX + name, mode="r", zarr_format=3)[...])
+    except Exception as error:  # zarr and its codecs raise many kinds for damaged bytes
+        raise StoreError(
+            f"The empty prompt's {name} in {store.address} cannot be read ({error}). The rows are unchanged; run "
+            "encode again, which writes it again."
+        ) from error
 
 
 class _Stored:

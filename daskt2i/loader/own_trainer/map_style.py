@@ -13,10 +13,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from daskt2i.documents import shown
+from daskt2i.errors import UnknownArgument
 from daskt2i.loader.joined.joined_reader import AnyReader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors, Tensors
@@ -59,6 +62,7 @@ class LatentRows:
 
         Raises:
             IndexError: there is no such row.
+            UnknownArgument: the index is no whole number.
             StoreError: its shard is damaged.
         """
         return self._samples([index], 2)[0]
@@ -69,6 +73,11 @@ class LatentRows:
 
     def _samples(self, indexes: Sequence[int], which: int) -> list[Tensors]:
         rows = self._selection.rows
+        if nameless := [index for index in indexes if not isinstance(index, Integral)]:
+            raise UnknownArgument(
+                f"A sample is found by a whole number, and not by {shown(nameless[0])}. Nothing was read; give "
+                f"0 to {len(rows) - 1}, or iterate over a DataLoader (index)."
+            )
         if wrong := [index for index in indexes if not -len(rows) <= index < len(rows)]:
             raise IndexError(f"There is no sample {wrong[0]}: this data set has {len(rows)}.")
         samples = [(self._epoch, int(rows[index])) for index in indexes]

@@ -148,7 +148,7 @@ class LatentBatches:
         if isinstance(order, BucketMix):
             self._steps = MixSteps(order, rows, batch, world)
             self._order += f", {batch} of a bucket"
-        if not self._steps.count(0):
+        if not self._steps.count(0) or not self._steps.begin(1):
             largest = max(map(len, selection.buckets))
             what = f"are {rows}" if len(selection.buckets) == 1 else f"are at most {largest} of one size"
             raise ConfigError(
@@ -245,8 +245,16 @@ class LatentBatches:
 
         Raises:
             FingerprintMismatch: the state is of other rows or another order, so its position means other samples.
+            ConfigError: this is no state of a data set.
         """
-        if state.get("order") != self._order:
+        given = state if isinstance(state, Mapping) else {}
+        numbers = [given.get("position"), given.get("until") or 0]
+        if not isinstance(given.get("order"), str) or any(type(one) is not int or one < 0 for one in numbers):
+            raise ConfigError(
+                "This is no state of a data set: it needs an order and a position, as state_dict gives them. Nothing "
+                "was changed; give the state that was saved (state)."
+            )
+        if state["order"] != self._order:
             raise FingerprintMismatch(
                 "This state is of another store, other rows or another order, so its position means other samples. "
                 "Nothing was changed; open the data set as it was when the state was taken."

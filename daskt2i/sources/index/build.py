@@ -56,7 +56,8 @@ def build(place: Place, scan: Scan, shelf: Shelf, key: str) -> RowIndex:
     lines = sorted([*kept.values(), *made], key=lambda line: line.name)
     if todo or changed:
         lines = _without_repeats(lines, shelf)
-        shelf.keep_lines(to_json(key, lines))
+        if any(line.parts for line in lines):  # else there is nothing to encode, and no run folder is begun for it
+            shelf.keep_lines(to_json(key, lines))
     return RowIndex(lines, place, shelf, changed)
 
 

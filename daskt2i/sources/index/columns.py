@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from daskt2i.errors import SourceError
 from daskt2i.sources.index.captions import KEYS, split, values
-from daskt2i.sources.listed.columns import ADDRESSES, IDS, LICENCES
+from daskt2i.sources.listed.columns import IDS, LICENCES
+from daskt2i.sources.listed.web_addresses import ADDRESSES, is_web_address, lists_web_addresses
 
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "image_bytes", "bytes")
 _PATHS = ("file_name", "filename", "image_path", "filepath", "file_path", "path", "file", "img_path")
@@ -96,15 +97,25 @@ def columns_of(schema: Any, named: Named, address: str) -> Columns:
     return Columns(image, form, tuple(captions), identity, licence)
 
 
+def refuse_web_addresses(columns: Columns, record: Mapping[str, Any], address: str) -> None:
+    """Refuse a table whose column of file names holds web addresses.
+
+    Args:
+        record: a row of the table.
+
+    Raises:
+        SourceError: it does.
+    """
+    if columns.form == "path" and is_web_address(record[columns.image]):
+        raise lists_web_addresses(address, columns.image, columns.captions[0])
+
+
 def _image(schema: Any, named: Named, address: str) -> tuple[str, Form]:
     if named.image is None:
         wanted = _usual(schema, (*_IMAGES, *_PATHS))
         url = _usual(schema, ADDRESSES)
         if url is not None and (wanted is None or wanted.casefold() in _PATHS):
-            raise SourceError(
-                f"{address} has the web addresses of images ({url}), and no images. Nothing was read; download them "
-                "with img2dataset first, and give what it wrote: its tars, or its Parquet files with images (images)."
-            )
+            raise lists_web_addresses(address, url, _usual(schema, KEYS))
         if wanted is None:
             raise SourceError(
                 f"{address} has no column of images under a usual name. It has {_listed(schema)}. Nothing was read; "
@@ -142,12 +153,21 @@ def _is_bytes(kind: Any) -> bool:
 def _is_text(kind: Any) -> bool:
     import pyarrow as pa
 
+    kind = _plain(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values. pandas writes a categorical column as a dictionary of them."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_captions(kind: Any) -> bool:
     import pyarrow as pa
 
+    kind = _plain(kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _is_captions(kind.value_type)
     return _is_text(kind) or bool(pa.types.is_struct(kind)) or bool(pa.types.is_null(kind))
@@ -156,7 +176,7 @@ def _is_captions(kind: Any) -> bool:
 def _is_integer(kind: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_integer(kind))
+    return bool(pa.types.is_integer(_plain(kind)))
 
 
 def _usual(schema: Any, names: Sequence[str], fits: Callable[[Any], bool] = lambda kind: True) -> str | None:
@@ -167,5 +187,9 @@ def _usual(schema: Any, names: Sequence[str], fits: Callable[[Any], bool] = lamb
 
 
 def _listed(schema: Any, most: int = 12) -> str:
-    shown: Sequence[str] = [f"{one.name} ({one.type})" for one in list(schema)[:most]]
-    return f"the columns {', '.join(text[:60] for text in shown)}" + (", …" if len(schema) > most else "")
+    shown = [f"{_cut(one.name)} ({_cut(str(one.type))})" for one in list(schema)[:most]]
+    return f"the columns {', '.join(shown)}" + (", …" if len(schema) > most else "")
+
+
+def _cut(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

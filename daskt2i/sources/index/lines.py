@@ -83,3 +83,14 @@ def from_json(raw: bytes, key: str) -> list[Line]:
         ]
     except (ValueError, KeyError, TypeError):
         return []
+
+
+def tables_in(raw: bytes) -> frozenset[str] | None:
+    """Names of the tables that an index uses, whatever its source is; None if these are no such lines."""
+    try:
+        found = json.loads(raw)
+        if found["version"] != VERSION:
+            return None
+        return frozenset(part["table"] for line in found["files"] for part in line["parts"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -17,6 +17,7 @@ from itertools import accumulate
 from typing import Any
 
 from daskt2i.errors import SourceError
+from daskt2i.formatting import many
 from daskt2i.sources.index.lines import Line
 from daskt2i.sources.index.part_rows import from_bytes, rows_of
 from daskt2i.sources.index.places import Place
@@ -60,7 +61,7 @@ class RowIndex:
         lines, parts = self._lines, [part for _, part in self._parts]
         rows, captions = self._starts[-1], sum(part.captions for part in parts)
         digest = hashlib.sha256("".join(f"{line.sha256} {line.name}\n" for line in lines).encode()).hexdigest()
-        files = "1 file" if len(lines) == 1 else f"{len(lines):,} files"
+        counts = f"{many(len(lines), 'file')}, {many(rows, 'image')}, {many(captions, 'caption')}"
         return SourceInfo(
             rows=rows,
             slots=max((part.slots for part in parts), default=0),
@@ -69,7 +70,7 @@ class RowIndex:
             orphan_captions=sum(line.orphan_captions for line in lines),
             blank_captions=sum(line.blank_captions for line in lines),
             content={"source": source, "rows_sha256": digest},
-            label=f"{label} ({files}, {rows:,} images, {captions:,} captions)",
+            label=f"{label} ({counts})",
             notes=(*_few([note for line in lines for note in line.notes]), *self._rebuilt()),
         )
 

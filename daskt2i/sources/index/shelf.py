@@ -1,6 +1,6 @@
 """Where an index is kept: in the run folder, or in a temporary folder of this process.
 
-Covers: reading and writing its objects; removing the temporary folder at the end.
+Covers: reading and writing its objects; removing the temporary folder at the end, and tables that no index uses.
 Does not cover: what is in the objects (`lines`, `part_rows`).
 """
 
@@ -11,10 +11,12 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from daskt2i.errors import SourceError
 from daskt2i.protocols import IndexFolder
+from daskt2i.sources.index.lines import tables_in
 
 FOLDER = "index"
 """Name of the folder in a run folder."""
@@ -95,6 +97,25 @@ class Shelf:
                 weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
         (self._temporary / name).write_bytes(data)
         return name
+
+
+def remove_unused(folder: IndexFolder, delete: Callable[[str], None]) -> int:
+    """Remove the tables that the index in a run folder does not use: those of files that changed or are gone.
+
+    Call it while you hold the lock of the run folder. A command that only plans may still read such a table; it says
+    that the command must be run again.
+
+    Args:
+        delete: removes an object of the folder.
+
+    Returns:
+        the number of removed tables.
+    """
+    used = tables_in(Shelf(folder).lines())
+    unused = [] if used is None else sorted(Shelf(folder).tables() - used - {_LINES.rpartition("/")[2]})
+    for name in unused:
+        delete(f"{FOLDER}/{name}")
+    return len(unused)
 
 
 def _name(data: bytes) -> str:

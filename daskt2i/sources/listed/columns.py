@@ -1,18 +1,18 @@
 """Which columns of a table hold the names of images, captions and ids: by their usual names, or as the user names them.
 
-Covers: guessing, one sentence if it fails, tables of web addresses.
-Does not cover: reading tables (`records`), what the values mean (`index`).
+Covers: guessing, one sentence if it fails.
+Does not cover: reading tables (`records`), what the values mean (`index`), tables of web addresses (`web_addresses`).
 """
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from daskt2i.documents import shown
 from daskt2i.errors import SourceError
+from daskt2i.sources.listed.web_addresses import ADDRESSES, is_web_address, lists_web_addresses
 
 _IMAGES = (
     *("file_name", "filename", "image", "image_path", "image_name", "image_file"),
@@ -21,10 +21,7 @@ _IMAGES = (
 CAPTIONS = ("caption", "captions", "text", "sentences")
 IDS = ("image_id", "id")
 LICENCES = ("license", "licence")
-ADDRESSES = ("url", "image_url", "img_url", "urls")
 """Usual names of columns, the likeliest first. Capitals and white-space around a name do not matter."""
-
-_WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +70,10 @@ def columns_of(names: Iterable[str], first: Mapping[str, Any], named: Named, add
             )
     image, caption = find(names, named.image, _IMAGES), find(names, named.caption, CAPTIONS)
     url = find(names, None, ADDRESSES)
-    if url is None and image is not None and str(first.get(image)).lower().startswith(_WEB):
+    if url is None and image is not None and is_web_address(first.get(image)):
         url, image = image, None
     if image is None and url is not None:
-        raise SourceError(_downloads(address, url, caption))
+        raise lists_web_addresses(address, url, caption)
     if image is None or caption is None:
         what, key = ("file names", "image_column") if image is None else ("captions", "caption_column")
         usual = (_IMAGES if image is None else CAPTIONS)[0]
@@ -103,16 +100,3 @@ def find(names: list[str], given: str | None, usual: tuple[str, ...]) -> str | N
 
 def _list(names: list[str]) -> str:
     return ", ".join(shown(name) for name in names[:12]) + ", …" * (len(names) > 12)
-
-
-def _downloads(address: str, url: str, caption: str | None) -> str:
-    """A table of web addresses: who downloads them."""
-    kind = "json" if ".json" in posixpath.basename(address) else "csv"
-    if ".tsv" in posixpath.basename(address):
-        kind = "tsv"
-    words = f" --caption_col {caption}" if caption else ""
-    return (
-        f"{address} lists web addresses of images (its column {url}), and no files. Nothing was read; daskt2i does not "
-        f"download images, but img2dataset does: run `img2dataset --url_list {address} --input_format {kind} --url_col "
-        f"{url}{words} --output_format webdataset --output_folder FOLDER`, and give FOLDER (images)."
-    )

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from daskt2i import addresses
 from daskt2i.errors import SourceError, SourceMissing
+from daskt2i.formatting import many
 from daskt2i.redact import without_secret
 from daskt2i.sources.files.opening import Pictures, absolute, options_for
 from daskt2i.sources.listed.index import Index
@@ -102,8 +103,7 @@ class ListedSource(ABC):
             orphan_captions=index.orphan_captions,
             blank_captions=index.blank_captions,
             content=self._content(index),
-            label=f"{' '.join(self._label(index).split())} "
-            f"({images:,} image{'s' * (images != 1)}, {captions:,} caption{'s' * (captions != 1)})",
+            label=f"{' '.join(self._label(index).split())} ({many(images, 'image')}, {many(captions, 'caption')})",
         )
 
     def rows(self, start: int, stop: int) -> Sequence[Row]:
