@@ -82,6 +82,13 @@ class ChunkGrid(Sequence[Chunk]):
         start = index * self.rows_per_chunk
         return Chunk(index, start, min(start + self.short.get(index, self.rows_per_chunk), self.rows))
 
+    def row(self, place: int) -> int:
+        """The number of a row, by its place among all rows, from 0: they differ after a short chunk."""
+        for chunk in sorted(self.short):
+            if place >= chunk * self.rows_per_chunk + self.short[chunk]:
+                place += self.rows_per_chunk - self.short[chunk]
+        return place
+
     @property
     def filled(self) -> int:
         """Number of rows of all chunks together."""

@@ -106,7 +106,7 @@ class Record:
 
     Attributes:
         row: the row that was read.
-        pixels: `uint8[resolution, resolution, 3]`.
+        pixels: `uint8[height, width, 3]`; `more`: the same part of the image in the other sizes of the run.
         source_size: (width, height) of the upright source image in pixels.
         crop_box: the part of the upright source image that `pixels` shows.
     """
@@ -115,6 +115,7 @@ class Record:
     pixels: Pixels
     source_size: tuple[int, int]
     crop_box: Box
+    more: tuple[Pixels, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The settings of a workflow as typed models.
 
-Covers: name, type, limits, default and meaning of each setting.
+Covers: name, type, limits, default and meaning of each setting; those of pictures are in `image_settings`.
 Does not cover: reading files and `--set` (`workflow_file`), what the settings do.
 """
 
@@ -9,19 +9,21 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from dask.utils import parse_bytes
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from daskt2i import redact
 from daskt2i.config import plain_values
 from daskt2i.config.component import Component
+from daskt2i.config.image_settings import ImageSettings
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.samplers import Sampler
 from daskt2i.config.store_settings import StoreSettings
+from daskt2i.config.strict import Strict
 from daskt2i.config.workflow_view import workflow_view
 from daskt2i.errors import Reason
 from daskt2i.view import View
@@ -34,43 +36,14 @@ _Decay = Annotated[float, Field(ge=0, lt=1)]
 _Size = Annotated[str, AfterValidator(plain_values.require_size)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        assert info.field_name is not None
-        plain_values.check(value, number=plain_values.takes_numbers(cls.model_fields[info.field_name].annotation))
-        return value
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What `repr` shows: no secrets."""
-        yield from redact.without_secrets({str(name): value for name, value in super().__repr_args__()}).items()
-
-
-class ImageSettings(_Strict):
-    """How pictures are read.
-
-    Attributes:
-        resolution: side of the encoded square, pixels.
-        min_side: an image whose shorter side has fewer source pixels is rejected.
-        max_pixels: an image whose width x height is larger is rejected before it is decoded.
-    """
-
-    resolution: int = Field(256, ge=8, le=8192)
-    min_side: int = Field(32, ge=1)
-    max_pixels: int = Field(67_108_864, ge=1)
-
-
-class EncoderSettings(_Strict):
+class EncoderSettings(Strict):
     """One image encoder and one text encoder."""
 
     image: Component
     text: Component
 
 
-class FactSettings(_Strict):
+class FactSettings(Strict):
     """How to find the facts that `insights` reports and `where` uses. They are fingerprinted if `where` is set.
 
     Attributes:
@@ -84,7 +57,7 @@ class FactSettings(_Strict):
     near: int = Field(10, ge=0, le=12)
 
 
-class DatasetSettings(_Strict):
+class DatasetSettings(Strict):
     """What is encoded. Every setting here changes stored arrays and is fingerprinted.
 
     `where` is an expression over the facts. It keeps the rows for which it is true. See docs/how-to/select-rows.md.
@@ -104,7 +77,7 @@ class DatasetSettings(_Strict):
     store: StoreSettings = StoreSettings()
 
 
-class RunSettings(_Strict):
+class RunSettings(Strict):
     """How the encode runs. These settings may change on resume. `config/defaults.yaml` explains the defaults."""
 
     scheduler: str
@@ -137,7 +110,7 @@ class RunSettings(_Strict):
         return int(parse_bytes(self.send_models))
 
 
-class SceneSettings(_Strict):
+class SceneSettings(Strict):
     """A drawn data set, as in the demo. It is drawn into the run folder before the encode.
 
     Attributes:
@@ -151,14 +124,14 @@ class SceneSettings(_Strict):
     shapes: Literal[1, 2] = 2
 
 
-class ModelSettings(_Strict):
+class ModelSettings(Strict):
     """The denoiser: a preset of `model.PRESETS`, a diffusers UNet2DConditionModel config, or both."""
 
     preset: str | None = "demo"
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
 
 
-class OptimiserSettings(_Strict):
+class OptimiserSettings(Strict):
     """How weights are trained. Every setting here changes the loss curve.
 
     Attributes:
@@ -214,7 +187,7 @@ class TrainSettings(OptimiserSettings):
     view: str | None = None
 
 
-class VaeLossSettings(_Strict):
+class VaeLossSettings(Strict):
     """Weights of the loss terms: absolute error, squared error, differences between neighbouring pixels, KL."""
 
     l1: float = Field(1.0, ge=0)
@@ -234,7 +207,7 @@ class VaeSettings(OptimiserSettings):
     """
 
     model: str | None = None
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     crop: int | None = Field(None, ge=8)
     flip: bool = True
     loss: VaeLossSettings = VaeLossSettings()  # type: ignore[call-arg]
@@ -253,7 +226,7 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
     return dict(redact.without_secrets(found))
 
 
-class LaunchSettings(_Strict):
+class LaunchSettings(Strict):
     """How training runs. These settings may change on resume. `daskt2i/config/defaults.yaml` explains the defaults."""
 
     ranks: _Count | Literal["auto"]
@@ -282,7 +255,7 @@ class LaunchSettings(_Strict):
         return int(parse_bytes(self.cache))
 
 
-class SampleSettings(_Strict):
+class SampleSettings(Strict):
     """Pictures from prompts.
 
     Attributes:
@@ -293,7 +266,7 @@ class SampleSettings(_Strict):
         batch: pictures in one batch.
     """
 
-    prompts: list[str] = []
+    prompts: list[str] = Field(default_factory=list)
     seed: int = Field(0, ge=0)
     steps: int = Field(20, ge=1)
     guidance: float = Field(3.0, ge=0)
@@ -301,7 +274,7 @@ class SampleSettings(_Strict):
     batch: int = Field(16, ge=1)
 
 
-class EvaluateSettings(_Strict):
+class EvaluateSettings(Strict):
     """How prompt fidelity is measured.
 
     Attributes:
@@ -315,7 +288,7 @@ class EvaluateSettings(_Strict):
     clip_model: str | None = None
 
 
-class InstanceSettings(_Strict):
+class InstanceSettings(Strict):
     """One kind of machine with its price.
 
     Attributes:
@@ -336,7 +309,7 @@ class InstanceSettings(_Strict):
     images_per_second: float | None = Field(None, gt=0)
 
 
-class PriceSettings(_Strict):
+class PriceSettings(Strict):
     """Prices of machines, for `estimate`. There are no defaults, because prices change. Fill in your own.
 
     Attributes:
@@ -351,7 +324,7 @@ class PriceSettings(_Strict):
     instances: list[InstanceSettings] = Field(min_length=1)
 
 
-class Workflow(_Strict):
+class Workflow(Strict):
     """All settings of a workflow. Two workflows are equal if their settings are equal; notes do not count."""
 
     name: str

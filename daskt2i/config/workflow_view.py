@@ -26,7 +26,7 @@ def workflow_view(settings: Mapping[str, Any]) -> View:
     rows = [
         ("source", _words(dataset["source"])),
         *([("where", dataset["where"])] if dataset.get("where") else []),
-        ("pictures", f"{dataset['image']['resolution']} px"),
+        ("pictures", _pictures(dataset["image"])),
         ("image encoder", _words(dataset["encoders"]["image"])),
         ("text encoder", _words(dataset["encoders"]["text"])),
         ("training", f"{train['steps']:,} steps of {train['batch']:,} samples, model {train['model']['preset']}"),
@@ -40,3 +40,12 @@ def _words(component: Mapping[str, Any]) -> str:
     """The name of the class and its arguments."""
     given = [f"{name}={value}" for name, value in component.items() if name not in ("class", "storage_options")]
     return " ".join([component["class"].rpartition(".")[2], ", ".join(given)]).rstrip()
+
+
+def _pictures(image: Mapping[str, Any]) -> str:
+    """The sizes of pictures."""
+    if buckets := image.get("buckets"):
+        sizes = f"buckets of {buckets['area']} px in steps of {buckets['step']}"
+    else:
+        sizes = f"{' and '.join(map(str, image.get('resolutions') or [image['resolution']]))} px"
+    return f"{sizes}{', also mirrored' if image.get('flip') else ''}"

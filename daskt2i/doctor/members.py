@@ -148,7 +148,7 @@ def _wanted(plan: EncodePlan | None, meeting: Meeting) -> tuple[Wanted, dict[str
     dataset = plan.workflow.dataset
     encoders = dataset.encoders
     named |= {"image_model": plan.image_info.weights, "text_model": plan.text_info.weights}
-    models = within(SEE_SECONDS, lambda: models_of(encoder_infos(encoders, dataset.image.resolution)))
+    models = within(SEE_SECONDS, lambda: models_of(encoder_infos(encoders, dataset.image.side)))
     total = sum(one.bytes for one in models) if isinstance(models, tuple) else 0
     named["min_fit"] = plan.workflow.run.min_fit_workers
     named["sends"] = total if total <= plan.workflow.run.send_bytes() else 0
@@ -156,7 +156,7 @@ def _wanted(plan: EncodePlan | None, meeting: Meeting) -> tuple[Wanted, dict[str
         wanted,
         image_encoder=encoders.image,
         text_encoder=encoders.text,
-        resolution=dataset.image.resolution,
+        resolution=dataset.image.side,
     )
     row, digest = _first_image(plan)
     if row is not None:

@@ -32,6 +32,7 @@ from daskt2i.encode.chunks.steady_rate import FinishedChunk, stage_seconds, stea
 from daskt2i.encode.job import EncodeJob, Inspection, job_for, resolve_job, speed_settings
 from daskt2i.encode.model_cache import inspect
 from daskt2i.encode.prepare import EncodePlan, preflight
+from daskt2i.encode.shapes.arrays import info_for
 from daskt2i.encode.worker import encode_chunk
 from daskt2i.errors import PlanError
 from daskt2i.estimate.arithmetic import Calibration
@@ -46,6 +47,7 @@ from daskt2i.store.ownership import claim
 from daskt2i.store.publishing.publication import Publication, begin
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.views import VIEWS
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt, Staged
 
@@ -181,14 +183,17 @@ class _Run:
         """The job for the store with `rows` rows per chunk. Makes the store if it is not there."""
         place = self.prepared.folder
         folder = RunFolder(f"{place.root}/{rows}", place.storage_options)
+        shapes = self.prepared.shapes.as_one_bucket(_STORE_CHUNKS, _STORE_CHUNKS * rows)
+        job = replace(job, views=shapes.views, upscale=True)
         if rows not in self.made:
             self.made[rows] = []
             text = self.prepared.text_info
+            views = [view.to_json() for view in job.views] if job.shapes.named else []
             ZarrStore(folder).create(
                 _STORE_CHUNKS * rows,
                 rows,
-                store_arrays(self.prepared.image_info, text, job.slots, job.store),
-                {"daskt2i": {"fingerprint": job.fingerprint, "calibration": True}},
+                store_arrays(info_for(self.prepared.square_info, job.shapes, job.views), text, job.slots, job.store),
+                {"daskt2i": {"fingerprint": job.fingerprint, "calibration": True, **({VIEWS: views} if views else {})}},
                 empty_prompt(text, found.empty),
             )
             self.publications[rows] = begin(folder)
@@ -202,8 +207,10 @@ class _Run:
         places = spread_rows(rows, self.prepared.source_info.rows, self.drawn)
         self.drawn += rows
         picked = []
+        grid = self.prepared.grid
         for number, place in enumerate(places, start):
-            row = source.rows(place, place + 1)[0]
+            index = grid.row(place)
+            row = source.rows(index, index + 1)[0]
             picked.append(replace(row, index=number, origin=row.index if row.origin is None else row.origin))
         chunk = Chunk(len(self.made[rows]), start, start + rows, tuple(picked))
         self.made[rows].append(chunk)
@@ -299,7 +306,7 @@ class _Run:
             )
         all_rows = sum(r.stop - r.start for r in counted)
         latents, text, rest = self._bytes(counted)
-        row_bytes = array_bytes(self.prepared.image_info, self.prepared.text_info, job.slots)
+        row_bytes = array_bytes(self.prepared.chunk_info, self.prepared.text_info, job.slots)
         more = (self.prepared.grid.rows_per_chunk - self.chunk_rows) * row_bytes
         return Calibration(
             device=found.runtime.device,
@@ -336,7 +343,9 @@ class _Run:
     def _bytes(self, receipts: Sequence[Receipt]) -> tuple[int, int, int]:
         """Bytes on disk: arrays of the image encoder, of the text encoder, and the other arrays."""
         plan = self.prepared
-        parts = stored_parts(plan.image_info, plan.text_info, 1, plan.workflow.dataset.store)
+        shapes = plan.shapes.as_one_bucket(1, 1)
+        image_info = info_for(plan.square_info, shapes, shapes.views)
+        parts = stored_parts(image_info, plan.text_info, 1, plan.workflow.dataset.store)
         image, text = ({a.name for a in part} for part in parts)
         sizes = [0, 0, 0]
         for shard in (shard for receipt in receipts for shard in receipt.shards):

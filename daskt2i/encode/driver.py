@@ -30,6 +30,7 @@ from daskt2i.errors import Interrupted, StoreError
 from daskt2i.estimate.arithmetic import Work
 from daskt2i.estimate.forecast import Finished, compare_forecast
 from daskt2i.events import ChunksFound, Listener, ModelReady, Note, WorkersReady, ignore, stage_events
+from daskt2i.facts.bucketed import buckets_of
 from daskt2i.formatting import many
 from daskt2i.hosts.check import ENCODE, check_workers
 from daskt2i.hosts.model_files import encoder_infos, offer_within
@@ -45,6 +46,7 @@ from daskt2i.store.publishing import lock
 from daskt2i.store.publishing.publication import Publication, publishing
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, WORKFLOW
+from daskt2i.store.views import VIEWS
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Receipt
 
@@ -104,6 +106,7 @@ class _Run:
             rows=prepared.source_info.rows,
             left_out=None if prepared.workflow.dataset.where is None else prepared.source_info.left_out,
             min_accepted=prepared.workflow.run.min_accepted,
+            buckets=buckets_of(prepared.source),
         )
 
     def go(self) -> EncodeResult:
@@ -211,7 +214,7 @@ class _Run:
         job = replace(job, terms=job.terms and job.terms.with_packages((job.runtime.engine,)))
         self.fingerprint, self.device, self.settings = job.fingerprint, found.runtime.device, speed_settings(job)
         ZarrStore(prepared.folder).create(
-            prepared.source_info.rows,
+            prepared.grid.rows,
             workflow.dataset.rows_per_chunk,
             store_arrays(prepared.image_info, prepared.text_info, job.slots, job.store),
             self._attributes(prepared.identity(job.runtime.precision, job.runtime.engine), job),
@@ -228,7 +231,7 @@ class _Run:
             the workers that are left, if some are left out; else None.
         """
         assert job.terms is not None
-        run, terms, side = self.prepared.workflow.run, job.terms, job.image.resolution
+        run, terms, side = self.prepared.workflow.run, job.terms, job.image.side
         needs = Needs(
             job.folder,
             terms.nonce,
@@ -268,6 +271,7 @@ class _Run:
                 "random_weights": prepared.random_weights,
                 "image_encoder": dict(prepared.image_info.attributes),
                 "text_encoder": dict(prepared.text_info.attributes),
+                **({VIEWS: [view.to_json() for view in prepared.shapes.views]} if prepared.shapes.named else {}),
                 **described(store_forms(prepared.image_info, prepared.text_info, job.slots, job.store)),
             }
         }
@@ -302,9 +306,8 @@ class _Run:
         if result.failed.keys() - self.valid or len(list(receipts.read_chunks(result.failed))) < len(result.failed):
             prepared.folder.delete(MANIFEST)
             return
-        write_manifest(
-            prepared.folder, prepared.source.rows, receipts.read_chunks(range(len(prepared.grid))), result.rows
-        )
+        grid = prepared.grid
+        write_manifest(prepared.folder, prepared.source.rows, receipts.read_chunks(range(len(grid))), result.rows, grid)
         if result.failed:
             return
         total = result.accepted + sum(result.rejected.values())

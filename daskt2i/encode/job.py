@@ -13,11 +13,13 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from daskt2i.config.component import Component
-from daskt2i.config.settings import EncoderSettings, ImageSettings
+from daskt2i.config.image_settings import ImageSettings
+from daskt2i.config.settings import EncoderSettings
 from daskt2i.config.store_settings import StoreSettings
 from daskt2i.config.workflow_file import fingerprint
 from daskt2i.encode.chunks.admission import Terms
 from daskt2i.encode.prepare import EncodePlan
+from daskt2i.encode.shapes.views import Shapes, shapes_of, shapes_with
 from daskt2i.facts.selection import reading_component
 from daskt2i.images import read as images
 from daskt2i.plan import PAUSE_FRACTION, choose_batch
@@ -26,6 +28,7 @@ from daskt2i.redact import without_secrets
 from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
 from daskt2i.store.layout import EXACT
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.views import View
 from daskt2i.types import Chosen, Runtime
 
 NO_TEXTS = Component.model_validate({"class": "daskt2i.encoders.nothing.NoTextEncoder"})
@@ -64,6 +67,8 @@ class EncodeJob:
         allowed_bytes: memory that a worker may use, bytes; None if there is no limit.
         engine_bytes: engine that the first worker may choose -> memory of a worker with it, bytes.
         run: token of the run (`store.publishing`); "" for a chunk that no run publishes.
+        views: the views of the chunks; none if all have one square of `image.side` pixels.
+        upscale: whether an image may be scaled up to its pictures.
     """
 
     source: Component
@@ -91,6 +96,15 @@ class EncodeJob:
     allowed_bytes: int | None = None
     engine_bytes: Mapping[str, int] = field(default_factory=dict)
     store: StoreSettings = EXACT
+    views: tuple[View, ...] = ()
+    upscale: bool = True
+
+    @property
+    def shapes(self) -> Shapes:
+        """The views, and the part of an image that they show."""
+        image = self.image
+        views = self.views or shapes_of(image.model_copy(update={"buckets": None}), (), 2**62, 1).views
+        return replace(shapes_with(views, image), upscale=self.upscale)
 
     def on(self, device: str) -> EncodeJob:
         """The job with the batch for a device: a GPU and a CPU have room for different batches."""
@@ -154,6 +168,8 @@ def job_for(prepared: EncodePlan, executor_info: ExecutorInfo) -> EncodeJob:
         spare_bytes=max(0, int(limit * PAUSE_FRACTION) - need),
         allowed_bytes=int(limit * PAUSE_FRACTION) if limit else None,
         engine_bytes=prepared.requirements.engine_memory,
+        views=prepared.shapes.views,
+        upscale=prepared.shapes.upscale,
     )
 
 
@@ -163,7 +179,7 @@ def resolve_job(job: EncodeJob, prepared: EncodePlan, found: Inspection) -> Enco
     mark = fingerprint(prepared.identity(found.runtime.precision, found.runtime.engine))
     if stored is not None and without_secrets(stored["identity"]) != stored["identity"]:
         mark = str(stored["fingerprint"])  # an older version fingerprinted secrets too
-    info, need = prepared.image_info.by(found.runtime.engine), prepared.requirements
+    info, need = prepared.chunk_info.by(found.runtime.engine), prepared.requirements
     more = need.engine_memory.get(found.runtime.engine, need.worker_memory) - need.worker_memory
     return replace(
         job,

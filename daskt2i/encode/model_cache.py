@@ -130,7 +130,7 @@ def models_for(job: EncodeJob) -> Models:
             _held.move_to_end(key)
         else:
             _make_room(job)
-            bring_models(job.encoders, job.image.resolution, job.folder, job.weights)
+            bring_models(job.encoders, job.image.side, job.folder, job.weights)
             with without_collection():
                 _held[key] = _load_alone_if_needed(job, key)
         if job.terms is not None:
@@ -205,7 +205,7 @@ def _load(job: EncodeJob, key: str) -> Models:
     source = job.source.build(Source, "dataset.source")
     image = job.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text = job.encoders.text.build(TextEncoder, "dataset.encoders.text")
-    image_info, text_info = image.info(job.image.resolution), text.info()
+    image_info, text_info = image.info(job.image.side), text.info()
     found = (image_info.weights, text_info.weights)
     if found != job.weights:
         raise ModelError(
@@ -225,7 +225,7 @@ def _load(job: EncodeJob, key: str) -> Models:
             _loads["image"] += 1
         if job.gate_rows:
             # The model must reconstruct a known picture: this finds a wrong pixel range before the first image is read.
-            card = gates.test_card(job.image.resolution)
+            card = gates.test_card(job.image.side)
             decoded = image.decode(image.encode(card, 1))
             if decoded is not None:
                 gates.require_psnr(card, decoded, gates.CARD_PSNR, "the test card", known=True)
@@ -271,7 +271,7 @@ def inspect(job: EncodeJob, precision: str, engine: str = "auto") -> Inspection:
     """
     with turn:
         os.environ.setdefault("MKL_CBWR", REPEATABLE)
-        bring_models(job.encoders, job.image.resolution, job.folder, job.weights)
+        bring_models(job.encoders, job.image.side, job.folder, job.weights)
         job, device = _with_threads(job), _device(job)
         choice = choose(job, device, precision, engine)
         notes, choices = list(choice.notes), choice.choices

@@ -7,6 +7,7 @@ Does not cover: anything that needs weights or a worker (`driver`). It imports n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,11 @@ from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.config.workflow_file import LAYOUT, differences, fingerprint
 from daskt2i.encode.choices.on_driver import planned
 from daskt2i.encode.saved_workflow import with_source
+from daskt2i.encode.shapes.arrays import info_for, latent_bytes, require_growing, square_info
+from daskt2i.encode.shapes.views import Shapes, grid_for, shapes_of
+from daskt2i.encode.shapes.words import bucket_lines, bucket_notes
 from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
+from daskt2i.facts.bucketed import buckets_of
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import many, size, workers_words
 from daskt2i.images import read as images
@@ -53,6 +58,8 @@ class EncodePlan(Viewed):
         folder: the run folder.
         source: the source; `source_info`: its info.
         image_info, text_info: the info of the encoders.
+        square_info: the info of the image encoder for one square of `shapes.side` pixels.
+        shapes: the sizes of the pictures.
         grid: all chunks.
         requirements: memory and disk.
         stored: the `daskt2i` attribute of the existing store, or None.
@@ -66,10 +73,17 @@ class EncodePlan(Viewed):
     source_info: SourceInfo
     image_info: EncoderInfo
     text_info: EncoderInfo
+    square_info: EncoderInfo
+    shapes: Shapes
     grid: ChunkGrid
     requirements: Requirements
     stored: Mapping[str, Any] | None
     layout: WorkerLayout | None = None
+
+    @property
+    def chunk_info(self) -> EncoderInfo:
+        """The info of the image encoder with the arrays of the chunk whose rows are largest."""
+        return info_for(self.square_info, self.shapes, self.shapes.of_chunk(self.shapes.heaviest()))
 
     @property
     def on_gpu(self) -> bool:
@@ -143,6 +157,7 @@ class EncodePlan(Viewed):
             "out": str(self.folder),
             **({} if layout is None or layout.here else {"asked": layout.reason, "script": layout.script}),
             **({"left_out": self.source_info.left_out} if self.workflow.dataset.where else {}),
+            **({"buckets": [one.to_json() for one in buckets]} if (buckets := buckets_of(self.source)) else {}),
         }
 
     def view(self) -> View:
@@ -163,7 +178,8 @@ class EncodePlan(Viewed):
             rows.append(("left out", f"{many(info.left_out, 'image')}, by where: {dataset.where}"))
         rows += [
             ("chunks", f"{len(self.grid):,} of {_rows_words(self.grid)}{self._done()}"),
-            ("image encoder", self._encoder("image", f"{dataset.image.resolution} px -> ")),
+            *bucket_lines(buckets_of(self.source)),
+            ("image encoder", self._encoder("image", f"{dataset.image.side} px -> " if not self.shapes.named else "")),
             ("text encoder", self._encoder("text", "")),
             *((name, one.words()) for name, one in chosen.items() if name != "threads"),
         ]
@@ -198,8 +214,11 @@ class EncodePlan(Viewed):
         if not info.arrays:
             return "none"
         name = component.class_path.rpartition(".")[2]
-        large = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in info.arrays if a.shape)
-        arrays = large or ", ".join(f"{a.name}, one number a row" for a in info.arrays)
+        shown = self.chunk_info.arrays if kind == "image" else info.arrays
+        large = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in shown if a.shape)
+        arrays = large or ", ".join(f"{a.name}, one number a row" for a in shown)
+        if len(info.arrays) > len(shown):
+            arrays += f" and {many(len(info.arrays) - len(shown), 'other array')} of other sizes"
         random = " RANDOM WEIGHTS," if info.random_weights else ""
         model = component.arguments.get("model")
         engine = f" by {self.engine}" if kind == "image" and self.engine not in ("auto", "torch") else ""
@@ -211,10 +230,11 @@ def identity(
     dataset: DatasetSettings, source: SourceInfo, image: EncoderInfo, text: EncoderInfo, precision: str
 ) -> dict[str, Any]:
     """All settings that change stored arrays, as plain data. It has content hashes instead of paths."""
+    image_settings = dataset.image.identity()  # a crop that is set replaces that of TRANSFORM
     return {
         "layout": LAYOUT,
         "source": {**dataset.source.identity(), **source.content},
-        "image": {**dataset.image.model_dump(), **images.TRANSFORM},
+        "image": {**image_settings, **images.TRANSFORM, **image_settings},
         "encoders": {
             "image": {**dataset.encoders.image.identity(), "weights": image.weights},
             "text": {**dataset.encoders.text.identity(), "weights": text.weights},
@@ -246,24 +266,32 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     source = open_source(dataset, folder, keep=draw)
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
-    source_info, image_info, text_info = source.info(), image.info(dataset.image.resolution), text.info()
+    source_info, of_square, text_info = source.info(), square_info(image, dataset.image), text.info()
     if dataset.store.text == "training":
         text_info = encoded_at_training(text_info)
     if source_info.rows == 0:
         raise SourceError(f"The source has no rows ({source_info.label}), so there is nothing to encode.")
+    buckets = buckets_of(source)
+    notes = (*source_info.notes, *bucket_notes(buckets, workflow.train.batch))
+    source_info = replace(source_info, notes=notes)
+    shapes = shapes_of(dataset.image, buckets, source_info.rows, dataset.rows_per_chunk)
+    require_growing(image, of_square, shapes)
     stored = about_store(ZarrStore(folder))
     prepared = EncodePlan(
         workflow=workflow,
         folder=folder,
         source=source,
         source_info=source_info,
-        image_info=image_info,
+        image_info=info_for(of_square, shapes, shapes.views),
         text_info=text_info,
-        grid=ChunkGrid(source_info.rows, dataset.rows_per_chunk),
+        square_info=of_square,
+        shapes=shapes,
+        grid=grid_for(shapes, dataset.rows_per_chunk),
         requirements=Requirements(0, 0, 0, 1),
         stored=stored,
     )
-    prepared = replace(prepared, requirements=_requirements(prepared, image))
+    need = _requirements(prepared, image)
+    prepared = replace(prepared, requirements=replace(need, latents_disk=latent_bytes(of_square, shapes)))
     if stored is not None:
         refuse_other(prepared, stored, prepared.identity(prepared.precision))
     return prepared
@@ -276,12 +304,12 @@ def _requirements(prepared: EncodePlan, encoder: ImageEncoder) -> Requirements:
     device = planned_device(run.device)
 
     def by(engine: str) -> Requirements:
-        image = prepared.image_info.by(engine)
+        image = prepared.chunk_info.by(engine)
         return estimate_requirements(
             prepared.source_info,
             image,
             prepared.text_info,
-            resolution=dataset.image.resolution,
+            resolution=math.isqrt(prepared.shapes.pixels),
             rows_per_chunk=dataset.rows_per_chunk,
             precision=dataset.precision,
             batch=choose_batch(image, device) if run.batch == "auto" else run.batch,
@@ -295,7 +323,7 @@ def _requirements(prepared: EncodePlan, encoder: ImageEncoder) -> Requirements:
     if engine == "auto" and device == "cpu" and isinstance(encoder, ChoosesEngine):
         named = FORMATS.get(dataset.precision, "fp32")
         runtime, free = Runtime(device, named, 1), dataset.precision == "auto"
-        chosen = encoder.choose_engine(dataset.image.resolution, runtime, free, measure=False)[1]
+        chosen = encoder.choose_engine(dataset.image.side, runtime, free, measure=False)[1]
         may_change = chosen.value != "torch" or bool(chosen.seconds)  # torch without figures: a rule says so
     others = {name: by(name).worker_memory for name in prepared.image_info.engines if may_change}
     return replace(by(engine), engine_memory=others)
@@ -347,7 +375,7 @@ def preflight(prepared: EncodePlan, executor_info: ExecutorInfo) -> None:
 def _rows_words(grid: ChunkGrid) -> str:
     """How many rows a chunk has: the last one may have fewer."""
     most = min(grid.rows, grid.rows_per_chunk)
-    return f"{'up to ' if grid.rows % max(1, most) else ''}{most:,} row{'s' * (most != 1)}"
+    return f"{'up to ' if grid.rows % max(1, most) or grid.short else ''}{most:,} row{'s' * (most != 1)}"
 
 
 def memory_settings(prepared: EncodePlan) -> str:

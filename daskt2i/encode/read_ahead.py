@@ -27,6 +27,7 @@ from daskt2i.encode.chunks.stamps import of_read
 from daskt2i.errors import ReadStalled, Reason, RowRejected
 from daskt2i.faults.patience import fetched, patiently, stalled
 from daskt2i.images import read as images
+from daskt2i.images.framing import Framing
 from daskt2i.protocols import Source
 from daskt2i.retries import READ_SECONDS, TRANSPORT_SECONDS
 from daskt2i.types import Record, Rejection, Row
@@ -79,7 +80,7 @@ class Care:
 
 
 def read_row(
-    source: Source, row: Row, resolution: int, limits: images.Limits, fetch: Callable[[Row], bytes] | None = None
+    source: Source, row: Row, framing: Framing, limits: images.Limits, fetch: Callable[[Row], bytes] | None = None
 ) -> Reading:
     """Fetch and decode one row. Other errors (network, disk, access) are raised, so that the chunk is retried.
 
@@ -99,14 +100,14 @@ def read_row(
         fetched = time.perf_counter()
         digest, stamp = hashlib.sha256(data).digest(), of_read(row, data)
         try:
-            picture = images.read(data, resolution, limits)
+            picture = images.read_framed(data, framing, limits, row.image_id)
         except RowRejected:
             again = fetch(row)  # a server that ends early, without an error, is no property of the image
             if again == data:
                 raise
             digest, stamp = hashlib.sha256(again).digest(), of_read(row, again)
-            picture = images.read(again, resolution, limits)
-        outcome = Record(row, picture.pixels, picture.source_size, picture.crop_box)
+            picture = images.read_framed(again, framing, limits, row.image_id)
+        outcome = Record(row, picture.pixels, picture.source_size, picture.crop_box, picture.more)
     except RowRejected as error:
         outcome = Rejection(row.index, row.image_id, error.reason, error.detail)
     return Reading(row, outcome, digest, stamp, fetched - begun, time.perf_counter() - fetched)
@@ -242,7 +243,7 @@ class _Readers:
 def reading_ahead(
     source: Source,
     rows: Iterable[Row],
-    resolution: int,
+    framing: Framing,
     limits: images.Limits,
     *,
     threads: int | ReaderCount,
@@ -278,7 +279,7 @@ def reading_ahead(
         def fetch(row: Row) -> bytes:
             return patiently(lambda: once(row), row.file_name, care.patience, task.tell, pause)
 
-        return read_row(source, task.row, resolution, limits, fetch)
+        return read_row(source, task.row, framing, limits, fetch)
 
     count = threads if isinstance(threads, ReaderCount) else ReaderCount(threads, threads)
     readers = _Readers(read, count.now)

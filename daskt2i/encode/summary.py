@@ -6,12 +6,15 @@ Does not cover: events during the run (`events`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from daskt2i.encode.shapes.words import bucket_lines
 from daskt2i.errors import SourceError, StoreError
 from daskt2i.estimate.forecast import ForecastComparison
+from daskt2i.facts.bucketed import Bucket
 from daskt2i.formatting import counted, duration, many, off_words, size, workers_words
 from daskt2i.types import Receipt
 from daskt2i.view import Section, View, Viewed
@@ -40,6 +43,7 @@ class EncodeResult(Viewed):
             replaced, or joined later.
         forecast: comparison of an earlier estimate with this run; None without an estimate.
         details: reason -> number of the first row that was rejected for it with a detail, and the detail.
+        buckets: the aspect buckets of the rows; none for squares.
     """
 
     out: str
@@ -65,6 +69,7 @@ class EncodeResult(Viewed):
     left_out: int | None = None
     forecast: ForecastComparison | None = None
     details: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    buckets: tuple[Bucket, ...] = ()
 
     def with_chunk(self, receipt: Receipt, *, now: bool) -> EncodeResult:
         """The result with one more finished chunk.
@@ -157,6 +162,7 @@ class EncodeResult(Viewed):
             "precision": self.precision,
             **({} if self.left_out is None else {"left_out": self.left_out}),
             **({} if self.forecast is None else {"forecast": self.forecast.to_json()}),
+            **({"buckets": [one.to_json() for one in self.buckets]} if self.buckets else {}),
         }
 
     def view(self) -> View:
@@ -177,6 +183,7 @@ class EncodeResult(Viewed):
             rows.append(("speed", f"{self.images_per_second:.1f} images/s ({how})"))
         if self.forecast is not None:
             rows.append(("forecast", _forecast_words(self.forecast)))
+        rows += bucket_lines(self.buckets)
         rows.append(("store", f"{self.store} ({size(self.bytes)})"))
         reasons = tuple((reason, f"{count:,}") for reason, count in sorted(self.rejected.items()))
         return View(
@@ -188,6 +195,22 @@ class EncodeResult(Viewed):
             ),
             sections=(Section("Rejected rows by reason", reasons),) if reasons else (),
         )
+
+
+def together(results: Sequence[EncodeResult]) -> EncodeResult:
+    """The results of several encodes that ended well as one.
+
+    Args:
+        results: those of the stores of a run folder; `out` is that of the first.
+    """
+    rejected = Counter[str]()
+    for one in results:
+        rejected.update(one.rejected)
+    sums = ("rows", "accepted", "captions", "truncated", "bytes", "done", "skipped", "rows_now", "seconds")
+    summed: dict[str, Any] = {name: sum(getattr(one, name) for one in results) for name in sums}
+    busiest = max(results, key=lambda one: one.workers)
+    summed |= {name: getattr(busiest, name) for name in ("workers", "threads", "most_threads", "processes")}
+    return results[0] if len(results) == 1 else replace(results[0], rejected=rejected, **summed)
 
 
 def tries(count: int) -> str:

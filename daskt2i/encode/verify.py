@@ -18,8 +18,12 @@ from daskt2i.encode import gates
 from daskt2i.encode.chunks.stamps import Stamps, exchanged, names
 from daskt2i.encode.resume import are_rejected
 from daskt2i.encode.saved_workflow import strangers, with_source
+from daskt2i.encode.shapes.arrays import names_in
+from daskt2i.encode.shapes.pictures import decode_views
+from daskt2i.encode.shapes.views import shapes_of, shapes_with
 from daskt2i.errors import GateError, LowPsnr, RowRejected, StoreError, StoreMissing
 from daskt2i.events import Listener, Progress, ignore
+from daskt2i.facts.bucketed import buckets_of
 from daskt2i.facts.selection import source_of_store
 from daskt2i.faults.patience import fetched_patiently
 from daskt2i.formatting import many
@@ -30,9 +34,9 @@ from daskt2i.store.forms.made_rows import made_layout, read_made
 from daskt2i.store.layout import EMPTY_PREFIX, about_store
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
-from daskt2i.store.views import grid_of
+from daskt2i.store.views import grid_of, views_of
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import Chunk, Receipt, Runtime
+from daskt2i.types import Chunk, Receipt, Record, Runtime
 from daskt2i.view import View, Viewed
 
 SAMPLE_ROWS = 8
@@ -331,10 +335,12 @@ def _decode_back(
     """Decode a few rows, and compare them with their images from the source."""
     dataset, run = workflow.dataset, workflow.run
     encoder: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
-    resolution = dataset.image.resolution
     limits = images.Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
-    kept = made_layout(store)["arrays"]
-    loaded, promised = False, [a.name for a in encoder.info(resolution).arrays if a.name in kept]
+    kept, promised = made_layout(store)["arrays"], encoder.info(dataset.image.side)
+    shapes = shapes_of(dataset.image, buckets_of(source), grid.rows, grid.rows_per_chunk)
+    if views := views_of(stored):
+        shapes = shapes_with(views, dataset.image)
+    loaded = False
     for chunk in _spread(grid, found):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
         if not len(valid):
@@ -343,7 +349,7 @@ def _decode_back(
         row = next(iter(source.rows(index, index + 1)))
         try:
             data = fetched_patiently(source, row, 0.0, timeout=run.read_timeout)
-            picture = images.read(data, resolution, limits)
+            seen = images.read_framed(data, shapes.framing(chunk.index), limits, row.image_id)
         except RowRejected as error:
             found.notes.append(f"Row {index} was not decoded back: its image cannot be read now ({error}).")
             continue
@@ -353,19 +359,22 @@ def _decode_back(
             device = default_device() if run.device == "auto" else run.device
             encoder.load(Runtime(device, "fp32" if device == "cpu" else stored["identity"]["precision"], 1))
             loaded = True
-        made = {name: read_made(store, name, index, index + 1) for name in promised}
-        decoded = encoder.decode(made)
-        if decoded is None:
+        record = {index: Record(row, seen.pixels, seen.source_size, seen.crop_box, seen.more)}
+        names_of_views = [name for name in names_in(promised, shapes, chunk.index) if name in kept]
+        made = {name: read_made(store, name, index, index + 1) for name in names_of_views}
+        back = decode_views(encoder, promised, shapes, chunk.index, record, made)
+        if not back:
             found.notes.append("Nothing was decoded back: this image encoder cannot decode.")
             return
-        try:
-            found.psnr.extend(gates.require_psnr(picture.pixels[None], decoded, run.min_psnr, f"row {index}"))
-        except LowPsnr as error:  # an unusual picture; encoding it again would give the same result
-            found.psnr.append(gates.psnr(picture.pixels[None], decoded))
-            found.notes.append(str(error))
-        except GateError as error:
-            found.psnr.append(gates.psnr(picture.pixels[None], decoded))
-            found.problems.setdefault(chunk.index, f"chunk {chunk.index}: {error}")
+        for view, original, decoded in back:
+            try:
+                found.psnr.extend(gates.require_psnr(original, decoded, run.min_psnr, f"row {index}{view}"))
+            except LowPsnr as error:  # an unusual picture; encoding it again would give the same result
+                found.psnr.append(gates.psnr(original, decoded))
+                found.notes.append(str(error))
+            except GateError as error:
+                found.psnr.append(gates.psnr(original, decoded))
+                found.problems.setdefault(chunk.index, f"chunk {chunk.index}: {error}")
 
 
 def _spread(grid: ChunkGrid, found: _Findings) -> list[Chunk]:

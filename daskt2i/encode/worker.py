@@ -17,7 +17,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -31,6 +31,8 @@ from daskt2i.encode.chunks.watch import Watch
 from daskt2i.encode.job import EncodeJob
 from daskt2i.encode.model_cache import Models, loads, models_for, process_name, retry_smaller_batch, turn
 from daskt2i.encode.read_ahead import Care, Reading, reading_ahead, without_picture
+from daskt2i.encode.shapes.arrays import info_of_chunk, names_in
+from daskt2i.encode.shapes.pictures import encode_views, psnr_of_views
 from daskt2i.errors import ImagesMissing, Reason
 from daskt2i.faults.patience import fetched_patiently, patiently
 from daskt2i.machine.machine import peak_bytes
@@ -40,7 +42,7 @@ from daskt2i.store.layout import empty_chunk, made_arrays, store_forms
 from daskt2i.store.publishing.attempts import begin_attempt, require_run
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.types import ArraySpec, Chunk, Encoded, Receipt, Record, Rejection, Row, Shard, Staged
+from daskt2i.types import ArraySpec, Chunk, Encoded, Pixels, Receipt, Record, Rejection, Row, Shard, Staged
 
 interruption: ContextVar[Callable[[], None]] = ContextVar("interruption", default=lambda: None)
 """A function that is called between batches. An executor may set one that raises, to move the chunk elsewhere."""
@@ -185,8 +187,7 @@ class _ChunkRun:
         with self._reading(models) as readings:
             self._encode_texts(models, None)
             for batch in self._batches(readings):
-                pixels = np.stack([r.pixels for r in batch])
-                self._sized(models, "batch", functools.partial(models.image.encode, pixels), len(batch))
+                self._encode_batch(models, batch)
 
     def _reading(self, models: Models) -> AbstractContextManager[Iterator[Reading]]:
         job = self.job
@@ -200,7 +201,7 @@ class _ChunkRun:
         return reading_ahead(
             models.source,
             self.chunk.rows,
-            job.image.resolution,
+            job.shapes.framing(self.chunk.index),
             job.limits,
             threads=models.readers if job.reader_threads == "auto" else job.reader_threads,
             window=2 * job.batch,
@@ -218,38 +219,43 @@ class _ChunkRun:
         return patiently(call, what, self.job.transport_patience, tell)
 
     def _specs(self, models: Models) -> tuple[ArraySpec, ...]:
-        return made_arrays(models.image_info, models.text_info, self.job.slots, self.job.store)
+        image = info_of_chunk(models.image_info, self.job.shapes, self.chunk.index)
+        return made_arrays(image, models.text_info, self.job.slots, self.job.store)
 
     def _forms(self, models: Models) -> Forms:
-        return store_forms(models.image_info, models.text_info, self.job.slots, self.job.store)
+        image = info_of_chunk(models.image_info, self.job.shapes, self.chunk.index)
+        return store_forms(image, models.text_info, self.job.slots, self.job.store)
 
     def _encode_images(self, models: Models, arrays: Arrays, readings: Iterator[Reading]) -> dict[int, Record]:
         """Fill the image encoder's arrays. Returns the accepted records by row, without their pixels."""
         kept: dict[int, Record] = {}
         sample = self._sample()
-        promised = models.image_info.arrays
         for batch in self._batches(readings):
             interruption.get()()
-            pixels = np.stack([r.pixels for r in batch])
             with self._timed("encode_image"):
-                made = self._sized(models, "batch", functools.partial(models.image.encode, pixels), len(batch))
-            gates.require_promised(promised, made, len(batch), "The image encoder")
-            finite = gates.finite_rows(made.values()) if promised else np.ones(len(batch), bool)
+                made = self._encode_batch(models, batch)
+            finite = gates.finite_rows(made.values()) if made else np.ones(len(batch), bool)
             for i, record in enumerate(batch):
                 row = record.row
                 if not finite[i]:
                     self._reject(row, Reason.NOT_FINITE, "the image encoder gave NaN or infinity")
                     continue
-                for name, array in made.items():
-                    if name not in arrays:
-                        continue  # the settings leave it out
-                    arrays[name][row.index - self.chunk.start] = array[i]
-                kept[row.index] = replace(record, pixels=record.pixels[:0])
+                for name in made.keys() & arrays.keys():  # the settings may leave one out
+                    arrays[name][row.index - self.chunk.start] = made[name][i]
+                kept[row.index] = replace(record, pixels=record.pixels[:0], more=())
                 if sample is not None:
                     sample.offer(row.index, record)
         if sample is not None and (chosen := sample.taken()):
             self._gate(models, arrays, chosen)
         return kept
+
+    def _encode_batch(self, models: Models, batch: list[Record]) -> Arrays:
+        """The image encoder's arrays of a batch, of all views."""
+
+        def encode(pixels: Pixels) -> Mapping[str, Any]:
+            return self._sized(models, "batch", functools.partial(models.image.encode, pixels), len(batch))
+
+        return encode_views(models.image_info, self.job.shapes, self.chunk.index, batch, encode)
 
     def _require_images(self) -> None:
         """Refuse a chunk whose images went away, or are all missing: a mount is missing, not many files."""
@@ -303,20 +309,16 @@ class _ChunkRun:
         """Chooses the rows to decode back; None if this chunk is not checked."""
         chunk, count = self.chunk, self.job.gate_rows
         rows_per_chunk = chunk.start // chunk.index if chunk.index else len(chunk)  # the last chunk may be shorter
-        if not gates.is_checked(chunk.index, rows_per_chunk, count):
-            return None
-        return gates.Sample([row.index for row in chunk.rows if row.usable], count)
+        checked = gates.is_checked(chunk.index, rows_per_chunk, count) or self.job.shapes.begins(chunk.index)
+        return gates.Sample([row.index for row in chunk.rows if row.usable], count) if count and checked else None
 
     def _gate(self, models: Models, arrays: Arrays, samples: Mapping[int, Record]) -> None:
+        job, info, number = self.job, models.image_info, self.chunk.index
         places = [index - self.chunk.start for index in samples]
-        made = {a.name: arrays[a.name][places] for a in models.image_info.arrays if a.name in arrays}
-        made = as_read(self._forms(models), made)  # a reader gets no more than what is stored
+        named = [name for name in names_in(info, job.shapes, number) if name in arrays]
+        made = as_read(self._forms(models), {name: arrays[name][places] for name in named})  # no more than is stored
         with self._timed("gate"):
-            decoded = models.image.decode(made)
-            if decoded is not None:
-                originals = np.stack([r.pixels for r in samples.values()])
-                what = f"chunk {self.chunk.index} (rows {', '.join(map(str, samples))})"
-                self.psnr = gates.require_psnr(originals, decoded, self.job.min_psnr, what)
+            self.psnr = psnr_of_views(models.image, info, job.shapes, number, samples, made, job.min_psnr)
 
     def _encode_texts(self, models: Models, arrays: Arrays | None) -> set[int]:
         """Fill the text encoder's arrays for every row that may have an image. Equal captions are encoded once.
@@ -392,8 +394,6 @@ class _ChunkRun:
 def _versions() -> dict[str, str]:
     found = {}
     for package in _VERSIONED:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

@@ -117,6 +117,4 @@ def licences_of(folder: RunFolder, image_ids: Iterable[int]) -> dict[str, int]:
 
 def _licences(exported: Exported) -> dict[str, int]:
     """Licence -> number of exported images."""
-    store = exported.store
-    numbers = store.read("image_id", 0, store.layout()["rows"])[exported.numbers]
-    return licences_of(store.folder, numbers.tolist())
+    return licences_of(exported.store.folder, exported.image_ids().tolist())

@@ -29,9 +29,9 @@ from daskt2i.export.parquet import ParquetWriter
 from daskt2i.export.result import ExportResult
 from daskt2i.export.rows import Exported, Writer
 from daskt2i.export.webdataset import WebDatasetWriter
-from daskt2i.facts.stored import rows_where
+from daskt2i.loader.joined.chosen_rows import rows_where
+from daskt2i.loader.joined.joined_reader import open_reader
 from daskt2i.loader.own_trainer.selection import readable_rows
-from daskt2i.loader.shards import Reader
 from daskt2i.os_errors import FULL, meaning_of
 from daskt2i.store.partial_files import flush_folder, partial_of, target_name
 from daskt2i.store.run_folder import RunFolder
@@ -79,9 +79,9 @@ def export(
     target = _free(dest)
     refuse_column(folder)
     store = ZarrStore(folder)
-    numbers = readable_rows(Reader(store, 0, True), folder, unfinished)
+    numbers = readable_rows(open_reader(folder, 0, True), folder, unfinished)
     if where is not None:
-        numbers = rows_where(store, numbers, where)
+        numbers = rows_where(folder, numbers, where)
     if not len(numbers):
         raise ConfigError(
             f"No row of {folder} is left to export. Nothing was written; give another where, or encode more rows."

@@ -13,11 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.export.columns import ExportedColumns
+from daskt2i.errors import StoreError
+from daskt2i.export.columns import ExportedColumns, require_same_columns
+from daskt2i.loader.joined.joined_reader import open_reader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.sample_order import Whole
-from daskt2i.loader.shards import Reader, Wanted
+from daskt2i.loader.shards import Wanted
 from daskt2i.store.forms.made_rows import made_layout
+from daskt2i.store.parts.rows_file import members
 from daskt2i.store.zarr_store import ZarrStore
 
 Array = npt.NDArray[Any]
@@ -100,10 +103,25 @@ class Exported:
         Raises:
             StoreError: its metadata are damaged.
         """
-        reader = Reader(store, 0, True)
+        reader = open_reader(store.folder, 0, True)
         layout = made_layout(store)["arrays"]
+        if "text_states" not in layout:
+            raise StoreError(
+                f"{store.address} has captions without text states (dataset.store.text is training), but an export "
+                "has states. Nothing was written; encode with dataset.store.text=exact into another run folder (out), "
+                "and export that."
+            )
         extra = tuple(name for name in layout if name not in (*_NOT_EXPORTED, *_LABELS))
         return cls(store, numbers, reader.attributes, reader.latent_shape, reader.features, extra)
+
+    def image_ids(self) -> Whole:
+        """The source's number of each exported row, `int64[n]`."""
+        stores, found = members(self.store.folder), []
+        edges = np.searchsorted(self.numbers, [one.offset for one in stores[1:]])
+        for one, numbers in zip(stores, np.split(self.numbers, edges), strict=True):
+            store = ZarrStore(one.folder)
+            found.append(store.read("image_id", 0, store.layout()["rows"])[numbers - one.offset])
+        return np.concatenate(found)
 
     def parts(self) -> Iterator[ExportedRows]:
         """The rows, one chunk in memory at a time.
@@ -113,15 +131,20 @@ class Exported:
         """
         layout = made_layout(self.store)["arrays"]
         labels = tuple(name for name in _LABELS if name in layout)
-        reader = Reader(self.store, 0, True, Wanted(captions="all", extra=(*labels, *self.extra)))
+        folder = self.store.folder
+        reader = open_reader(folder, 0, True, Wanted(captions="all", extra=(*labels, *self.extra)))
         of_captions = frozenset(name for name in self.extra if layout[name]["dims"][:1] == ["slot"])
-        columns = ExportedColumns(self.store.folder, {*layout, *EXPORTED})
+        stores = members(folder)
+        columns_of = [ExportedColumns(one.folder, {*layout, *EXPORTED}) for one in stores]
+        require_same_columns(stores, columns_of)
         size = reader.grid.rows_per_chunk
         try:
             for numbers in np.split(self.numbers, np.flatnonzero(np.diff(self.numbers // size)) + 1):
                 rows = reader.read([[(-1, row) for row in numbers.tolist()]])[0]
                 part = _exported(numbers, rows, reader.masked, of_captions)
-                more = columns.read(numbers, rows.captions)
+                at = max(place for place, one in enumerate(stores) if one.offset <= numbers[0])
+                columns = columns_of[at]
+                more = columns.read(numbers - stores[at].offset, rows.captions)
                 yield replace(part, extra=part.extra | more, of_captions=of_captions | columns.of_captions)
         finally:
             reader.close()

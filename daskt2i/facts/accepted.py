@@ -13,6 +13,7 @@ from typing import Any
 
 from daskt2i.config.workflow_file import differences
 from daskt2i.errors import FingerprintMismatch, SourceError, StoreError, StoreMissing
+from daskt2i.facts.bucketed import buckets_of
 from daskt2i.protocols import Source, StampedSource
 from daskt2i.store.layout import about_store, checked_layout
 from daskt2i.store.receipts import Receipts
@@ -30,6 +31,9 @@ class AcceptedRows:
         folder: the run folder of the store.
 
     It stays on the driver. Workers read images by the plain source.
+
+    Attributes:
+        buckets: of the source (`bucketed`); none if its rows are not in buckets.
 
     Raises:
         StoreMissing: there is no store.
@@ -64,6 +68,7 @@ class AcceptedRows:
                 "started; go back to the data of the store, or encode into another run folder (out)."
             )
         self._info = replace(info, content={**info.content, "accepted_by": self._fingerprint})
+        self.buckets = buckets_of(source)
 
     def info(self) -> SourceInfo:
         """The info of the source. Its content holds the fingerprint of the store too."""

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +29,24 @@ from daskt2i.config.workflow_file import fingerprint
 from daskt2i.errors import ConfigError, Reason, StoreMissing
 from daskt2i.facts import table as facts
 from daskt2i.facts.accepted import AcceptedRows
+from daskt2i.facts.bucketed import BucketedRows
 from daskt2i.facts.captions.rules import compile_rules, load_rules
 from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
+from daskt2i.facts.image_sizes import image_sizes
 from daskt2i.facts.part_rows import info_of, places_of
+from daskt2i.facts.renumbered import original, renumbered, rows_at
 from daskt2i.facts.survey import Survey, fold, survey_chunk
 from daskt2i.images import read as images
 from daskt2i.protocols import IndexedSource, Source, StampedSource
 from daskt2i.store.columns.places import folder_of_store
+from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim
 from daskt2i.store.parts.places import store_of_part
 from daskt2i.store.parts.row_ids import part_rows, row_ids
+from daskt2i.store.parts.rows_file import read_rows
 from daskt2i.store.run_folder import MANIFEST, PART_ROWS, REPORTS, RunFolder
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Row, SourceInfo
 
 if TYPE_CHECKING:
@@ -63,6 +68,7 @@ class SelectedSource:
         kept: numbers of its kept rows, ascending.
         info: the info of this source.
         opened: the other source, if it was made already; its index is then not read once more.
+        numbers: numbers of the kept rows, ascending; None for 0, 1, 2, …
     """
 
     def __init__(
@@ -71,9 +77,10 @@ class SelectedSource:
         kept: npt.NDArray[np.int64] | None = None,
         info: SourceInfo | None = None,
         opened: Source | None = None,
+        numbers: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._source: Source = opened or Component.model_validate(dict(source)).build(Source, "dataset.source")
-        self._kept, self._info = kept, info
+        self._kept, self._info, self._numbers = kept, info, numbers
 
     def info(self) -> SourceInfo:
         """The info that `choose` computed."""
@@ -85,35 +92,29 @@ class SelectedSource:
         assert self._kept is not None, "a copy on a worker has no list of rows"
         if start < 0:
             raise IndexError(f"rows start at 0, not at {start}")
+        if self._numbers is not None:
+            low, high = (int(place) for place in np.searchsorted(self._numbers, (start, stop)))
+            return renumbered(rows_at(self._source, self._kept[low:high]), self._numbers[low:high].tolist())
         wanted = self._kept[start:stop]
-        found: list[Row] = []
-        # One call for each run of neighbours, because a source may give a range faster than single rows.
-        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []:
-            found.extend(self._source.rows(int(run[0]), int(run[-1]) + 1))
-        return [replace(row, index=start + place, origin=row.index) for place, row in enumerate(found)]
+        return renumbered(rows_at(self._source, wanted), range(start, start + len(wanted)))
 
     def read(self, row: Row) -> bytes:
         """The same as `read` of the other source, with its errors."""
-        return self._source.read(_original(row))
+        return self._source.read(original(row))
 
     def stamps(self, rows: Sequence[Row]) -> Sequence[str] | None:
         """The same as `stamps` of the other source; None if it has none."""
-        return self._source.stamps([*map(_original, rows)]) if isinstance(self._source, StampedSource) else None
-
-
-def _original(row: Row) -> Row:
-    """The row with its number in the other source."""
-    return row if row.origin is None else replace(row, index=row.origin)
+        return self._source.stamps([*map(original, rows)]) if isinstance(self._source, StampedSource) else None
 
 
 def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, keep: bool = True) -> Source:
-    """The source of a workflow. With `dataset.where` it has only the kept rows.
+    """The source of a workflow. With `dataset.where` it has only the kept rows, with buckets they are in order.
 
     Args:
         folder: the run folder that may hold the facts. If `keep` is True, new facts are stored there.
 
     Raises:
-        ConfigError: the expression is wrong, or keeps no row.
+        ConfigError: the expression is wrong, or keeps no row; no image fits a bucket.
         SourceError: the source cannot be used.
     """
     if folder is None and (dataset.column or dataset.part):
@@ -124,8 +125,21 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         )
     if folder is not None and dataset.column is not None:
         store = folder_of_store(folder, dataset.column)
-        whole = open_source(dataset.model_copy(update={"column": None}), store, keep=False)
+        plain = dataset.model_copy(update={"column": None})
+        about = about_store(ZarrStore(store)) if read_rows(store).parts else None
+        whole = (
+            open_source(plain, store, keep=False) if about is None else source_of_store(plain, store, about["identity"])
+        )
         return AcceptedRows(whole, dataset.source.identity(), store)
+    source = _plain_source(dataset, folder, keep=keep)
+    if dataset.image.buckets is None:
+        return source
+    sizes = image_sizes(dataset, source, folder, keep=keep)
+    return BucketedRows(source, sizes, dataset.image.buckets, dataset.rows_per_chunk)
+
+
+def _plain_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: bool) -> Source:
+    """The source, with `dataset.where` or the rows of a part. Arguments and errors as in `open_source`."""
     if folder is not None and dataset.part is not None:
         return _of_part(dataset, dataset.part, folder, keep)
     source: Source = dataset.source.build(Source, "dataset.source")
@@ -156,14 +170,23 @@ def source_of_store(dataset: DatasetSettings, folder: RunFolder, identity: Mappi
     source: Source = dataset.source.build(Source, "dataset.source")
     keep_index(source, folder, write=False)
     there = {**dataset.source.identity(), **source.info().content}
-    if there == identity.get("source") or not folder.exists(MANIFEST):
+    stored = {key: value for key, value in identity.get("source", {}).items() if key != "buckets"}
+    if there == stored or not folder.exists(MANIFEST):
         return open_source(dataset, folder, keep=False)
     ids = row_ids(folder)
-    if ids.rows.tolist() != list(range(len(ids))):  # rows by bucket, with numbers that are left out
-        return open_source(dataset, folder, keep=False)
     kept = places_of(source, ids.image_ids, ids.file_names)
-    info = replace(source.info(), rows=len(kept), left_out=source.info().rows - len(kept))
-    return SelectedSource(dataset.source.model_dump(by_alias=True), kept, info, source)
+    plain = dataset.source.model_dump(by_alias=True)
+    counts: list[int] = []
+
+    def every() -> Iterator[Row]:
+        for row in _rows_of(SelectedSource(plain, kept, opened=source), len(kept)):
+            counts.append(len(row.captions))
+            yield row
+
+    info = info_of(source, kept, every(), identity.get("where"))
+    if counts == ids.captions.tolist():
+        info = replace(info, content=identity["source"])  # they are the rows of the store
+    return SelectedSource(plain, kept, info, source, ids.rows)
 
 
 def _of_part(dataset: DatasetSettings, name: str, part: RunFolder, keep: bool) -> SelectedSource:
@@ -183,10 +206,13 @@ def _of_part(dataset: DatasetSettings, name: str, part: RunFolder, keep: bool) -
     keep_index(source, store_of_part(part), write=keep)  # what is known of files of before is not read again
     kept = places_of(source, listed.image_ids, listed.file_names)
     plain = dataset.source.model_dump(by_alias=True)
-    chosen = SelectedSource(plain, kept, opened=source)
-    every = itertools.chain.from_iterable(chosen.rows(start, start + ROWS) for start in range(0, len(kept), ROWS))
+    every = _rows_of(SelectedSource(plain, kept, opened=source), len(kept))
     where = None if dataset.where is None else _expression_identity(dataset, parse_where(dataset.where))
     return SelectedSource(plain, kept, info_of(source, kept, every, where), source)
+
+
+def _rows_of(source: Source, count: int) -> Iterator[Row]:
+    return (row for start in range(0, count, ROWS) for row in source.rows(start, start + ROWS))
 
 
 def _expression_identity(dataset: DatasetSettings, expression: Expression) -> dict[str, Any]:
@@ -222,7 +248,7 @@ class _Claimed:
 
 def reading_component(dataset: DatasetSettings) -> Component:
     """The component with which a worker reads images. It needs no list of the rows."""
-    if dataset.where is None and dataset.part is None:
+    if dataset.where is None and dataset.part is None and dataset.image.buckets is None:
         return dataset.source
     plain = dataset.source.model_dump(by_alias=True)
     return Component.model_validate({"class": f"{__name__}.{SelectedSource.__name__}", "source": plain})

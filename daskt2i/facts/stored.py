@@ -20,7 +20,7 @@ import numpy.typing as npt
 from daskt2i.errors import ConfigError
 from daskt2i.facts import table as facts
 from daskt2i.facts.captions.rules import Rules, compile_rules, load_rules
-from daskt2i.facts.expression import Asked, parse_where
+from daskt2i.facts.expression import NO_COLUMNS, Asked, parse_where
 from daskt2i.facts.survey import facts_of_captions
 from daskt2i.facts.table import FACTS, NUMBER, TEXT, YES_NO, Fact
 from daskt2i.store.columns.arrays import VALID, column_arrays
@@ -52,20 +52,24 @@ class StoredWhere:
         store: the store.
         where: the expression, with the shipped rules for captions.
         asked: where the expression stands, for messages.
+        elsewhere: columns that other stores of the run folder have. If the expression names one that this store does
+            not have, it keeps none of its rows.
 
     Raises:
         ConfigError: the expression is wrong, or it names a fact that the store does not have.
         StoreError: metadata are damaged.
     """
 
-    def __init__(self, store: ZarrStore, where: str, asked: Asked = ASKED) -> None:
+    def __init__(
+        self, store: ZarrStore, where: str, asked: Asked = ASKED, elsewhere: Mapping[str, Fact] = NO_COLUMNS
+    ) -> None:
         self._store, self._layout = store, store.layout()
         arrays, columns = self._layout["arrays"], column_arrays(store.folder)
-        about = {**{name: one.about for name, one in columns.items()}, **arrays}
-        known = {name: Fact(kind, "a column") for name, one in about.items() if name != VALID and (kind := _kind(one))}
-        self.expression = parse_where(where, known, asked)
+        known = column_facts(store)
+        self.expression = parse_where(where, {**elsewhere, **known}, asked)
         names = self.expression.names
-        self._columns = {name: columns[name] for name in names if name not in (*FACTS, *arrays)}
+        self._lacks = tuple(name for name in names if name not in FACTS and name not in known)
+        self._columns = {name: columns[name] for name in names if name not in (*FACTS, *arrays, *self._lacks)}
         own = [name for name in names if name in arrays and name not in FACTS]
         self._elsewhere = tuple(
             name for name in names if name in FACTS and name not in (*_OF_CAPTIONS, *_OF_STORE, *_SIZES)
@@ -105,6 +109,8 @@ class StoredWhere:
             ConfigError: the expression names a fact that neither the store nor `reports/facts.parquet` has.
             StoreError: a shard is damaged.
         """
+        if self._lacks:
+            return rows[:0]
         expression = self.expression
         elsewhere = facts_of_images(store_of_part(self._store.folder), self._elsewhere) if self._elsewhere else {}
         rules = compile_rules(load_rules(None))
@@ -127,6 +133,17 @@ class StoredWhere:
                 if all(values[name] is not None for name in self._elsewhere) and expression.keeps(values):
                     kept.append(row)
         return np.array(kept, np.int64)
+
+
+def column_facts(store: ZarrStore) -> dict[str, Fact]:
+    """The arrays of a store and of its columns that have one value a row, as an expression may name them.
+
+    Raises:
+        StoreError: metadata are damaged.
+    """
+    columns = {name: one.about for name, one in column_arrays(store.folder).items()}
+    every = {**columns, **store.layout()["arrays"]}
+    return {name: Fact(kind, "a column") for name, one in every.items() if name != VALID and (kind := _kind(one))}
 
 
 def _kind(about: Mapping[str, Any]) -> str | None:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from daskt2i.errors import StoreError
 from daskt2i.store.layout import checked_layout
+from daskt2i.store.parts.rows_file import members
 from daskt2i.store.run_folder import STORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -95,28 +96,33 @@ class Suggestions:
 
     @classmethod
     def of_store(cls, path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Suggestions:
-        """Read the captions and pooled states of a run folder, without rejected rows.
+        """Read the captions and pooled states of a run folder, without rejected and removed rows.
 
         Raises:
             StoreMissing: there is no store.
             StoreError: the store is damaged, or has no caption.
         """
         folder = RunFolder(path, storage_options)
-        store = ZarrStore(folder, "" if folder.exists("zarr.json") else STORE)
-        layout = checked_layout(store)
-        rows, step = layout["rows"], layout["rows_per_chunk"]
-        pooled = "text_pooled" in layout["arrays"]
+        name = "" if folder.exists("zarr.json") else STORE
         captions: list[str] = []
         states: list[npt.NDArray[Any]] = []
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            texts = store.read("caption", start, stop)
-            used = (texts != "") & store.read("valid", start, stop)[:, None]
-            captions += texts[used].tolist()
-            if pooled:
-                states.append(store.read("text_pooled", start, stop)[used])
+        for member in members(folder):
+            store = ZarrStore(member.folder, name)
+            layout = checked_layout(store)
+            rows, step = layout["rows"], layout["rows_per_chunk"]
+            pooled = "text_pooled" in layout["arrays"]
+            for start in range(0, rows, step):
+                stop = min(start + step, rows)
+                texts = store.read("caption", start, stop)
+                there = store.read("valid", start, stop) & member.kept(np.arange(start, stop))
+                used = (texts != "") & there[:, None]
+                captions += texts[used].tolist()
+                if pooled:
+                    states.append(store.read("text_pooled", start, stop)[used])
         if not captions:
-            raise StoreError(f"{store.address} has no captions yet, so there is nothing to suggest. Encode first.")
+            raise StoreError(
+                f"{ZarrStore(folder, name).address} has no captions yet, so there is nothing to suggest. Encode first."
+            )
         return cls(captions, np.concatenate(states) if states else None)
 
     def suggest(self, text: str, count: int = COUNT, state: npt.NDArray[Any] | None = None) -> list[Suggestion]:

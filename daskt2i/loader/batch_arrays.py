@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.loader.joined.joined_reader import AnyReader
-from daskt2i.loader.memory.loaded_rows import LoadedRows, Values, copy_rows
+from daskt2i.loader.joined.size_conditions import Sized, sized_of
+from daskt2i.loader.memory.loaded_rows import Group, LoadedRows, Values, copy_rows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.random_numbers import Draw
 from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
-from daskt2i.loader.shards import Floats
+from daskt2i.loader.shards import POOLED, Floats
 
 AT_ONCE = 32_000
 """Numbers that are computed together. They stay in the cache of a core, and torch starts threads for 32,768 or more,
@@ -45,6 +46,7 @@ class Batch:
         text_mask: `bool[b, token]`, True for tokens of the caption.
         rows: `int64[b]`, rows of the store.
         slots: `int64[b]`, index of the caption in the row; -1 if the empty prompt replaces it.
+        sized: sizes, crops and pooled text, for a model that is told them; None for others.
     """
 
     latents: Floats
@@ -55,12 +57,15 @@ class Batch:
     text_mask: npt.NDArray[np.bool_]
     rows: Whole
     slots: Whole
+    sized: Sized | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, part: slice) -> Batch:
-        return Batch(*(getattr(self, field.name)[part] for field in fields(self)))
+        values = (getattr(self, field.name) for field in fields(self))
+        parts: list[Any] = [None if value is None else value[part] for value in values]
+        return Batch(*parts)
 
 
 class BatchArrays:
@@ -126,15 +131,12 @@ class BatchArrays:
             np.ascontiguousarray(mask[:, :width]),
             np.array([row for _, row in samples], np.int64),
             slots,
+            sized_of(reader, samples, groups, slots) if POOLED in found[0][0].extra else None,
         )
 
     def close(self) -> None:
         """Free the memory that nobody holds."""
         self._blocks.close()
-
-
-Group = tuple[LoadedRows, Whole, Whole]
-"""(rows, indexes of rows among them, their places in the batch)"""
 
 
 def grouped(found: Sequence[Placed]) -> list[Group]:

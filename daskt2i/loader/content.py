@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.facts.near_duplicates import SIDE, copies, signatures
-from daskt2i.loader.forms.decoded import Blocks, array_of
+from daskt2i.loader.forms.decoded import ReadsBlocks, array_of
 from daskt2i.loader.sample_order import Whole
 from daskt2i.store.forms.made_rows import stored_forms
 from daskt2i.store.parts.rows_file import members
@@ -165,7 +165,7 @@ def find_groups(stores: Sequence[tuple[ZarrStore, int]], accepted: Whole) -> Gro
         good = np.logical_and.reduce(np.isfinite(latents.reshape(len(rows), -1)), axis=1)
         if scale is None and good.any():
             scale = latents[good].mean((0, 2, 3)), latents[good].std((0, 2, 3)) + np.float32(1e-6)
-        seen = iter(() if scale is None else signatures(_as_pixels(latents[good], *scale)))
+        seen = iter(signatures(_as_pixels(latents[good], *scale)) if scale is not None and good.any() else ())
         pictures += [next(seen) if one else b"" for one in good]
     repeated, _ = copies([b""] * len(pictures), pictures)
     for place in np.flatnonzero(repeated >= 0):
@@ -181,7 +181,8 @@ def _contents(
         layout, about = store.layout(), (store.attributes() or {}).get("daskt2i")
         about = about if isinstance(about, dict) else {}
         views = [view for view in views_of(about) if not view.flipped]
-        forms, reads = stored_forms(store), dict[str, Blocks]()
+        reads: dict[str, ReadsBlocks] = {}
+        forms = stored_forms(store)
         for chunk in grid_of(layout, about):
             low, high = np.searchsorted(accepted, (chunk.start + offset, chunk.stop + offset))
             rows = accepted[low:high].tolist()
@@ -194,7 +195,7 @@ def _contents(
                 texts = [every[row - chunk.start] for row in local]
             view = next((one for one in views if one.covers(chunk.index)), None)
             name = "latent_mean" if view is None else view.array("latent_mean")
-            read = reads[name] = reads.get(name) or array_of(store, name, forms)
+            read = reads.setdefault(name, array_of(store, name, forms))
             blocks = [
                 block[[row - start for row in local if start <= row < start + len(block)]].astype(np.float32)
                 for start, block in read.blocks(chunk.start, chunk.stop, local)

@@ -20,18 +20,21 @@ latents. If a store does not fit into the cache, only this caption is kept. Meas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
 from daskt2i.loader.batch_arrays import Batch, BatchArrays
 from daskt2i.loader.content import groups_of, split
+from daskt2i.loader.forms.caption_states import CaptionStates
 from daskt2i.loader.joined.bucket_mix import order_of
 from daskt2i.loader.joined.chosen_rows import chosen_rows
 from daskt2i.loader.joined.joined_reader import Choice, open_reader
 from daskt2i.loader.random_numbers import Draw, in_bulk, one_by_one
 from daskt2i.loader.row_stream import RowStream
 from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, key_of
+from daskt2i.loader.shards import ALL, SIZED
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -57,8 +60,10 @@ class LatentDataset(RowStream[Batch]):
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         cache_bytes, threads: as in `RowStream`.
         allow_random: whether to accept latents of random weights, for speed tests.
+        sized: whether batches have sizes, crops and pooled text (`Batch.sized`). The store must have `text_pooled`.
         view: name of the view to train on; None: of several resolutions the first, of buckets all.
         open_as: how the store of a run folder is read.
+        encoder: makes the states of captions, if the store has captions alone. Without it no batch can be made then.
         older: whether an older version began this training: its random numbers, and its split by row.
 
     Raises:
@@ -83,8 +88,10 @@ class LatentDataset(RowStream[Batch]):
         cache_bytes: int = 512 * 2**20,
         threads: int = 2,
         allow_random: bool = False,
+        sized: bool = False,
         view: str | None = None,
         open_as: Callable[[RunFolder], ZarrStore] = ZarrStore,
+        encoder: CaptionStates | None = None,
         older: bool = False,
     ) -> None:
         if batch % world:
@@ -93,7 +100,8 @@ class LatentDataset(RowStream[Batch]):
                 "or set another launch.ranks."
             )
         self._key = key_of(seed)
-        reader = open_reader(folder, self._key, posterior == "sample", choice=Choice(view), open_as=open_as)
+        wanted = replace(SIZED if sized else ALL, encoder=encoder)
+        reader = open_reader(folder, self._key, posterior == "sample", wanted, Choice(view), open_as)
         if reader.attributes["random_weights"] and not allow_random:
             raise StoreError(
                 f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was "
@@ -134,6 +142,11 @@ class LatentDataset(RowStream[Batch]):
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of a latent of the bucket with most rows."""
         return self.latent_shapes[0]
+
+    @property
+    def pooled(self) -> int:
+        """Number of features of a pooled text state; 0 without one."""
+        return self._reader.pooled
 
     def heldout_batches(self, size: int) -> Iterator[Batch]:
         """This rank's validation rows in order, with the same noise, time and caption each time and without dropout.

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.encoders.latent_scaling import latent_scaling
-from daskt2i.errors import StoreError
-from daskt2i.loader.forms.decoded import array_of
-from daskt2i.loader.forms.texts import texts_of
+from daskt2i.errors import ConfigError, StoreError
+from daskt2i.loader.forms.caption_states import CaptionStates, encodes_at_training
+from daskt2i.loader.forms.decoded import ReadsBlocks, array_of
+from daskt2i.loader.forms.texts import EncodedTexts, NoTexts, ShardTexts, StoredTexts, Texts, read_constant
 from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.used_again import Blocks
@@ -25,11 +26,10 @@ from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.columns.arrays import column_arrays
 from daskt2i.store.forms.made_rows import made_layout, stored_forms
-from daskt2i.store.layout import EMPTY_PREFIX, about_store, padding_is_text
+from daskt2i.store.layout import about_store, padding_is_text
 from daskt2i.store.parts.rows_file import Ranges, is_in
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.views import View, grid_of
-from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk
 
@@ -50,16 +50,23 @@ class Wanted:
         text: `text_states`. The masks are always read: they say how many captions a row has.
         captions: `random` takes another caption of a row in each epoch, `first` its first one, `all` all of them.
         extra: names of other arrays, of the store or of its columns.
+        encoder: makes the states of captions, if the store has captions alone.
     """
 
     latents: bool = True
     text: bool = True
     captions: Captions = "random"
     extra: tuple[str, ...] = ()
+    encoder: CaptionStates | None = None
 
 
 ALL = Wanted()
 """What training reads."""
+
+SOURCE_SIZE, CROP_BOX, POOLED = "source_size", "crop_box", "text_pooled"
+
+SIZED = Wanted(extra=(SOURCE_SIZE, CROP_BOX, POOLED))
+"""What training reads for a model that is told sizes and crops, as SDXL's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,42 +118,65 @@ class Reader:
         self._store, self._key, self.piece = store, key, piece
         arrays = layout["arrays"]
         mean, std = (_in_view(name, piece.view) for name in ("latent_mean", "latent_std"))
-        if missing := {mean, "text_states", "text_mask"} - arrays.keys():
+        coded = not encodes_at_training(self.attributes)
+        if missing := {mean, *(("text_states", "text_mask") if coded else ("caption",))} - arrays.keys():
             raise StoreError(
                 f"{store.address} has no {', '.join(sorted(missing))}, but training needs them. It was not changed; "
                 "encode into another run folder (out) with encoders that make them."
             )
         channels, height, width = arrays[mean]["shape"]
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
-        self.slots, self.tokens, self.features = arrays["text_states"]["shape"]
+        self.pooled = int(arrays[POOLED]["shape"][-1]) if POOLED in arrays else 0
         self._wanted = wanted
+        forms = stored_forms(store)
+        if coded:
+            self.slots, self.tokens, self.features = arrays["text_states"]["shape"]
+            self.text_kind = _kind(arrays["text_states"]["dtype"])
+            self._texts: Texts = StoredTexts(store, forms, arrays)
+        else:
+            (self.slots,) = arrays["caption"]["shape"]
+            encoder = wanted.encoder if wanted.text else None
+            self.tokens, self.features = (1, 0) if encoder is None else (encoder.tokens, encoder.features)
+            self.text_kind = _kind("float16" if encoder is None else encoder.dtype.name)
+            self._texts = NoTexts(store) if encoder is None else EncodedTexts(store, encoder)
         if not wanted.latents:
             self.latent_shape = (0, 0, 0)
         if not wanted.text:
             self.features = 0
         self.draws = sample and wanted.latents and std in arrays
         self.latent_kind = _kind(*(arrays[name]["dtype"] for name in (mean, std)[: 1 + self.draws]))
-        self.text_kind = _kind(arrays["text_states"]["dtype"])
         self.latent_bytes = channels * height * width * self.latent_kind.itemsize * (1 + self.draws)
         self._latents = ("latent_mean", "latent_std")[: wanted.latents + self.draws]
         self.slot_arrays = {name for name in wanted.extra if name in arrays and arrays[name]["dims"][:1] == ["slot"]}
         columns = column_arrays(store.folder) if set(wanted.extra) - arrays.keys() else {}
+        if lost := [name for name in wanted.extra if name not in arrays and name not in columns]:
+            raise ConfigError(
+                f"{store.address} has no {lost[0]}, which was asked for. Nothing was read; leave it out (columns), or "
+                f"run add for this column on the run folder {store.folder}."
+            )
         self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         views: list[View | None] = [view for view in (piece.view, piece.mirrored) if view is not None] or [None]
         latents = (_in_view(name, view) for name in self._latents for view in views)
-        forms = stored_forms(store)
-        self._arrays = {
+        self._arrays: dict[str, ReadsBlocks] = {
             name: ColumnRows(columns[name]) if name in columns else array_of(store, name, forms)
-            for name in ("text_mask", *latents, *self._extra)
+            for name in (*latents, *self._extra)
         }
-        self._texts = texts_of(store, forms)
         self._blocks = Blocks()
         self.masked = not padding_is_text(self.attributes)
-        self.empty_states: npt.NDArray[Any] = self._constant("text_states")
-        self.empty_mask: npt.NDArray[np.bool_] = self._constant("text_mask")
+        self.empty_pooled = read_constant(store, POOLED) if POOLED in wanted.extra else np.empty(0, np.float16)
         shift, scale, factor = latent_scaling(self.attributes["image_encoder"], channels)
         self._shift = shift[:, None, None]
         self._scale = np.float32(factor) / scale[:, None, None]
+
+    @property
+    def empty_mask(self) -> npt.NDArray[np.bool_]:
+        """Mask of the empty prompt, `bool[token]`."""
+        return self._texts.empty()[0]
+
+    @property
+    def empty_states(self) -> npt.NDArray[Any]:
+        """States of the empty prompt, `[token, feature]`."""
+        return self._texts.empty()[1]
 
     def final(self, raw: Floats) -> Floats:
         """Scale `float32[b, c, y, x]` for the denoiser in place: `(raw - shift) * scale`, from the VAE's own config."""
@@ -179,6 +209,13 @@ class Reader:
         """(channels, height, width) of the latents of each bucket: here one."""
         return (self.latent_shape,)
 
+    def pixels_of(self, row: int) -> tuple[int, int]:
+        """Height and width of the picture of a row, after crop and resize, pixels."""
+        if self.piece.view is not None:
+            return self.piece.view.height, self.piece.view.width
+        resolution = int(self.attributes["identity"]["image"]["resolution"])
+        return resolution, resolution
+
     def buckets(self, rows: Whole) -> list[tuple[tuple[int, int, int], Whole]]:
         """(latent shape, rows) of each bucket: here one."""
         return [(self.latent_shape, rows)]
@@ -201,22 +238,17 @@ class Reader:
         parts = [sorted(part, key=lambda sample: sample[1]) for part in parts]
         chunk = self.grid[(parts[0][0][1] - self.piece.offset) // self.grid.rows_per_chunk]
         rows = sorted({row for part in parts for _, row in part})
-        mask = np.empty((len(rows), self.slots, self.tokens), np.bool_)
-        for first, block in self._decoded("text_mask", chunk, rows):
-            low, high = np.searchsorted(rows, (first, first + len(block)))
-            np.take(block, np.array(rows[low:high]) - first, axis=0, out=mask[low:high], mode="clip")
-        captions = mask.any(-1).sum(-1)
-        if not captions.all():
+        texts = self._texts.opened(chunk, rows, self.piece.offset)
+        if not texts.counts.all():
             raise self._gone(chunk.index)
         made = []
         for part in parts:
             places = np.searchsorted(rows, [row for _, row in part])
-            made.append(self._room_for(part, captions[places], mask[places], mirror))
+            made.append(self._room_for(part, texts, places, mirror))
         for name in self._latents:
             self._fill_latents(name, chunk, made)
         if self._wanted.text:
-            offset = self.piece.offset
-            self._texts.fill(made, chunk.start, chunk.stop, [row - offset for row in rows], offset)
+            texts.fill(made)
         for name in self._extra:
             for first, block in self._decoded(name, chunk, rows):
                 for one in made:
@@ -251,11 +283,9 @@ class Reader:
                     if target is not None:
                         one.fill_rows(target, block, first, mine)
 
-    def _room_for(
-        self, samples: Sequence[Sample], captions: Whole, mask: npt.NDArray[np.bool_], mirror: bool
-    ) -> LoadedRows:
+    def _room_for(self, samples: Sequence[Sample], texts: ShardTexts, places: Whole, mirror: bool) -> LoadedRows:
         """Arrays for these rows; latents and tokens are not filled yet."""
-        count, slots = len(samples), None
+        count, slots, captions = len(samples), None, texts.counts[places]
         if samples[0][0] >= 0 and self._wanted.captions != "all":
             drawn = self.slots > 1 and self._wanted.captions == "random"
             streams = RandomStreams(self._key) if drawn else None
@@ -263,10 +293,10 @@ class Reader:
             if streams is not None:
                 counts = zip(samples, captions.tolist(), strict=True)
                 slots[:] = [streams.slot(epoch, row, n) for (epoch, row), n in counts]
-            mask = mask[np.arange(count), slots][:, None]
-            lengths = self.widths(mask)
-        else:
-            lengths = self.widths(mask) * (np.arange(self.slots) < captions[:, None])
+        mask = texts.masks(places, slots)
+        lengths = self.widths(mask)
+        if slots is None:
+            lengths = lengths * (np.arange(self.slots) < captions[:, None])
         latents = [(self.latent_kind, (count, *self.latent_shape))] * (1 + self.draws)
         text = (self.text_kind, (int(lengths.sum()) + 1, self.features))
         mean, *std, tokens = self._blocks.block(*latents, text)
@@ -285,7 +315,7 @@ class Reader:
         self._blocks.close()
 
     def row_bytes(self, every_caption: bool) -> float:
-        """Expected size of a `LoadedRow`, with one caption or with all, from the masks of a few shards."""
+        """Expected size of a `LoadedRow`, with one caption or with all, from the texts of a few shards."""
         every_caption = every_caption or self._wanted.captions == "all"
         state = self.features * self.text_kind.itemsize
         if not self.masked:
@@ -293,10 +323,9 @@ class Reader:
         else:
             sizes = []
             for index in sorted({0, len(self.grid) // 2, len(self.grid) - 1}):
-                chunk = self.grid[index]
-                mask = self._store.read("text_mask", chunk.start, chunk.stop)
-                padded = (self.widths(mask) * mask.any(-1)).sum(-1)
-                used = np.maximum(mask.any(-1).sum(-1), 1)
+                tokens = self._texts.tokens_of(self.grid[index])
+                padded = (self._width(tokens) * (tokens > 0)).sum(-1)
+                used = np.maximum((tokens > 0).sum(-1), 1)
                 sizes.append(float((padded if every_caption else padded / used).mean()) * state)
             text = max(sizes)
         return self.latent_bytes + self.slots * self.tokens + text
@@ -305,7 +334,10 @@ class Reader:
         """Number of tokens to keep of each caption with this mask, `bool[..., token]`."""
         if not self.masked:
             return np.full(mask.shape[:-1], self.tokens, np.int64)
-        last = (self.tokens - mask[..., ::-1].argmax(-1)) * mask.any(-1)
+        return self._width((self.tokens - mask[..., ::-1].argmax(-1)) * mask.any(-1))
+
+    def _width(self, last: Whole) -> Whole:
+        """Number of tokens to keep of captions with so many tokens."""
         return np.clip(-(-last // TOKENS) * TOKENS, min(TOKENS, self.tokens), self.tokens)
 
     def _gone(self, index: int) -> StoreError:
@@ -313,19 +345,6 @@ class Reader:
             f"Chunk {index} of {self._store.address} does not match its receipt: a shard is missing. Saved checkpoints "
             "stay. Run verify to find the damaged chunks, then encode again: it repairs only these."
         )
-
-    def _constant(self, name: str) -> npt.NDArray[Any]:
-        """An array of the empty prompt."""
-        import zarr
-
-        store = reading_store(self._store.folder, self._store.name)
-        try:
-            return np.asarray(zarr.open_array(store=store, path=EMPTY_PREFIX + name, mode="r", zarr_format=3)[...])
-        except Exception as error:  # zarr and its codecs raise many kinds for damaged bytes
-            raise StoreError(
-                f"The empty prompt's {name} in {self._store.address} cannot be read ({error}). The rows are unchanged; "
-                "run encode again, which writes it again."
-            ) from error
 
 
 def accepted_rows(store: ZarrStore, fingerprint: str, grid: ChunkGrid, unfinished: bool = False) -> Whole:

@@ -55,6 +55,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 PARAMETERS: Mapping[str, int] = {"demo": 4_100_000, "sd15-small": 212_000_000, "sd15": 860_000_000}
 """Approximate number of parameters of each preset, for the plan. The length of a text state changes it a little."""
 
+_TIME_IDS = 6
+"""Numbers that SDXL's UNet is told of a picture."""
+
 _FITTED = ("sample_size", "in_channels", "out_channels", "cross_attention_dim")
 
 
@@ -64,6 +67,7 @@ def unet_config(
     latent_shape: tuple[int, int, int],
     features: int,
     least: int = 0,
+    pooled: int = 0,
 ) -> dict[str, Any]:
     """Arguments of `UNet2DConditionModel` for the latents and text states of a store.
 
@@ -73,11 +77,12 @@ def unet_config(
         latent_shape: (channels, height, width) of a latent.
         features: length of a text state.
         least: fewest samples that the model gets at once; 0 if that is not known.
+        pooled: length of a pooled text state of the store; 0 if it has none.
 
     Raises:
-        ConfigError: there is no such preset, the config sets an argument that must fit the store, the latents
-            cannot be halved once for each level, or the model gets one sample at a
-            time, and its lowest level has one number in each group.
+        ConfigError: there is no such preset, the model is told pooled text that the store does not have, the config
+            sets an argument that must fit the store, the latents cannot be halved once for each level, or the model
+            gets one sample at a time, and its lowest level has one number in each group.
     """
     if preset is not None and preset not in PRESETS:
         raise ConfigError(
@@ -94,6 +99,15 @@ def unet_config(
             f"{', '.join(f'{key}={fitted[key]}' for key in wrong)}. Remove {', '.join(wrong)} from train.model.config."
         )
     config = {**(PRESETS[preset] if preset else {}), **given, **fitted}
+    if takes_sizes(changes, preset):
+        if not pooled:
+            raise ConfigError(
+                "train.model.config sets addition_embed_type=text_time, as SDXL's UNet has it, but the store has no "
+                "text_pooled. Remove it there, or encode with a text encoder that makes pooled states into another "
+                "run folder (out)."
+            )
+        wide = config.setdefault("addition_time_embed_dim", 256)
+        config["projection_class_embeddings_input_dim"] = _TIME_IDS * wide + pooled
     levels = len(config.get("block_out_channels", (320, 640, 1280, 1280)))
     halved = 2 ** (levels - 1)
     if height % halved or width % halved:
@@ -142,6 +156,11 @@ def build(config: Mapping[str, Any], seed: int) -> torch.nn.Module:
 def pools_text(config: Mapping[str, Any], preset: str | None = None) -> bool:
     """Whether a UNet of this preset and these changes adds the pooled prompt to its time embedding."""
     return {**(PRESETS[preset] if preset else {}), **config}.get("addition_embed_type") == "text"
+
+
+def takes_sizes(config: Mapping[str, Any], preset: str | None = None) -> bool:
+    """Whether a UNet of this preset and these changes is told sizes, crops and pooled text, as SDXL's."""
+    return {**(PRESETS[preset] if preset else {}), **config}.get("addition_embed_type") == "text_time"
 
 
 def _begin_as_identities(unet: torch.nn.Module) -> None:

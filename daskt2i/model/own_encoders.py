@@ -38,7 +38,7 @@ def cannot_draw(dataset: DatasetSettings) -> str | None:
     image, text = built(dataset)
     if export.unfit(image, text) is None:
         return None
-    arrays = {one.name: np.zeros((0, *one.shape), one.dtype) for one in image.info(dataset.image.resolution).arrays}
+    arrays = {one.name: np.zeros((0, *one.shape), one.dtype) for one in image.info(dataset.image.side).arrays}
     try:
         made = image.decode(arrays)
     except Exception:  # without weights a decoder may fail in any way
@@ -67,7 +67,7 @@ def require_same_encoders(dataset: DatasetSettings, stored: Mapping[str, Any], f
     """
     image, text = built(dataset)
     mine = {
-        "image": {**dataset.encoders.image.identity(), "weights": image.info(dataset.image.resolution).weights},
+        "image": {**dataset.encoders.image.identity(), "weights": image.info(dataset.image.side).weights},
         "text": {**dataset.encoders.text.identity(), "weights": text.info().weights},
     }
     if differ := differences(stored["identity"]["encoders"], mine, "dataset.encoders."):
@@ -87,7 +87,7 @@ class OwnEncoders:
 
     def __init__(self, dataset: DatasetSettings, device: str, threads: int) -> None:
         self._image, self._text = built(dataset)
-        self._info = self._image.info(dataset.image.resolution)
+        self._info = self._image.info(dataset.image.side)
         self._cut: dict[str, bool] = {}
         for encoder in (self._image, self._text):
             encoder.load(Runtime(device, "fp32", threads))

@@ -24,6 +24,7 @@ from daskt2i.config.samplers import Sampler
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.inference.rewrite import rewrite_for_inference
+from daskt2i.model.denoiser import takes_sizes
 from daskt2i.model.masked_unet import masked_unet
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import ABOUT, POOLED, preview, scheduler_for
@@ -111,6 +112,12 @@ class Painter:
                 f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints are kept. Remove the "
                 "folder pipeline from the run folder and train again: this writes it from the last checkpoint."
             ) from error
+        if takes_sizes(self._pipe.unet.config):
+            raise ModelError(
+                f"The denoiser in {place} is told sizes and crops of pictures, as SDXL's, and daskt2i cannot draw with "
+                "it. It was not changed. Load its folder unet with UNet2DConditionModel of diffusers, into a "
+                "StableDiffusionXLPipeline."
+            )
         self._pipe.set_progress_bar_config(disable=True)
         if self.about.get(POOLED):
             self._pipe.unet.__class__ = masked_unet()

@@ -66,7 +66,7 @@ def painter_for(task: SampleJob) -> Painter:
         if _held is None or _held[0] != key:
             _held = None
             if task.dataset is not None:
-                bring_models(task.dataset.encoders, task.dataset.image.resolution, task.folder)
+                bring_models(task.dataset.encoders, task.dataset.image.side, task.folder)
             with local(task.folder) as place, without_collection():
                 own = None if task.dataset is None else OwnEncoders(task.dataset, device, task.threads)
                 _held = (key, Painter(place, device, task.threads, own))

@@ -15,9 +15,10 @@ from daskt2i.dashboard.listener import Watched
 from daskt2i.encode.columns.pictures import other_pictures
 from daskt2i.encode.columns.workflow import column_workflow
 from daskt2i.encode.driver import encode
+from daskt2i.encode.parts.workflow import member_workflow
 from daskt2i.encode.prepare import EncodePlan, prepare
 from daskt2i.encode.saved_workflow import keep_first_settings
-from daskt2i.encode.summary import EncodeResult
+from daskt2i.encode.summary import EncodeResult, together
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
 from daskt2i.events import DashboardReady, Listener, Note, PlanReady, ResultReady
@@ -34,11 +35,13 @@ from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
 from daskt2i.store.columns.places import column_folder
+from daskt2i.store.parts.rows_file import Member, members
 from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
 from daskt2i.train.samples import known_split, rows_of_training
+from daskt2i.train.upkeep.rank_memory import encoder_bytes
 from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
 
 _NAMED = 5
@@ -93,6 +96,7 @@ class Stages:
         split = known_split(self.folder, given) if before is None else None
         pictures = how_drawn(self.workflow.dataset)
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
+        plan = replace(plan, encoder_bytes=encoder_bytes(self.workflow.dataset))
         return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
@@ -120,11 +124,20 @@ class Stages:
         return self._encode(plan)
 
     def add(self, column: str, encoder: str, arguments: Mapping[str, Any]) -> EncodeResult:
-        """Encode a column of the store."""
-        place = column_folder(self.folder, column)
-        workflow = column_workflow(self.workflow, self.folder, column, encoder, arguments)
+        """Encode a column of the store, and of each of its parts."""
+        found: list[EncodeResult] = []
+        for store in members(self.folder):
+            found.append(self._add(store, column, encoder, arguments))
+            if found[-1].failed or found[-1].too_few:
+                return found[-1]
+        return together(found)
+
+    def _add(self, store: Member, column: str, encoder: str, arguments: Mapping[str, Any]) -> EncodeResult:
+        place = column_folder(store.folder, column)
+        workflow = member_workflow(self.workflow, store)
+        workflow = column_workflow(workflow, store.folder, column, encoder, arguments)
         added = self.at(workflow, place).encode()
-        if not added.failed and (others := other_pictures(self.folder, place)):
+        if not added.failed and (others := other_pictures(store.folder, place)):
             self._tell(
                 Note(
                     f"The picture of {many(len(others), 'row')} is not the one that the store was encoded from: rows "

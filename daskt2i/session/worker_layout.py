@@ -17,7 +17,7 @@ from daskt2i.formatting import size
 from daskt2i.machine.machine import this_machine
 from daskt2i.plan import MIB, PAUSE_FRACTION, PROCESS_BYTES, WorkerLayout, divide_machine
 from daskt2i.session.schedulers import Scheduler
-from daskt2i.train.upkeep.rank_memory import rank_bytes
+from daskt2i.train.upkeep.rank_memory import encoder_bytes, rank_bytes
 
 if TYPE_CHECKING:
     from daskt2i.deploy.cluster_file import ClusterFile
@@ -72,6 +72,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
         ConfigError, SchedulerError: the cluster file cannot start.
     """
     launch, train, machine = workflow.launch, workflow.train, this_machine()
+    need = rank_bytes(train, launch, encoder_bytes(workflow.dataset))
     threads = launch.threads if isinstance(launch.threads, int) else None
     workers = scheduler.workers or (launch.ranks if isinstance(launch.ranks, int) else None)
     if scheduler.kind == "serial":
@@ -79,14 +80,13 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
     if scheduler.kind == "address":
         return WorkerLayout(workers or 0, threads or 0, 0, "the cluster's own", only=launch.only)
     if (file := scheduler.file()) is not None and file.elsewhere:
-        need = rank_bytes(train, launch)
         return _elsewhere(file, workers, threads, need, _SMALLER_RANK)
     if machine.gpus and workers is None:
         workers = machine.gpus
     found = divide_machine(
         cores=machine.cores,
         memory=machine.memory,
-        worker_memory=rank_bytes(train, launch),
+        worker_memory=need,
         chunks=train.batch,  # a rank needs at least one sample of a step
         workers=workers,
         threads=threads,

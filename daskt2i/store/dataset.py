@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.store.columns.joined import join_columns
 from daskt2i.store.forms.lazy import as_made
@@ -21,6 +23,7 @@ from daskt2i.store.layout import checked_layout
 from daskt2i.store.parts.joined import join_parts
 from daskt2i.store.parts.rows_file import members
 from daskt2i.store.run_folder import STORE, WORKFLOW, RunFolder
+from daskt2i.store.views import grid_of
 from daskt2i.store.zarr_flush import reading_store
 from daskt2i.store.zarr_store import LAYOUT, ZarrStore
 
@@ -54,7 +57,9 @@ def open_store(path: str | os.PathLike[str], storage_options: Mapping[str, Any] 
 
     Arrays that are stored in another form (`dataset.store`) are decoded when they are read. The attribute `stored_as`
     names the form. The arrays of complete columns (`add`) are there too, named after their column. Rows that were
-    appended follow those of the first store, and `valid` is False for removed rows; see docs/how-to/rows.md.
+    appended follow those of the first store, and `valid` is False for removed rows; see docs/how-to/rows.md. With
+    aspect buckets each size of picture has its own arrays and dimensions (`latent_mean_512x448`), which are NaN in rows
+    of other buckets; `row` then has the row numbers, because some are left out. See docs/how-to/shapes.md.
 
     The attribute `daskt2i` of the Dataset is a mapping: the fingerprint, the settings and data behind it, the encoders,
     the layout.
@@ -97,6 +102,10 @@ def _open_one(folder: RunFolder) -> xarray.Dataset:
     names = [name for name in READING_ORDER if name in found.data_vars]
     found = found[[*names, *sorted(str(name) for name in found.data_vars if name not in names)]]
     about = found.attrs.get(PROVENANCE)
+    grid = grid_of(layout, about if isinstance(about, dict) else {})
+    if grid.short:
+        numbers = np.concatenate([np.arange(chunk.start, chunk.stop) for chunk in grid])
+        found = found.isel(row=numbers).assign_coords(row=("row", numbers))
     found.attrs = {PROVENANCE: Provenance({**(about if isinstance(about, dict) else {}), LAYOUT: dict(layout)})}
     return found
 

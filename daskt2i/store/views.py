@@ -92,8 +92,12 @@ def views_of(about: Mapping[str, Any]) -> tuple[View, ...]:
 
 
 def view_of_array(name: str, views: Iterable[View]) -> View | None:
-    """The view that an array of a store belongs to; None for an array that belongs to all rows."""
-    return next((view for view in views if name.endswith(f"_{view.name}")), None)
+    """The view that an array of a store belongs to; None for an array that belongs to all rows.
+
+    The name of the view ends the name of the array, or a part of its form follows: `latent_mean_512x448_scale`.
+    """
+    found = [view for view in views if f"_{view.name}_" in f"{name}_"]
+    return max(found, key=lambda view: len(view.name), default=None)  # a mirrored view has the longer name
 
 
 def short_chunks(views: Iterable[View], rows_per_chunk: int) -> dict[int, int]:

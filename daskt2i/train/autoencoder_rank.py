@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daskt2i.config.component import Component
-from daskt2i.config.settings import DatasetSettings, ImageSettings, LaunchSettings, VaeSettings
+from daskt2i.config.image_settings import ImageSettings
+from daskt2i.config.settings import DatasetSettings, LaunchSettings, VaeSettings
 from daskt2i.encode import gates
 from daskt2i.errors import SourceError
 from daskt2i.facts.selection import open_source
@@ -265,9 +266,10 @@ def _source(job: AutoencoderJob) -> Source:
     if job.dataset is None:
         source: Source = Component.model_validate(job.source).build(Source, "dataset.source")
         return source
-    return open_source(
-        DatasetSettings.model_validate(job.dataset), RunFolder(job.folder, job.storage_options), keep=False
-    )
+    dataset = DatasetSettings.model_validate(job.dataset)
+    squares = dataset.image.model_copy(update={"buckets": None})  # it trains on squares, whatever the store has
+    dataset = dataset.model_copy(update={"image": squares})
+    return open_source(dataset, RunFolder(job.folder, job.storage_options), keep=False)
 
 
 def locate_given(model: str | None, resolution: int) -> None:

@@ -27,6 +27,7 @@ from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
+from daskt2i.train.upkeep.caption_encoder import caption_encoder, needs_encoder
 from daskt2i.train.upkeep.checked_store import CheckedStore
 from daskt2i.train.upkeep.rank_needs import require_seen
 from daskt2i.train.upkeep.shard_copies import AUTO, ShardCopies
@@ -81,9 +82,12 @@ class Denoiser:
         self.job = job
         self.settings = TrainSettings.model_validate(job.train)
         self.folder = RunFolder(job.folder, job.storage_options)
-        require_seen(self.folder, job.nonce, SEEN, job.dataset)
+        self._device = "cpu"
+        require_seen(self.folder, job.nonce, SEEN, job.dataset, every=needs_encoder(self.folder))
         limit = str(job.launch.get("disk_cache", AUTO))
+        self._sized = model.takes_sizes(self.settings.model.config, self.settings.model.preset)
         self._copies = ShardCopies.opened(self.folder, limit, _note)
+        self._encoder = caption_encoder(self.folder, job.text, limit, lambda: self._device, _note)
         self.dataset = LatentDataset(
             self.folder,
             seed=self.settings.seed,
@@ -97,20 +101,23 @@ class Denoiser:
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
+            sized=self._sized,
             view=self.settings.view,
             open_as=lambda folder: CheckedStore(folder, self._copies),
+            encoder=self._encoder,
             older=SAMPLES not in job.identity,
         )
         self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
         self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel
-        self._device = "cpu"
         self._heldout: list[Batch] | None = None
 
     def build(self, device: str) -> nn.Module:
         """The UNet of the settings, fitted to the store: it takes all sizes of latents, and draws the most frequent."""
         given, shapes = self.settings.model, self.dataset.latent_shapes
         first, *_ = (
-            model.unet_config(given.preset, given.config, shape, self.dataset.features, self._least())
+            model.unet_config(
+                given.preset, given.config, shape, self.dataset.features, self._least(), self.dataset.pooled
+            )
             for shape in shapes
         )
         self._device = device
@@ -149,11 +156,16 @@ class Denoiser:
             tensor(batch.latents), tensor(batch.noise), tensor(batch.uniform), tensor(batch.normal)
         )
         mask = tensor(batch.text_mask) if self.dataset.masked else None
+        told = {}
+        if (sized := batch.sized) is not None:
+            ids = {"text_embeds": tensor(sized.pooled).float(), "time_ids": tensor(sized.time_ids())}
+            told = {"added_cond_kwargs": ids}
         predicted = model(
             noised.inputs.contiguous(memory_format=torch.channels_last),
             noised.times,
             tensor(batch.text_states).float(),
             encoder_attention_mask=mask,
+            **told,
             return_dict=False,
         )[0]
         return predicted, noised
@@ -172,7 +184,12 @@ class Denoiser:
         """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""
         address, why = self._publish(model, folder)
         note = None
-        if why is not None:
+        if self._sized:
+            note = (
+                f"The denoiser in {address} is told sizes and crops of pictures, as SDXL's. sample and evaluate cannot "
+                "draw with it. Load its folder unet with diffusers, into a StableDiffusionXLPipeline."
+            )
+        elif why is not None:
             note = (
                 f"{address} holds the denoiser without encoders, because {why}. sample and evaluate draw through the "
                 "encoders of the workflow; diffusers alone cannot load it."
@@ -188,7 +205,7 @@ class Denoiser:
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
         """Draw `sample.prompts` with the current weights into `train/sheets/`. The file, or None without prompts."""
         wanted = SampleSettings.model_validate(self.job.sample)
-        if not wanted.prompts:
+        if not wanted.prompts or self._sized:
             return None
         with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
             here = RunFolder(place)
@@ -232,6 +249,8 @@ class Denoiser:
         self.dataset.close()
         if self._copies is not None:
             self._copies.close()
+        if self._encoder is not None:
+            self._encoder.close()
 
 
 def _note(text: str) -> None:

@@ -31,6 +31,7 @@ class TrainPlan(Viewed):
         split: the rows for training and validation; None if they are not known yet.
         title: title of the view.
         asked, script: what a cluster on other machines is asked for, in words and as a job script or manifest.
+        encoder_bytes: memory of the text encoder in each rank, if the ranks encode captions; else 0.
         pictures: how pictures will be drawn, if not by a pipeline that diffusers can load; "" else.
     """
 
@@ -46,6 +47,7 @@ class TrainPlan(Viewed):
     split: Split | None = None
     asked: str = ""
     script: str = ""
+    encoder_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The object that `train --dry-run --json` prints."""
@@ -79,11 +81,16 @@ class TrainPlan(Viewed):
                 f"every {many(ways.checkpoint_every, 'step')}, the newest {ways.keep_checkpoints} kept "
                 f"in {CHECKPOINTS}",
             ),
-            ("memory", f"about {size(rank_bytes(settings, ways))} or more for each rank"),
+            ("memory", self._memory()),
             *([("pictures", self.pictures)] if self.pictures else []),
             ("run folder", self.out),
         )
         return View(self.title, rows)
+
+    def _memory(self) -> str:
+        need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes))
+        part = f", {size(self.encoder_bytes)} of it for the text encoder" if self.encoder_bytes else ""
+        return f"about {need} or more for each rank{part}"
 
 
 def _ranks(ranks: int, threads: int) -> str:

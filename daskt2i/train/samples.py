@@ -122,7 +122,7 @@ def check_sizes(settings: TrainSettings, folder: RunFolder) -> None:
     reader = open_reader(folder, 0, sample=False, choice=Choice(settings.view))
     reader.close()
     for shape in reader.shapes:
-        unet_config(settings.model.preset, settings.model.config, shape, reader.features)
+        unet_config(settings.model.preset, settings.model.config, shape, reader.features, pooled=reader.pooled)
 
 
 def _chosen(identity: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import ConfigError
-from daskt2i.model.denoiser import unet_config
+from daskt2i.model.denoiser import takes_sizes, unet_config
 from daskt2i.model.own_encoders import cannot_draw
 from daskt2i.sample.driver import SampleResult, requests_for
 from daskt2i.train.driver import TrainResult
@@ -114,6 +114,12 @@ def check_whole_run(plan: EncodePlan) -> None:
             "encode and train."
         )
     train = workflow.train
+    if takes_sizes(train.model.config, train.model.preset):
+        raise ConfigError(
+            "The run could not draw pictures after the training: a denoiser that is told sizes and crops of pictures "
+            f"(addition_embed_type=text_time) is drawn with by diffusers alone. {_NOTHING}; use another "
+            "train.model.config, or only encode and train."
+        )
     latent, features = _latent_shape(plan.image_info), _features(plan.text_info)
     unet_config(train.model.preset, train.model.config, latent, features, train.batch)
 
@@ -124,4 +130,5 @@ def _latent_shape(info: EncoderInfo) -> tuple[int, int, int]:
 
 
 def _features(info: EncoderInfo) -> int:
-    return int(next(array.shape for array in info.arrays if array.name == "text_states")[-1])
+    shapes = [array.shape for array in info.arrays if array.name == "text_states"]
+    return int(shapes[0][-1] if shapes else info.attributes["features"])  # none if training encodes the captions

@@ -91,7 +91,7 @@ def test_a_column_that_is_moved_back_goes_on(run: daskt2i.Run, tmp_path: Path) -
 
 
 def test_original_images_are_put_back_or_the_store_is_encoded_again(tmp_path: Path) -> None:
-    covers("session/stages.py:Stages.add Note")
+    covers("session/stages.py:Stages._add Note")
     coco = write_coco(tmp_path / "coco")
     images = sorted((coco / "images").iterdir())
     heard: list[Event] = []

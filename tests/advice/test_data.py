@@ -230,7 +230,7 @@ def test_the_same_call_draws_when_what_stood_in_the_way_is_gone(tmp_path: Path) 
 def test_whole_pictures_are_read_when_the_switch_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     data = bitmap(40, 40, (1, 2, 3))
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with told("images/read.py:read ConfigError"):
+    with told("images/read.py:read_framed ConfigError"):
         images.read(data, 32, images.Limits())
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
     assert images.read(data, 32, images.Limits()).pixels.shape == (32, 32, 3)

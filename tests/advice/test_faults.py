@@ -15,6 +15,7 @@ from daskt2i import retries
 from daskt2i.encode import read_ahead
 from daskt2i.encode.read_ahead import Care, reading_ahead
 from daskt2i.faults.patience import patiently
+from daskt2i.images.framing import square
 from daskt2i.images.read import Limits
 from daskt2i.sources.fake import FakeSource
 from daskt2i.types import Row
@@ -85,7 +86,7 @@ def test_a_read_that_hangs_is_given_up_and_reads_when_the_mount_is_back() -> Non
     def read() -> list[int]:
         care = Care(timeout=0.1)
         rows = source.rows(0, 4)
-        with reading_ahead(source, rows, 32, Limits(1, 10**6), threads=2, window=4, care=care) as readings:
+        with reading_ahead(source, rows, square(32), Limits(1, 10**6), threads=2, window=4, care=care) as readings:
             return [reading.row.index for reading in readings]
 
     with told("faults/patience.py:stalled ReadStalled"):

@@ -169,6 +169,26 @@ def test_a_column_of_another_number_of_rows_is_removed_and_added_again(out: Path
     assert daskt2i.open_store(out).words_valid.values.sum() == 20
 
 
+def test_a_column_that_a_part_lacks_is_added_again_before_an_export(out: Path, tmp_path: Path) -> None:
+    with run_of(out) as run:
+        run.add("words", TEXT)
+    with run_of(out, 24) as run:
+        run.append()
+        with told("export/columns.py:require_same_columns StoreError"):
+            run.export(tmp_path / "none", "npy")
+        run.add("words", TEXT)
+        assert run.export(tmp_path / "all", "npy").rows == 24
+
+
+def test_a_part_of_a_strange_source_gets_a_column_when_the_user_names_the_source(out: Path) -> None:
+    LIVE.update(rows=24, away=False)
+    with run_of(out, source={"class": f"{__name__}.Living"}) as run:
+        run.append()
+        with run_of(out) as other, told("encode/parts/workflow.py:member_workflow ConfigError"):
+            other.add("words", TEXT)
+        assert run.add("words", TEXT).rows == 24
+
+
 def test_a_column_of_other_dimensions_in_a_part_is_removed_and_added_again(out: Path) -> None:
     with run_of(out) as run:
         run.add("words", TEXT, arguments={"features": 4})

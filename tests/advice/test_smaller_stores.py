@@ -29,3 +29,18 @@ def test_damaged_forms_of_a_store_are_restored_or_another_folder_is_taken(tmp_pa
     place.write_bytes(right)
     assert run.verify().ok
     assert float(run.store["latent_mean"].max()) <= 1
+
+
+def test_a_store_with_captions_alone_is_encoded_with_text_states_and_then_exported(tmp_path: Path) -> None:
+    def run_of(name: str, text: str) -> daskt2i.Run:
+        settings = {"dataset.store.text": text}
+        return daskt2i.Run(small_settings(), tmp_path / name, scheduler="serial", progress=False, settings=settings)
+
+    run = run_of("run", "training")
+    run.encode()
+    with told("export/rows.py:Exported.of StoreError"):
+        run.export("npy", str(tmp_path / "files"))
+    other = run_of("other", "exact")
+    other.encode()
+    other.export("npy", str(tmp_path / "files"))
+    assert (tmp_path / "files").is_dir()

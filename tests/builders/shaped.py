@@ -26,7 +26,7 @@ MIRRORED = 500
 Size = tuple[int, int]
 
 
-def bucketed(out: Path, rows: Mapping[Size, int], mirrored: bool = False) -> Path:
+def bucketed(out: Path, rows: Mapping[Size, int], mirrored: bool = False, pooled: bool = False) -> Path:
     """A store with a bucket for each size: so many rows of latents whose values are the number of the row."""
     views, first = [], 0
     for (width, height), count in rows.items():
@@ -34,7 +34,7 @@ def bucketed(out: Path, rows: Mapping[Size, int], mirrored: bool = False) -> Pat
         for flipped in (False, True)[: 1 + mirrored]:
             views.append(View(view_name((width, height), flipped), width, height, flipped, first, chunks, count))
         first += chunks
-    return _shaped(out, views, (first - 1) * CHUNK + (count - 1) % CHUNK + 1)
+    return _shaped(out, views, (first - 1) * CHUNK + (count - 1) % CHUNK + 1, pooled)
 
 
 def of_resolutions(out: Path, sizes: list[Size], rows: int) -> Path:
@@ -43,10 +43,10 @@ def of_resolutions(out: Path, sizes: list[Size], rows: int) -> Path:
     return _shaped(out, [View(view_name(size), *size, False, 0, chunks, rows) for size in sizes], rows)
 
 
-def _shaped(out: Path, views: list[View], rows: int) -> Path:
+def _shaped(out: Path, views: list[View], rows: int, pooled: bool = False) -> Path:
     """The store: latents of a view have the value row (+ 500 if mirrored), and a std of 0.5."""
     plain = out.with_name(f"{out.name}-plain")
-    finish(fake_settings(rows=2, rows_per_chunk=CHUNK), plain)
+    finish(fake_settings(rows=2, rows_per_chunk=CHUNK, text={"pooled": pooled}), plain)
     source = ZarrStore(RunFolder(plain))
     about, layout = about_store(source), source.layout()
     assert about is not None
@@ -75,6 +75,8 @@ def _shaped(out: Path, views: list[View], rows: int) -> Path:
         group["text_mask"][here, 0, :3] = True
         group["text_states"][here] = np.float16(0)
         group["text_states"][here, 0, :3] = numbers[:, None, None].astype(np.float16)
+        if pooled:
+            group["text_pooled"][here, 0] = numbers[:, None].astype(np.float16)
         group["caption"][here, 0] = np.array([f"row {row}" for row in numbers])
         group["image_id"][here] = numbers + 100
         group["valid"][here] = True

@@ -66,6 +66,7 @@ NOT_RUN = {
     ("pip", "install"): "installs from an index, which needs a network",
     ("python3", "-m", "venv"): "the environment of the tests is there already",
     (".", ".venv/bin/activate"): "the same",
+    ("cp",): "tests/session/test_rows.py undoes a change so",
     ("dask", "scheduler"): "a scheduler that never ends, on a network interface of a cluster",
     ("srun",): "SLURM",
     ("sbatch",): "SLURM",
@@ -123,6 +124,7 @@ STAND_INS = [
     StandIn("README.md", 'Run("demo")', f'Run("demo", {SMALL_RUN})', LONG_RUN),
     StandIn("docs/how-to/several-machines.md", "/shared/runs/", "runs/", "a disk that several machines share"),
     StandIn("docs/how-to/several-machines.md", "--scheduler my-slurm.yaml", "--scheduler serial", "SLURM"),
+    StandIn("docs/how-to/rows.md", 'open_run("runs/demo"', 'open_run("runs/demo", scheduler="serial"', LONG_RUN),
     StandIn("docs/how-to/push.md", "--out runs/demo --to", "--dry-run --out runs/demo --to", "the hub"),
     StandIn("docs/how-to/push.md", "hf://datasets/me/demo-latents", "runs/demo", "the hub"),
     StandIn("docs/how-to/push.md", "--out runs/copied", "--out runs/demo", "what comes from the hub"),
@@ -181,12 +183,18 @@ def _parquet_files(folder: Path) -> None:
     write_parquet(folder / "parquet-files" / "0.parquet", pa.table(columns))
 
 
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "train2014.zip": _train2014,
     "photos": _photos,
     "tars/{00000..00099}.tar": _tars,
     "parquet-files": _parquet_files,
     "my-rules.yaml": _rules,
+    "bad.txt": lambda folder: _write(folder / "bad.txt", "000.jpg"),
+    "repaired.txt": lambda folder: _write(folder / "repaired.txt", "001.jpg"),
     "models/sd-vae-ft-mse": _demo_model("models/sd-vae-ft-mse", "vae"),
     "models/clip-vit-large-patch14": _demo_model("models/clip-vit-large-patch14", "text"),
     "runs/vae/vae": _demo_model("runs/vae/vae", "vae"),
@@ -195,6 +203,7 @@ FILES: dict[str, Callable[[Path], None]] = {
 
 RUN_FOLDERS = ("runs/demo", "runs/coco-sd15")
 NEEDS_A_STORE = {"run", "train", "sample", "evaluate", "status", "verify", "export", "push", "suggest", "bench sample"}
+NEEDS_A_STORE |= {"append", "remove", "replace"}
 """A command of these finds the run folder of a tiny demo, encoded and trained, where no block before it made one. So
 `run` finds its encoding and its training done."""
 

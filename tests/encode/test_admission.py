@@ -24,6 +24,7 @@ from daskt2i.encode.prepare import prepare
 from daskt2i.errors import RowRejected, WorkerMismatch
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.hosts import sight
+from daskt2i.images import framing
 from daskt2i.images import read as images
 from daskt2i.machine.versions import version_differences
 from daskt2i.protocols import ExecutorInfo
@@ -90,7 +91,7 @@ def test_code_that_reads_pictures_in_another_way_encodes_nothing(
         if what == "transform":
             monkeypatch.setattr(images, "TRANSFORM", {**images.TRANSFORM, "version": 2})
         else:
-            monkeypatch.setattr(images, "centre_box", lambda size: (0, 0, min(size), min(size)))
+            monkeypatch.setattr(framing, "centre_box", lambda size, shape: (0, 0, min(size), min(size)))
         with pytest.raises(WorkerMismatch, match="picture") as error:
             admit(terms, RunFolder(tmp_path), CPU)
     assert sight.here() in str(error.value)

@@ -36,6 +36,7 @@ from daskt2i.errors import (
     TransportFailed,
 )
 from daskt2i.images import read as images
+from daskt2i.images.framing import square
 from daskt2i.sources.fake import FakeSource, bitmap
 from daskt2i.store.layout import store_arrays
 from daskt2i.store.publishing.attempts import Attempt
@@ -782,7 +783,7 @@ class Slow(FakeSource):
 
 
 def _ahead(source: Slow, window: int = 6, threads: int = 3) -> contextlib.AbstractContextManager[Iterator[Reading]]:
-    return reading_ahead(source, source.rows(0, 40), 16, LIMITS, threads=threads, window=window)
+    return reading_ahead(source, source.rows(0, 40), square(16), LIMITS, threads=threads, window=window)
 
 
 @pytest.mark.parametrize(("window", "threads"), [(1, 1), (6, 3), (3, 8), (100, 2)])
@@ -851,11 +852,11 @@ class Counting(FakeSource):
 
 def test_threads_are_added_within_a_chunk_and_stay_for_the_next_one() -> None:
     source, count = Counting(), ReaderCount(2, 2)
-    with reading_ahead(source, source.rows(0, 60), 16, LIMITS, threads=count, window=8) as readings:
+    with reading_ahead(source, source.rows(0, 60), square(16), LIMITS, threads=count, window=8) as readings:
         assert [r.row.index for r in readings] == list(range(60))
     assert len(source.threads) == count.now > 2
     again = Counting()
-    with reading_ahead(again, again.rows(0, 20), 16, LIMITS, threads=count, window=8) as readings:
+    with reading_ahead(again, again.rows(0, 20), square(16), LIMITS, threads=count, window=8) as readings:
         list(readings)
     assert len(again.threads) > 2
 
@@ -872,7 +873,7 @@ def test_an_error_of_the_source_is_raised_when_its_row_is_reached() -> None:
 def test_a_row_that_the_index_rejects_is_not_read() -> None:
     source = Slow()
     row = replace(source.rows(0, 1)[0], reason=Reason.UNSAFE_PATH, detail="../x")
-    reading = read_row(source, row, 16, LIMITS)
+    reading = read_row(source, row, square(16), LIMITS)
     assert reading.outcome == Rejection(0, 1, Reason.UNSAFE_PATH, "../x")
     assert (reading.digest, source.asked) == (b"", 0)
 
@@ -892,14 +893,14 @@ class Torn(FakeSource):
 
 def test_an_answer_that_ends_early_is_no_damaged_image() -> None:
     source = Torn()
-    reading = read_row(source, source.rows(2, 3)[0], 16, LIMITS)
+    reading = read_row(source, source.rows(2, 3)[0], square(16), LIMITS)
     assert isinstance(reading.outcome, Record)
     assert source.asked == 2
 
 
 def test_an_image_that_is_damaged_each_time_is_rejected() -> None:
     source = FakeSource(4, unreadable=[2])
-    outcome = read_row(source, source.rows(2, 3)[0], 16, LIMITS).outcome
+    outcome = read_row(source, source.rows(2, 3)[0], square(16), LIMITS).outcome
     assert isinstance(outcome, Rejection)
     assert outcome.reason is Reason.UNREADABLE_IMAGE
 
@@ -915,7 +916,7 @@ def test_a_source_that_makes_a_rejection_of_a_passing_error_rejects_no_row(error
     care = Care(patience=0.0)
     with (
         pytest.raises((AccessRefused, TransportFailed)),
-        reading_ahead(source, rows, 16, LIMITS, threads=1, window=2, care=care) as readings,
+        reading_ahead(source, rows, square(16), LIMITS, threads=1, window=2, care=care) as readings,
     ):
         next(readings)
 
@@ -926,7 +927,7 @@ def test_a_file_that_is_not_there_rejects_its_row_whatever_the_source_raises() -
             raise FileNotFoundError(2, "No such file", row.file_name)
 
     source = Gone(4)
-    with reading_ahead(source, source.rows(0, 1), 16, LIMITS, threads=1, window=1) as readings:
+    with reading_ahead(source, source.rows(0, 1), square(16), LIMITS, threads=1, window=1) as readings:
         assert next(readings).outcome == Rejection(0, 1, Reason.MISSING_FILE, "00000000.bmp")
 
 
@@ -934,7 +935,7 @@ def test_a_reading_records_what_was_read() -> None:
     import hashlib
 
     source = FakeSource()
-    reading = read_row(source, source.rows(0, 1)[0], 16, LIMITS)
+    reading = read_row(source, source.rows(0, 1)[0], square(16), LIMITS)
     assert isinstance(reading.outcome, Record)
     assert reading.outcome.pixels.shape == (16, 16, 3)
     assert reading.digest == hashlib.sha256(bitmap(48, 40, (0, 0, 0))).digest()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin, features
 
 from daskt2i.images import read as images
+from daskt2i.images.framing import centre_box
 from daskt2i.images.orientation import orientation
 
 LIMITS = images.Limits(min_side=1)
@@ -34,7 +35,7 @@ def is_as_by_pillow(data: bytes) -> bool:
     """Whether size, crop and pixels are those of Pillow; at the picture's own scale, so that no filter is between."""
     upright = by_pillow(data).convert("RGB")
     picture = images.read(data, min(upright.size), LIMITS)
-    box = images.centre_box(upright.size)
+    box = centre_box(upright.size)
     assert picture.source_size == upright.size
     assert picture.crop_box == box
     return np.array_equal(picture.pixels, np.asarray(upright.crop(box)))

@@ -20,6 +20,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, JpegImagePlugin
 
 from daskt2i.errors import ConfigError, Interrupted, Reason, RowRejected
 from daskt2i.images import read as images
+from daskt2i.images.framing import centre_box
 from daskt2i.images.read import Limits
 
 LIMITS = Limits()
@@ -74,7 +75,7 @@ def test_scaling_the_box_equals_scaling_all_and_cropping(size: tuple[int, int]) 
     image = photograph(*size)
     side = min(size)
     whole = image.resize((size[0] * 32, size[1] * 32), Image.Resampling.NEAREST)  # exact: no rounding at 32 times
-    left, top, right, bottom = images.centre_box(size)
+    left, top, right, bottom = centre_box(size)
     expected = whole.crop((left * 32, top * 32, right * 32, bottom * 32)).resize((32, 32), Image.Resampling.BICUBIC)
     got = pixels(file(image))
     assert np.abs(got.astype(float) - np.asarray(expected, float)).mean() < 2.5

@@ -17,7 +17,7 @@ from builders.shaped import CHUNK, MIRRORED, bucketed, of_resolutions
 from builders.workflows import component, fake_settings, finish, with_parts
 from torch.utils.data import DataLoader
 
-from daskt2i import torch_dataset
+from daskt2i import Run, open_store, torch_dataset
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError
 from daskt2i.loader.batch_arrays import Batch
 from daskt2i.loader.dataset import LatentDataset
@@ -391,3 +391,27 @@ def test_single_rows_have_the_latent_of_their_own_size(store: Path) -> None:
     rows = torch_dataset(store, posterior="mean")
     found = {tuple(rows[place]["latents"].shape): int(rows[place]["row"]) for place in (0, 20, 37)}
     assert found == {(4, 4, 8): 0, (4, 6, 6): 23, (4, 8, 4): 42}
+
+
+# --- columns of parts -------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_store_without_a_column_are_not_kept_and_cannot_be_read_with_it(tmp_path: Path) -> None:
+    out = of_rows(tmp_path / "run", 0, 8)
+    of_rows(out / "parts" / "0001", 8, 4)
+    write_rows(RunFolder(out), RowsFile(("0001",)))
+
+    def add(place: Path, first: int, rows: int) -> None:
+        source = component(f"{__name__}.Later", rows=rows, first=first)
+        workflow = with_parts(fake_settings(rows=rows, rows_per_chunk=CHUNK, resolution=32), source=source)
+        with Run(workflow, place, scheduler="serial", progress=False) as run:
+            assert not run.add("bright", "encode.test_columns.Brightness").failed
+
+    add(out, 0, 8)
+    found = torch_dataset(out, 12, shuffle=False, where="bright >= 0")
+    assert found._selection.rows.tolist() == list(range(8))  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"parts.0001.* has no bright"):
+        torch_dataset(out, 4, columns=["bright"])
+    add(out / "parts" / "0001", 8, 4)
+    (batch,) = torch_dataset(out, 12, shuffle=False, columns=["bright"], where="bright >= 0")
+    np.testing.assert_array_equal(batch["bright"].numpy(), open_store(out).bright.values)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from builders.coco import settings as coco_settings
 from builders.coco import write_coco
-from builders.workflows import fake_settings, finish
+from builders.workflows import TEXT, fake_settings, finish
 
 import daskt2i
 from daskt2i.config.component import Component
@@ -288,13 +289,46 @@ def test_rows_with_more_captions_than_the_store_has_are_taken(tmp_path: Path) ->
     assert all(store.caption.values[8])
 
 
-def test_a_column_lacks_the_rows_of_a_part_that_does_not_have_it(encoded: Path) -> None:
-    with of(encoded, range(30)) as grown, of(encoded) as run:
-        run.add("words", "daskt2i.encoders.fake.FakeTextEncoder", arguments={"features": 4})
-        grown.append()
+def test_a_column_is_added_to_all_parts_also_after_the_source_has_grown(encoded: Path) -> None:
+    numbers = [100, *range(20), *range(101, 110)]
+    with of(encoded, numbers) as run:
+        run.append()
+        before = bits(encoded)
+        added = run.add("words", TEXT, arguments={"features": 4})
+        assert (added.rows, added.accepted, added.done) == (30, 30, 5)
+        assert run.add("words", TEXT, arguments={"features": 4}).skipped == 5
+    assert bits(encoded) == before
     store = daskt2i.open_store(encoded)
-    assert store.words_valid.values.sum() == 20
-    assert store.words_text_states.shape[0] == 34
+    assert np.array_equal(store.words_valid.values, store.valid.values)
+    assert np.array_equal(store.words_text_mask.values, store.text_mask.values)
+
+
+def test_an_append_after_a_column_leaves_its_rows_out_of_the_column_until_add_runs_again(
+    encoded: Path, tmp_path: Path
+) -> None:
+    with of(encoded) as run:
+        run.add("words", TEXT, arguments={"features": 4})
+    with of(encoded, range(30)) as run:
+        run.append()
+        store = run.store
+        assert (store.words_valid.values.sum(), store.valid.values.sum()) == (20, 30)
+        with pytest.raises(StoreError, match=r"do not both have .*run add again with the same column"):
+            run.export(tmp_path / "none", "parquet")
+        assert run.add("words", TEXT, arguments={"features": 4}).done == 2
+        assert run.store.words_valid.values.sum() == 30
+        assert run.export(tmp_path / "all", "parquet").rows == 30
+
+
+def test_an_export_has_the_rows_of_all_parts_without_removed_ones(encoded: Path, tmp_path: Path) -> None:
+    with of(encoded, range(30)) as run:
+        run.append()
+        run.remove([1, 21])
+        run.export(tmp_path / "all", "parquet")
+        run.export(tmp_path / "some", "parquet", where="image_id > 18")
+    table, some = (pq.read_table([*(tmp_path / name).glob("data/*.parquet")]) for name in ("all", "some"))
+    assert table["image_id"].to_pylist() == [*range(2, 21), *range(22, 31)]
+    assert table["row"].to_pylist() == [*range(1, 20), *range(25, 34)]
+    assert some["image_id"].to_pylist() == [19, 20, *range(22, 31)]
 
 
 def test_status_counts_all_parts_and_what_was_removed(encoded: Path) -> None:
@@ -309,6 +343,19 @@ def test_status_counts_all_parts_and_what_was_removed(encoded: Path) -> None:
     assert found.to_json()["parts"] == {"0001": 10}
     assert "30 of 30: 27 accepted, 0 rejected, 3 removed" in str(found)
     assert "0001: 10 rows" in str(found)
+
+
+def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:
+    with of(encoded, range(30)) as run:
+        run.append()
+        report = run.report().to_json()["encode"]
+        assert (report["rows"], report["rows_done"], report["accepted"]) == (30, 30, 30)
+        manifest = run.manifest
+        last, removed = (str(run.store.caption.values[row, 0]) for row in (manifest.row.iloc[-1], 2))
+        assert last in [one.text for one in run.suggest(last)]
+        assert removed in [one.text for one in run.suggest(removed)]
+        run.remove([3])
+        assert removed not in [one.text for one in run.suggest(removed)]
 
 
 def test_verify_checks_all_parts_and_names_the_one_that_is_damaged(encoded: Path) -> None:

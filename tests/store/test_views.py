@@ -62,6 +62,7 @@ def filled(chunk: Chunk) -> Encoded:
 def test_row_numbers_are_left_out_after_a_short_chunk() -> None:
     assert [(chunk.start, chunk.stop) for chunk in GRID] == [(0, 4), (4, 6), (8, 12), (12, 15)]
     assert GRID.filled == 13
+    assert [GRID.row(place) for place in range(13)] == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14]
 
 
 def test_the_views_of_a_store_give_its_chunks() -> None:
@@ -84,6 +85,8 @@ def test_an_array_belongs_to_the_view_in_its_name() -> None:
     assert view_name((32, 16)) == "32x16"
     assert view_of_array("latent_std_32x16", VIEWS) == WIDE
     assert view_of_array(WIDE_FLIPPED.array("latent_std"), VIEWS) == WIDE_FLIPPED
+    assert view_of_array("latent_mean_32x16_flipped_scale", VIEWS) == WIDE_FLIPPED
+    assert view_of_array("latent_mean_16x32_scale", VIEWS) == HIGH
     assert view_of_array("caption", VIEWS) is None
 
 

@@ -26,7 +26,7 @@ from daskt2i.train.samples import ROWS, as_begun, check_sizes, rows_of_training
 
 MODEL = {"config": {"block_out_channels": [16, 16], "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}}
 MODEL["config"] |= {"up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 8}  # type: ignore[dict-item]
-SIZES = {(64, 32): 13, (48, 48): 22, (32, 64): 3}
+SIZES = {(64, 32): 13, (48, 48): 22, (32, 64): 9}
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -80,7 +80,7 @@ def test_one_model_learns_from_all_sizes_and_two_ranks_have_the_losses_of_one(
         assert len(shapes) == 3
         total, count, _ = one.heldout(model)
         shares = [each.heldout(model)[:2] for each in ranks]
-    assert count == 6
+    assert count == len(one.dataset.heldout)
     assert sum(share[0] for share in shares) == pytest.approx(total, rel=1e-5)
     assert model.config.sample_size == 6  # that of most rows
     for each in (one, *ranks):
@@ -117,3 +117,59 @@ def test_a_training_is_not_continued_after_rows_were_appended_or_removed(tmp_pat
     with pytest.raises(FingerprintMismatch, match=r"then: 7 rows of 1 store, \w+; now: 6 rows of 1 store"):
         trained_steps(train, folder)
     assert len(rows_of_training(folder, None)) == 6
+
+
+SDXL = {**MODEL["config"], "addition_embed_type": "text_time", "addition_time_embed_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two buckets with mirrored latents and pooled text."""
+    return bucketed(tmp_path_factory.mktemp("sized") / "run", {(64, 32): 8, (48, 48): 9}, mirrored=True, pooled=True)
+
+
+def test_a_model_as_sdxls_is_told_sizes_crops_and_pooled_text_of_each_sample(
+    sized: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = task(sized, monkeypatch, model={"config": SDXL}, validation=2)
+    model = one.build("cpu")
+    heard: list[dict[str, torch.Tensor]] = []
+    forward = model.forward
+
+    def hear(*args: Any, **kwargs: Any) -> Any:
+        heard.append(kwargs["added_cond_kwargs"])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", hear)
+    mirrored = 0
+    for batch in itertools.islice(one.batches(0), 6):
+        assert torch.isfinite(one.loss(model, batch)[0])
+        ids = heard[-1]["time_ids"].tolist()
+        height, width = (8 * side for side in batch.latents.shape[2:])
+        for row, slot, found, pooled in zip(
+            batch.rows.tolist(), batch.slots.tolist(), ids, heard[-1]["text_embeds"], strict=True
+        ):
+            # The builder writes sizes (row + 640, row + 480) and boxes (row, row + 1, row + 400, row + 300).
+            left = found[3] * 400 / width
+            mirrored += left > 200
+            assert found[:2] == [row + 480, row + 640]
+            assert found[2] == round((row + 1) * width / 400)
+            assert left == pytest.approx(row + 640 - (row + 400) if left > 200 else row, abs=400 / width)
+            assert found[4:] == [height, width]
+            assert float(pooled[0]) == (row if slot >= 0 else float(one.dataset._reader.empty_pooled[0]))
+    assert 0 < mirrored < 36
+    part = batch[2:4]
+    assert part.sized is not None
+    assert part.sized.time_ids().tolist() == ids[2:4]
+    one.close()
+
+
+def test_a_model_without_size_conditions_reads_none(sized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = task(sized, monkeypatch)
+    assert next(one.batches(0)).sized is None
+    one.close()
+
+
+def test_a_store_without_pooled_text_is_refused_for_such_a_model(store: Path) -> None:
+    with pytest.raises(ConfigError, match="the store has no text_pooled"):
+        check_sizes(settings(model={"config": SDXL}), RunFolder(store))

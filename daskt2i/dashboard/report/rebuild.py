@@ -22,6 +22,7 @@ from daskt2i.estimate.forecast import forecast_figures
 from daskt2i.os_errors import meaning_of
 from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store
+from daskt2i.store.parts.rows_file import members
 from daskt2i.store.publishing.lock import holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import EVENTS, MANIFEST, SAMPLES, TRAIN, RunFolder
@@ -138,6 +139,8 @@ def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
             rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
         if fresh:
             _measured(state, receipt, parts, psnr)
+    for part in members(folder)[1:]:  # rows that were appended: how they were made is in the folders of the parts
+        rows += _add_part(ZarrStore(part.folder), totals, rejected)
     state.rows, state.chunks, state.rejected = rows, len(strip.states), rejected
     state.accepted, state.captions = totals["accepted"], totals["captions"]
     state.truncated, state.bytes = totals["truncated"], totals["bytes"]
@@ -150,6 +153,20 @@ def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
         state.parts, state.psnr_counts, state.psnr_lowest = parts, psnr.counts, psnr.lowest
         state.workers_seen = len(state.workers)
     return True
+
+
+def _add_part(store: ZarrStore, totals: dict[str, int], rejected: dict[str, int]) -> int:
+    """Add what the receipts of a part count. Returns its rows."""
+    fingerprint, rows = (about_store(store) or {}).get("fingerprint"), 0
+    for receipt in Receipts(store.folder).read():
+        if receipt.fingerprint == fingerprint:
+            rows += receipt.stop - receipt.start
+            for name in ("accepted", "captions", "truncated"):
+                totals[name] += getattr(receipt, name)
+            totals["bytes"] += sum(shard.size for shard in receipt.shards)
+            for row in receipt.rejected:
+                rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
+    return rows
 
 
 def _not_written(state: RunState) -> list[int]:

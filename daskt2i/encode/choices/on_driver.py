@@ -91,7 +91,7 @@ def _engine(
     threads = layout.threads if layout is not None and layout.workers else 0
     assumed = precisions.FORMATS.get(precise.value, "fp32")
     runtime, chosen = image.choose_engine(
-        dataset.image.resolution, Runtime("cpu", assumed, max(1, threads)), free, measure=False
+        dataset.image.side, Runtime("cpu", assumed, max(1, threads)), free, measure=False
     )
     if chosen.seconds and (not threads or precise.value == "auto"):  # the figures of another kind of worker
         return later, precise

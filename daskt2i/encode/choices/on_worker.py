@@ -79,4 +79,4 @@ def _engine(job: EncodeJob, by_torch: Runtime, free: bool, engine: str) -> tuple
     for name, need in job.engine_bytes.items():
         if why := too_large(name, need, job.allowed_bytes):
             return by_torch, Chosen("engine", "torch", why)
-    return image.choose_engine(job.image.resolution, by_torch, free)
+    return image.choose_engine(job.image.side, by_torch, free)

@@ -12,9 +12,11 @@ from typing import Any
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import differences
 from daskt2i.encode.prepare import identity
-from daskt2i.errors import FingerprintMismatch, StoreMissing
+from daskt2i.encode.saved_workflow import read_settings, strangers
+from daskt2i.errors import ConfigError, FingerprintMismatch, StoreMissing
 from daskt2i.protocols import ChoosesEngine, ImageEncoder, TextEncoder
 from daskt2i.store.layout import about_store
+from daskt2i.store.parts.rows_file import Member
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import SourceInfo
@@ -53,6 +55,26 @@ def part_workflow(workflow: Workflow, folder: RunFolder) -> Workflow:
             "Nothing was changed; go back to the settings of the store, or encode into another run folder (out)."
         )
     return whole
+
+
+def member_workflow(workflow: Workflow, store: Member) -> Workflow:
+    """The workflow of the user, with the rows of one of the stores of the run folder.
+
+    Raises:
+        ConfigError: the settings of a part cannot be read, or name a class or an address that the user did not name.
+    """
+    if not store.name:
+        return workflow
+    own = read_settings(store.folder)
+    named = {*strangers(workflow, store.folder)}
+    if strange := [one for one in strangers(own, store.folder) if one not in named]:
+        raise ConfigError(
+            f"The settings in {store.folder} name {', '.join(strange)}, which is not part of daskt2i's sources, "
+            "encoders and plain addresses. Nothing was run; if you trust it, give the workflow file with this source "
+            "yourself (workflow)."
+        )
+    rows = {name: getattr(own.dataset, name) for name in ("source", "where", "part")}
+    return workflow.model_copy(update={"scenes": None, "dataset": workflow.dataset.model_copy(update=rows)})
 
 
 def _pinned(workflow: Workflow, first: Mapping[str, Any]) -> Any:

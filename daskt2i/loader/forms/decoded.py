@@ -18,14 +18,14 @@ from daskt2i.store.forms.form import Form, Forms
 from daskt2i.store.zarr_store import ZarrStore
 
 
-class Blocks(Protocol):
+class ReadsBlocks(Protocol):
     """What reads an array shard by shard."""
 
     def blocks(self, start: int, stop: int, rows: Sequence[int]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """See `ShardedArray.blocks`."""
 
 
-def array_of(store: ZarrStore, name: str, forms: Forms) -> Blocks:
+def array_of(store: ZarrStore, name: str, forms: Forms) -> ReadsBlocks:
     """An array as the encoder made it. The text states of a packed store stay packed."""
     form = forms.get(name)
     if form is None:

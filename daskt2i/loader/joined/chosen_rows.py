@@ -15,7 +15,7 @@ import numpy as np
 
 from daskt2i.errors import ConfigError
 from daskt2i.facts.expression import Asked
-from daskt2i.facts.stored import StoredWhere
+from daskt2i.facts.stored import ASKED, StoredWhere, column_facts
 from daskt2i.formatting import many
 from daskt2i.loader.sample_order import Whole
 from daskt2i.store.parts.rows_file import members, numbers_of, ranges_of
@@ -43,7 +43,7 @@ def chosen_rows(folder: RunFolder, accepted: Whole, fingerprint: str, where: str
         ConfigError: the expression is wrong, names a fact that is not there, or keeps no row.
         StoreError, StoreFull: a shard is damaged, or no space is left.
     """
-    choosers = [(StoredWhere(ZarrStore(one.folder), where, _ASKED), one.offset) for one in members(folder)]
+    choosers = _choosers(folder, where, _ASKED)
     depends = f"{fingerprint} {[one.digest for one, _ in choosers]} ".encode() + accepted.astype("<i8").tobytes()
     key = hashlib.sha256(depends).hexdigest()
     kept = _kept(folder, key)
@@ -68,7 +68,14 @@ def rows_where(folder: RunFolder, accepted: Whole, where: str) -> Whole:
         ConfigError: the expression is wrong, or names a fact that is not there.
         StoreError: a shard is damaged.
     """
-    return _choose([(StoredWhere(ZarrStore(one.folder), where), one.offset) for one in members(folder)], accepted)
+    return _choose(_choosers(folder, where, ASKED), accepted)
+
+
+def _choosers(folder: RunFolder, where: str, asked: Asked) -> list[tuple[StoredWhere, int]]:
+    """The expression over each store of a run folder, and the number of its row 0."""
+    stores = [(ZarrStore(one.folder), one.offset) for one in members(folder)]
+    known = {name: fact for store, _ in stores for name, fact in column_facts(store).items()} if stores[1:] else {}
+    return [(StoredWhere(store, where, asked, known), offset) for store, offset in stores]
 
 
 def _choose(choosers: Sequence[tuple[StoredWhere, int]], accepted: Whole) -> Whole:

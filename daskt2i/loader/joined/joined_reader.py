@@ -71,9 +71,19 @@ class JoinedReader:
         self.slots = max(reader.slots for reader in every)
         self.tokens, self.features, self.draws = first.tokens, first.features, first.draws
         self.latent_kind, self.text_kind, self.masked = first.latent_kind, first.text_kind, first.masked
-        self.empty_states, self.empty_mask = first.empty_states, first.empty_mask
+        self.empty_pooled, self.pooled = first.empty_pooled, first.pooled
         self.latent_shape = first.latent_shape
         self.mirrors = any(reader.mirrors for reader in every)
+
+    @property
+    def empty_mask(self) -> npt.NDArray[np.bool_]:
+        """See `Reader.empty_mask`."""
+        return self.first.empty_mask
+
+    @property
+    def empty_states(self) -> npt.NDArray[Any]:
+        """See `Reader.empty_states`."""
+        return self.first.empty_states
 
     def accepted(self, unfinished: bool = False) -> Whole:
         """The accepted rows that are not removed, ascending.
@@ -112,6 +122,10 @@ class JoinedReader:
         """That of the store, or a hash of those of all stores."""
         found = [readers[0].fingerprint for _, readers in self._stores]
         return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+
+    def pixels_of(self, row: int) -> tuple[int, int]:
+        """See `Reader.pixels_of`."""
+        return self._of(row // self.grid.rows_per_chunk).pixels_of(row)
 
     def final(self, raw: Floats) -> Floats:
         """See `Reader.final`."""
@@ -243,7 +257,7 @@ def _kind(reader: Reader) -> tuple[Any, ...]:
     """What readers of one run folder share."""
     return (
         *(reader.grid.rows_per_chunk, reader.latent_shape[0], reader.tokens, reader.features, reader.draws),
-        *(reader.latent_kind, reader.text_kind, reader.masked),
+        *(reader.latent_kind, reader.text_kind, reader.masked, reader.pooled),
     )
 
 

@@ -121,6 +121,10 @@ class LoadedRows:
         return bisect_left(self.samples, first, **by_row), bisect_left(self.samples, first + count, **by_row)
 
 
+Group = tuple[LoadedRows, Whole, Whole]
+"""(rows, indexes of rows among them, their places in a batch)"""
+
+
 def copy_rows(source: npt.NDArray[Any], rows: Whole, target: npt.NDArray[Any], places: Whole) -> None:
     """Copy rows of `source` to ascending places of a batch."""
     if _in_turn(places):

@@ -41,12 +41,13 @@ def wanted_columns(store: ZarrStore, asked: Sequence[str] | None, captions: Capt
         ConfigError: there is no such column.
     """
     arrays = made_layout(store)["arrays"]
-    there = [LATENTS, TEXT, *(name for name in arrays if name not in (*_BEHIND, TEXT, *ALWAYS))]
+    text = [TEXT] if TEXT in arrays else []  # a store may have captions alone
+    there = [LATENTS, *text, *(name for name in arrays if name not in (*_BEHIND, TEXT, *ALWAYS))]
     if asked is None:
-        return (LATENTS, TEXT, *(name for name in ("image_id",) if name in there))
+        return (LATENTS, *text, *(name for name in ("image_id",) if name in there))
     there += [name for name in column_arrays(store.folder) if name not in there]
     names = [asked] if isinstance(asked, str) else list(asked)
-    if missing := [name for name in names if name not in (*there, TEXT_MASK)]:
+    if missing := [name for name in names if name not in (*there, *([TEXT_MASK] if text else []))]:
         raise ConfigError(
             f"There is no column {missing[0]!r} in this store. Nothing was read; choose from {', '.join(there)}."
         )

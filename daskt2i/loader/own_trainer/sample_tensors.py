@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.loader.batch_arrays import AT_ONCE, Group, PerThread, Placed, as_float32, grouped, slots_of
+from daskt2i.loader.batch_arrays import AT_ONCE, PerThread, Placed, as_float32, grouped, slots_of
 from daskt2i.loader.joined.joined_reader import AnyReader
-from daskt2i.loader.memory.loaded_rows import Values, copy_rows
+from daskt2i.loader.memory.loaded_rows import Group, Values, copy_rows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.own_trainer.columns import LATENTS, TEXT, TEXT_MASK
 from daskt2i.loader.random_numbers import draw_posterior

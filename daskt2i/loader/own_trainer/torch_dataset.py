@@ -148,7 +148,7 @@ class LatentBatches:
         if isinstance(order, BucketMix):
             self._steps = MixSteps(order, rows, batch, world)
             self._order += f", {batch} of a bucket"
-        if not self._steps.count(0):
+        if not self._steps.count(0) or not self._steps.begin(1):
             largest = max(map(len, selection.buckets))
             what = f"are {rows}" if len(selection.buckets) == 1 else f"are at most {largest} of one size"
             raise ConfigError(

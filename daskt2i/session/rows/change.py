@@ -201,7 +201,7 @@ def _encoded(stages: Stages, workflow: Workflow, begun: _Begun, listed: PartRows
 def _rows_of(listed: PartRows) -> RowIds:
     """The rows of a part that is not encoded yet."""
     numbers = np.arange(len(listed), dtype=np.int64)
-    return RowIds(numbers, listed.image_ids, listed.file_names, np.ones(len(listed), np.bool_))
+    return RowIds(numbers, listed.image_ids, listed.file_names, np.ones(len(listed), np.bool_), numbers)
 
 
 def _accepted(stores: Collection[Member]) -> int:

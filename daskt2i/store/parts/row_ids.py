@@ -30,12 +30,14 @@ class RowIds:
         image_ids: the source's numbers, `int64[n]`.
         file_names: the images below the source's image root.
         accepted: whether each row has arrays, `bool[n]`.
+        captions: number of captions in the source of each row, `int64[n]`.
     """
 
     rows: npt.NDArray[np.int64]
     image_ids: npt.NDArray[np.int64]
     file_names: Sequence[str]
     accepted: npt.NDArray[np.bool_]
+    captions: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,14 +68,15 @@ def row_ids(folder: RunFolder) -> RowIds:
         StoreError: the manifest is damaged.
     """
     try:
-        table = _table(folder, MANIFEST, ["row", "image_id", "file_name", "status"])
+        table = _table(folder, MANIFEST, ["row", "image_id", "file_name", "status", "captions"])
     except FileNotFoundError:
         raise StoreMissing(
             f"{folder} has no {MANIFEST}, because its encode has not finished. Nothing was changed; run encode to its "
             "end first."
         ) from None
     accepted = np.array([one == "accepted" for one in table["status"].to_pylist()], np.bool_)
-    return RowIds(_whole(table["row"]), _whole(table["image_id"]), table["file_name"].to_pylist(), accepted)
+    rows, ids, captions = (_whole(table[name]) for name in ("row", "image_id", "captions"))
+    return RowIds(rows, ids, table["file_name"].to_pylist(), accepted, captions)
 
 
 def write_part_rows(part: RunFolder, rows: PartRows) -> None:

@@ -12,14 +12,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from daskt2i.config.settings import LaunchSettings, TrainSettings
+from daskt2i.config.settings import DatasetSettings, LaunchSettings, TrainSettings
 from daskt2i.errors import ModelMissing
 from daskt2i.events import LaunchEvent, Listener
 from daskt2i.hosts.sight import visible
 from daskt2i.launch.launcher import LaunchResult, launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.store.run_folder import STANDSTILL, TRAIN, RunFolder
-from daskt2i.train.upkeep.rank_memory import rank_bytes
+from daskt2i.train.upkeep.rank_memory import encoder_bytes, rank_bytes
 
 _SEEN = {"denoiser_rank": f"{TRAIN}/seen", "autoencoder_rank": "train-vae/seen"}
 """Module of the ranks -> an object of the run folder that each rank must see; the modules name it too."""
@@ -52,6 +52,7 @@ def launch_training(
     module, given = f"daskt2i.train.{name}", dataclasses.asdict(job)
     train = TrainSettings.model_validate(given["train"]) if "train" in given else None
     shown = _ForStatus(folder, listener)
+    encoder = encoder_bytes(DatasetSettings.model_validate(given["dataset"])) if given.get("dataset") else 0
 
     def start(nonce: str) -> LaunchResult:
         return launch(
@@ -65,7 +66,7 @@ def launch_training(
             gpus=ways.device != "cpu",
             stall_seconds=ways.stall_minutes * 60,
             walltime_seconds=ways.walltime_minutes * 60,
-            rank_bytes=rank_bytes(train, ways),
+            rank_bytes=rank_bytes(train, ways, encoder),
         )
 
     try:

@@ -6,8 +6,10 @@ Does not cover: activations, which depend on the batch; what a rank really uses 
 
 from __future__ import annotations
 
-from daskt2i.config.settings import LaunchSettings, OptimiserSettings, TrainSettings
+from daskt2i.config.settings import DatasetSettings, LaunchSettings, OptimiserSettings, TrainSettings
+from daskt2i.loader.forms.caption_states import AT_TRAINING, BATCH
 from daskt2i.model.denoiser import PARAMETERS
+from daskt2i.protocols import TextEncoder
 
 RANK_BYTES = 1 << 30
 """Memory of a rank without its model: Python, torch, diffusers, and decoded shards up to `CACHE_BYTES`."""
@@ -19,12 +21,26 @@ STATE_BYTES = 20
 """Bytes for each parameter in training: weight, gradient, two moments of Adam, moving average, all in fp32."""
 
 
-def rank_bytes(settings: OptimiserSettings | None, launch: LaunchSettings) -> int:
+def encoder_bytes(dataset: DatasetSettings) -> int:
+    """Bytes of the text encoder in each rank, for a store that holds captions alone; else 0.
+
+    Raises:
+        ModelMissing, ModelError, ConfigError: there is no such encoder here.
+    """
+    if dataset.store.text != AT_TRAINING:
+        return 0
+    encoder: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
+    info = encoder.info()
+    return info.weight_bytes + BATCH * info.item_bytes
+
+
+def rank_bytes(settings: OptimiserSettings | None, launch: LaunchSettings, encoder: int = 0) -> int:
     """Bytes that one rank needs at least.
 
     Args:
         settings: of what is trained. The size of a model is known if it is a preset of the denoiser.
+        encoder: of `encoder_bytes`.
     """
     preset = settings.model.preset if isinstance(settings, TrainSettings) else None
     state = STATE_BYTES * PARAMETERS.get(preset or "", 0)
-    return RANK_BYTES + state + max(0, launch.cache_bytes() - CACHE_BYTES)
+    return RANK_BYTES + encoder + state + max(0, launch.cache_bytes() - CACHE_BYTES)

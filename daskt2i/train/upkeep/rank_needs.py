@@ -25,12 +25,15 @@ from daskt2i.store.zarr_store import ZarrStore
 _DONE = "no step was trained; saved checkpoints are kept"
 
 
-def require_seen(folder: RunFolder, nonce: str, name: str, dataset: Mapping[str, Any] | None = None) -> None:
+def require_seen(
+    folder: RunFolder, nonce: str, name: str, dataset: Mapping[str, Any] | None = None, every: bool = False
+) -> None:
     """Refuse to train where something is not there.
 
     Args:
         nonce: content of the object `name`, of `hosts.sight.visible`; "" for no check of the folder.
         dataset: section of the workflow, if rank 0 needs its encoders.
+        every: whether each rank needs them, because the ranks encode captions.
 
     Raises:
         WorkerWithoutFiles: this process does not see the run folder of the driver.
@@ -39,7 +42,7 @@ def require_seen(folder: RunFolder, nonce: str, name: str, dataset: Mapping[str,
     """
     if nonce:
         require_folder(folder, nonce, _who(), _DONE, name)
-    if ranks.rank().rank or dataset is None:
+    if dataset is None or (ranks.rank().rank and not every):
         return
     encoders, resolution = EncoderSettings.model_validate(dataset["encoders"]), dataset["image"]["resolution"]
     wanted = _weights_of(folder)

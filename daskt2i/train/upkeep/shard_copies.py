@@ -81,7 +81,7 @@ class ShardCopies:
         if folder.is_local or fcntl is None:
             return None
         base = _base()
-        allowed = _auto_limit(base) if limit == AUTO else int(parse_bytes(limit))
+        allowed = auto_limit(base) if limit == AUTO else int(parse_bytes(limit))
         if not allowed:
             return None
         place = base / hashlib.sha256(folder.root.encode("utf-8", "surrogatepass")).hexdigest()[:24]
@@ -227,8 +227,8 @@ def _base() -> Path:
     return Path(tempfile.gettempdir()) / f"daskt2i-shards-{owner}"
 
 
-def _auto_limit(base: Path) -> int:
-    """A part of the free space of the disk; 0 for a folder in memory, which a rank needs itself."""
+def auto_limit(base: Path) -> int:
+    """The limit of `auto`: a part of the free space of a disk; 0 for a folder in memory, which a rank needs itself."""
     place = base
     while not place.exists():
         place = place.parent
