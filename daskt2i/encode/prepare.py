@@ -22,7 +22,7 @@ from daskt2i.encode.shapes.views import Shapes, grid_for, shapes_of
 from daskt2i.encode.shapes.words import bucket_lines, bucket_notes
 from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.bucketed import buckets_of
-from daskt2i.facts.selection import open_source
+from daskt2i.facts.selection import source_of_run
 from daskt2i.formatting import many, size, workers_words
 from daskt2i.images import read as images
 from daskt2i.machine.allocator import can_keep_memory
@@ -260,7 +260,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     refuse_foreign(folder)
     workflow = with_source(workflow, folder, draw)
     dataset = workflow.dataset
-    source = open_source(dataset, folder, keep=draw)
+    source = source_of_run(dataset, folder, keep=draw)
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
     source_info, of_square, text_info = source.info(), square_info(image, dataset.image), text.info()
