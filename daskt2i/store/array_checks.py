@@ -1,6 +1,6 @@
 """Whether the arrays of a chunk fit the arrays of a store.
 
-Covers: names, shapes, dtypes and text of a chunk; its rows; filling up a short chunk, so that it is one whole shard.
+Covers: names, shapes, dtypes and text of a chunk; its rows.
 Does not cover: writing them (`zarr_store`), their values (`encode.gates`).
 """
 
@@ -21,9 +21,6 @@ def checked_arrays(
     chunk: Chunk, encoded: Encoded, layout: Mapping[str, Any], about: Mapping[str, Any]
 ) -> dict[str, npt.NDArray[Any]]:
     """The chunk's arrays, checked. zarr would cast and broadcast wrong arrays without an error.
-
-    A short chunk before the last one is filled up to `rows_per_chunk` rows, because zarr would read the old shard to
-    write a part of it.
 
     Args:
         layout: of the store; `about`: its attribute `daskt2i`, which has the views.
@@ -57,20 +54,8 @@ def checked_arrays(
             values = _text(values, f"{where} {name}")
         elif values.dtype != np.dtype(spec["dtype"]):
             raise StoreError(f"{where} {name} is {values.dtype} instead of {spec['dtype']}.")
-        lacking = min(per_chunk, rows - chunk.start) - len(chunk)
-        checked[name] = np.concatenate([values, filled((lacking, *spec["shape"]), spec)]) if lacking else values
+        checked[name] = values
     return checked
-
-
-def filled(shape: tuple[int, ...], spec: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """An array of the fill value of an array of the store.
-
-    Args:
-        spec: as in the layout of the store: `dtype` and `fill`.
-    """
-    if spec["dtype"] == "string":
-        return np.full(shape, spec["fill"], object)
-    return np.full(shape, np.nan if spec["fill"] == "nan" else spec["fill"], np.dtype(spec["dtype"]))
 
 
 def _text(values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:

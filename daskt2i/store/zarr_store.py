@@ -225,7 +225,7 @@ class ZarrStore:
         def put(name: str) -> None:
             # By default zarr does not write shards that hold only the fill value, and they could not be hashed.
             target = self._opened(store, name, "r+").with_config({"write_empty_chunks": True})
-            target[chunk.start : chunk.start + len(values[name])] = values[name]
+            target[chunk.start : chunk.stop] = values[name]
 
         # A small write mostly waits for the disk to flush, so several arrays wait at the same time.
         with ThreadPoolExecutor(WRITTEN_AT_ONCE, thread_name_prefix="daskt2i-write") as pool:
