@@ -39,8 +39,8 @@ def test_a_store_with_captions_alone_is_encoded_with_text_states_and_then_export
     run = run_of("run", "training")
     run.encode()
     with told("export/rows.py:Exported.of StoreError"):
-        run.export("npy", str(tmp_path / "files"))
+        run.export(tmp_path / "files", "npy")
     other = run_of("other", "exact")
     other.encode()
-    other.export("npy", str(tmp_path / "files"))
+    other.export(tmp_path / "files", "npy")
     assert (tmp_path / "files").is_dir()

@@ -154,3 +154,27 @@ def test_a_chunk_is_the_same_bytes_when_it_is_encoded_again(places: dict[str, Pa
     files = sorted(path.relative_to(first) for path in first.rglob("c.*"))
     assert files
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("shape", [{"resolutions": [16, 32]}, {"buckets": {"area": "32x32", "step": 8}}], ids=str)
+def test_each_view_of_a_picture_has_a_scale_of_its_own(tmp_path: Path, shape: dict[str, Any]) -> None:
+    drawn = {}
+    for name, settings in (("exact", {}), ("int8", {"latents": "int8", "packed": True})):
+        workflow = stored(settings)
+        image = type(workflow.dataset.image).model_validate({**shape, "flip": True})
+        dataset = workflow.dataset.model_copy(update={"image": image})
+        finish(workflow.model_copy(update={"dataset": dataset}), tmp_path / name).raise_for_failed()
+        drawn[name] = batches(tmp_path / name, "sample")
+    for mine, exact in zip(drawn["int8"], drawn["exact"], strict=True):
+        assert np.array_equal(mine.rows, exact.rows)
+        assert mine.latents.shape == exact.latents.shape
+        assert np.abs(mine.latents - exact.latents).max() < 0.05
+        assert np.array_equal(mine.text_states, exact.text_states)
+    arrays = ZarrStore(RunFolder(tmp_path / "int8")).layout()["arrays"]
+    assert len([name for name in arrays if name.endswith("_flipped_scale")]) == len(arrays_of(shape))
+    assert daskt2i.open_store(tmp_path / "int8").attrs["daskt2i"]["forms"]
+
+
+def arrays_of(shape: dict[str, Any]) -> list[str]:
+    """Mean and std of each mirrored view: two sizes, or one bucket, as all pictures of the fake have one shape."""
+    return ["mean", "std"] * len(shape.get("resolutions", [1]))
