@@ -251,7 +251,9 @@ def image_ids(rows: list[int]) -> list[int]:
 
 
 def test_rows_of_all_stores_are_there_and_removed_ones_are_not(grown: Path) -> None:
-    assert open_reader(RunFolder(grown), 0, sample=False).accepted().tolist() == KEPT
+    reader = open_reader(RunFolder(grown), 0, sample=False)
+    assert reader.accepted().tolist() == KEPT
+    assert reader.grid.filled == 14 + 7 + 5
     dataset = data(grown, heldout=0)
     assert sorted({int(row) for batch in take(dataset, 8) for row in batch.rows}) == KEPT
 

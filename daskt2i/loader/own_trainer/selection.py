@@ -199,7 +199,7 @@ def readable_rows(reader: AnyReader, folder: RunFolder, unfinished: bool) -> Who
             return reader.accepted()
         except StoreError as error:
             raise StoreError(
-                f"{folder} is not finished: {many(len(done), 'row')} of {reader.grid.rows} can be read so far. "
+                f"{folder} is not finished: {many(len(done), 'row')} of {reader.grid.filled} can be read so far. "
                 "They stay; run encode again to get the others, or give unfinished=True (--unfinished) to read what is "
                 "there now."
             ) from error
