@@ -43,10 +43,18 @@ def run_of(out: Path, rows: int = 20, told: list[Event] | None = None, **setting
     )
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 20 rows. Do not change it."""
+    out = tmp_path_factory.mktemp("first") / "run"
+    finish(fake_settings(), out)
+    return out
+
+
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    finish(fake_settings(), tmp_path / "run")
-    return tmp_path / "run"
+def out(first: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(first, tmp_path / "run"))
 
 
 def test_a_damaged_list_of_rows_is_restored(out: Path) -> None:

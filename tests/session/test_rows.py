@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,19 @@ def bits(out: Path) -> dict[str, str]:
     return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
 
-@pytest.fixture
-def encoded(tmp_path: Path) -> Path:
-    """A store of rows 0 to 19 in 3 chunks."""
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of rows 0 to 19 in 3 chunks. Do not change it."""
+    out = tmp_path_factory.mktemp("first") / "run"
     with of(out) as run:
         run.encode().raise_for_failed()
     return out
+
+
+@pytest.fixture
+def encoded(first: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(first, tmp_path / "run"))
 
 
 def test_append_encodes_the_new_rows_alone_and_the_store_stays_bit_for_bit(encoded: Path) -> None:
