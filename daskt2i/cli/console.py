@@ -66,7 +66,7 @@ def write(data: dict[str, Any], as_json: bool, table: Any) -> None:
 _OPTIONS = {
     **{
         name: f"--{name}"
-        for name in ("out", "source", "images", "captions", "where", "scheduler", "workflow", "prompts")
+        for name in ("out", "source", "images", "captions", "where", "scheduler", "workflow", "prompts", "ids")
     },
     "devices": "--devices",
     "html": "--html",

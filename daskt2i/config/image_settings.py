@@ -7,6 +7,7 @@ Does not cover: buckets and crops themselves (`images`). See docs/how-to/shapes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -104,8 +105,12 @@ class ImageSettings(Strict):
             return self.buckets.side
         return max(self.resolutions or (self.resolution,))
 
-    def identity(self) -> dict[str, Any]:
-        """The settings, for the fingerprint. Those of this version only where they differ from earlier behaviour."""
+    def identity(self, transform: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings, for the fingerprint. Those of this version only where they differ from earlier behaviour.
+
+        Args:
+            transform: what is done to a picture without further settings; a crop that is set replaces its crop.
+        """
         found = self.model_dump(mode="json", include={"resolution", "min_side", "max_pixels"})
         if self.buckets is not None or self.resolutions is not None:
             del found["resolution"]
@@ -117,4 +122,4 @@ class ImageSettings(Strict):
             found["flip"] = True
         if self.crop == "random":
             found["seed"] = self.seed
-        return found | ({"crop": self.crop} if self.crop != "centre" else {})
+        return {**found, **transform, **({"crop": self.crop} if self.crop != "centre" else {})}

@@ -17,12 +17,12 @@ from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.config.workflow_file import LAYOUT, differences, fingerprint
 from daskt2i.encode.choices.on_driver import planned
 from daskt2i.encode.saved_workflow import with_source
-from daskt2i.encode.shapes.arrays import info_for, latent_bytes, require_growing, square_info
+from daskt2i.encode.shapes.arrays import info_for, mean_share, require_growing, square_info
 from daskt2i.encode.shapes.views import Shapes, grid_for, shapes_of
 from daskt2i.encode.shapes.words import bucket_lines, bucket_notes
 from daskt2i.errors import FingerprintMismatch, PlanError, SourceError
 from daskt2i.facts.bucketed import buckets_of
-from daskt2i.facts.selection import open_source
+from daskt2i.facts.selection import source_of_run
 from daskt2i.formatting import many, size, workers_words
 from daskt2i.images import read as images
 from daskt2i.machine.allocator import can_keep_memory
@@ -174,8 +174,7 @@ class EncodePlan(Viewed):
             ("rows", f"{many(info.rows, 'image')}, {many(info.captions, 'caption')}{also}"),
         ]
         rows += [("note", text) for text in info.notes]
-        if dataset.where:
-            rows.append(("left out", f"{many(info.left_out, 'image')}, by where: {dataset.where}"))
+        rows += [("left out", f"{many(info.left_out, 'image')}, by where: {dataset.where}")] * bool(dataset.where)
         rows += [
             ("chunks", f"{len(self.grid):,} of {_rows_words(self.grid)}{self._done()}"),
             *bucket_lines(buckets_of(self.source)),
@@ -214,8 +213,7 @@ class EncodePlan(Viewed):
         shown = self.chunk_info.arrays if kind == "image" else info.arrays
         large = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in shown if a.shape)
         arrays = large or ", ".join(f"{a.name}, one number a row" for a in shown)
-        if len(info.arrays) > len(shown):
-            arrays += f" and {many(len(info.arrays) - len(shown), 'other array')} of other sizes"
+        arrays += f" and {others} of other sizes" if (others := len(info.arrays) - len(shown)) else ""
         random = " RANDOM WEIGHTS," if info.random_weights else ""
         model = component.arguments.get("model")
         engine = f" by {self.engine}" if kind == "image" and self.engine not in ("auto", "torch") else ""
@@ -227,11 +225,10 @@ def identity(
     dataset: DatasetSettings, source: SourceInfo, image: EncoderInfo, text: EncoderInfo, precision: str
 ) -> dict[str, Any]:
     """All settings that change stored arrays, as plain data. It has content hashes instead of paths."""
-    image_settings = dataset.image.identity()  # a crop that is set replaces that of TRANSFORM
     return {
         "layout": LAYOUT,
         "source": {**dataset.source.identity(), **source.content},
-        "image": {**image_settings, **images.TRANSFORM, **image_settings},
+        "image": dataset.image.identity(images.TRANSFORM),
         "encoders": {
             "image": {**dataset.encoders.image.identity(), "weights": image.weights},
             "text": {**dataset.encoders.text.identity(), "weights": text.weights},
@@ -260,7 +257,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     refuse_foreign(folder)
     workflow = with_source(workflow, folder, draw)
     dataset = workflow.dataset
-    source = open_source(dataset, folder, keep=draw)
+    source = source_of_run(dataset, folder, keep=draw)
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
     source_info, of_square = source.info(), square_info(image, dataset.image)
@@ -268,8 +265,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     if source_info.rows == 0:
         raise SourceError(f"The source has no rows ({source_info.label}), so there is nothing to encode.")
     buckets = buckets_of(source)
-    notes = (*source_info.notes, *bucket_notes(buckets, workflow.train.batch))
-    source_info = replace(source_info, notes=notes)
+    source_info = replace(source_info, notes=(*source_info.notes, *bucket_notes(buckets, workflow.train.batch)))
     shapes = shapes_of(dataset.image, buckets, source_info.rows, dataset.rows_per_chunk)
     require_growing(image, of_square, shapes)
     stored = about_store(ZarrStore(folder))
@@ -286,8 +282,7 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
         requirements=Requirements(0, 0, 0, 1),
         stored=stored,
     )
-    need = _requirements(prepared, image)
-    prepared = replace(prepared, requirements=replace(need, latents_disk=latent_bytes(of_square, shapes)))
+    prepared = replace(prepared, requirements=_requirements(prepared, image))
     if stored is not None:
         refuse_other(prepared, stored, prepared.identity(prepared.precision))
     return prepared
@@ -322,7 +317,8 @@ def _requirements(prepared: EncodePlan, encoder: ImageEncoder) -> Requirements:
         chosen = encoder.choose_engine(dataset.image.side, runtime, free, measure=False)[1]
         may_change = chosen.value != "torch" or bool(chosen.seconds)  # torch without figures: a rule says so
     others = {name: by(name).worker_memory for name in prepared.image_info.engines if may_change}
-    return replace(by(engine), engine_memory=others)
+    found, share = by(engine), mean_share(prepared.square_info, prepared.shapes)
+    return replace(found, latents_disk=int(found.latents_disk * share), engine_memory=others)
 
 
 def planned_device(device: str) -> str:

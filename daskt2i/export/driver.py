@@ -35,6 +35,7 @@ from daskt2i.loader.own_trainer.selection import readable_rows
 from daskt2i.os_errors import FULL, meaning_of
 from daskt2i.store.partial_files import flush_folder, partial_of, target_name
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.views import views_of
 from daskt2i.store.zarr_store import ZarrStore
 
 FORMATS: dict[str, Callable[[Path, Exported], Writer]] = {
@@ -70,7 +71,8 @@ def export(
         unfinished: export what is there of a store whose encode has not finished.
 
     Raises:
-        ConfigError: there is no such format, the folder is not empty, no row is left, or the run folder is a column.
+        ConfigError: there is no such format, the folder is not empty, no row is left, the run folder is a column, or
+            its latents have several sizes.
         StoreMissing, StoreError: there is no store, it is not finished, or a chunk is damaged.
         StoreFull: no space is left. Nothing is left of the export.
     """
@@ -79,6 +81,12 @@ def export(
     target = _free(dest)
     refuse_column(folder)
     store = ZarrStore(folder)
+    if views := views_of((store.attributes() or {}).get("daskt2i") or {}):
+        raise ConfigError(
+            f"The latents of {folder} have several sizes ({views[0].name}, …), and export writes those of one size. "
+            "Nothing was written; read them with daskt2i.torch_dataset, or encode with dataset.image.resolution into "
+            "another run folder (out)."
+        )
     numbers = readable_rows(open_reader(folder, 0, True), folder, unfinished)
     if where is not None:
         numbers = rows_where(folder, numbers, where)

@@ -47,7 +47,7 @@ def image_sizes(dataset: DatasetSettings, source: Source, folder: RunFolder | No
     if folder is not None and (kept := _kept(folder, key, rows)) is not None:
         return kept
     limits = Limits(min_side=dataset.image.min_side, max_pixels=dataset.image.max_pixels)
-    found, reasons = np.zeros((rows, 2), np.int32), list[str]()
+    found, missing = np.zeros((rows, 2), np.int32), dict[int, str]()
 
     def look(row: Row) -> tuple[int, int]:
         if not row.usable:
@@ -55,8 +55,8 @@ def image_sizes(dataset: DatasetSettings, source: Source, folder: RunFolder | No
         try:
             return upright_size(fetched_patiently(source, row), limits)
         except RowRejected as error:  # the row keeps its place, and is rejected when it is read
-            if error.reason is Reason.MISSING_FILE and len(reasons) < 1:
-                reasons.append(row.file_name)
+            if error.reason is Reason.MISSING_FILE:
+                missing[row.index] = row.file_name
             return 0, 0
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="daskt2i-sizes") as pool:
@@ -64,9 +64,9 @@ def image_sizes(dataset: DatasetSettings, source: Source, folder: RunFolder | No
             part = source.rows(start, start + _ROWS)
             found[start : start + len(part)] = list(pool.map(look, part))
     if not found.any():
-        missing = f", and {reasons[0]} is not there" if reasons else ""
+        gone = f", and {missing[min(missing)]} is not there" if missing else ""
         raise SourceError(
-            f"The size of none of {rows:,} images could be read{missing}, so no row has a bucket. Nothing was started; "
+            f"The size of none of {rows:,} images could be read{gone}, so no row has a bucket. Nothing was started; "
             "check that the images are where the settings say (images)."
         )
     if folder is not None and keep:

@@ -127,9 +127,10 @@ def open_source(dataset: DatasetSettings, folder: RunFolder | None = None, *, ke
         store = folder_of_store(folder, dataset.column)
         plain = dataset.model_copy(update={"column": None})
         about = about_store(ZarrStore(store)) if read_rows(store).parts else None
-        whole = (
-            open_source(plain, store, keep=False) if about is None else source_of_store(plain, store, about["identity"])
-        )
+        if about is None:
+            whole = open_source(plain, store, keep=False)
+        else:  # it may have grown since
+            whole = source_of_store(plain, store, about["identity"])
         return AcceptedRows(whole, dataset.source.identity(), store)
     source = _plain_source(dataset, folder, keep=keep)
     if dataset.image.buckets is None:
@@ -153,6 +154,17 @@ def _plain_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: b
         if folder is not None and keep:
             keep_facts(table, dataset, source, folder, pictures=expression.needs_pictures)
     return choose(dataset, source, expression, table)
+
+
+def source_of_run(dataset: DatasetSettings, folder: RunFolder, *, keep: bool) -> Source:
+    """As `open_source`. If rows were appended to the store, its source may have grown: it gives those of the store.
+
+    With buckets it gives what the source has now.
+    """
+    about = about_store(ZarrStore(folder)) if dataset.image.buckets is None and read_rows(folder).parts else None
+    if about is None:
+        return open_source(dataset, folder, keep=keep)
+    return source_of_store(dataset, folder, about["identity"])
 
 
 def source_of_store(dataset: DatasetSettings, folder: RunFolder, identity: Mapping[str, Any]) -> Source:

@@ -6,7 +6,8 @@ Does not cover: faces as such, and what a picture means. The crop itself (`frami
 
 The image is shrunk to 32 x 32 pixels. Each gets three scores: five times the edge in Y of XYZ, 100 minus 100 times the
 distance of its colour from that of skin, and the chroma of CIE LCh; the last two not where it is dark. Their sum is
-blurred with a Gaussian whose width is a tenth of the crop's diagonal. The maximum is the place. It takes 0.4 ms.
+blurred with a Gaussian whose width is a tenth of the crop's diagonal. The maximum is the place. It takes 1.2 ms for a
+photograph of 640 x 480 pixels.
 """
 
 from __future__ import annotations

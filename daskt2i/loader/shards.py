@@ -213,7 +213,8 @@ class Reader:
         """Height and width of the picture of a row, after crop and resize, pixels."""
         if self.piece.view is not None:
             return self.piece.view.height, self.piece.view.width
-        resolution = int(self.attributes["identity"]["image"]["resolution"])
+        image = self.attributes["identity"]["image"]
+        resolution = int(image.get("resolution") or image["resolutions"][0])
         return resolution, resolution
 
     def buckets(self, rows: Whole) -> list[tuple[tuple[int, int, int], Whole]]:

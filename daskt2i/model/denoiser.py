@@ -159,8 +159,9 @@ def pools_text(config: Mapping[str, Any], preset: str | None = None) -> bool:
 
 
 def takes_sizes(config: Mapping[str, Any], preset: str | None = None) -> bool:
-    """Whether a UNet of this preset and these changes is told sizes, crops and pooled text, as SDXL's."""
-    return {**(PRESETS[preset] if preset else {}), **config}.get("addition_embed_type") == "text_time"
+    """Whether a UNet of this preset and these changes is told sizes, crops and pooled text, as SDXL's. A preset that is
+    not there is refused by `unet_config`."""
+    return {**PRESETS.get(preset or "", {}), **config}.get("addition_embed_type") == "text_time"
 
 
 def _begin_as_identities(unet: torch.nn.Module) -> None:

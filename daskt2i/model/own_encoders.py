@@ -92,11 +92,6 @@ class OwnEncoders:
         for encoder in (self._image, self._text):
             encoder.load(Runtime(device, "fp32", threads))
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """(channel, y, x) of a latent."""
-        return next(one.shape for one in self._info.arrays if one.name == "latent_mean")
-
     def states(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Text states `float32[n, token, feature]` and mask `bool[n, token]`, as `encode` stores those of captions."""
         made = self._text.encode(list(texts), max(1, len(texts)))

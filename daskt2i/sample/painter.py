@@ -172,7 +172,9 @@ class Painter:
 
         if self._encoders is None:
             return {"generator": generators, "output_type": "np"}
-        noise = [torch.randn((1, *self._encoders.latent_shape), generator=one) for one in generators]
+        unet = self._pipe.unet.config
+        sides = unet.sample_size if isinstance(unet.sample_size, list | tuple) else [unet.sample_size] * 2
+        noise = [torch.randn((1, unet.in_channels, *sides), generator=one) for one in generators]
         return {"latents": torch.cat(noise), "output_type": "latent"}
 
     def _teller(self, steps: int, on_step: OnStep) -> Callable[..., dict[str, Any]]:

@@ -210,7 +210,7 @@ def train(
                 _keep_settings(workflow, folder)
             listener(event)
 
-        find = encoder_infos(encoders, workflow.dataset.image.resolution)
+        find = encoder_infos(encoders, workflow.dataset.image.side)
         send = partial(offer_within, workflow.run.send_bytes(), find, folder, listener)
         gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder, send)
         last = gone.last["done"].fields if "done" in gone.last else {}

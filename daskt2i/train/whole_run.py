@@ -120,13 +120,16 @@ def check_whole_run(plan: EncodePlan) -> None:
             f"(addition_embed_type=text_time) is drawn with by diffusers alone. {_NOTHING}; use another "
             "train.model.config, or only encode and train."
         )
-    latent, features = _latent_shape(plan.image_info), _features(plan.text_info)
-    unet_config(train.model.preset, train.model.config, latent, features, train.batch)
+    features = _features(plan.text_info)
+    for latent in sorted(_latent_shapes(plan.image_info, train.view)):
+        unet_config(train.model.preset, train.model.config, latent, features, train.batch)
 
 
-def _latent_shape(info: EncoderInfo) -> tuple[int, int, int]:
-    channels, height, width = next(array.shape for array in info.arrays if array.name == "latent_mean")
-    return channels, height, width
+def _latent_shapes(info: EncoderInfo, view: str | None) -> set[tuple[int, int, int]]:
+    """The sizes of latents that training may read: of one view, or of all."""
+    names = ("latent_mean", "latent_mean_") if view is None else (f"latent_mean_{view}",) * 2
+    shapes = [array.shape for array in info.arrays if array.name == names[0] or array.name.startswith(names[1])]
+    return {(channels, height, width) for channels, height, width in shapes}
 
 
 def _features(info: EncoderInfo) -> int:

@@ -9,7 +9,9 @@ from builders.advice import told
 from builders.shapes import BUCKETS, shaped, write_photographs
 from builders.workflows import finish
 
+import daskt2i
 from daskt2i.encode.prepare import prepare
+from daskt2i.export.driver import export
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.views import View, views_of
 from daskt2i.store.zarr_store import ZarrStore
@@ -70,3 +72,14 @@ def test_images_that_are_where_the_settings_say_have_sizes(tmp_path: Path) -> No
     for path in (folder / "images").iterdir():
         path.rename(path.with_suffix(".png"))
     assert finish(shaped(folder, {"buckets": BUCKETS}), tmp_path / "run").accepted == 2
+
+
+def test_a_store_of_one_size_is_exported_and_others_are_read_by_torch_dataset(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path)
+    finish(shaped(folder, {"resolutions": [32, 64]}), tmp_path / "run")
+    with told("export/driver.py:export ConfigError") as error:
+        export(RunFolder(tmp_path / "run"), "npy", tmp_path / "files")
+    assert "several sizes (32x32, …)" in str(error.value)
+    assert next(iter(daskt2i.torch_dataset(tmp_path / "run", batch_size=2)))["latents"].shape[0] == 2
+    finish(shaped(folder, {"resolution": 32}), tmp_path / "one")
+    assert export(RunFolder(tmp_path / "one"), "npy", tmp_path / "files").rows == 10

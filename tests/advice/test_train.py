@@ -235,7 +235,7 @@ def test_encode_makes_the_empty_prompt_anew(name: str, store: Path) -> None:
         lost.unlink()
     else:
         lost.write_bytes(b"torn")
-    with told("loader/forms/texts.py:StoredTexts._constant StoreError"):
+    with told("loader/forms/texts.py:read_constant StoreError"):
         data(store)
     encode_again(store)
     assert lost.read_bytes() == before

@@ -116,7 +116,7 @@ def test_what_the_settings_name_is_not_measured(kl: Path, tmp_path: Path, monkey
     monkeypatch.setattr(probe, "PROBE", "builders.measuring:illegal")
     monkeypatch.setattr(precision, "PROBE", "builders.measuring:illegal")
     named = planned(workflow(kl, "bf16", engine="torch"), tmp_path / "out")
-    wanted = {"engine": "torch: given in the settings", "precision": "bf16: given in the settings"}
+    wanted = {"engine": "torch: the workflow names it", "precision": "bf16: given in the settings"}
     assert wanted.items() <= words(named).items()
     found, notes = choices_of_a_worker(named)
     assert found.keys() == wanted.keys()

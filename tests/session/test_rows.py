@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders.coco import settings as coco_settings
 from builders.coco import write_coco
+from builders.shapes import BUCKETS, shaped, write_photographs
 from builders.workflows import TEXT, fake_settings, finish
 
 import daskt2i
@@ -106,6 +108,36 @@ def test_a_row_of_a_part_has_the_arrays_that_an_encode_of_everything_gives(encod
         assert np.array_equal(parts[name].values[kept], whole[name].values), name
     assert np.isnan(parts.latent_mean.values[~kept]).all()
     assert np.array_equal(parts.empty_text_states.values, whole.empty_text_states.values)
+
+
+def test_a_change_of_rows_reads_no_array_of_the_store(encoded: Path) -> None:
+    """The shards are away while it works."""
+    shards = [path for path in encoded.glob("latents.zarr/*/c.*") if path.is_file()]
+    assert len(shards) > 30
+    for path in shards:
+        path.rename(path.with_name(f"away-{path.name}"))
+    with of(encoded, range(30)) as run:
+        assert run.append().accepted == 10
+        assert run.replace([3]).accepted == 1
+        assert run.remove([5]).removed == 1
+    for path in shards:
+        path.with_name(f"away-{path.name}").rename(path)
+    assert there(encoded) == [n for n in range(30) if n != 4]
+
+
+def test_encode_goes_on_with_the_rows_of_the_store_after_its_source_has_grown(encoded: Path) -> None:
+    numbers = [100, *range(20), *range(101, 110)]
+    with of(encoded, numbers) as run:
+        run.append()
+        before = bits(encoded)
+        again = run.encode()
+        assert (again.skipped, again.done) == (3, 0)
+        (encoded / "receipts" / "chunk-0000001.json").unlink()
+        again = run.encode()
+        assert (again.skipped, again.done) == (2, 1)
+    after = bits(encoded)
+    assert {name for name in before if before[name] != after[name]} <= {"workflow.yaml", "receipts/chunk-0000001.json"}
+    assert there(encoded) == [*range(20), *range(100, 110)]
 
 
 def test_append_of_a_source_that_has_not_grown_says_so_and_does_nothing(encoded: Path) -> None:
@@ -343,6 +375,24 @@ def test_status_counts_all_parts_and_what_was_removed(encoded: Path) -> None:
     assert found.to_json()["parts"] == {"0001": 10}
     assert "30 of 30: 27 accepted, 0 rejected, 3 removed" in str(found)
     assert "0001: 10 rows" in str(found)
+
+
+def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None:
+    photographs, out = write_photographs(tmp_path / "photographs"), tmp_path / "run"
+    listed = photographs / "captions.json"
+    whole = json.loads(listed.read_text())
+    listed.write_text(json.dumps({**whole, "images": whole["images"][::2]}))
+    workflow = shaped(photographs, {"buckets": BUCKETS})
+    with daskt2i.Run(workflow, out, scheduler="serial", progress=False) as run:
+        first = run.encode().raise_for_failed()
+        listed.write_text(json.dumps(whole))
+        result = run.append()
+        assert (first.accepted, result.known, result.accepted, result.rows) == (5, 5, 5, 10)
+        assert run.verify().ok, str(run.verify())
+        store = run.store
+        there = store.image_id.values[store.valid.values]
+        assert sorted(there.tolist()) == sorted(one["id"] for one in whole["images"])
+        assert run.remove([int(there[-1])]).rows == 9
 
 
 def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.config.settings import Workflow
+from daskt2i.config.settings import DatasetSettings, Workflow
 from daskt2i.documents import integer
 from daskt2i.facts.part_rows import all_rows
 from daskt2i.facts.selection import open_source
@@ -61,7 +61,7 @@ def unknown_rows(workflow: Workflow, stores: Sequence[Member], about: Mapping[st
         ids = row_ids(store.folder)
         there.update(zip(ids.image_ids.tolist(), ids.file_names, strict=True))
     found, known, renamed = list[Row](), 0, 0
-    for row in all_rows(open_source(workflow.dataset, stores[0].folder, keep=keep)):
+    for row in all_rows(open_source(_by_order(workflow.dataset), stores[0].folder, keep=keep)):
         name = there.get(row.image_id)
         if name is None:
             found.append(row)
@@ -81,7 +81,7 @@ def named_rows(
         workflow, about, keep: as in `unknown_rows`.
     """
     wanted = frozenset(names)
-    source = open_source(workflow.dataset.model_copy(update={"where": None}), folder, keep=keep)
+    source = open_source(_by_order(workflow.dataset).model_copy(update={"where": None}), folder, keep=keep)
     found = [row for row in all_rows(source) if {str(row.image_id), plain_name(row.file_name)} & wanted]
     return _part(found, about)
 
@@ -110,6 +110,11 @@ def rows_named(ids: RowIds, names: Collection[str]) -> dict[str, Rows]:
         if name in left:
             found.setdefault(name, []).append(int(ids.rows[place]))
     return {name: np.array(rows, np.int64) for name, rows in found.items()}
+
+
+def _by_order(dataset: DatasetSettings) -> DatasetSettings:
+    """The data settings without buckets: sizes of pictures do not decide which rows are new, and need not be read."""
+    return dataset.model_copy(update={"image": dataset.image.model_copy(update={"buckets": None})})
 
 
 def _part(rows: Sequence[Row], about: Mapping[str, Any]) -> PartRows:

@@ -91,10 +91,13 @@ def names_in(info: EncoderInfo, shapes: Shapes, chunk: int) -> list[str]:
     return [one.name for one in info_of_chunk(info, shapes, chunk).arrays]
 
 
-def latent_bytes(info: EncoderInfo, shapes: Shapes) -> int:
-    """Bytes of the arrays of all views, before compression."""
+def mean_share(info: EncoderInfo, shapes: Shapes) -> float:
+    """Mean size of the arrays of a row, as a share of those of the largest row; 1 if all rows have one size."""
     views = shapes.views
-    return sum(one.row_bytes * view.rows for view in views for one in view_arrays(info, shapes, view).values())
+    every = sum(one.row_bytes * view.rows for view in views for one in view_arrays(info, shapes, view).values())
+    largest = sum(one.row_bytes for one in info_of_chunk(info, shapes, shapes.heaviest()).arrays)
+    rows = sum({view.first_chunk: view.rows for view in views}.values())
+    return every / (largest * rows) if largest else 1.0
 
 
 def require_growing(encoder: ImageEncoder, info: EncoderInfo, shapes: Shapes) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from daskt2i.config.image_settings import ImageSettings
 from daskt2i.config.settings import EncoderSettings
 from daskt2i.errors import ModelError, ModelMissing, SourceMissing, WorkerWithoutFiles
 from daskt2i.hosts.model_files import bring_models, encoder_infos, fetch
@@ -44,7 +45,8 @@ def require_seen(
         require_folder(folder, nonce, _who(), _DONE, name)
     if dataset is None or (ranks.rank().rank and not every):
         return
-    encoders, resolution = EncoderSettings.model_validate(dataset["encoders"]), dataset["image"]["resolution"]
+    encoders = EncoderSettings.model_validate(dataset["encoders"])
+    resolution = ImageSettings.model_validate(dataset["image"]).side
     wanted = _weights_of(folder)
     try:
         bring_models(encoders, resolution, folder, wanted)
