@@ -40,7 +40,7 @@ from daskt2i.plan import (
 )
 from daskt2i.protocols import ChoosesEngine, ExecutorInfo, ImageEncoder, Source, TextEncoder
 from daskt2i.sources.names import name_of
-from daskt2i.store.layout import about_store, encoded_at_training, stored_parts
+from daskt2i.store.layout import about_store, stored_parts, stored_text
 from daskt2i.store.ownership import refuse_foreign
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
@@ -207,11 +207,8 @@ class EncodePlan(Viewed):
     def _encoder(self, kind: str, extra: str) -> str:
         component = getattr(self.workflow.dataset.encoders, kind)
         info = self.image_info if kind == "image" else self.text_info
-        store = self.workflow.dataset.store
-        if kind == "text" and store.text == "training":
-            return "none now; training encodes the captions"
         if not info.arrays:
-            return "none"
+            return "none" + "; training encodes the captions" * (self.workflow.dataset.store.text == "training")
         name = component.class_path.rpartition(".")[2]
         shown = self.chunk_info.arrays if kind == "image" else info.arrays
         large = ", ".join(f"{a.name} {'x'.join(map(str, a.shape))}" for a in shown if a.shape)
@@ -263,9 +260,8 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     source = source_of_run(dataset, folder, keep=draw)
     image: ImageEncoder = dataset.encoders.image.build(ImageEncoder, "dataset.encoders.image")
     text: TextEncoder = dataset.encoders.text.build(TextEncoder, "dataset.encoders.text")
-    source_info, of_square, text_info = source.info(), square_info(image, dataset.image), text.info()
-    if dataset.store.text == "training":
-        text_info = encoded_at_training(text_info)
+    source_info, of_square = source.info(), square_info(image, dataset.image)
+    text_info = stored_text(text.info(), dataset.store)
     if source_info.rows == 0:
         raise SourceError(f"The source has no rows ({source_info.label}), so there is nothing to encode.")
     buckets = buckets_of(source)

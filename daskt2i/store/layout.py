@@ -63,9 +63,9 @@ def store_forms(image: EncoderInfo, text: EncoderInfo, slots: int, settings: Sto
     return forms_of(settings, kept_arrays(settings, image), text_arrays(text, slots), whole)
 
 
-def encoded_at_training(text: EncoderInfo) -> EncoderInfo:
-    """The info of a text encoder whose states are not stored: training makes them."""
-    return replace(text, arrays=(), weight_bytes=0, item_bytes=0)
+def stored_text(text: EncoderInfo, settings: StoreSettings) -> EncoderInfo:
+    """The info of a text encoder as an encode uses it: without arrays and memory if training makes the states."""
+    return replace(text, arrays=(), weight_bytes=0, item_bytes=0) if settings.text == "training" else text
 
 
 def stored_parts(

@@ -59,6 +59,15 @@ def test_a_channel_with_nan_is_nan_in_int8_and_its_neighbours_are_not() -> None:
     assert np.isfinite(back[0, [0, 2, 3]]).all()
 
 
+def test_a_channel_with_infinity_has_no_scale() -> None:
+    made = latents(1)
+    made[0, 2, 3, 3] = np.inf
+    numbers, scale = to_int8(made, 2)
+    assert not numbers[0, 2].any()
+    assert np.isnan(scale[0, 2]).all()
+    assert np.isfinite(scale[0, [0, 1, 3]]).all()
+
+
 def test_bfloat16_rounds_as_torch_does() -> None:
     import torch
 
