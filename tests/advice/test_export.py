@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from loader.test_dataset import encoded
 
 from daskt2i.export.driver import export
 from daskt2i.export.kohya import KohyaWriter
-from daskt2i.export.rows import Exported, ExportedRows
+from daskt2i.export.rows import Exported
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -75,9 +76,7 @@ def test_images_that_differ_in_their_ending_alone_are_told_of(store: RunFolder, 
     exported = Exported.of(ZarrStore(store), np.array([0, 1]))
     (part,) = exported.parts()
     names = ["a/photo.jpg", "a/photo.png"]
-    same = ExportedRows(
-        part.numbers, part.image_ids, names, part.captions, part.mean, part.std, part.states, part.masks, part.extra
-    )
+    same = replace(part, file_names=names)
     with told("export/kohya.py:KohyaWriter.write StoreError"):
         KohyaWriter(tmp_path, exported).write(same)
     assert export(store, "kohya-npz", tmp_path / "made", where="image_id > 0").rows
