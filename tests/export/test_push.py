@@ -211,10 +211,12 @@ def test_parts_that_count_go_with_their_store_and_removed_rows_are_not_counted(t
     own = tmp_path / "run"
     finish(fake_settings(), own)
     finish(fake_settings(rows=8), own / "parts" / "0001")
+    (own / "parts" / "0001" / "rows.parquet").write_bytes(b"its rows")
     finish(fake_settings(rows=4), own / "parts" / "0002")
     write_rows(RunFolder(own), RowsFile(("0001",)).without_rows("", [0, 1, 2]))
     told = push(RunFolder(own), NAME, dry_run=True)
     assert {"rows.json", "parts/0001/manifest.parquet", "parts/0001/latents.zarr/zarr.json"} <= told.files.keys()
+    assert "parts/0001/rows.parquet" in told.files, "without it nobody can go on with the part"
     assert not [name for name in told.files if name.startswith("parts/0002/")]
     card = dataset_card(RunFolder(own), about_store(ZarrStore(RunFolder(own))) or {}, NAME)
     assert "Rows: 25, of which 25 are accepted" in card

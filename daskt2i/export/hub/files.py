@@ -13,7 +13,18 @@ from dataclasses import dataclass
 
 from daskt2i.store.columns.places import COLUMNS, column_folder, columns_of, is_complete
 from daskt2i.store.parts.rows_file import members
-from daskt2i.store.run_folder import MANIFEST, MARKER, PARTS, RECEIPTS, REPORTS, ROWS, STORE, WORKFLOW, RunFolder
+from daskt2i.store.run_folder import (
+    MANIFEST,
+    MARKER,
+    PART_ROWS,
+    PARTS,
+    RECEIPTS,
+    REPORTS,
+    ROWS,
+    STORE,
+    WORKFLOW,
+    RunFolder,
+)
 
 FACTS = f"{REPORTS}/facts.parquet"
 
@@ -51,6 +62,8 @@ def pushed_files(folder: RunFolder) -> tuple[PushedFile, ...]:
     for member in members(folder):
         prefix = f"{PARTS}/{member.name}/" if member.name else ""
         names.update(_of_store(member.folder, prefix))
+        if member.folder.exists(PART_ROWS):
+            names.add(f"{prefix}{PART_ROWS}")
         for column in columns_of(member.folder):
             place = column_folder(member.folder, column)
             if is_complete(place):
