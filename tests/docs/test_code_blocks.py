@@ -94,6 +94,7 @@ RECORDS = "docs/benchmarks/"
 
 PYTHON_NOT_RUN = {
     'Client("tcp://10.0.0.5:8786")': "attaches to a cluster at an address of its own",
+    "store.latent_mean_512x448": "reads a store of buckets; tests/encode/test_shapes.py reads one",
     "unload_encoders(client)": "goes on with the client of the block above it",
 }
 """Python blocks, by a text in them, of which only the imports run, and why."""
@@ -125,6 +126,14 @@ STAND_INS = [
     StandIn("docs/how-to/several-machines.md", "/shared/runs/", "runs/", "a disk that several machines share"),
     StandIn("docs/how-to/several-machines.md", "--scheduler my-slurm.yaml", "--scheduler serial", "SLURM"),
     StandIn("docs/how-to/rows.md", 'open_run("runs/demo"', 'open_run("runs/demo", scheduler="serial"', LONG_RUN),
+    StandIn("docs/how-to/columns.md", "runs/coco", "runs/demo", "a small store"),
+    StandIn("docs/how-to/columns.md", "google/t5-v1_1-base", "daskt2i:demo/text", "the hub"),
+    StandIn(
+        "docs/how-to/select-rows.md",
+        "train --out runs/coco --where 'people and aesthetic > 5'",
+        "export --out runs/demo --to npy made --where 'words > 2'",
+        "no training on other rows may begin in a folder that has one; `export` chooses rows in the same way",
+    ),
     StandIn("docs/how-to/push.md", "--out runs/demo --to", "--dry-run --out runs/demo --to", "the hub"),
     StandIn("docs/how-to/push.md", "hf://datasets/me/demo-latents", "runs/demo", "the hub"),
     StandIn("docs/how-to/push.md", "--out runs/copied", "--out runs/demo", "what comes from the hub"),
@@ -203,7 +212,7 @@ FILES: dict[str, Callable[[Path], None]] = {
 
 RUN_FOLDERS = ("runs/demo", "runs/coco-sd15")
 NEEDS_A_STORE = {"run", "train", "sample", "evaluate", "status", "verify", "export", "push", "suggest", "bench sample"}
-NEEDS_A_STORE |= {"append", "remove", "replace"}
+NEEDS_A_STORE |= {"add", "append", "remove", "replace"}
 """A command of these finds the run folder of a tiny demo, encoded and trained, where no block before it made one. So
 `run` finds its encoding and its training done."""
 
@@ -402,7 +411,8 @@ class Reader:
             shutil.rmtree(self.folder / out)
             self.lent.remove(out)
         more = self._stand_ins(name, values)
-        done = run(*mine, *more, cwd=self.folder)
+        with _inside(self.folder):
+            done = run(*mine, *more, cwd=self.folder)
         shown = " ".join([*mine, *more])
         assert done.returncode == 0, f"{block}: {shown}\n{done.stdout}\n{done.stderr}"
 
@@ -447,7 +457,7 @@ class _inside:
         sys.path.remove(str(self.folder))
         os.chdir(self.before)
         for name in set(sys.modules) - self.modules:
-            if name.partition(".")[0] == "mylab":
+            if name.partition(".")[0] in ("mylab", "scores"):
                 del sys.modules[name]
 
 
