@@ -192,6 +192,33 @@ def _parquet_files(folder: Path) -> None:
     write_parquet(folder / "parquet-files" / "0.parquet", pa.table(columns))
 
 
+def _flickr(folder: Path) -> None:
+    """The table of Flickr30k: bars and spaces between the columns."""
+    if not (folder / "photos").exists():
+        _photos(folder)
+    shutil.copytree(folder / "photos", folder / "flickr30k_images", ignore=shutil.ignore_patterns("*.txt"))
+    names = sorted(path.name for path in (folder / "flickr30k_images").iterdir())
+    lines = [f"{name}| {number}| A picture of something ." for name in names for number in range(5)]
+    _write(folder / "results.csv", "\n".join(["image_name| comment_number| comment", *lines]))
+
+
+def _karpathy(folder: Path) -> None:
+    if not (folder / "photos").exists():
+        _photos(folder)
+    names = sorted(path.name for path in (folder / "photos").glob("*.jpg"))
+    images = [
+        {
+            "filepath": "photos",
+            "filename": name,
+            "split": "train",
+            "cocoid": number,
+            "sentences": [{"raw": "a picture"}],
+        }
+        for number, name in enumerate(names)
+    ]
+    _write(folder / "dataset_coco.json", json.dumps({"images": images}))
+
+
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
@@ -201,6 +228,8 @@ FILES: dict[str, Callable[[Path], None]] = {
     "photos": _photos,
     "tars/{00000..00099}.tar": _tars,
     "parquet-files": _parquet_files,
+    "results.csv": _flickr,
+    "dataset_coco.json": _karpathy,
     "my-rules.yaml": _rules,
     "bad.txt": lambda folder: _write(folder / "bad.txt", "000.jpg"),
     "repaired.txt": lambda folder: _write(folder / "repaired.txt", "001.jpg"),
