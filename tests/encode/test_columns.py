@@ -280,6 +280,7 @@ def test_a_column_that_was_moved_out_of_its_run_folder_says_where_it_belongs(enc
     assert "move it back to columns/bright of its run folder" in str(info.value)
 
 
+@pytest.mark.slow
 def test_a_killed_add_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     """Kills at three moments: what is there afterwards equals an add that nobody disturbed."""
     workflow = write_workflow(tmp_path / "w.yaml", rows=24, rows_per_chunk=2)

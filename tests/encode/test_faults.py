@@ -181,7 +181,7 @@ def test_a_killed_driver_costs_only_the_chunks_in_flight(scheduler: str, tmp_pat
     assert_whole(out, calm)
 
 
-@pytest.mark.parametrize("scheduler", ["multiprocessing:2", *also_slow("local:2")])
+@pytest.mark.parametrize("scheduler", [*also_slow("multiprocessing:2", "local:2")])
 def test_ctrl_c_to_the_process_group_stops_cleanly_and_the_same_command_resumes(
     scheduler: str, tmp_path: Path, calm: dict[str, Any]
 ) -> None:

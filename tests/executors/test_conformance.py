@@ -275,7 +275,7 @@ def test_a_text_that_names_no_scheduler_is_refused(text: str) -> None:
         Scheduler.parse(text)
 
 
-@pytest.mark.parametrize("kind", ["multiprocessing:2", "joblib:2", "local:2"])
+@pytest.mark.parametrize("kind", ["multiprocessing:2", "local:2", pytest.param("joblib:2", marks=pytest.mark.slow)])
 def test_no_worker_outlives_a_killed_driver(kind: str, tmp_path: Path) -> None:
     script = tmp_path / "driver.py"
     script.write_text(

@@ -78,6 +78,7 @@ def here(*words: str, code: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_source_and_store_on_s3_give_the_arrays_of_a_local_run(s3: Any, tmp_path: Path) -> None:
     put_data(s3)
     workflow = tmp_path / "s3.yaml"
