@@ -27,6 +27,7 @@ from test_frozen_names import LIST
 import daskt2i
 from daskt2i import workflow
 from daskt2i.config.component import Component
+from daskt2i.config.image_settings import BucketSettings
 from daskt2i.config.renamed import RENAMED
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.events import Event, Note
@@ -59,6 +60,7 @@ def value_of(key: str) -> Any:
             default = value_of(f"{section}.{row.new}")
             return default + 1 if row.new == "max_restarts" else default
     data: Any = {**json.loads(demo()), "prices": PRICES, "scenes": SCENES}
+    data["dataset"]["image"]["buckets"] = BucketSettings().model_dump()  # type: ignore[call-arg]
     for part in key.split("."):
         if isinstance(data, list):  # machines of a price table
             data = {"device": "cpu", "cores": 1, "gpus": 1, "memory_gib": None, "images_per_second": None, **data[0]}

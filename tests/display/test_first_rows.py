@@ -70,7 +70,7 @@ def test_a_notebook_shows_thumbnails_with_captions_and_a_prompt_shows_counts(fou
     html = found._repr_html_()
     assert html.count("data:image/png;base64,") == 3
     assert "A man rides a bike" in html
-    assert "rows       10 images" in repr(found)
+    assert "captions.json (10 images, 12 captions)" in repr(found)
     assert "\n" not in found.info.label
 
 

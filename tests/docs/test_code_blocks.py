@@ -80,6 +80,7 @@ NOT_RUN = {
     ("python", "workflows/train_demo_encoders.py"): "trains for an hour; tests/encoders tests what it made",
     ("benchmarks/gpu.sh",): "tests/bench runs it",
     ("WHEELS=wheels", "benchmarks/gpu.sh"): "installs wheels on a machine with a GPU",
+    ("python", "benchmarks/store_size.py"): "measures photographs and a tokenizer that are not here, for minutes",
     ("python", "docs/benchmarks/insights.py"): "measures with 82,783 images",
     ("python", "docs/benchmarks/suggest.py"): "measures with the captions of the line above it",
 }

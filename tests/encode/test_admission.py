@@ -146,8 +146,7 @@ def test_a_source_that_nobody_can_read_now_is_the_chunks_matter(tmp_path: Path) 
 def test_each_kind_of_worker_has_its_own_batch(tmp_path: Path) -> None:
     workflow = fake_settings(batch="auto", image={"reduction": 8}, resolution=256)
     prepared = prepare(workflow, tmp_path)
-    info = replace(prepared.image_info, item_bytes=64 << 20)
-    prepared = replace(prepared, image_info=info)
+    prepared = replace(prepared, square_info=replace(prepared.square_info, item_bytes=64 << 20))
     job = job_for(prepared, ExecutorInfo(2, 1, None))
     for first in ("cuda", "cpu"):
         resolved = resolve_job(job, prepared, Inspection(Runtime(first, "bf16", 1), {}, "host:1"))

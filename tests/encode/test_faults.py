@@ -226,9 +226,11 @@ def test_a_lost_scheduler_is_reported_in_one_sentence(tmp_path: Path) -> None:
     address = cluster.stdout.readline().strip()
     out = tmp_path / "out"
     driver = encode(write_workflow(tmp_path, 0.1), out, address)
-    wait_for(lambda: receipts(out) >= 2)
+    wait_for(lambda: receipts(out) >= 2 or driver.poll() is not None)
+    ended = driver.poll() is not None
     cluster.kill()
     cluster.communicate()
+    assert not ended, driver.communicate()
     code, text, err = finished(driver, 120)
     assert (code, text) == (1, "")
     assert "Traceback" not in err
