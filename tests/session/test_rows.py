@@ -14,7 +14,7 @@ import pytest
 from builders.coco import settings as coco_settings
 from builders.coco import write_coco
 from builders.shapes import BUCKETS, shaped, write_photographs
-from builders.workflows import TEXT, fake_settings, finish
+from builders.workflows import IMAGE, TEXT, fake_settings, finish
 
 import daskt2i
 from daskt2i.config.component import Component
@@ -400,6 +400,25 @@ def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None
         there = store.image_id.values[store.valid.values]
         assert sorted(there.tolist()) == sorted(one["id"] for one in whole["images"])
         assert run.remove([int(there[-1])]).rows == 9
+
+
+def test_a_column_of_a_store_in_buckets_whose_source_has_grown_has_these_buckets(tmp_path: Path) -> None:
+    photographs, out = write_photographs(tmp_path / "photographs"), tmp_path / "run"
+    listed = photographs / "captions.json"
+    whole = json.loads(listed.read_text())
+    listed.write_text(json.dumps({**whole, "images": whole["images"][::2]}))
+    with daskt2i.Run(shaped(photographs, {"buckets": BUCKETS}), out, scheduler="serial", progress=False) as run:
+        run.encode().raise_for_failed()
+        listed.write_text(json.dumps(whole))
+        run.append().raise_for_failed()
+        result = run.add("again", IMAGE).raise_for_failed()
+        assert result.accepted == 10
+        store = run.store
+        assert store.again_valid.values.tolist() == store.valid.values.tolist()
+        names = [name for name in store.data_vars if str(name).startswith("again_latent")]
+        assert len(names) >= 2, str(store)
+        for name in names:
+            np.testing.assert_array_equal(store[name].values, store[str(name).removeprefix("again_")].values)
 
 
 def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:
