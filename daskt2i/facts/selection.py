@@ -159,11 +159,8 @@ def _plain_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: b
 
 
 def source_of_run(dataset: DatasetSettings, folder: RunFolder, *, keep: bool) -> Source:
-    """As `open_source`. If rows were appended to the store, its source may have grown: it gives those of the store.
-
-    With buckets it gives what the source has now.
-    """
-    about = about_store(ZarrStore(folder)) if dataset.image.buckets is None and read_rows(folder).parts else None
+    """As `open_source`. If rows were appended to the store, its source may have grown: it gives those of the store."""
+    about = about_store(ZarrStore(folder)) if read_rows(folder).parts else None
     if about is None:
         return open_source(dataset, folder, keep=keep)
     return source_of_store(dataset, folder, about["identity"])

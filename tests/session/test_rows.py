@@ -411,6 +411,7 @@ def test_a_column_of_a_store_in_buckets_whose_source_has_grown_has_these_buckets
         run.encode().raise_for_failed()
         listed.write_text(json.dumps(whole))
         run.append().raise_for_failed()
+        assert run.encode().skipped == len(list(out.glob("receipts/*")))  # encode goes on too
         result = run.add("again", IMAGE).raise_for_failed()
         assert result.accepted == 10
         store = run.store
