@@ -32,6 +32,7 @@ from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.store.forms.made_rows import made_layout, read_made
 from daskt2i.store.layout import EMPTY_PREFIX, about_store
+from daskt2i.store.parts.rows_file import is_in, removed_rows
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.views import grid_of, views_of
@@ -302,7 +303,7 @@ def _check_images(
 
 def _find_exchanged(store: ZarrStore, source: Source, workflow: Workflow, found: _Findings) -> None:
     """Find chunks whose images are others now, under the same names: by size and times, then by content."""
-    timeout, unknown = workflow.run.read_timeout, 0
+    timeout, unknown, removed = workflow.run.read_timeout, 0, removed_rows(store.folder)
     stamps = Stamps(source, timeout)
     for receipt in Receipts(store.folder).read():
         if not receipt.stamps or receipt.chunk in found.problems:
@@ -310,7 +311,9 @@ def _find_exchanged(store: ZarrStore, source: Source, workflow: Workflow, found:
         rows = source.rows(receipt.start, receipt.stop)
         now = stamps.of(rows)
         unknown += not now
-        others, _ = exchanged(receipt, now, rows, lambda row: fetched_patiently(source, row, 0.0, timeout=timeout))
+        others, _ = exchanged(
+            receipt, now, rows, lambda row: fetched_patiently(source, row, 0.0, timeout=timeout), removed
+        )
         if are_rejected(receipt, others):
             found.notes.append(
                 f"Chunk {receipt.chunk}: images whose rows were rejected are others now ({names(others)})."
@@ -340,9 +343,10 @@ def _decode_back(
     shapes = shapes_of(dataset.image, buckets_of(source), grid.rows, grid.rows_per_chunk)
     if views := views_of(stored):
         shapes = shapes_with(views, dataset.image)
-    loaded = False
+    loaded, removed = False, removed_rows(store.folder)
     for chunk in _spread(grid, found):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
+        valid = valid[~is_in(chunk.start + valid, removed)]
         if not len(valid):
             continue
         index = chunk.start + int(valid[len(valid) // 2])

@@ -422,6 +422,22 @@ def test_a_column_of_a_store_in_buckets_whose_source_has_grown_has_these_buckets
             np.testing.assert_array_equal(store[name].values, store[str(name).removeprefix("again_")].values)
 
 
+def test_after_a_picture_was_replaced_in_place_the_store_is_in_order_and_encode_goes_on(tmp_path: Path) -> None:
+    photographs, out = write_photographs(tmp_path / "photographs"), tmp_path / "run"
+    with daskt2i.Run(shaped(photographs, {"resolution": 32}), out, scheduler="serial", progress=False) as run:
+        run.encode().raise_for_failed()
+        for old, new in (("000", "004"), ("007", "006")):
+            shutil.copy(photographs / f"images/{new}.png", photographs / f"images/{old}.png")
+        with pytest.raises(FingerprintMismatch, match=r"000\.png, 007\.png"):
+            run.encode()
+        assert run.replace([100]).removed == 1
+        with pytest.raises(FingerprintMismatch, match=r"from: 007\.png"):
+            run.encode()
+        assert run.replace(["007.png"]).removed == 1
+        assert run.verify().ok, str(run.verify())
+        assert run.encode().done == 0
+
+
 def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:
     with of(encoded, range(30)) as run:
         run.append()

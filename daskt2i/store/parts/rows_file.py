@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from daskt2i.errors import StoreError
 from daskt2i.store.layout import checked_layout
-from daskt2i.store.parts.places import is_part_name, part_folder
+from daskt2i.store.parts.places import is_part_name, part_folder, store_of_part
 from daskt2i.store.run_folder import ROWS, ROWS_BEFORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -124,6 +124,17 @@ def read_rows(folder: RunFolder) -> RowsFile:
         ) from error
 
 
+def removed_rows(folder: RunFolder) -> Ranges:
+    """The removed rows of the store in a run folder, which may be that of a part.
+
+    Raises:
+        StoreError: as in `read_rows`.
+    """
+    store = store_of_part(folder)
+    name = "" if store is folder else folder.root.replace("\\", "/").rpartition("/")[2]
+    return read_rows(store).removed.get(name, ())
+
+
 def write_rows(folder: RunFolder, rows: RowsFile) -> None:
     """Replace `rows.json`, completely or not at all. Call it while you hold the lock of the run folder.
 
@@ -160,6 +171,11 @@ def is_in(rows: npt.NDArray[np.int64], ranges: Ranges) -> npt.NDArray[np.bool_]:
     if not len(ranges):
         return np.zeros(len(rows), np.bool_)
     return np.asarray((place >= 0) & (rows < stops[np.maximum(place, 0)]))
+
+
+def in_ranges(row: int, ranges: Ranges) -> bool:
+    """Whether one row is in one of the ranges."""
+    return any(start <= row < stop for start, stop in ranges)
 
 
 def count(ranges: Ranges) -> int:
