@@ -468,12 +468,22 @@ def test_verify_checks_all_parts_and_names_the_one_that_is_damaged(encoded: Path
 
 @pytest.mark.parametrize(
     ("ids", "words"),
-    [([], "No image id and no file name was given"), ("nowhere.txt", "cannot be read")],
-    ids=["none", "no file"],
+    [
+        ([], "No image id and no file name was given"),
+        ("nowhere.txt", "cannot be read"),
+        (42, r"ids is 42, not a list or a file.* give a list: \[42\]"),
+    ],
+    ids=["none", "no file", "no list"],
 )
 def test_a_wrong_list_of_ids_is_one_sentence(ids: Any, words: str, encoded: Path) -> None:
     with of(encoded) as run, pytest.raises(ConfigError, match=words):
         run.remove(ids)
+
+
+def test_replace_of_names_that_nobody_has_says_so(encoded: Path) -> None:
+    with of(encoded) as run:
+        assert "none of these names" in str(run.replace(["nobody.jpg"]))
+        assert "has all rows" in str(run.append())
 
 
 def test_an_image_id_under_another_name_is_told(encoded: Path) -> None:
