@@ -34,7 +34,7 @@ from daskt2i.store.forms.made_rows import made_layout, read_made
 from daskt2i.store.layout import EMPTY_PREFIX, about_store
 from daskt2i.store.parts.rows_file import is_in, removed_rows
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.run_folder import PARTS, RunFolder
 from daskt2i.store.views import grid_of, views_of
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt, Record, Runtime
@@ -105,9 +105,19 @@ class VerifyResult(Viewed):
         found = [*([self.shared] if self.shared else []), *(text for _, text in sorted(self.problems.items()))]
         more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
         raise StoreError(
-            f"The store in {self.out} is not in order: {found[0]}{more}. Encode again: it repairs damaged chunks and "
-            f"leaves the others as they are.{_EXCHANGED if self.exchanged else ''}"
+            f"The store in {self.out} is not in order: {found[0]}{more}. E{self._next()[1:]}."
+            f"{_EXCHANGED if self.exchanged else ''}"
         )
+
+    def _next(self) -> str:
+        """What repairs the store. An encode repairs the store of one run folder, and each part has its own."""
+        told = [*self.problems.values(), *([self.shared] if self.shared else [])]
+        parts = sorted({text.partition(":")[0] for text in told if text.startswith(f"{PARTS}/")})
+        folders = [self.out] * any(not text.startswith(f"{PARTS}/") for text in told)
+        folders += [f"{self.out}/{part}" for part in parts]
+        does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
+        where = f" in {', then in '.join(folders)} (out)" if parts else ""
+        return f"encode again{where}: it {does} and leaves the others as they are"
 
     def view(self) -> View:
         """Numbers of rows and chunks, and the problems."""
@@ -120,8 +130,7 @@ class VerifyResult(Viewed):
             )
         rows += [("note", note) for note in self.notes[:10]]
         if not self.ok:
-            does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
-            rows.append(("next", f"encode again: it {does} and leaves the others as they are"))
+            rows.append(("next", self._next()))
         if self.exchanged:
             chunks = "the chunks of exchanged images"
             rows.append(

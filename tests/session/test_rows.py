@@ -464,6 +464,12 @@ def test_verify_checks_all_parts_and_names_the_one_that_is_damaged(encoded: Path
         found = run.verify()
     assert list(found.problems) == [4]
     assert found.problems[4].startswith("parts/0001: chunk 1: text_states/c.1")
+    assert f"encode again in {encoded}/parts/0001 (out): it repairs damaged chunks" in str(found)
+    place = encoded / "parts/0001"
+    with daskt2i.Run(place / "workflow.yaml", place, scheduler="serial", progress=False) as part:
+        assert part.encode().done == 1
+    with of(encoded, numbers) as run:
+        assert run.verify().ok
 
 
 @pytest.mark.parametrize(
