@@ -23,6 +23,7 @@ from daskt2i.events import Listener, Note
 from daskt2i.faults.kinds import is_old_refusal
 from daskt2i.faults.patience import fetched_patiently
 from daskt2i.formatting import duration, many
+from daskt2i.store.parts.rows_file import in_ranges, removed_rows
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Receipt, Row
@@ -161,7 +162,7 @@ class _Pictures:
         self._prepared, self._listener = prepared, listener
         # Longer than while chunks are encoded: without stamps, exchanged images are not noticed.
         self._stamps = Stamps(prepared.source, prepared.workflow.run.read_timeout)
-        self._said = set[str]()
+        self._said, self._removed = set[str](), removed_rows(prepared.folder)
         self.others: dict[int, tuple[list[Row], Receipt]] = {}
         self.arrived: list[Row] = []
         self.touched: list[Receipt] = []
@@ -190,7 +191,7 @@ class _Pictures:
             self.unknown.append(receipt.chunk)
         self.arrived.extend(new_rows(receipt.stamps, now, rows))
 
-        others, stamps = exchanged(receipt, now, rows, self._read)
+        others, stamps = exchanged(receipt, now, rows, self._read, self._removed)
         if others:
             self.others[receipt.chunk] = others, receipt
             return _clause(receipt, others)
@@ -204,6 +205,8 @@ class _Pictures:
         if not any(row.usable for row in read) or inputs_digest(read, self._read) == receipt.inputs:
             return None
         others = self._others(receipt, read)
+        if others and not (others := [row for row in others if not in_ranges(row.index, self._removed)]):
+            return None  # no reader sees these rows
         self.others[receipt.chunk] = others, receipt
         return _clause(receipt, others)
 

@@ -32,8 +32,9 @@ from daskt2i.plan import ChunkGrid
 from daskt2i.protocols import ImageEncoder, Source
 from daskt2i.store.forms.made_rows import made_layout, read_made
 from daskt2i.store.layout import EMPTY_PREFIX, about_store
+from daskt2i.store.parts.rows_file import is_in, removed_rows
 from daskt2i.store.receipts import Receipts
-from daskt2i.store.run_folder import RunFolder
+from daskt2i.store.run_folder import PARTS, RunFolder
 from daskt2i.store.views import grid_of, views_of
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Chunk, Receipt, Record, Runtime
@@ -104,9 +105,19 @@ class VerifyResult(Viewed):
         found = [*([self.shared] if self.shared else []), *(text for _, text in sorted(self.problems.items()))]
         more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
         raise StoreError(
-            f"The store in {self.out} is not in order: {found[0]}{more}. Encode again: it repairs damaged chunks and "
-            f"leaves the others as they are.{_EXCHANGED if self.exchanged else ''}"
+            f"The store in {self.out} is not in order: {found[0]}{more}. E{self._next()[1:]}."
+            f"{_EXCHANGED if self.exchanged else ''}"
         )
+
+    def _next(self) -> str:
+        """What repairs the store. An encode repairs the store of one run folder, and each part has its own."""
+        told = [*self.problems.values(), *([self.shared] if self.shared else [])]
+        parts = sorted({text.partition(":")[0] for text in told if text.startswith(f"{PARTS}/")})
+        folders = [self.out] * any(not text.startswith(f"{PARTS}/") for text in told)
+        folders += [f"{self.out}/{part}" for part in parts]
+        does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
+        where = f" in {', then in '.join(folders)} (out)" if parts else ""
+        return f"encode again{where}: it {does} and leaves the others as they are"
 
     def view(self) -> View:
         """Numbers of rows and chunks, and the problems."""
@@ -119,8 +130,7 @@ class VerifyResult(Viewed):
             )
         rows += [("note", note) for note in self.notes[:10]]
         if not self.ok:
-            does = "repairs damaged chunks" if self.damaged else "finishes these chunks"
-            rows.append(("next", f"encode again: it {does} and leaves the others as they are"))
+            rows.append(("next", self._next()))
         if self.exchanged:
             chunks = "the chunks of exchanged images"
             rows.append(
@@ -302,7 +312,7 @@ def _check_images(
 
 def _find_exchanged(store: ZarrStore, source: Source, workflow: Workflow, found: _Findings) -> None:
     """Find chunks whose images are others now, under the same names: by size and times, then by content."""
-    timeout, unknown = workflow.run.read_timeout, 0
+    timeout, unknown, removed = workflow.run.read_timeout, 0, removed_rows(store.folder)
     stamps = Stamps(source, timeout)
     for receipt in Receipts(store.folder).read():
         if not receipt.stamps or receipt.chunk in found.problems:
@@ -310,7 +320,9 @@ def _find_exchanged(store: ZarrStore, source: Source, workflow: Workflow, found:
         rows = source.rows(receipt.start, receipt.stop)
         now = stamps.of(rows)
         unknown += not now
-        others, _ = exchanged(receipt, now, rows, lambda row: fetched_patiently(source, row, 0.0, timeout=timeout))
+        others, _ = exchanged(
+            receipt, now, rows, lambda row: fetched_patiently(source, row, 0.0, timeout=timeout), removed
+        )
         if are_rejected(receipt, others):
             found.notes.append(
                 f"Chunk {receipt.chunk}: images whose rows were rejected are others now ({names(others)})."
@@ -340,9 +352,10 @@ def _decode_back(
     shapes = shapes_of(dataset.image, buckets_of(source), grid.rows, grid.rows_per_chunk)
     if views := views_of(stored):
         shapes = shapes_with(views, dataset.image)
-    loaded = False
+    loaded, removed = False, removed_rows(store.folder)
     for chunk in _spread(grid, found):
         valid = np.flatnonzero(store.read("valid", chunk.start, chunk.stop))
+        valid = valid[~is_in(chunk.start + valid, removed)]
         if not len(valid):
             continue
         index = chunk.start + int(valid[len(valid) // 2])

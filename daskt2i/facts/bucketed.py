@@ -1,6 +1,7 @@
 """The rows of a source in the order of their aspect buckets.
 
-Covers: the bucket of each row, the order of the rows and their numbers in the store, what the buckets cost in pixels.
+Covers: the bucket of each row, the order of the rows and their numbers in the store, what the buckets cost in pixels;
+the buckets of a store that exists.
 Does not cover: which buckets there are, and which an image gets (`images.buckets`), the sizes of images
 (`image_sizes`).
 
@@ -24,6 +25,9 @@ from daskt2i.facts.image_sizes import Sizes
 from daskt2i.facts.renumbered import original, renumbered, rows_at
 from daskt2i.images.buckets import Rule, Size, wasted
 from daskt2i.protocols import Source, StampedSource
+from daskt2i.store.layout import about_store, checked_layout
+from daskt2i.store.views import views_of
+from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.types import Row, SourceInfo
 
 _NONE = -1
@@ -128,6 +132,23 @@ def buckets_of(source: Source) -> tuple[Bucket, ...]:
     """The buckets of a source; none if its rows are not in buckets."""
     found: tuple[Bucket, ...] = getattr(source, "buckets", ())
     return found
+
+
+def buckets_of_store(store: ZarrStore) -> tuple[Bucket, ...]:
+    """The buckets that the rows of a store have, from the sizes that it keeps: its source may have other rows now.
+
+    Raises:
+        StoreError: the metadata of the store are damaged.
+    """
+    made: list[Bucket] = []
+    size = int(checked_layout(store)["rows_per_chunk"])
+    for view in views_of(about_store(store) or {}):
+        if not view.flipped:
+            first = view.first_chunk * size
+            mine = [tuple(one) for one in store.read("source_size", first, first + view.rows).tolist() if one[0]]
+            lost = [float(np.mean([wasted(one, to) for one in mine] or [0.0])) for to in (view.size, (1, 1))]
+            made.append(Bucket(view.size, view.rows, view.first_chunk, view.chunks, *lost))
+    return tuple(made)
 
 
 def _assigned(sizes: Sizes, rule: Rule) -> tuple[list[Size], npt.NDArray[np.int64], Mapping[int, Size]]:

@@ -29,7 +29,7 @@ from daskt2i.config.workflow_file import fingerprint
 from daskt2i.errors import ConfigError, Reason, StoreMissing
 from daskt2i.facts import table as facts
 from daskt2i.facts.accepted import AcceptedRows
-from daskt2i.facts.bucketed import BucketedRows
+from daskt2i.facts.bucketed import Bucket, BucketedRows, buckets_of_store
 from daskt2i.facts.captions.rules import compile_rules, load_rules
 from daskt2i.facts.coco_instances import persons_of, read_instances
 from daskt2i.facts.expression import Expression, parse_where
@@ -69,6 +69,7 @@ class SelectedSource:
         info: the info of this source.
         opened: the other source, if it was made already; its index is then not read once more.
         numbers: numbers of the kept rows, ascending; None for 0, 1, 2, …
+        buckets: of the kept rows, if their store has them in buckets.
     """
 
     def __init__(
@@ -78,9 +79,10 @@ class SelectedSource:
         info: SourceInfo | None = None,
         opened: Source | None = None,
         numbers: npt.NDArray[np.int64] | None = None,
+        buckets: Sequence[Bucket] = (),
     ) -> None:
         self._source: Source = opened or Component.model_validate(dict(source)).build(Source, "dataset.source")
-        self._kept, self._info, self._numbers = kept, info, numbers
+        self._kept, self._info, self._numbers, self.buckets = kept, info, numbers, tuple(buckets)
 
     def info(self) -> SourceInfo:
         """The info that `choose` computed."""
@@ -157,11 +159,8 @@ def _plain_source(dataset: DatasetSettings, folder: RunFolder | None, *, keep: b
 
 
 def source_of_run(dataset: DatasetSettings, folder: RunFolder, *, keep: bool) -> Source:
-    """As `open_source`. If rows were appended to the store, its source may have grown: it gives those of the store.
-
-    With buckets it gives what the source has now.
-    """
-    about = about_store(ZarrStore(folder)) if dataset.image.buckets is None and read_rows(folder).parts else None
+    """As `open_source`. If rows were appended to the store, its source may have grown: it gives those of the store."""
+    about = about_store(ZarrStore(folder)) if read_rows(folder).parts else None
     if about is None:
         return open_source(dataset, folder, keep=keep)
     return source_of_store(dataset, folder, about["identity"])
@@ -198,7 +197,8 @@ def source_of_store(dataset: DatasetSettings, folder: RunFolder, identity: Mappi
     info = info_of(source, kept, every(), identity.get("where"))
     if counts == ids.captions.tolist():
         info = replace(info, content=identity["source"])  # they are the rows of the store
-    return SelectedSource(plain, kept, info, source, ids.rows)
+    buckets = () if dataset.image.buckets is None else buckets_of_store(ZarrStore(folder))
+    return SelectedSource(plain, kept, info, source, ids.rows, buckets)
 
 
 def _of_part(dataset: DatasetSettings, name: str, part: RunFolder, keep: bool) -> SelectedSource:

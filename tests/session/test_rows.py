@@ -14,7 +14,7 @@ import pytest
 from builders.coco import settings as coco_settings
 from builders.coco import write_coco
 from builders.shapes import BUCKETS, shaped, write_photographs
-from builders.workflows import TEXT, fake_settings, finish
+from builders.workflows import IMAGE, TEXT, fake_settings, finish
 
 import daskt2i
 from daskt2i.config.component import Component
@@ -402,6 +402,42 @@ def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None
         assert run.remove([int(there[-1])]).rows == 9
 
 
+def test_a_column_of_a_store_in_buckets_whose_source_has_grown_has_these_buckets(tmp_path: Path) -> None:
+    photographs, out = write_photographs(tmp_path / "photographs"), tmp_path / "run"
+    listed = photographs / "captions.json"
+    whole = json.loads(listed.read_text())
+    listed.write_text(json.dumps({**whole, "images": whole["images"][::2]}))
+    with daskt2i.Run(shaped(photographs, {"buckets": BUCKETS}), out, scheduler="serial", progress=False) as run:
+        run.encode().raise_for_failed()
+        listed.write_text(json.dumps(whole))
+        run.append().raise_for_failed()
+        assert run.encode().skipped == len(list(out.glob("receipts/*")))  # encode goes on too
+        result = run.add("again", IMAGE).raise_for_failed()
+        assert result.accepted == 10
+        store = run.store
+        assert store.again_valid.values.tolist() == store.valid.values.tolist()
+        names = [name for name in store.data_vars if str(name).startswith("again_latent")]
+        assert len(names) >= 2, str(store)
+        for name in names:
+            np.testing.assert_array_equal(store[name].values, store[str(name).removeprefix("again_")].values)
+
+
+def test_after_a_picture_was_replaced_in_place_the_store_is_in_order_and_encode_goes_on(tmp_path: Path) -> None:
+    photographs, out = write_photographs(tmp_path / "photographs"), tmp_path / "run"
+    with daskt2i.Run(shaped(photographs, {"resolution": 32}), out, scheduler="serial", progress=False) as run:
+        run.encode().raise_for_failed()
+        for old, new in (("000", "004"), ("007", "006")):
+            shutil.copy(photographs / f"images/{new}.png", photographs / f"images/{old}.png")
+        with pytest.raises(FingerprintMismatch, match=r"000\.png, 007\.png"):
+            run.encode()
+        assert run.replace([100]).removed == 1
+        with pytest.raises(FingerprintMismatch, match=r"from: 007\.png"):
+            run.encode()
+        assert run.replace(["007.png"]).removed == 1
+        assert run.verify().ok, str(run.verify())
+        assert run.encode().done == 0
+
+
 def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:
     with of(encoded, range(30)) as run:
         run.append()
@@ -428,16 +464,32 @@ def test_verify_checks_all_parts_and_names_the_one_that_is_damaged(encoded: Path
         found = run.verify()
     assert list(found.problems) == [4]
     assert found.problems[4].startswith("parts/0001: chunk 1: text_states/c.1")
+    assert f"encode again in {encoded}/parts/0001 (out): it repairs damaged chunks" in str(found)
+    place = encoded / "parts/0001"
+    with daskt2i.Run(place / "workflow.yaml", place, scheduler="serial", progress=False) as part:
+        assert part.encode().done == 1
+    with of(encoded, numbers) as run:
+        assert run.verify().ok
 
 
 @pytest.mark.parametrize(
     ("ids", "words"),
-    [([], "No image id and no file name was given"), ("nowhere.txt", "cannot be read")],
-    ids=["none", "no file"],
+    [
+        ([], "No image id and no file name was given"),
+        ("nowhere.txt", "cannot be read"),
+        (42, r"ids is 42, not a list or a file.* give a list: \[42\]"),
+    ],
+    ids=["none", "no file", "no list"],
 )
 def test_a_wrong_list_of_ids_is_one_sentence(ids: Any, words: str, encoded: Path) -> None:
     with of(encoded) as run, pytest.raises(ConfigError, match=words):
         run.remove(ids)
+
+
+def test_replace_of_names_that_nobody_has_says_so(encoded: Path) -> None:
+    with of(encoded) as run:
+        assert "none of these names" in str(run.replace(["nobody.jpg"]))
+        assert "has all rows" in str(run.append())
 
 
 def test_an_image_id_under_another_name_is_told(encoded: Path) -> None:

@@ -98,5 +98,13 @@ def test_a_damaged_object_is_one_sentence_set_and_never_all_rows(text: str, tmp_
 def test_a_part_that_is_named_and_missing_is_told(tmp_path: Path) -> None:
     finish(fake_settings(rows=3), tmp_path)
     write_rows(RunFolder(tmp_path), RowsFile(("0001",)))
-    with pytest.raises(StoreMissing):
+    with pytest.raises(StoreMissing, match=r"names the part 0001.* append its rows again"):
+        members(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize("stop", [4, 10**12, 10**30])
+def test_removed_rows_that_the_store_does_not_have_are_told(stop: int, tmp_path: Path) -> None:
+    finish(fake_settings(rows=3), tmp_path)
+    (tmp_path / ROWS).write_text(f'{{"version": 1, "parts": [], "removed": {{"": [[0, {stop}]]}}}}')
+    with pytest.raises(StoreError, match=r"removes rows up to .* restore this file"):
         members(RunFolder(tmp_path))

@@ -26,6 +26,7 @@ from dataclasses import replace
 from daskt2i.errors import ImagesExchanged, Reason, RowRejected
 from daskt2i.faults.time_limit import within
 from daskt2i.protocols import Source, StampedSource
+from daskt2i.store.parts.rows_file import Ranges, in_ranges
 from daskt2i.types import Chunk, FileBytes, Receipt, Row
 
 _DIGITS = 8
@@ -112,12 +113,15 @@ def of_read(row: Row, data: bytes) -> str:
     return _joined([row], [data.stamp]) if isinstance(data, FileBytes) else ""
 
 
-def exchanged(receipt: Receipt, now: str, rows: Sequence[Row], read: Callable[[Row], bytes]) -> tuple[list[Row], str]:
+def exchanged(
+    receipt: Receipt, now: str, rows: Sequence[Row], read: Callable[[Row], bytes], removed: Ranges = ()
+) -> tuple[list[Row], str]:
     """Rows whose image files have another content than before. Only files with other stamps are read.
 
     Args:
         now: stamps of these rows; `rows`: all rows of the chunk.
         read: gives the bytes of an image file.
+        removed: rows whose files may be others, because no reader sees these rows.
 
     Returns:
         these rows, and the stamps of the receipt, with new ones for files that have the content of before. A file that
@@ -128,7 +132,7 @@ def exchanged(receipt: Receipt, now: str, rows: Sequence[Row], read: Callable[[R
     for row in other_rows(receipt.stamps, now, rows):
         at = row.index - receipt.start
         place = slice(_DIGITS * at, _DIGITS * (at + 1))
-        if not row.usable or row.index in kills:
+        if not row.usable or row.index in kills or in_ranges(row.index, removed):
             continue
         try:
             data = read(row)

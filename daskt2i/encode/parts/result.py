@@ -153,6 +153,9 @@ class RowsResult(Viewed):
 
     def _new(self) -> str:
         if self.encoded is None:
-            return f"{self.new:,}" if self.new else "none: the store has all rows of the source"
+            none = "the store has all rows of the source"
+            if self.command == "replace":
+                none = "the store, or the source, has none of these names"
+            return f"{self.new:,}" if self.new else f"none: {none}"
         rejected = f", {sum(self.rejected.values()):,} rejected ({counted(self.rejected)})" if self.rejected else ""
         return f"{self.new:,} in parts/{self.part}: {self.accepted:,} accepted{rejected}"

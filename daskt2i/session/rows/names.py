@@ -23,7 +23,12 @@ def names_of(ids: str | Path | Iterable[int | str]) -> tuple[str, ...]:
     Raises:
         ConfigError: the file cannot be read, or there is no name.
     """
-    texts = _lines(expanded(ids, "ids")) if isinstance(ids, str | Path) else [str(one).strip() for one in ids]
+    if isinstance(ids, str | Path):
+        texts = _lines(expanded(ids, "ids"))
+    elif isinstance(ids, Iterable):
+        texts = [str(one).strip() for one in ids]
+    else:
+        raise ConfigError(f"ids is {ids!r}, not a list or a file. Nothing was changed; give a list: [{ids!r}] (ids).")
     names = tuple(dict.fromkeys(plain_name(text) for text in texts if text))
     if not names:
         raise ConfigError(

@@ -20,9 +20,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.errors import StoreError
+from daskt2i.errors import StoreError, StoreMissing
 from daskt2i.store.layout import checked_layout
-from daskt2i.store.parts.places import is_part_name, part_folder
+from daskt2i.store.parts.places import is_part_name, part_folder, store_of_part
 from daskt2i.store.run_folder import ROWS, ROWS_BEFORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
 
@@ -85,24 +85,35 @@ def members(folder: RunFolder) -> tuple[Member, ...]:
     """The stores of a run folder: the first one, then its parts in order. Without `rows.json` it is the first alone.
 
     Raises:
-        StoreError: `rows.json` is damaged, or a store that it names is.
+        StoreError: `rows.json` is damaged, or a store that it names is, or it removes rows that a store does not have.
         StoreMissing: a store that it names is missing.
     """
     rows = read_rows(folder)
     found, offset = [], 0
     for name in ("", *rows.parts):
-        place = part_folder(folder, name)
-        found.append(Member(name, place, offset, rows.removed.get(name, ())))
-        if rows.parts:
-            offset += places_in(place)
+        place, removed = part_folder(folder, name), rows.removed.get(name, ())
+        found.append(Member(name, place, offset, removed))
+        if not rows.parts and not removed:
+            continue
+        try:
+            layout = checked_layout(ZarrStore(place))
+        except StoreMissing as error:
+            if not name:
+                raise
+            raise StoreMissing(
+                f"{folder.address(ROWS)} names the part {name}, and there is no store in {place}. The other stores are "
+                f"unchanged; put this folder back. If it is lost, copy {ROWS_BEFORE} over {ROWS}, if that does not "
+                "name it, or take its name out of both lists there, and append its rows again."
+            ) from error
+        numbers, size = int(layout["rows"]), int(layout["rows_per_chunk"])
+        if removed and removed[-1][1] > numbers:
+            raise StoreError(
+                f"{folder.address(ROWS)} is damaged: it removes rows up to {removed[-1][1]:,} of the store in {place}, "
+                f"which has {numbers:,}. The stores are unchanged; restore this file, or copy {ROWS_BEFORE} over it, "
+                "which undoes the last change."
+            )
+        offset += -(-numbers // size) * size  # the places of whole chunks, also if the last one is short
     return tuple(found)
-
-
-def places_in(folder: RunFolder) -> int:
-    """How many row numbers the store in a run folder takes: those of whole chunks, also if the last one is short."""
-    layout = checked_layout(ZarrStore(folder))
-    size = int(layout["rows_per_chunk"])
-    return -(-int(layout["rows"]) // size) * size
 
 
 def read_rows(folder: RunFolder) -> RowsFile:
@@ -122,6 +133,17 @@ def read_rows(folder: RunFolder) -> RowsFile:
             f"{folder.address(ROWS)} is damaged, or a newer version of daskt2i wrote it: {error}. The stores are "
             f"unchanged; restore this file. Without it the run folder has all rows of its first store and no others."
         ) from error
+
+
+def removed_rows(folder: RunFolder) -> Ranges:
+    """The removed rows of the store in a run folder, which may be that of a part.
+
+    Raises:
+        StoreError: as in `read_rows`.
+    """
+    store = store_of_part(folder)
+    name = "" if store is folder else folder.root.replace("\\", "/").rpartition("/")[2]
+    return read_rows(store).removed.get(name, ())
 
 
 def write_rows(folder: RunFolder, rows: RowsFile) -> None:
@@ -160,6 +182,11 @@ def is_in(rows: npt.NDArray[np.int64], ranges: Ranges) -> npt.NDArray[np.bool_]:
     if not len(ranges):
         return np.zeros(len(rows), np.bool_)
     return np.asarray((place >= 0) & (rows < stops[np.maximum(place, 0)]))
+
+
+def in_ranges(row: int, ranges: Ranges) -> bool:
+    """Whether one row is in one of the ranges."""
+    return any(start <= row < stop for start, stop in ranges)
 
 
 def count(ranges: Ranges) -> int:
