@@ -407,6 +407,8 @@ def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> N
         run.append()
         report = run.report().to_json()["encode"]
         assert (report["rows"], report["rows_done"], report["accepted"]) == (30, 30, 30)
+        assert report["rows_before"] == 10, "the time of the encode is that of its own rows"
+        assert run.report().unknown == (), "an append is no encode that went on"
         manifest = run.manifest
         last, removed = (str(run.store.caption.values[row, 0]) for row in (manifest.row.iloc[-1], 2))
         assert last in [one.text for one in run.suggest(last)]

@@ -26,6 +26,7 @@ from daskt2i.store.parts.rows_file import members
 from daskt2i.store.publishing.lock import holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import EVENTS, MANIFEST, SAMPLES, TRAIN, RunFolder
+from daskt2i.store.views import grid_of
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.metrics import read_metrics
 from daskt2i.types import Receipt
@@ -51,9 +52,9 @@ def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
             "rates over time, notes and the ends of stages are not known" if not heard else "what they said is left out"
         )
         unknown.append(f"{EVENTS} of this folder is not complete ({wrong}), so {what}.")
-    told = state.rows_done
+    told = state.rows_done - state.rows_before
     encoded = _guarded(lambda: _encoded(state, folder, heard), "The receipts", unknown)
-    if heard and state.rows_done > told and state.stages.get("encode", "running") != "running":
+    if heard and state.rows_done - state.rows_before > told and state.stages.get("encode", "running") != "running":
         state.error = ""
         unknown.append(
             f"Chunks were written after the end of {EVENTS}, so times and ends of stages are of an earlier run."
@@ -118,9 +119,8 @@ def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
     about = about_store(store)
     if about is None:
         return False
-    layout = store.layout()
-    rows, per_chunk = int(layout["rows"]), int(layout["rows_per_chunk"])
-    strip = Strip(bytes(-(-rows // per_chunk)))
+    grid = grid_of(store.layout(), about)  # with buckets, some row numbers have no row
+    rows, strip = grid.filled, Strip(bytes(len(grid)))
     for chunk in _not_written(state):
         strip.put(chunk, Strip.FAILED)
     fresh = not heard or "encode" not in state.stages
@@ -140,7 +140,9 @@ def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
         if fresh:
             _measured(state, receipt, parts, psnr)
     for part in members(folder)[1:]:  # rows that were appended: how they were made is in the folders of the parts
-        rows += _add_part(ZarrStore(part.folder), totals, rejected)
+        appended = _add_part(ZarrStore(part.folder), totals, rejected)
+        rows += appended
+        state.rows_before += appended  # so this encode did not write them
     state.rows, state.chunks, state.rejected = rows, len(strip.states), rejected
     state.accepted, state.captions = totals["accepted"], totals["captions"]
     state.truncated, state.bytes = totals["truncated"], totals["bytes"]
