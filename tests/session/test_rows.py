@@ -389,11 +389,14 @@ def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None
     listed = photographs / "captions.json"
     whole = json.loads(listed.read_text())
     listed.write_text(json.dumps({**whole, "images": whole["images"][::2]}))
-    workflow = shaped(photographs, {"buckets": BUCKETS})
-    with daskt2i.Run(workflow, out, scheduler="serial", progress=False) as run:
+    workflow, told = shaped(photographs, {"buckets": BUCKETS}), list[Event]()
+    with daskt2i.Run(workflow, out, scheduler="serial", progress=told.append) as run:
         first = run.encode().raise_for_failed()
+        assert any("fewer rows than one training batch" in str(one) for one in told)
         listed.write_text(json.dumps(whole))
+        told.clear()
         result = run.append()
+        assert not any("fewer rows than one training batch" in str(one) for one in told), "a part is not trained alone"
         assert (first.accepted, result.known, result.accepted, result.rows) == (5, 5, 5, 10)
         assert run.verify().ok, str(run.verify())
         store = run.store
