@@ -402,7 +402,13 @@ def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None
         store = run.store
         there = store.image_id.values[store.valid.values]
         assert sorted(there.tolist()) == sorted(one["id"] for one in whole["images"])
-        assert run.remove([int(there[-1])]).rows == 9
+        numbers = dict(zip(store.image_id.values.tolist(), store.row.values.tolist(), strict=True))
+        assert sorted(numbers.values()) == sorted(run.manifest.row), "each row has its number, and no other is there"
+        gone = [int(there[0]), int(there[-1])]  # one of the first store and one of the part
+        assert run.remove(gone).rows == 8
+        store = run.store
+        assert sorted(store.image_id.values[store.valid.values].tolist()) == sorted(set(there.tolist()) - set(gone))
+        assert dict(zip(store.image_id.values.tolist(), store.row.values.tolist(), strict=True)) == numbers
 
 
 def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> None:
