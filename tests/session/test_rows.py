@@ -423,6 +423,9 @@ def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> N
         assert last in [one.text for one in run.suggest(last)]
         assert removed in [one.text for one in run.suggest(removed)]
         run.remove([3])
+        told, there = run.report(), run.status()
+        assert [told.to_json()["encode"][name] for name in ("accepted", "removed")] == [there.accepted, 1] == [29, 1]
+        assert "30: 29 accepted, 0 rejected, 1 removed" in str(told)
         assert removed not in [one.text for one in run.suggest(removed)]
 
 

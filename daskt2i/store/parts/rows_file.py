@@ -25,6 +25,7 @@ from daskt2i.store.layout import checked_layout
 from daskt2i.store.parts.places import is_part_name, part_folder
 from daskt2i.store.run_folder import ROWS, ROWS_BEFORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.types import Receipt, Rejection
 
 VERSION = 1
 
@@ -96,6 +97,13 @@ def members(folder: RunFolder) -> tuple[Member, ...]:
         if rows.parts:
             offset += places_in(place)
     return tuple(found)
+
+
+def still_there(receipt: Receipt, removed: Ranges) -> tuple[int, tuple[Rejection, ...], int]:
+    """Of the rows of a chunk: how many accepted ones are not removed, the rejected ones that are not, all that are."""
+    there = tuple(row for row in receipt.rejected if not is_in(np.array([row.row]), removed)[0])
+    gone = sum(max(0, min(stop, receipt.stop) - max(start, receipt.start)) for start, stop in removed)
+    return receipt.accepted - gone + len(receipt.rejected) - len(there), there, gone
 
 
 def places_in(folder: RunFolder) -> int:
