@@ -97,7 +97,10 @@ class Component(BaseModel):
         try:
             built = factory(**self.arguments)
         except TypeError as error:
-            raise ConfigError(f"{setting} ({self.class_path}) does not take these settings: {error}.") from error
+            raise ConfigError(
+                f"{setting} ({self.class_path}) does not take these settings: {error}. Nothing was started; give "
+                f"{setting} the arguments that this class takes."
+            ) from error
         if unfit := [name for name in _methods_of(protocol) if not _fits(built, protocol, name)]:
             raise ConfigError(
                 f"{setting}.class names {self.class_path}, which does not fit {protocol.__name__}: these methods are "

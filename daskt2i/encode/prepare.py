@@ -265,7 +265,8 @@ def prepare(workflow: Workflow, out: str | Path, *, draw: bool = True) -> Encode
     if source_info.rows == 0:
         raise SourceError(f"The source has no rows ({source_info.label}), so there is nothing to encode.")
     buckets = buckets_of(source)
-    source_info = replace(source_info, notes=(*source_info.notes, *bucket_notes(buckets, workflow.train.batch)))
+    if text.info().arrays and dataset.part is None:  # columns and parts are not trained on alone
+        source_info = replace(source_info, notes=(*source_info.notes, *bucket_notes(buckets, workflow.train.batch)))
     shapes = shapes_of(dataset.image, buckets, source_info.rows, dataset.rows_per_chunk)
     require_growing(image, of_square, shapes)
     stored = about_store(ZarrStore(folder))

@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from daskt2i.errors import StoreMissing
 from daskt2i.formatting import counted, many, size
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER, ModelFolder, TrainingProgress, progress
 from daskt2i.store.columns.places import column_folder, columns_of, is_complete
 from daskt2i.store.layout import about_store
 from daskt2i.store.parts.places import parts_begun
-from daskt2i.store.parts.rows_file import Member, is_in, members
+from daskt2i.store.parts.rows_file import Member, members, still_there
 from daskt2i.store.publishing.lock import Holder, holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import MANIFEST, PIPELINE, STANDSTILL, TRAIN, RunFolder
@@ -182,9 +180,7 @@ def _count(store: Member, counts: Counter[str], rejected: Counter[str]) -> None:
     for receipt in Receipts(store.folder).read():
         if receipt.fingerprint != fingerprint:
             continue
-        there = [row for row in receipt.rejected if not is_in(np.array([row.row]), store.removed)[0]]
-        gone = sum(max(0, min(stop, receipt.stop) - max(start, receipt.start)) for start, stop in store.removed)
-        accepted = receipt.accepted - gone + len(receipt.rejected) - len(there)
+        accepted, there, gone = still_there(receipt, store.removed)
         bytes_ = sum(shard.size for shard in receipt.shards)
         counts.update(done=1, accepted=accepted, captions=receipt.captions, bytes=bytes_, removed=gone)
         rejected.update(str(row.reason) for row in there)

@@ -99,6 +99,16 @@ def test_a_class_with_the_methods_of_its_protocol_is_taken() -> None:
     assert Component.model_validate({"class": IMAGE}).build(protocols.ImageEncoder, "dataset.encoders.image")
 
 
+def test_a_class_that_gets_the_arguments_that_it_takes_is_made() -> None:
+    needy = "daskt2i.encoders.vae.VaeEncoder"
+    with told("config/component.py:Component.build ConfigError") as error:
+        Component.model_validate({"class": needy}).build(protocols.ImageEncoder, "encoder")
+    assert "'model'. Nothing was started; give encoder the arguments" in str(error.value)
+    assert Component.model_validate({"class": needy, "model": "daskt2i:demo/vae"}).build(
+        protocols.ImageEncoder, "encoder"
+    )
+
+
 @pytest.mark.parametrize("wrong", ["FakeImageEncoder", IMAGE.replace("Encoder", "Encodr"), "nowhere.Encoder"])
 def test_a_dotted_path_that_is_spelt_rightly_is_taken(wrong: str, tmp_path: Path) -> None:
     data = fake_data(image={"class": wrong})

@@ -41,8 +41,9 @@ def test_damaged_views_are_restored_or_another_folder_is_taken(tmp_path: Path) -
 def test_an_encoder_whose_arrays_do_not_grow_is_taken_without_buckets_and_latents_with_them(tmp_path: Path) -> None:
     folder = write_photographs(tmp_path)
     score = {"class": "encode.test_columns.Brightness"}
-    with told("encode/shapes/arrays.py:require_growing ConfigError"):
+    with told("encode/shapes/arrays.py:require_growing ConfigError") as error:
         prepare(shaped(folder, {"buckets": BUCKETS}, encoder=score), tmp_path / "run")
+    assert "a store without dataset.image.buckets in another run folder" in str(error.value)
     assert finish(shaped(folder, {"resolution": 32}, encoder=score), tmp_path / "squares").accepted == 10
     assert prepare(shaped(folder, {"buckets": BUCKETS}), tmp_path / "run").source_info.rows == 10
 

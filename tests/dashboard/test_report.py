@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from builders import TESTS
+from builders.shapes import BUCKETS, shaped, write_photographs
 from builders.workflows import fake_settings
 from rich.console import Console
 
@@ -72,6 +73,18 @@ def test_a_report_has_the_numbers_of_status_and_of_the_metrics(finished: Path) -
     assert found.unknown == ()
     assert found.to_json()["stages"] == {"encode": "done"}
     assert json.loads(json.dumps(found.to_json())) == found.to_json()
+
+
+def test_a_store_in_buckets_counts_its_rows_and_not_the_numbers_between_them(tmp_path: Path) -> None:
+    """Each bucket begins with a new chunk, so some row numbers have no row."""
+    workflow = shaped(write_photographs(tmp_path / "photographs"), {"buckets": BUCKETS})
+    with daskt2i.Run(workflow, tmp_path / "run", scheduler="serial", progress=False) as run:
+        run.encode()
+    there, found = status(RunFolder(tmp_path / "run")), report(RunFolder(tmp_path / "run"))
+    told = found.to_json()["encode"]
+    assert (told["rows"], told["rows_done"], told["chunks"]["written"]) == (there.rows, there.rows, there.chunks)
+    assert found.state.estimate_so_far()["bytes_in_all"] == there.bytes, "nothing is left to write"
+    assert found.unknown == ()
 
 
 DAMAGE = {"none": None, "empty": b"", "no text": b"\xff\x00" * 50, "half a line": None}

@@ -201,6 +201,8 @@ def test_a_column_goes_with_its_store_and_not_alone(tmp_path: Path) -> None:
     told = push(RunFolder(own), NAME, dry_run=True)
     assert "columns/again/latents.zarr/text_states/zarr.json" in told.files
     assert "columns/again/manifest.parquet" in told.files
+    names = [name for name, _ in told.view().rows]
+    assert [name for name in names if "columns" in name] == ["columns/again"], "one line, not one for each array"
     with pytest.raises(ConfigError, match="give the run folder of the store"):
         push(RunFolder(own / "columns" / "again"), NAME, dry_run=True)
     (own / "columns" / "again" / "manifest.parquet").unlink()
@@ -218,5 +220,6 @@ def test_parts_that_count_go_with_their_store_and_removed_rows_are_not_counted(t
     assert {"rows.json", "parts/0001/manifest.parquet", "parts/0001/latents.zarr/zarr.json"} <= told.files.keys()
     assert "parts/0001/rows.parquet" in told.files, "without it nobody can go on with the part"
     assert not [name for name in told.files if name.startswith("parts/0002/")]
+    assert [name for name, _ in told.view().rows if "parts" in name] == ["parts/0001"]
     card = dataset_card(RunFolder(own), about_store(ZarrStore(RunFolder(own))) or {}, NAME)
     assert "Rows: 25, of which 25 are accepted" in card

@@ -389,17 +389,26 @@ def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None
     listed = photographs / "captions.json"
     whole = json.loads(listed.read_text())
     listed.write_text(json.dumps({**whole, "images": whole["images"][::2]}))
-    workflow = shaped(photographs, {"buckets": BUCKETS})
-    with daskt2i.Run(workflow, out, scheduler="serial", progress=False) as run:
+    workflow, told = shaped(photographs, {"buckets": BUCKETS}), list[Event]()
+    with daskt2i.Run(workflow, out, scheduler="serial", progress=told.append) as run:
         first = run.encode().raise_for_failed()
+        assert any("fewer rows than one training batch" in str(one) for one in told)
         listed.write_text(json.dumps(whole))
+        told.clear()
         result = run.append()
+        assert not any("fewer rows than one training batch" in str(one) for one in told), "a part is not trained alone"
         assert (first.accepted, result.known, result.accepted, result.rows) == (5, 5, 5, 10)
         assert run.verify().ok, str(run.verify())
         store = run.store
         there = store.image_id.values[store.valid.values]
         assert sorted(there.tolist()) == sorted(one["id"] for one in whole["images"])
-        assert run.remove([int(there[-1])]).rows == 9
+        numbers = dict(zip(store.image_id.values.tolist(), store.row.values.tolist(), strict=True))
+        assert sorted(numbers.values()) == sorted(run.manifest.row), "each row has its number, and no other is there"
+        gone = [int(there[0]), int(there[-1])]  # one of the first store and one of the part
+        assert run.remove(gone).rows == 8
+        store = run.store
+        assert sorted(store.image_id.values[store.valid.values].tolist()) == sorted(set(there.tolist()) - set(gone))
+        assert dict(zip(store.image_id.values.tolist(), store.row.values.tolist(), strict=True)) == numbers
 
 
 def test_a_column_of_a_store_in_buckets_whose_source_has_grown_has_these_buckets(tmp_path: Path) -> None:
@@ -443,11 +452,16 @@ def test_a_report_and_suggestions_have_the_rows_of_all_parts(encoded: Path) -> N
         run.append()
         report = run.report().to_json()["encode"]
         assert (report["rows"], report["rows_done"], report["accepted"]) == (30, 30, 30)
+        assert report["rows_before"] == 10, "the time of the encode is that of its own rows"
+        assert run.report().unknown == (), "an append is no encode that went on"
         manifest = run.manifest
         last, removed = (str(run.store.caption.values[row, 0]) for row in (manifest.row.iloc[-1], 2))
         assert last in [one.text for one in run.suggest(last)]
         assert removed in [one.text for one in run.suggest(removed)]
         run.remove([3])
+        told, there = run.report(), run.status()
+        assert [told.to_json()["encode"][name] for name in ("accepted", "removed")] == [there.accepted, 1] == [29, 1]
+        assert "30: 29 accepted, 0 rejected, 1 removed" in str(told)
         assert removed not in [one.text for one in run.suggest(removed)]
 
 

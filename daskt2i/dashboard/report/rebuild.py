@@ -22,10 +22,11 @@ from daskt2i.estimate.forecast import forecast_figures
 from daskt2i.os_errors import meaning_of
 from daskt2i.redact import without_secret
 from daskt2i.store.layout import about_store
-from daskt2i.store.parts.rows_file import members
+from daskt2i.store.parts.rows_file import Member, Ranges, members, still_there
 from daskt2i.store.publishing.lock import holder
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.run_folder import EVENTS, MANIFEST, SAMPLES, TRAIN, RunFolder
+from daskt2i.store.views import grid_of
 from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.metrics import read_metrics
 from daskt2i.types import Receipt
@@ -51,9 +52,9 @@ def rebuild(folder: RunFolder) -> tuple[RunState, tuple[str, ...]]:
             "rates over time, notes and the ends of stages are not known" if not heard else "what they said is left out"
         )
         unknown.append(f"{EVENTS} of this folder is not complete ({wrong}), so {what}.")
-    told = state.rows_done
+    told = state.rows_done - state.rows_before
     encoded = _guarded(lambda: _encoded(state, folder, heard), "The receipts", unknown)
-    if heard and state.rows_done > told and state.stages.get("encode", "running") != "running":
+    if heard and state.rows_done - state.rows_before > told and state.stages.get("encode", "running") != "running":
         state.error = ""
         unknown.append(
             f"Chunks were written after the end of {EVENTS}, so times and ends of stages are of an earlier run."
@@ -118,33 +119,30 @@ def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
     about = about_store(store)
     if about is None:
         return False
-    layout = store.layout()
-    rows, per_chunk = int(layout["rows"]), int(layout["rows_per_chunk"])
-    strip = Strip(bytes(-(-rows // per_chunk)))
+    grid = grid_of(store.layout(), about)  # with buckets, some row numbers have no row
+    rows, strip = grid.filled, Strip(bytes(len(grid)))
     for chunk in _not_written(state):
         strip.put(chunk, Strip.FAILED)
     fresh = not heard or "encode" not in state.stages
-    totals = dict.fromkeys(("accepted", "captions", "truncated", "bytes"), 0)
+    stores, totals = members(folder), dict.fromkeys(("accepted", "captions", "truncated", "bytes", "removed"), 0)
     rejected: dict[str, int] = {}
     parts, psnr = dict.fromkeys(PARTS, 0.0), Histogram()
     for receipt in Receipts(folder).read():
         if receipt.fingerprint != about["fingerprint"]:
             continue
         strip.put(receipt.chunk, Strip.WRITTEN)
-        totals["accepted"] += receipt.accepted
-        totals["captions"] += receipt.captions
-        totals["truncated"] += receipt.truncated
-        totals["bytes"] += sum(shard.size for shard in receipt.shards)
-        for row in receipt.rejected:
-            rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
+        _add_receipt(receipt, stores[0].removed, totals, rejected)
         if fresh:
             _measured(state, receipt, parts, psnr)
-    for part in members(folder)[1:]:  # rows that were appended: how they were made is in the folders of the parts
-        rows += _add_part(ZarrStore(part.folder), totals, rejected)
+    for part in stores[1:]:  # rows that were appended: how they were made is in the folders of the parts
+        appended = _add_part(part, totals, rejected)
+        rows += appended
+        state.rows_before += appended  # so this encode did not write them
     state.rows, state.chunks, state.rejected = rows, len(strip.states), rejected
     state.accepted, state.captions = totals["accepted"], totals["captions"]
     state.truncated, state.bytes = totals["truncated"], totals["bytes"]
-    state.rows_done = state.accepted + sum(rejected.values())
+    state.removed = totals["removed"]
+    state.rows_done = state.accepted + sum(rejected.values()) + state.removed
     state.chunk_states, state.strip = strip.by_name(), strip.letters()
     state.precision = state.precision or str(about["identity"].get("precision", ""))
     if fresh and folder.exists(MANIFEST):  # it is written when all chunks are done
@@ -155,18 +153,24 @@ def _encoded(state: RunState, folder: RunFolder, heard: bool) -> bool:
     return True
 
 
-def _add_part(store: ZarrStore, totals: dict[str, int], rejected: dict[str, int]) -> int:
+def _add_part(part: Member, totals: dict[str, int], rejected: dict[str, int]) -> int:
     """Add what the receipts of a part count. Returns its rows."""
-    fingerprint, rows = (about_store(store) or {}).get("fingerprint"), 0
-    for receipt in Receipts(store.folder).read():
+    fingerprint, rows = (about_store(ZarrStore(part.folder)) or {}).get("fingerprint"), 0
+    for receipt in Receipts(part.folder).read():
         if receipt.fingerprint == fingerprint:
             rows += receipt.stop - receipt.start
-            for name in ("accepted", "captions", "truncated"):
-                totals[name] += getattr(receipt, name)
-            totals["bytes"] += sum(shard.size for shard in receipt.shards)
-            for row in receipt.rejected:
-                rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
+            _add_receipt(receipt, part.removed, totals, rejected)
     return rows
+
+
+def _add_receipt(receipt: Receipt, removed: Ranges, totals: dict[str, int], rejected: dict[str, int]) -> None:
+    """Add what a receipt counts. Rows that were removed are neither accepted nor rejected."""
+    accepted, there, gone = still_there(receipt, removed)
+    counts = {"accepted": accepted, "removed": gone, "captions": receipt.captions, "truncated": receipt.truncated}
+    for name, count in {**counts, "bytes": sum(shard.size for shard in receipt.shards)}.items():
+        totals[name] += count
+    for row in there:
+        rejected[str(row.reason)] = rejected.get(str(row.reason), 0) + 1
 
 
 def _not_written(state: RunState) -> list[int]:

@@ -139,6 +139,7 @@ def _encode_json(state: RunState) -> dict[str, Any]:
         "rows_before": state.rows_before,
         "accepted": state.accepted,
         "rejected": dict(sorted(state.rejected.items())),
+        "removed": state.removed,
         "captions": state.captions,
         "bytes": state.bytes,
         "chunks": dict(state.chunk_states),
@@ -187,8 +188,9 @@ def _last(series: Series) -> Any:
 def _encode_rows(state: RunState) -> list[tuple[str, str]]:
     total = sum(state.rejected.values())
     why = f" ({counted(state.rejected)})" if total else ""
+    gone = f", {state.removed:,} removed" if state.removed else ""
     of = f"{state.rows_done:,} of {state.rows:,}" if state.rows_done < state.rows else f"{state.rows:,}"
-    rows = [("rows", f"{of}: {state.accepted:,} accepted, {total:,} rejected{why}")]
+    rows = [("rows", f"{of}: {state.accepted:,} accepted, {total:,} rejected{why}{gone}")]
     states = [f"{count:,} {name}" for name, count in state.chunk_states.items() if count]
     rows.append(("chunks", ", ".join(states)))
     rows.append(("store", size(state.bytes)))

@@ -42,6 +42,7 @@ class EncodeFigures:
         rows, chunks: of the whole store. rows_per_chunk. rows_before, bytes_before: what was there when this encode
             began.
         rows_done, accepted, captions, truncated, bytes: of the whole store so far. rejected: reason -> rows.
+        removed: rows that were removed since (`remove`); they are neither accepted nor rejected.
         chunk_states: `waiting`, `running` (with a worker, or next in line), `written`, `again` (failed, tried again),
             `failed` -> chunks.
         strip: a letter for each of at most 1,000 cells; see `series.Strip`.
@@ -65,6 +66,7 @@ class EncodeFigures:
         self.encode_ended: float | None = None
         self.rows = self.rows_before = self.rows_done = self.accepted = self.captions = self.truncated = 0
         self.bytes = self.bytes_before = self.chunks = self.chunks_before = 0
+        self.removed = 0
         self.rejected: dict[str, int] = {}
         self.chunk_states = dict.fromkeys(("waiting", "running", "written", "again", "failed"), 0)
         self.strip = ""

@@ -113,7 +113,7 @@ def require_growing(encoder: ImageEncoder, info: EncoderInfo, shapes: Shapes) ->
         name = square[0].name if square else info.arrays[0].name
         raise ConfigError(
             f"The image encoder makes {name} of one size from any picture, so it cannot encode buckets. Nothing was "
-            "started; leave dataset.image.buckets out, or take an encoder of latents (dataset.encoders.image)."
+            "started; take an encoder of latents, or a store without dataset.image.buckets in another run folder (out)."
         )
     for spec in info.arrays:
         for view in shapes.views:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from daskt2i.formatting import size
+from daskt2i.store.columns.places import COLUMNS
+from daskt2i.store.run_folder import PARTS
 from daskt2i.view import View, Viewed
 
 
@@ -77,9 +79,14 @@ def _files(sizes: list[int]) -> str:
 
 
 def _part(name: str) -> str:
-    """The array or folder of a file: `latents.zarr/latent_mean`; a file directly in the run folder is its own part."""
+    """The array or folder of a file: `latents.zarr/latent_mean`; a file directly in the run folder is its own part.
+
+    A column is one (`columns/t5`), and so is a part of the rows with its columns (`parts/0001`).
+    """
     folders = name.split("/")[:-1]
     if not folders:
         return name
+    if folders[0] in (COLUMNS, PARTS):
+        return "/".join(folders[:2])
     depth = next((place + 2 for place, one in enumerate(folders) if one.endswith(".zarr")), len(folders))
     return "/".join(folders[:depth])

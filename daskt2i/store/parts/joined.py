@@ -15,6 +15,7 @@ from daskt2i.errors import StoreError
 from daskt2i.store.parts.rows_file import Member, numbers_of
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import xarray
 
 _GROWS = "slot"
@@ -25,7 +26,8 @@ def join_parts(found: Sequence[xarray.Dataset], stores: Sequence[Member]) -> xar
     """A Dataset whose row i is the row with the global number i, lazily.
 
     `valid` is False for removed rows, and for the numbers between two stores, where all arrays have their fill value.
-    The same is true for an array, such as that of a column, in the rows of a store that does not have it.
+    The same is true for an array, such as that of a column, in the rows of a store that does not have it. If a store
+    leaves out row numbers (aspect buckets), those between two stores are left out too, and `row` has the others.
 
     Args:
         found: the Dataset of each store.
@@ -39,13 +41,17 @@ def join_parts(found: Sequence[xarray.Dataset], stores: Sequence[Member]) -> xar
         return shown[0]
     import xarray as xr
 
+    labelled = any("row" in one.coords for one in shown)
+    if labelled:
+        numbered = zip(shown, stores, strict=True)
+        shown = [one.assign_coords(row=_row_numbers(one) + store.offset) for one, store in numbered]
     kinds = _kinds(shown, stores)
     sizes = {dim: max(one.sizes.get(dim, 0) for one in shown) for dim in {dim for one in shown for dim in one.dims}}
     pieces = []
     for place, one in enumerate(shown):
         rows = one.sizes["row"]
         last = place + 1 == len(shown)
-        numbers = rows if last else stores[place + 1].offset - stores[place].offset
+        numbers = rows if last or labelled else stores[place + 1].offset - stores[place].offset
         pieces.append(_padded(one, kinds, {**sizes, "row": numbers}))
     joined = xr.concat(pieces, "row", data_vars="all", coords="minimal", compat="override", join="override")
     whole = joined.assign(
@@ -59,10 +65,14 @@ def _without(one: xarray.Dataset, store: Member) -> xarray.Dataset:
     gone = numbers_of(store.removed)
     if not len(gone):
         return one
-    there = np.ones(one.sizes["row"], np.bool_)
-    there[gone] = False
+    there = ~np.isin(_row_numbers(one), gone)
     masks = [name for name in one.data_vars if f"_{name}".endswith("_valid") and one[name].dims == ("row",)]
     return one.assign({name: (("row",), one[name].data & there, one[name].attrs) for name in masks})
+
+
+def _row_numbers(one: xarray.Dataset) -> npt.NDArray[np.int64]:
+    """The number of each row in its own store."""
+    return np.asarray(one["row"].values, np.int64) if "row" in one.coords else np.arange(one.sizes["row"])
 
 
 def _kinds(shown: Sequence[xarray.Dataset], stores: Sequence[Member]) -> dict[Any, tuple[tuple[Any, ...], Any, Any]]:

@@ -25,6 +25,7 @@ from daskt2i.store.layout import checked_layout
 from daskt2i.store.parts.places import is_part_name, part_folder, store_of_part
 from daskt2i.store.run_folder import ROWS, ROWS_BEFORE, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
+from daskt2i.types import Receipt, Rejection
 
 VERSION = 1
 
@@ -114,6 +115,20 @@ def members(folder: RunFolder) -> tuple[Member, ...]:
             )
         offset += -(-numbers // size) * size  # the places of whole chunks, also if the last one is short
     return tuple(found)
+
+
+def still_there(receipt: Receipt, removed: Ranges) -> tuple[int, tuple[Rejection, ...], int]:
+    """Of the rows of a chunk: how many accepted ones are not removed, the rejected ones that are not, all that are."""
+    there = tuple(row for row in receipt.rejected if not is_in(np.array([row.row]), removed)[0])
+    gone = sum(max(0, min(stop, receipt.stop) - max(start, receipt.start)) for start, stop in removed)
+    return receipt.accepted - gone + len(receipt.rejected) - len(there), there, gone
+
+
+def places_in(folder: RunFolder) -> int:
+    """How many row numbers the store in a run folder takes: those of whole chunks, also if the last one is short."""
+    layout = checked_layout(ZarrStore(folder))
+    size = int(layout["rows_per_chunk"])
+    return -(-int(layout["rows"]) // size) * size
 
 
 def read_rows(folder: RunFolder) -> RowsFile:
