@@ -68,6 +68,16 @@ def test_a_damaged_list_of_rows_is_restored(out: Path) -> None:
     assert members(folder)[0].removed == ((3, 4),)
 
 
+def test_a_part_whose_folder_is_gone_is_put_back(out: Path, tmp_path: Path) -> None:
+    finish(fake_settings(rows=4), out / "parts" / "0001")
+    write_rows(RunFolder(out), RowsFile(("0001",)))
+    shutil.move(out / "parts" / "0001", tmp_path / "away")
+    with told("store/parts/rows_file.py:members StoreMissing"):
+        members(RunFolder(out))
+    shutil.move(tmp_path / "away", out / "parts" / "0001")
+    assert [one.name for one in members(RunFolder(out))] == ["", "0001"]
+
+
 def test_rows_are_changed_after_the_encode_has_ended(tmp_path: Path) -> None:
     with run_of(tmp_path / "run") as run:
         with told("encode/parts/workflow.py:part_workflow StoreMissing"):
@@ -141,6 +151,9 @@ def test_rows_are_named_by_ids_or_by_an_expression(out: Path, tmp_path: Path) ->
         assert run.remove(where="image_id < 3").removed == 2
     with told("session/rows/names.py:names_of ConfigError"):
         names_of([" "])
+    with told("session/rows/names.py:names_of ConfigError"):
+        names_of(5)  # type: ignore[arg-type]
+    assert names_of([5]) == ("5",)
     with told("session/rows/names.py:_lines ConfigError"):
         names_of(tmp_path / "none.txt")
     (tmp_path / "ids.txt").write_text("\ufeff5\n\n 00000007.bmp \n5\n", encoding="utf-8")

@@ -124,13 +124,6 @@ def still_there(receipt: Receipt, removed: Ranges) -> tuple[int, tuple[Rejection
     return receipt.accepted - gone + len(receipt.rejected) - len(there), there, gone
 
 
-def places_in(folder: RunFolder) -> int:
-    """How many row numbers the store in a run folder takes: those of whole chunks, also if the last one is short."""
-    layout = checked_layout(ZarrStore(folder))
-    size = int(layout["rows_per_chunk"])
-    return -(-int(layout["rows"]) // size) * size
-
-
 def read_rows(folder: RunFolder) -> RowsFile:
     """What `rows.json` says; no parts and no removed rows if there is none.
 
