@@ -68,6 +68,17 @@ def test_a_damaged_list_of_rows_is_restored(out: Path) -> None:
     assert members(folder)[0].removed == ((3, 4),)
 
 
+def test_a_list_that_removes_rows_that_are_not_there_is_restored(out: Path) -> None:
+    folder, place = RunFolder(out), out / ROWS
+    write_rows(folder, RowsFile().without_rows("", [3]))
+    kept = place.read_bytes()
+    write_rows(folder, RowsFile().without_rows("", [300]))
+    with told("store/parts/rows_file.py:members StoreError"):
+        members(folder)
+    place.write_bytes(kept)
+    assert members(folder)[0].removed == ((3, 4),)
+
+
 def test_a_part_whose_folder_is_gone_is_put_back(out: Path, tmp_path: Path) -> None:
     finish(fake_settings(rows=4), out / "parts" / "0001")
     write_rows(RunFolder(out), RowsFile(("0001",)))
