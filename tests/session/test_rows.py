@@ -409,6 +409,14 @@ def test_rows_are_appended_to_a_store_of_several_buckets(tmp_path: Path) -> None
         store = run.store
         assert sorted(store.image_id.values[store.valid.values].tolist()) == sorted(set(there.tolist()) - set(gone))
         assert dict(zip(store.image_id.values.tolist(), store.row.values.tolist(), strict=True)) == numbers
+        assert run.replace([int(there[1])]).rows == 8  # the new part has one of the buckets
+        store, expected = run.store, {}
+        for name in (name for name in map(str, store.data_vars) if name.startswith("latent_mean_")):
+            filled = ~np.isnan(store[name].values[store.valid.values]).any((1, 2, 3))
+            expected[name.removeprefix("latent_mean_")] = int(filled.sum())
+        assert sum(expected.values()) == 8
+        for view in filter(expected.get, expected):
+            assert len(daskt2i.torch_dataset(out, view=view)) == expected[view], view
 
 
 def test_a_column_of_a_store_in_buckets_whose_source_has_grown_has_these_buckets(tmp_path: Path) -> None:

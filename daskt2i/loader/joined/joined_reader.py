@@ -172,12 +172,13 @@ def open_reader(
         StoreMissing: there is no store here.
         StoreError: metadata are damaged, or a part does not fit to the first store.
     """
-    stores = []
-    for member in members(folder):
-        store = open_as(member.folder)
-        pieces = _pieces(member, store, choice)
-        stores.append((member, [Reader(store, key, sample, wanted, piece) for piece in pieces]))
-    if len(stores) == 1 and len(stores[0][1]) == 1:
+    stores, opened = [], [(member, open_as(member.folder)) for member in members(folder)]
+    lacking = _without_view([(member, _views(store)) for member, store in opened], choice.view)
+    for member, store in opened:
+        if member.name not in lacking:
+            pieces = _pieces(member, store, choice)
+            stores.append((member, [Reader(store, key, sample, wanted, piece) for piece in pieces]))
+    if len(opened) == 1 and len(stores[0][1]) == 1:
         return stores[0][1][0]
     first = stores[0][1][0]
     for member, readers in stores[1:]:
@@ -222,10 +223,20 @@ def chosen_views(views: Sequence[View], name: str | None, folder: RunFolder) -> 
     )
 
 
+def _views(store: ZarrStore) -> tuple[View, ...]:
+    about = (store.attributes() or {}).get("daskt2i")
+    return views_of(about) if isinstance(about, dict) else ()
+
+
+def _without_view(stores: Sequence[tuple[Member, Sequence[View]]], name: str | None) -> frozenset[str]:
+    """Stores in buckets that have no row of this view, where another store has one: a part may have few buckets."""
+    lacking = {member.name for member, views in stores if views and name not in {view.name for view in views}}
+    return frozenset() if name is None or len(lacking) == len(stores) else frozenset(lacking)
+
+
 def _pieces(member: Member, store: ZarrStore, choice: Choice) -> list[Piece]:
     whole = Piece(member.offset, member.removed)
-    about = (store.attributes() or {}).get("daskt2i")
-    views = views_of(about) if isinstance(about, dict) else ()
+    views = _views(store)
     if not views and choice.view is None:
         return [whole]
     twins = {view.name: view for view in views if view.flipped}
