@@ -82,10 +82,13 @@ def export(
     refuse_column(folder)
     store = ZarrStore(folder)
     if views := views_of((store.attributes() or {}).get("daskt2i") or {}):
+        have = f"have several sizes ({views[0].name}, …)"
+        if len({view.size for view in views}) == 1:
+            have = "are there mirrored too" if len(views) > 1 else f"are not square ({views[0].name})"
         raise ConfigError(
-            f"The latents of {folder} have several sizes ({views[0].name}, …), and export writes those of one size. "
-            "Nothing was written; read them with daskt2i.torch_dataset, or encode with dataset.image.resolution into "
-            "another run folder (out)."
+            f"The latents of {folder} {have}, and export writes one square latent for each row. Nothing was written; "
+            "read them with daskt2i.torch_dataset, or encode with dataset.image.resolution and without "
+            "dataset.image.flip into another run folder (out)."
         )
     numbers = readable_rows(open_reader(folder, 0, True), folder, unfinished)
     if where is not None:

@@ -27,6 +27,7 @@ from daskt2i.plan import ChunkGrid
 from daskt2i.store.columns.arrays import column_arrays
 from daskt2i.store.forms.made_rows import made_layout, stored_forms
 from daskt2i.store.layout import about_store, padding_is_text
+from daskt2i.store.parts.places import store_of_part
 from daskt2i.store.parts.rows_file import Ranges, is_in
 from daskt2i.store.receipts import Receipts
 from daskt2i.store.views import View, grid_of
@@ -152,7 +153,7 @@ class Reader:
         if lost := [name for name in wanted.extra if name not in arrays and name not in columns]:
             raise ConfigError(
                 f"{store.address} has no {lost[0]}, which was asked for. Nothing was read; leave it out (columns), or "
-                f"run add for this column on the run folder {store.folder}."
+                f"run add for this column on the run folder {store_of_part(store.folder)}."
             )
         self._extra = {name: arrays[name] if name in arrays else columns[name].about for name in wanted.extra}
         views: list[View | None] = [view for view in (piece.view, piece.mirrored) if view is not None] or [None]

@@ -155,6 +155,32 @@ def test_a_change_that_was_stopped_is_ended_or_given_up(out: Path) -> None:
         assert run.replace([3]).accepted == 1
 
 
+def test_a_part_that_is_lost_is_put_back_or_appended_again(out: Path) -> None:
+    with run_of(out, 24) as run:
+        run.append()
+        (out / "parts" / "0001").rename(out / "away")
+        with told("store/parts/rows_file.py:members StoreMissing"):
+            run.status()
+        (out / "away").rename(out / "parts" / "0001")
+        assert run.status().rows == 24
+        shutil.rmtree(out / "parts" / "0001")
+        shutil.copy(out / "rows.before.json", out / ROWS)
+        assert run.append().rows == 24
+        shutil.rmtree(out / "parts" / "0001")
+        write_rows(RunFolder(out), RowsFile())
+        assert run.append().rows == 24
+
+
+def test_a_list_of_rows_that_does_not_fit_the_store_is_undone(out: Path) -> None:
+    with run_of(out) as run:
+        run.remove([3])
+        (out / ROWS).write_text('{"version": 1, "parts": [], "removed": {"": [[0, 100]]}}')
+        with told("store/parts/rows_file.py:members StoreError"):
+            run.status()
+        shutil.copy(out / "rows.before.json", out / ROWS)
+        assert run.status().accepted == 20
+
+
 def test_rows_are_named_by_ids_or_by_an_expression(out: Path, tmp_path: Path) -> None:
     with run_of(out) as run:
         with told("session/rows/methods.py:RunRows.remove ConfigError"):

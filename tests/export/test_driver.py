@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders.command_line import one_object, run
+from builders.shaped import bucketed
 from builders.waiting import wait_for
 from builders.workflows import child_environment
 from loader.test_dataset import encoded
 
 import daskt2i
-from daskt2i.errors import StoreError
+from daskt2i.errors import ConfigError, StoreError
 from daskt2i.events import Progress
 from daskt2i.export.driver import export
 from daskt2i.export.rows import Exported
@@ -92,3 +93,20 @@ def test_a_killed_export_leaves_no_folder_and_the_next_one_removes_what_was_left
     export(RunFolder(store), "webdataset", target)
     assert [path.name for path in target.parent.iterdir()] == ["made"]
     assert len(list(target.glob("*.tar"))) == 10
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mirrored", "words"),
+    [
+        ({(64, 64): 3, (80, 48): 2}, False, r"have several sizes \(64x64, …\)"),
+        ({(64, 64): 3}, True, "are there mirrored too"),
+        ({(80, 48): 3}, False, r"are not square \(80x48\)"),
+    ],
+    ids=["sizes", "mirrored", "wide"],
+)
+def test_latents_that_no_format_has_are_told_as_they_are(
+    sizes: dict[tuple[int, int], int], mirrored: bool, words: str, tmp_path: Path
+) -> None:
+    out = bucketed(tmp_path / "run", sizes, mirrored)
+    with pytest.raises(ConfigError, match=f"{words}, and export writes one square latent.*Nothing was written"):
+        export(RunFolder(out), "npy", tmp_path / "files")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,10 @@ def test_an_append_after_a_column_leaves_its_rows_out_of_the_column_until_add_ru
         assert (store.words_valid.values.sum(), store.valid.values.sum()) == (20, 30)
         with pytest.raises(StoreError, match=r"do not both have .*run add again with the same column"):
             run.export(tmp_path / "none", "parquet")
+        with pytest.raises(
+            ConfigError, match=rf"run add for this column on the run folder {re.escape(str(encoded))}\.$"
+        ):
+            daskt2i.torch_dataset(encoded, batch_size=4, columns=["latents", "words_text_mask"])
         assert run.add("words", TEXT, arguments={"features": 4}).done == 2
         assert run.store.words_valid.values.sum() == 30
         assert run.export(tmp_path / "all", "parquet").rows == 30
