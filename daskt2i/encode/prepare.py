@@ -338,9 +338,10 @@ def refuse_other(prepared: EncodePlan, stored: Mapping[str, Any], wanted: Mappin
             f"(column); to make {column} anew, delete its folder first."
         )
     if differ:
+        new = "To encode rows that are new, run append. " * all(one.startswith("dataset.source.") for one in differ)
         raise FingerprintMismatch(
             f"The store in {prepared.folder} was made with different settings or data: {'; '.join(differ)}. It was not "
-            "touched. Go back to the settings and data of the store, or encode into another run folder (out)."
+            f"touched. {new}Go back to the settings and data of the store, or encode into another run folder (out)."
         )
 
 

@@ -65,7 +65,8 @@ class AcceptedRows:
         if differ := differences(there, wanted):
             raise FingerprintMismatch(
                 f"The source has changed since the store in {folder} was made: {'; '.join(differ)}. Nothing was "
-                "started; go back to the data of the store, or encode into another run folder (out)."
+                "started; run append if the source has new rows, go back to the data of the store, or encode into "
+                "another run folder (out)."
             )
         self._info = replace(info, content={**info.content, "accepted_by": self._fingerprint})
         self.buckets = buckets_of(source)

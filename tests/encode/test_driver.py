@@ -262,6 +262,7 @@ def test_a_changed_setting_is_refused_and_the_error_names_the_difference(
     with pytest.raises(FingerprintMismatch) as caught:
         run(workflow(tmp_path, change), out)
     assert named in str(caught.value)
+    assert ("rows that are new, run append" in str(caught.value)) is ("source" in change)
     assert_same(arrays(out), before)
 
 

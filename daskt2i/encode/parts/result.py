@@ -129,7 +129,7 @@ class RowsResult(Viewed):
         if self.command == "append":
             rows.append(("known", f"{many(self.known, 'row')} of the source, by their image id"))
         if self.named is not None:
-            rows.append(("named", many(self.named, "row")))
+            rows.append(("ids", f"{self.named:,} given"))
         if self.command != "append":
             rows.append(("removed", many(self.removed, "row")))
         if self.gone:
