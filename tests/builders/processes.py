@@ -21,11 +21,12 @@ def running(process: psutil.Process) -> bool:
 
 
 def children() -> set[psutil.Process]:
-    """The running processes below this one."""
+    """The running processes below this one, without those of the browser that tests of pages share."""
     found = set()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # also if it is a zombie
-            if "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
+            command = " ".join(process.cmdline())
+            if "multiprocessing.resource_tracker" not in command and "chromium" not in command:
                 found.add(process)
     return found
 
