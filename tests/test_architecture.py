@@ -70,7 +70,7 @@ MAY_IMPORT = {
     " facts hosts encode executors session",
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
-    "run": "errors view events config deploy estimate encode insights export sample train display session doctor",
+    "run": "errors view events config deploy estimate encode insights export train display session doctor",
     "cli": "redact documents errors os_errors addresses view events plan faults config sources machine deploy"
     " store launch sample display session bench run",
     "workflow": "cli",

@@ -1,6 +1,7 @@
 """The settings of a workflow as typed models.
 
-Covers: name, type, limits, default and meaning of each setting; those of pictures are in `image_settings`.
+Covers: name, type, limits, default and meaning of each setting; those of pictures are in `image_settings`,
+those of models in `training`.
 Does not cover: reading files and `--set` (`workflow_file`), what the settings do.
 """
 
@@ -21,9 +22,16 @@ from daskt2i.config import plain_values
 from daskt2i.config.component import Component
 from daskt2i.config.image_settings import ImageSettings
 from daskt2i.config.renamed import with_new_names
-from daskt2i.config.samplers import Sampler
 from daskt2i.config.store_settings import StoreSettings
 from daskt2i.config.strict import Strict
+from daskt2i.config.training.autoencoder import VaeLossSettings as VaeLossSettings
+from daskt2i.config.training.autoencoder import VaeSettings as VaeSettings
+from daskt2i.config.training.denoiser import ModelSettings as ModelSettings
+from daskt2i.config.training.denoiser import TrainSettings as TrainSettings
+from daskt2i.config.training.drawing import EvaluateSettings as EvaluateSettings
+from daskt2i.config.training.drawing import SampleSettings as SampleSettings
+from daskt2i.config.training.launch import LaunchSettings as LaunchSettings
+from daskt2i.config.training.optimiser import OptimiserSettings as OptimiserSettings
 from daskt2i.config.workflow_view import workflow_view
 from daskt2i.errors import Reason
 from daskt2i.view import View
@@ -124,95 +132,6 @@ class SceneSettings(Strict):
     shapes: Literal[1, 2] = 2
 
 
-class ModelSettings(Strict):
-    """The denoiser: a preset of `model.PRESETS`, a diffusers UNet2DConditionModel config, or both."""
-
-    preset: str | None = "demo"
-    config: dict[str, Any] = Field(default_factory=dict)
-
-
-class OptimiserSettings(Strict):
-    """How weights are trained. Every setting here changes the loss curve.
-
-    Attributes:
-        steps: number of optimiser steps.
-        batch: samples in one step, over all ranks together.
-        optimiser: `adamw`, or `muon`. Muon is used for the matrices inside the model, and AdamW for the rest. Muon does
-            more work in a step, which the ranks share. With large batches it needs fewer steps.
-        learning_rate: peak of the schedule.
-        warmup: steps in which the rate rises to the peak. Then it falls along a half cosine to `final_rate` times the
-            peak.
-        max_grad_norm: the gradient is clipped to this norm; null does not clip.
-        ema: decay of the moving average of the weights. The trained model is this average; 0 for no average. The first
-            steps decay faster, with `(1 + step) / (10 + step)`.
-        validation: number of validation rows. Training never uses them.
-        seed: seed of weights, order, captions and noise.
-    """
-
-    steps: int = Field(1000, ge=1)
-    batch: int = Field(64, ge=1)
-    optimiser: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = Field(1e-4, gt=0)
-    warmup: int = Field(100, ge=0)
-    final_rate: float = Field(0.0, ge=0, le=1)
-    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    ema: float = Field(0.999, ge=0, lt=1)
-    validation: int = Field(64, ge=0)
-    seed: int = Field(0, ge=0)
-
-
-class TrainSettings(OptimiserSettings):
-    """A text-to-image denoiser on the latents of the store.
-
-    Attributes:
-        objective: `flow` (rectified flow, logit-normal times), `v` (zero terminal SNR) or `epsilon`.
-        snr_gamma: min-SNR weight of `v` and `epsilon` (Hang et al. 2023, arXiv:2303.09556); null for none.
-        shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
-        caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
-        posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
-        shuffle_window: number of shards whose rows are shuffled together.
-        where, view: an expression that keeps rows, and the size of their latents (`512x448`); null: the default ones.
-    """
-
-    model: ModelSettings = ModelSettings()
-    objective: Literal["flow", "v", "epsilon"] = "flow"
-    snr_gamma: float | None = Field(5.0, gt=0)
-    shift: float = Field(1.0, gt=0)
-    caption_dropout: float = Field(0.1, ge=0, le=1)
-    posterior: Literal["sample", "mean"] = "sample"
-    shuffle_window: int = Field(8, ge=1)
-    where: str | None = None
-    view: str | None = None
-
-
-class VaeLossSettings(Strict):
-    """Weights of the loss terms: absolute error, squared error, differences between neighbouring pixels, KL."""
-
-    l1: float = Field(1.0, ge=0)
-    l2: float = Field(2.0, ge=0)
-    edges: float = Field(0.5, ge=0)
-    kl: float = Field(3e-5, ge=0)
-
-
-class VaeSettings(OptimiserSettings):
-    """An AutoencoderKL on the images of the source, for `train-vae`.
-
-    Attributes:
-        model: folder or hub id of the model to fine-tune; null starts from random weights.
-        config: diffusers AutoencoderKL config of a new model. It has no effect on fine-tuning.
-        crop: side of the random crops to train on, pixels; null for whole images.
-        flip: whether to mirror images at random.
-    """
-
-    model: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    crop: int | None = Field(None, ge=8)
-    flip: bool = True
-    loss: VaeLossSettings = VaeLossSettings()  # type: ignore[call-arg]
-
-
 def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of an older training, in the form of this version.
 
@@ -224,68 +143,6 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(found.get(name), Mapping):
             found[name] = {**json.loads(kind.model_validate({}).model_dump_json(by_alias=True)), **found[name]}
     return dict(redact.without_secrets(found))
-
-
-class LaunchSettings(Strict):
-    """How training runs. These settings may change on resume. `daskt2i/config/defaults.yaml` explains the defaults."""
-
-    ranks: _Count | Literal["auto"]
-    threads: _Count | Literal["auto"]
-    max_restarts: int = Field(ge=0)
-    device: str
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
-    gradient_accumulation_steps: int = Field(ge=1)
-    gradient_checkpointing: bool
-    compile: bool
-    checkpoint_every: int = Field(ge=1)
-    keep_checkpoints: int = Field(ge=1)
-    validation_every: int = Field(ge=1)
-    grid_every: int = Field(ge=0)
-    cache: _Size
-    profile_allreduce: bool = False  # run folders of older versions have neither it nor those below
-    checkpoint_minutes: float = Field(30.0, ge=0, allow_inf_nan=False)
-    stall_minutes: float = Field(10.0, ge=0, allow_inf_nan=False)
-    walltime_minutes: float = Field(0.0, ge=0, allow_inf_nan=False)
-    keep_memory: bool = True
-    disk_cache: Literal["auto"] | _Size = "auto"
-    only: str = Field("all", min_length=1)
-
-    def cache_bytes(self) -> int:
-        """`cache` in bytes."""
-        return int(parse_bytes(self.cache))
-
-
-class SampleSettings(Strict):
-    """Pictures from prompts.
-
-    Attributes:
-        prompts: the prompts to draw if the caller gives none.
-        steps: number of steps of the sampler.
-        guidance: weight of the prompt against the empty prompt; 1 for no guidance.
-        sampler: a name of `samplers.SAMPLERS`.
-        batch: pictures in one batch.
-    """
-
-    prompts: list[str] = Field(default_factory=list)
-    seed: int = Field(0, ge=0)
-    steps: int = Field(20, ge=1)
-    guidance: float = Field(3.0, ge=0)
-    sampler: Sampler = "dpm++"
-    batch: int = Field(16, ge=1)
-
-
-class EvaluateSettings(Strict):
-    """How prompt fidelity is measured.
-
-    Attributes:
-        prompts: number of unseen prompts.
-        seeds: number of pictures of each prompt.
-        clip_model: hub id or folder of a CLIP model, for photographs; null for drawn scenes, which need no model.
-    """
-
-    prompts: int = Field(64, ge=1)
-    seeds: int = Field(4, ge=1)
-    clip_model: str | None = None
 
 
 class InstanceSettings(Strict):

@@ -1,0 +1,47 @@
+"""The settings of an optimisation, which `train:` and `vae:` share.
+
+Covers: name, type, limits, default and meaning of each.
+Does not cover: what is trained (`denoiser`, `autoencoder`), the optimisation itself (`train.optimisation`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from daskt2i.config.strict import Strict
+
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimiserSettings(Strict):
+    """How weights are trained. Every setting here changes the loss curve.
+
+    Attributes:
+        steps: number of optimiser steps.
+        batch: samples in one step, over all ranks together.
+        optimiser: `adamw`, or `muon`. Muon is used for the matrices inside the model, and AdamW for the rest. Muon does
+            more work in a step, which the ranks share. With large batches it needs fewer steps.
+        learning_rate: peak of the schedule.
+        warmup: steps in which the rate rises to the peak. Then it falls along a half cosine to `final_rate` times the
+            peak.
+        max_grad_norm: the gradient is clipped to this norm; null does not clip.
+        ema: decay of the moving average of the weights. The trained model is this average; 0 for no average. The first
+            steps decay faster, with `(1 + step) / (10 + step)`.
+        validation: number of validation rows. Training never uses them.
+        seed: seed of weights, order, captions and noise.
+    """
+
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(64, ge=1)
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup: int = Field(100, ge=0)
+    final_rate: float = Field(0.0, ge=0, le=1)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.99)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    validation: int = Field(64, ge=0)
+    seed: int = Field(0, ge=0)

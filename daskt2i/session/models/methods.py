@@ -1,0 +1,97 @@
+"""Methods of `Run` that train a model, draw with it, or measure what it draws.
+
+Covers: their arguments, and the settings that follow from them.
+Does not cover: the stages (`session.stages`), training and drawing (`train`, `sample`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from daskt2i.config.changes import Changes
+from daskt2i.config.samplers import Sampler
+from daskt2i.config.settings import Workflow
+from daskt2i.config.workflow_file import changed
+from daskt2i.session.verbs import verb
+
+if TYPE_CHECKING:
+    from daskt2i.sample.driver import SampleResult
+    from daskt2i.sample.evaluate import EvaluateResult
+    from daskt2i.session.stages import Stages
+    from daskt2i.train.driver import TrainResult
+
+
+class RunModels:
+    """The methods of a run about models. A `Run` has the settings and the workers."""
+
+    @property
+    def workflow(self) -> Workflow:
+        """The settings."""
+        raise NotImplementedError
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """This run with other settings, on the same workers."""
+        raise NotImplementedError
+
+    def _stages(self) -> Stages:
+        raise NotImplementedError
+
+    @verb
+    def train(self, *, where: str | None = None) -> TrainResult:
+        """Train the denoiser on the store, from its newest checkpoint. A finished training is not repeated.
+
+        Args:
+            where: an expression; only rows for which it is true train. None: `train.where` of the workflow.
+
+        Raises:
+            StoreMissing, StoreError: the store cannot be trained on.
+            FingerprintMismatch: the checkpoints belong to other settings.
+        """
+        return (self if where is None else self.with_settings({"train.where": where}))._stages().train()
+
+    @verb
+    def train_vae(self) -> TrainResult:
+        """Train or fine-tune an autoencoder on the images of the source. A finished training is not repeated."""
+        return self._stages().train_vae()
+
+    @verb
+    def sample(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        seed: int | None = None,
+        count: int = 1,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: Sampler | None = None,
+    ) -> SampleResult:
+        """Draw pictures with the trained model. The same prompt and seed give the same picture.
+
+        Args:
+            prompts: one or several texts. None: `sample.prompts` of the workflow.
+            seed: seed of the first picture of each prompt. None: `sample.seed` of the workflow.
+            count: pictures of each prompt; their seeds are `seed`, `seed + 1`, …
+            steps, guidance, sampler: how to sample. None: the values in `sample` of the workflow.
+
+        Raises:
+            ModelMissing: there is no trained model.
+            ConfigError: there is no prompt, or a setting is wrong.
+        """
+        asked = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler}
+        changes = Changes({f"sample.{name}": value for name, value in asked.items() if value is not None})
+        settings = changed(self.workflow, changes, self.workflow.name).sample
+        return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count)
+
+    @verb
+    def evaluate(self, prompts: str | Sequence[str] | None = None) -> EvaluateResult:
+        """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts.
+
+        Args:
+            prompts: one or several texts. None: sentences, or captions of validation rows, that the model did not see.
+
+        Raises:
+            ModelMissing: there is no trained model.
+            ConfigError: there are no prompts, or the judge cannot read them.
+        """
+        return self._stages().evaluate([prompts] if isinstance(prompts, str) else prompts)
