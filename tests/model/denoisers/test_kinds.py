@@ -24,10 +24,6 @@ STORED: Mapping[str, Any] = {
     "text_encoder": {"pad": "full"},
     "identity": {"encoders": {"text": {}}},
 }
-    "fingerprint": "f",
-    "text_encoder": {"pad": "full"},
-    "identity": {"encoders": {"text": {}}},
-}
 
 
 class OwnKind(UNet):
