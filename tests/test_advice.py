@@ -102,12 +102,12 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "encode/chunks/culprit.py:Trial.treat Note": (
         "encode/test_chunks.py::test_a_death_for_want_of_memory_makes_the_batch_smaller_and_rejects_no_row",
     ),
-    "sample/fidelity.py:expectation ConfigError": (
-        "sample/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
+    "evaluation/judging.py:expectation ConfigError": (
+        "evaluation/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
     ),
-    "sample/fidelity.py:by_clip ModelError": (
-        "sample/test_fidelity.py::test_a_model_that_is_not_clip_is_refused_in_one_sentence",
-        "sample/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
+    "evaluation/clip_scores.py:by_clip ModelError": (
+        "evaluation/test_fidelity.py::test_a_model_that_is_not_clip_is_refused_in_one_sentence",
+        "evaluation/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
     ),
     "launch/launcher.py:launch Interrupted": (
         "launch/test_vitals.py::test_after_its_walltime_a_launch_saves_and_ends_with_one_sentence",

@@ -59,14 +59,15 @@ MAY_IMPORT = {
     " config images sources machine store facts estimate hosts",
     "insights": "notebooks errors types protocols view events formatting plan faults config images store facts hosts",
     "executors": "errors portable_errors protocols events retries deploy encode",
-    "sample": "documents errors addresses types protocols view events formatting config sources machine"
-    " inference encoders store loader model hosts encode",
+    "sample": "documents errors addresses types protocols view events formatting config machine"
+    " inference encoders store model hosts encode",
+    "evaluation": "errors protocols view events config sources encoders store loader model sample",
     "train": "errors os_errors types protocols view events formatting plan config images machine encoders"
     " store facts loader model launch hosts encode sample",
-    "display": "notebooks errors types view events formatting config estimate insights sample train",
+    "display": "notebooks errors types view events formatting config estimate insights evaluation train",
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",
     "session": "redact notebooks errors addresses protocols view events formatting plan retries config images sources"
-    " machine deploy store estimate model launch encode insights executors sample train dashboard",
+    " machine deploy store estimate model launch encode insights executors sample evaluation train dashboard",
     "export": "redact errors os_errors view events formatting faults encoders store facts loader session",
     "doctor": "redact errors types protocols view formatting plan faults config machine encoders deploy store"
     " facts hosts encode executors session",

@@ -342,14 +342,15 @@ def json_() -> Iterator[str]:
     from daskt2i.encode.prepare import EncodePlan
     from daskt2i.estimate.forecast import ForecastComparison
     from daskt2i.estimate.result import EstimateResult
+    from daskt2i.evaluation.clip_scores import ClipScores
+    from daskt2i.evaluation.judging import FIELDS, Shares
+    from daskt2i.evaluation.result import EvaluateResult
     from daskt2i.export.card import about_export
     from daskt2i.export.hub.result import PushResult
     from daskt2i.export.result import ExportResult
     from daskt2i.insights.rejected_rows import RejectedRows
     from daskt2i.insights.report import InsightsResult
     from daskt2i.sample.driver import SampleResult
-    from daskt2i.sample.evaluate import EvaluateResult
-    from daskt2i.sample.fidelity import FIELDS, ClipScores, Shares
     from daskt2i.train.autoencoder_rank import Autoencoder
     from daskt2i.train.denoiser_rank import Denoiser
     from daskt2i.train.driver import TrainResult

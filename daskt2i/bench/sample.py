@@ -1,7 +1,7 @@
 """The time to draw a picture, by sampler steps and batch size: `bench sample`.
 
 Covers: one process that draws with a trained pipeline. Loading is measured separately.
-Does not cover: spreading prompts over workers (`sample.driver`), the quality of pictures (`sample.fidelity`).
+Does not cover: spreading prompts over workers (`sample.driver`), the quality of pictures (`evaluation`).
 """
 
 from __future__ import annotations

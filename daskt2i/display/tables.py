@@ -13,10 +13,10 @@ from rich.text import Text
 from daskt2i.display.estimate import estimate_table
 from daskt2i.display.insights import report_view
 from daskt2i.estimate.result import EstimateResult
+from daskt2i.evaluation.judging import FIELDS, Fidelity
+from daskt2i.evaluation.result import EvaluateResult
 from daskt2i.formatting import facts
 from daskt2i.insights.report import InsightsResult
-from daskt2i.sample.evaluate import EvaluateResult
-from daskt2i.sample.fidelity import FIELDS, Fidelity
 from daskt2i.train.whole_run import RunPlan
 from daskt2i.view import View, Viewed
 

@@ -1,7 +1,7 @@
 """The sample stage: draw prompts and seeds on the workers of any executor, and write picture files.
 
 Covers: the requested pictures, skipping pictures that are already there, tasks, files and the contact sheet.
-Does not cover: one worker's part (`worker`), where tasks run (`executors`), measuring pictures (`evaluate`).
+Does not cover: one worker's part (`worker`), where tasks run (`executors`), measuring pictures (`evaluation`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PNG files that record how a picture was made, and contact sheets of many pictures.
 
 Covers: PNG text, file names from prompts, contact sheets with up to three lines of text below each picture.
-Does not cover: making pictures (`painter`), the folders of the files (`driver`, `evaluate`).
+Does not cover: making pictures (`painter`), the folders of the files (`driver`, `evaluation.driver`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ from daskt2i.encode.saved_workflow import keep_first_settings
 from daskt2i.encode.summary import EncodeResult, together
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
+from daskt2i.evaluation.driver import evaluate
+from daskt2i.evaluation.heldout_captions import heldout_captions
+from daskt2i.evaluation.result import EvaluateResult
 from daskt2i.events import DashboardReady, Listener, Note, PlanReady, ResultReady
 from daskt2i.formatting import many
 from daskt2i.insights.driver import insights, settled
@@ -29,8 +32,6 @@ from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model.own_encoders import how_drawn
 from daskt2i.plan import WorkerLayout
 from daskt2i.sample.driver import SampleResult, requests_for, sample
-from daskt2i.sample.evaluate import EvaluateResult, evaluate
-from daskt2i.sample.heldout_captions import heldout_captions
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout

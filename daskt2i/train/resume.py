@@ -30,7 +30,7 @@ from daskt2i.config.workflow_file import differences, fingerprint
 from daskt2i.errors import ConfigError, FingerprintMismatch, StoreError
 from daskt2i.formatting import many
 from daskt2i.loader.dataset import SAMPLED, SAMPLES
-from daskt2i.model.denoiser import pools_text
+from daskt2i.model.denoisers.unet import pools_text
 from daskt2i.model.pipeline import POOLED, WITHOUT_PADDING
 from daskt2i.store.artifacts.finished import CHANGES, IDENTITY, STEP
 from daskt2i.store.layout import padding_is_text
@@ -69,7 +69,7 @@ _OLDER = {
 """Keys of an identity that older versions did not write, and what those did instead."""
 
 
-_OPTIONAL = ("where", "view")
+_OPTIONAL = ("where", "view", "caption_weights", "times")
 """Settings of `train:` that stand in an identity only if they are given. So the fingerprint of a training that does not
 use them is that of an older version."""
 
@@ -82,7 +82,11 @@ def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str,
     """
     train = {name: value for name, value in plain(settings).items() if name not in _OPTIONAL or value is not None}
     found = {"store": stored["fingerprint"], "train": train, SAMPLES: dict(SAMPLED)}
-    if not padding_is_text(stored) and pools_text(settings.model.config, settings.model.preset):
+    if (
+        settings.model.class_path is None
+        and not padding_is_text(stored)
+        and pools_text(settings.model.config, settings.model.preset)
+    ):
         found[POOLED] = WITHOUT_PADDING
     if settings.objective == "v" and settings.snr_gamma is not None:
         found[_V_WEIGHT] = "min(SNR, gamma) / (SNR + 1)"

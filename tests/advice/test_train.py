@@ -27,6 +27,7 @@ from daskt2i.encode.prepare import prepare
 from daskt2i.encode.verify import verify
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.errors import NonFiniteLoss
+from daskt2i.evaluation.judging import by_judge
 from daskt2i.events import Event, Note, ignore
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.images.read import Limits
@@ -38,7 +39,6 @@ from daskt2i.loader.picture_dataset import STREAK, Pictures
 from daskt2i.model import pipeline
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.sample.driver import read_prompts, requests_for, sample
-from daskt2i.sample.fidelity import by_judge
 from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
 from daskt2i.sources.fake import FakeSource
 from daskt2i.store.run_folder import RunFolder
@@ -710,7 +710,7 @@ def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) ->
         "dataset.source": {"class": "daskt2i.sources.fake.FakeSource"},
     }
     run = daskt2i.Run(tiny_workflow(), tmp_path, scheduler="serial", progress=False, settings=data)
-    with told("sample/evaluate.py:_prompts ConfigError"):
+    with told("evaluation/driver.py:_prompts ConfigError"):
         run.evaluate()
     prompt = requests_for(tiny_workflow().sample.prompts, 0)[0].prompt
     assert run.evaluate([prompt]).to_json()["count"] == 1
@@ -718,7 +718,7 @@ def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) ->
 
 def test_prompts_about_scenes_are_judged() -> None:
     black = np.zeros((64, 64, 3), np.uint8)
-    with told("sample/fidelity.py:expectation ConfigError"):
+    with told("evaluation/judging.py:expectation ConfigError"):
         by_judge([DrawnPicture(SampleRequest("a man on a bike", 0), black)])
     assert by_judge([DrawnPicture(SampleRequest("a red circle on a blue background", 0), black)]).right == [False]
 

@@ -16,13 +16,13 @@ import daskt2i
 from daskt2i.config.settings import Workflow
 from daskt2i.encode.verify import verify
 from daskt2i.errors import ConfigError, FingerprintMismatch, ModelMissing
+from daskt2i.evaluation.driver import evaluate
 from daskt2i.events import Event, Note, Progress
 from daskt2i.executors.serial import SerialExecutor
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import load
 from daskt2i.sample.driver import requests_for, sample
-from daskt2i.sample.evaluate import evaluate
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import ArraySpec, EncoderInfo, Pixels, Runtime

@@ -14,10 +14,10 @@ from builders.workflows import load_workflow
 
 from daskt2i.config.settings import TrainSettings, Workflow
 from daskt2i.errors import ConfigError, FingerprintMismatch
+from daskt2i.evaluation.heldout_captions import heldout_captions
 from daskt2i.events import Event, Note
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.loader.joined.chosen_rows import CHOSEN
-from daskt2i.sample.heldout_captions import heldout_captions
 from daskt2i.store.dataset import open_store
 from daskt2i.store.layout import about_store
 from daskt2i.store.run_folder import RunFolder

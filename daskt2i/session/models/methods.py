@@ -16,8 +16,8 @@ from daskt2i.config.workflow_file import changed
 from daskt2i.session.verbs import verb
 
 if TYPE_CHECKING:
+    from daskt2i.evaluation.result import EvaluateResult
     from daskt2i.sample.driver import SampleResult
-    from daskt2i.sample.evaluate import EvaluateResult
     from daskt2i.session.stages import Stages
     from daskt2i.train.driver import TrainResult
 

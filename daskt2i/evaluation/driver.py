@@ -1,85 +1,32 @@
 """The evaluate stage: draw unseen prompts, and measure whether the pictures show them.
 
 Covers: the choice of prompts, drawing them, the contact sheet and the figures in `reports/`.
-Does not cover: the measures (`fidelity`), drawing (`driver`).
+Does not cover: the measures (`judging`, `clip_scores`), drawing (`sample.driver`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from daskt2i.config.settings import Workflow
-from daskt2i.errors import ConfigError, StoreError
+from daskt2i.errors import ConfigError
+from daskt2i.evaluation.clip_scores import by_clip
+from daskt2i.evaluation.heldout_captions import heldout_captions, of_training
+from daskt2i.evaluation.judging import by_judge, expectation
+from daskt2i.evaluation.result import SHEET, EvaluateResult
+from daskt2i.evaluation.unseen_prompts import unseen_prompts
 from daskt2i.events import Listener, ignore
 from daskt2i.protocols import Executor
 from daskt2i.sample.driver import draw, requests_for
-from daskt2i.sample.fidelity import (
-    FIELDS,
-    ClipScores,
-    Fidelity,
-    by_clip,
-    by_judge,
-    clip_rows,
-    expectation,
-    unseen_prompts,
-)
-from daskt2i.sample.heldout_captions import heldout_captions, of_training
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.store.ownership import claim
 from daskt2i.store.run_folder import REPORTS, RunFolder
 from daskt2i.store.zarr_store import ZarrStore
-from daskt2i.view import Picture, View, Viewed
 
 _SHEET_PICTURES = 128
-_SHEET = f"{REPORTS}/evaluate.png"
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class EvaluateResult(Viewed):
-    """The result of `evaluate`: the judge's shares, or CLIP scores.
-
-    Attributes:
-        prompts, seeds: number of prompts, and of seeds for each prompt.
-        sheet: address of the contact sheet; `folder`: its run folder.
-    """
-
-    prompts: int
-    seeds: int
-    sheet: str
-    folder: RunFolder
-    fidelity: Fidelity | None = None
-    clip: ClipScores | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `evaluate --json` prints: the shares with their counts."""
-        found: dict[str, Any] = {"prompts": self.prompts, "seeds": self.seeds}
-        if self.fidelity is not None:
-            found |= self.fidelity.overall.to_json()
-            found |= {"single": self.fidelity.single.to_json(), "pair": self.fidelity.pair.to_json()}
-        if self.clip is not None:
-            found |= self.clip.to_json()
-        return {**found, "sheet": self.sheet}
-
-    def view(self) -> View:
-        """The share of each field, or the CLIP scores; in a notebook also the contact sheet."""
-        rows = [("prompts", f"{self.prompts:,} x {self.seeds} seed{'s' * (self.seeds != 1)}")]
-        if self.fidelity is not None:
-            shares = self.fidelity.overall
-            rows += [(name, f"{shares.share(name):.1%}") for name in FIELDS if shares.of]
-        if self.clip is not None:
-            rows += clip_rows(self.clip)
-        rows.append(("contact sheet", self.sheet))
-        return View("Prompt fidelity" if self.clip is None else "CLIP score", tuple(rows), make_pictures=self._pictures)
-
-    def _pictures(self) -> tuple[Picture, ...]:
-        try:
-            return (Picture(self.folder.read(_SHEET), "", wide=True),)
-        except (FileNotFoundError, StoreError):  # removed since
-            return ()
 
 
 def evaluate(
@@ -109,7 +56,7 @@ def evaluate(
             expectation(prompt)  # refused before minutes of drawing
     requests = requests_for(prompts, sample.seed, wanted.seeds)
     pictures = draw(folder, requests, settings, executor, workflow.run.device, listener, workflow.dataset)
-    found = EvaluateResult(len(prompts), wanted.seeds, folder.address(_SHEET), folder)
+    found = EvaluateResult(len(prompts), wanted.seeds, folder.address(SHEET), folder)
     marks: list[bool | None] | None = None
     labels = [request.prompt for request in requests]
     if wanted.clip_model is None:
@@ -125,7 +72,7 @@ def evaluate(
         [pictures[i].pixels for i in order], [labels[i] for i in order], marks=marks and [marks[i] for i in order]
     )
     claim(folder)
-    folder.write(_SHEET, png(page, {"Software": "daskt2i"}))
+    folder.write(SHEET, png(page, {"Software": "daskt2i"}))
     folder.write(f"{REPORTS}/evaluate.json", (json.dumps(found.to_json(), indent=1) + "\n").encode())
     return found
 

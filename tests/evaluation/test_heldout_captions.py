@@ -9,8 +9,8 @@ import pytest
 from builders.workflows import fake_settings, finish
 
 from daskt2i.config.settings import TrainSettings
+from daskt2i.evaluation.heldout_captions import heldout_captions
 from daskt2i.loader.dataset import SAMPLED, SAMPLES, LatentDataset
-from daskt2i.sample.heldout_captions import heldout_captions
 from daskt2i.sources.fake import colour
 from daskt2i.store.run_folder import RunFolder
 

@@ -14,7 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from daskt2i.errors import ConfigError, ModelError
-from daskt2i.sample.fidelity import PROMPT_SEED, by_clip, by_judge, unseen_prompts
+from daskt2i.evaluation.clip_scores import by_clip
+from daskt2i.evaluation.judging import by_judge
+from daskt2i.evaluation.unseen_prompts import PROMPT_SEED, unseen_prompts
 from daskt2i.sample.painter import DrawnPicture, SampleRequest
 from daskt2i.sources.drawn.grammar import captions, parse_caption
 from daskt2i.sources.scenes import draw, scene

@@ -1,7 +1,7 @@
 """Captions of validation rows, as prompts that the model has not seen.
 
 Covers: the first caption of each of the first validation rows.
-Does not cover: sentences about drawn scenes (`fidelity.unseen_prompts`), suggestions from all captions (`insights`).
+Does not cover: sentences about drawn scenes (`unseen_prompts`), suggestions from all captions (`insights`).
 """
 
 from __future__ import annotations
