@@ -192,8 +192,8 @@ class Denoiser:
             )
         elif not form_of(self.kind.pipeline).clip:
             note = (
-                f"The {self.kind.pipeline} in {address} reads states of prompts (prompt_embeds), not prompts. sample and "
-                "evaluate have them from the text encoder beside it."
+                f"The {self.kind.pipeline} in {address} reads states of prompts (prompt_embeds), not prompts. sample "
+                "and evaluate have them from the text encoder beside it."
             )
         elif self.dataset.masked:
             note = (

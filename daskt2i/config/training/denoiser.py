@@ -18,7 +18,7 @@ UNET = "diffusers.UNet2DConditionModel"
 """The class of the denoiser unless `train.model.class` names another one."""
 
 OWN_DENOISERS = ("diffusers.", "daskt2i.model.denoisers.uvit.")
-"""Begins of `class` that a run folder's own settings may name: they are looked up in a table, and never imported by what
+"""Begins of `class` that a run folder's own settings may name: they are looked up in a table, and not imported by what
 the setting says."""
 
 
