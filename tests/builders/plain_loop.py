@@ -41,4 +41,6 @@ def plain_step(
     loss = (((call(model, noised, times, states) - target) ** 2).mean((1, 2, 3)) * weight).mean()
     model.zero_grad()
     loss.backward()
-    return float(loss), {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return float(loss.detach()), {
+        name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None
+    }

@@ -40,7 +40,11 @@ def kind_of(model: ModelSettings | str | None) -> DenoiserKind:
         return KINDS[class_path]
     module, _, name = class_path.rpartition(".")
     try:
-        found = None if not module or class_path.startswith(OWN_DENOISERS) else getattr(importlib.import_module(module), name)()
+        found = (
+            None
+            if not module or class_path.startswith(OWN_DENOISERS)
+            else getattr(importlib.import_module(module), name)()
+        )
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"train.model.class names {class_path}, which cannot be imported and called without arguments ({error}). "
