@@ -112,7 +112,8 @@ class Denoiser:
             encoder=self._encoder,
             older=SAMPLES not in job.identity,
         )
-        self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
+        asked = self.settings
+        self.diffusion = Diffusion(asked.objective, asked.snr_gamma, asked.shift, asked.times)
         self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel
         self._heldout: list[Batch] | None = None
 

@@ -69,7 +69,7 @@ _OLDER = {
 """Keys of an identity that older versions did not write, and what those did instead."""
 
 
-_OPTIONAL = ("where", "view", "caption_weights")
+_OPTIONAL = ("where", "view", "caption_weights", "times")
 """Settings of `train:` that stand in an identity only if they are given. So the fingerprint of a training that does not
 use them is that of an older version."""
 

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from daskt2i.config.training.denoiser import ModelSettings
+from daskt2i.config.training.denoiser import OWN_DENOISERS, ModelSettings
 from daskt2i.errors import ConfigError
 from daskt2i.model.denoisers.denoiser import DenoiserKind
 from daskt2i.model.denoisers.lumina2 import Lumina2
@@ -44,7 +44,11 @@ def kind_of(model: ModelSettings | str | None) -> DenoiserKind:
         return KINDS[class_path]
     module, _, name = class_path.rpartition(".")
     try:
-        found = None if module in ("", "diffusers") else getattr(importlib.import_module(module), name)()
+        found = (
+            None
+            if not module or class_path.startswith(OWN_DENOISERS)
+            else getattr(importlib.import_module(module), name)()
+        )
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"train.model.class names {class_path}, which cannot be imported and called without arguments ({error}). "
