@@ -42,6 +42,7 @@ SECTIONS = {
     "dataset.source.class": "daskt2i.sources.fake.FakeSource",
     "prices": PRICES,
     "scenes": SCENES,
+    "train.model.class": "diffusers.UNet2DConditionModel",
 }
 """Values of settings that have no default."""
 

@@ -121,7 +121,11 @@ def strangers(workflow: Workflow, folder: RunFolder) -> list[str]:
     """
     dataset = workflow.dataset
     parts = (dataset.source, dataset.encoders.image, dataset.encoders.text)
-    found = [part.class_path for part in parts if part.class_path not in SHIPPED]
+    named_classes = [part.class_path for part in parts]
+    denoiser = workflow.train.model.class_path
+    if denoiser is not None and not denoiser.startswith("diffusers."):  # those are looked up, never imported
+        named_classes.append(denoiser)
+    found = [path for path in named_classes if path not in SHIPPED]
     data = workflow.model_dump(mode="json", by_alias=True)
     named = [data[key] for key in ("dataset", "vae", "evaluate")]
     found += [f"the address {text}" for text in _texts(named) if not _only_reads(text)]

@@ -1,7 +1,7 @@
 """What a UNet computes from the prompt alone, computed once for all steps.
 
 Covers: keys and values of cross attention, and the pooled prompt of `addition_embed_type: text`.
-Does not cover: the mask of the pooled prompt (`model.masked_unet`), which is pooled anew in each step.
+Does not cover: the mask of the pooled prompt (`model.denoisers.masked_unet`), which is pooled anew in each step.
 
 A sampler calls a UNet with the same text states in each step. The last result is kept as long as these states live.
 """

@@ -22,7 +22,7 @@ from daskt2i.loader.joined.size_conditions import Sized, sized_of
 from daskt2i.loader.memory.loaded_rows import Group, LoadedRows, Values, copy_rows
 from daskt2i.loader.memory.used_again import Blocks
 from daskt2i.loader.random_numbers import Draw
-from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Whole
+from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Weights, Whole
 from daskt2i.loader.shards import POOLED, Floats
 
 AT_ONCE = 32_000
@@ -96,7 +96,7 @@ class BatchArrays:
         numbers = self._draw(streams, purpose, samples, size, reader.draws, (noise.reshape(count, size), drawn))
         dropped = numbers.lot < (self._dropout if purpose == Purpose.SAMPLE else 0.0)
         groups = grouped(found)
-        slots, kept = slots_of(groups, samples, self._mine, reader.slots > 1)
+        slots, kept = slots_of(groups, samples, self._mine, reader.slots > 1, reader.weights)
         mask = np.empty((count, *reader.empty_mask.shape), np.bool_)
         half = self._mine.scratch("half", (1 + reader.draws, *shape), reader.latent_kind)
         for rows, indexes, places in groups:
@@ -186,11 +186,14 @@ class PerThread:
         return made
 
 
-def slots_of(groups: Sequence[Group], samples: Sequence[Sample], mine: PerThread, draws: bool) -> tuple[Whole, Whole]:
+def slots_of(
+    groups: Sequence[Group], samples: Sequence[Sample], mine: PerThread, draws: bool, weights: Weights | None
+) -> tuple[Whole, Whole]:
     """Slot of the caption of each sample in its row, and its index among the captions that are loaded.
 
     Args:
         draws: whether a caption is drawn; else the first one is taken.
+        weights: how often each slot is drawn.
     """
     slots, kept = np.zeros((2, len(samples)), np.int64)
     for rows, indexes, places in groups:
@@ -200,5 +203,5 @@ def slots_of(groups: Sequence[Group], samples: Sequence[Sample], mine: PerThread
             streams, counts = mine.streams(), rows.captions[indexes].tolist()
             for place, n in zip(places.tolist(), counts, strict=True):
                 epoch, row = samples[place]
-                slots[place] = kept[place] = streams.slot(epoch, row, n)
+                slots[place] = kept[place] = streams.slot(epoch, row, n, weights)
     return slots, kept

@@ -26,6 +26,7 @@ from typing import Literal
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
 from daskt2i.loader.batch_arrays import Batch, BatchArrays
+from daskt2i.loader.caption_weights import check_weights
 from daskt2i.loader.content import groups_of, split
 from daskt2i.loader.forms.caption_states import CaptionStates
 from daskt2i.loader.joined.bucket_mix import order_of
@@ -33,7 +34,7 @@ from daskt2i.loader.joined.chosen_rows import chosen_rows
 from daskt2i.loader.joined.joined_reader import Choice, open_reader
 from daskt2i.loader.random_numbers import Draw, in_bulk, one_by_one
 from daskt2i.loader.row_stream import RowStream
-from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, key_of
+from daskt2i.loader.sample_order import Purpose, RandomStreams, Sample, Weights, key_of
 from daskt2i.loader.shards import ALL, SIZED
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.zarr_store import ZarrStore
@@ -56,6 +57,7 @@ class LatentDataset(RowStream[Batch]):
         window: number of shards whose rows are shuffled together.
         heldout: number of validation rows. There may be fewer, see `content.split`.
         where: an expression; only rows for which it is true train and are held out. None: all accepted rows.
+        weights: how often each caption slot is drawn; None: the captions of a row equally often.
         dropout: share of captions replaced by the empty prompt.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         cache_bytes, threads: as in `RowStream`.
@@ -67,7 +69,7 @@ class LatentDataset(RowStream[Batch]):
         older: whether an older version began this training: its random numbers, and its split by row.
 
     Raises:
-        ConfigError: the batch or the number of validation rows does not fit this store.
+        ConfigError: the batch, the number of validation rows or the weights do not fit this store.
         StoreMissing: there is no store here.
         StoreError: chunks are not done, weights were random, or metadata are damaged.
     """
@@ -83,6 +85,7 @@ class LatentDataset(RowStream[Batch]):
         window: int = 8,
         heldout: int = 64,
         where: str | None = None,
+        weights: Weights | None = None,
         dropout: float = 0.1,
         posterior: Literal["sample", "mean"] = "sample",
         cache_bytes: int = 512 * 2**20,
@@ -100,13 +103,15 @@ class LatentDataset(RowStream[Batch]):
                 "or set another launch.ranks."
             )
         self._key = key_of(seed)
-        wanted = replace(SIZED if sized else ALL, encoder=encoder)
+        wanted = replace(SIZED if sized else ALL, encoder=encoder, weights=weights)
         reader = open_reader(folder, self._key, posterior == "sample", wanted, Choice(view), open_as)
         if reader.attributes["random_weights"] and not allow_random:
             raise StoreError(
                 f"{folder} was encoded with random weights, for speed tests, so a model cannot learn from it. It was "
                 "not changed; encode with trained weights into another run folder (out)."
             )
+        if weights is not None:
+            check_weights(weights, reader.slots, "train.caption_weights")
         self.accepted = accepted = reader.accepted()
         fingerprint = self.fingerprint = reader.fingerprint
         self.chosen = accepted if where is None else chosen_rows(folder, accepted, fingerprint, where)

@@ -104,6 +104,11 @@ class RowStream(Generic[B]):
         return self._reader.latent_shape
 
     @property
+    def tokens(self) -> int:
+        """Most text states of a caption."""
+        return self._reader.tokens
+
+    @property
     def features(self) -> int:
         """Number of features of a text state."""
         return self._reader.features

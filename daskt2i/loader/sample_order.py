@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,11 @@ Whole = npt.NDArray[np.int64]
 Sample = tuple[int, int]
 """(epoch, row)"""
 
+Weights = Sequence[float]
+"""How often each caption slot is drawn, relative to the others."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 divided by the golden ratio."""
 
 _BLOCK = 4
 """Words that Philox makes for one value of its counter."""
@@ -79,12 +85,30 @@ class RandomStreams:
         """Whether an epoch takes the mirrored latent of a row, if there is one. Half of them are."""
         return bool(self.bits(Purpose.MIRROR, epoch, row, 1)[0] & np.uint64(1))
 
-    def slot(self, epoch: int, row: int, captions: int) -> int:
-        """Index of the caption that an epoch takes of a row. `captions` epochs take each one once, in random order."""
+    def slot(self, epoch: int, row: int, captions: int, weights: Weights | None = None) -> int:
+        """Index of the caption that an epoch takes of a row.
+
+        Args:
+            captions: of the row.
+            weights: how often each slot is drawn; the first `captions` of them count, and one of these is more than 0.
+                None: `captions` epochs take each one once, in random order.
+        """
         if captions == 1:
             return 0
+        if weights is not None:
+            return self._weighted(epoch, row, np.cumsum(weights[:captions]))
         turn, place = divmod(epoch, captions)
         return int(self.at(Purpose.CAPTION, turn, row).permutation(captions)[place])
+
+    def _weighted(self, epoch: int, row: int, sums: npt.NDArray[np.float64]) -> int:
+        """A slot of a row: each has a part of [0, 1) as long as its share, and an epoch is a point in it.
+
+        The points of a row begin at a random one, and each is the golden ratio further (Weyl). So after n epochs a slot
+        came as often as its share says, but for about one; independent draws would differ by the root of n.
+        """
+        start = int(self.bits(Purpose.CAPTION, 0, row, 1)[0])
+        point = ((start + epoch * _GOLDEN) % 2**64 >> 11) * 2.0**-53
+        return int(np.searchsorted(sums / sums[-1], point, side="right"))
 
 
 class ShardSampler:

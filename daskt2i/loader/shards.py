@@ -8,7 +8,7 @@ rows (`sample_order`), batches (`batch_arrays`), opening a store with xarray (`s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from daskt2i.loader.forms.texts import EncodedTexts, NoTexts, ShardTexts, Stored
 from daskt2i.loader.joined.column_rows import ColumnRows
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.used_again import Blocks
-from daskt2i.loader.sample_order import RandomStreams, Sample, Whole
+from daskt2i.loader.sample_order import RandomStreams, Sample, Weights, Whole
 from daskt2i.plan import ChunkGrid
 from daskt2i.store.columns.arrays import column_arrays
 from daskt2i.store.forms.made_rows import made_layout, stored_forms
@@ -52,6 +52,8 @@ class Wanted:
         captions: `random` takes another caption of a row in each epoch, `first` its first one, `all` all of them.
         extra: names of other arrays, of the store or of its columns.
         encoder: makes the states of captions, if the store has captions alone.
+        weights: how often `random` draws each slot; None for equally often. Rows in files have all captions, so these
+            do not depend on it.
     """
 
     latents: bool = True
@@ -59,6 +61,7 @@ class Wanted:
     captions: Captions = "random"
     extra: tuple[str, ...] = ()
     encoder: CaptionStates | None = None
+    weights: Weights | None = field(default=None, repr=False)
 
 
 ALL = Wanted()
@@ -128,7 +131,7 @@ class Reader:
         channels, height, width = arrays[mean]["shape"]
         self.latent_shape: tuple[int, int, int] = (channels, height, width)
         self.pooled = int(arrays[POOLED]["shape"][-1]) if POOLED in arrays else 0
-        self._wanted = wanted
+        self._wanted, self.weights = wanted, wanted.weights
         forms = stored_forms(store)
         if coded:
             self.slots, self.tokens, self.features = arrays["text_states"]["shape"]
@@ -294,7 +297,7 @@ class Reader:
             slots = np.zeros(count, np.int64)
             if streams is not None:
                 counts = zip(samples, captions.tolist(), strict=True)
-                slots[:] = [streams.slot(epoch, row, n) for (epoch, row), n in counts]
+                slots[:] = [streams.slot(epoch, row, n, self.weights) for (epoch, row), n in counts]
         mask = texts.masks(places, slots)
         lengths = self.widths(mask)
         if slots is None:

@@ -25,7 +25,7 @@ from daskt2i.config.samplers import Sampler
 from daskt2i.encoders import export
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError, ModelMissing
-from daskt2i.model.denoiser import pools_text
+from daskt2i.model.denoisers.unet import pools_text
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder

@@ -24,8 +24,8 @@ from daskt2i.config.samplers import Sampler
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.inference.rewrite import rewrite_for_inference
-from daskt2i.model.denoiser import takes_sizes
-from daskt2i.model.masked_unet import masked_unet
+from daskt2i.model.denoisers.masked_unet import masked_unet
+from daskt2i.model.denoisers.unet import takes_sizes
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import ABOUT, POOLED, preview, scheduler_for
 from daskt2i.sample.prompt_states import by_encoder, by_pipeline

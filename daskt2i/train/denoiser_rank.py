@@ -18,15 +18,18 @@ from daskt2i.config.settings import DatasetSettings, LaunchSettings, SampleSetti
 from daskt2i.launch import rank as ranks
 from daskt2i.loader.batch_arrays import Batch
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
-from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
+from daskt2i.model.denoisers.denoiser import SIZES, Conditions
+from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
 from daskt2i.model.own_encoders import OwnEncoders, cannot_draw
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
+from daskt2i.train.figures.by_time import LossByTime
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
+from daskt2i.train.samples import facts_of
 from daskt2i.train.upkeep.caption_encoder import caption_encoder, needs_encoder
 from daskt2i.train.upkeep.checked_store import CheckedStore
 from daskt2i.train.upkeep.rank_needs import require_seen
@@ -85,7 +88,9 @@ class Denoiser:
         self._device = "cpu"
         require_seen(self.folder, job.nonce, SEEN, job.dataset, every=needs_encoder(self.folder))
         limit = str(job.launch.get("disk_cache", AUTO))
-        self._sized = model.takes_sizes(self.settings.model.config, self.settings.model.preset)
+        self.kind = kind_of(self.settings.model)
+        takes = self.kind.takes(self.settings.model.preset, self.settings.model.config)
+        self._sized = SIZES in takes
         self._copies = ShardCopies.opened(self.folder, limit, _note)
         self._encoder = caption_encoder(self.folder, job.text, limit, lambda: self._device, _note)
         self.dataset = LatentDataset(
@@ -97,31 +102,29 @@ class Denoiser:
             window=self.settings.shuffle_window,
             heldout=self.settings.validation,
             where=self.settings.where,
+            weights=self.settings.caption_weights,
             dropout=self.settings.caption_dropout,
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
             allow_random=job.allow_random,
-            sized=self._sized,
+            sized=bool(takes),
             view=self.settings.view,
             open_as=lambda folder: CheckedStore(folder, self._copies),
             encoder=self._encoder,
             older=SAMPLES not in job.identity,
         )
-        self.diffusion = Diffusion(self.settings.objective, self.settings.snr_gamma, self.settings.shift)
+        asked = self.settings
+        self.diffusion = Diffusion(asked.objective, asked.snr_gamma, asked.shift, asked.times)
         self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel
         self._heldout: list[Batch] | None = None
 
     def build(self, device: str) -> nn.Module:
-        """The UNet of the settings, fitted to the store: it takes all sizes of latents, and draws the most frequent."""
-        given, shapes = self.settings.model, self.dataset.latent_shapes
-        first, *_ = (
-            model.unet_config(
-                given.preset, given.config, shape, self.dataset.features, self._least(), self.dataset.pooled
-            )
-            for shape in shapes
-        )
+        """The denoiser of the settings, fitted to the store."""
+        given, data = self.settings.model, self.dataset
+        facts = facts_of(data, data.latent_shapes)
         self._device = device
-        return model.build(first, self.settings.seed).to(device)
+        config = self.kind.config(given.preset, given.config, facts, self._least())
+        return self.kind.build(config, self.settings.seed).to(device)
 
     def _least(self) -> int:
         """The fewest samples that the model gets at once: in a part of a batch, or in the last validation batch."""
@@ -155,30 +158,28 @@ class Denoiser:
         noised = self.diffusion.noised(
             tensor(batch.latents), tensor(batch.noise), tensor(batch.uniform), tensor(batch.normal)
         )
-        mask = tensor(batch.text_mask) if self.dataset.masked else None
-        told = {}
-        if (sized := batch.sized) is not None:
-            ids = {"text_embeds": tensor(sized.pooled).float(), "time_ids": tensor(sized.time_ids())}
-            told = {"added_cond_kwargs": ids}
-        predicted = model(
-            noised.inputs.contiguous(memory_format=torch.channels_last),
-            noised.times,
+        sized = batch.sized
+        conditions = Conditions(
             tensor(batch.text_states).float(),
-            encoder_attention_mask=mask,
-            **told,
-            return_dict=False,
-        )[0]
+            tensor(batch.text_mask) if self.dataset.masked else None,
+            None if sized is None else tensor(sized.pooled).float(),
+            None if sized is None else tensor(sized.time_ids()),
+        )
+        predicted = self.kind.predict(model, noised.inputs, noised.times, conditions)
         return predicted, noised
 
-    def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
-        """The same loss on validation rows, with the same noise each time."""
+    def heldout(self, model: nn.Module) -> tuple[float, int, Mapping[str, tuple[float, int]]]:
+        """The same loss on validation rows, with the same noise each time; also by the time that the model gets."""
         if self._heldout is None:  # these are few rows, and they are used often
             self._heldout = list(self.dataset.heldout_batches(min(64, self.settings.batch)))
-        total, count = 0.0, 0
+        total, count, by_time = 0.0, 0, LossByTime()
         for batch in self._heldout:
-            total += float(self._losses(model, batch).sum())
+            predicted, noised = self.predicted(model, batch)
+            losses = self.diffusion.loss(predicted, noised)
+            total += float(losses.sum())
             count += len(batch.latents)
-        return total, count, {}
+            by_time.add(noised.times, losses)
+        return total, count, by_time.sums()
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
         """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""

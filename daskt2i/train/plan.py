@@ -12,7 +12,7 @@ from typing import Any
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings, TrainSettings
 from daskt2i.formatting import many, size
 from daskt2i.loader.content import Split
-from daskt2i.model.denoiser import PARAMETERS
+from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.train.checkpoint import CHECKPOINTS
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 from daskt2i.view import View, Viewed
@@ -106,9 +106,9 @@ def _ranks(ranks: int, threads: int) -> str:
 
 def _model(settings: TrainSettings) -> str:
     """`"demo, about 4.1 M parameters"`."""
-    preset, config = settings.model.preset, settings.model.config
-    name = preset or "UNet of train.model.config"
-    known = 0 if preset is None or config else PARAMETERS.get(preset, 0)
+    preset, config, kind = settings.model.preset, settings.model.config, kind_of(settings.model)
+    name = preset or ("UNet" if settings.model.class_path is None else kind.class_path) + " of train.model.config"
+    known = 0 if preset is None or config else kind.presets.get(preset, 0)
     about = f", about {known / 1e6:,.1f} M parameters" if known else ""
     return name + about + (", changed by train.model.config" if preset and config else "")
 

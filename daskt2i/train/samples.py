@@ -13,14 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from daskt2i.config.settings import TrainSettings
-from daskt2i.errors import FingerprintMismatch
+from daskt2i.errors import ConfigError, FingerprintMismatch
 from daskt2i.formatting import many
+from daskt2i.loader.caption_weights import require_captions
 from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.loader.joined.chosen_rows import chosen_rows, digest_of
-from daskt2i.loader.joined.joined_reader import Choice, open_reader
+from daskt2i.loader.joined.joined_reader import AnyReader, Choice, Shape, open_reader
 from daskt2i.loader.sample_order import Whole
-from daskt2i.model.denoiser import unet_config
+from daskt2i.model.denoisers.denoiser import StoreFacts
+from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.store.artifacts.finished import IDENTITY, PIPELINE_FOLDER, look
 from daskt2i.store.layout import about_store
 from daskt2i.store.parts.rows_file import read_rows
@@ -114,15 +116,44 @@ def _rows(folder: RunFolder) -> dict[str, str]:
 
 
 def check_sizes(settings: TrainSettings, folder: RunFolder) -> None:
-    """Refuse a model that cannot take the latents of a store, before a rank starts. Imports no torch.
+    """Refuse a model that cannot take the samples of a store, before a rank starts. Imports no torch.
 
     Raises:
-        ConfigError: a side of a latent cannot be halved often enough, or there is no such view.
+        ConfigError: the store lacks what the model needs, or there is no such view or class of models.
     """
     reader = open_reader(folder, 0, sample=False, choice=Choice(settings.view))
     reader.close()
-    for shape in reader.shapes:
-        unet_config(settings.model.preset, settings.model.config, shape, reader.features, pooled=reader.pooled)
+    check_model(settings, facts_of(reader, reader.shapes))
+
+
+def check_model(settings: TrainSettings, facts: StoreFacts, least: int = 0) -> None:
+    """Refuse a model or an objective that does not fit what a store has. Imports no torch.
+
+    Args:
+        least: fewest samples that the model gets at once; 0 if that is not known.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    kind = kind_of(settings.model)
+    if settings.objective not in kind.objectives:
+        raise ConfigError(
+            f"train.objective is {settings.objective}, but the pipeline of {kind.class_path} ({kind.pipeline}) cannot "
+            f"draw with it. Nothing was started; set train.objective to {' or '.join(kind.objectives)}."
+        )
+    kind.config(settings.model.preset, settings.model.config, facts, least)
+
+
+def facts_of(store: AnyReader | LatentDataset, shapes: tuple[Shape, ...]) -> StoreFacts:
+    """What a store gives a denoiser.
+
+    Args:
+        shapes: of its latents, the most frequent one first.
+    """
+    text = store.attributes.get("text_encoder") or {}
+    parts = [str(part.get("class", "")) for part in text.get("parts", (text,))]
+    features = store.features or int(text.get("features", 0))  # none are stored if training encodes the captions
+    return StoreFacts(shapes, features, store.tokens, store.pooled, store.masked, encoders=tuple(parts))
 
 
 def _chosen(identity: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
@@ -179,6 +210,7 @@ def dataset_of(
         window=settings.shuffle_window,
         heldout=settings.validation,
         where=settings.where,
+        weights=settings.caption_weights,
         view=settings.view,
         posterior=settings.posterior,
         cache_bytes=cache_bytes,
@@ -236,6 +268,8 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
             folder.write(GROUPS, json.dumps({**json.loads(folder.read(GROUPS)), **missing}).encode())
     data = dataset_of(folder, settings, older, ranks, cache)
     data.close()
+    if settings.caption_weights is not None:
+        require_captions(folder, data.chosen, settings.caption_weights, "train.caption_weights")
     held, left_out = len(data.heldout), data.split.left_out
     if held < settings.validation:
         yield (

@@ -12,11 +12,13 @@ from typing import Any
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import ConfigError
-from daskt2i.model.denoiser import takes_sizes, unet_config
+from daskt2i.model.denoisers.denoiser import SIZES, StoreFacts
+from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.model.own_encoders import cannot_draw
 from daskt2i.sample.driver import SampleResult, requests_for
 from daskt2i.train.driver import TrainResult
 from daskt2i.train.plan import TrainPlan
+from daskt2i.train.samples import check_model
 from daskt2i.types import EncoderInfo
 from daskt2i.view import Section, View, Viewed
 
@@ -114,15 +116,28 @@ def check_whole_run(plan: EncodePlan) -> None:
             "encode and train."
         )
     train = workflow.train
-    if takes_sizes(train.model.config, train.model.preset):
+    if SIZES in kind_of(train.model).takes(train.model.preset, train.model.config):
         raise ConfigError(
             "The run could not draw pictures after the training: a denoiser that is told sizes and crops of pictures "
             f"(addition_embed_type=text_time) is drawn with by diffusers alone. {_NOTHING}; use another "
             "train.model.config, or only encode and train."
         )
-    features = _features(plan.text_info)
-    for latent in sorted(_latent_shapes(plan.image_info, train.view)):
-        unet_config(train.model.preset, train.model.config, latent, features, train.batch)
+    check_model(train, _facts(plan, train.view), train.batch)
+
+
+def _facts(plan: EncodePlan, view: str | None) -> StoreFacts:
+    """What the store of this plan will give a denoiser."""
+    text = plan.text_info
+    sides = {array.name: array.shape[-1] for array in text.arrays if array.shape}
+    attributes = text.attributes
+    return StoreFacts(
+        tuple(sorted(_latent_shapes(plan.image_info, view))),
+        int(sides.get("text_states") or attributes["features"]),  # no array if training encodes the captions
+        int(attributes.get("max_tokens", 0)),
+        int(sides.get("text_pooled", 0)),
+        attributes.get("pad") != "full",
+        encoders=tuple(str(part.get("class", "")) for part in attributes.get("parts", (attributes,))),
+    )
 
 
 def _latent_shapes(info: EncoderInfo, view: str | None) -> set[tuple[int, int, int]]:
@@ -130,8 +145,3 @@ def _latent_shapes(info: EncoderInfo, view: str | None) -> set[tuple[int, int, i
     names = ("latent_mean", "latent_mean_") if view is None else (f"latent_mean_{view}",) * 2
     shapes = [array.shape for array in info.arrays if array.name == names[0] or array.name.startswith(names[1])]
     return {(channels, height, width) for channels, height, width in shapes}
-
-
-def _features(info: EncoderInfo) -> int:
-    shapes = [array.shape for array in info.arrays if array.name == "text_states"]
-    return int(shapes[0][-1] if shapes else info.attributes["features"])  # none if training encodes the captions

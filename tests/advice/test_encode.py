@@ -24,7 +24,7 @@ from daskt2i.encode.prepare import check_disk, preflight, prepare
 from daskt2i.encode.verify import verify
 from daskt2i.encoders.fake import FakeImageEncoder, FakeTextEncoder
 from daskt2i.errors import StoreError
-from daskt2i.model.denoiser import PARAMETERS
+from daskt2i.model.denoisers.unet import PARAMETERS
 from daskt2i.plan import MIB, divide_machine
 from daskt2i.protocols import ExecutorInfo
 from daskt2i.session.schedulers import Scheduler

@@ -24,7 +24,7 @@ from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import read_header, weight_files
 from daskt2i.machine.precision import check_device, resolve
 from daskt2i.model.autoencoder import PretrainedAutoencoder, latent_of, new, new_config
-from daskt2i.model.denoiser import PRESETS, build, unet_config
+from daskt2i.model.denoisers.unet import PRESETS, build, unet_config
 from daskt2i.types import Runtime
 
 SHAPE = (4, 16, 16)
@@ -348,7 +348,7 @@ OWN = {
 
 
 def test_each_preset_and_a_whole_config_make_a_denoiser() -> None:
-    with told("model/denoiser.py:unet_config ConfigError"):
+    with told("model/denoisers/unet.py:unet_config ConfigError"):
         unet_config("huge", {}, SHAPE, 16)
     assert all(unet_config(preset, {}, SHAPE, 16) for preset in PRESETS)
     assert build(unet_config(None, OWN, SHAPE, 16), 0)
@@ -365,7 +365,7 @@ def test_a_lowest_level_with_fewer_groups_or_more_than_one_number_in_each_is_bui
     }
     one_level = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     for channels in ((8, 16), (16, 8)):
-        with told("model/denoiser.py:unet_config ConfigError") as error:
+        with told("model/denoisers/unet.py:unet_config ConfigError") as error:
             unet_config(None, {**small, "block_out_channels": channels}, (4, 2, 2), 8, 1)
     assert "1 x 1 with 8 channels in 8 groups" in str(error.value)
     for said in ("a smaller norm_num_groups", "fewer levels", "a larger dataset.image.resolution"):
@@ -377,13 +377,13 @@ def test_a_lowest_level_with_fewer_groups_or_more_than_one_number_in_each_is_bui
 
 
 def test_what_the_store_decides_can_be_left_out() -> None:
-    with told("model/denoiser.py:unet_config ConfigError"):
+    with told("model/denoisers/unet.py:unet_config ConfigError"):
         unet_config(None, {**OWN, "in_channels": 8}, SHAPE, 16)
     assert unet_config(None, OWN, SHAPE, 16)["in_channels"] == 4
 
 
 def test_a_smaller_model_and_other_latents_are_taken() -> None:
-    with told("model/denoiser.py:unet_config ConfigError"):
+    with told("model/denoisers/unet.py:unet_config ConfigError"):
         unet_config(None, {**OWN, "block_out_channels": [16, 32]}, (4, 15, 15), 16)
     smaller = {"block_out_channels": [16], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
     assert unet_config(None, {**OWN, **smaller}, (4, 15, 15), 16)

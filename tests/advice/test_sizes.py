@@ -86,7 +86,7 @@ def test_a_part_of_other_encoders_is_removed_and_appended_with_those_of_the_stor
 
 def test_a_model_with_fewer_levels_or_other_sizes_fit(tmp_path: Path) -> None:
     folder = RunFolder(bucketed(tmp_path / "run", {(64, 32): 4, (64, 40): 4}))
-    with told("model/denoiser.py:unet_config ConfigError"):
+    with told("model/denoisers/unet.py:unet_config ConfigError"):
         check_sizes(settings(), folder)
     flat = {"block_out_channels": [16], "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
     check_sizes(settings(model={"config": flat}), folder)
@@ -109,7 +109,7 @@ def test_without_its_checkpoints_a_training_begins_with_the_rows_of_now(tmp_path
 
 
 def test_a_model_as_sdxls_needs_pooled_text_or_another_config(store: Path, tmp_path: Path) -> None:
-    with told("model/denoiser.py:unet_config ConfigError"):
+    with told("model/denoisers/unet.py:unet_config ConfigError"):
         check_sizes(settings(model={"config": SDXL}), RunFolder(store))
     check_sizes(settings(), RunFolder(store))
     pooled = bucketed(tmp_path / "run", SIZES, pooled=True)

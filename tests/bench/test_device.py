@@ -30,7 +30,7 @@ from daskt2i.bench.stores import SHAPES
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.encode.prepare import prepare
 from daskt2i.errors import ConfigError
-from daskt2i.model.denoiser import PRESETS, unet_config
+from daskt2i.model.denoisers.unet import PRESETS, unet_config
 from daskt2i.protocols import ImageEncoder, TextEncoder
 
 MACHINE = {"cores": 2}

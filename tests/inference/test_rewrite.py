@@ -25,7 +25,7 @@ from daskt2i.inference.packed_convolutions import Packing, find_packing, pack_co
 from daskt2i.inference.parity import change_equal
 from daskt2i.inference.residual_blocks import in_place_residual_blocks
 from daskt2i.inference.rewrite import PASSES, rewrite_for_inference
-from daskt2i.model.denoiser import build, unet_config
+from daskt2i.model.denoisers.unet import build, unet_config
 from daskt2i.types import Runtime
 
 LAST = torch.channels_last

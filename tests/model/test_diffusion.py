@@ -10,6 +10,8 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
+from daskt2i.config.settings import TrainSettings
+from daskt2i.config.training.denoiser import TimeSettings
 from daskt2i.model.diffusion import Diffusion
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective, alphas_cumprod
 from daskt2i.model.pipeline import scheduler_config, scheduler_for
@@ -95,3 +97,55 @@ def test_a_shift_moves_flow_to_noisier_times() -> None:
     times = [Diffusion("flow", shift=shift).noised(*given).times for shift in (1.0, 3.0)]
     t = times[0] / STEPS
     torch.testing.assert_close(times[1] / STEPS, 3 * t / (1 + 2 * t))
+
+
+def times_of(settings: dict[str, Any] | None, rows: int = 20_000, shift: float = 1.0) -> torch.Tensor:
+    """Times from 0 to 1, sorted, of many samples."""
+    draw = torch.Generator().manual_seed(3)
+    latents, noise = torch.zeros(2, rows, 1, 1, 1)
+    given = None if settings is None else TimeSettings.model_validate(settings)
+    diffusion = Diffusion("flow", shift=shift, times=given)
+    lesson = diffusion.noised(latents, noise, torch.rand(rows, generator=draw), torch.randn(rows, generator=draw))
+    return (lesson.times / STEPS).sort().values
+
+
+def test_times_that_are_not_given_are_logit_normal_to_the_bit() -> None:
+    assert torch.equal(times_of(None), times_of({"kind": "logit_normal"}))
+    assert torch.equal(times_of(None, shift=2.0), times_of({"mean": 0.0, "std": 1.0}, shift=2.0))
+    normal = torch.randn(9)
+    lesson = Diffusion("flow").noised(torch.zeros(9, 1, 1, 1), torch.zeros(9, 1, 1, 1), torch.rand(9), normal)
+    assert torch.equal(lesson.times, 1000 * torch.sigmoid(normal))
+
+
+@pytest.mark.parametrize(
+    ("settings", "quantiles"),
+    [
+        # The time below which 10, 50 and 90 of 100 samples lie, from the formulas of the paper. 1.28155 is the normal
+        # quantile of 90 %. Of `mode`: t(u) = 1 - u - s (cos^2(pi u / 2) - 1 + u) at u = 0.9, 0.5 and 0.1.
+        ({"kind": "logit_normal", "mean": 0.5, "std": 1.5}, (0.19425, 0.62246, 0.91850)),
+        ({"kind": "uniform"}, (0.1, 0.5, 0.9)),
+        ({"kind": "mode", "scale": 1.29}, (0.19743, 0.5, 0.80257)),
+        ({"kind": "mode", "scale": -0.8}, (0.03958, 0.5, 0.96042)),
+    ],
+    ids=["logit-normal", "uniform", "mode", "mode at the ends"],
+)
+def test_times_follow_the_density_that_was_asked_for(
+    settings: dict[str, Any], quantiles: tuple[float, float, float]
+) -> None:
+    times = times_of(settings)
+    assert times.min() >= 0
+    assert times.max() <= 1
+    found = [float(times[int(share * len(times))]) for share in (0.1, 0.5, 0.9)]
+    np.testing.assert_allclose(found, quantiles, atol=0.01)
+
+
+def test_a_shift_moves_times_of_each_kind() -> None:
+    for kind in ("logit_normal", "uniform", "mode"):
+        t = times_of({"kind": kind})
+        torch.testing.assert_close(times_of({"kind": kind}, shift=3.0), 3 * t / (1 + 2 * t))
+
+
+def test_times_are_refused_where_an_objective_has_steps_of_a_schedule() -> None:
+    with pytest.raises(ValueError, match="which only the objective flow draws so; with objective=v leave times out"):
+        TrainSettings.model_validate({"objective": "v", "times": {"kind": "uniform"}})
+    assert TrainSettings.model_validate({"objective": "v", "times": None}).times is None

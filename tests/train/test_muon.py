@@ -12,7 +12,7 @@ from rank_modules.fitting import BATCH, Toy, fit, losses, settings
 from torch import nn
 
 from daskt2i.launch.launcher import LocalRankSpawner, launch
-from daskt2i.model.denoiser import build, unet_config
+from daskt2i.model.denoisers.unet import build, unet_config
 from daskt2i.train.optimisation.muon import _buckets, inner_matrices, muon, orthogonal
 from daskt2i.train.optimisation.train_state import TrainState
 

@@ -27,7 +27,7 @@ class Denoiser:
     """A denoiser to train.
 
     Attributes:
-        preset: a name of `model.denoiser.PRESETS`.
+        preset: a name of `model.denoisers.unet.PRESETS`.
         latent: channels, height, width of a latent.
         tokens, features: of a text state.
         batch: samples of a step.

@@ -68,7 +68,7 @@ class JoinedReader:
         first = self.first = self._readers[0]
         self.attributes = first.attributes
         self.grid = _joined_grid([(member, readers[0].grid) for member, readers in stores])
-        self.slots = max(reader.slots for reader in every)
+        self.slots, self.weights = max(reader.slots for reader in every), first.weights
         self.tokens, self.features, self.draws = first.tokens, first.features, first.draws
         self.latent_kind, self.text_kind, self.masked = first.latent_kind, first.text_kind, first.masked
         self.empty_pooled, self.pooled = first.empty_pooled, first.pooled

@@ -1,7 +1,7 @@
 """Sizes, crops and pooled text of the rows of a batch, for models that are told them (SDXL's micro-conditioning).
 
 Covers: the values of a batch; SDXL's six numbers of each.
-Does not cover: which models take them (`model.denoiser`), the crops themselves (`images`).
+Does not cover: which models take them (`model.denoisers`), the crops themselves (`images`).
 
 SDXL (Podell et al. 2023, arXiv:2307.01952, 2.2) is told how large the source picture was, where it was cropped, and how
 large the picture is. So it learns from small and cropped pictures, and is asked for large and centred ones.

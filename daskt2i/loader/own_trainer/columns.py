@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from daskt2i.errors import ConfigError
+from daskt2i.loader.sample_order import Weights
 from daskt2i.loader.shards import Captions, Wanted
 from daskt2i.store.columns.arrays import column_arrays
 from daskt2i.store.forms.made_rows import made_layout
@@ -56,7 +57,7 @@ def wanted_columns(store: ZarrStore, asked: Sequence[str] | None, captions: Capt
     return tuple(dict.fromkeys(names))
 
 
-def wanted_of(columns: Iterable[str], captions: Captions) -> Wanted:
+def wanted_of(columns: Iterable[str], captions: Captions, weights: Weights | None = None) -> Wanted:
     """What a reader reads for these columns."""
     extra = tuple(name for name in columns if name not in (LATENTS, TEXT, TEXT_MASK))
-    return Wanted(LATENTS in columns, TEXT in columns, captions, extra)
+    return Wanted(LATENTS in columns, TEXT in columns, captions, extra, weights=weights)

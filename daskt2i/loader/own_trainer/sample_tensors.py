@@ -56,7 +56,7 @@ class SampleTensors:
         if LATENTS in self._columns:
             made[LATENTS] = torch.from_numpy(self._latents(samples, parts, purpose))
         draws = self._reader.slots > 1 and self._captions == "random"
-        slots, kept = slots_of(parts, samples, self._mine, draws)
+        slots, kept = slots_of(parts, samples, self._mine, draws, self._reader.weights)
         if TEXT in self._columns or TEXT_MASK in self._columns:
             mask, states = self._texts(len(samples), parts, kept)
             if states is not None:

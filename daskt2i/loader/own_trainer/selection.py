@@ -17,13 +17,14 @@ import numpy as np
 
 from daskt2i.errors import ConfigError, StoreError
 from daskt2i.formatting import many
+from daskt2i.loader.caption_weights import check_weights, require_captions
 from daskt2i.loader.joined.chosen_rows import rows_where
 from daskt2i.loader.joined.joined_reader import DEFAULT, AnyReader, Choice, open_reader
 from daskt2i.loader.memory.loaded_rows import LoadedRows
 from daskt2i.loader.memory.mapped_rows import MappedRows, mapped_rows
 from daskt2i.loader.own_trainer.columns import LATENTS, wanted_columns, wanted_of
 from daskt2i.loader.own_trainer.sample_tensors import SampleTensors
-from daskt2i.loader.sample_order import Whole, key_of
+from daskt2i.loader.sample_order import Weights, Whole, key_of
 from daskt2i.loader.shards import Captions, Wanted
 from daskt2i.machine.machine import this_machine
 from daskt2i.store.run_folder import RunFolder
@@ -53,6 +54,7 @@ class Selection:
         choice: which latents of a row.
         buckets: the rows of each size of latents, `int64[n]`, ascending.
         rows_per_chunk: rows of a shard.
+        weights: how often each caption slot is drawn; None for equally often.
     """
 
     folder: RunFolder
@@ -68,6 +70,7 @@ class Selection:
     choice: Choice = DEFAULT
     buckets: tuple[Whole, ...] = field(default=(), repr=False)
     rows_per_chunk: int = 1
+    weights: Weights | None = None
 
     @property
     def key(self) -> int:
@@ -90,7 +93,7 @@ class Selection:
         Raises:
             StoreMissing, StoreError: the store is gone or damaged.
         """
-        return self._open(wanted_of(self.columns, self.captions))
+        return self._open(wanted_of(self.columns, self.captions, self.weights))
 
     def _open(self, wanted: Wanted) -> AnyReader:
         return open_reader(self.folder, self.key, self.posterior == "sample", wanted, self.choice)
@@ -142,6 +145,7 @@ def select(
     view: str | None = None,
     mirror: bool = True,
     allow_random: bool = False,
+    caption_weights: Weights | None = None,
 ) -> Selection:
     """Open a store, and choose its rows. The arguments are those of `torch_dataset`.
 
@@ -170,6 +174,8 @@ def select(
         raise ConfigError(
             f"No row of {folder} is left to read. The store was not changed; give another where, or encode more rows."
         )
+    if caption_weights is not None:
+        _check_weights(folder, reader.slots, rows, captions, caption_weights)
     return Selection(
         folder,
         rows,
@@ -184,7 +190,18 @@ def select(
         choice,
         tuple(part for _, part in reader.buckets(rows)) if LATENTS in wanted else (rows,),
         reader.grid.rows_per_chunk,
+        None if caption_weights is None else tuple(caption_weights),
     )
+
+
+def _check_weights(folder: RunFolder, slots: int, rows: Whole, captions: Captions, weights: Weights) -> None:
+    if captions != "random":
+        raise ConfigError(
+            f'caption_weights says how often a caption is drawn, but captions="{captions}" draws none. Nothing was '
+            'read; give captions="random", or no caption_weights.'
+        )
+    check_weights(weights, slots, "caption_weights")
+    require_captions(folder, rows, weights, "caption_weights")
 
 
 def readable_rows(reader: AnyReader, folder: RunFolder, unfinished: bool) -> Whole:

@@ -45,6 +45,7 @@ def torch_dataset(
     world_size: int | None = None,
     columns: Sequence[str] | None = None,
     captions: Captions = "random",
+    caption_weights: Sequence[float] | None = None,
     posterior: Posterior = "sample",
     where: str | None = None,
     view: str | None = None,
@@ -71,6 +72,8 @@ def torch_dataset(
             those of the arrays of the store, such as `caption`, `text_pooled`, `source_size`, `crop_box`.
         captions: `random` takes another caption of a row in each epoch, `first` its first one, `all` gives
             `text_states[b, slot, token, feature]`.
+        caption_weights: how often `random` draws each caption slot, one number a slot; 0 leaves a slot out. None: the
+            captions of a row equally often.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         where: an expression; only rows for which it is true are read: `"people and words > 5"`.
         view: the size of the latents, as `"512x448"`. None: of several resolutions the first, and of buckets all; then
@@ -104,6 +107,7 @@ def torch_dataset(
         path,
         columns=columns,
         captions=captions,
+        caption_weights=caption_weights,
         posterior=posterior,
         seed=seed,
         where=where,

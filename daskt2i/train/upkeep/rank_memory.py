@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from daskt2i.config.settings import DatasetSettings, LaunchSettings, OptimiserSettings, TrainSettings
 from daskt2i.loader.forms.caption_states import AT_TRAINING, BATCH
-from daskt2i.model.denoiser import PARAMETERS
+from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.protocols import TextEncoder
 
 RANK_BYTES = 1 << 30
@@ -41,6 +41,6 @@ def rank_bytes(settings: OptimiserSettings | None, launch: LaunchSettings, encod
         settings: of what is trained. The size of a model is known if it is a preset of the denoiser.
         encoder: of `encoder_bytes`.
     """
-    preset = settings.model.preset if isinstance(settings, TrainSettings) else None
-    state = STATE_BYTES * PARAMETERS.get(preset or "", 0)
+    model = settings.model if isinstance(settings, TrainSettings) else None
+    state = 0 if model is None else STATE_BYTES * kind_of(model).presets.get(model.preset or "", 0)
     return RANK_BYTES + encoder + state + max(0, launch.cache_bytes() - CACHE_BYTES)

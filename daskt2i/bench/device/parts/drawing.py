@@ -22,8 +22,8 @@ from daskt2i.bench.report import Value
 from daskt2i.bench.sample import PROMPT
 from daskt2i.encoders.weights import quiet
 from daskt2i.errors import ConfigError
-from daskt2i.model import denoiser as model
 from daskt2i.model import pipeline
+from daskt2i.model.denoisers import unet as model
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, RunFolder

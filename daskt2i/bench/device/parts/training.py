@@ -25,7 +25,7 @@ from daskt2i.bench.train import bench_train
 from daskt2i.config.settings import TrainSettings
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.machine.precision import resolve
-from daskt2i.model import denoiser as model
+from daskt2i.model.denoisers import unet as model
 from daskt2i.train.optimisation.train_state import TrainState
 from daskt2i.types import Precision
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from daskt2i.errors import ConfigError
-from daskt2i.model import denoiser as model
+from daskt2i.model.denoisers import unet as model
 
 
 def test_presets_are_fitted_to_latents_and_text_states() -> None:

@@ -5,7 +5,7 @@ It has a mask for cross attention, but none for pooling. So padding changes the 
 the longest caption of its batch. This class gives the mask to both.
 
 Covers: the class, and pooling with a mask.
-Does not cover: presets and fitting (`denoiser`), where masks come from (`loader.dataset`, `sample.prompt_states`).
+Does not cover: presets and fitting (`unet`), where masks come from (`loader.dataset`, `sample.prompt_states`).
 """
 
 from __future__ import annotations

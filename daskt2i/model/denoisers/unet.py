@@ -1,7 +1,8 @@
-"""The denoiser: a diffusers `UNet2DConditionModel`, from a preset or from a config in the workflow.
+"""The U-Net of Stable Diffusion: a diffusers `UNet2DConditionModel`, from a preset or from a config in the workflow.
 
-Covers: the presets, fitting them to the latents and text states of a store, refusing sizes that cannot work.
-Does not cover: the objective (`diffusion`), the training loop (`train.loop`), the trained pipeline (`pipeline`).
+Covers: the presets, fitting them to the latents and text states of a store, refusing sizes that cannot work, the call.
+Does not cover: the objective (`model.diffusion`), the training loop (`train.loop`), the trained pipeline
+(`model.pipeline`), masked pooling (`masked_unet`).
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from daskt2i.config.training.denoiser import UNET
 from daskt2i.errors import ConfigError
-from daskt2i.model.masked_unet import masked_unet
+from daskt2i.model.denoisers.denoiser import POOLED, SIZES, Conditions, StoreFacts
+from daskt2i.model.denoisers.masked_unet import masked_unet
+from daskt2i.model.noise_schedule import Objective
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +63,54 @@ _TIME_IDS = 6
 """Numbers that SDXL's UNet is told of a picture."""
 
 _FITTED = ("sample_size", "in_channels", "out_channels", "cross_attention_dim")
+
+
+class UNet:
+    """The kind of `UNet2DConditionModel`."""
+
+    class_path = UNET
+    pipeline = "StableDiffusionPipeline"
+    presets = PARAMETERS
+    objectives: tuple[Objective, ...] = ("flow", "v", "epsilon")
+
+    def config(
+        self, preset: str | None, changes: Mapping[str, Any], facts: StoreFacts, least: int = 0
+    ) -> dict[str, Any]:
+        """See `DenoiserKind.config`. The model takes all sizes of latents, and draws the most frequent.
+
+        Raises:
+            ConfigError: see `unet_config`.
+        """
+        features, pooled = facts.features, facts.pooled
+        first, *_ = (unet_config(preset, changes, shape, features, least, pooled) for shape in facts.latent_shapes)
+        return first
+
+    def takes(self, preset: str | None, changes: Mapping[str, Any]) -> frozenset[str]:
+        """See `DenoiserKind.takes`: all for SDXL's U-Net, nothing for others."""
+        return frozenset({POOLED, SIZES}) if takes_sizes(changes, preset) else frozenset()
+
+    def build(self, config: Mapping[str, Any], seed: int) -> torch.nn.Module:
+        """See `build`."""
+        return build(config, seed)
+
+    def predict(
+        self, model: torch.nn.Module, inputs: torch.Tensor, times: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
+        """See `DenoiserKind.predict`."""
+        import torch
+
+        told = {}
+        if conditions.sizes is not None:
+            told = {"added_cond_kwargs": {"text_embeds": conditions.pooled, "time_ids": conditions.sizes}}
+        found: torch.Tensor = model(
+            inputs.contiguous(memory_format=torch.channels_last),
+            times,
+            conditions.states,
+            encoder_attention_mask=conditions.mask,
+            **told,
+            return_dict=False,
+        )[0]
+        return found
 
 
 def unet_config(

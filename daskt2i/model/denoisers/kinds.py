@@ -1,0 +1,50 @@
+"""The kind of denoiser that `train.model.class` names.
+
+Covers: the kinds that daskt2i has, and a class of the user's own that follows the protocol.
+Does not cover: the protocol (`denoiser`), what each kind does (a module each).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+from daskt2i.config.training.denoiser import ModelSettings
+from daskt2i.errors import ConfigError
+from daskt2i.model.denoisers.denoiser import DenoiserKind
+from daskt2i.model.denoisers.unet import UNet
+
+KINDS: Mapping[str, DenoiserKind] = {kind.class_path: kind for kind in (UNet(),)}
+"""The kinds that daskt2i has, by the class path that a workflow names."""
+
+
+def kind_of(model: ModelSettings | str | None) -> DenoiserKind:
+    """The kind of a class path; without one that of the U-Net.
+
+    Args:
+        model: the settings of the denoiser, or `train.model.class`: one of `KINDS`, or the dotted path of a class of
+            the user's that has the methods of `DenoiserKind` and whose constructor takes no arguments.
+
+    Raises:
+        ConfigError: there is no such class, or it lacks methods.
+    """
+    class_path = model.class_path if isinstance(model, ModelSettings) else model
+    if class_path is None:
+        return KINDS[UNet.class_path]
+    if class_path in KINDS:
+        return KINDS[class_path]
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = None if module in ("", "diffusers") else getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"train.model.class names {class_path}, which cannot be imported and called without arguments ({error}). "
+            "Nothing was started. Check the spelling, and that the package is installed where the ranks run."
+        ) from error
+    if not isinstance(found, DenoiserKind):
+        raise ConfigError(
+            f"train.model.class is {class_path}, which daskt2i cannot train. Nothing was started. It can be "
+            f"{', '.join(KINDS)}, or the dotted path of a class that has the methods of "
+            "daskt2i.model.denoisers.denoiser.DenoiserKind."
+        )
+    return found
