@@ -24,6 +24,7 @@
     │   ├── TakenOver                               another run took over the run folder of this one
     │   └── StoreFull          (OSError)            the disk of the store has no space left
     ├── NonFiniteLoss          (ArithmeticError)    the training loss is NaN or infinite
+    ├── LossSpike              (ArithmeticError)    a step's loss or gradient is far above those before
     ├── ExecutorError                               the executor failed, not the work
     │   ├── WorkerLost                              the worker died at each try of this chunk
     │   ├── WorkerMismatch                          a worker has other versions or sees other files than the driver
@@ -223,6 +224,12 @@ class StoreFull(StoreError, OSError):
 
 class NonFiniteLoss(Daskt2iError, ArithmeticError):
     """The training loss is NaN or infinite. The last good checkpoint stays."""
+
+    ends_run = True
+
+
+class LossSpike(Daskt2iError, ArithmeticError):
+    """A step's loss or gradient norm is far above those of the steps before, and the settings say to stop."""
 
     ends_run = True
 

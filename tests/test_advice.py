@@ -20,6 +20,13 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, modules, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "train/figures/step_figures.py:StepFigures._is_spike LossSpike": (
+        "train/test_spikes.py::test_stop_ends_the_training_before_a_checkpoint_and_skip_goes_on",
+    ),
+    "train/resume.py:check_changes ConfigError": (
+        "train/test_schedule.py::test_other_settings_are_refused_with_the_list_of_those_that_may_change",
+        "train/test_schedule.py::test_without_a_checkpoint_nothing_goes_on_and_set_begins",
+    ),
     "insights/rejected_rows.py:rejected_rows StoreMissing": (
         "cli/test_look.py::test_rejected_rows_are_listed_by_file_name",
     ),

@@ -330,12 +330,13 @@ def pipeline() -> Iterator[str]:
 def metrics() -> Iterator[str]:
     """Figures in a line of metrics.jsonl."""
     from daskt2i.model.autoencoder_loss import TERMS
-    from daskt2i.train.loop import _Run
+    from daskt2i.train.figures.step_figures import StepFigures
     from daskt2i.train.metrics import Metrics
     from daskt2i.train.optimisation.train_state import TrainState
     from daskt2i.train.resume import MAY_CHANGE
 
-    yield from _said(Metrics.add, _Run._settle, _Run._look, TrainState.learn)
+    yield from _said(Metrics.add, StepFigures.settle, StepFigures._line, TrainState.learn)
+    yield "heldout_loss"
     yield from (f"new_{name}" for name in MAY_CHANGE)
     yield from (f"vae: {name}" for name in TERMS)
 

@@ -6,7 +6,7 @@ Does not cover: how output and errors look (`console`, `front`), the commands ab
 
 from __future__ import annotations
 
-from daskt2i.cli.front import answer, opened
+from daskt2i.cli.front import answer, opened, parse_sets
 from daskt2i.cli.options import (
     CaptionsOption,
     CountOption,
@@ -17,6 +17,7 @@ from daskt2i.cli.options import (
     OutOption,
     PromptOption,
     PromptsOption,
+    ResumeWithOption,
     SamplerOption,
     SchedulerOption,
     SeedOption,
@@ -58,6 +59,7 @@ def train(
     out_folder: OutOption = None,
     where: WhereOption = None,
     set_: SetOption = [],  # noqa: B006
+    resume_with: ResumeWithOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,9 +69,11 @@ def train(
     """
     with opened(workflow, out_folder, set_, train_where=where, scheduler=scheduler, as_json=as_json) as run:
         if dry_run:
-            answer(run.plan("train"), as_json)
+            answer(
+                run.with_settings(parse_sets(resume_with)).plan("train") if resume_with else run.plan("train"), as_json
+            )
         else:
-            answer(run.train(), as_json)
+            answer(run.train(resume_with=parse_sets(resume_with)), as_json)
 
 
 def train_vae(
@@ -80,6 +84,7 @@ def train_vae(
     images: ImagesOption = None,
     captions: CaptionsOption = None,
     set_: SetOption = [],  # noqa: B006
+    resume_with: ResumeWithOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
     """Train or fine-tune an autoencoder on the images of a source.
@@ -88,7 +93,7 @@ def train_vae(
     """
     given = {"source": source, "images": images, "captions": captions, "scheduler": scheduler}
     with opened(workflow, out_folder, set_, **given, as_json=as_json) as run:
-        answer(run.train_vae(), as_json)
+        answer(run.train_vae(resume_with=parse_sets(resume_with)), as_json)
 
 
 def sample(

@@ -34,6 +34,10 @@ SchedulerOption = Annotated[
     ),
 ]
 SetOption = Annotated[list[str], typer.Option("--set", help="section.key=value, for any setting; may be repeated.")]
+ResumeWithOption = Annotated[
+    list[str],
+    typer.Option("--resume-with", help="section.key=value from the newest checkpoint on, e.g. train.steps=2000."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 ImagesOption = Annotated[

@@ -27,6 +27,7 @@ from daskt2i.model.pipeline_forms import form_of
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
+from daskt2i.train.figures.by_time import LossByTime
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
 from daskt2i.train.samples import facts_of
@@ -168,15 +169,18 @@ class Denoiser:
         predicted = self.kind.predict(model, noised.inputs, noised.times, conditions)
         return predicted, noised
 
-    def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
-        """The same loss on validation rows, with the same noise each time."""
+    def heldout(self, model: nn.Module) -> tuple[float, int, Mapping[str, tuple[float, int]]]:
+        """The same loss on validation rows, with the same noise each time; also by the time that the model gets."""
         if self._heldout is None:  # these are few rows, and they are used often
             self._heldout = list(self.dataset.heldout_batches(min(64, self.settings.batch)))
-        total, count = 0.0, 0
+        total, count, by_time = 0.0, 0, LossByTime()
         for batch in self._heldout:
-            total += float(self._losses(model, batch).sum())
+            predicted, noised = self.predicted(model, batch)
+            losses = self.diffusion.loss(predicted, noised)
+            total += float(losses.sum())
             count += len(batch.latents)
-        return total, count, {}
+            by_time.add(noised.times, losses)
+        return total, count, by_time.sums()
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
         """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""

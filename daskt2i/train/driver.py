@@ -21,6 +21,7 @@ from daskt2i.events import Event, LaunchEvent, Listener, Note, ignore, stage_eve
 from daskt2i.facts.selection import open_source
 from daskt2i.formatting import duration, many
 from daskt2i.hosts.model_files import encoder_infos, offer_within
+from daskt2i.launch.launcher import LaunchResult
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.loader.dataset import SAMPLES
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
@@ -40,6 +41,7 @@ from daskt2i.train.resume import (
     Continuing,
     check,
     continuing,
+    curve_settings,
     identity_of,
     plain,
     refuse_all_poisoned,
@@ -48,6 +50,7 @@ from daskt2i.train.resume import (
 )
 from daskt2i.train.samples import as_begun, check_sizes, notes_before, refuse_other_rows
 from daskt2i.train.upkeep.launching import launch_training
+from daskt2i.train.upkeep.requests import forget_stop
 from daskt2i.view import View, Viewed
 
 
@@ -56,7 +59,7 @@ class TrainResult(Viewed):
     """The result of a training.
 
     Attributes:
-        steps: total number of optimiser steps.
+        steps: number of finished optimiser steps.
         loss: mean of the last `LAST_STEPS` steps.
         heldout_loss: held-out loss of the moving average at the end; None without validation rows.
         samples_per_second: over all ranks, without the first step; None if nothing was left to do.
@@ -213,10 +216,7 @@ def train(
         find = encoder_infos(encoders, workflow.dataset.image.side)
         send = partial(offer_within, workflow.run.send_bytes(), find, folder, listener)
         gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder, send)
-        last = gone.last["done"].fields if "done" in gone.last else {}
-        return _ended(
-            folder, settings.steps, "train", last, gone.ranks, gone.attempts, gone.seconds, str(last.get("pipeline"))
-        )
+        return _launched(folder, settings, "train", gone, "pipeline")
 
 
 _BY_ROW = (
@@ -242,7 +242,7 @@ def train_vae(
             "source": {**source.identity(), **info.content},
             **({} if info.where is None else {"where": dict(info.where)}),
             "image": plain(workflow.dataset.image),
-            "vae": plain(settings),
+            "vae": curve_settings(settings),
         }
         if done := _done(folder, VAE_FOLDER, identity, settings, listener):
             return done
@@ -263,15 +263,13 @@ def train_vae(
         find = partial(locate_given, settings.model, workflow.dataset.image.resolution)
         send = partial(offer_within, workflow.run.send_bytes(), find, folder, listener)
         gone = launch_training("autoencoder_rank", job, spawner, ranks, threads, listener, ways, folder, send)
-        last = gone.last["done"].fields if "done" in gone.last else {}
-        return _ended(
-            folder, settings.steps, VAE_PREFIX, last, gone.ranks, gone.attempts, gone.seconds, str(last.get("vae"))
-        )
+        return _launched(folder, settings, VAE_PREFIX, gone, "vae")
 
 
 @contextmanager
 def _stage(name: str, settings: OptimiserSettings, folder: RunFolder, listener: Listener) -> Iterator[None]:
     """Send the start and the end of a training to the listener, and turn Ctrl-C into an error with a sentence."""
+    forget_stop(folder, name)
     with stage_events(name, settings.steps, listener, settings.batch):
         try:
             yield
@@ -342,6 +340,14 @@ def _checkpoint(folder: RunFolder, model: ModelFolder, identity: Mapping[str, An
     plan = continuing(newest.step, newest.about, identity)
     check(plan, steps, folder.address(model.checkpoints), folder.root)
     return plan
+
+
+def _launched(
+    folder: RunFolder, settings: OptimiserSettings, prefix: str, gone: LaunchResult, kind: str
+) -> TrainResult:
+    last = gone.last["done"].fields if "done" in gone.last else {}
+    at = int(last.get(STEP, settings.steps))
+    return _ended(folder, at, prefix, last, gone.ranks, gone.attempts, gone.seconds, str(last.get(kind)))
 
 
 def _ended(

@@ -1,10 +1,9 @@
 """The training loop on one rank, shared by all trainers.
 
-Covers: resuming from the newest checkpoint, when to save, validate and draw, figures over all ranks, stopping when a
-loss, a gradient or a weight is not finite.
+Covers: resuming from the newest checkpoint, when to save, validate and draw, writing the result.
 Does not cover: the model and its loss (a `task.TrainTask`: `denoiser_rank`, `autoencoder_rank`), one step
-(`optimisation`), the rate of a step and the settings that may change on resume (`resume`), communication between ranks
-(`launch.process_group`), starting ranks (`launch`).
+(`optimisation`), figures and values that are not finite (`figures`), the rate of a step and the settings that may
+change on resume (`resume`), communication between ranks (`launch.process_group`), starting ranks (`launch`).
 
 The loss curve depends on the settings and the seed. It does not depend on the number of ranks (except for the order of
 additions) or on interruptions: row and epoch decide a sample and its noise, torch gets a new seed at each step, and
@@ -19,12 +18,12 @@ import json
 import math
 import textwrap
 from collections.abc import Mapping
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.config.settings import LaunchSettings, OptimiserSettings
-from daskt2i.errors import FingerprintMismatch, NonFiniteLoss, StoreError
-from daskt2i.formatting import many
+from daskt2i.errors import FingerprintMismatch, StoreError
 from daskt2i.launch import rank as ranks
 from daskt2i.launch.process_group import ProcessGroup, joined
 from daskt2i.launch.vitals import heartbeat
@@ -34,13 +33,17 @@ from daskt2i.store.artifacts.finished import STEP
 from daskt2i.store.artifacts.full_disk import explaining_full_disk
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoint, Checkpoints, not_finite
+from daskt2i.train.figures.heldout import heldout_figures
+from daskt2i.train.figures.not_finite import NotFinite
+from daskt2i.train.figures.step_figures import StepFigures
 from daskt2i.train.metrics import NEW, Metrics
+from daskt2i.train.optimisation.schedule import rate as rate
 from daskt2i.train.optimisation.train_state import TrainState
 from daskt2i.train.resume import Continuing, check, continuing, label, refuse_all_poisoned
-from daskt2i.train.resume import rate as rate
 from daskt2i.train.task import DrawsPictures, KeepsLabel, seed_of
 from daskt2i.train.task import TrainTask as TrainTask
 from daskt2i.train.task import cut as cut
+from daskt2i.train.upkeep import requests
 from daskt2i.train.upkeep.precision_probe import Choice, choose, step_of
 from daskt2i.train.upkeep.save_times import SaveTimes
 
@@ -49,9 +52,6 @@ if TYPE_CHECKING:
 
 TELL_SECONDS = 0.5
 """Minimum time between two steps that are reported to the driver."""
-
-MOST_OVERFLOWS = 50
-"""Steps in a row that fp16 may skip. The scale halves each time from 65,536, so after 50 steps it is almost 0."""
 
 MOST_OF_AN_ERROR = 300
 """Maximum number of characters from an error of torch in our message: torch names every weight that does not fit."""
@@ -80,6 +80,7 @@ def fit(
 
     Raises:
         NonFiniteLoss: the loss or its gradient is not finite; the last good checkpoint is kept.
+        LossSpike: a step is a spike, and `on_spike` is `stop`.
         FingerprintMismatch: the newest checkpoint was made with other settings or other data.
         ConfigError: the newest checkpoint is of a later step than the last one of this training.
         StoreFull, StoreError: a checkpoint or the figures cannot be written, or the checkpoint does not fit the model.
@@ -109,7 +110,7 @@ class _Run:
         group: ProcessGroup,
     ) -> None:
         self.task, self.settings, self.launch, self.folder, self.me = task, settings, launch, folder, me
-        self.identity, self.group = identity, group
+        self.identity, self.group, self.prefix = identity, group, prefix
         self.device = rank_device(launch.device)
         heartbeat.at(0, heartbeat.STARTS)
         self.checkpoints = Checkpoints(folder, f"{prefix}/checkpoints", launch.keep_checkpoints)
@@ -124,8 +125,12 @@ class _Run:
         )
         self.plan = Continuing(0) if found is None else self._restore(found)
         self.step = self.plan.step
-        self.overflows = 0
         self.metrics = Metrics(folder, self.step, prefix) if me.rank == 0 else None
+        self.bad = NotFinite(self.checkpoints, settings.learning_rate, self.precision, me.rank == 0)
+        self.figures = StepFigures(settings, group, self.metrics, self.bad)
+        self.figures.spikes.restore({} if found is None else found.about.get("spikes", {}))
+        self.requests = requests.Requests(folder, prefix, me.rank == 0)
+        self.stopped = False
         self._record(prefix)
 
     def _newest(self) -> Checkpoint | None:
@@ -152,7 +157,9 @@ class _Run:
         for change in self.plan.changes[-1:]:
             if change[STEP] == self.step:
                 given = {name: values[1] for name, values in change.items() if name != STEP}
-                self.metrics.add(self.step, **{f"{NEW}{name}": float(value) for name, value in given.items()})
+                numbers = {name: float(value) for name, value in given.items() if not isinstance(value, str)}
+                if numbers:  # a line of figures has no words; the checkpoint and the model keep them
+                    self.metrics.add(self.step, **{f"{NEW}{name}": value for name, value in numbers.items()})
 
     def _choose_precision(self, found: Checkpoint | None, model: Any) -> Choice:
         step = step_of(model, self.task, self.launch.gradient_accumulation_steps, self.device)
@@ -206,29 +213,26 @@ class _Run:
                 parameters=sum(p.numel() for p in self.state.parameters),
             )
         first, told, waited, begun = self.step + 1, 0.0, 0.0, perf_counter()
-        pending: list[tuple[int, Tensor, dict[str, Tensor]]] = []
         batches = self.task.batches(self.step * self.settings.batch)
         speed: dict[str, Any] = {}
         heartbeat.listen()
         saved = SaveTimes(self.launch)
         if self.step == 0 and self.launch.grid_every:  # what the model draws before it has learned anything
             self._draw()
-        while self.step < self.settings.steps:
+        while self.step < self.settings.steps and not self.stopped:
             asked = perf_counter()
             heartbeat.at(self.step + 1, heartbeat.READS)
             batch = next(batches)
             waited += perf_counter() - asked
             heartbeat.at(self.step + 1, heartbeat.COMPUTES)
-            pending.append((self.step + 1, *self._learn(batch)))
+            self.figures.add(self.step + 1, *self._learn(batch))
             self.step += 1
-            last = self.step == self.settings.steps
-            saves = last or self.step % self.launch.checkpoint_every == 0
-            looks = bool(self.settings.validation) and (last or self.step % self.launch.validation_every == 0)
-            draws = bool(self.launch.grid_every) and not last and self.step % self.launch.grid_every == 0
+            last, wanted = self.step == self.settings.steps, frozenset[str]()
             counts = self.step > first
-            if saves or looks or draws or not counts or self._kind() == "cpu" or self.step % QUEUED_STEPS == 0:
-                line = self._settle(pending)
-                pending.clear()
+            reads = self._kind() == "cpu" or self.step % QUEUED_STEPS == 0
+            if last or reads or not counts or any(self._due(last)):
+                line, code = self.figures.settle(self.requests.look())
+                wanted = requests.names(code)
                 now = perf_counter()
                 if not counts:
                     waited, begun = 0.0, now
@@ -238,19 +242,33 @@ class _Run:
                     heartbeat.spent(speed["shares"])
                     if self.me.rank == 0:
                         ranks.tell("step", **line, **speed)
+            self.stopped = requests.STOP in wanted and not last
+            saves, looks, draws = self._due(last or self.stopped)
             if looks:
                 heartbeat.at(self.step, heartbeat.VALIDATES)
                 self._look()
             # Without figures that wait, so that every gradient up to here was checked. Rank 0 decides it alone.
-            if saves or (not pending and saved.due()):
+            if saves or (self.figures.read and saved.due()):
                 heartbeat.at(self.step, heartbeat.SAVES)
                 self._save()
                 saved.now(self.step)
-            if draws:
+            if draws or requests.PICTURES in wanted:
                 self._draw()
+                self.requests.done(requests.PICTURES)
         heartbeat.at(self.step, heartbeat.FINISHES)
         heartbeat.rest(self.step)
         return speed
+
+    def _due(self, ends: bool) -> tuple[bool, bool, bool]:
+        """Whether this step saves, validates and draws by plan.
+
+        Args:
+            ends: whether it is the last one of this call.
+        """
+        saves = ends or self.step % self.launch.checkpoint_every == 0
+        looks = bool(self.settings.validation) and (ends or self.step % self.launch.validation_every == 0)
+        draws = bool(self.launch.grid_every) and not ends and self.step % self.launch.grid_every == 0
+        return saves, looks, draws
 
     def _speed(self, steps: int, seconds: float, waited: float) -> dict[str, Any]:
         """Samples per second of all ranks, and this rank's shares of the time. The rest up to 1 is not measured."""
@@ -269,87 +287,17 @@ class _Run:
         # With this seed random numbers in the model are the same after a resume, and different on each rank.
         torch.manual_seed(seed_of(self.settings.seed, self.step, self.me.rank))
         parts = cut(batch, self.launch.gradient_accumulation_steps)
-        return self.state.learn(parts, self.task.loss, rate(self.settings, self.step))
-
-    def _settle(self, pending: list[tuple[int, Tensor, dict[str, Tensor]]]) -> dict[str, float]:
-        """Compute the figures of these steps over all ranks, write them, and return those of the last step.
-
-        Raises:
-            NonFiniteLoss: a loss or a gradient is not finite.
-        """
-        import torch
-
-        names = sorted(pending[-1][2])
-        table = torch.stack([torch.stack([loss, *(f[name] for name in names)]) for _, loss, f in pending])
-        values = (self.group.sum(table.float()) / self.me.world).tolist()
-        line: dict[str, float] = {}
-        for (step, _, _), (loss, *rest) in zip(pending, values, strict=True):
-            found = dict(zip(names, rest, strict=True))
-            if not math.isfinite(loss):
-                raise self._no_number("The loss", step, loss, repeats=True)
-            overflow = not math.isfinite(found["norm"])
-            self.overflows = self.overflows + 1 if overflow else 0
-            # A gradient that is not finite damages the weights. The loss shows this one step later, too late if a
-            # checkpoint is saved in between. In fp16 the scaler skips such a step, and tries a smaller scale.
-            if overflow and (self.precision != "fp16" or self.overflows > MOST_OVERFLOWS):
-                raise self._no_number("The gradient", step, found["norm"], repeats=True)
-            found = {name: value for name, value in found.items() if math.isfinite(value)}  # JSON has no NaN
-            line = {"loss": loss, **found, "rate": rate(self.settings, step - 1)} | (
-                {"overflow": 1.0} if overflow else {}
-            )
-            if self.metrics is not None:
-                self.metrics.add(step, **line)
-        return {"step": self.step, **line}
-
-    def _no_number(self, what: str, step: int, value: float, *, repeats: bool = False) -> NonFiniteLoss:
-        """The error for a value that is not finite.
-
-        Args:
-            repeats: whether a training from a checkpoint of the step before would compute the same value again.
-        """
-        newest, marked = self.checkpoints.newest(tensors=False), ""
-        # With another precision the same weights may be right.
-        if repeats and newest is not None and newest.step == step - 1 and self.precision == "fp32":
-            if self.me.rank == 0:
-                with contextlib.suppress(OSError, StoreError):  # this error matters more
-                    self.checkpoints.mark_poisoned(newest.step, f"the step after it gives {value}")
-            marked = f" The checkpoint of step {newest.step} gives this each time, so it is marked as poisoned."
-            newest = self.checkpoints.newest(tensors=False, before=newest.step)
-        lower = f"with a lower learning_rate (it is {self.settings.learning_rate:g}) or"
-        if newest:
-            stands, more = f"The checkpoint of step {newest.step} is kept", many(newest.step, "step")
-            advice = f"Train again {lower} a warmup of more than {more}; then it continues from there"
-        elif marked:
-            stands = "There is no other checkpoint"
-            advice = f"Remove {self.folder.address(self.checkpoints.name)} and train {lower} a longer warmup"
-        else:
-            stands, advice = "There is no checkpoint yet", f"Train {lower} a longer warmup"
-        if step == 1 and repeats:  # no rate has changed a weight yet
-            advice = "It comes from the samples or the model, so no other rate helps. Encode with encoders whose "
-            advice += "values are smaller into another run folder (out), or train another model"
-        if self.precision != "fp32":
-            advice = f"Train again with launch.precision=fp32. Or: {advice}"
-        return NonFiniteLoss(f"{what} at step {step} is {value}, so training stopped.{marked} {stands}. {advice}.")
+        takes = partial(self.figures.takes, self.step + 1) if self.settings.on_spike == "skip" else None
+        return self.state.learn(parts, self.task.loss, rate(self.settings, self.step), takes)
 
     def _look(self) -> None:
         """Compute the figures of the moving average on validation rows."""
-        import torch
-
         with self.state.averaged() as model, self.state.autocast():
-            total, count, sums = self.task.heldout(model)
-        names = sorted(sums)
-        total, count, *rest = self.group.sum(
-            torch.tensor([total, count, *(sums[name] for name in names)]).double()
-        ).tolist()
-        if not count:  # no row could be held out, and a loss of 0 would look like a very good one
-            return
-        found = {"heldout_loss": total / count} | {
-            f"heldout_{name}": value / count for name, value in zip(names, rest, strict=True)
-        }
-        if not math.isfinite(found["heldout_loss"]):
-            raise self._no_number("The loss on held-out rows", self.step, found["heldout_loss"])
-        if self.metrics is not None:
-            found = {name: value for name, value in found.items() if math.isfinite(value)}
+            found = heldout_figures(self.task, model, self.group)
+        if not math.isfinite(found.get("heldout_loss", 0.0)):
+            self.bad.stop("The loss on held-out rows", self.step, found["heldout_loss"])
+        found = {name: value for name, value in found.items() if math.isfinite(value)}
+        if found and self.metrics is not None:
             self.metrics.add(self.step, **found)
             ranks.tell("heldout", step=self.step, **found)
 
@@ -358,13 +306,14 @@ class _Run:
         if self.metrics is None:
             return
         about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.state.about()}
+        about["spikes"] = self.figures.spikes.about()
         if self.choice.step_seconds:
             about["step_seconds"] = dict(self.choice.step_seconds)
         if self.plan.changes:
             about["changes"] = list(self.plan.changes)
         tensors = self.state.tensors()
         if name := not_finite(tensors):
-            raise self._no_number(f"A value of {name}", self.step, math.nan)
+            self.bad.stop(f"A value of {name}", self.step, math.nan)
         self.metrics.flush()
         self.checkpoints.save(self.step, self.step * self.settings.batch, tensors, about)
         ranks.tell("checkpoint", step=self.step)
@@ -388,6 +337,21 @@ class _Run:
                 found = self.task.finish(model, self.folder)
             if speed.get("shares"):
                 found = {**found, **speed}
+            if spikes := self.figures.spikes.count:
+                found["spikes"] = spikes
+            if self.stopped:
+                self._say_stopped()
             ranks.tell("done", step=self.step, **found)
         self.group.sum(torch.zeros(1))  # the other ranks wait until rank 0 is ready
         return found
+
+    def _say_stopped(self) -> None:
+        """Tell that the training ended early, and remove the request only now: the model of this step is written."""
+        self.requests.done(requests.STOP)
+        steps = self.settings.steps
+        ranks.tell(
+            "note",
+            text=f"The training stopped at step {self.step:,} of {steps:,}, as {requests.STOP} in "
+            f"{self.folder.address(self.prefix)}/requests asked. The checkpoint and the model are those of this step. "
+            "Train again to go on.",
+        )

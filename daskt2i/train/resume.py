@@ -5,15 +5,15 @@
     plan.changes        # what changed on the way, and at which step; it is kept with checkpoints and the model
 
 Two lists. **Identity**: everything in the identity except `MAY_CHANGE` decides the curve, and must be equal.
-**Permission**: `MAY_CHANGE` (the schedule of the rate) may change from the step of the checkpoint on. `launch:` and
-`run:` are not in the identity at all.
+**Permission**: `MAY_CHANGE` (the schedule of the rate, what is done about spikes) may change from the step of the
+checkpoint on. `launch:` and `run:` are not in the identity at all.
 
 A changed schedule that gives each finished step the rate that it had changes nothing: the training is the same as one
 that had this schedule from its begin, to the bit. So it leaves no record. Any other change is recorded.
 
-Covers: making and comparing identities, the record of changes, the rate of a step, the label of a model, notes.
-Does not cover: reading checkpoints (`checkpoint`), the loop (`loop`), whether a model is finished
-(`store.artifacts.finished`).
+Covers: making and comparing identities, the record of changes, the label of a model, notes.
+Does not cover: the rate of a step (`optimisation.schedule`), reading checkpoints (`checkpoint`), the loop (`loop`),
+whether a model is finished (`store.artifacts.finished`).
 """
 
 from __future__ import annotations
@@ -35,24 +35,13 @@ from daskt2i.model.pipeline import POOLED, WITHOUT_PADDING
 from daskt2i.store.artifacts.finished import CHANGES, IDENTITY, STEP
 from daskt2i.store.layout import padding_is_text
 from daskt2i.train.checkpoint import Checkpoints
+from daskt2i.train.optimisation.schedule import RATE_SETTINGS, rate, rate_of
 
-MAY_CHANGE = ("steps", "learning_rate", "warmup", "final_rate")
-"""Settings of `train:` and `vae:` that may change when a training continues from a checkpoint: the rate by step."""
+MAY_CHANGE = (*RATE_SETTINGS, "on_spike", "spike_factor")
+"""Settings of `train:` and `vae:` that may change when a training continues from a checkpoint: the rate by step, and
+what is done about a spike."""
 
 _SECTIONS = ("train", "vae")
-
-
-def rate(settings: OptimiserSettings, step: int) -> float:
-    """Learning rate of a step (from 0): a linear warm-up to the peak, then a half cosine down."""
-    return _rate({name: getattr(settings, name) for name in MAY_CHANGE}, step)
-
-
-def _rate(schedule: Mapping[str, Any], step: int) -> float:
-    peak, warmup, low = schedule["learning_rate"], schedule["warmup"], schedule["final_rate"]
-    if step < warmup:
-        return float(peak * (step + 1) / warmup)
-    done = (step - warmup) / max(1, schedule["steps"] - warmup)
-    return float(peak * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))))
 
 
 def plain(model: Any) -> dict[str, Any]:
@@ -69,9 +58,18 @@ _OLDER = {
 """Keys of an identity that older versions did not write, and what those did instead."""
 
 
-_OPTIONAL = ("where", "view", "caption_weights", "times")
-"""Settings of `train:` that stand in an identity only if they are given. So the fingerprint of a training that does not
-use them is that of an older version."""
+_OPTIONAL = (
+    *("where", "view", "caption_weights", "times"),
+    *("schedule", "decay", "decay_shape", "on_spike", "spike_factor"),
+)
+"""Settings of `train:` and `vae:` that stand in an identity only if they are not the default. So the fingerprint of a
+training that does not use them is that of an older version."""
+
+
+def curve_settings(settings: OptimiserSettings) -> dict[str, Any]:
+    """The settings of a training as they stand in its identity."""
+    usual = plain(type(settings).model_validate({}))
+    return {name: value for name, value in plain(settings).items() if name not in _OPTIONAL or value != usual[name]}
 
 
 def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +78,7 @@ def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str,
     Args:
         stored: the result of `about_store`.
     """
-    train = {name: value for name, value in plain(settings).items() if name not in _OPTIONAL or value is not None}
-    found = {"store": stored["fingerprint"], "train": train, SAMPLES: dict(SAMPLED)}
+    found = {"store": stored["fingerprint"], "train": curve_settings(settings), SAMPLES: dict(SAMPLED)}
     if (
         settings.model.class_path is None
         and not padding_is_text(stored)
@@ -147,9 +144,10 @@ def continuing(step: int, about: Mapping[str, Any], identity: Mapping[str, Any])
     if not changed:
         return Continuing(step, (), history)
     # An identity of another trainer may lack a part of the schedule; then its rates are unknown.
-    if all(name in new for name in MAY_CHANGE):
-        rates = (_rate(old, step), _rate(new, step))
-        if all(_rate(_in_force(old, history, one), one) == _rate(new, one) for one in range(step)):
+    if all(name in new for name in RATE_SETTINGS):
+        rates = (rate_of(old, step), rate_of(new, step))
+        same = set(changed) <= set(RATE_SETTINGS)
+        if same and all(rate_of(_in_force(old, history, one), one) == rate_of(new, one) for one in range(step)):
             return Continuing(step, (), (), changed, rates)
     else:
         rates = None
@@ -268,4 +266,33 @@ def _in_force(schedule: Mapping[str, Any], history: Sequence[Mapping[str, Any]],
 
 
 def _shown(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_changes(changes: Mapping[str, Any], checkpoints: Checkpoints) -> None:
+    """Check settings that are to change when a training goes on, before a worker starts.
+
+    Args:
+        changes: by dotted key, as `--resume-with` and `Run.train(resume_with=...)` give them.
+        checkpoints: of this training.
+
+    Raises:
+        ConfigError: one of them may not change, or there is no training to go on with.
+    """
+    other = sorted(str(key) for key in changes if not _may_change(str(key)))
+    if other:
+        raise ConfigError(
+            f"{', '.join(other)} cannot change when a training goes on, because the finished steps had another value. "
+            f"Nothing was started. What may change: {', '.join(MAY_CHANGE)} (train. or vae.), and all settings of "
+            "launch. For others, train in another run folder (out)."
+        )
+    if checkpoints.newest(tensors=False) is None:
+        raise ConfigError(
+            f"There is no checkpoint in {checkpoints.folder.address(checkpoints.name)}, so no training goes on with "
+            "other settings. Nothing was started. Train first, or give the settings of a new training with --set."
+        )
+
+
+def _may_change(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return section == "launch" or (section in _SECTIONS and name in MAY_CHANGE)

@@ -31,8 +31,11 @@ class TrainTask(Protocol):
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over this rank's part, and figures to log. `model` is the result of `build`, perhaps wrapped."""
 
-    def heldout(self, model: nn.Module) -> tuple[float, int, dict[str, float]]:
-        """For this rank's share of the held-out rows: sum of losses, number of rows, sums of other figures."""
+    def heldout(self, model: nn.Module) -> tuple[float, int, Mapping[str, float | tuple[float, int]]]:
+        """For this rank's share of the held-out rows: sum of losses, number of rows, sums of other figures.
+
+        A figure of some rows only is a pair: its sum, and their number. Every rank gives the same names.
+        """
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
         """On rank 0, at the end: write the result, and return its figures."""

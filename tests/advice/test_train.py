@@ -442,7 +442,7 @@ def test_a_rank_goes_on_from_checkpoints_of_its_own_settings_and_begins_without_
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_loss_that_is_no_number_is_told_to_do_goes_on(precision: str, tmp_path: Path) -> None:
-    with told("train/loop.py:_Run._no_number NonFiniteLoss") as error:
+    with told("train/figures/not_finite.py:NotFinite.stop NonFiniteLoss") as error:
         fitting.fit_with(tmp_path / "run", Toy(spoil={7: "loss"}), precision=precision)
     said = str(error.value)
     assert ("launch.precision=fp32" in said) == (precision != "fp32")
@@ -461,7 +461,7 @@ def test_what_a_loss_that_is_no_number_is_told_to_do_goes_on(precision: str, tmp
 
 
 def test_without_a_poisoned_checkpoint_a_lower_rate_goes_on(tmp_path: Path) -> None:
-    with told("train/loop.py:_Run._no_number NonFiniteLoss") as error:
+    with told("train/figures/not_finite.py:NotFinite.stop NonFiniteLoss") as error:
         fitting.fit(tmp_path, Toy(spoil={5: "loss"}), keep_checkpoints=1)
     place = tmp_path / "train" / "checkpoints"
     assert f"Remove {place}" in str(error.value)
@@ -472,7 +472,7 @@ def test_without_a_poisoned_checkpoint_a_lower_rate_goes_on(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_lower_rate_goes_on_when_there_was_no_checkpoint_yet(precision: str, tmp_path: Path) -> None:
-    covers("train/loop.py:_Run._no_number NonFiniteLoss")
+    covers("train/figures/not_finite.py:NotFinite.stop NonFiniteLoss")
     with pytest.raises(NonFiniteLoss, match="There is no checkpoint yet"):
         fitting.fit(tmp_path, Toy(spoil={3: "loss"}), precision=precision)
     fitting.fit_with(tmp_path, precision=precision, learning_rate=0.001)
@@ -482,7 +482,7 @@ def test_a_lower_rate_goes_on_when_there_was_no_checkpoint_yet(precision: str, t
 def test_smaller_states_train_where_large_ones_gave_no_number_at_the_first_step(tmp_path: Path) -> None:
     large = with_parts(workflow(), text=component("advice.test_train.Large", factor=1e30))
     finish(large, tmp_path / "large")
-    with told("train/loop.py:_Run._no_number NonFiniteLoss") as error:
+    with told("train/figures/not_finite.py:NotFinite.stop NonFiniteLoss") as error:
         trained_here(large, tmp_path / "large")
     assert "no other rate helps. Encode with encoders whose values are smaller into another run" in str(error.value)
     small = with_parts(workflow(), text=component("advice.test_train.Large", factor=1.0))

@@ -27,7 +27,7 @@ from daskt2i.errors import ConfigError
 from daskt2i.facts.selection import facts_key
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import WORKFLOW, RunFolder
-from daskt2i.train import resume
+from daskt2i.train.resume import curve_settings
 
 VALUES: dict[str, tuple[Any, Any]] = {
     "dataset.facts.instances": ("boxes.json", "boxes.json"),
@@ -323,8 +323,8 @@ def test_the_fingerprint_of_a_pipeline_did_not_change_with_the_renaming() -> Non
     train = json.loads(learnt.model_dump_json(by_alias=True))
     identity = {"store": store, "train": train}
     before = "5b5b4a7b2f2310f6d40eb642986769966eaa3a0beb87192321d1713a7fe7dd00"
-    older = {name: value for name, value in train.items() if name not in resume._OPTIONAL}  # as `identity_of` does
-    assert fingerprint(with_old_names({**identity, "train": older})) == before
+    older = {**identity, "train": curve_settings(learnt)}  # as `identity_of` does
+    assert fingerprint(with_old_names(older)) == before
     assert completed(with_old_names(identity)) == identity
 
 

@@ -22,6 +22,7 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.train import loop
 from daskt2i.train import plan as train_plan
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
+from daskt2i.train.figures import step_figures
 from daskt2i.train.metrics import read_metrics
 from daskt2i.train.optimisation.train_state import TrainState
 from daskt2i.train.upkeep import precision_probe
@@ -429,7 +430,7 @@ def test_in_fp16_a_resumed_run_keeps_its_scale(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fp16_here")
 def test_in_fp16_too_many_overflows_in_a_row_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MOST_OVERFLOWS", 4)
+    monkeypatch.setattr(step_figures, "MOST_OVERFLOWS", 4)
     with pytest.raises(NonFiniteLoss, match="gradient at step 9"):
         fit(tmp_path, Toy(spoil=dict.fromkeys([2, 3, 5, 6, 7, 8, 9], "gradient")), precision="fp16")
 

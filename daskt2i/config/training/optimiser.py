@@ -24,8 +24,13 @@ class OptimiserSettings(Strict):
         optimiser: `adamw`, or `muon`. Muon is used for the matrices inside the model, and AdamW for the rest. Muon does
             more work in a step, which the ranks share. With large batches it needs fewer steps.
         learning_rate: peak of the schedule.
-        warmup: steps in which the rate rises to the peak. Then it falls along a half cosine to `final_rate` times the
-            peak.
+        warmup: steps in which the rate rises to the peak.
+        schedule: after the warm-up. `cosine`: along a half cosine to `final_rate` times the peak. `constant`: the peak.
+            `wsd`: the peak, and in the last steps down to `final_rate` times the peak (arXiv:2404.06395).
+        decay: share of all steps in which `wsd` falls; `decay_shape` along a line (`linear`) or along 1 - sqrt of the
+            share that is done (`sqrt`, arXiv:2405.18392).
+        on_spike: what is done about a step whose loss or gradient norm is more than `spike_factor` times the median of
+            the steps before. `note` tells it, `skip` does not take the step, `stop` ends the training with an error.
         max_grad_norm: the gradient is clipped to this norm; null does not clip.
         ema: decay of the moving average of the weights. The trained model is this average; 0 for no average. The first
             steps decay faster, with `(1 + step) / (10 + step)`.
@@ -39,9 +44,14 @@ class OptimiserSettings(Strict):
     learning_rate: float = Field(1e-4, gt=0)
     warmup: int = Field(100, ge=0)
     final_rate: float = Field(0.0, ge=0, le=1)
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    decay: float = Field(0.2, gt=0, le=1)
+    decay_shape: Literal["linear", "sqrt"] = "sqrt"
     betas: tuple[_Decay, _Decay] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0)
+    on_spike: Literal["note", "skip", "stop"] = "note"
+    spike_factor: float = Field(10.0, gt=1, allow_inf_nan=False)
     ema: float = Field(0.999, ge=0, lt=1)
     validation: int = Field(64, ge=0)
     seed: int = Field(0, ge=0)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from daskt2i.config.changes import Changes
+from daskt2i.config.changes import Changes, by_dotted_key
 from daskt2i.config.samplers import Sampler
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import changed
 from daskt2i.session.verbs import verb
+from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER
 
 if TYPE_CHECKING:
     from daskt2i.evaluation.result import EvaluateResult
@@ -38,22 +39,68 @@ class RunModels:
         raise NotImplementedError
 
     @verb
-    def train(self, *, where: str | None = None) -> TrainResult:
+    def train(self, *, where: str | None = None, resume_with: Mapping[str, Any] | None = None) -> TrainResult:
         """Train the denoiser on the store, from its newest checkpoint. A finished training is not repeated.
 
         Args:
             where: an expression; only rows for which it is true train. None: `train.where` of the workflow.
+            resume_with: settings by dotted key that change from the newest checkpoint on, such as more `train.steps` or
+                another `train.learning_rate`. docs/how-to/training-run.md lists those that may change.
 
         Raises:
             StoreMissing, StoreError: the store cannot be trained on.
             FingerprintMismatch: the checkpoints belong to other settings.
+            ConfigError: a setting of `resume_with` may not change, or there is no checkpoint.
         """
-        return (self if where is None else self.with_settings({"train.where": where}))._stages().train()
+        run = self if where is None else self.with_settings({"train.where": where})
+        return run._resumed(resume_with, PIPELINE_FOLDER.checkpoints).train()
 
     @verb
-    def train_vae(self) -> TrainResult:
-        """Train or fine-tune an autoencoder on the images of the source. A finished training is not repeated."""
-        return self._stages().train_vae()
+    def train_vae(self, *, resume_with: Mapping[str, Any] | None = None) -> TrainResult:
+        """Train or fine-tune an autoencoder on the images of the source. A finished training is not repeated.
+
+        Args:
+            resume_with: as for `train`, with settings of `vae`.
+        """
+        return self._resumed(resume_with, VAE_FOLDER.checkpoints).train_vae()
+
+    def _resumed(self, changes: Mapping[str, Any] | None, checkpoints: str) -> Stages:
+        """The stages, with changes for a training that goes on."""
+        if not changes:
+            return self._stages()
+        from daskt2i.train.checkpoint import Checkpoints
+        from daskt2i.train.resume import check_changes
+
+        check_changes(dict(by_dotted_key(changes)), Checkpoints(self._stages().folder, checkpoints))
+        return self.with_settings(changes)._stages()
+
+    @verb
+    def request_pictures(self) -> str:
+        """Ask the training that runs on this run folder for a sheet of pictures at its next step.
+
+        The training may run in another process, and so may this run. The sheet has the prompts and seeds of `sample`,
+        and is written to `train/sheets`. Returns the address of the request, which goes when the sheet is there.
+
+        Raises:
+            StoreError, StoreFull: the request cannot be written.
+        """
+        return self._request("pictures")
+
+    @verb
+    def request_stop(self) -> str:
+        """Ask the training that runs on this run folder to end at its next step, with a checkpoint and its model.
+
+        Train again to go on. Returns the address of the request, which goes when the model is written.
+
+        Raises:
+            StoreError, StoreFull: the request cannot be written.
+        """
+        return self._request("stop")
+
+    def _request(self, what: str) -> str:
+        from daskt2i.train.upkeep.requests import request
+
+        return request(self._stages().folder, what)
 
     @verb
     def sample(

@@ -79,6 +79,7 @@ class TrainState:
         parts: Sequence[tuple[Any, float]],
         loss_of: Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]],
         rate: float,
+        takes: Callable[[Tensor, Tensor], bool] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Do one step. If the gradient is not finite, fp16 keeps the weights; in other precisions they are damaged.
 
@@ -86,6 +87,7 @@ class TrainState:
             parts: parts of a batch, each with its share of the samples.
             loss_of: computes the mean loss and the figures of a part.
             rate: the learning rate.
+            takes: gets the loss and the norm of the gradient, and decides whether weights and average change.
 
         Returns:
             Loss and figures of this rank. One of them is `norm`: the norm of the gradient before clipping.
@@ -118,11 +120,12 @@ class TrainState:
                 self.scaler.unscale_(optimiser)
             figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm or math.inf)
             # The scaler checks each optimiser's gradients separately. With two optimisers, one could step alone.
-            if not self.scaler.is_enabled() or figures["norm"].isfinite():
+            taken = takes is None or takes(total, figures["norm"])
+            if taken and (not self.scaler.is_enabled() or figures["norm"].isfinite()):
                 for optimiser in self.optimisers:
                     self.scaler.step(optimiser)
             self.scaler.update()
-            if self.ema is not None:
+            if taken and self.ema is not None:
                 self.ema.step(self.parameters)
         return total, figures
 
