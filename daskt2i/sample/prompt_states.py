@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.model.own_encoders import OwnEncoders
@@ -47,6 +48,40 @@ def by_pipeline(pipe: Any, texts: Sequence[str]) -> PromptStates:
     with torch.no_grad():
         states, _ = pipe.encode_prompt(list(texts), device, 1, do_classifier_free_guidance=False)
     return PromptStates(states, found.attention_mask.bool().to(device))
+
+
+class FolderStates:
+    """The CLIP text encoder in a pipeline folder, for a pipeline that takes states and not prompts.
+
+    The states are those of a `StableDiffusionPipeline` with this text encoder.
+
+    Args:
+        place: the pipeline's folder on this machine, which training wrote.
+    """
+
+    def __init__(self, place: Path) -> None:
+        import torch
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        self.tokenizer = CLIPTokenizer.from_pretrained(  # nosec B615
+            str(place / "tokenizer"), local_files_only=True
+        )
+        model: Any = CLIPTextModel.from_pretrained(  # nosec B615
+            str(place / "text_encoder"), use_safetensors=True, local_files_only=True, dtype=torch.float32
+        )
+        self._model = model.eval().requires_grad_(False)
+
+    def states(self, texts: Sequence[str], device: Any) -> PromptStates:
+        """States of texts, padded to the tokenizer's length."""
+        import torch
+
+        self._model.to(device)
+        length = self.tokenizer.model_max_length
+        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        found = self.tokenizer(list(texts), **options)
+        with torch.no_grad():
+            made = self._model(found["input_ids"].to(device))[0]
+        return PromptStates(made, found["attention_mask"].bool().to(device))
 
 
 def by_encoder(encoders: OwnEncoders, texts: Sequence[str], device: Any) -> PromptStates:

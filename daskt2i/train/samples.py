@@ -153,7 +153,8 @@ def facts_of(store: AnyReader | LatentDataset, shapes: tuple[Shape, ...]) -> Sto
     text = store.attributes.get("text_encoder") or {}
     parts = [str(part.get("class", "")) for part in text.get("parts", (text,))]
     features = store.features or int(text.get("features", 0))  # none are stored if training encodes the captions
-    return StoreFacts(shapes, features, store.tokens, store.pooled, store.masked, encoders=tuple(parts))
+    tokens = max(store.tokens, int(text.get("max_tokens", 0)))
+    return StoreFacts(shapes, features, tokens, store.pooled, store.masked, encoders=tuple(parts))
 
 
 def _chosen(identity: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:

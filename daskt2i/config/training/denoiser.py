@@ -17,6 +17,10 @@ from daskt2i.config.training.optimiser import OptimiserSettings
 UNET = "diffusers.UNet2DConditionModel"
 """The class of the denoiser unless `train.model.class` names another one."""
 
+OWN_DENOISERS = ("diffusers.", "daskt2i.model.denoisers.uvit.")
+"""Begins of `class` that a run folder's own settings may name: they are looked up in a table, and not imported by what
+the setting says."""
+
 
 class ModelSettings(Strict):
     """The denoiser: a preset of its class, a config of its class, or both.
