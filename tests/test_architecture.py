@@ -61,7 +61,8 @@ MAY_IMPORT = {
     "executors": "errors portable_errors protocols events retries deploy encode",
     "sample": "documents errors addresses types protocols view events formatting config machine"
     " inference encoders store model hosts encode",
-    "evaluation": "errors protocols view events config sources encoders store loader model sample",
+    "evaluation": "errors addresses types protocols view events formatting config images sources machine encoders"
+    " store loader model sample",
     "train": "errors os_errors types protocols view events formatting plan config images machine encoders"
     " store facts loader model launch hosts encode sample",
     "display": "notebooks errors types view events formatting config estimate insights evaluation train",

@@ -466,7 +466,7 @@ def test_every_shipped_workflow_loads_and_its_components_can_be_built(name: str)
 
 
 def test_the_promised_workflows_are_shipped() -> None:
-    assert {"demo", "coco-sd15", "coco-sdxl", "coco-sd3", "coco-taesd"} <= {
+    assert {"demo", "coco-sd15", "coco-sdxl", "coco-sd3", "coco-taesd", "coco-uvit"} <= {
         path.stem for path in shipped("workflows").glob("*.yaml")
     }
 
