@@ -10,11 +10,14 @@ from daskt2i.cli.front import answer, opened, parse_sets
 from daskt2i.cli.options import (
     CaptionsOption,
     CountOption,
+    DrawingPipelineOption,
     DryRunOption,
     GuidanceOption,
     ImagesOption,
     JsonOption,
+    LoraOption,
     OutOption,
+    PretrainedOption,
     PromptOption,
     PromptsOption,
     ResumeWithOption,
@@ -24,6 +27,7 @@ from daskt2i.cli.options import (
     SetOption,
     SourceOption,
     StepsOption,
+    TrainStepsOption,
     WhereOption,
     WorkflowOption,
 )
@@ -58,6 +62,9 @@ def train(
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
     where: WhereOption = None,
+    pretrained: PretrainedOption = None,
+    lora: LoraOption = None,
+    steps: TrainStepsOption = None,
     set_: SetOption = [],  # noqa: B006
     resume_with: ResumeWithOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
@@ -68,12 +75,12 @@ def train(
     Run the same command again to continue from the last checkpoint.
     """
     with opened(workflow, out_folder, set_, train_where=where, scheduler=scheduler, as_json=as_json) as run:
+        given = {"pretrained": pretrained, "lora": lora, "steps": steps}
+        changed = parse_sets(resume_with)
         if dry_run:
-            answer(
-                run.with_settings(parse_sets(resume_with)).plan("train") if resume_with else run.plan("train"), as_json
-            )
+            answer(run.with_training(**given).with_settings(changed).plan("train"), as_json)  # type: ignore[arg-type]
         else:
-            answer(run.train(resume_with=parse_sets(resume_with)), as_json)
+            answer(run.train(**given, resume_with=changed), as_json)  # type: ignore[arg-type]
 
 
 def train_vae(
@@ -104,6 +111,7 @@ def sample(
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     sampler: SamplerOption = None,
+    pretrained: DrawingPipelineOption = None,
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
@@ -125,6 +133,7 @@ def sample(
             steps=steps,
             guidance=guidance,
             sampler=sampler,  # type: ignore[arg-type]  # checked with the other settings
+            pretrained=pretrained,
         )
         answer(drawn, as_json)
 

@@ -22,6 +22,8 @@ _CLASSES = frozenset(
         ("transformers", "CLIPTokenizer"),
         ("transformers", "CLIPTokenizerFast"),
         ("transformers", "CLIPImageProcessor"),
+        ("transformers", "CLIPFeatureExtractor"),  # its name in older folders
+        ("stable_diffusion", "StableDiffusionSafetyChecker"),  # of diffusers; it is never loaded
     }
 )
 _CODE = frozenset({".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})

@@ -218,7 +218,12 @@ def _whole(place: Path) -> Any:
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline.from_pretrained(
-        str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+        str(place),
+        use_safetensors=True,
+        local_files_only=True,
+        torch_dtype=torch.float32,
+        safety_checker=None,  # a published pipeline may have one, which would draw black pictures
+        feature_extractor=None,
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from daskt2i.config.strict import Strict
 from daskt2i.config.training.optimiser import OptimiserSettings
+from daskt2i.config.training.pretrained import PretrainedSettings
 
 UNET = "diffusers.UNet2DConditionModel"
 """The class of the denoiser unless `train.model.class` names another one."""
@@ -83,6 +84,8 @@ class TrainSettings(OptimiserSettings):
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         shuffle_window: number of shards whose rows are shuffled together.
         where, view: an expression that keeps rows, and the size of their latents (`512x448`); null: the default ones.
+        pretrained: the pipeline whose denoiser is tuned; null: a new denoiser. Its objective and its denoiser take the
+            place of `objective` and `model`.
     """
 
     model: ModelSettings = ModelSettings.model_validate({})
@@ -96,6 +99,7 @@ class TrainSettings(OptimiserSettings):
     shuffle_window: int = Field(8, ge=1)
     where: str | None = None
     view: str | None = None
+    pretrained: PretrainedSettings | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> TrainSettings:
