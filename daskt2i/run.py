@@ -281,6 +281,9 @@ class Run(RunReader, RunRows, RunModels, RunDoctor, RunExport):
             self._listener(Note(self._found.differs))
             self._found = replace(self._found, differs="")
 
+    def _named(self) -> frozenset[str]:
+        return self._found.named
+
     def _stages(self) -> Stages:
         """The stages, after the check that the workflow may name its classes."""
         from daskt2i.session.stages import Stages

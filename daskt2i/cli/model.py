@@ -10,12 +10,15 @@ from daskt2i.cli.front import answer, opened, parse_sets
 from daskt2i.cli.options import (
     CaptionsOption,
     CountOption,
+    DrawingPipelineOption,
     DryRunOption,
     GuidanceOption,
     ImagesOption,
     JsonOption,
+    LoraOption,
     MetricsOption,
     OutOption,
+    PretrainedOption,
     PromptOption,
     PromptsOption,
     ReferenceOption,
@@ -27,6 +30,7 @@ from daskt2i.cli.options import (
     SetOption,
     SourceOption,
     StepsOption,
+    TrainStepsOption,
     WeightsOption,
     WhereOption,
     WorkflowOption,
@@ -62,6 +66,9 @@ def train(
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
     where: WhereOption = None,
+    pretrained: PretrainedOption = None,
+    lora: LoraOption = None,
+    steps: TrainStepsOption = None,
     set_: SetOption = [],  # noqa: B006
     resume_with: ResumeWithOption = [],  # noqa: B006
     dry_run: DryRunOption = False,
@@ -72,12 +79,12 @@ def train(
     Run the same command again to continue from the last checkpoint.
     """
     with opened(workflow, out_folder, set_, train_where=where, scheduler=scheduler, as_json=as_json) as run:
+        given = {"pretrained": pretrained, "lora": lora, "steps": steps}
+        changed = parse_sets(resume_with)
         if dry_run:
-            answer(
-                run.with_settings(parse_sets(resume_with)).plan("train") if resume_with else run.plan("train"), as_json
-            )
+            answer(run.with_training(**given).with_settings(changed).plan("train"), as_json)  # type: ignore[arg-type]
         else:
-            answer(run.train(resume_with=parse_sets(resume_with)), as_json)
+            answer(run.train(**given, resume_with=changed), as_json)  # type: ignore[arg-type]
 
 
 def train_vae(
@@ -108,6 +115,7 @@ def sample(
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     sampler: SamplerOption = None,
+    pretrained: DrawingPipelineOption = None,
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
@@ -129,6 +137,7 @@ def sample(
             steps=steps,
             guidance=guidance,
             sampler=sampler,  # type: ignore[arg-type]  # checked with the other settings
+            pretrained=pretrained,
         )
         answer(drawn, as_json)
 

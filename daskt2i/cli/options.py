@@ -61,6 +61,20 @@ SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="The first
 CountOption = Annotated[
     int, typer.Option("--count", "-n", min=1, help="Pictures of each prompt, with different seeds.")
 ]
+PretrainedOption = Annotated[
+    str | None,
+    typer.Option("--pretrained", help="A pipeline of diffusers (folder or hub id) to tune.", metavar="FOLDER_OR_ID"),
+]
+DrawingPipelineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained", help="A pipeline (folder or hub id) that draws. [default: RUN/pipeline]", metavar="FOLDER_OR_ID"
+    ),
+]
+LoraOption = Annotated[
+    int | None, typer.Option("--lora", min=1, help="Train a LoRA of this rank, and nothing else.", metavar="RANK")
+]
+TrainStepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="The last step. [default: train.steps]")]
 StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps. [default: sample.steps]")]
 GuidanceOption = Annotated[
     float | None, typer.Option("--guidance", min=0, help="Weight of the prompt. [default: sample.guidance]")

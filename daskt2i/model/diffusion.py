@@ -21,6 +21,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from daskt2i.config.training.denoiser import TimeSettings
 from daskt2i.model.noise_schedule import Objective, alphas_cumprod
 
@@ -53,6 +56,7 @@ class Diffusion:
         snr_gamma: the gamma of min-SNR weights (arXiv:2303.09556, 3.4) for `v` and `epsilon`; None: all weights are 1.
         shift: of flow's times, `t -> shift t / (1 + (shift - 1) t)` (arXiv:2403.03206, eq. 23).
         times: how flow's times are drawn; None is logit-normal with mean 0 and std 1.
+        alphas: power of the signal at each noise level, of a pretrained model; None: those of `noise_schedule`.
     """
 
     def __init__(
@@ -61,12 +65,14 @@ class Diffusion:
         snr_gamma: float | None = 5.0,
         shift: float = 1.0,
         times: TimeSettings | None = None,
+        alphas: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.objective = objective
         self.snr_gamma = snr_gamma
         self.shift = shift
         self.times = times or TimeSettings()  # type: ignore[call-arg]
         self._alphas: Any = None
+        self._given = alphas
 
     def noised(
         self, latents: torch.Tensor, noise: torch.Tensor, uniform: torch.Tensor, normal: torch.Tensor
@@ -86,7 +92,8 @@ class Diffusion:
             t = time[:, None, None, None]
             return NoisedBatch((1 - t) * latents + t * noise, 1000 * time, noise - latents, torch.ones_like(time))
         if self._alphas is None:
-            self._alphas = torch.as_tensor(alphas_cumprod(self.objective), dtype=torch.float32, device=latents.device)
+            power = alphas_cumprod(self.objective) if self._given is None else self._given
+            self._alphas = torch.as_tensor(power, dtype=torch.float32, device=latents.device)
         step = (uniform * len(self._alphas)).long().clamp(max=len(self._alphas) - 1)
         power = self._alphas[step]
         a, s = power.sqrt()[:, None, None, None], (1 - power).sqrt()[:, None, None, None]

@@ -24,6 +24,8 @@ _CLASSES = frozenset(
         ("transformers", "CLIPTokenizerFast"),
         ("transformers", "CLIPImageProcessor"),
         *((path.rpartition(".")[0], path.rpartition(".")[2]) for path in KINDS),
+        ("transformers", "CLIPFeatureExtractor"),  # its name in older folders
+        ("stable_diffusion", "StableDiffusionSafetyChecker"),  # of diffusers; it is never loaded
     }
 )
 _CODE = frozenset({".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})

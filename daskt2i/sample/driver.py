@@ -28,6 +28,7 @@ from daskt2i.hosts.sight import Needs
 from daskt2i.hosts.sight import shown as shown_in_folder
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.model.pipeline import ABOUT, about, alone, pooled_padding, require
+from daskt2i.model.pretrained.pipeline_folder import whole_pipeline
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
@@ -119,13 +120,14 @@ def sample(
     device: str = "auto",
     listener: Listener = ignore,
     dataset: DatasetSettings | None = None,
+    pretrained: str | None = None,
 ) -> SampleResult:
     """Draw pictures into `samples/`. Does nothing if the same pictures of the same pipeline are already there.
 
     Arguments and errors are those of `draw` and `write`.
     """
     made_from = {
-        "pipeline": about(folder).get("fingerprint"),
+        "pipeline": about(folder).get("fingerprint") if pretrained is None else whole_pipeline(pretrained).weights,
         "wishes": [[request.prompt, request.seed] for request in requests],
         "look": [settings.steps, settings.guidance, settings.sampler],
     }
@@ -138,7 +140,7 @@ def sample(
         listener(Note(f"{them} there already: the same model drew the same prompts, seeds and settings before."))
         return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
     begun = perf_counter()
-    pictures = draw(folder, requests, settings, executor, device, listener, dataset)
+    pictures = draw(folder, requests, settings, executor, device, listener, dataset, pretrained)
     files = tuple(write(folder, pictures, settings, str(made_from["pipeline"])))
     names = [name.rpartition("/")[2] for name in files]
     folder.write(_SAMPLES, json.dumps({"made_from": made_from, "files": names}, indent=1).encode())
@@ -153,6 +155,7 @@ def draw(
     device: str = "auto",
     listener: Listener = ignore,
     dataset: DatasetSettings | None = None,
+    pretrained: str | None = None,
 ) -> list[DrawnPicture]:
     """Draw all requested pictures.
 
@@ -160,6 +163,7 @@ def draw(
         executor: not started yet; this function always closes it at the end.
         listener: gets the number of drawn pictures.
         dataset: section of the workflow. A pipeline without encoders draws through those that it names.
+        pretrained: folder or hub id of a pipeline that draws in place of that of the run folder.
 
     Returns:
         The pictures, in the order of `requests`.
@@ -171,6 +175,9 @@ def draw(
         Daskt2iError: an error on a worker.
     """
     with closing(executor):
+        if pretrained is not None:
+            whole_pipeline(pretrained)
+            return _drawn(folder, requests, settings, executor, device, listener, None, pretrained)
         own = dataset_to_draw(folder, dataset)
         return _drawn(folder, requests, settings, executor, device, listener, own)
 
@@ -206,8 +213,9 @@ def _drawn(
     device: str,
     listener: Listener,
     dataset: DatasetSettings | None,
+    pretrained: str | None = None,
 ) -> list[DrawnPicture]:
-    if pooled_padding(folder):
+    if pretrained is None and pooled_padding(folder):
         listener(
             Note(
                 "An older version trained this model, and counted the padding of captions as part of the prompt. It "
@@ -215,13 +223,13 @@ def _drawn(
                 "another run folder (out)."
             )
         )
-    made = progress(folder, PIPELINE_FOLDER)
+    made = progress(folder, PIPELINE_FOLDER) if pretrained is None else None
     if made is not None and made.model.state is State.OTHER:
         listener(
             Note(f"These pictures are not drawn by the newest checkpoint: the pipeline differs ({made.model.why}).")
         )
     prompts = list(dict.fromkeys(request.prompt for request in requests))
-    told = too_long(folder, prompts, dataset)
+    told = {} if pretrained is not None else too_long(folder, prompts, dataset)
     if told:
         listener(Note(_cut_note(told, len(prompts))))
     found: dict[int, DrawnPicture] = {}
@@ -231,14 +239,15 @@ def _drawn(
         begun = perf_counter()
         executor_info = executor.start()
         label = f"{PIPELINE}/{ABOUT}"
-        needs = Needs(folder, shown_in_folder(folder, label), label)
-        executor_info = (
-            check_workers(executor, needs, executor_info.workers, 0.0, listener, SAMPLE).left or executor_info
-        )
+        if pretrained is None:
+            needs = Needs(folder, shown_in_folder(folder, label), label)
+            executor_info = (
+                check_workers(executor, needs, executor_info.workers, 0.0, listener, SAMPLE).left or executor_info
+            )
         listener(Activity(_ready(executor_info.workers, perf_counter() - begun)))
         size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
         parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
-        task = SampleJob(folder, settings, device, executor_info.threads, dataset)
+        task = SampleJob(folder, settings, device, executor_info.threads, dataset, pretrained)
         with closing(_closable(executor.run(functools.partial(draw_part, task), parts))) as outcomes:
             for (start, _), outcome in outcomes:
                 tell_deaths(executor, listener, "drawn")

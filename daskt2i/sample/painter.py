@@ -227,8 +227,11 @@ class Painter:
 
     @property
     def _missing(self) -> dict[str, None]:
-        """Parts that diffusers asks for, though the index says that they are not there."""
-        return {} if self._form.clip else dict.fromkeys(("text_encoder", "tokenizer"))
+        """Parts that diffusers asks for, though the index says that they are not there, and parts that are not used."""
+        if not self._form.clip:
+            return dict.fromkeys(("text_encoder", "tokenizer"))
+        # A published pipeline may have a checker, which would draw black pictures.
+        return dict.fromkeys(("safety_checker", "feature_extractor"))
 
     def _denoiser_alone(self, place: Path) -> Any:
         """A pipeline without encoders: it takes text states, and gives latents."""

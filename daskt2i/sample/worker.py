@@ -6,6 +6,7 @@ Does not cover: the drawing itself (`painter`), the choice of pictures (`driver`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from daskt2i.hosts.model_files import bring_models
 from daskt2i.machine.allocator import keep_memory
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import about, local
+from daskt2i.model.pretrained.pipeline_folder import whole_pipeline
 from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
 
@@ -32,6 +34,7 @@ class SampleJob:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: torch threads of each worker.
         dataset: section of the workflow, if the pipeline has no encoders of its own.
+        pretrained: folder or hub id of the pipeline, if it is not that of the run folder.
     """
 
     folder: RunFolder
@@ -39,6 +42,7 @@ class SampleJob:
     device: str
     threads: int
     dataset: DatasetSettings | None = None
+    pretrained: str | None = None
 
 
 _turn = threading.Lock()
@@ -61,13 +65,16 @@ def painter_for(task: SampleJob) -> Painter:
 
     device = default_device() if task.device == "auto" else check_device(task.device)
     # The key includes the training data and settings, so a pipeline of another training is loaded again.
-    key = repr((str(task.folder), device, about(task.folder), task.dataset))
+    given = None if task.pretrained is None else whole_pipeline(task.pretrained)
+    label = about(task.folder) if given is None else given.weights
+    key = repr((str(task.folder), device, label, task.dataset))
     with _turn:
         if _held is None or _held[0] != key:
             _held = None
             if task.dataset is not None:
                 bring_models(task.dataset.encoders, task.dataset.image.side, task.folder)
-            with local(task.folder) as place, without_collection():
+            source = local(task.folder) if given is None else contextlib.nullcontext(given.folder)
+            with source as place, without_collection():
                 own = None if task.dataset is None else OwnEncoders(task.dataset, device, task.threads)
                 _held = (key, Painter(place, device, task.threads, own))
         return _held[1]

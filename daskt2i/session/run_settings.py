@@ -83,6 +83,7 @@ def run_settings(
         StoreError: the folder holds something, and daskt2i did not make it. Nothing in it was read or changed.
     """
     settings = {} if settings is None else settings
+    named = frozenset(key for key, _ in by_dotted_key(settings))
     chosen, notes = choose_source(images, captions, source, settings)
     changes = Changes(settings, images, captions, where, chosen)
     if workflow is None:
@@ -94,7 +95,6 @@ def run_settings(
         if own is not None:
             found = changed(own, changes, f"of {place}")
             found = found.with_notes((*found.notes, *notes))
-            named = frozenset(key for key, _ in by_dotted_key(changes.settings))
             folder = RunFolder(place, found.run.storage_options)
             return RunSettings(found, folder, trusted=False, own=own, named=named)
         workflow = USUAL
@@ -106,7 +106,7 @@ def run_settings(
     found = found.with_notes((*found.notes, *notes))
     folder = RunFolder(_usual_place(found.name) if out is None else out, found.run.storage_options)
     refuse_foreign(folder)
-    return RunSettings(found, folder, trusted=True, differs=_compared(found, folder))
+    return RunSettings(found, folder, trusted=True, differs=_compared(found, folder), named=named)
 
 
 def with_changes(given: RunSettings, settings: Mapping[str, Any]) -> RunSettings:

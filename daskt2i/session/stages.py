@@ -30,6 +30,7 @@ from daskt2i.insights.driver import insights, settled
 from daskt2i.insights.report import InsightsResult
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.model.own_encoders import how_drawn
+from daskt2i.model.pretrained.pipeline_folder import following
 from daskt2i.plan import WorkerLayout
 from daskt2i.sample.driver import SampleResult, requests_for, sample
 from daskt2i.sample.painter import SamplerSettings
@@ -43,6 +44,7 @@ from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
 from daskt2i.train.samples import known_split, rows_of_training
 from daskt2i.train.upkeep.rank_memory import encoder_bytes
+from daskt2i.train.upkeep.tuning_checks import planned_pipeline
 from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
 
 _NAMED = 5
@@ -82,7 +84,7 @@ class Stages:
             there = status(self.folder)
             if there.done < there.chunks:
                 raise unfinished(self.folder.root, there.chunks - there.done, there.chunks)
-        given, launch = self.workflow.train, self.workflow.launch
+        given, launch = following(self.workflow.train), self.workflow.launch
         rows = len(rows_of_training(self.folder, given.where)) if before is None else before.source_info.rows
         if rows <= given.validation:
             raise ConfigError(
@@ -94,10 +96,11 @@ class Stages:
         ranks = ranks_for(given.batch, launch.ranks, layout.workers) if layout.workers else 0
         title = "Plan of train" if before is None else "Then train"
         done = trained_steps(self.workflow, self.folder)
+        tuned = planned_pipeline(given, None if before is not None else self.folder)
         split = known_split(self.folder, given) if before is None else None
         pictures = how_drawn(self.workflow.dataset)
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
-        plan = replace(plan, encoder_bytes=encoder_bytes(self.workflow.dataset))
+        plan = replace(plan, encoder_bytes=encoder_bytes(self.workflow.dataset), tuned=tuned)
         return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
@@ -160,9 +163,11 @@ class Stages:
             self.workflow, self.folder, *self._ranks(self.workflow.vae, self._layout()), listener=self.listener
         )
 
-    def sample(self, prompts: Sequence[str] | None, settings: SampleSettings, count: int) -> SampleResult:
+    def sample(
+        self, prompts: Sequence[str] | None, settings: SampleSettings, count: int, pretrained: str | None = None
+    ) -> SampleResult:
         """Draw into `samples/`. Pictures that the same pipeline drew before are not drawn again."""
-        return self._sample(prompts, settings, count, self._layout())
+        return self._sample(prompts, settings, count, self._layout(), pretrained)
 
     def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
         """Draw unseen prompts, and measure whether the pictures match them, or the figures of the workflow."""
@@ -186,14 +191,20 @@ class Stages:
         return train(self.workflow, self.folder, *self._ranks(self.workflow.train, layout), listener=self.listener)
 
     def _sample(
-        self, prompts: Sequence[str] | None, settings: SampleSettings, count: int, layout: WorkerLayout
+        self,
+        prompts: Sequence[str] | None,
+        settings: SampleSettings,
+        count: int,
+        layout: WorkerLayout,
+        pretrained: str | None = None,
     ) -> SampleResult:
         requests = requests_for(settings.prompts if prompts is None else prompts, settings.seed, count)
         device, keep_memory = self.workflow.run.device, self.workflow.run.keep_memory
         how = SamplerSettings(settings.steps, settings.guidance, settings.sampler, settings.batch, keep_memory)
         executor = self.workers.executor(layout)
         with self.watched.stage("sample", len(requests)):
-            drawn = sample(self.folder, requests, how, executor, device, self.listener, self.workflow.dataset)
+            dataset = self.workflow.dataset
+            drawn = sample(self.folder, requests, how, executor, device, self.listener, dataset, pretrained)
             self.watched.show_file(f"{SAMPLES}/sheet.png", ", ".join(dict.fromkeys(one.prompt for one in requests)))
             return drawn
 

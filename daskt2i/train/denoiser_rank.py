@@ -10,6 +10,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
 from daskt2i.model.own_encoders import OwnEncoders, cannot_draw
 from daskt2i.model.pipeline_forms import form_of
+from daskt2i.model.pretrained.rank_model import TunedModel
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import PIPELINE, TRAIN, RunFolder
@@ -103,6 +105,7 @@ class Denoiser:
             window=self.settings.shuffle_window,
             heldout=self.settings.validation,
             where=self.settings.where,
+            weights=self.settings.caption_weights,
             dropout=self.settings.caption_dropout,
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
@@ -114,7 +117,9 @@ class Denoiser:
             older=SAMPLES not in job.identity,
         )
         asked = self.settings
-        self.diffusion = Diffusion(asked.objective, asked.snr_gamma, asked.shift, asked.times)
+        self._tuned = None if asked.pretrained is None else TunedModel(asked.pretrained)
+        alphas = None if self._tuned is None else self._tuned.alphas()
+        self.diffusion = Diffusion(asked.objective, asked.snr_gamma, asked.shift, asked.times, alphas)
         self.label: Mapping[str, Any] = label(job.identity, self.settings.steps, ())  # see loop.KeepsLabel
         self._heldout: list[Batch] | None = None
 
@@ -124,7 +129,9 @@ class Denoiser:
         facts = facts_of(data, data.latent_shapes)
         self._device = device
         config = self.kind.config(given.preset, given.config, facts, self._least())
-        return self.kind.build(config, self.settings.seed).to(device)
+        self._new = partial(self.kind.build, config, self.settings.seed)
+        made = self._new()
+        return (made if self._tuned is None else self._tuned.begin(made, self.settings.seed)).to(device)
 
     def _least(self) -> int:
         """The fewest samples that the model gets at once: in a part of a batch, or in the last validation batch."""
@@ -183,6 +190,7 @@ class Denoiser:
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
         """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""
+        more = {} if self._tuned is None else self._tuned.finish(model, folder, self.label)
         address, why = self._publish(model, folder)
         note = None
         if self._sized:
@@ -206,7 +214,7 @@ class Denoiser:
                 "StableDiffusionPipeline has no mask, so it gives the denoiser padding that it never saw. To use it, "
                 "encode with dataset.encoders.text.pad=full into another run folder, and train there."
             )
-        return {"pipeline": address, "note": note, "parameters": sum(p.numel() for p in model.parameters())}
+        return {"pipeline": address, "note": note, "parameters": sum(p.numel() for p in model.parameters()), **more}
 
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
         """Draw `sample.prompts` with the current weights into `train/sheets/`. The file, or None without prompts."""
@@ -242,12 +250,15 @@ class Denoiser:
             "masked": self.dataset.masked,
             **{name: self.job.identity[name] for name in (pipeline.POOLED,) if name in self.job.identity},
         }
+        scheduler = pipeline.scheduler_config(self.settings.objective, self.settings.shift)
+        if self._tuned is not None:
+            model, scheduler = self._tuned.plain(model, self._new), self._tuned.scheduler()
         return pipeline.publish(
             folder,
             model,
             self.job.vae,
             self.job.text,
-            pipeline.scheduler_config(self.settings.objective, self.settings.shift),
+            scheduler,
             said,
             first.latents[:EXAMPLES],
             self.kind,

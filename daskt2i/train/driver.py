@@ -25,6 +25,7 @@ from daskt2i.launch.launcher import LaunchResult
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.loader.dataset import SAMPLES
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
+from daskt2i.model.pretrained.pipeline_folder import following
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, STEP, VAE_FOLDER, Found, ModelFolder, State, look
 from daskt2i.store.layout import about_store
 from daskt2i.store.ownership import claim, refuse_foreign
@@ -51,6 +52,7 @@ from daskt2i.train.resume import (
 from daskt2i.train.samples import as_begun, check_sizes, notes_before, refuse_other_rows
 from daskt2i.train.upkeep.launching import launch_training
 from daskt2i.train.upkeep.requests import forget_stop
+from daskt2i.train.upkeep.tuning_checks import check_tuning, kept_with_pipeline, models_to_send
 from daskt2i.view import View, Viewed
 
 
@@ -147,7 +149,7 @@ def trained_steps(workflow: Workflow, folder: RunFolder) -> int:
     stored = about_store(ZarrStore(folder))
     if stored is None:
         return 0
-    identity = as_begun(identity_of(workflow.train, stored), folder)
+    identity = as_begun(identity_of(following(workflow.train), stored), folder)
     refuse_other_rows(folder, identity)
     return _checkpoint(folder, PIPELINE_FOLDER, identity, workflow.train.steps).step
 
@@ -184,11 +186,13 @@ def train(
         encoders = workflow.dataset.encoders
         require_same_encoders(workflow.dataset, stored, folder)
         _say_what_is_not_drawn(workflow.dataset, listener)
-        settings, ways = workflow.train, workflow.launch
+        settings, ways = following(workflow.train), workflow.launch
+        workflow = kept_with_pipeline(workflow, settings)
         identity = as_begun(identity_of(settings, stored), folder)
         refuse_other_rows(folder, identity)
         if done := _done(folder, PIPELINE_FOLDER, identity, settings, listener):
             return done
+        check_tuning(settings, workflow.dataset, folder, stored, listener)
         check_sizes(settings, folder)
         claim(folder)
         for text in notes_before(folder, settings, SAMPLES not in identity, ranks, ways.cache_bytes()):
@@ -213,7 +217,7 @@ def train(
                 _keep_settings(workflow, folder)
             listener(event)
 
-        find = encoder_infos(encoders, workflow.dataset.image.side)
+        find = models_to_send(encoder_infos(encoders, workflow.dataset.image.side), settings)
         send = partial(offer_within, workflow.run.send_bytes(), find, folder, listener)
         gone = launch_training("denoiser_rank", job, spawner, ranks, threads, keeping, ways, folder, send)
         return _launched(folder, settings, "train", gone, "pipeline")

@@ -13,6 +13,8 @@ from daskt2i.config.settings import LaunchSettings, OptimiserSettings, TrainSett
 from daskt2i.formatting import many, size
 from daskt2i.loader.content import Split
 from daskt2i.model.denoisers.kinds import kind_of
+from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline
+from daskt2i.model.pretrained.tuning import cost_of
 from daskt2i.train.checkpoint import CHECKPOINTS
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 from daskt2i.view import View, Viewed
@@ -32,6 +34,7 @@ class TrainPlan(Viewed):
         title: title of the view.
         asked, script: what a cluster on other machines is asked for, in words and as a job script or manifest.
         encoder_bytes: memory of the text encoder in each rank, if the ranks encode captions; else 0.
+        tuned: the pipeline whose denoiser is tuned; None for a new one.
         pictures: how pictures will be drawn, if not by a pipeline that diffusers can load; "" else.
     """
 
@@ -48,12 +51,18 @@ class TrainPlan(Viewed):
     asked: str = ""
     script: str = ""
     encoder_bytes: int = 0
+    tuned: PretrainedPipeline | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `train --dry-run --json` prints."""
         given = {"steps": self.settings.steps, "batch": self.settings.batch}
         asked = {"asked": self.asked, "script": self.script} if self.asked else {}
-        return {"rows": self.rows, **given, "ranks": self.ranks, "threads": self.threads, "out": self.out, **asked}
+        found = {"rows": self.rows, **given, "ranks": self.ranks, "threads": self.threads, "out": self.out, **asked}
+        if self.tuned is None:
+            return found
+        cost = cost_of(self.tuned)
+        figures = {"parameters": cost.weights, "trained": cost.trained, "optimiser_bytes": cost.state_bytes}
+        return {**found, "pretrained": self.tuned.name, "method": self.tuned.given.method, **figures}
 
     def view(self) -> View:
         """Rows, model, steps, ranks, rate, precision and checkpoints."""
@@ -70,7 +79,8 @@ class TrainPlan(Viewed):
         rows = (
             ("rows", f"{trained:,} for training, {heldout:,} held out" + f", {left_out:,} left out" * bool(left_out)),
             *([("where", settings.where)] if isinstance(settings, TrainSettings) and settings.where else []),
-            *([("model", _model(settings))] if isinstance(settings, TrainSettings) else []),
+            *([("model", self._model(settings))] if isinstance(settings, TrainSettings) else []),
+            *([] if self.tuned is None else [("tuned", _tuned(self.tuned))]),
             ("steps", f"{many(settings.steps, 'step')} of {batch}: {epochs:.1f} epochs{done}"),
             ("ranks", _ranks(self.ranks, self.threads)),
             *([("workers", self.asked)] if self.asked else []),
@@ -87,8 +97,12 @@ class TrainPlan(Viewed):
         )
         return View(self.title, rows)
 
+    def _model(self, settings: TrainSettings) -> str:
+        return _model(settings) if self.tuned is None else f"denoiser of {self.tuned.name}, {settings.objective}"
+
     def _memory(self) -> str:
-        need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes))
+        tuned = 0 if self.tuned is None else cost_of(self.tuned).bytes
+        need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes) + tuned)
         part = f", {size(self.encoder_bytes)} of it for the text encoder" if self.encoder_bytes else ""
         return f"about {need} or more for each rank{part}"
 
@@ -111,6 +125,16 @@ def _model(settings: TrainSettings) -> str:
     known = 0 if preset is None or config else kind.presets.get(preset, 0)
     about = f", about {known / 1e6:,.1f} M parameters" if known else ""
     return name + about + (", changed by train.model.config" if preset and config else "")
+
+
+def _tuned(given: PretrainedPipeline) -> str:
+    """`"lora of rank 4: 797,184 of 859.5 M parameters, 6.4 MB of optimiser state"`."""
+    cost, how = cost_of(given), given.given
+    more = {"lora": f" of rank {how.lora.rank}", "layers": f" {', '.join(how.layers)}"}.get(how.method, "")
+    return (
+        f"{how.method}{more}: {cost.trained:,} of {cost.weights / 1e6:,.1f} M parameters are trained, with "
+        f"{size(cost.state_bytes)} of optimiser state"
+    )
 
 
 def _precision(asked: str) -> str:

@@ -32,6 +32,7 @@ from daskt2i.formatting import many
 from daskt2i.loader.dataset import SAMPLED, SAMPLES
 from daskt2i.model.denoisers.unet import pools_text
 from daskt2i.model.pipeline import POOLED, WITHOUT_PADDING
+from daskt2i.model.pretrained.pipeline_folder import find, tuning_identity
 from daskt2i.store.artifacts.finished import CHANGES, IDENTITY, STEP
 from daskt2i.store.layout import padding_is_text
 from daskt2i.train.checkpoint import Checkpoints
@@ -59,7 +60,7 @@ _OLDER = {
 
 
 _OPTIONAL = (
-    *("where", "view", "caption_weights", "times"),
+    *("where", "view", "caption_weights", "times", "pretrained"),
     *("schedule", "decay", "decay_shape", "on_spike", "spike_factor"),
 )
 """Settings of `train:` and `vae:` that stand in an identity only if they are not the default. So the fingerprint of a
@@ -76,9 +77,14 @@ def identity_of(settings: TrainSettings, stored: Mapping[str, Any]) -> dict[str,
     """What decides the loss curve of a denoiser: its settings, the store, and what follows from both.
 
     Args:
+        settings: with what follows from their pipeline (`following`).
         stored: the result of `about_store`.
     """
-    found = {"store": stored["fingerprint"], "train": curve_settings(settings), SAMPLES: dict(SAMPLED)}
+    train = curve_settings(settings)
+    if settings.pretrained is not None:
+        del train["model"]  # that of the pipeline, whose weights tell it
+        train["pretrained"] = tuning_identity(find(settings.pretrained))
+    found = {"store": stored["fingerprint"], "train": train, SAMPLES: dict(SAMPLED)}
     if (
         settings.model.class_path is None
         and not padding_is_text(stored)

@@ -7,12 +7,16 @@ Does not cover: the stages (`session.stages`), training and drawing (`train`, `s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from daskt2i.config.changes import Changes, by_dotted_key
 from daskt2i.config.samplers import Sampler
 from daskt2i.config.settings import Workflow
+from daskt2i.config.training.pretrained import PretrainedSettings
 from daskt2i.config.workflow_file import changed
+from daskt2i.errors import ConfigError
+from daskt2i.model.pretrained.pipeline_folder import find
 from daskt2i.session.verbs import verb
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER
 
@@ -35,25 +39,73 @@ class RunModels:
         """This run with other settings, on the same workers."""
         raise NotImplementedError
 
+    def _named(self) -> frozenset[str]:
+        """Dotted keys of the settings that the user gave besides a workflow."""
+        raise NotImplementedError
+
     def _stages(self) -> Stages:
         raise NotImplementedError
 
     @verb
-    def train(self, *, where: str | None = None, resume_with: Mapping[str, Any] | None = None) -> TrainResult:
+    def train(
+        self,
+        *,
+        where: str | None = None,
+        pretrained: str | Path | None = None,
+        lora: int | None = None,
+        steps: int | None = None,
+        resume_with: Mapping[str, Any] | None = None,
+    ) -> TrainResult:
         """Train the denoiser on the store, from its newest checkpoint. A finished training is not repeated.
 
         Args:
             where: an expression; only rows for which it is true train. None: `train.where` of the workflow.
+            pretrained: folder or hub id of a pipeline; its denoiser is tuned, with its objective. None:
+                `train.pretrained` of the workflow.
+            lora: rank of a low-rank adapter that alone is trained. None: `train.pretrained.method` of the workflow.
+            steps: the last step. None: `train.steps` of the workflow.
             resume_with: settings by dotted key that change from the newest checkpoint on, such as more `train.steps` or
                 another `train.learning_rate`. docs/how-to/training-run.md lists those that may change.
 
         Raises:
             StoreMissing, StoreError: the store cannot be trained on.
-            FingerprintMismatch: the checkpoints belong to other settings.
+            FingerprintMismatch: the checkpoints belong to other settings, or the store to other encoders than those of
+                the pipeline.
+            ModelMissing, ModelError: there is no such pipeline, or it cannot be used.
             ConfigError: a setting of `resume_with` may not change, or there is no checkpoint.
         """
-        run = self if where is None else self.with_settings({"train.where": where})
+        run = self.with_training(where=where, pretrained=pretrained, lora=lora, steps=steps)
         return run._resumed(resume_with, PIPELINE_FOLDER.checkpoints).train()
+
+    def with_training(
+        self,
+        *,
+        where: str | None = None,
+        pretrained: str | Path | None = None,
+        lora: int | None = None,
+        steps: int | None = None,
+    ) -> Self:
+        """This run with the settings that the arguments of `train` mean, on the same workers.
+
+        Raises:
+            ConfigError: a value is wrong, or they contradict each other.
+        """
+        given = self.workflow.train
+        asked: dict[str, Any] = {"train.where": where, "train.steps": steps}
+        if lora is not None and pretrained is None and given.pretrained is None:
+            raise ConfigError(
+                "A rank of LoRA was given, but no pipeline that gets the adapter. Nothing was started; give its folder "
+                "or hub id too (pretrained)."
+            )
+        if pretrained is not None:
+            asked["train.pretrained.model"] = str(pretrained)
+            if "train.objective" not in self._named():  # it follows the pipeline
+                found = find(PretrainedSettings(model=str(pretrained)))
+                asked["train.objective"] = found.objective
+        if lora is not None:
+            asked |= {"train.pretrained.method": "lora", "train.pretrained.lora.rank": lora}
+        changes = {name: value for name, value in asked.items() if value is not None}
+        return self.with_settings(changes) if changes else self
 
     @verb
     def train_vae(self, *, resume_with: Mapping[str, Any] | None = None) -> TrainResult:
@@ -112,6 +164,7 @@ class RunModels:
         steps: int | None = None,
         guidance: float | None = None,
         sampler: Sampler | None = None,
+        pretrained: str | Path | None = None,
     ) -> SampleResult:
         """Draw pictures with the trained model. The same prompt and seed give the same picture.
 
@@ -120,15 +173,17 @@ class RunModels:
             seed: seed of the first picture of each prompt. None: `sample.seed` of the workflow.
             count: pictures of each prompt; their seeds are `seed`, `seed + 1`, …
             steps, guidance, sampler: how to sample. None: the values in `sample` of the workflow.
+            pretrained: folder or hub id of a pipeline that draws in place of the trained model.
 
         Raises:
-            ModelMissing: there is no trained model.
+            ModelMissing: there is no trained model, or no such pipeline.
             ConfigError: there is no prompt, or a setting is wrong.
         """
         asked = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler}
         changes = Changes({f"sample.{name}": value for name, value in asked.items() if value is not None})
         settings = changed(self.workflow, changes, self.workflow.name).sample
-        return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count)
+        place = None if pretrained is None else str(pretrained)
+        return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count, place)
 
     @verb
     def evaluate(

@@ -65,6 +65,7 @@ class ModelFolder:
 
 
 PIPELINE_FOLDER = ModelFolder(PIPELINE, TRAIN, "model_index.json", has_parts=True)
+LORA_FOLDER = ModelFolder("lora", TRAIN, LABEL, False, ("pytorch_lora_weights.safetensors",))
 VAE_FOLDER = ModelFolder("vae", "train-vae", "config.json", False, ("diffusion_pytorch_model.safetensors",))
 
 

@@ -170,13 +170,18 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors for a checkpoint. They are not copies."""
-        found = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        frozen = self._frozen()
+        found = {f"model/{name}": value for name, value in self.model.state_dict().items() if name not in frozen}
         for first, optimiser in self._numbered():
             for index, entry in optimiser.state_dict()["state"].items():
                 found |= {f"optimiser/{first + index:05d}/{key}": value for key, value in entry.items()}
         if self.ema is not None:
             found |= {f"ema/{index:05d}": value for index, value in enumerate(self.ema.shadow_params)}
         return found
+
+    def _frozen(self) -> set[str]:
+        """Names of the weights that are not trained. They are those of a pretrained model, and in no checkpoint."""
+        return {name for name, weight in self.model.named_parameters() if not weight.requires_grad}
 
     def _numbered(self) -> Iterator[tuple[int, torch.optim.Optimizer]]:
         """The optimisers, each with the index of its first weight in `parameters`."""
@@ -210,7 +215,8 @@ class TrainState:
         for name, value in tensors.items():
             part, _, rest = name.partition("/")
             groups[part][rest] = value
-        self.model.load_state_dict(groups["model"])
+        kept = {name: value for name, value in self.model.state_dict().items() if name in self._frozen()}
+        self.model.load_state_dict({**kept, **groups["model"]})
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in groups["optimiser"].items():
             number, _, key = name.partition("/")

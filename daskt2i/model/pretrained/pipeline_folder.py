@@ -1,0 +1,168 @@
+"""A pretrained pipeline on this machine: where it is, and what its JSON files say. It imports no torch.
+
+    given = find(settings)          # PretrainedSettings -> PretrainedPipeline; a folder, the hub's cache or a download
+    given.objective, given.weights  # "epsilon", "sha256:…"
+
+Covers: finding the parts, the denoiser's config and the identity of its weights, scheduler, length of the tokenizer,
+settings that follow the pipeline.
+Does not cover: whether it fits a store (`fit`), loading its weights (`tuning`), its encoders (`same_encoders`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daskt2i.config.settings import ModelSettings, TrainSettings
+from daskt2i.config.training.pretrained import PretrainedSettings
+from daskt2i.encoders.weights import (
+    WeightFiles,
+    config_digest,
+    locate,
+    model_name,
+    read_json,
+    weight_files,
+    weights_digest,
+)
+from daskt2i.errors import ConfigError, ModelError
+from daskt2i.model.noise_schedule import Objective
+from daskt2i.model.pipeline_parts import refuse_foreign_parts
+from daskt2i.model.pretrained.schedule import objective_of, shift_of
+
+INDEX, SETTING = "model_index.json", "train.pretrained.model"
+STEM = "diffusion_pytorch_model"
+
+PARTS: Mapping[str, str] = {"StableDiffusionPipeline": "unet"}
+"""Class of a pipeline that can be tuned -> folder of its denoiser."""
+
+_FITTED = ("sample_size", "in_channels", "out_channels", "cross_attention_dim")
+"""Arguments of a UNet that `fit` compares with the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainedPipeline:
+    """A pipeline folder of diffusers.
+
+    Attributes:
+        name: hub id, or the last part of its folder.
+        given: the setting that names it.
+        folder: of model_index.json; part: name of the denoiser's folder in it.
+        config, scheduler: the content of their JSON files.
+        files: weights of the denoiser.
+        tokens: length of a prompt in tokens; None if its tokenizer does not say.
+        masked: whether its denoiser was trained by daskt2i without padding.
+    """
+
+    name: str
+    given: PretrainedSettings
+    folder: Path
+    part: str
+    config: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    files: WeightFiles
+    tokens: int | None
+    masked: bool
+
+    @property
+    def objective(self) -> Objective:
+        """See `schedule.objective_of`."""
+        return objective_of(self.scheduler, self.name)
+
+    @property
+    def weights(self) -> str:
+        """Identifies the denoiser: `"sha256:…"` over its weights and its config."""
+        return weights_digest(self.files, config_digest(self.config))
+
+
+def find(given: PretrainedSettings) -> PretrainedPipeline:
+    """Find a pipeline, and read its JSON files. Each part is found by itself, so that it can be sent to other hosts.
+
+    Raises:
+        ModelMissing: it is not here and cannot be downloaded.
+        ModelError: it is of a kind that cannot be tuned, a part of it is missing, or it could run code.
+    """
+    name = model_name(given.model)
+
+    def part(subfolder: str | None, *needs: str) -> Path:
+        return locate(given.model, subfolder, given.revision, needs=needs, setting=SETTING)
+
+    folder = part(None, INDEX)
+    kind = str(read_json(folder / INDEX).get("_class_name"))
+    if kind not in PARTS:
+        raise ModelError(
+            f"{name} is a {kind}, which daskt2i does not tune. Nothing was started; give a "
+            f"{' or '.join(PARTS)} ({SETTING})."
+        )
+    refuse_foreign_parts(folder)
+    unet = part(PARTS[kind], "config.json", f"{STEM}*.safetensors")
+    scheduler = part("scheduler", "scheduler_config.json")
+    tokenizer = folder / "tokenizer" / "tokenizer_config.json"
+    tokens = read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+    label = folder / "daskt2i.json"
+    return PretrainedPipeline(
+        name,
+        given,
+        folder,
+        PARTS[kind],
+        read_json(unet / "config.json"),
+        read_json(scheduler / "scheduler_config.json"),
+        weight_files(unet, STEM),
+        tokens if isinstance(tokens, int) and tokens < 1 << 20 else None,  # transformers writes 1e30 for no limit
+        bool(label.is_file() and read_json(label).get("masked")),
+    )
+
+
+def whole_pipeline(model: str) -> PretrainedPipeline:
+    """Find a pipeline with all parts that draw.
+
+    Args:
+        model: folder or hub id.
+
+    Raises:
+        ModelMissing, ModelError: as `find`.
+    """
+    given = PretrainedSettings(model=model)
+    found = find(given)
+    for part, *needs in (
+        ("vae", "config.json", "*.safetensors"),
+        ("text_encoder", "config.json", "*.safetensors"),
+        ("tokenizer", "tokenizer_config.json", "vocab.json", "merges.txt"),
+    ):
+        locate(model, part, None, needs=needs, setting=SETTING)
+    return found
+
+
+def followed(settings: TrainSettings, given: PretrainedPipeline) -> TrainSettings:
+    """The settings of a training with what follows from its pipeline: denoiser, objective and shift.
+
+    Raises:
+        ConfigError: `train.objective` is given and contradicts the pipeline.
+    """
+    objective = given.objective
+    if "objective" in settings.model_fields_set and settings.objective != objective:
+        raise ConfigError(
+            f"train.objective is {settings.objective}, but {given.name} was trained with {objective}, and goes on with "
+            f"it. Nothing was started; set train.objective={objective}."
+        )
+    config = {key: value for key, value in given.config.items() if not key.startswith("_") and key not in _FITTED}
+    shift = shift_of(given.scheduler) if objective == "flow" else settings.shift
+    model = ModelSettings.model_validate({"preset": None, "config": config})
+    return settings.model_copy(update={"objective": objective, "shift": shift, "model": model})
+
+
+def following(settings: TrainSettings) -> TrainSettings:
+    """`followed` for settings that may name no pipeline."""
+    return settings if settings.pretrained is None else followed(settings, find(settings.pretrained))
+
+
+def tuning_identity(given: PretrainedPipeline) -> dict[str, Any]:
+    """What decides the loss curve of a tuning besides other settings: the weights, and how they are tuned."""
+    how = given.given
+    found: dict[str, Any] = {"weights": given.weights, "method": how.method}
+    if how.method == "lora":
+        found["lora"] = how.lora.model_dump(mode="json")
+    if how.method == "layers":
+        found["layers"] = list(how.layers)
+    return found
