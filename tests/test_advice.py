@@ -27,6 +27,19 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "train/test_schedule.py::test_other_settings_are_refused_with_the_list_of_those_that_may_change",
         "train/test_schedule.py::test_without_a_checkpoint_nothing_goes_on_and_set_begins",
     ),
+    "model/denoisers/fitting.py:built ConfigError": (
+        "model/denoisers/test_transformers.py::test_arguments_that_do_not_fit_together_are_refused_before_the_first_step",
+    ),
+    "model/denoisers/lumina2.py:Lumina2.config ConfigError": (
+        "model/denoisers/test_transformers.py::test_a_head_of_lumina2_is_as_long_as_its_axes",
+    ),
+    "model/denoisers/sana.py:Sana.config ConfigError": (
+        "model/denoisers/test_transformers.py::test_sana_draws_without_the_guidance_of_sprint",
+    ),
+    "model/denoisers/sd3.py:SD3.config ConfigError": (
+        "model/denoisers/test_transformers.py::test_sd3_needs_pooled_states_and_padding_that_is_text",
+        "train/test_transformers.py::test_a_store_that_lacks_what_sd3_needs_is_refused_before_a_rank_starts",
+    ),
     "insights/rejected_rows.py:rejected_rows StoreMissing": (
         "cli/test_look.py::test_rejected_rows_are_listed_by_file_name",
     ),
