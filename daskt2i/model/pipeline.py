@@ -30,7 +30,7 @@ from daskt2i.model.denoisers.denoiser import DenoiserKind
 from daskt2i.model.denoisers.kinds import KINDS
 from daskt2i.model.denoisers.unet import UNet, pools_text
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
-from daskt2i.model.pipeline_forms import form_of
+from daskt2i.model.pipeline_forms import FLOW_EULER, form_of
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.artifacts.finished import ALONE as ALONE
@@ -90,6 +90,8 @@ def scheduler_for(config: Mapping[str, Any], sampler: Sampler) -> Any:
     import diffusers
 
     given = {key: value for key, value in config.items() if not key.startswith("_")}
+    if "shift" in config:  # the pipeline works with this one alone, whatever the sampler
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(given)
     if sampler == "dpm++":
         return diffusers.DPMSolverMultistepScheduler.from_config(given)
     if config.get("use_flow_sigmas"):
@@ -135,6 +137,8 @@ def publish(
         here = new.place
         with quiet():
             _save_denoiser(denoiser, here / form.denoiser, name)
+            if form.scheduler == FLOW_EULER:
+                scheduler = {"num_train_timesteps": STEPS, "shift": scheduler["flow_shift"]}
             getattr(diffusers, form.scheduler).from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
         index: dict[str, Any] = {
             "_class_name": kind.pipeline,
@@ -145,13 +149,14 @@ def publish(
         }
         image_encoder = Component.model_validate(image).build(ImageEncoder, "dataset.encoders.image")
         text_encoder = Component.model_validate(text).build(TextEncoder, "dataset.encoders.text")
-        why = export.unfit(image_encoder, text_encoder)
+        why = export.unfit(image_encoder, text_encoder) or form.alone
         if kind.class_path not in KINDS:
             why = f"daskt2i knows no pipeline for {kind.class_path}"
         own = {} if kind.class_path == _UNET.class_path else {CLASS: kind.class_path}
         new.label.update({**about, **own} if why is None else {**about, **own, ALONE: why})
         if why is None:
-            vae = export.export_vae(image_encoder, here / "vae")
+            # Pipelines of newer models add the shift, which is folded into the weights, and do not take null for none.
+            vae = export.export_vae(image_encoder, here / "vae", 0.0 if form.scheduler == FLOW_EULER else None)
             export.export_text(text_encoder, here / "text_encoder", here / "tokenizer")
             nothing, clip = [None, None], form.clip
             index |= {

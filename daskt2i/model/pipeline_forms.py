@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DPM = "DPMSolverMultistepScheduler"
+DPM, FLOW_EULER = "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,15 @@ class PipelineForm:
             model and its tokenizer too, but the index does not name them: the pipeline takes text states.
         index: entries of model_index.json besides the parts.
         scheduler: class of its scheduler.
+        alone: why it cannot hold our encoders, one clause: the folder has the denoiser and the scheduler, and `sample`
+            draws through the encoders of the workflow. None if it can.
     """
 
     denoiser: str
     clip: bool = False
     index: Mapping[str, Any] = field(default_factory=dict)
     scheduler: str = DPM
+    alone: str | None = None
 
 
 FORMS: Mapping[str, PipelineForm] = {
@@ -43,6 +46,14 @@ FORMS: Mapping[str, PipelineForm] = {
         },
     ),
     "PixArtSigmaPipeline": PipelineForm("transformer"),
+    "StableDiffusion3Pipeline": PipelineForm(
+        "transformer",
+        scheduler=FLOW_EULER,
+        alone="a StableDiffusion3Pipeline has two CLIP models and T5, which make its pooled states",
+    ),
+    "Lumina2Pipeline": PipelineForm("transformer", scheduler=FLOW_EULER),
+    "SanaPipeline": PipelineForm("transformer", alone="a SanaPipeline has an AutoencoderDC and Gemma"),
+    "PRXPipeline": PipelineForm("transformer", scheduler=FLOW_EULER),
 }
 """Name of a pipeline of diffusers -> the form of its folder."""
 

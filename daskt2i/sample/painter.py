@@ -178,8 +178,8 @@ class Painter:
         import torch
 
         config = self._denoiser.config
-        sides = config.sample_size if isinstance(config.sample_size, list | tuple) else [config.sample_size] * 2
-        sides = self.about.get(SIDES, sides)
+        side = getattr(config, "sample_size", None)
+        sides = self.about.get(SIDES) or (side if isinstance(side, list | tuple) else [side] * 2)
         scale = self._pipe.vae_scale_factor
         size = self._drawing.sides(sides[0] * scale, sides[1] * scale)
         if self._encoders is None:
@@ -222,8 +222,13 @@ class Painter:
         import torch
 
         return getattr(diffusers, self._kind.pipeline).from_pretrained(
-            str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+            str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **self._missing
         )
+
+    @property
+    def _missing(self) -> dict[str, None]:
+        """Parts that diffusers asks for, though the index says that they are not there."""
+        return {} if self._form.clip else dict.fromkeys(("text_encoder", "tokenizer"))
 
     def _denoiser_alone(self, place: Path) -> Any:
         """A pipeline without encoders: it takes text states, and gives latents."""

@@ -25,16 +25,18 @@ class PromptStates:
     Attributes:
         states: `float32[n, token, feature]`.
         mask: `bool[n, token]`, True for tokens of the prompt.
+        pooled: `float32[n, feature]`, pooled states; None if the text encoder makes none.
     """
 
     states: Tensor
     mask: Tensor
+    pooled: Tensor | None = None
 
     def without_padding(self) -> PromptStates:
         """Only as many tokens as the longest prompt has, and zeros after the end of the shorter ones."""
         longest = int(self.mask.any(0).nonzero().max()) + 1 if self.mask.any() else 1
         mask = self.mask[:, :longest]
-        return PromptStates(self.states[:, :longest].masked_fill(~mask[..., None], 0), mask)
+        return PromptStates(self.states[:, :longest].masked_fill(~mask[..., None], 0), mask, self.pooled)
 
 
 def by_pipeline(pipe: Any, texts: Sequence[str]) -> PromptStates:
@@ -88,5 +90,6 @@ def by_encoder(encoders: OwnEncoders, texts: Sequence[str], device: Any) -> Prom
     """States by the text encoder of the workflow, with its padding."""
     import torch
 
-    states, mask = encoders.states(texts)
-    return PromptStates(torch.from_numpy(states).to(device), torch.from_numpy(mask).to(device))
+    states, mask = (torch.from_numpy(values).to(device) for values in encoders.states(texts))
+    pooled = encoders.pooled(texts)
+    return PromptStates(states, mask, None if pooled is None else torch.from_numpy(pooled).to(device))

@@ -103,7 +103,6 @@ class Denoiser:
             window=self.settings.shuffle_window,
             heldout=self.settings.validation,
             where=self.settings.where,
-            weights=self.settings.caption_weights,
             dropout=self.settings.caption_dropout,
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,

@@ -13,11 +13,15 @@ from typing import Any
 from daskt2i.config.training.denoiser import OWN_DENOISERS, ModelSettings
 from daskt2i.errors import ConfigError
 from daskt2i.model.denoisers.denoiser import DenoiserKind
+from daskt2i.model.denoisers.lumina2 import Lumina2
 from daskt2i.model.denoisers.pixart import PixArt
+from daskt2i.model.denoisers.prx import PRX
+from daskt2i.model.denoisers.sana import Sana
+from daskt2i.model.denoisers.sd3 import SD3
 from daskt2i.model.denoisers.unet import UNet
 from daskt2i.model.denoisers.uvit import UViTKind
 
-_ALL: tuple[DenoiserKind, ...] = (UNet(), PixArt(), UViTKind())
+_ALL: tuple[DenoiserKind, ...] = (UNet(), PixArt(), UViTKind(), SD3(), Lumina2(), Sana(), PRX())
 
 KINDS: Mapping[str, DenoiserKind] = {kind.class_path: kind for kind in _ALL}
 """The kinds that daskt2i has, by the class path that a workflow names."""
