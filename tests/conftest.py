@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,19 +140,41 @@ def hostile() -> Path:
     return _shared("hostile")
 
 
-@pytest.fixture(scope="session")
-def demo_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """20 scenes, encoded and trained on for three steps: all the files of a run, and no skill. Do not change it.
+Once = Callable[[str, Callable[[Path], object]], Path]
 
-    Made once for all processes of the suite.
-    """
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
+    """Makes a folder once for all processes of the suite: `once(name, make)`, where `make` fills the folder."""
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        base = tmp_path_factory.getbasetemp()
+        place = (base if worker_id == "master" else base.parent) / name
+        with FileLock(f"{place}.lock"):
+            if not (place / "made").exists():
+                place.mkdir(exist_ok=True)
+                make(place)
+                (place / "made").touch()
+        return place
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo_run(once: Once) -> Path:
+    """20 scenes, encoded and trained on for three steps: all the files of a run, and no skill. Do not change it."""
     from builders.runs import encoded, trained_here
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    base = tmp_path_factory.getbasetemp()
-    place = (base if worker_id == "master" else base.parent) / "demo"
-    with FileLock(f"{place}.lock"):
-        if not (place / "made").exists():
-            trained_here(encoded(place / "run"), place / "run")
-            (place / "made").touch()
-    return place / "run"
+    return once("demo", lambda place: trained_here(encoded(place / "run"), place / "run")) / "run"
+
+
+@pytest.fixture(scope="session")
+def command_run(once: Once) -> Path:
+    """The same scenes after the command `run` on one Dask worker, as a user types it. Do not change it.
+
+    It holds the folder `run`, and what the command printed: `out.json` and `err.txt`.
+    """
+    from builders.runs import run_by_command
+
+    return once("command", run_by_command)

@@ -109,6 +109,38 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "encode/chunks/culprit.py:Trial.treat Note": (
         "encode/test_chunks.py::test_a_death_for_want_of_memory_makes_the_batch_smaller_and_rejects_no_row",
     ),
+    "evaluation/figures/driver.py:measure Interrupted": (
+        "evaluation/figures/test_driver.py::test_a_stopped_evaluate_goes_on_and_gives_the_same_figures",
+    ),
+    "evaluation/figures/extractors.py:look ModelError": (
+        "evaluation/figures/test_driver.py::test_a_figure_without_its_model_is_refused",
+        "evaluation/figures/test_driver.py::test_a_figure_without_its_model_is_refused",
+    ),
+    "evaluation/figures/extractors.py:Extractor.__init__ ModelError": (
+        "evaluation/figures/test_driver.py::test_an_inception_with_other_tensors_is_refused",
+    ),
+    "evaluation/figures/reference.py:real_pictures SourceError": (
+        "evaluation/figures/test_driver.py::test_statistics_in_a_file_are_used_again_and_checked",
+    ),
+    "evaluation/figures/reference.py:require_fit ConfigError": (
+        "evaluation/figures/test_driver.py::test_statistics_in_a_file_are_used_again_and_checked",
+        "evaluation/figures/test_driver.py::test_statistics_in_a_file_are_used_again_and_checked",
+        "evaluation/figures/test_driver.py::test_statistics_in_a_file_are_used_again_and_checked",
+        "evaluation/figures/test_driver.py::test_statistics_in_a_file_are_used_again_and_checked",
+    ),
+    "evaluation/figures/request.py:figure_request ConfigError": (
+        "evaluation/figures/test_driver.py::test_a_figure_without_its_model_is_refused",
+    ),
+    "evaluation/figures/request.py:require_enough ConfigError": (
+        "evaluation/figures/test_driver.py::test_few_pictures_are_refused_before_work_begins",
+        "evaluation/figures/test_driver.py::test_few_pictures_are_refused_before_work_begins",
+    ),
+    "evaluation/figures/request.py:_require_library ConfigError": (
+        "evaluation/figures/test_driver.py::test_without_torchmetrics_one_sentence_says_so",
+    ),
+    "evaluation/figures/statistics.py:from_bytes ConfigError": (
+        "evaluation/figures/test_driver.py::test_statistics_in_a_file_are_used_again_and_checked",
+    ),
     "evaluation/judging.py:expectation ConfigError": (
         "evaluation/test_fidelity.py::test_clip_scores_are_cosines_and_come_with_the_scores_of_other_prompts",
     ),

@@ -315,12 +315,16 @@ def checkpoint() -> Iterator[str]:
 def pipeline() -> Iterator[str]:
     """Keys of `pipeline/daskt2i.json` and `pipeline/model_index.json`. The first is in `vae/` too."""
     from daskt2i.model import pipeline as module
+    from daskt2i.model.pipeline_forms import FORMS
     from daskt2i.store.artifacts import publish
     from daskt2i.train import resume
     from daskt2i.train.denoiser_rank import Denoiser
 
     yield from _said(module.publish, module._colours, Denoiser._publish, resume.label, publish._complete)
     yield from _said(publish._content)
+    for form in FORMS.values():
+        yield from (form.denoiser, *form.index)
+    yield from (module.CLASS, module.SIDES)
 
 
 def metrics() -> Iterator[str]:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 import yaml
 from builders import TESTS
+from builders.command_line import application
 from test_frozen_names import LIST
 
 import daskt2i
-from daskt2i import workflow
 from daskt2i.config.component import Component
 from daskt2i.config.image_settings import BucketSettings
 from daskt2i.config.renamed import RENAMED
@@ -121,7 +120,7 @@ def test_a_class_of_an_old_file_exists_with_its_arguments(row: str) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS["commands"] if row])
 def test_a_command_of_an_old_script_is_accepted(row: str) -> None:
-    command: Any = typer.main.get_command(workflow.app)
+    command = application()
     words = row.split()
     while words and not words[0].startswith("-"):
         if words[0] not in getattr(command, "commands", {}):

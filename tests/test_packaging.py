@@ -26,6 +26,7 @@ CARRIED = [
     "daskt2i/workflows/coco-sd3.yaml",
     "daskt2i/workflows/coco-sdxl.yaml",
     "daskt2i/workflows/coco-taesd.yaml",
+    "daskt2i/workflows/coco-uvit.yaml",
     "daskt2i/encoders/configs/sd-vae-ft-mse.json",
     "daskt2i/encoders/configs/clip-vit-large-patch14.json",
     "daskt2i/demo/vae/diffusion_pytorch_model.safetensors",

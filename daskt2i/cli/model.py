@@ -16,18 +16,22 @@ from daskt2i.cli.options import (
     ImagesOption,
     JsonOption,
     LoraOption,
+    MetricsOption,
     OutOption,
     PretrainedOption,
     PromptOption,
     PromptsOption,
+    ReferenceOption,
     ResumeWithOption,
     SamplerOption,
+    SamplesOption,
     SchedulerOption,
     SeedOption,
     SetOption,
     SourceOption,
     StepsOption,
     TrainStepsOption,
+    WeightsOption,
     WhereOption,
     WorkflowOption,
 )
@@ -140,17 +144,29 @@ def sample(
 
 def evaluate(
     prompts: PromptsOption = None,
+    metrics: MetricsOption = None,
+    reference: ReferenceOption = None,
+    weights: WeightsOption = [],  # noqa: B006
+    samples: SamplesOption = None,
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
     set_: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Measure whether pictures match their prompts.
+    """Measure whether pictures match their prompts, or figures such as FID.
 
     A judge program checks pictures of drawn scenes. Other data is scored with CLIP (--set evaluate.clip_model=FOLDER).
+    With --metrics pictures are compared with real ones. Run the same command again to go on after a stop.
     """
     with opened(workflow, out_folder, set_, scheduler=scheduler, as_json=as_json) as run:
         from daskt2i.sample.driver import read_prompts
 
-        answer(run.evaluate(read_prompts(prompts) if prompts is not None else None), as_json)
+        measured = run.evaluate(
+            read_prompts(prompts) if prompts is not None else None,
+            metrics=None if metrics is None else [name.strip() for name in metrics.split(",")],
+            reference=reference,
+            weights=weights or None,
+            samples=samples,
+        )
+        answer(measured, as_json)

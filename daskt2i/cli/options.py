@@ -80,3 +80,14 @@ GuidanceOption = Annotated[
     float | None, typer.Option("--guidance", min=0, help="Weight of the prompt. [default: sample.guidance]")
 ]
 SamplerOption = Annotated[str | None, typer.Option("--sampler", help=f"{SAMPLERS_TEXT}. [default: sample.sampler]")]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics", help="judge, fid, kid, cmmd, clip, precision, with commas. [default: evaluate.metrics]"),
+]
+ReferenceOption = Annotated[
+    str | None, typer.Option("--reference", help="A place of pictures to compare with, or a file of their statistics.")
+]
+WeightsOption = Annotated[
+    list[str], typer.Option("--weights", help="A folder or hub id of Inception, CLIP, …; may be repeated.")
+]
+SamplesOption = Annotated[int | None, typer.Option("--samples", min=1, help="Pictures to draw and compare.")]

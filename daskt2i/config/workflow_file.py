@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +38,23 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def load_defaults() -> None:
-    """Put the shipped defaults under `daskt2i:` in `dask.config`. The user's own values keep priority."""
-    dask.config.update_defaults(_defaults())
+    """Put the shipped defaults under `daskt2i:` in `dask.config`. The user's own values keep priority.
+
+    Dask keeps every mapping of defaults and merges all of them each time, so it gets ours once.
+    """
+    if _shipped_defaults() in dask.config.defaults:
+        dask.config.update(dask.config.config, _defaults(), priority="old")  # what was taken out comes back
+    else:
+        dask.config.update_defaults(_defaults())
 
 
 def _defaults() -> dict[str, Any]:
+    return copy.deepcopy(_shipped_defaults())  # `dask.config` keeps what it is given
+
+
+@functools.cache
+def _shipped_defaults() -> dict[str, Any]:
+    """Read once: a command asks for them ten times, and reading takes 5 ms."""
     found: dict[str, Any] = documents.read_yaml(Path(__file__).with_name("defaults.yaml").read_bytes())
     return found
 

@@ -13,8 +13,10 @@ from rich.text import Text
 from daskt2i.display.estimate import estimate_table
 from daskt2i.display.insights import report_view
 from daskt2i.estimate.result import EstimateResult
+from daskt2i.evaluation.intervals import about
 from daskt2i.evaluation.judging import FIELDS, Fidelity
 from daskt2i.evaluation.result import EvaluateResult
+from daskt2i.evaluation.words import Words
 from daskt2i.formatting import facts
 from daskt2i.insights.report import InsightsResult
 from daskt2i.train.whole_run import RunPlan
@@ -30,7 +32,9 @@ def result_table(result: Viewed) -> RenderableType:
     if isinstance(result, InsightsResult):
         return report_view(result)
     if isinstance(result, EvaluateResult) and result.fidelity is not None:
-        return Group(fidelity_table(result.fidelity), Text(f"contact sheet {result.sheet}"))
+        found = result.fidelity
+        more = [] if result.figures is None else [facts("Figures", result.figures.rows())]
+        return Group(fidelity_table(found), words_table(found.words), *more, Text(f"contact sheet {result.sheet}"))
     return _view_table(result.view())
 
 
@@ -46,5 +50,20 @@ def fidelity_table(found: Fidelity) -> Table:
     for name, shares in columns:
         table.add_column(f"{name} ({shares.of})", justify="right")
     for name in FIELDS:
-        table.add_row(name, *(f"{shares.share(name):.1%}" if shares.of else "-" for _, shares in columns))
+        table.add_row(name, *(about(shares.right[name], shares.of) for _, shares in columns))
+    return table
+
+
+def words_table(found: Words) -> Table:
+    """A row for each word of the prompts: the share of pictures that show it, with its interval."""
+    title = "By word, with the interval of 95 %"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("word", style="dim")
+    table.add_column("")
+    table.add_column("shown", justify="right")
+    table.add_column("of pictures", justify="right")
+    before = ""
+    for kind, word, right, of in found.rows():
+        table.add_row(kind if kind != before else "", word, about(right, of), f"{of:,}")
+        before = kind
     return table

@@ -17,6 +17,7 @@ from daskt2i.config.changes import SCENES, SCENES_SOURCE
 from daskt2i.config.component import SHIPPED, Component
 from daskt2i.config.renamed import with_new_names
 from daskt2i.config.settings import Workflow
+from daskt2i.config.training.denoiser import OWN_DENOISERS
 from daskt2i.config.workflow_file import dask_settings, load_defaults, parse_workflow
 from daskt2i.errors import ConfigError, StoreBusy
 from daskt2i.protocols import Source
@@ -123,7 +124,7 @@ def strangers(workflow: Workflow, folder: RunFolder) -> list[str]:
     parts = (dataset.source, dataset.encoders.image, dataset.encoders.text)
     named_classes = [part.class_path for part in parts]
     denoiser = workflow.train.model.class_path
-    if denoiser is not None and not denoiser.startswith("diffusers."):  # those are looked up, never imported
+    if denoiser is not None and not denoiser.startswith(OWN_DENOISERS):
         named_classes.append(denoiser)
     found = [path for path in named_classes if path not in SHIPPED]
     data = workflow.model_dump(mode="json", by_alias=True)

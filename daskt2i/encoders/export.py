@@ -46,12 +46,15 @@ def unfit(image: object, text: object) -> str | None:
     return None
 
 
-def export_vae(encoder: VaeEncoder, folder: Path) -> Any:
+def export_vae(encoder: VaeEncoder, folder: Path, shift: float | None = None) -> Any:
     """Write the autoencoder in fp32. Its latents are those of the denoiser, except for the scaling factor.
 
     `StableDiffusionPipeline` divides latents by `scaling_factor`. It ignores `shift_factor`, `latents_mean` and
     `latents_std`. So these three are folded into the 1 x 1 convolutions next to the latents and removed from the
     config.
+
+    Args:
+        shift: `shift_factor` in the config that is written; None leaves it as it is.
 
     Returns:
         The model, in evaluation mode.
@@ -62,6 +65,8 @@ def export_vae(encoder: VaeEncoder, folder: Path) -> Any:
         mean, std, _ = latent_scaling(config, config["latent_channels"])
         if mean.any() or (std != 1).any():
             _fold(vae, mean, std)
+    if shift is not None:
+        vae.register_to_config(shift_factor=shift)
     with quiet():
         vae.save_pretrained(str(folder), safe_serialization=True)
     _without_origin(folder / "config.json")

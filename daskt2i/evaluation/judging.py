@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from daskt2i.errors import ConfigError
+from daskt2i.evaluation.intervals import wilson
+from daskt2i.evaluation.words import Words
 from daskt2i.events import Listener, Progress, ignore
 from daskt2i.sample.painter import DrawnPicture
 from daskt2i.sources.drawn.grammar import Expectation, parse_caption
@@ -45,8 +47,10 @@ class Shares:
         return self.right[name] / self.of if self.of else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """All shares, and the count."""
-        return {"count": self.of, **{name: round(self.share(name), 4) for name in FIELDS}}
+        """All shares with their intervals, and the count."""
+        shares = {name: round(self.share(name), 4) for name in FIELDS}
+        intervals = {name: [round(end, 4) for end in wilson(self.right[name], self.of)] for name in FIELDS}
+        return {"count": self.of, **shares, "intervals": intervals}
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class Fidelity:
         overall, single, pair: shares of all pictures, of pictures with one thing, of pictures with two things.
         right: for each picture in order, whether all fields are right.
         problems: for each picture the fields that are wrong; "" if none is.
+        words: the same by word.
     """
 
     overall: Shares = field(default_factory=Shares)
@@ -64,6 +69,7 @@ class Fidelity:
     pair: Shares = field(default_factory=Shares)
     right: list[bool] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    words: Words = field(default_factory=Words)
 
 
 def expectation(prompt: str) -> Expectation:
@@ -94,7 +100,9 @@ def by_judge(pictures: Sequence[DrawnPicture], listener: Listener = ignore) -> F
     found = Fidelity()
     for picture in pictures:
         wanted = expectation(picture.request.prompt)
-        verdict = match_scene(judge(picture.pixels), wanted)
+        reading = judge(picture.pixels)
+        verdict = match_scene(reading, wanted)
+        found.words.add(reading, wanted)
         found.overall.add(verdict)
         (found.single if len(wanted.things) == 1 else found.pair).add(verdict)
         found.right.append(verdict.right)

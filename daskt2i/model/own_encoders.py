@@ -89,15 +89,23 @@ class OwnEncoders:
         self._image, self._text = built(dataset)
         self._info = self._image.info(dataset.image.side)
         self._cut: dict[str, bool] = {}
+        self._made: tuple[tuple[str, ...], Mapping[str, npt.NDArray[Any]]] = ((), {})
         for encoder in (self._image, self._text):
             encoder.load(Runtime(device, "fp32", threads))
 
     def states(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Text states `float32[n, token, feature]` and mask `bool[n, token]`, as `encode` stores those of captions."""
         made = self._text.encode(list(texts), max(1, len(texts)))
+        self._made = (tuple(texts), made)
         if "text_truncated" in made:
             self._cut.update(zip(texts, map(bool, made["text_truncated"]), strict=True))
         return made["text_states"].astype(np.float32), made["text_mask"].astype(np.bool_)
+
+    def pooled(self, texts: Sequence[str]) -> npt.NDArray[np.float32] | None:
+        """Pooled states `float32[n, feature]` of the texts whose states were made last; None without any."""
+        of, made = self._made
+        assert of == tuple(texts)
+        return made["text_pooled"].astype(np.float32) if "text_pooled" in made else None
 
     def cut(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text, whose states were made before, is longer than what the text encoder reads."""

@@ -1,12 +1,13 @@
-"""The trained model as a folder that diffusers loads: `StableDiffusionPipeline.from_pretrained(RUN/pipeline)`.
+"""The trained model as a folder that diffusers loads: `DiffusionPipeline.from_pretrained(RUN/pipeline)`.
 
     pipeline/model_index.json
-    pipeline/unet/ vae/ text_encoder/ tokenizer/ scheduler/
+    pipeline/unet/ vae/ text_encoder/ tokenizer/ scheduler/        transformer/ in place of unet/ for a transformer
     pipeline/daskt2i.json          the label: the training data, whether padding was masked, a map from latents to RGB
 
 Covers: the files of this folder, schedulers for each objective and sampler, the fast map from latents to colours.
-Does not cover: making it visible in one step (`store.artifacts.publish`), whether it is finished
-(`store.artifacts.finished`), drawing pictures (`sample.painter`), training (`train`).
+Does not cover: how folders of other pipelines differ (`pipeline_forms`), making it visible in one step
+(`store.artifacts.publish`), whether it is finished (`store.artifacts.finished`), drawing pictures (`sample.painter`),
+training (`train`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from daskt2i.config.samplers import Sampler
 from daskt2i.encoders import export
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError, ModelMissing
-from daskt2i.model.denoisers.unet import pools_text
+from daskt2i.model.denoisers.denoiser import DenoiserKind
+from daskt2i.model.denoisers.kinds import KINDS
+from daskt2i.model.denoisers.unet import UNet, pools_text
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective
+from daskt2i.model.pipeline_forms import FLOW_EULER, form_of
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.artifacts.finished import ALONE as ALONE
@@ -36,11 +40,15 @@ from daskt2i.store.artifacts.publish import publishing
 from daskt2i.store.run_folder import PIPELINE, RunFolder
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
     from torch import Tensor, nn
 
 INDEX = PIPELINE_FOLDER.index
 ABOUT = LABEL
+CLASS, SIDES = "class", "latent_sides"
+"""Keys of `daskt2i.json`: the class of the denoiser, and height and width of the latents that it draws. Both are absent
+for a U-Net, whose config has the sides; the config of a transformer has one number for both."""
+
 POOLED, WITHOUT_PADDING = "pooled_text", "without padding"
 """Key of `daskt2i.json` and of a training's identity, and its value: padding is no part of the pooled prompt.
 
@@ -48,7 +56,8 @@ The key is absent if padding counts as text (`pad: full`), and if the denoiser d
 pooled padding too, so it is absent from what they left.
 """
 
-_DPM, _DDIM, _EULER = "DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"
+
+_UNET = UNet()
 
 
 def scheduler_config(objective: Objective, shift: float = 1.0) -> dict[str, Any]:
@@ -81,6 +90,8 @@ def scheduler_for(config: Mapping[str, Any], sampler: Sampler) -> Any:
     import diffusers
 
     given = {key: value for key, value in config.items() if not key.startswith("_")}
+    if "shift" in config:  # the pipeline works with this one alone, whatever the sampler
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(given)
     if sampler == "dpm++":
         return diffusers.DPMSolverMultistepScheduler.from_config(given)
     if config.get("use_flow_sigmas"):
@@ -92,25 +103,27 @@ def scheduler_for(config: Mapping[str, Any], sampler: Sampler) -> Any:
 
 def publish(
     folder: RunFolder,
-    unet: nn.Module,
+    denoiser: nn.Module,
     image: Mapping[str, Any],
     text: Mapping[str, Any],
     scheduler: Mapping[str, Any],
     about: Mapping[str, Any],
     latents: npt.NDArray[np.float32],
+    kind: DenoiserKind = _UNET,
 ) -> tuple[str, str | None]:
     """Write `pipeline/` into the run folder. It becomes visible in one step.
 
     Args:
-        unet: the denoiser.
+        denoiser: the model.
         image, text: the components of the encoders, as in the workflow.
         scheduler: the result of `scheduler_config`.
         about: JSON values for `daskt2i.json`.
         latents: some final latents `float32[n, c, y, x]`, to fit the map to colours.
+        kind: of the denoiser.
 
     Returns:
-        The address of the folder, and None. If the encoders do not fit into a Stable Diffusion pipeline, the second
-        value is the reason, and the folder holds the denoiser without them.
+        The address of the folder, and None. If diffusers cannot load the encoders, or there is no pipeline for this
+        kind, the second value is the reason, and the folder holds the denoiser without encoders.
 
     Raises:
         StoreFull, StoreError: the folder cannot be written; the former one is unchanged.
@@ -118,44 +131,50 @@ def publish(
     """
     import diffusers
 
+    form = form_of(kind.pipeline)
+    library, _, name = kind.class_path.rpartition(".")
     with publishing(folder, PIPELINE_FOLDER) as new:
         here = new.place
         with quiet():
-            _save_unet(unet, here / "unet")
-            diffusers.DPMSolverMultistepScheduler.from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
+            _save_denoiser(denoiser, here / form.denoiser, name)
+            if form.scheduler == FLOW_EULER:
+                scheduler = {"num_train_timesteps": STEPS, "shift": scheduler["flow_shift"]}
+            getattr(diffusers, form.scheduler).from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
         index: dict[str, Any] = {
-            "_class_name": "StableDiffusionPipeline",
+            "_class_name": kind.pipeline,
             "_diffusers_version": diffusers.__version__,
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "scheduler": ["diffusers", _DPM],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
+            form.denoiser: [library, name],
+            "scheduler": ["diffusers", form.scheduler],
+            **form.index,
         }
         image_encoder = Component.model_validate(image).build(ImageEncoder, "dataset.encoders.image")
         text_encoder = Component.model_validate(text).build(TextEncoder, "dataset.encoders.text")
-        why = export.unfit(image_encoder, text_encoder)
-        new.label.update(about if why is None else {**about, ALONE: why})
+        why = export.unfit(image_encoder, text_encoder) or form.alone
+        if kind.class_path not in KINDS:
+            why = f"daskt2i knows no pipeline for {kind.class_path}"
+        own = {} if kind.class_path == _UNET.class_path else {CLASS: kind.class_path}
+        new.label.update({**about, **own} if why is None else {**about, **own, ALONE: why})
         if why is None:
-            vae = export.export_vae(image_encoder, here / "vae")
+            # Pipelines of newer models add the shift, which is folded into the weights, and do not take null for none.
+            vae = export.export_vae(image_encoder, here / "vae", 0.0 if form.scheduler == FLOW_EULER else None)
             export.export_text(text_encoder, here / "text_encoder", here / "tokenizer")
+            nothing, clip = [None, None], form.clip
             index |= {
                 "vae": ["diffusers", type(vae).__name__],
-                "text_encoder": ["transformers", "CLIPTextModel"],
-                "tokenizer": ["transformers", "CLIPTokenizer"],
+                "text_encoder": ["transformers", "CLIPTextModel"] if clip else nothing,
+                "tokenizer": ["transformers", "CLIPTokenizer"] if clip else nothing,
             }
             new.label.update(_colours(vae, latents))
             (here / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return folder.address(PIPELINE), why
 
 
-def _save_unet(unet: Any, folder: Path) -> None:
-    """Write the denoiser as a `UNet2DConditionModel`, whose weights and config it has."""
-    unet.save_pretrained(str(folder), safe_serialization=True)
+def _save_denoiser(model: Any, folder: Path, name: str) -> None:
+    """Write the denoiser as a model of the class of this name, whose weights and config it has."""
+    model.save_pretrained(str(folder), safe_serialization=True)
     label = folder / "config.json"
     config = json.loads(label.read_text(encoding="utf-8"))
-    config["_class_name"] = "UNet2DConditionModel"
+    config["_class_name"] = name
     label.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -236,8 +255,8 @@ def exists(folder: RunFolder) -> bool:
     return found.finished and found.alone is None
 
 
-def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
-    """Load the pipeline into this process, as `StableDiffusionPipeline.from_pretrained` does.
+def load(folder: RunFolder, device: str = "auto") -> DiffusionPipeline:
+    """Load the pipeline into this process, as `DiffusionPipeline.from_pretrained` does.
 
     Args:
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
@@ -259,7 +278,8 @@ def load(folder: RunFolder, device: str = "auto") -> StableDiffusionPipeline:
     with local(folder) as place:
         try:
             with quiet():
-                found = diffusers.StableDiffusionPipeline.from_pretrained(
+                name = json.loads((place / INDEX).read_text(encoding="utf-8"))["_class_name"]  # one of FORMS
+                found = getattr(diffusers, name).from_pretrained(
                     str(place), use_safetensors=True, local_files_only=True
                 )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:

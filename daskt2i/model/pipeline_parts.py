@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.errors import ModelError
+from daskt2i.model.denoisers.kinds import KINDS
+from daskt2i.model.pipeline_forms import FORMS
 
 _CLASSES = frozenset(
     {
         ("diffusers", "AutoencoderKL"),
         ("diffusers", "AutoencoderTiny"),
-        ("diffusers", "UNet2DConditionModel"),
         ("transformers", "CLIPTextModel"),
         ("transformers", "CLIPTextModelWithProjection"),
         ("transformers", "CLIPTokenizer"),
@@ -24,6 +25,7 @@ _CLASSES = frozenset(
         ("transformers", "CLIPImageProcessor"),
         ("transformers", "CLIPFeatureExtractor"),  # its name in older folders
         ("stable_diffusion", "StableDiffusionSafetyChecker"),  # of diffusers; it is never loaded
+        *((path.rpartition(".")[0], path.rpartition(".")[2]) for path in KINDS),
     }
 )
 _CODE = frozenset({".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -37,7 +39,7 @@ def refuse_foreign_parts(folder: Path) -> None:
         folder: the folder of `model_index.json`.
 
     Raises:
-        ModelError: it names other classes than those of a Stable Diffusion pipeline, or it holds code or pickles.
+        ModelError: it names other classes than those that training writes, or it holds code or pickles.
     """
     index = _object(folder / "model_index.json")
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in _CODE)
@@ -55,7 +57,7 @@ def refuse_foreign_parts(folder: Path) -> None:
 
 def _is_foreign(name: str, value: Any) -> bool:
     if name == "_class_name":
-        return value != "StableDiffusionPipeline"
+        return value not in FORMS
     if not isinstance(value, list):
         return False  # a number or a switch
     if len(value) != 2 or value == [None, None]:

@@ -177,14 +177,22 @@ def draw(
     with closing(executor):
         if pretrained is not None:
             whole_pipeline(pretrained)
-            return _drawn(folder, requests, settings, executor, device, listener, None, pretrained)
-        require(folder)
-        own = None if alone(folder) is None else _own_dataset(folder, dataset)
-        return _drawn(folder, requests, settings, executor, device, listener, own)
+        own = None if pretrained is not None else dataset_to_draw(folder, dataset)
+        return _drawn(folder, requests, settings, executor, device, listener, own, pretrained)
+
+
+def dataset_to_draw(folder: RunFolder, dataset: DatasetSettings | None) -> DatasetSettings | None:
+    """The section whose encoders draw for a denoiser that has none; None if the pipeline has its own.
+
+    Raises:
+        ModelMissing: the run folder has no pipeline, or the encoders of the workflow cannot decode.
+        FingerprintMismatch: the store was made by other encoders than those of `dataset`.
+    """
+    require(folder)
+    return None if alone(folder) is None else _own_dataset(folder, dataset)
 
 
 def _own_dataset(folder: RunFolder, dataset: DatasetSettings | None) -> DatasetSettings:
-    """The section whose encoders draw for a denoiser that has none."""
     why = "no workflow was given that names them" if dataset is None else cannot_draw(dataset)
     if dataset is None or why:
         raise ModelMissing(

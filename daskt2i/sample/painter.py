@@ -4,14 +4,13 @@ Covers: batches, a seed for each picture, the sampler, a preview of each step, m
 Does not cover: spreading prompts over workers, files and sheets (`driver`), the pipeline folder (`model.pipeline`).
 
 Prompt, seed, steps, guidance and sampler decide a picture. Its batch changes its values by rounding at most. It is the
-picture of `StableDiffusionPipeline` with `generator=torch.Generator().manual_seed(seed)`.
+picture of the diffusers pipeline with `generator=torch.Generator().manual_seed(seed)`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,15 @@ from daskt2i.config.samplers import Sampler
 from daskt2i.encoders.weights import first_line, quiet
 from daskt2i.errors import ModelError
 from daskt2i.inference.rewrite import rewrite_for_inference
+from daskt2i.model.denoisers.denoiser import DenoiserKind
+from daskt2i.model.denoisers.kinds import KINDS, class_of
 from daskt2i.model.denoisers.masked_unet import masked_unet
-from daskt2i.model.denoisers.unet import takes_sizes
+from daskt2i.model.denoisers.unet import UNet, takes_sizes
 from daskt2i.model.own_encoders import OwnEncoders
-from daskt2i.model.pipeline import ABOUT, POOLED, preview, scheduler_for
-from daskt2i.sample.prompt_states import by_encoder, by_pipeline
+from daskt2i.model.pipeline import ABOUT, CLASS, POOLED, SIDES, preview, scheduler_for
+from daskt2i.model.pipeline_forms import form_of
+from daskt2i.sample.pipelines.drawings import DRAWINGS
+from daskt2i.sample.prompt_states import FolderStates, by_encoder, by_pipeline
 from daskt2i.types import Pixels
 
 OnStep = Callable[[int, int, npt.NDArray[np.uint8]], None]
@@ -103,16 +106,20 @@ class Painter:
         label = place / ABOUT
         self.about: dict[str, Any] = json.loads(label.read_text(encoding="utf-8")) if label.is_file() else {}
         self._encoders = encoders
+        self._kind = _kind_of_folder(place, self.about)
+        self._form, self._drawing = form_of(self._kind.pipeline), DRAWINGS[self._kind.pipeline]
         try:
             with quiet("transformers", "diffusers"):  # one warns that torchvision is missing, the other shows bars
-                self._pipe: Any = _whole(place) if encoders is None else _denoiser_alone(place)
+                self._pipe: Any = self._whole(place) if encoders is None else self._denoiser_alone(place)
                 self._pipe.to(device)
+                self._states = FolderStates(place) if encoders is None and not self._form.clip else None
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints are kept. Remove the "
                 "folder pipeline from the run folder and train again: this writes it from the last checkpoint."
             ) from error
-        if takes_sizes(self._pipe.unet.config):
+        self._denoiser: Any = getattr(self._pipe, self._form.denoiser)
+        if takes_sizes(self._denoiser.config):
             raise ModelError(
                 f"The denoiser in {place} is told sizes and crops of pictures, as SDXL's, and daskt2i cannot draw with "
                 "it. It was not changed. Load its folder unet with UNet2DConditionModel of diffusers, into a "
@@ -120,9 +127,9 @@ class Painter:
             )
         self._pipe.set_progress_bar_config(disable=True)
         if self.about.get(POOLED):
-            self._pipe.unet.__class__ = masked_unet()
-        self._pipe.unet.to(memory_format=torch.channels_last)
-        for model in filter(None, (self._pipe.unet, self._pipe.vae)):
+            self._denoiser.__class__ = masked_unet()
+        self._denoiser.to(memory_format=torch.channels_last)
+        for model in filter(None, (self._denoiser, self._pipe.vae)):
             rewrite_for_inference(model.eval().requires_grad_(False))
         self._config = dict(self._pipe.scheduler.config)
 
@@ -150,7 +157,7 @@ class Painter:
                     **self._start(generators),
                     num_inference_steps=settings.steps,
                     guidance_scale=settings.guidance,
-                    callback_on_step_end=self._teller(settings.steps, on_step) if on_step else None,
+                    **(self._drawing.watched(self._teller(settings.steps, on_step)) if on_step else {}),
                 ).images
             if self._encoders is None:
                 pixels = (np.nan_to_num(found) * 255).round().astype(np.uint8)
@@ -163,24 +170,26 @@ class Painter:
         """Whether each prompt is longer than what the text encoder reads."""
         if self._encoders is not None:
             return self._encoders.cut(prompts)
-        tokenizer = self._pipe.tokenizer
+        tokenizer = self._pipe.tokenizer if self._states is None else self._states.tokenizer
         return [len(tokens) > tokenizer.model_max_length for tokens in tokenizer(prompts)["input_ids"]]
 
     def _start(self, generators: list[Any]) -> dict[str, Any]:
         """The arguments of the pipeline that tell it the noise and the kind of its result."""
         import torch
 
+        config = self._denoiser.config
+        side = getattr(config, "sample_size", None)
+        sides = self.about.get(SIDES) or (side if isinstance(side, list | tuple) else [side] * 2)
+        scale = self._pipe.vae_scale_factor
+        size = self._drawing.sides(sides[0] * scale, sides[1] * scale)
         if self._encoders is None:
-            return {"generator": generators, "output_type": "np"}
-        unet = self._pipe.unet.config
-        sides = unet.sample_size if isinstance(unet.sample_size, list | tuple) else [unet.sample_size] * 2
-        noise = [torch.randn((1, unet.in_channels, *sides), generator=one) for one in generators]
-        return {"latents": torch.cat(noise), "output_type": "latent"}
+            return {"generator": generators, "output_type": "np", **size}
+        noise = [torch.randn((1, config.in_channels, *sides), generator=one) for one in generators]
+        return {"latents": torch.cat(noise), "output_type": "latent", **size}
 
-    def _teller(self, steps: int, on_step: OnStep) -> Callable[..., dict[str, Any]]:
-        def tell(pipe: Any, step: int, time: Any, values: dict[str, Any]) -> dict[str, Any]:
-            on_step(step + 1, steps, preview(values["latents"], self.about))
-            return values
+    def _teller(self, steps: int, on_step: OnStep) -> Callable[[int, Any], None]:
+        def tell(step: int, latents: Any) -> None:
+            on_step(step + 1, steps, preview(latents, self.about))
 
         return tell
 
@@ -188,60 +197,66 @@ class Painter:
     def _conditioned(self, prompts: list[str], guided: bool) -> Iterator[dict[str, Any]]:
         """The arguments of the pipeline that tell it the prompts.
 
-        A pipeline of diffusers has no mask, and counts padding as text. If the denoiser was trained with a mask, it
-        gets states without padding, and its mask.
+        Without a mask, a denoiser counts padding as text. If it was trained with a mask, it gets states without
+        padding, and the mask.
         """
-        masked, count, unet = self.about.get("masked"), len(prompts), self._pipe.unet
-        if self._encoders is None and not masked:
+        masked, count = bool(self.about.get("masked")), len(prompts)
+        if self._encoders is None and self._form.clip and not masked:
             yield {"prompt": prompts}
             return
         texts = [*[""] * count * guided, *prompts]
-        if self._encoders is None:
-            found = by_pipeline(self._pipe, texts)
+        if self._encoders is not None:
+            found = by_encoder(self._encoders, texts, self._denoiser.device)
+        elif self._states is not None:
+            found = self._states.states(texts, self._denoiser.device)
         else:
-            found = by_encoder(self._encoders, texts, unet.device)
-        if masked:
-            found = found.without_padding()
-            unet.forward = functools.partial(type(unet).forward, unet, encoder_attention_mask=found.mask)
-        try:
-            yield {
-                "prompt_embeds": found.states[-count:],
-                "negative_prompt_embeds": found.states[:count] if guided else None,
-            }
-        finally:
-            vars(unet).pop("forward", None)
+            found = by_pipeline(self._pipe, texts)
+        with self._drawing.conditioned(
+            self._pipe, found.without_padding() if masked else found, count, masked
+        ) as conditions:
+            yield conditions
+
+    def _whole(self, place: Path) -> Any:
+        """A pipeline with its encoders."""
+        import diffusers
+        import torch
+
+        # A published pipeline may have a safety checker, which would draw black pictures.
+        without = (
+            {"safety_checker": None, "feature_extractor": None} if self._kind.class_path == UNet.class_path else {}
+        )
+        return getattr(diffusers, self._kind.pipeline).from_pretrained(
+            str(place),
+            use_safetensors=True,
+            local_files_only=True,
+            **without,
+            torch_dtype=torch.float32,
+            **self._missing,
+        )
+
+    @property
+    def _missing(self) -> dict[str, None]:
+        """Parts that diffusers asks for, though the index says that they are not there."""
+        return {} if self._form.clip else dict.fromkeys(("text_encoder", "tokenizer"))
+
+    def _denoiser_alone(self, place: Path) -> Any:
+        """A pipeline without encoders: it takes text states, and gives latents."""
+        import diffusers
+        import torch
+
+        denoiser = class_of(self._kind).from_pretrained(
+            str(place / self._form.denoiser), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
+        )
+        scheduler = getattr(diffusers, self._form.scheduler)
+        return self._drawing.alone(denoiser, scheduler.from_pretrained(str(place / "scheduler"), local_files_only=True))
 
 
-def _whole(place: Path) -> Any:
-    """A pipeline with its encoders."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline.from_pretrained(
-        str(place),
-        use_safetensors=True,
-        local_files_only=True,
-        torch_dtype=torch.float32,
-        safety_checker=None,  # a published pipeline may have one, which would draw black pictures
-        feature_extractor=None,
-    )
-
-
-def _denoiser_alone(place: Path) -> Any:
-    """A pipeline without encoders: it takes text states, and gives latents."""
-    import torch
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-
-    unet = UNet2DConditionModel.from_pretrained(
-        str(place / "unet"), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32
-    )
-    return StableDiffusionPipeline(
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        unet=unet,
-        scheduler=DPMSolverMultistepScheduler.from_pretrained(str(place / "scheduler"), local_files_only=True),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+def _kind_of_folder(place: Path, about: Mapping[str, Any]) -> DenoiserKind:
+    """The kind of the denoiser in a folder. Its label may name no other class: the folder may be of somebody else."""
+    name = about.get(CLASS, UNet.class_path)
+    if name in KINDS and KINDS[name].pipeline in DRAWINGS:
+        return KINDS[name]
+    raise ModelError(
+        f"The denoiser in {place} is a {name}, and daskt2i cannot draw with this class. It was not changed. Load its "
+        "folder denoiser with that class, and draw in your own loop."
     )

@@ -170,10 +170,10 @@ class Stages:
         return self._sample(prompts, settings, count, self._layout(), pretrained)
 
     def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
-        """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts."""
-        executor = self.workers.executor(self._layout())
+        """Draw unseen prompts, and measure whether the pictures match them, or the figures of the workflow."""
+        layout = self._layout()
         with self.watched.stage("evaluate"):
-            return evaluate(self.workflow, self.folder, executor, prompts, self.listener)
+            return evaluate(self.workflow, self.folder, lambda: self.workers.executor(layout), prompts, self.listener)
 
     def insights(self, *, pictures: bool, tokens: bool, top: int) -> InsightsResult:
         """Write the report of the data set."""

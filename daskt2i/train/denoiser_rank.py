@@ -24,6 +24,7 @@ from daskt2i.model.denoisers.denoiser import SIZES, Conditions
 from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
 from daskt2i.model.own_encoders import OwnEncoders, cannot_draw
+from daskt2i.model.pipeline_forms import form_of
 from daskt2i.model.pretrained.rank_model import TunedModel
 from daskt2i.sample.image_grid import image_grid, png
 from daskt2i.sample.painter import Painter, SampleRequest, SamplerSettings
@@ -104,7 +105,6 @@ class Denoiser:
             window=self.settings.shuffle_window,
             heldout=self.settings.validation,
             where=self.settings.where,
-            weights=self.settings.caption_weights,
             dropout=self.settings.caption_dropout,
             posterior=self.settings.posterior,
             cache_bytes=job.cache_bytes,
@@ -202,6 +202,11 @@ class Denoiser:
                 f"{address} holds the denoiser without encoders, because {why}. sample and evaluate draw through the "
                 "encoders of the workflow; diffusers alone cannot load it."
             )
+        elif not form_of(self.kind.pipeline).clip:
+            note = (
+                f"The {self.kind.pipeline} in {address} reads states of prompts (prompt_embeds), not prompts. sample "
+                "and evaluate have them from the text encoder beside it."
+            )
         elif self.dataset.masked:
             note = (
                 "The denoiser was trained without padding (pad: length). sample and evaluate mask the padding. A "
@@ -236,8 +241,10 @@ class Denoiser:
     def _publish(self, model: nn.Module, folder: RunFolder) -> tuple[str, str | None]:
         batches = self.dataset.heldout_batches(EXAMPLES)
         first = next(itertools.chain(batches, self.dataset.batches(0)))
+        own = {} if self.settings.model.class_path is None else {pipeline.SIDES: list(self.dataset.latent_shape[1:])}
         said = {
             **self.label,
+            **own,
             "objective": self.settings.objective,
             "masked": self.dataset.masked,
             **{name: self.job.identity[name] for name in (pipeline.POOLED,) if name in self.job.identity},
@@ -253,6 +260,7 @@ class Denoiser:
             scheduler,
             said,
             first.latents[:EXAMPLES],
+            self.kind,
         )
 
     def close(self) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from daskt2i.config.settings import TrainSettings
 from daskt2i.errors import ConfigError, FingerprintMismatch
 from daskt2i.formatting import many
-from daskt2i.loader.caption_weights import require_captions
 from daskt2i.loader.content import GROUPS, Split, groups_are_kept, keep_groups
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.loader.joined.chosen_rows import chosen_rows, digest_of
@@ -153,7 +152,8 @@ def facts_of(store: AnyReader | LatentDataset, shapes: tuple[Shape, ...]) -> Sto
     text = store.attributes.get("text_encoder") or {}
     parts = [str(part.get("class", "")) for part in text.get("parts", (text,))]
     features = store.features or int(text.get("features", 0))  # none are stored if training encodes the captions
-    return StoreFacts(shapes, features, store.tokens, store.pooled, store.masked, encoders=tuple(parts))
+    tokens = max(store.tokens, int(text.get("max_tokens", 0)))
+    return StoreFacts(shapes, features, tokens, store.pooled, store.masked, encoders=tuple(parts))
 
 
 def _chosen(identity: Mapping[str, Any], folder: RunFolder) -> dict[str, str]:
@@ -210,7 +210,6 @@ def dataset_of(
         window=settings.shuffle_window,
         heldout=settings.validation,
         where=settings.where,
-        weights=settings.caption_weights,
         view=settings.view,
         posterior=settings.posterior,
         cache_bytes=cache_bytes,
@@ -268,8 +267,6 @@ def notes_before(folder: RunFolder, settings: TrainSettings, older: bool, ranks:
             folder.write(GROUPS, json.dumps({**json.loads(folder.read(GROUPS)), **missing}).encode())
     data = dataset_of(folder, settings, older, ranks, cache)
     data.close()
-    if settings.caption_weights is not None:
-        require_captions(folder, data.chosen, settings.caption_weights, "train.caption_weights")
     held, left_out = len(data.heldout), data.split.left_out
     if held < settings.validation:
         yield (

@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import typer
 from markdown_it import MarkdownIt
 from pydantic import BaseModel
 
 from builders import TESTS
+from builders.command_line import application
 from daskt2i.config.component import SHIPPED, Component
 from daskt2i.config.settings import Workflow
 from daskt2i.config.workflow_file import load_workflow
-from daskt2i.workflow import app
 
 TOP = TESTS.parent
 SHELL, PYTHON, OTHERS = "sh", "python", ("yaml", "json", "text")
@@ -121,7 +120,7 @@ def options(words: list[str]) -> tuple[str, Mapping[str, Any]]:
     Raises:
         Exception: there is no such command or option, or a value is of the wrong kind: what typer raises.
     """
-    command: Any = typer.main.get_command(app)
+    command = application()
     names: list[str] = []
     words = list(words)
     while hasattr(command, "commands"):

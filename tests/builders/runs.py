@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from builders.workflows import load_workflow
+from builders.workflows import child_environment, load_workflow
 from daskt2i.config.settings import LaunchSettings, TrainSettings, VaeSettings, Workflow
 from daskt2i.encode.driver import encode
 from daskt2i.encode.prepare import prepare
@@ -109,6 +111,19 @@ class HereVaeSpawner(LocalRankSpawner):
 def trained_here(workflow: Workflow, out: Path, listener: Listener = ignore) -> TrainResult:
     """Train it in this process."""
     return train(workflow, RunFolder(out), HereSpawner(1), 1, 1, listener)
+
+
+SETS = [word for text in TINY for word in ("--set", text)]
+"""`TINY` as words of a command."""
+
+
+def run_by_command(place: Path) -> None:
+    """`run` on one Dask worker in a process of its own. What it prints goes into files beside its folder."""
+    command = [sys.executable, "-m", "daskt2i.workflow", "run", "-s", "local:1", "-o", str(place / "run"), "--json"]
+    done = subprocess.run([*command, *SETS], capture_output=True, text=True, env=child_environment())
+    assert done.returncode == 0, done.stderr
+    (place / "out.json").write_text(done.stdout, encoding="utf-8")
+    (place / "err.txt").write_text(done.stderr, encoding="utf-8")
 
 
 def arrays(out: Path | str) -> dict[str, Any]:

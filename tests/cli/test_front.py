@@ -59,7 +59,7 @@ CALLS = {
 }
 """Command -> the method of `Run`, or the one function, that does its work. With --dry-run it calls `plan` instead."""
 
-VERBS = {name for name in vars(Run) if not name.startswith("_")} | {
+VERBS = {name for name in dir(Run) if not name.startswith("_")} | {
     "status",
     "report",
     "look",

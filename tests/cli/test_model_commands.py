@@ -12,35 +12,25 @@ from pathlib import Path
 
 import pytest
 from builders.command_line import long_lines, run
-from builders.runs import TINY
+from builders.runs import SETS
 from builders.waiting import wait_for
 from builders.workflows import child_environment
 
 from daskt2i import open_store
 
-SETS = [word for text in TINY for word in ("--set", text)]
-
-
-def daskt2i(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "daskt2i.workflow", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
-    assert done.returncode == code, done.stderr
-    return done
-
 
 def here(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command that starts no rank and no worker in this process, to save the time of imports."""
+    """Run a command in this process, to save the time of imports. A rank that it starts has its own."""
     done = run(*words)
     assert done.returncode == code, done.stderr
     return done
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
-    """One whole `run` on one Dask worker: its folder, its standard output, its standard error."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    done = daskt2i("run", "-s", "local:1", "-o", str(out), "--json", *SETS)
-    return out, json.loads(done.stdout), done.stderr
+def finished(command_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
+    """One whole `run` on one Dask worker: a copy of its folder, its standard output, its standard error."""
+    out = Path(shutil.copytree(command_run / "run", tmp_path_factory.mktemp("run") / "out"))
+    return out, json.loads((command_run / "out.json").read_text("utf-8")), (command_run / "err.txt").read_text("utf-8")
 
 
 def test_one_command_encodes_trains_and_draws(finished: tuple[Path, dict[str, dict[str, object]], str]) -> None:
@@ -61,7 +51,7 @@ def test_one_command_encodes_trains_and_draws(finished: tuple[Path, dict[str, di
 def test_the_same_command_again_has_nothing_to_do(finished: tuple[Path, dict[str, object], str]) -> None:
     out = finished[0]
     before = {path: path.stat().st_mtime_ns for path in (out / "train" / "checkpoints").iterdir()}
-    done = daskt2i("run", "-s", "serial", "-o", str(out), *SETS)
+    done = here("run", "-s", "serial", "-o", str(out), *SETS)
     assert "nothing was left to do" in done.stdout
     assert "0 encoded now, 3 found done" in done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in (out / "train" / "checkpoints").iterdir()}
@@ -107,7 +97,7 @@ def test_train_vae_writes_a_folder_that_encode_can_use(tmp_path: Path) -> None:
     settings = ("steps=2", "batch=4", "validation=4", "config={block_out_channels: [8, 8, 8], norm_num_groups: 4}")
     vae = [word for text in settings for word in ("--set", f"vae.{text}")]
     words = ["-s", "serial", "-o", str(tmp_path / "run"), *SETS, *vae]
-    done = daskt2i("train-vae", *words, "--json")
+    done = here("train-vae", *words, "--json")
     said = json.loads(done.stdout)
     assert said["steps"] == 2
     assert said["vae"] == str(tmp_path / "run" / "vae")
@@ -123,8 +113,6 @@ def test_train_vae_writes_a_folder_that_encode_can_use(tmp_path: Path) -> None:
 def test_ctrl_c_stops_training_and_names_the_last_checkpoint(
     finished: tuple[Path, dict[str, object], str], tmp_path: Path
 ) -> None:
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(finished[0], out, ignore=shutil.ignore_patterns("train", "pipeline", "samples"))
     command = [sys.executable, "-m", "daskt2i.workflow", "train", "-s", "serial", "-o", str(out), *SETS]

@@ -57,8 +57,6 @@ from daskt2i.store.run_folder import RunFolder
 from daskt2i.store.status import status
 from daskt2i.types import Staged
 
-ALL = ["serial", "multiprocessing:2", "joblib:2", "local:2"]
-
 
 def workflow(tmp_path: Path, dataset: dict[str, Any] | None = None, run: dict[str, Any] | None = None) -> Workflow:
     """A workflow with fake components: 40 rows in 10 chunks."""
@@ -117,7 +115,9 @@ def out(finished: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished, tmp_path / "out")
 
 
-@pytest.mark.parametrize("scheduler", ALL[1:])
+@pytest.mark.parametrize(
+    "scheduler", ["multiprocessing:2", pytest.param("joblib:2", marks=pytest.mark.slow), "local:2"]
+)
 def test_every_executor_gives_the_same_store(scheduler: str, calm: dict[str, Any], tmp_path: Path) -> None:
     summary = run(workflow(tmp_path), tmp_path / "out", scheduler)
     assert (summary.accepted, summary.done, summary.workers) == (40, 10, 2)

@@ -15,10 +15,13 @@ from typer.testing import CliRunner
 
 from daskt2i.errors import ConfigError, ModelError
 from daskt2i.evaluation.clip_scores import by_clip
+from daskt2i.evaluation.intervals import wilson
 from daskt2i.evaluation.judging import by_judge
 from daskt2i.evaluation.unseen_prompts import PROMPT_SEED, unseen_prompts
+from daskt2i.evaluation.words import Words
 from daskt2i.sample.painter import DrawnPicture, SampleRequest
-from daskt2i.sources.drawn.grammar import captions, parse_caption
+from daskt2i.sources.drawn.grammar import Expectation, ExpectedShape, captions, parse_caption
+from daskt2i.sources.drawn.judge import SceneReading, Seen
 from daskt2i.sources.scenes import draw, scene
 from daskt2i.types import Pixels
 from daskt2i.workflow import app
@@ -121,9 +124,50 @@ def test_the_command_gives_shares_with_counts_and_a_contact_sheet(demo_run: Path
     assert (said["prompts"], said["seeds"], said["count"]) == (3, 2, 6)
     assert said["single"]["count"] + said["pair"]["count"] == 6
     assert set(said) >= {"background", "colour", "shape", "place", "all"}
+    low, high = said["intervals"]["all"]
+    assert low <= said["all"] <= high
+    assert set(said["words"]) == {"background", "colour", "shape", "place", "count"}
     assert json.loads((tmp_path / "reports" / "evaluate.json").read_text())["count"] == 6
     with Image.open(said["sheet"]) as page:
         assert page.width > 200
     table = CliRunner().invoke(app, words, catch_exceptions=False, env={"COLUMNS": "80"}).stdout
     assert "all pictures (6)" in table
+    assert "By word" in table
     assert long_lines(table, tmp_path) == []
+
+
+def test_shares_come_by_word_and_each_with_its_interval() -> None:
+    prompts = ["a red circle on a blue background", "a red circle and a yellow star on a blue background"]
+    circle, pair = (parse_caption(text) for text in prompts)
+    assert circle is not None
+    assert pair is not None
+    words = Words()
+    red_circle = seen("circle", "red")
+    words.add(SceneReading("blue", (red_circle,), 0.0), circle)
+    words.add(SceneReading("blue", (red_circle,), 0.0), pair)  # the star is missing
+    found = words.to_json()
+    assert found["shape"]["circle"]["share"] == found["colour"]["red"]["share"] == 1
+    assert found["shape"]["star"] == {"count": 1, "share": 0, "interval": [0, 0.7935]}
+    assert found["background"]["blue"]["count"] == 2
+    assert {word: about["share"] for word, about in found["count"].items()} == {"one": 1, "two": 0}
+    assert [word for kind, word, *_ in words.rows() if kind == "shape"] == ["star", "circle"], "the worst first"
+
+
+def test_two_of_a_word_are_not_shown_by_one() -> None:
+    wanted = Expectation(None, (ExpectedShape("circle", "red"), ExpectedShape("circle", "blue")))
+    words = Words()
+    words.add(SceneReading("white", (seen("circle", "red"),), 0.0), wanted)
+    assert words.right["shape", "circle"] == 0
+    assert words.right["colour", "red"] == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "of", "low", "high"),
+    [(0, 0, 0, 1), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (222, 256, 0.8201, 0.9034), (8, 10, 0.4902, 0.9433)],
+)
+def test_the_interval_of_a_share_is_wilsons(right: int, of: int, low: float, high: float) -> None:
+    np.testing.assert_allclose(wilson(right, of), (low, high), atol=5e-5)
+
+
+def seen(shape: str, colour: str) -> Seen:
+    return Seen(shape, colour, "large", None, 500, 500, 200, (200, 0, 0), 0.95)

@@ -58,17 +58,17 @@ def opened(text: str) -> Iterator[Executor]:
     executor.close()
 
 
-Shared = Callable[..., tuple[Executor, ExecutorInfo]]
+Shared = Callable[[str], tuple[Executor, ExecutorInfo]]
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Shared]:
-    """Started executors that several tests share, and what they say. `use` gives one for other tests."""
+    """Started executors that several tests share, and what they say."""
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
 
         @functools.cache
-        def started(text: str, use: str = "") -> tuple[Executor, ExecutorInfo]:
+        def started(text: str) -> tuple[Executor, ExecutorInfo]:
             executor = stack.enter_context(contextlib.contextmanager(opened)(text))
             return executor, executor.start()
 
@@ -93,10 +93,9 @@ class TestMultiprocessing(ExecutorSuite):
         return shared("multiprocessing:2")[0]
 
     @pytest.fixture
-    def attacked(self, shared: Shared) -> Executor:
-        executor, _ = shared("multiprocessing:2", use="attacked")
-        executor.worker_deaths.clear()  # type: ignore[attr-defined]
-        return executor
+    def attacked(self, started: Executor) -> Executor:
+        started.worker_deaths.clear()  # type: ignore[attr-defined]
+        return started
 
     def test_a_worker_that_dies_costs_no_item(self, attacked: Executor, tmp_path: Path) -> None:
         super().test_a_worker_that_dies_costs_no_item(attacked, tmp_path)
@@ -116,10 +115,9 @@ class TestJoblib(ExecutorSuite):
         return shared("joblib:2")[0]
 
     @pytest.fixture
-    def attacked(self, shared: Shared) -> Executor:
-        executor, _ = shared("joblib:2", use="attacked")
-        executor.worker_deaths.clear()  # type: ignore[attr-defined]
-        return executor
+    def attacked(self, started: Executor) -> Executor:
+        started.worker_deaths.clear()  # type: ignore[attr-defined]
+        return started
 
     @pytest.mark.slow  # `TestMultiprocessing` and `TestDask` cover most of it
     def test_an_avoided_worker_gets_no_more_items(self, started: Executor) -> None:
@@ -148,8 +146,8 @@ class TestDask(ExecutorSuite):
         return shared("local:2")[0]
 
     @pytest.fixture
-    def attacked(self, shared: Shared) -> Executor:
-        return shared("local:2", use="attacked")[0]
+    def attacked(self, started: Executor) -> Executor:
+        return started  # its nannies start workers again
 
     def test_it_listens_only_on_loopback(self, shared: Shared) -> None:
         _, force = shared("local:2")

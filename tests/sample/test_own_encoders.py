@@ -109,7 +109,7 @@ def test_a_model_on_own_encoders_is_encoded_trained_drawn_judged_and_verified(
     same = sample(folder, requests, LOOK, SerialExecutor(), "cpu", dataset=settings.dataset)
     difference = np.asarray(same.images[0]).astype(int) - np.asarray(drawn.images[1])
     assert np.abs(difference).max() <= 1, "the same prompt and seed in another batch"
-    judged = evaluate(settings, folder, SerialExecutor(), PROMPTS)
+    judged = evaluate(settings, folder, SerialExecutor, PROMPTS)
     assert judged.prompts == 2
     assert folder.exists("reports/evaluate.png")
 

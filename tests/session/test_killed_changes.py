@@ -79,7 +79,7 @@ def kill_once(base: Path, place: Path, command: str, chance: random.Random) -> N
     environment = {**child_environment(), "PYTHONPATH": str(TESTS.parent)}
     until = count(out) + chance.randint(1, made)
     with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        wait_for(lambda: count(out) >= until or process.poll() is not None, every=0.001)
+        wait_for(lambda: count(out) >= until or process.poll() is not None, every=0.01)
         os.kill(process.pid, signal.SIGKILL)
     assert shown(out) in (old, new), "half of a change is seen"
     if shown(out) == old:

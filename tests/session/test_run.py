@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -64,9 +65,9 @@ def fake(tmp_path: Path, **how: Any) -> Run:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A tiny demo after encoding, training and drawing."""
-    out = tmp_path_factory.mktemp("run") / "demo"
+def finished(command_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A tiny demo that the command `run` has encoded and learned. What it draws here are other prompts."""
+    out = shutil.copytree(command_run / "run", tmp_path_factory.mktemp("run") / "demo")
     settings = {**parse_sets(TINY), "sample.prompts": ["a red circle", "a <b>blue</b> star"]}
     with Run("demo", out, settings=settings, scheduler="serial", progress=False) as run:
         run.run_all()
@@ -76,7 +77,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 # All stages
 
 
-def test_one_run_object_encodes_trains_and_draws(finished: Run) -> None:
+def test_a_run_object_goes_on_from_what_the_command_made_and_has_nothing_left_to_do(finished: Run) -> None:
     again = finished.run_all()
     assert (again.encode.skipped, again.encode.done) == (3, 0)
     assert again.train.ranks == 0, "nothing was left to train"

@@ -7,7 +7,7 @@ Does not cover: those that it shares with the autoencoder (`optimiser`), the mod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -17,6 +17,10 @@ from daskt2i.config.training.pretrained import PretrainedSettings
 
 UNET = "diffusers.UNet2DConditionModel"
 """The class of the denoiser unless `train.model.class` names another one."""
+
+OWN_DENOISERS = ("diffusers.", "daskt2i.model.denoisers.uvit.")
+"""Begins of `class` that a run folder's own settings may name: they are looked up in a table, and not imported by what
+the setting says."""
 
 
 class ModelSettings(Strict):
@@ -80,7 +84,6 @@ class TrainSettings(OptimiserSettings):
         shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
         times: how flow's times are drawn; null is logit-normal with mean 0 and std 1.
         caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
-        caption_weights: how often each caption slot of a row is drawn, one number a slot; null: all equally often.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
         shuffle_window: number of shards whose rows are shuffled together.
         where, view: an expression that keeps rows, and the size of their latents (`512x448`); null: the default ones.
@@ -94,7 +97,6 @@ class TrainSettings(OptimiserSettings):
     shift: float = Field(1.0, gt=0)
     times: TimeSettings | None = None
     caption_dropout: float = Field(0.1, ge=0, le=1)
-    caption_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     posterior: Literal["sample", "mean"] = "sample"
     shuffle_window: int = Field(8, ge=1)
     where: str | None = None

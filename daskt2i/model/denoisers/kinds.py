@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import Any
 
-from daskt2i.config.training.denoiser import ModelSettings
+from daskt2i.config.training.denoiser import OWN_DENOISERS, ModelSettings
 from daskt2i.errors import ConfigError
 from daskt2i.model.denoisers.denoiser import DenoiserKind
+from daskt2i.model.denoisers.lumina2 import Lumina2
+from daskt2i.model.denoisers.pixart import PixArt
+from daskt2i.model.denoisers.prx import PRX
+from daskt2i.model.denoisers.sana import Sana
+from daskt2i.model.denoisers.sd3 import SD3
 from daskt2i.model.denoisers.unet import UNet
+from daskt2i.model.denoisers.uvit import UViTKind
 
-KINDS: Mapping[str, DenoiserKind] = {kind.class_path: kind for kind in (UNet(),)}
+_ALL: tuple[DenoiserKind, ...] = (UNet(), PixArt(), UViTKind(), SD3(), Lumina2(), Sana(), PRX())
+
+KINDS: Mapping[str, DenoiserKind] = {kind.class_path: kind for kind in _ALL}
 """The kinds that daskt2i has, by the class path that a workflow names."""
 
 
@@ -35,7 +44,11 @@ def kind_of(model: ModelSettings | str | None) -> DenoiserKind:
         return KINDS[class_path]
     module, _, name = class_path.rpartition(".")
     try:
-        found = None if module in ("", "diffusers") else getattr(importlib.import_module(module), name)()
+        found = (
+            None
+            if not module or class_path.startswith(OWN_DENOISERS)
+            else getattr(importlib.import_module(module), name)()
+        )
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"train.model.class names {class_path}, which cannot be imported and called without arguments ({error}). "
@@ -48,3 +61,9 @@ def kind_of(model: ModelSettings | str | None) -> DenoiserKind:
             "daskt2i.model.denoisers.denoiser.DenoiserKind."
         )
     return found
+
+
+def class_of(kind: DenoiserKind) -> Any:
+    """The class of one of `KINDS`, to load its weights."""
+    module, _, name = kind.class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

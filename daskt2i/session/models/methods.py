@@ -186,14 +186,37 @@ class RunModels:
         return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count, place)
 
     @verb
-    def evaluate(self, prompts: str | Sequence[str] | None = None) -> EvaluateResult:
+    def evaluate(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        metrics: str | Sequence[str] | None = None,
+        reference: str | None = None,
+        weights: str | Sequence[str] | None = None,
+        samples: int | None = None,
+    ) -> EvaluateResult:
         """Draw unseen prompts with several seeds each, and measure whether the pictures match their prompts.
 
+        With `metrics` it measures figures that papers print. What is None has its value in `evaluate` of the workflow.
+
         Args:
-            prompts: one or several texts. None: sentences, or captions of validation rows, that the model did not see.
+            prompts: one or several texts. None: sentences, or captions of validation rows, that the model did not see;
+                for figures, captions of the reference if it has some.
+            metrics: `judge`, `fid`, `kid`, `cmmd`, `clip`, `precision`.
+            reference: a place of pictures to compare with, or a file of their statistics.
+            weights: folders or hub ids of models that make features of pictures.
+            samples: number of drawn pictures that are compared.
 
         Raises:
-            ModelMissing: there is no trained model.
-            ConfigError: there are no prompts, or the judge cannot read them.
+            ModelMissing: there is no trained model, or a model of features is missing.
+            ConfigError: there are no prompts, the judge cannot read them, or a figure lacks something.
         """
-        return self._stages().evaluate([prompts] if isinstance(prompts, str) else prompts)
+        asked = {"metrics": _listed(metrics), "reference": reference, "weights": _listed(weights), "samples": samples}
+        changes = {f"evaluate.{name}": value for name, value in asked.items() if value is not None}
+        run = self.with_settings(changes) if changes else self
+        return run._stages().evaluate(_listed(prompts))
+
+
+def _listed(texts: str | Sequence[str] | None) -> list[str] | None:
+    """One or several texts as a list."""
+    return [texts] if isinstance(texts, str) else None if texts is None else list(texts)

@@ -35,7 +35,7 @@ from daskt2i.store.run_folder import RunFolder
 
 _FORMER = "former"
 _USUAL = frozenset(
-    {"unet", "vae", "text_encoder", "tokenizer", "scheduler", "config.json", "model_index.json"}
+    {"unet", "transformer", "vae", "text_encoder", "tokenizer", "scheduler", "config.json", "model_index.json"}
     | {"diffusion_pytorch_model.safetensors"}
 )
 """What a model folder of an older version may hold: parts and files that are not a user's."""

@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from builders.advice import told
 
 from daskt2i.config.settings import TrainSettings
 from daskt2i.config.training.denoiser import UNET
-from daskt2i.errors import ConfigError
-from daskt2i.model.denoisers.denoiser import DenoiserKind, StoreFacts
+from daskt2i.model.denoisers.denoiser import DenoiserKind
 from daskt2i.model.denoisers.kinds import KINDS, kind_of
 from daskt2i.model.denoisers.unet import UNet
 from daskt2i.train.resume import identity_of
-from daskt2i.train.samples import check_model
 
-FACTS = StoreFacts(((4, 16, 16),), 16, 24)
 STORED: Mapping[str, Any] = {
     "fingerprint": "f",
     "text_encoder": {"pad": "full"},
@@ -55,25 +51,3 @@ def test_the_default_preset_is_that_of_the_unet_alone() -> None:
     own = named(**{"class": f"{__name__}.OwnKind"}).model
     assert (own.preset, type(kind_of(own))) == (None, OwnKind)
     assert identity_of(named(**{"class": "mylab.Other"}), STORED)["train"]["model"]["class"] == "mylab.Other"
-
-
-@pytest.mark.parametrize("name", ["diffusers.AutoencoderKL", "UNet2DConditionModel", "daskt2i.types.ArraySpec"])
-def test_a_class_that_cannot_be_trained_is_refused_with_those_that_can(name: str) -> None:
-    with pytest.raises(ConfigError, match="Nothing was started"):
-        kind_of(name)
-    with told("model/denoisers/kinds.py:kind_of ConfigError") as error:
-        kind_of("fractions.Fraction")
-    assert all(kind in str(error.value) for kind in KINDS)
-    with told("model/denoisers/kinds.py:kind_of ConfigError") as error:
-        kind_of("mylab.is.not_here")
-    assert "cannot be imported" in str(error.value)
-    assert isinstance(kind_of(next(iter(KINDS))), DenoiserKind)
-
-
-def test_an_objective_that_the_pipeline_cannot_draw_with_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OwnKind, "objectives", ("v",))
-    own = {"class": f"{__name__}.OwnKind", "preset": "demo"}
-    with told("train/samples.py:check_model ConfigError") as error:
-        check_model(TrainSettings.model_validate({"model": own, "objective": "flow"}), FACTS)
-    assert "set train.objective to v" in str(error.value)
-    check_model(TrainSettings.model_validate({"model": own, "objective": "v"}), FACTS)
