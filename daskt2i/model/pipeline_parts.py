@@ -23,9 +23,9 @@ _CLASSES = frozenset(
         ("transformers", "CLIPTokenizer"),
         ("transformers", "CLIPTokenizerFast"),
         ("transformers", "CLIPImageProcessor"),
-        *((path.rpartition(".")[0], path.rpartition(".")[2]) for path in KINDS),
         ("transformers", "CLIPFeatureExtractor"),  # its name in older folders
         ("stable_diffusion", "StableDiffusionSafetyChecker"),  # of diffusers; it is never loaded
+        *((path.rpartition(".")[0], path.rpartition(".")[2]) for path in KINDS),
     }
 )
 _CODE = frozenset({".py", ".pyc", ".so", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})

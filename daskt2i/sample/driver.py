@@ -177,9 +177,8 @@ def draw(
     with closing(executor):
         if pretrained is not None:
             whole_pipeline(pretrained)
-            return _drawn(folder, requests, settings, executor, device, listener, None, pretrained)
-        own = dataset_to_draw(folder, dataset)
-        return _drawn(folder, requests, settings, executor, device, listener, own)
+        own = None if pretrained is not None else dataset_to_draw(folder, dataset)
+        return _drawn(folder, requests, settings, executor, device, listener, own, pretrained)
 
 
 def dataset_to_draw(folder: RunFolder, dataset: DatasetSettings | None) -> DatasetSettings | None:
