@@ -221,17 +221,8 @@ class Painter:
         import diffusers
         import torch
 
-        # A published pipeline may have a safety checker, which would draw black pictures.
-        without = (
-            {"safety_checker": None, "feature_extractor": None} if self._kind.class_path == UNet.class_path else {}
-        )
         return getattr(diffusers, self._kind.pipeline).from_pretrained(
-            str(place),
-            use_safetensors=True,
-            local_files_only=True,
-            **without,
-            torch_dtype=torch.float32,
-            **self._missing,
+            str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **self._missing
         )
 
     @property

@@ -500,7 +500,7 @@ def test_a_workflow_shows_a_few_lines_and_in_a_notebook_all_settings_without_sec
     assert lines[0] == "Workflow  demo"
     assert len(lines) < 10
     assert any(line.split() == ["where", "people"] for line in lines)
-    assert "790 steps of 32 samples" in repr(workflow)
+    assert "900 steps of 64 samples" in repr(workflow)
     shown = workflow._repr_html_()
     assert "shuffle_window: 8" in shown
     assert "s3cr3t" not in shown + repr(workflow)

@@ -10,7 +10,6 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
-from daskt2i.config.settings import TrainSettings
 from daskt2i.config.training.denoiser import TimeSettings
 from daskt2i.model.diffusion import Diffusion
 from daskt2i.model.noise_schedule import SCHEDULE, STEPS, Objective, alphas_cumprod
@@ -145,7 +144,8 @@ def test_a_shift_moves_times_of_each_kind() -> None:
         torch.testing.assert_close(times_of({"kind": kind}, shift=3.0), 3 * t / (1 + 2 * t))
 
 
-def test_times_are_refused_where_an_objective_has_steps_of_a_schedule() -> None:
-    with pytest.raises(ValueError, match="which only the objective flow draws so; with objective=v leave times out"):
-        TrainSettings.model_validate({"objective": "v", "times": {"kind": "uniform"}})
-    assert TrainSettings.model_validate({"objective": "v", "times": None}).times is None
+def test_times_do_not_change_objectives_with_steps_of_a_schedule() -> None:
+    """As the shift of flow: a workflow that sets them can be trained with another objective."""
+    given = batch()
+    plain, timed = (Diffusion("v", times=times).noised(*given) for times in (None, TimeSettings(kind="uniform")))
+    assert torch.equal(plain.times, timed.times)

@@ -82,7 +82,7 @@ class TrainSettings(OptimiserSettings):
         objective: `flow` (rectified flow, logit-normal times), `v` (zero terminal SNR) or `epsilon`.
         snr_gamma: min-SNR weight of `v` and `epsilon` (Hang et al. 2023, arXiv:2303.09556); null for none.
         shift: of flow's times: `t -> s t / (1 + (s - 1) t)`; more than 1 for larger latents (arXiv:2403.03206, 5.3.2).
-        times: how flow's times are drawn; null is logit-normal with mean 0 and std 1.
+        times: how flow's times are drawn; null is logit-normal with mean 0 and std 1. `v` and `epsilon` do not use it.
         caption_dropout: share of captions replaced by the empty prompt. Guidance needs it.
         caption_weights: how often each caption slot of a row is drawn, one number a slot; null: all equally often.
         posterior: `sample` draws from the VAE's posterior each time, `mean` takes its mean.
@@ -104,12 +104,3 @@ class TrainSettings(OptimiserSettings):
     where: str | None = None
     view: str | None = None
     pretrained: PretrainedSettings | None = None
-
-    @model_validator(mode="after")
-    def _agree(self) -> TrainSettings:
-        if self.times is not None and self.objective != "flow":
-            raise ValueError(
-                f" has times, which only the objective flow draws so; with objective={self.objective} leave times out "
-                "(null)"
-            )
-        return self
