@@ -28,6 +28,7 @@ import daskt2i
 from daskt2i.config.component import Component
 from daskt2i.config.image_settings import BucketSettings
 from daskt2i.config.renamed import RENAMED
+from daskt2i.config.training.pretrained import PretrainedSettings
 from daskt2i.config.workflow_file import load_workflow
 from daskt2i.events import Event, Note
 
@@ -35,15 +36,20 @@ ROWS: dict[str, list[str]] = json.loads(LIST.read_text(encoding="utf-8"))
 
 PRICES = {"currency": "EUR", "source": "a list", "date": "2026-01-01", "instances": [{"name": "m", "per_hour": 1.0}]}
 SCENES = {"rows": 3, "seed": 0, "shapes": 1}
+PRETRAINED = PretrainedSettings(model="sd15").model_dump()  # type: ignore[call-arg]
 SECTIONS = {
     "dataset.encoders.image.class": "daskt2i.encoders.fake.FakeImageEncoder",
     "dataset.encoders.text.class": "daskt2i.encoders.fake.FakeTextEncoder",
     "dataset.source.class": "daskt2i.sources.fake.FakeSource",
     "prices": PRICES,
     "scenes": SCENES,
+    "train.pretrained": PRETRAINED,
     "train.model.class": "diffusers.UNet2DConditionModel",
 }
 """Values of settings that have no default."""
+
+LISTS = {"evaluate.metrics"}
+"""Settings whose value is a list of choices."""
 
 
 @functools.cache
@@ -60,6 +66,7 @@ def value_of(key: str) -> Any:
             default = value_of(f"{section}.{row.new}")
             return default + 1 if row.new == "max_restarts" else default
     data: Any = {**json.loads(demo()), "prices": PRICES, "scenes": SCENES}
+    data["train"]["pretrained"] = PRETRAINED
     data["dataset"]["image"]["buckets"] = BucketSettings().model_dump()  # type: ignore[call-arg]
     for part in key.split("."):
         if isinstance(data, list):  # machines of a price table
@@ -82,6 +89,8 @@ def test_a_setting_of_an_old_file_is_accepted(key: str) -> None:
         value = value_of(key)
     if key.startswith("prices."):
         found = load_workflow("demo", {"prices": {**PRICES, key.partition(".")[2]: value}})
+    elif key.startswith("train.pretrained."):
+        found = load_workflow("demo", {"train.pretrained.model": "sd15", key: value})
     else:
         found = load_workflow("demo", {key: value})
     old = any(key == f"{row.section}.{row.old}" for row in RENAMED)
@@ -98,7 +107,10 @@ def test_a_value_of_an_old_file_is_accepted(row: str) -> None:
         assert found.prices is not None
         assert found.prices.instances[0].device == value
         return
-    kept = yaml.safe_load(load_workflow("demo", {key: value}).to_yaml())
+    needs: dict[str, Any] = {"train.pretrained.model": "sd15"} if key.startswith("train.pretrained.") else {}
+    needs |= {"train.pretrained.layers": ["*"]} if value == "layers" else {}
+    value = [value] if key in LISTS else value
+    kept = yaml.safe_load(load_workflow("demo", {**needs, key: value}).to_yaml())
     names = {f"{row.section}.{row.old}": f"{row.section}.{row.new}" for row in RENAMED}
     for part in names.get(key, key).split("."):
         kept = kept[part]

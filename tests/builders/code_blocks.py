@@ -157,12 +157,17 @@ def _is_setting(key: str, workflow: str) -> bool:
             return part == "class" or part in _arguments(".".join(parts[:place]), workflow)
         if dict in kinds:  # such as the config of a diffusers model
             return True
-        fields = [kind.model_fields.get(part) for kind in kinds if issubclass(kind, BaseModel)]
+        fields = [_field(kind, part) for kind in kinds if issubclass(kind, BaseModel)]
         field = next((one for one in fields if one is not None), None)
         if field is None:
             return False
         kinds = [one for one in _flat(field.annotation) if isinstance(one, type)]
     return True
+
+
+def _field(kind: type[BaseModel], name: str) -> Any:
+    """The field of this name in a file, which is its alias if it has one; None if there is none."""
+    return next((one for field, one in kind.model_fields.items() if name == (one.alias or field)), None)
 
 
 def _flat(annotation: Any) -> Iterator[Any]:

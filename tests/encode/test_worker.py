@@ -854,7 +854,8 @@ def test_threads_are_added_within_a_chunk_and_stay_for_the_next_one() -> None:
     source, count = Counting(), ReaderCount(2, 2)
     with reading_ahead(source, source.rows(0, 60), square(16), LIMITS, threads=count, window=8) as readings:
         assert [r.row.index for r in readings] == list(range(60))
-    assert len(source.threads) == count.now > 2
+    # The thread that was added last may come too late for a row.
+    assert 2 < len(source.threads) <= count.now
     again = Counting()
     with reading_ahead(again, again.rows(0, 20), square(16), LIMITS, threads=count, window=8) as readings:
         list(readings)
