@@ -20,6 +20,9 @@ from builders import TESTS
 from builders.advice import ADVICE, messages, modules, places, places_with_tests
 
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "train/trackers/follow.py:require_packages ConfigError": (
+        "train/test_trackers.py::test_a_tracker_that_is_not_installed_is_refused",
+    ),
     "train/figures/step_figures.py:StepFigures._is_spike LossSpike": (
         "train/test_spikes.py::test_stop_ends_the_training_before_a_checkpoint_and_skip_goes_on",
     ),

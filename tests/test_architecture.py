@@ -63,7 +63,7 @@ MAY_IMPORT = {
     " inference encoders store model hosts encode",
     "evaluation": "errors addresses types protocols view events formatting config images sources machine encoders"
     " store loader model sample",
-    "train": "errors os_errors types protocols view events formatting plan config images machine encoders"
+    "train": "redact errors os_errors types protocols view events formatting plan config images machine encoders"
     " store facts loader model launch hosts encode sample",
     "display": "notebooks errors types view events formatting config estimate insights evaluation train",
     "dashboard": "redact errors os_errors addresses types view events formatting store estimate train display",

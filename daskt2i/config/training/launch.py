@@ -41,6 +41,7 @@ class LaunchSettings(Strict):
     keep_memory: bool = True
     disk_cache: Literal["auto"] | _Size = "auto"
     only: str = Field("all", min_length=1)
+    trackers: list[Literal["wandb", "mlflow"]] = Field(default_factory=list)
 
     def cache_bytes(self) -> int:
         """`cache` in bytes."""

@@ -19,10 +19,14 @@ from daskt2i.hosts.sight import visible
 from daskt2i.launch.launcher import LaunchResult, launch
 from daskt2i.launch.rank_spawners import RankSpawner
 from daskt2i.store.run_folder import STANDSTILL, TRAIN, RunFolder
+from daskt2i.train.trackers.follow import Trackers, require_packages
 from daskt2i.train.upkeep.rank_memory import encoder_bytes, rank_bytes
 
 _SEEN = {"denoiser_rank": f"{TRAIN}/seen", "autoencoder_rank": "train-vae/seen"}
 """Module of the ranks -> an object of the run folder that each rank must see; the modules name it too."""
+
+_SETTINGS = ("dataset", "source", "image", "train", "vae", "launch", "sample")
+"""Fields of a job that a tracker gets as the settings of its run."""
 
 
 def launch_training(
@@ -48,10 +52,14 @@ def launch_training(
 
     Raises:
         ModelMissing: the host of rank 0 lacks a model, and it was not sent.
+        ConfigError: the package of a tracker is not installed.
     """
+    require_packages(ways.trackers)
     module, given = f"daskt2i.train.{name}", dataclasses.asdict(job)
     train = TrainSettings.model_validate(given["train"]) if "train" in given else None
-    shown = _ForStatus(folder, listener)
+    settings = {section: given[section] for section in _SETTINGS if given.get(section) is not None}
+    trackers = Trackers(ways.trackers, folder, _SEEN[name].partition("/")[0], settings, listener)
+    shown = _ForStatus(folder, trackers.hear)
     encoder = encoder_bytes(DatasetSettings.model_validate(given["dataset"])) if given.get("dataset") else 0
 
     def start(nonce: str) -> LaunchResult:
@@ -82,6 +90,7 @@ def launch_training(
                 return start(nonce)
     finally:
         shown.remove()
+        trackers.close()
 
 
 class _ForStatus:
