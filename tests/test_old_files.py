@@ -48,7 +48,7 @@ SECTIONS = {
 }
 """Values of settings that have no default."""
 
-LISTS = {"evaluate.metrics"}
+LISTS = {"evaluate.metrics", "launch.trackers"}
 """Settings whose value is a list of choices."""
 
 
