@@ -291,9 +291,13 @@ class _Run:
         return self.state.learn(parts, self.task.loss, rate(self.settings, self.step), takes)
 
     def _look(self) -> None:
-        """Compute the figures of the moving average on validation rows."""
+        """Compute the figures of the moving average on validation rows, and the loss of each further average."""
         with self.state.averaged() as model, self.state.autocast():
             found = heldout_figures(self.task, model, self.group)
+        for decay in self.state.further:
+            with self.state.averaged(decay) as model, self.state.autocast():
+                other = heldout_figures(self.task, model, self.group)
+            found |= {f"{name}_ema{decay}": value for name, value in other.items() if name == "heldout_loss"}
         if not math.isfinite(found.get("heldout_loss", 0.0)):
             self.bad.stop("The loss on held-out rows", self.step, found["heldout_loss"])
         found = {name: value for name, value in found.items() if math.isfinite(value)}

@@ -16,7 +16,7 @@ from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline
 from daskt2i.model.pretrained.tuning import cost_of
 from daskt2i.train.checkpoint import CHECKPOINTS
-from daskt2i.train.upkeep.rank_memory import rank_bytes
+from daskt2i.train.upkeep.rank_memory import average_bytes, rank_bytes
 from daskt2i.view import View, Viewed
 
 
@@ -101,7 +101,10 @@ class TrainPlan(Viewed):
         return _model(settings) if self.tuned is None else f"denoiser of {self.tuned.name}, {settings.objective}"
 
     def _memory(self) -> str:
-        tuned = 0 if self.tuned is None else cost_of(self.tuned).bytes
+        tuned = 0
+        if self.tuned is not None:
+            cost = cost_of(self.tuned)
+            tuned = cost.bytes + cost.trained * average_bytes(self.settings)
         need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes) + tuned)
         part = f", {size(self.encoder_bytes)} of it for the text encoder" if self.encoder_bytes else ""
         return f"about {need} or more for each rank{part}"

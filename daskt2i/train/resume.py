@@ -61,7 +61,7 @@ _OLDER = {
 
 _OPTIONAL = (
     *("where", "view", "caption_weights", "times", "pretrained"),
-    *("schedule", "decay", "decay_shape", "on_spike", "spike_factor"),
+    *("schedule", "decay", "decay_shape", "on_spike", "spike_factor", "emas"),
 )
 """Settings of `train:` and `vae:` that stand in an identity only if they are not the default. So the fingerprint of a
 training that does not use them is that of an older version."""

@@ -34,6 +34,7 @@ class OptimiserSettings(Strict):
         max_grad_norm: the gradient is clipped to this norm; null does not clip.
         ema: decay of the moving average of the weights. The trained model is this average; 0 for no average. The first
             steps decay faster, with `(1 + step) / (10 + step)`.
+        emas: decays of further averages, which are kept in checkpoints and validated beside `ema`; null for none.
         validation: number of validation rows. Training never uses them.
         seed: seed of weights, order, captions and noise.
     """
@@ -53,5 +54,10 @@ class OptimiserSettings(Strict):
     on_spike: Literal["note", "skip", "stop"] = "note"
     spike_factor: float = Field(10.0, gt=1, allow_inf_nan=False)
     ema: float = Field(0.999, ge=0, lt=1)
+    emas: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(None, min_length=1)
     validation: int = Field(64, ge=0)
     seed: int = Field(0, ge=0)
+
+    def further_emas(self) -> tuple[float, ...]:
+        """Each decay of `emas` once, without that of `ema`, which is kept anyway."""
+        return tuple(dict.fromkeys(decay for decay in self.emas or () if decay != self.ema))

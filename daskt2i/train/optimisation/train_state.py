@@ -34,6 +34,7 @@ class TrainState:
         profile_allreduce: measure the exchange of gradients (all-reduce) separately, as `exchange`.
 
     Attributes:
+        further: the averages of `emas`, by decay; their names are as in `str(0.99)`.
         wrapped: the model for training, perhaps compiled. Its gradients are the mean over all ranks.
         seconds: host time so far in `forward`, `backward` (gradients are exchanged at the same time) and `optimiser`.
             With `profile_allreduce` and several ranks also `exchange`: the time from sending the last gradients until
@@ -56,13 +57,8 @@ class TrainState:
 
         self.model, self.device, self.precision, self.max_grad_norm = model, device, precision, settings.max_grad_norm
         self.parameters, self.optimisers = _optimisers(model, settings, world)
-        self.ema: Any = None
-        if settings.ema:
-            from diffusers.training_utils import EMAModel
-
-            # The warm-up in diffusers is (1 + step) / (10 + step), up to the decay.
-            size = sum(parameter.numel() for parameter in self.parameters)
-            self.ema = EMAModel(self.parameters, decay=settings.ema, foreach=size < LARGE)
+        self.ema: Any = _average(self.parameters, settings.ema) if settings.ema else None
+        self.further = {str(decay): _average(self.parameters, decay) for decay in settings.further_emas()}
         self.scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=precision == "fp16")
         self.wrapped: Any = torch.compile(model) if compiled else model
         self._distributed = world > 1
@@ -125,8 +121,8 @@ class TrainState:
                 for optimiser in self.optimisers:
                     self.scaler.step(optimiser)
             self.scaler.update()
-            if taken and self.ema is not None:
-                self.ema.step(self.parameters)
+            for average in self._averages().values() if taken else ():
+                average.step(self.parameters)
         return total, figures
 
     def _send(self, bucket: Any) -> Any:
@@ -152,20 +148,25 @@ class TrainState:
         return torch.autocast(self.device.partition(":")[0], dtype=formats[self.precision])
 
     @contextlib.contextmanager
-    def averaged(self) -> Iterator[nn.Module]:
-        """The model with the moving average, if there is one, in place of its weights, and without gradients."""
+    def averaged(self, decay: str | None = None) -> Iterator[nn.Module]:
+        """The model with the moving average, if there is one, in place of its weights, and without gradients.
+
+        Args:
+            decay: one of `further`; None for the average of `ema`.
+        """
         import torch
 
+        average = self.ema if decay is None else self.further[decay]
         self.model.eval()
-        if self.ema is not None:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
+        if average is not None:
+            average.store(self.parameters)
+            average.copy_to(self.parameters)
         try:
             with torch.no_grad():
                 yield self.model
         finally:
-            if self.ema is not None:
-                self.ema.restore(self.parameters)
+            if average is not None:
+                average.restore(self.parameters)
             self.model.train()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -175,9 +176,14 @@ class TrainState:
         for first, optimiser in self._numbered():
             for index, entry in optimiser.state_dict()["state"].items():
                 found |= {f"optimiser/{first + index:05d}/{key}": value for key, value in entry.items()}
-        if self.ema is not None:
-            found |= {f"ema/{index:05d}": value for index, value in enumerate(self.ema.shadow_params)}
+        for prefix, average in self._averages().items():
+            found |= {f"{prefix}/{index:05d}": value for index, value in enumerate(average.shadow_params)}
         return found
+
+    def _averages(self) -> dict[str, Any]:
+        """All averages by their name in a checkpoint: `ema`, `ema0.99`."""
+        further = {f"ema{decay}": average for decay, average in self.further.items()}
+        return further if self.ema is None else {"ema": self.ema, **further}
 
     def _frozen(self) -> set[str]:
         """Names of the weights that are not trained. They are those of a pretrained model, and in no checkpoint."""
@@ -198,7 +204,7 @@ class TrainState:
         return {
             "optimisers": self._kinds(),
             "scaler": self.scaler.state_dict(),
-            "ema_step": None if self.ema is None else self.ema.optimization_step,
+            "ema_step": next((one.optimization_step for one in self._averages().values()), None),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -212,6 +218,7 @@ class TrainState:
         if (kinds := about.get("optimisers", self._kinds())) != self._kinds():
             raise ValueError(f"its optimisers are {' and '.join(kinds)}, not {' and '.join(self._kinds())}")
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimiser": {}, "ema": {}}
+        groups |= {prefix: {} for prefix in self._averages()}
         for name, value in tensors.items():
             part, _, rest = name.partition("/")
             groups[part][rest] = value
@@ -227,18 +234,26 @@ class TrainState:
             mine = range(first, first + len(fresh[0]["params"]))
             own = {index - first: state[index] for index in mine if index in state}
             optimiser.load_state_dict({"state": own, "param_groups": fresh})
-        if self.ema is not None:
+        for prefix, kept_average in self._averages().items():
             with torch.no_grad():
-                for index, shadow in enumerate(self.ema.shadow_params):
-                    average = groups["ema"][f"{index:05d}"]
+                for index, shadow in enumerate(kept_average.shadow_params):
+                    average = groups[prefix][f"{index:05d}"]
                     if average.shape != shadow.shape:
                         raise ValueError(
                             f"its average {index} has the shape {list(average.shape)}, not {list(shadow.shape)}"
                         )
                     shadow.copy_(average)
-            self.ema.optimization_step = int(about["ema_step"])
+            kept_average.optimization_step = int(about["ema_step"])
         if about["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(about["scaler"]))
+
+
+def _average(parameters: Sequence[nn.Parameter], decay: float) -> Any:
+    """A moving average that starts at these weights. The warm-up is (1 + step) / (10 + step), up to the decay."""
+    from diffusers.training_utils import EMAModel
+
+    size = sum(parameter.numel() for parameter in parameters)
+    return EMAModel(parameters, decay=decay, foreach=size < LARGE)
 
 
 def _optimisers(

@@ -34,6 +34,11 @@ def encoder_bytes(dataset: DatasetSettings) -> int:
     return info.weight_bytes + BATCH * info.item_bytes
 
 
+def average_bytes(settings: OptimiserSettings | None) -> int:
+    """Bytes of the further averages (`emas`) for each trained parameter, in fp32."""
+    return 0 if settings is None else 4 * len(settings.further_emas())
+
+
 def rank_bytes(settings: OptimiserSettings | None, launch: LaunchSettings, encoder: int = 0) -> int:
     """Bytes that one rank needs at least.
 
@@ -42,5 +47,6 @@ def rank_bytes(settings: OptimiserSettings | None, launch: LaunchSettings, encod
         encoder: of `encoder_bytes`.
     """
     model = settings.model if isinstance(settings, TrainSettings) else None
-    state = 0 if model is None else STATE_BYTES * kind_of(model).presets.get(model.preset or "", 0)
+    count = 0 if model is None else kind_of(model).presets.get(model.preset or "", 0)
+    state = count * (STATE_BYTES + average_bytes(settings))
     return RANK_BYTES + encoder + state + max(0, launch.cache_bytes() - CACHE_BYTES)
