@@ -105,9 +105,11 @@ class TrainPlan(Viewed):
         if self.tuned is not None:
             cost = cost_of(self.tuned)
             tuned = cost.bytes + cost.trained * average_bytes(self.settings)
-        need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes) + tuned)
+            tuned //= self.ranks if self.launch.is_sharded(self.ranks) else 1
+        need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes, self.ranks) + tuned)
         part = f", {size(self.encoder_bytes)} of it for the text encoder" if self.encoder_bytes else ""
-        return f"about {need} or more for each rank{part}"
+        spread = ", which holds its part of the weights" if self.launch.is_sharded(self.ranks) else ""
+        return f"about {need} or more for each rank{spread}{part}"
 
 
 def _ranks(ranks: int, threads: int) -> str:
