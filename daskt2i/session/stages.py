@@ -29,7 +29,9 @@ from daskt2i.formatting import many
 from daskt2i.insights.driver import insights, settled
 from daskt2i.insights.report import InsightsResult
 from daskt2i.launch.rank_spawners import RankSpawner
+from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.model.own_encoders import how_drawn
+from daskt2i.model.pipeline_forms import form_of
 from daskt2i.model.pretrained.pipeline_folder import following
 from daskt2i.plan import WorkerLayout
 from daskt2i.sample.driver import SampleResult, requests_for, sample
@@ -98,7 +100,7 @@ class Stages:
         done = trained_steps(self.workflow, self.folder)
         tuned = planned_pipeline(given, None if before is not None else self.folder)
         split = known_split(self.folder, given) if before is None else None
-        pictures = how_drawn(self.workflow.dataset)
+        pictures = how_drawn(self.workflow.dataset, form_of(kind_of(self.workflow.train.model).pipeline))
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
         plan = replace(plan, encoder_bytes=encoder_bytes(self.workflow.dataset), tuned=tuned)
         return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)

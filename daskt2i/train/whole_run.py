@@ -12,8 +12,7 @@ from typing import Any
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import EncodeResult
 from daskt2i.errors import ConfigError
-from daskt2i.model.denoisers.denoiser import SIZES, StoreFacts
-from daskt2i.model.denoisers.kinds import kind_of
+from daskt2i.model.denoisers.denoiser import StoreFacts
 from daskt2i.model.own_encoders import cannot_draw
 from daskt2i.sample.driver import SampleResult, requests_for
 from daskt2i.train.driver import TrainResult
@@ -116,12 +115,6 @@ def check_whole_run(plan: EncodePlan) -> None:
             "encode and train."
         )
     train = workflow.train
-    if SIZES in kind_of(train.model).takes(train.model.preset, train.model.config):
-        raise ConfigError(
-            "The run could not draw pictures after the training: a denoiser that is told sizes and crops of pictures "
-            f"(addition_embed_type=text_time) is drawn with by diffusers alone. {_NOTHING}; use another "
-            "train.model.config, or only encode and train."
-        )
     check_model(train, _facts(plan, train.view), train.batch)
 
 
