@@ -6,8 +6,9 @@
 Latents of 32 x 32 x 4 (256 px) and 77 text states of 768 features, as in COCO by the protocol of U-ViT. Torch's
 FlopCounterMode counts the operations of one forward and backward pass: matrix products, convolutions and attention, two
 for each multiply and add. The rate is that of forward, backward and AdamW, the median step after one that does not
-count; on a machine with other work take one thread, and the rate of a second of processor time. Weights and optimiser stay in fp32; bf16 is autocast, as `launch.precision=bf16`. The last line counts what else
-a picture of an evaluation takes: the decoder of Stable Diffusion's VAE at 256 px, and FID's Inception.
+count; on a machine with other work take one thread, and the rate of a second of processor time. Weights and optimiser
+stay in fp32; bf16 is autocast, as `launch.precision=bf16`. The last line counts what else a picture of an evaluation
+takes: the decoder of Stable Diffusion's VAE at 256 px, and FID's Inception.
 """
 
 from __future__ import annotations

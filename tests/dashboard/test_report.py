@@ -105,7 +105,7 @@ def test_the_losses_by_noise_level_come_from_the_metrics(copy: RunFolder) -> Non
     assert levels.last == (30, {"0": pytest.approx(1 / 30), "9": 2.0})
     assert next(iter(levels)) == (1, {"0": 1.0, "9": 2.0})
     assert len(levels) <= MOST_LEVELS + 1
-    assert RunState.from_json(report(copy).state.to_json()).by_level == levels
+    assert RunState.from_json(report(copy).state.to_json()).by_level.last == levels.last
 
 
 EVALUATED = {
