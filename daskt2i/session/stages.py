@@ -21,7 +21,7 @@ from daskt2i.encode.saved_workflow import keep_first_settings
 from daskt2i.encode.summary import EncodeResult, together
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
-from daskt2i.evaluation.driver import evaluate
+from daskt2i.evaluation.driver import check_figures, evaluate
 from daskt2i.evaluation.heldout_captions import heldout_captions
 from daskt2i.evaluation.result import EvaluateResult
 from daskt2i.events import DashboardReady, Listener, Note, PlanReady, ResultReady
@@ -109,10 +109,11 @@ class Stages:
         """Plan what `run` would do. Refuse a run whose training or drawing would fail later."""
         plan = self.encode_plan(draw=draw)
         check_whole_run(plan)
+        check_figures(plan.workflow, self.folder, plan.source_info.rows)
         return RunPlan(plan, self.train_plan(plan))
 
     def run(self) -> RunResult:
-        """Encode, train and draw on the workers of the encode."""
+        """Encode, train and draw on the workers of the encode, and measure the figures that the workflow names."""
         plan = self.run_plan()
         self.listener(PlanReady(plan))
         layout = _layout_of(plan.encode)
@@ -121,7 +122,11 @@ class Stages:
         layout = replace(layout, only=self.workflow.launch.only)
         trained = self._train(layout)
         self.listener(ResultReady("train", trained))
-        return RunResult(encoded, trained, self._sample(self._prompts(), self.workflow.sample, 1, layout))
+        drawn = self._sample(self._prompts(), self.workflow.sample, 1, layout)
+        if not self.workflow.evaluate.metrics:
+            return RunResult(encoded, trained, drawn)
+        self.listener(ResultReady("sample", drawn))
+        return RunResult(encoded, trained, drawn, self._evaluate(None, layout))
 
     def encode(self) -> EncodeResult:
         """Encode the chunks that are not done."""
@@ -173,9 +178,7 @@ class Stages:
 
     def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
         """Draw unseen prompts, and measure whether the pictures match them, or the figures of the workflow."""
-        layout = self._layout()
-        with self.watched.stage("evaluate"):
-            return evaluate(self.workflow, self.folder, lambda: self.workers.executor(layout), prompts, self.listener)
+        return self._evaluate(prompts, self._layout())
 
     def insights(self, *, pictures: bool, tokens: bool, top: int) -> InsightsResult:
         """Write the report of the data set."""
@@ -209,6 +212,10 @@ class Stages:
             drawn = sample(self.folder, requests, how, executor, device, self.listener, dataset, pretrained)
             self.watched.show_file(f"{SAMPLES}/sheet.png", ", ".join(dict.fromkeys(one.prompt for one in requests)))
             return drawn
+
+    def _evaluate(self, prompts: Sequence[str] | None, layout: WorkerLayout) -> EvaluateResult:
+        with self.watched.stage("evaluate"):
+            return evaluate(self.workflow, self.folder, lambda: self.workers.executor(layout), prompts, self.listener)
 
     def _prompts(self) -> list[str]:
         """What `run` draws: the prompts of the workflow, else captions that the model did not learn."""

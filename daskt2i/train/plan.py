@@ -149,4 +149,6 @@ def _precision(asked: str) -> str:
 def _rate(settings: OptimiserSettings) -> str:
     if settings.warmup >= settings.steps:
         return f"rises until the end; it would reach {settings.learning_rate:g} after {many(settings.warmup, 'step')}"
-    return f"{settings.learning_rate:g} after {many(settings.warmup, 'step')}, then a cosine down"
+    ways = {"constant": "then constant", "wsd": "then constant, and down at the end"}
+    then = ways.get(settings.schedule, "then a cosine down")
+    return f"{settings.learning_rate:g} after {many(settings.warmup, 'step')}, {then}"
