@@ -323,7 +323,7 @@ def pipeline() -> Iterator[str]:
     yield from _said(module.publish, module._colours, Denoiser._publish, resume.label, publish._complete)
     yield from _said(publish._content)
     for form in FORMS.values():
-        yield from (form.denoiser, *form.index)
+        yield from (form.denoiser, *form.index, *form.text.index)
     yield from (module.CLASS, module.SIDES)
 
 

@@ -24,14 +24,19 @@ from daskt2i.types import Runtime
 _FP32 = Runtime("cpu", "fp32", 1)
 
 
-def unfit(image: object, text: object) -> str | None:
-    """Why these two encoders cannot be parts of a `StableDiffusionPipeline`, one clause; None if they can."""
+def unfit_image(image: object, pipeline: str) -> str | None:
+    """Why an image encoder cannot be part of a pipeline of this class, one clause; None if it can."""
     if not isinstance(image, VaeEncoder):
         return f"the image encoder is a {type(image).__name__}, not a VaeEncoder"
     if (kind := image.kind()) == "AutoencoderDC":
-        return (
-            f"the image encoder is an {kind}, but a StableDiffusionPipeline needs an AutoencoderKL or AutoencoderTiny"
-        )
+        return f"the image encoder is an {kind}, but a {pipeline} needs an AutoencoderKL or AutoencoderTiny"
+    return None
+
+
+def unfit(image: object, text: object) -> str | None:
+    """Why these two encoders cannot be parts of a `StableDiffusionPipeline`, one clause; None if they can."""
+    if why := unfit_image(image, "StableDiffusionPipeline"):
+        return why
     if not isinstance(text, TextEncoder):
         return f"the text encoder is a {type(text).__name__}, not a TextEncoder"
     about = text.info().attributes
@@ -103,8 +108,11 @@ def _fold(vae: Any, mean: npt.NDArray[np.float32], std: npt.NDArray[np.float32])
     )
 
 
-def export_text(encoder: TextEncoder, model: Path, tokenizer: Path) -> None:
+def export_text(encoder: TextEncoder, model: Path, tokenizer: Path, kind: str = "CLIPTextModel") -> None:
     """Write a CLIP text model in fp32 and its tokenizer. The tokenizer pads and cuts to the stored length.
+
+    Args:
+        kind: its class; `CLIPTextModelWithProjection` has one more layer, whose weights are written too.
 
     The weights have the names of published CLIP repositories (`text_model.…`). transformers 5 would write shorter
     names. transformers 4.48 does not know these: it would warn and start from random weights.
@@ -115,12 +123,12 @@ def export_text(encoder: TextEncoder, model: Path, tokenizer: Path) -> None:
     encoder.load(_FP32)
     source = encoder.module
     config = CLIPTextConfig(**{k: v for k, v in source.config.to_dict().items() if k not in _RUNTIME})
-    config.architectures = ["CLIPTextModel"]
+    config.architectures = [kind]
     config.save_pretrained(str(model))
     weights = {
-        f"text_model.{name.removeprefix('text_model.')}": value.contiguous()
+        name if name.startswith(_PROJECTION) else f"text_model.{name.removeprefix('text_model.')}": value.contiguous()
         for name, value in source.state_dict().items()
-        if not name.startswith("text_projection") and not name.endswith("position_ids")
+        if not name.endswith("position_ids") and (kind.endswith("Projection") or not name.startswith(_PROJECTION))
     }
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     tokenizer.mkdir(parents=True, exist_ok=True)
@@ -133,6 +141,8 @@ def export_text(encoder: TextEncoder, model: Path, tokenizer: Path) -> None:
     said |= {"model_max_length": encoder.info().attributes["max_tokens"], "tokenizer_class": "CLIPTokenizer"}
     label.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
+
+_PROJECTION = "text_projection"
 
 _RUNTIME = frozenset({"dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures", "model_type"})
 """Keys that loading a model adds to its config."""

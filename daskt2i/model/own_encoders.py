@@ -18,6 +18,7 @@ from daskt2i.config.workflow_file import differences
 from daskt2i.encoders import export
 from daskt2i.encoders.latent_scaling import latent_scaling
 from daskt2i.errors import FingerprintMismatch, ModelError
+from daskt2i.model.pipeline_forms import PipelineForm
 from daskt2i.protocols import ImageEncoder, TextEncoder
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.types import Pixels, Runtime
@@ -46,9 +47,13 @@ def cannot_draw(dataset: DatasetSettings) -> str | None:
     return f"{type(image).__name__}.decode returns no pictures" if made is None else None
 
 
-def how_drawn(dataset: DatasetSettings) -> str:
-    """How pictures will be drawn, for a plan; "" if by a pipeline that diffusers can load."""
-    why = export.unfit(*built(dataset))
+def how_drawn(dataset: DatasetSettings, form: PipelineForm) -> str:
+    """How pictures will be drawn, for a plan; "" if by a pipeline that diffusers can load.
+
+    Args:
+        form: of the pipeline that draws with the denoiser.
+    """
+    why = form.unfit(*built(dataset))
     if why is None:
         return ""
     if none := cannot_draw(dataset):
@@ -58,6 +63,8 @@ def how_drawn(dataset: DatasetSettings) -> str:
 
 def require_same_encoders(dataset: DatasetSettings, stored: Mapping[str, Any], folder: RunFolder) -> None:
     """Compare encoders with those of a store: a denoiser understands only what the same encoders make.
+
+    The engine does not count: an encode chooses it by itself, and engines differ by rounding alone.
 
     Args:
         stored: the result of `about_store`.
@@ -70,7 +77,10 @@ def require_same_encoders(dataset: DatasetSettings, stored: Mapping[str, Any], f
         "image": {**dataset.encoders.image.identity(), "weights": image.info(dataset.image.side).weights},
         "text": {**dataset.encoders.text.identity(), "weights": text.info().weights},
     }
-    if differ := differences(stored["identity"]["encoders"], mine, "dataset.encoders."):
+    theirs = stored["identity"]["encoders"]
+    engine = {name: value for name, value in theirs["image"].items() if name == "engine"}
+    mine["image"] = {**mine["image"], **engine}
+    if differ := differences(theirs, mine, "dataset.encoders."):
         raise FingerprintMismatch(
             f"The store in {folder} was made with other encoders than those of this workflow: {'; '.join(differ)}. "
             "Nothing was started. Use the workflow and settings of the encode (workflow, settings)."
@@ -87,7 +97,8 @@ class OwnEncoders:
 
     def __init__(self, dataset: DatasetSettings, device: str, threads: int) -> None:
         self._image, self._text = built(dataset)
-        self._info = self._image.info(dataset.image.side)
+        self._side = dataset.image.side
+        self._info = self._image.info(self._side)
         self._cut: dict[str, bool] = {}
         self._made: tuple[tuple[str, ...], Mapping[str, npt.NDArray[Any]]] = ((), {})
         for encoder in (self._image, self._text):
@@ -110,6 +121,12 @@ class OwnEncoders:
     def cut(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text, whose states were made before, is longer than what the text encoder reads."""
         return [self._cut.get(text, False) for text in texts]
+
+    @property
+    def reduction(self) -> int:
+        """Pixels of a picture for each value of a latent, along a side."""
+        latent = next(one for one in self._info.arrays if one.name.startswith("latent_mean"))
+        return round(self._side / max(latent.shape[1:]))
 
     def pictures(self, latents: npt.NDArray[np.float32]) -> Pixels:
         """The pictures of final latents `float32[n, c, y, x]`, `uint8[n, height, width, 3]`.

@@ -137,7 +137,7 @@ def publish(
         here = new.place
         with quiet():
             _save_denoiser(denoiser, here / form.denoiser, name)
-            if form.scheduler == FLOW_EULER:
+            if form.scheduler == FLOW_EULER and "flow_shift" in scheduler:
                 scheduler = {"num_train_timesteps": STEPS, "shift": scheduler["flow_shift"]}
             getattr(diffusers, form.scheduler).from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
         index: dict[str, Any] = {
@@ -149,7 +149,7 @@ def publish(
         }
         image_encoder = Component.model_validate(image).build(ImageEncoder, "dataset.encoders.image")
         text_encoder = Component.model_validate(text).build(TextEncoder, "dataset.encoders.text")
-        why = export.unfit(image_encoder, text_encoder) or form.alone
+        why = form.unfit(image_encoder, text_encoder)
         if kind.class_path not in KINDS:
             why = f"daskt2i knows no pipeline for {kind.class_path}"
         own = {} if kind.class_path == _UNET.class_path else {CLASS: kind.class_path}
@@ -157,13 +157,9 @@ def publish(
         if why is None:
             # Pipelines of newer models add the shift, which is folded into the weights, and do not take null for none.
             vae = export.export_vae(image_encoder, here / "vae", 0.0 if form.scheduler == FLOW_EULER else None)
-            export.export_text(text_encoder, here / "text_encoder", here / "tokenizer")
-            nothing, clip = [None, None], form.clip
-            index |= {
-                "vae": ["diffusers", type(vae).__name__],
-                "text_encoder": ["transformers", "CLIPTextModel"] if clip else nothing,
-                "tokenizer": ["transformers", "CLIPTokenizer"] if clip else nothing,
-            }
+            form.text.write(text_encoder, here)
+            parts = {name: value if form.clip else [None, None] for name, value in form.text.index.items()}
+            index |= {"vae": ["diffusers", type(vae).__name__], **parts}
             new.label.update(_colours(vae, latents))
             (here / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return folder.address(PIPELINE), why

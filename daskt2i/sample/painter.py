@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from daskt2i.config.samplers import Sampler
-from daskt2i.encoders.weights import first_line, quiet
+from daskt2i.encoders.weights import first_line, quiet, read_json
 from daskt2i.errors import ModelError
 from daskt2i.inference.rewrite import rewrite_for_inference
 from daskt2i.model.denoisers.denoiser import DenoiserKind
-from daskt2i.model.denoisers.kinds import KINDS, class_of
+from daskt2i.model.denoisers.kinds import KINDS, class_of, kind_with
 from daskt2i.model.denoisers.masked_unet import masked_unet
-from daskt2i.model.denoisers.unet import UNet, takes_sizes
+from daskt2i.model.denoisers.unet import UNet
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import ABOUT, CLASS, POOLED, SIDES, preview, scheduler_for
 from daskt2i.model.pipeline_forms import form_of
@@ -119,12 +119,6 @@ class Painter:
                 "folder pipeline from the run folder and train again: this writes it from the last checkpoint."
             ) from error
         self._denoiser: Any = getattr(self._pipe, self._form.denoiser)
-        if takes_sizes(self._denoiser.config):
-            raise ModelError(
-                f"The denoiser in {place} is told sizes and crops of pictures, as SDXL's, and daskt2i cannot draw with "
-                "it. It was not changed. Load its folder unet with UNet2DConditionModel of diffusers, into a "
-                "StableDiffusionXLPipeline."
-            )
         self._pipe.set_progress_bar_config(disable=True)
         if self.about.get(POOLED):
             self._denoiser.__class__ = masked_unet()
@@ -181,7 +175,9 @@ class Painter:
         side = getattr(config, "sample_size", None)
         sides = self.about.get(SIDES) or (side if isinstance(side, list | tuple) else [side] * 2)
         scale = self._pipe.vae_scale_factor
-        size = self._drawing.sides(sides[0] * scale, sides[1] * scale)
+        pixels = scale if self._encoders is None else self._encoders.reduction
+        picture = sides[0] * pixels, sides[1] * pixels
+        size = self._drawing.sides(sides[0] * scale, sides[1] * scale, picture)
         if self._encoders is None:
             return {"generator": generators, "output_type": "np", **size}
         noise = [torch.randn((1, config.in_channels, *sides), generator=one) for one in generators]
@@ -222,16 +218,8 @@ class Painter:
         import torch
 
         return getattr(diffusers, self._kind.pipeline).from_pretrained(
-            str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **self._missing
+            str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **self._form.without
         )
-
-    @property
-    def _missing(self) -> dict[str, None]:
-        """Parts that diffusers asks for, though the index says that they are not there, and parts that are not used."""
-        if not self._form.clip:
-            return dict.fromkeys(("text_encoder", "tokenizer"))
-        # A published pipeline may have a checker, which would draw black pictures.
-        return dict.fromkeys(("safety_checker", "feature_extractor"))
 
     def _denoiser_alone(self, place: Path) -> Any:
         """A pipeline without encoders: it takes text states, and gives latents."""
@@ -249,7 +237,8 @@ def _kind_of_folder(place: Path, about: Mapping[str, Any]) -> DenoiserKind:
     """The kind of the denoiser in a folder. Its label may name no other class: the folder may be of somebody else."""
     name = about.get(CLASS, UNet.class_path)
     if name in KINDS and KINDS[name].pipeline in DRAWINGS:
-        return KINDS[name]
+        config = place / form_of(KINDS[name].pipeline).denoiser / "config.json"
+        return kind_with(name, read_json(config) if config.is_file() else {})
     raise ModelError(
         f"The denoiser in {place} is a {name}, and daskt2i cannot draw with this class. It was not changed. Load its "
         "folder denoiser with that class, and draw in your own loop."

@@ -40,7 +40,8 @@ class PromptStates:
 
 
 def by_pipeline(pipe: Any, texts: Sequence[str]) -> PromptStates:
-    """States by the tokenizer and the text encoder of a `StableDiffusionPipeline`, padded to the tokenizer's length."""
+    """States by the tokenizers and the text encoders of a pipeline of Stable Diffusion, padded to their length. SDXL's
+    has pooled states too."""
     import torch
 
     tokenizer = pipe.tokenizer
@@ -48,8 +49,10 @@ def by_pipeline(pipe: Any, texts: Sequence[str]) -> PromptStates:
     found = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     device = pipe.unet.device
     with torch.no_grad():
-        states, _ = pipe.encode_prompt(list(texts), device, 1, do_classifier_free_guidance=False)
-    return PromptStates(states, found.attention_mask.bool().to(device))
+        states, _, *pooled = pipe.encode_prompt(
+            list(texts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+    return PromptStates(states, found.attention_mask.bool().to(device), pooled[0] if pooled else None)
 
 
 class FolderStates:

@@ -20,7 +20,7 @@ from daskt2i.launch import rank as ranks
 from daskt2i.loader.batch_arrays import Batch
 from daskt2i.loader.dataset import SAMPLES, LatentDataset
 from daskt2i.model import pipeline
-from daskt2i.model.denoisers.denoiser import SIZES, Conditions
+from daskt2i.model.denoisers.denoiser import Conditions
 from daskt2i.model.denoisers.kinds import kind_of
 from daskt2i.model.diffusion import Diffusion, NoisedBatch
 from daskt2i.model.own_encoders import OwnEncoders, cannot_draw
@@ -91,9 +91,9 @@ class Denoiser:
         self._device = "cpu"
         require_seen(self.folder, job.nonce, SEEN, job.dataset, every=needs_encoder(self.folder))
         limit = str(job.launch.get("disk_cache", AUTO))
+        self._sharded = LaunchSettings.model_validate(job.launch).is_sharded(me.world)
         self.kind = kind_of(self.settings.model)
         takes = self.kind.takes(self.settings.model.preset, self.settings.model.config)
-        self._sized = SIZES in takes
         self._copies = ShardCopies.opened(self.folder, limit, _note)
         self._encoder = caption_encoder(self.folder, job.text, limit, lambda: self._device, _note)
         self.dataset = LatentDataset(
@@ -131,7 +131,8 @@ class Denoiser:
         config = self.kind.config(given.preset, given.config, facts, self._least())
         self._new = partial(self.kind.build, config, self.settings.seed)
         made = self._new()
-        return (made if self._tuned is None else self._tuned.begin(made, self.settings.seed)).to(device)
+        whole = made if self._tuned is None else self._tuned.begin(made, self.settings.seed)
+        return whole if self._sharded else whole.to(device)  # its parts go to the device, where the whole may not fit
 
     def _least(self) -> int:
         """The fewest samples that the model gets at once: in a part of a batch, or in the last validation batch."""
@@ -186,19 +187,25 @@ class Denoiser:
             total += float(losses.sum())
             count += len(batch.latents)
             by_time.add(noised.times, losses)
+        if self._sharded:
+            self._keep_in_step(model)
         return total, count, by_time.sums()
+
+    def _keep_in_step(self, model: nn.Module) -> None:
+        """Compute as often as the rank with most validation batches: with shards a rank needs the others' parts."""
+        size = min(64, self.settings.batch)
+        missing = self.dataset.most_heldout_batches(size) - len(self._heldout or ())
+        if missing:
+            batch = self._heldout[-1] if self._heldout else next(self.batches(0))
+            for _ in range(missing):
+                self.predicted(model, batch)
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
         """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""
         more = {} if self._tuned is None else self._tuned.finish(model, folder, self.label)
         address, why = self._publish(model, folder)
         note = None
-        if self._sized:
-            note = (
-                f"The denoiser in {address} is told sizes and crops of pictures, as SDXL's. sample and evaluate cannot "
-                "draw with it. Load its folder unet with diffusers, into a StableDiffusionXLPipeline."
-            )
-        elif why is not None:
+        if why is not None:
             note = (
                 f"{address} holds the denoiser without encoders, because {why}. sample and evaluate draw through the "
                 "encoders of the workflow; diffusers alone cannot load it."
@@ -211,7 +218,7 @@ class Denoiser:
         elif self.dataset.masked:
             note = (
                 "The denoiser was trained without padding (pad: length). sample and evaluate mask the padding. A "
-                "StableDiffusionPipeline has no mask, so it gives the denoiser padding that it never saw. To use it, "
+                f"{self.kind.pipeline} has no mask, so it gives the denoiser padding that it never saw. To use it, "
                 "encode with dataset.encoders.text.pad=full into another run folder, and train there."
             )
         return {"pipeline": address, "note": note, "parameters": sum(p.numel() for p in model.parameters()), **more}
@@ -219,7 +226,7 @@ class Denoiser:
     def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
         """Draw `sample.prompts` with the current weights into `train/sheets/`. The file, or None without prompts."""
         wanted = SampleSettings.model_validate(self.job.sample)
-        if not wanted.prompts or self._sized:
+        if not wanted.prompts:
             return None
         with tempfile.TemporaryDirectory(prefix="daskt2i-") as place:
             here = RunFolder(place)

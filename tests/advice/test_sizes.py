@@ -7,18 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from builders.advice import told
-from builders.runs import trained_here
 from builders.shaped import bucketed, of_resolutions
 from builders.workflows import fake_settings, finish
-from diffusers import UNet2DConditionModel
 from train.test_sizes import SDXL, settings, workflow
 
 from daskt2i import Run, torch_dataset
-from daskt2i.encode.prepare import prepare
 from daskt2i.loader.joined.joined_reader import open_reader
 from daskt2i.loader.shards import Wanted
-from daskt2i.model.own_encoders import OwnEncoders
-from daskt2i.sample.painter import Painter
 from daskt2i.store.layout import about_store
 from daskt2i.store.parts.rows_file import RowsFile, write_rows
 from daskt2i.store.run_folder import RunFolder
@@ -26,7 +21,6 @@ from daskt2i.store.zarr_store import ZarrStore
 from daskt2i.train.checkpoint import CHECKPOINTS, Checkpoints
 from daskt2i.train.driver import identity_of, trained_steps
 from daskt2i.train.samples import as_begun, check_sizes
-from daskt2i.train.whole_run import check_whole_run
 
 SIZES = {(64, 32): 6, (48, 48): 5}
 
@@ -114,22 +108,6 @@ def test_a_model_as_sdxls_needs_pooled_text_or_another_config(store: Path, tmp_p
     check_sizes(settings(), RunFolder(store))
     pooled = bucketed(tmp_path / "run", SIZES, pooled=True)
     check_sizes(settings(model={"config": SDXL}), RunFolder(pooled))
-
-
-def test_a_model_as_sdxls_trains_and_is_drawn_with_by_diffusers(tmp_path: Path) -> None:
-    finish(fake_settings(rows=8, rows_per_chunk=4, resolution=32, text={"pooled": True}), tmp_path)
-    whole = fake_settings(rows=8, rows_per_chunk=4, resolution=32, text={"pooled": True})
-    given = {"steps": 1, "batch": 4, "validation": 2, "warmup": 0, "model": {"config": SDXL}}
-    whole = whole.model_copy(update={"train": settings(**given)})
-    with told("train/whole_run.py:check_whole_run ConfigError"):
-        check_whole_run(prepare(whole, tmp_path))
-    made = trained_here(whole, tmp_path)
-    assert any("StableDiffusionXLPipeline" in note for note in made.notes)
-    encoders = OwnEncoders(whole.dataset, "cpu", 1)
-    with told("sample/painter.py:Painter.__init__ ModelError"):
-        Painter(tmp_path / "pipeline", encoders=encoders)
-    unet = UNet2DConditionModel.from_pretrained(tmp_path / "pipeline" / "unet", use_safetensors=True)
-    assert unet.config.addition_embed_type == "text_time"
 
 
 def test_an_array_that_a_part_lacks_is_left_out(tmp_path: Path) -> None:

@@ -18,13 +18,25 @@ from daskt2i.model.denoisers.pixart import PixArt
 from daskt2i.model.denoisers.prx import PRX
 from daskt2i.model.denoisers.sana import Sana
 from daskt2i.model.denoisers.sd3 import SD3
-from daskt2i.model.denoisers.unet import UNet
+from daskt2i.model.denoisers.unet import SizedUNet, UNet, takes_sizes
 from daskt2i.model.denoisers.uvit import UViTKind
 
 _ALL: tuple[DenoiserKind, ...] = (UNet(), PixArt(), UViTKind(), SD3(), Lumina2(), Sana(), PRX())
 
 KINDS: Mapping[str, DenoiserKind] = {kind.class_path: kind for kind in _ALL}
 """The kinds that daskt2i has, by the class path that a workflow names."""
+
+
+_SIZED = SizedUNet()
+
+
+def kind_with(class_path: str, config: Mapping[str, Any], preset: str | None = None) -> DenoiserKind:
+    """The kind of one of `KINDS` with a config: SDXL's U-Net has the class of others, and another pipeline.
+
+    Args:
+        config: arguments of the class, which override the preset.
+    """
+    return _SIZED if class_path == UNet.class_path and takes_sizes(config, preset) else KINDS[class_path]
 
 
 def kind_of(model: ModelSettings | str | None) -> DenoiserKind:
@@ -37,11 +49,11 @@ def kind_of(model: ModelSettings | str | None) -> DenoiserKind:
     Raises:
         ConfigError: there is no such class, or it lacks methods.
     """
-    class_path = model.class_path if isinstance(model, ModelSettings) else model
-    if class_path is None:
-        return KINDS[UNet.class_path]
+    class_path = (model.class_path if isinstance(model, ModelSettings) else model) or UNet.class_path
     if class_path in KINDS:
-        return KINDS[class_path]
+        return (
+            kind_with(class_path, model.config, model.preset) if isinstance(model, ModelSettings) else KINDS[class_path]
+        )
     module, _, name = class_path.rpartition(".")
     try:
         found = (

@@ -86,8 +86,8 @@ class UNet:
         return first
 
     def takes(self, preset: str | None, changes: Mapping[str, Any]) -> frozenset[str]:
-        """See `DenoiserKind.takes`: all for SDXL's U-Net, nothing for others."""
-        return frozenset({POOLED, SIZES}) if takes_sizes(changes, preset) else frozenset()
+        """See `DenoiserKind.takes`: nothing."""
+        return frozenset()
 
     def build(self, config: Mapping[str, Any], seed: int) -> torch.nn.Module:
         """See `build`."""
@@ -97,20 +97,41 @@ class UNet:
         self, model: torch.nn.Module, inputs: torch.Tensor, times: torch.Tensor, conditions: Conditions
     ) -> torch.Tensor:
         """See `DenoiserKind.predict`."""
-        import torch
+        return _called(model, inputs, times, conditions)
 
-        told = {}
-        if conditions.sizes is not None:
-            told = {"added_cond_kwargs": {"text_embeds": conditions.pooled, "time_ids": conditions.sizes}}
-        found: torch.Tensor = model(
-            inputs.contiguous(memory_format=torch.channels_last),
-            times,
-            conditions.states,
-            encoder_attention_mask=conditions.mask,
-            **told,
-            return_dict=False,
-        )[0]
-        return found
+
+class SizedUNet(UNet):
+    """The kind of SDXL's U-Net: the same class with `addition_embed_type: text_time`. It is told pooled text, sizes and
+    crops, and another pipeline draws with it."""
+
+    pipeline = "StableDiffusionXLPipeline"
+
+    def takes(self, preset: str | None, changes: Mapping[str, Any]) -> frozenset[str]:
+        """See `DenoiserKind.takes`: all."""
+        return frozenset({POOLED, SIZES})
+
+    def predict(
+        self, model: torch.nn.Module, inputs: torch.Tensor, times: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
+        """See `DenoiserKind.predict`."""
+        told = {"text_embeds": conditions.pooled, "time_ids": conditions.sizes}
+        return _called(model, inputs, times, conditions, added_cond_kwargs=told)
+
+
+def _called(
+    model: torch.nn.Module, inputs: torch.Tensor, times: torch.Tensor, conditions: Conditions, **told: Any
+) -> torch.Tensor:
+    import torch
+
+    found: torch.Tensor = model(
+        inputs.contiguous(memory_format=torch.channels_last),
+        times,
+        conditions.states,
+        encoder_attention_mask=conditions.mask,
+        **told,
+        return_dict=False,
+    )[0]
+    return found
 
 
 def unet_config(

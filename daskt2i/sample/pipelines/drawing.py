@@ -35,5 +35,10 @@ class Drawing(Protocol):
     def watched(self, tell: Tell) -> dict[str, Any]:
         """The arguments of a call that let it tell each step."""
 
-    def sides(self, height: int, width: int) -> dict[str, Any]:
-        """The arguments of a call for pictures of this size in pixels, which is the size that the model draws."""
+    def sides(self, height: int, width: int, picture: tuple[int, int]) -> dict[str, Any]:
+        """The arguments of a call for pictures of the size that the model draws.
+
+        Args:
+            height, width: in pixels, as the pipeline counts them: 8 for a value of a latent if it has no autoencoder.
+            picture: height and width of the pictures, pixels.
+        """

@@ -12,9 +12,11 @@ from daskt2i.sample.pipelines.drawing import Drawing
 from daskt2i.sample.pipelines.flow_transformers import PRX, Lumina2, Sana, StableDiffusion3
 from daskt2i.sample.pipelines.pixart import PixArtSigma
 from daskt2i.sample.pipelines.stable_diffusion import StableDiffusion
+from daskt2i.sample.pipelines.stable_diffusion_xl import StableDiffusionXL
 
 DRAWINGS: Mapping[str, Drawing] = {
     "StableDiffusionPipeline": StableDiffusion(),
+    "StableDiffusionXLPipeline": StableDiffusionXL(),
     "PixArtSigmaPipeline": PixArtSigma(),
     "StableDiffusion3Pipeline": StableDiffusion3(),
     "Lumina2Pipeline": Lumina2(),

@@ -55,7 +55,7 @@ class _FlowPipeline:
 
         return {"callback_on_step_end": after}
 
-    def sides(self, height: int, width: int) -> dict[str, Any]:
+    def sides(self, height: int, width: int, picture: tuple[int, int]) -> dict[str, Any]:
         """See `Drawing.sides`."""
         return {"height": height, "width": width}
 

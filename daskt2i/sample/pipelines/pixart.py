@@ -47,6 +47,6 @@ class PixArtSigma:
         """See `Drawing.watched`."""
         return {"callback": lambda step, time, latents: tell(step, latents)}
 
-    def sides(self, height: int, width: int) -> dict[str, Any]:
+    def sides(self, height: int, width: int, picture: tuple[int, int]) -> dict[str, Any]:
         """See `Drawing.sides`."""
         return {"height": height, "width": width}

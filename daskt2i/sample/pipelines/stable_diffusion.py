@@ -56,6 +56,6 @@ class StableDiffusion:
 
         return {"callback_on_step_end": after}
 
-    def sides(self, height: int, width: int) -> dict[str, Any]:
+    def sides(self, height: int, width: int, picture: tuple[int, int]) -> dict[str, Any]:
         """See `Drawing.sides`: the pipeline takes the size of its U-Net."""
         return {}
