@@ -21,7 +21,8 @@ NEEDED = ("starlette", "uvicorn")
 
 def studio(
     runs: Annotated[
-        list[str], typer.Argument(help="Run folders, or folders that hold some. [default: this folder]", metavar="[RUN]…")
+        list[str],
+        typer.Argument(help="Run folders, or folders that hold some. [default: this folder]", metavar="[RUN]…"),
     ] = [],  # noqa: B006  # typer only reads it
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[

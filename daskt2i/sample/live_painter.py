@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daskt2i.config.samplers import Sampler
+from daskt2i.config.samplers import SAMPLERS, SAMPLERS_TEXT, Sampler
 from daskt2i.config.settings import DatasetSettings, SampleSettings
+from daskt2i.errors import ConfigError
 from daskt2i.machine.machine import this_machine
 from daskt2i.sample.driver import dataset_to_draw, requests_for
 from daskt2i.sample.image_grid import png
@@ -97,9 +98,11 @@ class LivePainter:
             on_preview: gets the first of them after each step.
 
         Raises:
-            ConfigError: the prompt or the seed cannot be used.
+            ConfigError: the prompt or the seed cannot be used, or there is no such sampler.
         """
         own = self.defaults
+        if sampler is not None and sampler not in SAMPLERS:
+            raise ConfigError(f"There is no sampler {sampler!r}, so nothing was drawn. Give one of {SAMPLERS_TEXT}.")
         requests = requests_for([prompt], own.seed if seed is None else seed, count)
         how = SamplerSettings(
             own.steps if steps is None else steps,

@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -59,7 +59,9 @@ class Asked:
         if not isinstance(prompt, str) or not prompt.strip():
             raise ConfigError("There is no prompt, so nothing was drawn. Write what the picture should show.")
         if len(prompt) > MOST_LETTERS:
-            raise TooMany(f"The prompt has {len(prompt):,} letters, so nothing was drawn. Write at most {MOST_LETTERS:,}.")
+            raise TooMany(
+                f"The prompt has {len(prompt):,} letters, so nothing was drawn. Write at most {MOST_LETTERS:,}."
+            )
         steps, count = _whole(given, "steps", MOST_STEPS), _whole(given, "count", MOST_PICTURES)
         guidance, sampler = given.get("guidance"), given.get("sampler")
         if guidance is not None and not (isinstance(guidance, int | float) and 0 <= guidance <= 50):
@@ -107,11 +109,13 @@ class Drawing:
     async def preview(self, request: Request) -> Response:
         """One picture in few steps, as WebP. A newer preview of the same visitor takes its place in the queue."""
         given = await sent(request)
-        asked, name = Asked.of({**given, "count": 1}), request.path_params["name"]
+        asked, name = replace(Asked.of(given), count=1), request.path_params["name"]
         steps = PREVIEW_STEPS if asked.steps is None else asked.steps
 
         def work(check: Callable[[], None]) -> bytes:
-            found = self._draw(name, asked, steps, PREVIEW_GUIDANCE if asked.guidance is None else asked.guidance, check)
+            found = self._draw(
+                name, asked, steps, PREVIEW_GUIDANCE if asked.guidance is None else asked.guidance, check
+            )
             return _webp(found[0].drawn.pixels)
 
         try:
@@ -269,5 +273,3 @@ def _data_uri(webp: bytes) -> str:
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
-
-

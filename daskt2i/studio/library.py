@@ -83,7 +83,9 @@ def require_places(places: Sequence[str]) -> None:
     """
     for place in places:
         if "://" not in place and not Path(place).expanduser().is_dir():
-            raise StoreMissing(f"There is no folder {place}, so the studio was not started. Give a run folder, or one that holds runs.")
+            raise StoreMissing(
+                f"There is no folder {place}, so the studio was not started. Give a run folder, or one that holds runs."
+            )
 
 
 def problem(error: Exception) -> str:

@@ -6,6 +6,7 @@ Does not cover: what is served (`app`), who may ask (`access`).
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import secrets
 import socket
@@ -96,10 +97,14 @@ def _bound(host: str, port: int | None) -> socket.socket:
             why = error if isinstance(error, OSError) else OSError(str(error))
     where = f"{host}:{port}" if port is not None else f"{host}, ports {PORT} to {PORT + TRIES - 1}"
     said = why.strerror if why is not None and why.strerror else str(why)
-    raise ConfigError(f"The studio cannot listen on {where} ({said}), so it was not started. Give another --port or --host.")
+    raise ConfigError(
+        f"The studio cannot listen on {where} ({said}), so it was not started. Give another --port or --host."
+    )
 
 
-def serve(places: Sequence[str], served: Served, ready: Callable[[], None] = lambda: None, browser: bool = True) -> None:
+def serve(
+    places: Sequence[str], served: Served, ready: Callable[[], None] = lambda: None, browser: bool = True
+) -> None:
     """Answer until Ctrl-C.
 
     Args:
@@ -121,4 +126,5 @@ def serve(places: Sequence[str], served: Served, ready: Callable[[], None] = lam
     config = uvicorn.Config(
         make_app(places, served.token, served.hosts), log_level="warning", access_log=False, timeout_graceful_shutdown=2
     )
-    Server(config).run([served.socket])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, and sends the signal once more
+        Server(config).run([served.socket])

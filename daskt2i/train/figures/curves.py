@@ -137,7 +137,8 @@ def _figures_in(data: bytes) -> dict[str, tuple[npt.NDArray[np.int64], Values]]:
 def _by_arrow(data: bytes) -> dict[str, tuple[npt.NDArray[np.int64], Values]]:
     """As `_figures_in`, ten times as fast as line by line."""
     import pyarrow as pa
-    from pyarrow import compute, json as arrow_json
+    from pyarrow import compute
+    from pyarrow import json as arrow_json
 
     block = arrow_json.ReadOptions(block_size=max(2**20, min(len(data), 2**26)))
     table = arrow_json.read_json(io.BytesIO(data), read_options=block)
