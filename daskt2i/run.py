@@ -195,10 +195,10 @@ class Run(RunReader, RunRows, RunModels, RunDoctor, RunExport):
 
     @verb
     def run_all(self) -> RunResult:
-        """Encode, train and draw on the same workers. It skips what is done.
+        """Encode, train and draw on the same workers, and measure `evaluate.metrics`. It skips what is done.
 
         Raises:
-            ConfigError: training or drawing would fail later. Nothing was started.
+            ConfigError: training, drawing or measuring would fail later. Nothing was started.
             StoreError: chunks failed. All other chunks are in the store.
         """
         return self._stages().run()

@@ -135,6 +135,15 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "evaluation/figures/extractors.py:Extractor.__init__ ModelError": (
         "evaluation/figures/test_driver.py::test_an_inception_with_other_tensors_is_refused",
     ),
+    "evaluation/figures/prepare.py:require_models WorkerWithoutFiles": (
+        "evaluation/figures/test_driver.py::test_a_host_that_lacks_the_weights_is_named_before_a_picture_is_drawn",
+    ),
+    "evaluation/figures/reference.py:_of_run ConfigError": (
+        "evaluation/figures/test_driver.py::test_a_run_folder_is_compared_with_by_the_images_that_it_was_encoded_from",
+    ),
+    "evaluation/figures/reference.py:_of_run SourceError": (
+        "evaluation/figures/test_driver.py::test_a_run_folder_is_compared_with_by_the_images_that_it_was_encoded_from",
+    ),
     "evaluation/figures/reference.py:real_pictures SourceError": (
         "evaluation/figures/test_driver.py::test_statistics_in_a_file_are_used_again_and_checked",
     ),

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "sample": "documents errors addresses types protocols view events formatting config machine"
     " inference encoders store model hosts encode",
     "evaluation": "errors addresses types protocols view events formatting config images sources machine encoders"
-    " store loader model sample",
+    " store facts loader model hosts encode sample",
     "train": "redact errors os_errors types protocols view events formatting plan config images machine encoders"
     " store facts loader model launch hosts encode sample",
     "display": "notebooks errors types view events formatting config estimate insights evaluation train",

@@ -51,7 +51,7 @@ def run(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Encode, train and draw on the same workers. Finished work is skipped.
+    """Encode, train and draw on the same workers, and measure the figures of the workflow. Finished work is skipped.
 
     Run the same command again to continue after a stop.
     """

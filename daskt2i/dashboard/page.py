@@ -16,7 +16,7 @@ from daskt2i.dashboard.figures.encode import Chunks, Headline, Notes, Parts, Rat
 from daskt2i.dashboard.figures.estimate import Estimate
 from daskt2i.dashboard.figures.frame import Figure
 from daskt2i.dashboard.figures.rejected import Newest, Psnr, Reasons
-from daskt2i.dashboard.figures.training import LearningRate, Loss, Pictures, Ranks, Shares, Speed
+from daskt2i.dashboard.figures.training import LearningRate, Loss, LossByLevel, Pictures, Ranks, Shares, Speed
 from daskt2i.dashboard.figures.workers import WorkerMemory, WorkerRates, WorkerTable
 from daskt2i.dashboard.live import Follower
 from daskt2i.dashboard.panes import asked
@@ -44,7 +44,9 @@ class Section:
 SECTIONS = (
     Section("Encode", ((Rate, Parts), (Chunks,), (WorkerRates, WorkerMemory), (WorkerTable,)), ("encode",)),
     Section("Rejected rows", ((Reasons, Psnr), (Newest,))),
-    Section("Training", ((Loss, Pictures), (LearningRate, Speed, Shares), (Ranks,)), ("train", "train-vae")),
+    Section(
+        "Training", ((Loss, Pictures), (LossByLevel, LearningRate), (Speed, Shares), (Ranks,)), ("train", "train-vae")
+    ),
     Section("Estimate and notes", ((Estimate,), (Notes,))),
 )
 

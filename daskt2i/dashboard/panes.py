@@ -17,7 +17,7 @@ from daskt2i.dashboard.figures.encode import Chunks, Headline, Notes, Parts, Rat
 from daskt2i.dashboard.figures.estimate import Estimate
 from daskt2i.dashboard.figures.frame import Figure
 from daskt2i.dashboard.figures.rejected import Newest, Psnr, Reasons
-from daskt2i.dashboard.figures.training import LearningRate, Loss, Pictures, Ranks, Shares, Speed
+from daskt2i.dashboard.figures.training import LearningRate, Loss, LossByLevel, Pictures, Ranks, Shares, Speed
 from daskt2i.dashboard.figures.workers import WorkerMemory, WorkerRates, WorkerTable
 from daskt2i.dashboard.live import Follower
 
@@ -63,7 +63,11 @@ PANES = (
     Pane("Daskt2i Encode", "/individual-daskt2i-encode", (Headline, Rate, Chunks, Parts)),
     Pane("Daskt2i Encode Workers", "/individual-daskt2i-workers", (WorkerRates, WorkerMemory, WorkerTable)),
     Pane("Daskt2i Rejected Rows", "/individual-daskt2i-rejected", (Reasons, Newest, Psnr)),
-    Pane("Daskt2i Training", "/individual-daskt2i-training", (Headline, Loss, LearningRate, Speed, Shares, Ranks)),
+    Pane(
+        "Daskt2i Training",
+        "/individual-daskt2i-training",
+        (Headline, Loss, LossByLevel, LearningRate, Speed, Shares, Ranks),
+    ),
     Pane("Daskt2i Training Pictures", "/individual-daskt2i-pictures", (Pictures,)),
     Pane("Daskt2i Estimate And Notes", "/individual-daskt2i-estimate", (Estimate, Notes)),
 )

@@ -1,14 +1,16 @@
 """Child processes that do not receive Ctrl-C and that end with their parent.
 
-Covers: blocking the signal while a process starts, watching the parent.
+Covers: blocking the signal while a process starts, watching the parent, being killed with it.
 Does not cover: which processes are started (`executors`, `launch`, Dask's nannies).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +33,20 @@ def block_sigint() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill_with_parent() -> None:
+    """Have Linux kill this process when its parent ends, even if this process is stopped (SIGSTOP) and runs no thread.
+
+    Linux does so when the *thread* ends that started this process, so that thread must wait for it. Elsewhere this
+    function does nothing. Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library without it
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent(parent: int, period: float = 1.0) -> None:

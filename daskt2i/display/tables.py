@@ -19,14 +19,18 @@ from daskt2i.evaluation.result import EvaluateResult
 from daskt2i.evaluation.words import Words
 from daskt2i.formatting import facts
 from daskt2i.insights.report import InsightsResult
-from daskt2i.train.whole_run import RunPlan
+from daskt2i.train.whole_run import RunPlan, RunResult
 from daskt2i.view import View, Viewed
 
 
 def result_table(result: Viewed) -> RenderableType:
     """A result for 80 columns, with failures first."""
     if isinstance(result, RunPlan):
-        return Group(result_table(result.encode), result_table(result.train), _view_table(result.draw_view()))
+        measure = result.measure_view()
+        last = [_view_table(measure)] if measure.rows else []
+        return Group(result_table(result.encode), result_table(result.train), _view_table(result.draw_view()), *last)
+    if isinstance(result, RunResult) and isinstance(result.evaluate, EvaluateResult):
+        return result_table(result.evaluate)  # the stages before were shown when they ended
     if isinstance(result, EstimateResult):
         return estimate_table(result)
     if isinstance(result, InsightsResult):

@@ -170,9 +170,13 @@ class LatentDataset(RowStream[Batch]):
         """Rows of this rank's smallest validation batch; `size` without validation rows."""
         return min((len(samples) for samples in self._heldout_samples(size)), default=size)
 
-    def _heldout_samples(self, size: int) -> Iterator[list[Sample]]:
-        """This rank's validation rows in batches of one bucket each."""
-        mine = self.heldout[self._rank :: self._world]
+    def most_heldout_batches(self, size: int) -> int:
+        """Number of validation batches of the rank that has most."""
+        return max(sum(1 for _ in self._heldout_samples(size, rank)) for rank in range(self._world))
+
+    def _heldout_samples(self, size: int, rank: int | None = None) -> Iterator[list[Sample]]:
+        """The validation rows of a rank, by default of this one, in batches of one bucket each."""
+        mine = self.heldout[self._rank if rank is None else rank :: self._world]
         for _, rows in self._reader.buckets(mine) if len(mine) else ():
             for start in range(0, len(rows), size):
                 yield [(0, int(row)) for row in rows[start : start + size]]

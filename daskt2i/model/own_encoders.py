@@ -64,6 +64,8 @@ def how_drawn(dataset: DatasetSettings, form: PipelineForm) -> str:
 def require_same_encoders(dataset: DatasetSettings, stored: Mapping[str, Any], folder: RunFolder) -> None:
     """Compare encoders with those of a store: a denoiser understands only what the same encoders make.
 
+    The engine does not count: an encode chooses it by itself, and engines differ by rounding alone.
+
     Args:
         stored: the result of `about_store`.
 
@@ -75,7 +77,10 @@ def require_same_encoders(dataset: DatasetSettings, stored: Mapping[str, Any], f
         "image": {**dataset.encoders.image.identity(), "weights": image.info(dataset.image.side).weights},
         "text": {**dataset.encoders.text.identity(), "weights": text.info().weights},
     }
-    if differ := differences(stored["identity"]["encoders"], mine, "dataset.encoders."):
+    theirs = stored["identity"]["encoders"]
+    engine = {name: value for name, value in theirs["image"].items() if name == "engine"}
+    mine["image"] = {**mine["image"], **engine}
+    if differ := differences(theirs, mine, "dataset.encoders."):
         raise FingerprintMismatch(
             f"The store in {folder} was made with other encoders than those of this workflow: {'; '.join(differ)}. "
             "Nothing was started. Use the workflow and settings of the encode (workflow, settings)."

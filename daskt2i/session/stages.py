@@ -21,7 +21,7 @@ from daskt2i.encode.saved_workflow import keep_first_settings
 from daskt2i.encode.summary import EncodeResult, together
 from daskt2i.encode.verify import unfinished
 from daskt2i.errors import ConfigError
-from daskt2i.evaluation.driver import evaluate
+from daskt2i.evaluation.driver import check_figures, evaluate
 from daskt2i.evaluation.heldout_captions import heldout_captions
 from daskt2i.evaluation.result import EvaluateResult
 from daskt2i.events import DashboardReady, Listener, Note, PlanReady, ResultReady
@@ -45,10 +45,11 @@ from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
-from daskt2i.train.samples import known_split, rows_of_training
+from daskt2i.train.samples import known_split, rows_of_training, store_facts
+from daskt2i.train.upkeep.model_size import parameters_of
 from daskt2i.train.upkeep.rank_memory import encoder_bytes
 from daskt2i.train.upkeep.tuning_checks import planned_pipeline
-from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
+from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run, planned_facts
 
 _NAMED = 5
 """Rows that a message names."""
@@ -103,17 +104,20 @@ class Stages:
         split = known_split(self.folder, given) if before is None else None
         pictures = how_drawn(self.workflow.dataset, form_of(kind_of(self.workflow.train.model).pipeline))
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
-        plan = replace(plan, encoder_bytes=encoder_bytes(self.workflow.dataset), tuned=tuned)
+        facts = store_facts(self.folder, given.view) if before is None else planned_facts(before, given.view)
+        size = {"encoder_bytes": encoder_bytes(self.workflow.dataset), "parameters": parameters_of(given, facts)}
+        plan = replace(plan, tuned=tuned, **size)
         return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
         """Plan what `run` would do. Refuse a run whose training or drawing would fail later."""
         plan = self.encode_plan(draw=draw)
         check_whole_run(plan)
+        check_figures(plan.workflow, self.folder, plan.source_info.rows)
         return RunPlan(plan, self.train_plan(plan))
 
     def run(self) -> RunResult:
-        """Encode, train and draw on the workers of the encode."""
+        """Encode, train and draw on the workers of the encode, and measure the figures that the workflow names."""
         plan = self.run_plan()
         self.listener(PlanReady(plan))
         layout = _layout_of(plan.encode)
@@ -122,7 +126,11 @@ class Stages:
         layout = replace(layout, only=self.workflow.launch.only)
         trained = self._train(layout)
         self.listener(ResultReady("train", trained))
-        return RunResult(encoded, trained, self._sample(self._prompts(), self.workflow.sample, 1, layout))
+        drawn = self._sample(self._prompts(), self.workflow.sample, 1, layout)
+        if not self.workflow.evaluate.metrics:
+            return RunResult(encoded, trained, drawn)
+        self.listener(ResultReady("sample", drawn))
+        return RunResult(encoded, trained, drawn, self._evaluate(None, layout))
 
     def encode(self) -> EncodeResult:
         """Encode the chunks that are not done."""
@@ -174,9 +182,7 @@ class Stages:
 
     def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
         """Draw unseen prompts, and measure whether the pictures match them, or the figures of the workflow."""
-        layout = self._layout()
-        with self.watched.stage("evaluate"):
-            return evaluate(self.workflow, self.folder, lambda: self.workers.executor(layout), prompts, self.listener)
+        return self._evaluate(prompts, self._layout())
 
     def insights(self, *, pictures: bool, tokens: bool, top: int) -> InsightsResult:
         """Write the report of the data set."""
@@ -211,6 +217,10 @@ class Stages:
             drawn = sample(self.folder, requests, how, executor, device, self.listener, dataset, other, limit)
             self.watched.show_file(f"{SAMPLES}/sheet.png", ", ".join(dict.fromkeys(one.prompt for one in requests)))
             return drawn
+
+    def _evaluate(self, prompts: Sequence[str] | None, layout: WorkerLayout) -> EvaluateResult:
+        with self.watched.stage("evaluate"):
+            return evaluate(self.workflow, self.folder, lambda: self.workers.executor(layout), prompts, self.listener)
 
     def _prompts(self) -> list[str]:
         """What `run` draws: the prompts of the workflow, else captions that the model did not learn."""

@@ -23,9 +23,12 @@ from daskt2i.store.artifacts import checkpoint_labels
 from daskt2i.store.artifacts.checkpoint_labels import DAMAGED, NAME, CheckpointLabel, skipped, stem
 from daskt2i.store.artifacts.full_disk import temporary_folder
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.optimisation.shards import Spread
 
 if TYPE_CHECKING:
     import torch
+
+    Savable = torch.Tensor | Spread
 
 CHECKPOINTS = "train/checkpoints"
 """Folder of the denoiser's checkpoints, inside the run folder."""
@@ -63,11 +66,12 @@ class Checkpoints:
         self.name = name
         self.keep = keep
 
-    def save(self, step: int, position: int, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+    def save(self, step: int, position: int, tensors: Mapping[str, Savable], about: Mapping[str, Any]) -> None:
         """Write a checkpoint. Then remove checkpoints older than the newest `keep`, and checkpoints of later steps.
 
         Args:
-            tensors: on any device and in any memory order; at most one at a time is copied.
+            tensors: on any device and in any memory order; at most one at a time is copied. Of a tensor that is spread
+                over ranks the other ranks call `give` meanwhile.
 
         Raises:
             StoreFull, StoreError: the checkpoint could not be written; the earlier ones stay.
@@ -88,6 +92,11 @@ class Checkpoints:
         for old in sorted(set(steps) - set(kept)):
             self.folder.delete(f"{self._stem(old)}.json")
             self.folder.delete(f"{self._stem(old)}.safetensors")
+
+    def give(self, tensors: Mapping[str, Savable]) -> None:
+        """On the other ranks: give their parts of tensors that rank 0 saves."""
+        for name in _in_order(tensors):
+            whole(tensors[name])
 
     def sweep(self) -> None:
         """Remove partial files of killed processes. Only the process that saves calls this, before it saves."""
@@ -189,11 +198,15 @@ class Checkpoints:
         return stem(self.name, step)
 
 
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Name of a tensor with NaN or infinity, or "". Only the weights may have minus infinity: a mask that is one."""
+def not_finite(tensors: Mapping[str, Savable]) -> str:
+    """Name of a tensor with NaN or infinity, or "". Only the weights may have minus infinity: a mask that is one.
+
+    Of a tensor that is spread over ranks, it looks at this rank's part.
+    """
     import torch
 
-    for name, tensor in tensors.items():
+    for name, given in tensors.items():
+        tensor = given.part.detach() if isinstance(given, Spread) else given
         if not tensor.is_floating_point():
             continue
         bad = ~torch.isfinite(tensor)
@@ -210,7 +223,17 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def _write(file: IO[bytes], tensors: Mapping[str, torch.Tensor]) -> tuple[int, str]:
+def whole(tensor: Savable) -> torch.Tensor:
+    """A tensor, gathered if it is spread over ranks; then every rank calls it."""
+    return tensor.whole() if isinstance(tensor, Spread) else tensor
+
+
+def _in_order(tensors: Mapping[str, Savable]) -> list[str]:
+    """Those with the largest elements come first, so that each tensor starts at a multiple of its element size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def _write(file: IO[bytes], tensors: Mapping[str, Savable]) -> tuple[int, str]:
     """Write tensors as safetensors, and return the size in bytes and the SHA-256.
 
     The package's own `save_file` holds all tensors twice in memory, refuses weights that share memory, and reports a
@@ -218,8 +241,7 @@ def _write(file: IO[bytes], tensors: Mapping[str, torch.Tensor]) -> tuple[int, s
     """
     import torch
 
-    # Tensors with the largest elements come first, so that each tensor starts at a multiple of its element size.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    order = _in_order(tensors)
     header: dict[str, dict[str, Any]] = {}
     end = 0
     for name in order:
@@ -237,6 +259,6 @@ def _write(file: IO[bytes], tensors: Mapping[str, torch.Tensor]) -> tuple[int, s
 
     put(len(text).to_bytes(8, "little") + text)
     for name in order:
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        flat = whole(tensors[name]).detach().cpu().contiguous().reshape(-1)
         put(flat.view(torch.uint8).numpy().data)
     return 8 + len(text) + end, digest.hexdigest()

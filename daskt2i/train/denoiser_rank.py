@@ -91,6 +91,7 @@ class Denoiser:
         self._device = "cpu"
         require_seen(self.folder, job.nonce, SEEN, job.dataset, every=needs_encoder(self.folder))
         limit = str(job.launch.get("disk_cache", AUTO))
+        self._sharded = LaunchSettings.model_validate(job.launch).is_sharded(me.world)
         self.kind = kind_of(self.settings.model)
         takes = self.kind.takes(self.settings.model.preset, self.settings.model.config)
         self._copies = ShardCopies.opened(self.folder, limit, _note)
@@ -130,7 +131,8 @@ class Denoiser:
         config = self.kind.config(given.preset, given.config, facts, self._least())
         self._new = partial(self.kind.build, config, self.settings.seed)
         made = self._new()
-        return (made if self._tuned is None else self._tuned.begin(made, self.settings.seed)).to(device)
+        whole = made if self._tuned is None else self._tuned.begin(made, self.settings.seed)
+        return whole if self._sharded else whole.to(device)  # its parts go to the device, where the whole may not fit
 
     def _least(self) -> int:
         """The fewest samples that the model gets at once: in a part of a batch, or in the last validation batch."""
@@ -185,7 +187,18 @@ class Denoiser:
             total += float(losses.sum())
             count += len(batch.latents)
             by_time.add(noised.times, losses)
+        if self._sharded:
+            self._keep_in_step(model)
         return total, count, by_time.sums()
+
+    def _keep_in_step(self, model: nn.Module) -> None:
+        """Compute as often as the rank with most validation batches: with shards a rank needs the others' parts."""
+        size = min(64, self.settings.batch)
+        missing = self.dataset.most_heldout_batches(size) - len(self._heldout or ())
+        if missing:
+            batch = self._heldout[-1] if self._heldout else next(self.batches(0))
+            for _ in range(missing):
+                self.predicted(model, batch)
 
     def finish(self, model: nn.Module, folder: RunFolder) -> dict[str, Any]:
         """Write the diffusers pipeline into `pipeline/`. Returns its address, and a note if it has a limitation."""

@@ -240,7 +240,8 @@ def train_vae(
         lock.hold(folder, VAE_PREFIX, lambda text: listener(Note(text)), workflow.vae.steps),
     ):
         workflow = with_source(workflow, folder, draw=False)
-        settings, ways, source = workflow.vae, workflow.launch, workflow.dataset.source
+        # An autoencoder fits on every device that trains one, and it measures itself whole.
+        settings, ways, source = workflow.vae, workflow.launch.unsharded(), workflow.dataset.source
         info = open_source(workflow.dataset, folder).info()
         identity = {
             "source": {**source.identity(), **info.content},

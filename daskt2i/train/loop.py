@@ -17,7 +17,7 @@ import contextlib
 import json
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ from daskt2i.train.upkeep.precision_probe import Choice, choose, step_of
 from daskt2i.train.upkeep.save_times import SaveTimes
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 TELL_SECONDS = 0.5
 """Minimum time between two steps that are reported to the driver."""
@@ -89,7 +89,7 @@ def fit(
 
     me = ranks.rank()
     torch.set_num_threads(me.threads)
-    if launch.keep_memory:
+    if launch.keep_memory and not launch.is_sharded(me.world):  # else weights that were gathered once would stay
         keep_memory()
     with explaining_full_disk("train"), contextlib.closing(task), joined(me) as group:
         return _Run(task, settings, launch, folder, json.loads(json.dumps(identity)), prefix, me, group).go()
@@ -121,7 +121,8 @@ class _Run:
         self.choice = self._choose_precision(found, model)
         self.precision = self.choice.name
         self.state = TrainState(
-            model, settings, self.device, self.precision, me.world, launch.compile, launch.profile_allreduce
+            *(model, settings, self.device, self.precision, me.world, launch.compile, launch.profile_allreduce),
+            launch.is_sharded(me.world),
         )
         self.plan = Continuing(0) if found is None else self._restore(found)
         self.step = self.plan.step
@@ -162,9 +163,11 @@ class _Run:
                     self.metrics.add(self.step, **{f"{NEW}{name}": value for name, value in numbers.items()})
 
     def _choose_precision(self, found: Checkpoint | None, model: Any) -> Choice:
-        step = step_of(model, self.task, self.launch.gradient_accumulation_steps, self.device)
         before, first = None if found is None else found.about, self.me.rank == 0
-        return choose(self.launch.precision, self.device, self.me.threads, before, self.group, first, step)
+        step = step_of(model, self.task, self.launch.gradient_accumulation_steps, self.device)
+        # Ranks with shards compute in step, so they cannot measure each for itself; and the whole may not fit.
+        measured = None if self.launch.is_sharded(self.me.world) else step
+        return choose(self.launch.precision, self.device, self.me.threads, before, self.group, first, measured)
 
     def _kind(self) -> str:
         return self.device.partition(":")[0]
@@ -306,8 +309,15 @@ class _Run:
             ranks.tell("heldout", step=self.step, **found)
 
     def _save(self) -> None:
-        """Rank 0 writes the checkpoint; the other ranks do not wait."""
+        """Rank 0 writes the checkpoint. The other ranks do not wait; with shards they give their parts meanwhile."""
+        spread = self.state.layout.spread
+        if self.metrics is None and not spread:
+            return
+        tensors = self.state.tensors()
+        if name := self._not_finite(tensors):
+            self.bad.stop(f"A value of {name}", self.step, math.nan)
         if self.metrics is None:
+            self.checkpoints.give(tensors)
             return
         about = {"identity": self.identity, "precision": self.precision, "device": self._kind(), **self.state.about()}
         about["spikes"] = self.figures.spikes.about()
@@ -315,30 +325,49 @@ class _Run:
             about["step_seconds"] = dict(self.choice.step_seconds)
         if self.plan.changes:
             about["changes"] = list(self.plan.changes)
-        tensors = self.state.tensors()
-        if name := not_finite(tensors):
-            self.bad.stop(f"A value of {name}", self.step, math.nan)
         self.metrics.flush()
         self.checkpoints.save(self.step, self.step * self.settings.batch, tensors, about)
         ranks.tell("checkpoint", step=self.step)
 
+    def _not_finite(self, tensors: Mapping[str, Any]) -> str:
+        """Name of a tensor for a checkpoint with a value that is not finite, or "". With shards all ranks agree."""
+        import torch
+
+        name = not_finite(tensors)
+        if self.state.layout.spread and float(self.group.sum(torch.tensor([float(bool(name))]))):
+            return name or "a part of a weight on another rank"
+        return name
+
+    @contextlib.contextmanager
+    def _exported(self) -> Iterator[nn.Module | None]:
+        """On rank 0 the whole model with its moving average, None on the others. Every rank calls it."""
+        if self.me.rank and not self.state.layout.spread:
+            yield None
+            return
+        with self.state.averaged(), self.state.layout.on_first(self.me.rank) as model:
+            yield model
+
     def _draw(self) -> None:
         """Draw a sheet of pictures, if the task can."""
         heartbeat.at(self.step, heartbeat.DRAWS)
-        if self.me.rank == 0 and isinstance(self.task, DrawsPictures):
-            with self.state.averaged() as model, self.state.autocast():
-                name = self.task.sheet(model, self.step, self.folder)
-            ranks.tell("sheet", step=self.step, file=name)
+        if not isinstance(self.task, DrawsPictures):
+            return
+        with self._exported() as model:
+            if model is not None:
+                with self.state.autocast():
+                    name = self.task.sheet(model, self.step, self.folder)
+                ranks.tell("sheet", step=self.step, file=name)
 
     def _finish(self, speed: dict[str, Any]) -> dict[str, Any]:
         import torch
 
         found: dict[str, Any] = {}
-        if self.me.rank == 0:
-            if isinstance(self.task, KeepsLabel):
-                self.task.label = label(self.identity, self.step, self.plan.changes)
-            with self.state.averaged() as model:
+        if isinstance(self.task, KeepsLabel):
+            self.task.label = label(self.identity, self.step, self.plan.changes)
+        with self._exported() as model:
+            if model is not None:
                 found = self.task.finish(model, self.folder)
+        if self.me.rank == 0:
             if speed.get("shares"):
                 found = {**found, **speed}
             if spikes := self.figures.spikes.count:

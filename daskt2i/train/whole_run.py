@@ -1,13 +1,14 @@
-"""A whole run, which encodes, trains and draws: its plan, its result, and checks before it starts.
+"""A whole run, which encodes, trains, draws and measures: its plan, its result, and checks before it starts.
 
 Covers: refusing missing prompts, encoders that cannot decode, a model that does not fit the latents.
-Does not cover: the stages and their order (`session.stages`), the needs of encoding (`encode.prepare`).
+Does not cover: the stages and their order (`session.stages`), the needs of encoding (`encode.prepare`) and of figures
+(`evaluation.figures.prepare`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from daskt2i.encode.prepare import EncodePlan
 from daskt2i.encode.summary import EncodeResult
@@ -30,22 +31,42 @@ _SHOWN_PROMPTS = 16
 """Prompts that a plan shows; a notebook or a terminal has no room for hundreds."""
 
 
+class Measured(Protocol):
+    """The result of a stage that measures pictures."""
+
+    def to_json(self) -> dict[str, Any]:
+        """An object for `run --json`."""
+        ...
+
+    def view(self) -> View:
+        """The figures."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class RunResult(Viewed):
-    """The result of `run_all`: the result of each stage."""
+    """The result of `run_all`: the result of each stage.
+
+    Attributes:
+        evaluate: the figures of `evaluate.metrics`; None if the workflow names none.
+    """
 
     encode: EncodeResult
     train: TrainResult
     sample: SampleResult
+    evaluate: Measured | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that `run --json` prints."""
-        return {"encode": self.encode.to_json(), "train": self.train.to_json(), "sample": self.sample.to_json()}
+        found = {"encode": self.encode.to_json(), "train": self.train.to_json(), "sample": self.sample.to_json()}
+        return found if self.evaluate is None else {**found, "evaluate": self.evaluate.to_json()}
 
     def view(self) -> View:
-        """The pictures. The results of encoding and training are folded."""
+        """The pictures and the figures. The results of encoding and training are folded."""
         drawn, earlier = self.sample.view(), (self.encode.view(), self.train.view())
-        return replace(drawn, sections=tuple(Section(one.title, one.rows) for one in earlier))
+        figures = () if self.evaluate is None else self.evaluate.view().rows
+        sections = tuple(Section(one.title, one.rows) for one in earlier)
+        return replace(drawn, rows=(*drawn.rows, *figures), sections=sections)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -62,15 +83,19 @@ class RunPlan(Viewed):
 
     def to_json(self) -> dict[str, Any]:
         """The object that `run --dry-run --json` prints: the plan of encoding, in `train` that of training, and in
-        `sample` that of drawing."""
+        `sample` that of drawing, and in `evaluate` the figures, if the workflow names some."""
         draw = self.encode.workflow.sample.model_dump(include={"prompts", "seed", "steps", "guidance", "sampler"})
-        return {**self.encode.to_json(), "train": self.train.to_json(), "sample": draw}
+        found = {**self.encode.to_json(), "train": self.train.to_json(), "sample": draw}
+        measure = self.encode.workflow.evaluate
+        asked = {"metrics", "samples", "reference", "weights"}
+        return {**found, "evaluate": measure.model_dump(include=asked)} if measure.metrics else found
 
     def view(self) -> View:
         """The plan of the encode, then the plans of the training and of the drawing."""
         before = self.encode.view()
         rows = list(before.rows)
-        for stage, after in (("train", self.train.view()), ("draw", self.draw_view())):
+        stages = {"train": self.train.view(), "draw": self.draw_view(), "measure": self.measure_view()}
+        for stage, after in stages.items():
             rows += [(f"{stage}: {name}", value) for name, value in after.rows if name != "run folder"]
         return replace(before, rows=tuple(rows))
 
@@ -86,6 +111,18 @@ class RunPlan(Viewed):
         if count > _SHOWN_PROMPTS:
             rows.append(("", f"and {count - _SHOWN_PROMPTS:,} more"))
         return View("Then draw", tuple(rows))
+
+    def measure_view(self) -> View:
+        """The figures at the end; no rows if the workflow names none."""
+        wanted = self.encode.workflow.evaluate
+        if not wanted.metrics:
+            return View("Then measure", ())
+        count = wanted.samples or wanted.prompts * wanted.seeds
+        rows = [("figures", f"{', '.join(wanted.metrics)} over {count:,} drawn pictures")]
+        if set(wanted.metrics) - {"judge", "clip"}:
+            rows.append(("compared with", wanted.reference or "the images of this run"))
+        rows += [("weights", model) for model in wanted.weights]
+        return View("Then measure", tuple(rows))
 
 
 def check_whole_run(plan: EncodePlan) -> None:
@@ -115,10 +152,10 @@ def check_whole_run(plan: EncodePlan) -> None:
             "encode and train."
         )
     train = workflow.train
-    check_model(train, _facts(plan, train.view), train.batch)
+    check_model(train, planned_facts(plan, train.view), train.batch)
 
 
-def _facts(plan: EncodePlan, view: str | None) -> StoreFacts:
+def planned_facts(plan: EncodePlan, view: str | None) -> StoreFacts:
     """What the store of this plan will give a denoiser."""
     text = plan.text_info
     sides = {array.name: array.shape[-1] for array in text.arrays if array.shape}

@@ -37,7 +37,7 @@ from daskt2i.launch.rank_spawners import LocalRankSpawner
 from daskt2i.loader.dataset import LatentDataset
 from daskt2i.loader.picture_dataset import STREAK, Pictures
 from daskt2i.model import pipeline
-from daskt2i.model.own_encoders import OwnEncoders
+from daskt2i.model.own_encoders import OwnEncoders, built, require_same_encoders
 from daskt2i.sample.driver import read_prompts, requests_for, sample
 from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
 from daskt2i.sources.fake import FakeSource
@@ -330,6 +330,22 @@ def test_the_settings_that_made_the_store_are_taken(whole: Path) -> None:
     with told("model/own_encoders.py:require_same_encoders FingerprintMismatch"):
         refused(whole, other)
     begins(whole, workflow())
+
+
+def test_the_engine_of_an_encode_does_not_matter_to_a_training(tmp_path: Path) -> None:
+    chosen = workflow()
+    stored = {"identity": {"encoders": _identities(chosen)}}
+    stored["identity"]["encoders"]["image"]["engine"] = "ncnn"
+    require_same_encoders(chosen.dataset, stored, RunFolder(tmp_path))
+
+
+def _identities(settings: Workflow) -> dict[str, dict[str, Any]]:
+    image, text = built(settings.dataset)
+    encoders, side = settings.dataset.encoders, settings.dataset.image.side
+    return {
+        "image": {**encoders.image.identity(), "weights": image.info(side).weights},
+        "text": {**encoders.text.identity(), "weights": text.info().weights},
+    }
 
 
 def _with_checkpoint(store: Path, settings: Workflow, step: int = 1, poisoned: str = "", older: bool = False) -> None:
@@ -710,7 +726,7 @@ def test_prompts_that_are_given_are_evaluated(demo_run: Path, tmp_path: Path) ->
         "dataset.source": {"class": "daskt2i.sources.fake.FakeSource"},
     }
     run = daskt2i.Run(tiny_workflow(), tmp_path, scheduler="serial", progress=False, settings=data)
-    with told("evaluation/driver.py:_prompts ConfigError"):
+    with told("evaluation/requests.py:_unseen ConfigError"):
         run.evaluate()
     prompt = requests_for(tiny_workflow().sample.prompts, 0)[0].prompt
     assert run.evaluate([prompt]).to_json()["count"] == 1

@@ -20,6 +20,8 @@ import daskt2i
 from daskt2i.dashboard.figures.encode import Chunks
 from daskt2i.dashboard.messages import Messages
 from daskt2i.dashboard.report.result import ReportResult, report
+from daskt2i.dashboard.run_state import RunState
+from daskt2i.dashboard.state.train import MOST_LEVELS
 from daskt2i.display.tables import result_table
 from daskt2i.errors import StoreError
 from daskt2i.events import Note
@@ -85,6 +87,56 @@ def test_a_store_in_buckets_counts_its_rows_and_not_the_numbers_between_them(tmp
     assert (told["rows"], told["rows_done"], told["chunks"]["written"]) == (there.rows, there.rows, there.chunks)
     assert found.state.estimate_so_far()["bytes_in_all"] == there.bytes, "nothing is left to write"
     assert found.unknown == ()
+
+
+def test_the_losses_by_noise_level_come_from_the_metrics(copy: RunFolder) -> None:
+    looks = [
+        {
+            "step": step,
+            "heldout_loss": 1.0,
+            "heldout_loss_ema0.5": 1.0,
+            "heldout_loss_t0": 1 / step,
+            "heldout_loss_t9": 2.0,
+        }
+        for step in range(1, 31)
+    ]
+    copy.write("train/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in looks).encode())
+    levels = report(copy).state.by_level
+    assert levels.last == (30, {"0": pytest.approx(1 / 30), "9": 2.0})
+    assert next(iter(levels)) == (1, {"0": 1.0, "9": 2.0})
+    assert len(levels) <= MOST_LEVELS + 1
+    assert RunState.from_json(report(copy).state.to_json()).by_level.last == levels.last
+
+
+EVALUATED = {
+    "prompts": 64,
+    "seeds": 4,
+    "count": 256,
+    "all": 0.9,
+    "shape": 0.95,
+    "intervals": {"all": [0.8574, 0.9309], "shape": [0.91, 0.97]},
+    "words": {"shape": {"<b>star</b>": {"count": 40, "share": 0.5, "interval": [0.35, 0.65]}}},
+    "fid": 6.1,
+    "kid": 0.002,
+    "figure_intervals": {"kid": [0.001, 0.003]},
+    "published": {"fid": {"U-ViT-S/2": 5.95}},
+    "drawn": 256,
+    "reference": "val2014.zip",
+}
+
+
+def test_what_evaluate_measured_is_on_the_page_with_intervals_and_by_word(copy: RunFolder, tmp_path: Path) -> None:
+    assert "evaluate" not in report(copy).to_json()
+    copy.write("reports/evaluate.json", json.dumps(EVALUATED).encode())
+    found = report(copy, tmp_path / "page.html")
+    assert found.to_json()["evaluate"]["fid"] == 6.1
+    said = "right: all 90.0 % (85.7 % to 93.1 %), fid 6.1 (published: U-ViT-S/2 5.95), kid 0.002 (0.001 to 0.003)"
+    assert dict(found.view().rows)["evaluate"] == f"{said}; 256 pictures"
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for words in ("Evaluation", "compared with val2014.zip", "85.7 % to 93.1 %", "shape &lt;b&gt;star", "50.0 % of 40"):
+        assert words in page, words
+    copy.write("reports/evaluate.json", b'["torn')
+    assert any("reports/evaluate.json cannot be read" in line for line in report(copy).unknown)
 
 
 DAMAGE = {"none": None, "empty": b"", "no text": b"\xff\x00" * 50, "half a line": None}

@@ -174,7 +174,9 @@ def train_events(steps: int, every: int = 1) -> Iterator[Event]:
     for step in range(every, steps + 1, every):
         speed = {"samples_per_second": 80.0, "shares": {"waiting": 0.1, "exchange": 0.2}}
         yield LaunchEvent("step", 1, 0, {"step": step, "loss": 1.0 / step, "norm": 0.5, "rate": 1e-4, **speed})
-    yield LaunchEvent("heldout", 1, 0, {"step": steps, "heldout_loss": 0.25, "heldout_psnr": 21.5})
+    yield LaunchEvent(
+        "heldout", 1, 0, {"step": steps, "heldout_loss": 0.25, "heldout_psnr": 21.5, "heldout_loss_t3": 0.5}
+    )
     about = {"step": steps, "doing": "computes", "memory": 7e8, "cpu": 1.9, "silent": 0.1}
     for rank in (0, 1):
         shares = {"waiting": 0.1 * (rank + 1), "exchange": 0.2}
@@ -191,6 +193,7 @@ def test_the_figures_of_a_training_are_those_of_its_ranks() -> None:
     assert len(state.loss) <= 600
     assert state.heldout.last == (5_000, 0.25)
     assert state.heldout_figures["heldout_psnr"] == 21.5
+    assert state.by_level.last == (5_000, {"3": 0.5})
     assert state.mean_speed == 80.0, "as the ranks tell it"
     assert state.samples_per_second == {0: 80.0, 1: 80.0}, "in the last minute, by the clock"
     assert state.shares == {"waiting": 0.1, "exchange": 0.2}

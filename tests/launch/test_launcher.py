@@ -174,7 +174,7 @@ def kill_worker_of(number: int) -> Callable[[dict[int, int]], int]:
 @pytest.mark.parametrize(
     ("where", "kill", "number", "says"),
     [
-        ("dask", kill_rank, 1, "SIGKILL"),
+        pytest.param("dask", kill_rank, 1, "SIGKILL", marks=pytest.mark.slow),
         ("dask", kill_worker_of, 0, "its worker is gone"),
         pytest.param("local", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),
         pytest.param("dask", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),
@@ -511,9 +511,23 @@ def until_step(process: subprocess.Popen[str], step: int) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
-        if event.kind == "step" and event["step"] == step:
+        if event["kind"] == "step" and event["step"] == step:
             return
     raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process that is stopped when its parent ends")
+@pytest.mark.parametrize("kind", ["local", "dask"])
+def test_a_stopped_rank_does_not_outlive_its_driver(kind: str, tmp_path: Path) -> None:
+    with driver(kind, job(tmp_path, hold=1)) as process:
+        until_step(process, 5)
+        ranks = ranks_running()
+        assert len(ranks) == 2
+        for rank in ranks:
+            rank.suspend()
+        process.kill()
+    wait_for(lambda: not ranks_running(), 20)
 
 
 @pytest.mark.slow  # by default, tests/train/test_denoiser_rank.py kills the driver of the real trainer

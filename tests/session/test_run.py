@@ -86,6 +86,13 @@ def test_a_run_object_goes_on_from_what_the_command_made_and_has_nothing_left_to
     assert set(again.to_json()) == {"encode", "train", "sample"}
 
 
+def test_a_workflow_that_names_figures_measures_them_after_the_pictures(finished: Run) -> None:
+    small = {"evaluate.metrics": ["judge"], "evaluate.prompts": 2, "evaluate.seeds": 1}
+    found = finished.with_settings(small).run_all()
+    assert found.to_json()["evaluate"]["count"] == 2
+    assert "background" in found.view().text()
+
+
 def test_the_events_of_a_run_give_the_numbers_of_status_and_of_its_metrics(finished: Run) -> None:
     folder = RunFolder(finished.out)
     state, wrong = read_events(folder)

@@ -38,3 +38,13 @@ def test_a_model_of_your_own_has_no_number_of_parameters_in_the_plan() -> None:
     workflow = load_workflow("demo", {"train.model": {"preset": None, "config": {"layers_per_block": 1}}})
     rows = dict(TrainPlan("out", 100, 2, 1, workflow.train, workflow.launch).view().rows)
     assert rows["model"] == "UNet of train.model.config"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [("cosine", "then a cosine down"), ("constant", "then constant"), ("wsd", "then constant, and down at the end")],
+)
+def test_the_plan_says_how_the_rate_goes_on_after_the_warm_up(schedule: str, words: str) -> None:
+    workflow = load_workflow("demo", {"train.schedule": schedule})
+    rows = dict(TrainPlan("out", 100, 2, 1, workflow.train, workflow.launch).view().rows)
+    assert rows["rate"] == f"0.004 after 10 steps, {words}"

@@ -6,10 +6,10 @@ Does not cover: what is trained (`denoiser`, `autoencoder`), starting ranks (`la
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from dask.utils import parse_bytes
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from daskt2i.config import plain_values
 from daskt2i.config.strict import Strict
@@ -29,6 +29,7 @@ class LaunchSettings(Strict):
     gradient_accumulation_steps: int = Field(ge=1)
     gradient_checkpointing: bool
     compile: bool
+    sharding: Literal["none", "full"] = "none"
     checkpoint_every: int = Field(ge=1)
     keep_checkpoints: int = Field(ge=1)
     validation_every: int = Field(ge=1)
@@ -42,6 +43,23 @@ class LaunchSettings(Strict):
     disk_cache: Literal["auto"] | _Size = "auto"
     only: str = Field("all", min_length=1)
     trackers: list[Literal["wandb", "mlflow"]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        """Shards have no gradients that are exchanged whole, and a loss scale would have to be shared."""
+        if self.sharding == "full" and self.precision == "fp16":
+            raise ValueError("with sharding: full, precision can be auto, fp32 or bf16")
+        if self.sharding == "full" and self.profile_allreduce:
+            raise ValueError("profile_allreduce measures the exchange of whole gradients, which sharding: full has not")
+        return self
+
+    def is_sharded(self, ranks: int) -> bool:
+        """Whether so many ranks hold parts of the weights."""
+        return self.sharding == "full" and ranks > 1
+
+    def unsharded(self) -> LaunchSettings:
+        """The same with whole weights on every rank."""
+        return self.model_copy(update={"sharding": "none"})
 
     def cache_bytes(self) -> int:
         """`cache` in bytes."""

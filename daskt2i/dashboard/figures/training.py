@@ -54,6 +54,48 @@ class Loss(Plotted):
         self.show(f"Loss of {state.training}" if state.training else "Loss")
 
 
+class LossByLevel(Plotted):
+    """Held-out loss by noise level: of the first validation, of the newest, and of one between."""
+
+    _LOOKS = ((SKY, 1.5), (ORANGE, 1.5), (RED, 2.5))
+
+    def __init__(self) -> None:
+        from bokeh.models import ColumnDataSource
+
+        tips = [("noise level", "@level"), ("step", "@step{0,0}"), (HELDOUT_LOSS, "@y{0.0000}")]
+        axis = "noise level: 0 is clean, 1,000 is noise alone"
+        super().__init__(frame.plot("", axis, f"{HELDOUT_LOSS} (no unit)", tips, height=230, x_range=(0, 1000)))
+        self.sources = []
+        for colour, width in self._LOOKS:
+            self.sources.append(source := ColumnDataSource({name: [] for name in ("x", "y", "level", "step")}))
+            self.plot.line("x", "y", source=source, color=colour, line_width=width)
+            self.plot.scatter("x", "y", source=source, color=colour, size=3 * width)
+        self.plot.y_range.start = 0
+
+    def update(self, state: RunState) -> None:
+        points = list(state.by_level)
+        if not points:
+            self.hide()
+            return
+        first, between = points[:-1][:1], points[1:-1][len(points) // 2 - 1 :][:1]
+        entries = []
+        for (colour, _), source, found in zip(self._LOOKS, self.sources, (first, between, points[-1:]), strict=True):
+            frame.send(source, _by_level(found))
+            entries += [(colour, f"step {step:,.0f}") for step, _ in found]
+        self.show("Held-out loss by noise level", frame.key(entries))
+
+
+def _by_level(points: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, list[Any]]:
+    """Columns of the levels of at most one validation, each at the middle of its bin."""
+    rows = [
+        (100 * level + 50, levels[str(level)], f"{100 * level:,} to {100 * level + 100:,}", step)
+        for step, levels in points
+        for level in sorted(map(int, levels))
+    ]
+    columns = zip(*rows, strict=True) if rows else ([], [], [], [])
+    return dict(zip(("x", "y", "level", "step"), map(list, columns), strict=True))
+
+
 class _Curve(Plotted):
     """One curve by step."""
 

@@ -17,14 +17,18 @@ from daskt2i.formatting import POLICY, STYLE, document
 _STYLE = """
 main { max-width: 1360px; } h1, h2 { font-weight: 600; } .sub, .note { color: var(--dim); }
 .line { display: flex; flex-wrap: wrap; gap: 18px; margin: 0 0 16px; } .line > div { flex: 1 1 380px; min-width: 0; }
+.facts th { text-align: left; font-weight: 400; color: var(--dim); }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; } .facts td:first-child { width: 9em; }
 """
 
 
-def page(state: RunState, rows: Iterable[tuple[str, str]], unknown: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+def page(
+    state: RunState, rows: Iterable[tuple[str, str]], unknown: Sequence[str], evaluation: str = ""
+) -> tuple[str, tuple[str, ...]]:
     """The page, and a sentence for each thing that is not on it.
 
     Args:
+        evaluation: a section as HTML.
         rows: names and values of the summary.
         unknown: sentences about what is not known, which stand on the page.
     """
@@ -36,13 +40,13 @@ def page(state: RunState, rows: Iterable[tuple[str, str]], unknown: Sequence[str
     try:
         figures, script = _figures(state)
         notes = "".join(f'<p class="note">{_shown(text)}</p>' for text in unknown)
-        return _utf8(document(title, head + notes + figures, script, _look(), components=_COMPONENTS)), ()
+        return _utf8(document(title, head + notes + figures + evaluation, script, _look(), components=_COMPONENTS)), ()
     except Exception as error:  # another Bokeh; the report must be written in any case
         why = " ".join(str(error).split())[:200].rstrip(".")
         missing = f"The page has no figures, because Bokeh cannot draw them ({type(error).__name__}: {why})."
         notes = "".join(f'<p class="note">{_shown(text)}</p>' for text in (*unknown, missing))
         table = "".join(f"<tr><td>{_shown(name)}</td><td>{_shown(value)}</td></tr>" for name, value in rows)
-        return _utf8(_plain(title, f'{head}{notes}<table class="facts">{table}</table>')), (missing,)
+        return _utf8(_plain(title, f'{head}{notes}<table class="facts">{table}</table>{evaluation}')), (missing,)
 
 
 _COMPONENTS = ("bokeh", "bokeh-widgets")

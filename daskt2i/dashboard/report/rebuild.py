@@ -17,6 +17,7 @@ from daskt2i.dashboard.event_file import read_events
 from daskt2i.dashboard.pictures import picture_of
 from daskt2i.dashboard.run_state import LOCKED, RunState
 from daskt2i.dashboard.state.series import Histogram, Series, Strip
+from daskt2i.dashboard.state.train import MOST_LEVELS, levels_of
 from daskt2i.errors import Daskt2iError, StoreError, StoreMissing, sentence
 from daskt2i.estimate.forecast import forecast_figures
 from daskt2i.os_errors import meaning_of
@@ -207,6 +208,8 @@ def _trained(state: RunState, folder: RunFolder) -> bool:
     state.steps = max(state.steps, state.step)
     last = [line for line in lines if "heldout_loss" in line][-1:]
     state.heldout_figures = {k: float(v) for k, v in last[0].items() if k.startswith("heldout_")} if last else {}
+    levels = ((int(line["step"]), levels_of(line)) for line in lines)
+    state.by_level = Series(((step, found) for step, found in levels if found), MOST_LEVELS)
     return True
 
 

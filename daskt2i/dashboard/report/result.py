@@ -6,12 +6,14 @@ Does not cover: where the figures come from (`rebuild`), the HTML file (`html`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from daskt2i.addresses import expanded
+from daskt2i.dashboard.report.evaluation import evaluation_html, read_evaluation, summary
 from daskt2i.dashboard.report.html import page
 from daskt2i.dashboard.report.page_file import writing_page
 from daskt2i.dashboard.report.rebuild import rebuild
@@ -35,12 +37,14 @@ class ReportResult(Viewed):
         out: address of the run folder.
         html: the file that was written; "" for none.
         unknown: a sentence for each thing that the folder does not tell.
+        evaluation: the JSON of the last `evaluate`; empty if there is none.
     """
 
     out: str
     state: RunState = field(repr=False)
     html: str = ""
     unknown: tuple[str, ...] = ()
+    evaluation: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `report --json` prints. Times are seconds, sizes bytes; what is not known is null."""
@@ -52,6 +56,7 @@ class ReportResult(Viewed):
             "encode": _encode_json(state) if state.chunks else None,
             "train": _train_json(state) if state.training else None,
             "estimate": _estimate_json(state) if state.estimate else None,
+            **({"evaluate": dict(self.evaluation)} if self.evaluation else {}),
             "notes": [text for _, text in state.notes],
             "unknown": list(self.unknown),
         }
@@ -64,6 +69,8 @@ class ReportResult(Viewed):
             rows += _encode_rows(state)
         if state.training:
             rows += _train_rows(state)
+        if measured := summary(self.evaluation):
+            rows.append(("evaluate", _printable(measured)))
         rows += [("note", _printable(text)) for _, text in list(state.notes)[-_NOTES:]]
         if len(state.notes) > _NOTES:
             rows.append(("", f"and {many(len(state.notes) - _NOTES, 'older note')}"))
@@ -99,16 +106,21 @@ def report(folder: RunFolder, html: str | Path | None = None) -> ReportResult:
         StoreError: the file cannot be written.
     """
     state, unknown = rebuild(folder)
-    found = ReportResult(str(folder), state, "", unknown)
+    evaluation: Mapping[str, Any] = {}
+    try:
+        evaluation = read_evaluation(folder)
+    except (OSError, StoreError, ValueError, RecursionError):
+        unknown = (*unknown, "What evaluate measured is not known: reports/evaluate.json cannot be read.")
+    found = ReportResult(str(folder), state, "", unknown, evaluation)
     if html is None:
         return found
     path = expanded(str(html), "html").absolute()
     _refuse(path, folder)
     missing: tuple[str, ...] = ()
     with writing_page(path) as file:
-        text, missing = page(state, found.view().rows, unknown)
+        text, missing = page(state, found.view().rows, unknown, evaluation_html(evaluation))
         file.write(text)
-    return ReportResult(str(folder), state, str(path), (*unknown, *missing))
+    return replace(found, html=str(path), unknown=(*unknown, *missing))
 
 
 def _printable(text: str) -> str:

@@ -15,7 +15,13 @@ from daskt2i.dashboard.state.series import Series, figures_of, number, whole
 
 MOST_PICTURES = 4
 
-CONTINUES = ("loss", "heldout", "learning_rate", "norm", "pictures", "step", "checkpoint")
+MOST_LEVELS = 8
+"""Validations whose losses by noise level are kept: the first, the newest, and some between."""
+
+_LEVEL = "heldout_loss_t"
+"""Begins the names of the losses by noise level (`train.figures.by_time`)."""
+
+CONTINUES = ("loss", "heldout", "by_level", "learning_rate", "norm", "pictures", "step", "checkpoint")
 """What a training keeps when it continues."""
 
 
@@ -29,6 +35,12 @@ def rank_figures(told: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(shares, Mapping):
         found["shares"] = figures_of(shares, TRAIN_PARTS, ())
     return found
+
+
+def levels_of(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Noise level, 0 to 9, as text -> held-out loss of its rows; a level without rows is left out."""
+    found = {name.removeprefix(_LEVEL): value for name, value in figures.items() if name.startswith(_LEVEL)}
+    return {level: number(value) for level, value in found.items() if level.isdecimal()}
 
 
 def _as_last_measured(told: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +57,8 @@ class TrainFigures:
     Attributes:
         training: `train` or `train-vae`, the newest one. steps: of the whole training. step: the newest. first_step:
             where this training began or continued. train_batch: samples of a step. attempt: number of the start.
-        loss, heldout, learning_rate, norm: (step, value). heldout_figures: name -> its newest value.
+        loss, heldout, learning_rate, norm: (step, value). heldout_figures: name -> its newest value. by_level: (step,
+            noise level -> held-out loss) of few validations.
         speed: (step, samples per second of all ranks in the last minute). mean_speed: since the start of the ranks,
             without the first step; 0.0 if it is not known. shares: share of the time of rank 0 -> 0 to 1: `waiting`
             (for data), `forward`, `backward`, `optimiser`, `exchange` (for other ranks).
@@ -74,6 +87,7 @@ class TrainFigures:
     def _forget_curves(self) -> None:
         """What belongs to a training that began before this one."""
         self.loss, self.heldout, self.learning_rate, self.norm = Series(), Series(), Series(), Series()
+        self.by_level = Series(most=MOST_LEVELS)
         self.checkpoint: int | None = None
         self.pictures: deque[tuple[int, str, str]] = deque(maxlen=MOST_PICTURES)
 
@@ -104,6 +118,8 @@ class TrainFigures:
         figures = {k: number(v) for k, v in m.items() if k.startswith("heldout_")}
         self.heldout.add(whole(m["step"]), figures["heldout_loss"])
         self.heldout_figures = figures
+        if levels := levels_of(figures):
+            self.by_level.add(whole(m["step"]), levels)
 
     def _hear_checkpoint(self, m: Mapping[str, Any], at: float) -> None:
         self.checkpoint = whole(m["step"])

@@ -1,7 +1,8 @@
 """Figures over pictures that are drawn on the workers: each part comes back as features, and is kept.
 
-Covers: prompts, parts on the workers, what is there already, statistics of the real pictures, the figures.
-Does not cover: one part (`worker`), the formulas (`distances`), the judge (`evaluation.driver`).
+Covers: parts on the workers, what is there already, statistics of the real pictures, the figures.
+Does not cover: what is checked before (`prepare`), one part (`worker`), the formulas (`distances`), the judge
+(`evaluation.driver`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from daskt2i.config.settings import Workflow
 from daskt2i.errors import Interrupted
 from daskt2i.evaluation.figures import distances
 from daskt2i.evaluation.figures.parts import Arrays, KeptParts, key_of
-from daskt2i.evaluation.figures.reference import RealPictures, captions_of, real_pictures, require_fit
-from daskt2i.evaluation.figures.request import FigureRequest, figure_request, require_enough
+from daskt2i.evaluation.figures.prepare import Prepared, require_models
+from daskt2i.evaluation.figures.reference import RealPictures
+from daskt2i.evaluation.figures.request import FigureRequest, require_enough
 from daskt2i.evaluation.figures.result import Figure, Figures
 from daskt2i.evaluation.figures.statistics import Statistics, StatisticsFile, from_bytes, to_bytes
 from daskt2i.evaluation.figures.worker import (
@@ -30,14 +32,16 @@ from daskt2i.evaluation.figures.worker import (
 )
 from daskt2i.evaluation.intervals import wilson
 from daskt2i.events import Activity, Listener, Note, Progress, tell_deaths
+from daskt2i.hosts.check import SAMPLE, check_workers
+from daskt2i.hosts.sight import Needs, shown
 from daskt2i.images.read import Limits
-from daskt2i.model.pipeline import about
+from daskt2i.model.pipeline import ABOUT, about
 from daskt2i.protocols import Executor
 from daskt2i.sample.driver import dataset_to_draw
-from daskt2i.sample.painter import SampleRequest, SamplerSettings
+from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.worker import SampleJob
 from daskt2i.store.ownership import claim
-from daskt2i.store.run_folder import REPORTS, SAMPLES, RunFolder
+from daskt2i.store.run_folder import PIPELINE, REPORTS, SAMPLES, RunFolder
 from daskt2i.types import Pixels
 
 SHOWN = 64
@@ -53,50 +57,43 @@ def measure(
     workflow: Workflow,
     folder: RunFolder,
     executor: Executor,
-    prompts: Sequence[str] | None,
-    default_prompts: Callable[[int], Sequence[str]],
+    prepared: Prepared,
+    requests: Sequence[SampleRequest],
     listener: Listener,
-) -> tuple[Figures, list[Pixels], list[str]]:
+    every: bool = False,
+) -> tuple[Figures, list[DrawnPicture]]:
     """Draw pictures, make features of them and of the real ones, and compute the figures of `evaluate.metrics`.
 
     Args:
         executor: not started yet; this function closes it at the end.
-        prompts: one or several texts; they are taken in turn. None: captions of the real pictures if they have some.
-        default_prompts: the prompts otherwise.
+        requests: what to draw.
+        every: whether all pictures are returned, and not only the first ones.
 
     Returns:
-        the figures; the first pictures, and their prompts.
+        the figures; the first pictures, or all.
 
     Raises:
-        ConfigError: a figure lacks something; nothing was drawn.
         ModelMissing, ModelError: there is no trained model, or a model of features is missing.
+        WorkerWithoutFiles: a host lacks the run folder, or a model of features.
         Interrupted: the user pressed Ctrl-C. Finished parts are kept.
         Daskt2iError: an error on a worker.
     """
     with closing(executor):
-        wanted = workflow.evaluate
-        request = figure_request(wanted)
-        side = workflow.dataset.image.side
-        real = None
-        if request.compares:
-            real = real_pictures(wanted.reference, wanted.reference_captions, workflow.dataset.source, side)
-        _check(request, real, side, wanted.few_samples)
-        if prompts is None and isinstance(real, RealPictures) and wanted.reference is not None:
-            prompts = captions_of(real.open(), request.samples, workflow.sample.seed)
-        texts = prompts or default_prompts(request.samples)
-        first = workflow.sample.seed
-        requests = [SampleRequest(texts[n % len(texts)], first + n) for n in range(request.samples)]
+        wanted, request, real = workflow.evaluate, prepared.request, prepared.real
         dataset = dataset_to_draw(folder, workflow.dataset)
         claim(folder)
         try:
             workers = executor.start()
+            label = f"{PIPELINE}/{ABOUT}"
+            check_workers(executor, Needs(folder, shown(folder, label), label), workers.workers, 0.0, listener, SAMPLE)
+            require_models(executor, request.models)
             models = request.models
             job = FigureJob(
                 models=models,
                 texts="clip" in request.metrics,
                 device=workflow.run.device,
                 threads=workers.threads,
-                shown=SHOWN,
+                shown=len(requests) if every else SHOWN,
                 kept=f"{SAMPLES}/evaluate" if wanted.keep_pictures else "",
             )
             compared = None
@@ -105,7 +102,7 @@ def measure(
             sample = workflow.sample
             how = SamplerSettings(sample.steps, sample.guidance, sample.sampler, sample.batch, workflow.run.keep_memory)
             drawing = SampleJob(folder, how, job.device, job.threads, dataset)
-            found, pictures = _drawn(executor, drawing, job, requests, listener)
+            found, pixels = _drawn(executor, drawing, job, requests, listener)
         except KeyboardInterrupt:
             raise Interrupted(
                 "Stopped while pictures were drawn and measured. Finished parts are kept in reports/features; run "
@@ -124,16 +121,7 @@ def measure(
         published=wanted.published,
         statistics=address,
     )
-    return figures, pictures, [one.prompt for one in requests[: len(pictures)]]
-
-
-def _check(request: FigureRequest, real: RealPictures | StatisticsFile | None, side: int, few: bool) -> None:
-    """Refuse real pictures that are too few or that do not fit."""
-    if isinstance(real, RealPictures):
-        require_enough(request, real.open().info().rows, "real", few)
-    elif real is not None:
-        comparing = [request.model_of(metric) for metric in request.metrics if metric != "clip"]
-        require_fit(real, comparing, side, any(metric not in ("fid", "clip") for metric in request.metrics))
+    return figures, [DrawnPicture(one, picture) for one, picture in zip(requests, pixels, strict=False)]
 
 
 def _statistics(
@@ -183,6 +171,7 @@ def _drawn(
         "models": {model.kind: model.digest for model in job.models},
         "texts": job.texts,
         "kept": job.kept,
+        **({} if job.shown == SHOWN else {"shown": job.shown}),
     }
     starts = range(0, len(requests), size)
     parts = ((start, tuple(requests[start : start + size])) for start in starts)

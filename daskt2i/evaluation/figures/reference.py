@@ -1,7 +1,7 @@
 """The real pictures to compare with: a place, read by the same sources as an encode; or a file of their statistics.
 
-Covers: which source reads a place, a folder of pictures without captions, prompts from its captions, whether a file
-fits the models.
+Covers: which source reads a place, a folder of pictures without captions, the images of a run folder, prompts from
+captions, whether a file fits the models.
 Does not cover: computing features (`worker`), what is in a file (`statistics`).
 """
 
@@ -16,13 +16,17 @@ from typing import Any
 
 from daskt2i.addresses import absolute, expanded, read_file
 from daskt2i.config.component import Component
+from daskt2i.config.settings import DatasetSettings
+from daskt2i.encode.saved_workflow import settings_of, strangers
 from daskt2i.errors import ConfigError, SourceError
 from daskt2i.evaluation.figures.extractors import FeatureModel
 from daskt2i.evaluation.figures.statistics import StatisticsFile, from_bytes
+from daskt2i.facts.selection import open_source, reading_component
 from daskt2i.protocols import Source
 from daskt2i.sources.files.opening import Pictures
 from daskt2i.sources.folder import PICTURES
 from daskt2i.sources.names import class_of, guessed
+from daskt2i.store.run_folder import MARKER, WORKFLOW, RunFolder
 from daskt2i.types import Row, SourceInfo
 
 FILES = (".safetensors", ".npz")
@@ -65,20 +69,31 @@ class RealPictures:
         component: the source as JSON, `class` and arguments; "" for pictures without captions.
         images: the place, if there is no component.
         side: side of the squares that they are cropped and scaled to, pixels.
+        dataset: section of a workflow as JSON, if the pictures are the rows that it chooses; "" for all of a place.
+        folder: the run folder of that section.
     """
 
     component: str
     images: str
     side: int
+    dataset: str = ""
+    folder: RunFolder | None = None
 
     def open(self) -> Source:
-        """The source."""
+        """The source, on the driver: it lists the rows."""
+        if self.dataset:
+            return open_source(DatasetSettings.model_validate_json(self.dataset), self.folder, keep=False)
+        return self.reader()
+
+    def reader(self) -> Source:
+        """The source, on a worker: it reads the pictures of rows."""
         if not self.component:
             return PlainPictures(self.images)
         return Component.model_validate(json.loads(self.component)).build(Source, "evaluate.reference")
 
     def made_of(self, info: SourceInfo, models: Sequence[FeatureModel]) -> dict[str, Any]:
         """What statistics of these pictures depend on."""
+        where = {} if info.where is None else {"where": info.where}
         return {
             "source": {"class": json.loads(self.component)["class"] if self.component else "pictures", **info.content},
             "label": info.label,
@@ -86,24 +101,25 @@ class RealPictures:
             "crop": "centre",
             "side": self.side,
             "models": {model.kind: model.digest for model in models},
+            **where,
         }
 
 
 def real_pictures(
-    reference: str | None, captions: str | None, own: Component, side: int
+    reference: str | None, captions: str | None, own: DatasetSettings, folder: RunFolder, side: int
 ) -> RealPictures | StatisticsFile:
-    """The pictures of a place, or the statistics of a file.
+    """The pictures of a place or of another run folder, or the statistics of a file.
 
     Args:
         reference, captions: as in the settings. None: the source of the run.
-        own: the source of the run.
+        own, folder: the section and the run folder of the run.
 
     Raises:
-        ConfigError: nothing reads the place, or the file is damaged.
+        ConfigError: nothing reads the place, the file is damaged, or the settings of a run folder are not used.
         SourceError: the place cannot be looked at.
     """
     if reference is None:
-        return RealPictures(_plain(own.absolute()), "", side)
+        return _rows_of(own, folder, side)
     if reference.lower().endswith(FILES):
         try:
             data = read_file(expanded(reference, "reference"))
@@ -114,6 +130,8 @@ def real_pictures(
             ) from error
         return from_bytes(data, reference)
     place = absolute(reference)
+    if (other := RunFolder(place)).exists(MARKER) or other.exists(WORKFLOW):
+        return _of_run(other, side)
     found = class_of(guessed(place, captions).name)
     given = {"class": found, "images": place} | ({} if captions is None else {"captions": captions})
     component = Component.model_validate(given).absolute()
@@ -124,6 +142,41 @@ def real_pictures(
             return RealPictures("", place, side)  # a folder of pictures alone is enough
         raise
     return RealPictures(_plain(component), "", side)
+
+
+def _rows_of(dataset: DatasetSettings, folder: RunFolder, side: int) -> RealPictures:
+    """The rows that a section chooses, with `dataset.where`; each once, whatever its shape."""
+    image = dataset.image.model_copy(update={"buckets": None})
+    plain = dataset.model_copy(update={"source": dataset.source.absolute(), "image": image})
+    if plain.where is None and plain.part is None and plain.column is None:
+        return RealPictures(_plain(plain.source), "", side)
+    return RealPictures(_plain(reading_component(plain)), "", side, plain.model_dump_json(by_alias=True), folder)
+
+
+def _of_run(folder: RunFolder, side: int) -> RealPictures:
+    """The images that a run folder was encoded from.
+
+    Raises:
+        ConfigError: its settings are missing, or name what is not used on the word of a folder.
+        SourceError: its images are not where they were.
+    """
+    settings = settings_of(folder)
+    strange = [] if settings is None else strangers(settings, folder)
+    if settings is None or strange:
+        why = f"its settings name {', '.join(strange)}" if strange else "it has no settings that can be read"
+        raise ConfigError(
+            f"The run folder {folder} cannot be compared with: {why}. Nothing was drawn. Give the place of its images, "
+            "or the file reports/reference-….safetensors of an evaluation that compared with them (reference)."
+        )
+    found = _rows_of(settings.dataset, folder, side)
+    try:
+        found.open().info()
+    except SourceError as error:
+        raise SourceError(
+            f"A run folder has no pictures to compare with, only latents, and the images that {folder} was encoded "
+            f"from cannot be read: {error} Nothing was drawn. Give the place where they are now (reference)."
+        ) from error
+    return found
 
 
 def _plain(component: Component) -> str:

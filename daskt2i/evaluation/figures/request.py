@@ -7,6 +7,7 @@ Does not cover: reading models (`extractors`), the pictures to compare with (`re
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daskt2i.config.training.drawing import EvaluateSettings
@@ -49,8 +50,11 @@ class FigureRequest:
         return next(model for model in self.models if (model.kind == "clip") == (metric in OF_CLIP))
 
 
-def figure_request(settings: EvaluateSettings) -> FigureRequest:
+def figure_request(settings: EvaluateSettings, prompts: Sequence[str] | None = None) -> FigureRequest:
     """Check the settings, and look at the models.
+
+    Args:
+        prompts: given by the user; with the judge each is drawn with `seeds`, as for the judge alone.
 
     Raises:
         ConfigError: torchmetrics is not installed, a figure has no model, or the pictures are too few.
@@ -58,7 +62,8 @@ def figure_request(settings: EvaluateSettings) -> FigureRequest:
     """
     metrics = tuple(dict.fromkeys(metric for metric in settings.metrics if metric != "judge"))
     _require_library(metrics)
-    samples = settings.samples or settings.prompts * settings.seeds
+    each = len(prompts) if prompts and "judge" in settings.metrics else settings.prompts
+    samples = settings.samples or each * settings.seeds
     found = [look(model) for model in settings.weights]
     wanted = []
     for names, kinds, what in (

@@ -100,7 +100,7 @@ def features_of_real(job: FigureJob, real: RealPictures, limits: Limits, part: R
 
 @functools.lru_cache(maxsize=2)
 def _source(real: RealPictures):  # type: ignore[no-untyped-def]
-    return real.open()
+    return real.reader()
 
 
 def _features(job: FigureJob, pixels: list[Pixels]) -> Arrays:

@@ -11,12 +11,16 @@ on) does not support convolutions, and does not share its work.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+from daskt2i.train.optimisation.replicas import AllHeld
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from daskt2i.train.optimisation.shards import Shards
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -53,7 +57,7 @@ def inner_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
-        sides = (weight.shape[0], weight[0].numel()) if weight.ndim >= 2 else (0, 0)
+        sides = (weight.shape[0], weight.numel() // weight.shape[0]) if weight.ndim >= 2 else (0, 0)
         inner = min(sides) >= SMALLEST and id(weight) not in tables and _OUTER.isdisjoint(name.split("."))
         (matrices if inner else others).append(weight)
     return matrices, others
@@ -74,18 +78,27 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def muon(
-    matrices: Sequence[nn.Parameter], lr: float, weight_decay: float, ranks: int = 1, rank: int = 0
+    matrices: Sequence[nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    ranks: int = 1,
+    rank: int = 0,
+    layout: AllHeld | Shards | None = None,
 ) -> torch.optim.Optimizer:
     """Muon for matrices. A convolution's weight is treated as `[outputs, inputs x height x width]`.
 
     Args:
+        matrices: what this rank holds of each.
+        layout: how to get whole matrices from that; None: they are whole.
         ranks, rank: number of ranks that share the work, and this rank. Each rank makes some updates orthogonal and
             sends them to all ranks. So all ranks have the same bits as one rank alone. Gradients must be equal on all.
     """
     import torch
 
-    buckets = list(_buckets(matrices))
-    mine = {id(weight) for bucket in buckets for weight in _dealt(bucket, ranks)[rank]}
+    where = layout or AllHeld()
+    shapes = {id(weight): where.shape(weight) for weight in matrices}
+    buckets = list(_buckets(matrices, shapes))
+    mine = {id(weight) for bucket in buckets for weight in _dealt(bucket, ranks, shapes)[rank]}
 
     class Muon(torch.optim.Optimizer):
         @torch.no_grad()
@@ -95,7 +108,7 @@ def muon(
                 learned = [(weight, weight.grad) for weight in bucket if weight.grad is not None]
                 if not learned:
                     continue
-                sizes = [weight.numel() for weight, _ in learned]
+                sizes = [math.prod(shapes[id(weight)]) for weight, _ in learned]
                 updates = bucket[0].new_zeros(sum(sizes))
                 parts = updates.split(sizes)
                 for (weight, gradient), part in zip(learned, parts, strict=True):
@@ -103,37 +116,47 @@ def muon(
                     if not state:
                         state["momentum"] = torch.zeros_like(weight)
                     state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+                    if id(weight) in mine or where.spread:
+                        ahead = where.whole(gradient.lerp(state["momentum"], MOMENTUM), weight)
                     if id(weight) in mine:
-                        ahead = gradient.lerp(state["momentum"], MOMENTUM)
-                        part.copy_(orthogonal(ahead.reshape(weight.shape[0], -1)).flatten())
+                        part.copy_(orthogonal(ahead.reshape(len(ahead), -1)).flatten())
                 if ranks > 1:
                     torch.distributed.all_reduce(updates)  # each rank has zeros in the parts of other ranks
                 for (weight, _), part in zip(learned, parts, strict=True):
-                    size = LIKE_ADAMW * math.sqrt(max(weight.shape[0], weight[0].numel()))
+                    shape = shapes[id(weight)]
+                    size = LIKE_ADAMW * math.sqrt(max(shape[0], math.prod(shape[1:])))
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(part.reshape(weight.shape), alpha=-group["lr"] * size)
+                    weight.add_(where.own(part.reshape(shape), weight), alpha=-group["lr"] * size)
 
     return Muon(matrices, {"lr": lr, "weight_decay": weight_decay})
 
 
-def _buckets(matrices: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+Shapes = Mapping[int, tuple[int, ...]]
+"""`id` of what is held of a weight -> shape of the whole."""
+
+
+def _buckets(matrices: Iterable[nn.Parameter], shapes: Shapes) -> Iterator[list[nn.Parameter]]:
     """Groups of matrices in their order, each with at most `BUCKET` elements, or with one matrix."""
     bucket: list[nn.Parameter] = []
+    total = 0
     for weight in matrices:
-        if bucket and sum(other.numel() for other in bucket) + weight.numel() > BUCKET:
+        size = math.prod(shapes[id(weight)])
+        if bucket and total + size > BUCKET:
             yield bucket
-            bucket = []
+            bucket, total = [], 0
         bucket.append(weight)
+        total += size
     yield bucket
 
 
-def _dealt(matrices: Iterable[nn.Parameter], ranks: int) -> list[list[nn.Parameter]]:
+def _dealt(matrices: Iterable[nn.Parameter], ranks: int, shapes: Shapes) -> list[list[nn.Parameter]]:
     """Share the matrices among ranks, so that all ranks have about the same work."""
     shares: list[list[nn.Parameter]] = [[] for _ in range(ranks)]
     work = [0] * ranks
 
     def cost(weight: nn.Parameter) -> int:
-        rows, columns = sorted((weight.shape[0], weight[0].numel()))
+        first, *others = shapes[id(weight)]
+        rows, columns = sorted((first, math.prod(others)))
         return rows * rows * (rows + 2 * columns)
 
     for weight in sorted(matrices, key=cost, reverse=True):

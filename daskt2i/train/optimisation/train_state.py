@@ -7,17 +7,19 @@ Does not cover: the loop over steps and ranks (`loop`), files (`checkpoint`).
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.config.settings import OptimiserSettings
+from daskt2i.train.optimisation.replicas import Replicas
+from daskt2i.train.optimisation.shards import Shards
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+Layout = Replicas | Shards
 
 LARGE = 100_000_000
 """A model with this many parameters or more updates its average one tensor at a time. An update of all tensors at once
@@ -32,10 +34,12 @@ class TrainState:
         precision: `fp32`, `bf16` or `fp16`, for the arithmetic inside the model. The weights keep their type.
         world: number of ranks; if it is more than one, the process group must exist.
         profile_allreduce: measure the exchange of gradients (all-reduce) separately, as `exchange`.
+        sharded: whether each rank keeps a part of every weight. It changes nothing if there is one rank.
 
     Attributes:
+        layout: where the weights are: `replicas.Replicas`, or `shards.Shards`.
+        parameters: what this rank holds of the trained weights, in the order of the optimisers.
         further: the averages of `emas`, by decay; their names are as in `str(0.99)`.
-        wrapped: the model for training, perhaps compiled. Its gradients are the mean over all ranks.
         seconds: host time so far in `forward`, `backward` (gradients are exchanged at the same time) and `optimiser`.
             With `profile_allreduce` and several ranks also `exchange`: the time from sending the last gradients until
             those of all ranks have arrived. This is the cost of the exchange. The part of the exchange that runs during
@@ -52,23 +56,23 @@ class TrainState:
         world: int = 1,
         compiled: bool = False,
         profile_allreduce: bool = False,
+        sharded: bool = False,
     ) -> None:
         import torch
 
         self.model, self.device, self.precision, self.max_grad_norm = model, device, precision, settings.max_grad_norm
-        self.parameters, self.optimisers = _optimisers(model, settings, world)
+        self.layout: Layout = (
+            Shards(model, device, world, compiled)
+            if sharded and world > 1
+            else Replicas(model, world, compiled, profile_allreduce)
+        )
+        self.parameters, self.optimisers = _optimisers(model, settings, world, self.layout)
         self.ema: Any = _average(self.parameters, settings.ema) if settings.ema else None
         self.further = {str(decay): _average(self.parameters, decay) for decay in settings.further_emas()}
         self.scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=precision == "fp16")
-        self.wrapped: Any = torch.compile(model) if compiled else model
-        self._distributed = world > 1
-        if self._distributed:
-            self.wrapped = torch.nn.parallel.DistributedDataParallel(self.wrapped, gradient_as_bucket_view=True)
         self.seconds = {"forward": 0.0, "backward": 0.0, "optimiser": 0.0}
-        self._sent = 0.0
-        if self._distributed and profile_allreduce:
+        if self.layout.sent is not None:
             self.seconds["exchange"] = 0.0
-            self.wrapped.register_comm_hook(None, lambda state, bucket: self._send(bucket))
 
     def learn(
         self,
@@ -88,24 +92,22 @@ class TrainState:
         Returns:
             Loss and figures of this rank. One of them is `norm`: the norm of the gradient before clipping.
         """
-        import torch
-
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.zero_grad(set_to_none=True)
+        self.layout.clear()
         total: Any = 0.0
         figures: dict[str, Any] = {}
         for number, (part, share) in enumerate(parts):
             last = number == len(parts) - 1
-            # The ranks exchange their gradients once, with the last part.
-            with contextlib.nullcontext() if last or not self._distributed else self.wrapped.no_sync():
+            with self.layout.one_part(last):
                 with self._timed("forward"), self.autocast():
-                    loss, found = loss_of(self.wrapped, part)
+                    loss, found = loss_of(self.layout.wrapped, part)
                 with self._timed("backward"):
                     self.scaler.scale(loss * share).backward()
-                if last and "exchange" in self.seconds:
-                    waited = perf_counter() - self._sent
+                if last and self.layout.sent is not None:
+                    waited = perf_counter() - self.layout.sent
                     self.seconds["backward"] -= waited
                     self.seconds["exchange"] += waited
             total = total + loss.detach() * share
@@ -114,7 +116,7 @@ class TrainState:
         with self._timed("optimiser"):
             for optimiser in self.optimisers:
                 self.scaler.unscale_(optimiser)
-            figures["norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm or math.inf)
+            figures["norm"] = self.layout.norm(self.parameters, self.max_grad_norm)
             # The scaler checks each optimiser's gradients separately. With two optimisers, one could step alone.
             taken = takes is None or takes(total, figures["norm"])
             if taken and (not self.scaler.is_enabled() or figures["norm"].isfinite()):
@@ -124,13 +126,6 @@ class TrainState:
             for average in self._averages().values() if taken else ():
                 average.step(self.parameters)
         return total, figures
-
-    def _send(self, bucket: Any) -> Any:
-        """Exchange a bucket of gradients as DDP does, and record the time. DDP sends the last bucket at the end."""
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-        self._sent = perf_counter()
-        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -169,15 +164,19 @@ class TrainState:
                 average.restore(self.parameters)
             self.model.train()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors for a checkpoint. They are not copies."""
+    def tensors(self) -> dict[str, Any]:
+        """All tensors for a checkpoint. They are not copies. If weights are spread, they are `shards.Spread`."""
         frozen = self._frozen()
-        found = {f"model/{name}": value for name, value in self.model.state_dict().items() if name not in frozen}
+        found = {f"model/{name}": value for name, value in self.layout.state().items() if name not in frozen}
         for first, optimiser in self._numbered():
             for index, entry in optimiser.state_dict()["state"].items():
-                found |= {f"optimiser/{first + index:05d}/{key}": value for key, value in entry.items()}
+                weight = self.parameters[first + index]
+                for key, value in entry.items():
+                    kept = self.layout.kept(value, weight) if value.ndim else value
+                    found[f"optimiser/{first + index:05d}/{key}"] = kept
         for prefix, average in self._averages().items():
-            found |= {f"{prefix}/{index:05d}": value for index, value in enumerate(average.shadow_params)}
+            for index, value in enumerate(average.shadow_params):
+                found[f"{prefix}/{index:05d}"] = self.layout.kept(value, self.parameters[index])
         return found
 
     def _averages(self) -> dict[str, Any]:
@@ -222,22 +221,25 @@ class TrainState:
         for name, value in tensors.items():
             part, _, rest = name.partition("/")
             groups[part][rest] = value
-        kept = {name: value for name, value in self.model.state_dict().items() if name in self._frozen()}
-        self.model.load_state_dict({**kept, **groups["model"]})
-        state: dict[int, dict[str, Tensor]] = {}
+        frozen = self._frozen()
+        kept = {name: value for name, value in self.layout.state().items() if name in frozen}
+        self.layout.load({**kept, **groups["model"]})
+        entries: dict[int, dict[str, Tensor]] = {}
         for name, value in groups["optimiser"].items():
             number, _, key = name.partition("/")
             index = int(number)
-            state.setdefault(index, {})[key] = _laid_out_as(self.parameters[index], value)
+            weight = self.parameters[index]
+            own = self.layout.own(value, weight) if value.ndim else value
+            entries.setdefault(index, {})[key] = _laid_out_as(weight, own)
         for first, optimiser in self._numbered():
             fresh = optimiser.state_dict()["param_groups"]
             mine = range(first, first + len(fresh[0]["params"]))
-            own = {index - first: state[index] for index in mine if index in state}
-            optimiser.load_state_dict({"state": own, "param_groups": fresh})
+            own_entries = {index - first: entries[index] for index in mine if index in entries}
+            optimiser.load_state_dict({"state": own_entries, "param_groups": fresh})
         for prefix, kept_average in self._averages().items():
             with torch.no_grad():
                 for index, shadow in enumerate(kept_average.shadow_params):
-                    average = groups[prefix][f"{index:05d}"]
+                    average = self.layout.own(groups[prefix][f"{index:05d}"], self.parameters[index])
                     if average.shape != shadow.shape:
                         raise ValueError(
                             f"its average {index} has the shape {list(average.shape)}, not {list(shadow.shape)}"
@@ -257,9 +259,9 @@ def _average(parameters: Sequence[nn.Parameter], decay: float) -> Any:
 
 
 def _optimisers(
-    model: nn.Module, settings: OptimiserSettings, world: int
+    model: nn.Module, settings: OptimiserSettings, world: int, layout: Layout
 ) -> tuple[list[nn.Parameter], list[torch.optim.Optimizer]]:
-    """The trainable weights and their optimisers. The weights are in the order of the optimisers."""
+    """What this rank holds of the trainable weights, and their optimisers. The order is that of the optimisers."""
     import torch
 
     from daskt2i.train.optimisation.muon import inner_matrices, muon
@@ -268,10 +270,11 @@ def _optimisers(
     others = [weight for weight in model.parameters() if weight.requires_grad]
     if settings.optimiser == "muon":
         matrices, others = inner_matrices(model)
+    matrices, others = layout.held(matrices), layout.held(others)
     found: list[torch.optim.Optimizer] = []
     if matrices:
         rank = torch.distributed.get_rank() if world > 1 else 0
-        found.append(muon(matrices, settings.learning_rate, settings.weight_decay, world, rank))
+        found.append(muon(matrices, settings.learning_rate, settings.weight_decay, world, rank, layout))
     if others:
         # The fused version uses one kernel for all weights. On a CPU it is as exact as the loop, and twice as fast.
         rates = {"lr": settings.learning_rate, "betas": settings.betas, "weight_decay": settings.weight_decay}

@@ -58,7 +58,7 @@ def choose(
     before: Mapping[str, Any] | None,
     group: ProcessGroup,
     first: bool,
-    step: Callable[[str], None],
+    step: Callable[[str], None] | None,
 ) -> Choice:
     """The precision to train in, the same on all ranks. Call it on every rank.
 
@@ -67,7 +67,7 @@ def choose(
         before: what the newest checkpoint of this training says, if there is one. Its precision stays: another
             measurement may give another one.
         first: whether this is rank 0, which decides whether to measure.
-        step: does forward and backward in a precision.
+        step: does forward and backward in a precision. None: nothing is measured, and `auto` is what suits the device.
 
     Raises:
         ConfigError: the precision is unknown, or does not run on this device.
@@ -81,10 +81,12 @@ def choose(
         else:
             name = resolve(wanted, device, "launch.precision", HOPELESS_GAIN)
             # Where bf16 is emulated, a step may take ten times as long, so it is not tried.
-            known = None if wanted == "auto" and name != "fp32" else {"name": str(name), "step_seconds": {}}
+            measures = wanted == "auto" and name != "fp32" and step is not None
+            known = None if measures else {"name": str(name), "step_seconds": {}}
     known = group.broadcast(known)
     if known is not None:
         return Choice(**known)
+    assert step is not None
     mine = measure(step)
     # All ranks measure at the same time, because they share processors and memory, as they will in training.
     total = group.sum(torch.tensor([mine[name] for name in FORMATS], dtype=torch.float64)) / group.world

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from builders.advice import told
+from builders.coco import PEOPLE, WITH_PEOPLE, settings, write_coco
 from builders.models import clip_folder, dinov2_folder
 from builders.runs import tiny_workflow
+from builders.workflows import finish
 from PIL import Image
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.multimodal.clip_score import CLIPScore
@@ -21,9 +25,12 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 import daskt2i
 from daskt2i.errors import ConfigError
 from daskt2i.evaluation.figures import distances, extractors, inception
+from daskt2i.evaluation.figures.prepare import require_models
 from daskt2i.evaluation.figures.reference import require_fit
 from daskt2i.evaluation.figures.statistics import Statistics, StatisticsFile, from_bytes, to_bytes
 from daskt2i.events import Event, Note, Progress
+from daskt2i.executors.serial import SerialExecutor
+from daskt2i.protocols import ExecutorInfo, R
 
 PROMPTS = ["a red circle on a blue background", "a yellow star on a white background", "two dogs"]
 FIGURES = ["fid", "kid", "cmmd", "clip", "precision"]
@@ -64,9 +71,9 @@ def out(demo_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def run_of(out: Path, scheduler: str = "serial", progress: Any = False, **settings: Any) -> daskt2i.Run:
+def run_of(out: Path, scheduler: str = "serial", progress: Any = False, **evaluate: Any) -> daskt2i.Run:
     given = {"sample.steps": 1, "sample.batch": 2, "evaluate.few_samples": True}
-    given |= {f"evaluate.{name}": value for name, value in settings.items()}
+    given |= {f"evaluate.{name}": value for name, value in evaluate.items()}
     return daskt2i.Run(tiny_workflow(), out, scheduler=scheduler, progress=progress, settings=given)
 
 
@@ -250,6 +257,58 @@ def test_pictures_of_a_folder_with_captions_give_the_prompts(out: Path, models: 
     prompts = [Image.open(file).text["Prompt"] for file in sorted((out / "samples/evaluate").glob("*.png"))]  # type: ignore[attr-defined]
     assert len(prompts) == COUNT
     assert len(set(prompts)) == 5, "of each picture one caption, and then from the first on"
+
+
+def test_a_run_folder_is_compared_with_by_the_images_that_it_was_encoded_from(
+    out: Path, models: dict[str, str], tmp_path: Path
+) -> None:
+    coco = write_coco(tmp_path / "coco")
+    whole, chosen = tmp_path / "whole", tmp_path / "chosen"
+    for place, where in ((whole, None), (chosen, "people")):
+        finish(settings(coco, where), place)
+    asked = {"metrics": ["precision"], "weights": models["vision"], "samples": COUNT}
+    found = [run_of(out).evaluate(PROMPTS, reference=str(place), **asked).to_json() for place in (whole, chosen)]
+    assert [one["real"] for one in found] == [len(PEOPLE), len(WITH_PEOPLE)], "the rows that dataset.where keeps"
+    shutil.rmtree(coco)
+    with told("evaluation/figures/reference.py:_of_run SourceError"):
+        run_of(out).evaluate(PROMPTS, reference=str(whole), **asked)
+    (whole / "workflow.yaml").unlink()
+    with told("evaluation/figures/reference.py:_of_run ConfigError"):
+        run_of(out).evaluate(PROMPTS, reference=str(whole), **asked)
+
+
+def test_the_judge_and_other_figures_draw_their_pictures_once(out: Path, models: dict[str, str]) -> None:
+    scenes = PROMPTS[:2]
+    heard: list[Event] = []
+    run = run_of(out, progress=heard.append, seeds=2)
+    both = run.evaluate(scenes, metrics=["judge", "clip"], weights=models["clip"]).to_json()
+    drawn = [event.total for event in heard if isinstance(event, Progress) and "drawn" in event.what]
+    assert set(drawn) == {4}
+    assert len(drawn) == 2, "two parts of two pictures"
+    alone = run_of(out, seeds=2).evaluate(scenes, metrics="judge").to_json()
+    assert {name: both[name] for name in alone if name != "sheet"} == {k: v for k, v in alone.items() if k != "sheet"}
+    assert both["drawn"] == 4
+
+
+def test_a_host_that_lacks_the_weights_is_named_before_a_picture_is_drawn(models: dict[str, str]) -> None:
+    there = extractors.look(models["vision"])
+    gone = replace(there, model="models/gone")
+    require_models(Elsewhere(), [there])
+    with told("evaluation/figures/prepare.py:require_models WorkerWithoutFiles") as caught:
+        require_models(Elsewhere(), [there, gone])
+    assert f"{socket.gethostname()}: models/gone" in str(caught.value)
+    with told("evaluation/figures/prepare.py:require_models WorkerWithoutFiles"):
+        require_models(Elsewhere(), [replace(there, digest="of other weights")])
+
+
+class Elsewhere(SerialExecutor):
+    """An executor whose worker is asked what it sees; here the worker is this process."""
+
+    def ask(self, question: Callable[[], R], seconds: float) -> Mapping[str, R]:
+        return {"worker": question()}
+
+    def leave_out(self, workers: Collection[str]) -> ExecutorInfo:
+        raise AssertionError("nobody is left out")
 
 
 def test_mean_and_covariance_alone_are_refused_for_other_figures_than_fid() -> None:
