@@ -105,8 +105,8 @@ class Stages:
         pictures = how_drawn(self.workflow.dataset, form_of(kind_of(self.workflow.train.model).pipeline))
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
         facts = store_facts(self.folder, given.view) if before is None else planned_facts(before, given.view)
-        size = {"encoder_bytes": encoder_bytes(self.workflow.dataset), "parameters": parameters_of(given, facts)}
-        plan = replace(plan, tuned=tuned, **size)
+        encoder, parameters = encoder_bytes(self.workflow.dataset), parameters_of(given, facts)
+        plan = replace(plan, tuned=tuned, encoder_bytes=encoder, parameters=parameters)
         return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:
