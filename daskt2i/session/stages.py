@@ -102,7 +102,7 @@ class Stages:
         done = trained_steps(self.workflow, self.folder)
         tuned = planned_pipeline(given, None if before is not None else self.folder)
         split = known_split(self.folder, given) if before is None else None
-        pictures = how_drawn(self.workflow.dataset, form_of(kind_of(self.workflow.train.model).pipeline))
+        pictures = how_drawn(self.workflow.dataset, form_of(kind_of(given.model).pipeline))
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
         facts = store_facts(self.folder, given.view) if before is None else planned_facts(before, given.view)
         encoder, parameters = encoder_bytes(self.workflow.dataset), parameters_of(given, facts)
