@@ -137,7 +137,7 @@ def publish(
         here = new.place
         with quiet():
             _save_denoiser(denoiser, here / form.denoiser, name)
-            if form.scheduler == FLOW_EULER:
+            if form.scheduler == FLOW_EULER and "flow_shift" in scheduler:
                 scheduler = {"num_train_timesteps": STEPS, "shift": scheduler["flow_shift"]}
             getattr(diffusers, form.scheduler).from_config(dict(scheduler)).save_pretrained(str(here / "scheduler"))
         index: dict[str, Any] = {

@@ -108,6 +108,7 @@ FORMS: Mapping[str, PipelineForm] = {
         without={"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
     ),
     "PixArtSigmaPipeline": PipelineForm("transformer"),
+    "PixArtAlphaPipeline": PipelineForm("transformer"),
     "StableDiffusion3Pipeline": PipelineForm(
         "transformer",
         scheduler=FLOW_EULER,

@@ -22,6 +22,9 @@ _CLASSES = frozenset(
         ("transformers", "CLIPTextModelWithProjection"),
         ("transformers", "CLIPTokenizer"),
         ("transformers", "CLIPTokenizerFast"),
+        ("transformers", "T5EncoderModel"),
+        ("transformers", "T5Tokenizer"),
+        ("transformers", "T5TokenizerFast"),
         ("transformers", "CLIPImageProcessor"),
         ("transformers", "CLIPFeatureExtractor"),  # its name in older folders
         ("stable_diffusion", "StableDiffusionSafetyChecker"),  # of diffusers; it is never loaded

@@ -44,10 +44,11 @@ from daskt2i.store.run_folder import SAMPLES, RunFolder
 from daskt2i.store.status import status
 from daskt2i.train.driver import TrainResult, train, train_vae, trained_steps
 from daskt2i.train.plan import TrainPlan
-from daskt2i.train.samples import known_split, rows_of_training
+from daskt2i.train.samples import known_split, rows_of_training, store_facts
+from daskt2i.train.upkeep.model_size import parameters_of
 from daskt2i.train.upkeep.rank_memory import encoder_bytes
 from daskt2i.train.upkeep.tuning_checks import planned_pipeline
-from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run
+from daskt2i.train.whole_run import HELDOUT_PROMPTS, RunPlan, RunResult, check_whole_run, planned_facts
 
 _NAMED = 5
 """Rows that a message names."""
@@ -102,7 +103,9 @@ class Stages:
         split = known_split(self.folder, given) if before is None else None
         pictures = how_drawn(self.workflow.dataset, form_of(kind_of(self.workflow.train.model).pipeline))
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
-        plan = replace(plan, encoder_bytes=encoder_bytes(self.workflow.dataset), tuned=tuned)
+        facts = store_facts(self.folder, given.view) if before is None else planned_facts(before, given.view)
+        encoder, parameters = encoder_bytes(self.workflow.dataset), parameters_of(given, facts)
+        plan = replace(plan, tuned=tuned, encoder_bytes=encoder, parameters=parameters)
         return plan if layout.here or before is not None else replace(plan, asked=layout.reason, script=layout.script)
 
     def run_plan(self, *, draw: bool = True) -> RunPlan:

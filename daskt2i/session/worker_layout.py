@@ -74,7 +74,7 @@ def train_layout(scheduler: Scheduler, workflow: Workflow) -> WorkerLayout:
     launch, train, machine = workflow.launch, workflow.train, this_machine()
     threads = launch.threads if isinstance(launch.threads, int) else None
     workers = scheduler.workers or (launch.ranks if isinstance(launch.ranks, int) else None)
-    need = rank_bytes(train, launch, encoder_bytes(workflow.dataset), workers or 0)
+    need = rank_bytes(train, launch, encoder_bytes(workflow.dataset), ranks=workers or 0)
     if scheduler.kind == "serial":
         workers = 1
     if scheduler.kind == "address":

@@ -1,7 +1,7 @@
 """Train an autoencoder on one rank. The launcher starts this module as a rank (`daskt2i.launch.rank`).
 
-Covers: a new or a pretrained AutoencoderKL, its loss on pictures of a source, PSNR on held-out pictures, and writing
-the diffusers folder that `VaeEncoder` loads.
+Covers: a new or a pretrained AutoencoderKL, its loss on pictures of a source, PSNR on held-out pictures, sheets of
+reconstructions, and writing the diffusers folder that `VaeEncoder` loads.
 Does not cover: the choice and order of pictures (`loader.picture_dataset`), the terms of the loss
 (`model.autoencoder_loss`), the loop (`loop`), starting ranks (`launch`).
 """
@@ -27,6 +27,8 @@ from daskt2i.model import autoencoder_loss as vae_loss
 from daskt2i.model.autoencoder import PretrainedAutoencoder, latent_of, new, new_config, reconstruct, save
 from daskt2i.protocols import Source
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.figures.reconstructions import MOST as SHEET_PICTURES
+from daskt2i.train.figures.reconstructions import reconstruction_sheet
 from daskt2i.train.loop import fit
 from daskt2i.train.resume import label
 from daskt2i.train.upkeep.rank_needs import named, require_seen
@@ -104,6 +106,7 @@ class Autoencoder:
         self._still = min(STILL_BATCH, max(1, self.settings.batch // me.world))
         self._device = "cpu"
         self._told = 0
+        self._draws = bool(job.launch.get("grid_every"))
         self.pictures = Pictures(
             _source(job),
             image.resolution,
@@ -191,6 +194,8 @@ class Autoencoder:
                 if self._given is not None:  # measure before writing, which may overwrite the pretrained model
                     before = self._heldout_db(self.build(self._device).eval())
                     found["psnr_before"] = round(float(np.mean(before)), 2)
+        if self._draws:  # the loop draws none after the last step
+            ranks.tell("sheet", step=self.label["step"], file=self.sheet(model, int(self.label["step"]), folder))
         found["vae"] = save(vae, folder, self.label)
         if found["card_psnr"] < gates.CARD_PSNR:
             ranks.tell(
@@ -199,6 +204,26 @@ class Autoencoder:
                 f"needs {gates.CARD_PSNR:.0f} dB and would refuse it. Train with more steps in another run folder.",
             )
         return found
+
+    def sheet(self, model: nn.Module, step: int, folder: RunFolder) -> str | None:
+        """Write pictures beside their reconstructions into `train-vae/sheets/`: the same ones at each step, of held-out
+        rows if there are some. The file, or None if no picture can be read."""
+        import torch
+
+        heldout = bool(len(self.pictures.heldout))
+        pictures, made, rows, values = list[Pixels](), list[Pixels](), list[int](), list[float]()
+        with torch.no_grad():
+            for batch in self.pictures.sight(SHEET_PICTURES, self._still, heldout=heldout):
+                values += self._db(model, batch.pixels)
+                back = ((model(self._normal(batch.pixels))[0].float() + 1) * 127.5).round().clamp(0, 255)
+                made += list(back.permute(0, 2, 3, 1).byte().cpu().numpy())
+                pictures += list(batch.pixels)
+                rows += batch.rows.tolist()
+        if not pictures:
+            return None
+        name = f"{PREFIX}/sheets/step-{step:07d}.png"
+        folder.write(name, reconstruction_sheet(pictures, made, rows, values, step))
+        return name
 
     def close(self) -> None:
         """End the reading threads."""

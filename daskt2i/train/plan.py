@@ -36,6 +36,7 @@ class TrainPlan(Viewed):
         encoder_bytes: memory of the text encoder in each rank, if the ranks encode captions; else 0.
         tuned: the pipeline whose denoiser is tuned; None for a new one.
         pictures: how pictures will be drawn, if not by a pipeline that diffusers can load; "" else.
+        parameters: of a model without a preset; 0 if it is not known.
     """
 
     out: str
@@ -52,6 +53,7 @@ class TrainPlan(Viewed):
     script: str = ""
     encoder_bytes: int = 0
     tuned: PretrainedPipeline | None = None
+    parameters: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The object that `train --dry-run --json` prints."""
@@ -98,7 +100,11 @@ class TrainPlan(Viewed):
         return View(self.title, rows)
 
     def _model(self, settings: TrainSettings) -> str:
-        return _model(settings) if self.tuned is None else f"denoiser of {self.tuned.name}, {settings.objective}"
+        return (
+            _model(settings, self.parameters)
+            if self.tuned is None
+            else f"denoiser of {self.tuned.name}, {settings.objective}"
+        )
 
     def _memory(self) -> str:
         tuned = 0
@@ -106,7 +112,7 @@ class TrainPlan(Viewed):
             cost = cost_of(self.tuned)
             tuned = cost.bytes + cost.trained * average_bytes(self.settings)
             tuned //= self.ranks if self.launch.is_sharded(self.ranks) else 1
-        need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes, self.ranks) + tuned)
+        need = size(rank_bytes(self.settings, self.launch, self.encoder_bytes, self.parameters, self.ranks) + tuned)
         part = f", {size(self.encoder_bytes)} of it for the text encoder" if self.encoder_bytes else ""
         spread = ", which holds its part of the weights" if self.launch.is_sharded(self.ranks) else ""
         return f"about {need} or more for each rank{spread}{part}"
@@ -123,11 +129,11 @@ def _ranks(ranks: int, threads: int) -> str:
     return f"{count} with {threads:,} thread{'s' * (threads != 1)}{' each' * (ranks > 1)}"
 
 
-def _model(settings: TrainSettings) -> str:
+def _model(settings: TrainSettings, parameters: int) -> str:
     """`"demo, about 4.1 M parameters"`."""
     preset, config, kind = settings.model.preset, settings.model.config, kind_of(settings.model)
     name = preset or ("UNet" if settings.model.class_path is None else kind.class_path) + " of train.model.config"
-    known = 0 if preset is None or config else kind.presets.get(preset, 0)
+    known = parameters if preset is None else 0 if config else kind.presets.get(preset, 0)
     about = f", about {known / 1e6:,.1f} M parameters" if known else ""
     return name + about + (", changed by train.model.config" if preset and config else "")
 

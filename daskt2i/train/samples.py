@@ -121,9 +121,18 @@ def check_sizes(settings: TrainSettings, folder: RunFolder) -> None:
     Raises:
         ConfigError: the store lacks what the model needs, or there is no such view or class of models.
     """
-    reader = open_reader(folder, 0, sample=False, choice=Choice(settings.view))
+    check_model(settings, store_facts(folder, settings.view))
+
+
+def store_facts(folder: RunFolder, view: str | None) -> StoreFacts:
+    """What the store of a run folder gives a denoiser.
+
+    Raises:
+        ConfigError: there is no such view. StoreMissing, StoreError: the store cannot be read.
+    """
+    reader = open_reader(folder, 0, sample=False, choice=Choice(view))
     reader.close()
-    check_model(settings, facts_of(reader, reader.shapes))
+    return facts_of(reader, reader.shapes)
 
 
 def check_model(settings: TrainSettings, facts: StoreFacts, least: int = 0) -> None:

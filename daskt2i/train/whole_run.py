@@ -152,10 +152,10 @@ def check_whole_run(plan: EncodePlan) -> None:
             "encode and train."
         )
     train = workflow.train
-    check_model(train, _facts(plan, train.view), train.batch)
+    check_model(train, planned_facts(plan, train.view), train.batch)
 
 
-def _facts(plan: EncodePlan, view: str | None) -> StoreFacts:
+def planned_facts(plan: EncodePlan, view: str | None) -> StoreFacts:
     """What the store of this plan will give a denoiser."""
     text = plan.text_info
     sides = {array.name: array.shape[-1] for array in text.arrays if array.shape}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from builders.advice import told
 from builders.models import kl_folder
-from builders.pipelines import PNDM, sd_folder
+from builders.pipelines import PNDM, pixart_pipeline, sd_folder, xl_pipeline
 from builders.workflows import component, load_workflow
 
 import daskt2i
@@ -100,6 +100,28 @@ def test_a_store_with_longer_text_states_is_refused(base: Path) -> None:
     with told("model/pretrained/fit.py:require_fits ConfigError") as info:
         require_fits(given(base), [SHAPE], {**TEXT, "features": 768})
     assert "768 numbers" in str(info.value)
+
+
+def test_a_store_without_all_pooled_states_is_refused(tmp_path: Path) -> None:
+    xl = given(xl_pipeline(tmp_path / "tiny-xl"))
+    text = {"features": 40, "max_tokens": 77, "pooled_features": 20}
+    for wrong, said in ((0, "are missing"), (12, "have 12 numbers")):
+        with told("model/pretrained/fit.py:require_fits ConfigError") as info:
+            require_fits(xl, [SHAPE], {**text, "pooled_features": wrong})
+        assert said in str(info.value)
+    require_fits(xl, [SHAPE], text)
+
+
+def test_a_pixart_that_is_told_sizes_is_refused(tmp_path: Path) -> None:
+    place = pixart_pipeline(tmp_path / "tiny-alpha")
+    assert given(place)
+    config = place / "transformer" / "config.json"
+    known = json.loads(config.read_text())
+    for change in ({"use_additional_conditions": True}, {"use_additional_conditions": None, "sample_size": 128}):
+        config.write_text(json.dumps(known | change))
+        with told("model/pretrained/pipeline_folder.py:find ModelError") as info:
+            given(place)
+        assert "is told sizes of pictures" in str(info.value)
 
 
 def test_a_store_with_captions_of_another_length_is_refused(base: Path) -> None:

@@ -174,7 +174,7 @@ def kill_worker_of(number: int) -> Callable[[dict[int, int]], int]:
 @pytest.mark.parametrize(
     ("where", "kill", "number", "says"),
     [
-        ("dask", kill_rank, 1, "SIGKILL"),
+        pytest.param("dask", kill_rank, 1, "SIGKILL", marks=pytest.mark.slow),
         ("dask", kill_worker_of, 0, "its worker is gone"),
         pytest.param("local", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),
         pytest.param("dask", kill_rank, 0, "SIGKILL", marks=pytest.mark.slow),

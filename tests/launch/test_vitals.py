@@ -182,6 +182,7 @@ def test_after_its_walltime_a_launch_saves_and_ends_with_one_sentence(tmp_path: 
     assert min(event["step"] for event in again.of("step") if event.rank == 0) == stands + 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_stopped_rank_is_woken_to_save_before_the_end_but_not_on_demand(tmp_path: Path) -> None:
     class Asking(Watcher):

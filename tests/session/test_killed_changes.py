@@ -91,7 +91,7 @@ def kill_once(base: Path, place: Path, command: str, chance: random.Random) -> N
         assert run.verify().ok
 
 
-@pytest.mark.parametrize("command", ["append", "replace"])
+@pytest.mark.parametrize("command", ["append", pytest.param("replace", marks=pytest.mark.slow)])
 def test_a_killed_change_shows_old_or_new_rows_and_the_same_command_ends_it(
     command: str, base: Path, tmp_path: Path
 ) -> None:

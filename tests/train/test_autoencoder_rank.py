@@ -35,6 +35,7 @@ from daskt2i.train import autoencoder_rank, loop
 from daskt2i.train.autoencoder_rank import Autoencoder, AutoencoderJob
 from daskt2i.train.loop import cut
 from daskt2i.train.metrics import read_metrics
+from daskt2i.train.upkeep import requests
 from daskt2i.types import Rejection, Row, Runtime, SourceInfo
 
 SIDE = 32
@@ -276,6 +277,23 @@ def test_heldout_rows_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     assert 0 < usable < 6
     assert np.isfinite([loss, sums["psnr"]]).all()
     task.close()
+
+
+def test_sheets_show_the_same_heldout_pictures_beside_reconstructions_that_get_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "LOCAL_SECONDS", 0.0)
+    job = job_of(tmp_path, steps=4, validation=4, learning_rate=0.01)
+    requests.request(RunFolder(tmp_path), requests.PICTURES, autoencoder_rank.PREFIX)
+    drawn = dataclasses.replace(job, launch={**job.launch, "grid_every": 2})
+    fit(drawn, grid_every=2)
+    sheets = {path.stem: np.asarray(Image.open(path)) for path in sorted((tmp_path / "train-vae/sheets").glob("*.png"))}
+    assert list(sheets) == [f"step-{step:07d}" for step in (0, 1, 2, 4)], "begin, on request, at intervals, end"
+    assert not RunFolder(tmp_path).exists(requests.place_of(requests.PICTURES, autoencoder_rank.PREFIX))
+    first, last = sheets["step-0000000"].astype(int), sheets["step-0000004"].astype(int)
+    pair = first.shape[1] // 2  # a sheet of one column
+    assert np.array_equal(first[:120, :pair], last[:120, :pair]), "the pictures"
+    assert not np.array_equal(first[:120, pair:], last[:120, pair:]), "their reconstructions"
 
 
 def test_when_the_images_disappear_training_stops_with_one_sentence() -> None:

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.denoisers import TRANSFORMERS
 from pydantic import ValidationError
 from rank_modules.fitting import STEPS, Toy, fit, fit_with, launching, losses, settings
 
 from daskt2i.config.settings import TrainSettings
+from daskt2i.model.denoisers.denoiser import StoreFacts
+from daskt2i.model.denoisers.kinds import KINDS, kind_of
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, State, progress
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.metrics import read_metrics
 from daskt2i.train.optimisation.train_state import TrainState
-from daskt2i.train.resume import curve_settings, label
+from daskt2i.train.resume import continuing, curve_settings, label
+from daskt2i.train.upkeep.model_size import parameters_of
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 from train.test_resume import Labelled, card
 
@@ -71,9 +75,17 @@ def test_only_trained_weights_are_averaged() -> None:
     assert len(kept) == len(list(model.parameters())) - 1
 
 
-def test_they_stand_in_an_identity_only_if_they_are_set_so_others_are_refused() -> None:
+def test_they_stand_in_an_identity_only_if_they_are_set() -> None:
     assert "emas" not in curve_settings(TrainSettings.model_validate({}))
     assert curve_settings(TrainSettings.model_validate(EMAS))["emas"] == [0.5, 0.8]
+
+
+def test_a_training_does_not_go_on_with_other_averages() -> None:
+    began = {"train": curve_settings(TrainSettings.model_validate(EMAS))}
+    now = {"train": curve_settings(TrainSettings.model_validate({}))}
+    assert continuing(5, {"identity": began}, began).differs == ()
+    (differs,) = continuing(5, {"identity": began}, now).differs
+    assert differs.startswith("train.emas: ")
 
 
 def test_the_plan_counts_one_copy_of_the_weights_for_each_but_not_the_one_of_ema_again() -> None:
@@ -83,6 +95,31 @@ def test_the_plan_counts_one_copy_of_the_weights_for_each_but_not_the_one_of_ema
     one = need(emas=[0.5]) - need()
     assert one > 0
     assert need(emas=[0.5, 0.9, 0.5, 0.999]) - need() == 2 * one
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "diffusers.PixArtTransformer2DModel": {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2},
+    "daskt2i.model.denoisers.uvit.UViT": {"width": 64, "layers": 3, "heads": 2},
+    **{f"diffusers.{name}": config for name, config in TRANSFORMERS.items()},
+}
+
+
+@pytest.mark.parametrize("kind", [None, *(path for path in KINDS if not path.endswith("UNet2DConditionModel"))])
+def test_the_plan_counts_the_parameters_of_a_model_without_a_preset_and_its_averages(kind: str | None) -> None:
+    config = {"block_out_channels": [32, 32, 32], "layers_per_block": 1} if kind is None else SMALL[kind]
+    blocks = {"down_block_types": ["DownBlock2D"] * 3, "up_block_types": ["UpBlock2D"] * 3} if kind is None else {}
+    facts = StoreFacts(((4, 16, 16),), 32, 26, 16, False, encoders=())
+
+    def settings_of(**changes: Any) -> TrainSettings:
+        model = {"class": kind, "preset": None, "config": {**config, **blocks}}
+        return TrainSettings.model_validate({"model": model, **changes})
+
+    given = settings_of()
+    found, known = parameters_of(given, facts), kind_of(kind)
+    built = known.build(known.config(None, given.model.config, facts), 0)
+    assert found == sum(one.numel() for one in built.parameters()) > 0
+    plain, averaged = (rank_bytes(one, launching(), 0, found) for one in (given, settings_of(emas=[0.5, 0.8])))
+    assert averaged - plain == 2 * 4 * found
 
 
 # --- which of them the result gets ------------------------------------------------------------------------------------

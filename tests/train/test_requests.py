@@ -100,6 +100,7 @@ def test_only_rank_0_looks_and_at_most_once_in_its_time(tmp_path: Path) -> None:
     assert folder.exists(place_of(PICTURES))
 
 
+@pytest.mark.slow  # by default, tests above: what rank 0 sees goes to all ranks in the sum of their figures
 def test_two_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
     """A request is there before the first step: both ranks end after it, and none waits for the other."""
     request(RunFolder(tmp_path), STOP)

@@ -18,6 +18,7 @@ from daskt2i.events import Event, LaunchEvent, Note
 from daskt2i.store.run_folder import RunFolder
 from daskt2i.train.trackers import follow
 from daskt2i.train.trackers.follow import Trackers
+from daskt2i.train.trackers.place import place_of_files
 
 SHEET = "train/sheets/step-0000002.png"
 
@@ -156,3 +157,41 @@ def test_mlflow_writes_figures_settings_and_sheets_into_the_run_folder(
     assert [line.split()[1:3] for line in losses.read_text().splitlines()] == [["3.0", "1"], ["2.0", "2"], ["1.0", "3"]]
     assert (losses.parents[1] / "params" / "train.steps").read_text() == "3"
     assert (losses.parents[1] / "artifacts" / "sheets" / "step-0000002.png").is_file()
+
+
+def test_no_sheet_is_missed_by_a_tracker_that_is_slow(tmp_path: Path) -> None:
+    folder, tracker, released = RunFolder(tmp_path), Remembering(), threading.Event()
+    drawn(folder)
+
+    def slow(*given: Any) -> Any:
+        released.wait(60)
+        return tracker.open(*given)
+
+    trackers = Trackers(["wandb"], folder, "train", {}, lambda event: None, slow)
+    for step in range(1, 301):  # more than wait for a tracker
+        trackers.hear(LaunchEvent("step", 1, 0, {"step": step}))
+        if step % 50 == 0:
+            trackers.hear(LaunchEvent("sheet", 1, 0, {"step": step, "file": SHEET}))
+    released.set()
+    trackers.close()
+    assert tracker.sheets == [50, 100, 150, 200, 250, 300]
+
+
+def test_a_run_that_cannot_be_continued_gets_all_steps(tmp_path: Path) -> None:
+    folder, tracker, other = RunFolder(tmp_path), Remembering(), Remembering()
+    written(folder, *LINES)
+    run(folder, tracker.open)
+    other.id = "r2"
+    run(folder, other.open)
+    assert [step for step, _ in other.steps] == [1, 2]
+
+
+def test_files_of_a_tracker_have_one_place_also_behind_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert place_of_files(RunFolder(tmp_path / "run"), "train/mlflow") == tmp_path / "run/train/mlflow"
+    first, again, other = (place_of_files(RunFolder(f"memory://{one}"), "train/mlflow") for one in ("a", "a", "b"))
+    assert first == again != other
+    assert first.is_dir()
+    assert tmp_path / "cache" in first.parents

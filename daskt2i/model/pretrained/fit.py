@@ -38,12 +38,20 @@ def require_fits(given: PretrainedPipeline, shapes: Sequence[tuple[int, ...]], t
             f"{side[0]} x {side[1]}. Nothing was started; encode pictures of that size (dataset.image) into another "
             "run folder (out), or give another pipeline (train.pretrained.model)."
         )
-    wide = given.config.get("cross_attention_dim")
+    wide = given.config.get(given.kind.features)
     features = int(text.get("features") or 0)
     if isinstance(wide, int) and wide != features:
         raise ConfigError(
             f"The text states of the store have {features} numbers, but {given.name} takes {wide}. Nothing was "
             "started; encode with the text encoder of the pipeline (dataset.encoders.text) into another folder (out)."
+        )
+    pooled, stored = given.kind.pooled(given.config), int(text.get("pooled_features") or 0)
+    if pooled > 0 and pooled != stored:
+        has = f"have {stored} numbers" if stored else "are missing"
+        raise ConfigError(
+            f"The pooled text states of the store {has}, but {given.name} takes {pooled}. Nothing was started; encode "
+            "with all text encoders of the pipeline (a JointTextEncoder in dataset.encoders.text) into another folder "
+            "(out)."
         )
     length = text.get("max_tokens")
     if given.tokens is not None and length is not None and given.tokens != length:

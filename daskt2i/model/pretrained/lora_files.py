@@ -3,6 +3,7 @@
     lora/pytorch_lora_weights.safetensors     unet.NAME.lora_A.weight, unet.NAME.lora_B.weight
     lora/kohya.safetensors                    lora_unet_NAME.lora_down.weight, .lora_up.weight, .alpha
 
+A transformer's file has `transformer.` in place of `unet.`, and there is no file of kohya's form.
 The scale `alpha / rank` is multiplied into the second matrix. So a reader that knows no alpha gets the same model.
 
 Covers: writing both files; reading a file of either form, and whether it belongs to a denoiser.
@@ -42,7 +43,8 @@ def write(adapters: Adapters, scale: float, part: str, folder: Path) -> None:
         peft[f"{part}.{name}.lora_A.weight"] = down.detach().float().cpu().contiguous().clone()
         peft[f"{part}.{name}.lora_B.weight"] = (up.detach().float().cpu() * scale).contiguous()
     save_file(peft, folder / FILE, metadata={"format": "pt"})
-    save_file(dict(convert_state_dict_to_kohya(peft)), folder / KOHYA, metadata={"format": "pt"})
+    if part == "unet":
+        save_file(dict(convert_state_dict_to_kohya(peft)), folder / KOHYA, metadata={"format": "pt"})
 
 
 def read(place: Path) -> dict[str, tuple[Tensor, Tensor]]:

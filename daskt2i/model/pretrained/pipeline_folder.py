@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.config.settings import ModelSettings, TrainSettings
+from daskt2i.config.training.denoiser import UNET
 from daskt2i.config.training.pretrained import PretrainedSettings
 from daskt2i.encoders.weights import (
     WeightFiles,
@@ -30,15 +31,10 @@ from daskt2i.errors import ConfigError, ModelError
 from daskt2i.model.noise_schedule import Objective
 from daskt2i.model.pipeline_parts import refuse_foreign_parts
 from daskt2i.model.pretrained.schedule import objective_of, shift_of
+from daskt2i.model.pretrained.tunables import SETTING, TUNABLES, Tunable
 
-INDEX, SETTING = "model_index.json", "train.pretrained.model"
+INDEX = "model_index.json"
 STEM = "diffusion_pytorch_model"
-
-PARTS: Mapping[str, str] = {"StableDiffusionPipeline": "unet"}
-"""Class of a pipeline that can be tuned -> folder of its denoiser."""
-
-_FITTED = ("sample_size", "in_channels", "out_channels", "cross_attention_dim")
-"""Arguments of a UNet that `fit` compares with the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,8 @@ class PretrainedPipeline:
     Attributes:
         name: hub id, or the last part of its folder.
         given: the setting that names it.
-        folder: of model_index.json; part: name of the denoiser's folder in it.
+        folder: of model_index.json.
+        kind: what is to know of its class.
         config, scheduler: the content of their JSON files.
         files: weights of the denoiser.
         tokens: length of a prompt in tokens; None if its tokenizer does not say.
@@ -58,12 +55,17 @@ class PretrainedPipeline:
     name: str
     given: PretrainedSettings
     folder: Path
-    part: str
+    kind: Tunable
     config: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     files: WeightFiles
     tokens: int | None
     masked: bool
+
+    @property
+    def part(self) -> str:
+        """Name of the denoiser's folder."""
+        return self.kind.part
 
     @property
     def objective(self) -> Objective:
@@ -89,28 +91,35 @@ def find(given: PretrainedSettings) -> PretrainedPipeline:
         return locate(given.model, subfolder, given.revision, needs=needs, setting=SETTING)
 
     folder = part(None, INDEX)
-    kind = str(read_json(folder / INDEX).get("_class_name"))
-    if kind not in PARTS:
+    class_name = str(read_json(folder / INDEX).get("_class_name"))
+    if class_name not in TUNABLES:
         raise ModelError(
-            f"{name} is a {kind}, which daskt2i does not tune. Nothing was started; give a "
-            f"{' or '.join(PARTS)} ({SETTING})."
+            f"{name} is a {class_name}, which daskt2i does not tune. Nothing was started; give a "
+            f"{' or '.join(TUNABLES)} ({SETTING})."
         )
+    kind = TUNABLES[class_name]
     refuse_foreign_parts(folder)
-    unet = part(PARTS[kind], "config.json", f"{STEM}*.safetensors")
+    denoiser = part(kind.part, "config.json", f"{STEM}*.safetensors")
+    config = read_json(denoiser / "config.json")
+    if why := kind.refused(config):
+        raise ModelError(
+            f"{name} cannot be tuned, because {why}. Nothing was started, and it is unchanged; give another pipeline "
+            f"of this class ({SETTING})."
+        )
     scheduler = part("scheduler", "scheduler_config.json")
     tokenizer = folder / "tokenizer" / "tokenizer_config.json"
-    tokens = read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+    tokens = read_json(tokenizer).get("model_max_length") if kind.one_length and tokenizer.is_file() else None
     label = folder / "daskt2i.json"
     return PretrainedPipeline(
         name,
         given,
         folder,
-        PARTS[kind],
-        read_json(unet / "config.json"),
+        kind,
+        config,
         read_json(scheduler / "scheduler_config.json"),
-        weight_files(unet, STEM),
+        weight_files(denoiser, STEM),
         tokens if isinstance(tokens, int) and tokens < 1 << 20 else None,  # transformers writes 1e30 for no limit
-        bool(label.is_file() and read_json(label).get("masked")),
+        bool(read_json(label).get("masked")) if label.is_file() else kind.masks,
     )
 
 
@@ -146,9 +155,11 @@ def followed(settings: TrainSettings, given: PretrainedPipeline) -> TrainSetting
             f"train.objective is {settings.objective}, but {given.name} was trained with {objective}, and goes on with "
             f"it. Nothing was started; set train.objective={objective}."
         )
-    config = {key: value for key, value in given.config.items() if not key.startswith("_") and key not in _FITTED}
+    decided = given.kind.sizes
+    config = {key: value for key, value in given.config.items() if not key.startswith("_") and key not in decided}
     shift = shift_of(given.scheduler) if objective == "flow" else settings.shift
-    model = ModelSettings.model_validate({"preset": None, "config": config})
+    named = {} if given.kind.denoiser == UNET else {"class": given.kind.denoiser}
+    model = ModelSettings.model_validate({"preset": None, "config": config, **named})
     return settings.model_copy(update={"objective": objective, "shift": shift, "model": model})
 
 

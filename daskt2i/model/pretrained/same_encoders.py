@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.encoders.latent_scaling import latent_scaling
-from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
 from daskt2i.encoders.weights import model_name
 from daskt2i.errors import FingerprintMismatch
 from daskt2i.model.own_encoders import built
-from daskt2i.model.pretrained.pipeline_folder import SETTING, PretrainedPipeline
+from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline
+from daskt2i.model.pretrained.tunables import SETTING
 from daskt2i.protocols import ImageEncoder
 from daskt2i.protocols import TextEncoder as AnyTextEncoder
 from daskt2i.types import Runtime
@@ -36,10 +36,6 @@ SENTENCES = ("", "a red circle", "two cats and a dog on a blue square")
 
 
 class _PipelineVae(VaeEncoder):
-    setting = SETTING
-
-
-class _PipelineText(TextEncoder):
     setting = SETTING
 
 
@@ -60,7 +56,7 @@ def require_same(given: PretrainedPipeline, dataset: DatasetSettings, stored: Ma
     image, text = built(dataset)
     asked = given.given.model, given.given.revision
     vae = _PipelineVae(asked[0], "vae", asked[1], engine="torch")
-    words = _PipelineText(asked[0], "text_encoder", revision=asked[1], **_read_as(text))
+    words = given.kind.text(*asked, text)
     side, identity = dataset.image.side, stored["identity"]["encoders"]
     notes = []
     if vae.info(side).weights != identity["image"].get("weights"):
@@ -70,13 +66,6 @@ def require_same(given: PretrainedPipeline, dataset: DatasetSettings, stored: Ma
         name = stored["text_encoder"].get("model", type(text).__name__)
         notes.append(_verdict("text encoder", given, "text", str(name), _text_distance(text, words)))
     return tuple(notes)
-
-
-def _read_as(text: AnyTextEncoder) -> dict[str, Any]:
-    """How the store's encoder reads captions, which is no part of its weights."""
-    if not isinstance(text, TextEncoder):
-        return {}
-    return {name: getattr(text, name) for name in ("max_tokens", "pad", "layer", "instruction", "lowercase")}
 
 
 def _verdict(what: str, given: PretrainedPipeline, key: str, name: str, far: float) -> str:
@@ -105,17 +94,18 @@ def _latent_distance(image: ImageEncoder, vae: VaeEncoder, side: int) -> float:
     return _distance(*made)
 
 
-def _text_distance(text: AnyTextEncoder, words: TextEncoder) -> float:
-    """How far the states of the same sentences differ, where they hold text."""
-    runtime, made, masks = Runtime("cpu", "fp32", 1), [], []
+def _text_distance(text: AnyTextEncoder, words: AnyTextEncoder) -> float:
+    """How far the states of the same sentences differ, where they hold text, and their pooled states."""
+    runtime, made, masks, pooled = Runtime("cpu", "fp32", 1), [], [], []
     for one in (text, words):
         one.load(runtime)
         found = one.encode(list(SENTENCES), len(SENTENCES))
         made.append(found["text_states"].astype(np.float64))
         masks.append(found["text_mask"])
+        pooled.append(found.get("text_pooled", np.zeros(0)).astype(np.float64))
     if made[0].shape != made[1].shape or not np.array_equal(masks[0], masks[1]):  # other tokens
         return 1.0
-    return _distance(made[0][masks[0]], made[1][masks[0]])
+    return max(_distance(made[0][masks[0]], made[1][masks[0]]), _distance(*pooled) if pooled[0].size else 0.0)
 
 
 def _distance(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:

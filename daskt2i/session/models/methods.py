@@ -131,7 +131,8 @@ class RunModels:
         """Ask the training that runs on this run folder for a sheet of pictures at its next step.
 
         The training may run in another process, and so may this run. The sheet has the prompts and seeds of `sample`,
-        and is written to `train/sheets`. Returns the address of the request, which goes when the sheet is there.
+        and is written to `train/sheets`; that of `train-vae` has held-out pictures beside their reconstructions, in
+        `train-vae/sheets`. Returns the address of the request, which goes when the sheet is there.
 
         Raises:
             StoreError, StoreFull: the request cannot be written.
@@ -150,9 +151,12 @@ class RunModels:
         return self._request("stop")
 
     def _request(self, what: str) -> str:
+        from daskt2i.store.publishing.lock import holder
         from daskt2i.train.upkeep.requests import request
 
-        return request(self._stages().folder, what)
+        folder = self._stages().folder
+        stage = VAE_FOLDER.training if holder(folder).label == VAE_FOLDER.training else PIPELINE_FOLDER.training
+        return request(folder, what, stage)
 
     @verb
     def sample(

@@ -27,7 +27,8 @@ END_SECONDS = 10.0
 """Longest wait for a tracker at the end of a training."""
 
 _WAITING = 100
-"""Events that wait for a tracker. More are dropped: the figures are in the file, and only a sheet can be missed."""
+"""Events that wait for a tracker. More are dropped: the figures are in the file, and sheets wait in a list of their
+own."""
 
 
 class Tracker(Protocol):
@@ -133,6 +134,7 @@ class _Follower:
         self._name, self._folder, self._prefix, self._config, self._open = name, folder, prefix, config, opener
         self._kept = f"{prefix}/trackers/{name}.json"
         self._queue: queue.Queue[LaunchEvent | None] = queue.Queue(_WAITING)
+        self._sheets: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._problem = ""
         self._offset, self._sent, self._drawn = 0, -1, -1
         self._figures: dict[int, dict[str, float]] = {}
@@ -140,6 +142,9 @@ class _Follower:
         self._thread.start()
 
     def put(self, event: LaunchEvent) -> None:
+        name, step = event.get("file"), event.get("step")
+        if event.kind == "sheet" and isinstance(name, str) and isinstance(step, int):
+            self._sheets.put((step, name))
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(event)
 
@@ -166,14 +171,16 @@ class _Follower:
     def _work(self) -> None:
         try:
             about = self._read_kept()
-            self._sent, self._drawn = int(about.get("step", -1)), int(about.get("sheet", -1))
             tracker = self._open(self._name, self._folder, self._prefix, self._config, about.get("id"))
+            if tracker.id == about.get("id"):  # a run that could not be continued has no steps yet
+                self._sent, self._drawn = int(about.get("step", -1)), int(about.get("sheet", -1))
             self._keep(tracker)
             try:
                 while (event := self._queue.get()) is not None:
                     self._take(tracker, event)
                 self._offset = 0
                 self._send(tracker, last=True)
+                self._show(tracker)
             finally:
                 tracker.close()
         except Exception as error:  # whatever a tracker raises: a training does not end by it
@@ -185,11 +192,16 @@ class _Follower:
         # Behind an address the ranks write the file with a checkpoint only.
         if self._folder.is_local or event.kind == "checkpoint":
             self._send(tracker)
-        name, step = event.get("file"), event.get("step")
-        if event.kind == "sheet" and isinstance(name, str) and isinstance(step, int) and step > self._drawn:
-            tracker.sheet(step, max(self._sent, 0), self._folder.read(name))
-            self._drawn = step
-            self._keep(tracker)
+        self._show(tracker)
+
+    def _show(self, tracker: Tracker) -> None:
+        """Send the sheets that wait."""
+        while not self._sheets.empty():
+            step, name = self._sheets.get()
+            if step > self._drawn:
+                tracker.sheet(step, max(self._sent, 0), self._folder.read(name))
+                self._drawn = step
+                self._keep(tracker)
 
     def _send(self, tracker: Tracker, last: bool = False) -> None:
         """Send the steps that are complete."""

@@ -1,4 +1,4 @@
-"""A run of MLflow, in a store in the run folder unless MLFLOW_TRACKING_URI names another one.
+"""A run of MLflow, in a store of files (`place`) unless MLFLOW_TRACKING_URI names another one.
 
 Covers: one run, its figures, its settings, its sheets. Does not cover: which figures, and when (`follow`).
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.trackers.place import place_of_files
 
 _LONGEST = 500
 """Characters of a parameter that every version of MLflow takes."""
@@ -28,16 +29,12 @@ class MlflowRun:
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            local = folder.is_local
-            place = folder.local_path(f"{prefix}/mlflow") if local else Path(tempfile.mkdtemp(prefix="daskt2i-mlflow-"))
-            uri = place.as_uri()
+            uri = place_of_files(folder, f"{prefix}/mlflow").as_uri()
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
         self._client, self._metric = MlflowClient(tracking_uri=uri), Metric
-        if known is not None and (folder.is_local or os.environ.get("MLFLOW_TRACKING_URI")):
-            self.id = known
-            self._client.update_run(known, status="RUNNING")
+        if known is not None and self._continues(known):
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "daskt2i")
         found = self._client.get_experiment_by_name(name)
@@ -46,6 +43,19 @@ class MlflowRun:
         params = [Param(key, value) for key, value in _flat("", config)]
         for start in range(0, len(params), 100):  # the most that a server takes at once
             self._client.log_batch(self.id, params=params[start : start + 100])
+
+    def _continues(self, known: str) -> bool:
+        """Go on in a run. False if this store has no such run: it was begun on another machine."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.update_run(known, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        self.id = known
+        return True
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """See `follow.Tracker`."""

@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.trackers.place import place_of_files
 
 
 class WandbRun:
-    """A run of wandb with its files in `train/wandb/`, or in a temporary folder if the run folder is elsewhere."""
+    """A run of wandb with its files in `train/wandb/` of `place`."""
 
     def __init__(self, folder: RunFolder, prefix: str, config: Mapping[str, Any], run_id: str) -> None:
         import wandb
 
         self.id = run_id
-        if folder.is_local:
-            place = folder.local_path(prefix)
-            place.mkdir(parents=True, exist_ok=True)
         self._image = wandb.Image
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "daskt2i"),
             id=run_id,
             resume="allow",
-            dir=str(place) if folder.is_local else tempfile.mkdtemp(prefix="daskt2i-wandb-"),
+            dir=str(place_of_files(folder, prefix)),
             mode=None if os.environ.get("WANDB_MODE") else "offline",
             config=dict(config),
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),

@@ -74,7 +74,7 @@ def launch_training(
             gpus=ways.device != "cpu",
             stall_seconds=ways.stall_minutes * 60,
             walltime_seconds=ways.walltime_minutes * 60,
-            rank_bytes=rank_bytes(train, ways, encoder, ranks),
+            rank_bytes=rank_bytes(train, ways, encoder, ranks=ranks),
         )
 
     try:

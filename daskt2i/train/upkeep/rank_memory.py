@@ -39,15 +39,22 @@ def average_bytes(settings: OptimiserSettings | None) -> int:
     return 0 if settings is None else 4 * len(settings.further_emas())
 
 
-def rank_bytes(settings: OptimiserSettings | None, launch: LaunchSettings, encoder: int = 0, ranks: int = 0) -> int:
+def rank_bytes(
+    settings: OptimiserSettings | None,
+    launch: LaunchSettings,
+    encoder: int = 0,
+    parameters: int = 0,
+    ranks: int = 0,
+) -> int:
     """Bytes that one rank needs at least.
 
     Args:
-        ranks: their number, if it is known. With `launch.sharding: full` each holds its part of weights and state.
         settings: of what is trained. The size of a model is known if it is a preset of the denoiser.
         encoder: of `encoder_bytes`.
+        parameters: of a model without a preset (`model_size`); 0 if it is not known.
+        ranks: their number, if it is known. With `launch.sharding: full` each holds its part of weights and state.
     """
     model = settings.model if isinstance(settings, TrainSettings) else None
-    count = 0 if model is None else kind_of(model).presets.get(model.preset or "", 0)
+    count = 0 if model is None else kind_of(model).presets.get(model.preset or "", parameters)
     state = count * (STATE_BYTES + average_bytes(settings)) // (ranks if launch.is_sharded(ranks) else 1)
     return RANK_BYTES + encoder + state + max(0, launch.cache_bytes() - CACHE_BYTES)
