@@ -333,11 +333,11 @@ def metrics() -> Iterator[str]:
     from daskt2i.train.figures.step_figures import StepFigures
     from daskt2i.train.metrics import Metrics
     from daskt2i.train.optimisation.train_state import TrainState
-    from daskt2i.train.resume import MAY_CHANGE
+    from daskt2i.train.resume import RECORDED
 
     yield from _said(Metrics.add, StepFigures.settle, StepFigures._line, TrainState.learn)
     yield "heldout_loss"
-    yield from (f"new_{name}" for name in MAY_CHANGE)
+    yield from (f"new_{name}" for name in RECORDED)
     yield from (f"vae: {name}" for name in TERMS)
 
 

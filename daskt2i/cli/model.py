@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from daskt2i.cli.front import answer, opened, parse_sets
 from daskt2i.cli.options import (
+    AddedLoraOption,
     CaptionsOption,
     CountOption,
     DrawingPipelineOption,
@@ -16,6 +17,7 @@ from daskt2i.cli.options import (
     ImagesOption,
     JsonOption,
     LoraOption,
+    LoraScaleOption,
     MetricsOption,
     OutOption,
     PretrainedOption,
@@ -116,6 +118,8 @@ def sample(
     guidance: GuidanceOption = None,
     sampler: SamplerOption = None,
     pretrained: DrawingPipelineOption = None,
+    lora: AddedLoraOption = None,
+    lora_scale: LoraScaleOption = 1.0,
     workflow: WorkflowOption = None,
     scheduler: SchedulerOption = None,
     out_folder: OutOption = None,
@@ -138,6 +142,8 @@ def sample(
             guidance=guidance,
             sampler=sampler,  # type: ignore[arg-type]  # checked with the other settings
             pretrained=pretrained,
+            lora=lora,
+            lora_scale=lora_scale,
         )
         answer(drawn, as_json)
 

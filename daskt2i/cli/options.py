@@ -71,6 +71,11 @@ DrawingPipelineOption = Annotated[
         "--pretrained", help="A pipeline (folder or hub id) that draws. [default: RUN/pipeline]", metavar="FOLDER_OR_ID"
     ),
 ]
+AddedLoraOption = Annotated[
+    str | None,
+    typer.Option("--lora", help="A LoRA (file, folder or hub id) that is added.", metavar="FILE_OR_FOLDER"),
+]
+LoraScaleOption = Annotated[float, typer.Option("--lora-scale", help="How much of the LoRA is added.")]
 LoraOption = Annotated[
     int | None, typer.Option("--lora", min=1, help="Train a LoRA of this rank, and nothing else.", metavar="RANK")
 ]

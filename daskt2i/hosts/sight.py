@@ -17,7 +17,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,6 +64,7 @@ class Needs:
         row, image: a row, and the SHA-256 of its image file; None and "" if the driver could not read one.
         encoders, resolution: the encoders of the run; None if the workers need none.
         weights: the driver's identities of the image and text weights.
+        models: finds further models; None if the workers need none.
     """
 
     folder: RunFolder
@@ -75,6 +76,7 @@ class Needs:
     encoders: EncoderSettings | None = None
     resolution: int = 0
     weights: tuple[str, str] = ("", "")
+    models: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,14 @@ def _without_images(needs: Needs) -> Sequence[Lack]:
 
 def _without_models(needs: Needs) -> Sequence[Lack]:
     found = list[Lack]()
+    if needs.models is not None:
+        try:
+            with without_download():
+                needs.models()
+        except ModelMissing as error:
+            found.append(Lack("models", f"lacks a model ({sentence(error).rstrip('.')})"))
+        except Daskt2iError:  # loading says it, with more words
+            pass
     if needs.encoders is None:
         return found
     for setting, weights in zip(("image", "text"), needs.weights, strict=True):

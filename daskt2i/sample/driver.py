@@ -24,13 +24,14 @@ from daskt2i.errors import ConfigError, Interrupted, ModelMissing, SourceMissing
 from daskt2i.events import Activity, Listener, Note, Progress, ignore, tell_deaths
 from daskt2i.formatting import duration, many
 from daskt2i.hosts.check import SAMPLE, check_workers
+from daskt2i.hosts.model_files import offer_within
 from daskt2i.hosts.sight import Needs
 from daskt2i.hosts.sight import shown as shown_in_folder
 from daskt2i.model.own_encoders import cannot_draw, require_same_encoders
 from daskt2i.model.pipeline import ABOUT, about, alone, pooled_padding, require
-from daskt2i.model.pretrained.pipeline_folder import whole_pipeline
 from daskt2i.protocols import Executor
 from daskt2i.sample.image_grid import file_name, image_grid, png
+from daskt2i.sample.other_model import NO_OTHER, OtherModel
 from daskt2i.sample.painter import DrawnPicture, SampleRequest, SamplerSettings
 from daskt2i.sample.prompt_lengths import too_long
 from daskt2i.sample.worker import SampleJob, draw_part
@@ -120,14 +121,16 @@ def sample(
     device: str = "auto",
     listener: Listener = ignore,
     dataset: DatasetSettings | None = None,
-    pretrained: str | None = None,
+    other: OtherModel = NO_OTHER,
+    send_bytes: int = 0,
 ) -> SampleResult:
     """Draw pictures into `samples/`. Does nothing if the same pictures of the same pipeline are already there.
 
     Arguments and errors are those of `draw` and `write`.
     """
+    other.require()
     made_from = {
-        "pipeline": about(folder).get("fingerprint") if pretrained is None else whole_pipeline(pretrained).weights,
+        "pipeline": other.drawn_by(about(folder).get("fingerprint")),
         "wishes": [[request.prompt, request.seed] for request in requests],
         "look": [settings.steps, settings.guidance, settings.sampler],
     }
@@ -139,8 +142,10 @@ def sample(
         them = "This picture is" if len(requests) == 1 else f"These {len(requests):,} pictures are"
         listener(Note(f"{them} there already: the same model drew the same prompts, seeds and settings before."))
         return SampleResult(tuple(map(folder.address, names)), len(requests), 0.0, tuple(requests), folder)
+    if other:
+        claim(folder)  # models may go through it, and a folder of somebody else is refused before the drawing
     begun = perf_counter()
-    pictures = draw(folder, requests, settings, executor, device, listener, dataset, pretrained)
+    pictures = draw(folder, requests, settings, executor, device, listener, dataset, other, send_bytes)
     files = tuple(write(folder, pictures, settings, str(made_from["pipeline"])))
     names = [name.rpartition("/")[2] for name in files]
     folder.write(_SAMPLES, json.dumps({"made_from": made_from, "files": names}, indent=1).encode())
@@ -155,7 +160,8 @@ def draw(
     device: str = "auto",
     listener: Listener = ignore,
     dataset: DatasetSettings | None = None,
-    pretrained: str | None = None,
+    other: OtherModel = NO_OTHER,
+    send_bytes: int = 0,
 ) -> list[DrawnPicture]:
     """Draw all requested pictures.
 
@@ -163,7 +169,8 @@ def draw(
         executor: not started yet; this function always closes it at the end.
         listener: gets the number of drawn pictures.
         dataset: section of the workflow. A pipeline without encoders draws through those that it names.
-        pretrained: folder or hub id of a pipeline that draws in place of that of the run folder.
+        other: another pipeline, or a LoRA.
+        send_bytes: the most bytes of these that go through the run folder to hosts that lack them.
 
     Returns:
         The pictures, in the order of `requests`.
@@ -175,10 +182,8 @@ def draw(
         Daskt2iError: an error on a worker.
     """
     with closing(executor):
-        if pretrained is not None:
-            whole_pipeline(pretrained)
-        own = None if pretrained is not None else dataset_to_draw(folder, dataset)
-        return _drawn(folder, requests, settings, executor, device, listener, own, pretrained)
+        own = None if other.pretrained is not None else dataset_to_draw(folder, dataset)
+        return _drawn(folder, requests, settings, executor, device, listener, own, other, send_bytes)
 
 
 def dataset_to_draw(folder: RunFolder, dataset: DatasetSettings | None) -> DatasetSettings | None:
@@ -212,9 +217,11 @@ def _drawn(
     device: str,
     listener: Listener,
     dataset: DatasetSettings | None,
-    pretrained: str | None = None,
+    other: OtherModel = NO_OTHER,
+    send_bytes: int = 0,
 ) -> list[DrawnPicture]:
-    if pretrained is None and pooled_padding(folder):
+    trained = other.pretrained is None
+    if trained and pooled_padding(folder):
         listener(
             Note(
                 "An older version trained this model, and counted the padding of captions as part of the prompt. It "
@@ -222,13 +229,13 @@ def _drawn(
                 "another run folder (out)."
             )
         )
-    made = progress(folder, PIPELINE_FOLDER) if pretrained is None else None
+    made = progress(folder, PIPELINE_FOLDER) if trained else None
     if made is not None and made.model.state is State.OTHER:
         listener(
             Note(f"These pictures are not drawn by the newest checkpoint: the pipeline differs ({made.model.why}).")
         )
     prompts = list(dict.fromkeys(request.prompt for request in requests))
-    told = {} if pretrained is not None else too_long(folder, prompts, dataset)
+    told = too_long(folder, prompts, dataset) if trained else {}
     if told:
         listener(Note(_cut_note(told, len(prompts))))
     found: dict[int, DrawnPicture] = {}
@@ -238,15 +245,15 @@ def _drawn(
         begun = perf_counter()
         executor_info = executor.start()
         label = f"{PIPELINE}/{ABOUT}"
-        if pretrained is None:
-            needs = Needs(folder, shown_in_folder(folder, label), label)
-            executor_info = (
-                check_workers(executor, needs, executor_info.workers, 0.0, listener, SAMPLE).left or executor_info
-            )
+        seen = shown_in_folder(folder, label) if trained else ""
+        needs = Needs(folder, seen, label, models=other.find if other else None)
+        send = partial(offer_within, send_bytes, other.find, folder, listener)
+        left = check_workers(executor, needs, executor_info.workers, 0.0, listener, SAMPLE, send).left
+        executor_info = left or executor_info
         listener(Activity(_ready(executor_info.workers, perf_counter() - begun)))
         size = min(settings.batch, max(1, -(-len(requests) // executor_info.workers)))
         parts = [(start, tuple(requests[start : start + size])) for start in range(0, len(requests), size)]
-        task = SampleJob(folder, settings, device, executor_info.threads, dataset, pretrained)
+        task = SampleJob(folder, settings, device, executor_info.threads, dataset, other)
         with closing(_closable(executor.run(functools.partial(draw_part, task), parts))) as outcomes:
             for (start, _), outcome in outcomes:
                 tell_deaths(executor, listener, "drawn")

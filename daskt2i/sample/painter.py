@@ -28,8 +28,10 @@ from daskt2i.model.denoisers.kinds import KINDS, class_of, kind_with
 from daskt2i.model.denoisers.masked_unet import masked_unet
 from daskt2i.model.denoisers.unet import UNet
 from daskt2i.model.own_encoders import OwnEncoders
-from daskt2i.model.pipeline import ABOUT, CLASS, POOLED, SIDES, preview, scheduler_for
+from daskt2i.model.pipeline import ABOUT, CLASS, INDEX, POOLED, SIDES, preview, scheduler_for
 from daskt2i.model.pipeline_forms import form_of
+from daskt2i.model.pretrained import lora_files
+from daskt2i.model.pretrained.tunables import TUNABLES
 from daskt2i.sample.pipelines.drawings import DRAWINGS
 from daskt2i.sample.prompt_states import FolderStates, by_encoder, by_pipeline
 from daskt2i.types import Pixels
@@ -93,12 +95,21 @@ class Painter:
         device: `cpu`, `cuda` or `cuda:N`.
         threads: number of torch threads.
         encoders: draw through these; None if the pipeline has encoders of its own.
+        lora: the file of a LoRA that is added to the denoiser, and what its change is multiplied by; None without one.
 
     Raises:
-        ModelError: the pipeline cannot be loaded.
+        ModelError: the pipeline cannot be loaded, or the LoRA belongs to another model.
+        ModelMissing: there is no LoRA.
     """
 
-    def __init__(self, place: Path, device: str = "cpu", threads: int = 1, encoders: OwnEncoders | None = None) -> None:
+    def __init__(
+        self,
+        place: Path,
+        device: str = "cpu",
+        threads: int = 1,
+        encoders: OwnEncoders | None = None,
+        lora: tuple[Path, float] | None = None,
+    ) -> None:
         import torch
 
         self.threads = threads
@@ -108,17 +119,22 @@ class Painter:
         self._encoders = encoders
         self._kind = _kind_of_folder(place, self.about)
         self._form, self._drawing = form_of(self._kind.pipeline), DRAWINGS[self._kind.pipeline]
+        # A published pipeline of a class whose folders have no text model here, such as PixArt, has its own.
+        self._reads = self._form.clip or _names(place, "text_encoder")
         try:
             with quiet("transformers", "diffusers"):  # one warns that torchvision is missing, the other shows bars
                 self._pipe: Any = self._whole(place) if encoders is None else self._denoiser_alone(place)
                 self._pipe.to(device)
-                self._states = FolderStates(place) if encoders is None and not self._form.clip else None
+                self._states = FolderStates(place) if encoders is None and not self._reads else None
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints are kept. Remove the "
                 "folder pipeline from the run folder and train again: this writes it from the last checkpoint."
             ) from error
         self._denoiser: Any = getattr(self._pipe, self._form.denoiser)
+        if lora is not None:
+            adapters = lora_files.read(lora[0])
+            lora_files.add(adapters, self._denoiser, self._form.denoiser, lora[0], str(place), lora[1])
         self._pipe.set_progress_bar_config(disable=True)
         if self.about.get(POOLED):
             self._denoiser.__class__ = masked_unet()
@@ -197,7 +213,7 @@ class Painter:
         padding, and the mask.
         """
         masked, count = bool(self.about.get("masked")), len(prompts)
-        if self._encoders is None and self._form.clip and not masked:
+        if self._encoders is None and self._reads and not masked:
             yield {"prompt": prompts}
             return
         texts = [*[""] * count * guided, *prompts]
@@ -217,8 +233,9 @@ class Painter:
         import diffusers
         import torch
 
+        without = {name: one for name, one in self._form.without.items() if not (self._reads and _names(place, name))}
         return getattr(diffusers, self._kind.pipeline).from_pretrained(
-            str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **self._form.without
+            str(place), use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, **without
         )
 
     def _denoiser_alone(self, place: Path) -> Any:
@@ -233,9 +250,22 @@ class Painter:
         return self._drawing.alone(denoiser, scheduler.from_pretrained(str(place / "scheduler"), local_files_only=True))
 
 
+def _names(place: Path, part: str) -> bool:
+    """Whether the index of a folder names a text model or its tokenizer."""
+    index = read_json(place / INDEX) if (place / INDEX).is_file() else {}
+    return part.startswith(("text_encoder", "tokenizer")) and index.get(part, [None])[0] is not None
+
+
+def _published(place: Path) -> str:
+    """The class of the denoiser in a folder that no training of daskt2i wrote: that of its pipeline."""
+    index = read_json(place / INDEX) if (place / INDEX).is_file() else {}
+    name = str(index.get("_class_name"))
+    return TUNABLES[name].denoiser if name in TUNABLES else UNet.class_path
+
+
 def _kind_of_folder(place: Path, about: Mapping[str, Any]) -> DenoiserKind:
     """The kind of the denoiser in a folder. Its label may name no other class: the folder may be of somebody else."""
-    name = about.get(CLASS, UNet.class_path)
+    name = about.get(CLASS) or _published(place)
     if name in KINDS and KINDS[name].pipeline in DRAWINGS:
         config = place / form_of(KINDS[name].pipeline).denoiser / "config.json"
         return kind_with(name, read_json(config) if config.is_file() else {})

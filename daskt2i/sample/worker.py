@@ -17,7 +17,7 @@ from daskt2i.hosts.model_files import bring_models
 from daskt2i.machine.allocator import keep_memory
 from daskt2i.model.own_encoders import OwnEncoders
 from daskt2i.model.pipeline import about, local
-from daskt2i.model.pretrained.pipeline_folder import whole_pipeline
+from daskt2i.sample.other_model import NO_OTHER, OtherModel
 from daskt2i.sample.painter import DrawnPicture, Painter, SampleRequest, SamplerSettings
 from daskt2i.store.run_folder import RunFolder
 
@@ -34,7 +34,7 @@ class SampleJob:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: torch threads of each worker.
         dataset: section of the workflow, if the pipeline has no encoders of its own.
-        pretrained: folder or hub id of the pipeline, if it is not that of the run folder.
+        other: another pipeline, or a LoRA.
     """
 
     folder: RunFolder
@@ -42,7 +42,7 @@ class SampleJob:
     device: str
     threads: int
     dataset: DatasetSettings | None = None
-    pretrained: str | None = None
+    other: OtherModel = NO_OTHER
 
 
 _turn = threading.Lock()
@@ -65,9 +65,10 @@ def painter_for(task: SampleJob) -> Painter:
 
     device = default_device() if task.device == "auto" else check_device(task.device)
     # The key includes the training data and settings, so a pipeline of another training is loaded again.
-    given = None if task.pretrained is None else whole_pipeline(task.pretrained)
+    found = task.other.brought(task.folder)
+    given = found.pipeline
     label = about(task.folder) if given is None else given.weights
-    key = repr((str(task.folder), device, label, task.dataset))
+    key = repr((str(task.folder), device, label, task.dataset, task.other))
     with _turn:
         if _held is None or _held[0] != key:
             _held = None
@@ -76,7 +77,8 @@ def painter_for(task: SampleJob) -> Painter:
             source = local(task.folder) if given is None else contextlib.nullcontext(given.folder)
             with source as place, without_collection():
                 own = None if task.dataset is None else OwnEncoders(task.dataset, device, task.threads)
-                _held = (key, Painter(place, device, task.threads, own))
+                lora = None if found.lora is None else (found.lora, task.other.lora_scale)
+                _held = (key, Painter(place, device, task.threads, own, lora))
         return _held[1]
 
 

@@ -35,6 +35,7 @@ from daskt2i.model.pipeline_forms import form_of
 from daskt2i.model.pretrained.pipeline_folder import following
 from daskt2i.plan import WorkerLayout
 from daskt2i.sample.driver import SampleResult, requests_for, sample
+from daskt2i.sample.other_model import NO_OTHER, OtherModel
 from daskt2i.sample.painter import SamplerSettings
 from daskt2i.session.session import Session
 from daskt2i.session.worker_layout import encode_layout, insights_layout, ranks_for, train_layout
@@ -101,7 +102,7 @@ class Stages:
         done = trained_steps(self.workflow, self.folder)
         tuned = planned_pipeline(given, None if before is not None else self.folder)
         split = known_split(self.folder, given) if before is None else None
-        pictures = how_drawn(self.workflow.dataset, form_of(kind_of(self.workflow.train.model).pipeline))
+        pictures = how_drawn(self.workflow.dataset, form_of(kind_of(given.model).pipeline))
         plan = TrainPlan(self.folder.root, rows, ranks, layout.threads, given, launch, title, done, pictures, split)
         facts = store_facts(self.folder, given.view) if before is None else planned_facts(before, given.view)
         encoder, parameters = encoder_bytes(self.workflow.dataset), parameters_of(given, facts)
@@ -174,10 +175,10 @@ class Stages:
         )
 
     def sample(
-        self, prompts: Sequence[str] | None, settings: SampleSettings, count: int, pretrained: str | None = None
+        self, prompts: Sequence[str] | None, settings: SampleSettings, count: int, other: OtherModel
     ) -> SampleResult:
         """Draw into `samples/`. Pictures that the same pipeline drew before are not drawn again."""
-        return self._sample(prompts, settings, count, self._layout(), pretrained)
+        return self._sample(prompts, settings, count, self._layout(), other)
 
     def evaluate(self, prompts: Sequence[str] | None) -> EvaluateResult:
         """Draw unseen prompts, and measure whether the pictures match them, or the figures of the workflow."""
@@ -204,7 +205,7 @@ class Stages:
         settings: SampleSettings,
         count: int,
         layout: WorkerLayout,
-        pretrained: str | None = None,
+        other: OtherModel = NO_OTHER,
     ) -> SampleResult:
         requests = requests_for(settings.prompts if prompts is None else prompts, settings.seed, count)
         device, keep_memory = self.workflow.run.device, self.workflow.run.keep_memory
@@ -212,7 +213,8 @@ class Stages:
         executor = self.workers.executor(layout)
         with self.watched.stage("sample", len(requests)):
             dataset = self.workflow.dataset
-            drawn = sample(self.folder, requests, how, executor, device, self.listener, dataset, pretrained)
+            limit = self.workflow.run.send_bytes()
+            drawn = sample(self.folder, requests, how, executor, device, self.listener, dataset, other, limit)
             self.watched.show_file(f"{SAMPLES}/sheet.png", ", ".join(dict.fromkeys(one.prompt for one in requests)))
             return drawn
 

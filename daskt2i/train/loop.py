@@ -32,8 +32,8 @@ from daskt2i.machine.precision import rank_device
 from daskt2i.store.artifacts.finished import STEP
 from daskt2i.store.artifacts.full_disk import explaining_full_disk
 from daskt2i.store.run_folder import RunFolder
+from daskt2i.train.averages import HELDOUT, Exported, exported, validated
 from daskt2i.train.checkpoint import Checkpoint, Checkpoints, not_finite
-from daskt2i.train.figures.heldout import heldout_figures
 from daskt2i.train.figures.not_finite import NotFinite
 from daskt2i.train.figures.step_figures import StepFigures
 from daskt2i.train.metrics import NEW, Metrics
@@ -132,6 +132,7 @@ class _Run:
         self.figures.spikes.restore({} if found is None else found.about.get("spikes", {}))
         self.requests = requests.Requests(folder, prefix, me.rank == 0)
         self.stopped = False
+        self.heldout: dict[str, float] = {}
         self._record(prefix)
 
     def _newest(self) -> Checkpoint | None:
@@ -295,15 +296,10 @@ class _Run:
 
     def _look(self) -> None:
         """Compute the figures of the moving average on validation rows, and the loss of each further average."""
-        with self.state.averaged() as model, self.state.autocast():
-            found = heldout_figures(self.task, model, self.group)
-        for decay in self.state.further:
-            with self.state.averaged(decay) as model, self.state.autocast():
-                other = heldout_figures(self.task, model, self.group)
-            found |= {f"{name}_ema{decay}": value for name, value in other.items() if name == "heldout_loss"}
-        if not math.isfinite(found.get("heldout_loss", 0.0)):
-            self.bad.stop("The loss on held-out rows", self.step, found["heldout_loss"])
-        found = {name: value for name, value in found.items() if math.isfinite(value)}
+        found = validated(self.task, self.state, self.group)
+        if not math.isfinite(found.get(HELDOUT, 0.0)):
+            self.bad.stop("The loss on held-out rows", self.step, found[HELDOUT])
+        self.heldout = found = _finite(found)
         if found and self.metrics is not None:
             self.metrics.add(self.step, **found)
             ranks.tell("heldout", step=self.step, **found)
@@ -339,12 +335,12 @@ class _Run:
         return name
 
     @contextlib.contextmanager
-    def _exported(self) -> Iterator[nn.Module | None]:
-        """On rank 0 the whole model with its moving average, None on the others. Every rank calls it."""
+    def _averaged(self, further: str | None = None) -> Iterator[nn.Module | None]:
+        """On rank 0 the whole model with a moving average, None on the others. Every rank calls it."""
         if self.me.rank and not self.state.layout.spread:
             yield None
             return
-        with self.state.averaged(), self.state.layout.on_first(self.me.rank) as model:
+        with self.state.averaged(further), self.state.layout.on_first(self.me.rank) as model:
             yield model
 
     def _draw(self) -> None:
@@ -352,24 +348,33 @@ class _Run:
         heartbeat.at(self.step, heartbeat.DRAWS)
         if not isinstance(self.task, DrawsPictures):
             return
-        with self._exported() as model:
+        with self._averaged() as model:
             if model is not None:
                 with self.state.autocast():
                     name = self.task.sheet(model, self.step, self.folder)
                 ranks.tell("sheet", step=self.step, file=name)
 
+    def _choose_average(self) -> Exported:
+        if self.settings.export_ema is None:
+            return exported(self.settings, {})
+        if self.settings.validation and not self.heldout:  # no step was left
+            self.heldout = _finite(validated(self.task, self.state, self.group))
+        return exported(self.settings, self.group.broadcast(self.heldout))
+
     def _finish(self, speed: dict[str, Any]) -> dict[str, Any]:
         import torch
 
         found: dict[str, Any] = {}
+        chosen = self._choose_average()
         if isinstance(self.task, KeepsLabel):
-            self.task.label = label(self.identity, self.step, self.plan.changes)
-        with self._exported() as model:
+            self.task.label = {**label(self.identity, self.step, self.plan.changes), **chosen.label()}
+        with self._averaged(chosen.further) as model:
             if model is not None:
                 found = self.task.finish(model, self.folder)
         if self.me.rank == 0:
-            if speed.get("shares"):
-                found = {**found, **speed}
+            found |= (speed if speed.get("shares") else {}) | chosen.figures()
+            if text := chosen.note():
+                ranks.tell("note", text=text)
             if spikes := self.figures.spikes.count:
                 found["spikes"] = spikes
             if self.stopped:
@@ -388,3 +393,7 @@ class _Run:
             f"{self.folder.address(self.prefix)}/requests asked. The checkpoint and the model are those of this step. "
             "Train again to go on.",
         )
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

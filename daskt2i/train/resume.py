@@ -5,8 +5,8 @@
     plan.changes        # what changed on the way, and at which step; it is kept with checkpoints and the model
 
 Two lists. **Identity**: everything in the identity except `MAY_CHANGE` decides the curve, and must be equal.
-**Permission**: `MAY_CHANGE` (the schedule of the rate, what is done about spikes) may change from the step of the
-checkpoint on. `launch:` and `run:` are not in the identity at all.
+**Permission**: `MAY_CHANGE` (the schedule of the rate, what is done about spikes, which average the model gets) may
+change from the step of the checkpoint on. `launch:` and `run:` are not in the identity at all.
 
 A changed schedule that gives each finished step the rate that it had changes nothing: the training is the same as one
 that had this schedule from its begin, to the bit. So it leaves no record. Any other change is recorded.
@@ -38,9 +38,13 @@ from daskt2i.store.layout import padding_is_text
 from daskt2i.train.checkpoint import Checkpoints
 from daskt2i.train.optimisation.schedule import RATE_SETTINGS, rate, rate_of
 
-MAY_CHANGE = (*RATE_SETTINGS, "on_spike", "spike_factor")
-"""Settings of `train:` and `vae:` that may change when a training continues from a checkpoint: the rate by step, and
-what is done about a spike."""
+RECORDED = (*RATE_SETTINGS, "on_spike", "spike_factor")
+"""Those of `MAY_CHANGE` that change the steps after the checkpoint: the rate by step, and what is done about a spike.
+"""
+
+MAY_CHANGE = (*RECORDED, "export_ema")
+"""Settings of `train:` and `vae:` that may change when a training continues from a checkpoint. `export_ema` changes no
+step, so it leaves no record, and it may change after the last one."""
 
 _SECTIONS = ("train", "vae")
 
@@ -61,7 +65,7 @@ _OLDER = {
 
 _OPTIONAL = (
     *("where", "view", "caption_weights", "times", "pretrained"),
-    *("schedule", "decay", "decay_shape", "on_spike", "spike_factor", "emas"),
+    *("schedule", "decay", "decay_shape", "on_spike", "spike_factor", "emas", "export_ema"),
 )
 """Settings of `train:` and `vae:` that stand in an identity only if they are not the default. So the fingerprint of a
 training that does not use them is that of an older version."""
@@ -146,7 +150,7 @@ def continuing(step: int, about: Mapping[str, Any], identity: Mapping[str, Any])
     if differs:
         return Continuing(step, tuple(differs))
     history = tuple(one for one in about.get(CHANGES, ()) if isinstance(one, Mapping))
-    changed = {name: [old[name], new[name]] for name in MAY_CHANGE if name in old and old[name] != new[name]}
+    changed = {name: [old[name], new[name]] for name in RECORDED if name in old and old[name] != new[name]}
     if not changed:
         return Continuing(step, (), history)
     # An identity of another trainer may lack a part of the schedule; then its rates are unknown.
@@ -251,7 +255,7 @@ def _section(identity: Mapping[str, Any]) -> str | None:
 
 def _schedule(identity: Mapping[str, Any]) -> dict[str, Any]:
     name = _section(identity)
-    return {} if name is None else {key: identity[name][key] for key in MAY_CHANGE if key in identity[name]}
+    return {} if name is None else {key: identity[name][key] for key in RECORDED if key in identity[name]}
 
 
 def _fixed(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +271,7 @@ def _in_force(schedule: Mapping[str, Any], history: Sequence[Mapping[str, Any]],
     found = dict(schedule)
     for change in reversed(history):
         if step < change[STEP]:
-            found |= {name: change[name][0] for name in MAY_CHANGE if name in change}
+            found |= {name: change[name][0] for name in RECORDED if name in change}
     return found
 
 

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders.advice import told
 from builders.models import kl_folder
-from builders.pipelines import PNDM, pixart_pipeline, sd_folder, xl_pipeline
+from builders.pipelines import FLOW, PNDM, pixart_pipeline, sd_folder, xl_pipeline
 from builders.workflows import component, load_workflow
 
 import daskt2i
 from daskt2i.config.settings import DatasetSettings, TrainSettings
+from daskt2i.config.training.denoiser import TimeSettings
 from daskt2i.config.training.pretrained import PretrainedSettings
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.model.diffusion import Diffusion
 from daskt2i.model.pretrained import lora_files, tuning
-from daskt2i.model.pretrained.fit import padding_note, require_fits
+from daskt2i.model.pretrained.fit import padding_note, require_fits, times_note
 from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline, find, followed
 from daskt2i.model.pretrained.same_encoders import require_same
 from daskt2i.model.pretrained.schedule import alphas_of, objective_of
@@ -135,6 +138,23 @@ def test_a_store_with_other_padding_is_told_of(base: Path) -> None:
     assert padding_note(given(base), masked=False) == ""
 
 
+def test_times_of_flow_are_told_to_have_no_effect_on_other_objectives(base: Path, tmp_path: Path) -> None:
+    times = TimeSettings(mean=2.0)  # type: ignore[call-arg]
+    assert "set train.times=null" in times_note(given(base), times)
+    assert times_note(given(base), None) == ""
+    flow = given(sd_folder(tmp_path / "flow", FLOW))
+    assert times_note(flow, times) == ""
+    latents, noise = torch.randn(2, 2, 4, 8, 8)
+    numbers = torch.rand(2), torch.randn(2)
+    for objective in ("epsilon", "v"):
+        with_times, without = (
+            Diffusion(objective, times=one).noised(latents, noise, *numbers) for one in (times, None)
+        )
+        assert torch.equal(with_times.inputs, without.inputs)
+    with_times, without = (Diffusion("flow", times=one).noised(latents, noise, *numbers) for one in (times, None))
+    assert not torch.equal(with_times.inputs, without.inputs)
+
+
 def test_a_lora_without_peft_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with told("model/pretrained/tuning.py:require_peft ConfigError") as info:
@@ -216,7 +236,6 @@ def test_another_vae_is_refused_and_a_copy_in_half_precision_taken(base: Path, t
 
 
 def test_a_lora_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
-    import torch
     from diffusers import UNet2DConditionModel
 
     model = UNet2DConditionModel.from_config(given(base).config)

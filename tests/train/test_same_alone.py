@@ -133,7 +133,7 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-@settings(max_examples=settings().max_examples // 2)
+@settings(max_examples=max(1, settings().max_examples // 4))
 @given(
     model=st.sampled_from(list(MODELS)),
     precision=st.sampled_from(list(TOLERANCE)),

@@ -92,7 +92,7 @@ class StoppingSpawner(LocalRankSpawner):
         self._put(Message(launch, spec.rank, Ended("finished")))
 
 
-@pytest.mark.parametrize("place", ["local", "memory"])
+@pytest.mark.parametrize("place", [pytest.param("local", marks=pytest.mark.slow), "memory"])
 def test_a_training_that_was_stopped_goes_on_in_the_run_of_its_tracker(
     place: str, demo_run: Path, tmp_path: Path, written_down: Path
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from daskt2i.config.strict import Strict
 
@@ -16,7 +16,7 @@ _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimiserSettings(Strict):
-    """How weights are trained. Every setting here changes the loss curve.
+    """How weights are trained. Every setting here but `emas` and `export_ema` changes the loss curve.
 
     Attributes:
         steps: number of optimiser steps.
@@ -35,6 +35,8 @@ class OptimiserSettings(Strict):
         ema: decay of the moving average of the weights. The trained model is this average; 0 for no average. The first
             steps decay faster, with `(1 + step) / (10 + step)`.
         emas: decays of further averages, which are kept in checkpoints and validated beside `ema`; null for none.
+        export_ema: which average the trained model gets: null for that of `ema`, one of the decays of `ema` and `emas`,
+            or `best`: the one with the lowest held-out loss at the end. It changes no loss.
         validation: number of validation rows. Training never uses them.
         seed: seed of weights, order, captions and noise.
     """
@@ -55,8 +57,21 @@ class OptimiserSettings(Strict):
     spike_factor: float = Field(10.0, gt=1, allow_inf_nan=False)
     ema: float = Field(0.999, ge=0, lt=1)
     emas: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = Field(None, min_length=1)
+    export_ema: Literal["best"] | Annotated[float, Field(ge=0, lt=1)] | None = None
     validation: int = Field(64, ge=0)
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _exports_what_is_kept(self) -> OptimiserSettings:
+        kept = (self.ema, *self.further_emas())
+        if isinstance(self.export_ema, float) and self.export_ema not in kept:
+            raise ValueError(
+                f"no average with the decay {self.export_ema:g} is kept for export_ema: it can be best or "
+                f"{' or '.join(f'{decay:g}' for decay in kept)}, which are ema and emas"
+            )
+        if self.export_ema == "best" and not self.validation:
+            raise ValueError("export_ema: best compares held-out losses, so validation must be 1 or more")
+        return self
 
     def further_emas(self) -> tuple[float, ...]:
         """Each decay of `emas` once, without that of `ema`, which is kept anyway."""

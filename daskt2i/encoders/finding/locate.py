@@ -1,7 +1,7 @@
 """Finds the folder that holds the files of a model. It imports no torch.
 
 Covers: local folders, copies that came from another machine, the Hugging Face cache, the download of only the needed
-files; the name of a model in a store.
+files; the name of a model in a store; a revision behind a hub id.
 Does not cover: what is in the files (`encoders.weights`), making copies (`model_copies`).
 """
 
@@ -81,6 +81,14 @@ def model_name(model: str, subfolder: str | None = None) -> str:
     local = expanded(model, "model")
     name = local.resolve().name if local.is_dir() or not _HUB_ID.fullmatch(model) else model
     return f"{name}/{subfolder}" if subfolder else name
+
+
+def split_revision(model: str) -> tuple[str, str | None]:
+    """`"org/name@main"` -> `("org/name", "main")`, as addresses `hf://` write it. A folder has no revision."""
+    name, at, revision = model.rpartition("@")
+    if not at or not revision or not _HUB_ID.fullmatch(name) or expanded(model, "model").exists():
+        return model, None
+    return name, revision
 
 
 def locate(

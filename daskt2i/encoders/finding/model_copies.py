@@ -39,7 +39,7 @@ TOKENIZER_FILES = (
 """All files that can change the token ids of a caption, in the layouts that transformers reads."""
 
 _NAME = re.compile(
-    r"(?:[\w-][\w.-]*/){0,3}(?:(?:preprocessor_)?config\.json|[\w-][\w.-]*\.safetensors|[\w-][\w.-]*\.safetensors\.index[\w.-]*\.json|"
+    r"(?:[\w-][\w.-]*/){0,3}(?:(?:preprocessor_|scheduler_)?config\.json|model_index\.json|[\w-][\w.-]*\.safetensors|[\w-][\w.-]*\.safetensors\.index[\w.-]*\.json|"
     + "|".join(re.escape(name) for name in TOKENIZER_FILES)
     + r")"
 )

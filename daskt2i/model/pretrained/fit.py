@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from daskt2i.config.training.denoiser import TimeSettings
 from daskt2i.errors import ConfigError
 from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline
 
@@ -60,6 +61,20 @@ def require_fits(given: PretrainedPipeline, shapes: Sequence[tuple[int, ...]], t
             f"{given.tokens}. Nothing was started; encode with dataset.encoders.text.max_tokens={given.tokens} into "
             "another run folder (out)."
         )
+
+
+def times_note(given: PretrainedPipeline, times: TimeSettings | None) -> str:
+    """A sentence if `train.times` has no effect on the tuning, or "".
+
+    Args:
+        times: how flow's times are drawn.
+    """
+    if times is None or given.objective == "flow":
+        return ""
+    return (
+        f"train.times has no effect: {given.name} was trained with {given.objective}, all of whose noise levels are "
+        "equally likely. Only flow has times; set train.times=null to hide this note."
+    )
 
 
 def padding_note(given: PretrainedPipeline, masked: bool) -> str:

@@ -75,6 +75,11 @@ def read(place: Path) -> dict[str, tuple[Tensor, Tensor]]:
             alpha = found.get(f"{name}.alpha")
             scale = 1.0 if alpha is None else float(alpha) / len(found[key])
             read[name] = (found[key], found[name + up] * scale)
+    if odd := [name for name, pair in read.items() if not all(bool(one.isfinite().all()) for one in pair)]:
+        raise ModelError(
+            f"The LoRA {path} holds values that are not finite (NaN or infinity), such as {odd[0]}. Nothing was "
+            "started, and the file is unchanged; train it again, or give another one."
+        )
     if not read:
         raise ModelError(
             f"{path} holds no LoRA that daskt2i reads. Nothing was started; give one of diffusers or kohya."
@@ -82,12 +87,13 @@ def read(place: Path) -> dict[str, tuple[Tensor, Tensor]]:
     return read
 
 
-def add(adapters: Adapters, model: nn.Module, part: str, place: Path, pipeline: str) -> None:
+def add(adapters: Adapters, model: nn.Module, part: str, place: Path, pipeline: str, scale: float = 1.0) -> None:
     """Add adapters to the weights of a denoiser.
 
     Args:
         adapters: of `read`.
         place, pipeline: names, for messages.
+        scale: what the change is multiplied by.
 
     Raises:
         ModelError: they belong to another model; then nothing is added.
@@ -108,4 +114,5 @@ def add(adapters: Adapters, model: nn.Module, part: str, place: Path, pipeline: 
     with torch.no_grad():
         for key, (down, up) in adapters.items():
             weight = weights[names[key]]
-            weight.add_((up.flatten(1).double() @ down.flatten(1).double()).reshape(weight.shape).to(weight))
+            change = up.flatten(1).double() @ down.flatten(1).double() * scale
+            weight.add_(change.reshape(weight.shape).to(weight))

@@ -18,7 +18,9 @@ from typing import Any
 from daskt2i.config.settings import ModelSettings, TrainSettings
 from daskt2i.config.training.denoiser import UNET
 from daskt2i.config.training.pretrained import PretrainedSettings
+from daskt2i.encoders.finding.locate import split_revision
 from daskt2i.encoders.weights import (
+    TOKENIZER_FILES,
     WeightFiles,
     config_digest,
     locate,
@@ -123,23 +125,28 @@ def find(given: PretrainedSettings) -> PretrainedPipeline:
     )
 
 
+def named(model: str) -> PretrainedSettings:
+    """The settings of a pipeline by its folder or hub id, perhaps with a revision: `org/name@main`."""
+    name, revision = split_revision(model)
+    return PretrainedSettings(model=name, revision=revision)
+
+
 def whole_pipeline(model: str) -> PretrainedPipeline:
     """Find a pipeline with all parts that draw.
 
     Args:
-        model: folder or hub id.
+        model: see `named`.
 
     Raises:
         ModelMissing, ModelError: as `find`.
     """
-    given = PretrainedSettings(model=model)
-    found = find(given)
-    for part, *needs in (
-        ("vae", "config.json", "*.safetensors"),
-        ("text_encoder", "config.json", "*.safetensors"),
-        ("tokenizer", "tokenizer_config.json", "vocab.json", "merges.txt"),
-    ):
-        locate(model, part, None, needs=needs, setting=SETTING)
+    found = find(named(model))
+    name, revision = found.given.model, found.given.revision
+    locate(name, "vae", revision, needs=("config.json", "*.safetensors"), setting=SETTING)
+    for part in found.kind.text_parts:
+        locate(name, part, revision, needs=("config.json", "*.safetensors"), setting=SETTING)
+        tokenizer = part.replace("text_encoder", "tokenizer")
+        locate(name, tokenizer, revision, needs=("tokenizer_config.json",), also=TOKENIZER_FILES, setting=SETTING)
     return found
 
 

@@ -60,6 +60,7 @@ class Tunable:
         one_length: whether the store has as many tokens as its tokenizer gives.
         masks: whether the published models were trained without padding.
         refused: why a denoiser with this config cannot be tuned, one clause; "" if it can.
+        text_parts: folders of its text models.
     """
 
     denoiser: str
@@ -71,6 +72,7 @@ class Tunable:
     one_length: bool = False
     masks: bool = False
     refused: Callable[[Mapping[str, Any]], str] = lambda config: ""
+    text_parts: tuple[str, ...] = ("text_encoder",)
 
     @property
     def part(self) -> str:
@@ -113,6 +115,7 @@ TUNABLES: Mapping[str, Tunable] = {
         (*_SIZES_OF_UNET, "projection_class_embeddings_input_dim"),
         partial(_joined, "sdxl"),
         one_length=True,
+        text_parts=("text_encoder", "text_encoder_2"),
     ),
     "StableDiffusion3Pipeline": Tunable(
         "diffusers.SD3Transformer2DModel",
@@ -120,6 +123,7 @@ TUNABLES: Mapping[str, Tunable] = {
         "joint_attention_dim",
         _pooled_of_sd3,
         text=partial(_joined, "sd3"),
+        text_parts=("text_encoder", "text_encoder_2", "text_encoder_3"),
     ),
     "PixArtSigmaPipeline": _PIXART,
     "PixArtAlphaPipeline": _PIXART,

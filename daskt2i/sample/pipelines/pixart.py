@@ -40,7 +40,6 @@ class PixArtSigma:
             "negative_prompt": None,
             "negative_prompt_embeds": found.states[:-count] if guided else None,
             "negative_prompt_attention_mask": mask[:-count] if guided else None,
-            "use_resolution_binning": False,
         }
 
     def watched(self, tell: Tell) -> dict[str, Any]:
@@ -49,4 +48,4 @@ class PixArtSigma:
 
     def sides(self, height: int, width: int, picture: tuple[int, int]) -> dict[str, Any]:
         """See `Drawing.sides`."""
-        return {"height": height, "width": width}
+        return {"height": height, "width": width, "use_resolution_binning": False}

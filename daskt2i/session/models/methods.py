@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 from daskt2i.config.changes import Changes, by_dotted_key
 from daskt2i.config.samplers import Sampler
 from daskt2i.config.settings import Workflow
-from daskt2i.config.training.pretrained import PretrainedSettings
 from daskt2i.config.workflow_file import changed
 from daskt2i.errors import ConfigError
-from daskt2i.model.pretrained.pipeline_folder import find
+from daskt2i.model.pretrained.pipeline_folder import find, named
 from daskt2i.session.verbs import verb
 from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER
 
@@ -61,8 +60,8 @@ class RunModels:
 
         Args:
             where: an expression; only rows for which it is true train. None: `train.where` of the workflow.
-            pretrained: folder or hub id of a pipeline; its denoiser is tuned, with its objective. None:
-                `train.pretrained` of the workflow.
+            pretrained: folder or hub id (`org/name@revision`) of a pipeline; its denoiser is tuned, with its objective.
+                None: `train.pretrained` of the workflow.
             lora: rank of a low-rank adapter that alone is trained. None: `train.pretrained.method` of the workflow.
             steps: the last step. None: `train.steps` of the workflow.
             resume_with: settings by dotted key that change from the newest checkpoint on, such as more `train.steps` or
@@ -99,10 +98,10 @@ class RunModels:
                 "or hub id too (pretrained)."
             )
         if pretrained is not None:
-            asked["train.pretrained.model"] = str(pretrained)
+            base = named(str(pretrained))
+            asked |= {"train.pretrained.model": base.model, "train.pretrained.revision": base.revision}
             if "train.objective" not in self._named():  # it follows the pipeline
-                found = find(PretrainedSettings(model=str(pretrained)))
-                asked["train.objective"] = found.objective
+                asked["train.objective"] = find(base).objective
         if lora is not None:
             asked |= {"train.pretrained.method": "lora", "train.pretrained.lora.rank": lora}
         changes = {name: value for name, value in asked.items() if value is not None}
@@ -170,6 +169,8 @@ class RunModels:
         guidance: float | None = None,
         sampler: Sampler | None = None,
         pretrained: str | Path | None = None,
+        lora: str | Path | None = None,
+        lora_scale: float = 1.0,
     ) -> SampleResult:
         """Draw pictures with the trained model. The same prompt and seed give the same picture.
 
@@ -178,17 +179,23 @@ class RunModels:
             seed: seed of the first picture of each prompt. None: `sample.seed` of the workflow.
             count: pictures of each prompt; their seeds are `seed`, `seed + 1`, …
             steps, guidance, sampler: how to sample. None: the values in `sample` of the workflow.
-            pretrained: folder or hub id of a pipeline that draws in place of the trained model.
+            pretrained: folder or hub id (`org/name@revision`) of a pipeline that draws in place of the trained model.
+            lora: safetensors file, folder or hub id of a LoRA that is added to the model.
+            lora_scale: what the change by the LoRA is multiplied by.
 
         Raises:
-            ModelMissing: there is no trained model, or no such pipeline.
+            ModelMissing: there is no trained model, no such pipeline, or no such LoRA.
+            ModelError: the LoRA belongs to another model, or its values are not finite.
             ConfigError: there is no prompt, or a setting is wrong.
         """
         asked = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler}
         changes = Changes({f"sample.{name}": value for name, value in asked.items() if value is not None})
         settings = changed(self.workflow, changes, self.workflow.name).sample
-        place = None if pretrained is None else str(pretrained)
-        return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count, place)
+        from daskt2i.sample.other_model import OtherModel
+
+        pipeline, adapter = (None if one is None else str(one) for one in (pretrained, lora))
+        other = OtherModel(pipeline, adapter, lora_scale)
+        return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count, other)
 
     @verb
     def painter(self, device: str | None = None) -> LivePainter:

@@ -39,6 +39,9 @@ ALONE = "denoiser_alone"
 
 FILES, IDENTITY, CHANGES, STEP = "files", "identity", "changes", "step"
 
+EXPORT = "export_ema"
+"""Setting of a training that decides which of its averages the model is."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
@@ -305,13 +308,29 @@ def _progress(folder: RunFolder, model: ModelFolder) -> TrainingProgress | None:
     if found.state is State.MISSING:
         found = Found(State.MISSING, _unfinished(newest, steps))
     elif found.finished and isinstance(identity, Mapping):
-        why = _difference(found.label, identity, None)
+        why = _difference(_exported_as(identity, found.label), identity, None)
         if why is None:
             why = _not_of_checkpoint(folder, model)
         elif not why and STEP in found.label and _step(found.label) < newest.step:
             why = f"it is of step {_step(found.label)}"
         found = Found(State.OTHER, why, found.label) if why else found
     return TrainingProgress(model.training, newest.step, steps, found, checkpoint=True)
+
+
+def _exported_as(identity: Mapping[str, Any], label: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The label, as if its model had the average that a checkpoint names. Another one may be taken after the last step,
+    and no checkpoint is written for it.
+    """
+    given = label.get(IDENTITY)
+    if not isinstance(given, Mapping):
+        return label
+    name = next((one for one in ("train", "vae") if isinstance(given.get(one), Mapping)), None)
+    theirs = identity.get(name or "")
+    if name is None or not isinstance(theirs, Mapping):
+        return label
+    section = {key: value for key, value in given[name].items() if key != EXPORT}
+    section |= {EXPORT: theirs[EXPORT]} if EXPORT in theirs else {}
+    return {**label, IDENTITY: {**given, name: section}}
 
 
 _TAIL = 65_536

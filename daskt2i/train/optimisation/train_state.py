@@ -122,7 +122,7 @@ class TrainState:
             if taken and (not self.scaler.is_enabled() or figures["norm"].isfinite()):
                 for optimiser in self.optimisers:
                     self.scaler.step(optimiser)
-            self.scaler.update()
+            self.scaler.update(None if taken else self.scaler.get_scale())  # its count of good steps stays then
             for average in self._averages().values() if taken else ():
                 average.step(self.parameters)
         return total, figures

@@ -12,7 +12,7 @@ from typing import Any
 from daskt2i.config.settings import DatasetSettings, TrainSettings, Workflow
 from daskt2i.events import Listener, Note
 from daskt2i.loader.joined.joined_reader import Choice, open_reader
-from daskt2i.model.pretrained.fit import padding_note, require_fits
+from daskt2i.model.pretrained.fit import padding_note, require_fits, times_note
 from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline, find
 from daskt2i.model.pretrained.same_encoders import require_same
 from daskt2i.model.pretrained.tuning import cost_of, require_finite, require_peft
@@ -58,7 +58,8 @@ def check_tuning(
         return
     require_finite(given)
     notes = require_same(given, dataset, stored)
-    for text in filter(None, (*notes, padding_note(given, not padding_is_text(stored)))):
+    more = padding_note(given, not padding_is_text(stored)), times_note(given, settings.times)
+    for text in filter(None, (*notes, *more)):
         listener(Note(text))
 
 
