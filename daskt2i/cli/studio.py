@@ -34,19 +34,18 @@ def studio(
 ) -> None:
     """Show runs in the browser, follow trainings, and draw while you type.
 
-    It serves on this machine alone unless --host says otherwise. Trainings that run elsewhere are watched. Ctrl-C ends it.
+    It serves on this machine alone unless --host says otherwise. Trainings that run elsewhere are watched. Ctrl-C ends
+    it.
     """
     with report_errors():
         require_packages()
-        from daskt2i.studio.serve import listen, serve
+        from daskt2i.studio.serve import serve
 
-        places = runs or ["."]
-        served = listen(places, host, port, token, without_token=no_token)
+        serve(runs or ["."], host, port, token, without_token=no_token, browser=browser, ready=_tell)
 
-        def ready() -> None:
-            err.print(Text(f"The studio is at {served.address}\nCtrl-C ends it."), soft_wrap=True)
 
-        serve(places, served, ready, browser)
+def _tell(address: str) -> None:
+    err.print(Text(f"The studio is at {address}\nCtrl-C ends it."), soft_wrap=True)
 
 
 def require_packages() -> None:

