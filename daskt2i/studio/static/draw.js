@@ -1,5 +1,5 @@
 // Draw while somebody types: a preview in few steps at once, the whole picture when the typing rests.
-import {ask, count, json, of, post, say, visitor} from './api.js';
+import {count, json, of, post, say, visitor} from './api.js';
 import {settingsIn} from './png.js';
 
 const REST = 450;      // milliseconds without a key before the whole picture is drawn
@@ -9,7 +9,8 @@ export async function open(main, run) {
   const $ = id => main.querySelector(`#${id}`);
   if (!run) throw new Error('There is no run to draw with yet. Train one first, and choose it above.');
   const prompt = $('prompt'), preview = $('preview'), said = $('said'), film = $('film'), history = $('history'), progress = $('progress');
-  const given = (await json(of(run))).sample;
+  const list = $('suggestions'), given = (await json(of(run))).sample;
+  let picked = -1, asking;
   $('seed').value = given.seed; $('steps').value = given.steps; $('guidance').value = given.guidance;
   let busy = false, again = false, resting, whole = null, closed = false, last = '', drawn = null;
 
@@ -97,14 +98,13 @@ export async function open(main, run) {
   }
 
   // Suggestions: captions of the data set that go on from what was typed.
-  const list = $('suggestions');
-  let picked = -1, asking;
   const opened = yes => { list.hidden = !yes; prompt.ariaExpanded = String(yes); if (!yes) prompt.removeAttribute('aria-activedescendant'); };
   async function complete() {
     asking?.abort();
     asking = new AbortController();
     try {
-      const found = (await (await ask(of(run, `/suggest?${new URLSearchParams({text: prompt.value})}`), {signal: asking.signal})).json()).suggestions;
+      const query = new URLSearchParams({text: prompt.value});
+      const found = (await json(of(run, `/suggest?${query}`), {signal: asking.signal})).suggestions;
       picked = -1;
       list.replaceChildren(...found.map((one, at) => {
         const item = Object.assign(document.createElement('li'), {role: 'option', id: `suggestion-${at}`, textContent: one.text, ariaSelected: 'false'});
@@ -114,7 +114,8 @@ export async function open(main, run) {
       opened(found.length > 0 && document.activeElement === prompt);
     } catch { opened(false); }
   }
-  function accept(text) { prompt.value = text; opened(false); typed(); opened(false); }
+  function draw() { asking?.abort(); opened(false); make(); }
+  function accept(text) { prompt.value = text; typed(); }
   prompt.addEventListener('keydown', event => {
     const items = list.children;
     if (event.key === 'Escape') { opened(false); return; }
@@ -126,13 +127,13 @@ export async function open(main, run) {
       prompt.setAttribute('aria-activedescendant', items[picked].id);
     } else if (event.key === 'Enter' && !event.shiftKey) {
       event.preventDefault();
-      if (!list.hidden && picked >= 0) accept(items[picked].textContent); else { opened(false); make(); }
+      if (!list.hidden && picked >= 0) accept(items[picked].textContent); else draw();
     } else if (event.key === 'Tab' && !list.hidden && picked >= 0) { event.preventDefault(); accept(items[picked].textContent); }
   });
   prompt.addEventListener('blur', () => opened(false));
   prompt.addEventListener('input', typed);
   for (const id of ['seed', 'guidance']) $(id).addEventListener('input', () => { draft(); });
-  $('make').addEventListener('click', make);
+  $('make').addEventListener('click', draw);
   $('stop').addEventListener('click', () => { whole?.abort(); $('stop').hidden = true; progress.value = 0; said.textContent = 'Stopped.'; });
   $('dice').addEventListener('click', () => { $('seed').value = Math.floor(Math.random() * 2 ** 31); typed(); });
 
@@ -146,6 +147,7 @@ export async function open(main, run) {
     else said.textContent = 'This file is not a PNG picture of daskt2i, so nothing was read.';
   });
   prompt.focus();
+  if (prompt.value) typed();  // somebody was faster than the page
   return {close() { closed = true; whole?.abort(); clearTimeout(resting); }};
 }
 
