@@ -495,6 +495,7 @@ def test_a_lower_rate_goes_on_when_there_was_no_checkpoint_yet(precision: str, t
     assert len(fitting.losses(tmp_path)) == fitting.STEPS
 
 
+@pytest.mark.slow
 def test_smaller_states_train_where_large_ones_gave_no_number_at_the_first_step(tmp_path: Path) -> None:
     large = with_parts(workflow(), text=component("advice.test_train.Large", factor=1e30))
     finish(large, tmp_path / "large")

@@ -315,6 +315,7 @@ def test_a_run_without_workers_says_so_and_the_same_command_continues_with_new_o
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_the_same_command_goes_on_when_the_cluster_is_started_again(tmp_path: Path) -> None:
     workflow = small_settings(rows=24, rows_per_chunk=4)
     with cluster() as there:

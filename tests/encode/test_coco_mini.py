@@ -103,6 +103,7 @@ def test_every_executor_gives_the_same_bits_in_fp32(
     assert all(counts == {"image": 1, "text": 1} for counts in loads.values())
 
 
+@pytest.mark.slow  # by default, tests/encode/test_driver.py does it with drawn scenes
 def test_a_resumed_run_gives_the_same_bits(coco_mini: Path, reference: Path, tmp_path: Path) -> None:
     shutil.copytree(reference, tmp_path / "out")
     for chunk in (0, 3):

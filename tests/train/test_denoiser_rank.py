@@ -115,7 +115,7 @@ def of_this_test(mark: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow  # by default, the death of a worker ends its rank in the next test
+@pytest.mark.slow  # by default, a rank dies in tests/launch/test_launcher.py
 def test_a_killed_rank_does_not_change_the_loss_curve(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(store, out)
@@ -133,6 +133,7 @@ def test_a_killed_rank_does_not_change_the_loss_curve(store: Path, calm: dict[in
     assert not psutil.pid_exists(pids[1])
 
 
+@pytest.mark.slow  # by default, a worker dies in tests/launch/test_launcher.py, and others resume the real trainer
 def test_a_killed_worker_does_not_change_the_loss_curve(store: Path, calm: dict[int, float], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(store, out)
