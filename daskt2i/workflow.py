@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from daskt2i import __version__
-from daskt2i.cli import cluster, data, doctor, model, rows
+from daskt2i.cli import cluster, data, doctor, model, rows, studio
 from daskt2i.cli.bench import command as bench
 from daskt2i.cli.bench import device, peers, training
 from daskt2i.cli.console import complain, out
@@ -52,7 +52,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
         data.look,
         data.estimate,
     ),
-    *(data.suggest, data.scenes, doctor.doctor, rows.append, rows.remove, rows.replace),
+    *(data.suggest, data.scenes, studio.studio, doctor.doctor, rows.append, rows.remove, rows.replace),
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)

@@ -43,6 +43,41 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "model/denoisers/test_transformers.py::test_sd3_needs_pooled_states_and_padding_that_is_text",
         "train/test_transformers.py::test_a_store_that_lacks_what_sd3_needs_is_refused_before_a_rank_starts",
     ),
+    "cli/studio.py:require_packages ConfigError": (
+        "studio/test_serve.py::test_a_missing_package_is_named_with_how_to_get_it",
+    ),
+    "sample/live_painter.py:LivePainter.draw ConfigError": (
+        "studio/test_answers.py::test_an_error_after_the_answer_began_is_its_last_line",
+    ),
+    "studio/drawing.py:Asked.of ConfigError": (
+        "studio/test_answers.py::test_what_cannot_be_drawn_is_refused_in_one_sentence",
+        "studio/test_answers.py::test_a_preview_is_one_small_file_and_a_suggestion_continues_the_text",
+        "studio/test_answers.py::test_a_picture_comes_step_by_step_and_is_the_one_of_sample",
+    ),
+    "studio/answers.py:number ConfigError": ("studio/test_answers.py::test_a_curve_is_the_one_of_the_run",),
+    "studio/drawing.py:Drawing ConfigError": (
+        "studio/test_answers.py::test_the_form_that_clients_of_openai_know_is_answered",
+    ),
+    "studio/drawing.py:_whole ConfigError": (
+        "studio/test_answers.py::test_what_cannot_be_drawn_is_refused_in_one_sentence",
+    ),
+    "studio/library.py:require_places StoreMissing": (
+        "studio/test_serve.py::test_a_folder_that_is_not_there_is_named",
+    ),
+    "studio/serve.py:_bound ConfigError": ("studio/test_serve.py::test_a_port_that_is_taken_is_named",),
+    "studio/training.py:Training ConfigError": (
+        "studio/test_answers.py::test_sheets_and_requests_go_through_the_run_folder",
+    ),
+    "studio/library.py:Library.run StoreMissing": (
+        "studio/test_answers.py::test_a_run_that_appears_is_shown_without_a_new_start",
+    ),
+    "studio/serve.py:listen ConfigError": (
+        "studio/test_serve.py::test_without_a_token_it_answers_this_machine_alone",
+        "studio/test_serve.py::test_a_token_that_a_browser_may_spoil_is_refused",
+    ),
+    "studio/training.py:Training.file StoreMissing": (
+        "studio/test_answers.py::test_sheets_and_requests_go_through_the_run_folder",
+    ),
     "insights/rejected_rows.py:rejected_rows StoreMissing": (
         "cli/test_look.py::test_rejected_rows_are_listed_by_file_name",
     ),

@@ -75,8 +75,9 @@ MAY_IMPORT = {
     "bench": "documents errors portable_errors types protocols events formatting plan faults config images"
     " sources machine encoders deploy store loader model launch encode sample train session",
     "run": "errors view events config deploy estimate encode insights export train display session doctor",
+    "studio": "errors run",
     "cli": "redact documents errors os_errors addresses view events plan faults config sources machine deploy"
-    " store launch sample display session bench run",
+    " store launch sample display session bench run studio",
     "workflow": "cli",
 }
 """Room -> rooms that it may import: always some that stand above it here.

@@ -7,7 +7,7 @@ Does not cover: computing (`daskt2i.run`), what a notebook shows (`run_view`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from daskt2i.config.settings import Workflow
 from daskt2i.errors import StoreError, StoreMissing
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from daskt2i.dashboard.report.result import ReportResult
     from daskt2i.insights.first_rows import LookResult
     from daskt2i.insights.rejected_rows import RejectedRows
-    from daskt2i.insights.suggest import Suggestion
+    from daskt2i.insights.suggest import Suggestion, Suggestions
     from daskt2i.store.status import RunStatus
+    from daskt2i.train.figures.curves import Curves
+    from daskt2i.train.figures.sheets import Sheets
 
 
 class RunReader(Viewed):
@@ -145,8 +147,35 @@ class RunReader(Viewed):
         return look_at(self.workflow.dataset, rows, html)
 
     @reader
+    def curves(self, training: Literal["train", "train-vae"] = "train") -> Curves:
+        """The figures of a training as curves, to follow it while it runs. Any process may follow.
+
+        Args:
+            training: `train`, or `train-vae`.
+        """
+        from daskt2i.train.figures.curves import Curves
+
+        return Curves(self._found.folder, training)
+
+    @reader
+    def sheets(self) -> Sheets:
+        """The sheets of pictures that the training has drawn so far, by step."""
+        from daskt2i.train.figures.sheets import Sheets
+
+        return Sheets(self._found.folder)
+
+    @reader
     def suggest(self, text: str, n: int = 8) -> list[Suggestion]:
         """Suggest prompts: captions of the store that continue a few letters or words.
+
+        Raises:
+            StoreMissing: there is no store.
+        """
+        return self.suggestions().suggest(text, n)
+
+    @reader
+    def suggestions(self) -> Suggestions:
+        """The captions of the store, read once, for suggestions at each key.
 
         Raises:
             StoreMissing: there is no store.
@@ -154,7 +183,7 @@ class RunReader(Viewed):
         from daskt2i.insights.suggest import Suggestions
 
         folder = self._found.folder
-        return Suggestions.of_store(folder.root, folder.storage_options).suggest(text, n)
+        return Suggestions.of_store(folder.root, folder.storage_options)
 
     @reader
     def load_pipeline(self, device: str = "auto") -> StableDiffusionPipeline:

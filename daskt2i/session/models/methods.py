@@ -22,6 +22,7 @@ from daskt2i.store.artifacts.finished import PIPELINE_FOLDER, VAE_FOLDER
 if TYPE_CHECKING:
     from daskt2i.evaluation.result import EvaluateResult
     from daskt2i.sample.driver import SampleResult
+    from daskt2i.sample.live_painter import LivePainter
     from daskt2i.session.stages import Stages
     from daskt2i.train.driver import TrainResult
 
@@ -195,6 +196,21 @@ class RunModels:
         pipeline, adapter = (None if one is None else str(one) for one in (pretrained, lora))
         other = OtherModel(pipeline, adapter, lora_scale)
         return self._stages().sample([prompts] if isinstance(prompts, str) else prompts, settings, count, other)
+
+    @verb
+    def painter(self, device: str | None = None) -> LivePainter:
+        """The trained model in this process, to draw one picture after the other without workers.
+
+        Args:
+            device: `auto`, `cpu`, `cuda` or `cuda:N`. None: `run.device` of the workflow.
+
+        Raises:
+            ModelMissing, ModelError: there is no trained model, or it cannot be used.
+        """
+        from daskt2i.sample.live_painter import LivePainter
+
+        given = self.workflow
+        return LivePainter(self._stages().folder, given.dataset, given.sample, device or given.run.device)
 
     @verb
     def evaluate(

@@ -1,0 +1,1 @@
+"""The studio: its server, what it answers, its page."""
