@@ -1,6 +1,6 @@
 """Child processes that do not receive Ctrl-C and that end with their parent.
 
-Covers: blocking the signal while a process starts, watching the parent, being killed with it.
+Covers: blocking the signal while a process starts, watching the parent, waking up when it ends.
 Does not cover: which processes are started (`executors`, `launch`, Dask's nannies).
 """
 
@@ -35,15 +35,16 @@ def block_sigint() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def kill_with_parent() -> None:
-    """Have Linux kill this process when its parent ends, even if this process is stopped (SIGSTOP) and runs no thread.
+def wake_with_parent() -> None:
+    """Have Linux wake this process when its parent ends, if it is stopped (SIGSTOP): so it cannot end itself.
 
-    Linux does so when the *thread* ends that started this process, so that thread must wait for it. Elsewhere this
-    function does nothing. Source: prctl(2), PR_SET_PDEATHSIG.
+    It is not killed: then processes that it started would stay. Linux sends the signal when the *thread* ends that
+    started this process, so that thread must wait for it. Elsewhere this function does nothing. Source: prctl(2),
+    PR_SET_PDEATHSIG.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # a C library without it
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
 
 
 _PR_SET_PDEATHSIG = 1

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from daskt2i.deploy.child_processes import kill_with_parent
+from daskt2i.deploy.child_processes import wake_with_parent
 from daskt2i.errors import ConfigError, Daskt2iError
 from daskt2i.launch.vitals import heartbeat
 from daskt2i.portable_errors import to_json
@@ -120,7 +120,7 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    kill_with_parent()  # the lifeline below ends a process that runs, not one that was stopped
+    wake_with_parent()  # the lifeline below ends a process that runs, not one that was stopped
     _JOB = json.loads(_first_line(lifeline))
     threading.Thread(target=_end_with_supervisor, args=(lifeline,), name="daskt2i-lifeline", daemon=True).start()
     del sys.argv[1]

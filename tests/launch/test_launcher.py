@@ -517,7 +517,7 @@ def until_step(process: subprocess.Popen[str], step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process that is stopped when its parent ends")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux wakes a process when its parent ends")
 @pytest.mark.parametrize("kind", ["local", "dask"])
 def test_a_stopped_rank_does_not_outlive_its_driver(kind: str, tmp_path: Path) -> None:
     with driver(kind, job(tmp_path, hold=1)) as process:
