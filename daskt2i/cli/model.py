@@ -6,6 +6,8 @@ Does not cover: how output and errors look (`console`, `front`), the commands ab
 
 from __future__ import annotations
 
+import json
+
 from daskt2i.cli.front import answer, opened, parse_sets
 from daskt2i.cli.options import (
     AddedLoraOption,
@@ -80,6 +82,8 @@ def train(
 
     Run the same command again to continue from the last checkpoint.
     """
+    if pretrained and any(text.startswith("train.pretrained.") for text in set_):  # these settings need its model
+        set_ = [f"train.pretrained.model={json.dumps(pretrained)}", *set_]
     with opened(workflow, out_folder, set_, train_where=where, scheduler=scheduler, as_json=as_json) as run:
         given = {"pretrained": pretrained, "lora": lora, "steps": steps}
         changed = parse_sets(resume_with)

@@ -260,8 +260,10 @@ def _problem(error: Any) -> str:
     setting = ".".join(str(part) for part in loc)
     secret = any(redact.is_secret_setting(part) for part in loc)
     given = redact.HIDDEN if secret else documents.shown(error["input"])
-    if error["type"] == "value_error" and not secret:  # of `plain_values`
-        return f"{setting}{error['ctx']['error']}"
+    if error["type"] == "value_error" and not secret:
+        # The message of `plain_values` begins with " is" or ".", that of the check of a whole section with a word.
+        problem = str(error["ctx"]["error"])
+        return f"{setting}: {problem}" if problem[:1].isalpha() else f"{setting}{problem}"
     if len(loc) < len(error["loc"]):
         return f"{setting}: should be a whole number from 1, or auto (given: {given})"
     if error["type"] == "extra_forbidden":

@@ -24,7 +24,8 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     share, squared = right / of, _Z**2
     middle = (share + squared / (2 * of)) / (1 + squared / of)
     half = _Z / (1 + squared / of) * math.sqrt(share * (1 - share) / of + squared / (4 * of**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return low if right else 0.0, high if right < of else 1.0  # exact there, but for rounding
 
 
 def about(right: int, of: int) -> str:

@@ -127,10 +127,14 @@ class Painter:
                 self._pipe.to(device)
                 self._states = FolderStates(place) if encoders is None and not self._reads else None
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"The pipeline in {place} cannot be loaded: {first_line(error)}. The checkpoints are kept. Remove the "
-                "folder pipeline from the run folder and train again: this writes it from the last checkpoint."
-            ) from error
+            again = "Nothing was drawn; fetch the pipeline again, or give another one."
+            if self.about:
+                again = (
+                    "The checkpoints are kept. Remove the folder pipeline from the run folder and train again: this "
+                    "writes it from the last checkpoint."
+                )
+            problem = first_line(error).rstrip(".")
+            raise ModelError(f"The pipeline in {place} cannot be loaded: {problem}. {again}") from error
         self._denoiser: Any = getattr(self._pipe, self._form.denoiser)
         if lora is not None:
             adapters = lora_files.read(lora[0])

@@ -169,5 +169,10 @@ def test_the_interval_of_a_share_is_wilsons(right: int, of: int, low: float, hig
     np.testing.assert_allclose(wilson(right, of), (low, high), atol=5e-5)
 
 
+def test_the_end_of_an_interval_is_exact_where_none_or_all_are_right() -> None:
+    assert {wilson(0, of)[0] for of in range(1, 100)} == {0.0}
+    assert {wilson(of, of)[1] for of in range(1, 100)} == {1.0}
+
+
 def seen(shape: str, colour: str) -> Seen:
     return Seen(shape, colour, "large", None, 500, 500, 200, (200, 0, 0), 0.95)

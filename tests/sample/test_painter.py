@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.pipelines import sd_folder
 from builders.workflows import child_environment
 
 from daskt2i.encoders.weights import quiet
@@ -109,8 +110,19 @@ def test_a_model_that_was_trained_with_a_mask_sees_only_the_tokens_of_the_prompt
 def test_a_damaged_pipeline_is_reported_in_one_sentence(demo_run: Path, tmp_path: Path) -> None:
     shutil.copytree(demo_run / "pipeline", tmp_path / "pipeline")
     (tmp_path / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ModelError, match=r"cannot be loaded: .* train again"):
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*[^.]\. The checkpoints are kept.* train again"):
         Painter(tmp_path / "pipeline")
+
+
+def test_a_damaged_pipeline_of_somebody_else_is_not_to_be_trained_again(tmp_path: Path) -> None:
+    base = sd_folder(tmp_path / "base")
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(
+        ModelError, match=r"cannot be loaded: .*[^.]\. Nothing was drawn; fetch the pipeline again"
+    ) as said:
+        Painter(base)
+    assert "train again" not in str(said.value)
 
 
 @pytest.mark.parametrize("library", ["diffusers", "transformers"])

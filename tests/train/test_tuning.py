@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import command_line
 from builders.pipelines import PNDM, hashes, sd_folder
 from builders.runs import encoded, tiny_workflow, trained, trained_here
 from builders.waiting import wait_for
@@ -170,6 +171,13 @@ def test_train_takes_a_pipeline_a_rank_and_steps(store: Path, base: Path, tmp_pa
         pytest.raises(ConfigError, match=r"train\.objective=epsilon"),
     ):
         run.train(pretrained=base)
+
+
+def test_settings_of_tuning_go_together_with_the_option_that_names_the_pipeline(store: Path, base: Path) -> None:
+    layers = [word for setting in LAYERS for word in ("--set", setting)]
+    done = command_line.run("train", "--out", str(store), "--pretrained", str(base), *layers, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["method"] == "layers"
 
 
 def test_sample_draws_with_a_pipeline_that_no_run_trained(base: Path, tmp_path: Path) -> None:
