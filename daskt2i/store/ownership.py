@@ -70,7 +70,8 @@ def refuse_foreign(folder: RunFolder) -> bool:
     there = [name for name in names if not _is_nothing(name) and not _is_empty_lock(folder, name)]
     if not there:
         return False
-    if any(_proves(folder, name, there) for name in there):
+    # Another thread or process may have claimed the folder since the first look.
+    if any(_proves(folder, name, there) for name in there) or (MARKER in there and _has_marker(folder)):
         return True
     more = f" and {len(there) - _NAMED:,} more" if len(there) > _NAMED else ""
     raise StoreError(

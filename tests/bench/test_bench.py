@@ -401,6 +401,7 @@ def test_encode_is_measured_with_a_pool_and_with_naive(tmp_path: Path, part: Par
     assert report.facts[f"ground {part}"]["image_flop"] > 1e6
 
 
+@pytest.mark.slow  # it measures
 def test_a_scheduler_is_simulated(tmp_path: Path) -> None:
     asked = Simulation(rows=120, chunks=40, workers=(2,), chunk_seconds=(0.0,), arrays=True)
     report = SchedulerBench(RunFolder(tmp_path), asked).run("bench scheduler")

@@ -212,6 +212,7 @@ def test_ctrl_c_to_the_process_group_stops_cleanly_and_the_same_command_resumes(
     assert_whole(out, calm)
 
 
+@pytest.mark.slow  # it waits for a scheduler that is gone
 def test_a_lost_scheduler_is_reported_in_one_sentence(tmp_path: Path) -> None:
     script = (
         "from distributed import LocalCluster\n"

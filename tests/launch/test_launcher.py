@@ -143,6 +143,7 @@ def test_a_module_written_for_torchrun_runs_unchanged(tmp_path: Path) -> None:
     assert (tmp_path / "result").read_text() == "3.0 of 2"
 
 
+@pytest.mark.slow  # by default, the module of the tests resumes
 def test_the_module_in_the_documentation_runs_and_resumes(tmp_path: Path) -> None:
     text = (TESTS.parent / "docs" / "how-to" / "launch.md").read_text()
     (tmp_path / "documented.py").write_text(text.partition("```python\n")[2].partition("```")[0])
@@ -565,6 +566,7 @@ def test_ctrl_c_on_a_terminal_reaches_only_the_driver(kind: str, tmp_path: Path)
     assert ranks_running() == []
 
 
+@pytest.mark.slow  # by default, turns are tested by unloading encoders
 def test_two_launches_on_one_cluster_run_one_after_the_other(client: Client) -> None:
     """Each needs both workers. At once, each would hold one and wait for the other."""
     found: dict[int, object] = {}

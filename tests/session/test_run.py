@@ -770,6 +770,7 @@ def test_a_method_that_is_called_on_the_class_says_so() -> None:
             method()
 
 
+@pytest.mark.slow  # by default, other tests here start and close one
 def test_a_run_starts_its_cluster_once_starts_it_again_if_it_is_lost_and_closes_it(tmp_path: Path) -> None:
     before = children()
     with fake(tmp_path, scheduler="local:1") as run:
@@ -789,6 +790,7 @@ def test_a_run_starts_its_cluster_once_starts_it_again_if_it_is_lost_and_closes_
     assert run.client is None
 
 
+@pytest.mark.slow  # it starts a cluster of its own
 def test_in_a_running_event_loop_a_cluster_starts_and_it_ends_if_the_run_is_deleted_without_close(
     tmp_path: Path,
 ) -> None:
@@ -804,6 +806,7 @@ def test_in_a_running_event_loop_a_cluster_starts_and_it_ends_if_the_run_is_dele
     asyncio.run(main())
 
 
+@pytest.mark.slow  # by default, tests of the cluster process end drivers that do not close
 def test_a_program_that_does_not_close_its_run_ends_quietly_and_leaves_no_process(tmp_path: Path) -> None:
     path = write_workflow(tmp_path / "f.yaml")
     code = (

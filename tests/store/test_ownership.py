@@ -66,6 +66,18 @@ FOREIGN: dict[str, bytes] = {
 }
 
 
+def test_a_folder_is_taken_that_another_thread_claims_in_between(tmp_path: Path) -> None:
+    class Claimed(RunFolder):
+        """It is claimed after the first look at it, before its entries are listed."""
+
+        def entries(self) -> Any:
+            claim(RunFolder(self.root))
+            return super().entries()
+
+    claim(Claimed(tmp_path / "run"))
+    assert refuse_foreign(RunFolder(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("name", FOREIGN)
 def test_a_folder_with_a_file_of_somebody_else_is_refused_and_names_it(folder: RunFolder, name: str) -> None:
     folder.write(name, FOREIGN[name])

@@ -92,7 +92,8 @@ class StoppingSpawner(LocalRankSpawner):
         self._put(Message(launch, spec.rank, Ended("finished")))
 
 
-@pytest.mark.parametrize("place", [pytest.param("local", marks=pytest.mark.slow), "memory"])
+@pytest.mark.slow  # by default, tests/train/test_trackers.py writes to each tracker
+@pytest.mark.parametrize("place", ["local", "memory"])
 def test_a_training_that_was_stopped_goes_on_in_the_run_of_its_tracker(
     place: str, demo_run: Path, tmp_path: Path, written_down: Path
 ) -> None:
