@@ -200,7 +200,6 @@ def wait_there(seconds: float) -> int:
     return os.getpid()
 
 
-@pytest.mark.slow  # by default, the tests below attach to a cluster
 def test_a_cluster_that_daskt2i_starts_leaves_this_process_unchanged_and_keeps_work_of_a_user(tmp_path: Path) -> None:
     """Its workers also restart, because a nanny writes its variables at each start; but not with a user's work."""
     users = dask.config.set({"distributed.comm.retry.count": 7, "pool": print})
