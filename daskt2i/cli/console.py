@@ -68,6 +68,8 @@ _OPTIONS = {
         name: f"--{name}"
         for name in ("out", "source", "images", "captions", "where", "scheduler", "workflow", "prompts", "ids")
     },
+    **{name: f"--{name}" for name in ("pretrained", "lora", "reference", "weights")},
+    "lora_scale": "--lora-scale",
     "devices": "--devices",
     "html": "--html",
     "settings": "--set",

@@ -15,7 +15,8 @@ from daskt2i.encoders.weights import file_digest
 from daskt2i.errors import ConfigError, ModelMissing
 from daskt2i.hosts.model_files import fetch
 from daskt2i.model.pretrained import lora_files
-from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline, whole_pipeline
+from daskt2i.model.pretrained.pipeline_folder import DRAWS, PretrainedPipeline, whole_pipeline
+from daskt2i.model.pretrained.tuning import require_finite
 from daskt2i.store.run_folder import RunFolder
 
 _MOST = 10.0
@@ -76,10 +77,10 @@ class OtherModel:
         return self.find()
 
     def require(self) -> None:
-        """Refuse what cannot draw, before a worker starts. It reads the whole LoRA.
+        """Refuse what cannot draw, before a worker starts. It reads the whole LoRA, and all weights of the denoiser.
 
         Raises:
-            ModelMissing, ModelError: as `find`; the LoRA holds none, or values that are not finite.
+            ModelMissing, ModelError: as `find`; one of them holds values that are not finite, or the LoRA holds none.
             ConfigError: the scale is no number that can be used, or it has no LoRA.
         """
         if not -_MOST <= self.lora_scale <= _MOST or (self.lora is None and self.lora_scale != 1.0):
@@ -88,8 +89,11 @@ class OtherModel:
                 f"{'' if self.lora else ', but there is no LoRA'}, so nothing was drawn. Give a LoRA (lora) and a "
                 f"scale from {-_MOST:g} to {_MOST:g} (lora_scale); 1 is the LoRA as it was trained."
             )
-        if (lora := self.find().lora) is not None:
-            lora_files.read(lora)
+        found = self.find()
+        if found.pipeline is not None:
+            require_finite(found.pipeline, DRAWS)
+        if found.lora is not None:
+            lora_files.read(found.lora)
 
     def drawn_by(self, fingerprint: str | None) -> str | None:
         """What identifies the model that draws.

@@ -28,7 +28,7 @@ MOST_BODY = 64 * 2**10
 
 
 class TooMany(Daskt2iError):
-    """More is asked for than the studio does for one visitor, or now."""
+    """More visitors or drawings wait than the studio lets wait."""
 
 
 class TooLarge(Daskt2iError):

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from daskt2i.errors import ConfigError
-from daskt2i.studio.answers import TooMany, beside, refused, sent
+from daskt2i.studio.answers import beside, refused, sent
 from daskt2i.studio.draw_queue import DrawQueue, Gone
 from daskt2i.studio.library import Library
 
@@ -53,13 +53,13 @@ class Asked:
         """From the JSON object of a request.
 
         Raises:
-            ConfigError: a value is wrong. TooMany: it is more than the studio draws at once.
+            ConfigError: a value is wrong, or more than the studio draws at once.
         """
         prompt = given.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ConfigError("There is no prompt, so nothing was drawn. Write what the picture should show.")
         if len(prompt) > MOST_LETTERS:
-            raise TooMany(
+            raise ConfigError(
                 f"The prompt has {len(prompt):,} letters, so nothing was drawn. Write at most {MOST_LETTERS:,}."
             )
         steps, count = _whole(given, "steps", MOST_STEPS), _whole(given, "count", MOST_PICTURES)
@@ -78,7 +78,7 @@ def _whole(given: Mapping[str, Any], name: str, most: int, least: int = 1) -> in
     if isinstance(found, bool) or not isinstance(found, int) or found < least:
         raise ConfigError(f"{name} is not a whole number from {least}, so nothing was drawn. Give one.")
     if found > most:
-        raise TooMany(f"{name} is {found:,}, so nothing was drawn. Give at most {most:,}.")
+        raise ConfigError(f"{name} is {found:,}, so nothing was drawn. Give at most {most:,}.")
     return found
 
 

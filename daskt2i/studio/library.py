@@ -34,6 +34,7 @@ class Library:
 
     def __init__(self, places: Sequence[str]) -> None:
         self._places = tuple(places) or (".",)
+        self._known: dict[str, str] = {}
         self._open: dict[str, Run] = {}
         self._turn = threading.Lock()
 
@@ -50,7 +51,8 @@ class Library:
             while name in names:
                 name, number = f"{short}-{number}", number + 1
             names[name] = address
-        return dict(sorted(names.items()))
+        self._known = dict(sorted(names.items()))
+        return self._known
 
     def run(self, name: str) -> Run:
         """The run of this name.
@@ -59,7 +61,9 @@ class Library:
             StoreMissing: there is no such run.
             ConfigError: its settings cannot be read.
         """
-        address = self.names().get(name)
+        address = self._known.get(name)
+        if address is None or ("://" not in address and not (Path(address) / MARKER).is_file()):
+            address = self.names().get(name)
         if address is None:
             raise StoreMissing(f"There is no run named {name} here. Go back to the list of runs.")
         with self._turn:

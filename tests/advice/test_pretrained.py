@@ -21,12 +21,14 @@ from daskt2i.config.training.denoiser import TimeSettings
 from daskt2i.config.training.pretrained import PretrainedSettings
 from daskt2i.encoders.text import TextEncoder
 from daskt2i.encoders.vae import VaeEncoder
+from daskt2i.errors import ModelError
 from daskt2i.model.diffusion import Diffusion
 from daskt2i.model.pretrained import lora_files, tuning
 from daskt2i.model.pretrained.fit import padding_note, require_fits, times_note
 from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline, find, followed
 from daskt2i.model.pretrained.same_encoders import require_same
 from daskt2i.model.pretrained.schedule import alphas_of, objective_of
+from daskt2i.sample.other_model import OtherModel
 
 SHAPE, TEXT = (4, 16, 16), {"features": 128, "max_tokens": 26}
 
@@ -186,6 +188,18 @@ def test_weights_that_hold_nan_are_refused(copy: Path) -> None:
     with told("model/pretrained/tuning.py:require_finite ModelError") as info:
         tuning.require_finite(given(copy))
     assert re.search("conv_in.weight", str(info.value))
+    with pytest.raises(ModelError, match=r"conv_in\.weight.*\(pretrained\)"):
+        OtherModel(str(copy)).require()
+
+
+def test_weights_that_were_cut_are_named_before_a_worker_starts(copy: Path) -> None:
+    path = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with told("model/pretrained/tuning.py:require_finite ModelError"):
+        OtherModel(str(copy)).require()
+    path.write_bytes(whole)
+    OtherModel(str(copy)).require()
 
 
 def test_weights_of_another_config_are_refused(base: Path, copy: Path) -> None:

@@ -46,6 +46,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, driven by playwright."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser` (playwright)")
+    found = next((path for name in BROWSERS[:2] if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("needs chromium (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
 async def visit(address: str, url: str) -> tuple[list[str], list[str], bytes]:
     """What a page wrote to the console or threw, what it asked for, and what it looks like (PNG)."""
     from tornado.websocket import websocket_connect

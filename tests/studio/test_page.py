@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.browser import chromium as chromium
 from builders.studios import TOKEN, Visitor, studio_of
 from PIL import Image
 
@@ -15,18 +16,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PROMPT = "a red circle on a blue background"
 WIDE, NARROW = (1400, 900), (390, 844)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser` (playwright)")
-    found = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("needs chromium (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from daskt2i.train.resume import continuing, curve_settings, label
 from daskt2i.train.upkeep.model_size import parameters_of
 from daskt2i.train.upkeep.rank_memory import rank_bytes
 from train.test_resume import Labelled, card
+from train.test_resume import told as told
 
 EMAS = {"emas": [0.5, 0.8]}
 
@@ -127,16 +128,6 @@ def test_the_plan_counts_the_parameters_of_a_model_without_a_preset_and_its_aver
 
 def exported(folder: Path) -> bytes:
     return (folder / "weights").read_bytes()
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The notes of a rank."""
-    notes: list[str] = []
-    monkeypatch.setattr(
-        "daskt2i.launch.rank.tell", lambda kind, **fields: notes.append(fields["text"]) if kind == "note" else None
-    )
-    return notes
 
 
 def heldout(folder: Path) -> dict[float, float]:

@@ -67,6 +67,10 @@ def test_a_training_that_goes_back_to_a_checkpoint_or_begins_anew_is_followed(tm
     assert curves.figures() == {"loss": 19}
     write(tmp_path, range(1, 11), "w")
     assert curves.window("loss").steps.tolist() == list(range(1, 11))
+    write(tmp_path, range(1, 8), "w")
+    write(tmp_path, range(8, 40), heldout_loss=3.0)  # it went on from another step, and is longer than before
+    assert curves.window("heldout_loss").steps.tolist() == list(range(8, 40))
+    assert curves.window("loss").steps.tolist() == list(range(1, 40))
     write(tmp_path, range(1, 30), "w", norm=2.0)
     assert curves.figures() == {"loss": 29, "norm": 29}
     (tmp_path / METRICS).unlink()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,6 @@ import torch
 from builders import CHILD_PATH
 from builders.denoisers import TRANSFORMERS, disturbed, plain_loss
 from builders.plain_loop import plain_step
-from builders.shaped import bucketed
 from safetensors.torch import load_file
 
 from daskt2i.launch.launcher import launch
@@ -24,10 +21,12 @@ from daskt2i.model.denoisers.denoiser import Conditions
 from daskt2i.train.denoiser_rank import Denoiser
 from train.test_plain_step import CALLS, MODELS
 from train.test_sizes import task
+from train.test_transformers import SHIFT
+from train.test_transformers import masked as masked
+from train.test_transformers import whole as whole
 
 pytestmark = pytest.mark.slow
 
-SHIFT = 2.0
 BATCH = {"batch": 8}
 CLASSES: Mapping[str, Mapping[str, Any]] = {
     **{name: {"model": model, **BATCH} for name, model in MODELS.items()},
@@ -36,23 +35,6 @@ CLASSES: Mapping[str, Mapping[str, Any]] = {
         for name, config in TRANSFORMERS.items()
     },
 }
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose padding is no text, with pooled states."""
-    return bucketed(tmp_path_factory.mktemp("masked") / "run", {(64, 64): 22}, pooled=True)
-
-
-@pytest.fixture(scope="module")
-def whole(masked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose padding is text."""
-    out = Path(shutil.copytree(masked, tmp_path_factory.mktemp("whole") / "run"))
-    path = out / "latents.zarr" / "zarr.json"
-    node = json.loads(path.read_text())
-    node["attributes"]["daskt2i"]["text_encoder"]["pad"] = "full"
-    path.write_text(json.dumps(node))
-    return out
 
 
 def objectives(name: str) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from daskt2i.addresses import absolute, expanded, read_file
+from daskt2i.addresses import absolute, expanded, is_address, read_file
 from daskt2i.config.component import Component
 from daskt2i.config.settings import DatasetSettings
 from daskt2i.encode.saved_workflow import settings_of, strangers
@@ -132,6 +133,11 @@ def real_pictures(
     place = absolute(reference)
     if (other := RunFolder(place)).exists(MARKER) or other.exists(WORKFLOW):
         return _of_run(other, side)
+    if not is_address(place) and not Path(place).exists():
+        raise SourceError(
+            f"There is nothing at {reference} to compare with. Nothing was drawn; give a place of pictures, a run "
+            "folder, or a file of statistics (reference)."
+        )
     found = class_of(guessed(place, captions).name)
     given = {"class": found, "images": place} | ({} if captions is None else {"captions": captions})
     component = Component.model_validate(given).absolute()

@@ -75,9 +75,10 @@ def figure_request(settings: EvaluateSettings, prompts: Sequence[str] | None = N
             continue
         models = [model for model in found if model.kind in kinds]
         if len(models) != 1:
+            count = f"{many(len(models), 'such model')} {'was' if len(models) == 1 else 'were'}"
             raise ConfigError(
-                f"The figures {', '.join(asked)} need the weights of {what}, but {many(len(models), 'such model')} "
-                "was given. Nothing was drawn. Give the folder or the hub id of one (weights)."
+                f"The figures {', '.join(asked)} need the weights of {what}, but {count} given. Nothing was drawn. "
+                "Give the folder or the hub id of one (weights)."
             )
         wanted += models
     request = FigureRequest(metrics, tuple(wanted), samples)

@@ -80,8 +80,11 @@ class PretrainedPipeline:
         return weights_digest(self.files, config_digest(self.config))
 
 
-def find(given: PretrainedSettings) -> PretrainedPipeline:
+def find(given: PretrainedSettings, setting: str = SETTING) -> PretrainedPipeline:
     """Find a pipeline, and read its JSON files. Each part is found by itself, so that it can be sent to other hosts.
+
+    Args:
+        setting: what names the pipeline, for messages.
 
     Raises:
         ModelMissing: it is not here and cannot be downloaded.
@@ -90,14 +93,14 @@ def find(given: PretrainedSettings) -> PretrainedPipeline:
     name = model_name(given.model)
 
     def part(subfolder: str | None, *needs: str) -> Path:
-        return locate(given.model, subfolder, given.revision, needs=needs, setting=SETTING)
+        return locate(given.model, subfolder, given.revision, needs=needs, setting=setting)
 
     folder = part(None, INDEX)
     class_name = str(read_json(folder / INDEX).get("_class_name"))
     if class_name not in TUNABLES:
         raise ModelError(
             f"{name} is a {class_name}, which daskt2i does not tune. Nothing was started; give a "
-            f"{' or '.join(TUNABLES)} ({SETTING})."
+            f"{' or '.join(TUNABLES)} ({setting})."
         )
     kind = TUNABLES[class_name]
     refuse_foreign_parts(folder)
@@ -106,7 +109,7 @@ def find(given: PretrainedSettings) -> PretrainedPipeline:
     if why := kind.refused(config):
         raise ModelError(
             f"{name} cannot be tuned, because {why}. Nothing was started, and it is unchanged; give another pipeline "
-            f"of this class ({SETTING})."
+            f"of this class ({setting})."
         )
     scheduler = part("scheduler", "scheduler_config.json")
     tokenizer = folder / "tokenizer" / "tokenizer_config.json"
@@ -131,6 +134,10 @@ def named(model: str) -> PretrainedSettings:
     return PretrainedSettings(model=name, revision=revision)
 
 
+DRAWS = "pretrained"
+"""The argument that names a pipeline that draws."""
+
+
 def whole_pipeline(model: str) -> PretrainedPipeline:
     """Find a pipeline with all parts that draw.
 
@@ -140,13 +147,13 @@ def whole_pipeline(model: str) -> PretrainedPipeline:
     Raises:
         ModelMissing, ModelError: as `find`.
     """
-    found = find(named(model))
+    found = find(named(model), DRAWS)
     name, revision = found.given.model, found.given.revision
-    locate(name, "vae", revision, needs=("config.json", "*.safetensors"), setting=SETTING)
+    locate(name, "vae", revision, needs=("config.json", "*.safetensors"), setting=DRAWS)
     for part in found.kind.text_parts:
-        locate(name, part, revision, needs=("config.json", "*.safetensors"), setting=SETTING)
+        locate(name, part, revision, needs=("config.json", "*.safetensors"), setting=DRAWS)
         tokenizer = part.replace("text_encoder", "tokenizer")
-        locate(name, tokenizer, revision, needs=("tokenizer_config.json",), also=TOKENIZER_FILES, setting=SETTING)
+        locate(name, tokenizer, revision, needs=("tokenizer_config.json",), also=TOKENIZER_FILES, setting=DRAWS)
     return found
 
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daskt2i.config.training.pretrained import LoraSettings, PretrainedSettings
+from daskt2i.encoders.weights import first_line
 from daskt2i.errors import ConfigError, ModelError
 from daskt2i.model.pretrained.pipeline_folder import PretrainedPipeline
+from daskt2i.model.pretrained.tunables import SETTING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -123,23 +125,33 @@ def read_weights(given: PretrainedPipeline) -> dict[str, Tensor]:
     return found
 
 
-def require_finite(given: PretrainedPipeline) -> None:
-    """Refuse a base whose weights hold NaN or infinity. It reads all of them, one at a time.
+def require_finite(given: PretrainedPipeline, setting: str = SETTING) -> None:
+    """Refuse a pipeline whose denoiser holds NaN or infinity, or is cut off. It reads all weights, one at a time.
+
+    Args:
+        setting: what names the pipeline, for messages.
 
     Raises:
-        ModelError: they do.
+        ModelError: it does.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for path in given.files.paths:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                if not file.get_tensor(name).isfinite().all():
-                    raise ModelError(
-                        f"The weight {name} of {given.name} holds values that are not finite (NaN or infinity), so it "
-                        "cannot be tuned. Nothing was started, and the file is unchanged; fetch the model again, or "
-                        "give another one (train.pretrained.model)."
-                    )
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                wrong = next((name for name in names if not file.get_tensor(name).isfinite().all()), None)
+        except SafetensorError as error:
+            raise ModelError(
+                f"The file {path.name} of {given.name} cannot be read ({first_line(error)}). Nothing was started; "
+                f"fetch the model again, or give another one ({setting})."
+            ) from error
+        if wrong is not None:
+            raise ModelError(
+                f"The weight {wrong} of {given.name} holds values that are not finite (NaN or infinity), so it cannot "
+                f"be used. Nothing was started, and the file is unchanged; fetch the model again, or give another one "
+                f"({setting})."
+            )
 
 
 def load_weights(model: nn.Module, given: PretrainedPipeline) -> None:

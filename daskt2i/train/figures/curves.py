@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from daskt2i.store.run_folder import RunFolder
 
-_PART = 64 * 2**20
-"""Bytes of the file that are read at once."""
+_TAIL = 256
+"""Bytes before the place up to which a file was read. If they are others now, the file was written anew."""
 
 Values = npt.NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class Curves:
         self._forget()
 
     def _forget(self) -> None:
-        self._read, self._begin = 0, b""
+        self._read, self._tail = 0, b""
         self._steps: dict[str, list[npt.NDArray[np.int64]]] = {}
         self._values: dict[str, list[Values]] = {}
 
@@ -99,29 +99,28 @@ class Curves:
             return
         whole = data[: data.rfind(b"\n") + 1]  # the last line may be half written
         self._read += len(whole)
+        self._tail = (self._tail + whole)[-_TAIL:]
         for name, (steps, values) in _figures_in(whole).items():
             self._steps.setdefault(name, []).append(steps)
             self._values.setdefault(name, []).append(values)
 
     def _new_bytes(self) -> bytes:
-        if not self._folder.is_local:
-            data = self._folder.read(self._name)
-            if len(data) < self._read or not data.startswith(self._begin):
+        """What the file holds behind the place up to which it was read; all of it, if it was written anew."""
+        start = self._read - len(self._tail)
+        if self._folder.is_local:
+            with self._folder.local_path(self._name).open("rb") as file:
+                file.seek(start)
+                data = file.read()
+                if data.startswith(self._tail):
+                    return data[len(self._tail) :]
                 self._forget()
-            self._begin = self._begin or data[:_HEAD]
+                file.seek(0)
+                return file.read()
+        data = self._folder.read(self._name)
+        if data[start:].startswith(self._tail):
             return data[self._read :]
-        with self._folder.local_path(self._name).open("rb") as file:
-            begin, size = file.read(_HEAD), file.seek(0, io.SEEK_END)
-            # The first line of another training has other figures.
-            if size < self._read or not begin.startswith(self._begin):
-                self._forget()
-            self._begin = self._begin or begin[: begin.find(b"\n") + 1]
-            file.seek(self._read)
-            return file.read(_PART)
-
-
-_HEAD = 512
-"""Bytes at the begin of the file that tell one training from another."""
+        self._forget()
+        return data
 
 
 def _figures_in(data: bytes) -> dict[str, tuple[npt.NDArray[np.int64], Values]]:

@@ -193,6 +193,9 @@ def test_statistics_in_a_file_are_used_again_and_checked(
         run_of(out).evaluate(PROMPTS, reference=str(tmp_path / "torn.safetensors"), **asked)
     with told("evaluation/figures/reference.py:real_pictures SourceError"):
         run_of(out).evaluate(PROMPTS, reference=str(tmp_path / "none.npz"), **asked)
+    with told("evaluation/figures/reference.py:real_pictures SourceError") as error:
+        run_of(out).evaluate(PROMPTS, reference=str(tmp_path / "nowhere"), **asked)
+    assert "(reference)" in str(error.value)
 
 
 @pytest.fixture
